@@ -1,0 +1,427 @@
+"""What one training run is: :class:`RunConfig`, the single definition behind the command line, the
+keys of a sweep's TOML, the run's identity and the config columns of the results table.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+RECIPE = 1
+"""Version of the training recipe. Raised when the same config would train to other numbers."""
+
+# Words people use for a field that has another name here; difflib cannot guess these.
+_ALIASES = {
+    "lr": "optim.lr",
+    "learning_rate": "optim.lr",
+    "layers": "model.n_layer",
+    "depth": "model.n_layer",
+    "width": "model.d_model",
+    "n_embd": "model.d_model",
+    "heads": "model.n_head",
+    "block_size": "model.n_ctx",
+    "context": "model.n_ctx",
+    "seq_len": "model.n_ctx",
+    "n_tokens": "tokens",
+    "D": "tokens",
+    "B": "batch_tokens",
+    "batch_size": "batch_tokens",
+}
+
+
+class ConfigError(ValueError):
+    """A run or a spec that cannot be: names the key, its value and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the GPT-2-style decoder (Radford et al. 2019; Kaplan et al. 2020, section 2.1)."""
+
+    n_layer: int = 2
+    """Number of transformer blocks."""
+    d_model: int = 64
+    """Width of the residual stream."""
+    n_head: int = 2
+    """Attention heads; must divide d_model."""
+    d_ff: int | None = None
+    """Width of the feed-forward layer; 4 d_model where not given."""
+    n_ctx: int = 128
+    """Context length [tokens]."""
+    tied: bool = True
+    """Share the token embedding with the output layer."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "d_model", "n_head", "n_ctx"):
+            _positive(self, name)
+        if self.d_ff is not None:
+            _positive(self, "d_ff")
+        if self.d_model % self.n_head:
+            raise ConfigError(
+                f"model.n_head={self.n_head} does not divide model.d_model={self.d_model}; "
+                f"use one of {[h for h in range(1, self.d_model + 1) if self.d_model % h == 0]}."
+            )
+
+    @property
+    def ff_width(self) -> int:
+        return 4 * self.d_model if self.d_ff is None else self.d_ff
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, cut into which tokens."""
+
+    corpus: str = "prose"
+    """A bundled corpus (see `scaling data list`), a local text file or folder, or hub:<name>."""
+    tokenizer: str = "bpe-1024"
+    """'bytes', or 'bpe-<vocabulary size>': a byte-level BPE trained on the corpus."""
+    unique_tokens: int | None = None
+    """Train on a random subset of this many tokens; subsets of one data_seed are nested."""
+    data_seed: int = 0
+    """Seed of the subset (the order of the data follows the run's seed)."""
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise ConfigError("data.corpus is empty; name a corpus (`scaling data list`) or a file.")
+        if self.unique_tokens is not None:
+            _positive(self, "unique_tokens")
+        _ = self.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids, end-of-text included."""
+        if self.tokenizer == "bytes":
+            return 256
+        match = re.fullmatch(r"bpe-(\d+)", self.tokenizer)
+        if match and 257 <= int(match[1]) <= 65536:
+            return int(match[1])
+        raise ConfigError(
+            f"data.tokenizer={self.tokenizer!r} is unknown; use 'bytes' or 'bpe-<size>' with a "
+            "size from 257 to 65536, such as 'bpe-1024'."
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float | str = 3e-3
+    """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
+    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5'."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape after warm-up; wsd is constant, then a linear cooldown."""
+    warmup_fraction: float = 0.05
+    """Linear warm-up, as a fraction of the steps."""
+    warmup_tokens: int | None = None
+    """Linear warm-up in tokens; takes the place of warmup_fraction."""
+    cooldown_fraction: float = 0.2
+    """Last part of a wsd run that cools down."""
+    final_fraction: float = 0.1
+    """Last learning rate over the peak (cosine, linear); wsd cools to zero."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled; on matrices only, not on embeddings, biases and norms."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; none to leave it alone."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, str):
+            lr_rule(self.lr)
+        elif not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"optim.lr={self.lr} must be positive and finite.")
+        if self.warmup_tokens is not None and self.warmup_tokens < 0:
+            raise ConfigError(f"optim.warmup_tokens={self.warmup_tokens} must not be negative.")
+        for name in ("warmup_fraction", "cooldown_fraction", "final_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} must lie between 0 and 1.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} must lie in [0, 1).")
+        for name in ("eps", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"optim.{name}={value} must be positive and finite.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"optim.weight_decay={self.weight_decay} must not be negative.")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How the held-out loss is measured."""
+
+    test_tokens: int = 131_072
+    """Test tokens behind every loss: always the same ones."""
+    points: int = 16
+    """Evaluations along a run, at log-spaced steps; the last step is always among them."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "test_tokens")
+        _positive(self, "points")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Two equal configs have one `run_id`, on any machine."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tokens: int = 1_000_000
+    """D, the training tokens to process; rounded to whole steps."""
+    batch_tokens: int = 4096
+    """B, tokens per step; a multiple of n_ctx."""
+    seed: int = 0
+    """Of the initial weights and of the order of the data."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is autocast: weights and optimiser stay in float32."""
+    tag: str = ""
+    """A label for filtering; not part of the run's identity."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "tokens")
+        _positive(self, "batch_tokens")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be negative.")
+        if self.batch_tokens % self.model.n_ctx:
+            low = max(self.batch_tokens // self.model.n_ctx, 1) * self.model.n_ctx
+            raise ConfigError(
+                f"batch_tokens={self.batch_tokens} is not a multiple of model.n_ctx="
+                f"{self.model.n_ctx}; the nearest are {low} and {low + self.model.n_ctx}."
+            )
+
+    @property
+    def S(self) -> int:
+        """Optimiser steps."""
+        return max(1, round(self.tokens / self.batch_tokens))
+
+    @property
+    def D(self) -> int:
+        """Training tokens processed: whole steps."""
+        return self.S * self.batch_tokens
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
+        payload = json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(payload.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is executed on this machine. Never part of its identity."""
+
+    device: str = "auto"
+    """'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1', ..."""
+    threads: int | None = None
+    """CPU threads; torch's choice where not given."""
+    compile: bool = False
+    """Use torch.compile; numbers may differ from eager in the last digits."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints (when a folder is given)."""
+
+
+def _positive(part: Any, name: str) -> None:
+    value = getattr(part, name)
+    if value <= 0:
+        raise ConfigError(f"{_PREFIX.get(type(part).__name__, '')}{name}={value} must be positive.")
+
+
+_PREFIX = {"ModelConfig": "model.", "DataConfig": "data.", "EvalConfig": "eval."}
+
+
+# ------------------------------------------------------------------ the learning-rate rule
+
+
+def lr_rule(text: str) -> tuple[float, dict[str, float]] | None:
+    """Parse a learning-rate rule: None for 'kaplan', else (coefficient, {symbol: exponent}).
+
+    Raises ConfigError for anything else than 'kaplan' or '<number> N^<p> D^<q> B^<r>'.
+    """
+    if text == "kaplan":
+        return None
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    terms = text.replace("*", " ").split()
+    good = bool(terms) and re.fullmatch(number, terms[0]) and float(terms[0]) > 0
+    powers: dict[str, float] = {}
+    for term in terms[1:]:
+        match = re.fullmatch(rf"([NDB])\^\(?({number})\)?", term)
+        if not match or match[1] in powers:
+            good = False
+            break
+        powers[match[1]] = float(match[2])
+    if not good:
+        raise ConfigError(
+            f"optim.lr={text!r} is neither a number, nor 'kaplan', nor a power law such as "
+            "'0.05 N^-0.25 B^0.5' in N (non-embedding parameters), D and B (tokens)."
+        )
+    return float(terms[0]), powers
+
+
+def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
+    """Peak learning rate of a run with N non-embedding parameters, D tokens and B tokens a step.
+
+    'kaplan' is eq. D.1 of Kaplan et al. 2020, LR(N) = 0.003239 - 0.0001395 ln N, which is not
+    positive above N = 1.2e10: ConfigError there.
+    """
+    if not isinstance(rule, str):
+        return float(rule)
+    parsed = lr_rule(rule)
+    if parsed is None:
+        lr = 0.003239 - 0.0001395 * math.log(N)
+        if lr <= 0:
+            raise ConfigError(
+                f"optim.lr='kaplan' (eq. D.1) gives {lr:.2g} at N={N:.3g}; the rule holds below "
+                "N=1.2e10. Give a number or a power law instead."
+            )
+        return lr
+    coefficient, powers = parsed
+    values = {"N": N, "D": D, "B": B}
+    return coefficient * math.prod(values[symbol] ** p for symbol, p in powers.items())
+
+
+# ------------------------------------------------------------------ fields, overrides, identity
+
+
+def fields_of(cls: type = RunConfig, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Every leaf of a config class: {dotted key: (type, default)}."""
+    leaves: dict[str, tuple[Any, Any]] = {}
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            leaves |= fields_of(typing.cast(type, hint), f"{prefix}{f.name}.")
+        else:
+            leaves[prefix + f.name] = (hint, f.default)
+    return leaves
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """{dotted key: value} of every leaf."""
+    flat = {}
+    for key in fields_of(type(config)):
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        flat[key] = value
+    return flat
+
+
+def canonical(config: RunConfig) -> dict[str, Any]:
+    """What identifies a run: its non-default fields, each in one spelling, without the tag."""
+    flat = flatten(config)
+    flat.pop("tag")
+    if config.model.d_ff == 4 * config.model.d_model:
+        flat["model.d_ff"] = None
+    leaves = fields_of()
+    return {key: value for key, value in flat.items() if value != leaves[key][1]}
+
+
+def override(config: RunConfig, changes: dict[str, Any], *, where: str = "") -> RunConfig:
+    """A copy of `config` with {dotted key: value} changed; nested tables are accepted as well.
+
+    Strict: an unknown key or a value of another type raises ConfigError, which begins with `where`
+    (say, a file and its section) and suggests the nearest key.
+    """
+    flat = flatten(config)
+    leaves = fields_of()
+    for key, value in _dotted(changes).items():
+        if key not in leaves:
+            raise ConfigError(f"{where}{': ' if where else ''}{unknown_key(key)}")
+        try:
+            flat[key] = coerce(value, leaves[key][0])
+        except ConfigError as error:
+            raise ConfigError(f"{where}{': ' if where else ''}{key}: {error}") from None
+    try:
+        return _build(RunConfig, flat, "")
+    except ConfigError as error:
+        raise ConfigError(f"{where}{': ' if where else ''}{error}") from None
+
+
+def from_dict(values: dict[str, Any], *, where: str = "") -> RunConfig:
+    """A RunConfig from {dotted key: value} or nested tables; the rest are defaults."""
+    return override(RunConfig(), values, where=where)
+
+
+def unknown_key(key: str) -> str:
+    """One line saying that `key` is no field, with the nearest one that is."""
+    parent, _, name = key.rpartition(".")
+    leaves = list(fields_of())
+    owner = {"": "RunConfig"} | {
+        f.name: typing.get_type_hints(RunConfig)[f.name].__name__
+        for f in dataclasses.fields(RunConfig)
+    }
+    guess = _ALIASES.get(name)
+    if guess == key or guess not in leaves:
+        by_name = {leaf.rpartition(".")[2]: leaf for leaf in leaves}
+        near = difflib.get_close_matches(name, by_name, n=1)
+        guess = by_name[near[0]] if near else None
+    said = f"{owner.get(parent, 'RunConfig')} has no field {name!r} (in {key!r})."
+    if guess is None:
+        return f"{said} The fields are {', '.join(leaves)}."
+    same_part = guess.rpartition(".")[0] == parent
+    return f"{said} Did you mean {guess.rpartition('.')[2] if same_part else guess!r}?"
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`, without guessing: 1e6 may be an int, '8' and True may not."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, options))}.")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return coerce(value, option)
+            except ConfigError:
+                continue
+        names = [getattr(option, "__name__", str(option)) for option in typing.get_args(hint)]
+        raise ConfigError(f"{value!r} is not {' or '.join(names).replace('NoneType', 'none')}.")
+    if hint is type(None):
+        if value is None:
+            return None
+    elif hint is bool:
+        if isinstance(value, bool):
+            return value
+    elif hint is int:
+        if not isinstance(value, bool) and isinstance(value, int | float) and value % 1 == 0:
+            return int(value)
+    elif hint is float:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    elif hint is str and isinstance(value, str):
+        return value
+    raise ConfigError(f"{value!r} is not {getattr(hint, '__name__', hint)}.")
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _build(cls: Any, flat: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for f in dataclasses.fields(cls):
+        key = prefix + f.name
+        nested = dataclasses.is_dataclass(hints[f.name])
+        arguments[f.name] = _build(hints[f.name], flat, key + ".") if nested else flat[key]
+    return cls(**arguments)

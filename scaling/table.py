@@ -1,0 +1,224 @@
+"""The results table: one row a run. :data:`COLUMNS` is its schema and the only place that joins
+config words (``tokens``) to the symbols of formulas (``D``).
+
+Needs pandas, never torch.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.config import fields_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+"""Version of the table's schema; written to the manifest."""
+
+STATUSES = ("ok", "diverged", "failed")
+"""How a run ended. Only 'ok' rows carry a loss that a law may be fitted to."""
+
+
+class TableError(ValueError):
+    """A results table that cannot be used: names the column, the row and what to do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    dtype: str
+    """pandas dtype family: str, int, float or bool."""
+    unit: str
+    meaning: str
+
+
+_MEASURED = (
+    Column("run_id", "str", "", "hash of the canonical config: the same config is the same run"),
+    Column("status", "str", "", "ok, diverged (loss no longer finite or exploding) or failed"),
+    Column("N", "int", "parameters", "non-embedding parameters, exact (biases and norms counted)"),
+    Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
+    Column("D", "int", "tokens", "training tokens processed, S B"),
+    Column("D_unique", "int", "tokens", "distinct training tokens seen"),
+    Column("C", "float", "FLOPs", "training compute, 6 N D"),
+    Column("C_kaplan", "float", "FLOPs", "with attention (Kaplan et al. 2020, Table 1)"),
+    Column("C_chinchilla", "float", "FLOPs", "Hoffmann et al. 2022, appendix F"),
+    Column("C_matmul", "float", "FLOPs", "every matrix product as built, output layer included"),
+    Column("B", "int", "tokens", "tokens per optimiser step"),
+    Column("S", "int", "steps", "optimiser steps"),
+    Column("L", "float", "nats/token", "held-out test loss after the last step"),
+    Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
+    Column("bits_per_byte", "float", "bits/byte", "L per byte of test text: compares tokenizers"),
+    Column("lr_peak", "float", "", "peak learning rate that the rule gave"),
+    Column("vocab_size", "int", "tokens", "vocabulary, end-of-text included"),
+    Column("corpus_hash", "str", "", "content hash of the token files"),
+    Column("seconds", "float", "s", "wall clock of training and evaluation"),
+    Column("tokens_per_second", "float", "tokens/s", "training throughput, evaluation excluded"),
+    Column("device", "str", "", "what it ran on"),
+    Column("error", "str", "", "for failed and diverged runs: what happened"),
+)
+
+_SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}
+"""Config words whose column is the symbol above (D and B there are exact, in whole steps)."""
+
+
+def _config_columns() -> tuple[Column, ...]:
+    columns = []
+    for key, (hint, _) in fields_of().items():
+        name = key.rpartition(".")[2]
+        if name in _SYMBOL_OF:
+            continue
+        options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+        if typing.get_origin(hint) is typing.Literal or str in options:
+            dtype = "str"
+        else:
+            dtype = {int: "int", float: "float", bool: "bool"}[options[0]]
+        columns.append(Column(name, dtype, "", f"config: {key}"))
+    return tuple(columns)
+
+
+COLUMNS: tuple[Column, ...] = _MEASURED + _config_columns()
+"""Every column of ``runs.csv``, in order."""
+
+CURVE_COLUMNS: tuple[Column, ...] = (
+    Column("run_id", "str", "", "joins to the table of runs"),
+    Column("S", "int", "steps", "optimiser steps so far"),
+    Column("D", "int", "tokens", "training tokens so far"),
+    Column("C", "float", "FLOPs", "6 N D so far"),
+    Column("L", "float", "nats/token", "held-out test loss"),
+    Column("L_train", "float", "nats/token", "mean training loss since the previous row"),
+    Column("lr", "float", "", "learning rate of the last step"),
+)
+"""Every column of ``curves.parquet``: one row an evaluation."""
+
+COLUMN_OF_WORD = {
+    "loss": "L", "test_loss": "L", "val_loss": "L", "params": "N", "n_params": "N",
+    "parameters": "N", "tokens": "D", "n_tokens": "D", "flops": "C", "flop": "C",
+    "compute": "C", "batch_tokens": "B", "batch_size": "B", "steps": "S", "step": "S",
+}  # fmt: skip
+"""Words people use for a column; for suggestions only, nothing is renamed silently."""
+
+
+def config_row(flat: dict[str, Any]) -> dict[str, Any]:
+    """The config columns of a row, from :func:`scaling.config.flatten`."""
+    names = {key: key.rpartition(".")[2] for key in flat}
+    return {names[key]: value for key, value in flat.items() if names[key] not in _SYMBOL_OF}
+
+
+def missing_column(name: str, present: typing.Iterable[str]) -> str:
+    """One sentence saying that a column is not there, with the likeliest one that is."""
+    import difflib
+
+    present = list(present)
+    guess = next((c for c in present if COLUMN_OF_WORD.get(str(c).lower()) == name), None)
+    if guess is None and len(name) > 2:
+        guess = next(iter(difflib.get_close_matches(name, [str(c) for c in present], n=1)), None)
+    hint = f" Is it {guess!r}? Rename it, or load with map={{{guess!r}: {name!r}}}." if guess else ""
+    return f"the table has no column {name!r}; it has {', '.join(map(str, present))}.{hint}"
+
+
+def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "") -> pd.DataFrame:
+    """`runs` itself, if its columns are those `need` names and its measured numbers make sense.
+
+    Every 'ok' row (every row where there is no status) must have a positive, finite L, N, D, C,
+    B and S, as far as these columns exist. Raises TableError otherwise, saying which and where.
+    """
+    import numpy as np
+    import pandas as pd
+
+    prefix = f"{where}: " if where else ""
+    if len(runs) == 0:
+        raise TableError(f"{prefix}the table is empty: no runs to use.")
+    for name in need:
+        if name not in runs.columns:
+            raise TableError(prefix + missing_column(name, runs.columns))
+    used = runs[runs["status"] == "ok"] if "status" in runs.columns else runs
+    for name in ("N", "D", "C", "B", "S", "L"):
+        if name not in used.columns:
+            continue
+        values = pd.to_numeric(used[name], errors="coerce").to_numpy(float)
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            unit = next(c.unit for c in COLUMNS if c.name == name)
+            first = int(np.flatnonzero(bad)[0])
+            raise TableError(
+                f"{prefix}column {name!r} must be positive and finite [{unit}]: {bad.sum()} of "
+                f"{len(used)} rows {'is' if bad.sum() == 1 else 'are'} not, first at row "
+                f"{used.index[first]} ({name}={used[name].iloc[first]}). Diverged runs belong in "
+                "status='diverged'; drop them with runs[runs.status == 'ok']."
+            )
+    return runs
+
+
+def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table in schema order, with schema dtypes; sorted by N, D, run_id."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=[c.name for c in COLUMNS])
+    kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
+    table = table.astype({c.name: kind[c.dtype] for c in COLUMNS})
+    return table.sort_values(["N", "D", "run_id"], ignore_index=True)
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """The table of a results folder (``runs.csv``). TableError where there is none."""
+    import pandas as pd
+
+    folder = Path(folder)
+    path = folder / "runs.csv" if folder.is_dir() else folder
+    if not path.is_file():
+        what = "has no runs.csv" if folder.is_dir() else "is not there"
+        raise TableError(
+            f"{folder} {what}. Give the folder of a sweep that has run, such as results/quickstart "
+            "(`scaling sweep SPEC` makes one)."
+        )
+    dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
+    try:
+        table = pd.read_csv(path, dtype=dtypes, keep_default_na=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise TableError(f"{path} is not a table: {error}") from None
+    return table
+
+
+def read_curves(folder: str | Path) -> pd.DataFrame:
+    """The learning curves of a results folder (``curves.parquet``), joined to nothing."""
+    import pandas as pd
+
+    path = Path(folder) / "curves.parquet"
+    if not path.is_file():
+        raise TableError(f"{path} is not there: this result has no learning curves.")
+    return pd.read_parquet(path)
+
+
+def write(folder: str | Path, rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> None:
+    """Write ``runs.csv`` and ``curves.parquet``, each atomically."""
+    import os
+
+    import pandas as pd
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    points = pd.DataFrame(curves, columns=[c.name for c in CURVE_COLUMNS])
+    points = points.sort_values(["run_id", "S"], ignore_index=True)
+    ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
+    points.to_parquet(folder / "curves.parquet.tmp", index=False)
+    for name in ("runs.csv", "curves.parquet"):
+        os.replace(folder / f"{name}.tmp", folder / name)
+
+
+def markdown() -> str:
+    """The schema as Markdown: what results/README.md holds."""
+    lines = [
+        "# Results",
+        "",
+        "One folder a sweep: `runs.csv` (one row a run), `curves.parquet` (one row an evaluation),",
+        "`manifest.json` (revision, versions, machine, corpus, wall time) and figures.",
+        "This page is generated from `scaling/table.py`.",
+    ]
+    for title, columns in (("runs.csv", COLUMNS), ("curves.parquet", CURVE_COLUMNS)):
+        lines += ["", f"## {title}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} |" for c in columns]
+    return "\n".join(lines) + "\n"
