@@ -1,0 +1,565 @@
+"""Scaling laws as plain functions, and every published form with its source.
+
+A law is a function whose positional inputs are table columns and whose keyword-only arguments are
+fitted. :func:`law` adds the region where a fit starts looking for each parameter:
+
+    @law(E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1))
+    def floor_power(N, *, E, A, alpha):
+        '''L(N) = E + A / N^alpha.'''
+        return E + A / N**alpha
+
+The first line of the docstring is the formula; a line that starts with ``Source:`` is the citation.
+Write the function with numpy operations only: it is called with arrays of many parameter values at
+once, and with numbers that carry their own derivatives (:mod:`analysis.dual`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+class LawError(ValueError):
+    """A law that is not known, or whose signature and ranges disagree."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a fit starts looking for one parameter: a region, not a bound.
+
+    A positive `low` makes the region log-spaced and declares the parameter positive; otherwise it
+    is spaced evenly and the parameter may have either sign.
+    """
+
+    low: float
+    high: float
+    of: str | None = None
+    """A column: `low` and `high` are then multiples of its smallest and largest value."""
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+            raise LawError(f"Range({self.low}, {self.high}) must have finite ends.")
+        if self.low > self.high or (self.low == self.high and self.of is None):
+            raise LawError(f"Range({self.low}, {self.high}) is empty: low must be below high.")
+
+    @property
+    def positive(self) -> bool:
+        return self.low > 0
+
+    def ends(self, columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
+        """(low, high) in the parameter's own unit, given the data."""
+        if self.of is None:
+            return self.low, self.high
+        x = columns[self.of]
+        low, high = self.low * float(np.min(x)), self.high * float(np.max(x))
+        return (low, high) if high > low else (low * 0.5, high * 2)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A functional form with named inputs and parameters. Call it like the function it wraps."""
+
+    name: str
+    function: Callable[..., Any] = field(repr=False)
+    inputs: tuple[str, ...]
+    """Table columns, in the order of the function's positional arguments."""
+    ranges: Mapping[str, Range] = field(repr=False)
+    """Starting region of each fitted parameter, in the order of the signature."""
+    target: str = "L"
+    """The column that the law predicts."""
+    derived: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Named quantities of interest: expressions in the parameters."""
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        return tuple(self.ranges)
+
+    @property
+    def formula(self) -> str:
+        return (inspect.getdoc(self.function) or self.name).splitlines()[0].rstrip(".")
+
+    @property
+    def source(self) -> str:
+        lines = (inspect.getdoc(self.function) or "").splitlines()
+        for i, line in enumerate(lines):
+            if line.startswith("Source:"):
+                end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
+                return " ".join(part.strip() for part in lines[i:end])[len("Source:") :].strip()
+        return ""
+
+    def __call__(self, *inputs: Any, **params: Any) -> Any:
+        return self.function(*inputs, **params)
+
+    def predict(self, params: Mapping[str, Any], **columns: Any) -> np.ndarray:
+        """The law at `columns` (arrays or numbers that broadcast), in the unit of its target.
+
+        `params` may hold more than the law's own. Raises LawError for a missing or unknown column.
+        """
+        missing = [name for name in self.inputs if name not in columns]
+        unknown = [name for name in columns if name not in self.inputs]
+        if missing or unknown:
+            what = f"needs {', '.join(self.inputs)}"
+            got = f"got {', '.join(columns) or 'nothing'}"
+            raise LawError(f"{self.name} {what}; {got}. Pass them by name: {self._example()}.")
+        x = [np.asarray(columns[name], float) for name in self.inputs]
+        return np.asarray(self.function(*x, **{name: params[name] for name in self.params}), float)
+
+    def _example(self) -> str:
+        return f"predict({', '.join(f'{name}=...' for name in self.inputs)})"
+
+
+def law(
+    target: str = "L", /, *, derived: Mapping[str, str] | None = None, **ranges: Range
+) -> Callable[[Callable[..., Any]], Law]:
+    """Make a :class:`Law` of a function; `ranges` names each of its keyword-only arguments.
+
+    `target` is the column the law predicts; `derived` names expressions of the parameters that
+    every summary should show. Raises LawError where signature and ranges disagree.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Law:
+        name = getattr(function, "__name__", "law")
+        inputs, fitted, optional = [], [], []
+        for p in inspect.signature(function).parameters.values():
+            if p.kind is p.KEYWORD_ONLY:
+                (fitted if p.default is p.empty else optional).append(p.name)
+            elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+                inputs.append(p.name)
+            else:
+                raise LawError(f"law {name}: *{p.name} is not allowed; name every input.")
+        if not inputs:
+            raise LawError(f"law {name} has no input: its positional arguments are table columns.")
+        if not fitted and not ranges:
+            raise LawError(
+                f"law {name} has nothing to fit: make its parameters keyword-only, "
+                f"def {name}({', '.join(inputs)}, *, A, alpha)."
+            )
+        lost = [p for p in fitted if p not in ranges]
+        extra = [p for p in ranges if p not in fitted + optional]
+        if lost or extra:
+            parts = []
+            if lost:
+                parts.append(f"keyword-only {_names(lost)} of its signature has no Range")
+            if extra:
+                parts.append(f"Range given for {_names(extra)}, not a keyword-only argument")
+            raise LawError(
+                f"law {name}: {'; '.join(parts)}. Write @law("
+                + ", ".join(f"{p}=Range(low, high)" for p in fitted)
+                + ")."
+            )
+        for p, r in ranges.items():
+            if not isinstance(r, Range):
+                raise LawError(f"law {name}: {p}={r!r} must be a Range(low, high).")
+            if r.of is not None and r.of not in inputs:
+                raise LawError(f"law {name}: {p} is a Range of {r.of!r}, which is not an input.")
+        order = [p for p in fitted + optional if p in ranges]
+        return Law(
+            name, function, tuple(inputs), {p: ranges[p] for p in order}, target, derived or {}
+        )
+
+    return wrap
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+EXPONENT = Range(0.05, 1.5)
+"""Where loss exponents are looked for."""
+FLOOR = Range(0.1, 5)
+COEFFICIENT = Range(1e-2, 1e12)
+_SCALE = Range(1e3, 1e24)
+"""N_c, D_c, C_c ...: the size at which a pure power law would reach one nat."""
+
+# --- One variable ---------------------------------------------------------------------------------
+
+
+@law(N_c=_SCALE, alpha_N=EXPONENT)
+def kaplan_N(N, *, N_c, alpha_N):
+    """L(N) = (N_c / N)^alpha_N.
+
+    N non-embedding parameters, trained to convergence on enough data; N_c in parameters.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.1
+    """
+    return (N_c / N) ** alpha_N
+
+
+@law(D_c=_SCALE, alpha_D=EXPONENT)
+def kaplan_D(D, *, D_c, alpha_D):
+    """L(D) = (D_c / D)^alpha_D.
+
+    D tokens of a large model's data set, with early stopping; D_c in tokens.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.2
+    """
+    return (D_c / D) ** alpha_D
+
+
+@law(C_c=Range(1e8, 1e40), alpha_C=EXPONENT)
+def kaplan_C(C, *, C_c, alpha_C):
+    """L(C) = (C_c / C)^alpha_C.
+
+    C training compute along the compute-optimal frontier; C_c in FLOPs (the paper: PF-days).
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.3
+    """
+    return (C_c / C) ** alpha_C
+
+
+def floor(x: str) -> Law:
+    """E + A / x^alpha in any one column: a power law above the irreducible loss E."""
+    return law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT)(_one_input(_floor, x, f"floor_{x}"))
+
+
+def power(x: str) -> Law:
+    """A / x^alpha in any one column: a straight line on log-log axes."""
+    return law(A=COEFFICIENT, alpha=EXPONENT)(_one_input(_power, x, f"power_{x}"))
+
+
+def _floor(x, *, E, A, alpha):
+    """L(x) = E + A / x^alpha.
+
+    E irreducible loss.
+
+    Source: Henighan et al. 2020 (arXiv 2010.14701), eq. 1.1; Rosenfeld et al. 2020 (1909.12673)
+    """
+    return E + A * x**-alpha
+
+
+def _power(x, *, A, alpha):
+    """L(x) = A / x^alpha.
+
+    Source: Hestness et al. 2017 (arXiv 1712.00409), section 3
+    """
+    return A * x**-alpha
+
+
+def _one_input(function: Callable[..., Any], x: str, name: str) -> Callable[..., Any]:
+    """`function` with its input named after a column."""
+    if not x.isidentifier():
+        raise LawError(f"{x!r} cannot name an input: rename the column to a plain word.")
+    signature = inspect.signature(function)
+    first, *rest = signature.parameters.values()
+
+    def renamed(values, **params):
+        return function(values, **params)
+
+    renamed.__name__ = name
+    renamed.__doc__ = (function.__doc__ or "").replace("(x)", f"({x})").replace("x^", f"{x}^")
+    renamed.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
+        parameters=[first.replace(name=x), *rest]
+    )
+    return renamed
+
+
+floor_N, floor_D, floor_C = floor("N"), floor("D"), floor("C")
+
+
+def broken(x: str, breaks: int = 1) -> Law:
+    """A smoothly broken power law with `breaks` breaks (0 or more) in the column `x`.
+
+    E + A x^-c0 prod_i (1 + (x / d_i)^(1 / f_i))^(-c_i f_i): c0 is the first slope on log-log axes,
+    c_i the change of slope at d_i, f_i the sharpness of that break (small is sharp).
+    """
+    if breaks < 0:
+        raise LawError(f"broken: breaks={breaks} must be 0 or more.")
+    triples = [(f"c_{i}", f"d_{i}", f"f_{i}") for i in range(1, breaks + 1)]
+    names = ["E", "A", "c_0", *(name for triple in triples for name in triple)]
+
+    def function(x, *, E, A, c_0, **b):
+        y = A * x**-c_0
+        for c, d, f in triples:
+            y = y * (1 + (x / b[d]) ** (1 / b[f])) ** (-b[c] * b[f])
+        return E + y
+
+    product = "".join(f" (1 + ({x}/{d})^(1/{f}))^(-{c} {f})" for c, d, f in triples)
+    function.__name__ = f"broken_{x}" + (f"_{breaks}" if breaks != 1 else "")
+    function.__doc__ = (
+        f"L({x}) = E + A {x}^-c_0{product}.\n\n"
+        "Source: Caballero et al. 2023 (arXiv 2210.14891), eq. 1"
+    )
+    function.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    )
+    ranges = {"E": FLOOR, "A": COEFFICIENT, "c_0": Range(0.02, 1.5)}
+    for c, d, f in triples:
+        ranges |= {c: Range(-0.5, 1), d: Range(1, 1, of=x), f: Range(0.05, 1)}
+    return law(**ranges)(function)
+
+
+broken_N, broken_D = broken("N"), broken("D")
+
+# --- Parameters and data --------------------------------------------------------------------------
+
+
+@law(
+    N_c=_SCALE,
+    D_c=_SCALE,
+    alpha_N=EXPONENT,
+    alpha_D=EXPONENT,
+    derived={"data_exponent": "alpha_N / alpha_D"},
+)
+def kaplan_ND(N, D, *, N_c, D_c, alpha_N, alpha_D):
+    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D.
+
+    To keep overfitting constant, D must grow as N^(alpha_N / alpha_D): the paper's N^0.74.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.5
+    """
+    return ((N_c / N) ** (alpha_N / alpha_D) + D_c / D) ** alpha_D
+
+
+@law(N_c=_SCALE, S_c=Range(1, 1e12), alpha_N=EXPONENT, alpha_S=EXPONENT)
+def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
+    """L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S.
+
+    S is S_min, the steps that training far above the critical batch size would have taken.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.6
+    """
+    return (N_c / N) ** alpha_N + (S_c / S) ** alpha_S
+
+
+@law(
+    E=FLOOR,
+    A=COEFFICIENT,
+    B=COEFFICIENT,
+    alpha=EXPONENT,
+    beta=EXPONENT,
+    derived={"a": "beta / (alpha + beta)", "b": "alpha / (alpha + beta)"},
+)
+def chinchilla(N, D, *, E, A, B, alpha, beta):
+    """L(N, D) = E + A / N^alpha + B / D^beta.
+
+    E entropy of the text; at the optimum N grows as C^a and D as C^b, a = beta / (alpha + beta).
+
+    Source: Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2 (eq. 10 with C = 6 N D)
+    """
+    return E + A * N**-alpha + B * D**-beta
+
+
+@law(
+    E=FLOOR,
+    A=COEFFICIENT,
+    B=COEFFICIENT,
+    alpha=EXPONENT,
+    beta=EXPONENT,
+    k=Range(0.3, 5),
+    derived={"a": "beta / (alpha + beta)", "b": "alpha / (alpha + beta)"},
+)
+def bottleneck(N, D, *, E, A, B, alpha, beta, k):
+    """L(N, D) = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k).
+
+    k = 1 adds the two shortages (chinchilla); a large k lets the worse of the two decide.
+
+    Source: generalises Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2, and Kaplan et al. 2020, 1.5
+    """
+    return E + ((A * N**-alpha) ** k + (B * D**-beta) ** k) ** (1 / k)
+
+
+@law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT, kappa=Range(1e-3, 1e3))
+def shared_exponent(N, D, *, E, A, alpha, kappa):
+    """L(N, D) = E + A (1 / N + kappa / D)^alpha.
+
+    kappa tokens per parameter weigh the same; the compute-optimal D / N is kappa at every budget.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.5 with alpha_N = alpha_D, and a floor
+    """
+    return E + A * (1 / N + kappa / D) ** alpha
+
+
+@law(
+    E=FLOOR,
+    a=COEFFICIENT,
+    b=COEFFICIENT,
+    eta=Range(0.02, 0.8),
+    derived={"tokens_per_parameter": "(b / a)**(1 / (2 * eta))"},
+)
+def gadre(N, D, *, E, a, b, eta):
+    """L(N, D) = E + (a M^eta + b M^-eta) C^-eta, with M = D / N and C = 6 N D.
+
+    Over-training by M moves the law up without changing its slope.
+
+    Source: Gadre et al. 2024 (arXiv 2403.08540), eq. 4
+    """
+    return E + a * (6 * N * N) ** -eta + b * (6 * D * D) ** -eta
+
+
+@law(
+    E=FLOOR,
+    A=COEFFICIENT,
+    B=COEFFICIENT,
+    alpha=EXPONENT,
+    beta=EXPONENT,
+    R_N=Range(0.1, 1e3),
+    R_D=Range(0.1, 1e3),
+)
+def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
+    """L(N, D, U) = E + A / N'^alpha + B / D'^beta, N' and D' what repetition leaves of N and D.
+
+    D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)) for U = D_unique tokens, so an epoch's worth decays
+    with scale R_D (the paper's R_D*); N' likewise, for parameters beyond the N that U tokens
+    alone would make optimal. Fix E, A, B, alpha, beta to fit the two decay constants alone.
+
+    Source: Muennighoff et al. 2023 (arXiv 2305.16264), eq. 5 and section 5
+    """
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    U_N = np.minimum(N, (D_unique * G) ** (beta / alpha) * G)
+    D_eff = D_unique * (1 + R_D * -np.expm1(-(D / D_unique - 1) / R_D))
+    N_eff = U_N * (1 + R_N * -np.expm1(-(N / U_N - 1) / R_N))
+    return E + A * N_eff**-alpha + B * D_eff**-beta
+
+
+@law(
+    a=Range(-0.3, 0),
+    b=Range(-0.4, 0),
+    c=Range(-0.02, 0.03),
+    d=Range(0.3, 2),
+    E_start=Range(1, 5),
+    E_max=Range(20, 2e3),
+)
+def routed(N, E, *, a, b, c, d, E_start, E_max):
+    """log10 L(N, E) = a log10 N + b log10 E' + c log10 N log10 E' + d.
+
+    N parameters of the dense base model, E experts; 1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max))
+    + 1/E_max saturates at both ends.
+
+    Source: Clark et al. 2022 (arXiv 2202.01169), eqs. 1 and 10
+    """
+    start = 1 / (1 / E_start - 1 / E_max)
+    log_experts = -np.log10(1 / (E - 1 + start) + 1 / E_max)
+    log_N = np.log10(N)
+    return 10 ** (a * log_N + b * log_experts + c * log_N * log_experts + d)
+
+
+# --- Batch size and learning rate -----------------------------------------------------------------
+
+
+@law("B_crit", B_star=Range(1e2, 1e12), alpha_B=Range(0.05, 1))
+def critical_batch(L, *, B_star, alpha_B):
+    """B_crit(L) = B_star / L^(1 / alpha_B).
+
+    Tokens at which halving the steps costs as much as doubling the examples, at loss L.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.4 and 5.3
+    """
+    return B_star * L ** (-1 / alpha_B)
+
+
+@law("S", S_min=Range(1, 1e9), E_min=Range(1e3, 1e15), derived={"B_crit": "E_min / S_min"})
+def mccandlish(B, *, S_min, E_min):
+    """S(B) = S_min + E_min / B, that is (S / S_min - 1)(E / E_min - 1) = 1 with E = B S.
+
+    Steps S and examples E to reach one loss; S_min steps at infinite batch size, E_min examples at
+    a batch of one; their ratio is the critical batch size.
+
+    Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11
+    """
+    return S_min + E_min / B
+
+
+@law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5), q=Range(-1, 0.5))
+def learning_rate(N, D, *, c, p, q):
+    """lr(N, D) = c N^p D^q.
+
+    Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Bjorck et al. 2024 (arXiv 2409.19913)
+    """
+    return c * N**p * D**q
+
+
+@law("B", c=Range(1e-6, 1e8), q=Range(0, 1))
+def batch_size(D, *, c, q):
+    """B(D) = c D^q.
+
+    Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Zhang et al. 2024 (arXiv 2410.21676)
+    """
+    return c * D**q
+
+
+# --- Finding a law by name ------------------------------------------------------------------------
+
+LAWS: dict[str, Law] = {
+    each.name: each for each in list(globals().values()) if isinstance(each, Law)
+}
+"""Every law of this module by name."""
+
+
+def resolve(name: str | Law) -> Law:
+    """The law called `name`, or the one at ``path/to/file.py:name``.
+
+    ``power_X``, ``floor_X`` and ``broken_X`` work for any column X; ``broken_X_2`` has two breaks.
+    Raises LawError with the nearest known name.
+    """
+    if isinstance(name, Law):
+        return name
+    if ".py:" in name or name.endswith(".py"):
+        return _from_file(name)
+    if name in LAWS:
+        return LAWS[name]
+    kind, _, column = name.partition("_")
+    if column and kind in ("power", "floor"):
+        return power(column) if kind == "power" else floor(column)
+    if column and kind == "broken":
+        column, _, breaks = column.rpartition("_") if name[-1:].isdigit() else (column, "", "1")
+        if column:
+            return broken(column, int(breaks))
+    close = difflib.get_close_matches(name, LAWS, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise LawError(
+        f"no law is called {name!r}.{hint} Known: {', '.join(LAWS)}; your own: file.py:name."
+    )
+
+
+def _from_file(reference: str) -> Law:
+    path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
+    file = Path(path)
+    if not file.is_file():
+        raise LawError(f"{path}: no such file (in the law {reference!r}).")
+    spec = importlib.util.spec_from_file_location(f"law_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except LawError:
+        raise
+    except Exception as error:
+        raise LawError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    found = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, Law) and value.function.__module__ == module.__name__
+    }
+    if name in found:
+        return found[name]
+    if not found:
+        raise LawError(f"{path} defines no law: put @law(...) above a function.")
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    raise LawError(f"{path} has no law {name!r}; it has {', '.join(found)}: use {path}:NAME.")
+
+
+def table() -> pd.DataFrame:
+    """Every known law: name, formula, inputs, parameters, target and source, one row each."""
+    return pd.DataFrame(
+        [
+            {
+                "name": each.name,
+                "formula": each.formula,
+                "inputs": ", ".join(each.inputs),
+                "parameters": ", ".join(each.params),
+                "target": each.target,
+                "source": each.source,
+            }
+            for each in LAWS.values()
+        ]
+    )
