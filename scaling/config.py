@@ -88,12 +88,16 @@ class DataConfig:
     """Train on a random subset of this many tokens; subsets of one data_seed are nested."""
     data_seed: int = 0
     """Seed of the subset (the order of the data follows the run's seed)."""
+    max_bytes: int | None = None
+    """Read at most this many bytes of the corpus' text."""
 
     def __post_init__(self) -> None:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; name a corpus (`scaling data list`) or a file.")
         if self.unique_tokens is not None:
             _positive(self, "unique_tokens")
+        if self.max_bytes is not None:
+            _positive(self, "max_bytes")
         _ = self.vocab_size
 
     @property
