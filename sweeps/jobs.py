@@ -1,0 +1,265 @@
+"""Jobs: what one worker does at a time, the queue that hands them out, and their execution.
+
+A job is a list of runs (of one, today), so that runs of one shape can be trained together. Both
+executors, Ray's and the one in this process, take jobs from one :class:`Queue` and call
+:func:`execute`. Importing this imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling import count, table
+from scaling.config import Execution, RunConfig, flatten
+from sweeps.store import Row, Store, StoreError
+
+_LEASE_PATIENCE = 20.0
+"""Seconds to wait for a worker that outlived its driver to let go of a run."""
+
+_STOP_CHECK_SECONDS = 0.2
+
+
+class _Stopped(Exception):
+    """Training stopped because it was asked to; its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs for one worker, and what they are expected to take."""
+
+    runs: tuple[RunConfig, ...]
+    seconds: float
+    """Estimate for one worker; orders the queue."""
+
+    @property
+    def id(self) -> str:
+        return "-".join(run.run_id for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run's stay with a worker ended. Plain data: it travels between processes."""
+
+    run_id: str
+    status: str
+    """ok, diverged, failed: a result is stored. interrupted: a checkpoint is. busy: some other
+    process holds the run. error: trouble that may pass, such as lack of memory."""
+    error: str = ""
+    L: float | None = None
+    pid: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    """Seconds since the epoch."""
+
+
+@dataclass
+class Queue:
+    """Jobs waiting and under way, most expensive first. Lives in the driver."""
+
+    store: Store
+    retries: int
+    """How many more attempts a run gets whose worker died."""
+    _waiting: list[tuple[float, int, Job]] = field(default_factory=list)
+    running: dict[str, Job] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Of everything that ended in this session, oldest first."""
+    stopping: bool = False
+    fatal: str = ""
+    """Why nothing more can be stored; empty while all is well."""
+    _number: int = 0
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            heapq.heappush(self._waiting, (-job.seconds, self._number, job))
+            self._number += 1
+
+    def take(self) -> Job | None:
+        """The most expensive job that waits; None when none does, or no more are to start."""
+        if self.stopping or self.fatal or not self._waiting:
+            return None
+        job = heapq.heappop(self._waiting)[2]
+        self.running[job.id] = job
+        return job
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing under way and nothing to hand out."""
+        return not self.running and (self.stopping or bool(self.fatal) or not self._waiting)
+
+    @property
+    def waiting(self) -> list[Job]:
+        return [job for _, _, job in sorted(self._waiting)]
+
+    def finish(self, job: Job, outcomes: list[Outcome]) -> None:
+        """A worker has ended a job: note it, and let wait again what has not finished."""
+        self.running.pop(job.id, None)
+        self.outcomes += outcomes
+        by_id = {run.run_id: run for run in job.runs}
+        for outcome in outcomes:
+            run = by_id[outcome.run_id]
+            if outcome.status == "error":
+                self._charge(run, job, outcome.error)
+            elif outcome.status == "interrupted":
+                self._again(run, job)
+            elif outcome.status == "busy":
+                self.fatal = (
+                    f"{self.store.run_folder(run.run_id)} is held by another process, and not let go "
+                    f"in {_LEASE_PATIENCE:.0f} s. End that process, or wait for it."
+                )
+
+    def crash(self, job: Job, error: str) -> None:
+        """A worker died under a job."""
+        self.running.pop(job.id, None)
+        for run in job.runs:
+            if finished := self.store.result(run.run_id):  # it died after storing its result
+                self.outcomes.append(Outcome(run.run_id, finished.row["status"]))
+            else:
+                self._charge(run, job, error)
+
+    def release(self, job: Job) -> None:
+        """A job's worker was ended for no fault of its own: it waits again."""
+        self.running.pop(job.id, None)
+        for run in job.runs:
+            if self.store.result(run.run_id) is None:
+                self._again(run, job)
+
+    def _again(self, run: RunConfig, job: Job) -> None:
+        self.add([Job((run,), job.seconds / len(job.runs))])
+
+    def _charge(self, run: RunConfig, job: Job, error: str) -> None:
+        """Count an attempt that ended badly; too many, and the run has failed."""
+        try:
+            self.store.note(run.run_id, "killed", error=error)
+            deaths = self.store.killed(run.run_id)
+            if deaths <= self.retries:
+                self._again(run, job)
+                return
+            said = f"{deaths} attempts ended badly; the last: {error.strip()}"
+            self.store.finish(failed_row(run, said), [])
+            self.outcomes.append(Outcome(run.run_id, "failed", said))
+        except StoreError as trouble:
+            self.fatal = str(trouble)
+
+
+def failed_row(run: RunConfig, error: str) -> Row:
+    """The table's row of a run that has no loss: its sizes and what happened."""
+    size = count.parameters(run.model, run.data.vocab_size)
+    per_token = {
+        name: count.flops_per_token(run.model, run.data.vocab_size, name)
+        for name in count.CONVENTIONS
+    }
+    row: Row = dict.fromkeys((column.name for column in table.COLUMNS), None)
+    return (
+        row
+        | table.config_row(flatten(run))
+        | {
+            "run_id": run.run_id,
+            "status": "failed",
+            "N": size.N,
+            "N_total": size.N_total,
+            "D": run.D,
+            "C": per_token["6N"] * run.D,
+            "C_kaplan": per_token["kaplan"] * run.D,
+            "C_chinchilla": per_token["chinchilla"] * run.D,
+            "C_matmul": per_token["matmul"] * run.D,
+            "B": run.batch_tokens,
+            "S": run.S,
+            "vocab_size": run.data.vocab_size,
+            "error": error,
+        }
+    )
+
+
+def execute(
+    job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
+) -> list[Outcome]:
+    """Train the runs of a job and store each result. Raises StoreError where it cannot be stored."""
+    return [_execute(run, store, execution, should_stop) for run in job.runs]
+
+
+def _execute(
+    run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
+) -> Outcome:
+    started = time.time()
+
+    def outcome(status: str, error: str = "", L: float | None = None) -> Outcome:
+        return Outcome(run.run_id, status, error, L, os.getpid(), started, time.time())
+
+    if should_stop():
+        return outcome("interrupted")
+    folder = store.begin(run)
+    with store.lease(run.run_id, patience=_LEASE_PATIENCE) as held:
+        if not held:
+            return outcome("busy")
+        if finished := store.result(run.run_id):
+            return outcome(finished.row["status"], L=finished.row["L"])
+        store.note(run.run_id, "start", pid=os.getpid(), execution=vars(execution))
+        with (folder / "output.log").open("a", encoding="utf-8") as log:
+            try:
+                with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                    row, curve = _train(run, store, execution, should_stop)
+            except _Stopped:
+                store.note(run.run_id, "interrupted")
+                return outcome("interrupted")
+            except (MemoryError, OSError) as error:
+                if isinstance(error, OSError):
+                    store.check_writable()  # a full disk ends the sweep, not this run
+                return outcome("error", f"{type(error).__name__}: {error}")
+            except StoreError:
+                raise
+            except Exception:
+                text = traceback.format_exc()
+                log.write(text)
+                row, curve = failed_row(run, text), []
+        store.finish(row, curve)
+        store.note(run.run_id, row["status"])
+        return outcome(row["status"], (row["error"] or "").strip(), row["L"])
+
+
+def _train(
+    run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
+) -> tuple[Row, list[Row]]:
+    """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
+    from scaling.train import CHECKPOINT, Interrupted, train
+
+    folder = store.run_folder(run.run_id)
+    last_check, stop = 0.0, False
+
+    def stopping() -> bool:
+        # Asked after every step, which may take less time than looking at the disk.
+        nonlocal last_check, stop
+        if (now := time.monotonic()) - last_check > _STOP_CHECK_SECONDS:
+            last_check, stop = now, should_stop()
+        return stop
+
+    def report(progress: Any) -> None:
+        store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
+
+    def attempt() -> tuple[Row, list[Row]]:
+        try:
+            result = train(
+                run, execution=execution, folder=folder, on_progress=report, should_stop=stopping
+            )
+        except Interrupted:
+            raise _Stopped from None
+        return result.row, result.curve
+
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.exists():
+        return attempt()
+    try:
+        return attempt()
+    except (_Stopped, MemoryError, OSError):
+        raise
+    except Exception as error:
+        # The checkpoint may be to blame: damaged, or another version's. From the start once.
+        aside = store.set_aside(checkpoint) if checkpoint.exists() else checkpoint
+        print(f"resuming failed ({error}); {aside.name} is kept, the run starts anew.")
+        return attempt()

@@ -1,0 +1,197 @@
+"""The one display of a sweep under way: live in a terminal, an occasional line elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scaling import count
+from scaling.config import RunConfig
+from sweeps.jobs import Outcome, Queue
+from sweeps.store import Row, Store
+
+_FIRST_LINE_SECONDS = 5.0
+_MOST_LINE_SECONDS = 300.0
+"""Plain lines come ever more rarely, so that a log of days stays short."""
+
+_LAST_LOSSES = 4
+
+
+def si(value: float, unit: str = "") -> str:
+    """A number in three digits with its SI prefix, such as 1.25M."""
+    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * scale:
+            return f"{value / scale:.3g}{prefix}{unit}"
+    return f"{value:.3g}{unit}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42s, 3m05s, 2h10m or 3d04h."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86_400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86_400}d{seconds % 86_400 // 3600:02d}h"
+
+
+def flops(run: RunConfig) -> float:
+    """C = 6 N D of a run [FLOPs]."""
+    return count.flops_per_token(run.model, run.data.vocab_size) * run.D
+
+
+def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
+    """Seconds to go. Work is in estimated seconds of one worker; what was seen corrects it."""
+    trust = 4.0 * workers  # the estimate's own weight, in seconds of work
+    rate = (done + trust) / (elapsed + trust / workers)
+    return remaining / rate
+
+
+class Display:
+    """A context manager that shows a queue while an executor works it off."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        store: Store,
+        runs: list[RunConfig],
+        seconds: dict[str, float],
+        *,
+        workers: int,
+        console: Console,
+    ) -> None:
+        """`runs` are the sweep's; `seconds` the estimates of those that are missing."""
+        self._queue, self._store, self._workers, self._console = queue, store, workers, console
+        self._runs = {run.run_id: run for run in runs}
+        self._C = {run.run_id: flops(run) for run in runs}
+        self._seconds = seconds
+        self._start = time.monotonic()
+        self._over = threading.Event()
+        self._lines: threading.Thread | None = None
+        self._live: Live | None = None
+        self._resumed = self._parts()
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        else:
+            self._lines = threading.Thread(target=self._print_lines, daemon=True)
+            self._lines.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._live:
+            self._live.stop()
+        if self._lines:
+            self._lines.join()
+
+    # -------------------------------------------------------------- the numbers
+
+    def _parts(self) -> dict[str, float]:
+        """Fraction done of each run that has a worker."""
+        parts = {}
+        for job in list(self._queue.running.values()):
+            for run in job.runs:
+                said = self._store.progress(run.run_id)
+                if said:
+                    parts[run.run_id] = min(1.0, said.get("D", 0) / run.D)
+        return parts
+
+    def _finished(self) -> list[Outcome]:
+        return [o for o in self._queue.outcomes if o.status in ("ok", "diverged", "failed")]
+
+    def _state(self) -> tuple[float, float, float, str]:
+        """FLOPs done and in all, seconds to go, and the counts in words."""
+        finished = self._finished()
+        over = {outcome.run_id for outcome in finished}
+        parts = {run_id: part for run_id, part in self._parts().items() if run_id not in over}
+        missing = self._seconds.keys() - over
+        done_C = sum(C for run_id, C in self._C.items() if run_id not in missing)
+        done_C += sum(part * self._C[run_id] for run_id, part in parts.items())
+        for run_id, part in parts.items():
+            self._resumed.setdefault(run_id, part)  # done before this session, or just now
+        now = sum(self._seconds[run_id] for run_id in over & self._seconds.keys())
+        now += sum(p * self._seconds.get(run_id, 0) for run_id, p in parts.items())
+        remaining = sum(self._seconds[r] * (1 - parts.get(r, 0.0)) for r in missing)
+        before = sum(
+            part * self._seconds.get(run_id, 0.0) for run_id, part in self._resumed.items()
+        )
+        elapsed = time.monotonic() - self._start
+        seconds = eta(max(0.0, now - before), elapsed, remaining, self._workers)
+        words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
+        for status in ("diverged", "failed"):
+            if number := sum(outcome.status == status for outcome in finished):
+                words += f", {number} {status}"
+        return done_C, sum(self._C.values()), seconds, words
+
+    # -------------------------------------------------------------- terminal
+
+    def _render(self) -> Group:
+        done, total, seconds, words = self._state()
+        head = Table.grid(padding=(0, 2))
+        state = "stopping: writing checkpoints" if self._queue.stopping else f"ETA {clock(seconds)}"
+        head.add_row(
+            ProgressBar(total=total, completed=done, width=30),
+            f"{100 * done / total:.0f}% of {si(total, 'FLOPs')}",
+            words,
+            state,
+        )
+        body = Table.grid(padding=(0, 2))
+        for job in list(self._queue.running.values()):
+            for run in job.runs:
+                body.add_row(*_running(run, self._store.progress(run.run_id)))
+        recent = Text(" · ".join(map(self._ended, self._finished()[-_LAST_LOSSES:])), style="dim")
+        return Group(head, body, recent)
+
+    def _ended(self, outcome: Outcome) -> str:
+        run = self._runs[outcome.run_id]
+        N = count.parameters(run.model, run.data.vocab_size).N
+        said = outcome.status if outcome.L is None else f"L={outcome.L:.4f}"
+        return f"N={si(N)} D={si(run.D)} {said}"
+
+    # -------------------------------------------------------------- plain lines
+
+    def _print_lines(self) -> None:
+        wait, seen = _FIRST_LINE_SECONDS, 0
+        while not self._over.wait(wait):
+            finished = self._finished()
+            done, total, seconds, words = self._state()
+            last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
+            seen = len(finished)
+            line = f"{100 * done / total:3.0f}% · {words} · ETA {clock(seconds)}{last}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+            wait = min(_MOST_LINE_SECONDS, wait * 1.25)
+
+
+def _running(run: RunConfig, said: Row | None) -> list[str]:
+    N = count.parameters(run.model, run.data.vocab_size).N
+    cells = [f"  {run.run_id}", f"N={si(N)}", f"D={si(run.D)}"]
+    if not said:
+        return [*cells, "starting", "", ""]
+    loss = said.get("L") or said.get("L_train")
+    cells.append(f"{100 * said['D'] / run.D:.0f}%")
+    cells.append(f"L={loss:.3f}" if loss else "")
+    return [*cells, f"{si(said.get('tokens_per_second') or 0)} tokens/s"]

@@ -1,0 +1,479 @@
+"""A sweep: what its spec asks for, less what the store holds, trained, stored and merged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from scaling import count, table
+from scaling.config import ConfigError, Execution, RunConfig
+from sweeps import estimate
+from sweeps.jobs import Job, Queue, execute
+from sweeps.progress import Display, clock, flops, si
+from sweeps.spec import Spec
+from sweeps.store import Row, Store, StoreError, machine
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_GRACE_SECONDS = 7.0
+"""After Ctrl-C, workers have this long to write their checkpoints."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep has left to do."""
+
+    runs: tuple[RunConfig, ...]
+    """All of the spec."""
+    finished: dict[str, str]
+    """{run_id: status} of those that need no training."""
+    missing: tuple[RunConfig, ...]
+    """Dearest first."""
+    seconds: dict[str, float]
+    """{run_id: estimated seconds on one worker} of the missing ones."""
+    speed: estimate.Speed
+    workers: int
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens to process."""
+        return sum(run.D for run in self.missing)
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs to spend, 6 N D."""
+        return sum(flops(run) for run in self.missing)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Estimated wall clock: longest first, each job to the worker that is free first."""
+        ends = [0.0] * self.workers
+        for run in self.missing:
+            first = ends.index(min(ends))
+            ends[first] += self.seconds[run.run_id]
+        return max(ends)
+
+    def __str__(self) -> str:
+        states = list(self.finished.values())
+        counts = [f"{len(states)} finished"] if states else []
+        for status in ("diverged", "failed"):
+            if status in states:
+                counts.append(f"{states.count(status)} of them {status}")
+        lines = [
+            f"{len(self.runs)} runs: {', '.join([*counts, f'{len(self.missing)} to train'])}",
+        ]
+        if not self.missing:
+            return lines[0]
+        sizes: dict[int, list[RunConfig]] = {}
+        for run in self.missing:
+            N = count.parameters(run.model, run.data.vocab_size).N
+            sizes.setdefault(N, []).append(run)
+        lines.append(
+            f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
+        )
+        for N, runs in sorted(sizes.items()):
+            shapes = {
+                f"{r.model.n_layer} x {r.model.d_model}, {r.model.n_head} heads" for r in runs
+            }
+            D = sorted({run.D for run in runs})
+            span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
+            seconds = sum(self.seconds[run.run_id] for run in runs)
+            shape = shapes.pop() if len(shapes) == 1 else f"{len(shapes)} shapes"
+            total = si(sum(map(flops, runs)))
+            lines.append(
+                f"{si(N):>8}  {shape:<22} {len(runs):>5}  {span:<15} {total:>8} {clock(seconds):>7}"
+            )
+        ground = {0: "a guess: nothing measured on this machine"}.get(
+            self.speed.samples, f"from {self.speed.samples} measurements"
+        )
+        lines.append(
+            f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
+            f"{clock(self.wall_seconds)} with {self.workers} workers ({ground})"
+        )
+        return "\n".join(lines)
+
+
+class Sweep:
+    """Many runs and the folder that their results go to.
+
+        runs = Sweep.from_toml("quickstart").run(workers=2)
+
+    Call again: only what is missing is trained.
+    """
+
+    def __init__(self, spec: Spec, results: str | Path | None = None) -> None:
+        """Results go to `results`/<name of the spec>; ./results where not given."""
+        self.spec = spec
+        self._results = results
+        self.store = Store(Path("results" if results is None else results) / spec.name)
+
+    @classmethod
+    def from_toml(cls, path_or_name: str | Path, results: str | Path | None = None) -> Sweep:
+        """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError."""
+        return cls(Spec.from_toml(path_or_name), results)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results are."""
+        return self.store.folder
+
+    # -------------------------------------------------------------- planning
+
+    def plan(self, *, workers: int = 2, measure: bool = False) -> Plan:
+        """What is missing, and what it takes.
+
+        Estimates rest on finished runs of this folder; with `measure`, and where there are none,
+        on a few seconds of training in child processes. Raises StoreError, ConfigError.
+        """
+        _positive(workers, "workers")
+        return self._plan(self.store.rows(), workers, measure)
+
+    def _plan(self, rows: dict[str, Row], workers: int, measure: bool) -> Plan:
+        missing = [run for run in self.spec.runs if run.run_id not in rows]
+        samples = estimate.samples_of(rows.values())
+        if measure and missing and not samples:
+            try:
+                samples = estimate.measure(missing, workers=workers, threads=threads_for(workers))
+            except RuntimeError as error:
+                raise ConfigError(f"measuring this machine's speed failed: {error}") from None
+        speed = estimate.speed(samples)
+        seconds = {run.run_id: speed.seconds(run) for run in missing}
+        missing.sort(key=lambda run: -seconds[run.run_id])
+        finished = {
+            run.run_id: rows[run.run_id]["status"] for run in self.spec.runs if run.run_id in rows
+        }
+        return Plan(self.spec.runs, finished, tuple(missing), seconds, speed, workers)
+
+    # -------------------------------------------------------------- running
+
+    def run(
+        self,
+        workers: int = 2,
+        *,
+        in_process: bool = False,
+        retries: int = 2,
+        retry_failed: bool = False,
+        device: str = "auto",
+        checkpoint_seconds: float = 60.0,
+        console: Console | None = None,
+        quiet: bool = False,
+    ) -> pd.DataFrame:
+        """Train what is missing and return the merged table (scaling.table.COLUMNS).
+
+        `workers` processes under Ray Tune, each with its share of the cores; `in_process` trains
+        one run after another here, with the same threads and so the same numbers. A run whose
+        worker dies more than `retries` times, or that raises, ends as a row with status 'failed'.
+
+        Raises ConfigError and StoreError before anything starts, StoreError when results can no
+        longer be written, and Stopped (a KeyboardInterrupt) on Ctrl-C or SIGTERM, after the
+        workers have written checkpoints. Nothing that has finished is ever lost or trained again.
+        """
+        _positive(workers, "workers")
+        if retries < 0:
+            raise ConfigError(f"retries={retries} must not be negative.")
+        console = console or Console(quiet=quiet)
+        rows = self.store.rows()
+        if retry_failed:
+            ids = {run.run_id for run in self.spec.runs}
+            failed = [r for r, row in rows.items() if r in ids and row["status"] == "failed"]
+            if failed:
+                with self.store.drive():
+                    self.store.forget(failed)
+                rows = self.store.rows()
+        plan = self._plan(rows, workers, measure=False)
+        self._say_messages(console)
+        if plan.missing:
+            self._train(plan, rows, in_process, retries, device, checkpoint_seconds, console)
+        elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
+            with self.store.drive():
+                self.store.merge()
+        else:
+            _say(console, f"{len(plan.runs)} runs, all finished: nothing to train.")
+        extra = rows.keys() - {run.run_id for run in self.spec.runs}
+        if extra:
+            _say(
+                console,
+                f"{len(extra)} finished runs in {_short(self.folder)} are not in this spec; their "
+                "rows stay in its table.",
+            )
+        return table.read(self.folder)
+
+    def _train(
+        self,
+        plan: Plan,
+        rows: dict[str, Row],
+        in_process: bool,
+        retries: int,
+        device: str,
+        checkpoint_seconds: float,
+        console: Console,
+    ) -> None:
+        started = time.time()
+        self.store.check_writable()
+        threads = threads_for(plan.workers)
+        execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
+        workers = 1 if in_process else min(plan.workers, len(plan.missing))
+        with self.store.drive():
+            hashes = self._prepare(plan.missing, rows)
+            where = "in this process" if in_process else f"on {workers} workers"
+            wall = clock(plan.wall_seconds)
+            _say(
+                console,
+                f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
+                f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about {wall}",
+            )
+            queue = Queue(self.store, retries)
+            queue.add(Job((run,), plan.seconds[run.run_id]) for run in plan.missing)
+
+            def stop() -> None:
+                queue.stopping = True
+                if not in_process:
+                    (self.folder / ".stop").touch()
+
+            display = Display(
+                queue, self.store, list(plan.runs), plan.seconds, workers=workers, console=console
+            )
+            hard = False
+            with _interruptible(stop):
+                try:
+                    with display:
+                        if in_process:
+                            _run_here(queue, execution)
+                        else:
+                            from sweeps.tune import run_on_ray
+
+                            run_on_ray(queue, workers=workers, threads=threads, execution=execution)
+                except KeyboardInterrupt:
+                    hard = True
+                # From here on a further Ctrl-C must not cost the merge.
+            self.store.merge()
+            self._say_messages(console)
+            self._write_manifest(queue, started, hashes, execution, workers, in_process)
+            self._say_end(queue, time.time() - started, workers, console)
+            if queue.fatal:
+                raise StoreError(queue.fatal)
+            if queue.stopping or hard:
+                _say(
+                    console,
+                    f"Stopped; what has finished is kept. Resume with:\n  {self._command(plan, in_process)}",
+                )
+                raise Stopped
+
+    def _prepare(self, missing: tuple[RunConfig, ...], rows: dict[str, Row]) -> dict[str, str]:
+        """Make the token files; refuse to mix results on different ones. {corpus: hash}."""
+        from scaling import corpus
+
+        hashes = {}
+        for data in dict.fromkeys(run.data for run in missing):
+            if (data.corpus, data.tokenizer) in hashes:
+                continue
+            now = corpus.prepare(data).hash[: table_hash_digits(rows)]
+            hashes[data.corpus, data.tokenizer] = now
+            for row in rows.values():
+                same = (row["corpus"], row["tokenizer"]) == (data.corpus, data.tokenizer)
+                if same and row["corpus_hash"] and row["corpus_hash"] != now:
+                    raise StoreError(
+                        f"{self.folder}: run {row['run_id']} was trained on another text: corpus "
+                        f"{data.corpus!r} ({data.tokenizer}) had hash {row['corpus_hash']} and has "
+                        f"{now} now. Losses would not compare; use another folder with --results, "
+                        "or restore the text."
+                    )
+        return {f"{name} {tokenizer}": value for (name, tokenizer), value in hashes.items()}
+
+    # -------------------------------------------------------------- after it
+
+    def _write_manifest(
+        self,
+        queue: Queue,
+        started: float,
+        hashes: dict[str, str],
+        execution: Execution,
+        workers: int,
+        in_process: bool,
+    ) -> None:
+        before = self.store.manifest()
+        sessions = before.get("sessions", [])
+        sessions = sessions if isinstance(sessions, list) else []
+        busy, idle, jobs = _busy_and_idle(queue)
+        sessions.append(
+            {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+                "wall_seconds": round(time.time() - started, 2),
+                "jobs": jobs,
+                "busy_seconds": round(busy, 2),
+                "idle_seconds_between_jobs": round(idle, 2),
+                "executor": "in process" if in_process else "ray tune",
+                "workers": workers,
+                "threads": execution.threads,
+                "device": execution.device,
+            }
+        )
+        old = before.get("corpus_hashes")
+        self.store.write_manifest(
+            {
+                "name": self.spec.name,
+                "description": self.spec.description,
+                "schema": table.SCHEMA,
+                "revision": _revision(),
+                "versions": _versions(),
+                "machine": machine(),
+                "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
+                "wall_seconds": round(sum(s["wall_seconds"] for s in sessions), 2),
+                "sessions": sessions,
+                "spec": self.spec.text,
+            }
+        )
+
+    def _say_end(self, queue: Queue, wall: float, workers: int, console: Console) -> None:
+        states = [outcome.status for outcome in queue.outcomes]
+        counts = [f"{states.count(s)} {s}" for s in ("ok", "diverged", "failed") if states.count(s)]
+        busy, idle, jobs = _busy_and_idle(queue)
+        share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
+        _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
+        for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
+            last = outcome.error.strip().splitlines()[-1] if outcome.error.strip() else "no message"
+            log = _short(self.store.run_folder(outcome.run_id) / "output.log")
+            _say(console, f"  {outcome.run_id} failed: {last} ({log})")
+        _say(console, f"table: {_short(self.folder / 'runs.csv')}")
+
+    def _say_messages(self, console: Console) -> None:
+        for message in self.store.messages:
+            _say(console, message)
+        self.store.messages.clear()
+
+    def _command(self, plan: Plan, in_process: bool) -> str:
+        name = self.spec.name if self.spec.path is None else str(self.spec.path)
+        if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
+            name = self.spec.path.stem
+        words = ["scaling", "sweep", name, "--workers", str(plan.workers)]
+        if self._results is not None:
+            words += ["--results", str(self._results)]
+        return shlex.join([*words, *(["--in-process"] if in_process else [])])
+
+
+def threads_for(workers: int) -> int:
+    """CPU threads of each worker: an even share of the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def table_hash_digits(rows: dict[str, Row]) -> int:
+    """Digits of the corpus hash that the table keeps."""
+    return next((len(row["corpus_hash"]) for row in rows.values() if row["corpus_hash"]), 16)
+
+
+def _run_here(queue: Queue, execution: Execution) -> None:
+    """The executor without Ray: one job after another in this process."""
+    while job := queue.take():
+        try:
+            queue.finish(job, execute(job, queue.store, execution, lambda: queue.stopping))
+        except StoreError as error:
+            queue.fatal = str(error)
+            queue.release(job)
+
+
+@contextlib.contextmanager
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C (or SIGTERM) once: `stop()`, and the block ends by itself. Twice, or after the grace
+    period: KeyboardInterrupt in the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    asked = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        timer.start()
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _busy_and_idle(queue: Queue) -> tuple[float, float, int]:
+    """Seconds that workers trained, seconds that they waited between two jobs, and the jobs."""
+    by_worker: dict[int, list[tuple[float, float]]] = {}
+    for outcome in queue.outcomes:
+        if outcome.pid:
+            by_worker.setdefault(outcome.pid, []).append((outcome.started, outcome.ended))
+    busy = idle = 0.0
+    for spans in by_worker.values():
+        spans.sort()
+        busy += sum(end - start for start, end in spans)
+        idle += sum(b[0] - a[1] for a, b in zip(spans, spans[1:], strict=False))
+    return busy, idle, sum(map(len, by_worker.values()))
+
+
+def _revision() -> str | None:
+    """Git revision of this package's source, with '+' where it has changes; None outside git."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), *words],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = git("rev-parse", "HEAD")
+    if not revision:
+        return None
+    return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from sweeps import __distribution__
+
+    found = {}
+    for name in (__distribution__, "torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _positive(value: int, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def _short(path: Path) -> str:
+    """A path as seen from here, where that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

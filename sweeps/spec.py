@@ -1,0 +1,403 @@
+"""A sweep's TOML and the runs that it stands for.
+
+    name = "example"
+    description = "what it is to show"
+
+    [base]                                  # fields of RunConfig that all runs share
+    data.corpus = "prose"
+    optim.lr = "0.05 N^-0.25"               # a number or a rule
+
+    [axes]                                  # every combination of these is a run
+    seed = [0, 1]
+    batch_tokens = { from = 1024, to = 65536, num = 7 }      # log-spaced
+    model = [{ n_layer = 1, d_model = 32 }, { n_layer = 2, d_model = 64 }]    # keys that go together
+    tokens_per_parameter = [5, 20, 80]      # D = r N; or `tokens` for D itself, or `flops` for C = 6 N D
+
+    [isoflop]                               # D = C / (6 N) for every budget and every model
+    C = [1e12, 1e13]                        # FLOPs
+    models = [{ n_layer = 1, d_model = 32 }, { n_layer = 2, d_model = 64 }]
+    tokens_per_parameter = [2, 500]         # optional: leave out what lies outside
+
+    [[sets]]                                # more runs: own base on top of the shared one, own axes
+    name = "critical-batch"                 # also the tag of its runs
+    base.optim.lr = 1e-3
+    axes.batch_tokens = [1024, 4096]
+
+`zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import math
+import re
+import tomllib
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling import count
+from scaling.config import ConfigError, RunConfig, fields_of, override, unknown_key
+
+SPECS = Path(__file__).parent / "specs"
+"""The bundled specs, found by their bare names."""
+
+_HORIZONS = ("tokens", "tokens_per_parameter", "flops")
+_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets")
+_SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
+
+Point = dict[str, Any]
+"""{dotted key: value} of one choice along an axis; keys of one point go together."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A named list of runs."""
+
+    name: str
+    runs: tuple[RunConfig, ...]
+    description: str = ""
+    path: Path | None = None
+    text: str = ""
+    """The TOML it came from."""
+
+    @classmethod
+    def from_toml(cls, path_or_name: str | Path) -> Spec:
+        """Read a spec from a file, or a bundled one by its bare name.
+
+        Raises ConfigError, naming the file and the section, for whatever is not a sweep.
+        """
+        path = find(path_or_name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}.") from None
+        return cls.from_text(text, path=path)
+
+    @classmethod
+    def from_text(cls, text: str, *, path: Path | None = None) -> Spec:
+        """Read a spec from TOML text; `path` only names it in messages."""
+        where = str(path) if path else "spec"
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            line = re.search(r"line (\d+)", str(error))
+            at = f"{where}:{line[1]}" if line else where
+            raise ConfigError(f"{at}: not valid TOML: {error}.") from None
+        _known(values, _SECTIONS, where)
+        name = values.get("name", path.stem if path else "")
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and name.strip(".")):
+            raise ConfigError(
+                f"{where}: name={name!r} must be a word of letters, digits, '-', '_' and '.': it "
+                "names the results folder."
+            )
+        description = values.get("description", "")
+        if not isinstance(description, str):
+            raise ConfigError(f"{where}: description={description!r} must be text.")
+        runs = _all_runs(values, where)
+        if not runs:
+            raise ConfigError(
+                f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
+                "[axes] seed = [0]."
+            )
+        _distinct(runs, where)
+        return cls(name, tuple(run for run, _ in runs), description, path, text)
+
+
+def bundled() -> list[str]:
+    """Names of the bundled specs."""
+    return sorted(path.stem for path in SPECS.glob("*.toml"))
+
+
+def find(path_or_name: str | Path) -> Path:
+    """The file of a spec given by path or by bare name. ConfigError where there is none."""
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder; give a spec, such as {path / (path.name + '.toml')}."
+        )
+    if path.parent == Path() and (SPECS / f"{path.name.removesuffix('.toml')}.toml").is_file():
+        return SPECS / f"{path.name.removesuffix('.toml')}.toml"
+    near = difflib.get_close_matches(path.stem, bundled(), n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Bundled are: {', '.join(bundled())}."
+    raise ConfigError(f"spec {str(path_or_name)!r} is neither a file nor a bundled spec. {hint}")
+
+
+# ------------------------------------------------------------------ sections to runs
+
+
+def _all_runs(values: dict[str, Any], where: str) -> list[tuple[RunConfig, str]]:
+    """Every run, with the words that say where it came from."""
+    shared = _flat(_table(values, "base", where), f"{where} [base]")
+    runs = []
+    if "axes" in values or "isoflop" in values:
+        runs += _block(shared, values, where, tag=None)
+    sets = values.get("sets", [])
+    if not isinstance(sets, list):
+        raise ConfigError(f"{where} [sets]: write [[sets]], once for every set.")
+    for number, block in enumerate(sets, 1):
+        if not isinstance(block, dict):
+            raise ConfigError(f"{where} [[sets]]: {block!r} is not a table.")
+        name = block.get("name", f"set {number}")
+        here = f"{where} [[sets]] {name!r}"
+        _known(block, _SET_SECTIONS, here)
+        own = _flat(_table(block, "base", here), f"{here} base")
+        base = _over(shared, own)
+        tag = block.get("tag", block.get("name"))
+        for key, value in (("name", name), ("tag", tag)):
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{here}: {key}={value!r} must be text.")
+        runs += _block(base, block, here, tag=tag)
+    return runs
+
+
+def _block(
+    base: Point, values: dict[str, Any], where: str, *, tag: str | None
+) -> list[tuple[RunConfig, str]]:
+    axes = _axes(_table(values, "axes", where), f"{where} [axes]")
+    window = None
+    if "isoflop" in values:
+        more, window = _isoflop(_table(values, "isoflop", where), f"{where} [isoflop]")
+        axes += more
+    keys: set[str] = set()
+    for points in axes:
+        here = {key for point in points for key in point}
+        if twice := keys & here:
+            raise ConfigError(f"{where}: {sorted(twice)[0]!r} is on two axes; keep one of them.")
+        keys |= here
+    if len(both := [key for key in _HORIZONS if key in keys]) > 1:
+        raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
+    if tag is not None and "tag" not in keys:
+        base = {**base, "tag": tag}
+    runs = []
+    for points in itertools.product(*axes):
+        point = {key: value for p in points for key, value in p.items()}
+        run = _run(_over(base, point), where)
+        ratio = run.D / count.parameters(run.model, run.data.vocab_size).N
+        if window and not window[0] <= ratio <= window[1]:
+            continue
+        said = ", ".join(f"{key}={_plain(value)}" for key, value in point.items())
+        runs.append((run, f"{where}: {said or 'base'}"))
+    return runs
+
+
+def _over(base: Point, changes: Point) -> Point:
+    """`base` changed; any horizon among the changes takes the place of the base's."""
+    if any(key in changes for key in _HORIZONS):
+        base = {key: value for key, value in base.items() if key not in _HORIZONS}
+    return base | changes
+
+
+def _run(values: Point, where: str) -> RunConfig:
+    plain = {key: value for key, value in values.items() if key not in _HORIZONS[1:]}
+    snap = {key for key, value in plain.items() if isinstance(value, _Spaced)}
+    plain = {key: float(v) if isinstance(v, _Spaced) else v for key, v in plain.items()}
+    default = fields_of()
+    for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
+        if key in snap:
+            unit = plain.get(unit_key, default[unit_key][1])
+            if isinstance(unit, int) and unit > 0:
+                plain[key] = max(1, round(plain[key] / unit)) * unit
+    for key in snap - {"model.d_model", "batch_tokens"}:
+        if key != "tokens" and _whole(key):
+            plain[key] = _round(plain[key])
+    D = plain.pop("tokens") if "tokens" in snap else None
+    run = override(RunConfig(), plain, where=where)
+    N = count.parameters(run.model, run.data.vocab_size).N
+    for key, of in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
+        if key in values:
+            value = values[key]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"{where}: {key}={value!r} must be a positive number.")
+            D = value * of
+    if D is not None:
+        # Whole steps, so that equal runs have equal configs however D was arrived at.
+        run = dataclasses.replace(
+            run, tokens=max(1, round(D / run.batch_tokens)) * run.batch_tokens
+        )
+    return run
+
+
+def _distinct(runs: list[tuple[RunConfig, str]], where: str) -> None:
+    seen: dict[str, str] = {}
+    for run, said in runs:
+        if (first := seen.get(run.run_id)) is not None:
+            raise ConfigError(
+                f"{where}: two runs are the same run {run.run_id}: '{first.removeprefix(where)[2:]}'"
+                f" and '{said.removeprefix(where)[2:]}'. Drop one of them, or let their seeds "
+                "differ. (Sizes that are computed are rounded to whole steps.)"
+            )
+        seen[run.run_id] = said
+
+
+# ------------------------------------------------------------------ tables to points
+
+
+class _Spaced(float):
+    """A value of a log-spaced range: to be rounded to what its field can be."""
+
+
+def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
+    """The axes of a grid, each a list of points."""
+    sections = {key.partition(".")[0] for key in fields_of() if "." in key}
+    axes = []
+    for key, value in _leaves(table).items():
+        if key == "zip" or key in sections:
+            prefix = "" if key == "zip" else f"{key}."
+            axes.append(_tables(value, key, prefix, where))
+            continue
+        _field(key, where)
+        values = _spaced(value, key, where) if _is_range(value) else value
+        if not isinstance(values, list):
+            raise ConfigError(
+                f"{where}: {key}={value!r} is one value; give a list or {{ from, to, num }}, or move "
+                "it to [base]."
+            )
+        if not values:
+            raise ConfigError(f"{where}: {key}=[] is empty.")
+        for item in values:
+            _check({key: item}, where)
+        axes.append([{key: item} for item in values])
+    return axes
+
+
+def _isoflop(
+    table: dict[str, Any], where: str
+) -> tuple[list[list[Point]], tuple[float, float] | None]:
+    _known(table, ("C", "models", "tokens_per_parameter"), where)
+    for key in ("C", "models"):
+        if key not in table:
+            raise ConfigError(f"{where}: {key!r} is missing.")
+    budgets = table["C"]
+    budgets = _spaced(budgets, "C", where) if _is_range(budgets) else budgets
+    if not isinstance(budgets, list) or not budgets:
+        raise ConfigError(
+            f"{where}: C={table['C']!r} must be a list of FLOPs or {{ from, to, num }}."
+        )
+    window = table.get("tokens_per_parameter")
+    if window is not None:
+        numbers = isinstance(window, list) and all(isinstance(x, int | float) for x in window)
+        if not (numbers and len(window) == 2 and 0 < window[0] < window[1]):
+            raise ConfigError(
+                f"{where}: tokens_per_parameter={window!r} must be [least, most], such as [2, 500]."
+            )
+        window = (float(window[0]), float(window[1]))
+    models = _tables(table["models"], "models", "model.", where)
+    return [[{"flops": C} for C in budgets], models], window
+
+
+def _tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
+    """Points of an axis given as a list of tables."""
+    if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
+        raise ConfigError(
+            f"{where}: {key} must be a list of tables, such as {key} = [{{ n_layer = 1, "
+            f"d_model = 32 }}, ...]; it is {value!r}."
+        )
+    points = [{prefix + inner: v for inner, v in _leaves(item).items()} for item in value]
+    for point in points:
+        for inner in point:
+            _field(inner, where)
+        _check(point, where)
+    return points
+
+
+def _flat(table: dict[str, Any], where: str) -> Point:
+    """A base section as a point, each of its keys and types checked."""
+    flat = _leaves(table)
+    for key, value in flat.items():
+        if _is_range(value):
+            raise ConfigError(f"{where}: {key} is a range; ranges belong in [axes].")
+        _field(key, where)
+    if len(both := [key for key in _HORIZONS if key in flat]) > 1:
+        raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
+    _check(flat, where)
+    return flat
+
+
+def _check(point: Point, where: str) -> None:
+    """Types and values of the fields taken one by one; how they agree shows in the run."""
+    for key, value in point.items():
+        if key in _HORIZONS[1:] or isinstance(value, _Spaced):
+            continue
+        if key in ("model.n_head", "model.d_model", "model.n_ctx", "batch_tokens"):
+            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+                continue
+        override(RunConfig(), {key: value}, where=where)
+
+
+def _field(key: str, where: str) -> None:
+    if key in fields_of() or key in _HORIZONS:
+        return
+    near = difflib.get_close_matches(key, _HORIZONS[1:], n=1)
+    said = f"no field {key!r}. Did you mean {near[0]!r}?" if near else unknown_key(key)
+    raise ConfigError(f"{where}: {said}")
+
+
+def _leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict) and not _is_range(value):
+            flat |= _leaves(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.keys() & {"from", "to", "num"})
+
+
+def _spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
+    """A log-spaced range, both ends included."""
+    _known(value, ("from", "to", "num"), f"{where} {key}")
+    for name in ("from", "to", "num"):
+        if name not in value:
+            raise ConfigError(f"{where}: {key}={value} lacks {name!r}; give {{ from, to, num }}.")
+    low, high, num = value["from"], value["to"], value["num"]
+    for name, number in (("from", low), ("to", high)):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
+            raise ConfigError(
+                f"{where}: {key}.{name}={number!r} must be a positive number: ranges are log-spaced."
+            )
+    if isinstance(num, bool) or not isinstance(num, int) or num < 2:
+        raise ConfigError(f"{where}: {key}.num={num!r} must be a whole number of at least 2.")
+    steps = [i / (num - 1) for i in range(num)]
+    values = [math.exp(math.log(low) * (1 - x) + math.log(high) * x) for x in steps]
+    return [_Spaced(f"{x:.6g}") for x in values]
+
+
+def _whole(key: str) -> bool:
+    hint = fields_of()[key][0]
+    return hint is int or int in typing.get_args(hint)
+
+
+def _round(value: float) -> int:
+    """To three significant digits: what a person would have written."""
+    return round(float(f"{value:.3g}"))
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def _table(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    table = values.get(key, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: {key}={table!r} must be a table: [{key}].")
+    return table
+
+
+def _known(values: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(names)}."
+            if key in {leaf.partition(".")[0] for leaf in fields_of()}:
+                hint = "Fields of runs belong in [base] or [axes]."
+            raise ConfigError(f"{where}: unknown key {key!r}. {hint}")

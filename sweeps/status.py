@@ -1,0 +1,118 @@
+"""What a results folder holds and what is under way in it. Imports neither ray nor torch."""
+
+from __future__ import annotations
+
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling.config import ConfigError, RunConfig
+from sweeps import estimate
+from sweeps.progress import clock, eta, si
+from sweeps.spec import Spec
+from sweeps.store import Row, Store, StoreError
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts of a sweep's runs, and what is under way."""
+
+    folder: Path
+    name: str
+    runs: int
+    """Of the spec; finished ones where no spec is known."""
+    finished: dict[str, int]
+    """{status: number}: ok, diverged, failed."""
+    running: dict[str, Row]
+    """{run_id: what it last said of itself}."""
+    missing: int
+    """Neither finished nor running."""
+    interrupted: int
+    """Those of the missing ones that resume from a checkpoint."""
+    seconds: float | None
+    """Estimated seconds to go, with the workers that run now; None where nothing runs."""
+    failures: dict[str, str]
+    """{run_id: last line of its error} of failed runs."""
+
+    def __str__(self) -> str:
+        counts = [f"{number} {status}" for status, number in self.finished.items() if number]
+        counts += [f"{len(self.running)} running"] if self.running else []
+        resumable = f" ({self.interrupted} with a checkpoint)" if self.interrupted else ""
+        counts += [f"{self.missing} missing{resumable}"] if self.missing else []
+        lines = [f"{self.name}: {self.runs} runs: {', '.join(counts) or 'none'}"]
+        for run_id, said in self.running.items():
+            L = said.get("L") or said.get("L_train")
+            part = f"step {said['step']} of {said['steps']}" if "step" in said else "starting"
+            loss = f", L={L:.4f}" if L else ""
+            rate = said.get("tokens_per_second")
+            lines.append(f"  {run_id}  {part}{loss}{f', {si(rate)} tokens/s' if rate else ''}")
+        if self.seconds is not None:
+            lines.append(f"about {clock(self.seconds)} to go")
+        for run_id, error in list(self.failures.items())[:10]:
+            log = self.folder / "runs" / run_id / "output.log"
+            lines.append(f"  {run_id}  failed: {error} ({log})")
+        return "\n".join(lines)
+
+
+def status(folder: str | Path, spec: Spec | None = None) -> Status:
+    """The state of a results folder, against `spec` or the one that its manifest holds.
+
+    Raises StoreError where the folder holds no sweep.
+    """
+    store = Store(folder)
+    known = any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json"))
+    if not known:
+        what = "holds no results" if store.folder.is_dir() else "is not there"
+        raise StoreError(
+            f"{folder} {what}. Give the folder of a sweep, such as results/quickstart "
+            "(`scaling sweep SPEC` makes one)."
+        )
+    runs = spec.runs if spec else _recorded(store)
+    rows = store.rows()
+    ids = [run.run_id for run in runs] if runs else sorted(rows)
+    done = [rows[run_id] for run_id in ids if run_id in rows]
+    running = {run_id: store.progress(run_id) or {} for run_id in store.running()}
+    missing = [run_id for run_id in ids if run_id not in rows and run_id not in running]
+    finished = {
+        state: sum(row["status"] == state for row in done) for state in ("ok", "diverged", "failed")
+    }
+    return Status(
+        folder=Path(folder),
+        name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
+        runs=len(ids),
+        finished=finished,
+        running=running,
+        missing=len(missing),
+        interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
+        seconds=_to_go(runs, rows, running),
+        failures={
+            row["run_id"]: ((row["error"] or "").strip().splitlines() or ["no message"])[-1]
+            for row in done
+            if row["status"] == "failed"
+        },
+    )
+
+
+def _recorded(store: Store) -> tuple[RunConfig, ...]:
+    """Runs of the spec in the manifest; none where there is no usable one."""
+    text = store.manifest().get("spec")
+    if not isinstance(text, str) or not text:
+        return ()
+    try:
+        return Spec.from_text(text, path=store.folder / "manifest.json").runs
+    except ConfigError:
+        return ()
+
+
+def _to_go(
+    runs: tuple[RunConfig, ...], rows: dict[str, Row], running: dict[str, Row]
+) -> float | None:
+    if not running:
+        return None
+    speed = estimate.speed(estimate.samples_of(rows.values()))
+    total = 0.0
+    for run in runs:
+        if run.run_id not in rows:
+            part = running.get(run.run_id, {}).get("D", 0) / run.D
+            total += speed.seconds(run) * (1 - min(1.0, part))
+    return eta(0.0, 0.0, total, len(running))

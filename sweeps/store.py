@@ -1,0 +1,473 @@
+"""Results on disk, safe against whatever ends a process.
+
+    results/<sweep>/runs.csv, curves.parquet    the merged table (scaling.table); committed
+                    manifest.json               spec, revision, versions, machine, corpora, wall time
+                    lock                        held by the driver of the sweep
+                    runs/<run_id>/result.json   row and curve: it alone says that a run has finished
+                                  config.json, attempts.jsonl, output.log
+                                  checkpoint.pt, progress.json, lock    while it is under way
+
+A result is written to a temporary file, synced and renamed. The merged table is derived, and a run
+whose row is in it counts as finished even where its raw folder is gone, so a committed table can
+be extended. Imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling import table
+from scaling.config import RECIPE, RunConfig, flatten
+
+FORMAT = 1
+"""Version of result.json."""
+
+Row = dict[str, Any]
+
+
+class StoreError(ValueError):
+    """A results folder that cannot be used or written: names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run as the store holds it."""
+
+    row: Row
+    """Keys of scaling.table.COLUMNS."""
+    curve: list[Row]
+    """Keys of scaling.table.CURVE_COLUMNS."""
+
+
+class Store:
+    """The results folder of one sweep."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+        self.messages: list[str] = []
+        """What was set aside or repaired while reading, for the user to see."""
+
+    # -------------------------------------------------------------- reading
+
+    def run_folder(self, run_id: str) -> Path:
+        return self.folder / "runs" / run_id
+
+    def rows(self) -> dict[str, Row]:
+        """{run_id: row} of every finished run, from the merged table and from what came after it."""
+        rows = self._table_rows()
+        for run_id in self._run_ids():
+            if run_id not in rows and (finished := self.result(run_id)):
+                rows[run_id] = finished.row
+        return rows
+
+    def merged(self) -> set[str]:
+        """Runs whose rows are in the merged table."""
+        return set(self._table_rows())
+
+    def result(self, run_id: str) -> Finished | None:
+        """The result of a run; None where it has not finished.
+
+        A file that is no result is set aside, with a message, so that the run trains again.
+        """
+        path = self.run_folder(run_id) / "result.json"
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+        try:
+            values = json.loads(text)
+            if values["format"] > FORMAT:
+                raise StoreError(
+                    f"{path} was written by a newer version (format {values['format']}, this one "
+                    f"reads up to {FORMAT}). Update the package, or use another results folder."
+                )
+            row, curve = values["row"], values["curve"]
+            if row["run_id"] != run_id or row["status"] not in table.STATUSES:
+                raise ValueError(f"it belongs to run {row['run_id']} ({row['status']})")
+            if not all(isinstance(point, dict) for point in curve):
+                raise ValueError("its curve is no list of points")
+        except StoreError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            aside = self.set_aside(path)
+            self.messages.append(
+                f"{path} is damaged ({error}); kept as {aside.name}, trains again."
+            )
+            return None
+        return Finished(row, curve)
+
+    def killed(self, run_id: str) -> int:
+        """How often a worker died under this run since it was last let loose."""
+        deaths = 0
+        for attempt in self.attempts(run_id):
+            deaths = 0 if attempt.get("event") == "retry" else deaths
+            deaths += attempt.get("event") == "killed"
+        return deaths
+
+    def attempts(self, run_id: str) -> list[Row]:
+        """The events of a run's attempts, oldest first; a torn last line is left out."""
+        try:
+            lines = (self.run_folder(run_id) / "attempts.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+        return [event for event in events if isinstance(event, dict)]
+
+    def progress(self, run_id: str) -> Row | None:
+        """What a run under way last said of itself; None where it has said nothing."""
+        try:
+            values = json.loads((self.run_folder(run_id) / "progress.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def manifest(self) -> Row:
+        """The manifest; empty where there is none yet, or where it cannot be read."""
+        try:
+            values = json.loads((self.folder / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def running(self) -> list[str]:
+        """Runs whose lease is held by some process now."""
+        return [
+            run_id for run_id in self._run_ids() if self._locked(self.run_folder(run_id) / "lock")
+        ]
+
+    # -------------------------------------------------------------- writing
+
+    def begin(self, run: RunConfig) -> Path:
+        """Make a run's folder, holding its config; returns it."""
+        folder = self.run_folder(run.run_id)
+        path = folder / "config.json"
+        with _writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                write_atomic(path, _json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
+        return folder
+
+    def finish(self, row: Row, curve: list[Row]) -> None:
+        """Write a run's result; from here on it has finished. Raises StoreError."""
+        folder = self.run_folder(row["run_id"])
+        values = {"format": FORMAT, "recipe": RECIPE, "row": row, "curve": curve}
+        path = folder / "result.json"
+        with _writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, _json(values))
+        for name in ("checkpoint.pt", "progress.json"):
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+
+    def note(self, run_id: str, event: str, **details: Any) -> None:
+        """Append an event to a run's attempts."""
+        path = self.run_folder(run_id) / "attempts.jsonl"
+        values = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details}
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                if file.tell() and not _ends_line(path):
+                    file.write(b"\n")
+                file.write(_json(values) + b"\n")
+
+    def report_progress(self, run_id: str, values: Row) -> None:
+        """Say how far a run is. Never fails: nothing measured hangs on it."""
+        path = self.run_folder(run_id) / "progress.json"
+        with contextlib.suppress(OSError):
+            temporary = path.with_name(f".progress.{os.getpid()}")
+            temporary.write_bytes(_json(values))
+            os.replace(temporary, path)
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged file to the next free `<name>.bad-<n>`; returns the new path."""
+        number = 1
+        while (aside := path.with_name(f"{path.name}.bad-{number}")).exists():
+            number += 1
+        with _writing(path):
+            os.replace(path, aside)
+        return aside
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """Let runs train again: their results are set aside and their rows leave the table."""
+        run_ids = set(run_ids)
+        if not run_ids:
+            return
+        if run_ids & self._table_rows().keys():
+            self._write_table(without=run_ids)
+        for run_id in sorted(run_ids):
+            path = self.run_folder(run_id) / "result.json"
+            if path.exists():
+                self.set_aside(path)
+            self.note(run_id, "retry")
+
+    def merge(self) -> None:
+        """Write runs.csv and curves.parquet from everything that has finished."""
+        self._write_table(without=set())
+
+    def write_manifest(self, values: Row) -> None:
+        """Write manifest.json. Raises StoreError."""
+        path = self.folder / "manifest.json"
+        with _writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, _json(values, indent=2) + b"\n")
+
+    def check_writable(self, need_bytes: int = 10 << 20) -> None:
+        """Raise StoreError, before anything starts, where results could not be written."""
+        probe = self.folder / f".probe-{os.getpid()}"
+        with _writing(self.folder):
+            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+            free = shutil.disk_usage(self.folder).free
+        if free < need_bytes:
+            raise StoreError(
+                f"{self.folder} has {free / 2**20:.0f} MiB free, too little for results and "
+                "checkpoints. Free some space, or choose another folder with --results."
+            )
+
+    # -------------------------------------------------------------- leases
+
+    @contextlib.contextmanager
+    def drive(self) -> Iterator[None]:
+        """Hold the sweep: a second driver on one folder gets a StoreError that names the first."""
+        path = self.folder / "lock"
+        lease = self._lease(path)
+        if lease is None:
+            with contextlib.suppress(OSError):
+                held = path.read_text().strip()
+                raise StoreError(
+                    f"{self.folder} is being worked on by {held or 'another process'}. Wait for it "
+                    "(`scaling status` shows it), or choose another folder with --results."
+                )
+            raise StoreError(f"{self.folder} is being worked on by another process.")
+        try:
+            yield
+        finally:
+            lease.close()
+
+    @contextlib.contextmanager
+    def lease(self, run_id: str, *, patience: float = 0.0) -> Iterator[bool]:
+        """Hold a run so that no second process trains it; False where another one still does.
+
+        Waits up to `patience` seconds: a worker outlives a killed driver by a moment.
+        """
+        deadline = time.monotonic() + patience
+        path = self.run_folder(run_id) / "lock"
+        while (lease := self._lease(path)) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        try:
+            yield lease is not None
+        finally:
+            if lease is not None:
+                lease.close()
+
+    def _lease(self, path: Path) -> Any:
+        """An open, locked file, or None where another process holds it."""
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return None
+            raise StoreError(
+                f"{path} cannot be locked ({error.strerror}); keep results on a file system that "
+                "supports flock."
+            ) from None
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        return file
+
+    @staticmethod
+    def _locked(path: Path) -> bool:
+        try:
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    # -------------------------------------------------------------- the merged table
+
+    def _run_ids(self) -> list[str]:
+        try:
+            with os.scandir(self.folder / "runs") as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _table_rows(self) -> dict[str, Row]:
+        """Rows of runs.csv. The csv module reads floats exactly, and starts in no time."""
+        path = self.folder / "runs.csv"
+        kinds = {c.name: c.dtype for c in table.COLUMNS}
+        rows = {}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.reader(file)
+                header = next(reader, [])
+                if "run_id" not in header or "status" not in header:
+                    raise StoreError(
+                        f"{path} is not a results table (no run_id, no status). Move it away, or "
+                        "choose another folder with --results."
+                    )
+                parse = [_PARSE[kinds.get(name, "str")] for name in header]
+                index = header.index("run_id")
+                for cells in reader:
+                    if len(cells) != len(header):
+                        raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
+                    row = {
+                        name: read(cell) if cell else None
+                        for name, read, cell in zip(header, parse, cells, strict=True)
+                    }
+                    rows[cells[index]] = row
+        except FileNotFoundError:
+            return {}
+        except (ValueError, csv.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"{path} is damaged: {error}. Restore it; or delete it, and it is written again "
+                "from the finished runs in runs/."
+            ) from None
+        return rows
+
+    def _write_table(self, *, without: set[str]) -> None:
+        rows = self._table_rows()
+        curves: dict[str, list[Row]] = {run_id: [] for run_id in rows}
+        if (self.folder / "curves.parquet").is_file() and rows:
+            for point in table.read_curves(self.folder).to_dict("records"):
+                if point["run_id"] in curves:
+                    curves[point["run_id"]].append({str(k): v for k, v in point.items()})
+        for run_id in self._run_ids():
+            if run_id in rows and curves[run_id]:
+                continue
+            if finished := self.result(run_id):
+                rows[run_id] = finished.row
+                curves[run_id] = finished.curve
+        keep = [run_id for run_id in rows if run_id not in without]
+        with _writing(self.folder / "runs.csv"):
+            table.write(
+                self.folder,
+                [rows[run_id] for run_id in keep],
+                [point for run_id in keep for point in curves[run_id]],
+            )
+
+
+_PARSE = {
+    "str": str,
+    "int": lambda cell: int(cell) if cell.lstrip("-").isdigit() else int(float(cell)),
+    "float": float,
+    "bool": lambda cell: cell == "True",
+}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is either there in full or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _json(values: Row, indent: int | None = None) -> bytes:
+    return json.dumps(_finite(values), allow_nan=False, indent=indent, default=_plain).encode()
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for every float that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item") and not isinstance(value, str):
+        return _finite(value.item())  # numpy and torch scalars
+    return value
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusals into one clear StoreError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ValueError):
+            raise
+        hints = {
+            errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
+            errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs "
+            "are kept.",
+            errno.EROFS: "the file system is read-only; choose another folder with --results.",
+            errno.EACCES: "no permission to write there; choose another folder with --results.",
+            errno.EPERM: "no permission to write there; choose another folder with --results.",
+            errno.ENOTDIR: "a file is where a folder should be; choose another folder with --results.",
+            errno.EEXIST: "a file is where a folder should be; choose another folder with --results.",
+        }
+        hint = hints.get(error.errno or 0, f"{error.strerror or error}.")
+        raise StoreError(f"{path} cannot be written: {hint}") from None
+
+
+def machine() -> Row:
+    """Where this runs, for the manifest."""
+    import platform
+
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "architecture": platform.machine(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }

@@ -1,0 +1,271 @@
+"""Execution on Ray Tune: one Tuner whose searcher hands out the queue's jobs to reused actors.
+
+Tune starts, places and replaces processes. What has finished, what resumes and how often a run may
+fail is decided by the store and the queue, so a Tune experiment is never restored. The settings
+and the order of things here were found by experiment with Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scaling.config import Execution
+from sweeps.jobs import Job, Outcome, Queue, execute
+from sweeps.store import Store, StoreError
+
+STOP_FILE = ".stop"
+"""In the results folder while a sweep is being stopped: workers write their checkpoints."""
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    # More pending trials would be started out of order.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+# Ray reads these, and how to authenticate, once, when it is imported.
+os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    # Other users of this machine can reach Ray's ports; they cannot guess this.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+
+class _Worker(tune.Trainable):
+    """The actor: one step is one job. Reused, so that torch is imported once a process."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        # Ctrl-C reaches the whole process group; the driver says when to stop.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.job: Job = new_config["job"]
+        self.execution: Execution = new_config["execution"]
+        self.store = Store(new_config["folder"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        stop = self.store.folder / STOP_FILE
+        try:
+            outcomes = execute(self.job, self.store, self.execution, stop.exists)
+        except StoreError as error:
+            return {"done": True, "outcomes": [], "fatal": str(error)}
+        return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": ""}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+
+class _Handout(Searcher):
+    """Tune's searcher as the mouth of the queue."""
+
+    def __init__(self, queue: Queue, execution: Execution, storage: Path) -> None:
+        super().__init__()
+        self._queue = queue
+        self._execution = execution
+        self._storage = storage
+        self._jobs: dict[str, Job] = {}
+
+    def __reduce__(self) -> Any:
+        # Tune pickles its searcher to restore an experiment, which is never done here.
+        return (Searcher, ())
+
+    def suggest(self, trial_id: str) -> Any:
+        job = self._queue.take()
+        if job is None:
+            # Told to wait with nothing under way, Tune would sit for minutes.
+            return Searcher.FINISHED if self._queue.exhausted else None
+        self._jobs[trial_id] = job
+        folder = str(self._queue.store.folder)
+        return {"job": job, "execution": self._execution, "folder": folder}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        job = self._jobs.pop(trial_id, None)
+        if job is None:
+            return
+        if error or not result or "outcomes" not in result:
+            self._queue.crash(job, self._death(trial_id))
+            return
+        if result["fatal"]:
+            self._queue.fatal = result["fatal"]
+            self._queue.release(job)
+            return
+        self._queue.finish(job, [Outcome(**values) for values in result["outcomes"]])
+
+    def abandon(self, death: str) -> None:
+        """Tune itself gave up: charge the job that the message is about, let the others wait."""
+        pids = set(re.findall(r"pid=(\d+)", death))
+        guilty = []
+        for job in self._jobs.values():
+            starts = [e for e in self._queue.store.attempts(job.runs[0].run_id) if "pid" in e]
+            if starts and str(starts[-1]["pid"]) in pids:
+                guilty.append(job)
+        for job in list(self._jobs.values()):
+            if job in guilty or not guilty:
+                self._queue.crash(job, death)
+            else:
+                self._queue.release(job)
+        self._jobs.clear()
+
+    def _death(self, trial_id: str) -> str:
+        """What Tune noted about a trial that died."""
+        for path in self._storage.glob(f"*/*{trial_id}*/error.txt"):
+            with contextlib.suppress(OSError):
+                lines = path.read_text(errors="replace").strip()
+                return lines.rpartition("\nTraceback ")[2][-2000:] if lines else "its worker died"
+        return "its worker died"
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution) -> None:
+    """Work the queue off with `workers` processes of `threads` CPU threads each.
+
+    Returns when nothing is left, or when the queue is told to stop. Raises StoreError where Ray
+    cannot start.
+    """
+    stop = queue.store.folder / STOP_FILE
+    stop.unlink(missing_ok=True)
+    # Sockets lie in this folder and their paths must be short; its own, so that neither another
+    # cluster on this machine nor a stale one is ever joined.
+    session = Path(tempfile.mkdtemp(prefix="sweep-"))
+    try:
+        with _quiet(queue.store.folder / "ray.log"), _signals_kept():
+            _init(workers * threads, session)
+            try:
+                while not queue.exhausted:
+                    _fit(queue, threads, workers, execution, session)
+            finally:
+                ray.shutdown()
+    finally:
+        stop.unlink(missing_ok=True)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def stop_workers(store: Store) -> None:
+    """Ask every worker to write its checkpoint and stop."""
+    with contextlib.suppress(OSError):
+        (store.folder / STOP_FILE).touch()
+
+
+def _init(cpus: int, session: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=100 << 20,
+            _temp_dir=str(session),
+        )
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"Ray did not start: {str(error).strip().splitlines()[0]} (its log is ray.log in the "
+            "results folder). `--in-process` runs the sweep without Ray."
+        ) from error
+
+
+def _fit(queue: Queue, threads: int, workers: int, execution: Execution, session: Path) -> None:
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    resources = {"cpu": threads, "gpu": min(1.0, gpus / workers)}
+    searcher = _Handout(queue, execution, session / "tune")
+    tuner = tune.Tuner(
+        tune.with_resources(_Worker, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            max_concurrent_trials=None,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(session / "tune"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    except RuntimeError as error:
+        # Ray's memory monitor ends the experiment together with the worker that it kills.
+        if not searcher._jobs:
+            raise
+        searcher.abandon(str(error))
+
+
+def _trial_name(trial: Any) -> str:
+    return f"job-{trial.trial_id}"
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Tune takes SIGUSR1 and keeps it; put it back."""
+    try:
+        before = signal.getsignal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, before)
+    except ValueError:  # not the main thread, where Tune takes nothing
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@contextlib.contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """Send what Ray logs, and its warnings, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [], False
+    loggers[0].handlers = [handler]
+    for logger in loggers[1:]:
+        logger.propagate = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()
