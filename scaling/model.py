@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from scaling.config import ModelConfig
 
+# Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
+_CHUNK_LOGITS = {"cpu": 1 << 18}
+
 
 class Decoder:
     """Pre-LN decoder with learned positions, GELU and biases; a function of its flat parameters."""
@@ -30,7 +33,7 @@ class Decoder:
             "position_embedding": (model.n_ctx, d),
         }
         if not model.tied:
-            self.shapes["head"] = (d, vocab_size)
+            self.shapes["head"] = (vocab_size, d)
         for i in range(model.n_layer):
             self.shapes |= {
                 f"{i}.norm1.weight": (d,),
@@ -53,7 +56,9 @@ class Decoder:
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.P = sum(self.sizes)
         self.P_decayed = sum(
-            size for name, size in zip(self.shapes, self.sizes, strict=True) if self.is_decayed(name)
+            size
+            for name, size in zip(self.shapes, self.sizes, strict=True)
+            if self.is_decayed(name)
         )
 
     @staticmethod
@@ -89,19 +94,22 @@ class Decoder:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
-        """Next-token logits [K, B T, V] of tokens [K, B, T], T up to n_ctx."""
+    def _hidden(self, flat_kp: Tensor, tokens_kbt: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states [K, B T, D] and the output layer [K, V, D]."""
         p = self.named(flat_kp)
         k, b, t = tokens_kbt.shape
         d, h = self.model.d_model, self.model.n_head
         vocabulary = self.vocab_size
         embedding_kvd = p["token_embedding"]
         if k == 1:
-            x_bd = F.embedding(tokens_kbt[0], embedding_kvd[0])
+            x_bd = F.embedding(tokens_kbt.squeeze(0), embedding_kvd.squeeze(0))
         else:  # one lookup in the stacked tables
             offset_k11 = torch.arange(k, device=tokens_kbt.device).view(k, 1, 1) * vocabulary
             x_bd = F.embedding(tokens_kbt + offset_k11, embedding_kvd.reshape(k * vocabulary, d))
-        x_kbtd = x_bd.view(k, b, t, d) + p["position_embedding"][:, None, :t]
+        position_ktd = p["position_embedding"]
+        if t < self.model.n_ctx:
+            position_ktd = position_ktd[:, :t]
+        x_kbtd = x_bd.view(k, b, t, d) + position_ktd.unsqueeze(1)
         x_knd = x_kbtd.view(k, b * t, d)
         for i in range(self.model.n_layer):
             y_knd = _norm(x_knd, p[f"{i}.norm1.weight"], p[f"{i}.norm1.bias"])
@@ -111,31 +119,97 @@ class Decoder:
             y_knd = y_bhtc.transpose(1, 2).reshape(k, b * t, d)
             x_knd = x_knd + _linear(y_knd, p[f"{i}.projection.weight"], p[f"{i}.projection.bias"])
             y_knd = _norm(x_knd, p[f"{i}.norm2.weight"], p[f"{i}.norm2.bias"])
-            y_knf = F.gelu(_linear(y_knd, p[f"{i}.up.weight"], p[f"{i}.up.bias"]), approximate="tanh")
+            y_knf = F.gelu(
+                _linear(y_knd, p[f"{i}.up.weight"], p[f"{i}.up.bias"]), approximate="tanh"
+            )
             x_knd = x_knd + _linear(y_knf, p[f"{i}.down.weight"], p[f"{i}.down.bias"])
         x_knd = _norm(x_knd, p["norm.weight"], p["norm.bias"])
-        head_kdv = embedding_kvd.transpose(1, 2) if self.model.tied else p["head"]
-        return torch.bmm(x_knd, head_kdv)
+        return x_knd, embedding_kvd if self.model.tied else p["head"]
 
-    def losses(self, flat_kp: Tensor, window_kbt: Tensor) -> Tensor:
-        """Cross-entropy [nats] of every target [K, B, T]; windows [K, B, T + 1] hold inputs and,
-        one to the right, targets."""
-        inputs, targets = window_kbt[:, :, :-1], window_kbt[:, :, 1:]
-        logits_knv = self.logits(flat_kp, inputs)
-        loss_n = F.cross_entropy(
-            logits_knv.float().view(-1, self.vocab_size), targets.reshape(-1), reduction="none"
-        )
-        return loss_n.view(targets.shape)
+    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
+        """Next-token logits [K, B T, V] of tokens [K, B, T], T up to n_ctx."""
+        x_knd, head_kvd = self._hidden(flat_kp, tokens_kbt)
+        return torch.bmm(x_knd, head_kvd.transpose(1, 2))
+
+    @torch.no_grad()
+    def losses(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:
+        """Cross-entropy [nats] of every target [K, B, T], without gradient; windows [K, B, T + 1]
+        hold inputs and, one to the right, targets."""
+        inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
+        x_knd, head_kvd = self._hidden(flat_kp, inputs)
+        loss_kn, *_ = _output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
+        return loss_kn.view(targets.shape)
+
+    def mean_loss(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:
+        """Mean cross-entropy of each model [K]; differentiable."""
+        inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
+        x_knd, head_kvd = self._hidden(flat_kp, inputs)
+        return OutputLoss.apply(x_knd, head_kvd, targets.reshape(len(x_knd), -1))
+
+
+def _output_loss(
+    x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, *, grad: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Cross-entropy [K, N] of an output layer and, if asked, the gradients of its mean over N.
+
+    Works on chunks of tokens whose logits fit the cache: for a small model they are most of the
+    memory traffic of a step, and on no device is [tokens, vocabulary] ever held whole.
+    """
+    k, n, _ = x_knd.shape
+    device = x_knd.device.type
+    chunk = max(1, _CHUNK_LOGITS.get(device, 1 << 27) // head_kvd.shape[1])
+    grad_x = torch.empty_like(x_knd) if grad else None
+    grad_head = torch.zeros_like(head_kvd) if grad else None
+    loss_kn = torch.empty(targets_kn.shape, dtype=torch.float32, device=x_knd.device)
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x_knd, head_kvd = x_knd.to(dtype), head_kvd.to(dtype)
+    with torch.autocast(device, enabled=False):
+        for i in range(k):
+            for a in range(0, n, chunk):
+                x_cd, target_c1 = x_knd[i, a : a + chunk], targets_kn[i, a : a + chunk, None]
+                p_cv = torch.mm(x_cd, head_kvd[i].t())
+                if p_cv.dtype == torch.bfloat16:
+                    p_cv = p_cv.float()
+                top_c1 = p_cv.amax(1, keepdim=True)
+                at_target_c1 = p_cv.gather(1, target_c1) - top_c1
+                total_c1 = p_cv.sub_(top_c1).exp_().sum(1, keepdim=True)
+                loss_kn[i, a : a + chunk] = (total_c1.log() - at_target_c1)[:, 0]
+                if grad_x is not None and grad_head is not None:
+                    # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials
+                    p_cv.div_(total_c1.mul_(n))
+                    p_cv.scatter_add_(1, target_c1, torch.full_like(total_c1, -1.0 / n))
+                    p_cv = p_cv.to(x_cd.dtype)
+                    grad_x[i, a : a + chunk] = torch.mm(p_cv, head_kvd[i])
+                    grad_head[i] += torch.mm(p_cv.t(), x_cd)
+    return loss_kn, grad_x, grad_head
+
+
+class OutputLoss(torch.autograd.Function):
+    """Mean cross-entropy of each model's output layer [K]; its gradients come with the loss."""
+
+    @staticmethod
+    def forward(ctx, x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor) -> Tensor:  # type: ignore[override]
+        loss_kn, grad_x, grad_head = _output_loss(x_knd, head_kvd, targets_kn, grad=True)
+        ctx.save_for_backward(grad_x, grad_head)
+        return loss_kn.mean(1)
+
+    @staticmethod
+    def backward(ctx, grad_k: Tensor):  # type: ignore[override]
+        grad_x, grad_head = ctx.saved_tensors
+        grad_k11 = grad_k[:, None, None]
+        return grad_x * grad_k11, grad_head * grad_k11, None
 
 
 def _linear(x_kni: Tensor, weight_kio: Tensor, bias_ko: Tensor) -> Tensor:
-    if len(x_kni) == 1:  # addmm is quicker than baddbmm for one model
-        return torch.addmm(bias_ko[0], x_kni[0], weight_kio[0])[None]
+    # For one model addmm is quicker than baddbmm; squeezing, unlike indexing, has a free gradient.
+    if len(x_kni) == 1:
+        return torch.addmm(bias_ko.squeeze(0), x_kni.squeeze(0), weight_kio.squeeze(0))[None]
     return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)
 
 
 def _norm(x_knd: Tensor, weight_kd: Tensor, bias_kd: Tensor) -> Tensor:
     d = x_knd.shape[-1]
     if len(x_knd) == 1:
-        return F.layer_norm(x_knd, (d,), weight_kd[0], bias_kd[0])
+        return F.layer_norm(x_knd, (d,), weight_kd.squeeze(0), bias_kd.squeeze(0))
     return torch.addcmul(bias_kd[:, None], F.layer_norm(x_knd, (d,)), weight_kd[:, None])

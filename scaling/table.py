@@ -116,7 +116,9 @@ def missing_column(name: str, present: typing.Iterable[str]) -> str:
     guess = next((c for c in present if COLUMN_OF_WORD.get(str(c).lower()) == name), None)
     if guess is None and len(name) > 2:
         guess = next(iter(difflib.get_close_matches(name, [str(c) for c in present], n=1)), None)
-    hint = f" Is it {guess!r}? Rename it, or load with map={{{guess!r}: {name!r}}}." if guess else ""
+    hint = (
+        f" Is it {guess!r}? Rename it, or load with map={{{guess!r}: {name!r}}}." if guess else ""
+    )
     return f"the table has no column {name!r}; it has {', '.join(map(str, present))}.{hint}"
 
 

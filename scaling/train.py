@@ -26,7 +26,7 @@ CHECKPOINT = "checkpoint.pt"
 
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
-_EXPLODED = 2.0
+_EXPLODED_ABOVE = 2.0
 
 
 class Interrupted(Exception):
@@ -90,7 +90,7 @@ def train(
     execution = execution or Execution()
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
-    trainer = _Trainer(run, execution, folder)
+    trainer = Trainer(run, execution, folder)
     return trainer.run_to_end(on_progress, should_stop)
 
 
@@ -107,7 +107,9 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-class _Trainer:
+class Trainer:
+    """The state of one run in training; :func:`train` drives it."""
+
     def __init__(self, run: RunConfig, execution: Execution, folder: Path | None) -> None:
         self.run = run
         self.folder = folder
@@ -122,7 +124,9 @@ class _Trainer:
         self.flat_kp = self.decoder.init([run.seed]).to(self.device).requires_grad_()
         self.adamw = AdamW(self.flat_kp, self.decoder.P_decayed, [run.optim])
         self.lr_peak = peak(run)
-        self.losses = torch.compile(self.decoder.losses) if execution.compile else None
+        self.mean_loss = self.decoder.mean_loss
+        if execution.compile:
+            self.mean_loss = torch.compile(self.decoder.mean_loss)
         self.eval_steps = set(evaluation_steps(run.S, run.eval.points))
         self.bfloat16 = run.precision == "bfloat16"
         # What a checkpoint holds besides weights and optimiser.
@@ -143,15 +147,9 @@ class _Trainer:
     ) -> Result:
         self._resume()
         run, error = self.run, ""
-        sequences = run.batch_tokens // run.model.n_ctx
         clock = last_progress = last_checkpoint = time.perf_counter()
         while self.step < run.S:
-            batch = torch.from_numpy(self.tokens.batch(run.seed, self.step, sequences))[None]
-            lr = self.lr_peak * schedule(run, self.step)
-            loss = self._train_step(batch, lr)
-            self.loss_sum += loss
-            self.loss_steps += 1
-            self.step += 1
+            lr = self.steps(1)
             evaluating = self.step in self.eval_steps
             if evaluating:
                 error = self._measure(lr, clock)
@@ -171,16 +169,23 @@ class _Trainer:
                 raise Interrupted(f"run {run.run_id} stopped at step {self.step} of {run.S}")
         return self._result(error)
 
-    def _train_step(self, windows_kbt: Tensor, lr: float) -> Tensor:
-        """One optimiser step on windows [1, b, n_ctx + 1]; the mean loss, still on the device."""
-        if self.device.type == "cuda":
-            windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            losses = (self.losses or self.decoder.losses)(self.flat_kp, windows_kbt)
-        loss = losses.mean()
-        (grad_kp,) = torch.autograd.grad(loss, self.flat_kp)
-        self.adamw.step(grad_kp, [lr])
-        return loss.detach()
+    def steps(self, n: int) -> float:
+        """Train n steps, without evaluation or host synchronisation; the last learning rate."""
+        run, lr = self.run, 0.0
+        sequences = run.batch_tokens // run.model.n_ctx
+        for _ in range(n):
+            windows_kbt = torch.from_numpy(self.tokens.batch(run.seed, self.step, sequences))[None]
+            if self.device.type == "cuda":
+                windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                (loss,) = self.mean_loss(self.flat_kp, windows_kbt)
+            (grad_kp,) = torch.autograd.grad(loss, self.flat_kp)
+            lr = self.lr_peak * schedule(run, self.step)
+            self.adamw.step(grad_kp, [lr])
+            self.loss_sum += loss.detach()
+            self.loss_steps += 1
+            self.step += 1
+        return lr
 
     def _measure(self, lr: float, clock: float) -> str:
         """Evaluate, add a row to the curve; says what went wrong, or ''."""
@@ -204,9 +209,9 @@ class _Trainer:
         at = f"at step {self.step} of {self.run.S}"
         if not (math.isfinite(L) and math.isfinite(L_train)):
             return f"loss not finite {at} (test {L}, train {L_train}); lower optim.lr"
-        bound = math.log(self.files.vocab_size) + _EXPLODED
-        if L > bound:
-            return f"test loss {L:.3f} {at} exceeds ln V + {_EXPLODED:g} = {bound:.3f}; lower optim.lr"
+        limit = math.log(self.files.vocab_size) + _EXPLODED_ABOVE
+        if limit < L:
+            return f"test loss {L:.3f} {at} exceeds ln V + {_EXPLODED_ABOVE:g}; lower optim.lr"
         return ""
 
     def _progress(self, seconds: float) -> Progress:
