@@ -82,7 +82,7 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
-            self._live = Live(
+            live = self._live = Live(
                 get_renderable=self._render,
                 console=self._console,
                 refresh_per_second=2,
@@ -90,10 +90,10 @@ class Display:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._live.start()
+            live.start()
         else:
-            self._lines = threading.Thread(target=self._print_lines, daemon=True)
-            self._lines.start()
+            lines = self._lines = threading.Thread(target=self._print_lines, daemon=True)
+            lines.start()
         return self
 
     def __exit__(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from scaling import count, table
-from scaling.config import ConfigError, Execution, RunConfig
+from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate
 from sweeps.jobs import Job, Queue, execute
 from sweeps.progress import Display, clock, flops, si
@@ -230,6 +231,7 @@ class Sweep:
         workers = 1 if in_process else min(plan.workers, len(plan.missing))
         with self.store.drive():
             hashes = self._prepare(plan.missing, rows)
+            self._write_manifest(hashes)
             where = "in this process" if in_process else f"on {workers} workers"
             wall = clock(plan.wall_seconds)
             _say(
@@ -243,7 +245,7 @@ class Sweep:
             def stop() -> None:
                 queue.stopping = True
                 if not in_process:
-                    (self.folder / ".stop").touch()
+                    self.store.stop_file.touch()
 
             display = Display(
                 queue, self.store, list(plan.runs), plan.seconds, workers=workers, console=console
@@ -263,7 +265,19 @@ class Sweep:
                 # From here on a further Ctrl-C must not cost the merge.
             self.store.merge()
             self._say_messages(console)
-            self._write_manifest(queue, started, hashes, execution, workers, in_process)
+            busy, idle, jobs = _busy_and_idle(queue)
+            session = {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+                "wall_seconds": round(time.time() - started, 2),
+                "jobs": jobs,
+                "busy_seconds": round(busy, 2),
+                "idle_seconds_between_jobs": round(idle, 2),
+                "executor": "in process" if in_process else "ray tune",
+                "workers": workers,
+                "threads": threads,
+                "device": device,
+            }
+            self._write_manifest(hashes, session)
             self._say_end(queue, time.time() - started, workers, console)
             if queue.fatal:
                 raise StoreError(queue.fatal)
@@ -278,51 +292,33 @@ class Sweep:
         """Make the token files; refuse to mix results on different ones. {corpus: hash}."""
         from scaling import corpus
 
+        # Subsets are drawn from the same token files.
+        names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
+        files = {tuple(getattr(run.data, name) for name in names): run.data for run in missing}
         hashes = {}
-        for data in dict.fromkeys(run.data for run in missing):
-            if (data.corpus, data.tokenizer) in hashes:
-                continue
-            now = corpus.prepare(data).hash[: table_hash_digits(rows)]
-            hashes[data.corpus, data.tokenizer] = now
+        for key, data in files.items():
+            full = corpus.prepare(data).hash
+            hashes[" ".join(str(value) for value in key if value is not None)] = full
             for row in rows.values():
-                same = (row["corpus"], row["tokenizer"]) == (data.corpus, data.tokenizer)
-                if same and row["corpus_hash"] and row["corpus_hash"] != now:
+                was = row["corpus_hash"]  # the table keeps its first digits
+                same = tuple(row.get(name) for name in names) == key
+                if same and was and not full.startswith(was):
                     raise StoreError(
                         f"{self.folder}: run {row['run_id']} was trained on another text: corpus "
-                        f"{data.corpus!r} ({data.tokenizer}) had hash {row['corpus_hash']} and has "
-                        f"{now} now. Losses would not compare; use another folder with --results, "
-                        "or restore the text."
+                        f"{data.corpus!r} ({data.tokenizer}) had hash {was} and has "
+                        f"{full[: len(was)]} now. Losses would not compare; use another folder with "
+                        "--results, or restore the text."
                     )
-        return {f"{name} {tokenizer}": value for (name, tokenizer), value in hashes.items()}
+        return hashes
 
     # -------------------------------------------------------------- after it
 
-    def _write_manifest(
-        self,
-        queue: Queue,
-        started: float,
-        hashes: dict[str, str],
-        execution: Execution,
-        workers: int,
-        in_process: bool,
-    ) -> None:
+    def _write_manifest(self, hashes: dict[str, str], session: Row | None = None) -> None:
+        """Write what the results rest on; `session` is this call's account, once it has ended."""
         before = self.store.manifest()
-        sessions = before.get("sessions", [])
+        sessions = before.get("sessions")
         sessions = sessions if isinstance(sessions, list) else []
-        busy, idle, jobs = _busy_and_idle(queue)
-        sessions.append(
-            {
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-                "wall_seconds": round(time.time() - started, 2),
-                "jobs": jobs,
-                "busy_seconds": round(busy, 2),
-                "idle_seconds_between_jobs": round(idle, 2),
-                "executor": "in process" if in_process else "ray tune",
-                "workers": workers,
-                "threads": execution.threads,
-                "device": execution.device,
-            }
-        )
+        sessions += [session] if session else []
         old = before.get("corpus_hashes")
         self.store.write_manifest(
             {
@@ -369,11 +365,6 @@ class Sweep:
 def threads_for(workers: int) -> int:
     """CPU threads of each worker: an even share of the cores."""
     return max(1, len(os.sched_getaffinity(0)) // workers)
-
-
-def table_hash_digits(rows: dict[str, Row]) -> int:
-    """Digits of the corpus hash that the table keeps."""
-    return next((len(row["corpus_hash"]) for row in rows.values() if row["corpus_hash"]), 16)
 
 
 def _run_here(queue: Queue, execution: Execution) -> None:
@@ -424,7 +415,7 @@ def _busy_and_idle(queue: Queue) -> tuple[float, float, int]:
     for spans in by_worker.values():
         spans.sort()
         busy += sum(end - start for start, end in spans)
-        idle += sum(b[0] - a[1] for a, b in zip(spans, spans[1:], strict=False))
+        idle += sum(b[0] - a[1] for a, b in itertools.pairwise(spans))
     return busy, idle, sum(map(len, by_worker.values()))
 
 

@@ -323,11 +323,11 @@ def _flat(table: dict[str, Any], where: str) -> Point:
 def _check(point: Point, where: str) -> None:
     """Types and values of the fields taken one by one; how they agree shows in the run."""
     for key, value in point.items():
-        if key in _HORIZONS[1:] or isinstance(value, _Spaced):
+        positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        # These must agree with each other, which only the whole run can show.
+        mutual = key in ("model.n_head", "model.d_model", "model.n_ctx", "batch_tokens")
+        if key in _HORIZONS[1:] or isinstance(value, _Spaced) or (mutual and positive):
             continue
-        if key in ("model.n_head", "model.d_model", "model.n_ctx", "batch_tokens"):
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-                continue
         override(RunConfig(), {key: value}, where=where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +70,9 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
     rows = store.rows()
     ids = [run.run_id for run in runs] if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
-    running = {run_id: store.progress(run_id) or {} for run_id in store.running()}
-    missing = [run_id for run_id in ids if run_id not in rows and run_id not in running]
+    unfinished = [run_id for run_id in ids if run_id not in rows]
+    running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
+    missing = [run_id for run_id in unfinished if run_id not in running]
     finished = {
         state: sum(row["status"] == state for row in done) for state in ("ok", "diverged", "failed")
     }

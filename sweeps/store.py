@@ -60,6 +60,8 @@ class Store:
         self.folder = Path(folder).absolute()
         self.messages: list[str] = []
         """What was set aside or repaired while reading, for the user to see."""
+        self.stop_file = self.folder / ".stop"
+        """There while a sweep is being stopped: workers write their checkpoints."""
 
     # -------------------------------------------------------------- reading
 
@@ -148,11 +150,9 @@ class Store:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def running(self) -> list[str]:
-        """Runs whose lease is held by some process now."""
-        return [
-            run_id for run_id in self._run_ids() if self._locked(self.run_folder(run_id) / "lock")
-        ]
+    def running(self, run_ids: Iterable[str]) -> list[str]:
+        """Those of the runs whose lease is held by some process now."""
+        return [run_id for run_id in run_ids if self._locked(self.run_folder(run_id) / "lock")]
 
     # -------------------------------------------------------------- writing
 

@@ -25,9 +25,6 @@ from scaling.config import Execution
 from sweeps.jobs import Job, Outcome, Queue, execute
 from sweeps.store import Store, StoreError
 
-STOP_FILE = ".stop"
-"""In the results folder while a sweep is being stopped: workers write their checkpoints."""
-
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -69,9 +66,9 @@ class _Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        stop = self.store.folder / STOP_FILE
+        stopping = self.store.stop_file.exists
         try:
-            outcomes = execute(self.job, self.store, self.execution, stop.exists)
+            outcomes = execute(self.job, self.store, self.execution, stopping)
         except StoreError as error:
             return {"done": True, "outcomes": [], "fatal": str(error)}
         return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": ""}
@@ -154,7 +151,7 @@ def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution
     Returns when nothing is left, or when the queue is told to stop. Raises StoreError where Ray
     cannot start.
     """
-    stop = queue.store.folder / STOP_FILE
+    stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
     # Sockets lie in this folder and their paths must be short; its own, so that neither another
     # cluster on this machine nor a stale one is ever joined.
@@ -170,12 +167,6 @@ def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution
     finally:
         stop.unlink(missing_ok=True)
         shutil.rmtree(session, ignore_errors=True)
-
-
-def stop_workers(store: Store) -> None:
-    """Ask every worker to write its checkpoint and stop."""
-    with contextlib.suppress(OSError):
-        (store.folder / STOP_FILE).touch()
 
 
 def _init(cpus: int, session: Path) -> None:

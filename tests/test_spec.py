@@ -1,0 +1,234 @@
+"""What a spec's TOML stands for, and what is said of one that stands for nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaling import count
+from scaling.config import ConfigError
+from sweeps.spec import Spec, bundled, find
+
+PATH = Path("specs/it.toml")
+SHAPES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }]"
+
+
+def read(text: str, name: str = 'name = "it"\n') -> Spec:
+    return Spec.from_text(name + text, path=PATH)
+
+
+def refused(text: str, name: str = 'name = "it"\n') -> str:
+    with pytest.raises(ConfigError) as error:
+        read(text, name)
+    message = str(error.value)
+    assert message.startswith(str(PATH)), message
+    assert "\n" not in message
+    return message
+
+
+def N_of(run) -> int:
+    return count.parameters(run.model, run.data.vocab_size).N
+
+
+def test_a_grid_is_every_combination_over_the_base():
+    spec = read(
+        f"""
+        [base]
+        data.tokenizer = "bytes"
+        optim = {{ lr = "0.05 N^-0.25", schedule = "linear" }}
+        [axes]
+        model = {SHAPES}
+        tokens = [1e5, 200_000]
+        seed = [0, 1, 2]
+        """
+    )
+    assert len(spec.runs) == len({run.run_id for run in spec.runs}) == 2 * 2 * 3
+    assert {run.optim.lr for run in spec.runs} == {"0.05 N^-0.25"}
+    assert {run.data.tokenizer for run in spec.runs} == {"bytes"}
+    shapes = {(run.model.n_layer, run.model.d_model, run.model.n_head) for run in spec.runs}
+    assert shapes == {(1, 16, 1), (2, 32, 2)}
+    assert {run.tokens for run in spec.runs} == {100_000, 200_000}
+
+
+def test_ranges_are_log_spaced_and_fit_their_fields():
+    spec = read(
+        """
+        [base]
+        model.n_head = 3
+        model.d_model = 48
+        [axes]
+        batch_tokens = { from = 1000, to = 16000, num = 5 }
+        optim.lr = { from = 1e-4, to = 1e-2, num = 3 }
+        """
+    )
+    batches = sorted({run.batch_tokens for run in spec.runs})
+    assert batches == [1024, 2048, 3968, 7936, 16000]
+    assert all(batch % 128 == 0 for batch in batches)
+    assert sorted({run.optim.lr for run in spec.runs}) == [1e-4, 1e-3, 1e-2]
+    widths = read(
+        "[base]\nmodel.n_head = 3\n[axes]\nmodel.d_model = {from = 16, to = 250, num = 3}"
+    )
+    assert [run.model.d_model for run in widths.runs] == [15, 63, 249]
+
+
+@given(
+    low=st.integers(100_000, 10**7),
+    ratio=st.floats(1.5, 100),
+    num=st.integers(2, 6),
+    batch=st.sampled_from([128, 1024, 4096]),
+)
+def test_token_ranges_are_whole_steps_within_half_a_step(low, ratio, num, batch):
+    high = int(low * ratio)
+    spec = read(
+        f"[base]\nbatch_tokens={batch}\n[axes]\ntokens = {{from={low}, to={high}, num={num}}}"
+    )
+    tokens = [run.tokens for run in spec.runs]
+    assert all(D % batch == 0 and run.D == D for D, run in zip(tokens, spec.runs, strict=True))
+    assert abs(tokens[0] - low) <= batch / 2 + 1e-5 * low
+    assert abs(tokens[-1] - high) <= batch / 2 + 1e-5 * high
+    assert len(tokens) == num
+
+
+def test_tokens_per_parameter_sets_D_by_N():
+    spec = read(f"[axes]\nmodel = {SHAPES}\ntokens_per_parameter = [20, 80]")
+    assert len(spec.runs) == 4
+    for run, ratio in zip(spec.runs, [20, 80, 20, 80], strict=True):
+        assert abs(run.D - ratio * N_of(run)) <= run.batch_tokens / 2
+
+
+def test_isoflop_sets_spend_the_same_budget_on_every_model():
+    text = f"[isoflop]\nC = [1e11, 1e12]\nmodels = {SHAPES}\n"
+    for run, C in zip(read(text).runs, [1e11, 1e11, 1e12, 1e12], strict=True):
+        step = 6 * N_of(run) * run.batch_tokens
+        assert abs(6 * N_of(run) * run.D - C) <= step / 2
+    kept = read(text + "tokens_per_parameter = [1, 1000]").runs
+    assert 0 < len(kept) < 4
+    assert all(1 <= run.D / N_of(run) <= 1000 for run in kept)
+
+
+def test_sets_have_their_own_base_axes_and_tag():
+    spec = read(
+        """
+        [base]
+        seed = 5
+        tokens_per_parameter = 20
+        [axes]
+        model.n_layer = [1, 2]
+        [[sets]]
+        name = "batch"
+        base.tokens = 1e6
+        base.optim.lr = 1e-3
+        axes.batch_tokens = [1024, 2048]
+        [[sets]]
+        tag = "t"
+        axes.zip = [{ model.n_layer = 3, tokens = 2e6 }, { model.n_layer = 4, tokens = 4e6 }]
+        """
+    )
+    assert [run.tag for run in spec.runs] == ["", "", "batch", "batch", "t", "t"]
+    assert {run.seed for run in spec.runs} == {5}
+    assert [run.tokens for run in spec.runs[2:]] == [1e6, 1e6, 2e6, 4e6]
+    assert [run.optim.lr for run in spec.runs[1:3]] == [3e-3, 1e-3]
+    assert [run.model.n_layer for run in spec.runs[4:]] == [3, 4]
+
+
+def test_run_ids_are_one_in_any_spelling_and_process():
+    one = read("[base]\nseed = 1\noptim.beta1 = 0.9\n[axes]\ntokens = [1e6, 2000000]")
+    two = read('[base]\n[axes]\ntokens = [1000000, 2e6]\nseed = [1]\ntag = ["x"]')
+    assert [run.run_id for run in one.runs] == [run.run_id for run in two.runs]
+    code = (
+        "import sys, json; from sweeps.spec import Spec; "
+        "print(json.dumps([run.run_id for run in Spec.from_text(sys.argv[1]).runs]))"
+    )
+    text = 'name="a"\n[axes]\nseed=[1]\ntokens=[1e6,2e6]'
+    out = subprocess.run(
+        [sys.executable, "-c", code, text],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert json.loads(out.stdout) == [run.run_id for run in one.runs]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[axes]\nmodel.nlayer = [1]", "[axes]: ModelConfig has no field 'nlayer' (in 'model.nlayer'). Did you mean 'n_layer'?"),
+        ("[axes]\nmodel = [{ nlayer = 1 }]", "'nlayer'"),
+        ("[axes]\nlr = [1e-3]", "optim.lr"),
+        ("[base]\ntokens_per_param = 3\n[axes]\nseed = [1]", "Did you mean 'tokens_per_parameter'?"),
+        ("[axis]\nseed = [1]", "unknown key 'axis'. Did you mean 'axes'?"),
+        ("seed = 3", "Fields of runs belong in [base] or [axes]"),
+        ("[base]\nseed = 1", "no runs"),
+        ("[axes]\nseed = 1", "one value"),
+        ("[axes]\nseed = []", "empty"),
+        ("[axes]\nseed = ['1']", "seed: '1' is not int"),
+        ("[axes]\ntokens = [true]", "tokens: True is not int"),
+        ("[axes]\ntokens = [0]", "tokens=0 must be positive"),
+        ("[axes]\ntokens = [-5.0]", "tokens=-5 must be positive"),
+        ("[axes]\nmodel = [{ d_model = 30, n_head = 4 }]", "n_head=4 does not divide model.d_model=30"),
+        ("[axes]\nbatch_tokens = [1000]", "not a multiple of model.n_ctx"),
+        ("[axes]\noptim.lr = ['N^']", "neither a number"),
+        ("[axes]\nmodel = 3", "list of tables"),
+        ("[axes]\ntokens = {from = 1, to = 2}", "lacks 'num'"),
+        ("[axes]\ntokens = {from = 0, to = 2, num = 3}", "log-spaced"),
+        ("[axes]\ntokens = {from = 1, to = 2, num = 1}", "at least 2"),
+        ("[axes]\ntokens = {from = 1, to = 2, nmu = 4}", "Did you mean 'num'?"),
+        ("[base]\ntokens = {from = 1, to = 2, num = 4}", "belong in [axes]"),
+        ("[axes]\ntokens = [1e6]\nflops = [1e10]", "'tokens' and 'flops' both set D"),
+        ("[axes]\nseed = [1]\nzip = [{ seed = 3 }]", "'seed' is on two axes"),
+        ("[axes]\ntokens_per_parameter = [-1]", "tokens_per_parameter=-1 must be a positive number"),
+        ("[isoflop]\nC = [1e10]", "'models' is missing"),
+        ("[isoflop]\nC = 1e10\nmodels = [{n_layer=1}]", "must be a list"),
+        ("[isoflop]\nC = [1e10]\nmodels = [{n_layer=1}]\ntokens_per_parameter = [5, 1]", "[least, most]"),
+        ("[[sets]]\nname = 'a'\nbse.seed = 1", "[[sets]] 'a': unknown key 'bse'. Did you mean 'base'?"),
+        ("sets = 3", "[[sets]]"),
+        ("base = 3\n[axes]\nseed=[1]", "must be a table"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sweep_is_refused_in_one_line(text, said):
+    assert said in refused(text)
+
+
+def test_colliding_runs_are_both_named():
+    message = refused(
+        "[axes]\nseed = [1, 2]\n[[sets]]\nname = 'more'\nbase.seed = 2\naxes.tokens = [1e6]"
+    )
+    assert "seed=2" in message and "'more'" in message and "tokens=1e+06" in message
+    message = refused("[axes]\ntokens = {from = 4000, to = 4200, num = 3}")
+    assert "whole steps" in message
+
+
+def test_malformed_toml_names_the_line():
+    assert refused("\n\n[axes\n").startswith(f"{PATH}:4: not valid TOML")
+
+
+@pytest.mark.parametrize("name", ['name = ""\n', 'name = "a/b"\n', "name = 3\n", 'name = ".."\n'])
+def test_a_name_must_do_for_a_folder(name):
+    assert "names the results folder" in refused("[axes]\nseed = [1]", name)
+
+
+def test_specs_are_found_by_path_or_bare_name(tmp_path):
+    with pytest.raises(ConfigError, match="neither a file nor a bundled spec"):
+        find("no-such-spec")
+    with pytest.raises(ConfigError, match="is a folder"):
+        find(tmp_path)
+    binary = tmp_path / "x.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Spec.from_toml(binary)
+    unnamed = tmp_path / "by-file.toml"
+    unnamed.write_text("[axes]\nseed = [1, 2]")
+    assert Spec.from_toml(unnamed).name == "by-file"
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_bundled_specs_are_sweeps(name):
+    assert Spec.from_toml(name).name == name
