@@ -1,0 +1,842 @@
+"""The compute-optimal frontier: N_opt(C), D_opt(C), L_opt(C), by every method in use.
+
+envelope     lower envelope of the learning curves (Kaplan et al. 2020, Figs. 1 and 13; Hoffmann
+             et al. 2022, approach 1)
+isoflop      minima of loss against size at fixed compute, by parabola (Hoffmann et al. 2022,
+             approach 2)
+akima        the same by Akima interpolation in log-log (Porian et al. 2024)
+parametric   least loss of a fitted law of N and D at fixed compute (Hoffmann et al. 2022,
+             approach 3): in closed form where there is one, numerically otherwise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import Akima1DInterpolator, make_smoothing_spline
+
+from analysis.fit import FitError, FitResult, fit
+from analysis.laws import Law, LawError
+from scaling.table import TableError, check, missing_column
+
+METHODS = ("envelope", "isoflop", "akima", "parametric")
+_GRID = 512
+"""Points of log C at which learning curves are compared."""
+_SLACK = 0.05
+"""Runs whose ln C differ by less than this share a budget."""
+_NEAR = 8.0
+"""A parabola uses sizes within this factor of the best one (and at least five)."""
+_FEWEST = 4
+"""Sizes that a budget needs before its minimum can be interior and its curvature known."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The best size, data and loss at any compute, with a bootstrap distribution."""
+
+    method: str
+    params: str
+    """The column that N counts: N (non-embedding), N_total, ..."""
+    flops: str
+    """What C counts: '6 N D', or a column such as C_kaplan."""
+    optima: pd.DataFrame = field(repr=False)
+    """What the lines go through: C, N, D, L, kind and, where known, N_low and N_high."""
+    ranges: dict[str, tuple[float, float]] = field(repr=False)
+    """Smallest and largest C, N and D of the data."""
+    status: tuple[str, ...]
+    """What a reader should know; empty where nothing is odd."""
+    lines: dict[str, np.ndarray] = field(repr=False)
+    """ln N, ln D and ln L as lines in ln C - centre: (1 + resamples, 2), intercept and slope, the
+    estimate first. Of the parametric method: the local slope over the data."""
+    centre: float = field(repr=False)
+    fit: FitResult | None = field(default=None, repr=False)
+    """The fitted law (parametric only)."""
+    level: float = 0.95
+    per_token: Callable[[Any], Any] = field(default=lambda N: 6.0 * N, repr=False)
+    """FLOPs for one token of training at N parameters."""
+
+    @property
+    def convention(self) -> str:
+        return f"{self.params} against C = {self.flops}"
+
+    def draws(self, C: Any) -> dict[str, np.ndarray]:
+        """{'N', 'D', 'L'}: (1 + resamples, n), the estimate first.
+
+        C is a number, (n,), or (1 + resamples, n): each resample at its own compute.
+        """
+        C = np.atleast_1d(np.asarray(C, float))
+        if not (np.isfinite(C).all() and (C > 0).all()):
+            raise ValueError(f"C={C.tolist()} must be positive and finite [FLOPs].")
+        if self.fit is not None:
+            return _optimal(self.fit.law, _stacked(self.fit), C, self.per_token)
+        x = np.log(C) - self.centre
+        return {name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()}
+
+    def at(self, *, C: Any) -> pd.DataFrame:
+        """N, D and L at C [FLOPs] with intervals (N_low, N_high, ...), one row a C.
+
+        `beyond` is how many times C lies outside the data's compute: 1 inside.
+        """
+        C = np.atleast_1d(np.asarray(C, float))
+        low, high = self.ranges["C"]
+        table: dict[str, Any] = {"C": C}
+        for name, values in self.draws(C).items():
+            ends = np.nanquantile(values[1:], _ends(self.level), axis=0)
+            table |= {name: values[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
+        table["beyond"] = np.maximum(1.0, np.maximum(C / high, low / C))
+        return pd.DataFrame(table)
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """exponent, value, low, high, method, convention: N_opt, D_opt and L_opt as powers of C."""
+        rows = []
+        slopes = {f"{name}_opt": line[:, 1] for name, line in self.lines.items()}
+        if self.fit is not None and "E" in self.fit.params:
+            slopes["L_opt - E"] = self._above_floor()
+        for name, slope in slopes.items():
+            low, high = np.nanquantile(slope[1:], _ends(self.level))
+            rows.append((name, slope[0], low, high, self.method, self.convention))
+        columns = ["exponent", "value", "low", "high", "method", "convention"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _above_floor(self) -> np.ndarray:
+        """Slope of ln(L_opt - E) in ln C: the power law that is left above the floor."""
+        assert self.fit is not None
+        C = np.geomspace(*self.ranges["C"], 9)
+        excess = self.draws(C)["L"] - _stacked(self.fit)["E"][:, None]
+        return _line(np.log(C) - self.centre, np.log(np.maximum(excess, 1e-300)))[:, 1]
+
+    def coefficient(self, name: str) -> float:
+        """k of N_opt = k C^a (C in FLOPs); `name` is 'N', 'D' or 'L'."""
+        intercept, slope = self.lines[name][0]
+        return float(np.exp(intercept - slope * self.centre))
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain numbers and strings, ready for JSON."""
+        return {
+            "method": self.method,
+            "convention": self.convention,
+            "exponents": self.exponents.drop(columns=["method", "convention"]).to_dict("records"),
+            "coefficients": {name: self.coefficient(name) for name in self.lines},
+            "optima": self.optima.astype(object)
+            .where(self.optima.notna(), None)
+            .to_dict("records"),
+            "range": {name: list(ends) for name, ends in self.ranges.items()},
+            "level": self.level,
+            "status": list(self.status),
+        }
+
+    def __str__(self) -> str:
+        shown = [f"compute-optimal frontier, {self.method} ({self.convention})"]
+        for row in self.exponents.itertuples(index=False):
+            power = f"{row.exponent:<9} ~ C^{row.value:<7.3f}"
+            shown.append(f"  {power} [{row.low:.3f}, {row.high:.3f}]")
+        low, high = self.ranges["C"]
+        shown.append(f"  from C = {low:.2g} to {high:.2g} FLOPs; {self.level:.0%} intervals")
+        return "\n".join(shown + [f"  ! {line}" for line in self.status])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The frontier by every method that the data allow."""
+
+    fronts: dict[str, Frontier]
+    skipped: dict[str, str]
+    """Method: why the data do not allow it."""
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        return pd.concat([front.exponents for front in self.fronts.values()], ignore_index=True)
+
+    def at(self, *, C: Any) -> pd.DataFrame:
+        """:meth:`Frontier.at` of every method, one row a method and C."""
+        rows = [front.at(C=C).assign(method=name) for name, front in self.fronts.items()]
+        return pd.concat(rows, ignore_index=True)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "methods": {name: front.record() for name, front in self.fronts.items()},
+            "skipped": self.skipped,
+        }
+
+    def __str__(self) -> str:
+        lines = [str(front) for front in self.fronts.values()]
+        return "\n".join(lines + [f"no {name}: {why}" for name, why in self.skipped.items()])
+
+
+def frontier(
+    data: pd.DataFrame | FitResult,
+    *,
+    method: str | None = None,
+    curves: pd.DataFrame | None = None,
+    law: Law | str = "chinchilla",
+    params: str = "N",
+    flops: str | Callable[[Any], Any] = "C",
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Frontier | Comparison:
+    """The compute-optimal frontier of runs, of learning curves, or of a fitted law of N and D.
+
+    data     a FitResult; runs, one row a run; or learning curves, one row an evaluation (both as
+             `load` gives them).
+    method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. Where not
+             given: parametric for a fit, envelope for curves, parametric for runs.
+    curves   the learning curves of the runs in `data`, for the envelope within 'all'.
+    law      what the parametric method fits to runs.
+    params   the column to count parameters by: N, N_total, ...
+    flops    the column to count compute by: C, C_kaplan, ...; or, for the parametric method,
+             a function of N that gives the FLOPs of one token (6 N where not given).
+
+    Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise
+    about each minimum (isoflop, akima; there scaled up where the minima scatter more than that).
+    Raises TableError where the data do not allow the method, saying what is lacking.
+    """
+    options: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}
+    if isinstance(data, FitResult):
+        if method not in (None, "parametric"):
+            raise TableError(
+                f"method={method!r} needs runs or learning curves; a fitted law has the parametric "
+                "frontier only."
+            )
+        return parametric(data, flops=flops, level=level)
+    is_curve = "D_total" in data.columns
+    method = method or ("envelope" if is_curve else "parametric")
+    if method not in (*METHODS, "all"):
+        raise TableError(
+            f"method={method!r} is unknown; the methods are {', '.join(METHODS)} and all."
+        )
+    points = data if is_curve else curves
+    runs = _last(data) if is_curve else data
+
+    def one(name: str) -> Frontier:
+        if name == "parametric":
+            table = _counted(runs, params, flops if isinstance(flops, str) else "C")
+            fitted = fit(law, table, bootstrap=bootstrap, seed=seed)
+            per = _per_token(table) if isinstance(flops, str) else flops
+            front = parametric(fitted, flops=per, level=level)
+        elif callable(flops):
+            raise TableError(
+                f"flops as a function of N is for the parametric method; {name} needs a column."
+            )
+        elif name == "envelope":
+            if points is None:
+                raise TableError(
+                    "the envelope needs learning curves: load(folder, curves=True), or give them "
+                    "as frontier(runs, curves=...)."
+                )
+            front = envelope(_counted(points, params, flops), **options)
+        else:
+            table = _counted(runs, params, flops)
+            if points is not None and not _budgets(table):
+                table = slices(_counted(points, params, flops))
+            front = isoflop(table, kind=name, **options)
+        return replace(front, params=params, flops=_flops(flops))
+
+    if method != "all":
+        return one(method)
+    fronts, skipped = {}, {}
+    for name in METHODS:
+        try:
+            fronts[name] = one(name)
+        except (TableError, FitError) as error:
+            skipped[name] = str(error)
+    if not fronts:
+        raise TableError("no method works on these data: " + " | ".join(skipped.values()))
+    return Comparison(fronts, skipped)
+
+
+# ------------------------------------------------------------------ envelope
+
+
+def envelope(
+    curves: pd.DataFrame,
+    *,
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Frontier:
+    """The lower envelope of learning curves (one row an evaluation; columns run_id, N, D, C, L).
+
+    Each curve is smoothed by a cubic spline in log-log, its stiffness by cross-validation: the
+    least of many noisy values is too low. Two neighbouring sizes cross where the optimum is their
+    geometric mean, up to the third derivative of loss in ln N; a line through these crossings has
+    neither the bias of the envelope's staircase nor its dependence on the ends. Where a size is
+    best the envelope touches L_opt: the line of L goes through the middles of these stretches.
+
+    Source: Kaplan et al. 2020, Figs. 1 and 13; Hoffmann et al. 2022, section 3.1
+    """
+    curves = _counted(curves, "N", "C", need=("run_id",))
+    sizes, x, loss, of = _smoothed(curves)
+    winner = _winners(loss, of, np.ones((1, len(of)), bool))[0]
+    marks = _marks(x, winner, loss.min(axis=0), sizes)
+    crossings = marks[marks["kind"] == "crossing"]
+    if len(crossings) < 2:
+        raise TableError(
+            f"the envelope needs three sizes that take turns in being best; of {len(sizes)} sizes "
+            f"{len(crossings) + 1} ever are (N = "
+            f"{', '.join(f'{sizes[i]:.3g}' for i in np.unique(winner))}). "
+            "Train the others longer or shorter, or add sizes between."
+        )
+    rng = np.random.default_rng(seed)
+    runs = loss.shape[0]
+    counts = rng.multinomial(runs, np.full(runs, 1 / runs), size=bootstrap)
+    per = _per_token(curves)
+    centre = float(crossings["x"].mean())
+    rows = [_envelope_lines(marks, per, centre)]
+    for one, picked in zip(_winners(loss, of, counts > 0), counts > 0, strict=True):
+        again = _marks(x, one, loss[picked].min(axis=0), sizes)
+        rows.append(_envelope_lines(again, per, centre))
+    lines = {name: np.array([row[name] for row in rows]) for name in ("N", "D", "L")}
+    status = _few(lines["N"], bootstrap)
+    never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
+    if never:
+        status.append(f"N = {', '.join(never)} is never best within the compute of the curves")
+    per_size = pd.Series(of).groupby(of).count()
+    if per_size.max() == 1:
+        status.append(
+            "one run a size: earlier points of a run are above the loss that a schedule of their "
+            "own length would reach, so the frontier of decayed runs lies lower"
+        )
+    status += _curved(marks[marks["kind"] == "touch"])
+    C = np.exp(marks["x"])
+    optima = pd.DataFrame({"C": C, "N": marks["N"], "D": C / per(marks["N"].to_numpy())})
+    optima = optima.assign(L=marks["L"], kind=marks["kind"]).reset_index(drop=True)
+    return Frontier(
+        "envelope", "N", "6 N D", optima, _ranges(curves), tuple(status), lines, centre,
+        None, level, per,
+    )  # fmt: skip
+
+
+def _smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """sizes (g,), ln C (c,), ln L of each run there (r, c; inf where it has no data), and the
+    index of each run's size (r,)."""
+    sizes = np.unique(curves["N"])
+    x = np.linspace(np.log(curves["C"].min()), np.log(curves["C"].max()), _GRID)
+    losses, of = [], []
+    for _, curve in curves.sort_values("C").groupby("run_id", sort=False):
+        u, first = np.unique(np.log(curve["C"].to_numpy(float)), return_index=True)
+        v = np.log(curve["L"].to_numpy(float))[first]
+        inside = (x >= u[0]) & (x <= u[-1])
+        row = np.full(_GRID, np.inf)
+        if len(u) >= 5:
+            row[inside] = make_smoothing_spline(u, v)(x[inside])
+        elif len(u) >= 2:
+            row[inside] = np.interp(x[inside], u, v)
+        losses.append(row)
+        of.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
+    return sizes, x, np.array(losses), np.array(of)
+
+
+def _winners(loss: np.ndarray, of: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Index of the size with the least loss at each ln C: (resamples, c); -1 where none has data.
+
+    Runs are ranked once at each ln C; a resample's winner is the first of its runs in that order.
+    """
+    order = np.argsort(loss, axis=0, kind="stable")
+    cells = np.arange(loss.shape[1])
+    out = np.empty((len(present), loss.shape[1]), int)
+    for i, mask in enumerate(present):
+        best = order[np.argmax(mask[order], axis=0), cells]
+        out[i] = np.where(np.isfinite(loss[best, cells]), of[best], -1)
+    return out
+
+
+def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
+    """Crossings of neighbouring winners and the middles of the stretches between them.
+
+    Each size's stretch is as long as the ln C at which it wins, in order of size: short
+    alternations that noise causes at a crossing cancel.
+    """
+    on = winner >= 0
+    winner, x, least = winner[on], x[on], least[on]
+    rows = []
+    best = np.unique(winner)
+    ends = np.cumsum([np.sum(winner == i) for i in best])
+    edges = np.concatenate([[x[0]], (x[ends[:-1] - 1] + x[ends[:-1]]) / 2, [x[-1]]])
+    for k in range(len(best) - 1):
+        N = np.sqrt(sizes[best[k]] * sizes[best[k + 1]])
+        rows.append((edges[k + 1], N, np.exp(np.interp(edges[k + 1], x, least)), "crossing"))
+        if k:
+            middle = (edges[k] + edges[k + 1]) / 2
+            L = np.exp(np.interp(middle, x, least))
+            rows.append((middle, sizes[best[k]], L, "touch"))
+    return pd.DataFrame(rows, columns=["x", "N", "L", "kind"])
+
+
+def _envelope_lines(
+    marks: pd.DataFrame, per: Callable[[Any], Any], centre: float
+) -> dict[str, np.ndarray]:
+    crossings = marks[marks["kind"] == "crossing"]
+    touches = marks[marks["kind"] == "touch"]
+    x, N = crossings["x"].to_numpy() - centre, crossings["N"].to_numpy()
+    on_L = touches if len(touches) >= 2 else crossings
+    return {
+        "N": _line(x, np.log(N))[0],
+        "D": _line(x, np.log(np.exp(x + centre) / per(N)))[0],
+        "L": _line(on_L["x"].to_numpy() - centre, np.log(on_L["L"].to_numpy()))[0],
+    }
+
+
+# ------------------------------------------------------------------ isoFLOP
+
+
+def isoflop(
+    runs: pd.DataFrame,
+    *,
+    kind: str = "isoflop",
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Frontier:
+    """Minima of ln L against ln N at each compute budget, and power laws through them.
+
+    kind 'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all of
+    them. Runs whose C agree within 5 % share a budget. A minimum must be interior: where the best
+    size is the smallest or the largest of its budget, or the parabola opens downwards, the budget
+    is listed in `optima` with that kind and not used. Rows with equal run_id share their noise.
+
+    Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (arXiv 2406.19146), section 3
+    """
+    runs = _counted(runs, "N", "C")
+    budgets = _budgets(runs)
+    if not budgets:
+        raise TableError(
+            f"isoFLOP minima need budgets of at least {_FEWEST} sizes at one C (within 5 %); these "
+            f"{len(runs)} runs have none. Train an isoFLOP set, or use method='envelope'."
+        )
+    noise = _noise(budgets)
+    rng = np.random.default_rng(seed)
+    groups = pd.factorize(runs["run_id"])[0] if "run_id" in runs else np.arange(len(runs))
+    shocks = noise * rng.standard_normal((bootstrap, groups.max() + 1))
+    row_of = pd.Series(groups, index=runs.index)
+    rows, paths = [], []
+    per = _per_token(runs)
+    for budget in budgets:
+        u, v = np.log(budget["N"].to_numpy(float)), np.log(budget["L"].to_numpy(float))
+        C = float(np.exp(np.log(budget["C"]).mean()))
+        state = _interior(u, v, kind)
+        draws = np.vstack([v, v + shocks[:, row_of[budget.index]]])
+        at, least = _minima(u, draws, kind)
+        if state == "minimum":
+            paths.append((np.log(C), at, least))
+            low, high = np.exp(np.nanquantile(at[1:], _ends(level)))
+        else:
+            at, least, low, high = at * np.nan, least * np.nan, np.nan, np.nan
+        N = np.exp(at[0])
+        rows.append((C, N, C / per(N), np.exp(least[0]), state, low, high, len(u)))
+    optima = pd.DataFrame(rows, columns=["C", "N", "D", "L", "kind", "N_low", "N_high", "sizes"])
+    status = [
+        f"C = {row.C:.3g}: {_WHY[row.kind]}; not used" for row in optima.itertuples()
+        if row.kind != "minimum"
+    ]  # fmt: skip
+    if len(paths) < 2:
+        raise TableError(
+            "isoFLOP minima need two budgets with an interior minimum: " + "; ".join(status)
+        )
+    x = np.array([p[0] for p in paths])
+    centre = float(x.mean())
+    N, L = np.array([p[1] for p in paths]).T, np.array([p[2] for p in paths]).T
+    logs = {"N": N, "D": x - np.log(per(np.exp(N))), "L": L}
+    lines = {name: _line(x - centre, y) for name, y in logs.items()}
+    status += _few(lines["N"], bootstrap)
+    scale = _birge(x - centre, N)
+    if scale > 1:
+        status.append(
+            f"the minima scatter {scale:.1f} times more about the line than the noise of the "
+            "losses explains; intervals are widened by that"
+        )
+        lines = {name: line[0] + scale * (line - line[0]) for name, line in lines.items()}
+    if len(paths) == 2:
+        status.append("two budgets only: whether the frontier is straight is not tested")
+    status += _curved(optima[optima["kind"] == "minimum"].assign(x=x))
+    return Frontier(
+        kind, "N", "6 N D", optima, _ranges(runs), tuple(status), lines, centre, None, level, per,
+    )  # fmt: skip
+
+
+def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
+    """Cut learning curves at `budgets` values of C, as an isoFLOP table (N, D, C, L, run_id).
+
+    Curves are smoothed as for the envelope; a size's loss is the best of its runs there. Budgets
+    are spread over the C at which at least four sizes have data, without the outermost tenths.
+
+    Source: Hoffmann et al. 2022, section 3.1; Porian et al. 2024, section 3
+    """
+    sizes, x, loss, of = _smoothed(curves)
+    have = sum(np.isfinite(loss[of == i]).any(axis=0) for i in range(len(sizes)))
+    wide = x[np.asarray(have) >= _FEWEST]
+    if not len(wide):
+        raise TableError(f"no compute is reached by the curves of {_FEWEST} sizes: add sizes.")
+    names = curves.sort_values("C")["run_id"].unique()
+    rows = []
+    for cut in np.quantile(wide, np.linspace(0.1, 0.9, budgets)):
+        cell = int(np.argmin(np.abs(x - cut)))
+        for i, N in enumerate(sizes):
+            column = np.where(of == i, loss[:, cell], np.inf)
+            best = int(np.argmin(column))
+            if np.isfinite(column[best]):
+                C = float(np.exp(x[cell]))
+                rows.append((names[best], N, C, np.exp(column[best])))
+    table = pd.DataFrame(rows, columns=["run_id", "N", "C", "L"])
+    return table.assign(D=table["C"] / _per_token(curves)(table["N"].to_numpy()))
+
+
+_WHY = {
+    "edge": "the least loss is at the smallest or largest size, so the optimum is outside",
+    "concave": "the parabola opens downwards, so it has no minimum",
+}
+
+
+def _budgets(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Runs by budget, in order of C; of equal sizes only the best; those of too few sizes left."""
+    order = runs.assign(_x=np.log(runs["C"].to_numpy(float))).sort_values("_x", kind="stable")
+    group, start, groups = -1, -np.inf, []
+    for x in order["_x"]:
+        if x - start > _SLACK:
+            group, start = group + 1, x
+        groups.append(group)
+    chosen = []
+    for _, budget in order.groupby(np.array(groups)):
+        budget = budget.sort_values("L", kind="stable").drop_duplicates("N").sort_values("N")
+        if len(budget) >= _FEWEST:
+            chosen.append(budget.drop(columns="_x"))
+    return chosen
+
+
+def _near(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Mask of the sizes a parabola uses: within a factor of the best, and five at least."""
+    distance = np.abs(u - u[np.argmin(v)])
+    reach = max(np.log(_NEAR), np.sort(distance)[min(4, len(u) - 1)])
+    return distance <= reach * (1 + 1e-12)
+
+
+def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
+    """'minimum', 'edge' or 'concave': whether the curve through one budget has its least inside."""
+    if kind == "akima":
+        fine = np.linspace(u[0], u[-1], 1025)
+        best = int(np.argmin(Akima1DInterpolator(u, v)(fine)))
+        return "edge" if best in (0, len(fine) - 1) else "minimum"
+    best = int(np.argmin(v))
+    if best in (0, len(u) - 1):
+        return "edge"
+    near = _near(u, v)
+    curvature, slope, _ = np.polyfit(u[near] - u[best], v[near], 2)
+    if curvature <= 0:
+        return "concave"
+    return "minimum" if u[0] < u[best] - slope / (2 * curvature) < u[-1] else "edge"
+
+
+def _minima(u: np.ndarray, v: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ln N, ln L) of the minimum of each row of v (resamples, sizes); the first row is the data.
+
+    A resample whose minimum is at the edge stays there (the interval then ends at the data), one
+    whose parabola opens downwards is nan.
+    """
+    if kind == "akima":
+        fine = np.linspace(u[0], u[-1], 1025)
+        w = Akima1DInterpolator(u, v, axis=1)(fine)
+        best = np.clip(np.argmin(w, axis=1), 1, len(fine) - 2)
+        left, mid, right = (w[np.arange(len(w)), best + k] for k in (-1, 0, 1))
+        bend = left - 2 * mid + right
+        shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)
+        shift = np.clip(shift, -1, 1)
+        return fine[best] + shift * (fine[1] - fine[0]), mid - 0.25 * (left - right) * shift
+    near = _near(u, v[0])
+    origin = u[near].mean()
+    c2, c1, c0 = np.polyfit(u[near] - origin, v[:, near].T, 2)
+    c2 = np.where(c2 > 0, c2, np.nan)
+    at = np.clip(origin - c1 / (2 * c2), u[0], u[-1])
+    return at, c0 + c1 * (at - origin) + c2 * (at - origin) ** 2
+
+
+def _noise(budgets: Sequence[pd.DataFrame]) -> float:
+    """Relative noise of a loss, from how far five neighbours of a budget are from a cubic.
+
+    Pseudo-residuals (Gasser et al. 1986) do not mistake the curve's shape for noise, their median
+    does not mistake one odd run for it.
+    """
+    residuals = []
+    for budget in budgets:
+        u, v = np.log(budget["N"].to_numpy(float)), np.log(budget["L"].to_numpy(float))
+        k = min(5, len(u))
+        for i in range(len(u) - k + 1):
+            powers = np.vander(u[i : i + k] - u[i : i + k].mean(), k - 1)
+            contrast = np.linalg.svd(powers.T)[2][-1]  # unit vector at right angles to cubics
+            residuals.append(contrast @ v[i : i + k])
+    return float(1.4826 * np.median(np.abs(residuals)))
+
+
+def _birge(x: np.ndarray, y: np.ndarray) -> float:
+    """sqrt(chi2 / dof) of the estimates y[0] about their line, at least 1 (Birge 1932)."""
+    freedom = len(x) - 2
+    spread = np.nanstd(y[1:], axis=0)
+    if freedom < 1 or not (spread > 0).all():
+        return 1.0
+    intercept, slope = _line(x, y[:1])[0]
+    chi2 = np.sum(((y[0] - intercept - slope * x) / spread) ** 2)
+    return float(max(1.0, np.sqrt(chi2 / freedom)))
+
+
+# ------------------------------------------------------------------ parametric
+
+
+def parametric(
+    result: FitResult,
+    *,
+    flops: str | Callable[[Any], Any] = "C",
+    level: float = 0.95,
+) -> Frontier:
+    """The least of a fitted law of N and D at each C, for every resample of the fit.
+
+    Closed form for E + A / N^alpha + B / D^beta with C = 6 N D; otherwise the law is minimised
+    over ln N at fixed C, to 1e-9 in ln N.
+
+    Source: Hoffmann et al. 2022, section 3.3 and eq. 4
+    """
+    law = result.law
+    if set(law.inputs) != {"N", "D"}:
+        raise TableError(
+            f"a frontier needs a law of N and D; {law.name} is a law of {', '.join(law.inputs)}. "
+            "Fit chinchilla or kaplan_ND."
+        )
+    if isinstance(flops, str):
+        per = _per_token(_counted(result.runs, "N", flops)) if flops != "C" else _six
+    else:
+        per = flops
+    runs = result.runs
+    compute = per(runs["N"].to_numpy(float)) * runs["D"].to_numpy(float)
+    span = {"C": (float(compute.min()), float(compute.max()))}
+    for name in ("N", "D"):
+        span[name] = (float(runs[name].min()), float(runs[name].max()))
+    C = np.geomspace(*span["C"], 9) if span["C"][1] > span["C"][0] else span["C"][0] * np.array(
+        [0.5, 1.0, 2.0]
+    )  # fmt: skip
+    values = _optimal(law, _stacked(result), C, per)
+    x = np.log(C)
+    centre = float(x.mean())
+    lines = {name: _line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
+    status = [line for line in result.status if line != "converged"]
+    inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)
+    if not inner.all():
+        status.append(
+            f"at {np.sum(~inner)} of {len(C)} budgets within the data the optimum is a model more "
+            "than twice outside the sizes trained"
+        )
+    optima = pd.DataFrame({"C": C} | {name: values[name][0] for name in ("N", "D", "L")})
+    low, high = np.nanquantile(values["N"][1:], _ends(level), axis=0)
+    optima = optima.assign(kind="law", N_low=low, N_high=high)
+    return Frontier(
+        "parametric",
+        "N",
+        _flops(flops),
+        optima,
+        span,
+        tuple(status),
+        lines,
+        centre,
+        result,
+        level,
+        per,
+    )
+
+
+def _optimal(
+    law: Law, params: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
+) -> dict[str, np.ndarray]:
+    """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters."""
+    p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
+    if law.name == "chinchilla" and per is _six:
+        G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
+        N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
+    else:
+        N = _argmin(law, p, C, per)
+    D = C / per(N)
+    return {"N": N, "D": D, "L": _predict(law, p, N, D)}
+
+
+def _argmin(
+    law: Law, p: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
+) -> np.ndarray:
+    """Grids of ln N that close in on the minimum; the first reaches from N = 1 to D = 1."""
+    deep = {name: value[:, :, None] for name, value in p.items()}
+    rows = max((len(v) for v in p.values()), default=1)
+    low = np.zeros((rows, C.shape[-1]))
+    high = np.broadcast_to(np.log(np.maximum(C / 6, 2.0)), low.shape)
+    grid = np.linspace(0, 1, 33)
+    for _ in range(5):
+        u = low[:, :, None] + (high - low)[:, :, None] * grid
+        N = np.exp(u)
+        loss = _predict(law, deep, N, C[..., None] / per(N))
+        best = np.nanargmin(np.where(np.isfinite(loss), loss, np.inf), axis=2)
+        take = (
+            np.take_along_axis(u, np.clip(best + k, 0, 32)[:, :, None], 2)[:, :, 0] for k in (-1, 1)
+        )
+        low, high = take
+    # Three points about a minimum of finite precision: their parabola is exacter than any of them.
+    u = (low + high)[:, :, None] / 2 + 1e-3 * np.array([-1, 0, 1])
+    N = np.exp(u)
+    left, mid, right = np.moveaxis(_predict(law, deep, N, C[..., None] / per(N)), 2, 0)
+    bend = left - 2 * mid + right
+    shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)
+    return np.exp(u[:, :, 1] + 1e-3 * np.clip(shift, -1, 1))
+
+
+def _predict(law: Law, params: dict[str, np.ndarray], N: Any, D: Any) -> np.ndarray:
+    columns = {"N": N, "D": D}
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        return np.asarray(law(*(columns[name] for name in law.inputs), **params), float)
+
+
+def _stacked(result: FitResult) -> dict[str, np.ndarray]:
+    """Each parameter of the law: (1 + resamples,), the estimate first."""
+    return {
+        name: np.concatenate([[result.params[name]], result.samples[name].to_numpy(float)])
+        for name in result.law.params
+    }
+
+
+def _six(N: Any) -> Any:
+    """FLOPs a token under C = 6 N D (Kaplan et al. 2020, section 2.1)."""
+    return 6.0 * N
+
+
+# ------------------------------------------------------------------ the data rule
+
+
+@dataclass(frozen=True)
+class DataRule:
+    """How data must grow with size to keep overfitting at bay: D = k N^exponent."""
+
+    exponent: float
+    low: float
+    high: float
+    coefficient: float
+    """k, for `overfit` and N and D in parameters and tokens."""
+    overfit: float
+    """The relative excess of loss over that of endless data that the rule allows."""
+    level: float
+    paper: float = 0.74
+
+    def tokens(self, *, N: Any) -> Any:
+        """D [tokens] at which the loss of N parameters is `overfit` above its limit."""
+        return self.coefficient * np.asarray(N, float) ** self.exponent
+
+    def record(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        return (
+            f"data rule: D >= {self.coefficient:.2g} N^{self.exponent:.2f} "
+            f"[{self.low:.2f}, {self.high:.2f}] keeps the loss within {self.overfit:.0%} of endless "
+            f"data (Kaplan et al. 2020: N^{self.paper})"
+        )
+
+
+def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) -> DataRule:
+    """D as a power of N at constant overfitting, from a fit of kaplan_ND.
+
+    delta_L = (1 + (N / N_c)^(alpha_N / alpha_D) D_c / D)^alpha_D - 1 = `overfit` solved for D; the
+    paper, with its 2 % between seeds, gives D >= 5e3 N^0.74.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
+    """
+    if result.law.name != "kaplan_ND":
+        raise LawError(f"the data rule needs a fit of kaplan_ND, not of {result.law.name}.")
+    if not overfit > 0:
+        raise ValueError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
+    exponent = result.derived("alpha_N / alpha_D", level)
+    p = result.params
+    scale = p["D_c"] / p["N_c"] ** exponent.value
+    k = scale / ((1 + overfit) ** (1 / p["alpha_D"]) - 1)
+    return DataRule(exponent.value, exponent.low, exponent.high, k, overfit, level)
+
+
+# ------------------------------------------------------------------ shared
+
+
+def _ends(level: float) -> list[float]:
+    return [(1 - level) / 2, (1 + level) / 2]
+
+
+def _column(flops: str | Callable[[Any], Any]) -> str:
+    if isinstance(flops, str):
+        return flops
+    raise TableError("flops as a function of N is for the parametric method; name a column here.")
+
+
+def _flops(flops: str | Callable[[Any], Any]) -> str:
+    """How C was counted, in words."""
+    if callable(flops):
+        return f"{getattr(flops, '__name__', 'flops')}(N) D"
+    return "6 N D" if flops == "C" else flops
+
+
+def _counted(
+    table: pd.DataFrame, params: str, flops: str, need: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """The usable rows, with `params` as N and `flops` as C."""
+    for name in (params, flops):
+        if name not in table.columns:
+            raise TableError(missing_column(name, table.columns))
+    table = table.assign(N=table[params], C=table[flops])
+    check(table, need=("N", "D", "C", "L", *need))
+    if "status" in table.columns:
+        table = table[table["status"] == "ok"]
+    if table.empty:
+        raise TableError("no run has status 'ok': there is nothing to draw a frontier from.")
+    table = table.reset_index(drop=True)
+    return table.astype({"N": float, "D": float, "C": float, "L": float})
+
+
+def _last(curves: pd.DataFrame) -> pd.DataFrame:
+    """The last evaluation of each run."""
+    return curves.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")
+
+
+def _per_token(table: pd.DataFrame) -> Callable[[Any], Any]:
+    """FLOPs a token as a function of N, from the table's own C, N and D: exact for C = 6 N D;
+    otherwise C / (N D) is interpolated in ln N, and constant outside."""
+    ratio = (table["C"] / (table["N"] * table["D"])).groupby(table["N"]).median()
+    if np.allclose(ratio, 6.0, rtol=1e-6):
+        return _six
+    u, v = np.log(ratio.index.to_numpy(float)), np.log(ratio.to_numpy(float))
+    return lambda N: N * np.exp(np.interp(np.log(N), u, v))
+
+
+def _ranges(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    return {k: (float(table[k].min()), float(table[k].max())) for k in ("C", "N", "D")}
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least-squares (intercept, slope) of each row of y (resamples, n) in x: (resamples, 2)."""
+    y = np.atleast_2d(y)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return np.full((len(y), 2), np.nan)
+    mean = x.mean()
+    slope = (y - y.mean(axis=1, keepdims=True)) @ (x - mean) / np.sum((x - mean) ** 2)
+    return np.column_stack([y.mean(axis=1) - slope * mean, slope])
+
+
+def _few(lines: np.ndarray, bootstrap: int) -> list[str]:
+    lost = int(np.sum(~np.isfinite(lines[1:]).all(axis=1)))
+    return [f"{lost} of {bootstrap} resamples have no frontier"] if lost else []
+
+
+def _curved(points: pd.DataFrame) -> list[str]:
+    """Warn where ln L bends in ln C: a pure power law then misleads outside the data."""
+    if len(points) < 4:
+        return []
+    x, y = points["x"].to_numpy(), np.log(points["L"].to_numpy())
+    coefficients, covariance = np.polyfit(x - x.mean(), y, 2, cov=True)
+    t = coefficients[0] / np.sqrt(covariance[0, 0])
+    if t > 3:
+        return [
+            f"L_opt(C) flattens (curvature {t:.0f} standard errors): its power law is local; for "
+            "losses beyond the data use the parametric method"
+        ]
+    return []

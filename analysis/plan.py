@@ -1,0 +1,377 @@
+"""What to train next: from a budget (or a size, an amount of data, a target loss) to a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+
+from analysis.fit import FitResult
+from analysis.frontier import Frontier, parametric
+from scaling.config import ConfigError, ModelConfig
+from scaling.count import PF_DAY, parameters
+
+FACTORS = (0.25, 0.5, 2.0, 4.0)
+"""Departures from the best size whose price a plan states (Kaplan et al. 2020, Fig. 12)."""
+
+
+class Quantity(NamedTuple):
+    """A number with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of nearly the planned size."""
+
+    model: ModelConfig
+    N: int
+    """Exact, in the plan's own count of parameters."""
+    D: float
+    """Tokens that spend the plan's compute on this exact size."""
+
+    def record(self) -> dict[str, Any]:
+        m = self.model
+        return {
+            "n_layer": m.n_layer, "d_model": m.d_model, "n_head": m.n_head, "n_ctx": m.n_ctx,
+            "N": self.N, "D": self.D,
+        }  # fmt: skip
+
+
+class Deviation(NamedTuple):
+    """A size other than the best one, trained until the loss is the plan's."""
+
+    factor: float
+    """N over N_opt."""
+    compute: Quantity
+    """C over the plan's C; infinite where no amount of data reaches that loss."""
+    D: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The compute-optimal run for one request."""
+
+    asked: dict[str, float]
+    C: Quantity
+    N: Quantity
+    D: Quantity
+    L: Quantity
+    tokens_per_parameter: Quantity
+    shape: Shape | None
+    deviations: tuple[Deviation, ...]
+    beyond: dict[str, float]
+    """How many times C, N and D lie outside the data: 1 inside."""
+    status: tuple[str, ...]
+    source: str
+    level: float
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain numbers and strings, ready for JSON (infinite becomes None)."""
+        quantities = ("C", "N", "D", "L", "tokens_per_parameter")
+        return {
+            "asked": self.asked,
+            **{name: _finite(getattr(self, name)._asdict()) for name in quantities},
+            "PF_days": self.C.value / PF_DAY,
+            "shape": None if self.shape is None else self.shape.record(),
+            "deviations": [
+                {"factor": d.factor, "compute": _finite(d.compute._asdict())} | _finite({"D": d.D})
+                for d in self.deviations
+            ],
+            "beyond": self.beyond,
+            "status": list(self.status),
+            "source": self.source,
+            "level": self.level,
+        }
+
+    @property
+    def headline(self) -> str:
+        return (
+            f"train {_si(self.N.value)} parameters on {_si(self.D.value)} tokens "
+            f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
+            f"[{self.L.low:.3f}, {self.L.high:.3f}]"
+        )
+
+    def __str__(self) -> str:
+        (name,) = self.asked
+        lines = [self.headline]
+        rows = [
+            ("C", self.C, f"FLOPs ({self.C.value / PF_DAY:.3g} PF-days)"),
+            ("N", self.N, "parameters"),
+            ("D", self.D, "tokens"),
+            ("D/N", self.tokens_per_parameter, "tokens per parameter"),
+            ("L", self.L, "nats/token"),
+        ]
+        for symbol, q, unit in rows:
+            exact = symbol == name
+            spread = "asked for" if exact else f"[{q.low:.4g}, {q.high:.4g}]"
+            lines.append(f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}")
+        if self.shape is not None:
+            m, off = self.shape.model, self.shape.N / self.N.value - 1
+            lines.append(
+                f"  shape  n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: "
+                f"N = {self.shape.N:,} ({off:+.1%}), D = {self.shape.D:.4g} at the same C"
+            )
+        if self.deviations:
+            lines.append("  price of another size, at the same loss:")
+            lines += [f"    {_price(d)}" for d in self.deviations]
+        lines.append(f"  from {self.source}; {self.level:.0%} intervals")
+        return "\n".join(lines + [f"  ! {line}" for line in self.status])
+
+
+def plan(
+    source: FitResult | Frontier,
+    *,
+    C: float | None = None,
+    N: float | None = None,
+    D: float | None = None,
+    L: float | None = None,
+    model: ModelConfig | None = None,
+    vocab_size: int | None = None,
+    level: float = 0.95,
+) -> Plan:
+    """The compute-optimal run with C FLOPs; or with N parameters; or D tokens; or to reach loss L.
+
+    source      a fitted law of N and D, or any frontier.
+    model       the model whose n_ctx and d_ff / d_model the suggested shape keeps.
+    vocab_size  needed for a shape where the frontier counts all parameters (N_total).
+
+    Intervals cover the fit's own uncertainty, not that the law is wrong where there are no data:
+    `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
+    is given, positive and finite, and for a loss that no compute reaches.
+    """
+    front = source if isinstance(source, Frontier) else parametric(source, level=level)
+    given = {k: v for k, v in (("C", C), ("N", N), ("D", D), ("L", L)) if v is not None}
+    if len(given) != 1:
+        raise ConfigError(
+            f"a plan needs exactly one of C, N, D and L; got {', '.join(given) or 'none'}. "
+            "Say plan(fit, C=1e21)."
+        )
+    ((asked, value),) = given.items()
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{asked}={value} must be positive and finite.")
+    compute = value if asked == "C" else _compute(front, asked, value)
+    spread = np.full(len(front.lines["N"]), compute)
+    if asked != "C":
+        spread = _compute_draws(front, asked, value, compute)
+    reached = np.isfinite(spread)
+    own = front.draws(np.where(reached, spread, compute)[:, None])
+    draws = {name: np.where(reached, v[:, 0], np.inf) for name, v in own.items()}
+    draws |= {"C": spread, asked: np.full(len(spread), float(value))}
+    best = {name: float(v[0]) for name, v in draws.items()}
+    quantities = {name: _quantity(draws[name], level) for name in ("C", "N", "D", "L")}
+    if front.fit is not None and asked != "L":  # of this very run, not of each resample's own best
+        low, high = front.fit.predict_interval(level, N=best["N"], D=best["D"])
+        quantities["L"] = Quantity(best["L"], float(low), float(high))
+    with np.errstate(invalid="ignore"):
+        ratio = _quantity(draws["D"] / draws["N"], level)
+    beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
+    found = shape(best["N"], model=model, count=front.params, vocab_size=vocab_size)
+    form = None
+    if found is not None:
+        size = _count(found, front.params, vocab_size)
+        form = Shape(found, size, compute / float(front.per_token(size)))
+    return Plan(
+        asked={asked: float(value)},
+        **quantities,
+        tokens_per_parameter=ratio,
+        shape=form,
+        deviations=tuple(_deviations(front, best["N"], best["D"], level)),
+        beyond=beyond,
+        status=tuple(_qualified(front, beyond, form, best["N"])),
+        source=_source(front),
+        level=level,
+    )
+
+
+# ------------------------------------------------------------------ from N, D or L to C
+
+
+def _compute(front: Frontier, name: str, value: float) -> float:
+    """C at which the optimum has this N, D or L."""
+
+    def off(log_C: float) -> float:
+        return math.log(front.draws(math.exp(log_C))[name][0, 0] / value)
+
+    middle = 0.5 * sum(math.log(end) for end in front.ranges["C"])
+    for reach in (5.0, 20.0, 60.0, 150.0):
+        low, high = max(middle - reach, math.log(6.0)), middle + reach
+        if off(low) * off(high) <= 0:
+            return math.exp(float(brentq(off, low, high, xtol=1e-10)))
+    if name == "L":
+        floor = front.draws(math.exp(middle + 150))["L"][0, 0]
+        raise ConfigError(
+            f"L={value:g} nats/token is out of reach: this frontier ({_source(front)}) tends to "
+            f"{floor:.4g} however much compute is spent. Ask for more than that."
+        )
+    raise ConfigError(f"{name}={value:g} is optimal at no compute that this frontier covers.")
+
+
+def _compute_draws(front: Frontier, name: str, value: float, C: float) -> np.ndarray:
+    """The same for every resample: (1 + resamples,); infinite where a resample does not get
+    there within a factor of 1e5 of the estimate."""
+    x = math.log(C) + np.linspace(-12, 12, 49)
+    paths = np.log(front.draws(np.exp(x))[name])
+    sign = -1.0 if name == "L" else 1.0
+    out = np.full(len(paths), np.inf)
+    for i, path in enumerate(sign * paths):
+        goal = sign * math.log(value)
+        if np.isfinite(path).all() and path[-1] >= goal:
+            out[i] = math.exp(np.interp(goal, np.maximum.accumulate(path), x))
+    out[0] = C
+    return out
+
+
+# ------------------------------------------------------------------ the price of another size
+
+
+def _deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[Deviation]:
+    """Compute for the same loss at other sizes; needs a law of N and D."""
+    if front.fit is None:
+        return
+    for factor in FACTORS:
+        ratio, tokens = _same_loss(front, N, D, factor)
+        yield Deviation(factor, _quantity(ratio, level), float(tokens[0]))
+
+
+def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """C / C_opt and D at factor x N, for every set of parameters: bisection in ln D."""
+    assert front.fit is not None
+    law, samples = front.fit.law, front.fit.samples
+    params = {
+        p: np.concatenate([[front.fit.params[p]], samples[p].to_numpy(float)]) for p in law.params
+    }
+
+    def loss(n: float, d: Any) -> np.ndarray:
+        columns = {"N": np.full(np.shape(d), n), "D": d}
+        return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
+
+    rows = len(samples) + 1
+    goal = loss(N, np.full(rows, D))
+    low, high = np.full(rows, math.log(D) - 30), np.full(rows, math.log(D) + 60)
+    reachable = loss(factor * N, np.exp(high)) < goal
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = loss(factor * N, np.exp(middle)) <= goal
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    tokens = np.where(reachable, np.exp(high), np.inf)
+    per = float(front.per_token(factor * N) / front.per_token(N))
+    return per * tokens / D, tokens
+
+
+# ------------------------------------------------------------------ shapes
+
+
+def shape(
+    N: float,
+    *,
+    model: ModelConfig | None = None,
+    count: str = "N",
+    vocab_size: int | None = None,
+) -> ModelConfig | None:
+    """A decoder of nearly N parameters: depth, width and heads near what language models use.
+
+    The aspect ratio d_model / n_layer aims at 52 (N / 1e8)^0.147, the line through the eight
+    models of Brown et al. 2020 (Table 2.1); loss hardly depends on it (Kaplan et al. 2020, Fig.
+    5). Heads are 64 wide, fewer in narrow models. None where the parameters cannot be counted:
+    `count` is neither N, N_kaplan nor, with a vocab_size, N_total.
+    """
+    model = model or ModelConfig()
+    widen = None if model.d_ff is None else model.d_ff / model.d_model
+    if count not in ("N", "N_kaplan") and not (count == "N_total" and vocab_size):
+        return None
+    aim = max(52 * (N / 1e8) ** 0.147, 4.0)
+    best, least = None, math.inf
+    depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
+    for n_layer in range(max(1, int(depth / 2)), int(2 * depth) + 2):
+        width = math.sqrt(N / (12 * n_layer))
+        head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
+        for n_head in range(max(1, int(0.7 * width / head)), int(1.3 * width / head) + 2):
+            d = n_head * head
+            one = ModelConfig(
+                n_layer, d, n_head, None if widen is None else round(widen * d), model.n_ctx,
+                model.tied,
+            )  # fmt: skip
+            off = math.log(_count(one, count, vocab_size) / N)
+            odd = math.log(d / n_layer / aim)
+            cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
+            if cost < least:
+                best, least = one, cost
+    return best
+
+
+def _count(model: ModelConfig, count: str, vocab_size: int | None) -> int:
+    return getattr(parameters(model, vocab_size or 0), count)
+
+
+# ------------------------------------------------------------------ words
+
+
+def _beyond(front: Frontier, at: dict[str, float]) -> dict[str, float]:
+    return {
+        name: max(1.0, value / front.ranges[name][1], front.ranges[name][0] / value)
+        for name, value in at.items()
+    }
+
+
+def _qualified(
+    front: Frontier, beyond: dict[str, float], form: Shape | None, N: float
+) -> Iterator[str]:
+    far = max(beyond.values())
+    if far > 1.001:
+        parts = ", ".join(f"{k} {v:.3g}x" for k, v in beyond.items() if v > 1.001)
+        if far > 100:
+            yield (
+                f"EXTRAPOLATION: {parts} beyond the data. So far out the interval is a lower bound "
+                "on the uncertainty: it assumes that the law holds there"
+            )
+        elif far > 10:
+            yield f"EXTRAPOLATION: {parts} beyond the data; the interval assumes that the law holds"
+        else:
+            yield f"extrapolates: {parts} beyond the data"
+    if form is not None and abs(form.N / N - 1) > 0.1:
+        yield f"no shape of the usual proportions has N = {N:.3g}; the nearest is N = {form.N}"
+    yield from front.status
+
+
+def _source(front: Frontier) -> str:
+    what = front.fit.law.name if front.fit is not None else "power laws"
+    return f"{front.method} frontier, {what} ({front.convention})"
+
+
+def _price(d: Deviation) -> str:
+    name = f"{d.factor:g} x N"
+    if not math.isfinite(d.compute.value):
+        return f"{name:<9} no amount of data reaches this loss"
+    high = f"{d.compute.high - 1:+.1%}" if math.isfinite(d.compute.high) else "unreachable"
+    return (
+        f"{name:<9} {d.compute.value - 1:+.1%} compute [{d.compute.low - 1:+.1%}, {high}], "
+        f"D = {d.D:.3g}"
+    )
+
+
+def _si(x: float) -> str:
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if x >= size:
+            return f"{x / size:.3g}{suffix}"
+    return f"{x:.3g}"
+
+
+def _quantity(draws: np.ndarray, level: float) -> Quantity:
+    """The first is the estimate, the rest the distribution."""
+    rest = np.sort(np.nan_to_num(draws[1:], nan=np.inf))
+    if not len(rest):
+        return Quantity(float(draws[0]), math.nan, math.nan)
+    ends = [rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2)]
+    return Quantity(float(draws[0]), float(ends[0]), float(ends[1]))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}

@@ -1,0 +1,97 @@
+"""Synthetic sweeps from a known law, for tests only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
+"""A law of the size that small language models show on prose with a small vocabulary."""
+SIZES = tuple(np.geomspace(3e3, 1e6, 6))
+TOKENS = tuple(np.geomspace(3e5, 3e7, 5))
+
+
+def chinchilla(N, D, p=TRUTH):
+    return p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"]
+
+
+def optimum(C, p=TRUTH) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) of least loss at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
+    a = p["beta"] / (p["alpha"] + p["beta"])
+    G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
+    N = G * (np.asarray(C) / 6) ** a
+    return N, np.asarray(C) / (6 * N)
+
+
+def make_sweep(
+    sizes=SIZES,
+    tokens=TOKENS,
+    *,
+    noise: float = 0.003,
+    anneal: float = 0.02,
+    points: int = 16,
+    seed: int = 0,
+    batch: int = 4096,
+    vocab: int = 1024,
+    truth=TRUTH,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, curves) of a grid of sizes x tokens.
+
+    A run's last point lies on the law, its earlier ones above it by up to `anneal` (relative), as
+    an undecayed learning rate makes them, and never above ln(vocab); `noise` (relative) is shared
+    by a run, half of it comes on top at every evaluation.
+    """
+    rng = np.random.default_rng(seed)
+    runs, curves = [], []
+    for N in np.asarray(sizes, float).round():
+        for D in tokens:
+            S = max(round(D / batch), 1)
+            steps = np.unique(np.geomspace(max(S / 1000, 1), S, points).round().astype(int))
+            d = steps * batch
+            L = chinchilla(N, d, truth) * (1 + anneal * (1 - (steps / S) ** 2))
+            L = (L**-8 + np.log(vocab) ** -8) ** (-1 / 8)
+            L = L + chinchilla(N, S * batch, truth) - L[-1]
+            L *= np.exp(noise * rng.standard_normal() + noise / 2 * rng.standard_normal(len(d)))
+            run_id = f"{len(runs):012x}"
+            shape = {
+                "run_id": run_id,
+                "status": "ok",
+                "N": int(N),
+                "N_total": int(N + 1216 * N**0.34),
+            }
+            work = {
+                "D": S * batch,
+                "D_unique": S * batch,
+                "C": 6.0 * N * S * batch,
+                "B": batch,
+                "S": S,
+            }
+            other = {"L": L[-1], "vocab_size": vocab, "lr_peak": 3e-3, "n_ctx": 128}
+            runs.append(shape | work | other)
+            seen = zip(steps, d, L, strict=True)
+            curves += [
+                {"run_id": run_id, "S": int(s), "D": int(t), "C": 6.0 * N * t, "L": y, "L_train": y}
+                for s, t, y in seen
+            ]
+    return pd.DataFrame(runs), pd.DataFrame(curves)
+
+
+@pytest.fixture
+def sweep() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
+    """:func:`make_sweep`; without arguments a small sweep of 6 sizes x 5 horizons."""
+    return make_sweep
+
+
+@pytest.fixture
+def published() -> Path:
+    """Folder of published results; the test is skipped where it is not."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "published"
+    folder = Path(os.environ.get("SCALING_PUBLISHED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"published results are not at {folder}; set SCALING_PUBLISHED")
+    return folder
