@@ -1,84 +1,785 @@
-"""Minimise a law's robust misfit over many starts and many resamples."""
+"""Minimise a law's robust misfit over many starts, or many resamples of the rows, at once.
+
+Everything is batched: S fits advance together, and a finished fit hands its slot to the next one.
+Each takes damped Newton steps on sum_i w_i rho(r_i), with r the residual of the log (or raw) loss
+and rho least squares or Huber's function. The Hessian blends two exact ones: lam = 0 is Newton's,
+lam = 1 that of iteratively reweighted least squares, which is always positive definite.
+
+Shapes: n rows, q unknowns, S fits at once, B fits in all. Arrays over rows are (S, n); unknowns,
+gradients and Hessians keep the batch last, (q, S) and (q, q, S), so that the small linear algebra
+runs over contiguous batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.stats import qmc
 
-from analysis.laws import Law
+from analysis import powers
+from analysis.dual import Dual
+from analysis.laws import Law, LawError
+
+STEP = 2.5
+"""Longest step in any unknown: a factor e^2.5 in a coefficient."""
+LAD = 1e-9
+"""Huber threshold that stands for zero: least absolute deviations, times this number."""
+TOLERANCE = 1e-12
+"""Stop when a full step would lower the objective by less than this fraction."""
+_ROWS_AT_ONCE = 32768
+"""Elements of an (S, n) array: about what stays in a core's second-level cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """Data, law and objective of one fit. theta holds log(p) for positive parameters, p otherwise."""
+    """The data, law and settings of one fit; what varies between resamples is passed to solve."""
 
     law: Law
     columns: Mapping[str, np.ndarray]
+    """Each input of the law, (n,) float."""
     target: np.ndarray
+    """(n,) measured values."""
     weights: np.ndarray
+    """(n,) non-negative."""
     groups: np.ndarray
-    """Group of each row: the unit that a bootstrap draws."""
+    """(n,) integer group of each row: the unit that a bootstrap draws."""
     fixed: Mapping[str, float]
     on: str
+    """'log' or 'raw': what the residual is a difference of."""
+
+    @property
+    def n(self) -> int:
+        return len(self.target)
 
     @property
     def free(self) -> tuple[str, ...]:
         return tuple(p for p in self.law.params if p not in self.fixed)
 
+    @property
+    def q(self) -> int:
+        return len(self.free)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """(n,) the target on the scale of the residuals."""
+        return np.log(self.target) if self.on == "log" else self.target
+
+    @cached_property
+    def model(self) -> Powers | General:
+        found = powers.terms(self.law, self.columns, self.fixed)
+        return General(self) if found is None else Powers(self, found)
+
+    @property
+    def slots(self) -> int:
+        return int(np.clip(_ROWS_AT_ONCE // self.n, 1, 512))
+
     def params(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """Natural parameters of theta (..., q), fixed ones included."""
-        out = {}
-        for p in self.law.params:
-            if p in self.fixed:
-                out[p] = np.full(theta.shape[:-1], self.fixed[p])
-            else:
-                t = theta[..., self.free.index(p)]
-                out[p] = np.exp(t) if self.law.ranges[p].positive else t
-        return out
+        """Natural parameters, {name: (B,)}, of unknowns (q, B); fixed ones included."""
+        u = dict(zip(self.free, self.model.natural(theta), strict=True))
+        log = dict(zip(self.free, self.model.log, strict=True))
+        with np.errstate(over="ignore", under="ignore"):
+            return {
+                p: np.full(theta.shape[1:], float(self.fixed[p]))
+                if p in self.fixed
+                else (np.exp(u[p]) if log[p] else u[p])
+                for p in self.law.params
+            }
+
+    def theta(self, params: Mapping[str, float]) -> np.ndarray:
+        """Unknowns (q, 1) of one set of natural parameters."""
+        u = [
+            np.log(params[p]) if log else params[p]
+            for p, log in zip(self.free, self.model.log, strict=True)
+        ]
+        return self.model.centred(np.array(u, float)[:, None])
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
-        y = self.law.predict(self.params(theta), **self.columns)
-        return np.log(y) - np.log(self.target) if self.on == "log" else y - self.target
+        """(B, n) of unknowns (q, B)."""
+        with np.errstate(all="ignore"):
+            return self.model.value(theta) - self.y
+
+    def units(self) -> int:
+        """Number of groups."""
+        return int(self.groups.max()) + 1
+
+    def per_group(self, rows: np.ndarray) -> np.ndarray:
+        """Sums (B, G) over the rows of each group of an array (B, n)."""
+        if self.units() == self.n:
+            return rows[:, np.argsort(self.groups)]
+        order = np.argsort(self.groups, kind="stable")
+        starts = np.searchsorted(self.groups[order], np.arange(self.units()))
+        return np.add.reduceat(rows[:, order], starts, axis=1)
 
 
 def huber(r: np.ndarray, delta: float) -> np.ndarray:
     """rho(r): r^2 / 2 within delta, delta (|r| - delta / 2) beyond."""
-    a = np.abs(r)
-    return np.where(a <= delta, r * r / 2, delta * (a - delta / 2))
+    with np.errstate(all="ignore"):
+        psi = np.clip(r, -delta, delta)
+        return psi * (r - psi / 2)
 
 
-def minimise(
-    problem: Problem, delta: float, weights: np.ndarray, starts: np.ndarray
-) -> tuple[np.ndarray, float]:
-    best, value = starts[0], np.inf
-    w = np.sqrt(weights)
-    for start in starts:
-        with np.errstate(all="ignore"):
-            try:
-                found = least_squares(
-                    lambda t: np.nan_to_num(w * problem.residuals(t), nan=1e3, posinf=1e3),
-                    start,
-                    loss="linear" if np.isinf(delta) else "huber",
-                    f_scale=1.0 if np.isinf(delta) else delta,
-                    x_scale="jac",
-                    max_nfev=300,
-                )
-            except ValueError:
+# --- Models: the residual's value, gradient and Hessian -------------------------------------------
+
+
+class Powers:
+    """A law that is a sum of powers: log-sum-exp of terms that are linear in the unknowns.
+
+    Inputs are centred term by term, so that a coefficient is the term's size amid the data rather
+    than at N = 1: the conditioning of the Hessian drops by some three decades.
+    """
+
+    def __init__(self, problem: Problem, terms: list[powers.Term]) -> None:
+        self.on_log = problem.on == "log"
+        free = problem.free
+        q = len(free)
+        coefficient = {p for t in terms for p in t.coefficients}
+        self.log = [p in coefficient for p in free]
+        # natural u = unmix theta: subtracting a column's mean from an exponent's slope moves
+        # that mean times the exponent into the coefficient.
+        shift = np.eye(q)
+        self.blocks: list[tuple[np.ndarray, np.ndarray, Any]] = []
+        owner: dict[str, int] = {}
+        for k, t in enumerate(terms):
+            for p in t.coefficients:
+                owner[p] = -1 if p in owner else k
+        for k, t in enumerate(terms):
+            own = [p for p in t.coefficients if owner[p] == k]
+            index = [free.index(p) for p in (*t.coefficients, *t.exponents)]
+            slopes = [np.full(problem.n, c) for c in t.coefficients.values()]
+            for p, slope in t.exponents.items():
+                slope = np.broadcast_to(np.asarray(slope, float), (problem.n,))
+                if own:
+                    mean = float(np.mean(slope))
+                    slope = slope - mean
+                    shift[free.index(own[0]), free.index(p)] += mean / t.coefficients[own[0]]
+                slopes.append(slope)
+            offset = np.asarray(t.offset, float)
+            phi = np.array(slopes) if slopes else np.zeros((0, problem.n))
+            if phi.size and np.ptp(phi, axis=1).max() == 0 and np.ptp(offset) == 0:
+                phi, offset = phi[:, :1], offset.reshape(-1)[:1]  # a constant term, like E
+            self.blocks.append((np.array(index, int), phi, offset))
+        self._shift = shift
+        self._unshift = np.linalg.inv(shift)
+        self._pairs = self._products()
+        self._q = q
+
+    def _products(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+        """For each pair of terms: phi_k (x) phi_l as rows, and where they go in a flat Hessian."""
+        q = len(self.log)
+        out = []
+        for k, l in itertools.combinations_with_replacement(range(len(self.blocks)), 2):
+            (ik, pk, _), (il, pl, _) = self.blocks[k], self.blocks[l]
+            if not (len(ik) and len(il)):
                 continue
-        if found.cost < value:
-            best, value = found.x, found.cost
-    return best, value
+            a, b = np.meshgrid(range(len(ik)), range(len(il)), indexing="ij")
+            keep = (a <= b) if k == l else np.ones_like(a, bool)
+            a, b = a[keep], b[keep]
+            out.append((k, l, pk[a] * pl[b], np.stack([ik[a], il[b]])))
+        self._shape = (q, q)
+        return out
+
+    def natural(self, theta: np.ndarray) -> np.ndarray:
+        """(q, B) logs of coefficients, and exponents, of the unknowns.
+
+        A coefficient is theta - mean slope x exponent.
+        """
+        return self._unshift @ theta
+
+    def centred(self, u: np.ndarray) -> np.ndarray:
+        return self._shift @ u
+
+    def _terms(self, theta: np.ndarray) -> list[np.ndarray]:
+        return [np.exp(theta[i].T @ phi + offset) for i, phi, offset in self.blocks]
+
+    def value(self, theta: np.ndarray) -> np.ndarray:
+        """(S, n) the law, or its log, at unknowns (q, S)."""
+        t = self._terms(theta)
+        total = sum(t[1:], t[0])
+        total = np.broadcast_to(total, (theta.shape[1], max(x.shape[1] for x in t)))
+        return np.log(total) if self.on_log else total
+
+    def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Value (S, n), and each term's d value / d log term."""
+        t = self._terms(theta)
+        total = np.zeros((theta.shape[1], n))
+        for x in t:
+            total += x
+        if not self.on_log:
+            return total, t
+        inverse = 1 / total
+        return np.log(total, out=total), [x * inverse for x in t]
+
+    def system(
+        self, p: list[np.ndarray], wpsi: np.ndarray, h: np.ndarray, c: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (q, S) and Hessian (q, q, S).
+
+        `h` multiplies the outer product of the residual's gradient, `c` its second derivative.
+        """
+        S = len(wpsi)
+        g = np.zeros((self._q, S))
+        H = np.zeros((self._q, self._q, S))
+        v = h - c if self.on_log else h
+        vp = [v * x for x in p]
+        for (index, phi, _), x in zip(self.blocks, p, strict=True):
+            if len(index):
+                g[index] += _rows_times(phi, wpsi * x)
+        for k, l, product, (i, j) in self._pairs:
+            weight = (vp[k] + c) * p[k] if k == l else vp[k] * p[l]
+            block = _rows_times(product, weight)
+            for row, i_, j_ in zip(block, i, j, strict=True):
+                H[i_, j_] += row
+                if i_ != j_:
+                    H[j_, i_] += row
+                elif k != l:  # one exponent shared by two terms: both halves land on the diagonal
+                    H[i_, i_] += row
+        return g, H
 
 
-def starts(problem: Problem, count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    out = np.empty((count, len(problem.free)))
-    for j, p in enumerate(problem.free):
-        low, high = problem.law.ranges[p].ends(problem.columns)
-        if problem.law.ranges[p].positive:
-            low, high = np.log(low), np.log(high)
-        out[:, j] = rng.uniform(low, high, count)
+def _rows_times(phi: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """phi (m, n) or (m, 1) against weight (S, n): (m, S)."""
+    if phi.shape[1] == 1 and weight.shape[1] != 1:
+        return phi * weight.sum(1)
+    return phi @ weight.T
+
+
+class General:
+    """Any other law: its Jacobian by forward-mode derivatives, without second derivatives."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.law, self.on_log = problem.law, problem.on == "log"
+        self.columns = [problem.columns[name] for name in problem.law.inputs]
+        self.fixed = dict(problem.fixed)
+        self.free = problem.free
+        self.log = [problem.law.ranges[p].positive for p in self.free]
+
+    def natural(self, theta: np.ndarray) -> np.ndarray:
+        return theta
+
+    def centred(self, u: np.ndarray) -> np.ndarray:
+        return u
+
+    def _call(self, values: Mapping[str, Any]) -> Any:
+        try:
+            return self.law(*self.columns, **values, **self.fixed)
+        except TypeError as error:
+            raise LawError(
+                f"law {self.law.name} cannot be evaluated on arrays of parameters ({error}). Use "
+                "numpy functions (np.exp, np.log, np.where) rather than math or if."
+            ) from error
+
+    def _natural(self, theta: np.ndarray) -> list[np.ndarray]:
+        return [
+            np.exp(t)[:, None] if log else t[:, None]
+            for t, log in zip(theta, self.log, strict=True)
+        ]
+
+    def value(self, theta: np.ndarray) -> np.ndarray:
+        values = dict(zip(self.free, self._natural(theta), strict=True))
+        out = self._call({p: Dual(v, {}) for p, v in values.items()})
+        out = np.asarray(out.value if isinstance(out, Dual) else out, float)
+        return np.log(out) if self.on_log else out
+
+    def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Value (S, n) and its Jacobian, q arrays that broadcast to it."""
+        x = self._natural(theta)
+        duals = {
+            p: Dual(v, {j: v if log else 1.0})
+            for j, (p, v, log) in enumerate(zip(self.free, x, self.log, strict=True))
+        }
+        out = self._call(duals)
+        if not isinstance(out, Dual):
+            raise LawError(f"law {self.law.name} does not depend on its parameters.")
+        J = [out.partials.get(j, 0.0) for j in range(len(self.free))]
+        shape = (theta.shape[1], n)
+        value = np.broadcast_to(out.value, shape)
+        if self.on_log:
+            inverse = 1 / value
+            J = [d * inverse for d in J]
+            value = np.log(value)
+        return value, [np.broadcast_to(d, shape) for d in J]
+
+    def system(
+        self, J: list[np.ndarray], wpsi: np.ndarray, h: np.ndarray, c: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (q, S) and the first-order Hessian (q, q, S)."""
+        q = len(J)
+        g = np.array([np.einsum("sn,sn->s", wpsi, d) for d in J])
+        H = np.empty((q, q, wpsi.shape[0]))
+        for j in range(q):
+            hJ = h * J[j]
+            for k in range(j, q):
+                H[j, k] = H[k, j] = np.einsum("sn,sn->s", hJ, J[k])
+        return g, H
+
+
+# --- The solver -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """B minimisations: unknowns (q, B), objective (B,), whether each met the tolerance (B,)."""
+
+    theta: np.ndarray
+    objective: np.ndarray
+    converged: np.ndarray
+    iterations: int
+    """Batched iterations spent in all."""
+
+
+def solve(
+    problem: Problem,
+    theta: np.ndarray,
+    delta: float,
+    *,
+    counts: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+    hold: np.ndarray | None = None,
+    limit: int = 200,
+) -> Solutions:
+    """Minimise from each column of `theta` (q, B).
+
+    counts: (B, G) how often each fit sees each group; None for once.
+    targets: (B, n) the measured values of each fit on the residual's scale; None for the table's.
+    hold: (q, B) one direction a fit; a . theta keeps its starting value (a profile).
+    delta: Huber's threshold in units of the residual; infinity is least squares.
+    """
+    with np.errstate(all="ignore"):
+        return _solve(problem, theta, delta, counts, targets, hold, limit)
+
+
+def _solve(
+    problem: Problem,
+    theta0: np.ndarray,
+    delta: float,
+    counts: np.ndarray | None,
+    targets: np.ndarray | None,
+    hold: np.ndarray | None,
+    limit: int,
+) -> Solutions:
+    model, n = problem.model, problem.n
+    q, total = theta0.shape
+    out, objective = np.array(theta0, float), np.full(total, np.inf)
+    converged = np.zeros(total, bool)
+    base = problem.weights
+    rows_are_groups = problem.units() == n and np.array_equal(problem.groups, np.arange(n))
+    unit = bool(np.all(base == 1))
+
+    def weights(which: np.ndarray) -> np.ndarray:
+        if counts is None:
+            return np.broadcast_to(base, (len(which), n))
+        w = counts[which]
+        w = w if rows_are_groups else w[:, problem.groups]
+        return w.astype(float) if unit else w * base
+
+    def measured(which: np.ndarray) -> np.ndarray:
+        return problem.y[None] if targets is None else targets[which]
+
+    S = min(problem.slots, total)
+    index = np.arange(S)
+    queue = S
+    w, y = np.array(weights(index)), np.array(measured(index))
+    # An exact fit has an objective of nothing but rounding: stop there too.
+    rounding = (4 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2 * base.sum()
+    current = theta0[:, index].astype(float)
+    trial = current.copy()
+    F, predicted = np.full(S, np.inf), np.zeros(S)
+    lam, mu = np.full(S, 0.3), np.zeros(S)
+    g, H = np.zeros((q, S)), np.zeros((q, q, S))
+    age = np.zeros(S, int)
+    iterations = 0
+    while len(index):
+        iterations += 1
+        value, parts = model.evaluate(trial, n)
+        r = value - y
+        psi = np.clip(r, -delta, delta)
+        wpsi = w * psi
+        new = np.einsum("sn,sn->s", wpsi, r - psi / 2)
+        drop = F - new
+        with_rounding = 1e-14 * F
+        better = np.isfinite(new) & (~np.isfinite(F) | (drop >= 1e-4 * predicted - with_rounding))
+        gain = np.where(np.isfinite(F), drop / np.maximum(predicted, 1e-300), 0.3)
+        gain = np.where(predicted <= 1e2 * with_rounding, 1.0, gain)
+
+        F = np.where(better, new, F)
+        current = np.where(better, trial, current)
+        age += 1
+        lam = np.where(better & (gain > 0.6), lam * 0.1, np.where(gain > 0.25, lam * 0.5, lam))
+        lam = np.where(better, lam, np.minimum(1.0, 6 * lam + 1e-3))
+        lam[lam < 1e-3] = 0.0
+        mu = np.where(better, np.where(gain > 0.5, mu * 0.1, mu), np.maximum(10 * mu, 1e-3))
+        mu[mu < 1e-6] = 0.0
+
+        blend = lam[:, None]
+        if np.isinf(delta):
+            h = w
+        else:
+            size = np.abs(r)
+            h = np.where(size <= delta, w, w * (blend * delta) / size)
+        gradient, hessian = model.system(parts, wpsi, h, (1 - blend) * wpsi)
+        if hold is not None:
+            _hold(gradient, hessian, hold[:, index])
+        if better.all():
+            g, H = gradient, hessian
+        else:
+            g[:, better], H[:, :, better] = gradient[:, better], hessian[:, :, better]
+        step, slope, damping = _step(H, g, mu)
+        predicted = -slope / 2 + damping
+        done = (predicted <= TOLERANCE * F + rounding) & (lam <= 0.02) & (mu <= 1e-3)
+        # A fit whose steps have shrunk to rounding without meeting the tolerance is given up.
+        lost = (age >= limit) | ~np.isfinite(F) | (mu > 1e12)
+        trial = current + step
+
+        if (done | lost).any():
+            over = np.flatnonzero(done | lost)
+            which = index[over]
+            # Within the tolerance a last Newton step only sharpens the parameters.
+            out[:, which] = np.where(done[over], trial[:, over], current[:, over])
+            objective[which], converged[which] = F[over], done[over]
+            fresh = min(len(over), total - queue)
+            into, over = over[:fresh], over[fresh:]
+            if fresh:
+                incoming = np.arange(queue, queue + fresh)
+                queue += fresh
+                index[into], w[into] = incoming, weights(incoming)
+                if targets is not None:
+                    y[into] = measured(incoming)
+                trial[:, into] = current[:, into] = theta0[:, incoming]
+                F[into], predicted[into], lam[into], mu[into], age[into] = np.inf, 0, 0.3, 0, 0
+            if len(over):
+                keep = np.ones(len(index), bool)
+                keep[over] = False
+                index, w, F, predicted = index[keep], w[keep], F[keep], predicted[keep]
+                lam, mu, age = lam[keep], mu[keep], age[keep]
+                y = y[keep] if targets is not None else y
+                trial, current = trial[:, keep], current[:, keep]
+                g, H = g[:, keep], H[:, :, keep]
+    return Solutions(out, objective, converged, iterations)
+
+
+def _hold(g: np.ndarray, H: np.ndarray, a: np.ndarray) -> None:
+    """Make Newton steps keep a . theta: no slope along a, and a very stiff Hessian."""
+    a = a / np.sqrt(np.einsum("is,is->s", a, a))
+    g -= a * np.einsum("is,is->s", a, g)
+    stiff = 1e8 * np.abs(np.einsum("iis->is", H)).max(0)
+    H += stiff * a[:, None] * a[None, :]
+
+
+def _step(
+    H: np.ndarray, g: np.ndarray, mu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Damped Newton step s (q, S), its slope g.s (S,) and mu s'Ds / 2 (S,).
+
+    Batched LDL' of the Hessian scaled to a unit diagonal; a pivot that is not positive is
+    replaced, which turns a direction of negative curvature into one of descent.
+    """
+    q = len(g)
+    diagonal = np.abs(np.einsum("iis->is", H))
+    scale = np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(0) + 1e-300))
+    A = H / (scale[:, None] * scale)
+    x = -g / scale
+    for i in range(q):
+        A[i, i] += mu
+    for i in range(q):
+        pivot = A[i, i]
+        A[i, i] = pivot = np.where(pivot < 1e-9, np.maximum(-pivot, 0.01), pivot)
+        for j in range(i + 1, q):
+            factor = A[j, i] / pivot
+            A[j, i + 1 :] -= factor * A[i, i + 1 :]
+            x[j] -= factor * x[i]
+    for i in range(q - 1, -1, -1):
+        x[i] -= np.einsum("js,js->s", A[i, i + 1 :], x[i + 1 :])
+        x[i] /= A[i, i]
+    damping = mu * np.einsum("is,is->s", x, x) / 2
+    step = x / scale
+    shrink = np.minimum(1.0, STEP / np.maximum(np.abs(step).max(0), 1e-300))
+    slope = np.einsum("is,is->s", g, step) * shrink
+    return step * shrink, slope, damping * shrink
+
+
+def gradients(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Jacobian (n, q) of the residuals at unknowns (q, 1)."""
+    model = problem.model
+    _, parts = model.evaluate(theta, problem.n)
+    if isinstance(model, General):
+        return np.array([d[0] for d in parts]).T
+    J = np.zeros((problem.n, problem.q))
+    for (index, phi, _), p in zip(model.blocks, parts, strict=True):
+        for j, slope in zip(index, phi, strict=True):
+            J[:, j] += p[0] * slope
+    return J
+
+
+# --- Where to start -------------------------------------------------------------------------------
+
+
+def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarray:
+    """Unknowns (q, M) worth starting from: a grid over what is nonlinear, the rest solved for.
+
+    Parameters that the law is linear in are found by non-negative least squares of the relative
+    residuals at every point of the grid (variable projection).
+    """
+    linear = _linear(problem, seed)
+    rest = [p for p in problem.free if p not in linear]
+    grid = _grid(problem, rest, seed, count)
+    if not linear:
+        return problem.model.centred(_to_u(problem, grid))
+    M = len(next(iter(grid.values()))) if rest else 1
+    columns = [problem.columns[name] for name in problem.law.inputs]
+    values = {p: Dual(v[:, None], {}) for p, v in grid.items()} | dict(problem.fixed)
+    values |= {p: Dual(np.ones((M, 1)), {k: 1.0}) for k, p in enumerate(linear)}
+    with np.errstate(all="ignore"):
+        out = problem.law(*columns, **values)
+    shape = (M, problem.n)
+    parts = [np.broadcast_to(out.partials[k], shape) for k in range(len(linear))]
+    remainder = np.broadcast_to(out.value, shape) - sum(parts)
+    found = _non_negative(parts, remainder, problem)
+    return problem.model.centred(_to_u(problem, grid | dict(zip(linear, found, strict=True)), M))
+
+
+def _to_u(problem: Problem, values: Mapping[str, np.ndarray], M: int | None = None) -> np.ndarray:
+    rows = []
+    for p, log in zip(problem.free, problem.model.log, strict=True):
+        rows.append(np.log(values[p]) if log else values[p])
+    return np.array(rows, float)
+
+
+def _grid(
+    problem: Problem, names: list[str], seed: int, count: int | None
+) -> dict[str, np.ndarray]:
+    """A full grid in one or two dimensions, a scrambled Halton sequence in more."""
+    d = len(names)
+    if d == 0:
+        return {}
+    if count is None:
+        count = {1: 64, 2: 256, 3: 1024}.get(d, 4096)
+    if d <= 2:
+        side = max(2, round(count ** (1 / d)))
+        axis = (np.arange(side) + 0.5) / side
+        unit = np.stack([a.ravel() for a in np.meshgrid(*[axis] * d, indexing="ij")], 1)
+    else:
+        unit = qmc.Halton(d, rng=np.random.default_rng(seed)).random(count)
+    out = {}
+    for j, p in enumerate(names):
+        region = problem.law.ranges[p]
+        low, high = region.ends(problem.columns)
+        if region.positive:
+            out[p] = np.exp(np.log(low) + unit[:, j] * np.log(high / low))
+        else:
+            out[p] = low + unit[:, j] * (high - low)
     return out
+
+
+def _linear(problem: Problem, seed: int) -> list[str]:
+    """The positive free parameters that the law is jointly linear in, found by derivatives."""
+    names = [p for p in problem.free if problem.law.ranges[p].positive]
+    columns = [problem.columns[name] for name in problem.law.inputs]
+    rng = np.random.default_rng(seed)
+    rest = {p: v[:, None] for p, v in _grid(problem, list(problem.free), seed, 16).items()}
+    while names:
+        slopes = []
+        for _ in range(2):
+            values: dict[str, Any] = {p: Dual(v, {}) for p, v in rest.items()}
+            for j, p in enumerate(names):
+                values[p] = Dual(rest[p] * rng.uniform(0.5, 2, rest[p].shape), {j: 1.0})
+            try:
+                with np.errstate(all="ignore"):
+                    out = problem.law(*columns, **values, **problem.fixed)
+            except TypeError:
+                return []
+            if not isinstance(out, Dual):
+                return []
+            shape = (len(next(iter(rest.values()))), problem.n)
+            slopes.append(
+                [np.broadcast_to(out.partials.get(j, 0.0), shape) for j in range(len(names))]
+            )
+        kept = [
+            p
+            for p, a, b in zip(names, *slopes, strict=True)
+            if np.allclose(a, b, rtol=1e-9, atol=0, equal_nan=True) and np.any(a != 0)
+        ]
+        if kept == names:
+            return names
+        names = kept
+    return []
+
+
+def _non_negative(parts: list[np.ndarray], offset: np.ndarray, problem: Problem) -> np.ndarray:
+    """Coefficients (K, M), positive, that minimise sum_i w_i ((X c)_i / L_i - 1)^2.
+
+    Every support is tried. A coefficient that is best at zero starts small instead: its logarithm
+    must be free to fall.
+    """
+    K, M = len(parts), len(parts[0])
+    X = np.array(parts) / problem.target
+    t = 1 - offset / problem.target
+    w = problem.weights
+    gram = np.einsum("kmn,lmn,n->mkl", X, X, w, optimize=True)
+    moment = np.einsum("kmn,mn,n->mk", X, t, w, optimize=True)
+    scale = np.sqrt(np.einsum("mkk->mk", gram)) + 1e-300
+    gram, moment = gram / (scale[:, :, None] * scale[:, None, :]), moment / scale
+    best, value = np.zeros((M, K)), np.zeros(M)
+    for size in range(1, K + 1):
+        for support in itertools.combinations(range(K), size):
+            s = list(support)
+            ridge = gram[np.ix_(range(M), s, s)] + 1e-12 * np.eye(size)
+            with np.errstate(all="ignore"):
+                ok = np.isfinite(ridge).all((1, 2)) & np.isfinite(moment[:, s]).all(1)
+                c = np.zeros((M, size))
+                c[ok] = np.linalg.solve(ridge[ok], moment[ok][:, s, None])[..., 0]
+            gain = -np.einsum("mk,mk->m", c, moment[:, s])
+            win = ok & (c > 0).all(1) & (gain < value)
+            value[win] = gain[win]
+            best[win] = 0.0
+            best[np.ix_(win, s)] = c[win]
+    best = best / scale
+    # 0.1 % of the loss, for a coefficient that is best at zero
+    floor = 1e-3 / np.maximum(np.mean(np.array(parts) / problem.target, axis=2).T, 1e-300)
+    return np.where(best > 0, best, floor).T
+
+
+def ranked(problem: Problem, theta: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """`theta` (q, M) sorted by the objective, best first, and the objectives (M,)."""
+    values = np.full(theta.shape[1], np.inf)
+    for part in chunks(theta.shape[1], problem.slots):
+        rho = huber(problem.residuals(theta[:, part]), delta)
+        values[part] = np.nan_to_num(rho @ problem.weights, nan=np.inf)
+    order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    return theta[:, order], values[order]
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, total)) for i in range(0, total, size))
+
+
+def spaced(theta: np.ndarray, count: int) -> np.ndarray:
+    """`count` columns of `theta` (q, M), best first: half the best ones, half spread out."""
+    M = theta.shape[1]
+    if count >= M:
+        return theta
+    spread = np.std(theta, axis=1, keepdims=True) + 1e-12
+    x = theta / spread
+    chosen = list(range(count // 2))
+    distance = np.min(
+        [np.sum((x - x[:, [c]]) ** 2, 0) for c in chosen] or [np.full(M, np.inf)], axis=0
+    )
+    while len(chosen) < count:
+        c = int(np.argmax(distance))
+        chosen.append(c)
+        distance = np.minimum(distance, np.sum((x - x[:, [c]]) ** 2, 0))
+    return theta[:, chosen]
+
+
+# --- The global fit -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The global minimum of one problem and what else was found on the way."""
+
+    theta: np.ndarray
+    """(q, 1)."""
+    objective: float
+    """sum_i w_i rho(r_i)."""
+    delta: float
+    basins: np.ndarray
+    """(q, K) distinct local minima, best first."""
+    objectives: np.ndarray
+    """(K,) their objectives."""
+    pool: np.ndarray
+    """(q, M) starting points, best first."""
+    starts: int
+    share: float
+    """Fraction of the starts that reached the best objective."""
+    converged: bool
+
+
+SAME = 1e-6
+"""Relative difference of objectives below which two minima count as one."""
+
+
+def minimise(problem: Problem, objective: str, delta: float | None, seed: int) -> Minimum:
+    """The global minimum of the objective 'huber', 'ls' or 'lad'.
+
+    `delta` None ties Huber's threshold to the scale of the residuals: 1.345 times 1.4826 times
+    their median size (95 % efficient under Gaussian noise), found as a fixed point.
+    """
+    pool, _ = ranked(problem, starts(problem, seed), np.inf)
+    if pool.shape[1] == 0:
+        raise FloatingPointError("not finite at any starting point")
+    count = 24 if isinstance(problem.model, Powers) else 64
+    # Starts are ranked by least absolute deviations, which no outlier dominates.
+    typical = float(np.median(np.abs(problem.residuals(pool[:, :1]))))
+    pool, _ = ranked(problem, pool, max(typical, 1e-9) * 1e-2)
+    first = spaced(pool, count)
+    threshold = np.inf if objective == "ls" or delta is None else delta
+    found = solve(problem, first, threshold)
+    if objective == "huber" and delta is None:
+        threshold, found = _tie_delta(problem, found)
+        again = solve(problem, first, threshold)
+        found = Solutions(
+            np.concatenate([again.theta, found.theta], 1),
+            np.concatenate([again.objective, found.objective]),
+            np.concatenate([again.converged, found.converged]),
+            again.iterations + found.iterations,
+        )
+    elif objective == "lad":
+        threshold, found = _continue_to_lad(problem, first)
+    order = np.argsort(found.objective[: first.shape[1]], kind="stable")
+    everything = np.argsort(found.objective, kind="stable")
+    best = float(found.objective[everything[0]])
+    if not np.isfinite(best):
+        raise FloatingPointError("not finite anywhere the fit went")
+    slack = SAME * best + 1e-20 * problem.n
+    keep: list[int] = []
+    for i in everything:
+        if found.converged[i] and (
+            not keep or found.objective[i] > found.objective[keep[-1]] + 1e2 * slack
+        ):
+            keep.append(int(i))
+    keep = keep or [int(everything[0])]
+    reached = found.objective[order] <= best + slack
+    top = int(everything[0])
+    return Minimum(
+        found.theta[:, [top]],
+        best,
+        threshold,
+        found.theta[:, keep],
+        found.objective[keep],
+        pool,
+        first.shape[1],
+        float(np.mean(reached)),
+        bool(found.converged[top]),
+    )
+
+
+def _tie_delta(problem: Problem, found: Solutions) -> tuple[float, Solutions]:
+    """Iterate threshold and fit to their fixed point, from the best few least-squares fits."""
+    order = np.argsort(found.objective, kind="stable")[:6]
+    theta, delta = found.theta[:, order], np.inf
+    for _ in range(30):
+        best = int(np.argmin(found.objective)) if delta < np.inf else int(order[0])
+        source = found.theta if delta < np.inf else found.theta[:, [best]]
+        at = source[:, [best]] if delta < np.inf else source
+        scale = 1.345 * 1.4826 * float(np.median(np.abs(problem.residuals(at))))
+        new = max(scale, 1e-9)
+        if abs(new - delta) <= 1e-9 * new:
+            break
+        delta = new
+        found = solve(problem, theta, delta)
+        theta = found.theta
+    return delta, found
+
+
+def _continue_to_lad(problem: Problem, theta: np.ndarray) -> tuple[float, Solutions]:
+    """Least absolute deviations as the limit of Huber's function for a vanishing threshold."""
+    found = solve(problem, theta, 1e-3)
+    for delta in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, LAD):
+        found = solve(problem, found.theta, delta)
+    return LAD, found

@@ -117,7 +117,7 @@ class Law:
 
 
 def law(
-    target: str = "L", /, *, derived: Mapping[str, str] | None = None, **ranges: Range
+    target: str = "L", /, *, derived: Mapping[str, str] | None = None, **ranges: Any
 ) -> Callable[[Callable[..., Any]], Law]:
     """Make a :class:`Law` of a function; `ranges` names each of its keyword-only arguments.
 
@@ -291,7 +291,7 @@ def broken(x: str, breaks: int = 1) -> Law:
         [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
         + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
     )
-    ranges = {"E": FLOOR, "A": COEFFICIENT, "c_0": Range(0.02, 1.5)}
+    ranges: dict[str, Any] = {"E": FLOOR, "A": COEFFICIENT, "c_0": Range(0.02, 1.5)}
     for c, d, f in triples:
         ranges |= {c: Range(-0.5, 1), d: Range(1, 1, of=x), f: Range(0.05, 1)}
     return law(**ranges)(function)
