@@ -467,7 +467,9 @@ def _check_data(problem: Problem) -> None:
             )
 
 
-def _status(problem: Problem, minimum: Minimum, certificate: Mapping[str, Any]) -> tuple[str, ...]:
+def _status(
+    problem: Problem, runs: pd.DataFrame, minimum: Minimum, certificate: Mapping[str, Any]
+) -> tuple[str, ...]:
     words = ["converged" if minimum.converged else "not converged"]
     if certificate["at_bound"]:
         words.append(f"at bound: {', '.join(certificate['at_bound'])}")
