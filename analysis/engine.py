@@ -505,7 +505,8 @@ def _step(
 def gradients(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Jacobian (n, q) of the residuals at unknowns (q, 1)."""
     model = problem.model
-    _, parts = model.evaluate(theta, problem.n)
+    with np.errstate(all="ignore"):
+        _, parts = model.evaluate(theta, problem.n)
     if isinstance(model, General):
         return np.array([d[0] for d in parts]).T
     J = np.zeros((problem.n, problem.q))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis import engine, uncertainty
 from analysis.engine import Minimum, Problem
@@ -107,7 +108,8 @@ class FitResult:
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
         shape = np.broadcast_shapes(*(x.shape for x in columns.values()))
         flat = {name: np.broadcast_to(x, shape).reshape(-1, 1) for name, x in columns.items()}
-        y = self.law.predict(draws, **flat)
+        with np.errstate(all="ignore"):  # a draw may lie far out
+            y = self.law.predict(draws, **flat)
         if noise:
             r = self._residuals_on_scale() * np.sqrt(self.n / max(self.n - self._free(), 1))
             r = np.random.default_rng(0).choice(r, y.shape)
@@ -261,14 +263,18 @@ class FitResult:
             return np.log1p(self.residuals.to_numpy(float))
         return (self.runs[self.law.target] - self.fitted).to_numpy(float)
 
-    @staticmethod
-    def _estimate(value: float, draws: np.ndarray, level: float) -> Estimate:
+    def _estimate(self, value: float, draws: np.ndarray, level: float) -> Estimate:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        with np.errstate(invalid="ignore"):
-            return Estimate(value, float(np.std(draws, ddof=1)), float(low), float(high))
+        with np.errstate(over="ignore", invalid="ignore"):
+            sd = float(np.std(draws, ddof=1))
+        if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
+            one = stats.norm.cdf(1.0)
+            left, right = np.quantile(draws, [1 - one, one])
+            sd = float(right - left) / 2 / float(stats.t.ppf(one, self.certificate["freedom"]))
+        return Estimate(value, sd, float(low), float(high))
 
 
 def fit(
@@ -345,7 +351,8 @@ def fit(
     solved = time.perf_counter()
     certificate = _certificate(problem, minimum)
     certified = time.perf_counter()
-    cov = _natural_covariance(problem, minimum)
+    cov, freedom = _natural_covariance(problem, minimum)
+    certificate["freedom"] = freedom
     params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
     stderr = dict.fromkeys(law.params, 0.0)
     for j, (p, log) in enumerate(zip(problem.free, problem.model.log, strict=True)):
@@ -508,11 +515,11 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
 # --- Certificate ----------------------------------------------------------------------------------
 
 
-def _natural_covariance(problem: Problem, minimum: Minimum) -> np.ndarray:
-    """Covariance (q, q) of the logs of coefficients, and of exponents."""
-    cov, _ = uncertainty.covariance(problem, minimum)
+def _natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
+    """Covariance (q, q) of the logs of coefficients, and of exponents; degrees of freedom."""
+    cov, freedom = uncertainty.covariance(problem, minimum)
     mix = problem.model.natural(np.eye(problem.q))
-    return mix @ cov @ mix.T
+    return mix @ cov @ mix.T, freedom
 
 
 def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
@@ -522,7 +529,7 @@ def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
     psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(problem.weights)
     norms = np.linalg.norm(J, axis=0) + 1e-300
     cosine = np.abs(psi @ J) / (norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n)))
-    cov = _natural_covariance(problem, minimum)
+    cov, _ = _natural_covariance(problem, minimum)
     sd = np.sqrt(np.diag(cov)) + 1e-300
     rho = cov / np.outer(sd, sd)
     pairs = [

@@ -278,7 +278,8 @@ def broken(x: str, breaks: int = 1) -> Law:
     def function(x, *, E, A, c_0, **b):
         y = A * x**-c_0
         for c, d, f in triples:
-            y = y * (1 + (x / b[d]) ** (1 / b[f])) ** (-b[c] * b[f])
+            # log(1 + (x/d)^(1/f)) without overflow where a break is sharp
+            y = y * np.exp(-b[c] * b[f] * np.logaddexp(0, np.log(x / b[d]) / b[f]))
         return E + y
 
     product = "".join(f" (1 + ({x}/{d})^(1/{f}))^(-{c} {f})" for c, d, f in triples)
@@ -390,7 +391,7 @@ def gadre(N, D, *, E, a, b, eta):
 
     Over-training by M moves the law up without changing its slope.
 
-    Source: Gadre et al. 2024 (arXiv 2403.08540), eq. 4
+    Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
     """
     return E + a * (6 * N * N) ** -eta + b * (6 * D * D) ** -eta
 
@@ -411,7 +412,7 @@ def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
     with scale R_D (the paper's R_D*); N' likewise, for parameters beyond the N that U tokens
     alone would make optimal. Fix E, A, B, alpha, beta to fit the two decay constants alone.
 
-    Source: Muennighoff et al. 2023 (arXiv 2305.16264), eq. 5 and section 5
+    Source: Muennighoff et al. 2023 (arXiv 2305.16264), section 3
     """
     G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
     U_N = np.minimum(N, (D_unique * G) ** (beta / alpha) * G)
@@ -434,7 +435,7 @@ def routed(N, E, *, a, b, c, d, E_start, E_max):
     N parameters of the dense base model, E experts; 1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max))
     + 1/E_max saturates at both ends.
 
-    Source: Clark et al. 2022 (arXiv 2202.01169), eqs. 1 and 10
+    Source: Clark et al. 2022 (arXiv 2202.01169), section 4
     """
     start = 1 / (1 / E_start - 1 / E_max)
     log_experts = -np.log10(1 / (E - 1 + start) + 1 / E_max)
@@ -484,6 +485,20 @@ def batch_size(D, *, c, q):
     Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Zhang et al. 2024 (arXiv 2410.21676)
     """
     return c * D**q
+
+
+# --- Downstream -----------------------------------------------------------------------------------
+
+
+@law("error", eps=Range(0.2, 2), k=Range(0.05, 50), gamma=Range(0.05, 5))
+def downstream_error(L, *, eps, k, gamma):
+    """error(L) = eps - k exp(-gamma L).
+
+    Mean top-1 error over tasks, from the loss; eps is the error of a model that knows nothing.
+
+    Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
+    """
+    return eps - k * np.exp(-gamma * L)
 
 
 # --- Finding a law by name ------------------------------------------------------------------------

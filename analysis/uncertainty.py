@@ -222,7 +222,8 @@ def covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
 
 def _inverse(A: np.ndarray) -> np.ndarray:
     """Inverse of a positive semi-definite matrix; flat directions get variance 1e12 of a scale."""
-    scale = np.sqrt(np.maximum(np.diag(A), 1e-300))
+    diagonal = np.diag(A)
+    scale = np.sqrt(np.maximum(diagonal, 1e-20 * diagonal.max() + 1e-60))
     values, vectors = np.linalg.eigh(A / np.outer(scale, scale))
     values = np.maximum(values, 1e-12)
     return (vectors / values) @ vectors.T / np.outer(scale, scale)
