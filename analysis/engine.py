@@ -705,82 +705,94 @@ SAME = 1e-6
 """Relative difference of objectives below which two minima count as one."""
 
 
-def minimise(problem: Problem, objective: str, delta: float | None, seed: int) -> Minimum:
+def minimise(
+    problem: Problem,
+    objective: str,
+    delta: float | None,
+    seed: int,
+    warm: np.ndarray | None = None,
+) -> Minimum:
     """The global minimum of the objective 'huber', 'ls' or 'lad'.
+
+    `warm` (q, K) are minima of a similar problem, tried first; a third of the starts then do.
 
     `delta` None ties Huber's threshold to the scale of the residuals: 1.345 times 1.4826 times
     their median size (95 % efficient under Gaussian noise), found as a fixed point.
     """
-    pool, _ = ranked(problem, starts(problem, seed), np.inf)
+    pool = starts(problem, seed, count=None if warm is None else 128)
+    pool, _ = ranked(problem, pool, np.inf)
     if pool.shape[1] == 0:
         raise FloatingPointError("not finite at any starting point")
-    count = 24 if isinstance(problem.model, Powers) else 64
+    count = 24 if isinstance(problem.model, Powers) else 48
     # Starts are ranked by least absolute deviations, which no outlier dominates.
     typical = float(np.median(np.abs(problem.residuals(pool[:, :1]))))
     pool, _ = ranked(problem, pool, max(typical, 1e-9) * 1e-2)
-    first = spaced(pool, count)
-    threshold = np.inf if objective == "ls" or delta is None else delta
-    found = solve(problem, first, threshold)
-    if objective == "huber" and delta is None:
-        threshold, found = _tie_delta(problem, found)
-        again = solve(problem, first, threshold)
-        found = Solutions(
-            np.concatenate([again.theta, found.theta], 1),
-            np.concatenate([again.objective, found.objective]),
-            np.concatenate([again.converged, found.converged]),
-            again.iterations + found.iterations,
-        )
-    elif objective == "lad":
-        threshold, found = _continue_to_lad(problem, first)
-    order = np.argsort(found.objective[: first.shape[1]], kind="stable")
-    everything = np.argsort(found.objective, kind="stable")
-    best = float(found.objective[everything[0]])
+    if warm is None:
+        first = spaced(pool, count)
+    else:
+        first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
+    if objective == "lad":
+        threshold = LAD
+        found = _continue_to_lad(problem, first)
+    elif objective == "huber" and delta is None:
+        threshold, found = _tied(problem, first)
+    else:
+        threshold = np.inf if objective == "ls" or delta is None else delta
+        found = solve(problem, first, threshold, limit=_GLOBAL)
+    order = np.argsort(found.objective, kind="stable")
+    top = int(order[0])
+    best = float(found.objective[top])
     if not np.isfinite(best):
         raise FloatingPointError("not finite anywhere the fit went")
+    # A last solve to full tolerance, should the search have been cut short.
+    last = solve(problem, found.theta[:, [top]], threshold, limit=500)
     slack = SAME * best + 1e-20 * problem.n
-    keep: list[int] = []
-    for i in everything:
-        if found.converged[i] and (
-            not keep or found.objective[i] > found.objective[keep[-1]] + 1e2 * slack
-        ):
-            keep.append(int(i))
-    keep = keep or [int(everything[0])]
-    reached = found.objective[order] <= best + slack
-    top = int(everything[0])
+    basins = [top]
+    for i in order:
+        if found.converged[i] and found.objective[i] > found.objective[basins[-1]] + 100 * slack:
+            basins.append(int(i))
     return Minimum(
-        found.theta[:, [top]],
-        best,
+        last.theta,
+        float(last.objective[0]),
         threshold,
-        found.theta[:, keep],
-        found.objective[keep],
+        found.theta[:, basins],
+        found.objective[basins],
         pool,
         first.shape[1],
-        float(np.mean(reached)),
-        bool(found.converged[top]),
+        float(np.mean(found.objective[: first.shape[1]] <= best + slack)),
+        bool(last.converged[0]),
     )
 
 
-def _tie_delta(problem: Problem, found: Solutions) -> tuple[float, Solutions]:
-    """Iterate threshold and fit to their fixed point, from the best few least-squares fits."""
-    order = np.argsort(found.objective, kind="stable")[:6]
-    theta, delta = found.theta[:, order], np.inf
-    for _ in range(30):
-        best = int(np.argmin(found.objective)) if delta < np.inf else int(order[0])
-        source = found.theta if delta < np.inf else found.theta[:, [best]]
-        at = source[:, [best]] if delta < np.inf else source
-        scale = 1.345 * 1.4826 * float(np.median(np.abs(problem.residuals(at))))
-        new = max(scale, 1e-9)
-        if abs(new - delta) <= 1e-9 * new:
+_GLOBAL = 80
+"""Iterations a start may spend before it counts as one that does not reach the minimum."""
+
+
+def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
+    """Huber's threshold and the fit at the fixed point of one as a function of the other."""
+    rough = solve(problem, first[:, : max(6, first.shape[1] // 3)], np.inf, limit=30)
+    theta = rough.theta[:, [int(np.argmin(rough.objective))]]
+    delta = np.inf
+    found = rough
+    for _ in range(3):  # the best basin may change with the threshold
+        for _ in range(30):
+            typical = float(np.median(np.abs(problem.residuals(theta))))
+            tied = max(1.345 * 1.4826 * typical, 1e-9)
+            if abs(tied - delta) <= 1e-9 * tied:
+                break
+            delta = tied
+            theta = solve(problem, theta, delta).theta
+        found = solve(problem, np.concatenate([first, theta], 1), delta, limit=_GLOBAL)
+        best = int(np.argmin(found.objective))
+        if found.objective[best] >= found.objective[-1] * (1 - 1e-9):
             break
-        delta = new
-        found = solve(problem, theta, delta)
-        theta = found.theta
+        theta, delta = found.theta[:, [best]], np.inf
     return delta, found
 
 
-def _continue_to_lad(problem: Problem, theta: np.ndarray) -> tuple[float, Solutions]:
+def _continue_to_lad(problem: Problem, theta: np.ndarray) -> Solutions:
     """Least absolute deviations as the limit of Huber's function for a vanishing threshold."""
-    found = solve(problem, theta, 1e-3)
+    found = solve(problem, theta, 1e-3, limit=_GLOBAL)
     for delta in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, LAD):
-        found = solve(problem, found.theta, delta)
-    return LAD, found
+        found = solve(problem, found.theta, delta, limit=_GLOBAL)
+    return found

@@ -1,0 +1,393 @@
+"""Does a law predict runs that it has not seen? Backtests, competing laws, a plain verdict.
+
+Intervals of a fit assume that its law is right. What shows whether it is: fit the smaller runs,
+predict the larger ones, and count how many fall inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis import laws as known
+from analysis.fit import FitError, FitResult, _plain, fit
+from analysis.laws import Law, resolve
+from scaling.table import TableError, missing_column
+
+NARROW = 1.0
+"""Decades of an input below which an exponent and a floor can hardly be told apart."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What :func:`validate` found."""
+
+    law: Law
+    fit: FitResult = field(repr=False)
+    """The law fitted to all runs."""
+    by: str
+    """The column whose largest values were held out."""
+    level: float
+    backtest: pd.DataFrame
+    """One row a cut-off: the law fitted to runs up to `cut` predicts all larger ones. Columns cut,
+    n_fit, n_held, error (root mean square log error), bias (mean log error, positive: measured
+    above predicted), coverage (share of held-out runs inside the predictive interval), inflation
+    (what the interval's width must be multiplied by to cover `level`), then the law's derived
+    quantities as fitted to that cut."""
+    scales: pd.DataFrame
+    """Leave one scale out: every size of the first input predicted from the others."""
+    laws: pd.DataFrame
+    """Competing laws, one row each: q free parameters, aicc (differences from the best),
+    error (in sample), held_out and left_out (mean errors of the two tests above), status."""
+    verdict: tuple[str, ...]
+    """Plain sentences."""
+
+    @property
+    def supported(self) -> bool:
+        """No objection was found."""
+        return self.verdict[0].startswith("supported")
+
+    def summary(self) -> pd.DataFrame:
+        return self.laws
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return _plain(
+            {
+                "law": self.law.name,
+                "by": self.by,
+                "level": self.level,
+                "supported": self.supported,
+                "verdict": self.verdict,
+                "backtest": self.backtest.to_dict("records"),
+                "scales": self.scales.to_dict("records"),
+                "laws": self.laws.reset_index().to_dict("records"),
+            }
+        )
+
+    def __str__(self) -> str:
+        def text(table: pd.DataFrame, index: bool) -> str:
+            return table.to_string(index=index, float_format="{:.4g}".format, na_rep="-")
+
+        parts = [
+            f"{self.law.name}: {self.law.formula}",
+            f"runs up to a cut-off in {self.by} predict the larger ones "
+            f"({100 * self.level:g} % intervals):",
+            text(self.backtest, False),
+            f"each {self.scales.columns[0]} predicted from the others:",
+            text(self.scales, False),
+            "competing laws:",
+            text(self.laws, True),
+            *(f"- {sentence}" for sentence in self.verdict),
+        ]
+        return "\n".join(parts)
+
+
+def validate(
+    law: Law | str,
+    runs: pd.DataFrame,
+    *,
+    by: str | None = None,
+    against: Iterable[Law | str] | None = None,
+    cuts: int = 5,
+    level: float = 0.9,
+    **options: Any,
+) -> Validation:
+    """Test `law` on runs held out of its fit, and beside competing laws.
+
+    by: the column whose largest values are held out; None takes C, or the law's first input.
+    against: competing laws; None takes those with the same inputs that differ in one assumption
+        (no floor, a bottleneck instead of a sum, one exponent, a break).
+    cuts: growing cut-offs, from 40 % of the runs to 80 %.
+    level: of the predictive intervals whose coverage is counted.
+    options: passed to :func:`analysis.fit`.
+
+    Raises TableError for a missing column and FitError where the law cannot be fitted to all runs.
+    """
+    law = resolve(law)
+    options = {"bootstrap": 400, **options}
+    whole = fit(law, runs, **options)
+    runs = whole.runs
+    cluster = options.get("cluster", "run_id")
+    if by is None:
+        by = "C" if "C" in runs.columns else law.inputs[0]
+    if by not in runs.columns:
+        raise TableError(missing_column(by, runs.columns))
+    size = _scale_of_run(runs, by, cluster)
+    rivals = [resolve(each) for each in against] if against is not None else _rivals(law)
+    # One Huber threshold for all, or their objectives could not be compared.
+    delta = whole.certificate["delta"]
+    same = dict(options)
+    if "least" not in whole.loss:
+        same |= {"objective": "huber", "delta": delta}
+    else:
+        same["objective"] = "lad" if "absolute" in whole.loss else "ls"
+        same.pop("delta", None)
+    backtest = _backtest(law, runs, size, cuts, level, {**options, "warm": whole})
+    scales = _leave_one_out(law, runs, {**same, "bootstrap": 0, "warm": whole})
+    compared = _compare([law, *rivals], runs, size, cuts, {**same, "bootstrap": 0})
+    verdict = _verdict(whole, backtest, compared, level)
+    return Validation(law, whole, by, level, backtest, scales, compared, verdict)
+
+
+def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
+    """`by` of each row; where rows share a run, the run's largest: a run is held out whole."""
+    if cluster is not None and cluster in runs.columns:
+        return runs.groupby(cluster)[by].transform("max").to_numpy(float)
+    return runs[by].to_numpy(float)
+
+
+def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
+    """Cut-offs at growing quantiles with at least `least` rows below and one above."""
+    values = np.quantile(size, np.linspace(0.4, 0.8, cuts), method="lower")
+    return [float(c) for c in np.unique(values) if (size <= c).sum() >= least and (size > c).any()]
+
+
+def _log_errors(result: FitResult, held: pd.DataFrame) -> np.ndarray:
+    """log(measured / predicted) of each held-out row."""
+    y = result.predict(**{name: held[name].to_numpy(float) for name in result.law.inputs})
+    with np.errstate(all="ignore"):
+        return np.log(held[result.law.target].to_numpy(float) / y)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def _backtest(
+    law: Law, runs: pd.DataFrame, size: np.ndarray, cuts: int, level: float, options: dict[str, Any]
+) -> pd.DataFrame:
+    rows = []
+    free = len(law.params) - len(options.get("fixed") or {})
+    for cut in _cutoffs(size, cuts, free + 2):
+        try:
+            result = fit(law, runs[size <= cut], **_rows(options, size <= cut))
+        except FitError:
+            continue
+        held = runs[size > cut]
+        off = _log_errors(result, held)
+        row = {
+            "cut": cut,
+            "n_fit": int((size <= cut).sum()),
+            "n_held": len(held),
+            "error": _rms(off),
+            "bias": float(np.mean(off)),
+            "coverage": np.nan,
+            "inflation": np.nan,
+        }
+        if len(result.samples):
+            x = {name: held[name].to_numpy(float) for name in law.inputs}
+            low, high = result.predict_interval(level, noise=True, **x)
+            measured, centre = held[law.target].to_numpy(float), result.predict(**x)
+            row["coverage"] = float(np.mean((measured >= low) & (measured <= high)))
+            half = np.where(measured > centre, high - centre, centre - low)
+            with np.errstate(all="ignore"):
+                ratio = np.abs(measured - centre) / np.maximum(half, 1e-300)
+            row["inflation"] = float(np.quantile(ratio, level))
+        rows.append(row | {name: result.derived(name).value for name in law.derived})
+    columns = ["cut", "n_fit", "n_held", "error", "bias", "coverage", "inflation"]
+    return pd.DataFrame(rows, columns=[*columns, *law.derived])
+
+
+def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
+    """`options` with weights, if they are an array, cut to the rows kept."""
+    weights = options.get("weights")
+    if weights is None or isinstance(weights, str):
+        return options
+    return {**options, "weights": np.asarray(weights, float)[keep]}
+
+
+def _leave_one_out(law: Law, runs: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
+    """Each value of the first input in turn; binned by octaves where there are more than 24."""
+    name = law.inputs[0]
+    x = runs[name].to_numpy(float)
+    values = np.unique(x)
+    scale = x if len(values) <= 24 else 2.0 ** np.round(np.log2(x))
+    rows = []
+    for value in np.unique(scale):
+        out = scale == value
+        try:
+            result = fit(law, runs[~out], **_rows(options, ~out))
+        except FitError:
+            continue
+        off = _log_errors(result, runs[out])
+        rows.append(
+            {name: value, "n_held": int(out.sum()), "error": _rms(off), "bias": float(off.mean())}
+        )
+    return pd.DataFrame(rows, columns=[name, "n_held", "error", "bias"])
+
+
+def _rivals(law: Law) -> list[Law]:
+    """Laws of the same inputs and target that differ in one assumption."""
+    if law.target == "L" and law.inputs == ("N", "D"):
+        names = ["chinchilla", "bottleneck", "shared_exponent", "kaplan_ND"]
+        found = [known.LAWS[name] for name in names]
+    elif law.target == "L" and len(law.inputs) == 1:
+        x = law.inputs[0]
+        found = [known.power(x), known.floor(x), known.broken(x)]
+    else:
+        found = []
+    kaplan = {"kaplan_N", "kaplan_D", "kaplan_C"}
+    same = law.name if law.name not in kaplan else f"power_{law.inputs[0]}"
+    return [each for each in found if each.name != same]
+
+
+def _compare(
+    competing: list[Law],
+    runs: pd.DataFrame,
+    size: np.ndarray,
+    cuts: int,
+    options: dict[str, Any],
+) -> pd.DataFrame:
+    """Fit each law with the same objective to the same rows.
+
+    AICc takes n log(2 F / n) for minus twice the log likelihood, F the objective: Gaussian for
+    least squares, its robust analogue for Huber's function.
+    """
+    rows = {}
+    for law in competing:
+        own = {**options, "fixed": options.get("fixed") if law is competing[0] else None}
+        try:
+            result = fit(law, runs, **own)
+        except FitError as error:
+            rows[law.name] = {"q": len(law.params), "status": str(error).split(":")[0]}
+            continue
+        n, k = result.n, len(result.params) - len(own["fixed"] or {}) + 1
+        assert result.minimum is not None
+        F = max(result.minimum.objective, 1e-300)
+        aicc = n * np.log(2 * F / n) + 2 * k
+        aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
+        own["warm"] = result
+        held = _backtest(law, runs, size, cuts, 0.9, own)["error"]
+        left = _leave_one_out(law, runs, own)["error"]
+        rows[law.name] = {
+            "q": k - 1,
+            "aicc": aicc,
+            "error": _rms(np.log1p(result.residuals.to_numpy(float))),
+            "held_out": held.mean(),
+            "left_out": left.mean(),
+            "status": "; ".join(word.split(":")[0] for word in result.status),
+        }
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    out.index.name = "law"
+    if "aicc" in out:
+        out["aicc"] -= out["aicc"].min()
+    return out
+
+
+def curvature(x: np.ndarray, L: np.ndarray) -> tuple[float, float]:
+    """t statistic and two-sided p value of the quadratic term of log L over log x.
+
+    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs.
+    """
+    u = np.log(x) - np.log(x).mean()
+    design = np.column_stack([np.ones_like(u), u, u**2])
+    freedom = len(u) - 3
+    if freedom < 1 or np.linalg.matrix_rank(design) < 3:
+        return np.nan, np.nan
+    coefficients, *_ = np.linalg.lstsq(design, np.log(L), rcond=None)
+    r = np.log(L) - design @ coefficients
+    variance = float(r @ r) / freedom * np.linalg.inv(design.T @ design)[2, 2]
+    t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
+    return t, float(2 * stats.t.sf(abs(t), freedom))
+
+
+def lack_of_fit(result: FitResult) -> float:
+    """p value of residuals that follow a quadratic in the logs of the inputs, by an F test.
+
+    Residuals are clipped at three robust standard deviations.
+    """
+    r = np.log1p(result.residuals.to_numpy(float))
+    spread = 1.4826 * np.median(np.abs(r - np.median(r)))
+    r = np.clip(r, -3 * spread, 3 * spread)
+    logs = [np.log(result.runs[name].to_numpy(float)) for name in result.law.inputs]
+    u = [(x - x.mean()) / (x.std() + 1e-300) for x in logs]
+    terms = [*u, *(u[i] * u[j] for i in range(len(u)) for j in range(i + 1))]
+    design = np.column_stack([np.ones(len(r)), *terms])
+    rank = int(np.linalg.matrix_rank(design))
+    freedom = len(r) - max(rank, len(result.params))
+    if freedom < 3 or spread == 0:
+        return np.nan
+    fitted = design @ np.linalg.lstsq(design, r, rcond=None)[0]
+    rss, total = float(np.sum((r - fitted) ** 2)), float(np.sum((r - r.mean()) ** 2))
+    F = (total - rss) / (rank - 1) / max(rss / freedom, 1e-300)
+    return float(stats.f.sf(F, rank - 1, freedom))
+
+
+def _verdict(
+    whole: FitResult, backtest: pd.DataFrame, compared: pd.DataFrame, level: float
+) -> tuple[str, ...]:
+    against, notes = [], []
+    law, x = whole.law, whole.runs
+    for name in law.inputs:
+        decades = float(np.log10(x[name].max() / x[name].min()))
+        if decades < NARROW:
+            against.append(
+                f"{name} spans {decades:.2g} decades: too narrow to tell an exponent from a floor"
+            )
+    if whole.certificate["not_identified"]:
+        names = ", ".join(whole.certificate["not_identified"])
+        against.append(f"the data do not determine {names}")
+    if whole.status[0] != "converged":
+        against.append("the fit did not converge")
+    if whole.certificate["wrong_sign"]:
+        against.append(f"wrong sign of {', '.join(whole.certificate['wrong_sign'])}")
+    p = lack_of_fit(whole)
+    if p < 0.001:
+        against.append(f"residuals follow the inputs (p = {p:.1g}): the form is wrong somewhere")
+    if not len(backtest):
+        against.append("too few runs to hold any out")
+    elif backtest["coverage"].notna().any():
+        covered = float(np.average(backtest["coverage"], weights=backtest["n_held"]))
+        noise = 2 * np.sqrt(level * (1 - level) / backtest["n_held"].max())
+        # Predictions of one fit err together, so a shortfall must be clear to count.
+        if covered < level - 0.1 - noise:
+            wider = float(np.median(backtest["inflation"]))
+            against.append(
+                f"{100 * level:g} % intervals cover {100 * covered:.0f} % of larger runs: widen "
+                f"them {wider:.2g} times when extrapolating"
+            )
+    notes += _floor_note(whole, compared)
+    if "aicc" in compared and len(compared) > 1:
+        here = compared.loc[law.name]
+        for name, row in compared.drop(index=law.name).iterrows():
+            aicc, held = row.get("aicc"), row.get("held_out")
+            if pd.isna(aicc) or pd.isna(held):
+                continue
+            better_fit = aicc < here["aicc"] - 4
+            better_held = held < 0.9 * here["held_out"]
+            if better_fit and better_held:
+                against.append(
+                    f"{name} fits better (AICc {here['aicc'] - aicc:.3g} lower) and predicts "
+                    f"better ({100 * held:.2g} % against {100 * here['held_out']:.2g} %)"
+                )
+            elif better_fit or better_held:
+                notes.append(
+                    f"{name} {'fits' if better_fit else 'predicts larger runs'} better but does "
+                    f"not {'predict larger runs' if better_fit else 'fit'} better: undetermined"
+                )
+    head = "supported by these runs" if not against else "not fully supported by these runs"
+    return (head, *against, *notes)
+
+
+def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:
+    """Floor or none, for a law of one input: AICc and the curvature test, side by side."""
+    law = whole.law
+    if len(law.inputs) != 1 or law.target != "L" or "aicc" not in compared:
+        return []
+    x = law.inputs[0]
+    pure = [name for name in (f"power_{x}", f"kaplan_{x}") if name in compared.index]
+    if not pure or f"floor_{x}" not in compared.index:
+        return []
+    gain = float(compared.loc[pure[0], "aicc"] - compared.loc[f"floor_{x}", "aicc"])  # pyright: ignore
+    t, p = curvature(whole.runs[x].to_numpy(float), whole.runs["L"].to_numpy(float))
+    by_aicc, by_test = gain > 2, t > 0 and p < 0.05
+    word = "undetermined"
+    if by_aicc == by_test:
+        word = "supported" if by_aicc else "not supported"
+    return [f"a floor is {word}: AICc gains {gain:.3g}, curvature t = {t:.2g} (p = {p:.2g})"]
