@@ -8,6 +8,7 @@ and the order of things here were found by experiment with Ray 2.60.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -155,7 +156,10 @@ def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution
     stop.unlink(missing_ok=True)
     # Sockets lie in this folder and their paths must be short; its own, so that neither another
     # cluster on this machine nor a stale one is ever joined.
-    session = Path(tempfile.mkdtemp(prefix="sweep-"))
+    prefix = f"sweep-{hashlib.sha256(str(queue.store.folder).encode()).hexdigest()[:8]}-"
+    for stale in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(stale, ignore_errors=True)  # of a driver of this folder that was killed
+    session = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         with _quiet(queue.store.folder / "ray.log"), _signals_kept():
             _init(workers * threads, session)

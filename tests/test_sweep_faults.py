@@ -1,0 +1,335 @@
+"""Sweeps on real Ray, disturbed: what is killed here was started here.
+
+Whatever happens, what has finished stays, the rest resumes, and the table ends the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from scaling import table
+from sweeps.spec import Spec
+from sweeps.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+DRIVER = """
+import sys
+from sweeps import Sweep
+from sweeps.store import StoreError
+options = dict(word.split("=") for word in sys.argv[3:])
+try:
+    Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
+        workers=2,
+        in_process=options.get("in_process") == "1",
+        retries=int(options.get("retries", 2)),
+        retry_failed=options.get("retry_failed") == "1",
+        checkpoint_seconds=0.2,
+    )
+except KeyboardInterrupt:
+    sys.exit(130)
+except ValueError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+print("ray imported" if "ray" in sys.modules else "ray not imported")
+"""
+
+BASE = """
+[base]
+data = { corpus = "corpus.txt", tokenizer = "bytes" }
+model = { n_layer = 1, d_model = 16, n_head = 1, n_ctx = 32 }
+batch_tokens = 256
+eval = { test_tokens = 2048, points = 4 }
+"""
+
+# Two runs of some seconds each and two short ones: time enough to be disturbed.
+LONG = 'name = "long"\n' + BASE + "[axes]\ntokens = [20480, 30720, 256_000, 409_600]\n"
+
+MEASURED_ANEW = ["seconds", "tokens_per_second"]
+
+
+class Project:
+    """A folder with a corpus and specs, and drivers started in it."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "SCALING_CACHE": str(cache),
+            "HOME": str(folder / "no such home"),
+        }
+        self.started: list[subprocess.Popen[str]] = []
+        rng = random.Random(0)
+        words = [
+            "the",
+            "of",
+            "and",
+            "to",
+            "in",
+            "that",
+            "it",
+            "was",
+            "his",
+            "he",
+            "with",
+            "as",
+            "for",
+            "had",
+            "you",
+            "not",
+            "be",
+            "her",
+            "is",
+            "at",
+        ]
+        text = (" ".join(rng.choices(words, k=60)) + "." for _ in range(1500))
+        (folder / "corpus.txt").write_text("\n\n".join(text))
+
+    def spec(self, name: str, text: str) -> Spec:
+        (self.folder / f"{name}.toml").write_text(text)
+        return Spec.from_toml(self.folder / f"{name}.toml")
+
+    def start(self, name: str, results: str, *options: str) -> subprocess.Popen[str]:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, f"{name}.toml", results, *options],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(driver)
+        return driver
+
+    def run(self, name: str, results: str, *options: str) -> str:
+        """Run a driver to its end; returns its output. Its stderr must be silent."""
+        out, err = self.start(name, results, *options).communicate(timeout=200)
+        assert err == ""
+        return out
+
+    def store(self, name: str, results: str) -> Store:
+        return Store(self.folder / results / name)
+
+
+def kill_tree(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=10)
+
+
+def tree(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The driver's descendants, as far as they are its own session's doing."""
+    try:
+        return psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def project(tmp_path: Path, cache: Path) -> Iterator[Project]:
+    project = Project(tmp_path, cache)
+    yield project
+    for driver in project.started:
+        if driver.poll() is None:
+            kill_tree([*tree(driver), psutil.Process(driver.pid)])
+        driver.communicate()
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def starts(store: Store, run_id: str) -> list[int]:
+    """Worker pids of a run's attempts."""
+    return [e["pid"] for e in store.attempts(run_id) if e["event"] == "start"]
+
+
+def results_of(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a sweep measured, without what differs by the clock."""
+    return table.read(store.folder).drop(columns=MEASURED_ANEW), table.read_curves(store.folder)
+
+
+def assert_same_results(one: Store, other: Store) -> None:
+    for mine, theirs in zip(results_of(one), results_of(other), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Store:
+    """The long sweep, trained in one process without incident."""
+    project = Project(tmp_path_factory.mktemp("undisturbed"), cache)
+    project.spec("long", LONG)
+    project.run("long", "results", "in_process=1")
+    return project.store("long", "results")
+
+
+def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
+    spec = project.spec(
+        "mixed",
+        'name = "mixed"\n'
+        + BASE
+        + """
+        tokens = 10_240
+        [axes]
+        seed = [0, 1, 2]
+        [[sets]]
+        name = "diverges"
+        base.optim = { lr = 1e9, warmup_fraction = 0.0, clip = 1e9 }
+        axes.seed = [0]
+        [[sets]]
+        name = "raises"
+        base.data.unique_tokens = 1e12
+        axes.seed = [0]
+        """,
+    )
+    out = project.run("mixed", "my results/a b")
+    tuned = project.store("mixed", "my results/a b")
+    rows = table.read(tuned.folder)
+    assert len(out.splitlines()) < 20 and "ray imported" in out
+    assert sorted(rows.status) == ["diverged", "failed", "ok", "ok", "ok"]
+
+    by_tag = {run.tag or str(run.seed): run.run_id for run in spec.runs}
+    raised = rows.set_index("run_id").loc[by_tag["raises"]]
+    assert raised.status == "failed" and "unique_tokens" in raised.error
+    assert pd.isna(raised.L) and raised.D == 10_240 and raised.N > 0
+    assert len(starts(tuned, by_tag["raises"])) == 1  # it would only raise again
+    diverged = rows.set_index("run_id").loc[by_tag["diverges"]]
+    assert diverged.status == "diverged" and "lr" in diverged.error
+    for run in spec.runs:
+        text = (tuned.run_folder(run.run_id) / "result.json").read_text()
+        json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+    again = project.run("mixed", "my results/a b")
+    assert "nothing to train" in again and "ray not imported" in again
+    assert all(len(starts(tuned, run.run_id)) == 1 for run in spec.runs)
+
+    project.run("mixed", "here", "in_process=1")
+    assert_same_results(tuned, project.store("mixed", "here"))
+
+
+def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
+    spec = project.spec("long", LONG)
+    driver = project.start("long", "results")
+    store = project.store("long", "results")
+    dear, cheap = spec.runs[-1].run_id, spec.runs[0].run_id
+    wait_for(lambda: (store.run_folder(dear) / "checkpoint.pt").exists())
+    wait_for(lambda: (store.progress(dear) or {}).get("step", 0) > 300)
+    pids = {pid for run in spec.runs for pid in starts(store, run.run_id)}
+    workers = [process for process in tree(driver) if process.pid in pids]
+    assert workers
+    driver.kill()
+    driver.wait()
+    finished = {run.run_id for run in spec.runs if store.result(run.run_id)}
+    assert dear not in finished
+    before = (store.progress(dear) or {})["step"]
+
+    # At once: workers outlive their driver by a moment, and must not be overtaken.
+    out = project.run("long", "results")
+    assert "4 runs" in out or "of 4 runs" in out
+    assert len(starts(store, dear)) == 2
+    assert all(len(starts(store, run_id)) == 1 for run_id in finished)
+    assert_same_results(store, undisturbed)
+    assert before > 300 and cheap in store.rows()
+    assert not any(process.is_running() for process in workers)
+
+
+def test_ctrl_c_stops_cleanly_and_a_second_driver_is_refused(project: Project, undisturbed: Store):
+    spec = project.spec("long", LONG)
+    driver = project.start("long", "results")
+    store = project.store("long", "results")
+    dear = spec.runs[-1].run_id
+    wait_for(lambda: (store.progress(dear) or {}).get("step", 0) > 100)
+
+    rival = project.start("long", "results", "in_process=1")
+    _, complaint = rival.communicate(timeout=60)
+    assert rival.returncode == 2
+    assert f"process {driver.pid} " in complaint and len(complaint.splitlines()) == 1
+
+    family = tree(driver)
+    assert len(family) > 3
+    begin = time.monotonic()
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    out, err = driver.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
+    assert driver.returncode == 130 and err == ""
+    assert "scaling sweep long.toml --workers 2 --results results" in out
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert store.result(dear) is None and (store.run_folder(dear) / "checkpoint.pt").exists()
+
+    project.run("long", "results", "in_process=1")
+    assert store.attempts(dear)[1]["event"] == "interrupted"
+    assert_same_results(store, undisturbed)
+
+
+def test_a_killed_worker_resumes_and_a_deadly_run_fails_alone(project: Project, undisturbed: Store):
+    spec = project.spec("long", LONG)
+    driver = project.start("long", "results", "retries=1")
+    store = project.store("long", "results")
+    second, dear = (run.run_id for run in spec.runs[-2:])
+    wait_for(lambda: (store.run_folder(second) / "checkpoint.pt").exists())
+    family = {process.pid for process in tree(driver)}
+    assert starts(store, second)[0] in family
+    os.kill(starts(store, second)[0], signal.SIGKILL)  # once: resumes
+
+    killed: set[int] = set()
+    while driver.poll() is None and len(killed) < 2:  # retries + 1 times: fails
+        pids = starts(store, dear)
+        if pids and pids[-1] not in killed:
+            assert pids[-1] in {process.pid for process in tree(driver)}
+            os.kill(pids[-1], signal.SIGKILL)
+            killed.add(pids[-1])
+        time.sleep(0.05)
+    out, err = driver.communicate(timeout=150)
+    assert (driver.returncode, err) == (0, "")
+    assert "1 failed" in out and f"{dear} failed" in out
+    rows = table.read(store.folder).set_index("run_id")
+    assert rows.status.value_counts().to_dict() == {"ok": 3, "failed": 1}
+    assert "2 attempts ended badly" in rows.error[dear]
+    assert len(starts(store, second)) == 2 and len(starts(store, dear)) == 2
+
+    project.run("long", "results", "in_process=1", "retry_failed=1")
+    assert_same_results(store, undisturbed)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_of_the_driver(project: Project, undisturbed: Store):
+    spec = project.spec("long", LONG)
+    store = project.store("long", "results")
+    rng = np.random.default_rng(0)
+    done: dict[str, int] = {}
+    for _ in range(20):
+        driver = project.start("long", "results")
+        time.sleep(float(rng.uniform(0.5, 14)))
+        driver.kill()
+        driver.communicate()
+        for run_id, attempts in done.items():
+            assert len(starts(store, run_id)) == attempts, "a finished run was trained again"
+        done = {r.run_id: len(starts(store, r.run_id)) for r in spec.runs if store.result(r.run_id)}
+    project.run("long", "results")
+    assert_same_results(store, undisturbed)
