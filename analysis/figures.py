@@ -1,0 +1,373 @@
+"""Figures for papers: (tables, fits) -> Figure. Nothing is shown and no pyplot state is left.
+
+figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
+figures.save(figures.draw("frontier", "results/quickstart"), "frontier.pdf")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from analysis import fit as fit_law
+from analysis import frontier as optimal
+from analysis import laws, style
+from analysis import load as load_table
+from analysis.fit import FitResult
+from analysis.frontier import Comparison, Frontier
+from scaling.count import PF_DAY
+from scaling.table import TableError, check
+
+LABELS = {
+    "N": "Parameters $N$",
+    "D": "Training tokens $D$",
+    "C": "Compute $C$ [FLOPs]",
+    "L": "Test loss $L$ [nats/token]",
+    "PF": "Compute $C$ [PF-days]",
+}
+BEYOND = 3.0
+"""How far a fitted line is drawn past the data, dashed."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn from a results folder."""
+
+    name: str
+    shows: str
+    draw: Callable[[pd.DataFrame, pd.DataFrame | None], Figure]
+
+
+FIGURES: dict[str, Drawing] = {}
+"""Every figure by name."""
+
+
+def _figure(name: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """List a function of (runs, curves) under `name`, with the first line of its docstring."""
+
+    def keep(function: Callable[..., Figure]) -> Callable[..., Figure]:
+        shows = (function.__doc__ or "").splitlines()[0].rstrip(".")
+        FIGURES[name] = Drawing(name, shows, function)
+        return function
+
+    return keep
+
+
+def draw(name: str, results: str | Path) -> Figure:
+    """The figure `name` (of FIGURES) of a results folder. TableError where it cannot be drawn."""
+    if name not in FIGURES:
+        raise TableError(f"no figure is called {name!r}; there are {', '.join(FIGURES)}.")
+    runs = load_table(results)
+    folder = Path(results)
+    has_curves = folder.is_dir() and (folder / "curves.parquet").is_file()
+    return FIGURES[name].draw(runs, load_table(folder, curves=True) if has_curves else None)
+
+
+def save(figure: Figure, path: str | Path) -> list[Path]:
+    """Write `path` as PDF and PNG, whichever of the two it names; the same bytes every time."""
+    path = Path(path)
+    base = path.with_suffix("") if path.suffix.lower() in (".pdf", ".png") else path
+    base.parent.mkdir(parents=True, exist_ok=True)
+    files = [base.with_name(base.name + suffix) for suffix in (".pdf", ".png")]
+    with rc_context(style.paper()):
+        figure.savefig(files[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(files[1], metadata={"Software": None})
+    return files
+
+
+# ------------------------------------------------------------------ Kaplan et al. 2020
+
+
+@_figure("kaplan1")
+def kaplan_triptych(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    by_C: Frontier | None = None,
+    by_D: FitResult | None = None,
+    by_N: FitResult | None = None,
+    unit: str = "FLOPs",
+) -> Figure:
+    """Loss against compute, data and parameters (Kaplan et al. 2020, Fig. 1).
+
+    Every learning curve, coloured by N, with the compute-optimal frontier; every run's final loss
+    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
+    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
+
+    by_C  a frontier; where not given, the envelope of the curves (parametric without curves).
+    by_D  a law of D, by_N a law of N; where not given, kaplan_D and kaplan_N on the lower edge.
+    unit  of compute on the axis: 'FLOPs' or 'PF-days', the paper's.
+    """
+    runs = _usable(runs)
+    curves = None if curves is None else _usable(curves)
+    by_C = by_C or _default_frontier(runs, curves)
+    by_D = by_D or fit_law(laws.kaplan_D, lower_edge(runs, "D"))
+    by_N = by_N or fit_law(laws.kaplan_N, lower_edge(runs, "N"))
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.FULL, 2.25))
+        axes = figure.subplots(1, 3)
+        colour = _Colours(runs["N"])
+        scale = PF_DAY if unit == "PF-days" else 1.0
+        left = axes[0]
+        if curves is not None:
+            _lines(left, curves.assign(C=curves["C"] / scale), "C", colour)
+        else:
+            _dots(left, runs.assign(C=runs["C"] / scale), "C", colour)
+        _frontier_line(left, by_C, scale)
+        left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
+        for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
+            _dots(ax, runs, x, colour, faint=True)
+            _dots(ax, result.runs, x, colour, edge=True)
+            _law_line(ax, result, x)
+            ax.set_xlabel(LABELS[x])
+        for ax in axes:
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.legend(loc="upper right", handlelength=1.4)
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
+    return figure
+
+
+@_figure("kaplan2")
+def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
+    """Loss against tokens and against compute, coloured by size (Kaplan et al. 2020, Fig. 2).
+
+    Dots end the runs. Takes a table of curves alone as well.
+    """
+    curves = _needed(runs if curves is None else curves)
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.FULL, 2.5))
+        axes = figure.subplots(1, 2, sharey=True)
+        colour = _Colours(curves["N"])
+        for ax, x in zip(axes, ("D", "C"), strict=True):
+            _lines(ax, curves, x, colour, ends=True)
+            ax.set_xlabel("Tokens processed" if x == "D" else LABELS[x])
+            style.count_axis(ax)
+            style.loss_axis(ax)
+        axes[1].tick_params(labelleft=False)
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
+    return figure
+
+
+# ------------------------------------------------------------------ the frontier
+
+
+@_figure("frontier")
+def _frontier_of(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
+    """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
+    return frontier(optimal(_usable(runs), method="all", curves=curves))
+
+
+def frontier(front: Frontier | Comparison) -> Figure:
+    """N_opt(C) and D_opt(C): lines with bands, the optima they go through, dashed beyond the data.
+
+    A Comparison draws each method in its colour; of the exponents in the legend the brackets are
+    the interval. Hollow points are budgets whose minimum is not interior: they were not used.
+    """
+    fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.FULL, 2.6))
+        axes = figure.subplots(1, 2)
+        for ax, name in zip(axes, ("N", "D"), strict=True):
+            for one in fronts:
+                _optima(ax, one, name)
+            of = "parameters" if name == "N" else "tokens"
+            ax.set_xlabel(LABELS["C"])
+            ax.set_ylabel(f"Optimal {of} ${name}_{{opt}}$")
+            style.count_axis(ax)
+            style.count_axis(ax, which="y")
+            ax.legend(loc="upper left")
+    return figure
+
+
+def _optima(ax: Axes, front: Frontier, name: str) -> None:
+    colour = style.METHODS[front.method]
+    low, high = front.ranges["C"]
+    C = np.geomspace(low / BEYOND, high * BEYOND, 121)
+    table = front.at(C=C)
+    inside = (low <= C) & (high >= C)
+    row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
+    label = (
+        f"{front.method}: ${name}_{{opt}} \\propto C^{{{row.value:.2f}}}$ "
+        f"[{row.low:.2f}, {row.high:.2f}]"
+    )
+    ax.fill_between(C, table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, lw=0)
+    ax.plot(C, table[name], color=colour, ls=(0, (3, 2)), lw=0.8)
+    ax.plot(C[inside], table[name][inside], color=colour, label=label)
+    if front.method != "parametric":
+        used = front.optima[front.optima["kind"].isin(("crossing", "minimum"))]
+        ax.plot(used["C"], used[name], "o", color=colour, ms=3.2, mec="white", mew=0.4)
+
+
+# ------------------------------------------------------------------ parts of figures
+
+
+class _Colours:
+    """One colour a size, and the bar that explains it."""
+
+    def __init__(self, N: Iterable[float]):
+        self.sizes = np.unique(np.asarray(list(N), float))
+        self.norm, self.map = style.size_norm(self.sizes), style.size_map()
+
+    def __call__(self, N: Any) -> Any:
+        return self.map(self.norm(N))
+
+    def bar(self, figure: Figure, axes: Any) -> None:
+        """A colour bar right of `axes`, ticked at the decades and marked at the sizes trained."""
+        bar = figure.colorbar(
+            ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
+        )
+        bar.set_label(LABELS["N"])
+        bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+        bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        if len(self.sizes) <= 24:
+            bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
+
+
+def _lines(ax: Axes, curves: pd.DataFrame, x: str, colour: _Colours, *, ends: bool = False) -> None:
+    """One line a run; the largest sizes last, so that none hides the small ones' ends."""
+    paths, colours, last = [], [], []
+    for _, run in curves.sort_values(["N", "D"], kind="stable").groupby("run_id", sort=False):
+        path = run[[x, "L"]].to_numpy(float)
+        paths.append(path)
+        colours.append(colour(run["N"].iloc[0]))
+        last.append(path[-1])
+    ax.add_collection(LineCollection(paths, colors=colours, linewidths=0.7, alpha=0.85))
+    if ends:
+        ax.scatter(*np.array(last).T, c=colours, s=6, lw=0, zorder=3)
+    both = np.concatenate(paths)
+    ax.set(xscale="log", yscale="log")
+    _limits(ax, both[:, 0], both[:, 1])
+
+
+def _dots(
+    ax: Axes,
+    runs: pd.DataFrame,
+    x: str,
+    colour: _Colours,
+    *,
+    faint: bool = False,
+    edge: bool = False,
+) -> None:
+    ax.scatter(
+        runs[x], runs["L"], c=colour(runs["N"].to_numpy(float)), s=7 if faint else 12,
+        alpha=0.45 if faint else 1.0, lw=0.5 if edge else 0.0,
+        edgecolors=style.INK if edge else "none", zorder=3 if edge else 2,
+    )  # fmt: skip
+    ax.set(xscale="log", yscale="log")
+    _limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float))
+
+
+def _limits(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Room for the line beyond the data, to the right and below."""
+    width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
+    ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
+    ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(0.05 * height))
+
+
+def _law_line(ax: Axes, result: FitResult, x: str) -> None:
+    """A law of one column with its band; dashed beyond the rows it was fitted to."""
+    low, high = float(result.runs[x].min()), float(result.runs[x].max())
+    grid = np.geomspace(low, high * BEYOND, 121)
+    inside = grid <= high * (1 + 1e-9)
+    band = result.predict_interval(**{x: grid})
+    y = result.predict(**{x: grid})
+    ax.fill_between(grid, *band, color=style.FIT, alpha=0.15, lw=0, zorder=1)
+    ax.plot(grid, y, color=style.FIT, ls=(0, (3, 2)), lw=0.8, zorder=4)
+    ax.plot(grid[inside], y[inside], color=style.FIT, zorder=4, label=formula(result))
+
+
+def _frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
+    """L_opt(C) with its band; C on the axis in units of `scale` FLOPs."""
+    touch = front.optima[front.optima["kind"] != "edge"]
+    low, high = float(touch["C"].min()), float(touch["C"].max())
+    C = np.geomspace(low / 2, front.ranges["C"][1] * BEYOND, 121)
+    table = front.at(C=C)
+    inside = front.ranges["C"][1] * (1 + 1e-9) >= C
+    if front.fit is None:
+        exponent = -front.lines["L"][0, 1]
+        C_c = front.coefficient("L") ** (1 / exponent) / scale
+        label = f"$L = (C/{_latex(C_c)})^{{-{exponent:.3f}}}$"
+    else:
+        label = "compute-optimal"
+    x = C / scale
+    ax.fill_between(x, table["L_low"], table["L_high"], color=style.FIT, alpha=0.15, lw=0, zorder=3)
+    ax.plot(x, table["L"], color=style.FIT, ls=(0, (3, 2)), lw=0.8, zorder=4)
+    ax.plot(x[inside], table["L"][inside], color=style.FIT, zorder=4, label=label)
+    del high
+
+
+_FORMULAE = {
+    "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
+    "kaplan_D": "L = (D/{D_c})^{{-{alpha_D}}}",
+    "kaplan_C": "L = (C/{C_c})^{{-{alpha_C}}}",
+    "floor_N": "L = {E} + {A}\\,N^{{-{alpha}}}",
+    "floor_D": "L = {E} + {A}\\,D^{{-{alpha}}}",
+    "floor_C": "L = {E} + {A}\\,C^{{-{alpha}}}",
+    "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
+    "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
+}
+
+
+def formula(result: FitResult) -> str:
+    """The law with its fitted numbers, for a legend; its name where it has no short form."""
+    pattern = _FORMULAE.get(result.law.name)
+    if pattern is None:
+        return result.law.name
+    return f"${pattern.format(**{k: _latex(v) for k, v in result.params.items()})}$"
+
+
+def _latex(value: float) -> str:
+    """Three digits below 1, two above 100 with a power of ten."""
+    if 0.01 <= abs(value) < 1:
+        return f"{value:.3f}"
+    if 1 <= abs(value) < 100:
+        return f"{value:.3g}"
+    mantissa, _, power = f"{value:.1e}".partition("e")
+    return rf"{mantissa}\cdot 10^{{{int(power)}}}"
+
+
+def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The runs that no run with as little of `x` beats, one at each x.
+
+    On a grid of N x D that is the best loss at each N (the runs of most data) or at each D (those
+    of most parameters): the loss as N or D alone limits it (Kaplan et al. 2020, section 3).
+    """
+    order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
+    best = order["L"].cummin()
+    return order[order["L"] <= best]
+
+
+def _default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
+    front = optimal(runs) if curves is None else optimal(curves, method="envelope")
+    assert isinstance(front, Frontier)
+    return front
+
+
+def _usable(table: pd.DataFrame) -> pd.DataFrame:
+    check(table, need=("N", "D", "C", "L"))
+    if "status" in table.columns:
+        table = table[table["status"] == "ok"]
+    if table.empty:
+        raise TableError("no run has status 'ok': there is nothing to draw.")
+    return table
+
+
+def _needed(curves: pd.DataFrame | None) -> pd.DataFrame:
+    if curves is None or "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
+        raise TableError("this figure needs learning curves: load(folder, curves=True).")
+    return _usable(curves)

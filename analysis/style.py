@@ -1,0 +1,128 @@
+"""How figures look: settings for matplotlib as data, colours by size, axes of losses and counts.
+
+Nothing here changes global state: figures are made and saved inside `rc_context(paper())`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, to_hex
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+COLUMN = 3.25
+"""Width of one column [inches]."""
+FULL = 6.75
+"""Width of a page's text [inches]."""
+
+INK = "#1a1a1a"
+GREY = "#8c8c8c"
+FIT = "#c1272d"
+"""Of fitted laws, their bands and the optimum."""
+METHODS = {
+    "envelope": "#0072b2",
+    "isoflop": "#d55e00",
+    "akima": "#cc79a7",
+    "parametric": "#009e73",
+}
+"""A colour a method, told apart by colour-blind readers too (Okabe and Ito 2008)."""
+
+
+def paper() -> dict[str, Any]:
+    """Settings of a figure for print: STIX, 8 points, thin lines, Type 42 fonts."""
+    return {
+        "font.family": "STIXGeneral",
+        "mathtext.fontset": "stix",
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "axes.linewidth": 0.6,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.labelpad": 2.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.minor.width": 0.4,
+        "ytick.minor.width": 0.4,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "xtick.minor.size": 1.6,
+        "ytick.minor.size": 1.6,
+        "lines.linewidth": 1.0,
+        "lines.markersize": 3,
+        "legend.frameon": False,
+        "legend.handlelength": 1.6,
+        "legend.borderaxespad": 0.2,
+        "legend.labelspacing": 0.3,
+        "figure.dpi": 200,
+        "savefig.dpi": 300,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.03,
+        "figure.constrained_layout.w_pad": 0.03,
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.fonttype": "none",
+        "axes.unicode_minus": True,
+    }
+
+
+def size_map() -> Colormap:
+    """Viridis without its palest tenth, which white paper swallows."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
+    return ListedColormap([to_hex(c) for c in colours], name="sizes")
+
+
+def size_norm(N: Any) -> LogNorm:
+    """Colours by log N over the sizes at hand (a decade where they are all equal)."""
+    N = np.asarray(N, float)
+    low, high = float(N.min()), float(N.max())
+    return LogNorm(low, high) if high > low else LogNorm(low / 3, high * 3)
+
+
+def loss_axis(ax: Axes, *, which: str = "y") -> None:
+    """A logarithmic axis of losses with ticks at round numbers, as these span less than a decade.
+
+    Call it when the data are drawn: the ticks depend on the limits.
+    """
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
+    low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
+    axis.set_major_locator(FixedLocator(_round_numbers(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def count_axis(ax: Axes, *, which: str = "x") -> None:
+    """A logarithmic axis of N, D or C: labels at decades, minor ticks where there is room."""
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    (ax.set_yscale if which == "y" else ax.set_xscale)("log")
+    low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(10, numticks=6))
+    minor = LogLocator(10, subs=np.arange(2, 10).tolist(), numticks=99)
+    axis.set_minor_locator(minor if decades <= 5 else NullLocator())
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Four to seven round numbers within (low, high)."""
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
+        ticks = [s * 10.0**e for e in range(-3, 4) for s in steps if low <= s * 10.0**e <= high]
+        if len(ticks) >= 4:
+            return ticks
+    for step in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001):
+        first = np.ceil(low / step)
+        ticks = [round(float(k * step), 6) for k in np.arange(first, np.floor(high / step) + 1)]
+        if len(ticks) >= 4:
+            return ticks
+    return [low, high]
