@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,6 +73,18 @@ class Problem:
     def model(self) -> Powers | General:
         found = powers.terms(self.law, self.columns, self.fixed)
         return General(self) if found is None else Powers(self, found)
+
+    def thinned(self, rows: int, seed: int) -> Problem:
+        """A random `rows` of the rows, each its own group: enough to find the basins."""
+        keep = np.random.default_rng(seed).permutation(self.n)[:rows]
+        columns = {name: x[keep] for name, x in self.columns.items()}
+        return replace(
+            self,
+            columns=columns,
+            target=self.target[keep],
+            weights=self.weights[keep],
+            groups=np.arange(rows),
+        )
 
     @property
     def slots(self) -> int:
@@ -719,6 +731,10 @@ def minimise(
     `delta` None ties Huber's threshold to the scale of the residuals: 1.345 times 1.4826 times
     their median size (95 % efficient under Gaussian noise), found as a fixed point.
     """
+    if problem.n > _MANY_ROWS:
+        thin = problem.thinned(_MANY_ROWS // 2, seed)
+        rough = minimise(thin, objective, delta, seed, warm)
+        return _polish(problem, rough, thin, objective, delta)
     pool = starts(problem, seed, count=None if warm is None else 128)
     pool, _ = ranked(problem, pool, np.inf)
     if pool.shape[1] == 0:
@@ -739,6 +755,13 @@ def minimise(
     else:
         threshold = np.inf if objective == "ls" or delta is None else delta
         found = solve(problem, first, threshold, limit=_GLOBAL)
+    return _minimum(problem, threshold, found, pool, first.shape[1])
+
+
+def _minimum(
+    problem: Problem, threshold: float, found: Solutions, pool: np.ndarray, count: int
+) -> Minimum:
+    """Sort what the first `count` solutions, and any further ones, found."""
     order = np.argsort(found.objective, kind="stable")
     top = int(order[0])
     best = float(found.objective[top])
@@ -758,13 +781,34 @@ def minimise(
         found.theta[:, basins],
         found.objective[basins],
         pool,
-        first.shape[1],
-        float(np.mean(found.objective[: first.shape[1]] <= best + slack)),
+        count,
+        float(np.mean(found.objective[:count] <= best + slack)),
         bool(last.converged[0]),
     )
 
 
-_GLOBAL = 80
+_MANY_ROWS = 4000
+"""Above this, basins are looked for in a random half as many rows, then refined in all."""
+
+
+def _polish(
+    problem: Problem, rough: Minimum, thin: Problem, objective: str, delta: float | None
+) -> Minimum:
+    """Minimise over all rows from the basins of some of them."""
+    here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
+    if objective == "lad":
+        threshold, found = LAD, _continue_to_lad(problem, here)
+    elif objective == "huber" and delta is None:
+        threshold, found = _tied(problem, here)
+    else:
+        threshold = rough.delta
+        found = solve(problem, here, threshold, limit=_GLOBAL)
+    pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
+    fine = _minimum(problem, threshold, found, pool, here.shape[1])
+    return replace(fine, starts=rough.starts, share=rough.share)
+
+
+_GLOBAL = 60
 """Iterations a start may spend before it counts as one that does not reach the minimum."""
 
 

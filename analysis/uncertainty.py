@@ -88,7 +88,7 @@ def _refit(problem: Problem, minimum: Minimum, targets: np.ndarray, method: str)
 # --- Bootstrap over groups ------------------------------------------------------------------------
 
 
-def _resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
+def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
     """(B, G) how often each group is drawn. Draws with fewer rows than unknowns are drawn again."""
     G = problem.units()
     sizes = np.bincount(problem.groups, minlength=G)
@@ -108,7 +108,7 @@ def _resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.nda
 
 
 def _bootstrap(problem: Problem, minimum: Minimum, count: int, rng: np.random.Generator) -> Draws:
-    counts = _resamples(problem, count, rng)
+    counts = resamples(problem, count, rng)
     start = np.repeat(minimum.theta, count, 1)
     found = engine.solve(problem, start, minimum.delta, counts=counts)
     theta, value = found.theta.copy(), found.objective.copy()
@@ -275,7 +275,7 @@ def direction(problem: Problem, name: str) -> np.ndarray:
 
 
 def held(
-    problem: Problem, minimum: Minimum, names: list[str], shifts: np.ndarray
+    problem: Problem, minimum: Minimum, names: list[str], shifts: np.ndarray, limit: int = 60
 ) -> tuple[np.ndarray, np.ndarray]:
     """Refit with each parameter shifted (in its log, where it is positive) and held there.
 
@@ -298,7 +298,7 @@ def held(
         np.concatenate([start, plain], 1),
         minimum.delta,
         hold=np.concatenate([normals, normals], 1),
-        limit=60,
+        limit=limit,
     )
     objective = found.objective.reshape(2, *shifts.shape)
     theta_out = found.theta.reshape(problem.q, 2, *shifts.shape)
@@ -372,7 +372,7 @@ def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tu
         low, high = region.ends(problem.columns)
         size = np.log(factor) if log else high - low
         shifts.append([-size, size])
-    value, _ = held(problem, minimum, names, np.array(shifts))
+    value, _ = held(problem, minimum, names, np.array(shifts), limit=30)
     statistic = 2 * (value - minimum.objective) / max(scale(problem, minimum), 1e-300)
     limit = float(stats.chi2.ppf(0.95, 1))
     return tuple(p for p, s in zip(names, statistic, strict=True) if np.any(s < limit))
