@@ -155,7 +155,7 @@ def failed_row(run: RunConfig, error: str) -> Row:
         name: count.flops_per_token(run.model, run.data.vocab_size, name)
         for name in count.CONVENTIONS
     }
-    row: Row = dict.fromkeys((column.name for column in table.COLUMNS), None)
+    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
     return (
         row
         | table.config_row(flatten(run))

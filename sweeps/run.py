@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -124,9 +125,18 @@ class Sweep:
         self.store = Store(Path("results" if results is None else results) / spec.name)
 
     @classmethod
-    def from_toml(cls, path_or_name: str | Path, results: str | Path | None = None) -> Sweep:
-        """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError."""
-        return cls(Spec.from_toml(path_or_name), results)
+    def from_toml(
+        cls,
+        path_or_name: str | Path,
+        results: str | Path | None = None,
+        *,
+        changes: dict[str, Any] | None = None,
+    ) -> Sweep:
+        """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
+
+        `changes`, {dotted key: value}, hold for every run; 'name' among them renames the sweep.
+        """
+        return cls(Spec.from_toml(path_or_name, changes), results)
 
     @property
     def folder(self) -> Path:
@@ -262,7 +272,10 @@ class Sweep:
                             run_on_ray(queue, workers=workers, threads=threads, execution=execution)
                 except KeyboardInterrupt:
                     hard = True
-                # From here on a further Ctrl-C must not cost the merge.
+            if queue.fatal:  # a full disk, most likely, on which merging fails as well
+                with contextlib.suppress(StoreError):
+                    self.store.merge()
+                raise StoreError(queue.fatal)
             self.store.merge()
             self._say_messages(console)
             busy, idle, jobs = _busy_and_idle(queue)
@@ -279,14 +292,9 @@ class Sweep:
             }
             self._write_manifest(hashes, session)
             self._say_end(queue, time.time() - started, workers, console)
-            if queue.fatal:
-                raise StoreError(queue.fatal)
             if queue.stopping or hard:
-                _say(
-                    console,
-                    f"Stopped; what has finished is kept. Resume with:\n  {self._command(plan, in_process)}",
-                )
-                raise Stopped
+                command = self._command(plan.workers, in_process)
+                raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
 
     def _prepare(self, missing: tuple[RunConfig, ...], rows: dict[str, Row]) -> dict[str, str]:
         """Make the token files; refuse to mix results on different ones. {corpus: hash}."""
@@ -332,6 +340,7 @@ class Sweep:
                 "wall_seconds": round(sum(s["wall_seconds"] for s in sessions), 2),
                 "sessions": sessions,
                 "spec": self.spec.text,
+                "changes": self.spec.changes,
             }
         )
 
@@ -352,13 +361,16 @@ class Sweep:
             _say(console, message)
         self.store.messages.clear()
 
-    def _command(self, plan: Plan, in_process: bool) -> str:
+    def _command(self, workers: int, in_process: bool) -> str:
+        """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
             name = self.spec.path.stem
-        words = ["scaling", "sweep", name, "--workers", str(plan.workers)]
+        words = ["scaling", "sweep", name, "--workers", str(workers)]
         if self._results is not None:
             words += ["--results", str(self._results)]
+        for key, value in self.spec.changes.items():
+            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
 
 

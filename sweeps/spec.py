@@ -36,7 +36,7 @@ import math
 import re
 import tomllib
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +65,29 @@ class Spec:
     text: str = ""
     """The TOML it came from."""
 
+    changes: Point = field(default_factory=dict, hash=False)
+    """{dotted key: value} changed for every run on top of the TOML."""
+
     @classmethod
-    def from_toml(cls, path_or_name: str | Path) -> Spec:
+    def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
         """Read a spec from a file, or a bundled one by its bare name.
 
-        Raises ConfigError, naming the file and the section, for whatever is not a sweep.
+        `changes` are fields changed for every run; 'name' among them renames the sweep. Raises
+        ConfigError, naming the file and the section, for whatever is not a sweep.
         """
         path = find(path_or_name)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from None
-        return cls.from_text(text, path=path)
+        return cls.from_text(text, path=path, changes=changes)
 
     @classmethod
-    def from_text(cls, text: str, *, path: Path | None = None) -> Spec:
+    def from_text(
+        cls, text: str, *, path: Path | None = None, changes: Point | None = None
+    ) -> Spec:
         """Read a spec from TOML text; `path` only names it in messages."""
+        changes = dict(changes or {})
         where = str(path) if path else "spec"
         try:
             values = tomllib.loads(text)
@@ -89,7 +96,9 @@ class Spec:
             at = f"{where}:{line[1]}" if line else where
             raise ConfigError(f"{at}: not valid TOML: {error}.") from None
         _known(values, _SECTIONS, where)
-        name = values.get("name", path.stem if path else "")
+        fields = {key: value for key, value in changes.items() if key != "name"}
+        fields = _flat(fields, f"{where}, changes")
+        name = changes.get("name", values.get("name", path.stem if path else ""))
         if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and name.strip(".")):
             raise ConfigError(
                 f"{where}: name={name!r} must be a word of letters, digits, '-', '_' and '.': it "
@@ -98,14 +107,14 @@ class Spec:
         description = values.get("description", "")
         if not isinstance(description, str):
             raise ConfigError(f"{where}: description={description!r} must be text.")
-        runs = _all_runs(values, where)
+        runs = _all_runs(values, fields, where)
         if not runs:
             raise ConfigError(
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
                 "[axes] seed = [0]."
             )
         _distinct(runs, where)
-        return cls(name, tuple(run for run, _ in runs), description, path, text)
+        return cls(name, tuple(run for run, _ in runs), description, path, text, changes)
 
 
 def bundled() -> list[str]:
@@ -132,12 +141,12 @@ def find(path_or_name: str | Path) -> Path:
 # ------------------------------------------------------------------ sections to runs
 
 
-def _all_runs(values: dict[str, Any], where: str) -> list[tuple[RunConfig, str]]:
+def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[tuple[RunConfig, str]]:
     """Every run, with the words that say where it came from."""
     shared = _flat(_table(values, "base", where), f"{where} [base]")
     runs = []
     if "axes" in values or "isoflop" in values:
-        runs += _block(shared, values, where, tag=None)
+        runs += _block(shared, values, changes, where, tag=None)
     sets = values.get("sets", [])
     if not isinstance(sets, list):
         raise ConfigError(f"{where} [sets]: write [[sets]], once for every set.")
@@ -153,12 +162,12 @@ def _all_runs(values: dict[str, Any], where: str) -> list[tuple[RunConfig, str]]
         for key, value in (("name", name), ("tag", tag)):
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{here}: {key}={value!r} must be text.")
-        runs += _block(base, block, here, tag=tag)
+        runs += _block(base, block, changes, here, tag=tag)
     return runs
 
 
 def _block(
-    base: Point, values: dict[str, Any], where: str, *, tag: str | None
+    base: Point, values: dict[str, Any], changes: Point, where: str, *, tag: str | None
 ) -> list[tuple[RunConfig, str]]:
     axes = _axes(_table(values, "axes", where), f"{where} [axes]")
     window = None
@@ -178,7 +187,7 @@ def _block(
     runs = []
     for points in itertools.product(*axes):
         point = {key: value for p in points for key, value in p.items()}
-        run = _run(_over(base, point), where)
+        run = _run(_over(_over(base, point), changes), where)
         ratio = run.D / count.parameters(run.model, run.data.vocab_size).N
         if window and not window[0] <= ratio <= window[1]:
             continue

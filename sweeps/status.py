@@ -95,11 +95,13 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
 
 def _recorded(store: Store) -> tuple[RunConfig, ...]:
     """Runs of the spec in the manifest; none where there is no usable one."""
-    text = store.manifest().get("spec")
+    manifest = store.manifest()
+    text, changes = manifest.get("spec"), manifest.get("changes")
     if not isinstance(text, str) or not text:
         return ()
+    changes = changes if isinstance(changes, dict) else {}
     try:
-        return Spec.from_text(text, path=store.folder / "manifest.json").runs
+        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes).runs
     except ConfigError:
         return ()
 

@@ -341,7 +341,7 @@ class Store:
                     if len(cells) != len(header):
                         raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
                     row = {
-                        name: read(cell) if cell else None
+                        name: read(cell) if cell or read is str else None
                         for name, read, cell in zip(header, parse, cells, strict=True)
                     }
                     rows[cells[index]] = row

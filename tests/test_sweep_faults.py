@@ -39,7 +39,8 @@ try:
         retry_failed=options.get("retry_failed") == "1",
         checkpoint_seconds=0.2,
     )
-except KeyboardInterrupt:
+except KeyboardInterrupt as stop:
+    print(stop)
     sys.exit(130)
 except ValueError as error:
     print(error, file=sys.stderr)

@@ -1,0 +1,269 @@
+"""Results on disk: what is written stays, what is damaged is set aside, what is held is held."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaling import table
+from scaling.config import RunConfig, override
+from sweeps.jobs import failed_row
+from sweeps.store import FORMAT, Store, StoreError, write_atomic
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_number(seed: int) -> RunConfig:
+    return override(RunConfig(), {"seed": seed, "tag": 'a, "b"\nc' if seed == 3 else ""})
+
+
+def finish(store: Store, run: RunConfig, L: float = 2.0) -> dict:
+    row = failed_row(run, "") | {
+        "status": "ok",
+        "L": L,
+        "seconds": 0.1 + 0.2,
+        "corpus_hash": "00e1",
+    }
+    point = {
+        "run_id": run.run_id,
+        "S": 1,
+        "D": 4096,
+        "C": 1e9 / 3,
+        "L": L,
+        "L_train": L,
+        "lr": 1e-3,
+    }
+    store.finish(row, [point, point | {"S": 2}])
+    return row
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results" / "a sweep")
+
+
+def test_a_result_survives_the_round_trip_through_file_and_table(store: Store):
+    runs = [run_number(seed) for seed in range(4)]
+    rows = [finish(store, run, L=2 + run.seed / 7) for run in runs]
+    assert store.rows() == {row["run_id"]: row for row in rows}
+    store.merge()
+    first = (store.folder / "runs.csv").read_bytes()
+    for run in runs[:2]:  # a committed result has no raw runs
+        for path in store.run_folder(run.run_id).iterdir():
+            path.unlink()
+    assert store.rows() == {row["run_id"]: row for row in rows}
+    finish(store, run_number(9))
+    store.merge()
+    store.forget([run_number(9).run_id])
+    assert (store.folder / "runs.csv").read_bytes() == first
+    assert len(table.read_curves(store.folder)) == 8
+
+
+def test_numbers_that_json_lacks_become_null(store: Store):
+    finish(store, run_number(0), L=math.nan)
+    finish(store, run_number(1), L=math.inf)
+    for seed in (0, 1):
+        path = store.run_folder(run_number(seed).run_id) / "result.json"
+        values = json.loads(path.read_text(), parse_constant=pytest.fail)
+        assert values["row"]["L"] is None and values["curve"][0]["L"] is None
+    store.merge()
+    assert table.read(store.folder)["L"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b'{"format": 1, "row": {"run_id"',
+        b"[]",
+        b"null",
+        b"\xff\x00",
+        b'{"format": 1, "row": {"run_id": "another", "status": "ok"}, "curve": []}',
+        b'{"format": "1", "row": {}, "curve": []}',
+    ],
+)
+def test_a_damaged_result_is_set_aside_with_a_message(store: Store, damage: bytes):
+    run = run_number(0)
+    for number in (1, 2):
+        finish(store, run)
+        path = store.run_folder(run.run_id) / "result.json"
+        path.write_bytes(damage)
+        assert store.rows() == {}
+        assert not path.exists()
+        assert path.with_name(f"result.json.bad-{number}").read_bytes() == damage
+        assert "damaged" in store.messages[-1] and str(path) in store.messages[-1]
+
+
+def test_a_newer_format_is_refused_not_set_aside(store: Store):
+    run = run_number(0)
+    finish(store, run)
+    path = store.run_folder(run.run_id) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
+    with pytest.raises(StoreError, match="newer version"):
+        store.rows()
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not a results table"),
+        ("a,b\n1,2\n", "not a results table"),
+        ("run_id,status,N\nx,ok,1\ny,ok", "line 3 has 2 cells"),
+        ("run_id,status,N\nx,ok,many\n", "damaged"),
+    ],
+)
+def test_a_damaged_table_is_refused(store: Store, text: str, said: str):
+    store.folder.mkdir(parents=True)
+    (store.folder / "runs.csv").write_text(text)
+    with pytest.raises(StoreError, match=said):
+        store.rows()
+
+
+def test_a_table_of_an_older_schema_is_read_and_extended(store: Store):
+    store.folder.mkdir(parents=True)
+    (store.folder / "runs.csv").write_text("run_id,status,N,gone\nabc,ok,10,x\n")
+    finish(store, run_number(0))
+    store.merge()
+    rows = table.read(store.folder)
+    assert list(rows.columns) == [column.name for column in table.COLUMNS]
+    assert rows.set_index("run_id").N["abc"] == 10 and len(rows) == 2
+
+
+def test_a_write_that_fails_leaves_what_was_there(store: Store, monkeypatch: pytest.MonkeyPatch):
+    row = finish(store, run_number(0))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for run in (run_number(0), run_number(1)):
+        with pytest.raises(StoreError, match="the disk is full"):
+            finish(store, run, L=9.0)
+    monkeypatch.undo()
+    assert store.rows() == {row["run_id"]: row}
+    left = sorted(path.name for path in store.run_folder(row["run_id"]).iterdir())
+    assert left == ["result.json"]
+
+
+def test_a_disk_that_is_truly_full(tmp_path: Path):
+    """On a file system of 64 KiB, mounted in a namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from sweeps.store import Store, StoreError
+from sweeps.jobs import failed_row
+from scaling.config import RunConfig, override
+store, done = Store(sys.argv[1]), 0
+try:
+    for seed in range(100):
+        run = override(RunConfig(), {"seed": seed})
+        store.finish(failed_row(run, "x" * 5000), [])
+        done += 1
+except StoreError as error:
+    assert "the disk is full" in str(error), error
+    assert len(Store(sys.argv[1]).rows()) == done > 0
+    print("refused")
+"""
+    mount = f"mount -t tmpfs -o size=64k none '{disk}' 2>/dev/null || exit 77"
+    command = f"{mount}; exec '{sys.executable}' -c \"$1\" '{disk}' '{ROOT}'"
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "--map-root-user", "sh", "-c", command, "sh", code],
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        pytest.skip("no unshare on this system")
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("mounting is not allowed here")
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
+@pytest.mark.parametrize("obstacle", ["file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, obstacle: str):
+    folder = tmp_path / "results"
+    if obstacle == "file":
+        folder.write_text("")
+    elif os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    else:
+        folder.mkdir(mode=0o500)
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(folder / "sweep").check_writable()
+
+
+def test_attempts_survive_a_torn_line_and_a_retry_forgives(store: Store):
+    run_id = run_number(0).run_id
+    for _ in range(2):
+        store.note(run_id, "start", pid=1)
+        store.note(run_id, "killed", error="it died")
+    with (store.run_folder(run_id) / "attempts.jsonl").open("ab") as file:
+        file.write(b'{"event": "killed", "ti')
+    assert store.killed(run_id) == 2
+    store.note(run_id, "killed")
+    assert store.killed(run_id) == 3
+    store.forget([run_id])
+    assert store.killed(run_id) == 0
+
+
+HOLD = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from sweeps.store import Store
+store = Store(sys.argv[1])
+with store.drive(), store.lease("abc") as held:
+    print(held, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_leases_exclude_other_processes_and_end_with_them(store: Store):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.folder), str(ROOT)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout and holder.stdout.readline() == "True\n"
+    try:
+        with store.lease("abc") as held:
+            assert not held
+        with pytest.raises(StoreError, match=f"process {holder.pid} on"), store.drive():
+            pass
+        assert store.running(["abc", "other"]) == ["abc"]
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with store.lease("abc", patience=1) as held, store.drive():
+        assert held
+    with store.lease("abc") as first, store.lease("abc") as second:
+        assert (first, second) == (True, False)
+
+
+def test_writing_is_atomic(tmp_path: Path):
+    path = tmp_path / "a"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_runs_list_and_load_in_seconds(store: Store):
+    rows = []
+    for seed in range(100_000):
+        rows.append({"run_id": f"{seed:012x}", "status": "ok", "N": 10, "D": 1, "L": 2.0 + seed})
+    table.write(store.folder, rows, [])
+    start = time.perf_counter()
+    assert len(store.rows()) == 100_000
+    assert time.perf_counter() - start < 3
