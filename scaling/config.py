@@ -123,6 +123,10 @@ class OptimConfig:
     lr: float | str = 3e-3
     """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
     2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5'."""
+    lr_embedding: float | str | None = None
+    """Peak learning rate of embeddings, output layer, norms and biases (number or rule); that of the
+    matrices where not given. Short runs of small models want it constant and large: what these
+    parameters should learn per step does not shrink with width (Yang et al. 2022, Table 3)."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after warm-up; wsd is constant, then a linear cooldown."""
     warmup_fraction: float = 0.05
@@ -142,10 +146,12 @@ class OptimConfig:
     """Largest norm of the gradient; none to leave it alone."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr, str):
-            lr_rule(self.lr)
-        elif not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"optim.lr={self.lr} must be positive and finite.")
+        for name in ("lr", "lr_embedding"):
+            rule = getattr(self, name)
+            if isinstance(rule, str):
+                lr_rule(rule, f"optim.{name}")
+            elif rule is not None and not (math.isfinite(rule) and rule > 0):
+                raise ConfigError(f"optim.{name}={rule} must be positive and finite.")
         if self.warmup_tokens is not None and self.warmup_tokens < 0:
             raise ConfigError(f"optim.warmup_tokens={self.warmup_tokens} must not be negative.")
         for name in ("warmup_fraction", "cooldown_fraction", "final_fraction"):
@@ -250,7 +256,7 @@ _PREFIX = {"ModelConfig": "model.", "DataConfig": "data.", "EvalConfig": "eval."
 # ------------------------------------------------------------------ the learning-rate rule
 
 
-def lr_rule(text: str) -> tuple[float, dict[str, float]] | None:
+def lr_rule(text: str, key: str = "optim.lr") -> tuple[float, dict[str, float]] | None:
     """Parse a learning-rate rule: None for 'kaplan', else (coefficient, {symbol: exponent}).
 
     Raises ConfigError for anything else than 'kaplan' or '<number> N^<p> D^<q> B^<r>'.
@@ -269,7 +275,7 @@ def lr_rule(text: str) -> tuple[float, dict[str, float]] | None:
         powers[match[1]] = float(match[2])
     if not good:
         raise ConfigError(
-            f"optim.lr={text!r} is neither a number, nor 'kaplan', nor a power law such as "
+            f"{key}={text!r} is neither a number, nor 'kaplan', nor a power law such as "
             "'0.05 N^-0.25 B^0.5' in N (non-embedding parameters), D and B (tokens)."
         )
     return float(terms[0]), powers

@@ -19,10 +19,12 @@ def warmup_steps(run: RunConfig) -> int:
     return round(run.optim.warmup_fraction * run.S)
 
 
-def peak(run: RunConfig) -> float:
-    """The run's peak learning rate; its rule sees the exact N, D and B."""
+def peaks(run: RunConfig) -> tuple[float, float]:
+    """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
     N = parameters(run.model, run.data.vocab_size).N
-    return peak_lr(run.optim.lr, N=N, D=run.D, B=run.batch_tokens)
+    rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
+    matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
+    return matrices, other
 
 
 def schedule(run: RunConfig, step: int) -> float:
@@ -65,15 +67,16 @@ class AdamW:
             ]
         self.adamw = torch.optim.AdamW(groups, fused=True)
 
-    def step(self, grad_kp: Tensor, lr: Sequence[float]) -> None:
-        """One update in place; `grad_kp` is clipped in place, each row by its own norm."""
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> None:
+        """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
+        clipped in place, each row by its own norm."""
         for row_p, clip in zip(grad_kp, self.clip, strict=True):
             if clip is not None:
                 row_p.mul_((clip / (row_p.norm() + 1e-6)).clamp_(max=1.0))
         for i, group in enumerate(self.adamw.param_groups):
             row_p = grad_kp[i // 2]
             slice_p = row_p[: self.P_decayed] if i % 2 == 0 else row_p[self.P_decayed :]
-            group["lr"] = lr[i // 2]
+            group["lr"] = lr[i // 2][i % 2]
             group["params"][0].grad = slice_p
         self.adamw.step()
 

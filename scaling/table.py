@@ -52,7 +52,7 @@ _MEASURED = (
     Column("L", "float", "nats/token", "held-out test loss after the last step"),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
     Column("bits_per_byte", "float", "bits/byte", "L per byte of test text: compares tokenizers"),
-    Column("lr_peak", "float", "", "peak learning rate that the rule gave"),
+    Column("lr_peak", "float", "", "peak learning rate that the rule gave, for the matrices"),
     Column("vocab_size", "int", "tokens", "vocabulary, end-of-text included"),
     Column("corpus_hash", "str", "", "content hash of the token files"),
     Column("seconds", "float", "s", "wall clock of training and evaluation"),

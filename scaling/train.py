@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scaling import corpus, count, table
 from scaling.config import ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
 from scaling.model import Decoder
-from scaling.optim import AdamW, peak, schedule
+from scaling.optim import AdamW, peaks, schedule
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
@@ -123,7 +122,7 @@ class Trainer:
         self.decoder = Decoder(run.model, self.files.vocab_size)
         self.flat_kp = self.decoder.init([run.seed]).to(self.device).requires_grad_()
         self.adamw = AdamW(self.flat_kp, self.decoder.P_decayed, [run.optim])
-        self.lr_peak = peak(run)
+        self.lr_peaks = peaks(run)
         self.mean_loss = self.decoder.mean_loss
         if execution.compile:
             self.mean_loss = torch.compile(self.decoder.mean_loss)
@@ -180,8 +179,9 @@ class Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 (loss,) = self.mean_loss(self.flat_kp, windows_kbt)
             (grad_kp,) = torch.autograd.grad(loss, self.flat_kp)
-            lr = self.lr_peak * schedule(run, self.step)
-            self.adamw.step(grad_kp, [lr])
+            scale = schedule(run, self.step)
+            lr = self.lr_peaks[0] * scale
+            self.adamw.step(grad_kp, [(lr, self.lr_peaks[1] * scale)])
             self.loss_sum += loss.detach()
             self.loss_steps += 1
             self.step += 1
@@ -248,7 +248,7 @@ class Trainer:
             "B": run.batch_tokens,
             "S": self.step,
             **asdict(held_out),
-            "lr_peak": self.lr_peak,
+            "lr_peak": self.lr_peaks[0],
             "vocab_size": self.files.vocab_size,
             "corpus_hash": self.files.hash[:16],
             "seconds": self.train_seconds + self.eval_seconds,

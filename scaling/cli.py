@@ -1,0 +1,486 @@
+"""The `scaling` command. A command imports what it needs when it runs, so that help is quick; this
+is the one module of `scaling` that looks up to `sweeps` and `analysis`."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from scaling.config import ConfigError, Execution, RunConfig
+
+# ------------------------------------------------------------------ training
+
+
+def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
+    """Train one run and print its row.
+
+    Args:
+        folder: Keep a checkpoint here, and resume from it.
+    """
+    from rich.console import Console
+
+    from scaling.train import Interrupted, Progress
+    from scaling.train import train as train_run
+
+    console = Console(stderr=True)
+    with console.status(f"run {config.run_id}") as status:
+
+        def show(p: Progress) -> None:
+            L = "" if p.L is None else f"  L {p.L:.4f}"
+            rate = f"{p.tokens_per_second:,.0f} tokens/s"
+            status.update(f"run {config.run_id}  step {p.step} of {p.steps}{L}  {rate}")
+
+        try:
+            result = train_run(config, execution=execution, folder=folder, on_progress=show)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+    _print_json(result.row)
+
+
+def sweep(
+    spec: str,
+    *,
+    results: Path | None = None,
+    workers: int = 2,
+    dry_run: bool = False,
+    in_process: bool = False,
+    retry_failed: bool = False,
+    set: tuple[str, ...] = (),
+) -> None:
+    """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
+
+    Args:
+        spec: A TOML file, or the name of a bundled spec such as quickstart.
+        results: Parent of the results folder; ./results where not given.
+        workers: Runs side by side.
+        dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
+        in_process: One run after another in this process, without Ray.
+        retry_failed: Train failed runs again.
+        set: Change a field for every run, such as data.corpus=my.txt; the sweep takes the name
+            given with name=...
+    """
+    from sweeps import Sweep
+
+    it = Sweep.from_toml(spec, results, changes=_changes(set))
+    if dry_run:
+        print(it.plan(workers=workers, measure=True))
+        return
+    it.run(workers=workers, in_process=in_process, retry_failed=retry_failed)
+
+
+def status(results: Path) -> None:
+    """What a results folder holds: done, running, failed, missing."""
+    from sweeps.status import status as status_of
+
+    print(status_of(results))
+
+
+def data_prepare(corpus: str = "prose", *, tokenizer: str = "bpe-1024") -> None:
+    """Read a corpus, split it, train its tokenizer, write token files to the cache.
+
+    Args:
+        corpus: A bundled corpus, a text file or folder, or hub:<name>.
+        tokenizer: 'bytes' or 'bpe-<vocabulary size>'.
+    """
+    from scaling.config import DataConfig
+    from scaling.corpus import prepare
+
+    files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer))
+    per_token = files.train_bytes / files.train_tokens
+    print(
+        f"{corpus} ({tokenizer}): {files.train_tokens:,} training and {files.test_tokens:,} test "
+        f"tokens, {per_token:.2f} bytes a token; {files.folder}"
+    )
+
+
+def data_list() -> None:
+    """The bundled corpora, and which of them are prepared."""
+    from scaling.corpus import CORPORA, cache
+
+    for name, bundled in CORPORA.items():
+        prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
+        state = f"  [prepared: {', '.join(prepared)}]" if prepared else ""
+        print(f"{name:<10} {bundled.about}{state}")
+    print("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
+
+
+# ------------------------------------------------------------------ analysis
+
+
+def summary(results: Path, *, figures: Path | None = None) -> None:
+    """Laws with intervals, held-out error, frontier, plan and figures of a sweep.
+
+    Args:
+        results: A sweep's results folder.
+        figures: Where figures go; the results folder's own `figures` where not given.
+    """
+    from analysis.summary import summarise
+
+    print(summarise(results, figures=figures))
+
+
+def fit(
+    runs: Path,
+    *,
+    law: tuple[str, ...] = ("chinchilla",),
+    map: tuple[str, ...] = (),
+    objective: Literal["huber", "ls", "lad"] = "huber",
+    delta: float | None = None,
+    on: Literal["log", "raw"] = "log",
+    reduce: Literal["sum", "mean"] = "sum",
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    where: str | None = None,
+    json: bool = False,
+) -> None:
+    """Fit laws to a table of runs.
+
+    Args:
+        runs: A results folder, or a CSV, parquet or JSONL table.
+        law: Names of laws (`scaling laws`), or file.py:name for your own.
+        map: Column names there and here, such as loss=L,params=N,tokens=D.
+        objective: Huber, least squares, or least absolute deviation.
+        delta: Huber's threshold; tied to the residual scale where not given. Hoffmann et al. used 1e-3.
+        on: Residuals of log loss, or of the loss itself.
+        reduce: Sum or mean over the rows.
+        bootstrap: Resamples behind the intervals.
+        level: Of the intervals.
+        where: Keep the rows that match, such as "D == D.max()" or "n_layer > 1".
+        json: Print one JSON object instead of tables.
+    """
+    from analysis import fit as fit_law
+    from analysis import laws as all_laws
+
+    table = _load(runs, map, where)
+    records = []
+    for name in law:
+        result = fit_law(
+            all_laws.resolve(name),
+            table,
+            objective=objective,
+            delta=delta,
+            on=on,
+            reduce=reduce,
+            bootstrap=bootstrap,
+        )
+        if json:
+            records.append(result.record(level))
+        else:
+            print(result)
+    if json:
+        _print_json(records[0] if len(records) == 1 else records)
+
+
+def laws() -> None:
+    """The laws that can be fitted, with formula and source."""
+    from analysis import laws as all_laws
+
+    _print_table(all_laws.table())
+
+
+def frontier(
+    results: Path,
+    *,
+    method: Literal["envelope", "isoflop", "parametric", "all"] = "all",
+    map: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """The compute-optimal frontier, by several methods side by side.
+
+    Args:
+        results: A results folder, or a table of runs.
+        method: Lower envelope of the learning curves, isoFLOP minima, or a fitted law.
+        map: Column names there and here.
+        json: Print one JSON object.
+    """
+    from analysis import frontier as frontier_of
+
+    found = frontier_of(_curves_or_runs(results, map), method=method)
+    _print_json(found.record()) if json else print(found)
+
+
+def plan(
+    results: Path,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    tokens: float | None = None,
+    loss: float | None = None,
+    law: str = "chinchilla",
+    map: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """What to train next: give one of a budget in FLOPs, a size, a number of tokens, a loss.
+
+    Args:
+        results: A results folder, or a table of runs.
+        flops: Training budget C = 6 N D.
+        params: Non-embedding parameters N.
+        tokens: Training tokens D.
+        loss: Target test loss [nats/token].
+        law: The law of N and D to plan with.
+        map: Column names there and here.
+        json: Print one JSON object.
+    """
+    from analysis import fit as fit_law
+    from analysis import laws as all_laws
+    from analysis import plan as plan_of
+
+    asked = {"C": flops, "N": params, "D": tokens, "L": loss}
+    given = {symbol: value for symbol, value in asked.items() if value is not None}
+    result = fit_law(all_laws.resolve(law), _load(results, map, None))
+    found = plan_of(result, **given)
+    _print_json(found.record()) if json else print(found)
+
+
+def figure(
+    name: str = "",
+    results: Path = Path("results/cpu"),
+    *,
+    out: Path | None = None,
+    list: bool = False,
+) -> None:
+    """Draw a figure from a results folder.
+
+    Args:
+        name: Which figure (--list shows them).
+        results: A results folder.
+        out: A file name; its suffix, .pdf or .png, says the format. Where not given, both are
+            written to the results folder's `figures`.
+        list: List the figures.
+    """
+    from analysis import figures
+
+    if list or not name:
+        print(figures.listing())
+        return
+    for path in figures.draw(name, results, out):
+        print(path)
+
+
+def doctor() -> None:
+    """Where each package comes from, its version, and this machine."""
+    import importlib.metadata
+    import importlib.util
+    import platform
+
+    owners = importlib.metadata.packages_distributions()
+    fine = True
+    for package in ("scaling", "sweeps", "analysis"):
+        spec = importlib.util.find_spec(package)
+        origin = spec.origin if spec else None
+        ours = origin is not None and "scaling-laws-lab" in Path(origin).read_text()
+        fine &= ours
+        note = "" if ours else f"  NOT OURS: it belongs to {', '.join(owners.get(package, ['?']))}"
+        print(f"{package:<9} {origin or 'is not installed'}{note}")
+    for name in ("scaling-laws-lab", "torch", "ray", "numpy", "scipy", "pandas", "matplotlib"):
+        try:
+            print(f"{name:<17} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name:<17} not installed")
+    print(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
+    if not fine:
+        raise ConfigError(
+            "another package shadows one of ours; rename that file, or use an environment of its own."
+        )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "sweep": sweep,
+    "status": status,
+    "summary": summary,
+    "fit": fit,
+    "laws": laws,
+    "frontier": frontier,
+    "plan": plan,
+    "figure": figure,
+    "data prepare": data_prepare,
+    "data list": data_list,
+    "doctor": doctor,
+}
+_POSITIONAL = {"spec", "results", "runs", "name", "corpus"}
+
+
+# ------------------------------------------------------------------ plumbing
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        name, rest = _command(arguments)
+        _parse(name, rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "stopped.")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _say(f"{error.strerror}{where}. What was finished is kept.")
+        raise SystemExit(2) from None
+    except ValueError as error:
+        # Ours say what, where and what to do; anything else is a bug and deserves its traceback.
+        if type(error).__module__.partition(".")[0] not in ("scaling", "sweeps", "analysis"):
+            raise
+        _say(str(error))
+        raise SystemExit(2) from None
+
+
+def _say(message: str) -> None:
+    print(f"scaling: {message}", file=sys.stderr)
+
+
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        raise SystemExit(0)
+    if arguments[0] == "--version":
+        import importlib.metadata
+
+        print(importlib.metadata.version("scaling-laws-lab"))
+        raise SystemExit(0)
+    for words in (1, 2):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, arguments[words:]
+    if arguments[0] == "data":
+        raise ConfigError("`scaling data` needs one of: prepare, list.")
+    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "`scaling --help` lists the commands."
+    raise ConfigError(f"there is no command {arguments[0]!r}. {hint}")
+
+
+def _overview() -> str:
+    lines = [
+        "scaling: train, sweep and fit neural scaling laws",
+        "",
+        "usage: scaling COMMAND [--help] ...",
+        "",
+    ]
+    for name, function in COMMANDS.items():
+        lines.append(f"  {name:<14} {(function.__doc__ or '').splitlines()[0]}")
+    lines += [
+        "",
+        "  scaling sweep quickstart --dry-run       what it would train, and how long that takes",
+        "  scaling sweep quickstart --workers 2     train what is missing",
+        "  scaling summary results/quickstart       laws, frontier, plan, figures",
+    ]
+    return "\n".join(lines)
+
+
+def _parse(name: str, arguments: list[str]) -> None:
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole_number(info: Any) -> Any:  # lets an int be written 2e8
+        if info.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: _whole(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    function = COMMANDS[name]
+    hints = dict(function.__annotations__)
+    hints.pop("return", None)
+    function.__annotations__ = {key: _marked(key, hints[key], tyro) for key in hints}
+    tyro.cli(
+        function,
+        prog=f"scaling {name}",
+        args=arguments,
+        registry=registry,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _marked(key: str, hint: Any, tyro: Any) -> Any:
+    """A parameter's type with its place on the command line."""
+    hint = eval(hint) if isinstance(hint, str) else hint
+    if key == "config":  # its fields need no prefix: --model.n-layer 6 --tokens 2e8
+        return Annotated[hint, tyro.conf.arg(name="")]
+    if key in _POSITIONAL:
+        return tyro.conf.Positional[hint]
+    return hint
+
+
+def _whole(text: str) -> int:
+    value = float(text)
+    if value % 1:
+        raise ValueError(f"{text} is not a whole number")
+    return int(text) if text.lstrip("+-").isdigit() else int(value)
+
+
+def _changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """['data.corpus=my.txt', 'seed=3'] -> values as TOML reads them, bare words as strings."""
+    import tomllib
+
+    changes = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} is not KEY=VALUE, such as data.corpus=my.txt.")
+        try:
+            changes[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            changes[key] = text
+    return changes
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """['loss=L,params=N'] -> {'loss': 'L', 'params': 'N'}."""
+    mapping = {}
+    for pair in ",".join(pairs).split(","):
+        if not pair:
+            continue
+        there, equals, here = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--map {pair!r} is not COLUMN=SYMBOL, such as loss=L.")
+        mapping[there.strip()] = here.strip()
+    return mapping
+
+
+def _load(path: Path, pairs: Sequence[str], where: str | None) -> Any:
+    from analysis import load
+    from scaling.table import TableError
+
+    table = load(path, map=_mapping(pairs))
+    if "status" in table.columns:
+        table = table[table.status == "ok"]
+    if where:
+        try:
+            table = table.query(where)
+        except Exception as error:
+            raise TableError(f"--where {where!r}: {error}") from None
+    return table
+
+
+def _curves_or_runs(path: Path, pairs: Sequence[str]) -> Any:
+    from analysis import load
+
+    curves = path.is_dir() and (path / "curves.parquet").exists()
+    return load(path, map=_mapping(pairs), curves=curves)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_table(table: Any) -> None:
+    print(table.to_string(index=False))

@@ -1,0 +1,132 @@
+"""RunConfig: identity, overrides, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaling.config import (
+    ConfigError,
+    OptimConfig,
+    RunConfig,
+    canonical,
+    fields_of,
+    flatten,
+    from_dict,
+    lr_rule,
+    override,
+    peak_lr,
+)
+
+# Identities are kept in results folders: a change here orphans everybody's runs.
+GOLDEN = {
+    "{}": "ede0de807492",
+    '{"model.n_layer": 4, "model.d_model": 128, "model.n_head": 4}': "e3cd98931a05",
+    '{"tokens": 2e8, "optim.lr": "kaplan", "seed": 3}': "4d76e31fab96",
+}
+
+
+@pytest.mark.parametrize(("changes", "run_id"), GOLDEN.items())
+def test_run_id_is_golden(changes, run_id):
+    assert from_dict(json.loads(changes)).run_id == run_id
+
+
+def test_run_id_is_the_same_in_another_process():
+    code = "from scaling.config import from_dict; print(from_dict({'seed': 7}).run_id)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == from_dict({"seed": 7}).run_id
+
+
+def test_run_id_ignores_spelling_order_and_tag():
+    a = from_dict({"tokens": 1_000_000, "model.n_layer": 3, "optim.lr": 1e-3})
+    b = from_dict({"optim": {"lr": 0.001}, "model": {"n_layer": 3.0}, "tokens": 1e6, "tag": "x"})
+    assert a.run_id == b.run_id
+    full_width = from_dict({"model.d_model": 32, "model.d_ff": 128})
+    assert full_width.run_id == from_dict({"model.d_model": 32}).run_id
+
+
+@given(st.integers(1, 10**12), st.integers(1, 64), st.integers(0, 2**31))
+def test_whole_steps(tokens, rows, seed):
+    run = from_dict({"tokens": tokens, "batch_tokens": rows * 128, "seed": seed})
+    assert run.D == run.S * run.batch_tokens
+    assert abs(run.D - tokens) <= max(run.batch_tokens / 2, run.batch_tokens - tokens)
+
+
+@given(st.sampled_from(sorted(fields_of())), st.integers(1, 4))
+def test_override_reads_back(key, value):
+    hint, _ = fields_of()[key]
+    if hint is not int or key == "batch_tokens":
+        return
+    value *= 64 if key == "model.d_model" else 1
+    changes = {key: value, "batch_tokens": 128 * 60} if key == "model.n_ctx" else {key: value}
+    if key == "model.n_head":
+        value = changes[key] = 2 ** (value - 1)
+    assert flatten(override(RunConfig(), changes))[key] == value
+
+
+def test_leaf_names_are_unique():
+    # They are the config columns of the table.
+    names = [key.rpartition(".")[2] for key in fields_of()]
+    assert len(names) == len(set(names))
+
+
+def test_canonical_holds_only_what_differs():
+    assert canonical(RunConfig()) == {}
+    assert canonical(from_dict({"seed": 2, "tag": "a"})) == {"seed": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.nlayer": 8}, "ModelConfig has no field 'nlayer'.*Did you mean 'n_layer'"),
+        ({"lr": 1e-3}, "Did you mean 'optim.lr'"),
+        ({"zzz": 1}, "has no field 'zzz'.*The fields are"),
+        ({"model.n_head": 3}, r"n_head=3 does not divide model.d_model=64; use one of \[1, 2, 4"),
+        ({"model.n_layer": 0}, "model.n_layer=0 must be positive"),
+        ({"model.n_layer": -2}, "model.n_layer=-2 must be positive"),
+        ({"model.n_layer": "3"}, "model.n_layer: '3' is not int"),
+        ({"model.n_layer": True}, "True is not int"),
+        ({"model.n_layer": 2.5}, "2.5 is not int"),
+        ({"tokens": math.inf}, "inf is not int"),
+        ({"tokens": 0}, "tokens=0 must be positive"),
+        ({"batch_tokens": 1000}, "not a multiple of model.n_ctx=128; the nearest are 896 and 1024"),
+        ({"optim.lr": math.nan}, "optim.lr: nan is not"),
+        ({"optim.lr": 0.0}, "must be positive and finite"),
+        ({"optim.lr": "N^2"}, "neither a number, nor 'kaplan', nor a power law"),
+        ({"optim.lr_embedding": "1 X^2"}, "optim.lr_embedding='1 X"),
+        ({"optim.schedule": "cos"}, "'cos' is not one of 'cosine', 'linear'"),
+        ({"optim.beta2": 1.0}, r"optim.beta2=1.0 must lie in \[0, 1\)"),
+        ({"optim.warmup_fraction": 2.0}, "must lie between 0 and 1"),
+        ({"data.tokenizer": "bpe-9"}, "'bytes' or 'bpe-<size>'"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"precision": "float16"}, "'float16' is not one of"),
+    ],
+)
+def test_refusals_say_what_and_what_to_do(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        override(RunConfig(), changes, where="sweeps/specs/tiny.toml [axes]")
+    assert str(error.value).startswith("sweeps/specs/tiny.toml [axes]: ")
+
+
+def test_kaplan_learning_rate():
+    # Kaplan et al. 2020, eq. D.1
+    assert peak_lr("kaplan", N=1e6, D=1, B=1) == pytest.approx(0.003239 - 0.0001395 * math.log(1e6))
+    with pytest.raises(ConfigError, match="holds below"):
+        peak_lr("kaplan", N=2e10, D=1, B=1)
+
+
+@given(st.floats(1e-4, 1.0), st.floats(-1, 1), st.floats(-1, 1))
+def test_power_law_learning_rate(c, p, q):
+    rule = f"{c} N^{p} D^({q})"
+    assert lr_rule(rule) == (c, {"N": p, "D": q})
+    assert peak_lr(rule, N=3e4, D=2e6, B=7) == pytest.approx(c * 3e4**p * 2e6**q)
+
+
+def test_a_number_is_a_rule():
+    assert OptimConfig(lr=0.25).lr == peak_lr(0.25, N=1, D=1, B=1)
