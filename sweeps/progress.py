@@ -63,7 +63,7 @@ class Display:
         self,
         queue: Queue,
         store: Store,
-        runs: list[RunConfig],
+        runs: dict[str, RunConfig],
         seconds: dict[str, float],
         *,
         workers: int,
@@ -71,8 +71,8 @@ class Display:
     ) -> None:
         """`runs` are the sweep's; `seconds` the estimates of those that are missing."""
         self._queue, self._store, self._workers, self._console = queue, store, workers, console
-        self._runs = {run.run_id: run for run in runs}
-        self._C = {run.run_id: flops(run) for run in runs}
+        self._runs = runs
+        self._C = {run_id: flops(run) for run_id, run in runs.items()}
         self._seconds = seconds
         self._start = time.monotonic()
         self._over = threading.Event()

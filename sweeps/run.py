@@ -40,12 +40,12 @@ class Stopped(KeyboardInterrupt):
 class Plan:
     """What a sweep has left to do."""
 
-    runs: tuple[RunConfig, ...]
-    """All of the spec."""
+    runs: dict[str, RunConfig]
+    """{run_id: run}: all of the spec."""
     finished: dict[str, str]
     """{run_id: status} of those that need no training."""
-    missing: tuple[RunConfig, ...]
-    """Dearest first."""
+    missing: dict[str, RunConfig]
+    """{run_id: run}, dearest first."""
     seconds: dict[str, float]
     """{run_id: estimated seconds on one worker} of the missing ones."""
     speed: estimate.Speed
@@ -54,20 +54,20 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Training tokens to process."""
-        return sum(run.D for run in self.missing)
+        return sum(run.D for run in self.missing.values())
 
     @property
     def flops(self) -> float:
         """Training FLOPs to spend, 6 N D."""
-        return sum(flops(run) for run in self.missing)
+        return sum(flops(run) for run in self.missing.values())
 
     @property
     def wall_seconds(self) -> float:
         """Estimated wall clock: longest first, each job to the worker that is free first."""
         ends = [0.0] * self.workers
-        for run in self.missing:
+        for run_id in self.missing:
             first = ends.index(min(ends))
-            ends[first] += self.seconds[run.run_id]
+            ends[first] += self.seconds[run_id]
         return max(ends)
 
     def __str__(self) -> str:
@@ -81,20 +81,21 @@ class Plan:
         ]
         if not self.missing:
             return lines[0]
-        sizes: dict[int, list[RunConfig]] = {}
-        for run in self.missing:
+        sizes: dict[int, dict[str, RunConfig]] = {}
+        for run_id, run in self.missing.items():
             N = count.parameters(run.model, run.data.vocab_size).N
-            sizes.setdefault(N, []).append(run)
+            sizes.setdefault(N, {})[run_id] = run
         lines.append(
             f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
         )
-        for N, runs in sorted(sizes.items()):
+        for N, by_id in sorted(sizes.items()):
+            runs = list(by_id.values())
             shapes = {
                 f"{r.model.n_layer} x {r.model.d_model}, {r.model.n_head} heads" for r in runs
             }
             D = sorted({run.D for run in runs})
             span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
-            seconds = sum(self.seconds[run.run_id] for run in runs)
+            seconds = sum(self.seconds[run_id] for run_id in by_id)
             shape = shapes.pop() if len(shapes) == 1 else f"{len(shapes)} shapes"
             total = si(sum(map(flops, runs)))
             lines.append(
@@ -155,20 +156,21 @@ class Sweep:
         return self._plan(self.store.rows(), workers, measure)
 
     def _plan(self, rows: dict[str, Row], workers: int, measure: bool) -> Plan:
-        missing = [run for run in self.spec.runs if run.run_id not in rows]
+        runs = self.spec.by_id
+        missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
         samples = estimate.samples_of(rows.values())
         if measure and missing and not samples:
+            some = list(missing.values())
             try:
-                samples = estimate.measure(missing, workers=workers, threads=threads_for(workers))
+                samples = estimate.measure(some, workers=workers, threads=threads_for(workers))
             except RuntimeError as error:
                 raise ConfigError(f"measuring this machine's speed failed: {error}") from None
         speed = estimate.speed(samples)
-        seconds = {run.run_id: speed.seconds(run) for run in missing}
-        missing.sort(key=lambda run: -seconds[run.run_id])
-        finished = {
-            run.run_id: rows[run.run_id]["status"] for run in self.spec.runs if run.run_id in rows
-        }
-        return Plan(self.spec.runs, finished, tuple(missing), seconds, speed, workers)
+        seconds = {run_id: speed.seconds(run) for run_id, run in missing.items()}
+        dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
+        missing = {run_id: missing[run_id] for run_id in dearest_first}
+        finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
+        return Plan(runs, finished, missing, seconds, speed, workers)
 
     # -------------------------------------------------------------- running
 
@@ -200,8 +202,8 @@ class Sweep:
         console = console or Console(quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
-            ids = {run.run_id for run in self.spec.runs}
-            failed = [r for r, row in rows.items() if r in ids and row["status"] == "failed"]
+            mine = rows.keys() & self.spec.by_id.keys()
+            failed = [run_id for run_id in mine if rows[run_id]["status"] == "failed"]
             if failed:
                 with self.store.drive():
                     self.store.forget(failed)
@@ -215,7 +217,7 @@ class Sweep:
                 self.store.merge()
         else:
             _say(console, f"{len(plan.runs)} runs, all finished: nothing to train.")
-        extra = rows.keys() - {run.run_id for run in self.spec.runs}
+        extra = rows.keys() - self.spec.by_id.keys()
         if extra:
             _say(
                 console,
@@ -240,7 +242,7 @@ class Sweep:
         execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
         workers = 1 if in_process else min(plan.workers, len(plan.missing))
         with self.store.drive():
-            hashes = self._prepare(plan.missing, rows)
+            hashes = self._prepare(list(plan.missing.values()), rows)
             self._write_manifest(hashes)
             where = "in this process" if in_process else f"on {workers} workers"
             wall = clock(plan.wall_seconds)
@@ -250,7 +252,7 @@ class Sweep:
                 f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about {wall}",
             )
             queue = Queue(self.store, retries)
-            queue.add(Job((run,), plan.seconds[run.run_id]) for run in plan.missing)
+            queue.add(Job((run,), plan.seconds[run_id]) for run_id, run in plan.missing.items())
 
             def stop() -> None:
                 queue.stopping = True
@@ -258,7 +260,7 @@ class Sweep:
                     self.store.stop_file.touch()
 
             display = Display(
-                queue, self.store, list(plan.runs), plan.seconds, workers=workers, console=console
+                queue, self.store, plan.runs, plan.seconds, workers=workers, console=console
             )
             hard = False
             with _interruptible(stop):
@@ -296,7 +298,7 @@ class Sweep:
                 command = self._command(plan.workers, in_process)
                 raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
 
-    def _prepare(self, missing: tuple[RunConfig, ...], rows: dict[str, Row]) -> dict[str, str]:
+    def _prepare(self, missing: list[RunConfig], rows: dict[str, Row]) -> dict[str, str]:
         """Make the token files; refuse to mix results on different ones. {corpus: hash}."""
         from scaling import corpus
 

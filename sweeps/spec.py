@@ -59,7 +59,8 @@ class Spec:
     """A named list of runs."""
 
     name: str
-    runs: tuple[RunConfig, ...]
+    by_id: dict[str, RunConfig] = field(hash=False)
+    """{run_id: run}, in the order of the spec."""
     description: str = ""
     path: Path | None = None
     text: str = ""
@@ -67,6 +68,10 @@ class Spec:
 
     changes: Point = field(default_factory=dict, hash=False)
     """{dotted key: value} changed for every run on top of the TOML."""
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        return tuple(self.by_id.values())
 
     @classmethod
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
@@ -113,8 +118,7 @@ class Spec:
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
                 "[axes] seed = [0]."
             )
-        _distinct(runs, where)
-        return cls(name, tuple(run for run, _ in runs), description, path, text, changes)
+        return cls(name, _distinct(runs, where), description, path, text, changes)
 
 
 def bundled() -> list[str]:
@@ -233,16 +237,19 @@ def _run(values: Point, where: str) -> RunConfig:
     return run
 
 
-def _distinct(runs: list[tuple[RunConfig, str]], where: str) -> None:
-    seen: dict[str, str] = {}
+def _distinct(runs: list[tuple[RunConfig, str]], where: str) -> dict[str, RunConfig]:
+    by_id: dict[str, RunConfig] = {}
+    saids: dict[str, str] = {}
     for run, said in runs:
-        if (first := seen.get(run.run_id)) is not None:
+        run_id, said = run.run_id, said.removeprefix(where)[2:]
+        if run_id in by_id:
             raise ConfigError(
-                f"{where}: two runs are the same run {run.run_id}: '{first.removeprefix(where)[2:]}'"
-                f" and '{said.removeprefix(where)[2:]}'. Drop one of them, or let their seeds "
-                "differ. (Sizes that are computed are rounded to whole steps.)"
+                f"{where}: two runs are the same run {run_id}: '{saids[run_id]}' and '{said}'. Drop "
+                "one of them, or let their seeds differ. (Sizes that are computed are rounded to "
+                "whole steps.)"
             )
-        seen[run.run_id] = said
+        by_id[run_id], saids[run_id] = run, said
+    return by_id
 
 
 # ------------------------------------------------------------------ tables to points

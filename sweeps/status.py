@@ -66,9 +66,9 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
             f"{folder} {what}. Give the folder of a sweep, such as results/quickstart "
             "(`scaling sweep SPEC` makes one)."
         )
-    runs = spec.runs if spec else _recorded(store)
+    runs = spec.by_id if spec else _recorded(store)
     rows = store.rows()
-    ids = [run.run_id for run in runs] if runs else sorted(rows)
+    ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
@@ -93,28 +93,28 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
     )
 
 
-def _recorded(store: Store) -> tuple[RunConfig, ...]:
+def _recorded(store: Store) -> dict[str, RunConfig]:
     """Runs of the spec in the manifest; none where there is no usable one."""
     manifest = store.manifest()
     text, changes = manifest.get("spec"), manifest.get("changes")
     if not isinstance(text, str) or not text:
-        return ()
+        return {}
     changes = changes if isinstance(changes, dict) else {}
     try:
-        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes).runs
+        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes).by_id
     except ConfigError:
-        return ()
+        return {}
 
 
 def _to_go(
-    runs: tuple[RunConfig, ...], rows: dict[str, Row], running: dict[str, Row]
+    runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, Row]
 ) -> float | None:
     if not running:
         return None
     speed = estimate.speed(estimate.samples_of(rows.values()))
     total = 0.0
-    for run in runs:
-        if run.run_id not in rows:
-            part = running.get(run.run_id, {}).get("D", 0) / run.D
+    for run_id, run in runs.items():
+        if run_id not in rows:
+            part = running.get(run_id, {}).get("D", 0) / run.D
             total += speed.seconds(run) * (1 - min(1.0, part))
     return eta(0.0, 0.0, total, len(running))
