@@ -406,7 +406,8 @@ def _parse(name: str, arguments: list[str]) -> None:
         prog=f"scaling {name}",
         args=arguments,
         registry=registry,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        # a switch of a command is off by default; one of a run may be either
+        config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
     )
 
 
@@ -484,3 +485,7 @@ def _print_json(value: Any) -> None:
 
 def _print_table(table: Any) -> None:
     print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

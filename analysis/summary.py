@@ -1,0 +1,187 @@
+"""A finished sweep in one page of text: laws, held-out error, frontier, what to train next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures as drawings
+from analysis.fit import FitError, FitResult, fit
+from analysis.frontier import DataRule, Frontier, data_rule, frontier
+from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
+from analysis.load import load
+from analysis.plan import Plan, plan
+from analysis.validate import Validation, validate
+from scaling.table import TableError
+
+NEXT = 10.0
+"""The plan is for this many times the compute of the largest run."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep says."""
+
+    folder: Path
+    counts: dict[str, int]
+    """Runs by status."""
+    runs: pd.DataFrame = field(repr=False)
+    """The runs that the laws rest on: status 'ok'."""
+    laws: dict[str, FitResult]
+    """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), as far as the data allow."""
+    skipped: dict[str, str]
+    """Why a part is missing."""
+    held_out: dict[str, Validation]
+    rule: DataRule | None
+    frontiers: dict[str, Frontier]
+    plan: Plan | None
+    figures: tuple[Path, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return {
+            "folder": str(self.folder),
+            "counts": self.counts,
+            "laws": {name: result.record() for name, result in self.laws.items()},
+            "held_out": {name: v.record() for name, v in self.held_out.items()},
+            "data_rule": self.rule.record() if self.rule else None,
+            "frontiers": {name: front.record() for name, front in self.frontiers.items()},
+            "plan": self.plan.record() if self.plan else None,
+            "skipped": self.skipped,
+            "figures": [str(path) for path in self.figures],
+        }
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status, n in self.counts.items())
+        spans = [
+            f"{name} {self.runs[name].min():.3g} .. {self.runs[name].max():.3g}"
+            for name in ("N", "D", "C", "L")
+        ]
+        lines = [f"{self.folder}: {counts}; {', '.join(spans)}", "", "laws (95 % intervals)"]
+        for result in self.laws.values():
+            lines.append(f"  {result.law.formula}   [{result.n} points]")
+            lines.append(f"      {_parameters(result)}")
+        if self.held_out:
+            lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
+        for name, validation in self.held_out.items():
+            for row in validation.backtest.tail(2).itertuples():
+                lines.append(
+                    f"  {name:<11} runs up to C = {row.cut:.2g} predict {row.n_held} larger ones: "
+                    f"{row.error:.2%} rms, {row.bias:+.2%} bias"
+                )
+        lines.append("")
+        if self.rule:
+            lines.append(str(self.rule))
+        for name, front in self.frontiers.items():
+            parts = [
+                f"{e.exponent} ~ C^{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+                for e in front.exponents.itertuples()
+                if e.exponent in ("N_opt", "D_opt")
+            ]
+            lines.append(f"frontier, {name}: {', '.join(parts)}")
+        if self.plan:
+            lines += ["", f"next, with {NEXT:g} times the largest run: {self.plan.headline}"]
+            lines += [f"  ! {note}" for note in self.plan.status]
+        lines += [f"no {name}: {why}" for name, why in self.skipped.items()]
+        lines += ["", "figures:", *(f"  {path}" for path in self.figures)]
+        return "\n".join(lines)
+
+
+def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summary:
+    """Fit, validate, plan and draw all that the runs of a results folder allow.
+
+    figures  where figures are written; <results>/figures where not given.
+
+    Raises TableError where there is no table or no usable run. What the data do not allow (one
+    size only, too few runs) is left out, and `skipped` says why.
+    """
+    folder = Path(results)
+    table = load(folder)
+    runs = table[table["status"] == "ok"]
+    if runs.empty:
+        raise TableError(f"{folder}: none of {len(table)} runs has status 'ok': nothing to fit.")
+    curves = load(folder, curves=True)
+    curves = curves[curves["status"] == "ok"]
+    skipped: dict[str, str] = {}
+
+    def attempt(name: str, make: Any) -> Any:
+        try:
+            return make()
+        except (FitError, TableError) as error:
+            skipped[name] = str(error)
+            return None
+
+    laws = {
+        "L(N)": attempt("L(N)", lambda: fit(kaplan_N, drawings.lower_edge(runs, "N"))),
+        "L(D)": attempt("L(D)", lambda: fit(kaplan_D, drawings.lower_edge(runs, "D"))),
+        "L(C)": attempt("L(C)", lambda: fit(kaplan_C, drawings.lower_edge(runs, "C"))),
+        "Kaplan": attempt("L(N, D) by Kaplan", lambda: fit(kaplan_ND, runs)),
+        "Chinchilla": attempt("L(N, D) by Chinchilla", lambda: fit(chinchilla, runs)),
+    }
+    laws = {name: result for name, result in laws.items() if result is not None}
+    held_out = {
+        name: attempt(
+            f"held-out test of {name}", lambda name=name: validate(laws[name].law, runs, against=())
+        )
+        for name in ("Kaplan", "Chinchilla")
+        if name in laws
+    }
+    fronts = {"envelope": attempt("envelope", lambda: frontier(curves, method="envelope"))}
+    if "Chinchilla" in laws:
+        fronts["parametric"] = attempt("parametric", lambda: frontier(laws["Chinchilla"]))
+    fronts = {name: front for name, front in fronts.items() if front is not None}
+    target = fronts.get("parametric") or fronts.get("envelope")
+    C = NEXT * float(runs["C"].max())
+    return Summary(
+        folder=folder,
+        counts=table["status"].value_counts().to_dict(),
+        runs=runs,
+        laws=laws,
+        skipped=skipped,
+        held_out={name: v for name, v in held_out.items() if v is not None},
+        rule=data_rule(laws["Kaplan"]) if "Kaplan" in laws else None,
+        frontiers=fronts,
+        plan=plan(target, C=C) if target else None,
+        figures=_draw(runs, curves, laws, fronts, Path(figures or folder / "figures"), attempt),
+    )
+
+
+def _draw(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    laws: dict[str, FitResult],
+    fronts: dict[str, Frontier],
+    folder: Path,
+    attempt: Any,
+) -> tuple[Path, ...]:
+    """Kaplan's Figs. 1 and 2 and the frontier, with the laws already fitted."""
+    made: dict[str, Any] = {}
+    if {"L(N)", "L(D)"} <= set(laws):
+        made["kaplan1"] = attempt(
+            "figure kaplan1",
+            lambda: drawings.kaplan_triptych(
+                runs, curves, by_C=fronts.get("envelope"), by_D=laws["L(D)"], by_N=laws["L(N)"]
+            ),
+        )
+    made["kaplan2"] = attempt("figure kaplan2", lambda: drawings.learning_curves(runs, curves))
+    if "parametric" in fronts:
+        made["frontier"] = attempt(
+            "figure frontier", lambda: drawings.frontier(fronts["parametric"])
+        )
+    return tuple(
+        path
+        for name, figure in made.items()
+        if figure is not None
+        for path in drawings.save(figure, folder / name)
+    )
+
+
+def _parameters(result: FitResult) -> str:
+    interval = result.interval(0.95)
+    return "  ".join(
+        f"{name} = {value:.4g} [{interval.loc[name, 'low']:.4g}, {interval.loc[name, 'high']:.4g}]"
+        for name, value in result.params.items()
+    )

