@@ -114,7 +114,7 @@ class FitResult:
             r = self._residuals_on_scale() * np.sqrt(self.n / max(self.n - self._free(), 1))
             r = np.random.default_rng(0).choice(r, y.shape)
             y = y * np.exp(r) if self._on_log() else y + r
-        low, high = np.quantile(y, [(1 - level) / 2, (1 + level) / 2], axis=1)
+        low, high = _quantiles(y, level)
         return low.reshape(shape), high.reshape(shape)
 
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
@@ -218,8 +218,8 @@ class FitResult:
         left, right = figure.subplots(1, 2)
         target, x = self.law.target, self.law.inputs[0]
         left.loglog(self.fitted, self.runs[target], ".")
-        left.axline((1, 1), slope=1, lw=0.8, color="0.5")
-        ends = self.runs[target].agg(["min", "max"]).to_numpy() * [0.97, 1.03]
+        ends = self.runs[target].agg(["min", "max"]).to_numpy(float) * [0.97, 1.03]
+        left.plot(ends, ends, lw=0.8, color="0.5")
         left.set(xlabel=f"fitted {target}", ylabel=f"measured {target}", xlim=ends, ylim=ends)
         left.set_title(self.law.formula, fontsize="small")
         right.semilogx(self.runs[x], 100 * self.residuals, ".")
@@ -267,7 +267,7 @@ class FitResult:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = _quantiles(draws, level)
         with np.errstate(over="ignore", invalid="ignore"):
             sd = float(np.std(draws, ddof=1))
         if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
@@ -275,6 +275,12 @@ class FitResult:
             left, right = np.quantile(draws, [1 - one, one])
             sd = float(right - left) / 2 / float(stats.t.ppf(one, self.certificate["freedom"]))
         return Estimate(value, sd, float(low), float(high))
+
+
+def _quantiles(draws: np.ndarray, level: float) -> np.ndarray:
+    """The central interval along the last axis; a draw that overflowed counts as very large."""
+    draws = np.nan_to_num(draws, nan=1e300, posinf=1e300, neginf=-1e300)
+    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
 
 
 def fit(
@@ -374,7 +380,7 @@ def fit(
         stderr,
         samples,
         runs,
-        _stated(minimum, objective, w, reduce),
+        _stated(problem, minimum, objective, reduce),
         _loss_in_words(objective, minimum.delta, on, law.target, reduce),
         _status(problem, runs, minimum, certificate),
         certificate,
@@ -589,8 +595,11 @@ def _at_bound(problem: Problem, params: Mapping[str, float]) -> list[str]:
 # --- In words -------------------------------------------------------------------------------------
 
 
-def _stated(minimum: Minimum, objective: str, w: np.ndarray, reduce: str) -> float:
-    value = minimum.objective / (minimum.delta if objective == "lad" else 1.0)
+def _stated(problem: Problem, minimum: Minimum, objective: str, reduce: str) -> float:
+    """The objective as reported."""
+    value, w = minimum.objective, problem.weights
+    if objective == "lad":  # solved for as Huber's function with a vanishing threshold
+        value = np.abs(problem.residuals(minimum.theta)[0]) @ w
     return float(value / (w.sum() if reduce == "mean" else 1.0))
 
 

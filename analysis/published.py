@@ -195,9 +195,9 @@ def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
     """The objective of a fit at other parameters of its law, summed over rows."""
     assert result.problem is not None and result.minimum is not None
     theta = result.problem.theta({**result.params, **params})
-    delta = result.minimum.delta
-    rho = engine.huber(result.problem.residuals(theta), delta) @ result.problem.weights
-    return float(rho[0]) / (delta if "absolute" in result.loss else 1.0)
+    r = result.problem.residuals(theta)[0]
+    rho = np.abs(r) if "absolute" in result.loss else engine.huber(r, result.minimum.delta)
+    return float(rho @ result.problem.weights)
 
 
 def chinchilla_runs(table: pd.DataFrame, drop: int = 5) -> pd.DataFrame:

@@ -148,7 +148,7 @@ def _restart(
     F = counts @ misfit.T
     best = np.argsort(F, axis=1)[:, :tries]
     for k in range(best.shape[1]):
-        found = engine.solve(problem, pool[:, best[:, k]], delta, counts=counts)
+        found = engine.solve(problem, pool[:, best[:, k]], delta, counts=counts, limit=40)
         win = found.objective < value * (1 - 1e-9)
         theta[:, win], value[win] = found.theta[:, win], found.objective[win]
         converged[win] = found.converged[win]

@@ -1,0 +1,216 @@
+"""fit() and its result: recovery of every law, options, intervals of derived quantities."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis import FitError, Range, fit, law, laws
+
+EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
+    "example_parameters"
+]()
+SPANS = {
+    "N": (1e6, 1e10), "D": (1e8, 1e12), "D_unique": (1e8, 1e12), "C": (1e15, 1e22),
+    "S": (1e3, 1e6), "B": (1e4, 1e7), "L": (1.5, 6), "E": (2, 512),
+}  # fmt: skip
+TRUTH = EXAMPLES["chinchilla"]
+
+
+def runs_of(name, params, n=60, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    form = laws.LAWS[name]
+    x = {c: np.exp(rng.uniform(*np.log(SPANS[c]), n)) for c in form.inputs}
+    if "D_unique" in x:
+        x["D_unique"] = x["D"] / np.exp(rng.uniform(0, 4, n))
+    y = form.predict(params, **x) * np.exp(noise * rng.standard_normal(n))
+    return pd.DataFrame({**x, form.target: y})
+
+
+@pytest.mark.parametrize("name", laws.LAWS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**20), jitter=st.lists(st.floats(-0.1, 0.1), min_size=7, max_size=7))
+def test_every_law_recovers_its_parameters_from_every_seed(name, seed, jitter):
+    truth = {
+        p: value * np.exp(j) for (p, value), j in zip(EXAMPLES[name].items(), jitter, strict=False)
+    }
+    runs = runs_of(name, truth, seed=seed)
+    result = fit(name, runs, bootstrap=0, seed=seed)
+    assert result.residuals.abs().max() < 1e-6
+    for p, value in truth.items():
+        assert result.params[p] == pytest.approx(value, rel=1e-3), (p, result.status)
+
+
+@pytest.mark.parametrize("name", laws.LAWS)
+def test_noisy_parameters_lie_in_their_intervals(name):
+    # 99.9 % intervals of up to 7 parameters of 21 laws: a miss is a fault, not chance.
+    runs = runs_of(name, EXAMPLES[name], n=120, noise=0.003, seed=11)
+    result = fit(name, runs, bootstrap=1000)
+    interval = result.interval(0.999)
+    for p, value in EXAMPLES[name].items():
+        assert interval.loc[p, "low"] <= value <= interval.loc[p, "high"], interval
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return fit("chinchilla", runs_of("chinchilla", TRUTH, n=150, noise=0.004, seed=2))
+
+
+def test_same_seed_same_result(noisy):
+    again = fit("chinchilla", noisy.runs)
+    assert again.params == noisy.params
+    pd.testing.assert_frame_equal(again.samples, noisy.samples)
+
+
+def test_predict_and_its_intervals(noisy):
+    N, D = np.array([1e9, 7e10]), np.array([[1e11], [1.4e12]])
+    y = noisy.predict(N=N, D=D)
+    low, high = noisy.predict_interval(0.9, N=N, D=D)
+    assert y.shape == low.shape == high.shape == (2, 2)
+    assert (low < y).all() and (y < high).all()
+    wide_low, wide_high = noisy.predict_interval(0.9, noise=True, N=N, D=D)
+    assert (wide_low < low).all() and (high < wide_high).all()
+    assert np.ndim(noisy.predict(N=1e9, D=1e10)) == 0
+
+
+def test_derived_by_name_expression_and_function(noisy):
+    by_name = noisy.derived("a", 0.9)
+    by_text = noisy.derived("beta / (alpha + beta)", 0.9)
+    by_function = noisy.derived(lambda p: p["beta"] / (p["alpha"] + p["beta"]), 0.9)
+    assert by_name == by_text == pytest.approx(by_function)
+    assert by_name.low < by_name.value < by_name.high
+    truth = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
+    low, high = noisy.derived("a", 0.999)[2:]
+    assert low < truth < high
+    with pytest.raises(FitError, match=r"derived\('gamma'\).*alpha"):
+        noisy.derived("gamma")
+
+
+def test_summary_text_html_and_record_say_the_same(noisy):
+    table = noisy.summary()
+    assert list(table.index) == ["E", "A", "B", "alpha", "beta", "a", "b"]
+    text = str(noisy)
+    for word in ("E + A / N^alpha + B / D^beta", "150 rows", "Huber(delta=", "status: converged"):
+        assert word in text
+    assert (
+        f"{noisy.params['alpha']:.5g}" in text
+        and f"{noisy.params['alpha']:.5g}" in noisy._repr_html_()
+    )
+    record = json.loads(json.dumps(noisy.record(), allow_nan=False))
+    assert record["law"] == "chinchilla" and record["n"] == 150
+    assert set(record["params"]["E"]) == {"value", "stderr", "low", "high"}
+    assert record["derived"]["a"]["value"] == pytest.approx(table.loc["a", "value"])
+    assert record["status"][0] == "converged" and record["certificate"]["share"] > 0.2
+    assert record["timings"]["total"] > 0
+
+
+def test_certificate_of_a_good_fit(noisy):
+    c = noisy.certificate
+    assert c["gradient"] < 1e-5 and c["not_identified"] == [] and c["at_bound"] == []
+    assert c["gap"] is None or c["gap"] > 0.1
+    assert c["resamples"] == 1.0
+
+
+def test_plot_shows_every_run(noisy):
+    left, right = noisy.plot().axes
+    assert len(left.lines[0].get_xdata()) == len(right.lines[0].get_xdata()) == 150
+
+
+def test_fixed_parameters_stay(noisy):
+    result = fit("chinchilla", noisy.runs, fixed={"E": 1.8, "beta": 0.36})
+    assert result.params["E"] == 1.8 and result.stderr["E"] == 0
+    assert (result.samples["beta"] == 0.36).all() and result.stderr["alpha"] > 0
+    assert result.objective > noisy.objective
+    with pytest.raises(FitError, match="no parameter 'gamma'; it has E, A"):
+        fit("chinchilla", noisy.runs, fixed={"gamma": 1})
+
+
+def test_objective_is_stated_as_asked(noisy):
+    runs, n = noisy.runs, noisy.n
+    total = fit("chinchilla", runs, objective="ls", bootstrap=0)
+    mean = fit("chinchilla", runs, objective="ls", reduce="mean", bootstrap=0)
+    r = np.log1p(total.residuals)
+    assert total.objective == pytest.approx(np.sum(r**2) / 2, rel=1e-9)
+    assert mean.objective == pytest.approx(total.objective / n)
+    lad = fit("chinchilla", runs, objective="lad", bootstrap=0)
+    assert lad.objective == pytest.approx(np.log1p(lad.residuals).abs().sum(), rel=1e-5)
+    raw = fit("chinchilla", runs, objective="ls", on="raw", bootstrap=0)
+    off = raw.runs["L"] - raw.fitted
+    assert raw.objective == pytest.approx(np.sum(off**2) / 2, rel=1e-9)
+
+
+def test_weights_are_repeated_rows(noisy):
+    runs = noisy.runs.iloc[:40]
+    twice = pd.concat([runs, runs.iloc[:10]])
+    weights = np.r_[np.full(10, 2.0), np.ones(30)]
+    a = fit("chinchilla", runs, objective="ls", weights=weights, bootstrap=0)
+    b = fit("chinchilla", twice, objective="ls", bootstrap=0)
+    c = fit("chinchilla", runs.assign(w=weights), objective="ls", weights="w", bootstrap=0)
+    assert a.params == pytest.approx(b.params, rel=1e-6)
+    assert c.params == a.params
+
+
+def test_default_threshold_follows_the_residuals(noisy):
+    r = np.log1p(noisy.residuals).abs()
+    assert noisy.certificate["delta"] == pytest.approx(1.345 * 1.4826 * r.median(), rel=1e-6)
+
+
+def test_few_runs_use_least_squares_and_t_intervals():
+    few = runs_of("floor_N", EXAMPLES["floor_N"], n=8, noise=0.002, seed=5)
+    result = fit("floor_N", few)
+    assert result.intervals == "delta" and "least squares" in result.loss
+    assert fit("floor_N", few, objective="huber").loss.startswith("Huber")
+    many = fit("floor_N", runs_of("floor_N", EXAMPLES["floor_N"], n=40, noise=0.002))
+    assert many.intervals == "bootstrap" and many.loss.startswith("Huber")
+
+
+def test_runs_that_are_not_ok_are_left_out(noisy):
+    broken = noisy.runs.iloc[:3].assign(L=np.nan, status="diverged")
+    both = pd.concat([noisy.runs.assign(status="ok"), broken])
+    result = fit("chinchilla", both, bootstrap=0)
+    assert result.n == 150 and result.params == pytest.approx(noisy.params, rel=1e-9)
+
+
+def test_a_floor_that_is_not_there_is_reported_at_its_bound():
+    runs = runs_of("power_N" if "power_N" in laws.LAWS else "kaplan_N", EXAMPLES["kaplan_N"])
+    result = fit("floor_N", runs, bootstrap=0)
+    assert "at bound: E" in result.status
+    assert result.residuals.abs().max() < 1e-4
+
+
+def test_an_exponent_that_the_data_leave_open_is_reported():
+    # D matters a thousand times less than the noise: nothing is known of B and beta.
+    runs = runs_of("chinchilla", {**TRUTH, "B": 1e-3}, n=80, noise=0.01, seed=4)
+    result = fit("chinchilla", runs, bootstrap=0)
+    words = " ".join(result.status)
+    assert "not identified" in words and "B" in result.certificate["not_identified"]
+
+
+def test_a_users_law_gets_everything():
+    @law(E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1), kappa=Range(1e-3, 1e3))
+    def mine(N, D, *, E, A, alpha, kappa):
+        """L(N, D) = E + A (1/N + kappa/D)^alpha."""
+        return E + A * (1 / N + kappa / D) ** alpha
+
+    truth = {"E": 1.6, "A": 200.0, "alpha": 0.27, "kappa": 20.0}
+    runs = runs_of("chinchilla", TRUTH, n=50)
+    runs["L"] = mine.predict(truth, N=runs["N"], D=runs["D"])
+    result = fit(mine, runs)
+    assert result.params == pytest.approx(truth, rel=1e-4)
+    assert result.derived("kappa").value == pytest.approx(20)
+
+
+def test_warm_start_gives_the_same_fit(noisy):
+    part = noisy.runs.iloc[:100]
+    cold = fit("chinchilla", part, bootstrap=0)
+    warm = fit("chinchilla", part, bootstrap=0, warm=noisy)
+    assert warm.params == pytest.approx(cold.params, rel=1e-6)
+    with pytest.raises(FitError, match="warm: that result is of chinchilla"):
+        fit("gadre", part, warm=noisy)
