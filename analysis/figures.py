@@ -6,6 +6,7 @@ figures.save(figures.draw("frontier", "results/quickstart"), "frontier.pdf")
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from analysis import frontier as optimal
 from analysis import laws, style
 from analysis import load as load_table
 from analysis.fit import FitResult
-from analysis.frontier import Comparison, Frontier
+from analysis.frontier import Comparison, Frontier, quantiles
 from scaling.count import PF_DAY
 from scaling.table import TableError, check
 
@@ -64,25 +65,48 @@ def _figure(name: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure
     return keep
 
 
-def draw(name: str, results: str | Path) -> Figure:
+def listing() -> str:
+    """Every figure that `draw` knows, one a line."""
+    width = max(map(len, FIGURES))
+    return "\n".join(f"{d.name:<{width}}  {d.shows}" for d in FIGURES.values())
+
+
+def of_results(name: str, results: str | Path) -> Figure:
     """The figure `name` (of FIGURES) of a results folder. TableError where it cannot be drawn."""
     if name not in FIGURES:
-        raise TableError(f"no figure is called {name!r}; there are {', '.join(FIGURES)}.")
-    runs = load_table(results)
+        close = difflib.get_close_matches(name, FIGURES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TableError(f"no figure is called {name!r}.{hint} There are {', '.join(FIGURES)}.")
+    runs = load_table(results)  # pyright: ignore[reportCallIssue]
     folder = Path(results)
-    has_curves = folder.is_dir() and (folder / "curves.parquet").is_file()
-    return FIGURES[name].draw(runs, load_table(folder, curves=True) if has_curves else None)
+    curves = None
+    if (folder / "curves.parquet").is_file():
+        curves = load_table(folder, curves=True)  # pyright: ignore[reportCallIssue]
+    return FIGURES[name].draw(runs, curves)
+
+
+def draw(name: str, results: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Draw the figure `name` of a results folder and save it; the files written.
+
+    out  see `save`; <results>/figures/<name> where not given.
+    """
+    return save(of_results(name, results), out or Path(results) / "figures" / name)
 
 
 def save(figure: Figure, path: str | Path) -> list[Path]:
-    """Write `path` as PDF and PNG, whichever of the two it names; the same bytes every time."""
+    """Write `path`, a .pdf or .png, or both where it has neither suffix; the files written.
+
+    The same figure gives the same bytes every time: no dates are written. Fonts are Type 42.
+    """
     path = Path(path)
-    base = path.with_suffix("") if path.suffix.lower() in (".pdf", ".png") else path
-    base.parent.mkdir(parents=True, exist_ok=True)
-    files = [base.with_name(base.name + suffix) for suffix in (".pdf", ".png")]
-    with rc_context(style.paper()):
-        figure.savefig(files[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
-        figure.savefig(files[1], metadata={"Software": None})
+    known = path.suffix.lower() in (".pdf", ".png")
+    files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        pdf = file.suffix.lower() == ".pdf"
+        nothing = ("CreationDate", "Producer", "Creator") if pdf else ("Software",)
+        with rc_context(style.paper()):
+            figure.savefig(file, metadata=dict.fromkeys(nothing))
     return files
 
 
@@ -129,6 +153,7 @@ def kaplan_triptych(
         for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
             _dots(ax, runs, x, colour, faint=True)
             _dots(ax, result.runs, x, colour, edge=True)
+            _limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.3)
             _law_line(ax, result, x)
             ax.set_xlabel(LABELS[x])
         for ax in axes:
@@ -146,13 +171,13 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> F
 
     Dots end the runs. Takes a table of curves alone as well.
     """
-    curves = _needed(runs if curves is None else curves)
+    points = _needed(runs if curves is None else curves)
     with rc_context(style.paper()):
         figure = Figure(figsize=(style.FULL, 2.5))
         axes = figure.subplots(1, 2, sharey=True)
-        colour = _Colours(curves["N"])
+        colour = _Colours(points["N"])
         for ax, x in zip(axes, ("D", "C"), strict=True):
-            _lines(ax, curves, x, colour, ends=True)
+            _lines(ax, points, x, colour, ends=True)
             ax.set_xlabel("Tokens processed" if x == "D" else LABELS[x])
             style.count_axis(ax)
             style.loss_axis(ax)
@@ -168,14 +193,15 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> F
 @_figure("frontier")
 def _frontier_of(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
-    return frontier(optimal(_usable(runs), method="all", curves=curves))
+    every = optimal(_usable(runs), method="all", curves=curves)  # pyright: ignore[reportCallIssue]
+    return frontier(every)
 
 
 def frontier(front: Frontier | Comparison) -> Figure:
     """N_opt(C) and D_opt(C): lines with bands, the optima they go through, dashed beyond the data.
 
     A Comparison draws each method in its colour; of the exponents in the legend the brackets are
-    the interval. Hollow points are budgets whose minimum is not interior: they were not used.
+    the interval.
     """
     fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
     with rc_context(style.paper()):
@@ -186,7 +212,7 @@ def frontier(front: Frontier | Comparison) -> Figure:
                 _optima(ax, one, name)
             of = "parameters" if name == "N" else "tokens"
             ax.set_xlabel(LABELS["C"])
-            ax.set_ylabel(f"Optimal {of} ${name}_{{opt}}$")
+            ax.set_ylabel(f"Optimal {of} ${name}_\\mathrm{{opt}}$")
             style.count_axis(ax)
             style.count_axis(ax, which="y")
             ax.legend(loc="upper left")
@@ -195,21 +221,21 @@ def frontier(front: Frontier | Comparison) -> Figure:
 
 def _optima(ax: Axes, front: Frontier, name: str) -> None:
     colour = style.METHODS[front.method]
-    low, high = front.ranges["C"]
-    C = np.geomspace(low / BEYOND, high * BEYOND, 121)
-    table = front.at(C=C)
-    inside = (low <= C) & (high >= C)
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     label = (
-        f"{front.method}: ${name}_{{opt}} \\propto C^{{{row.value:.2f}}}$ "
+        f"{front.method}: ${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ "
         f"[{row.low:.2f}, {row.high:.2f}]"
     )
-    ax.fill_between(C, table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, lw=0)
-    ax.plot(C, table[name], color=colour, ls=(0, (3, 2)), lw=0.8)
-    ax.plot(C[inside], table[name][inside], color=colour, label=label)
+    low, high = front.ranges["C"]
+
+    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = front.at(C=C)
+        return tuple(table[k].to_numpy() for k in (name, f"{name}_low", f"{name}_high"))
+
+    _line(ax, curve, low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
         used = front.optima[front.optima["kind"].isin(("crossing", "minimum"))]
-        ax.plot(used["C"], used[name], "o", color=colour, ms=3.2, mec="white", mew=0.4)
+        ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
 
 
 # ------------------------------------------------------------------ parts of figures
@@ -272,43 +298,77 @@ def _dots(
     _limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float))
 
 
-def _limits(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Room for the line beyond the data, to the right and below."""
+def _limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
+    """Room for the line beyond the data, to the right and below, and for the legend above."""
     width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
     ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
-    ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(0.05 * height))
+    ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
 
 
 def _law_line(ax: Axes, result: FitResult, x: str) -> None:
-    """A law of one column with its band; dashed beyond the rows it was fitted to."""
+    """A law of one column with its band, over the rows it was fitted to and beyond."""
+
+    def curve(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        columns: dict[str, Any] = {x: grid}
+        return (result.predict(**columns), *result.predict_interval(**columns))
+
     low, high = float(result.runs[x].min()), float(result.runs[x].max())
-    grid = np.geomspace(low, high * BEYOND, 121)
-    inside = grid <= high * (1 + 1e-9)
-    band = result.predict_interval(**{x: grid})
-    y = result.predict(**{x: grid})
-    ax.fill_between(grid, *band, color=style.FIT, alpha=0.15, lw=0, zorder=1)
-    ax.plot(grid, y, color=style.FIT, ls=(0, (3, 2)), lw=0.8, zorder=4)
-    ax.plot(grid[inside], y[inside], color=style.FIT, zorder=4, label=formula(result))
+    _line(ax, curve, low, high, _with_interval(result), style.FIT)
 
 
 def _frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
     """L_opt(C) with its band; C on the axis in units of `scale` FLOPs."""
-    touch = front.optima[front.optima["kind"] != "edge"]
-    low, high = float(touch["C"].min()), float(touch["C"].max())
-    C = np.geomspace(low / 2, front.ranges["C"][1] * BEYOND, 121)
-    table = front.at(C=C)
-    inside = front.ranges["C"][1] * (1 + 1e-9) >= C
     if front.fit is None:
         exponent = -front.lines["L"][0, 1]
         C_c = front.coefficient("L") ** (1 / exponent) / scale
-        label = f"$L = (C/{_latex(C_c)})^{{-{exponent:.3f}}}$"
+        low, high = quantiles(-front.lines["L"][1:, 1], front.level)
+        label = f"$L = (C/{_latex(C_c)})^{{-{exponent:.3f}}}$\n" + _between("alpha_C", low, high)
     else:
         label = "compute-optimal"
-    x = C / scale
-    ax.fill_between(x, table["L_low"], table["L_high"], color=style.FIT, alpha=0.15, lw=0, zorder=3)
-    ax.plot(x, table["L"], color=style.FIT, ls=(0, (3, 2)), lw=0.8, zorder=4)
-    ax.plot(x[inside], table["L"][inside], color=style.FIT, zorder=4, label=label)
-    del high
+
+    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = front.at(C=C * scale)
+        return tuple(table[k].to_numpy() for k in ("L", "L_low", "L_high"))
+
+    low, high = (end / scale for end in front.ranges["C"])
+    _line(ax, curve, low, high, label, style.FIT)
+
+
+def _line(
+    ax: Axes,
+    curve: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    low: float,
+    high: float,
+    label: str,
+    colour: str,
+    *,
+    start: float | None = None,
+) -> None:
+    """`curve` (value, low, high) with its band: solid over the data, dashed from there on (and,
+    with `start`, from there up to the data)."""
+    start, end = start or low, high * BEYOND
+    grid = np.geomspace(start, end, 121)
+    ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
+    for a, b in ((start, low), (high, end)):
+        if b > a:
+            x = np.geomspace(a, b, 41)
+            ax.plot(x, curve(x)[0], color=colour, ls=(0, (3, 2)), lw=0.8, zorder=4)
+    x = np.geomspace(low, high, 121)
+    ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
+
+
+def _with_interval(result: FitResult) -> str:
+    """The formula, and under it the interval of the exponent where there is but one."""
+    exponents = [name for name in result.law.params if name.startswith("alpha")]
+    if len(exponents) != 1:
+        return formula(result)
+    row = result.interval().loc[exponents[0]]
+    return f"{formula(result)}\n{_between(exponents[0], row['low'], row['high'])}"
+
+
+def _between(name: str, low: float, high: float) -> str:
+    symbol = name.replace("alpha", r"\alpha")
+    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
 
 
 _FORMULAE = {
@@ -353,9 +413,9 @@ def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def _default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
-    front = optimal(runs) if curves is None else optimal(curves, method="envelope")
-    assert isinstance(front, Frontier)
-    return front
+    if curves is None:
+        return optimal(runs)  # pyright: ignore[reportCallIssue]
+    return optimal(curves, method="envelope")  # pyright: ignore[reportCallIssue]
 
 
 def _usable(table: pd.DataFrame) -> pd.DataFrame:
@@ -367,7 +427,7 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _needed(curves: pd.DataFrame | None) -> pd.DataFrame:
-    if curves is None or "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
+def _needed(curves: pd.DataFrame) -> pd.DataFrame:
+    if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
         raise TableError("this figure needs learning curves: load(folder, curves=True).")
     return _usable(curves)

@@ -46,7 +46,8 @@ class Frontier:
     optima: pd.DataFrame = field(repr=False)
     """What the lines go through: C, N, D, L, kind and, where known, N_low and N_high."""
     ranges: dict[str, tuple[float, float]] = field(repr=False)
-    """Smallest and largest C, N and D of the data."""
+    """Smallest and largest C, N and D of the data; of the envelope and isoFLOP minima, the C
+    between which an optimum is bracketed by sizes on both sides."""
     status: tuple[str, ...]
     """What a reader should know; empty where nothing is odd."""
     lines: dict[str, np.ndarray] = field(repr=False)
@@ -85,8 +86,8 @@ class Frontier:
         low, high = self.ranges["C"]
         table: dict[str, Any] = {"C": C}
         for name, values in self.draws(C).items():
-            ends = np.nanquantile(values[1:], _ends(self.level), axis=0)
-            table |= {name: values[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
+            low_, high_ = quantiles(values[1:], self.level)
+            table |= {name: values[0], f"{name}_low": low_, f"{name}_high": high_}
         table["beyond"] = np.maximum(1.0, np.maximum(C / high, low / C))
         return pd.DataFrame(table)
 
@@ -98,7 +99,7 @@ class Frontier:
         if self.fit is not None and "E" in self.fit.params:
             slopes["L_opt - E"] = self._above_floor()
         for name, slope in slopes.items():
-            low, high = np.nanquantile(slope[1:], _ends(self.level))
+            low, high = quantiles(slope[1:], self.level)
             rows.append((name, slope[0], low, high, self.method, self.convention))
         columns = ["exponent", "value", "low", "high", "method", "convention"]
         return pd.DataFrame(rows, columns=columns)
@@ -307,7 +308,7 @@ def envelope(
     optima = pd.DataFrame({"C": C, "N": marks["N"], "D": C / per(marks["N"].to_numpy())})
     optima = optima.assign(L=marks["L"], kind=marks["kind"]).reset_index(drop=True)
     return Frontier(
-        "envelope", "N", "6 N D", optima, _ranges(curves), tuple(status), lines, centre,
+        "envelope", "N", "6 N D", optima, _ranges(curves, optima), tuple(status), lines, centre,
         None, level, per,
     )  # fmt: skip
 
@@ -424,7 +425,7 @@ def isoflop(
         at, least = _minima(u, draws, kind)
         if state == "minimum":
             paths.append((np.log(C), at, least))
-            low, high = np.exp(np.nanquantile(at[1:], _ends(level)))
+            low, high = np.exp(quantiles(at[1:], level))
         else:
             at, least, low, high = at * np.nan, least * np.nan, np.nan, np.nan
         N = np.exp(at[0])
@@ -455,7 +456,8 @@ def isoflop(
         status.append("two budgets only: whether the frontier is straight is not tested")
     status += _curved(optima[optima["kind"] == "minimum"].assign(x=x))
     return Frontier(
-        kind, "N", "6 N D", optima, _ranges(runs), tuple(status), lines, centre, None, level, per,
+        kind, "N", "6 N D", optima, _ranges(runs, optima), tuple(status), lines, centre,
+        None, level, per,
     )  # fmt: skip
 
 
@@ -628,7 +630,7 @@ def parametric(
             "than twice outside the sizes trained"
         )
     optima = pd.DataFrame({"C": C} | {name: values[name][0] for name in ("N", "D", "L")})
-    low, high = np.nanquantile(values["N"][1:], _ends(level), axis=0)
+    low, high = quantiles(values["N"][1:], level)
     optima = optima.assign(kind="law", N_low=low, N_high=high)
     return Frontier(
         "parametric",
@@ -759,14 +761,15 @@ def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) 
 # ------------------------------------------------------------------ shared
 
 
-def _ends(level: float) -> list[float]:
-    return [(1 - level) / 2, (1 + level) / 2]
-
-
-def _column(flops: str | Callable[[Any], Any]) -> str:
-    if isinstance(flops, str):
-        return flops
-    raise TableError("flops as a function of N is for the parametric method; name a column here.")
+def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
+    """(low, high) of the interval of `level` along the first axis; nan draws are left out, and
+    where there are no draws both are nan."""
+    known = np.isfinite(draws).any(axis=0)
+    if not known.all():
+        draws = np.where(known, draws, 0.0) if len(draws) else np.zeros((1, *draws.shape[1:]))
+    ends = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.where(known, ends, np.nan)
+    return low, high
 
 
 def _flops(flops: str | Callable[[Any], Any]) -> str:
@@ -808,8 +811,11 @@ def _per_token(table: pd.DataFrame) -> Callable[[Any], Any]:
     return lambda N: N * np.exp(np.interp(np.log(N), u, v))
 
 
-def _ranges(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    return {k: (float(table[k].min()), float(table[k].max())) for k in ("C", "N", "D")}
+def _ranges(table: pd.DataFrame, optima: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Of C where the optimum is bracketed; of N and D in the data."""
+    used = optima[optima["kind"].isin(("crossing", "minimum"))]
+    tables = {"C": used, "N": table, "D": table}
+    return {k: (float(t[k].min()), float(t[k].max())) for k, t in tables.items()}
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:

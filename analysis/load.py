@@ -71,7 +71,7 @@ def load(
 
 
 def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, str]:
-    if isinstance(path, pd.DataFrame):
+    if not isinstance(path, str | Path):
         return path.copy(), str(path.attrs.get("source", "the table"))
     path = Path(path)
     if path.is_dir():

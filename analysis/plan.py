@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 
+from analysis import frontier as optimal
 from analysis.fit import FitResult
-from analysis.frontier import Frontier, parametric
+from analysis.frontier import Comparison, Frontier
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 
@@ -127,7 +129,7 @@ class Plan:
 
 
 def plan(
-    source: FitResult | Frontier,
+    source: FitResult | Frontier | pd.DataFrame,
     *,
     C: float | None = None,
     N: float | None = None,
@@ -139,7 +141,7 @@ def plan(
 ) -> Plan:
     """The compute-optimal run with C FLOPs; or with N parameters; or D tokens; or to reach loss L.
 
-    source      a fitted law of N and D, or any frontier.
+    source      a fitted law of N and D, any frontier, or a table that `frontier` takes.
     model       the model whose n_ctx and d_ff / d_model the suggested shape keeps.
     vocab_size  needed for a shape where the frontier counts all parameters (N_total).
 
@@ -147,7 +149,11 @@ def plan(
     `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
     is given, positive and finite, and for a loss that no compute reaches.
     """
-    front = source if isinstance(source, Frontier) else parametric(source, level=level)
+    if isinstance(source, Comparison):
+        raise ConfigError("a plan needs one frontier, not several: plan(comparison.fronts[...]).")
+    front = source
+    if not isinstance(front, Frontier):
+        front = optimal(source, level=level)  # pyright: ignore[reportCallIssue]
     given = {k: v for k, v in (("C", C), ("N", N), ("D", D), ("L", L)) if v is not None}
     if len(given) != 1:
         raise ConfigError(
@@ -167,7 +173,9 @@ def plan(
     draws |= {"C": spread, asked: np.full(len(spread), float(value))}
     best = {name: float(v[0]) for name, v in draws.items()}
     quantities = {name: _quantity(draws[name], level) for name in ("C", "N", "D", "L")}
-    if front.fit is not None and asked != "L":  # of this very run, not of each resample's own best
+    if (
+        front.fit is not None and asked != "L" and len(front.fit.samples)
+    ):  # of this very run, not of each resample's own best
         low, high = front.fit.predict_interval(level, N=best["N"], D=best["D"])
         quantities["L"] = Quantity(best["L"], float(low), float(high))
     with np.errstate(invalid="ignore"):
@@ -365,12 +373,12 @@ def _si(x: float) -> str:
 
 
 def _quantity(draws: np.ndarray, level: float) -> Quantity:
-    """The first is the estimate, the rest the distribution."""
+    """The first is the estimate, the rest the distribution; what is not known is far out."""
     rest = np.sort(np.nan_to_num(draws[1:], nan=np.inf))
     if not len(rest):
         return Quantity(float(draws[0]), math.nan, math.nan)
-    ends = [rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2)]
-    return Quantity(float(draws[0]), float(ends[0]), float(ends[1]))
+    low, high = (rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2))
+    return Quantity(float(draws[0]), float(low), float(high))
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

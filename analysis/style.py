@@ -31,7 +31,7 @@ METHODS = {
 """A colour a method, told apart by colour-blind readers too (Okabe and Ito 2008)."""
 
 
-def paper() -> dict[str, Any]:
+def paper() -> dict[Any, Any]:
     """Settings of a figure for print: STIX, 8 points, thin lines, Type 42 fonts."""
     return {
         "font.family": "STIXGeneral",

@@ -1,0 +1,145 @@
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import load
+from scaling import table
+from scaling.table import TableError
+
+positive = st.floats(1e2, 1e12)
+
+
+def write(folder, sweep, **changes):
+    runs, curves = sweep(**changes)
+    table.write(folder, runs.to_dict("records"), curves.to_dict("records"))
+    return runs, curves
+
+
+def test_a_results_folder(tmp_path, sweep):
+    runs, _ = write(tmp_path, sweep)
+    got = load(tmp_path)
+    assert len(got) == len(runs) == 30
+    assert np.allclose(got["C"], 6 * got["N"] * got["D"])
+    assert got.attrs == {"source": str(tmp_path), "derived": {}}
+
+
+def test_curves_carry_their_run(tmp_path, sweep):
+    runs, curves = write(tmp_path, sweep)
+    got = load(tmp_path, curves=True)
+    assert len(got) == len(curves)
+    last = got.sort_values("D").groupby("run_id").tail(1).set_index("run_id")
+    runs = runs.set_index("run_id").loc[last.index]
+    assert (last["N"] == runs["N"]).all() and (last["B"] == runs["B"]).all()
+    assert (last["D"] == last["D_total"]).all() and (last["D_total"] == runs["D"]).all()
+    assert np.allclose(last["L"], runs["L"]) and np.allclose(last["L_final"], runs["L"])
+
+
+def test_a_diverged_run_keeps_the_good_part_of_its_curve(tmp_path, sweep):
+    runs, curves = sweep()
+    runs.loc[3, ["status", "L"]] = "diverged", np.nan
+    of_it = curves.index[curves["run_id"] == runs["run_id"][3]]
+    curves.loc[of_it[-2:], "L"] = np.nan
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    assert load(tmp_path)["status"].eq("diverged").sum() == 1
+    assert len(load(tmp_path, curves=True)) == len(curves) - 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "jsonl", "json"])
+def test_a_strangers_table_in_any_format(tmp_path, suffix):
+    there = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 1e8], "val/loss": [3.0, 2.8]})
+    path = tmp_path / f"table.{suffix}"
+    {
+        "csv": lambda: there.to_csv(path, index=False),
+        "tsv": lambda: there.to_csv(path, index=False, sep="\t"),
+        "parquet": lambda: there.to_parquet(path),
+        "jsonl": lambda: there.to_json(path, orient="records", lines=True),
+        "json": lambda: there.to_json(path, orient="records"),
+    }[suffix]()
+    got = load(path, map={"params": "N", "tokens": "D", "val/loss": "L"})
+    assert got["C"].tolist() == [6e14, 1.2e15]
+    assert got.attrs["derived"] == {"C": "6 N D"}
+
+
+@given(N=positive, S=st.integers(1, 10**6), B=st.integers(1, 10**6))
+def test_what_is_missing_is_derived_exactly(N, S, B):
+    full = {"N": N, "D": float(S * B), "C": 6.0 * N * S * B, "S": S, "B": B, "L": 3.0}
+    for keep in (("N", "D"), ("N", "C"), ("C", "D"), ("N", "S", "B"), ("C", "S", "B")):
+        row = pd.DataFrame([{name: full[name] for name in (*keep, "L")}])
+        with warnings.catch_warnings():  # any N and D here, sensible or not
+            warnings.simplefilter("ignore", UserWarning)
+            got = load(row)
+        for name in ("N", "D", "C"):
+            assert got[name][0] == pytest.approx(full[name], rel=1e-12)
+            assert (name in got.attrs["derived"]) == (name not in keep)
+
+
+def test_curves_of_a_stranger_need_a_run_id():
+    points = pd.DataFrame({"N": [1e6, 1e6], "D": [2e7, 4e7], "L": [3.0, 2.9]})
+    with pytest.raises(TableError, match="no column 'run_id'"):
+        load(points, curves=True)
+    got = load(points.assign(run_id="a"), curves=True)
+    assert got["D_total"].tolist() == [4e7, 4e7] and got["L_final"].tolist() == [2.9, 2.9]
+
+
+def test_what_looks_wrong_is_said():
+    good = pd.DataFrame({"N": [1e6, 2e6], "D": [2e7, 4e7], "L": [3.0, 2.8]})
+    load(good)
+    with pytest.warns(UserWarning, match="are N and D swapped"):
+        load(good.rename(columns={"N": "D", "D": "N"}))
+    with pytest.warns(UserWarning, match="'val_bpb', which looks like bits"):
+        load(good.rename(columns={"L": "val_bpb"}), map={"val_bpb": "L"})
+    with pytest.warns(UserWarning, match="worse than guessing"):
+        load(good.assign(vocab_size=8))
+    with pytest.warns(UserWarning, match="perplexity"):
+        load(good.assign(L=[40.0, 30.0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.drop(columns="L").rename(columns={"N": "n"}), "has no column 'N'"),
+        (lambda t: t.rename(columns={"L": "test_loss"}), "Is it 'test_loss'.*map="),
+        (lambda t: t.assign(L=[3.0, np.nan]), "must be positive and finite.*first at row 1"),
+        (lambda t: t.iloc[:0], "no runs"),
+    ],
+)
+def test_a_table_that_cannot_be_used(change, said):
+    good = pd.DataFrame({"N": [1e6, 2e6], "D": [2e7, 4e7], "L": [3.0, 2.8]})
+    with pytest.raises(TableError, match=said):
+        load(change(good))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(TableError, match="is not there"):
+        load(tmp_path / "nothing.csv")
+    with pytest.raises(TableError, match=r"has no runs\.csv"):
+        load(tmp_path)
+    (tmp_path / "a.xlsx").write_text("x")
+    with pytest.raises(TableError, match=r"\.xlsx is not a table this reads"):
+        load(tmp_path / "a.xlsx")
+    (tmp_path / "a.parquet").write_text("x")
+    with pytest.raises(TableError, match=r"is not a readable \.parquet table"):
+        load(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(TableError, match=r"is not a readable \.csv table"):
+        load(tmp_path / "a.csv")
+
+
+def test_a_map_never_hides_a_column():
+    both = pd.DataFrame({"N": [1e6], "D": [2e7], "L": [3.0], "loss": [2.9]})
+    with pytest.raises(TableError, match="would hide the column 'L'"):
+        load(both, map={"loss": "L"})
+    assert load(both, map={"loss": "L", "L": "L_old"})["L"].tolist() == [2.9]
+    with pytest.raises(TableError, match="no column 'los'"):
+        load(both, map={"los": "L"})
+
+
+def test_the_table_given_is_left_alone():
+    mine = pd.DataFrame({"N": [1e6], "D": [2e7], "L": [3.0]})
+    load(mine)
+    assert list(mine) == ["N", "D", "L"] and json.dumps(mine.attrs) == "{}"
