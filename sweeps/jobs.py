@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -18,12 +19,15 @@ from typing import Any
 
 from scaling import count, table
 from scaling.config import Execution, RunConfig, flatten
-from sweeps.store import Row, Store, StoreError
+from sweeps.store import Row, Store, StoreError, writing
 
 _LEASE_PATIENCE = 20.0
 """Seconds to wait for a worker that outlived its driver to let go of a run."""
 
 _STOP_CHECK_SECONDS = 0.2
+
+_NO_MEMORY = re.compile(r"running low on memory|OutOfMemory|MemoryError|DefaultCPUAllocator")
+"""How Ray, CUDA, Python and torch on a CPU say it."""
 
 
 class _Stopped(Exception):
@@ -50,7 +54,7 @@ class Outcome:
     run_id: str
     status: str
     """ok, diverged, failed: a result is stored. interrupted: a checkpoint is. busy: some other
-    process holds the run. error: trouble that may pass, such as lack of memory."""
+    process holds the run. memory, error: lack of memory or other trouble that may pass."""
     error: str = ""
     L: float | None = None
     pid: int = 0
@@ -73,6 +77,8 @@ class Queue:
     stopping: bool = False
     fatal: str = ""
     """Why nothing more can be stored; empty while all is well."""
+    _alone: list[Job] = field(default_factory=list)
+    """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
     _number: int = 0
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -81,57 +87,72 @@ class Queue:
             self._number += 1
 
     def take(self) -> Job | None:
-        """The most expensive job that waits; None when none does, or no more are to start."""
-        if self.stopping or self.fatal or not self._waiting:
+        """The most expensive job that waits; None when none does, or none may start now."""
+        if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
-        job = heapq.heappop(self._waiting)[2]
+        if self._waiting:
+            job = heapq.heappop(self._waiting)[2]
+        elif self._alone and not self.running:
+            job = self._alone[0]
+        else:
+            return None
         self.running[job.id] = job
         return job
 
     @property
     def exhausted(self) -> bool:
         """Nothing under way and nothing to hand out."""
-        return not self.running and (self.stopping or bool(self.fatal) or not self._waiting)
-
-    @property
-    def waiting(self) -> list[Job]:
-        return [job for _, _, job in sorted(self._waiting)]
+        ended = self.stopping or bool(self.fatal) or not (self._waiting or self._alone)
+        return not self.running and ended
 
     def finish(self, job: Job, outcomes: list[Outcome]) -> None:
         """A worker has ended a job: note it, and let wait again what has not finished."""
-        self.running.pop(job.id, None)
+        beside = self._leave(job)
         self.outcomes += outcomes
         by_id = {run.run_id: run for run in job.runs}
         for outcome in outcomes:
             run = by_id[outcome.run_id]
-            if outcome.status == "error":
+            if outcome.status == "memory" and beside:
+                self._alone.append(_single(run, job))
+            elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
             elif outcome.status == "interrupted":
-                self._again(run, job)
+                self.add([_single(run, job)])
             elif outcome.status == "busy":
                 self.fatal = (
                     f"{self.store.run_folder(run.run_id)} is held by another process, and not let go "
                     f"in {_LEASE_PATIENCE:.0f} s. End that process, or wait for it."
                 )
 
-    def crash(self, job: Job, error: str) -> None:
-        """A worker died under a job."""
-        self.running.pop(job.id, None)
-        for run in job.runs:
-            if finished := self.store.result(run.run_id):  # it died after storing its result
-                self.outcomes.append(Outcome(run.run_id, finished.row["status"]))
-            else:
-                self._charge(run, job, error)
+    def crash(self, jobs: list[Job], error: str) -> None:
+        """Workers died under these jobs.
+
+        Where memory ran out beside other jobs it cannot be known whose fault that was: each is
+        tried again on its own, later, and charged only if it dies there.
+        """
+        shared = _NO_MEMORY.search(error) and len(self.running) > 1
+        for job in jobs:
+            self._leave(job)
+            for run in job.runs:
+                if finished := self.store.result(run.run_id):  # it died after storing its result
+                    self.outcomes.append(Outcome(run.run_id, finished.row["status"]))
+                elif shared:
+                    self._alone.append(_single(run, job))
+                else:
+                    self._charge(run, job, error)
 
     def release(self, job: Job) -> None:
         """A job's worker was ended for no fault of its own: it waits again."""
-        self.running.pop(job.id, None)
-        for run in job.runs:
-            if self.store.result(run.run_id) is None:
-                self._again(run, job)
+        self._leave(job)
+        missing = [run for run in job.runs if self.store.result(run.run_id) is None]
+        self.add(_single(run, job) for run in missing)
 
-    def _again(self, run: RunConfig, job: Job) -> None:
-        self.add([Job((run,), job.seconds / len(job.runs))])
+    def _leave(self, job: Job) -> int:
+        """A job is no longer under way; returns how many others are."""
+        self.running.pop(job.id, None)
+        if job in self._alone:
+            self._alone.remove(job)
+        return len(self.running)
 
     def _charge(self, run: RunConfig, job: Job, error: str) -> None:
         """Count an attempt that ended badly; too many, and the run has failed."""
@@ -139,13 +160,27 @@ class Queue:
             self.store.note(run.run_id, "killed", error=error)
             deaths = self.store.killed(run.run_id)
             if deaths <= self.retries:
-                self._again(run, job)
+                if _NO_MEMORY.search(error):
+                    self._alone.append(_single(run, job))
+                else:
+                    self.add([_single(run, job)])
                 return
             said = f"{deaths} attempts ended badly; the last: {error.strip()}"
             self.store.finish(failed_row(run, said), [])
             self.outcomes.append(Outcome(run.run_id, "failed", said))
         except StoreError as trouble:
             self.fatal = str(trouble)
+
+
+def _single(run: RunConfig, job: Job) -> Job:
+    """One run of a job as a job of its own."""
+    return Job((run,), job.seconds / len(job.runs))
+
+
+def headline(error: str) -> str:
+    """The line of an error that says most: the last of a traceback, the first of anything else."""
+    lines = error.strip().splitlines() or ["no message"]
+    return lines[-1] if "Traceback (most recent call last)" in error else lines[0]
 
 
 def failed_row(run: RunConfig, error: str) -> Row:
@@ -181,7 +216,11 @@ def execute(
     job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> list[Outcome]:
     """Train the runs of a job and store each result. Raises StoreError where it cannot be stored."""
-    return [_execute(run, store, execution, should_stop) for run in job.runs]
+    outcomes = []
+    for run in job.runs:
+        with writing(store.run_folder(run.run_id)):
+            outcomes.append(_execute(run, store, execution, should_stop))
+    return outcomes
 
 
 def _execute(
@@ -208,14 +247,15 @@ def _execute(
             except _Stopped:
                 store.note(run.run_id, "interrupted")
                 return outcome("interrupted")
-            except (MemoryError, OSError) as error:
-                if isinstance(error, OSError):
-                    store.check_writable()  # a full disk ends the sweep, not this run
+            except OSError as error:
+                store.check_writable()  # a full disk ends the sweep, not this run
                 return outcome("error", f"{type(error).__name__}: {error}")
             except StoreError:
                 raise
-            except Exception:
+            except Exception as error:
                 text = traceback.format_exc()
+                if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+                    return outcome("memory", f"{type(error).__name__}: {error}")
                 log.write(text)
                 row, curve = failed_row(run, text), []
         store.finish(row, curve)
@@ -259,6 +299,8 @@ def _train(
     except (_Stopped, MemoryError, OSError):
         raise
     except Exception as error:
+        if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+            raise
         # The checkpoint may be to blame: damaged, or another version's. From the start once.
         aside = store.set_aside(checkpoint) if checkpoint.exists() else checkpoint
         print(f"resuming failed ({error}); {aside.name} is kept, the run starts anew.")

@@ -20,7 +20,7 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate
-from sweeps.jobs import Job, Queue, execute
+from sweeps.jobs import Job, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
 from sweeps.store import Row, Store, StoreError, machine
@@ -353,9 +353,8 @@ class Sweep:
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
-            last = outcome.error.strip().splitlines()[-1] if outcome.error.strip() else "no message"
             log = _short(self.store.run_folder(outcome.run_id) / "output.log")
-            _say(console, f"  {outcome.run_id} failed: {last} ({log})")
+            _say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
         _say(console, f"table: {_short(self.folder / 'runs.csv')}")
 
     def _say_messages(self, console: Console) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaling.config import ConfigError, RunConfig
 from sweeps import estimate
+from sweeps.jobs import headline
 from sweeps.progress import clock, eta, si
 from sweeps.spec import Spec
 from sweeps.store import Row, Store, StoreError
@@ -86,9 +87,7 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
         seconds=_to_go(runs, rows, running),
         failures={
-            row["run_id"]: ((row["error"] or "").strip().splitlines() or ["no message"])[-1]
-            for row in done
-            if row["status"] == "failed"
+            row["run_id"]: headline(row["error"] or "") for row in done if row["status"] == "failed"
         },
     )
 

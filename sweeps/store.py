@@ -160,7 +160,7 @@ class Store:
         """Make a run's folder, holding its config; returns it."""
         folder = self.run_folder(run.run_id)
         path = folder / "config.json"
-        with _writing(path):
+        with writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 write_atomic(path, _json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
@@ -171,7 +171,7 @@ class Store:
         folder = self.run_folder(row["run_id"])
         values = {"format": FORMAT, "recipe": RECIPE, "row": row, "curve": curve}
         path = folder / "result.json"
-        with _writing(path):
+        with writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, _json(values))
         for name in ("checkpoint.pt", "progress.json"):
@@ -182,7 +182,7 @@ class Store:
         """Append an event to a run's attempts."""
         path = self.run_folder(run_id) / "attempts.jsonl"
         values = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details}
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 if file.tell() and not _ends_line(path):
@@ -202,7 +202,7 @@ class Store:
         number = 1
         while (aside := path.with_name(f"{path.name}.bad-{number}")).exists():
             number += 1
-        with _writing(path):
+        with writing(path):
             os.replace(path, aside)
         return aside
 
@@ -226,14 +226,14 @@ class Store:
     def write_manifest(self, values: Row) -> None:
         """Write manifest.json. Raises StoreError."""
         path = self.folder / "manifest.json"
-        with _writing(path):
+        with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, _json(values, indent=2) + b"\n")
 
     def check_writable(self, need_bytes: int = 10 << 20) -> None:
         """Raise StoreError, before anything starts, where results could not be written."""
         probe = self.folder / f".probe-{os.getpid()}"
-        with _writing(self.folder):
+        with writing(self.folder):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
             probe.unlink()
@@ -282,7 +282,7 @@ class Store:
 
     def _lease(self, path: Path) -> Any:
         """An open, locked file, or None where another process holds it."""
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")
         try:
@@ -370,7 +370,7 @@ class Store:
                 rows[run_id] = finished.row
                 curves[run_id] = finished.curve
         keep = [run_id for run_id in rows if run_id not in without]
-        with _writing(self.folder / "runs.csv"):
+        with writing(self.folder / "runs.csv"):
             table.write(
                 self.folder,
                 [rows[run_id] for run_id in keep],
@@ -434,7 +434,7 @@ def _ends_line(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusals into one clear StoreError."""
     try:
         yield

@@ -50,6 +50,8 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+_NAME = "job-"
+
 
 class _Worker(tune.Trainable):
     """The actor: one step is one job. Reused, so that torch is imported once a process."""
@@ -81,11 +83,11 @@ class _Worker(tune.Trainable):
 class _Handout(Searcher):
     """Tune's searcher as the mouth of the queue."""
 
-    def __init__(self, queue: Queue, execution: Execution, storage: Path) -> None:
+    def __init__(self, queue: Queue, execution: Execution, session: Path) -> None:
         super().__init__()
         self._queue = queue
         self._execution = execution
-        self._storage = storage
+        self._session = session
         self._jobs: dict[str, Job] = {}
 
     def __reduce__(self) -> Any:
@@ -108,7 +110,7 @@ class _Handout(Searcher):
         if job is None:
             return
         if error or not result or "outcomes" not in result:
-            self._queue.crash(job, self._death(trial_id))
+            self._queue.crash([job], self._death(trial_id))
             return
         if result["fatal"]:
             self._queue.fatal = result["fatal"]
@@ -117,26 +119,28 @@ class _Handout(Searcher):
         self._queue.finish(job, [Outcome(**values) for values in result["outcomes"]])
 
     def abandon(self, death: str) -> None:
-        """Tune itself gave up: charge the job that the message is about, let the others wait."""
+        """Tune itself gave up: the jobs that the message is about died, the others wait again."""
         pids = set(re.findall(r"pid=(\d+)", death))
+        jobs = list(self._jobs.values())
         guilty = []
-        for job in self._jobs.values():
+        for job in jobs:
             starts = [e for e in self._queue.store.attempts(job.runs[0].run_id) if "pid" in e]
             if starts and str(starts[-1]["pid"]) in pids:
                 guilty.append(job)
-        for job in list(self._jobs.values()):
-            if job in guilty or not guilty:
-                self._queue.crash(job, death)
-            else:
+        self._queue.crash(guilty or jobs, death)
+        for job in jobs if guilty else []:
+            if job not in guilty:
                 self._queue.release(job)
         self._jobs.clear()
 
     def _death(self, trial_id: str) -> str:
         """What Tune noted about a trial that died."""
-        for path in self._storage.glob(f"*/*{trial_id}*/error.txt"):
-            with contextlib.suppress(OSError):
-                lines = path.read_text(errors="replace").strip()
-                return lines.rpartition("\nTraceback ")[2][-2000:] if lines else "its worker died"
+        notes = self._session.glob(f"session_*/artifacts/**/{_NAME}{trial_id}/error.txt")
+        with contextlib.suppress(OSError):
+            for path in notes:
+                # A heading, then the reason; the rest is about the machine.
+                lines = path.read_text(errors="replace").strip().splitlines()[1:]
+                return "\n".join(lines[:12]) or "its worker died"
         return "its worker died"
 
     def save(self, checkpoint_path: str) -> None:
@@ -196,7 +200,7 @@ def _init(cpus: int, session: Path) -> None:
 def _fit(queue: Queue, threads: int, workers: int, execution: Execution, session: Path) -> None:
     gpus = ray.cluster_resources().get("GPU", 0.0)
     resources = {"cpu": threads, "gpu": min(1.0, gpus / workers)}
-    searcher = _Handout(queue, execution, session / "tune")
+    searcher = _Handout(queue, execution, session)
     tuner = tune.Tuner(
         tune.with_resources(_Worker, resources),
         tune_config=tune.TuneConfig(
@@ -225,7 +229,7 @@ def _fit(queue: Queue, threads: int, workers: int, execution: Execution, session
 
 
 def _trial_name(trial: Any) -> str:
-    return f"job-{trial.trial_id}"
+    return f"{_NAME}{trial.trial_id}"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rich.console import Console
 from scaling import table
 from scaling.config import ConfigError, Execution
 from sweeps import Sweep, estimate
-from sweeps.jobs import Job, Queue, execute
+from sweeps.jobs import Job, Outcome, Queue, execute
 from sweeps.progress import Display, clock, eta, si
 from sweeps.run import Stopped, _interruptible
 from sweeps.spec import Spec
@@ -340,16 +340,35 @@ def test_the_queue_hands_out_the_dearest_first_and_no_more_once_stopped(tmp_path
     assert [job.seconds for job in taken if job] == [9, 9, 3]
     first = taken[0]
     assert first and first.runs == (runs[1],)
-    queue.crash(first, "died")
+    queue.crash([first], "died")
     assert queue.take() == first
-    queue.crash(first, "died")
+    queue.crash([first], "died")
     assert queue.store.rows()[runs[1].run_id]["status"] == "failed"
     queue.stopping = True
     assert queue.take() is None and not queue.exhausted
     for job in taken[1:]:
         assert job
         queue.release(job)
-    assert queue.exhausted and len(queue.waiting) == 3
+    assert queue.exhausted
+
+
+def test_jobs_that_ran_out_of_memory_together_are_tried_alone(tmp_path: Path):
+    runs = Spec.from_text(BASE + "seed = [0, 1, 2]\n").runs
+    queue = Queue(Store(tmp_path / "s"), retries=0)
+    queue.add(Job((run,), seconds) for run, seconds in zip(runs, [3, 2, 1], strict=True))
+    first, second = queue.take(), queue.take()
+    assert first and second
+    queue.crash([first, second], "2 worker(s) were killed: the node is running low on memory")
+    third = queue.take()
+    assert third and third.runs == (runs[2],) and queue.take() is None
+    queue.finish(third, [Outcome(third.id, "memory", "MemoryError: no room")])
+    assert queue.store.rows()[third.id]["status"] == "failed"  # nothing was beside it
+    assert queue.take() == first and queue.take() is None
+    queue.finish(first, [Outcome(first.id, "ok")])
+    assert queue.take() == second and not queue.exhausted
+    queue.crash([second], "the node is running low on memory")
+    assert queue.exhausted
+    assert set(queue.store.rows()) == {second.id, third.id}
 
 
 def test_a_run_that_another_process_holds_is_not_trained_twice(
@@ -402,7 +421,7 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
         assert done == pytest.approx(total / 6) and words == "0/3 runs"
         assert 20 < left < 60
         time.sleep(0.7)
-        queue.crash(first, "died")
+        queue.crash([first], "died")
         time.sleep(0.7)
     shown = out.getvalue()
     assert "L=3.250" in shown and "1/3 runs, 1 failed" in shown
@@ -438,7 +457,7 @@ def test_a_thousand_finished_runs_plan_and_report_in_two_seconds(tmp_path: Path)
     store = Store(tmp_path / "results" / "small")
     queue = Queue(store, retries=0)
     for one in spec.runs:
-        queue.crash(Job((one,), 1.0), "stands for a result")
+        queue.crash([Job((one,), 1.0)], "stands for a result")
     start = time.perf_counter()
     assert "1000 finished" in str(Sweep(spec, tmp_path / "results").plan())
     assert status(store.folder, spec).missing == 0
