@@ -74,16 +74,14 @@ class Problem:
         found = powers.terms(self.law, self.columns, self.fixed)
         return General(self) if found is None else Powers(self, found)
 
-    def thinned(self, rows: int, seed: int) -> Problem:
-        """A random `rows` of the rows, each its own group: enough to find the basins."""
-        keep = np.random.default_rng(seed).permutation(self.n)[:rows]
-        columns = {name: x[keep] for name, x in self.columns.items()}
+    def take(self, rows: np.ndarray) -> Problem:
+        """The same problem on some of the rows (their indices)."""
         return replace(
             self,
-            columns=columns,
-            target=self.target[keep],
-            weights=self.weights[keep],
-            groups=np.arange(rows),
+            columns={name: x[rows] for name, x in self.columns.items()},
+            target=self.target[rows],
+            weights=self.weights[rows],
+            groups=np.unique(self.groups[rows], return_inverse=True)[1],
         )
 
     @property
@@ -732,7 +730,7 @@ def minimise(
     their median size (95 % efficient under Gaussian noise), found as a fixed point.
     """
     if problem.n > _MANY_ROWS:
-        thin = problem.thinned(_MANY_ROWS // 2, seed)
+        thin = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
         rough = minimise(thin, objective, delta, seed, warm)
         return _polish(problem, rough, thin, objective, delta)
     pool = starts(problem, seed, count=None if warm is None else 128)

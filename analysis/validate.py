@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis import engine
 from analysis import laws as known
 from analysis.fit import FitError, FitResult, _plain, fit
 from analysis.laws import Law, resolve
@@ -120,17 +121,13 @@ def validate(
         raise TableError(missing_column(by, runs.columns))
     size = _scale_of_run(runs, by, cluster)
     rivals = [resolve(each) for each in against] if against is not None else _rivals(law)
+    cutoffs = _cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
+    backtest = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
+    scales = _leave_one_out(whole)
     # One Huber threshold for all, or their objectives could not be compared.
-    delta = whole.certificate["delta"]
-    same = dict(options)
-    if "least" not in whole.loss:
-        same |= {"objective": "huber", "delta": delta}
-    else:
-        same["objective"] = "lad" if "absolute" in whole.loss else "ls"
-        same.pop("delta", None)
-    backtest = _backtest(law, runs, size, cuts, level, {**options, "warm": whole})
-    scales = _leave_one_out(law, runs, {**same, "bootstrap": 0, "warm": whole})
-    compared = _compare([law, *rivals], runs, size, cuts, {**same, "bootstrap": 0})
+    objective, delta = _objective(whole)
+    same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
+    compared = _compare(whole, rivals, size, cutoffs, same)
     verdict = _verdict(whole, backtest, compared, level)
     return Validation(law, whole, by, level, backtest, scales, compared, verdict)
 
@@ -148,11 +145,29 @@ def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
     return [float(c) for c in np.unique(values) if (size <= c).sum() >= least and (size > c).any()]
 
 
-def _log_errors(result: FitResult, held: pd.DataFrame) -> np.ndarray:
-    """log(measured / predicted) of each held-out row."""
-    y = result.predict(**{name: held[name].to_numpy(float) for name in result.law.inputs})
+def _objective(result: FitResult) -> tuple[str, float | None]:
+    """The arguments of fit() that repeat a fit's objective, threshold and all."""
+    if "absolute" in result.loss:
+        return "lad", None
+    delta = result.certificate["delta"]
+    return ("ls", None) if delta is None else ("huber", delta)
+
+
+def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
+    """log(measured / predicted) of the rows `held`, by the law refitted to all others.
+
+    None where the others do not suffice for a fit.
+    """
+    assert result.problem is not None and result.minimum is not None
+    problem = result.problem.take(np.flatnonzero(~held))
+    if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
+        return None
+    warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
+    found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+    params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
+    x = {name: column[held] for name, column in result.problem.columns.items()}
     with np.errstate(all="ignore"):
-        return np.log(held[result.law.target].to_numpy(float) / y)
+        return np.log(result.problem.target[held] / result.law.predict(params, **x))
 
 
 def _rms(x: np.ndarray) -> float:
@@ -160,17 +175,23 @@ def _rms(x: np.ndarray) -> float:
 
 
 def _backtest(
-    law: Law, runs: pd.DataFrame, size: np.ndarray, cuts: int, level: float, options: dict[str, Any]
+    law: Law,
+    runs: pd.DataFrame,
+    size: np.ndarray,
+    cutoffs: list[float],
+    level: float,
+    options: dict[str, Any],
 ) -> pd.DataFrame:
     rows = []
-    free = len(law.params) - len(options.get("fixed") or {})
-    for cut in _cutoffs(size, cuts, free + 2):
+    for cut in cutoffs:
         try:
             result = fit(law, runs[size <= cut], **_rows(options, size <= cut))
         except FitError:
             continue
         held = runs[size > cut]
-        off = _log_errors(result, held)
+        x = {name: held[name].to_numpy(float) for name in law.inputs}
+        measured, centre = held[law.target].to_numpy(float), result.predict(**x)
+        off = np.log(measured / centre)
         row = {
             "cut": cut,
             "n_fit": int((size <= cut).sum()),
@@ -181,9 +202,7 @@ def _backtest(
             "inflation": np.nan,
         }
         if len(result.samples):
-            x = {name: held[name].to_numpy(float) for name in law.inputs}
             low, high = result.predict_interval(level, noise=True, **x)
-            measured, centre = held[law.target].to_numpy(float), result.predict(**x)
             row["coverage"] = float(np.mean((measured >= low) & (measured <= high)))
             half = np.where(measured > centre, high - centre, centre - low)
             with np.errstate(all="ignore"):
@@ -202,23 +221,20 @@ def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
     return {**options, "weights": np.asarray(weights, float)[keep]}
 
 
-def _leave_one_out(law: Law, runs: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
-    """Each value of the first input in turn; binned by octaves where there are more than 24."""
-    name = law.inputs[0]
-    x = runs[name].to_numpy(float)
-    values = np.unique(x)
-    scale = x if len(values) <= 24 else 2.0 ** np.round(np.log2(x))
+def _leave_one_out(result: FitResult) -> pd.DataFrame:
+    """Each value of the first input in turn, binned where there are more than 12."""
+    name = result.law.inputs[0]
+    x = result.runs[name].to_numpy(float)
+    scale = x
+    if len(np.unique(x)) > 12:
+        edges = np.geomspace(x.min(), x.max(), 11)
+        middle = np.sqrt(edges[1:] * edges[:-1])
+        scale = middle[np.clip(np.searchsorted(edges, x, side="right") - 1, 0, 9)]
     rows = []
     for value in np.unique(scale):
-        out = scale == value
-        try:
-            result = fit(law, runs[~out], **_rows(options, ~out))
-        except FitError:
-            continue
-        off = _log_errors(result, runs[out])
-        rows.append(
-            {name: value, "n_held": int(out.sum()), "error": _rms(off), "bias": float(off.mean())}
-        )
+        off = _errors(result, scale == value)
+        if off is not None:
+            rows.append({name: value, "n_held": len(off), "error": _rms(off), "bias": off.mean()})
     return pd.DataFrame(rows, columns=[name, "n_held", "error", "bias"])
 
 
@@ -238,10 +254,10 @@ def _rivals(law: Law) -> list[Law]:
 
 
 def _compare(
-    competing: list[Law],
-    runs: pd.DataFrame,
+    whole: FitResult,
+    rivals: list[Law],
     size: np.ndarray,
-    cuts: int,
+    cutoffs: list[float],
     options: dict[str, Any],
 ) -> pd.DataFrame:
     """Fit each law with the same objective to the same rows.
@@ -250,33 +266,28 @@ def _compare(
     least squares, its robust analogue for Huber's function.
     """
     rows = {}
-    for law in competing:
-        own = {**options, "fixed": options.get("fixed") if law is competing[0] else None}
+    for law in (whole.law, *rivals):
         try:
-            result = fit(law, runs, **own)
+            result = whole if law is whole.law else fit(law, whole.runs, **options)
         except FitError as error:
             rows[law.name] = {"q": len(law.params), "status": str(error).split(":")[0]}
             continue
-        n, k = result.n, len(result.params) - len(own["fixed"] or {}) + 1
-        assert result.minimum is not None
-        F = max(result.minimum.objective, 1e-300)
-        aicc = n * np.log(2 * F / n) + 2 * k
+        assert result.minimum is not None and result.problem is not None
+        n, k = result.n, result.problem.q + 1
+        aicc = n * np.log(2 * max(result.minimum.objective, 1e-300) / n) + 2 * k
         aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-        own["warm"] = result
-        held = _backtest(law, runs, size, cuts, 0.9, own)["error"]
-        left = _leave_one_out(law, runs, own)["error"]
+        held = [_errors(result, size > cut) for cut in cutoffs]
         rows[law.name] = {
             "q": k - 1,
             "aicc": aicc,
             "error": _rms(np.log1p(result.residuals.to_numpy(float))),
-            "held_out": held.mean(),
-            "left_out": left.mean(),
+            "held_out": np.mean([_rms(off) for off in held if off is not None] or [np.nan]),
+            "left_out": _leave_one_out(result)["error"].mean(),
             "status": "; ".join(word.split(":")[0] for word in result.status),
         }
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index.name = "law"
-    if "aicc" in out:
-        out["aicc"] -= out["aicc"].min()
+    out["aicc"] -= out["aicc"].min()
     return out
 
 
@@ -353,7 +364,7 @@ def _verdict(
                 f"them {wider:.2g} times when extrapolating"
             )
     notes += _floor_note(whole, compared)
-    if "aicc" in compared and len(compared) > 1:
+    if len(compared) > 1:
         here = compared.loc[law.name]
         for name, row in compared.drop(index=law.name).iterrows():
             aicc, held = row.get("aicc"), row.get("held_out")
@@ -378,7 +389,7 @@ def _verdict(
 def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:
     """Floor or none, for a law of one input: AICc and the curvature test, side by side."""
     law = whole.law
-    if len(law.inputs) != 1 or law.target != "L" or "aicc" not in compared:
+    if len(law.inputs) != 1 or law.target != "L":
         return []
     x = law.inputs[0]
     pure = [name for name in (f"power_{x}", f"kaplan_{x}") if name in compared.index]
