@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from scaling.table import TableError, check, missing_column
 METHODS = ("envelope", "isoflop", "akima", "parametric")
 _GRID = 512
 """Points of log C at which learning curves are compared."""
+_KNOTS = 32
+"""Points of one curve that its spline is fitted to; more are averaged."""
 _SLACK = 0.05
 """Runs whose ln C differ by less than this share a budget."""
 _NEAR = 8.0
@@ -275,38 +277,38 @@ def envelope(
     sizes, x, loss, of = _smoothed(curves)
     winner = _winners(loss, of, np.ones((1, len(of)), bool))[0]
     marks = _marks(x, winner, loss.min(axis=0), sizes)
-    crossings = marks[marks["kind"] == "crossing"]
-    if len(crossings) < 2:
+    if len(marks.crossings) < 2:
         raise TableError(
             f"the envelope needs three sizes that take turns in being best; of {len(sizes)} sizes "
-            f"{len(crossings) + 1} ever are (N = "
-            f"{', '.join(f'{sizes[i]:.3g}' for i in np.unique(winner))}). "
+            f"{len(marks.crossings) + 1} ever are (N = "
+            f"{', '.join(f'{sizes[i]:.3g}' for i in np.unique(winner[winner >= 0]))}). "
             "Train the others longer or shorter, or add sizes between."
         )
     rng = np.random.default_rng(seed)
     runs = loss.shape[0]
-    counts = rng.multinomial(runs, np.full(runs, 1 / runs), size=bootstrap)
+    picked = rng.multinomial(runs, np.full(runs, 1 / runs), size=bootstrap) > 0
     per = _per_token(curves)
-    centre = float(crossings["x"].mean())
+    centre = float(marks.crossings[:, 0].mean())
     rows = [_envelope_lines(marks, per, centre)]
-    for one, picked in zip(_winners(loss, of, counts > 0), counts > 0, strict=True):
-        again = _marks(x, one, loss[picked].min(axis=0), sizes)
+    for one, mask in zip(_winners(loss, of, picked), picked, strict=True):
+        again = _marks(x, one, loss[mask].min(axis=0), sizes)
         rows.append(_envelope_lines(again, per, centre))
     lines = {name: np.array([row[name] for row in rows]) for name in ("N", "D", "L")}
     status = _few(lines["N"], bootstrap)
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
     if never:
         status.append(f"N = {', '.join(never)} is never best within the compute of the curves")
-    per_size = pd.Series(of).groupby(of).count()
-    if per_size.max() == 1:
+    if np.bincount(of).max() == 1:
         status.append(
             "one run a size: earlier points of a run are above the loss that a schedule of their "
             "own length would reach, so the frontier of decayed runs lies lower"
         )
-    status += _curved(marks[marks["kind"] == "touch"])
-    C = np.exp(marks["x"])
-    optima = pd.DataFrame({"C": C, "N": marks["N"], "D": C / per(marks["N"].to_numpy())})
-    optima = optima.assign(L=marks["L"], kind=marks["kind"]).reset_index(drop=True)
+    status += _curved(marks.touches[:, 0], marks.touches[:, 2])
+    both = np.concatenate([marks.crossings, marks.touches])
+    kinds = ["crossing"] * len(marks.crossings) + ["touch"] * len(marks.touches)
+    C, N = np.exp(both[:, 0]), both[:, 1]
+    optima = pd.DataFrame({"C": C, "N": N, "D": C / per(N), "L": np.exp(both[:, 2])})
+    optima = optima.assign(kind=kinds).sort_values("C", ignore_index=True)
     return Frontier(
         "envelope", "N", "6 N D", optima, _ranges(curves, optima), tuple(status), lines, centre,
         None, level, per,
@@ -325,12 +327,22 @@ def _smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         inside = (x >= u[0]) & (x <= u[-1])
         row = np.full(_GRID, np.inf)
         if len(u) >= 5:
-            row[inside] = make_smoothing_spline(u, v)(x[inside])
+            row[inside] = make_smoothing_spline(*_thinned(u, v))(x[inside])
         elif len(u) >= 2:
             row[inside] = np.interp(x[inside], u, v)
         losses.append(row)
         of.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
     return sizes, x, np.array(losses), np.array(of)
+
+
+def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most _KNOTS means of neighbouring points, both ends kept: what a smooth curve needs."""
+    if len(u) <= _KNOTS:
+        return u, v
+    inner = np.linspace(u[0], u[-1], _KNOTS - 1)[1:-1]
+    cell = np.concatenate([[-1], np.searchsorted(inner, u[1:-1]), [_KNOTS]])
+    _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
+    return np.bincount(cell, u) / count, np.bincount(cell, v) / count
 
 
 def _winners(loss: np.ndarray, of: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -347,39 +359,44 @@ def _winners(loss: np.ndarray, of: np.ndarray, present: np.ndarray) -> np.ndarra
     return out
 
 
-def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
+class _Marks(NamedTuple):
+    """Rows of ln C, N, ln L."""
+
+    crossings: np.ndarray
+    """Where two neighbouring winners take turns, N their geometric mean."""
+    touches: np.ndarray
+    """The middle of the stretch over which a size wins."""
+
+
+def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarray) -> _Marks:
     """Crossings of neighbouring winners and the middles of the stretches between them.
 
     Each size's stretch is as long as the ln C at which it wins, in order of size: short
     alternations that noise causes at a crossing cancel.
     """
     on = winner >= 0
-    winner, x, least = winner[on], x[on], least[on]
-    rows = []
-    best = np.unique(winner)
-    ends = np.cumsum([np.sum(winner == i) for i in best])
-    edges = np.concatenate([[x[0]], (x[ends[:-1] - 1] + x[ends[:-1]]) / 2, [x[-1]]])
-    for k in range(len(best) - 1):
-        N = np.sqrt(sizes[best[k]] * sizes[best[k + 1]])
-        rows.append((edges[k + 1], N, np.exp(np.interp(edges[k + 1], x, least)), "crossing"))
-        if k:
-            middle = (edges[k] + edges[k + 1]) / 2
-            L = np.exp(np.interp(middle, x, least))
-            rows.append((middle, sizes[best[k]], L, "touch"))
-    return pd.DataFrame(rows, columns=["x", "N", "L", "kind"])
+    x, least = x[on], least[on]
+    wins = np.bincount(winner[on], minlength=len(sizes))
+    best = np.flatnonzero(wins)
+    ends = np.cumsum(wins[best])[:-1]
+    u = (x[ends - 1] + x[ends]) / 2
+    v = (u[:-1] + u[1:]) / 2
+    between = np.sqrt(sizes[best][:-1] * sizes[best][1:])
+    return _Marks(
+        np.column_stack([u, between, np.interp(u, x, least)]),
+        np.column_stack([v, sizes[best][1:-1], np.interp(v, x, least)]),
+    )
 
 
 def _envelope_lines(
-    marks: pd.DataFrame, per: Callable[[Any], Any], centre: float
+    marks: _Marks, per: Callable[[Any], Any], centre: float
 ) -> dict[str, np.ndarray]:
-    crossings = marks[marks["kind"] == "crossing"]
-    touches = marks[marks["kind"] == "touch"]
-    x, N = crossings["x"].to_numpy() - centre, crossings["N"].to_numpy()
-    on_L = touches if len(touches) >= 2 else crossings
+    x, N, _ = marks.crossings.T
+    y, _, L = (marks.touches if len(marks.touches) >= 2 else marks.crossings).T
     return {
-        "N": _line(x, np.log(N))[0],
-        "D": _line(x, np.log(np.exp(x + centre) / per(N)))[0],
-        "L": _line(on_L["x"].to_numpy() - centre, np.log(on_L["L"].to_numpy()))[0],
+        "N": _line(x - centre, np.log(N))[0],
+        "D": _line(x - centre, x - np.log(per(N)))[0],
+        "L": _line(y - centre, L)[0],
     }
 
 
@@ -399,9 +416,10 @@ def isoflop(
     kind 'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all of
     them. Runs whose C agree within 5 % share a budget. A minimum must be interior: where the best
     size is the smallest or the largest of its budget, or the parabola opens downwards, the budget
-    is listed in `optima` with that kind and not used. Rows with equal run_id share their noise.
+    is listed in `optima` with that kind and not used. Rows with equal run_id share their noise;
+    repeats of a size (seeds) are averaged, so keep only its best learning rate beforehand.
 
-    Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (arXiv 2406.19146), section 3
+    Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (arXiv 2406.19146)
     """
     runs = _counted(runs, "N", "C")
     budgets = _budgets(runs)
@@ -454,7 +472,7 @@ def isoflop(
         lines = {name: line[0] + scale * (line - line[0]) for name, line in lines.items()}
     if len(paths) == 2:
         status.append("two budgets only: whether the frontier is straight is not tested")
-    status += _curved(optima[optima["kind"] == "minimum"].assign(x=x))
+    status += _curved(x, L[0])
     return Frontier(
         kind, "N", "6 N D", optima, _ranges(runs, optima), tuple(status), lines, centre,
         None, level, per,
@@ -467,7 +485,7 @@ def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
     Curves are smoothed as for the envelope; a size's loss is the best of its runs there. Budgets
     are spread over the C at which at least four sizes have data, without the outermost tenths.
 
-    Source: Hoffmann et al. 2022, section 3.1; Porian et al. 2024, section 3
+    Source: Hoffmann et al. 2022, section 3.1; Porian et al. 2024
     """
     sizes, x, loss, of = _smoothed(curves)
     have = sum(np.isfinite(loss[of == i]).any(axis=0) for i in range(len(sizes)))
@@ -495,7 +513,7 @@ _WHY = {
 
 
 def _budgets(runs: pd.DataFrame) -> list[pd.DataFrame]:
-    """Runs by budget, in order of C; of equal sizes only the best; those of too few sizes left."""
+    """Runs by budget, in order of C, repeats of a size averaged; without those of too few sizes."""
     order = runs.assign(_x=np.log(runs["C"].to_numpy(float))).sort_values("_x", kind="stable")
     group, start, groups = -1, -np.inf, []
     for x in order["_x"]:
@@ -504,7 +522,9 @@ def _budgets(runs: pd.DataFrame) -> list[pd.DataFrame]:
         groups.append(group)
     chosen = []
     for _, budget in order.groupby(np.array(groups)):
-        budget = budget.sort_values("L", kind="stable").drop_duplicates("N").sort_values("N")
+        budget = budget.sort_values("N", kind="stable")
+        budget["L"] = np.exp(np.log(budget["L"]).groupby(budget["N"]).transform("mean"))
+        budget = budget.drop_duplicates("N")
         if len(budget) >= _FEWEST:
             chosen.append(budget.drop(columns="_x"))
     return chosen
@@ -833,11 +853,10 @@ def _few(lines: np.ndarray, bootstrap: int) -> list[str]:
     return [f"{lost} of {bootstrap} resamples have no frontier"] if lost else []
 
 
-def _curved(points: pd.DataFrame) -> list[str]:
+def _curved(x: np.ndarray, y: np.ndarray) -> list[str]:
     """Warn where ln L bends in ln C: a pure power law then misleads outside the data."""
-    if len(points) < 4:
+    if len(x) < 4:
         return []
-    x, y = points["x"].to_numpy(), np.log(points["L"].to_numpy())
     coefficients, covariance = np.polyfit(x - x.mean(), y, 2, cov=True)
     t = coefficients[0] / np.sqrt(covariance[0, 0])
     if t > 3:
