@@ -26,6 +26,9 @@ _LEASE_PATIENCE = 20.0
 
 _STOP_CHECK_SECONDS = 0.2
 
+_MERGE_SECONDS = 60.0
+"""Seconds between merges into the table while runs finish."""
+
 _NO_MEMORY = re.compile(r"running low on memory|OutOfMemory|MemoryError|DefaultCPUAllocator")
 """How Ray, CUDA, Python and torch on a CPU say it."""
 
@@ -80,6 +83,7 @@ class Queue:
     _alone: list[Job] = field(default_factory=list)
     """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
     _number: int = 0
+    _next_merge: float = field(default_factory=lambda: time.monotonic() + _MERGE_SECONDS)
 
     def add(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
@@ -123,6 +127,7 @@ class Queue:
                     f"{self.store.run_folder(run.run_id)} is held by another process, and not let go "
                     f"in {_LEASE_PATIENCE:.0f} s. End that process, or wait for it."
                 )
+        self._merge_if_due()
 
     def crash(self, jobs: list[Job], error: str) -> None:
         """Workers died under these jobs.
@@ -146,6 +151,17 @@ class Queue:
         self._leave(job)
         missing = [run for run in job.runs if self.store.result(run.run_id) is None]
         self.add(_single(run, job) for run in missing)
+
+    def _merge_if_due(self) -> None:
+        """Now and then, so that a sweep under way can be fitted and plotted."""
+        if (start := time.monotonic()) < self._next_merge or self.fatal:
+            return
+        try:
+            self.store.merge()
+        except StoreError as trouble:
+            self.fatal = str(trouble)
+        end = time.monotonic()
+        self._next_merge = end + max(_MERGE_SECONDS, 100 * (end - start))
 
     def _leave(self, job: Job) -> int:
         """A job is no longer under way; returns how many others are."""

@@ -28,7 +28,7 @@ from sweeps.store import Row, Store, StoreError, machine
 if TYPE_CHECKING:
     import pandas as pd
 
-_GRACE_SECONDS = 7.0
+_GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
 
 

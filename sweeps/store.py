@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class Store:
     def note(self, run_id: str, event: str, **details: Any) -> None:
         """Append an event to a run's attempts."""
         path = self.run_folder(run_id) / "attempts.jsonl"
-        values = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **details}
+        values = {"event": event, "time": now(), **details}
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
@@ -453,6 +454,11 @@ def writing(path: Path) -> Iterator[None]:
         }
         hint = hints.get(error.errno or 0, f"{error.strerror or error}.")
         raise StoreError(f"{path} cannot be written: {hint}") from None
+
+
+def now() -> str:
+    """The time of day with its zone, as events carry it."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def machine() -> Row:

@@ -83,8 +83,9 @@ class _Worker(tune.Trainable):
 class _Handout(Searcher):
     """Tune's searcher as the mouth of the queue."""
 
-    def __init__(self, queue: Queue, execution: Execution, session: Path) -> None:
+    def __init__(self, queue: Queue, workers: int, execution: Execution, session: Path) -> None:
         super().__init__()
+        self._workers = workers
         self._queue = queue
         self._execution = execution
         self._session = session
@@ -95,7 +96,7 @@ class _Handout(Searcher):
         return (Searcher, ())
 
     def suggest(self, trial_id: str) -> Any:
-        job = self._queue.take()
+        job = self._queue.take() if len(self._jobs) < self._workers else None
         if job is None:
             # Told to wait with nothing under way, Tune would sit for minutes.
             return Searcher.FINISHED if self._queue.exhausted else None
@@ -153,8 +154,9 @@ class _Handout(Searcher):
 def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution) -> None:
     """Work the queue off with `workers` processes of `threads` CPU threads each.
 
-    Returns when nothing is left, or when the queue is told to stop. Raises StoreError where Ray
-    cannot start.
+    Returns when nothing is left, or when the queue is told to stop. Ray is started for it and
+    stopped again; where the caller has called ray.init(), that cluster is used and left running.
+    Raises StoreError where Ray cannot start or has no such workers to give.
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
@@ -166,12 +168,16 @@ def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution
     session = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         with _quiet(queue.store.folder / "ray.log"), _signals_kept():
-            _init(workers * threads, session)
+            joined = ray.is_initialized()
+            if not joined:
+                _init(workers * threads, session)
             try:
+                resources = _resources(threads, workers, execution)
                 while not queue.exhausted:
-                    _fit(queue, threads, workers, execution, session)
+                    _fit(queue, resources, workers, execution, session)
             finally:
-                ray.shutdown()
+                if not joined:
+                    ray.shutdown()
     finally:
         stop.unlink(missing_ok=True)
         shutil.rmtree(session, ignore_errors=True)
@@ -197,17 +203,33 @@ def _init(cpus: int, session: Path) -> None:
         ) from error
 
 
-def _fit(queue: Queue, threads: int, workers: int, execution: Execution, session: Path) -> None:
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    resources = {"cpu": threads, "gpu": min(1.0, gpus / workers)}
-    searcher = _Handout(queue, execution, session)
+def _resources(threads: int, workers: int, execution: Execution) -> dict[str, float]:
+    """What each worker asks of Ray. Refused where no node has it: Ray would wait in silence."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+    if threads > most:
+        raise StoreError(
+            f"each of {workers} workers asks for {threads} CPUs, but the largest node of this Ray "
+            f"cluster has {most:g}; use more workers, of fewer threads each."
+        )
+    gpus = 0.0 if execution.device == "cpu" else sum(node.get("GPU", 0.0) for node in nodes)
+    return {"cpu": threads, "gpu": min(1.0, gpus / workers)}
+
+
+def _fit(
+    queue: Queue,
+    resources: dict[str, float],
+    workers: int,
+    execution: Execution,
+    session: Path,
+) -> None:
+    searcher = _Handout(queue, workers, execution, session)
     tuner = tune.Tuner(
         tune.with_resources(_Worker, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
             reuse_actors=True,
-            max_concurrent_trials=None,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),

@@ -197,7 +197,7 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
         + """
         tokens = 10_240
         [axes]
-        seed = [0, 1, 2]
+        tokens = [2560, 7680, 20_480]
         [[sets]]
         name = "diverges"
         base.optim = { lr = 1e9, warmup_fraction = 0.0, clip = 1e9 }
@@ -214,7 +214,10 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
     assert len(out.splitlines()) < 20 and "ray imported" in out
     assert sorted(rows.status) == ["diverged", "failed", "ok", "ok", "ok"]
 
-    by_tag = {run.tag or str(run.seed): run.run_id for run in spec.runs}
+    begun = {run.D: tuned.attempts(run.run_id)[0]["time"] for run in spec.runs if not run.tag}
+    assert sorted(begun, key=lambda D: begun[D]) == [20_480, 7680, 2560]
+
+    by_tag = {run.tag: run.run_id for run in spec.runs}
     raised = rows.set_index("run_id").loc[by_tag["raises"]]
     assert raised.status == "failed" and "unique_tokens" in raised.error
     assert pd.isna(raised.L) and raised.D == 10_240 and raised.N > 0
@@ -316,6 +319,54 @@ def test_a_killed_worker_resumes_and_a_deadly_run_fails_alone(project: Project, 
 
     project.run("long", "results", "in_process=1", "retry_failed=1")
     assert_same_results(store, undisturbed)
+
+
+@pytest.mark.slow
+def test_the_memory_monitor_fails_the_hungry_run_alone(project: Project):
+    """Ray's monitor ends the whole experiment with the worker that it kills."""
+    spec = project.spec(
+        "hungry",
+        'name = "hungry"\n'
+        + BASE
+        + """
+        [axes]
+        zip = [
+            { tokens = 256_000 },
+            { tokens = 256_256 },
+            { tokens = 2e8, batch_tokens = 2_097_152, model.d_model = 256, model.n_layer = 2 },
+        ]
+        """,
+    )
+    memory = psutil.virtual_memory()
+    threshold = (memory.total - memory.available + (3 << 30)) / memory.total
+    project.environment |= {
+        "RAY_memory_usage_threshold": f"{threshold:.4f}",
+        "RAY_memory_monitor_refresh_ms": "100",
+    }
+    out = project.run("hungry", "results", "retries=1")
+    rows = table.read(project.folder / "results" / "hungry").set_index("run_id")
+    assert [rows.status[run.run_id] for run in spec.runs] == ["ok", "ok", "failed"]
+    assert "running low on memory" in rows.error[spec.runs[2].run_id]
+    assert "running low on memory" in out
+
+
+@pytest.mark.slow
+def test_a_cluster_of_the_caller_is_used_and_left_running(project: Project):
+    project.spec("mine", 'name = "mine"\n' + BASE + "[axes]\ntokens = [2560, 5120]\n")
+    code = """
+import sys, ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="critical")
+from sweeps import Sweep
+runs = Sweep.from_toml("mine.toml").run(workers=2, quiet=True)
+assert ray.is_initialized() and (runs.status == "ok").all()
+"""
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=project.folder,
+        env=project.environment,
+        check=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
