@@ -377,7 +377,10 @@ class Sweep:
 
 def threads_for(workers: int) -> int:
     """CPU threads of each worker: an even share of the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    # Not every system can say which of its cores this process may use.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // workers)
 
 
 def _run_here(queue: Queue, execution: Execution) -> None:

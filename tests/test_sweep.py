@@ -154,6 +154,21 @@ def test_results_that_were_not_merged_are_merged_without_training():
     assert result_times(it.store) == before
 
 
+def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
+    import scaling.train
+
+    train, seen = scaling.train.train, []
+
+    def look(config, **options):
+        seen.append(len(Store("results/small").merged()))
+        return train(config, **options)
+
+    monkeypatch.setattr(scaling.train, "train", look)
+    monkeypatch.setattr("sweeps.jobs._MERGE_SECONDS", 0.0)
+    run(sweep())
+    assert seen == [0, 1]
+
+
 def test_a_damaged_result_or_checkpoint_is_trained_again():
     it = sweep()
     first, _ = run(it)

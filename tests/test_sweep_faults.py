@@ -355,9 +355,18 @@ def test_a_cluster_of_the_caller_is_used_and_left_running(project: Project):
     project.spec("mine", 'name = "mine"\n' + BASE + "[axes]\ntokens = [2560, 5120]\n")
     code = """
 import sys, ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="critical")
-from sweeps import Sweep
-runs = Sweep.from_toml("mine.toml").run(workers=2, quiet=True)
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="critical")
+import sweeps.run
+from sweeps.store import StoreError
+sweeps.run.threads_for = lambda workers: 2 // workers
+sweep = sweeps.run.Sweep.from_toml("mine.toml")
+try:
+    sweep.run(workers=1, quiet=True)
+except StoreError as error:
+    assert "asks for 2 CPUs, but the largest node of this Ray cluster has 1" in str(error)
+else:
+    raise AssertionError("not refused")
+runs = sweep.run(workers=2, quiet=True)
 assert ray.is_initialized() and (runs.status == "ok").all()
 """
     subprocess.run(
