@@ -8,9 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from analysis import laws
+# Functions that share their module's name are bound here, before anyone imports the module.
+from analysis import laws, published
 from analysis.fit import FitError, FitResult, fit
+from analysis.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
+from analysis.load import load
+from analysis.plan import plan
+from analysis.validate import validate
 
 __distribution__ = "scaling-laws-lab"
 
@@ -31,13 +36,8 @@ __all__ = [
     "validate",
 ]
 
-_FUNCTIONS = ("frontier", "load", "plan", "validate")
-
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
-    module = importlib.import_module(f"analysis.{name}")
-    value = getattr(module, name) if name in _FUNCTIONS else module
-    globals()[name] = value
-    return value
+    if name == "figures":  # matplotlib takes longer to import than a law to fit
+        return importlib.import_module("analysis.figures")
+    raise AttributeError(f"module 'analysis' has no attribute {name!r}")

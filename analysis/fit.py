@@ -195,8 +195,12 @@ class FitResult:
         )
 
     def __str__(self) -> str:
-        rows = self.summary().map("{:.5g}".format)
-        rows.columns = ["value", "stderr", "95 % low", "high"]
+        return self.text()
+
+    def text(self, level: float = 0.95) -> str:
+        """The summary with what belongs beside it: data, objective, residuals, status."""
+        rows = self.summary(level).map("{:.5g}".format)
+        rows.columns = ["value", "stderr", f"{100 * level:g} % low", "high"]
         lines = [f"{self.law.name}: {self.law.formula}", f"  {self._data()}"]
         lines += ["  " + line for line in rows.to_string().splitlines()]
         lines += [f"  {line}" for line in self._notes()]

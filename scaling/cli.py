@@ -130,13 +130,16 @@ def fit(
     *,
     law: tuple[str, ...] = ("chinchilla",),
     map: tuple[str, ...] = (),
-    objective: Literal["huber", "ls", "lad"] = "huber",
+    objective: Literal["auto", "huber", "ls", "lad"] = "auto",
     delta: float | None = None,
     on: Literal["log", "raw"] = "log",
     reduce: Literal["sum", "mean"] = "sum",
     bootstrap: int = 1000,
+    intervals: Literal["auto", "bootstrap", "residual", "wild", "delta"] = "auto",
+    cluster: str = "run_id",
     level: float = 0.95,
     where: str | None = None,
+    seed: int = 0,
     json: bool = False,
 ) -> None:
     """Fit laws to a table of runs.
@@ -145,13 +148,17 @@ def fit(
         runs: A results folder, or a CSV, parquet or JSONL table.
         law: Names of laws (`scaling laws`), or file.py:name for your own.
         map: Column names there and here, such as loss=L,params=N,tokens=D.
-        objective: Huber, least squares, or least absolute deviation.
+        objective: Huber, least squares, or least absolute deviations; auto is Huber, or least squares
+            for fewer than 25 runs.
         delta: Huber's threshold; tied to the residual scale where not given. Hoffmann et al. used 1e-3.
         on: Residuals of log loss, or of the loss itself.
         reduce: Sum or mean over the rows.
-        bootstrap: Resamples behind the intervals.
+        bootstrap: Draws behind the intervals; 0 for none.
+        intervals: Bootstrap over runs, or linearised with Student's t (delta) for fewer than 25.
+        cluster: The column whose equal values are one run, drawn together.
         level: Of the intervals.
         where: Keep the rows that match, such as "D == D.max()" or "n_layer > 1".
+        seed: Of starts and draws.
         json: Print one JSON object instead of tables.
     """
     from analysis import fit as fit_law
@@ -168,11 +175,14 @@ def fit(
             on=on,
             reduce=reduce,
             bootstrap=bootstrap,
+            intervals=intervals,
+            cluster=cluster,
+            seed=seed,
         )
         if json:
             records.append(result.record(level))
         else:
-            print(result)
+            print(result.text(level))
     if json:
         _print_json(records[0] if len(records) == 1 else records)
 
@@ -182,6 +192,49 @@ def laws() -> None:
     from analysis import laws as all_laws
 
     _print_table(all_laws.table())
+
+
+def validate(
+    runs: Path,
+    *,
+    law: str = "chinchilla",
+    against: tuple[str, ...] = (),
+    by: str | None = None,
+    level: float = 0.9,
+    map: tuple[str, ...] = (),
+    where: str | None = None,
+    json: bool = False,
+) -> None:
+    """Test a law on held-out larger runs, and beside competing laws.
+
+    Args:
+        runs: A results folder, or a CSV, parquet or JSONL table.
+        law: Name of a law (`scaling laws`), or file.py:name for your own.
+        against: Competing laws; those that differ in one assumption where not given.
+        by: The column whose largest values are held out; C where there is one.
+        level: Of the predictive intervals whose coverage is counted.
+        map: Column names there and here, such as loss=L,params=N,tokens=D.
+        where: Keep the rows that match.
+        json: Print one JSON object instead of tables.
+    """
+    from analysis import validate as validate_law
+
+    table = _load(runs, map, where)
+    found = validate_law(law, table, against=against or None, by=by, level=level)
+    _print_json(found.record()) if json else print(found)
+
+
+def verify_published(data: Path, *, json: bool = False) -> None:
+    """Refit published tables: published value, ours, objective at both, verdict.
+
+    Args:
+        data: Folder of published tables, one sub-folder a paper.
+        json: Print one JSON object instead of a table.
+    """
+    from analysis.published import verify
+
+    found = verify(data)
+    _print_json(found.record()) if json else print(found)
 
 
 def frontier(
@@ -298,6 +351,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "summary": summary,
     "fit": fit,
     "laws": laws,
+    "validate": validate,
+    "verify-published": verify_published,
     "frontier": frontier,
     "plan": plan,
     "figure": figure,
@@ -370,7 +425,7 @@ def _overview() -> str:
         "",
     ]
     for name, function in COMMANDS.items():
-        lines.append(f"  {name:<14} {(function.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<17} {(function.__doc__ or '').splitlines()[0]}")
     lines += [
         "",
         "  scaling sweep quickstart --dry-run       what it would train, and how long that takes",
