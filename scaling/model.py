@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from scaling.config import ModelConfig
 
 # Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
-_CHUNK_LOGITS = {"cpu": 1 << 18}
+_CHUNK_LOGITS = {"cpu": 1 << 20}
 
 
 class Decoder:

@@ -80,7 +80,7 @@ def test_subset_larger_than_the_text(files):
 
 
 def test_context_longer_than_the_text(files):
-    with pytest.raises(ConfigError, match="less than one context of model.n_ctx=1000000"):
+    with pytest.raises(ConfigError, match=r"less than one context of model\.n_ctx=1000000"):
         TrainTokens(files, DataConfig(corpus="x"), 10**6)
 
 
