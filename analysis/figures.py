@@ -19,14 +19,26 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from analysis import fit as fit_law
-from analysis import frontier as optimal
 from analysis import laws, style
-from analysis import load as load_table
+from analysis.batch import CriticalBatch
 from analysis.fit import FitResult
-from analysis.frontier import Comparison, Frontier, quantiles
+from analysis.fit import fit as fit_law
+from analysis.frontier import (
+    Comparison,
+    Frontier,
+    budgets_of,
+    envelope,
+    parabola,
+    parametric,
+    quantiles,
+    slices,
+)
+from analysis.frontier import frontier as optimal
+from analysis.frontier import isoflop as fit_isoflop
+from analysis.load import load as load_table
+from analysis.plan import price
 from scaling.count import PF_DAY
 from scaling.table import TableError, check
 
@@ -77,11 +89,11 @@ def of_results(name: str, results: str | Path) -> Figure:
         close = difflib.get_close_matches(name, FIGURES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise TableError(f"no figure is called {name!r}.{hint} There are {', '.join(FIGURES)}.")
-    runs = load_table(results)  # pyright: ignore[reportCallIssue]
+    runs = load_table(results)
     folder = Path(results)
     curves = None
     if (folder / "curves.parquet").is_file():
-        curves = load_table(folder, curves=True)  # pyright: ignore[reportCallIssue]
+        curves = load_table(folder, curves=True)
     return FIGURES[name].draw(runs, curves)
 
 
@@ -193,7 +205,7 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> F
 @_figure("frontier")
 def _frontier_of(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
-    every = optimal(_usable(runs), method="all", curves=curves)  # pyright: ignore[reportCallIssue]
+    every = optimal(_usable(runs), method="all", curves=curves)
     return frontier(every)
 
 
@@ -238,6 +250,113 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
         ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
 
 
+@_figure("isoflop")
+def _isoflop_of(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
+    """Loss against size at fixed compute, with the minima (Hoffmann et al. 2022, Fig. 3)."""
+    return isoflop(_usable(runs), curves)
+
+
+def isoflop(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
+    """Loss against N at each compute budget with its parabola and minimum, and the minima's N
+    against compute (Hoffmann et al. 2022, Fig. 3).
+
+    Runs of no common budget are taken from `curves`, cut at fixed compute. Parabolas are drawn
+    over the sizes they were fitted to. A minimum at the edge is not drawn: it was not used.
+    """
+    table = runs if budgets_of(runs) or curves is None else slices(_usable(curves))
+    front = fit_isoflop(table)
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.FULL, 2.6))
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        budgets = _Colours(front.optima["C"])
+        for budget, optimum in zip(budgets_of(table), front.optima.itertuples(), strict=True):
+            colour = budgets(optimum.C)
+            x, y = budget["N"].to_numpy(float), budget["L"].to_numpy(float)
+            left.plot(x, y, "o", color=colour, ms=2.5, mew=0)
+            used, N, L = parabola(x, y)
+            left.plot(N, L, color=colour, lw=0.8)
+            left.plot(x[~used], y[~used], "o", color="white", ms=1.2, mew=0)
+            if optimum.kind == "minimum":
+                left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
+        left.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
+        style.count_axis(left)
+        style.loss_axis(left)
+        budgets.bar(figure, [left], label=LABELS["C"], own=len(budgets.sizes) <= 12)
+        _optima(right, front, "N")
+        right.set(xlabel=LABELS["C"], ylabel=r"Optimal parameters $N_\mathrm{opt}$")
+        style.count_axis(right)
+        style.count_axis(right, which="y")
+        right.legend(loc="upper left")
+    return figure
+
+
+@_figure("deviation")
+def _deviation_of(runs: pd.DataFrame, curves: pd.DataFrame | None = None) -> Figure:
+    """Compute for the same loss at sizes other than the best (Kaplan et al. 2020, Fig. 12)."""
+    return deviation(fit_law(laws.chinchilla, _usable(runs)))
+
+
+def deviation(result: FitResult, C: Iterable[float] | None = None) -> Figure:
+    """How many times the optimal compute a model k times the optimal size needs for the same loss
+    (Kaplan et al. 2020, Fig. 12), with the band of the last budget.
+
+    C  budgets [FLOPs] whose optimum is deviated from; the data's largest where not given. For the
+       Chinchilla form all budgets share one curve.
+    """
+    front = parametric(result)
+    budgets = list(C) if C is not None else [front.ranges["C"][1]]
+    factors = np.geomspace(0.2, 8, 49)
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.COLUMN, 2.5))
+        ax = figure.subplots()
+        colours = style.size_map()(np.linspace(0, 0.8, len(budgets)))
+        for one, colour in zip(budgets, colours, strict=True):
+            best = front.at(C=one).iloc[0]
+            prices = [price(front, N=best["N"], D=best["D"], factor=f) for f in factors]
+            band = np.array([(p.value, p.low, p.high) for p in prices])
+            band = np.where(np.isfinite(band), band, 1e6)
+            ax.fill_between(factors, band[:, 1], band[:, 2], color=colour, alpha=0.18, lw=0)
+            label = f"$C = {_latex(one)}$ FLOPs, $N_\\mathrm{{opt}} = {_latex(best['N'])}$"
+            ax.plot(factors, band[:, 0], color=colour, label=label)
+        ax.axhline(1, color=style.GREY, lw=0.6, ls=":")
+        ax.axvline(1, color=style.GREY, lw=0.6, ls=":")
+        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.8, 3.0))
+        ax.set_xticks([0.2, 0.5, 1, 2, 4, 8], ["0.2", "0.5", "1", "2", "4", "8"])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
+        ax.set_ylabel("Compute for the same loss, over the least")
+        ax.legend(loc="upper center")
+    return figure
+
+
+def critical_batch(critical: CriticalBatch) -> Figure:
+    """B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
+    with rc_context(style.paper()):
+        figure = Figure(figsize=(style.COLUMN, 2.5))
+        ax = figure.subplots()
+        t = critical.table
+        error = np.maximum([t["B_crit"] - t["low"], t["high"] - t["B_crit"]], 0)
+        ax.errorbar(t["L"], t["B_crit"], error, fmt="o", color=style.INK, ms=3, lw=0.6)
+        if critical.law is not None:
+            law = critical.law
+            L = np.geomspace(t["L"].min(), t["L"].max(), 61)
+            low, high = law.predict_interval(critical.level, L=L)
+            exponent = law.interval(critical.level).loc["alpha_B"]
+            ax.fill_between(L, low, high, color=style.FIT, alpha=0.15, lw=0)
+            ax.plot(
+                L, law.predict(L=L), color=style.FIT,
+                label=f"$B_\\mathrm{{crit}} = {_latex(law.params['B_star'])}\\,L^{{-1/"
+                f"{law.params['alpha_B']:.3f}}}$\n"
+                + _between("alpha_B", exponent["low"], exponent["high"]),
+            )  # fmt: skip
+            ax.legend(loc="upper left")
+        ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
+        style.count_axis(ax, which="y")
+        style.loss_axis(ax, which="x")
+        ax.invert_xaxis()
+    return figure
+
+
 # ------------------------------------------------------------------ parts of figures
 
 
@@ -251,15 +370,21 @@ class _Colours:
     def __call__(self, N: Any) -> Any:
         return self.map(self.norm(N))
 
-    def bar(self, figure: Figure, axes: Any) -> None:
-        """A colour bar right of `axes`, ticked at the decades and marked at the sizes trained."""
+    def bar(
+        self, figure: Figure, axes: Any, *, label: str = LABELS["N"], own: bool = False
+    ) -> None:
+        """A colour bar right of `axes`, marked at each value; ticks at the decades, or with `own`
+        at the values."""
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
         )
-        bar.set_label(LABELS["N"])
+        bar.set_label(label)
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
-        bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
         bar.ax.yaxis.set_minor_locator(NullLocator())
+        bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
+        if own:
+            bar.ax.yaxis.set_major_locator(FixedLocator(self.sizes.tolist()))
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"${_latex(v)}$"))
         if len(self.sizes) <= 24:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
 
@@ -414,8 +539,8 @@ def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
 
 def _default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
     if curves is None:
-        return optimal(runs)  # pyright: ignore[reportCallIssue]
-    return optimal(curves, method="envelope")  # pyright: ignore[reportCallIssue]
+        return parametric(fit_law(laws.chinchilla, runs))
+    return envelope(curves)
 
 
 def _usable(table: pd.DataFrame) -> pd.DataFrame:

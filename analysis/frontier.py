@@ -235,7 +235,7 @@ def frontier(
             front = envelope(_counted(points, params, flops), **options)
         else:
             table = _counted(runs, params, flops)
-            if points is not None and not _budgets(table):
+            if points is not None and not budgets_of(table):
                 table = slices(_counted(points, params, flops))
             front = isoflop(table, kind=name, **options)
         return replace(front, params=params, flops=_flops(flops))
@@ -422,7 +422,7 @@ def isoflop(
     Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (arXiv 2406.19146)
     """
     runs = _counted(runs, "N", "C")
-    budgets = _budgets(runs)
+    budgets = budgets_of(runs)
     if not budgets:
         raise TableError(
             f"isoFLOP minima need budgets of at least {_FEWEST} sizes at one C (within 5 %); these "
@@ -450,12 +450,14 @@ def isoflop(
         rows.append((C, N, C / per(N), np.exp(least[0]), state, low, high, len(u)))
     optima = pd.DataFrame(rows, columns=["C", "N", "D", "L", "kind", "N_low", "N_high", "sizes"])
     status = [
-        f"C = {row.C:.3g}: {_WHY[row.kind]}; not used" for row in optima.itertuples()
-        if row.kind != "minimum"
-    ]  # fmt: skip
+        f"no interior minimum at C = {', '.join(f'{C:.3g}' for C in group['C'])}: {_WHY[str(kind)]}"
+        for kind, group in optima.groupby("kind")
+        if kind != "minimum"
+    ]
     if len(paths) < 2:
         raise TableError(
-            "isoFLOP minima need two budgets with an interior minimum: " + "; ".join(status)
+            f"isoFLOP minima need two budgets with an interior minimum; of {len(budgets)} here "
+            f"{len(paths)} have one: " + "; ".join(status)
         )
     x = np.array([p[0] for p in paths])
     centre = float(x.mean())
@@ -512,7 +514,7 @@ _WHY = {
 }
 
 
-def _budgets(runs: pd.DataFrame) -> list[pd.DataFrame]:
+def budgets_of(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """Runs by budget, in order of C, repeats of a size averaged; without those of too few sizes."""
     order = runs.assign(_x=np.log(runs["C"].to_numpy(float))).sort_values("_x", kind="stable")
     group, start, groups = -1, -np.inf, []
@@ -535,6 +537,17 @@ def _near(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     distance = np.abs(u - u[np.argmin(v)])
     reach = max(np.log(_NEAR), np.sort(distance)[min(4, len(u) - 1)])
     return distance <= reach * (1 + 1e-12)
+
+
+def parabola(N: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The parabola in log-log that `isoflop` fits to one budget, to be drawn: (which of the sizes
+    it uses, N, L along it)."""
+    u, v = np.log(N), np.log(L)
+    near = _near(u, v)
+    origin = u[near].mean()
+    x = np.linspace(u[near].min(), u[near].max(), 61)
+    y = np.polyval(np.polyfit(u[near] - origin, v[near], 2), x - origin)
+    return near, np.exp(x), np.exp(y)
 
 
 def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
@@ -643,6 +656,7 @@ def parametric(
     centre = float(x.mean())
     lines = {name: _line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
     status = [line for line in result.status if line != "converged"]
+    status += _few(lines["N"], len(result.samples))
     inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)
     if not inner.all():
         status.append(
@@ -673,6 +687,9 @@ def _optimal(
     """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
     if law.name == "chinchilla" and per is _six:
+        # A draw far out may have an exponent below 0: then there is no optimum, hence nan.
+        known = np.all([p[name] > 0 for name in ("A", "B", "alpha", "beta")], axis=0)
+        p = {name: np.where(known, value, np.nan) for name, value in p.items()}
         G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
         N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
     else:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from analysis import frontier as optimal
 from analysis.fit import FitResult
-from analysis.frontier import Comparison, Frontier
+from analysis.frontier import Comparison, Frontier, parametric
+from analysis.frontier import frontier as optimal
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 
@@ -129,7 +129,7 @@ class Plan:
 
 
 def plan(
-    source: FitResult | Frontier | pd.DataFrame,
+    source: FitResult | Frontier | Comparison | pd.DataFrame,
     *,
     C: float | None = None,
     N: float | None = None,
@@ -149,11 +149,12 @@ def plan(
     `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
     is given, positive and finite, and for a loss that no compute reaches.
     """
-    if isinstance(source, Comparison):
+    if isinstance(source, FitResult):
+        front = parametric(source, level=level)
+    else:
+        front = optimal(source, level=level) if isinstance(source, pd.DataFrame) else source
+    if isinstance(front, Comparison):
         raise ConfigError("a plan needs one frontier, not several: plan(comparison.fronts[...]).")
-    front = source
-    if not isinstance(front, Frontier):
-        front = optimal(source, level=level)  # pyright: ignore[reportCallIssue]
     given = {k: v for k, v in (("C", C), ("N", N), ("D", D), ("L", L)) if v is not None}
     if len(given) != 1:
         raise ConfigError(
@@ -238,6 +239,18 @@ def _compute_draws(front: Frontier, name: str, value: float, C: float) -> np.nda
 
 
 # ------------------------------------------------------------------ the price of another size
+
+
+def price(front: Frontier, *, N: float, D: float, factor: float, level: float = 0.95) -> Quantity:
+    """Compute to reach the loss of (N, D) with factor x N parameters, over that of (N, D).
+
+    Infinite where no amount of data reaches it. Of a parametric frontier only: ConfigError else.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), Fig. 12
+    """
+    if front.fit is None:
+        raise ConfigError(f"the price of another size needs a law of N and D, not {front.method}.")
+    return _quantity(_same_loss(front, N, D, factor)[0], level)
 
 
 def _deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[Deviation]:
@@ -374,7 +387,7 @@ def _si(x: float) -> str:
 
 def _quantity(draws: np.ndarray, level: float) -> Quantity:
     """The first is the estimate, the rest the distribution; what is not known is far out."""
-    rest = np.sort(np.nan_to_num(draws[1:], nan=np.inf))
+    rest = np.sort(np.where(np.isnan(draws[1:]), np.inf, draws[1:]))
     if not len(rest):
         return Quantity(float(draws[0]), math.nan, math.nan)
     low, high = (rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2))

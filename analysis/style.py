@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, to_hex
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 COLUMN = 3.25
 """Width of one column [inches]."""
@@ -112,6 +112,15 @@ def count_axis(ax: Axes, *, which: str = "x") -> None:
     axis.set_major_locator(LogLocator(10, numticks=6))
     minor = LogLocator(10, subs=np.arange(2, 10).tolist(), numticks=99)
     axis.set_minor_locator(minor if decades <= 5 else NullLocator())
+    whole = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
+    axis.set_minor_formatter(NullFormatter() if whole >= 2 else FuncFormatter(_two_and_five))
+
+
+def _two_and_five(value: float, _: Any) -> str:
+    """Labels between decades where these alone are too few."""
+    power = int(np.floor(np.log10(value) + 1e-9))
+    digit = round(value / 10.0**power)
+    return rf"${digit}\cdot 10^{{{power}}}$" if digit in (2, 5) else ""
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -1,10 +1,12 @@
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from analysis import figures, fit, frontier, laws, load, style
+from analysis.batch import critical_batch
 from scaling import table
 from scaling.table import TableError
 
@@ -151,3 +153,35 @@ def test_formula_has_the_fitted_numbers(sweep):
     text = figures.formula(result)
     assert f"N^{{-{result.params['alpha']:.3f}}}" in text and text.startswith("$L = 1.9")
     assert figures.formula(fit(laws.bottleneck, runs, bootstrap=0)) == "bottleneck"
+
+
+def test_isoflop_fan(results):
+    runs = load(results)
+    front = frontier(runs, method="isoflop", bootstrap=20)
+    left, right = figures.isoflop(runs).axes[:2]
+    minima = np.array([ln.get_xydata()[0] for ln in left.lines if ln.get_marker() == "D"])
+    assert minima == pytest.approx(front.optima[["N", "L"]].to_numpy(), rel=1e-6)
+    points = next(line for line in right.lines if line.get_marker() == "o")
+    assert points.get_xydata() == pytest.approx(front.optima[["C", "N"]].to_numpy(), rel=1e-6)
+
+
+def test_deviation_is_least_at_the_optimum(sweep):
+    result = fit(laws.chinchilla, sweep()[0], bootstrap=50)
+    (ax,) = figures.deviation(result, C=[1e12, 1e14]).axes
+    first, second = (line.get_xydata() for line in ax.lines[:2])
+    assert first[:, 1] == pytest.approx(second[:, 1], rel=1e-6)  # one curve for every budget
+    assert first[:, 1].min() == pytest.approx(1, abs=0.01)
+    assert first[first[:, 1].argmin(), 0] == pytest.approx(1, rel=0.1)
+
+
+def test_critical_batch_figure():
+    L = np.array([3.0, 3.2, 3.5, 4.0])
+    B = np.geomspace(256, 65536, 5)
+    points = pd.DataFrame(
+        {"L": loss, "B": b, "S": 500 * (1 + 2e6 * loss**-4.8 / b)} for loss in L for b in B
+    )
+    (ax,) = figures.critical_batch(critical_batch(points, bootstrap=20)).axes
+    line = next(line for line in ax.lines if "B_" in str(line.get_label()))
+    assert np.asarray(line.get_ydata()) == pytest.approx(
+        2e6 * np.asarray(line.get_xdata()) ** -4.8, rel=1e-3
+    )

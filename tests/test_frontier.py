@@ -101,7 +101,7 @@ def test_minima_at_the_edge_and_concave_sets_are_told_and_not_used(optimum):
     front = frontier(sets, method="isoflop", bootstrap=20)
     assert front.optima["kind"].tolist() == ["minimum", "minimum", "edge", "concave"]
     assert front.optima["N"].isna().tolist() == [False, False, True, True]
-    assert any("C = 1e+12: the least loss is at the smallest" in line for line in front.status)
+    assert any("no interior minimum at C = 1e+12: the least loss" in line for line in front.status)
     assert any("opens downwards" in line for line in front.status)
     assert front.ranges["C"] == pytest.approx((1e10, 1e11))
 
@@ -127,6 +127,15 @@ def test_closed_form_numeric_and_definition_agree(E, A, B, alpha, beta):
     assert exponent(front, "L_opt - E")["value"] == pytest.approx(
         -alpha * beta / (alpha + beta), rel=1e-6
     )
+
+
+def test_draws_without_an_optimum_are_counted():
+    result = known(laws.chinchilla, E=2.0, A=400.0, B=400.0, alpha=0.3, beta=0.3)
+    result.samples.loc[0, "alpha"] = -0.1
+    front = frontier(result)
+    assert "1 of 3 resamples have no frontier" in front.status
+    assert np.isnan(front.draws(1e18)["N"][1, 0])
+    assert exponent(front)["high"] == pytest.approx(0.5)
 
 
 def test_kaplan_law_has_the_exponent_of_its_form():

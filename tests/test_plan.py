@@ -165,3 +165,12 @@ def test_a_fit_without_resamples_gives_no_interval_but_a_plan(sweep):
     assert got.N.value > 0 and math.isnan(got.N.low)
     assert pd.isna(got.L.low)
     json.dumps(got.record(), allow_nan=False)
+
+
+def test_a_price_that_some_draws_cannot_pay_is_unbounded(fitted):
+    """Where alpha is large, half the size never reaches the loss: the interval has no upper end."""
+    fitted.samples.loc[fitted.samples.index[:20], ["A", "alpha"]] = 2e10, 2.0
+    got = plan(fitted, C=1e14)
+    assert math.isinf(got.deviations[0].compute.high)
+    assert "unreachable]" in str(got)
+    assert got.record()["deviations"][0]["compute"]["high"] is None
