@@ -160,12 +160,13 @@ def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
-    # Sockets lie in this folder and their paths must be short; its own, so that neither another
-    # cluster on this machine nor a stale one is ever joined.
-    prefix = f"sweep-{hashlib.sha256(str(queue.store.folder).encode()).hexdigest()[:8]}-"
-    for stale in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    # A folder of its own, so that neither another cluster on this machine nor a stale one is ever
+    # joined. Sockets lie 70 characters below it, and their paths may have 107.
+    base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 15 else "/tmp"
+    prefix = f"sweep-{hashlib.sha256(str(queue.store.folder).encode()).hexdigest()[:6]}-"
+    for stale in Path(base).glob(f"{prefix}*"):
         shutil.rmtree(stale, ignore_errors=True)  # of a driver of this folder that was killed
-    session = Path(tempfile.mkdtemp(prefix=prefix))
+    session = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     try:
         with _quiet(queue.store.folder / "ray.log"), _signals_kept():
             joined = ray.is_initialized()
