@@ -100,8 +100,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(words, message, tmp_path):
 
 
 def test_train_prints_its_row(text_file, own_cache):
-    words = f"""train --tokens 2e4 --batch-tokens 256 --model.n-ctx 32 --model.d-model 16
-        --model.n-head 1 --data.tokenizer bytes --eval.test-tokens 1024 --optim.lr kaplan""".split()
+    words = ["train", "--tokens", "2e4", "--batch-tokens", "256", "--model.n-ctx", "32", "--model.d-model", "16", "--model.n-head", "1", "--data.tokenizer", "bytes", "--eval.test-tokens", "1024", "--optim.lr", "kaplan"]
     done = scaling(*words, "--data.corpus", text_file, SCALING_CACHE=str(own_cache))
     row = json.loads(done.stdout)
     assert row["status"] == "ok" and row["D"] == 19968 and row["lr"] == "kaplan"
