@@ -266,7 +266,8 @@ def envelope(
     """The lower envelope of learning curves (one row an evaluation; columns run_id, N, D, C, L).
 
     Each curve is smoothed by a cubic spline in log-log, its stiffness by cross-validation: the
-    least of many noisy values is too low. Two neighbouring sizes cross where the optimum is their
+    least of many noisy values is too low. A size's curves are then replaced by their lower convex
+    envelope, which joins the ends of decayed runs. Two neighbouring sizes cross where the optimum is their
     geometric mean, up to the third derivative of loss in ln N; a line through these crossings has
     neither the bias of the envelope's staircase nor its dependence on the ends. Where a size is
     best the envelope touches L_opt: the line of L goes through the middles of these stretches.
@@ -275,8 +276,10 @@ def envelope(
     """
     curves = _counted(curves, "N", "C", need=("run_id",))
     sizes, x, loss, of = _smoothed(curves)
-    winner = _winners(loss, of, np.ones((1, len(of)), bool))[0]
-    marks = _marks(x, winner, loss.min(axis=0), sizes)
+    envelopes = _Envelopes(x, loss, of, len(sizes))
+    everything = envelopes(np.ones(len(of), bool))
+    winner = _winner(everything)
+    marks = _marks(x, winner, everything.min(axis=0), sizes)
     if len(marks.crossings) < 2:
         raise TableError(
             f"the envelope needs three sizes that take turns in being best; of {len(sizes)} sizes "
@@ -290,9 +293,10 @@ def envelope(
     per = _per_token(curves)
     centre = float(marks.crossings[:, 0].mean())
     rows = [_envelope_lines(marks, per, centre)]
-    for one, mask in zip(_winners(loss, of, picked), picked, strict=True):
-        again = _marks(x, one, loss[mask].min(axis=0), sizes)
-        rows.append(_envelope_lines(again, per, centre))
+    for mask in picked:
+        again = envelopes(mask)
+        found = _marks(x, _winner(again), again.min(axis=0), sizes)
+        rows.append(_envelope_lines(found, per, centre))
     lines = {name: np.array([row[name] for row in rows]) for name in ("N", "D", "L")}
     status = _few(lines["N"], bootstrap)
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
@@ -345,18 +349,62 @@ def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(cell, u) / count, np.bincount(cell, v) / count
 
 
-def _winners(loss: np.ndarray, of: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Index of the size with the least loss at each ln C: (resamples, c); -1 where none has data.
+class _Envelopes:
+    """The lower convex envelope of each size's curves in log-log, for any choice of runs.
 
-    Runs are ranked once at each ln C; a resample's winner is the first of its runs in that order.
+    A sum of powers of C, as L is in D = C / (6 N) at fixed N, is convex in log-log. A decaying
+    learning rate makes each run dip at its end, below where the longer runs of its size then are;
+    the envelope joins these ends.
     """
-    order = np.argsort(loss, axis=0, kind="stable")
-    cells = np.arange(loss.shape[1])
-    out = np.empty((len(present), loss.shape[1]), int)
-    for i, mask in enumerate(present):
-        best = order[np.argmax(mask[order], axis=0), cells]
-        out[i] = np.where(np.isfinite(loss[best, cells]), of[best], -1)
-    return out
+
+    def __init__(self, x: np.ndarray, loss: np.ndarray, of: np.ndarray, sizes: int):
+        self.x, self.sizes = x, sizes
+        self.of_size = [np.flatnonzero(of == i) for i in range(sizes)]
+        self.corners = []
+        for row in loss:
+            known = np.flatnonzero(np.isfinite(row))
+            known = known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
+            self.corners.append(_lower_hull(x[known], row[known]))
+        self.known: dict[tuple[int, bytes], np.ndarray] = {}
+
+    def __call__(self, picked: np.ndarray) -> np.ndarray:
+        """ln L (sizes, c) of the runs `picked` (r,); inf where a size has no data."""
+        return np.array([self._one(i, picked[self.of_size[i]]) for i in range(self.sizes)])
+
+    def _one(self, size: int, picked: np.ndarray) -> np.ndarray:
+        key = (size, picked.tobytes())
+        if key not in self.known:
+            corners = [self.corners[r] for r in self.of_size[size][picked]]
+            out = np.full(len(self.x), np.inf)
+            if sum(len(u) for u, _ in corners) >= 2:
+                u, v = (np.concatenate(part) for part in zip(*corners, strict=True))
+                u, v = _lower_hull(u, v)
+                inside = (self.x >= u[0]) & (self.x <= u[-1])
+                out[inside] = np.interp(self.x[inside], u, v)
+            self.known[key] = out
+        return self.known[key]
+
+
+def _lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the lower convex hull of points, by Andrew's monotone chain."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(zip(u.tolist(), v.tolist(), strict=True)):
+        if kept and x == kept[-1][0]:
+            continue
+        while len(kept) > 1:
+            (x0, y0), (x1, y1) = kept[-2:]
+            if (y1 - y0) * (x - x1) < (y - y1) * (x1 - x0):
+                break
+            kept.pop()
+        kept.append((x, y))
+    corners = np.array(kept).reshape(-1, 2)
+    return corners[:, 0], corners[:, 1]
+
+
+def _winner(envelopes: np.ndarray) -> np.ndarray:
+    """Index of the size with the least loss at each ln C; -1 where none has data."""
+    best = envelopes.argmin(axis=0)
+    return np.where(np.isfinite(envelopes.min(axis=0)), best, -1)
 
 
 class _Marks(NamedTuple):
