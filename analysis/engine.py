@@ -19,7 +19,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from analysis import powers
 from analysis.dual import Dual
@@ -560,10 +559,24 @@ def _to_u(problem: Problem, values: Mapping[str, np.ndarray], M: int | None = No
     return np.array(rows, float)
 
 
+def evenly(count: int, d: int, seed: int) -> np.ndarray:
+    """(count, d) points that fill the unit cube evenly, shifted by the seed.
+
+    Multiples modulo 1 of the powers of 1 / phi_d, phi_d the real root of x^(d + 1) = x + 1
+    (Roberts 2018, The unreasonable effectiveness of quasirandom sequences).
+    """
+    phi = 2.0
+    for _ in range(60):
+        phi = (1 + phi) ** (1 / (d + 1))
+    shift = np.random.default_rng(seed).random(d)
+    steps = np.arange(1, count + 1)[:, None] * phi ** -np.arange(1.0, d + 1)
+    return (shift + steps) % 1.0
+
+
 def _grid(
     problem: Problem, names: list[str], seed: int, count: int | None
 ) -> dict[str, np.ndarray]:
-    """A full grid in one or two dimensions, a scrambled Halton sequence in more."""
+    """A full grid in one or two dimensions, an even sequence in more."""
     d = len(names)
     if d == 0:
         return {}
@@ -574,7 +587,7 @@ def _grid(
         axis = (np.arange(side) + 0.5) / side
         unit = np.stack([a.ravel() for a in np.meshgrid(*[axis] * d, indexing="ij")], 1)
     else:
-        unit = qmc.Halton(d, rng=np.random.default_rng(seed)).random(count)
+        unit = evenly(count, d, seed)
     out = {}
     for j, p in enumerate(names):
         region = problem.law.ranges[p]

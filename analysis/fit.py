@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from analysis import engine, uncertainty
 from analysis.engine import Minimum, Problem
@@ -120,12 +120,16 @@ class FitResult:
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
         """Each parameter's value, stderr, low and high, one row a parameter.
 
-        From the samples' quantiles, or with `profile` from the profile likelihood.
+        From the samples' quantiles; linearised where there are none, or where the samples are
+        draws of the linearised fit; with `profile` from the profile likelihood.
         """
         _check_level(level)
         rows = {}
         for p, value in self.params.items():
             estimate = self._estimate(value, self._draws(p), level)
+            if self.stderr[p] > 0 and (self.intervals == "delta" or not len(self.samples)):
+                low, high = self._linearised(p, level)
+                estimate = estimate._replace(low=low, high=high)
             if profile and self.stderr[p] > 0:
                 found = self.profile(p, level)
                 estimate = estimate._replace(low=found.low, high=found.high)
@@ -246,7 +250,7 @@ class FitResult:
             drawn += f", clustered in {c['groups']} runs"
         gap = "no other" if c["gap"] is None else f"the next is {100 * c['gap']:.2g} % higher"
         return [
-            f"intervals: {drawn}" if len(self.samples) else "intervals: none",
+            f"intervals: {drawn if len(self.samples) else what['delta']}",
             f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
             f"(row {r.idxmax()})",
             f"minimum: reached by {100 * c['share']:.0f} % of {c['starts']} starts, {gap}",
@@ -267,6 +271,16 @@ class FitResult:
             return np.log1p(self.residuals.to_numpy(float))
         return (self.runs[self.law.target] - self.fitted).to_numpy(float)
 
+    def _linearised(self, name: str, level: float) -> tuple[float, float]:
+        """Student's t interval of a parameter: of its logarithm where the fit worked with that."""
+        value, stderr = self.params[name], self.stderr[name]
+        assert self.problem is not None
+        half = float(special.stdtrit(self.certificate["freedom"], (1 + level) / 2)) * stderr
+        if not self.problem.model.log[self.problem.free.index(name)]:
+            return value - half, value + half
+        with np.errstate(over="ignore"):
+            return value * float(np.exp(-half / value)), value * float(np.exp(half / value))
+
     def _estimate(self, value: float, draws: np.ndarray, level: float) -> Estimate:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
@@ -275,9 +289,9 @@ class FitResult:
         with np.errstate(over="ignore", invalid="ignore"):
             sd = float(np.std(draws, ddof=1))
         if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
-            one = stats.norm.cdf(1.0)
+            one = special.ndtr(1.0)
             left, right = np.quantile(draws, [1 - one, one])
-            sd = float(right - left) / 2 / float(stats.t.ppf(one, self.certificate["freedom"]))
+            sd = float(right - left) / 2 / float(special.stdtrit(self.certificate["freedom"], one))
         return Estimate(value, sd, float(low), float(high))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from analysis import engine
 from analysis import laws as known
@@ -305,7 +305,7 @@ def curvature(x: np.ndarray, L: np.ndarray) -> tuple[float, float]:
     r = np.log(L) - design @ coefficients
     variance = float(r @ r) / freedom * np.linalg.inv(design.T @ design)[2, 2]
     t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
-    return t, float(2 * stats.t.sf(abs(t), freedom))
+    return t, float(2 * special.stdtr(freedom, -abs(t)))
 
 
 def lack_of_fit(result: FitResult) -> float:
@@ -327,7 +327,7 @@ def lack_of_fit(result: FitResult) -> float:
     fitted = design @ np.linalg.lstsq(design, r, rcond=None)[0]
     rss, total = float(np.sum((r - fitted) ** 2)), float(np.sum((r - r.mean()) ** 2))
     F = (total - rss) / (rank - 1) / max(rss / freedom, 1e-300)
-    return float(stats.f.sf(F, rank - 1, freedom))
+    return float(special.fdtrc(rank - 1, freedom, F))
 
 
 def _verdict(
