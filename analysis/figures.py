@@ -156,10 +156,10 @@ def kaplan_triptych(
         colour = _Colours(runs["N"])
         scale = PF_DAY if unit == "PF-days" else 1.0
         left = axes[0]
-        if curves is not None:
-            _lines(left, curves.assign(C=curves["C"] / scale), "C", colour)
-        else:
-            _dots(left, runs.assign(C=runs["C"] / scale), "C", colour)
+        shown = runs if curves is None else curves
+        shown = shown.assign(C=shown["C"] / scale)
+        (_dots if curves is None else _lines)(left, shown, "C", colour)
+        _limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.25)
         _frontier_line(left, by_C, scale)
         left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
         for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
