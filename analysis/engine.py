@@ -179,7 +179,6 @@ class Powers:
 
     def _products(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
         """For each pair of terms: phi_k (x) phi_l as rows, and where they go in a flat Hessian."""
-        q = len(self.log)
         out = []
         for k, l in itertools.combinations_with_replacement(range(len(self.blocks)), 2):
             (ik, pk, _), (il, pl, _) = self.blocks[k], self.blocks[l]
@@ -189,7 +188,6 @@ class Powers:
             keep = (a <= b) if k == l else np.ones_like(a, bool)
             a, b = a[keep], b[keep]
             out.append((k, l, pk[a] * pl[b], np.stack([ik[a], il[b]])))
-        self._shape = (q, q)
         return out
 
     def natural(self, theta: np.ndarray) -> np.ndarray:
@@ -549,10 +547,10 @@ def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarr
     parts = [np.broadcast_to(out.partials[k], shape) for k in range(len(linear))]
     remainder = np.broadcast_to(out.value, shape) - sum(parts)
     found = _non_negative(parts, remainder, problem)
-    return problem.model.centred(_to_u(problem, grid | dict(zip(linear, found, strict=True)), M))
+    return problem.model.centred(_to_u(problem, grid | dict(zip(linear, found, strict=True))))
 
 
-def _to_u(problem: Problem, values: Mapping[str, np.ndarray], M: int | None = None) -> np.ndarray:
+def _to_u(problem: Problem, values: Mapping[str, np.ndarray]) -> np.ndarray:
     rows = []
     for p, log in zip(problem.free, problem.model.log, strict=True):
         rows.append(np.log(values[p]) if log else values[p])

@@ -531,7 +531,8 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
     """What looks wrong in the table itself."""
     words = []
     x, L = problem.columns, problem.target
-    copies = int(runs.drop(columns="run_id", errors="ignore").astype(str).duplicated().sum())
+    measured = runs.drop(columns="run_id", errors="ignore").select_dtypes("number")
+    copies = int(measured.duplicated().sum())
     if copies:
         words.append(f"duplicates: {copies} rows repeat another exactly")
     if "N" in x and "D" in x and np.mean(x["N"] > x["D"]) > 0.9:
@@ -539,11 +540,18 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
             f"implausible: N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
             "(are the columns swapped?)"
         )
-    if problem.law.target == "L" and L.max() > 13:
-        words.append(
-            f"implausible: L up to {L.max():.3g}, above ln of any vocabulary (bits or perplexity "
-            "rather than nats per token?)"
-        )
+    if problem.law.target == "L":
+        # A model that knows nothing has L = ln(vocabulary): 12.5 for the largest in use.
+        known = "vocab_size" in runs.columns
+        limit = np.log(runs["vocab_size"].to_numpy(float)) if known else np.full(len(L), 13.0)
+        over = (L / limit) > 1.05
+        if over.any():
+            worst = int(np.argmax(L - limit))
+            words.append(
+                f"implausible: L={L[worst]:.3g} in {over.sum()} rows like row {runs.index[worst]}, "
+                f"above ln(vocabulary) = {limit[worst]:.3g} (bits or perplexity rather than nats "
+                "per token?)"
+            )
     return words
 
 

@@ -122,5 +122,7 @@ def test_suspicions_are_told_and_do_not_stop_a_fit():
     swapped = good().rename(columns={"N": "D", "D": "N"})
     assert "N exceeds D in 100 % of the rows (are the columns swapped?)" in words(swapped)
     perplexity = good().assign(L=lambda t: np.exp(t["L"] + 1))
-    assert "above ln of any vocabulary" in words(perplexity)
+    assert "above ln(vocabulary) = 13" in words(perplexity)
+    bits = good().assign(L=lambda t: t["L"] / np.log(2), vocab_size=16)
+    assert "above ln(vocabulary) = 2.77 (bits or perplexity" in words(bits)
     assert "duplicates: 30 rows repeat another exactly" in words(pd.concat([good(), good()]))
