@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import figures as drawings
 from analysis.fit import FitError, FitResult, fit
-from analysis.frontier import DataRule, Frontier, data_rule, frontier
+from analysis.frontier import Comparison, DataRule, Frontier, data_rule, frontier
 from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.load import load
 from analysis.plan import Plan, plan
@@ -129,10 +129,10 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
         for name in ("Kaplan", "Chinchilla")
         if name in laws
     }
-    fronts = {"envelope": attempt("envelope", lambda: frontier(curves, method="envelope"))}
-    if "Chinchilla" in laws:
-        fronts["parametric"] = attempt("parametric", lambda: frontier(laws["Chinchilla"]))
-    fronts = {name: front for name, front in fronts.items() if front is not None}
+    compared = attempt("frontier", lambda: frontier(runs, method="all", curves=curves))
+    fronts = compared.fronts if compared else {}
+    if compared:
+        skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
     target = fronts.get("parametric") or fronts.get("envelope")
     C = NEXT * float(runs["C"].max())
     return Summary(
@@ -145,7 +145,7 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
         rule=data_rule(laws["Kaplan"]) if "Kaplan" in laws else None,
         frontiers=fronts,
         plan=plan(target, C=C) if target else None,
-        figures=_draw(runs, curves, laws, fronts, Path(figures or folder / "figures"), attempt),
+        figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt),
     )
 
 
@@ -153,24 +153,23 @@ def _draw(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
     laws: dict[str, FitResult],
-    fronts: dict[str, Frontier],
+    compared: Comparison | None,
     folder: Path,
     attempt: Any,
 ) -> tuple[Path, ...]:
     """Kaplan's Figs. 1 and 2 and the frontier, with the laws already fitted."""
     made: dict[str, Any] = {}
+    envelope = compared.fronts.get("envelope") if compared else None
     if {"L(N)", "L(D)"} <= set(laws):
         made["kaplan1"] = attempt(
             "figure kaplan1",
             lambda: drawings.kaplan_triptych(
-                runs, curves, by_C=fronts.get("envelope"), by_D=laws["L(D)"], by_N=laws["L(N)"]
+                runs, curves, by_C=envelope, by_D=laws["L(D)"], by_N=laws["L(N)"]
             ),
         )
     made["kaplan2"] = attempt("figure kaplan2", lambda: drawings.learning_curves(runs, curves))
-    if "parametric" in fronts:
-        made["frontier"] = attempt(
-            "figure frontier", lambda: drawings.frontier(fronts["parametric"])
-        )
+    if compared:
+        made["frontier"] = attempt("figure frontier", lambda: drawings.frontier(compared))
     return tuple(
         path
         for name, figure in made.items()

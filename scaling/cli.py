@@ -240,7 +240,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
 def frontier(
     results: Path,
     *,
-    method: Literal["envelope", "isoflop", "parametric", "all"] = "all",
+    method: Literal["envelope", "isoflop", "akima", "parametric", "all"] = "all",
     map: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -248,7 +248,8 @@ def frontier(
 
     Args:
         results: A results folder, or a table of runs.
-        method: Lower envelope of the learning curves, isoFLOP minima, or a fitted law.
+        method: Lower envelope of the learning curves, isoFLOP minima (by parabola or by Akima
+            interpolation), or a fitted law.
         map: Column names there and here.
         json: Print one JSON object.
     """
@@ -286,7 +287,7 @@ def plan(
     from analysis import plan as plan_of
 
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
-    given = {symbol: value for symbol, value in asked.items() if value is not None}
+    given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     result = fit_law(all_laws.resolve(law), _load(results, map, None))
     found = plan_of(result, **given)
     _print_json(found.record()) if json else print(found)

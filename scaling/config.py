@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -306,10 +308,14 @@ def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
 # ------------------------------------------------------------------ fields, overrides, identity
 
 
-def fields_of(cls: type = RunConfig, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+_hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
+
+
+@functools.cache
+def fields_of(cls: type = RunConfig, prefix: str = "") -> Mapping[str, tuple[Any, Any]]:
     """Every leaf of a config class: {dotted key: (type, default)}."""
     leaves: dict[str, tuple[Any, Any]] = {}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for f in dataclasses.fields(cls):
         hint = hints[f.name]
         if dataclasses.is_dataclass(hint):
@@ -371,7 +377,7 @@ def unknown_key(key: str) -> str:
     parent, _, name = key.rpartition(".")
     leaves = list(fields_of())
     owner = {"": "RunConfig"} | {
-        f.name: typing.get_type_hints(RunConfig)[f.name].__name__
+        f.name: _hints(RunConfig)[f.name].__name__
         for f in dataclasses.fields(RunConfig)
     }
     guess = _ALIASES.get(name)
@@ -430,7 +436,7 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _build(cls: Any, flat: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     arguments = {}
     for f in dataclasses.fields(cls):
         key = prefix + f.name

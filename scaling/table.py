@@ -179,7 +179,7 @@ def read(folder: str | Path) -> pd.DataFrame:
         )
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
-        table = pd.read_csv(path, dtype=dtypes, keep_default_na=True)
+        table = pd.read_csv(path, dtype=dtypes)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise TableError(f"{path} is not a table: {error}") from None
     return table

@@ -51,7 +51,7 @@ def flops(run: RunConfig) -> float:
 
 def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
     """Seconds to go. Work is in estimated seconds of one worker; what was seen corrects it."""
-    trust = 4.0 * workers  # the estimate's own weight, in seconds of work
+    trust = 30.0 * workers  # the estimate's own weight, in seconds of work
     rate = (done + trust) / (elapsed + trust / workers)
     return remaining / rate
 
