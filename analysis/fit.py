@@ -104,10 +104,13 @@ class FitResult:
         added. Neither knows of a law that is wrong: see analysis.validate.
         """
         _check_level(level)
-        draws = {p: self._draws(p) for p in self.law.params}
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
         shape = np.broadcast_shapes(*(x.shape for x in columns.values()))
         flat = {name: np.broadcast_to(x, shape).reshape(-1, 1) for name, x in columns.items()}
+        if self.intervals == "delta" and self._free():
+            low, high = self._linearised_law(level, noise, flat)
+            return low.reshape(shape), high.reshape(shape)
+        draws = {p: self._draws(p) for p in self.law.params}
         with np.errstate(all="ignore"):  # a draw may lie far out
             y = self.law.predict(draws, **flat)
         if noise:
@@ -280,6 +283,31 @@ class FitResult:
             return value - half, value + half
         with np.errstate(over="ignore"):
             return value * float(np.exp(-half / value)), value * float(np.exp(half / value))
+
+    def _linearised_law(
+        self, level: float, noise: bool, columns: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Student's t interval of the law at columns (m, 1), linearised on the scale of the fit:
+        draws of strongly curved parameters (N_c and alpha, say) would lie lopsided about it."""
+        assert self.problem is not None and self.minimum is not None
+        cov, freedom = uncertainty.covariance(self.problem, self.minimum)
+        values, vectors = np.linalg.eigh(cov)
+        root = vectors * np.sqrt(np.maximum(values, 0))  # columns: one standard error
+        step = 1e-4 / np.maximum(1.0, np.abs(root).max(axis=0))
+        theta = np.concatenate([root * step, -root * step], axis=1) + self.minimum.theta
+        with np.errstate(all="ignore"):
+            y = self.law.predict(self.problem.params(theta), **columns)
+            y = np.log(y) if self._on_log() else y
+        ahead, behind = np.split(y, 2, axis=1)
+        variance = np.sum(((ahead - behind) / (2 * step)) ** 2, axis=1)
+        if noise:
+            variance += np.sum(self._residuals_on_scale() ** 2) / max(self.n - self._free(), 1)
+        half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
+        best = self.law.predict(self.params, **columns)[:, 0]
+        with np.errstate(over="ignore"):
+            if self._on_log():
+                return best * np.exp(-half), best * np.exp(half)
+        return best - half, best + half
 
     def _estimate(self, value: float, draws: np.ndarray, level: float) -> Estimate:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))

@@ -128,3 +128,21 @@ def test_profile_finds_an_open_end():
     found = result.profile("E")
     assert found.low < 1e-4 and np.isfinite(found.high)
     assert "E" in result.certificate["not_identified"]
+
+
+def test_few_runs_get_the_exact_interval_of_a_regression_line():
+    # A power law is a line in log-log: Student's t interval of least squares is exact there.
+    rng = np.random.default_rng(0)
+    N = np.geomspace(3e3, 1e6, 7)
+    L = (8.8e13 / N) ** 0.076 * np.exp(0.01 * rng.standard_normal(7))
+    result = fit(laws.kaplan_N, pd.DataFrame({"N": N, "L": L}))
+    x = np.geomspace(1e3, 1e8, 5)
+    X, at = np.stack([np.ones(7), np.log(N)], 1), np.stack([np.ones(5), np.log(x)], 1)
+    _, (rss,), *_ = np.linalg.lstsq(X, np.log(L), rcond=None)
+    leverage = np.einsum("ij,jk,ik->i", at, np.linalg.inv(X.T @ X), at)
+    for noise in (False, True):
+        half = stats.t.ppf(0.95, 5) * np.sqrt(rss / 5 * (leverage + noise))
+        low, high = result.predict_interval(0.9, noise=noise, N=x)
+        best = result.predict(N=x)
+        np.testing.assert_allclose(np.log(high / best), half, rtol=1e-4)
+        np.testing.assert_allclose(np.log(best / low), half, rtol=1e-4)
