@@ -110,7 +110,7 @@ def ratio(name: str, batch_tokens: int, turns: int, seconds: float) -> tuple[flo
     run = from_dict({"batch_tokens": batch_tokens, "tokens": 10**9, "optim.lr": 1e-3})
     run = RunConfig(**{**run.__dict__, "model": SHAPES[name]})
     files = corpus.prepare(run.data)
-    trainer = Trainer(run, Execution(threads=1, device="cpu"), None)
+    trainer = Trainer([run], Execution(threads=1, device="cpu"), [None])
     theirs = reference_steps(run, files)
     next(theirs)
     trainer.steps(2)

@@ -377,8 +377,7 @@ def unknown_key(key: str) -> str:
     parent, _, name = key.rpartition(".")
     leaves = list(fields_of())
     owner = {"": "RunConfig"} | {
-        f.name: _hints(RunConfig)[f.name].__name__
-        for f in dataclasses.fields(RunConfig)
+        f.name: _hints(RunConfig)[f.name].__name__ for f in dataclasses.fields(RunConfig)
     }
     guess = _ALIASES.get(name)
     if guess == key or guess not in leaves:

@@ -157,7 +157,7 @@ def _output_loss(
     """
     k, n, _ = x_knd.shape
     device = x_knd.device.type
-    chunk = max(1, _CHUNK_LOGITS.get(device, 1 << 27) // head_kvd.shape[1])
+    chunk = max(1, _CHUNK_LOGITS.get(device, 1 << 27) // (k * head_kvd.shape[1]))
     grad_x = torch.empty_like(x_knd) if grad else None
     grad_head = torch.zeros_like(head_kvd) if grad else None
     loss_kn = torch.empty(targets_kn.shape, dtype=torch.float32, device=x_knd.device)
@@ -165,23 +165,22 @@ def _output_loss(
         dtype = torch.get_autocast_dtype(device)
         x_knd, head_kvd = x_knd.to(dtype), head_kvd.to(dtype)
     with torch.autocast(device, enabled=False):
-        for i in range(k):
-            for a in range(0, n, chunk):
-                x_cd, target_c1 = x_knd[i, a : a + chunk], targets_kn[i, a : a + chunk, None]
-                p_cv = torch.mm(x_cd, head_kvd[i].t())
-                if p_cv.dtype == torch.bfloat16:
-                    p_cv = p_cv.float()
-                top_c1 = p_cv.amax(1, keepdim=True)
-                at_target_c1 = p_cv.gather(1, target_c1) - top_c1
-                total_c1 = p_cv.sub_(top_c1).exp_().sum(1, keepdim=True)
-                loss_kn[i, a : a + chunk] = (total_c1.log() - at_target_c1)[:, 0]
-                if grad_x is not None and grad_head is not None:
-                    # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials
-                    p_cv.div_(total_c1.mul_(n))
-                    p_cv.scatter_add_(1, target_c1, torch.full_like(total_c1, -1.0 / n))
-                    p_cv = p_cv.to(x_cd.dtype)
-                    grad_x[i, a : a + chunk] = torch.mm(p_cv, head_kvd[i])
-                    grad_head[i] += torch.mm(p_cv.t(), x_cd)
+        for a in range(0, n, chunk):
+            x_kcd, target_kc1 = x_knd[:, a : a + chunk], targets_kn[:, a : a + chunk, None]
+            p_kcv = torch.bmm(x_kcd, head_kvd.transpose(1, 2))
+            if p_kcv.dtype == torch.bfloat16:
+                p_kcv = p_kcv.float()
+            top_kc1 = p_kcv.amax(2, keepdim=True)
+            at_target_kc1 = p_kcv.gather(2, target_kc1) - top_kc1
+            total_kc1 = p_kcv.sub_(top_kc1).exp_().sum(2, keepdim=True)
+            loss_kn[:, a : a + chunk] = (total_kc1.log() - at_target_kc1)[:, :, 0]
+            if grad_x is not None and grad_head is not None:
+                # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials
+                p_kcv.div_(total_kc1.mul_(n))
+                p_kcv.scatter_add_(2, target_kc1, torch.full_like(total_kc1, -1.0 / n))
+                p_kcv = p_kcv.to(x_kcd.dtype)
+                grad_x[:, a : a + chunk] = torch.bmm(p_kcv, head_kvd)
+                grad_head += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
     return loss_kn, grad_x, grad_head
 
 
