@@ -4,8 +4,8 @@ is the one module of `scaling` that looks up to `sweeps` and `analysis`."""
 from __future__ import annotations
 
 import difflib
-import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,23 +23,43 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     Args:
         folder: Keep a checkpoint here, and resume from it.
     """
+    import signal
+
     from rich.console import Console
 
     from scaling.train import Interrupted, Progress
     from scaling.train import train as train_run
 
     console = Console(stderr=True)
-    with console.status(f"run {config.run_id}") as status:
+    asked: list[int] = []
 
-        def show(p: Progress) -> None:
-            L = "" if p.L is None else f"  L {p.L:.4f}"
-            rate = f"{p.tokens_per_second:,.0f} tokens/s"
-            status.update(f"run {config.run_id}  step {p.step} of {p.steps}{L}  {rate}")
+    def stop(number: int, frame: object) -> None:
+        if asked or folder is None:  # the second time at once, without a checkpoint
+            raise KeyboardInterrupt
+        asked.append(number)
 
-        try:
-            result = train_run(config, execution=execution, folder=folder, on_progress=show)
-        except Interrupted:
-            raise KeyboardInterrupt from None
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with console.status(f"run {config.run_id}") as status:
+
+            def show(p: Progress) -> None:
+                L = "" if p.L is None else f"  L {p.L:.4f}"
+                rate = f"{p.tokens_per_second:,.0f} tokens/s"
+                status.update(f"run {config.run_id}  step {p.step} of {p.steps}{L}  {rate}")
+
+            result = train_run(
+                config,
+                execution=execution,
+                folder=folder,
+                on_progress=show,
+                should_stop=lambda: bool(asked),
+            )
+    except Interrupted:
+        raise KeyboardInterrupt(
+            f"stopped; the checkpoint is in {folder}. The same command goes on from there."
+        ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     _print_json(result.row)
 
 
@@ -48,6 +68,9 @@ def sweep(
     *,
     results: Path | None = None,
     workers: int = 2,
+    threads: int = 1,
+    device: str = "auto",
+    retries: int = 2,
     dry_run: bool = False,
     in_process: bool = False,
     retry_failed: bool = False,
@@ -57,21 +80,37 @@ def sweep(
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
-        results: Parent of the results folder; ./results where not given.
+        results: Folder in which the sweep's own results folder lies; ./results where not given.
         workers: Runs side by side.
+        threads: CPU threads of each; the same number gives the same bits.
+        device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
+        retries: How often a run whose worker died is tried again.
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
         in_process: One run after another in this process, without Ray.
         retry_failed: Train failed runs again.
-        set: Change a field for every run, such as data.corpus=my.txt; the sweep takes the name
-            given with name=...
+        set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
+            name=... renames the sweep and so its folder.
     """
     from sweeps import Sweep
 
     it = Sweep.from_toml(spec, results, changes=_changes(set))
     if dry_run:
-        print(it.plan(workers=workers, measure=True))
+        workers = 1 if in_process else workers
+        print(it.plan(workers=workers, threads=threads, measure=True))
         return
-    it.run(workers=workers, in_process=in_process, retry_failed=retry_failed)
+    runs = it.run(
+        workers=workers,
+        threads=threads,
+        device=device,
+        retries=retries,
+        in_process=in_process,
+        retry_failed=retry_failed,
+    )
+    mine = {run.run_id for run in it.spec.runs}
+    failed = runs.run_id.isin(mine) & (runs.status == "failed")
+    if failed.any():
+        _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
+        raise SystemExit(1)
 
 
 def status(results: Path) -> None:
@@ -81,17 +120,20 @@ def status(results: Path) -> None:
     print(status_of(results))
 
 
-def data_prepare(corpus: str = "prose", *, tokenizer: str = "bpe-1024") -> None:
+def data_prepare(
+    corpus: str = "prose", *, tokenizer: str = "bpe-1024", max_bytes: int | None = None
+) -> None:
     """Read a corpus, split it, train its tokenizer, write token files to the cache.
 
     Args:
         corpus: A bundled corpus, a text file or folder, or hub:<name>.
         tokenizer: 'bytes' or 'bpe-<vocabulary size>'.
+        max_bytes: Read at most this much text.
     """
     from scaling.config import DataConfig
     from scaling.corpus import prepare
 
-    files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer))
+    files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
     per_token = files.train_bytes / files.train_tokens
     print(
         f"{corpus} ({tokenizer}): {files.train_tokens:,} training and {files.test_tokens:,} test "
@@ -128,7 +170,7 @@ def summary(results: Path, *, figures: Path | None = None) -> None:
 def fit(
     runs: Path,
     *,
-    law: tuple[str, ...] = ("chinchilla",),
+    law: tuple[str, ...] = (),
     map: tuple[str, ...] = (),
     objective: Literal["auto", "huber", "ls", "lad"] = "auto",
     delta: float | None = None,
@@ -146,7 +188,8 @@ def fit(
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
-        law: Names of laws (`scaling laws`), or file.py:name for your own.
+        law: A law's name (`scaling laws`), or file.py:name for your own; chinchilla where none is
+            given. May be given more than once.
         map: Column names there and here, such as loss=L,params=N,tokens=D.
         objective: Huber, least squares, or least absolute deviations; auto is Huber, or least squares
             for fewer than 25 runs.
@@ -166,7 +209,7 @@ def fit(
 
     table = _load(runs, map, where)
     records = []
-    for name in law:
+    for name in law or ("chinchilla",):
         result = fit_law(
             all_laws.resolve(name),
             table,
@@ -295,7 +338,7 @@ def plan(
 
 def figure(
     name: str = "",
-    results: Path = Path("results/cpu"),
+    results: Path | None = None,
     *,
     out: Path | None = None,
     list: bool = False,
@@ -311,9 +354,14 @@ def figure(
     """
     from analysis import figures
 
-    if list or not name:
+    if list:
         print(figures.listing())
         return
+    if not name or results is None:
+        raise ConfigError(
+            "`scaling figure` needs a figure and a results folder, such as kaplan1 results/cpu; "
+            "--list shows the figures."
+        )
     for path in figures.draw(name, results, out):
         print(path)
 
@@ -381,10 +429,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT):
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        _say(f"{error.strerror}{where}. What was finished is kept.")
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         raise SystemExit(2) from None
     except ValueError as error:
         # Ours say what, where and what to do; anything else is a bug and deserves its traceback.
@@ -456,7 +501,7 @@ def _parse(name: str, arguments: list[str]) -> None:
     function = COMMANDS[name]
     hints = dict(function.__annotations__)
     hints.pop("return", None)
-    function.__annotations__ = {key: _marked(key, hints[key], tyro) for key in hints}
+    function.__annotations__ = {key: _marked(name, key, hints[key], tyro) for key in hints}
     tyro.cli(
         function,
         prog=f"scaling {name}",
@@ -467,13 +512,15 @@ def _parse(name: str, arguments: list[str]) -> None:
     )
 
 
-def _marked(key: str, hint: Any, tyro: Any) -> Any:
+def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
     """A parameter's type with its place on the command line."""
     hint = eval(hint) if isinstance(hint, str) else hint
     if key == "config":  # its fields need no prefix: --model.n-layer 6 --tokens 2e8
         return Annotated[hint, tyro.conf.arg(name="")]
-    if key in _POSITIONAL:
+    if key in _POSITIONAL and not (key == "results" and name == "sweep"):
         return tyro.conf.Positional[hint]
+    if hint == tuple[str, ...]:  # --set a=1 --set b=2
+        return tyro.conf.UseAppendAction[hint]
     return hint
 
 
@@ -536,7 +583,16 @@ def _curves_or_runs(path: Path, pairs: Sequence[str]) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what was not measured becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _print_table(table: Any) -> None:

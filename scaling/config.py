@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import posixpath
 import re
 import types
 import typing
@@ -41,12 +42,41 @@ _ALIASES = {
 }
 
 
+_PREFIX = {
+    "ModelConfig": "model.",
+    "DataConfig": "data.",
+    "OptimConfig": "optim.",
+    "EvalConfig": "eval.",
+    "Execution": "execution.",
+}
+
+_hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
+
+
 class ConfigError(ValueError):
     """A run or a spec that cannot be: names the key, its value and what to do."""
 
 
+class _Part:
+    """A part of a config: values are coerced to the types of their fields, or refused."""
+
+    def __post_init__(self) -> None:
+        prefix = _PREFIX.get(type(self).__name__, "")
+        for name, hint in _hints(type(self)).items():
+            if dataclasses.is_dataclass(hint):
+                continue
+            try:
+                object.__setattr__(self, name, coerce(getattr(self, name), hint))
+            except ConfigError as error:
+                raise ConfigError(f"{prefix}{name}: {error}") from None
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be, or not together."""
+
+
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Part):
     """Shape of the GPT-2-style decoder (Radford et al. 2019; Kaplan et al. 2020, section 2.1)."""
 
     n_layer: int = 2
@@ -62,7 +92,7 @@ class ModelConfig:
     tied: bool = True
     """Share the token embedding with the output layer."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "n_ctx"):
             _positive(self, name)
         if self.d_ff is not None:
@@ -70,7 +100,7 @@ class ModelConfig:
         if self.d_model % self.n_head:
             raise ConfigError(
                 f"model.n_head={self.n_head} does not divide model.d_model={self.d_model}; "
-                f"use one of {[h for h in range(1, self.d_model + 1) if self.d_model % h == 0]}."
+                f"use {_nearest_divisor(self.d_model, self.n_head)}, say."
             )
 
     @property
@@ -79,7 +109,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Part):
     """Which text, cut into which tokens."""
 
     corpus: str = "prose"
@@ -93,7 +123,7 @@ class DataConfig:
     max_bytes: int | None = None
     """Read at most this many bytes of the corpus' text."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.corpus:
             raise ConfigError(
                 "data.corpus is empty; name a corpus (`scaling data list`) or a file."
@@ -102,6 +132,7 @@ class DataConfig:
             _positive(self, "unique_tokens")
         if self.max_bytes is not None:
             _positive(self, "max_bytes")
+        _seed(self, "data_seed")
         _ = self.vocab_size
 
     @property
@@ -119,7 +150,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(_Part):
     """AdamW and its schedule."""
 
     lr: float | str = 3e-3
@@ -145,9 +176,9 @@ class OptimConfig:
     weight_decay: float = 0.1
     """Decoupled; on matrices only, not on embeddings, biases and norms."""
     clip: float | None = 1.0
-    """Largest norm of the gradient; none to leave it alone."""
+    """Largest norm of the gradient; 'none' to leave it alone."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("lr", "lr_embedding"):
             rule = getattr(self, name)
             if isinstance(rule, str):
@@ -159,6 +190,12 @@ class OptimConfig:
         for name in ("warmup_fraction", "cooldown_fraction", "final_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"optim.{name}={getattr(self, name)} must lie between 0 and 1.")
+        warmup = self.warmup_fraction if self.warmup_tokens is None else 0.0
+        if self.schedule == "wsd" and warmup + self.cooldown_fraction > 1:
+            raise ConfigError(
+                f"optim.warmup_fraction={warmup} and optim.cooldown_fraction="
+                f"{self.cooldown_fraction} overlap; together they may be 1 at most."
+            )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"optim.{name}={getattr(self, name)} must lie in [0, 1).")
@@ -171,7 +208,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(_Part):
     """How the held-out loss is measured."""
 
     test_tokens: int = 131_072
@@ -179,20 +216,20 @@ class EvalConfig:
     points: int = 16
     """Evaluations along a run, at log-spaced steps; the last step is always among them."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _positive(self, "test_tokens")
         _positive(self, "points")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Part):
     """One training run. Two equal configs have one `run_id`, on any machine."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    tokens: int = 1_000_000
+    tokens: int = 1_024_000
     """D, the training tokens to process; rounded to whole steps."""
     batch_tokens: int = 4096
     """B, tokens per step; a multiple of n_ctx."""
@@ -203,11 +240,10 @@ class RunConfig:
     tag: str = ""
     """A label for filtering; not part of the run's identity."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _positive(self, "tokens")
         _positive(self, "batch_tokens")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must not be negative.")
+        _seed(self, "seed")
         if self.batch_tokens % self.model.n_ctx:
             low = max(self.batch_tokens // self.model.n_ctx, 1) * self.model.n_ctx
             raise ConfigError(
@@ -233,26 +269,44 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(_Part):
     """How a run is executed on this machine. Never part of its identity."""
 
     device: str = "auto"
     """'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1', ..."""
-    threads: int | None = None
-    """CPU threads; torch's choice where not given."""
+    threads: int = 1
+    """CPU threads. Sums depend on it in their last digits: bit-equal runs need the same number."""
     compile: bool = False
     """Use torch.compile; numbers may differ from eager in the last digits."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (when a folder is given)."""
+
+    def check(self) -> None:
+        _positive(self, "threads")
+        if self.checkpoint_seconds < 0:
+            raise ConfigError(
+                f"execution.checkpoint_seconds={self.checkpoint_seconds} must not be negative."
+            )
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    below = next(h for h in range(min(wanted, number), 0, -1) if number % h == 0)
+    above = next((h for h in range(wanted, min(2 * wanted, number)) if number % h == 0), below)
+    return min(below, above, key=lambda h: abs(h - wanted))
+
+
+def _seed(part: Any, name: str) -> None:
+    value = getattr(part, name)
+    if not 0 <= value < 2**63:
+        raise ConfigError(
+            f"{_PREFIX.get(type(part).__name__, '')}{name}={value} must lie between 0 and 2^63 - 1."
+        )
 
 
 def _positive(part: Any, name: str) -> None:
     value = getattr(part, name)
     if value <= 0:
         raise ConfigError(f"{_PREFIX.get(type(part).__name__, '')}{name}={value} must be positive.")
-
-
-_PREFIX = {"ModelConfig": "model.", "DataConfig": "data.", "EvalConfig": "eval."}
 
 
 # ------------------------------------------------------------------ the learning-rate rule
@@ -308,9 +362,6 @@ def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
 # ------------------------------------------------------------------ fields, overrides, identity
 
 
-_hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
-
-
 @functools.cache
 def fields_of(cls: type = RunConfig, prefix: str = "") -> Mapping[str, tuple[Any, Any]]:
     """Every leaf of a config class: {dotted key: (type, default)}."""
@@ -337,13 +388,44 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 
 
 def canonical(config: RunConfig) -> dict[str, Any]:
-    """What identifies a run: its non-default fields, each in one spelling, without the tag."""
+    """What identifies a run: the fields that differ from their defaults, each in one spelling, those
+    without effect left out. D stands for `tokens`: horizons that give the same steps are one."""
     flat = flatten(config)
     flat.pop("tag")
+    flat["tokens"] = config.D
+    optim = config.optim
     if config.model.d_ff == 4 * config.model.d_model:
         flat["model.d_ff"] = None
+    for key in ("optim.lr", "optim.lr_embedding"):
+        flat[key] = _spelled(flat[key])
+    if flat["optim.lr_embedding"] == flat["optim.lr"]:
+        flat["optim.lr_embedding"] = None
+    without_effect = {
+        "optim.cooldown_fraction": optim.schedule != "wsd",
+        "optim.final_fraction": optim.schedule in ("wsd", "constant"),
+        "optim.warmup_fraction": optim.warmup_tokens is not None,
+        "data.data_seed": config.data.unique_tokens is None,
+    }
+    if not config.data.corpus.startswith("hub:"):
+        flat["data.corpus"] = posixpath.normpath(config.data.corpus)
     leaves = fields_of()
-    return {key: value for key, value in flat.items() if value != leaves[key][1]}
+    return {
+        key: value
+        for key, value in flat.items()
+        if value != leaves[key][1] and not without_effect.get(key, False)
+    }
+
+
+def _spelled(rule: float | str | None) -> float | str | None:
+    """A learning-rate rule in one spelling; a rule that is only a number is that number."""
+    parsed = lr_rule(rule) if isinstance(rule, str) else None
+    if parsed is None:
+        return rule
+    coefficient, powers = parsed
+    used = {symbol: p for symbol, p in sorted(powers.items()) if p != 0}
+    if not used:
+        return coefficient
+    return " ".join([repr(coefficient), *(f"{symbol}^{p!r}" for symbol, p in used.items())])
 
 
 def override(config: RunConfig, changes: dict[str, Any], *, where: str = "") -> RunConfig:
@@ -408,7 +490,7 @@ def coerce(value: Any, hint: Any) -> Any:
         names = [getattr(option, "__name__", str(option)) for option in typing.get_args(hint)]
         raise ConfigError(f"{value!r} is not {' or '.join(names).replace('NoneType', 'none')}.")
     if hint is type(None):
-        if value is None:
+        if value is None or value == "none":  # TOML has no null
             return None
     elif hint is bool:
         if isinstance(value, bool):

@@ -240,7 +240,10 @@ def _source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tu
             hashlib.sha256(data.corpus.encode()).hexdigest(),
             lambda: _hub(data.corpus),
         )
-    path = Path(data.corpus).expanduser()
+    try:
+        path = Path(data.corpus).expanduser()
+    except RuntimeError as error:
+        raise CorpusError(f"data.corpus={data.corpus!r}: {error}") from None
     if not path.exists():
         raise CorpusError(
             f"data.corpus={data.corpus!r} is neither a bundled corpus ({', '.join(CORPORA)}), nor "
@@ -374,9 +377,9 @@ def prepare(data: DataConfig) -> TokenFiles:
     """
     from filelock import FileLock
 
-    name, known, read = _source(data)
     limit = f"-{data.max_bytes}" if data.max_bytes else ""
     try:
+        name, known, read = _source(data)
         if known is None:
             known = content_hash(read())
         folder = cache() / "tokens" / f"{name}-{known[:12]}{limit}" / data.tokenizer
@@ -389,9 +392,14 @@ def prepare(data: DataConfig) -> TokenFiles:
         return _open(folder)
     except OSError as error:
         raise CorpusError(
-            f"could not prepare data.corpus={data.corpus!r}: {error.strerror or error} "
-            f"({error.filename}). SCALING_CACHE names another cache folder."
+            f"could not prepare data.corpus={_short(data.corpus)}: {error.strerror or error} "
+            f"({_short(error.filename)}). SCALING_CACHE names another cache folder."
         ) from None
+
+
+def _short(text: object) -> str:
+    said = repr(text)
+    return said if len(said) < 200 else f"{said[:100]}...{said[-50:]}"
 
 
 def _open(folder: Path) -> TokenFiles:

@@ -31,7 +31,8 @@ def peaks(run: RunConfig) -> tuple[float, float]:
 def schedule(run: RunConfig, step: int) -> float:
     """Learning rate of `step` (0 to S - 1) over the peak.
 
-    The last step of a cosine or linear run has `final_fraction`; that of a wsd run (warm-up, stable,
+    The last step of a cosine or linear run has `final_fraction` (unless warm-up takes all steps but
+    one, or all); that of a wsd run (warm-up, stable,
     decay: Hu et al. 2024, arXiv 2404.06395; cooldown as in Hägele et al. 2024, arXiv 2405.18392) is
     one step short of zero.
     """

@@ -180,8 +180,8 @@ def read(folder: str | Path) -> pd.DataFrame:
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
         table = pd.read_csv(path, dtype=dtypes)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise TableError(f"{path} is not a table: {error}") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} is not a table: {error}.") from None
     return table
 
 
@@ -192,7 +192,10 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / "curves.parquet"
     if not path.is_file():
         raise TableError(f"{path} is not there: this result has no learning curves.")
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's own are of these types
+        raise TableError(f"{path} cannot be read as parquet: {error}.") from None
 
 
 def write(folder: str | Path, rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> None:

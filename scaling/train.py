@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scaling import corpus, count, table
-from scaling.config import ConfigError, Execution, RunConfig, canonical, flatten
+from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
 from scaling.model import Decoder
 from scaling.optim import AdamW, peaks, schedule
@@ -143,8 +143,7 @@ def train_pack(
                     f"{other[key]!r} in {run.run_id}); train them apart."
                 )
     execution = execution or Execution()
-    if execution.threads is not None:
-        torch.set_num_threads(execution.threads)
+    torch.set_num_threads(execution.threads)
     trainer = Trainer(runs, execution, folders or [None] * len(runs))
     return trainer.run_to_end(on_progress, on_result, should_stop)
 
@@ -160,6 +159,18 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}, but torch finds no CUDA GPU here; use cpu or auto.")
     return device
+
+
+def _make(folder: Path) -> None:
+    """Make a folder for checkpoints now, not when the first one is due. ConfigError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{CHECKPOINT}.probe").touch()
+        (folder / f"{CHECKPOINT}.probe").unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
+        ) from None
 
 
 class Member:
@@ -280,6 +291,9 @@ class Trainer:
         self.mean_loss = self.decoder.mean_loss
         if execution.compile:
             self.mean_loss = torch.compile(self.decoder.mean_loss)
+        for folder in folders:
+            if folder is not None:
+                _make(folder)
         self.members = [
             Member(run, self.files, folder) for run, folder in zip(runs, folders, strict=True)
         ]
@@ -407,10 +421,10 @@ class Trainer:
         member = self.members[k]
         if member.folder is None:
             return
-        member.folder.mkdir(parents=True, exist_ok=True)
         state = {name: getattr(member, name) for name in Member.SAVED}
         state |= {
             "format": _FORMAT,
+            "recipe": RECIPE,
             "config": canonical(member.run),
             "corpus_hash": self.files.hash,
             "held_out": asdict(member.held_out) if member.held_out else None,
@@ -448,9 +462,12 @@ class Trainer:
             return None
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["format"] != _FORMAT:
-                raise ValueError(f"of format {state['format']}, not {_FORMAT}")
+            made_by = state["format"], state["recipe"]
+            if made_by != (_FORMAT, RECIPE):
+                raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")
             config, corpus_hash = state["config"], state["corpus_hash"]
+        except (MemoryError, PermissionError):
+            raise
         except Exception as error:  # torch raises many types for a damaged file
             aside = path.with_suffix(".damaged")
             os.replace(path, aside)
