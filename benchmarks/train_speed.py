@@ -11,6 +11,7 @@ turns of both alternate, so that a noisy machine disturbs both alike.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import statistics
 import time
@@ -108,7 +109,7 @@ def reference_steps(run: RunConfig, files: corpus.TokenFiles):
 def ratio(name: str, batch_tokens: int, turns: int, seconds: float) -> tuple[float, float, float]:
     """(ours, reference) tokens/s and the median over turns of their ratio."""
     run = from_dict({"batch_tokens": batch_tokens, "tokens": 10**9, "optim.lr": 1e-3})
-    run = RunConfig(**{**run.__dict__, "model": SHAPES[name]})
+    run = dataclasses.replace(run, model=SHAPES[name])
     files = corpus.prepare(run.data)
     trainer = Trainer([run], Execution(threads=1, device="cpu"), [None])
     theirs = reference_steps(run, files)

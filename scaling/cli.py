@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -409,6 +410,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data list": data_list,
     "doctor": doctor,
 }
+_NO_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator")
+"""How Python, CUDA and torch on a CPU say it."""
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus"}
 
 
@@ -428,6 +431,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+            raise
+        _say(f"out of memory: {str(error).splitlines()[0]} Use a smaller model or batch_tokens.")
+        raise SystemExit(2) from None
     except OSError as error:
         _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
         raise SystemExit(2) from None

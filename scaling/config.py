@@ -158,8 +158,8 @@ class OptimConfig(_Part):
     2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5'."""
     lr_embedding: float | str | None = None
     """Peak learning rate of embeddings, output layer, norms and biases (number or rule); that of the
-    matrices where not given. Short runs of small models want it constant and large: what these
-    parameters should learn per step does not shrink with width (Yang et al. 2022, Table 3)."""
+    matrices where not given. Unlike the matrices' it need not fall with width (embeddings and
+    biases: Yang et al. 2022, Table 3; the output layer: results/LOG.md)."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after warm-up; wsd is constant, then a linear cooldown."""
     warmup_fraction: float = 0.05
@@ -244,12 +244,18 @@ class RunConfig(_Part):
         _positive(self, "tokens")
         _positive(self, "batch_tokens")
         _seed(self, "seed")
-        if self.batch_tokens % self.model.n_ctx:
-            low = max(self.batch_tokens // self.model.n_ctx, 1) * self.model.n_ctx
-            raise ConfigError(
-                f"batch_tokens={self.batch_tokens} is not a multiple of model.n_ctx="
-                f"{self.model.n_ctx}; the nearest are {low} and {low + self.model.n_ctx}."
-            )
+        n_ctx = self.model.n_ctx
+        for key, value in (
+            ("batch_tokens", self.batch_tokens),
+            ("eval.test_tokens", self.eval.test_tokens),
+            ("data.unique_tokens", self.data.unique_tokens),
+        ):
+            if value is not None and value % n_ctx:
+                low = max(value // n_ctx, 1) * n_ctx
+                raise ConfigError(
+                    f"{key}={value} is not a multiple of model.n_ctx={n_ctx}; the nearest are "
+                    f"{low} and {low + n_ctx}."
+                )
 
     @property
     def S(self) -> int:

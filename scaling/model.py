@@ -68,7 +68,8 @@ class Decoder:
 
     def init(self, seeds: list[int]) -> Tensor:
         """Initial parameters [K, P] on the CPU, one row a seed: N(0, 0.02), the two matrices that
-        write to the residual stream divided by sqrt(2 n_layer), biases 0, norms 1 (GPT-2)."""
+        write to the residual stream divided by sqrt(2 n_layer), biases 0, norms 1 (Radford et al.
+        2019; position embeddings like the rest, as is now common)."""
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)

@@ -329,10 +329,19 @@ class Trainer:
                 self._measure(due)
                 clock = time.perf_counter()
             now = time.perf_counter()
-            if on_progress and (due or now - last_progress > _PROGRESS_SECONDS):
-                share = (now - clock) / len(self.members)
-                for member, loss_sum in zip(self.members, self.loss_sum_k.tolist(), strict=True):
-                    on_progress(member.run, member.progress(loss_sum, share))
+            if due or now - last_progress > _PROGRESS_SECONDS:
+                # The one host synchronisation; a loss that is lost is seen here, not at the end.
+                sums = self.loss_sum_k.tolist()
+                lost = [k for k, value in enumerate(sums) if not math.isfinite(value)]
+                if lost:
+                    self._spend(clock)
+                    self._measure(lost)
+                    clock = now = time.perf_counter()
+                    due += lost
+                if on_progress:
+                    share = (now - clock) / len(self.members)
+                    for member, loss_sum in zip(self.members, sums, strict=True):
+                        on_progress(member.run, member.progress(loss_sum, share))
                 last_progress = now
             if due:
                 self._leave(results, on_result)

@@ -100,7 +100,25 @@ def test_mistakes_cost_one_line_and_exit_code_2(words, message, tmp_path):
 
 
 def test_train_prints_its_row(text_file, own_cache):
-    words = ["train", "--tokens", "2e4", "--batch-tokens", "256", "--model.n-ctx", "32", "--model.d-model", "16", "--model.n-head", "1", "--data.tokenizer", "bytes", "--eval.test-tokens", "1024", "--optim.lr", "kaplan"]
+    words = [
+        "train",
+        "--tokens",
+        "2e4",
+        "--batch-tokens",
+        "256",
+        "--model.n-ctx",
+        "32",
+        "--model.d-model",
+        "16",
+        "--model.n-head",
+        "1",
+        "--data.tokenizer",
+        "bytes",
+        "--eval.test-tokens",
+        "1024",
+        "--optim.lr",
+        "kaplan",
+    ]
     done = scaling(*words, "--data.corpus", text_file, SCALING_CACHE=str(own_cache))
     row = json.loads(done.stdout)
     assert row["status"] == "ok" and row["D"] == 19968 and row["lr"] == "kaplan"
@@ -196,3 +214,56 @@ def test_doctor_notices_a_shadow(tmp_path):
     (tmp_path / "analysis.py").write_text("mine = 1\n")
     done = scaling("doctor", code=2, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert "NOT OURS" in done.stdout and "shadows" in done.stderr
+
+
+TINY = """--batch-tokens 256 --model.n-ctx 32 --model.d-model 16 --model.n-head 1
+    --data.tokenizer bytes --eval.test-tokens 1024""".split()
+
+
+def test_options_may_be_given_more_than_once(results):
+    words = ["--set", "seed=1", "--set", "name=mine", "--set", "eval.test_tokens=4096"]
+    assert "24 runs" in scaling("sweep", "quickstart", "--dry-run", *words).stdout
+    done = scaling("sweep", "quickstart", "--dry-run", *words, "--set", "seed=-1", code=2)
+    assert "seed=-1" in done.stderr
+    done = scaling("sweep", "quickstart", "--dry-run", "--set", "seed=-1", *words[2:], code=2)
+    assert "seed=-1" in done.stderr
+    shown = scaling("fit", results, "--law", "kaplan_N", "--law", "kaplan_D").stdout
+    assert "alpha_N" in shown and "alpha_D" in shown
+
+
+def test_a_diverged_run_is_a_row(text_file, own_cache):
+    words = ["--data.corpus", text_file, "--optim.lr", "1e30", "--tokens", "2e4", *TINY]
+    row = json.loads(scaling("train", *words, SCALING_CACHE=str(own_cache)).stdout)
+    assert row["status"] == "diverged" and row["L"] is None
+
+
+def test_interrupted_training_keeps_its_checkpoint(text_file, own_cache, tmp_path):
+    import os
+    import signal
+    import time
+
+    words = ["--data.corpus", str(text_file), "--tokens", "1e9", "--folder", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scaling.cli", "train", *words, *TINY],
+        cwd=ROOT,
+        env=os.environ | {"SCALING_CACHE": str(own_cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run").exists():  # made when training begins
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the checkpoint is in" in said and (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("what", ["runs.csv", "curves.parquet"])
+def test_damaged_results(results, what):
+    (results / what).write_bytes(b"\xff\x00\xfe junk")
+    done = scaling("summary", results, code=2)
+    assert what in done.stderr and done.stderr.count("\n") <= 2

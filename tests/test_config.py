@@ -63,10 +63,13 @@ def test_override_reads_back(key, value):
     hint, _ = fields_of()[key]
     if hint is not int or key == "batch_tokens":
         return
-    value *= 64 if key == "model.d_model" else 1
-    changes = {key: value, "batch_tokens": 128 * 60} if key == "model.n_ctx" else {key: value}
-    if key == "model.n_head":
-        value = changes[key] = 2 ** (value - 1)
+    if key in ("eval.test_tokens", "data.unique_tokens"):
+        value *= 128
+    elif key == "model.d_model":
+        value *= 64
+    elif key in ("model.n_ctx", "model.n_head"):
+        value = 2 ** (value - 1)
+    changes = {key: value}
     assert flatten(override(RunConfig(), changes))[key] == value
 
 
@@ -120,6 +123,8 @@ def test_canonical_holds_only_what_differs():
         ({"tokens": math.inf}, "inf is not int"),
         ({"tokens": 0}, "tokens=0 must be positive"),
         ({"batch_tokens": 1000}, "not a multiple of model.n_ctx=128; the nearest are 896 and 1024"),
+        ({"eval.test_tokens": 1000}, "eval.test_tokens=1000 is not a multiple of model.n_ctx=128"),
+        ({"data.unique_tokens": 100}, "the nearest are 128 and 256"),
         ({"optim.lr": math.nan}, "optim.lr: nan is not"),
         ({"optim.lr": 0.0}, "must be positive and finite"),
         ({"optim.lr": "N^2"}, "neither a number, nor 'kaplan', nor a power law"),

@@ -167,3 +167,16 @@ def test_compiled_training_is_near(run):
     a = train(run, execution=ONE)
     b = train(run, execution=dataclasses.replace(ONE, compile=True))
     assert b.row["L"] == pytest.approx(a.row["L"], abs=0.02)
+
+
+def test_a_lost_loss_ends_the_run_at_once(run):
+    # Evaluated at the end only, the run would otherwise train on for nothing.
+    changes = {"optim.lr": 1e30, "optim.clip": None, "eval.points": 1, "tokens": 20_000 * 256}
+    result = train(override(run, changes), execution=ONE)
+    assert result.status == "diverged" and result.row["S"] < 20_000
+
+
+def test_folder_that_cannot_be(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot hold checkpoints"):
+        train(run, execution=ONE, folder=tmp_path / "file")

@@ -1,0 +1,59 @@
+"""Committed results: complete, of one schema, and sensible."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scaling import table
+from scaling.config import from_dict
+from sweeps.spec import Spec
+
+RESULTS = Path(__file__).parents[1] / "results"
+SWEEPS = sorted(p.parent for p in RESULTS.glob("*/runs.csv") if p.parent.name != "quickstart")
+
+
+def test_there_are_results():
+    assert "cpu" in [folder.name for folder in SWEEPS]
+
+
+@pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
+def test_a_result_is_whole(folder):
+    runs, curves = table.read(folder), table.read_curves(folder)
+    assert list(runs.columns) == [c.name for c in table.COLUMNS]
+    assert runs.run_id.is_unique and set(curves.run_id) <= set(runs.run_id)
+    table.check(runs, need=("N", "D", "C", "L"))
+    last = curves.groupby("run_id")["L"].last()
+    ok = runs[runs.status == "ok"].set_index("run_id")
+    assert (last[ok.index] == ok.L).all()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["revision"] and manifest["versions"]["torch"] and manifest["corpus_hashes"]
+    for name in ("kaplan1", "kaplan2", "frontier"):
+        assert (folder / "figures" / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
+def test_every_run_of_the_spec_is_there_under_its_identity(folder):
+    runs = table.read(folder).set_index("run_id")
+    spec = Spec.from_toml(folder.name)
+    assert {run.run_id for run in spec.runs} <= set(runs.index)
+    for run in spec.runs:
+        row = runs.loc[run.run_id]
+        assert (row.D, row.B, row.seed) == (run.D, run.batch_tokens, run.seed)
+        assert row.d_model == run.model.d_model
+
+
+def test_loss_falls_with_size_at_fixed_data():
+    # Learning rates are sensible at every size, or this would not hold.
+    runs = table.read(RESULTS / "cpu")
+    grid = runs[(runs.status == "ok") & (runs.seed == 0)].pivot(index="N", columns="D", values="L")
+    assert not grid.isna().any(axis=None) and grid.shape == (7, 7)
+    falls = grid.diff().dropna() < 0
+    assert falls.all(axis=None), grid
+    assert (grid.diff(axis=1).dropna(axis=1) < 0).all(axis=None)
+
+
+def test_configs_read_back():
+    assert from_dict({}).D == from_dict({}).tokens
