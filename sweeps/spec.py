@@ -34,8 +34,10 @@ import difflib
 import itertools
 import math
 import re
+import reprlib
 import tomllib
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,16 @@ SPECS = Path(__file__).parent / "specs"
 _HORIZONS = ("tokens", "tokens_per_parameter", "flops")
 _SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets")
 _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
+_PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "." in key))
+"""The tables of fields: model, data, ..."""
+
+_LARGEST = 1e300
+"""Numbers of a spec lie below it, so that sizes made of them can be computed."""
+
+_MOST = 2**63
+"""Sizes and tokens lie below it: the table's integers."""
+_MOST_POINTS = 100_000
+"""Of a range."""
 
 Point = dict[str, Any]
 """{dotted key: value} of one choice along an axis; keys of one point go together."""
@@ -96,7 +108,7 @@ class Spec:
         where = str(path) if path else "spec"
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
             line = re.search(r"line (\d+)", str(error))
             at = f"{where}:{line[1]}" if line else where
             raise ConfigError(f"{at}: not valid TOML: {error}.") from None
@@ -188,15 +200,28 @@ def _block(
         raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
     if tag is not None and "tag" not in keys:
         base = {**base, "tag": tag}
-    runs = []
+
+    def section(key: str) -> str:
+        if key in changes:
+            return f"{where}, changes: {key}"
+        if key == "flops" and "isoflop" in values:
+            return f"{where} [isoflop]: C"
+        return f"{where} [axes]: {key}" if key in keys else f"{where} [base]: {key}"
+
+    runs, ratios = [], []
     for points in itertools.product(*axes):
         point = {key: value for p in points for key, value in p.items()}
-        run = _run(_over(_over(base, point), changes), where)
-        ratio = run.D / count.parameters(run.model, run.data.vocab_size).N
-        if window and not window[0] <= ratio <= window[1]:
+        run = _run(_over(_over(base, point), changes), where, section)
+        ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
+        if window and not window[0] <= ratios[-1] <= window[1]:
             continue
         said = ", ".join(f"{key}={_plain(value)}" for key, value in point.items())
         runs.append((run, f"{where}: {said or 'base'}"))
+    if window and not runs:
+        raise ConfigError(
+            f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N goes "
+            f"from {min(ratios):.3g} to {max(ratios):.3g}. Widen it, or change C or the models."
+        )
     return runs
 
 
@@ -207,7 +232,8 @@ def _over(base: Point, changes: Point) -> Point:
     return base | changes
 
 
-def _run(values: Point, where: str) -> RunConfig:
+def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
+    """The run of a point; `section` names a key's place in messages."""
     plain = {key: value for key, value in values.items() if key not in _HORIZONS[1:]}
     snap = {key for key, value in plain.items() if isinstance(value, _Spaced)}
     plain = {key: float(v) if isinstance(v, _Spaced) else v for key, v in plain.items()}
@@ -223,12 +249,23 @@ def _run(values: Point, where: str) -> RunConfig:
     D = plain.pop("tokens") if "tokens" in snap else None
     run = override(RunConfig(), plain, where=where)
     N = count.parameters(run.model, run.data.vocab_size).N
+    if N >= _MOST:
+        sizes = ", ".join(
+            f"{section(key).removeprefix(where).strip(' :')}={_plain(value)}"
+            for key, value in values.items()
+            if key.startswith("model.")
+        )
+        raise ConfigError(f"{where}: {sizes}: a model of more than 2^63 parameters.")
+    horizon = "tokens"
     for key, of in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
         if key in values:
-            value = values[key]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ConfigError(f"{where}: {key}={value!r} must be a positive number.")
-            D = value * of
+            horizon, D = key, values[key] * of
+    if max(D or 0, run.D) >= _MOST:
+        value = values.get(horizon, run.tokens)
+        raise ConfigError(
+            f"{section(horizon)}={_plain(value)} gives more than 2^63 training tokens, with "
+            f"batch_tokens={_plain(run.batch_tokens)} and N={_plain(N)}."
+        )
     if D is not None:
         # Whole steps, so that equal runs have equal configs however D was arrived at.
         run = dataclasses.replace(
@@ -261,10 +298,9 @@ class _Spaced(float):
 
 def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
     """The axes of a grid, each a list of points."""
-    sections = {key.partition(".")[0] for key in fields_of() if "." in key}
     axes = []
     for key, value in _leaves(table).items():
-        if key == "zip" or key in sections:
+        if key == "zip" or key in _PARTS:
             prefix = "" if key == "zip" else f"{key}."
             axes.append(_tables(value, key, prefix, where))
             continue
@@ -296,6 +332,8 @@ def _isoflop(
         raise ConfigError(
             f"{where}: C={table['C']!r} must be a list of FLOPs or {{ from, to, num }}."
         )
+    for C in budgets:
+        _number(C, f"{where}: C")
     window = table.get("tokens_per_parameter")
     if window is not None:
         numbers = isinstance(window, list) and all(isinstance(x, int | float) for x in window)
@@ -303,7 +341,7 @@ def _isoflop(
             raise ConfigError(
                 f"{where}: tokens_per_parameter={window!r} must be [least, most], such as [2, 500]."
             )
-        window = (float(window[0]), float(window[1]))
+        window = (window[0], window[1])
     models = _tables(table["models"], "models", "model.", where)
     return [[{"flops": C} for C in budgets], models], window
 
@@ -342,14 +380,33 @@ def _check(point: Point, where: str) -> None:
         positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         # These must agree with each other, which only the whole run can show.
         mutual = key in ("model.n_head", "model.d_model", "model.n_ctx", "batch_tokens")
-        if key in _HORIZONS[1:] or isinstance(value, _Spaced) or (mutual and positive):
+        if key in _HORIZONS[1:]:
+            _number(value, f"{where}: {key}")
+        elif isinstance(value, _Spaced) or (mutual and positive and value < _LARGEST):
             continue
-        override(RunConfig(), {key: value}, where=where)
+        elif isinstance(value, int | float) and abs(value) >= _LARGEST:
+            raise ConfigError(f"{where}: {key}={_plain(value)} is too large.")
+        else:
+            override(RunConfig(), {key: value}, where=where)
+
+
+def _number(value: Any, said: str) -> None:
+    """Raise ConfigError, which begins with `said`, for what is no positive number of a size that
+    can be computed with."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (good and 0 < value < _LARGEST):
+        raise ConfigError(f"{said}={_plain(value)} must be a positive number, below {_LARGEST:g}.")
 
 
 def _field(key: str, where: str) -> None:
     if key in fields_of() or key in _HORIZONS:
         return
+    if key in _PARTS:
+        names = [leaf.partition(".")[2] for leaf in fields_of() if leaf.startswith(f"{key}.")]
+        raise ConfigError(
+            f"{where}: {key} is a table of fields: {', '.join(names)}. Write it as {key} = "
+            f"{{ {names[0]} = ... }}, or {key}.{names[0]} = ..."
+        )
     near = difflib.get_close_matches(key, _HORIZONS[1:], n=1)
     said = f"no field {key!r}. Did you mean {near[0]!r}?" if near else unknown_key(key)
     raise ConfigError(f"{where}: {said}")
@@ -377,12 +434,12 @@ def _spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
             raise ConfigError(f"{where}: {key}={value} lacks {name!r}; give {{ from, to, num }}.")
     low, high, num = value["from"], value["to"], value["num"]
     for name, number in (("from", low), ("to", high)):
-        if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0:
-            raise ConfigError(
-                f"{where}: {key}.{name}={number!r} must be a positive number: ranges are log-spaced."
-            )
-    if isinstance(num, bool) or not isinstance(num, int) or num < 2:
-        raise ConfigError(f"{where}: {key}.num={num!r} must be a whole number of at least 2.")
+        _number(number, f"{where}: {key}.{name}")  # ranges are log-spaced
+    if isinstance(num, bool) or not isinstance(num, int) or not 2 <= num <= _MOST_POINTS:
+        raise ConfigError(
+            f"{where}: {key}.num={_plain(num)} must be a whole number of at least 2, at most "
+            f"{_MOST_POINTS}."
+        )
     steps = [i / (num - 1) for i in range(num)]
     values = [math.exp(math.log(low) * (1 - x) + math.log(high) * x) for x in steps]
     return [_Spaced(f"{x:.6g}") for x in values]
@@ -399,7 +456,10 @@ def _round(value: float) -> int:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    """A value as messages show it, however many digits it has."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return reprlib.repr(value) if isinstance(value, int) else repr(value)
 
 
 def _table(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:

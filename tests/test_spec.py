@@ -178,13 +178,33 @@ def test_run_ids_are_one_in_any_spelling_and_process():
         ("[axes]\noptim.lr = ['N^']", "neither a number"),
         ("[axes]\nmodel = 3", "list of tables"),
         ("[axes]\ntokens = {from = 1, to = 2}", "lacks 'num'"),
-        ("[axes]\ntokens = {from = 0, to = 2, num = 3}", "log-spaced"),
+        ("[axes]\ntokens = {from = 0, to = 2, num = 3}", "tokens.from=0 must be a positive number"),
         ("[axes]\ntokens = {from = 1, to = 2, num = 1}", "at least 2"),
         ("[axes]\ntokens = {from = 1, to = 2, nmu = 4}", "Did you mean 'num'?"),
         ("[base]\ntokens = {from = 1, to = 2, num = 4}", "belong in [axes]"),
         ("[axes]\ntokens = [1e6]\nflops = [1e10]", "'tokens' and 'flops' both set D"),
         ("[axes]\nseed = [1]\nzip = [{ seed = 3 }]", "'seed' is on two axes"),
-        ("[axes]\ntokens_per_parameter = [-1]", "tokens_per_parameter=-1 must be a positive number"),
+        ("[axes]\ntokens_per_parameter = [-1]", "[axes]: tokens_per_parameter=-1 must be a positive number"),
+        ("[axes]\ntokens_per_parameter = [inf]", "[axes]: tokens_per_parameter=inf must be a positive number"),
+        ("[axes]\ntokens_per_parameter = [nan]", "[axes]: tokens_per_parameter=nan must be a positive number"),
+        ("[base]\nflops = inf\n[axes]\nseed = [0]", "[base]: flops=inf must be a positive number"),
+        ("[axes]\nflops = ['1e9']", "[axes]: flops='1e9' must be a positive number"),
+        ("[axes]\nflops = [1e299]", "[axes]: flops=1e+299 gives more than 2^63 training tokens"),
+        ("[base]\ntokens_per_parameter = 1e200\n[axes]\nseed = [0]", "[base]: tokens_per_parameter=1e+200 gives"),
+        ("[axes]\ntokens = [1e30]", "[axes]: tokens=1e+30 gives more than 2^63 training tokens"),
+        ("[axes]\ntokens = [inf]", "[axes]: tokens=inf is too large"),
+        ("[axes]\ntokens = [1" + "0" * 400 + "]", "[axes]: tokens=1000"),
+        ("[axes]\nmodel.n_layer = [1e30]", "[axes]: model.n_layer=1e+30: a model of more than 2^63 parameters"),
+        ("[axes]\nmodel.d_model = [1e299]\nmodel.n_head = [1]", "[axes]: model.d_model=1e+299"),
+        ("[axes]\ntokens = {from = 1e3, to = inf, num = 3}", "[axes]: tokens.to=inf must be a positive number"),
+        ("[axes]\ntokens = {from = nan, to = 2, num = 3}", "[axes]: tokens.from=nan must be a positive number"),
+        ("[axes]\ntokens = {from = 1, to = 2, num = 1000000000}", "[axes]: tokens.num=1000000000 must be"),
+        (f"[isoflop]\nC = [inf]\nmodels = {SHAPES}", "[isoflop]: C=inf must be a positive number"),
+        (f"[isoflop]\nC = [1e250]\nmodels = {SHAPES}", "[isoflop]: C=1e+250 gives more than 2^63 training tokens"),
+        (f"[isoflop]\nC = {{from = 1e9, to = inf, num = 3}}\nmodels = {SHAPES}", "[isoflop]: C.to=inf"),
+        (f"[isoflop]\nC = [1e11]\nmodels = {SHAPES}\ntokens_per_parameter = [1e6, 1e7]", "[isoflop]: tokens_per_parameter=[1000000.0, 10000000.0] leaves out every run: D / N goes from"),
+        ("[base]\nmodel = 3\n[axes]\nseed = [0]", "[base]: model is a table of fields: n_layer, d_model"),
+        ("[base]\noptim = 'adam'\n[axes]\nseed = [0]", "[base]: optim is a table of fields: lr"),
         ("[isoflop]\nC = [1e10]", "'models' is missing"),
         ("[isoflop]\nC = 1e10\nmodels = [{n_layer=1}]", "must be a list"),
         ("[isoflop]\nC = [1e10]\nmodels = [{n_layer=1}]\ntokens_per_parameter = [5, 1]", "[least, most]"),
@@ -199,7 +219,7 @@ def test_what_is_no_sweep_is_refused_in_one_line(text, said):
 
 def test_colliding_runs_are_both_named():
     message = refused(
-        "[axes]\nseed = [1, 2]\n[[sets]]\nname = 'more'\nbase.seed = 2\naxes.tokens = [1e6]"
+        "[base]\ntokens = 1e6\n[axes]\nseed = [1, 2]\n[[sets]]\nname = 'more'\nbase.seed = 2\naxes.tokens = [1e6]"
     )
     assert "seed=2" in message and "'more'" in message and "tokens=1e+06" in message
     message = refused("[axes]\ntokens = {from = 4000, to = 4200, num = 3}")
