@@ -17,6 +17,7 @@ from typing import Any
 
 from scaling import count
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
+from sweeps.jobs import headline
 
 Sample = tuple[float, float, float, float]
 """(B, n_layer, F, seconds a token) of something that was measured."""
@@ -83,8 +84,8 @@ def samples_of(rows: Iterable[dict[str, Any]]) -> list[Sample]:
 def measure(runs: list[RunConfig], *, workers: int, threads: int) -> list[Sample]:
     """Train a few shapes of `runs` for a moment in `workers` processes at once.
 
-    Takes a few seconds, in child processes: torch is not imported here. Raises RuntimeError with
-    the child's last line where it fails (say, no corpus).
+    Takes a few seconds, in child processes that find the machine as the workers will. Raises
+    RuntimeError with the child's last line where it fails.
     """
     request = json.dumps({"threads": threads, "runs": [flatten(run) for run in _typical(runs)]})
     children = [
@@ -108,7 +109,7 @@ def measure(runs: list[RunConfig], *, workers: int, threads: int) -> list[Sample
         for child in children:
             out, err = child.communicate()
             if child.returncode:
-                raise RuntimeError((err.strip() or "no output").splitlines()[-1])
+                raise RuntimeError(headline(err))
             samples += [tuple(sample) for sample in json.loads(out.splitlines()[-1])]
     finally:
         for child in children:
@@ -137,7 +138,7 @@ def _child() -> None:
 
     samples = []
     for values in request["runs"]:
-        run = from_dict({key: value for key, value in values.items() if value is not None})
+        run = from_dict(values)
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         sequences = max(1, min(run.batch_tokens, int(2e10 / F)) // run.model.n_ctx)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaling import count, table
-from scaling.config import Execution, RunConfig, flatten
+from scaling.config import ConfigError, Execution, RunConfig, flatten
 from sweeps.store import Row, Store, StoreError, writing
 
 _LEASE_PATIENCE = 20.0
@@ -78,8 +78,8 @@ class Queue:
     outcomes: list[Outcome] = field(default_factory=list)
     """Of everything that ended in this session, oldest first."""
     stopping: bool = False
-    fatal: str = ""
-    """Why nothing more can be stored; empty while all is well."""
+    fatal: ConfigError | StoreError | None = None
+    """Why the sweep cannot go on: nothing more can be stored, or it was asked for what cannot be."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
     _number: int = 0
@@ -106,7 +106,7 @@ class Queue:
     @property
     def exhausted(self) -> bool:
         """Nothing under way and nothing to hand out."""
-        ended = self.stopping or bool(self.fatal) or not (self._waiting or self._alone)
+        ended = self.stopping or self.fatal is not None or not (self._waiting or self._alone)
         return not self.running and ended
 
     def finish(self, job: Job, outcomes: list[Outcome]) -> None:
@@ -123,9 +123,10 @@ class Queue:
             elif outcome.status == "interrupted":
                 self.add([_single(run, job)])
             elif outcome.status == "busy":
-                self.fatal = (
-                    f"{self.store.run_folder(run.run_id)} is held by another process, and not let go "
-                    f"in {_LEASE_PATIENCE:.0f} s. End that process, or wait for it."
+                folder = self.store.said(self.store.run_folder(run.run_id))
+                self.fatal = StoreError(
+                    f"{folder} is held by another process, and not let go in "
+                    f"{_LEASE_PATIENCE:.0f} s. End that process, or wait for it."
                 )
         self._merge_if_due()
 
@@ -159,7 +160,7 @@ class Queue:
         try:
             self.store.merge()
         except StoreError as trouble:
-            self.fatal = str(trouble)
+            self.fatal = trouble
         end = time.monotonic()
         self._next_merge = end + max(_MERGE_SECONDS, 100 * (end - start))
 
@@ -181,11 +182,12 @@ class Queue:
                 else:
                     self.add([_single(run, job)])
                 return
-            said = f"{deaths} attempts ended badly; the last: {error.strip()}"
+            self.store.log(run.run_id, error)
+            said = f"{deaths} attempts ended badly; the last: {headline(error)}"
             self.store.finish(failed_row(run, said), [])
             self.outcomes.append(Outcome(run.run_id, "failed", said))
         except StoreError as trouble:
-            self.fatal = str(trouble)
+            self.fatal = trouble
 
 
 def _single(run: RunConfig, job: Job) -> Job:
@@ -194,9 +196,18 @@ def _single(run: RunConfig, job: Job) -> Job:
 
 
 def headline(error: str) -> str:
-    """The line of an error that says most: the last of a traceback, the first of anything else."""
+    """The one line of an error that says most, without the folders of absolute paths.
+
+    The last line of a traceback, the line about memory where that ran out, else the first. Names of
+    our own and of Ray's exceptions are left out: their messages say it all.
+    """
     lines = error.strip().splitlines() or ["no message"]
-    return lines[-1] if "Traceback (most recent call last)" in error else lines[0]
+    if "Traceback (most recent call last)" in error:
+        line = lines[-1]
+    else:
+        line = next((line.strip() for line in lines if _NO_MEMORY.search(line)), lines[0])
+    line = re.sub(r"^(?:scaling|sweeps|ray)\.[\w.]+: ", "", line)
+    return re.sub(r"(?<![\w./])/(?:[^\s/'\":]+/)+", "", line)
 
 
 def failed_row(run: RunConfig, error: str) -> Row:
@@ -231,10 +242,14 @@ def failed_row(run: RunConfig, error: str) -> Row:
 def execute(
     job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> list[Outcome]:
-    """Train the runs of a job and store each result. Raises StoreError where it cannot be stored."""
+    """Train the runs of a job and store each result.
+
+    Raises StoreError where it cannot be stored, ConfigError for a run that cannot be trained as
+    asked: a mistake of the spec is no result.
+    """
     outcomes = []
     for run in job.runs:
-        with writing(store.run_folder(run.run_id)):
+        with writing(store.said(store.run_folder(run.run_id))):
             outcomes.append(_execute(run, store, execution, should_stop))
     return outcomes
 
@@ -266,14 +281,15 @@ def _execute(
             except OSError as error:
                 store.check_writable()  # a full disk ends the sweep, not this run
                 return outcome("error", f"{type(error).__name__}: {error}")
-            except StoreError:
+            except (ConfigError, StoreError) as error:
+                store.note(run.run_id, "refused", error=str(error))
                 raise
             except Exception as error:
                 text = traceback.format_exc()
                 if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
                     return outcome("memory", f"{type(error).__name__}: {error}")
                 log.write(text)
-                row, curve = failed_row(run, text), []
+                row, curve = failed_row(run, headline(text)), []
         store.finish(row, curve)
         store.note(run.run_id, row["status"])
         return outcome(row["status"], (row["error"] or "").strip(), row["L"])

@@ -8,9 +8,10 @@ import json
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from sweeps.store import Row, Store, StoreError, machine
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from scaling.corpus import TokenFiles
 
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
@@ -50,6 +53,7 @@ class Plan:
     """{run_id: estimated seconds on one worker} of the missing ones."""
     speed: estimate.Speed
     workers: int
+    """That will run: no more than there are runs to train."""
 
     @property
     def tokens(self) -> int:
@@ -106,7 +110,7 @@ class Plan:
         )
         lines.append(
             f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
-            f"{clock(self.wall_seconds)} with {self.workers} workers ({ground})"
+            f"{clock(self.wall_seconds)} {_workers(self.workers)} ({ground})"
         )
         return "\n".join(lines)
 
@@ -146,30 +150,47 @@ class Sweep:
 
     # -------------------------------------------------------------- planning
 
-    def plan(self, *, workers: int = 2, measure: bool = False) -> Plan:
-        """What is missing, and what it takes.
+    def plan(
+        self,
+        *,
+        workers: int = 2,
+        threads: int = 1,
+        in_process: bool = False,
+        device: str = "auto",
+        measure: bool = False,
+    ) -> Plan:
+        """What is missing, and what it takes with these options of :meth:`run`.
 
         Estimates rest on finished runs of this folder; with `measure`, and where there are none,
-        on a few seconds of training in child processes. Raises StoreError, ConfigError.
+        on a few seconds of training in child processes, after the checks that :meth:`run` makes.
+        Raises StoreError, ConfigError.
         """
-        _positive(workers, "workers")
-        return self._plan(self.store.rows(), workers, measure)
+        workers = _workers_of(workers, threads, in_process)
+        rows = self.store.rows()
+        plan = self._plan(rows, workers)
+        if not (measure and plan.missing):
+            return plan
+        missing = list(plan.missing.values())
+        self._prepare(missing, rows, device)
+        if plan.speed.samples:
+            return plan
+        try:
+            samples = estimate.measure(missing, workers=plan.workers, threads=threads)
+        except RuntimeError as error:
+            raise ConfigError(f"measuring this machine's speed failed: {error}") from None
+        return self._plan(rows, workers, samples)
 
-    def _plan(self, rows: dict[str, Row], workers: int, measure: bool) -> Plan:
+    def _plan(
+        self, rows: dict[str, Row], workers: int, samples: Sequence[estimate.Sample] = ()
+    ) -> Plan:
         runs = self.spec.by_id
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
-        samples = estimate.samples_of(rows.values())
-        if measure and missing and not samples:
-            some = list(missing.values())
-            try:
-                samples = estimate.measure(some, workers=workers, threads=threads_for(workers))
-            except RuntimeError as error:
-                raise ConfigError(f"measuring this machine's speed failed: {error}") from None
-        speed = estimate.speed(samples)
+        speed = estimate.speed([*samples, *estimate.samples_of(rows.values())])
         seconds = {run_id: speed.seconds(run) for run_id, run in missing.items()}
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
         finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
+        workers = max(1, min(workers, len(missing)))
         return Plan(runs, finished, missing, seconds, speed, workers)
 
     # -------------------------------------------------------------- running
@@ -178,6 +199,7 @@ class Sweep:
         self,
         workers: int = 2,
         *,
+        threads: int = 1,
         in_process: bool = False,
         retries: int = 2,
         retry_failed: bool = False,
@@ -188,17 +210,20 @@ class Sweep:
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
 
-        `workers` processes under Ray Tune, each with its share of the cores; `in_process` trains
-        one run after another here, with the same threads and so the same numbers. A run whose
-        worker dies more than `retries` times, or that raises, ends as a row with status 'failed'.
+        `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
+        run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
+        A run whose worker dies more than `retries` times, or that raises, ends as a row with status
+        'failed'.
 
-        Raises ConfigError and StoreError before anything starts, StoreError when results can no
-        longer be written, and Stopped (a KeyboardInterrupt) on Ctrl-C or SIGTERM, after the
-        workers have written checkpoints. Nothing that has finished is ever lost or trained again.
+        Raises ConfigError and StoreError before anything starts where a run cannot be trained as
+        asked or results cannot be written; the same where that shows only later; and Stopped (a
+        KeyboardInterrupt) on Ctrl-C or SIGTERM, after the workers have written checkpoints.
+        Nothing that has finished is ever lost or trained again.
         """
-        _positive(workers, "workers")
+        processes = _workers_of(workers, threads, in_process)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
+        execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
         console = console or Console(quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
@@ -208,15 +233,18 @@ class Sweep:
                 with self.store.drive():
                     self.store.forget(failed)
                 rows = self.store.rows()
-        plan = self._plan(rows, workers, measure=False)
+        plan = self._plan(rows, processes)
         self._say_messages(console)
         if plan.missing:
-            self._train(plan, rows, in_process, retries, device, checkpoint_seconds, console)
+            command = self._command(workers, in_process, retries, execution)
+            self._train(plan, rows, in_process, retries, execution, command, console)
         elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
             with self.store.drive():
                 self.store.merge()
         else:
-            _say(console, f"{len(plan.runs)} runs, all finished: nothing to train.")
+            failed = list(plan.finished.values()).count("failed")
+            again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
+            _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
         extra = rows.keys() - self.spec.by_id.keys()
         if extra:
             _say(
@@ -232,24 +260,20 @@ class Sweep:
         rows: dict[str, Row],
         in_process: bool,
         retries: int,
-        device: str,
-        checkpoint_seconds: float,
+        execution: Execution,
+        command: str,
         console: Console,
     ) -> None:
-        started = time.time()
         self.store.check_writable()
-        threads = threads_for(plan.workers)
-        execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
-        workers = 1 if in_process else min(plan.workers, len(plan.missing))
         with self.store.drive():
-            hashes = self._prepare(list(plan.missing.values()), rows)
-            self._write_manifest(hashes)
-            where = "in this process" if in_process else f"on {workers} workers"
-            wall = clock(plan.wall_seconds)
+            hashes = self._prepare(list(plan.missing.values()), rows, execution.device)
+            session = _Session(self.spec, self.store, hashes, plan.workers, execution, in_process)
+            where = "in this process" if in_process else _workers(plan.workers, "on")
             _say(
                 console,
                 f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
-                f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about {wall}",
+                f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
+                f"{clock(plan.wall_seconds)}",
             )
             queue = Queue(self.store, retries)
             queue.add(Job((run,), plan.seconds[run_id]) for run_id, run in plan.missing.items())
@@ -260,7 +284,7 @@ class Sweep:
                     self.store.stop_file.touch()
 
             display = Display(
-                queue, self.store, plan.runs, plan.seconds, workers=workers, console=console
+                queue, self.store, plan.runs, plan.seconds, workers=plan.workers, console=console
             )
             hard = False
             with _interruptible(stop):
@@ -271,82 +295,61 @@ class Sweep:
                         else:
                             from sweeps.tune import run_on_ray
 
-                            run_on_ray(queue, workers=workers, threads=threads, execution=execution)
+                            run_on_ray(queue, workers=plan.workers, execution=execution)
                 except KeyboardInterrupt:
                     hard = True
-            if queue.fatal:  # a full disk, most likely, on which merging fails as well
-                with contextlib.suppress(StoreError):
+            if queue.fatal is not None:
+                with contextlib.suppress(StoreError):  # a disk that is full is so for these as well
                     self.store.merge()
-                raise StoreError(queue.fatal)
+                    session.end(queue)
+                raise queue.fatal
             self.store.merge()
             self._say_messages(console)
-            busy, idle, jobs = _busy_and_idle(queue)
-            session = {
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-                "wall_seconds": round(time.time() - started, 2),
-                "jobs": jobs,
-                "busy_seconds": round(busy, 2),
-                "idle_seconds_between_jobs": round(idle, 2),
-                "executor": "in process" if in_process else "ray tune",
-                "workers": workers,
-                "threads": threads,
-                "device": device,
-            }
-            self._write_manifest(hashes, session)
-            self._say_end(queue, time.time() - started, workers, console)
+            session.end(queue)
+            self._say_end(queue, session.seconds, console)
             if queue.stopping or hard:
-                command = self._command(plan.workers, in_process)
                 raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
 
-    def _prepare(self, missing: list[RunConfig], rows: dict[str, Row]) -> dict[str, str]:
-        """Make the token files; refuse to mix results on different ones. {corpus: hash}."""
-        from scaling import corpus
+    def _prepare(
+        self, missing: list[RunConfig], rows: dict[str, Row], device: str
+    ) -> dict[str, str]:
+        """Make the token files and check, of every run, what would only show when it trains.
 
+        Returns {corpus: hash}. Raises ConfigError for what cannot be trained as asked, StoreError
+        where results on different texts would mix.
+        """
+        from scaling.train import device_of
+
+        device_of(device)
         # Subsets are drawn from the same token files.
         names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-        files = {tuple(getattr(run.data, name) for name in names): run.data for run in missing}
-        hashes = {}
-        for key, data in files.items():
-            full = corpus.prepare(data).hash
-            hashes[" ".join(str(value) for value in key if value is not None)] = full
+        files: dict[tuple[Any, ...], TokenFiles] = {}
+        checked: set[tuple[Any, ...]] = set()
+        for run in missing:
+            try:
+                _check_run(run, tuple(getattr(run.data, name) for name in names), files, checked)
+            except ConfigError as error:
+                tag = f" {run.tag!r}" if run.tag else ""
+                raise ConfigError(f"{self.spec.name}, run {run.run_id}{tag}: {error}") from None
+        for key, found in files.items():
             for row in rows.values():
                 was = row["corpus_hash"]  # the table keeps its first digits
                 same = tuple(row.get(name) for name in names) == key
-                if same and was and not full.startswith(was):
+                if same and was and not found.hash.startswith(was):
                     raise StoreError(
-                        f"{self.folder}: run {row['run_id']} was trained on another text: corpus "
-                        f"{data.corpus!r} ({data.tokenizer}) had hash {was} and has "
-                        f"{full[: len(was)]} now. Losses would not compare; use another folder with "
-                        "--results, or restore the text."
+                        f"{_short(self.folder)}: run {row['run_id']} was trained on another text: "
+                        f"corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
+                        f"{found.hash[: len(was)]} now. Losses would not compare; use another "
+                        "folder with --results, or restore the text."
                     )
-        return hashes
+        return {
+            " ".join(str(value) for value in key if value is not None): found.hash
+            for key, found in files.items()
+        }
 
     # -------------------------------------------------------------- after it
 
-    def _write_manifest(self, hashes: dict[str, str], session: Row | None = None) -> None:
-        """Write what the results rest on; `session` is this call's account, once it has ended."""
-        before = self.store.manifest()
-        sessions = before.get("sessions")
-        sessions = sessions if isinstance(sessions, list) else []
-        sessions += [session] if session else []
-        old = before.get("corpus_hashes")
-        self.store.write_manifest(
-            {
-                "name": self.spec.name,
-                "description": self.spec.description,
-                "schema": table.SCHEMA,
-                "revision": _revision(),
-                "versions": _versions(),
-                "machine": machine(),
-                "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
-                "wall_seconds": round(sum(s["wall_seconds"] for s in sessions), 2),
-                "sessions": sessions,
-                "spec": self.spec.text,
-                "changes": self.spec.changes,
-            }
-        )
-
-    def _say_end(self, queue: Queue, wall: float, workers: int, console: Console) -> None:
+    def _say_end(self, queue: Queue, wall: float, console: Console) -> None:
         states = [outcome.status for outcome in queue.outcomes]
         counts = [f"{states.count(s)} {s}" for s in ("ok", "diverged", "failed") if states.count(s)]
         busy, idle, jobs = _busy_and_idle(queue)
@@ -362,7 +365,7 @@ class Sweep:
             _say(console, message)
         self.store.messages.clear()
 
-    def _command(self, workers: int, in_process: bool) -> str:
+    def _command(self, workers: int, in_process: bool, retries: int, execution: Execution) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
@@ -370,17 +373,133 @@ class Sweep:
         words = ["scaling", "sweep", name, "--workers", str(workers)]
         if self._results is not None:
             words += ["--results", str(self._results)]
+        for option, value, default in (
+            ("--threads", execution.threads, 1),
+            ("--device", execution.device, "auto"),
+            ("--retries", retries, 2),
+        ):
+            words += [option, str(value)] if value != default else []
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
 
 
-def threads_for(workers: int) -> int:
-    """CPU threads of each worker: an even share of the cores."""
+class _Session:
+    """This call's entry in the manifest: what its results rest on, taken once, as it starts."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        hashes: dict[str, str],
+        workers: int,
+        execution: Execution,
+        in_process: bool,
+    ) -> None:
+        """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
+        self._store = store
+        self._started = time.time()
+        rests_on = {
+            "revision": _revision(),
+            "versions": _versions(),
+            "machine": machine(),
+            "spec": spec.text,
+            "changes": spec.changes,
+        }
+        self._entry: Row = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
+            "executor": "in process" if in_process else "ray tune",
+            "workers": workers,
+            "threads": execution.threads,
+            "device": execution.device,
+            **rests_on,
+        }
+        before = store.manifest()
+        sessions, old = before.get("sessions"), before.get("corpus_hashes")
+        earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
+        self._sessions: list[Row] = [*earlier, self._entry]
+        self._top: Row = {
+            "name": spec.name,
+            "description": spec.description,
+            "schema": table.SCHEMA,
+            **rests_on,
+            "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
+        }
+        self._write()
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock so far."""
+        return time.time() - self._started
+
+    def end(self, queue: Queue) -> None:
+        """Add the account of what was done to the entry. Raises StoreError."""
+        busy, idle, jobs = _busy_and_idle(queue)
+        self._entry |= {
+            "wall_seconds": round(self.seconds, 2),
+            "jobs": jobs,
+            "busy_seconds": round(busy, 2),
+            "idle_seconds_between_jobs": round(idle, 2),
+        }
+        self._write()
+
+    def _write(self) -> None:
+        wall = sum(session.get("wall_seconds", 0) for session in self._sessions)
+        whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
+        self._store.write_manifest(self._top | whole)
+
+
+def _check_run(
+    run: RunConfig,
+    key: tuple[Any, ...],
+    files: dict[tuple[Any, ...], TokenFiles],
+    checked: set[tuple[Any, ...]],
+) -> None:
+    """Raise ConfigError where training would: rates, text, subset or test windows that cannot be.
+
+    `files` by `key` and `checked` remember what earlier runs share with this one.
+    """
+    from scaling import corpus
+    from scaling.optim import peaks
+    from scaling.tokens import TrainTokens, held_out_windows
+
+    try:
+        peaks(run)
+    except OverflowError:
+        raise ConfigError(
+            f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."
+        ) from None
+    if key not in files:
+        files[key] = corpus.prepare(run.data)
+    n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
+    if (subset := (run.data, n_ctx)) not in checked:
+        TrainTokens(files[key], run.data, n_ctx)
+    if (test := (key, n_ctx, test_tokens)) not in checked:
+        held_out_windows(files[key].test, test_tokens, n_ctx)
+    checked |= {subset, test}
+
+
+def _workers_of(workers: int, threads: int, in_process: bool) -> int:
+    """How many workers will run. ConfigError where this machine has too few cores for them."""
+    _positive(workers, "workers")
+    _positive(threads, "threads")
+    workers = 1 if in_process else workers
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and not in_process:
+        return workers  # the cluster of the caller says what it has
     # Not every system can say which of its cores this process may use.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // workers)
+    if workers * threads > cores:
+        raise ConfigError(
+            f"workers={workers} of threads={threads} take {workers * threads} cores, but this "
+            f"process may use {cores}; ask for fewer workers, or for fewer threads each."
+        )
+    return workers
+
+
+def _workers(number: int, word: str = "with") -> str:
+    return f"{word} {number} worker{'' if number == 1 else 's'}"
 
 
 def _run_here(queue: Queue, execution: Execution) -> None:
@@ -388,8 +507,8 @@ def _run_here(queue: Queue, execution: Execution) -> None:
     while job := queue.take():
         try:
             queue.finish(job, execute(job, queue.store, execution, lambda: queue.stopping))
-        except StoreError as error:
-            queue.fatal = str(error)
+        except (ConfigError, StoreError) as error:
+            queue.fatal = error
             queue.release(job)
 
 

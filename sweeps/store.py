@@ -24,6 +24,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Store:
     """The results folder of one sweep."""
 
     def __init__(self, folder: str | Path) -> None:
+        self._given = Path(folder)
         self.folder = Path(folder).absolute()
         self.messages: list[str] = []
         """What was set aside or repaired while reading, for the user to see."""
@@ -68,6 +70,10 @@ class Store:
 
     def run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / run_id
+
+    def said(self, path: Path) -> Path:
+        """A path in this store as messages name it: below the folder as it was given."""
+        return self._given / path.relative_to(self.folder)
 
     def rows(self) -> dict[str, Row]:
         """{run_id: row} of every finished run, from the merged table and from what came after it."""
@@ -92,12 +98,12 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+            raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
         try:
             values = json.loads(text)
             if values["format"] > FORMAT:
                 raise StoreError(
-                    f"{path} was written by a newer version (format {values['format']}, this one "
+                    f"{self.said(path)} was written by a newer version (format {values['format']}, this one "
                     f"reads up to {FORMAT}). Update the package, or use another results folder."
                 )
             row, curve = values["row"], values["curve"]
@@ -110,7 +116,7 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             aside = self.set_aside(path)
             self.messages.append(
-                f"{path} is damaged ({error}); kept as {aside.name}, trains again."
+                f"{self.said(path)} is damaged ({error}); kept as {aside.name}, trains again."
             )
             return None
         return Finished(row, curve)
@@ -161,7 +167,7 @@ class Store:
         """Make a run's folder, holding its config; returns it."""
         folder = self.run_folder(run.run_id)
         path = folder / "config.json"
-        with writing(path):
+        with writing(self.said(path)):
             folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 write_atomic(path, _json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
@@ -172,7 +178,7 @@ class Store:
         folder = self.run_folder(row["run_id"])
         values = {"format": FORMAT, "recipe": RECIPE, "row": row, "curve": curve}
         path = folder / "result.json"
-        with writing(path):
+        with writing(self.said(path)):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, _json(values))
         for name in ("checkpoint.pt", "progress.json"):
@@ -183,12 +189,20 @@ class Store:
         """Append an event to a run's attempts."""
         path = self.run_folder(run_id) / "attempts.jsonl"
         values = {"event": event, "time": now(), **details}
-        with writing(path):
+        with writing(self.said(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 if file.tell() and not _ends_line(path):
                     file.write(b"\n")
                 file.write(_json(values) + b"\n")
+
+    def log(self, run_id: str, text: str) -> None:
+        """Append to a run's output.log what its worker could not write itself."""
+        path = self.run_folder(run_id) / "output.log"
+        with writing(self.said(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{text.rstrip()}\n")
 
     def report_progress(self, run_id: str, values: Row) -> None:
         """Say how far a run is. Never fails: nothing measured hangs on it."""
@@ -203,7 +217,7 @@ class Store:
         number = 1
         while (aside := path.with_name(f"{path.name}.bad-{number}")).exists():
             number += 1
-        with writing(path):
+        with writing(self.said(path)):
             os.replace(path, aside)
         return aside
 
@@ -227,21 +241,21 @@ class Store:
     def write_manifest(self, values: Row) -> None:
         """Write manifest.json. Raises StoreError."""
         path = self.folder / "manifest.json"
-        with writing(path):
+        with writing(self.said(path)):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, _json(values, indent=2) + b"\n")
 
     def check_writable(self, need_bytes: int = 10 << 20) -> None:
         """Raise StoreError, before anything starts, where results could not be written."""
         probe = self.folder / f".probe-{os.getpid()}"
-        with writing(self.folder):
+        with writing(self._given):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
             probe.unlink()
             free = shutil.disk_usage(self.folder).free
         if free < need_bytes:
             raise StoreError(
-                f"{self.folder} has {free / 2**20:.0f} MiB free, too little for results and "
+                f"{self._given} has {free / 2**20:.0f} MiB free, too little for results and "
                 "checkpoints. Free some space, or choose another folder with --results."
             )
 
@@ -256,10 +270,10 @@ class Store:
             with contextlib.suppress(OSError):
                 held = path.read_text().strip()
                 raise StoreError(
-                    f"{self.folder} is being worked on by {held or 'another process'}. Wait for it "
+                    f"{self._given} is being worked on by {held or 'another process'}. Wait for it "
                     "(`scaling status` shows it), or choose another folder with --results."
                 )
-            raise StoreError(f"{self.folder} is being worked on by another process.")
+            raise StoreError(f"{self._given} is being worked on by another process.")
         try:
             yield
         finally:
@@ -283,7 +297,7 @@ class Store:
 
     def _lease(self, path: Path) -> Any:
         """An open, locked file, or None where another process holds it."""
-        with writing(path):
+        with writing(self.said(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")
         try:
@@ -293,7 +307,7 @@ class Store:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return None
             raise StoreError(
-                f"{path} cannot be locked ({error.strerror}); keep results on a file system that "
+                f"{self.said(path)} cannot be locked ({error.strerror}); keep results on a file system that "
                 "supports flock."
             ) from None
         with contextlib.suppress(OSError):
@@ -333,7 +347,7 @@ class Store:
                 header = next(reader, [])
                 if "run_id" not in header or "status" not in header:
                     raise StoreError(
-                        f"{path} is not a results table (no run_id, no status). Move it away, or "
+                        f"{self.said(path)} is not a results table (no run_id, no status). Move it away, or "
                         "choose another folder with --results."
                     )
                 parse = [_PARSE[kinds.get(name, "str")] for name in header]
@@ -348,11 +362,13 @@ class Store:
                     rows[cells[index]] = row
         except FileNotFoundError:
             return {}
-        except (ValueError, csv.Error, OSError) as error:
-            if isinstance(error, StoreError):
-                raise
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
+        except (ValueError, csv.Error) as error:
             raise StoreError(
-                f"{path} is damaged: {error}. Restore it; or delete it, and it is written again "
+                f"{self.said(path)} is damaged: {error}. Restore it; or delete it, and it is written again "
                 "from the finished runs in runs/."
             ) from None
         return rows
@@ -371,12 +387,14 @@ class Store:
                 rows[run_id] = finished.row
                 curves[run_id] = finished.curve
         keep = [run_id for run_id in rows if run_id not in without]
-        with writing(self.folder / "runs.csv"):
-            table.write(
-                self.folder,
-                [rows[run_id] for run_id in keep],
-                [point for run_id in keep for point in curves[run_id]],
-            )
+        points = [point for run_id in keep for point in curves[run_id]]
+        with writing(self.said(self.folder / "runs.csv")):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".merge-", dir=self.folder) as new:
+                table.write(new, [rows[run_id] for run_id in keep], points)
+                # The rows last: a run counts as finished by its row.
+                for name in ("curves.parquet", "runs.csv"):
+                    write_atomic(self.folder / name, Path(new, name).read_bytes())
 
 
 _PARSE = {
@@ -434,26 +452,32 @@ def _ends_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
+_OTHER_FOLDER = "choose another folder with --results."
+_HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs are kept.",
+    errno.EROFS: f"the file system is read-only; {_OTHER_FOLDER}",
+    errno.EACCES: f"no permission; {_OTHER_FOLDER}",
+    errno.EPERM: f"no permission; {_OTHER_FOLDER}",
+    errno.ENOTDIR: f"a file is where a folder should be; {_OTHER_FOLDER}",
+    errno.EEXIST: f"a file is where a folder should be; {_OTHER_FOLDER}",
+}
+
+
+def _why(error: OSError) -> str:
+    """What the system refused, and what to do."""
+    return _HINTS.get(error.errno or 0, f"{error.strerror or error}.")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into one clear StoreError."""
+    """Turn the system's refusals into one clear StoreError, which names `path`."""
     try:
         yield
     except OSError as error:
         if isinstance(error, ValueError):
             raise
-        hints = {
-            errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
-            errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs "
-            "are kept.",
-            errno.EROFS: "the file system is read-only; choose another folder with --results.",
-            errno.EACCES: "no permission to write there; choose another folder with --results.",
-            errno.EPERM: "no permission to write there; choose another folder with --results.",
-            errno.ENOTDIR: "a file is where a folder should be; choose another folder with --results.",
-            errno.EEXIST: "a file is where a folder should be; choose another folder with --results.",
-        }
-        hint = hints.get(error.errno or 0, f"{error.strerror or error}.")
-        raise StoreError(f"{path} cannot be written: {hint}") from None
+        raise StoreError(f"{path} cannot be written: {_why(error)}") from None
 
 
 def now() -> str:
@@ -462,7 +486,7 @@ def now() -> str:
 
 
 def machine() -> Row:
-    """Where this runs, for the manifest."""
+    """Where this runs, for the manifest: what numbers and speed hang on, nothing that names it."""
     import platform
 
     model = ""
@@ -471,7 +495,7 @@ def machine() -> Row:
         model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
     return {
         "system": platform.system(),
-        "release": platform.release(),
+        "release": ".".join(platform.release().split(".")[:2]),
         "architecture": platform.machine(),
         "cpu": model,
         "cores": os.cpu_count(),

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scaling.config import Execution
+from scaling.config import ConfigError, Execution
 from sweeps.jobs import Job, Outcome, Queue, execute
 from sweeps.store import Store, StoreError
 
@@ -65,16 +65,16 @@ class _Worker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]
         self.execution: Execution = new_config["execution"]
-        self.store = Store(new_config["folder"])
+        self.store: Store = new_config["store"]
         return True
 
     def step(self) -> dict[str, Any]:
         stopping = self.store.stop_file.exists
         try:
             outcomes = execute(self.job, self.store, self.execution, stopping)
-        except StoreError as error:
-            return {"done": True, "outcomes": [], "fatal": str(error)}
-        return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": ""}
+        except (ConfigError, StoreError) as error:
+            return {"done": True, "outcomes": [], "fatal": error}
+        return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": None}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
@@ -101,8 +101,7 @@ class _Handout(Searcher):
             # Told to wait with nothing under way, Tune would sit for minutes.
             return Searcher.FINISHED if self._queue.exhausted else None
         self._jobs[trial_id] = job
-        folder = str(self._queue.store.folder)
-        return {"job": job, "execution": self._execution, "folder": folder}
+        return {"job": job, "execution": self._execution, "store": self._queue.store}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -112,12 +111,16 @@ class _Handout(Searcher):
             return
         if error or not result or "outcomes" not in result:
             self._queue.crash([job], self._death(trial_id))
-            return
-        if result["fatal"]:
+        elif result["fatal"] is not None:
             self._queue.fatal = result["fatal"]
             self._queue.release(job)
-            return
-        self._queue.finish(job, [Outcome(**values) for values in result["outcomes"]])
+        else:
+            self._queue.finish(job, [Outcome(**values) for values in result["outcomes"]])
+        if (
+            self._queue.fatal is not None
+        ):  # the other workers write their checkpoints and end as well
+            with contextlib.suppress(OSError):
+                self._queue.store.stop_file.touch()
 
     def abandon(self, death: str) -> None:
         """Tune itself gave up: the jobs that the message is about died, the others wait again."""
@@ -151,14 +154,14 @@ class _Handout(Searcher):
         pass
 
 
-def run_on_ray(queue: Queue, *, workers: int, threads: int, execution: Execution) -> None:
-    """Work the queue off with `workers` processes of `threads` CPU threads each.
+def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
+    """Work the queue off with `workers` processes of `execution.threads` CPU threads each.
 
     Returns when nothing is left, or when the queue is told to stop. Ray is started for it and
     stopped again; where the caller has called ray.init(), that cluster is used and left running.
     Raises StoreError where Ray cannot start or has no such workers to give.
     """
-    stop = queue.store.stop_file
+    stop, threads = queue.store.stop_file, execution.threads
     stop.unlink(missing_ok=True)
     # A folder of its own, so that neither another cluster on this machine nor a stale one is ever
     # joined. Sockets lie 70 characters below it, and their paths may have 107.

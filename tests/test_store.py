@@ -260,6 +260,43 @@ def test_leases_exclude_other_processes_and_end_with_them(store: Store):
         assert (first, second) == (True, False)
 
 
+def test_messages_name_the_path_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("")
+    store = Store("../" + tmp_path.name + "/taken/sweep")
+    for act in (store.rows, store.check_writable, store.merge, lambda: store.note("abc", "start")):
+        with pytest.raises(StoreError) as error:
+            act()
+        message = str(error.value)
+        assert message.startswith(f"../{tmp_path.name}/taken/sweep")
+        assert "a file is where a folder should be" in message and "damaged" not in message
+    folder = Path("unreadable/sweep")
+    (folder / "runs.csv").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"^unreadable/sweep/runs.csv cannot be read: Is a dir"):
+        Store(folder).rows()
+
+
+def test_a_merge_that_fails_leaves_the_table_and_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    finish(store, run_number(0))
+    store.merge()
+    before = {p.name: p.read_bytes() for p in store.folder.iterdir() if p.is_file()}
+    finish(store, run_number(1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            store.merge()
+    assert {p.name: p.read_bytes() for p in store.folder.iterdir() if p.is_file()} == before
+    assert sorted(p.name for p in store.folder.iterdir()) == ["curves.parquet", "runs", "runs.csv"]
+    store.merge()
+    assert len(table.read(store.folder)) == 2
+
+
 def test_writing_is_atomic(tmp_path: Path):
     path = tmp_path / "a"
     write_atomic(path, b"one")

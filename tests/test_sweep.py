@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from scaling import table
-from scaling.config import ConfigError, Execution
+from scaling.config import ConfigError, Execution, flatten
 from sweeps import Sweep, estimate
-from sweeps.jobs import Job, Outcome, Queue, execute
+from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, eta, si
 from sweeps.run import Stopped, _interruptible
 from sweeps.spec import Spec
@@ -196,20 +197,166 @@ def test_a_text_that_changed_is_refused_before_training():
     assert len(run(sweep(results="elsewhere"))[0]) == 2
 
 
-def test_a_run_that_raises_is_a_failed_row_and_can_be_retried():
-    text = SMALL + "[[sets]]\nname = 'bad'\nbase.eval.test_tokens = 1e9\naxes.seed = [0]\n"
+def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytest.MonkeyPatch):
+    import scaling.train
+
+    train = scaling.train.train
+
+    def with_a_bug(config, **options):
+        if config.tag == "bad":
+            raise RuntimeError(f"cannot do with {Path('corpus.txt').absolute()}\nat all")
+        return train(config, **options)
+
+    monkeypatch.setattr(scaling.train, "train", with_a_bug)
+    text = SMALL + "[[sets]]\nname = 'bad'\naxes.seed = [2]\n"
     runs, out = run(sweep(text))
     assert sorted(runs.status) == ["failed", "ok", "ok"]
-    error = runs[runs.status == "failed"].error.iloc[0]
-    assert "test_tokens" in error
+    failed = runs.set_index("status").loc["failed"]
     assert "1 failed" in out
+    assert len(failed.error.splitlines()) == 1 and str(Path.cwd()) not in failed.error
+    log = Path("results/small/runs") / failed.run_id / "output.log"
+    assert "Traceback" in log.read_text() and str(Path.cwd()) in log.read_text()
     before = result_times(Store("results/small"))
-    assert "nothing to train" in run(sweep(text))[1]
+    assert "1 failed; --retry-failed trains them again): nothing to train" in run(sweep(text))[1]
     runs, out = run(sweep(text), retry_failed=True)
     assert "1 of 3 runs to train" in out and len(runs) == 3
-    failed = runs[runs.status == "failed"].run_id.iloc[0]
     changed = {k for k, v in result_times(Store("results/small")).items() if v != before[k]}
-    assert changed == {failed}
+    assert changed == {failed.run_id}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("", "no message"),
+        ("scaling.config.ConfigError: no such thing", "no such thing"),
+        ("ray.exceptions.RayActorError: The actor died.\n\tpid: 3", "The actor died."),
+        ("IndexError: index out of range", "IndexError: index out of range"),
+        ("x\nTraceback (most recent call last):\n  line\nKeyError: 'a'", "KeyError: 'a'"),
+        ("OSError: '/home/me/my.d/x.bin', '/a b/c'", "OSError: 'x.bin', '/a b/c'"),
+        ("see https://x.org/a/b and a/b, 3 N/m", "see https://x.org/a/b and a/b, 3 N/m"),
+        ("A worker died.\nthe node is running low on memory", "the node is running low on memory"),
+    ],
+)
+def test_an_error_is_told_in_one_line_without_places(error: str, said: str):
+    assert headline(error) == said
+
+
+# What a person asks for and cannot have: said before anything starts, and no result.
+MISTAKES = {
+    "test_tokens": ("eval.test_tokens = 1e9", "eval.test_tokens=1000000000 is not between"),
+    "unique": ("data.unique_tokens = 1e12", "data.unique_tokens=1000000000000 is not between"),
+    "context": (
+        "model.n_ctx = 1048576\nbatch_tokens = 1048576\neval.test_tokens = 1048576",
+        "less than one context of model.n_ctx=1048576",
+    ),
+    "kaplan": (
+        "model = { n_layer = 64, d_model = 8192 }\noptim.lr = 'kaplan'",
+        "optim.lr='kaplan' (eq. D.1) gives",
+    ),
+    "overflow": ("optim.lr = '1 N^1000'", "overflows"),
+    "corpus": ("data.corpus = 'nowhere.txt'", "'nowhere.txt' is neither"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_spec_is_refused_before_anything_starts(mistake: str):
+    keys, said = MISTAKES[mistake]
+    bad = "".join(f"base.{line}\n" for line in keys.split("\n"))
+    it = sweep(SMALL + f"[[sets]]\nname = 'bad'\n{bad}axes.seed = [0]\n")
+    run_id = it.spec.runs[-1].run_id
+    for attempt in (run, lambda it: it.plan(workers=1, measure=True)):
+        with pytest.raises(ConfigError) as error:
+            attempt(it)
+        message = str(error.value)
+        assert said in message and f"small, run {run_id} 'bad': " in message
+        assert "\n" not in message
+        assert it.store.rows() == {} and not (it.folder / "manifest.json").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_starts():
+    for device in ("nonsense", "cuda:77"):
+        with pytest.raises(ConfigError, match=f"device='{device}'"):
+            run(sweep(), device=device)
+    assert not Path("results/small/manifest.json").exists()
+
+
+def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    import scaling.train
+
+    train = scaling.train.train
+
+    def picky(config, **options):
+        if config.seed == 1:
+            raise ConfigError("optim.lr=3 cannot be.")
+        return train(config, **options)
+
+    monkeypatch.setattr(scaling.train, "train", picky)
+    it = sweep(BASE + "zip = [{ seed = 0, tokens = 5120 }, { seed = 1 }, { seed = 2 }]\n")
+    with pytest.raises(ConfigError, match=r"^optim.lr=3 cannot be.$"):
+        run(it)
+    runs = table.read(it.folder)
+    assert (runs.status == "ok").all() and 0 in set(runs.seed) and 1 not in set(runs.seed)
+    assert it.spec.runs[1].run_id not in it.store.rows()
+    assert "wall_seconds" in it.store.manifest()["sessions"][0]
+    monkeypatch.setattr(scaling.train, "train", train)
+    assert len(run(it)[0]) == 3
+
+
+def test_sessions_keep_what_they_started_with(monkeypatch: pytest.MonkeyPatch):
+    import sweeps.run
+
+    monkeypatch.setattr(sweeps.run, "_revision", lambda: "one")
+    it = sweep()
+    run(it)
+    revisions = iter(["two", "changed while it trained"])
+    monkeypatch.setattr(sweeps.run, "_revision", lambda: next(revisions))
+    second = Sweep(Spec.from_text(SMALL.replace("[0, 1]", "[0, 1, 2]")), None)
+    before = it.store.manifest()
+    run(second)
+    manifest = it.store.manifest()
+    first, last = manifest["sessions"]
+    assert before["sessions"] == [first]
+    assert (first["revision"], last["revision"], manifest["revision"]) == ("one", "two", "two")
+    assert first["spec"] == SMALL and last["spec"] == manifest["spec"] == second.spec.text
+    for key in ("versions", "machine", "changes"):
+        assert last[key] == manifest[key]
+    assert manifest["wall_seconds"] == pytest.approx(first["wall_seconds"] + last["wall_seconds"])
+    assert (last["threads"], last["workers"], last["jobs"]) == (1, 1, 1)
+    assert last["machine"]["release"].count(".") == 1
+    assert platform.node() not in json.dumps(manifest["machine"])
+
+
+def test_workers_and_threads_are_those_that_the_machine_has():
+    cores = len(os.sched_getaffinity(0))
+    it = sweep()
+    for options in (
+        {"workers": cores + 1},
+        {"workers": 1, "threads": cores + 1},
+        {"threads": cores + 1, "in_process": True},
+    ):
+        for ask in (it.plan, it.run):
+            with pytest.raises(ConfigError, match=f"this process may use {cores}; ask for fewer"):
+                ask(**options)
+    assert it.plan(workers=cores + 1, in_process=True).workers == 1
+    assert not it.folder.exists()
+
+
+def test_threads_do_not_follow_the_workers():
+    it = sweep()
+    runs, _ = run(it)
+    assert (runs.device == "cpu x1").all()
+    assert [s["threads"] for s in it.store.manifest()["sessions"]] == [1]
+
+
+def test_a_file_where_results_should_be_is_told_as_such():
+    Path("taken").write_text("")
+    for act in (lambda it: it.plan(), run):
+        with pytest.raises(StoreError) as error:
+            act(sweep(results="taken"))
+        assert str(error.value).startswith("taken/small") and "a file is where" in str(error.value)
+        assert "damaged" not in str(error.value)
 
 
 def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
@@ -316,7 +463,10 @@ def test_the_plan_counts_and_orders_by_cost():
     cost = [plan.seconds[run_id] for run_id in plan.missing]
     assert cost == sorted(cost, reverse=True) and next(iter(plan.missing.values())).D == 25_600
     assert max(cost) <= plan.wall_seconds <= sum(cost)
+    alone = it.plan(workers=2, in_process=True)  # what runs one after another takes the sum
+    assert alone.wall_seconds == pytest.approx(sum(cost)) and "with 1 worker (" in str(alone)
     text = str(plan)
+    assert "with 2 workers (" in text
     assert "4 runs: 4 to train" in text and "a guess" in text
     run(it)
     assert str(it.plan()) == "4 runs: 4 finished, 0 to train"
@@ -327,8 +477,35 @@ def test_the_plan_counts_and_orders_by_cost():
 def test_dry_run_measures_in_children():
     plan = sweep().plan(workers=1, measure=True)
     assert plan.speed.samples == 1 and 0 < plan.wall_seconds < 60
-    with pytest.raises(ConfigError, match=r"measuring .* failed"):
-        sweep(SMALL.replace("corpus.txt", "nowhere.txt")).plan(workers=1, measure=True)
+
+
+def test_a_measurement_that_fails_says_so_in_one_line():
+    Path("torch.py").write_text("raise ImportError('torn in two')")  # what the child will find
+    with pytest.raises(
+        ConfigError, match=r"measuring .* failed: ImportError: torn in two"
+    ) as error:
+        sweep().plan(workers=1, measure=True)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    """Fields that are none stay none on their way to the child."""
+    import scaling.train
+
+    text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
+    (first, _) = sweep(text).spec.runs
+    seen = []
+
+    def note(run, **options):
+        seen.append(run)
+        return scaling.train.Result(run, {"tokens_per_second": 1e5}, [])
+
+    monkeypatch.setattr(scaling.train, "train", note)
+    request = {"threads": 1, "runs": [flatten(first)]}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+    estimate._child()
+    assert len(seen) == 2 and {run.optim for run in seen} == {first.optim}
+    assert first.optim.clip is None
 
 
 def test_speed_recovers_prices_from_samples():
@@ -399,7 +576,7 @@ def test_a_run_that_another_process_holds_is_not_trained_twice(
     assert store.rows() == {}
     queue = Queue(store, retries=2)
     queue.finish(job, outcomes)
-    assert "held by another process" in queue.fatal
+    assert "held by another process" in str(queue.fatal)
 
 
 # ------------------------------------------------------------------ what a person sees
@@ -446,7 +623,7 @@ def test_numbers_and_clocks_read_well():
     assert [si(x) for x in (0.5, 999, 1000, 1.25e6, 3e12)] == ["0.5", "999", "1k", "1.25M", "3T"]
     assert [clock(x) for x in (5, 65, 7500, 200_000)] == ["5s", "1m05s", "2h05m", "2d07h"]
     assert eta(0, 0, 100, 2) == pytest.approx(50)
-    assert eta(1000, 1000, 100, 2) == pytest.approx(100, rel=0.01)  # twice as slow as estimated
+    assert eta(1000, 1000, 100, 2) == pytest.approx(100, rel=0.05)  # twice as slow as estimated
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": True}, {"retries": -1}])
@@ -455,7 +632,7 @@ def test_options_that_make_no_sense_are_refused(options):
         sweep().run(**({"in_process": True} | options))
 
 
-def test_plan_and_status_import_neither_ray_nor_torch_and_take_no_time():
+def test_plan_and_status_import_neither_ray_nor_torch_nor_pandas():
     run(sweep())
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
