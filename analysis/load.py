@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from scaling.table import TableError, check, missing_column, read, read_curves
+from scaling.table import STATUSES, TableError, check, missing_column, read, read_curves
 
 # Exact identities by the column they give; D = S B first, as it needs no convention.
 _IDENTITIES = {
@@ -31,41 +31,63 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 """What a row of a learning curve takes from its run."""
 
+_SYMBOLS = ("N", "D", "C", "L")
+"""What a table of runs must have where nothing else is asked for."""
+
+_WANDB = {
+    "finished": "ok", "crashed": "failed", "failed": "failed", "killed": "failed",
+    "preempted": "failed", "running": None, "pending": None, "preempting": None,
+}  # fmt: skip
+"""Weights & Biases' word in the column State: our status; None for runs that have not ended."""
+
 
 def load(
     path: str | Path | pd.DataFrame,
     *,
     map: Mapping[str, str] | None = None,
     curves: bool = False,
+    need: Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """The runs of `path` as a checked table, one row a run, or one row an evaluation.
 
     path    a sweep's folder (``runs.csv``), or a table of any origin: .csv, .tsv, .parquet,
-            .jsonl, .json; or a DataFrame.
+            .jsonl, .json; or a DataFrame. The runs table that Weights & Biases exports is one: its
+            State becomes `status`.
     map     {column there: symbol here}, such as {"val/loss": "L", "params": "N"}.
     curves  one row an evaluation: S, D, C, L so far, with the run's N, B, D_total (its last D) and
             L_final beside. A table of another origin then needs a column run_id.
+    need    the columns that must be there, such as those of a law, ("B", "S"); N, D, C and L where
+            not given. Only these are derived and looked at.
 
     N, D, C, B and S that are missing are derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` says which and how, `.attrs["source"]` where the rows come from.
 
-    Raises TableError where columns are missing or 'ok' rows have no positive, finite N, D or L.
-    Warns (UserWarning) where N and D look swapped or the loss looks like bits or perplexity.
+    Raises TableError where columns are missing, twice there or not numbers, or 'ok' rows have no
+    positive, finite N, D or L. Warns (UserWarning) where a column looks as if its unit were another
+    (N or D in millions, L in bits or a perplexity), where N and D look swapped (unless `need` names
+    what a fit will use: its status says so then), and of rows that are left out.
     """
+    names = dict(map or {})
     table, where = _open(path, curves)
-    table = _rename(table, map or {}, where)
-    derived = _derive(table)
+    _refuse_chart(table, where)
+    table = _rename(table, names, where)
+    table = _wandb(table, where)
+    wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
+    if curves:
+        wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
+    _statuses(table, where)
+    _to_numbers(table, (*wanted, "B", "S") if need is None else wanted, where)
+    derived = _derive(table, None if need is None else wanted, where)
     if curves and "D_total" not in table.columns:
-        if "run_id" not in table.columns:
-            raise TableError(f"{where}: {missing_column('run_id', table.columns)}")
-        for name in ("N", "D", "C", "L"):
+        for name in ("run_id", *_SYMBOLS):
             if name not in table.columns:
                 raise TableError(f"{where}: {missing_column(name, table.columns)}")
         table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
         last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
         table["D_total"], table["L_final"] = last["D"], last["L"]
-    check(table, need=("N", "D", "C", "L"), where=where)
-    _suspect(table, where, derived, map or {})
+    check(table, need=wanted, where=where)
+    ours = isinstance(path, str | Path) and Path(path).is_dir()  # its units are no question
+    _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": where, "derived": derived}
     return table
 
@@ -80,8 +102,8 @@ def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, 
     if not path.is_file():
         read(path)  # says what is missing, and what to give instead
     readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda p: pd.read_csv(p, sep="\t"),
+        ".csv": _read_csv,
+        ".tsv": lambda p: _read_csv(p, "\t"),
         ".parquet": pd.read_parquet,
         ".jsonl": lambda p: pd.read_json(p, lines=True),
         ".json": pd.read_json,
@@ -98,6 +120,18 @@ def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, 
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 
 
+def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
+    """The table with its column names as written: pandas would call a second L 'L.1'."""
+    table = pd.read_csv(path, sep=separator, low_memory=False)
+    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
+    if len(header) == len(table.columns):
+        table.columns = [
+            given if pd.isna(written) else written
+            for given, written in zip(table.columns, header, strict=True)
+        ]
+    return table
+
+
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     """One row an evaluation, with its run's columns."""
     of_run = runs[[c for c in ("run_id", *_RUN_COLUMNS) if c in runs.columns]].copy()
@@ -111,9 +145,20 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise TableError(
+            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove one."
+        )
     for old, new in names.items():
         if old not in table.columns:
             raise TableError(f"{where}: {missing_column(old, table.columns)} (asked for by map)")
+        rivals = [name for name in names if names[name] == new]
+        if len(rivals) > 1:
+            raise TableError(
+                f"{where}: map gives {len(rivals)} columns the name {new!r}: "
+                f"{', '.join(rivals)}. Keep one of them."
+            )
         if new in table.columns and new not in names:
             raise TableError(
                 f"{where}: map={{{old!r}: {new!r}}} would hide the column {new!r} that is there "
@@ -122,51 +167,187 @@ def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Dat
     return table.rename(columns=dict(names))
 
 
-def _derive(table: pd.DataFrame) -> dict[str, str]:
-    """Add what follows exactly; {column: formula} of what was added."""
+# ------------------------------------------------------------------ exports of Weights & Biases
+
+
+def _refuse_chart(table: pd.DataFrame, where: str) -> None:
+    """A chart's export has a column a run, 'RUN - METRIC', and nothing that says what a run is."""
+    series = [c for c in table.columns if " - " in str(c)]
+    if "Step" in table.columns and series:
+        raise TableError(
+            f"{where} is a chart exported from Weights & Biases: one column a run "
+            f"({series[0]!r}, ...), so N and D of the runs are not in it. Export the table of runs "
+            "(one row a run, with the columns of config and summary); for learning curves make one "
+            "row an evaluation, with the columns run_id, N, D and L."
+        )
+
+
+def _wandb(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The runs table of Weights & Biases with our `status` and `run_id`; other tables as they are."""
+    if "State" not in table.columns or "status" in table.columns:
+        return table
+    state = table["State"].astype(str).str.strip().str.lower()
+    if not state.isin(list(_WANDB)).all():
+        return table
+    going = state.map(_WANDB).isna()
+    if going.any():
+        warnings.warn(
+            f"{where}: {going.sum()} of {len(table)} runs have not ended "
+            f"({', '.join(sorted(state[going].unique()))}); they are left out.",
+            stacklevel=3,
+        )
+    table = table.assign(status=state.map(_WANDB))[~going].reset_index(drop=True)
+    for name in ("ID", "Name"):
+        if "run_id" not in table.columns and name in table.columns and table[name].is_unique:
+            table["run_id"] = table[name]
+    return table
+
+
+def _statuses(table: pd.DataFrame, where: str) -> None:
+    """Say which rows are left out for a status that is not ours, or that none is left."""
+    if "status" not in table.columns or not len(table):
+        return
+    counts = table["status"].astype(str).value_counts()
+    said = ", ".join(f"{n} {word!r}" for word, n in counts.items())
+    strange = [word for word in counts.index if word not in STATUSES]
+    if strange and "ok" not in counts.index:
+        raise TableError(
+            f"{where}: status is {said}, but rows that count are called 'ok' (the others 'diverged' "
+            "or 'failed'). Replace the words, or rename the column so that every row counts, say "
+            "map={'status': 'note'}."
+        )
+    if strange:
+        warnings.warn(
+            f"{where}: status is {said}; only 'ok' rows count, and {', '.join(map(repr, strange))} "
+            "is none of ours (ok, diverged, failed).",
+            stacklevel=3,
+        )
+
+
+# ------------------------------------------------------------------ numbers and units
+
+
+def _used(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["status"] == "ok"] if "status" in table.columns else table
+
+
+def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
+    """Make columns of text numbers, in place; what is no number in a row that counts is refused."""
+    for name in names:
+        if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
+            continue
+        values = pd.to_numeric(table[name], errors="coerce")
+        bad = _used(table.assign(**{name: table[name].where(values.isna() & table[name].notna())}))
+        bad = bad[name].dropna()
+        if len(bad):
+            raise TableError(
+                f"{where}: column {name!r} must be numbers: {len(bad)} of {len(table)} rows "
+                f"{'is' if len(bad) == 1 else 'are'} not, first at row {bad.index[0]} "
+                f"({name}={bad.iloc[0]!r}). Write plain numbers, such as 7e7 for 70M."
+            )
+        table[name] = values.astype(float)
+
+
+def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
+    """Add what follows exactly, in place; {column: formula} of what was added.
+
+    Of `wanted` only, and C beside N and D; everything where `wanted` is None.
+    """
     derived: dict[str, str] = {}
+    keep = None if wanted is None else set(wanted)
+    if keep is not None and {"N", "D"} <= keep:
+        keep.add("C")
+    if keep is not None and keep <= set(table.columns):
+        return derived
+    sources = _IDENTITIES if keep is None else [n for n in _IDENTITIES if n in table.columns]
+    _to_numbers(table, sources, where)
     rules = [*_IDENTITIES.items(), ("D", _D_FROM_C)]
     for _ in range(2):  # D = S B may give C = 6 N D in turn
         for name, (inputs, formula, value) in rules:
             if name not in table.columns and all(i in table.columns for i in inputs):
                 table[name] = value(table)
                 derived[name] = formula
+    for name in set() if keep is None else set(derived) - keep:
+        del table[name], derived[name]
     return derived
 
 
 def _suspect(
-    table: pd.DataFrame, where: str, derived: Mapping[str, str], names: Mapping[str, str]
+    table: pd.DataFrame,
+    where: str,
+    wanted: Iterable[str],
+    names: Mapping[str, str],
+    *,
+    sizes: bool,
+    swapped: bool,
 ) -> None:
-    """Warn of what is legal but most likely a mistake."""
-    used = table[table["status"] == "ok"] if "status" in table.columns else table
-    ratio = float(np.median(used["D_total" if "D_total" in used else "D"] / used["N"]))
-    if ratio < 0.1:
-        warnings.warn(
-            f"{where}: the median run has {ratio:.2g} tokens per parameter; are N and D swapped? "
-            "N is parameters, D is training tokens.",
-            stacklevel=3,
-        )
+    """Warn of what is legal but most likely a mistake, in the columns `wanted`."""
+    used, wanted = _used(table), set(wanted)
+    if used.empty:
+        return
+    said = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
+    for sentence in (*said, *_suspect_loss(used, wanted, names)):
+        warnings.warn(f"{where}: {sentence}", stacklevel=3)
+
+
+def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Iterator[str]:
+    tokens = "D_total" if "D_total" in used else "D"
+    middle = {
+        name: float(np.median(used[tokens if name == "D" else name]))
+        for name in ("N", "D", "C")
+        if name in wanted and name in used
+    }
+    units = "N counts parameters and D tokens, one by one: multiply by 1e6 or 1e9"
+    small = [
+        f"{n} = {middle[n]:.3g}"
+        for n, least in (("N", 1e3), ("D", 1e5))
+        if n in middle and middle[n] < least
+    ]
+    if small:
+        yield f"the median run has {' and '.join(small)}; is that in millions or billions? {units}."
+    elif {"N", "D"} <= set(middle):
+        ratio = middle["D"] / middle["N"]
+        if ratio < 0.1 and swapped:
+            yield (
+                f"the median run has {ratio:.2g} tokens per parameter; are N and D swapped, or D in "
+                "millions? N is parameters, D is training tokens."
+            )
+        elif ratio > 1e5:
+            yield (
+                f"the median run has {ratio:.2g} tokens per parameter; is N in millions or "
+                f"billions? {units}."
+            )
+    if {"N", "D", "C"} <= set(middle):
+        off = float(np.median(used["C"] / (6.0 * used["N"] * used["D"])))
+        if not 0.1 < off < 10:
+            yield (
+                f"C is {off:.2g} times 6 N D; are their units FLOPs, parameters and tokens "
+                "(1 PF-day = 8.64e19 FLOPs)?"
+            )
+
+
+def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]) -> Iterator[str]:
+    if "L" not in wanted or "L" not in used:
+        return
+    L = used["L"].to_numpy(float)
     origin = next((old for old, new in names.items() if new == "L"), "L")
     if any(word in origin.lower() for word in ("bpb", "bits", "bpc", "per_byte")):
-        warnings.warn(
-            f"{where}: L comes from {origin!r}, which looks like bits; L is nats/token "
-            f"(1 bit = {math.log(2):.4f} nat), and floors and coefficients scale with the unit.",
-            stacklevel=3,
+        yield (
+            f"L comes from {origin!r}, which looks like bits; L is nats/token "
+            f"(1 bit = {math.log(2):.4f} nat), and floors and coefficients scale with the unit."
         )
         return
     if "vocab_size" in used.columns and "D_total" not in used.columns:
         uniform = np.log(used["vocab_size"].to_numpy(float))
-        above = used["L"].to_numpy(float) > uniform
+        above = uniform < L
         if np.mean(above) > 0.5:
-            warnings.warn(
-                f"{where}: {above.sum()} of {len(used)} losses are above ln(vocab_size), worse "
-                "than guessing; is L in bits/token? It should be nats/token.",
-                stacklevel=3,
+            yield (
+                f"{above.sum()} of {len(used)} losses are above ln(vocab_size), worse than "
+                "guessing; is L in bits/token? It should be nats/token."
             )
             return
-    if float(np.median(used["L"])) > 20:
-        warnings.warn(
-            f"{where}: the median L is {np.median(used['L']):.3g} nats/token; is it a perplexity? "
-            "L is its logarithm.",
-            stacklevel=3,
+    if float(np.median(L)) > 20:
+        yield (
+            f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
+            "logarithm."
         )

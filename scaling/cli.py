@@ -9,6 +9,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,11 +209,12 @@ def fit(
     from analysis import fit as fit_law
     from analysis import laws as all_laws
 
-    table = _load(runs, map, where)
+    chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
+    table = _load(runs, map, where, chosen)
     records = []
-    for name in law or ("chinchilla",):
+    for each in chosen:
         result = fit_law(
-            all_laws.resolve(name),
+            each,
             table,
             objective=objective,
             delta=delta,
@@ -231,11 +233,22 @@ def fit(
         _print_json(records[0] if len(records) == 1 else records)
 
 
-def laws() -> None:
-    """The laws that can be fitted, with formula and source."""
+def laws(*, json: bool = False) -> None:
+    """The laws that can be fitted, with formula and source.
+
+    Args:
+        json: Print one JSON list, with the inputs and parameters of each.
+    """
     from analysis import laws as all_laws
 
-    _print_table(all_laws.table())
+    rows = all_laws.table().to_dict("records")
+    if json:
+        _print_json(rows)
+        return
+    width = max(len(row["name"]) for row in rows) + 2
+    for row in rows:
+        print(f"{row['name']:<{width}}{row['formula']}\n{'':<{width}}{row['source']}")
+    print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
 
 
 def validate(
@@ -246,7 +259,13 @@ def validate(
     by: str | None = None,
     level: float = 0.9,
     map: tuple[str, ...] = (),
+    objective: Literal["auto", "huber", "ls", "lad"] = "auto",
+    delta: float | None = None,
+    on: Literal["log", "raw"] = "log",
+    bootstrap: int = 400,
+    cluster: str = "run_id",
     where: str | None = None,
+    seed: int = 0,
     json: bool = False,
 ) -> None:
     """Test a law on held-out larger runs, and beside competing laws.
@@ -258,13 +277,32 @@ def validate(
         by: The column whose largest values are held out; C where there is one.
         level: Of the predictive intervals whose coverage is counted.
         map: Column names there and here, such as loss=L,params=N,tokens=D.
+        objective: Huber, least squares, or least absolute deviations, as for `scaling fit`.
+        delta: Huber's threshold; tied to the residual scale where not given.
+        on: Residuals of log loss, or of the loss itself.
+        bootstrap: Draws behind the predictive intervals.
+        cluster: The column whose equal values are one run, held out and counted together.
         where: Keep the rows that match.
+        seed: Of starts and draws.
         json: Print one JSON object instead of tables.
     """
+    from analysis import laws as all_laws
     from analysis import validate as validate_law
 
-    table = _load(runs, map, where)
-    found = validate_law(law, table, against=against or None, by=by, level=level)
+    chosen = [all_laws.resolve(name) for name in (law, *against)]
+    found = validate_law(
+        chosen[0],
+        _load(runs, map, where, chosen),
+        against=chosen[1:] or None,
+        by=by,
+        level=level,
+        objective=objective,
+        delta=delta,
+        on=on,
+        bootstrap=bootstrap,
+        cluster=cluster,
+        seed=seed,
+    )
     _print_json(found.record()) if json else print(found)
 
 
@@ -332,8 +370,8 @@ def plan(
 
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    result = fit_law(all_laws.resolve(law), _load(results, map, None))
-    found = plan_of(result, **given)
+    chosen = all_laws.resolve(law)
+    found = plan_of(fit_law(chosen, _load(results, map, None, [chosen])), **given)
     _print_json(found.record()) if json else print(found)
 
 
@@ -422,8 +460,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        name, rest = _command(arguments)
-        _parse(name, rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            name, rest = _command(arguments)
+            _parse(name, rest)
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
         _say(str(stop) or "stopped.")
@@ -449,6 +489,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _say(message: str) -> None:
     print(f"scaling: {message}", file=sys.stderr)
+
+
+def _note(message: Warning | str, *_: Any) -> None:
+    """A warning without the path and source line that Python would print beside it."""
+    _say(f"note: {message}")
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -568,19 +613,38 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def _load(path: Path, pairs: Sequence[str], where: str | None) -> Any:
+def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
+    """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
     from scaling.table import TableError
 
-    table = load(path, map=_mapping(pairs))
+    need = [name for law in laws for name in (*law.inputs, law.target)]
+    need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
+    everything = load(path, map=_mapping(pairs), need=need)
+    table = everything
     if "status" in table.columns:
         table = table[table.status == "ok"]
-    if where:
-        try:
-            table = table.query(where)
-        except Exception as error:
-            raise TableError(f"--where {where!r}: {error}") from None
-    return table
+    if table.empty:
+        counts = everything.status.value_counts().items()
+        said = ", ".join(f"{n} {word}" for word, n in counts)
+        raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
+    if not where:
+        return table
+    try:
+        kept = table.query(where)
+        if not isinstance(kept, type(table)):
+            raise TypeError("it is not true or false for each row")
+    except Exception as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise TableError(
+            f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
+            f"'D > 1e9' or 'D == D.max()'; there are {', '.join(map(str, table.columns))}."
+        ) from None
+    if kept.empty:
+        raise TableError(
+            f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
+        )
+    return kept
 
 
 def _curves_or_runs(path: Path, pairs: Sequence[str]) -> Any:
@@ -601,10 +665,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _print_table(table: Any) -> None:
-    print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

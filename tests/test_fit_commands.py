@@ -94,3 +94,98 @@ def test_mistakes_end_in_one_line_and_code_two(table, arguments, message, capsys
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_tables_of_other_laws_need_only_their_columns(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    x = np.geomspace(1, 1e3, 12)
+    noise = np.exp(0.003 * rng.standard_normal(12))
+    tables = {
+        "power_N": {"N": 1e6 * x, "L": 30 * (1e6 * x) ** -0.2 * noise},
+        "mccandlish": {"B": 1e3 * x, "S": (500 + 4e6 / (1e3 * x)) * noise},
+        "critical_batch": {"L": 2 + x / 1e3, "B_crit": 2e8 * (2 + x / 1e3) ** -4.8 * noise},
+        "learning_rate": {"N": 1e6 * x, "D": 1e9 * rng.permutation(x), "lr_peak": 1e-3 * noise},
+        "floor_D": {"D": 1e7 * x, "L": (1.5 + 300 * (1e7 * x) ** -0.3) * noise},
+    }
+    for name, columns in tables.items():
+        file = tmp_path / f"{name}.csv"
+        pd.DataFrame(columns).to_csv(file, index=False)
+        main(["fit", str(file), "--law", name, "--bootstrap", "20"])
+        assert f"{name}: " in capsys.readouterr().out
+    main(["validate", str(tmp_path / "power_N.csv"), "--law", "power_N", "--bootstrap", "50"])
+    assert "runs up to a cut-off in N" in capsys.readouterr().out
+
+
+def test_two_laws_are_both_printed(table, capsys):
+    main(["fit", str(table), *MAP, "--law", "power_N", "--law", "power_D", "--bootstrap", "20"])
+    text = capsys.readouterr().out
+    assert "power_N: L(N) = A / N^alpha" in text and "power_D: L(D) = A / D^alpha" in text
+    main(["fit", str(table), *MAP, "--law", "power_N", "--law", "power_D", "--bootstrap", "20",
+          "--json"])  # fmt: skip
+    assert [r["law"] for r in json.loads(capsys.readouterr().out)] == ["power_N", "power_D"]
+
+
+def test_laws_as_json_and_narrow(capsys):
+    main(["laws", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["mccandlish"]["target"] == "S" and rows["chinchilla"]["inputs"] == "N, D"
+    main(["laws"])
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("chinchilla "))
+    assert lines[at + 1].strip().startswith("Hoffmann et al. 2022")
+    assert sorted(map(len, lines))[len(lines) // 2] <= 100
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_notes_without_paths(table, capsys):
+    runs = pd.read_csv(table)
+    runs.assign(params=runs["params"] / 1e9, tokens=runs["tokens"] / 1e9).to_csv(table)
+    main(["fit", str(table), *MAP, "--bootstrap", "0"])
+    error = capsys.readouterr().err
+    assert error.startswith("scaling: note: ") and "is that in millions" in error
+    assert error.count("\n") == 1 and "UserWarning" not in error and ".py" not in error
+
+
+def test_swapped_columns_are_told_once(table, capsys):
+    main(["fit", str(table), "--map", "loss=L,params=D,tokens=N", "--bootstrap", "0"])
+    both = "".join(capsys.readouterr())
+    assert both.count("swapped") == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("D>>1", "'D>>1' is not a condition on the rows"),
+        ("D", "'D' is not a condition on the rows"),
+        ("depth > 3", "name 'depth' is not defined"),
+        ("N < 0", "leaves an empty table: none of 40 rows match"),
+    ],
+)
+def test_conditions_that_are_none(table, where, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", str(table), *MAP, "--where", where])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and said in error and error.count("\n") == 1
+
+
+def test_a_condition_may_use_what_follows(table, capsys):
+    main(["fit", str(table), *MAP, "--law", "power_N", "--where", "C > 0", "--bootstrap", "0"])
+    assert "40 rows" in capsys.readouterr().out
+
+
+def test_a_table_without_an_ok_row_ends_in_one_line(table, capsys):
+    pd.read_csv(table).assign(status="failed").to_csv(table, index=False)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", str(table), *MAP])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "no row has status 'ok' (40 failed)" in error
+    assert error.count("\n") == 1
+
+
+def test_validate_takes_the_options_of_fit(table, capsys):
+    main(["validate", str(table), *MAP, "--against", "gadre", "--objective", "lad", "--on", "raw",
+          "--bootstrap", "30", "--cluster", "none", "--seed", "3"])  # fmt: skip
+    assert "gadre" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", str(table), *MAP, "--delta", "-1"])
+    assert stop.value.code == 2 and "delta=-1.0 must be positive" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import load
@@ -65,6 +65,7 @@ def test_a_strangers_table_in_any_format(tmp_path, suffix):
     assert got.attrs["derived"] == {"C": "6 N D"}
 
 
+@settings(deadline=None)
 @given(N=positive, S=st.integers(1, 10**6), B=st.integers(1, 10**6))
 def test_what_is_missing_is_derived_exactly(N, S, B):
     full = {"N": N, "D": float(S * B), "C": 6.0 * N * S * B, "S": S, "B": B, "L": 3.0}
@@ -143,3 +144,101 @@ def test_the_table_given_is_left_alone():
     mine = pd.DataFrame({"N": [1e6], "D": [2e7], "L": [3.0]})
     load(mine)
     assert list(mine) == ["N", "D", "L"] and json.dumps(mine.attrs) == "{}"
+
+
+def nl(**changes):
+    return pd.DataFrame({"N": [1e6, 2e6, 4e6], "L": [3.0, 2.8, 2.6]} | changes)
+
+
+def test_only_the_columns_of_a_law_are_needed_and_derived():
+    got = load(nl(), need=("N", "L"))
+    assert list(got) == ["N", "L"] and got.attrs["derived"] == {}
+    with pytest.raises(TableError, match="no column 'D'"):
+        load(nl())
+    trade = pd.DataFrame({"B": [1e3, 2e3], "S": [900.0, 500.0]})
+    assert list(load(trade, need=("B", "S"))) == ["B", "S"]  # D = S B is nobody's question
+    both = load(nl(D=[1e8, 1e8, 1e8]), need=("N", "D", "L"))
+    assert both.attrs["derived"] == {"C": "6 N D"}
+    assert load(nl(S=[100, 200, 300], B=[4e5, 4e5, 4e5]), need=("D", "L"))["D"][0] == 4e7
+
+
+def test_words_in_a_column_of_numbers(tmp_path):
+    with pytest.raises(TableError, match=r"'N' must be numbers: 1 of 3.*row 1 \(N='70M'\).*7e7"):
+        load(nl(N=["1e6", "70M", "4e6"]), need=("N", "L"))
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,L,status\n1e6,2e7,3.0,ok\n2e6,4e7,-,failed\n")
+    got = load(path)  # a failed run has no loss, however it says so
+    assert got["L"].tolist()[0] == 3.0 and np.isnan(got["L"][1])
+    path.write_text("S,B,N,L\n10k,100,1e6,3.0\n")
+    with pytest.raises(TableError, match=r"'S' must be numbers.*row 0"):
+        load(path)  # not S B = '10k10k...'
+
+
+def test_two_columns_of_one_name(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,L,L\n1e6,2e7,3.0,2.9\n")
+    with pytest.raises(TableError, match="two columns are called 'L'"):
+        load(path)
+    with pytest.raises(TableError, match="map gives 2 columns the name 'L': a, b"):
+        load(nl(a=1.0, b=2.0), map={"a": "L", "b": "L", "L": "old"}, need=("N", "L"))
+
+
+def test_units_that_look_wrong_are_said():
+    good = nl(D=[2e7, 4e7, 8e7])
+    with pytest.warns(UserWarning, match="N = 2 and D = 0.04; is that in millions or billions"):
+        load(good.assign(N=good["N"] / 1e6, D=good["D"] / 1e9))
+    with pytest.warns(UserWarning, match="N = 2; is that in millions"):
+        load(good.assign(N=good["N"] / 1e6), need=("N", "L"))
+    with pytest.warns(UserWarning, match=r"C is 1\.2e-20 times 6 N D; are their units FLOPs"):
+        load(good.assign(C=6 * good["N"] * good["D"] / 8.64e19))
+
+
+def test_a_fit_says_itself_that_N_and_D_are_swapped():
+    swapped = nl(D=[1e4, 1e5, 2e5]).assign(N=[1e6, 1e7, 2e7])
+    with pytest.warns(UserWarning, match="swapped"):
+        load(swapped)
+    load(swapped, need=("N", "D", "L"))  # no second warning beside the status of the fit
+
+
+def test_rows_whose_status_is_not_ours():
+    table = nl(D=1e8, status=["completed", "completed", "killed"])
+    with pytest.raises(TableError, match="2 'completed', 1 'killed', but rows that count are"):
+        load(table)
+    with pytest.warns(UserWarning, match="'pruned' is none of ours"):
+        load(table.assign(status=["ok", "ok", "pruned"]))
+    none = load(table.assign(status="failed", L=np.nan))  # and no warning of an empty mean
+    assert len(none) == 3
+
+
+def wandb():
+    return pd.DataFrame(
+        {
+            "Name": ["brisk-sun-1", "calm-sea-2", "dry-leaf-3", "elder-elm-4"],
+            "State": ["finished", "crashed", "running", "finished"],
+            "Runtime": [100, 20, 30, 90],
+            "config.params": [1e6, 1e6, 2e6, 2e6],
+            "config.tokens": [1e8, 1e8, 1e8, 2e8],
+            "val/loss": [3.0, np.nan, 3.1, 2.8],
+        }
+    )
+
+
+def test_the_runs_table_of_weights_and_biases(tmp_path):
+    path = tmp_path / "wandb_export.csv"
+    wandb().to_csv(path, index=False)
+    names = {"config.params": "N", "config.tokens": "D", "val/loss": "L"}
+    with pytest.warns(UserWarning, match=r"1 of 4 runs have not ended \(running\)"):
+        got = load(path, map=names)
+    assert got["status"].tolist() == ["ok", "failed", "ok"]
+    assert got["run_id"].tolist() == ["brisk-sun-1", "calm-sea-2", "elder-elm-4"]
+    assert got["C"][0] == 6e14
+    states = pd.DataFrame({"State": ["Ohio", "Utah"], "N": [1e6, 1e6], "D": 1e8, "L": 3.0})
+    assert "status" not in load(states)  # a column of that name, but not theirs
+
+
+def test_a_chart_of_weights_and_biases_is_refused_with_advice(tmp_path):
+    path = tmp_path / "chart.csv"
+    names = [f"{run} - val/loss{end}" for run in ("a", "b") for end in ("", "__MIN", "__MAX")]
+    pd.DataFrame({"Step": [1, 2]} | dict.fromkeys(names, 3.0)).to_csv(path, index=False)
+    with pytest.raises(TableError, match=r"chart exported from Weights & Biases.*Export the table"):
+        load(path)
