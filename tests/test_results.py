@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from scaling import table
-from scaling.config import from_dict
 from sweeps.spec import Spec
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -53,7 +52,3 @@ def test_loss_falls_with_size_at_fixed_data():
     falls = grid.diff().dropna() < 0
     assert falls.all(axis=None), grid
     assert (grid.diff(axis=1).dropna(axis=1) < 0).all(axis=None)
-
-
-def test_configs_read_back():
-    assert from_dict({}).D == from_dict({}).tokens
