@@ -249,8 +249,8 @@ class Sweep:
         if extra:
             _say(
                 console,
-                f"{len(extra)} finished runs in {_short(self.folder)} are not in this spec; their "
-                "rows stay in its table.",
+                f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this spec; "
+                "their rows stay in its table.",
             )
         return table.read(self.folder)
 
@@ -337,8 +337,8 @@ class Sweep:
                 same = tuple(row.get(name) for name in names) == key
                 if same and was and not found.hash.startswith(was):
                     raise StoreError(
-                        f"{_short(self.folder)}: run {row['run_id']} was trained on another text: "
-                        f"corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
+                        f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
+                        f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
                         f"{found.hash[: len(was)]} now. Losses would not compare; use another "
                         "folder with --results, or restore the text."
                     )
@@ -356,9 +356,9 @@ class Sweep:
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
-            log = _short(self.store.run_folder(outcome.run_id) / "output.log")
+            log = self.store.said(self.store.run_folder(outcome.run_id) / "output.log")
             _say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
-        _say(console, f"table: {_short(self.folder / 'runs.csv')}")
+        _say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
 
     def _say_messages(self, console: Console) -> None:
         for message in self.store.messages:
@@ -591,14 +591,6 @@ def _versions() -> dict[str, str]:
 def _positive(value: int, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
-def _short(path: Path) -> str:
-    """A path as seen from here, where that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _say(console: Console, text: str) -> None:

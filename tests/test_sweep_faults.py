@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import psutil
 import pytest
 
 from scaling import table
+from scaling.config import DataConfig
 from sweeps.spec import Spec
 from sweeps.store import Store
 
@@ -31,6 +33,8 @@ import sys
 from sweeps import Sweep
 from sweeps.store import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
+if options.get("unchecked") == "1":  # as where a mistake shows on the worker's machine only
+    Sweep._prepare = lambda self, *_: {}
 try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
         workers=2,
@@ -122,6 +126,36 @@ class Project:
         assert err == ""
         return out
 
+    def command(self, words: list[str]) -> str:
+        """Run a command line of `scaling` as a person would; returns its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "scaling.cli", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def damage_tokens(self, data: DataConfig) -> None:
+        """Prepare a corpus, then write ids to its token file that no vocabulary has."""
+        code = (
+            "import sys, json; from scaling.config import DataConfig; from scaling import corpus\n"
+            "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(vars(data))],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        train = Path(done.stdout.strip())
+        np.full_like(np.fromfile(train, np.uint16), 60_000).tofile(train)
+
     def store(self, name: str, results: str) -> Store:
         return Store(self.folder / results / name)
 
@@ -204,10 +238,11 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
         axes.seed = [0]
         [[sets]]
         name = "raises"
-        base.data.unique_tokens = 1e12
+        base.data.max_bytes = 300_000
         axes.seed = [0]
         """,
     )
+    project.damage_tokens(spec.runs[-1].data)
     out = project.run("mixed", "my results/a b")
     tuned = project.store("mixed", "my results/a b")
     rows = table.read(tuned.folder)
@@ -219,7 +254,10 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
 
     by_tag = {run.tag: run.run_id for run in spec.runs}
     raised = rows.set_index("run_id").loc[by_tag["raises"]]
-    assert raised.status == "failed" and "unique_tokens" in raised.error
+    assert raised.status == "failed" and "Error: index" in raised.error
+    assert len(raised.error.splitlines()) == 1
+    log = (tuned.run_folder(by_tag["raises"]) / "output.log").read_text()
+    assert "Traceback" in log and raised.error in log
     assert pd.isna(raised.L) and raised.D == 10_240 and raised.N > 0
     assert len(starts(tuned, by_tag["raises"])) == 1  # it would only raise again
     diverged = rows.set_index("run_id").loc[by_tag["diverges"]]
@@ -234,6 +272,33 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
 
     project.run("mixed", "here", "in_process=1")
     assert_same_results(tuned, project.store("mixed", "here"))
+
+
+def test_a_mistake_that_a_worker_finds_ends_the_sweep(project: Project):
+    spec = project.spec(
+        "wrong",
+        'name = "wrong"\n'
+        + BASE
+        + """
+        [axes]
+        tokens = [2560, 2_560_000]
+        [[sets]]
+        name = "mistaken"
+        base.eval.test_tokens = 1e9
+        axes.tokens = [25_600]
+        """,
+    )
+    driver = project.start("wrong", "results", "unchecked=1")
+    _, err = driver.communicate(timeout=100)
+    assert driver.returncode == 2
+    assert err.startswith("eval.test_tokens=1000000000 is not between") and err.count("\n") == 1
+    store = project.store("wrong", "results")
+    long, mistaken = spec.runs[1].run_id, spec.runs[2].run_id
+    assert mistaken not in store.rows()
+    assert store.attempts(mistaken)[-1]["event"] == "refused"
+    # The other worker did not train on for nothing: it wrote its checkpoint.
+    assert store.result(long) is None and (store.run_folder(long) / "checkpoint.pt").exists()
+    assert not store.stop_file.exists()
 
 
 def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
@@ -281,12 +346,13 @@ def test_ctrl_c_stops_cleanly_and_a_second_driver_is_refused(project: Project, u
     out, err = driver.communicate(timeout=60)
     assert time.monotonic() - begin < 10
     assert driver.returncode == 130 and err == ""
-    assert "scaling sweep long.toml --workers 2 --results results" in out
+    (printed,) = (line.split("Resume with: ")[1] for line in out.splitlines() if "Resume" in line)
+    assert printed == "scaling sweep long.toml --workers 2 --results results"
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert store.result(dear) is None and (store.run_folder(dear) / "checkpoint.pt").exists()
 
-    project.run("long", "results", "in_process=1")
+    project.command(shlex.split(printed)[1:])
     assert store.attempts(dear)[1]["event"] == "interrupted"
     assert_same_results(store, undisturbed)
 
@@ -354,14 +420,13 @@ def test_the_memory_monitor_fails_the_hungry_run_alone(project: Project):
 def test_a_cluster_of_the_caller_is_used_and_left_running(project: Project):
     project.spec("mine", 'name = "mine"\n' + BASE + "[axes]\ntokens = [2560, 5120]\n")
     code = """
-import sys, ray
+import ray
 ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="critical")
 import sweeps.run
 from sweeps.store import StoreError
-sweeps.run.threads_for = lambda workers: 2 // workers
 sweep = sweeps.run.Sweep.from_toml("mine.toml")
 try:
-    sweep.run(workers=1, quiet=True)
+    sweep.run(workers=1, threads=2, quiet=True)
 except StoreError as error:
     assert "asks for 2 CPUs, but the largest node of this Ray cluster has 1" in str(error)
 else:
