@@ -99,6 +99,10 @@ class Dual(np.lib.mixins.NDArrayOperatorsMixin):
                 if isinstance(each, Dual):
                     _accumulate(partials, each, mask)
             return Dual(np.where(condition, *x), partials)
+        if function is np.clip and len(args) == 3 and not kwargs:
+            x, low, high = args
+            x = x if low is None else np.maximum(x, low)
+            return x if high is None else np.minimum(x, high)
         return NotImplemented
 
 
@@ -127,5 +131,7 @@ def _power(base: Any, exponent: Any) -> Dual:
     if isinstance(base, Dual):
         _accumulate(partials, base, b * y / a)
     if isinstance(exponent, Dual):
-        _accumulate(partials, exponent, y * log_a)
+        # 0^b is 0 for every b > 0: it does not change with b, where 0 log 0 would be nan.
+        slope = y * log_a
+        _accumulate(partials, exponent, slope if np.all(a) else np.where(y == 0, 0.0, slope))
     return Dual(y, partials)

@@ -274,10 +274,11 @@ class General:
     def _call(self, values: Mapping[str, Any]) -> Any:
         try:
             return self.law(*self.columns, **values, **self.fixed)
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise LawError(
                 f"law {self.law.name} cannot be evaluated on arrays of parameters ({error}). Use "
-                "numpy functions (np.exp, np.log, np.where) rather than math or if."
+                "numpy functions of whole arrays: np.exp and np.log rather than math, np.where "
+                "rather than if, np.maximum, np.minimum and np.clip rather than max and min."
             ) from error
 
     def _natural(self, theta: np.ndarray) -> list[np.ndarray]:
@@ -392,7 +393,7 @@ def _solve(
     queue = S
     w, y = np.array(weights(index)), np.array(measured(index))
     # An exact fit has an objective of nothing but rounding: stop there too.
-    rounding = (4 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2 * base.sum()
+    rounding = (64 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2 * base.sum()
     current = theta0[:, index].astype(float)
     trial = current.copy()
     F, predicted = np.full(S, np.inf), np.zeros(S)
@@ -408,7 +409,7 @@ def _solve(
         wpsi = w * psi
         new = np.einsum("sn,sn->s", wpsi, r - psi / 2)
         drop = F - new
-        with_rounding = 1e-14 * F
+        with_rounding = 1e-14 * F + np.where(np.isfinite(F), rounding, 0.0)
         better = np.isfinite(new) & (~np.isfinite(F) | (drop >= 1e-4 * predicted - with_rounding))
         gain = np.where(np.isfinite(F), drop / np.maximum(predicted, 1e-300), 0.3)
         gain = np.where(predicted <= 1e2 * with_rounding, 1.0, gain)
@@ -445,8 +446,10 @@ def _solve(
         if (done | lost).any():
             over = np.flatnonzero(done | lost)
             which = index[over]
-            # Within the tolerance a last Newton step only sharpens the parameters.
-            out[:, which] = np.where(done[over], trial[:, over], current[:, over])
+            # Within the tolerance a last Newton step only sharpens the parameters; a long one comes
+            # of a Hessian that knows nothing (no row within a tiny threshold).
+            sharpens = done[over] & (np.abs(step[:, over]).max(0) < 1e-2)
+            out[:, which] = np.where(sharpens, trial[:, over], current[:, over])
             objective[which], converged[which] = F[over], done[over]
             fresh = min(len(over), total - queue)
             into, over = over[:fresh], over[fresh:]
@@ -612,7 +615,7 @@ def _linear(problem: Problem, seed: int) -> list[str]:
             try:
                 with np.errstate(all="ignore"):
                     out = problem.law(*columns, **values, **problem.fixed)
-            except TypeError:
+            except (TypeError, ValueError, AttributeError):
                 return []
             if not isinstance(out, Dual):
                 return []
@@ -758,12 +761,12 @@ def minimise(
         first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
     if objective == "lad":
         threshold = LAD
-        found = _continue_to_lad(problem, first)
+        found = _continue(problem, first, LAD)
     elif objective == "huber" and delta is None:
         threshold, found = _tied(problem, first)
     else:
         threshold = np.inf if objective == "ls" or delta is None else delta
-        found = solve(problem, first, threshold, limit=_GLOBAL)
+        found = _continue(problem, first, threshold)
     return _minimum(problem, threshold, found, pool, first.shape[1])
 
 
@@ -778,7 +781,9 @@ def _minimum(
         raise FloatingPointError("not finite anywhere the fit went")
     # A last solve to full tolerance, should the search have been cut short.
     last = solve(problem, found.theta[:, [top]], threshold, limit=500)
-    slack = SAME * best + 1e-20 * problem.n
+    # Objectives of exact fits are rounding: residuals below 1e-9 are all alike.
+    tiny = 1e-9 * (1 + np.abs(problem.y).max())
+    slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
     basins = [top]
     for i in order:
         if found.converged[i] and found.objective[i] > found.objective[basins[-1]] + 100 * slack:
@@ -806,12 +811,12 @@ def _polish(
     """Minimise over all rows from the basins of some of them."""
     here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
     if objective == "lad":
-        threshold, found = LAD, _continue_to_lad(problem, here)
+        threshold, found = LAD, _continue(problem, here, LAD)
     elif objective == "huber" and delta is None:
         threshold, found = _tied(problem, here)
     else:
         threshold = rough.delta
-        found = solve(problem, here, threshold, limit=_GLOBAL)
+        found = _continue(problem, here, threshold)
     pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
     fine = _minimum(problem, threshold, found, pool, here.shape[1])
     return replace(fine, starts=rough.starts, share=rough.share)
@@ -835,7 +840,7 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
                 break
             delta = tied
             theta = solve(problem, theta, delta).theta
-        found = solve(problem, np.concatenate([first, theta], 1), delta, limit=_GLOBAL)
+        found = _continue(problem, np.concatenate([first, theta], 1), delta)
         best = int(np.argmin(found.objective))
         if found.objective[best] >= found.objective[-1] * (1 - 1e-9):
             break
@@ -843,9 +848,12 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
     return delta, found
 
 
-def _continue_to_lad(problem: Problem, theta: np.ndarray) -> Solutions:
-    """Least absolute deviations as the limit of Huber's function for a vanishing threshold."""
-    found = solve(problem, theta, 1e-3, limit=_GLOBAL)
-    for delta in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, LAD):
-        found = solve(problem, found.theta, delta, limit=_GLOBAL)
-    return found
+def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:
+    """Minimise from each start, lowering the threshold by stages where it is small.
+
+    From afar a small threshold is least absolute deviations, with a kink at every row.
+    """
+    for stage in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        if stage > 3 * delta:
+            theta = solve(problem, theta, stage, limit=_GLOBAL).theta
+    return solve(problem, theta, delta, limit=_GLOBAL)

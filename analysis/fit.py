@@ -35,11 +35,12 @@ class Estimate(NamedTuple):
     high: float
 
 
+_DEFAULT_CLUSTER = "run_id"
 OBJECTIVES = ("auto", "huber", "ls", "lad")
 INTERVALS = ("auto", *uncertainty.METHODS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitResult:
     """One law fitted to one table. Made by :func:`fit`."""
 
@@ -47,7 +48,9 @@ class FitResult:
     params: dict[str, float]
     """Every parameter of the law, those held fixed included."""
     stderr: dict[str, float]
-    """Standard error of each; 0 for a parameter held fixed."""
+    """Standard error of each: the standard deviation of its draws (half their central 68 % where a
+    few lie far out). 0 for a parameter held fixed, inf for one that the data leave open, nan where
+    nothing is known of it."""
     samples: pd.DataFrame = field(repr=False)
     """Draws from the sampling distribution: one row a draw, one column a parameter."""
     runs: pd.DataFrame = field(repr=False)
@@ -61,11 +64,11 @@ class FitResult:
     certificate: dict[str, Any] = field(repr=False)
     """Evidence that the minimum is the global one, and what the data leave open."""
     intervals: str = "bootstrap"
-    """What the samples are draws of: one of uncertainty.METHODS."""
+    """Where they come from: one of uncertainty.METHODS, or 'none' where the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
     """Seconds spent, by stage."""
-    problem: Problem | None = field(default=None, repr=False, compare=False)
-    minimum: Minimum | None = field(default=None, repr=False, compare=False)
+    problem: Problem | None = field(default=None, repr=False)
+    minimum: Minimum | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -107,6 +110,8 @@ class FitResult:
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
         shape = np.broadcast_shapes(*(x.shape for x in columns.values()))
         flat = {name: np.broadcast_to(x, shape).reshape(-1, 1) for name, x in columns.items()}
+        if self.intervals == "none":
+            return np.full(shape, np.nan), np.full(shape, np.nan)
         if self.intervals == "delta" and self._free():
             low, high = self._linearised_law(level, noise, flat)
             return low.reshape(shape), high.reshape(shape)
@@ -124,16 +129,23 @@ class FitResult:
         """Each parameter's value, stderr, low and high, one row a parameter.
 
         From the samples' quantiles; linearised where there are none, or where the samples are
-        draws of the linearised fit; with `profile` from the profile likelihood.
+        draws of the linearised fit; with `profile` from the profile likelihood. Unbounded for a
+        parameter that the data leave open.
         """
         _check_level(level)
         rows = {}
         for p, value in self.params.items():
             estimate = self._estimate(value, self._draws(p), level)
-            if self.stderr[p] > 0 and (self.intervals == "delta" or not len(self.samples)):
+            free = self.problem is not None and p in self.problem.free
+            if self.intervals == "none" and free:
+                estimate = estimate._replace(low=np.nan, high=np.nan)
+            elif p in self._open():
+                low = 0.0 if self.law.ranges[p].positive else -np.inf
+                estimate = estimate._replace(low=low, high=np.inf)
+            elif free and (self.intervals == "delta" or not len(self.samples)):
                 low, high = self._linearised(p, level)
                 estimate = estimate._replace(low=low, high=high)
-            if profile and self.stderr[p] > 0:
+            if profile and free:
                 found = self.profile(p, level)
                 estimate = estimate._replace(low=found.low, high=found.high)
             rows[p] = estimate._replace(stderr=self.stderr[p])
@@ -148,6 +160,11 @@ class FitResult:
                 f"{name!r} is not a fitted parameter of {self.law.name}; those are "
                 f"{', '.join(self.problem.free)}."
             )
+        if self.intervals == "none":
+            raise FitError(
+                f"no profile of {name}: {self._groups()} runs cannot tell how {len(self._names())} "
+                "parameters vary. Add runs, or fix parameters."
+            )
         return uncertainty.profile(self.problem, self.minimum, name, level)
 
     def derived(
@@ -160,20 +177,39 @@ class FitResult:
         Raises FitError for an expression that cannot be evaluated.
         """
         _check_level(level)
-        if callable(what):
-            value = float(what(self.params))
-            draws = what({p: self._draws(p) for p in self.params})
-        else:
-            expression = self.law.derived.get(what, what)
+        function = what if callable(what) else self._expression(what)
+        value = float(np.ravel(function(self.params))[0])
+        linear = self._slope(function)
+        if linear is not None:
+            gradient, null, cov = linear
+            if self.intervals == "none":
+                moving = bool(np.any(gradient))
+                return Estimate(value, *((np.nan,) * 3 if moving else (0.0, value, value)))
+            if uncertainty.moves(null, gradient):
+                return Estimate(value, np.inf, -np.inf, np.inf)
+            if not len(self.samples):
+                stderr = float(np.linalg.norm(gradient @ uncertainty.root(cov)))
+                half = self._quantile(level) * stderr
+                return Estimate(value, stderr, value - half, value + half)
+        with np.errstate(all="ignore"):  # a draw may lie far out
+            draws = function({p: self._draws(p) for p in self.params})
+        return self._estimate(value, np.asarray(draws, float), level)
+
+    def _expression(self, text: str) -> Callable[[Mapping[str, Any]], Any]:
+        """A function of the parameters that evaluates a derived quantity's name or expression."""
+        expression = self.law.derived.get(text, text)
+
+        def evaluate(params: Mapping[str, Any]) -> Any:
             try:
-                value = float(np.ravel(pd.DataFrame([self.params]).eval(expression))[0])
-                draws = self.samples.eval(expression)
+                table = pd.DataFrame({p: np.atleast_1d(x) for p, x in params.items()})
+                return np.asarray(table.eval(expression), float)
             except Exception as error:
                 known = ", ".join([*self.law.derived, *self.params])
                 raise FitError(
-                    f"derived({what!r}): {error}. Use an expression in {known}, or a function."
+                    f"derived({text!r}): {error}. Use an expression in {known}, or a function."
                 ) from error
-        return self._estimate(value, np.asarray(draws, float), level)
+
+        return evaluate
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """Parameters and derived quantities with their intervals, one row each."""
@@ -189,6 +225,7 @@ class FitResult:
                 "law": self.law.name,
                 "formula": self.law.formula,
                 "n": self.n,
+                "left_out": self.certificate.get("left_out", {}),
                 "loss": self.loss,
                 "objective": self.objective,
                 "level": level,
@@ -243,17 +280,25 @@ class FitResult:
             f"{name} {self.runs[name].min():.3g} to {self.runs[name].max():.3g}"
             for name in self.law.inputs
         ]
-        return f"{self.n} rows, {', '.join(spans)}; {self.loss} = {self.objective:.6g}"
+        left_out = self.certificate.get("left_out", {})
+        rows = f"{self.n} rows"
+        if left_out:
+            reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+            rows = f"{self.n} of {self.n + sum(left_out.values())} rows (left out: {reasons})"
+        unit = " [nats/token]" if self.law.target == "L" else ""
+        return f"{rows}, {', '.join(spans)}; {self.loss}{unit} = {self.objective:.6g}"
 
     def _notes(self) -> list[str]:
         c, r = self.certificate, self.residuals.abs()
         what = {"delta": "linearised (t)", "bootstrap": "percentile bootstrap"}
-        drawn = f"{what.get(self.intervals, self.intervals)}, {len(self.samples)} draws"
+        drawn = what.get(self.intervals, self.intervals)
+        if len(self.samples):
+            drawn += f", {len(self.samples)} draws"
         if c["groups"] < self.n:
             drawn += f", clustered in {c['groups']} runs"
         gap = "no other" if c["gap"] is None else f"the next is {100 * c['gap']:.2g} % higher"
         return [
-            f"intervals: {drawn if len(self.samples) else what['delta']}",
+            f"intervals: {drawn}",
             f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
             f"(row {r.idxmax()})",
             f"minimum: reached by {100 * c['share']:.0f} % of {c['starts']} starts, {gap}",
@@ -266,8 +311,43 @@ class FitResult:
     def _on_log(self) -> bool:
         return self.problem is None or self.problem.on == "log"
 
+    def _names(self) -> tuple[str, ...]:
+        """The fitted parameters."""
+        if self.problem is None:
+            return tuple(p for p, s in self.stderr.items() if s != 0)
+        return self.problem.free
+
     def _free(self) -> int:
-        return sum(s > 0 for s in self.stderr.values())
+        return len(self._names())
+
+    def _open(self) -> list[str]:
+        """Parameters along a direction in which the fitted values do not change."""
+        return self.certificate.get("undetermined", [])
+
+    def _groups(self) -> int:
+        return self.certificate["groups"]
+
+    def _quantile(self, level: float) -> float:
+        return float(special.stdtrit(self.certificate["freedom"], (1 + level) / 2))
+
+    def _slope(
+        self, function: Callable[[Mapping[str, Any]], Any]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Gradient (q,) of a function of the parameters in the unknowns, the open directions (q, K)
+        and the covariance (q, q); None for a result that carries no data."""
+        if self.problem is None or self.minimum is None or not self._free():
+            return None
+        q, step = self.problem.q, 1e-5
+        moved = self.minimum.theta + step * np.concatenate([np.eye(q), -np.eye(q)], 1)
+        points = self.problem.params(moved)
+        with np.errstate(all="ignore"):
+            y = [
+                float(np.ravel(function({p: float(x[k]) for p, x in points.items()}))[0])
+                for k in range(2 * q)
+            ]
+        gradient = np.nan_to_num((np.array(y[:q]) - np.array(y[q:])) / (2 * step))
+        null = uncertainty.null_directions(self.problem, self.minimum)
+        return gradient, null, uncertainty.covariance(self.problem, self.minimum)[0]
 
     def _residuals_on_scale(self) -> np.ndarray:
         if self._on_log():
@@ -278,7 +358,7 @@ class FitResult:
         """Student's t interval of a parameter: of its logarithm where the fit worked with that."""
         value, stderr = self.params[name], self.stderr[name]
         assert self.problem is not None
-        half = float(special.stdtrit(self.certificate["freedom"], (1 + level) / 2)) * stderr
+        half = self._quantile(level) * stderr
         if not self.problem.model.log[self.problem.free.index(name)]:
             return value - half, value + half
         with np.errstate(over="ignore"):
@@ -291,8 +371,7 @@ class FitResult:
         draws of strongly curved parameters (N_c and alpha, say) would lie lopsided about it."""
         assert self.problem is not None and self.minimum is not None
         cov, freedom = uncertainty.covariance(self.problem, self.minimum)
-        values, vectors = np.linalg.eigh(cov)
-        root = vectors * np.sqrt(np.maximum(values, 0))  # columns: one standard error
+        root = uncertainty.root(cov)  # columns: one standard error
         step = 1e-4 / np.maximum(1.0, np.abs(root).max(axis=0))
         theta = np.concatenate([root * step, -root * step], axis=1) + self.minimum.theta
         with np.errstate(all="ignore"):
@@ -315,7 +394,7 @@ class FitResult:
             return Estimate(value, np.nan, np.nan, np.nan)
         low, high = _quantiles(draws, level)
         with np.errstate(over="ignore", invalid="ignore"):
-            sd = float(np.std(draws, ddof=1))
+            sd = _spread(draws)
         if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
             one = special.ndtr(1.0)
             left, right = np.quantile(draws, [1 - one, one])
@@ -323,10 +402,27 @@ class FitResult:
         return Estimate(value, sd, float(low), float(high))
 
 
+_FAR = 1e250
+"""A draw beyond this has overflowed: its parameter, or what follows from it, is unbounded."""
+
+
 def _quantiles(draws: np.ndarray, level: float) -> np.ndarray:
-    """The central interval along the last axis; a draw that overflowed counts as very large."""
-    draws = np.nan_to_num(draws, nan=1e300, posinf=1e300, neginf=-1e300)
-    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    """The central interval along the last axis; infinite where it reaches draws that overflowed.
+
+    A draw at which the quantity does not exist (nan) counts as overflowed upwards.
+    """
+    draws = np.clip(np.nan_to_num(draws, nan=1e300, posinf=1e300, neginf=-1e300), -1e300, 1e300)
+    ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return np.where(np.abs(ends) > _FAR, np.copysign(np.inf, ends), ends)
+
+
+def _spread(draws: np.ndarray) -> float:
+    """Standard deviation, or half the central 68 % where a few draws far out would decide it."""
+    one = float(special.ndtr(1.0))
+    low, high = _quantiles(draws, 2 * one - 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sd, robust = float(np.std(draws, ddof=1)), float(high - low) / 2
+    return sd if np.isfinite(sd) and sd <= 10 * robust else robust
 
 
 def fit(
@@ -339,7 +435,7 @@ def fit(
     reduce: str = "sum",
     bootstrap: int = 1000,
     intervals: str = "auto",
-    cluster: str | None = "run_id",
+    cluster: str | None = _DEFAULT_CLUSTER,
     fixed: Mapping[str, float] | None = None,
     weights: Any = None,
     seed: int = 0,
@@ -351,7 +447,8 @@ def fit(
     runs: one row a measurement, with the law's inputs and its target as columns. Where there is a
         column 'status', rows that are not 'ok' are left out.
     objective: 'huber', 'ls' (half the sum of squares) or 'lad' (the sum of absolute values), of
-        the residuals. 'auto' is 'huber', or 'ls' for fewer than 25 runs.
+        the residuals. 'auto' is 'huber', or 'ls' for fewer than 25 rows that are all runs of
+        their own.
     delta: Huber's threshold. None ties it to the residuals, 1.345 times 1.4826 times their median
         size, which costs 5 % of efficiency under Gaussian noise; Hoffmann et al. 2022 and most
         papers since use 1e-3, which costs about 20 %.
@@ -359,11 +456,13 @@ def fit(
     reduce: 'sum' or 'mean', how `FitResult.objective` is stated; the fit is the same.
     bootstrap: how many draws; 0 for none.
     intervals: 'bootstrap' (percentile, over runs), 'residual', 'wild', 'delta' (linearised, with
-        Student's t), or 'auto': 'bootstrap', or 'delta' for fewer than 25 runs.
-    cluster: the column that says which rows belong to one run and are drawn together. None, or a
-        column that is not there, makes every row its own.
+        Student's t), or 'auto': 'bootstrap', or 'delta' for fewer than 25 rows that are all runs of
+        their own. Rows clustered in no more runs than there are parameters give no intervals.
+    cluster: the column that says which rows belong to one run and are drawn together; it must be
+        there, unless it is the default 'run_id'. None makes every row its own.
     fixed: parameters held at a value.
-    weights: non-negative, one a row (an array, or the name of a column).
+    weights: non-negative, one a row (an array, or the name of a column): relative precisions (a
+        row's share of the objective), not counts of repeated rows. Rows of weight 0 are left out.
     seed: of starts and draws: the same seed gives the same result.
     warm: an earlier result of the same law, whose minima are tried first; saves time.
 
@@ -372,14 +471,9 @@ def fit(
     """
     began = time.perf_counter()
     law = resolve(law)
-    _check_options(objective, delta, on, reduce, bootstrap, intervals)
-    fixed = {p: float(value) for p, value in (fixed or {}).items()}
-    for p in fixed:
-        if p not in law.params:
-            raise FitError(
-                f"fixed: {law.name} has no parameter {p!r}; it has {', '.join(law.params)}."
-            )
-    runs, w = _usable(law, runs, weights, on)
+    _check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
+    fixed = _held(law, fixed or {})
+    runs, w, left_out = _usable(law, runs, weights, on)
     problem = Problem(
         law,
         {name: runs[name].to_numpy(float) for name in law.inputs},
@@ -390,35 +484,54 @@ def fit(
         on,
     )
     _check_data(problem)
-    small = problem.units() < uncertainty.SMALL
+    clustered = problem.units() < problem.n
+    # Linearised intervals of a few runs with many rows each are too narrow: .84 where .95 is meant.
+    small = problem.units() < uncertainty.SMALL and not clustered
     if objective == "auto":
         objective = "ls" if small and delta is None else "huber"
-    if intervals == "auto":
+    if clustered and problem.units() <= problem.q:
+        intervals = "none"
+    elif not bootstrap:
+        intervals = "delta"
+    elif intervals == "auto":
         intervals = "delta" if small else "bootstrap"
+    if intervals == "residual" and clustered:
+        raise FitError(
+            f"intervals='residual' redraws single rows, but the rows belong to {problem.units()} "
+            "runs: use 'wild' or 'bootstrap', which keep a run's rows together, or cluster=None."
+        )
     try:
         minimum = engine.minimise(problem, objective, delta, seed, _warm(problem, warm))
     except FloatingPointError as error:
         raise FitError(
-            f"{law.name} is {error}: check the units of {', '.join(law.inputs)} and the law's "
-            "Range of each parameter."
+            f"{law.name} is {error}{_not_finite(problem, runs, seed)}: check the units of "
+            f"{', '.join(law.inputs)} and the law's Range of each parameter."
         ) from error
     solved = time.perf_counter()
-    certificate = _certificate(problem, minimum)
+    certificate = _certificate(problem, minimum) | {"left_out": left_out, "intervals": intervals}
     certified = time.perf_counter()
     cov, freedom = _natural_covariance(problem, minimum)
     certificate["freedom"] = freedom
     params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
     stderr = dict.fromkeys(law.params, 0.0)
     for j, (p, log) in enumerate(zip(problem.free, problem.model.log, strict=True)):
-        stderr[p] = float(np.sqrt(cov[j, j])) * (params[p] if log else 1.0)
+        stderr[p] = float(np.sqrt(max(cov[j, j], 0))) * (params[p] if log else 1.0)
     samples = pd.DataFrame(columns=list(law.params), dtype=float)
-    if bootstrap:
+    if intervals == "none":
+        stderr |= dict.fromkeys(problem.free, np.nan)
+    elif bootstrap:
         draws = uncertainty.draw(problem, minimum, intervals, bootstrap, seed)
         samples = pd.DataFrame(problem.params(draws.theta))
-        certificate |= {"resamples": draws.converged, "rescued": draws.rescued}
+        far = ~(samples[list(problem.free)].abs() < _FAR).all(axis=1)
+        certificate |= {
+            "resamples": draws.converged,
+            "rescued": draws.rescued,
+            "overflowed": float(far.mean()),
+        }
         if intervals != "delta":
-            with np.errstate(over="ignore", invalid="ignore"):
-                stderr |= {p: float(samples[p].std()) for p in problem.free}
+            stderr |= {p: _spread(samples[p].to_numpy(float)) for p in problem.free}
+    if intervals != "none":
+        stderr |= dict.fromkeys(certificate["undetermined"], np.inf)
     ended = time.perf_counter()
     return FitResult(
         law,
@@ -446,7 +559,13 @@ def fit(
 
 
 def _check_options(
-    objective: str, delta: float | None, on: str, reduce: str, bootstrap: int, intervals: str
+    objective: str,
+    delta: float | None,
+    on: str,
+    reduce: str,
+    bootstrap: int,
+    intervals: str,
+    seed: int,
 ) -> None:
     for name, value, known in (
         ("objective", objective, OBJECTIVES),
@@ -462,6 +581,8 @@ def _check_options(
         raise FitError(f"delta={delta} belongs to objective='huber', not to {objective!r}.")
     if bootstrap < 0 or int(bootstrap) != bootstrap:
         raise FitError(f"bootstrap={bootstrap} must be a whole number of draws, 0 for none.")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise FitError(f"seed={seed!r} must be a whole number, 0 or more.")
 
 
 def _check_level(level: float) -> None:
@@ -469,46 +590,144 @@ def _check_level(level: float) -> None:
         raise FitError(f"level={level} must lie between 0 and 1, such as 0.95.")
 
 
-def _usable(law: Law, runs: pd.DataFrame, weights: Any, on: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows to fit and their weights."""
+def _held(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
+    """Parameters held at a value, checked."""
+    out = {}
+    for p, given in fixed.items():
+        if p not in law.params:
+            raise FitError(
+                f"fixed: {law.name} has no parameter {p!r}; it has {', '.join(law.params)}."
+            )
+        value = out[p] = float(given)
+        positive = law.ranges[p].positive
+        # A coefficient held at zero drops its term, which is a law of its own.
+        if not np.isfinite(value) or (positive and value < 0):
+            raise FitError(
+                f"fixed: {p}={given!r} must be a {'positive' if positive else 'finite'} number."
+            )
+    return out
+
+
+def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as floats; TableError naming the first entry that is not a number."""
+    if pd.api.types.is_numeric_dtype(runs[name]):
+        return runs[name].to_numpy(float, na_value=np.nan)
+    text = runs[name].astype(object)
+    x = pd.to_numeric(text, errors="coerce").to_numpy(float, na_value=np.nan)
+    bad = np.isnan(x) & text.notna().to_numpy()
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise TableError(
+            f"column {name!r} holds what is no number in {bad.sum()} of {len(x)} rows, first "
+            f"{text.iloc[row]!r} at row {runs.index[row]}: correct it, or drop these rows."
+        )
+    return x
+
+
+def _usable(
+    law: Law, runs: pd.DataFrame, weights: Any, on: str
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
+    """The rows to fit, with the law's columns as floats; their weights; rows left out, by reason."""
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
-    table.check(runs, need=[*law.inputs, law.target])
+    used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
+    for name in used:
+        if name not in runs.columns:
+            raise TableError(table.missing_column(name, runs.columns))
+    twice = [str(c) for c in runs.columns[runs.columns.duplicated()].unique()]
+    if twice:
+        raise TableError(
+            f"the table has several columns called {', '.join(map(repr, twice))}: rename or drop "
+            "all but one."
+        )
+    total = len(runs)
+    table.check(runs[[]] if not total else runs[[]].assign(rows=1))
+    if weights is not None and not isinstance(weights, str):
+        weights = np.asarray(weights, float)
+        if weights.shape != (total,):
+            raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
+    left_out: dict[str, int] = {}
+    keep = np.ones(total, bool)
+    if "status" in runs.columns:
+        status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
+        keep = (status == "ok").to_numpy(bool)
+        found = status[~keep].value_counts()
+        left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
+        if not keep.any():
+            values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
+            raise TableError(
+                f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
+                "rename what means 'ok', or drop the column."
+            )
+    runs = runs[keep]
     if weights is None:
         w = np.ones(len(runs))
-    elif isinstance(weights, str):
-        if weights not in runs.columns:
-            raise TableError(table.missing_column(weights, runs.columns))
-        w = runs[weights].to_numpy(float)
     else:
-        w = np.asarray(weights, float)
-        if w.shape != (len(runs),):
-            raise TableError(f"weights have shape {w.shape}, but the table has {len(runs)} rows.")
-    if "status" in runs.columns:
-        ok = (runs["status"] == "ok").to_numpy()
-        runs, w = runs[ok], w[ok]
-        if not len(runs):
-            raise TableError("no row has status 'ok': nothing to fit.")
+        w = _numbers(runs, weights) if isinstance(weights, str) else weights[keep]
     if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
         raise TableError("weights must be finite and not negative, and not all zero.")
-    for name in (*law.inputs, law.target):
-        x = pd.to_numeric(runs[name], errors="coerce").to_numpy(float)
-        bad = ~np.isfinite(x) | ((x <= 0) if name in law.inputs or on == "log" else False)
+    if (w == 0).any():
+        left_out["weight 0"] = int((w == 0).sum())
+        runs, w = runs[w > 0], w[w > 0]
+    columns = [*law.inputs, law.target]
+    runs = runs.assign(**{name: _numbers(runs, name) for name in columns})
+    table.check(runs[columns])
+    sized = {r.of for r in law.ranges.values()}  # a Range of a column is spaced by its logarithm
+    for name in columns:
+        x = runs[name].to_numpy(float)
+        positive = on == "log" if name == law.target else name in sized
+        bad = ~np.isfinite(x) | ((x <= 0) if positive else False)
         if bad.any():
-            row = int(np.flatnonzero(bad)[0])
             raise TableError(
-                f"column {name!r} must be positive and finite: {bad.sum()} of {len(x)} rows "
-                f"{'is' if bad.sum() == 1 else 'are'} not, first at row {runs.index[row]} "
-                f"({name}={runs[name].iloc[row]}). Drop these rows, or mark the run as "
+                f"column {name!r} must be {'positive and ' if positive else ''}finite: "
+                f"{_which(bad, runs, name)}. Drop these rows, or mark the run as "
                 "status='diverged'."
             )
-    return runs, w
+    return runs, w, left_out
+
+
+def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:
+    row = int(np.flatnonzero(bad)[0])
+    return (
+        f"{bad.sum()} of {len(bad)} rows {'is' if bad.sum() == 1 else 'are'} not, first at row "
+        f"{runs.index[row]} ({name}={runs[name].iloc[row]})"
+    )
+
+
+def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
+    """The first row at which the law is never finite, in words.
+
+    Raises TableError where that is because a column is not positive.
+    """
+    r = problem.residuals(engine.starts(problem, seed, count=64))
+    bad = ~np.isfinite(r).any(axis=0)
+    if not bad.any():
+        return ""
+    for name, x in problem.columns.items():
+        if np.array_equal(bad, x <= 0):
+            raise TableError(
+                f"column {name!r} must be positive and finite for {problem.law.name}: "
+                f"{_which(bad, runs, name)}. Drop these rows."
+            )
+    row = int(np.flatnonzero(bad)[0])
+    values = ", ".join(f"{name}={x[row]:g}" for name, x in problem.columns.items())
+    return f" in {bad.sum()} of {problem.n} rows, first at row {runs.index[row]} ({values})"
 
 
 def _groups(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
-    if cluster is None or cluster not in runs.columns:
+    if cluster is None or (cluster == _DEFAULT_CLUSTER and cluster not in runs.columns):
         return np.arange(len(runs))
-    codes, _ = pd.factorize(runs[cluster], use_na_sentinel=False)
+    if cluster not in runs.columns:
+        raise TableError(f"cluster: {table.missing_column(cluster, runs.columns)}")
+    missing = runs[cluster].isna().to_numpy()
+    if missing.any():
+        rows = ", ".join(map(str, runs.index[missing][:5]))
+        raise TableError(
+            f"column {cluster!r} says which run a row belongs to, but {missing.sum()} of "
+            f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
+            "them in, or pass cluster=None where every row is a run of its own."
+        )
+    codes, _ = pd.factorize(runs[cluster])
     return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
 
 
@@ -516,7 +735,10 @@ def _warm(problem: Problem, result: FitResult | None) -> np.ndarray | None:
     """The minima of another result as unknowns of this problem."""
     if result is None or result.problem is None or result.minimum is None:
         return None
-    if result.law != problem.law or result.problem.free != problem.free:
+    same = (result.law.name, result.law.inputs, result.law.params, result.law.target) == (
+        problem.law.name, problem.law.inputs, problem.law.params, problem.law.target
+    )  # fmt: skip
+    if not same or result.problem.free != problem.free:
         raise FitError(f"warm: that result is of {result.law.name} with other free parameters.")
     return problem.model.centred(result.problem.model.natural(result.minimum.basins))
 
@@ -535,12 +757,28 @@ def _check_data(problem: Problem) -> None:
             raise FitError(
                 f"{law.name} needs runs that differ in {name}, but all {n} have {name}={x[0]:g}."
             )
+        if np.ptp(x) < 1e-9 * np.abs(x).max():
+            raise FitError(
+                f"{law.name} needs runs that differ in {name}, but all {n} have {name} within "
+                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}."
+            )
 
 
 def _status(
     problem: Problem, runs: pd.DataFrame, minimum: Minimum, certificate: Mapping[str, Any]
 ) -> tuple[str, ...]:
     words = ["converged" if minimum.converged else "not converged"]
+    if certificate["intervals"] == "none":
+        words.append(
+            f"intervals not determined: {certificate['groups']} runs for {problem.q} parameters, "
+            "and rows of one run are not independent"
+        )
+    if certificate["reached"] < 2 <= certificate["starts"]:
+        words.append(f"reached by few starts: {certificate['reached']} of {certificate['starts']}")
+    if certificate.get("resamples", 1.0) < 0.95:
+        words.append(f"resamples not converged: {100 * (1 - certificate['resamples']):.0f} %")
+    if certificate.get("overflowed", 0.0) > 0:
+        words.append(f"draws unbounded: {100 * certificate['overflowed']:.2g} %")
     if certificate["at_bound"]:
         words.append(f"at bound: {', '.join(certificate['at_bound'])}")
     if certificate["wrong_sign"]:
@@ -559,10 +797,15 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
     """What looks wrong in the table itself."""
     words = []
     x, L = problem.columns, problem.target
-    measured = runs.drop(columns="run_id", errors="ignore").select_dtypes("number")
-    copies = int(measured.duplicated().sum())
-    if copies:
-        words.append(f"duplicates: {copies} rows repeat another exactly")
+    told = [*problem.law.inputs, problem.law.target, *({"seed"} & set(runs.columns))]
+    again = runs.duplicated(told).to_numpy()
+    if again.any():
+        words.append(
+            f"duplicates: {again.sum()} rows repeat another exactly, first row "
+            f"{runs.index[int(np.argmax(again))]} (drop them with runs.drop_duplicates())"
+        )
+    if "N" in x and "D" in x and x["N"].max() < 1e3 and x["D"].max() < 1e5:
+        words.append("implausible: N below 1000 and D below 100000 (in millions?)")
     if "N" in x and "D" in x and np.mean(x["N"] > x["D"]) > 0.9:
         words.append(
             f"implausible: N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
@@ -571,7 +814,11 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
     if problem.law.target == "L":
         # A model that knows nothing has L = ln(vocabulary): 12.5 for the largest in use.
         known = "vocab_size" in runs.columns
-        limit = np.log(runs["vocab_size"].to_numpy(float)) if known else np.full(len(L), 13.0)
+        limit = np.full(len(L), 13.0)
+        if known:
+            vocabulary = pd.to_numeric(runs["vocab_size"], errors="coerce")
+            limit = np.log(vocabulary.to_numpy(float, na_value=np.nan))
+            limit = np.where(np.isfinite(limit), limit, 13.0)
         over = (L / limit) > 1.05
         if over.any():
             worst = int(np.argmax(L - limit))
@@ -589,8 +836,8 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
 def _natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
     """Covariance (q, q) of the logs of coefficients, and of exponents; degrees of freedom."""
     cov, freedom = uncertainty.covariance(problem, minimum)
-    mix = problem.model.natural(np.eye(problem.q))
-    return mix @ cov @ mix.T, freedom
+    half = problem.model.natural(np.eye(problem.q)) @ uncertainty.root(cov)
+    return half @ half.T, freedom  # a product with its own transpose has no negative diagonal
 
 
 def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
@@ -601,9 +848,8 @@ def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
     norms = np.linalg.norm(J, axis=0) + 1e-300
     cosine = np.abs(psi @ J) / (norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n)))
     cov, _ = _natural_covariance(problem, minimum)
-    sd = np.sqrt(np.diag(cov)) + 1e-300
-    with np.errstate(all="ignore"):
-        rho = cov / np.outer(sd, sd)
+    sd = np.sqrt(np.maximum(np.diag(cov), 0)) + 1e-150
+    rho = np.clip(cov / np.outer(sd, sd), -1, 1)
     pairs = [
         [free[i], free[j], float(rho[i, j])]
         for i in range(len(free))
@@ -614,18 +860,22 @@ def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
     gap = float(others[0] / max(minimum.objective, 1e-300) - 1) if len(others) else None
     params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
     ranges = problem.law.ranges
+    undetermined = uncertainty.undetermined(problem, minimum)
+    loose = {*uncertainty.unidentified(problem, minimum), *undetermined}
     return {
         "rows": problem.n,
         "groups": problem.units(),
         "delta": None if np.isinf(minimum.delta) else minimum.delta,
         "starts": minimum.starts,
         "share": minimum.share,
+        "reached": round(minimum.share * minimum.starts),
         "gap": gap,
         "gradient": float(cosine.max()),
         "condition": float(np.linalg.cond(J.T @ J)),
         "at_bound": _at_bound(problem, params),
         "wrong_sign": [p for p in free if ranges[p].positive and params[p] <= 0],
-        "not_identified": list(uncertainty.unidentified(problem, minimum)),
+        "not_identified": [p for p in free if p in loose],
+        "undetermined": undetermined,
         "correlated": pairs,
     }
 

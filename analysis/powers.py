@@ -155,7 +155,8 @@ def terms(
     try:
         with np.errstate(all="ignore"):
             out = law(*(columns[name] for name in law.inputs), **params)
-    except TypeError:  # no rule for an operation, or a function that numpy cannot dispatch
+    # No rule for an operation, or something that numpy cannot dispatch.
+    except (TypeError, ValueError, AttributeError):
         return None
     if not isinstance(out, Trace) or out.terms is None:
         return None

@@ -5,12 +5,13 @@ plain bootstrap where each row is its own group.
 
 Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (pairs,
 percentile); Wu 1986 and Cameron, Gelbach & Miller 2008 (wild, clustered); Huber & Ronchetti 2009,
-Robust Statistics, sections 3.2 and 7.6 (covariance and likelihood ratio of M-estimates).
+Robust Statistics, sections 3.2 and 7.6 (covariance and likelihood ratio of M-estimates); Powell
+1991 (kernel estimate of the density at zero that least absolute deviations needs).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -21,8 +22,15 @@ from analysis.engine import Minimum, Problem
 METHODS = ("bootstrap", "residual", "wild", "delta")
 SMALL = 25
 """Fewer groups than this and a percentile bootstrap is too wide or too narrow: delta is used."""
-_FEW_ROWS = 40
-"""Below this, resamples have minima that warm starts miss (measured: 0.8 % at 30, 11 % at 15)."""
+_FEW_ROWS = 60
+"""Below this, resamples have minima that warm starts miss (measured: 1.2 % at 45, 11 % at 15)."""
+_KINK = 0.05
+"""Resamples are fitted with a threshold of at least this many standard deviations of the residuals.
+Least absolute deviations has a kink at every row, where Newton steps stall; rounding it off by so
+little leaves the distribution of the estimate as it was."""
+NULL = 1e-7
+"""A direction of the unknowns whose effect on the fitted values is smaller than this, relative to
+that of the best known direction, is a direction that the data say nothing of."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +53,69 @@ def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int)
     signs group by group, both around the fitted law; 'delta' draws from the multivariate t
     distribution of the linearised fit.
     """
-    rng = np.random.default_rng(seed)
-    if method == "bootstrap":
-        return _bootstrap(problem, minimum, count, rng)
     if method == "delta":
         return _delta(problem, minimum, count, seed)
+    rng = np.random.default_rng(seed)
+    minimum = _rounded(problem, minimum)
+    starts = _spread(problem, minimum, count, rng)
+    if method == "bootstrap":
+        return _bootstrap(problem, minimum, starts, rng)
     fitted = problem.model.value(minimum.theta)[0]
-    r = problem.y - fitted
-    if method == "residual":
-        r = (r - np.average(r, weights=problem.weights)) * np.sqrt(
-            problem.n / max(problem.n - problem.q, 1)
-        )
-        noise = rng.choice(r, (count, problem.n))
-    else:
-        signs = rng.choice([-1.0, 1.0], (count, problem.units()))
-        noise = r * np.sqrt(problem.n / max(problem.n - problem.q, 1)) * signs[:, problem.groups]
-    return _refit(problem, minimum, fitted + noise, method)
+    r = (problem.y - fitted) * np.sqrt(problem.n / max(problem.n - problem.q, 1))
+    parts = []
+    for part in engine.chunks(count, max(1, _TARGETS // problem.n)):
+        B = part.stop - part.start
+        if method == "residual":
+            noise = rng.choice(r - np.average(r, weights=problem.weights), (B, problem.n))
+        else:
+            noise = rng.choice([-1.0, 1.0], (B, problem.units()))[:, problem.groups]
+            noise *= r
+        noise += fitted
+        parts.append(_refit(problem, minimum, noise, starts[:, part]))
+    theta = np.concatenate([theta for theta, _ in parts], 1)
+    return Draws(theta, method, float(np.mean(np.concatenate([ok for _, ok in parts]))))
 
 
-def _refit(problem: Problem, minimum: Minimum, targets: np.ndarray, method: str) -> Draws:
+_TARGETS = 2**23
+"""Elements of the simulated measurements held at once."""
+
+
+def _rounded(problem: Problem, minimum: Minimum) -> Minimum:
+    """The minimum with a threshold that resamples can be fitted with: see _KINK."""
+    spread = 1.4826 * float(np.median(np.abs(problem.residuals(minimum.theta))))
+    if minimum.delta >= _KINK * spread:
+        return minimum
+    found = engine.solve(problem, minimum.basins, _KINK * spread)
+    order = np.argsort(found.objective, kind="stable")
+    return replace(
+        minimum,
+        theta=found.theta[:, order[:1]],
+        objective=float(found.objective[order[0]]),
+        delta=_KINK * spread,
+        basins=found.theta[:, order],
+        objectives=found.objective[order],
+    )
+
+
+def _spread(problem: Problem, minimum: Minimum, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(q, count) where resamples start: the minimum, spread out along what the data leave open."""
+    null = null_directions(problem, minimum)
+    if not null.shape[1]:
+        return np.repeat(minimum.theta, count, 1)
+    null = null / np.abs(null).max(0)
+    return minimum.theta + null @ rng.uniform(-3, 3, (null.shape[1], count))
+
+
+def _refit(
+    problem: Problem, minimum: Minimum, targets: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unknowns (q, B) for each row of targets (B, n), and whether each fit converged."""
     B = len(targets)
     best = None
     rivals = np.flatnonzero(minimum.objectives[1:3] < 2 * minimum.objective) + 1
     for k in (0, *rivals):
-        start = minimum.theta if k == 0 else minimum.basins[:, [k]]
-        found = engine.solve(problem, np.repeat(start, B, 1), minimum.delta, targets=targets)
+        start = starts if k == 0 else np.repeat(minimum.basins[:, [k]], B, 1)
+        found = engine.solve(problem, start, minimum.delta, targets=targets)
         if best is None:
             best = found
         else:
@@ -81,7 +127,7 @@ def _refit(problem: Problem, minimum: Minimum, targets: np.ndarray, method: str)
                 best.iterations + found.iterations,
             )
     assert best is not None
-    return Draws(best.theta, method, float(best.converged.mean()))
+    return best.theta, best.converged
 
 
 # --- Bootstrap over groups ------------------------------------------------------------------------
@@ -106,9 +152,10 @@ def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndar
     return counts
 
 
-def _bootstrap(problem: Problem, minimum: Minimum, count: int, rng: np.random.Generator) -> Draws:
-    counts = resamples(problem, count, rng)
-    start = np.repeat(minimum.theta, count, 1)
+def _bootstrap(
+    problem: Problem, minimum: Minimum, start: np.ndarray, rng: np.random.Generator
+) -> Draws:
+    counts = resamples(problem, start.shape[1], rng)
     found = engine.solve(problem, start, minimum.delta, counts=counts)
     theta, value = found.theta.copy(), found.objective.copy()
     converged = found.converged.copy()
@@ -143,8 +190,7 @@ def _restart(
     tries: int,
 ) -> None:
     """Solve each resample again from the best few of a pool of starts; keep what is better."""
-    misfit = _misfit(problem, pool, delta)
-    F = counts @ misfit.T
+    F = counts @ _misfit(problem, pool, delta).T
     best = np.argsort(F, axis=1)[:, :tries]
     for k in range(best.shape[1]):
         found = engine.solve(problem, pool[:, best[:, k]], delta, counts=counts, limit=40)
@@ -158,8 +204,9 @@ def _misfit(problem: Problem, theta: np.ndarray, delta: float) -> np.ndarray:
     parts = []
     for part in engine.chunks(theta.shape[1], problem.slots):
         rho = engine.huber(problem.residuals(theta[:, part]), delta) * problem.weights
-        parts.append(problem.per_group(rho))
-    return np.nan_to_num(np.concatenate(parts), nan=1e30, posinf=1e30)
+        rho = np.nan_to_num(problem.per_group(rho), nan=1e30, posinf=1e30)
+        parts.append(np.minimum(rho, 1e30).astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _beaten(
@@ -177,7 +224,7 @@ def _beaten(
     """
     B = len(value)
     candidates = np.arange(B) if B <= 512 else rng.choice(B, 512, replace=False)
-    misfit = _misfit(problem, theta[:, candidates], minimum.delta).T.astype(np.float32)
+    misfit = _misfit(problem, theta[:, candidates], minimum.delta).T
     out = []
     for part in engine.chunks(B, max(1, 2**22 // max(problem.units(), 512))):
         F = counts[part].astype(np.float32) @ misfit
@@ -193,30 +240,70 @@ def _beaten(
 # --- Delta method ---------------------------------------------------------------------------------
 
 
-def covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
+def covariance(
+    problem: Problem, minimum: Minimum, *, clustered: bool = True
+) -> tuple[np.ndarray, float]:
     """Covariance (q, q) of the unknowns, and its degrees of freedom.
 
     Least squares with one row a group: the classical s^2 (J'WJ)^-1. Otherwise the sandwich of the
-    M-estimate with scores summed over groups. Directions that the data leave flat get a huge
-    variance.
+    M-estimate with scores summed over groups (over rows without `clustered`). Directions that the
+    data leave flat get a huge variance.
     """
     J = engine.gradients(problem, minimum.theta)
     r, w = problem.residuals(minimum.theta)[0], problem.weights
-    inside = float(np.average(np.abs(r) <= minimum.delta, weights=w))
-    bread = _inverse(J.T @ (J * w[:, None])) / max(inside, 1 / problem.n)
+    bread = _inverse(J.T @ (J * w[:, None])) / curvature(problem, minimum)
     G, n, q = problem.units(), problem.n, problem.q
-    if np.isinf(minimum.delta) and n == G:
+    grouped = clustered and n > G
+    if np.isinf(minimum.delta) and not grouped:
         freedom = max(n - q, 1)
         return bread * float(np.sum(w * r * r)) / freedom, freedom
     psi = np.clip(r, -minimum.delta, minimum.delta)
-    score = problem.per_group((J * (w * psi)[:, None]).T)
-    meat = score @ score.T
-    if n == G:
+    score = (J * (w * psi)[:, None]).T
+    if grouped:
+        score = problem.per_group(score)
+        freedom = max(G - 1, 1)
+        correction = G / freedom * (n - 1) / max(n - q, 1)
+    else:
         freedom = max(n - q, 1)
-        return bread @ meat @ bread * n / freedom, freedom
-    freedom = max(G - 1, 1)
-    correction = G / max(G - 1, 1) * (n - 1) / max(n - q, 1)
-    return bread @ meat @ bread * correction, freedom
+        correction = n / freedom
+    return bread @ (score @ score.T) @ bread * correction, freedom
+
+
+def curvature(problem: Problem, minimum: Minimum) -> float:
+    """Mean second derivative of Huber's function over the distribution of the residuals.
+
+    The fraction of rows within the threshold. A threshold that is small against the residuals holds
+    too few rows to count, at worst only those that the fit runs through: the density at zero is then
+    estimated from a wider window (Powell 1991), leaving out the q rows nearest to zero, which a fit
+    of least absolute deviations meets exactly.
+    """
+    if np.isinf(minimum.delta):
+        return 1.0
+    size, w = np.abs(problem.residuals(minimum.theta)[0]), problem.weights
+    order = np.argsort(size)
+    size, w = size[order], w[order]
+    # Silverman's rule for the width of the window, with the spread of a normal distribution.
+    window = 1.06 * 1.4826 * float(np.median(size)) * problem.n**-0.2
+    if minimum.delta >= window:
+        return max(float(np.average(size <= minimum.delta, weights=w)), 1 / problem.n)
+    size, w = size[problem.q :], w[problem.q :]
+    window = max(window, float(size[0]))
+    return float(np.average(size <= window, weights=w)) * minimum.delta / window
+
+
+def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
+    """(q, K) directions of the unknowns along which the fitted values do not change at all."""
+    J = engine.gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    norms = np.linalg.norm(J, axis=0)
+    norms = np.maximum(norms, 1e-12 * norms.max() + 1e-300)
+    _, sizes, rows = np.linalg.svd(J / norms, full_matrices=False)
+    return (rows[sizes <= NULL * sizes[0]] / norms).T
+
+
+def moves(null: np.ndarray, gradient: np.ndarray) -> bool:
+    """Whether a quantity with this gradient (q,) in the unknowns changes along open directions."""
+    size = np.linalg.norm(gradient) * np.linalg.norm(null, axis=0)
+    return bool(np.any(np.abs(gradient @ null) > 1e-3 * size))
 
 
 def _inverse(A: np.ndarray) -> np.ndarray:
@@ -228,17 +315,22 @@ def _inverse(A: np.ndarray) -> np.ndarray:
     return (vectors / values) @ vectors.T / np.outer(scale, scale)
 
 
+def root(cov: np.ndarray) -> np.ndarray:
+    """A with A A' = cov; what rounding made negative counts as zero."""
+    scale = np.sqrt(np.maximum(np.diag(cov), 1e-300))
+    values, vectors = np.linalg.eigh(cov / np.outer(scale, scale))
+    return scale[:, None] * vectors * np.sqrt(np.maximum(values, 0))
+
+
 def _delta(problem: Problem, minimum: Minimum, count: int, seed: int) -> Draws:
     cov, freedom = covariance(problem, minimum)
-    values, vectors = np.linalg.eigh(cov)
-    root = vectors * np.sqrt(np.maximum(values, 0))
     # Evenly spread draws and their mirror images: quantiles closer than independent draws give.
     u = engine.evenly((count + 1) // 2, problem.q + 1, seed)
     u = np.clip(u, 1e-9, 1 - 1e-9)
     z = special.ndtri(u[:, :-1])
     z *= np.sqrt(freedom / special.chdtri(freedom, u[:, -1:]))
     z = np.concatenate([z, -z])[:count]
-    return Draws(minimum.theta + root @ z.T, "delta")
+    return Draws(minimum.theta + root(cov) @ z.T, "delta")
 
 
 # --- Profiles -------------------------------------------------------------------------------------
@@ -264,8 +356,19 @@ def scale(problem: Problem, minimum: Minimum) -> float:
     w = problem.weights
     psi = np.clip(r, -minimum.delta, minimum.delta)
     freedom = max(problem.n - problem.q, 1)
-    inside = np.average(np.abs(r) <= minimum.delta, weights=w)
-    return float(np.sum(w * psi**2) / freedom / max(inside, 1 / problem.n))
+    return float(np.sum(w * psi**2) / freedom / curvature(problem, minimum))
+
+
+def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
+    """How much larger the variance of a . theta is because rows of one run agree; at least 1.
+
+    The likelihood counts rows as independent: what it says must be stretched by this.
+    """
+    if problem.units() == problem.n:
+        return 1.0
+    clustered, _ = covariance(problem, minimum)
+    naive, _ = covariance(problem, minimum, clustered=False)
+    return max(1.0, float(a @ clustered @ a) / max(float(a @ naive @ a), 1e-300))
 
 
 def direction(problem: Problem, name: str) -> np.ndarray:
@@ -285,7 +388,8 @@ def held(
     theta, hold = [], []
     for name, row in zip(names, shifts, strict=True):
         a = direction(problem, name)
-        path = cov @ a / max(float(a @ cov @ a), 1e-300)
+        variance = float(a @ cov @ a)  # nothing for an exact fit
+        path = cov @ a / variance if variance > 1e-300 else a / (a @ a)
         for shift in row:
             theta.append(minimum.theta[:, 0] + path * shift)
             hold.append(a)
@@ -308,14 +412,16 @@ def held(
 def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) -> Profile:
     """Profile likelihood of one free parameter, and its interval at `level`.
 
-    The likelihood ratio is compared with Student's t squared at n - q degrees of freedom.
+    The likelihood ratio, over the design effect where rows are clustered in runs, is compared with
+    Student's t squared at the degrees of freedom of the covariance.
     """
     j = problem.free.index(name)
     positive = problem.model.log[j]
-    quantile = float(special.stdtrit(max(problem.n - problem.q, 1), (1 + level) / 2))
-    unit = scale(problem, minimum)
-    cov, _ = covariance(problem, minimum)
     a = direction(problem, name)
+    cov, freedom = covariance(problem, minimum)
+    quantile = float(special.stdtrit(freedom, (1 + level) / 2))
+    unit = scale(problem, minimum) * design_effect(problem, minimum, a)
+    unit = max(unit, _rounding(problem))
     sd = float(np.sqrt(max(a @ cov @ a, 1e-300)))
     steps = quantile * np.array([0.25, 0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.8, 2.5, 4, 8, 16])
     # Beyond a factor e^25 a coefficient is as good as zero or infinite.
@@ -372,6 +478,19 @@ def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tu
         size = np.log(factor) if log else high - low
         shifts.append([-size, size])
     value, _ = held(problem, minimum, names, np.array(shifts), limit=30)
-    statistic = 2 * (value - minimum.objective) / max(scale(problem, minimum), 1e-300)
+    effect = [design_effect(problem, minimum, direction(problem, p)) for p in names]
+    unit = np.maximum(scale(problem, minimum) * np.array(effect), _rounding(problem))
+    statistic = 2 * (value - minimum.objective) / unit[:, None]
     limit = float(special.chdtri(1, 0.05))
     return tuple(p for p, s in zip(names, statistic, strict=True) if np.any(s < limit))
+
+
+def undetermined(problem: Problem, minimum: Minimum) -> list[str]:
+    """Free parameters that change along a direction in which the fitted values do not."""
+    null = null_directions(problem, minimum)
+    return [p for p in problem.free if moves(null, direction(problem, p))]
+
+
+def _rounding(problem: Problem) -> float:
+    """The squared residual that rounding alone leaves; an exact fit has no other scale."""
+    return float((64 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import FitError, Range, fit, law, laws
+from analysis import FitError, LawError, Range, fit, law, laws
+from scaling.table import TableError
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
     "example_parameters"
@@ -214,3 +215,134 @@ def test_warm_start_gives_the_same_fit(noisy):
     assert warm.params == pytest.approx(cold.params, rel=1e-6)
     with pytest.raises(FitError, match="warm: that result is of chinchilla"):
         fit("gadre", part, warm=noisy)
+
+
+def test_an_exact_fit_is_reached_by_many_starts_and_its_resamples_converge():
+    result = fit("chinchilla", runs_of("chinchilla", TRUTH), bootstrap=200)
+    assert result.certificate["share"] > 0.2 and result.certificate["resamples"] > 0.95
+    assert not any("starts" in w or "resamples" in w for w in result.status)
+
+
+def test_poor_convergence_is_told(noisy):
+    from analysis.fit import _status
+
+    c = noisy.certificate | {"resamples": 0.01, "reached": 1, "overflowed": 0.03}
+    words = _status(noisy.problem, noisy.runs, noisy.minimum, c)
+    assert "resamples not converged: 99 %" in words
+    assert f"reached by few starts: 1 of {c['starts']}" in words and "draws unbounded: 3 %" in words
+
+
+def test_clusters_are_columns_that_exist_and_have_no_gaps(noisy):
+    runs = noisy.runs
+    with pytest.raises(TableError, match="cluster: the table has no column 'runid'"):
+        fit("chinchilla", runs, cluster="runid")
+    gaps = runs.assign(run_id=np.arange(len(runs)) // 2 * 1.0)
+    gaps.loc[gaps.index[[4, 7]], "run_id"] = np.nan
+    with pytest.raises(TableError, match=r"2 of 150 rows have none \(row 4, 7\)"):
+        fit("chinchilla", gaps)
+
+
+def test_rows_of_weight_zero_are_no_rows(noisy):
+    weights = np.r_[np.zeros(100), np.ones(50)]
+    part = fit("chinchilla", noisy.runs.iloc[100:], bootstrap=0)
+    whole = fit("chinchilla", noisy.runs, weights=weights, bootstrap=0)
+    assert whole.n == 50 and whole.params == part.params and whole.stderr == part.stderr
+    assert "50 of 150 rows (left out: 100 with weight 0)" in str(whole)
+    with pytest.raises(FitError, match="4 usable rows"):
+        fit("chinchilla", noisy.runs, weights=np.r_[np.zeros(146), np.ones(4)])
+
+
+def test_rows_left_out_are_told(noisy):
+    runs = noisy.runs.assign(status=np.repeat(["ok", "diverged", "failed"], [140, 7, 3]))
+    text = str(fit("chinchilla", runs, bootstrap=0))
+    assert "140 of 150 rows (left out: 7 with status diverged, 3 with status failed)" in text
+    assert "[nats/token]" in text
+    with pytest.raises(TableError, match=r"holds 'done' \(150\)"):
+        fit("chinchilla", noisy.runs.assign(status="done"))
+
+
+@pytest.mark.parametrize("kind", ["str", "category", "object", "Int64", "Float64"])
+def test_columns_of_any_kind_become_floats(noisy, kind):
+    runs = noisy.runs.assign(N=noisy.runs["N"].round())
+    plain = fit("chinchilla", runs, bootstrap=0)
+    odd = fit("chinchilla", runs.assign(N=runs["N"].astype(kind)), bootstrap=0)
+    assert odd.params == pytest.approx(plain.params) and odd.runs["N"].dtype == float
+    assert odd.residuals.abs().max() < 0.1
+
+
+def test_columns_that_are_no_numbers_are_named(noisy):
+    runs = noisy.runs.assign(N=noisy.runs["N"].astype(object))
+    runs.loc[3, "N"] = "7B"
+    with pytest.raises(
+        TableError, match=r"'N' holds what is no number in 1 of 150 .* '7B' at row 3"
+    ):
+        fit("chinchilla", runs)
+    twice = pd.concat([noisy.runs, noisy.runs[["N"]]], axis=1)
+    with pytest.raises(TableError, match="several columns called 'N'"):
+        fit("chinchilla", twice)
+    gap = noisy.runs.assign(C=np.nan, B=0)  # no column of this law
+    assert fit("chinchilla", gap, bootstrap=0).params == noisy.params
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None])
+def test_seeds_are_whole_numbers(noisy, seed):
+    with pytest.raises(FitError, match=r"seed=.* must be a whole number"):
+        fit("chinchilla", noisy.runs, seed=seed)
+
+
+@pytest.mark.parametrize("fixed", [{"E": np.nan}, {"A": -3.0}, {"E": np.inf}])
+def test_fixed_values_make_sense(noisy, fixed):
+    with pytest.raises(FitError, match=r"fixed: [EA]=.* must be a positive number"):
+        fit("chinchilla", noisy.runs, fixed=fixed)
+
+
+def test_a_column_that_hardly_varies(noisy):
+    runs = noisy.runs.assign(N=1e9 * (1 + 1e-13 * np.arange(150)))
+    with pytest.raises(FitError, match="differ in N, but all 150 have N within 1e-11 of 1e"):
+        fit("chinchilla", runs)
+
+
+def test_laws_that_branch_are_told_how_and_clip_works():
+    @law(A=Range(1, 100), alpha=Range(0.1, 1))
+    def branches(N, *, A, alpha):
+        return A / N**alpha if alpha > 0.2 else A / N
+
+    @law(A=Range(1, 100), alpha=Range(0.1, 1))
+    def clipped(N, *, A, alpha):
+        """L(N) = clip(A / N^alpha, 0.7, inf)."""
+        return np.clip(A / N**alpha, 0.7, None)
+
+    runs = runs_of("kaplan_N", EXAMPLES["kaplan_N"])
+    with pytest.raises(LawError, match=r"np\.where rather than if, np\.maximum"):
+        fit(branches, runs)
+    runs["L"] = np.maximum(30 / runs["N"] ** 0.2, 0.7)
+    assert fit(clipped, runs, bootstrap=0).params == pytest.approx(
+        {"A": 30, "alpha": 0.2}, rel=1e-4
+    )
+
+
+def test_an_input_may_be_zero_where_the_law_takes_no_logarithm_of_it():
+    @law(E=Range(0.3, 3), A=Range(0.1, 10), p=Range(0.2, 3))
+    def mixture(h, *, E, A, p):
+        """L(h) = E + A h^p."""
+        return E + A * h**p
+
+    truth = {"E": 1.5, "A": 2.0, "p": 0.7}
+    h = np.r_[0, 0, np.linspace(0, 1, 38)]
+    runs = pd.DataFrame({"h": h, "L": mixture.predict(truth, h=h)})
+    assert fit(mixture, runs, bootstrap=0).params == pytest.approx(truth, rel=1e-4)
+
+
+def test_repeated_rows_are_named(noisy):
+    again = pd.concat([noisy.runs, noisy.runs.iloc[[5]].set_axis([999])]).assign(note=range(151))
+    words = "; ".join(fit("chinchilla", again, bootstrap=0).status)
+    assert "duplicates: 1 rows repeat another exactly, first row 999" in words
+    seeds = again.assign(seed=np.arange(151))
+    assert "duplicates" not in "; ".join(fit("chinchilla", seeds, bootstrap=0).status)
+
+
+def test_results_compare_by_identity_and_warm_takes_the_same_law_made_again(noisy):
+    assert noisy == noisy and noisy != fit("chinchilla", noisy.runs, bootstrap=0)
+    runs = runs_of("kaplan_N", EXAMPLES["kaplan_N"], noise=0.01)
+    first = fit(laws.power("N"), runs, bootstrap=0)
+    assert fit(laws.power("N"), runs, bootstrap=0, warm=first).params == pytest.approx(first.params)

@@ -146,3 +146,121 @@ def test_few_runs_get_the_exact_interval_of_a_regression_line():
         best = result.predict(N=x)
         np.testing.assert_allclose(np.log(high / best), half, rtol=1e-4)
         np.testing.assert_allclose(np.log(best / low), half, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [16, 60])
+def test_least_absolute_deviations_linearised_agrees_with_theory_and_resampling(n):
+    # stderr = 1 / (2 f(0)) / (sd(x) sqrt(n)): sqrt(pi / 2) times that of least squares, on average.
+    ratio = []
+    for seed in range(20):
+        runs = line(n=n, seed=seed)
+        linear = fit(POWER, runs, objective="lad", intervals="delta", bootstrap=0)
+        x = np.log(runs["N"])
+        ratio.append(linear.stderr["alpha"] / (0.02 / np.std(x) / np.sqrt(n)))
+        assert abs(linear.params["alpha"] - 0.2) < 6 * linear.stderr["alpha"]
+    assert np.mean(ratio) == pytest.approx(np.sqrt(np.pi / 2), rel=0.2)
+    drawn = fit(POWER, runs, objective="lad", intervals="bootstrap", bootstrap=500)
+    assert drawn.certificate["resamples"] > 0.95
+    assert drawn.stderr["alpha"] == pytest.approx(linear.stderr["alpha"], rel=0.6)
+    profile = linear.profile("alpha")
+    half = 2 * linear.stderr["alpha"]
+    assert profile.high - profile.low == pytest.approx(2 * half, rel=0.5)
+
+
+def test_default_intervals_of_few_runs_by_least_absolute_deviations_cover():
+    covered = 0
+    for seed in range(60):
+        result = fit(POWER, line(n=12, seed=seed), objective="lad", bootstrap=0)
+        low, high = result.interval(0.9).loc["alpha", ["low", "high"]]
+        covered += low <= 0.2 <= high
+    assert 45 <= covered <= 59  # .9 of 60, four standard deviations either way
+
+
+@pytest.mark.parametrize("seed", [17, 39])
+def test_a_threshold_that_holds_no_row_does_not_throw_the_fit_off(seed):
+    result = fit(POWER, line(n=16, seed=seed), objective="lad", bootstrap=0)
+    assert result.residuals.abs().max() < 0.1
+
+
+def test_profiles_know_that_checkpoints_of_a_run_agree():
+    covered = 0
+    for seed in range(40):
+        found = fit(POWER, checkpoints(seed), objective="ls", bootstrap=0).profile("alpha")
+        covered += found.low <= 0.2 <= found.high
+    assert covered >= 33  # a profile that took rows as independent covered 42 %
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_too_few_runs_give_no_intervals(runs):
+    rows = checkpoints(0, runs=runs, each=12)
+    rows["N"] = rows["N"] * np.tile(np.geomspace(1, 100, 12), runs)
+    result = fit(POWER, rows)
+    assert any(word.startswith("intervals not determined") for word in result.status)
+    assert result.intervals == "none" and np.isnan(result.stderr["alpha"])
+    assert result.interval().loc["alpha", ["low", "high"]].isna().all()
+    assert np.isnan(result.predict_interval(N=[1e5, 1e6])).all()
+    assert np.isnan(result.derived("2 * alpha").low)
+    assert result.record()["params"]["alpha"]["stderr"] is None and "nan" in str(result)
+    with pytest.raises(FitError, match="no profile of alpha"):
+        result.profile("alpha")
+
+
+def test_few_runs_of_many_rows_are_resampled_by_run():
+    result = fit(POWER, checkpoints(0, runs=16), bootstrap=200)
+    assert result.intervals == "bootstrap" and result.certificate["groups"] == 16
+    with pytest.raises(FitError, match="'residual' redraws single rows"):
+        fit(POWER, checkpoints(0), intervals="residual")
+
+
+def test_a_direction_that_the_data_leave_open_has_no_end():
+    # Two sizes fix two numbers, not three: E, A and alpha can be traded for each other.
+    rng = np.random.default_rng(0)
+    N, D = np.tile([1e7, 1e9], 40), np.exp(rng.uniform(20, 26, 80))
+    truth = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
+    L = laws.chinchilla.predict(truth, N=N, D=D) * np.exp(0.003 * rng.standard_normal(80))
+    result = fit("chinchilla", pd.DataFrame({"N": N, "D": D, "L": L}), bootstrap=200)
+    assert set(result.certificate["undetermined"]) == {"E", "A", "alpha"}
+    assert any(w.startswith("not identified: E, A, alpha") for w in result.status)
+    table = result.interval()
+    assert (table.loc[["E", "A", "alpha"], "high"] == np.inf).all()
+    assert np.isinf(result.stderr["E"]) and np.isfinite(result.stderr["beta"])
+    assert table.loc["beta", "low"] < 0.36 < table.loc["beta", "high"]
+    assert result.derived("a").high == np.inf and np.isfinite(result.derived("beta").high)
+    assert result.samples["alpha"].std() > 0.03  # the draws lie along the valley
+
+
+def test_no_draws_mean_linearised_intervals_throughout():
+    result = fit("chinchilla", clean := surface(), bootstrap=0)
+    drawn = fit("chinchilla", clean, bootstrap=1000)
+    assert result.intervals == "delta" and result.record()["intervals"] == "delta"
+    for one, other in zip(result.derived("a"), drawn.derived("a"), strict=True):
+        assert one == pytest.approx(other, rel=0.1)
+    assert result.record()["derived"]["a"]["low"] is not None
+    for one, other in zip(
+        result.predict_interval(N=1e11, D=1e12), drawn.predict_interval(N=1e11, D=1e12), strict=True
+    ):
+        assert one == pytest.approx(other, rel=0.01)
+
+
+def surface(n=80, noise=0.003, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
+    N, D = np.exp(rng.uniform(14, 22, n)), np.exp(rng.uniform(19, 26, n))
+    L = laws.chinchilla.predict(truth, N=N, D=D) * np.exp(noise * rng.standard_normal(n))
+    return pd.DataFrame({"N": N, "D": D, "L": L})
+
+
+def test_draws_that_overflow_make_an_interval_unbounded():
+    from analysis.fit import _quantiles, _spread
+
+    draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
+    assert _quantiles(draws, 0.9)[1] < 10
+    low, high = _quantiles(draws, 0.99)
+    assert low > 0 and high == np.inf
+    assert _spread(draws) == pytest.approx(1, rel=0.1)
+
+
+def test_covariances_of_nearly_flat_fits_have_no_negative_variance():
+    cov = np.array([[1e16, 1e8 + 1.0], [1e8 + 1.0, 1.0]])  # not quite positive by rounding
+    half = uncertainty.root(cov)
+    assert np.isfinite(half).all() and (np.diag(half @ half.T) >= 0).all()
