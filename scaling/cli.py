@@ -97,8 +97,8 @@ def sweep(
 
     it = Sweep.from_toml(spec, results, changes=_changes(set))
     if dry_run:
-        workers = 1 if in_process else workers
-        print(it.plan(workers=workers, threads=threads, measure=True))
+        how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
+        print(it.plan(**how, measure=True))
         return
     runs = it.run(
         workers=workers,

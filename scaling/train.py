@@ -346,7 +346,7 @@ class Trainer:
             if due:
                 self._leave(results, on_result)
             stop = bool(self.members) and should_stop is not None and should_stop()
-            if stop or now - last_checkpoint > self.checkpoint_seconds:
+            if self.members and (stop or now - last_checkpoint > self.checkpoint_seconds):
                 self._spend(clock)
                 for k in range(len(self.members)):
                     self._save(k)

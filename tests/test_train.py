@@ -180,3 +180,10 @@ def test_folder_that_cannot_be(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot hold checkpoints"):
         train(run, execution=ONE, folder=tmp_path / "file")
+
+
+def test_checkpoints_at_every_step(run, tmp_path):
+    # also when the last step and a checkpoint fall together
+    often = dataclasses.replace(ONE, checkpoint_seconds=0.0)
+    result = train(run, execution=often, folder=tmp_path)
+    assert losses(result) == losses(train(run, execution=ONE))
