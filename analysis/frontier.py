@@ -21,6 +21,7 @@ from scipy.interpolate import Akima1DInterpolator, make_smoothing_spline
 
 from analysis.fit import FitError, FitResult, fit
 from analysis.laws import Law, LawError
+from scaling.config import ConfigError
 from scaling.table import TableError, check, missing_column
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
@@ -73,7 +74,8 @@ class Frontier:
         """
         C = np.atleast_1d(np.asarray(C, float))
         if not (np.isfinite(C).all() and (C > 0).all()):
-            raise ValueError(f"C={C.tolist()} must be positive and finite [FLOPs].")
+            wrong = C[~(np.isfinite(C) & (C > 0))].flat[0]
+            raise ConfigError(f"C={wrong:g} must be positive and finite [FLOPs].")
         if self.fit is not None:
             return _optimal(self.fit.law, _stacked(self.fit), C, self.per_token)
         x = np.log(C) - self.centre
@@ -677,7 +679,8 @@ def parametric(
     """The least of a fitted law of N and D at each C, for every resample of the fit.
 
     Closed form for E + A / N^alpha + B / D^beta with C = 6 N D; otherwise the law is minimised
-    over ln N at fixed C, to 1e-9 in ln N.
+    over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent below 0, say)
+    is nan and counted in `status`; FitError where the fit itself has none.
 
     Source: Hoffmann et al. 2022, section 3.3 and eq. 4
     """
@@ -700,12 +703,18 @@ def parametric(
         [0.5, 1.0, 2.0]
     )  # fmt: skip
     values = _optimal(law, _stacked(result), C, per)
+    if not np.isfinite(values["N"][0]).any():
+        found = ", ".join(f"{p} = {v:.3g}" for p, v in result.params.items())
+        raise FitError(
+            f"{law.name} as fitted ({found}) has no optimum at any compute of the data: no size is "
+            "best. Check the table, or fit another law."
+        )
     x = np.log(C)
     centre = float(x.mean())
     lines = {name: _line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
     status = [line for line in result.status if line != "converged"]
     status += _few(lines["N"], len(result.samples))
-    inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)
+    inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)  # not nan
     if not inner.all():
         status.append(
             f"at {np.sum(~inner)} of {len(C)} budgets within the data the optimum is a model more "
@@ -732,34 +741,41 @@ def parametric(
 def _optimal(
     law: Law, params: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
 ) -> dict[str, np.ndarray]:
-    """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters."""
+    """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
+    there is none: a draw far out may have an exponent below 0, or overflow."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
     if law.name == "chinchilla" and per is _six:
-        # A draw far out may have an exponent below 0: then there is no optimum, hence nan.
         known = np.all([p[name] > 0 for name in ("A", "B", "alpha", "beta")], axis=0)
         p = {name: np.where(known, value, np.nan) for name, value in p.items()}
-        G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
-        N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
+        with np.errstate(all="ignore"):
+            G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
+            N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
     else:
         N = _argmin(law, p, C, per)
-    D = C / per(N)
-    return {"N": N, "D": D, "L": _predict(law, p, N, D)}
+    with np.errstate(all="ignore"):
+        D = C / per(N)
+        best = {"N": N, "D": D, "L": _predict(law, p, N, D)}
+        lost = ~np.all([np.isfinite(v) & (v > 0) for v in best.values()], axis=0)
+    return {name: np.where(lost, np.nan, value) for name, value in best.items()}
 
 
 def _argmin(
     law: Law, p: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
 ) -> np.ndarray:
-    """Grids of ln N that close in on the minimum; the first reaches from N = 1 to D = 1."""
+    """Grids of ln N that close in on the minimum; the first reaches from N = 1 to D = 1. nan where
+    the law is nowhere finite."""
     deep = {name: value[:, :, None] for name, value in p.items()}
     rows = max((len(v) for v in p.values()), default=1)
     low = np.zeros((rows, C.shape[-1]))
     high = np.broadcast_to(np.log(np.maximum(C / 6, 2.0)), low.shape)
     grid = np.linspace(0, 1, 33)
+    known = np.ones_like(low, bool)
     for _ in range(5):
         u = low[:, :, None] + (high - low)[:, :, None] * grid
         N = np.exp(u)
         loss = _predict(law, deep, N, C[..., None] / per(N))
-        best = np.nanargmin(np.where(np.isfinite(loss), loss, np.inf), axis=2)
+        known &= np.isfinite(loss).any(axis=2)
+        best = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=2)
         take = (
             np.take_along_axis(u, np.clip(best + k, 0, 32)[:, :, None], 2)[:, :, 0] for k in (-1, 1)
         )
@@ -768,9 +784,10 @@ def _argmin(
     u = (low + high)[:, :, None] / 2 + 1e-3 * np.array([-1, 0, 1])
     N = np.exp(u)
     left, mid, right = np.moveaxis(_predict(law, deep, N, C[..., None] / per(N)), 2, 0)
-    bend = left - 2 * mid + right
-    shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)
-    return np.exp(u[:, :, 1] + 1e-3 * np.clip(shift, -1, 1))
+    with np.errstate(invalid="ignore"):
+        bend = left - 2 * mid + right
+        shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)
+    return np.where(known, np.exp(u[:, :, 1] + 1e-3 * np.clip(shift, -1, 1)), np.nan)
 
 
 def _predict(law: Law, params: dict[str, np.ndarray], N: Any, D: Any) -> np.ndarray:
@@ -835,7 +852,7 @@ def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) 
     if result.law.name != "kaplan_ND":
         raise LawError(f"the data rule needs a fit of kaplan_ND, not of {result.law.name}.")
     if not overfit > 0:
-        raise ValueError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
+        raise ConfigError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
     exponent = result.derived("alpha_N / alpha_D", level)
     p = result.params
     scale = p["D_c"] / p["N_c"] ** exponent.value

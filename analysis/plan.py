@@ -17,6 +17,9 @@ from analysis.frontier import frontier as optimal
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 
+_DOUBTFUL = ("not converged", "not identified", "wrong sign", "at bound")
+"""What a fit's status may say that leaves a plan without a basis."""
+
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 """Departures from the best size whose price a plan states (Kaplan et al. 2020, Fig. 12)."""
 
@@ -88,18 +91,25 @@ class Plan:
                 for d in self.deviations
             ],
             "beyond": self.beyond,
+            "reliable": not self.doubts,
             "status": list(self.status),
             "source": self.source,
             "level": self.level,
         }
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the fit says against planning with it: parameters that the data leave open, ..."""
+        return tuple(line for line in self.status if line.startswith(_DOUBTFUL))
+
+    @property
     def headline(self) -> str:
-        return (
+        plain = (
             f"train {_si(self.N.value)} parameters on {_si(self.D.value)} tokens "
             f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
             f"[{self.L.low:.3f}, {self.L.high:.3f}]"
         )
+        return f"{plain} - NOT RELIABLE, {'; '.join(self.doubts)}" if self.doubts else plain
 
     def __str__(self) -> str:
         (name,) = self.asked
@@ -272,7 +282,8 @@ def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.n
 
     def loss(n: float, d: Any) -> np.ndarray:
         columns = {"N": np.full(np.shape(d), n), "D": d}
-        return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
+        with np.errstate(all="ignore"):  # a draw may lie far out
+            return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
 
     rows = len(samples) + 1
     goal = loss(N, np.full(rows, D))

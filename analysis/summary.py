@@ -15,7 +15,8 @@ from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.load import load
 from analysis.plan import Plan, plan
 from analysis.validate import Validation, validate
-from scaling.table import TableError
+from scaling.config import ConfigError
+from scaling.table import TableError, missing_column
 
 NEXT = 10.0
 """The plan is for this many times the compute of the largest run."""
@@ -64,6 +65,7 @@ class Summary:
         for result in self.laws.values():
             lines.append(f"  {result.law.formula}   [{result.n} points]")
             lines.append(f"      {_parameters(result)}")
+            lines += [f"      ! {word}" for word in result.status if word != "converged"]
         if self.held_out:
             lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
         for name, validation in self.held_out.items():
@@ -99,10 +101,18 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
     size only, too few runs) is left out, and `skipped` says why.
     """
     folder = Path(results)
+    if folder.is_file():
+        raise TableError(
+            f"{folder} is a table; a summary needs the results folder of a sweep, with its learning "
+            "curves. Of a table: `scaling fit`, `validate`, `frontier` and `plan`."
+        )
     table = load(folder)
+    if "status" not in table.columns:
+        raise TableError(f"{folder}: {missing_column('status', table.columns)}")
     runs = table[table["status"] == "ok"]
     if runs.empty:
-        raise TableError(f"{folder}: none of {len(table)} runs has status 'ok': nothing to fit.")
+        said = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
+        raise TableError(f"{folder}: no run has status 'ok' ({said}): nothing to fit.")
     curves = load(folder, curves=True)
     curves = curves[curves["status"] == "ok"]
     skipped: dict[str, str] = {}
@@ -110,7 +120,7 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
     def attempt(name: str, make: Any) -> Any:
         try:
             return make()
-        except (FitError, TableError) as error:
+        except (FitError, TableError, ConfigError) as error:
             skipped[name] = str(error)
             return None
 
@@ -135,6 +145,9 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
         skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
     target = fronts.get("parametric") or fronts.get("envelope")
     C = NEXT * float(runs["C"].max())
+    kaplan = laws.get("Kaplan")
+    rule = attempt("data rule", lambda: data_rule(kaplan)) if kaplan else None
+    following = attempt("plan", lambda: plan(target, C=C)) if target else None
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),
@@ -142,9 +155,9 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
         laws=laws,
         skipped=skipped,
         held_out={name: v for name, v in held_out.items() if v is not None},
-        rule=data_rule(laws["Kaplan"]) if "Kaplan" in laws else None,
+        rule=rule,
         frontiers=fronts,
-        plan=plan(target, C=C) if target else None,
+        plan=following,
         figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import optimize, special
 
 from analysis import engine
 from analysis import laws as known
@@ -21,7 +21,9 @@ from analysis.laws import Law, resolve
 from scaling.table import TableError, missing_column
 
 NARROW = 1.0
-"""Decades of an input below which an exponent and a floor can hardly be told apart."""
+"""Decades of a size (parameters, tokens, FLOPs, ...) below which an exponent is hardly known."""
+_NOT_SIZES = ("L", "bits_per_byte", "error")
+"""Inputs that a law of them need not span decades of: all losses there are lie within one."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,31 @@ class Validation:
     level: float
     backtest: pd.DataFrame
     """One row a cut-off: the law fitted to runs up to `cut` predicts all larger ones. Columns cut,
-    n_fit, n_held, error (root mean square log error), bias (mean log error, positive: measured
+    n_fit, n_held, runs_held, error (root mean square log error), bias (mean log error, positive: measured
     above predicted), coverage (share of held-out runs inside the predictive interval), inflation
     (what the interval's width must be multiplied by to cover `level`), then the law's derived
     quantities as fitted to that cut."""
     scales: pd.DataFrame
     """Leave one scale out: every size of the first input predicted from the others."""
     laws: pd.DataFrame
-    """Competing laws, one row each: q free parameters, aicc (differences from the best),
-    error (in sample), held_out and left_out (mean errors of the two tests above), status."""
+    """Competing laws, one row each: q free parameters, aicc (differences from the best, of the
+    likelihood that `likelihood` names), error (in sample), held_out and left_out (mean errors of
+    the two tests above), status."""
     verdict: tuple[str, ...]
     """Plain sentences."""
+
+    @property
+    def likelihood(self) -> str:
+        """The likelihood behind AICc, in words, and what counts as one observation."""
+        assert self.fit.problem is not None and self.fit.minimum is not None
+        density = "Gaussian"
+        if "absolute" in self.fit.loss:
+            density = "Laplace"
+        elif np.isfinite(self.fit.minimum.delta):
+            density = "Huber's density"
+        runs, rows = self.fit.problem.units(), self.fit.n
+        unit = f"{runs} runs of {rows} rows" if runs < rows else f"{rows} rows"
+        return f"AICc by the {density} likelihood, its scale fitted, of {unit}"
 
     @property
     def supported(self) -> bool:
@@ -65,6 +81,7 @@ class Validation:
                 "level": self.level,
                 "supported": self.supported,
                 "verdict": self.verdict,
+                "likelihood": self.likelihood,
                 "backtest": self.backtest.to_dict("records"),
                 "scales": self.scales.to_dict("records"),
                 "laws": self.laws.reset_index().to_dict("records"),
@@ -82,7 +99,7 @@ class Validation:
             text(self.backtest, False),
             f"each {self.scales.columns[0]} predicted from the others:",
             text(self.scales, False),
-            "competing laws:",
+            f"competing laws ({self.likelihood}):",
             text(self.laws, True),
             *(f"- {sentence}" for sentence in self.verdict),
         ]
@@ -113,7 +130,10 @@ def validate(
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)
-    runs = whole.runs
+    runs = whole.runs  # without rows that are not 'ok': so must the weights be
+    if options.get("weights") is not None:
+        assert whole.problem is not None
+        options["weights"] = whole.problem.weights
     cluster = options.get("cluster", "run_id")
     if by is None:
         by = "C" if "C" in runs.columns else law.inputs[0]
@@ -122,13 +142,13 @@ def validate(
     size = _scale_of_run(runs, by, cluster)
     rivals = [resolve(each) for each in against] if against is not None else _rivals(law)
     cutoffs = _cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
-    backtest = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
+    backtest, failed = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
     scales = _leave_one_out(whole)
     # One Huber threshold for all, or their objectives could not be compared.
     objective, delta = _objective(whole)
     same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
     compared = _compare(whole, rivals, size, cutoffs, same)
-    verdict = _verdict(whole, backtest, compared, level)
+    verdict = (*_verdict(whole, backtest, compared, level), *failed)
     return Validation(law, whole, by, level, backtest, scales, compared, verdict)
 
 
@@ -156,14 +176,17 @@ def _objective(result: FitResult) -> tuple[str, float | None]:
 def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
     """log(measured / predicted) of the rows `held`, by the law refitted to all others.
 
-    None where the others do not suffice for a fit.
+    None where the others do not suffice for a fit, or it fails.
     """
     assert result.problem is not None and result.minimum is not None
     problem = result.problem.take(np.flatnonzero(~held))
     if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
         return None
     warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
-    found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+    try:
+        found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+    except FloatingPointError:
+        return None
     params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
     x = {name: column[held] for name, column in result.problem.columns.items()}
     with np.errstate(all="ignore"):
@@ -181,12 +204,15 @@ def _backtest(
     cutoffs: list[float],
     level: float,
     options: dict[str, Any],
-) -> pd.DataFrame:
-    rows = []
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table, and a sentence for each cut-off at which there is no fit."""
+    rows, failed = [], []
+    cluster = options.get("cluster", "run_id")
     for cut in cutoffs:
         try:
             result = fit(law, runs[size <= cut], **_rows(options, size <= cut))
-        except FitError:
+        except FitError as error:
+            failed.append(f"no fit to the runs up to {cut:.3g}: {error}")
             continue
         held = runs[size > cut]
         x = {name: held[name].to_numpy(float) for name in law.inputs}
@@ -196,6 +222,7 @@ def _backtest(
             "cut": cut,
             "n_fit": int((size <= cut).sum()),
             "n_held": len(held),
+            "runs_held": held[cluster].nunique() if cluster in held.columns else len(held),
             "error": _rms(off),
             "bias": float(np.mean(off)),
             "coverage": np.nan,
@@ -209,8 +236,8 @@ def _backtest(
                 ratio = np.abs(measured - centre) / np.maximum(half, 1e-300)
             row["inflation"] = float(np.quantile(ratio, level))
         rows.append(row | {name: result.derived(name).value for name in law.derived})
-    columns = ["cut", "n_fit", "n_held", "error", "bias", "coverage", "inflation"]
-    return pd.DataFrame(rows, columns=[*columns, *law.derived])
+    columns = ["cut", "n_fit", "n_held", "runs_held", "error", "bias", "coverage", "inflation"]
+    return pd.DataFrame(rows, columns=[*columns, *law.derived]), failed
 
 
 def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
@@ -262,8 +289,8 @@ def _compare(
 ) -> pd.DataFrame:
     """Fit each law with the same objective to the same rows.
 
-    AICc takes n log(2 F / n) for minus twice the log likelihood, F the objective: Gaussian for
-    least squares, its robust analogue for Huber's function.
+    Rows of one run share their noise, so runs are what AICc counts: minus twice the log likelihood
+    is taken a row, times the number of runs.
     """
     rows = {}
     for law in (whole.law, *rivals):
@@ -273,8 +300,8 @@ def _compare(
             rows[law.name] = {"q": len(law.params), "status": str(error).split(":")[0]}
             continue
         assert result.minimum is not None and result.problem is not None
-        n, k = result.n, result.problem.q + 1
-        aicc = n * np.log(2 * max(result.minimum.objective, 1e-300) / n) + 2 * k
+        n, k = result.problem.units(), result.problem.q + 1
+        aicc = n * _deviance(result) + 2 * k
         aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
         held = [_errors(result, size > cut) for cut in cutoffs]
         rows[law.name] = {
@@ -291,10 +318,42 @@ def _compare(
     return out
 
 
-def curvature(x: np.ndarray, L: np.ndarray) -> tuple[float, float]:
+def _deviance(result: FitResult) -> float:
+    """Minus twice the log likelihood of a fit, a row, its scale s fitted too.
+
+    The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
+    Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
+    sum of absolute values.
+    """
+    assert result.problem is not None and result.minimum is not None
+    problem, delta = result.problem, result.minimum.delta
+    r = problem.residuals(result.minimum.theta)[0]
+    if "absolute" in result.loss:
+        mean = float(np.average(np.abs(r), weights=problem.weights))
+        return 2 * np.log(2 * max(mean, 1e-300)) + 2
+    F = max(float(np.average(engine.huber(r, delta), weights=problem.weights)), 1e-300)
+    if np.isinf(delta):
+        return np.log(2 * np.pi * 2 * F) + 1
+
+    def at(log_s: float) -> float:
+        s = np.exp(log_s)
+        t = delta / s
+        normal = np.sqrt(2 * np.pi) * s * special.erf(t / np.sqrt(2))
+        return 2 * F / s**2 + 2 * np.log(normal + 2 * s / t * np.exp(-(t**2) / 2))
+
+    centre = 0.5 * np.log(2 * F)
+    return float(
+        optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
+    )  # pyright: ignore
+
+
+def curvature(
+    x: np.ndarray, L: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
     """t statistic and two-sided p value of the quadratic term of log L over log x.
 
-    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs.
+    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs. Where `groups`
+    says which rows share a run, the variance is that of sums over runs (cluster-robust).
     """
     u = np.log(x) - np.log(x).mean()
     design = np.column_stack([np.ones_like(u), u, u**2])
@@ -303,7 +362,14 @@ def curvature(x: np.ndarray, L: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     coefficients, *_ = np.linalg.lstsq(design, np.log(L), rcond=None)
     r = np.log(L) - design @ coefficients
-    variance = float(r @ r) / freedom * np.linalg.inv(design.T @ design)[2, 2]
+    bread = np.linalg.inv(design.T @ design)
+    variance = float(r @ r) / freedom * bread[2, 2]
+    if groups is not None and (G := len(np.unique(groups))) < len(u):
+        if G < 4:
+            return np.nan, np.nan
+        freedom = G - 3
+        score = np.bincount(groups, (design @ bread[2]) * r)
+        variance = float(score @ score) * G / freedom
     t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
     return t, float(2 * special.stdtr(freedom, -abs(t)))
 
@@ -311,23 +377,34 @@ def curvature(x: np.ndarray, L: np.ndarray) -> tuple[float, float]:
 def lack_of_fit(result: FitResult) -> float:
     """p value of residuals that follow a quadratic in the logs of the inputs, by an F test.
 
-    Residuals are clipped at three robust standard deviations.
+    What of the quadratic the law's own parameters could have fitted is taken out first. Residuals
+    are clipped at three robust standard deviations. Rows of one run share their noise: runs, not
+    rows, are the degrees of freedom.
     """
-    r = np.log1p(result.residuals.to_numpy(float))
+    assert result.problem is not None and result.minimum is not None
+    problem, theta = result.problem, result.minimum.theta
+    r = problem.residuals(theta)[0]
     spread = 1.4826 * np.median(np.abs(r - np.median(r)))
     r = np.clip(r, -3 * spread, 3 * spread)
-    logs = [np.log(result.runs[name].to_numpy(float)) for name in result.law.inputs]
+    logs = [np.log(x) for x in problem.columns.values()]
     u = [(x - x.mean()) / (x.std() + 1e-300) for x in logs]
     terms = [*u, *(u[i] * u[j] for i in range(len(u)) for j in range(i + 1))]
-    design = np.column_stack([np.ones(len(r)), *terms])
-    rank = int(np.linalg.matrix_rank(design))
-    freedom = len(r) - max(rank, len(result.params))
-    if freedom < 3 or spread == 0:
+    gradient = engine.gradients(problem, theta)
+    gradient = gradient / (np.linalg.norm(gradient, axis=0) + 1e-300)
+    own, before = _left_over(r, gradient)
+    rank, after = _left_over(r, np.column_stack([gradient, np.ones(len(r)), *terms]))
+    freedom = problem.units() - rank
+    if freedom < 3 or spread == 0 or rank == own:
         return np.nan
-    fitted = design @ np.linalg.lstsq(design, r, rcond=None)[0]
-    rss, total = float(np.sum((r - fitted) ** 2)), float(np.sum((r - r.mean()) ** 2))
-    F = (total - rss) / (rank - 1) / max(rss / freedom, 1e-300)
-    return float(special.fdtrc(rank - 1, freedom, F))
+    F = (before - after) / (rank - own) / max(after / freedom, 1e-300)
+    return float(special.fdtrc(rank - own, freedom, F))
+
+
+def _left_over(r: np.ndarray, design: np.ndarray) -> tuple[int, float]:
+    """Rank of a design, and the sum of squares of `r` that it leaves."""
+    left, size, _ = np.linalg.svd(design, full_matrices=False)
+    left = left[:, size > 1e-7 * size[0]]
+    return left.shape[1], float(np.sum((r - left @ (left.T @ r)) ** 2))
 
 
 def _verdict(
@@ -337,10 +414,9 @@ def _verdict(
     law, x = whole.law, whole.runs
     for name in law.inputs:
         decades = float(np.log10(x[name].max() / x[name].min()))
-        if decades < NARROW:
-            against.append(
-                f"{name} spans {decades:.2g} decades: too narrow to tell an exponent from a floor"
-            )
+        if decades < NARROW and name not in _NOT_SIZES:
+            what = "tell an exponent from a floor" if "E" in law.params else "know an exponent"
+            against.append(f"{name} spans {decades:.2g} decades: too narrow to {what}")
     if whole.certificate["not_identified"]:
         names = ", ".join(whole.certificate["not_identified"])
         against.append(f"the data do not determine {names}")
@@ -355,7 +431,7 @@ def _verdict(
         against.append("too few runs to hold any out")
     elif backtest["coverage"].notna().any():
         covered = float(np.average(backtest["coverage"], weights=backtest["n_held"]))
-        noise = 2 * np.sqrt(level * (1 - level) / backtest["n_held"].max())
+        noise = 2 * np.sqrt(level * (1 - level) / backtest["runs_held"].max())
         # Predictions of one fit err together, so a shortfall must be clear to count.
         if covered < level - 0.1 - noise:
             wider = float(np.median(backtest["inflation"]))
@@ -363,6 +439,7 @@ def _verdict(
                 f"{100 * level:g} % intervals cover {100 * covered:.0f} % of larger runs: widen "
                 f"them {wider:.2g} times when extrapolating"
             )
+    notes += [word for word in whole.status if word.startswith(("implausible", "duplicates"))]
     notes += _floor_note(whole, compared)
     if len(compared) > 1:
         here = compared.loc[law.name]
@@ -396,7 +473,8 @@ def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:
     if not pure or f"floor_{x}" not in compared.index:
         return []
     gain = float(compared.loc[pure[0], "aicc"] - compared.loc[f"floor_{x}", "aicc"])  # pyright: ignore
-    t, p = curvature(whole.runs[x].to_numpy(float), whole.runs["L"].to_numpy(float))
+    assert whole.problem is not None
+    t, p = curvature(whole.problem.columns[x], whole.problem.target, whole.problem.groups)
     by_aicc, by_test = gain > 2, t > 0 and p < 0.05
     word = "undetermined"
     if by_aicc == by_test:

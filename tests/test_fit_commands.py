@@ -189,3 +189,17 @@ def test_validate_takes_the_options_of_fit(table, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["validate", str(table), *MAP, "--delta", "-1"])
     assert stop.value.code == 2 and "delta=-1.0 must be positive" in capsys.readouterr().err
+
+
+def test_a_summary_is_of_a_results_folder(table, sweep, tmp_path, capsys):
+    from scaling.table import write
+
+    runs, curves = sweep()
+    write(
+        tmp_path / "s", runs.assign(status="failed").to_dict("records"), curves.to_dict("records")
+    )
+    for path, said in ((table, "is a table; a summary needs"), (tmp_path / "s", "(30 failed)")):
+        with pytest.raises(SystemExit) as stop:
+            main(["summary", str(path)])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and said in error and error.count("\n") == 1

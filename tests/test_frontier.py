@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Law, Range, fit, frontier, laws, load
-from analysis.fit import FitResult
+from analysis.fit import FitError, FitResult
 from analysis.frontier import Comparison, _argmin, _six, data_rule, slices
+from scaling.config import ConfigError
 from scaling.table import TableError
 
 C_MIDDLE = 1e12
@@ -333,5 +334,28 @@ def test_a_law_of_one_input_has_no_frontier(sweep):
     both = fit(laws.chinchilla, runs, bootstrap=10)
     with pytest.raises(TableError, match="has the parametric"):
         frontier(both, method="envelope")
-    with pytest.raises(ValueError, match="must be positive and finite"):
-        frontier(both).at(C=-1)
+    for C in (-1, [1e12, float("nan")], float("inf")):
+        with pytest.raises(ConfigError, match="must be positive and finite"):
+            frontier(both).at(C=C)
+
+
+def test_overfitting_to_be_allowed_is_positive():
+    kaplan = known(laws.kaplan_ND, N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
+    with pytest.raises(ConfigError, match="overfit=0 must be positive"):
+        data_rule(kaplan, overfit=0)
+
+
+def test_draws_that_overflow_are_lost_without_a_warning():
+    """Warnings are errors here: a draw may have any sign and size."""
+    for law in (laws.chinchilla, laws.bottleneck):
+        params = {"E": 2.0, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3}
+        params |= {"k": 1.0} if law is laws.bottleneck else {}
+        result = known(law, **params)
+        result.samples.loc[0, ["A", "B"]] = np.inf, np.inf
+        result.samples.loc[1, "alpha"] = np.nan
+        front = frontier(result)
+        assert "2 of 3 resamples have no frontier" in front.status
+        assert exponent(front)["high"] == pytest.approx(0.5, abs=1e-4)
+    wrong = known(laws.chinchilla, E=2.0, A=400.0, B=400.0, alpha=-0.1, beta=0.3)
+    with pytest.raises(FitError, match=r"has no optimum at any compute.*Check the table"):
+        frontier(wrong)

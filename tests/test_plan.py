@@ -174,3 +174,15 @@ def test_a_price_that_some_draws_cannot_pay_is_unbounded(fitted):
     assert math.isinf(got.deviations[0].compute.high)
     assert "unreachable]" in str(got)
     assert got.record()["deviations"][0]["compute"]["high"] is None
+
+
+def test_a_plan_from_parameters_that_the_data_leave_open_says_so_first(sweep):
+    runs, _ = sweep()
+    fine = plan(fit(laws.chinchilla, runs, bootstrap=50), C=1e14)
+    assert fine.doubts == () and "NOT RELIABLE" not in fine.headline
+    assert fine.record()["reliable"]
+    one = runs[runs["N"] == runs["N"].max()]
+    few = pd.concat([one, runs[runs["N"] == runs["N"].min()]])  # two sizes: no exponent of N
+    doubtful = plan(fit(laws.chinchilla, few, bootstrap=50), C=1e14)
+    assert doubtful.headline.split(" - ")[1].startswith("NOT RELIABLE, not identified: ")
+    assert not doubtful.record()["reliable"]

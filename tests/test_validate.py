@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import laws, validate
+from analysis import Range, fit, law, laws, validate
 from analysis.validate import curvature, lack_of_fit
 from scaling.table import TableError
 
@@ -94,3 +94,110 @@ def test_hold_out_by_any_column_and_only_by_one_that_is_there():
     assert found.by == "D" and list(found.laws.index) == ["chinchilla", "gadre"]
     with pytest.raises(TableError, match="no column 'S'"):
         validate("chinchilla", surface(n=60), by="S")
+
+
+def checkpoints(seed, runs=40):
+    """Eight checkpoints a run whose errors share 90 % of their variance."""
+    rng = np.random.default_rng([7, seed])
+    N = np.repeat(np.exp(rng.uniform(17, 23, runs)), 8)
+    D = N * np.repeat(np.exp(rng.uniform(1, 5.7, runs)), 8) * np.tile(np.geomspace(0.1, 1, 8), runs)
+    shared, own = np.repeat(rng.standard_normal(runs), 8), rng.standard_normal(8 * runs)
+    noise = 0.005 * (np.sqrt(0.9) * shared + np.sqrt(0.1) * own)
+    L = laws.chinchilla.predict(TRUTH, N=N, D=D) * np.exp(noise)
+    return pd.DataFrame({"run_id": np.repeat(np.arange(runs), 8), "N": N, "D": D, "L": L})
+
+
+def test_runs_not_checkpoints_are_what_tests_of_a_form_count():
+    tables = [checkpoints(seed) for seed in range(12)]
+    right = [lack_of_fit(fit("chinchilla", t, bootstrap=0)) for t in tables]
+    blind = [lack_of_fit(fit("chinchilla", t, bootstrap=0, cluster=None)) for t in tables]
+
+    assert sum(p < 0.05 for p in right) <= 1 < 4 <= sum(p < 0.05 for p in blind)
+    wrong = tables[0].assign(L=lambda t: t["L"] * np.exp(0.002 * np.log(t["N"] / 4e8) ** 2))
+    assert lack_of_fit(fit("kaplan_ND", wrong, bootstrap=0)) < 1e-3  # and it still has power
+
+
+def test_curvature_counts_runs():
+    def p_values(seed):
+        rng = np.random.default_rng(seed)
+        run = np.repeat(np.arange(16), 8)
+        N = np.repeat(10 ** np.linspace(6, 9, 16), 8) * np.tile(np.geomspace(0.1, 1, 8), 16)
+        L = 30 * N**-0.2 * np.exp(0.003 * rng.standard_normal(16)[run])
+        return curvature(N, L)[1], curvature(N, L, run)[1]
+
+    blind, right = (np.array([p_values(seed) for seed in range(200)]) < 0.05).mean(axis=0)
+    assert right < 0.1 < 0.3 < blind
+    t, p = curvature(*line(1.0)[["N", "L"]].to_numpy().T, np.arange(24))
+    assert t > 3 and p < 0.01  # a run a row: as without
+
+
+@pytest.mark.parametrize("objective", ["ls", "huber", "lad"])
+def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
+    runs = surface(n=80, noise=0.003)
+    found = validate("chinchilla", runs, against=["kaplan_ND"], objective=objective, bootstrap=0)
+    r, worse = (
+        np.log1p(fit(form, runs, objective=objective, delta=d, bootstrap=0).residuals)
+        for form, d in (("chinchilla", None), ("kaplan_ND", None))
+        for d in [found.fit.certificate["delta"] if objective == "huber" else None]
+    )
+    n = len(runs)
+    if objective == "ls":
+        gap = n * np.log((worse**2).sum() / (r**2).sum())
+    elif objective == "lad":
+        gap = 2 * n * np.log(worse.abs().sum() / r.abs().sum())
+    else:  # the density, integrated and maximised by brute force
+        delta = found.fit.certificate["delta"]
+        x = np.linspace(-60 * 0.05, 60 * 0.05, 400_001)
+
+        def rho(y):
+            return np.where(np.abs(y) < delta, y**2 / 2, delta * (np.abs(y) - delta / 2))
+
+        def deviance(r):
+            s = np.sqrt(2 * rho(r).mean()) * np.geomspace(0.5, 4, 200)
+            Z = [np.exp(-rho(x) / each**2).sum() * (x[1] - x[0]) for each in s]
+            return (2 * rho(r).sum() / s**2 + 2 * n * np.log(Z)).min()
+
+        gap = deviance(worse.to_numpy()) - deviance(r.to_numpy())
+
+    def penalty(k):
+        return 2 * k + 2 * k * (k + 1) / (n - k - 1)
+
+    got = found.laws.loc["kaplan_ND", "aicc"] - found.laws.loc["chinchilla", "aicc"]
+    assert got == pytest.approx(gap + penalty(5) - penalty(6), rel=2e-3)
+    word = {"ls": "Gaussian", "huber": "Huber's density", "lad": "Laplace"}[objective]
+    assert f"AICc by the {word} likelihood, its scale fitted, of 80 rows" in str(found)
+
+
+def test_weights_go_with_their_rows_and_a_weightless_run_counts_for_nothing():
+    runs = surface(n=60).assign(status="ok")
+    runs.loc[[3, 17], "status"] = "failed"
+    weights = np.linspace(1, 2, 60)
+    found = validate("chinchilla", runs, weights=weights, bootstrap=20, against=["gadre"])
+    kept = runs.drop(index=[3, 17])
+    same = validate(
+        "chinchilla", kept, weights=np.delete(weights, [3, 17]), bootstrap=20, against=["gadre"]
+    )
+    pd.testing.assert_frame_equal(found.laws, same.laws)
+    pd.testing.assert_frame_equal(found.backtest, same.backtest)
+
+
+def test_a_cut_off_without_a_fit_is_said():
+    @law(A=Range(1, 10), alpha=Range(0.1, 1))
+    def late(N, *, A, alpha):
+        """L(N) = A N^-alpha, above a size only."""
+        return A * N**-alpha + (0 * N if np.max(N) > 1e8 else np.nan)
+
+    found = validate(late, line(0.0), bootstrap=0, against=[])
+    assert any(s.startswith("no fit to the runs up to") for s in found.verdict)
+
+
+def test_a_law_of_the_loss_need_not_span_decades():
+    rng = np.random.default_rng(3)
+    L = np.linspace(2.2, 4, 40)
+    runs = pd.DataFrame({"L": L, "B_crit": 2e8 * L**-4.8 * np.exp(0.02 * rng.standard_normal(40))})
+    found = validate("critical_batch", runs, bootstrap=100)
+    assert found.supported, found.verdict
+    narrow = pd.DataFrame({"D": np.geomspace(1e9, 4e9, 40), "B": np.geomspace(1e5, 3e5, 40)})
+    narrow["B"] *= np.exp(0.01 * rng.standard_normal(40))
+    said = " ".join(validate("batch_size", narrow, bootstrap=50).verdict)
+    assert "too narrow to know an exponent" in said and "floor" not in said
