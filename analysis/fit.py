@@ -541,7 +541,11 @@ def fit(
         runs,
         _stated(problem, minimum, objective, reduce),
         _loss_in_words(objective, minimum.delta, on, law.target, reduce),
-        _status(problem, runs, minimum, certificate),
+        (
+            *_status(problem, minimum, certificate),
+            *_suspicions(problem, runs),
+            *_alike(problem, runs, minimum),
+        ),
         certificate,
         intervals,
         {
@@ -704,10 +708,10 @@ def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
     if not bad.any():
         return ""
     for name, x in problem.columns.items():
-        if np.array_equal(bad, x <= 0):
+        if np.array_equal(bad, np.asarray(x <= 0)):
             raise TableError(
                 f"column {name!r} must be positive and finite for {problem.law.name}: "
-                f"{_which(bad, runs, name)}. Drop these rows."
+                f"{_which(np.asarray(bad), runs, name)}. Drop these rows."
             )
     row = int(np.flatnonzero(bad)[0])
     values = ", ".join(f"{name}={x[row]:g}" for name, x in problem.columns.items())
@@ -764,9 +768,7 @@ def _check_data(problem: Problem) -> None:
             )
 
 
-def _status(
-    problem: Problem, runs: pd.DataFrame, minimum: Minimum, certificate: Mapping[str, Any]
-) -> tuple[str, ...]:
+def _status(problem: Problem, minimum: Minimum, certificate: Mapping[str, Any]) -> tuple[str, ...]:
     words = ["converged" if minimum.converged else "not converged"]
     if certificate["intervals"] == "none":
         words.append(
@@ -790,7 +792,36 @@ def _status(
     if certificate["correlated"]:
         pairs = [f"{p}~{q} ({rho:.4f})" for p, q, rho in certificate["correlated"]]
         words.append(f"correlated: {', '.join(pairs)}")
-    return (*words, *_suspicions(problem, runs))
+    return tuple(words)
+
+
+def _alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[str]:
+    """Rows that look like checkpoints of a few runs, but are fitted as independent.
+
+    They share size and batch, there are at least four of each, and their residuals agree: the
+    intraclass correlation (one-way analysis of variance) is above a half.
+    """
+    keys = [name for name in ("N", "B") if name in runs.columns]
+    if not keys or problem.units() < problem.n or set(keys) >= set(problem.law.inputs):
+        return []
+    codes = runs.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    sizes = np.bincount(codes)
+    G, n = len(sizes), problem.n
+    if G < 2 or np.median(sizes) < 4:
+        return []
+    r = problem.residuals(minimum.theta)[0]
+    r = r - r.mean()
+    means = np.bincount(codes, r) / sizes
+    between = float(sizes @ means**2) / (G - 1)
+    within = float(np.sum((r - means[codes]) ** 2)) / (n - G)
+    each = n / G
+    agreement = (between - within) / max(between + (each - 1) * within, 1e-300)
+    if agreement < 0.5 or np.abs(r).max() < 1e-9:
+        return []
+    return [
+        f"rows alike: {n} rows share {G} values of {' and '.join(keys)} and their residuals agree "
+        f"({agreement:.2f}): if they are checkpoints of one run each, name its column, cluster=..."
+    ]
 
 
 def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:

@@ -227,7 +227,7 @@ def test_poor_convergence_is_told(noisy):
     from analysis.fit import _status
 
     c = noisy.certificate | {"resamples": 0.01, "reached": 1, "overflowed": 0.03}
-    words = _status(noisy.problem, noisy.runs, noisy.minimum, c)
+    words = _status(noisy.problem, noisy.minimum, c)
     assert "resamples not converged: 99 %" in words
     assert f"reached by few starts: 1 of {c['starts']}" in words and "draws unbounded: 3 %" in words
 
@@ -346,3 +346,20 @@ def test_results_compare_by_identity_and_warm_takes_the_same_law_made_again(nois
     runs = runs_of("kaplan_N", EXAMPLES["kaplan_N"], noise=0.01)
     first = fit(laws.power("N"), runs, bootstrap=0)
     assert fit(laws.power("N"), runs, bootstrap=0, warm=first).params == pytest.approx(first.params)
+
+
+def test_checkpoints_without_their_run_are_noticed():
+    rng = np.random.default_rng(0)
+    N, D = np.repeat(np.geomspace(1e6, 1e10, 20), 8), np.tile(np.geomspace(1e9, 1e12, 8), 20)
+    for shared, own, told in ((0.01, 0.001, True), (0.0, 0.01, False)):
+        noise = np.repeat(shared * rng.standard_normal(20), 8) + own * rng.standard_normal(160)
+        L = laws.chinchilla.predict(TRUTH, N=N, D=D) * np.exp(noise)
+        runs = pd.DataFrame({"N": N, "D": D, "L": L})
+        status = fit("chinchilla", runs, bootstrap=0).status
+        assert (
+            any(w.startswith("rows alike: 160 rows share 20 values of N") for w in status) == told
+        )
+        named = fit(
+            "chinchilla", runs.assign(run=np.repeat(range(20), 8)), bootstrap=0, cluster="run"
+        )
+        assert not any(w.startswith("rows alike") for w in named.status)
