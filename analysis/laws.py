@@ -96,7 +96,7 @@ class Law:
         return ""
 
     def __call__(self, *inputs: Any, **params: Any) -> Any:
-        return self.function(*inputs, **params)
+        return self.function(*map(_real, inputs), **params)
 
     def predict(self, params: Mapping[str, Any], **columns: Any) -> np.ndarray:
         """The law at `columns` (arrays or numbers that broadcast), in the unit of its target.
@@ -166,6 +166,14 @@ def law(
         )
 
     return wrap
+
+
+def _real(x: Any) -> Any:
+    """Whole numbers as floats: N D of int64 columns overflows, 7**-0.3 of an int array is an error."""
+    if type(x) is int:
+        return float(x)
+    whole = getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u")
+    return x.astype(float) if whole else x
 
 
 def _names(names: list[str]) -> str:
@@ -410,13 +418,15 @@ def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
 
     D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)) for U = D_unique tokens, so an epoch's worth decays
     with scale R_D (the paper's R_D*); N' likewise, for parameters beyond the N that U tokens
-    alone would make optimal. Fix E, A, B, alpha, beta to fit the two decay constants alone.
+    alone would make optimal. Where D is less than an epoch, U is D. Fix E, A, B, alpha, beta to
+    fit the two decay constants alone.
 
     Source: Muennighoff et al. 2023 (arXiv 2305.16264), section 3
     """
     G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
-    U_N = np.minimum(N, (D_unique * G) ** (beta / alpha) * G)
-    D_eff = D_unique * (1 + R_D * -np.expm1(-(D / D_unique - 1) / R_D))
+    U = np.minimum(D, D_unique)
+    U_N = np.minimum(N, (U * G) ** (beta / alpha) * G)
+    D_eff = U * (1 + R_D * -np.expm1(-(D / U - 1) / R_D))
     N_eff = U_N * (1 + R_N * -np.expm1(-(N / U_N - 1) / R_N))
     return E + A * N_eff**-alpha + B * D_eff**-beta
 

@@ -169,3 +169,20 @@ def test_columns_are_passed_by_name():
         published.besiroglu2024.predict(N=1e9)
     with pytest.raises(LawError, match="got N, D, C"):
         published.besiroglu2024.predict(N=1e9, D=1e10, C=1e20)
+
+
+def test_whole_numbers_do_not_overflow():
+    p = {"E": 1.69, "a": 400.0, "b": 400.0, "eta": 0.12}
+    N, D = np.array([7 * 10**10]), np.array([14 * 10**11])
+    plain = laws.gadre(N.astype(float), D.astype(float), **p)
+    assert laws.gadre(N, D, **p) == pytest.approx(plain, rel=1e-12)
+    assert laws.gadre(7 * 10**10, 14 * 10**11, **p) == pytest.approx(plain[0], rel=1e-12)
+    assert laws.power("N")(np.array([8]), A=1.0, alpha=1.0) == pytest.approx(0.125)
+
+
+def test_less_than_an_epoch_is_data_without_repetition():
+    p = {"E": 1.9, "A": 500.0, "B": 1500.0, "alpha": 0.35, "beta": 0.35, "R_N": 5.3, "R_D": 15.4}
+    part = laws.muennighoff(1e8, 1e9, 1e11, **p)  # D a hundredth of D_unique
+    assert np.isfinite(part) and part == pytest.approx(laws.muennighoff(1e8, 1e9, 1e9, **p))
+    tiny = laws.muennighoff(1e8, 1e9, 1e15, **p)
+    assert tiny == pytest.approx(part)

@@ -181,3 +181,30 @@ def test_verify_says_what_is_missing(tmp_path):
         constants.verify(tmp_path / "absent")
     with pytest.raises(TableError, match="holds none of the known tables: besiroglu2024_epoch"):
         constants.verify(tmp_path)
+
+
+def test_a_lower_objective_excuses_a_difference_on_the_same_objective_only():
+    verdict = {
+        name: constants._row("x", 1.0, 2.0, 0.1, at, stated=stated)["verdict"]
+        for name, at, stated in (
+            ("as stated", (1.0, 0.9), 1.0002),
+            ("another table", (1.0, 0.9), 1.2),
+            ("near", (1.0, 0.99), None),
+            ("far", (1.0, 0.5), None),
+            ("higher", (1.0, 1.01), 1.0),
+        )
+    }
+    fine = "not the minimum of its objective"
+    assert verdict == {
+        "as stated": fine, "another table": "differs", "near": fine, "far": "differs",
+        "higher": "differs",
+    }  # fmt: skip
+    assert constants._row("x", 1.0, 1.05, 0.1)["verdict"] == "reproduced"
+
+
+def test_verify_of_a_wrong_table_differs(published, tmp_path):
+    table = pd.read_csv(published / "muennighoff2023" / "c4_runs_fit182.csv")
+    (tmp_path / "muennighoff2023").mkdir()
+    half = table.iloc[::2]
+    half.to_csv(tmp_path / "muennighoff2023" / "c4_runs_fit182.csv", index=False)
+    assert not constants.verify(tmp_path).ok
