@@ -184,7 +184,7 @@ def test_a_table_without_an_ok_row_ends_in_one_line(table, capsys):
 
 def test_validate_takes_the_options_of_fit(table, capsys):
     main(["validate", str(table), *MAP, "--against", "gadre", "--objective", "lad", "--on", "raw",
-          "--bootstrap", "30", "--cluster", "none", "--seed", "3"])  # fmt: skip
+          "--bootstrap", "30", "--cluster", "C", "--seed", "3"])  # fmt: skip
     assert "gadre" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["validate", str(table), *MAP, "--delta", "-1"])
