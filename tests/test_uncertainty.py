@@ -208,6 +208,8 @@ def test_too_few_runs_give_no_intervals(runs):
 def test_few_runs_of_many_rows_are_resampled_by_run():
     result = fit(POWER, checkpoints(0, runs=16), bootstrap=200)
     assert result.intervals == "bootstrap" and result.certificate["groups"] == 16
+    assert "few runs: intervals rest on 16 runs and are narrow" in result.status
+    assert not any(w.startswith("few runs") for w in fit(POWER, line(n=16)).status)
     with pytest.raises(FitError, match="'residual' redraws single rows"):
         fit(POWER, checkpoints(0), intervals="residual")
 
