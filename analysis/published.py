@@ -52,7 +52,12 @@ kaplan2020 = SimpleNamespace(
     L_NS=_kaplan(
         laws.kaplan_NS, "eq. 1.6, Table 3", N_c=6.5e13, S_c=2.1e3, alpha_N=0.077, alpha_S=0.76
     ),
-    B_crit=_kaplan(laws.critical_batch, "eq. 1.4, tokens", B_star=2.1e8, alpha_B=0.21),
+    B_crit=_kaplan(
+        laws.critical_batch,
+        "Table 5, tokens (eq. 1.4 rounds it to 2e8)",
+        B_star=2.1e8,
+        alpha_B=0.21,
+    ),
 )
 """Kaplan et al. 2020. Compute is in FLOPs here (in PF-days there)."""
 
