@@ -216,8 +216,20 @@ def test_doctor_notices_a_shadow(tmp_path):
     assert "NOT OURS" in done.stdout and "shadows" in done.stderr
 
 
-TINY = """--batch-tokens 256 --model.n-ctx 32 --model.d-model 16 --model.n-head 1
-    --data.tokenizer bytes --eval.test-tokens 1024""".split()
+TINY = [
+    "--batch-tokens",
+    "256",
+    "--model.n-ctx",
+    "32",
+    "--model.d-model",
+    "16",
+    "--model.n-head",
+    "1",
+    "--data.tokenizer",
+    "bytes",
+    "--eval.test-tokens",
+    "1024",
+]
 
 
 def test_options_may_be_given_more_than_once(results):
