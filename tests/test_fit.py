@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis import FitError, LawError, Range, fit, law, laws
@@ -43,6 +43,7 @@ def test_every_law_recovers_its_parameters_from_every_seed(name, seed, jitter):
         p: value * np.exp(j) for (p, value), j in zip(EXAMPLES[name].items(), jitter, strict=False)
     }
     runs = runs_of(name, truth, seed=seed)
+    assume((runs.iloc[:, -1] > 0).all())  # an error rate below zero is none
     result = fit(name, runs, bootstrap=0, seed=seed)
     assert result.residuals.abs().max() < 1e-6
     for p, value in truth.items():

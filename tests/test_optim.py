@@ -25,7 +25,7 @@ def test_schedules_stay_between_zero_and_the_peak(name, S, warmup, final, cooldo
         schedule=name,
         warmup_fraction=warmup,
         final_fraction=final,
-        cooldown_fraction=cooldown,
+        cooldown_fraction=min(cooldown, 1 - warmup),
     )
     values = [schedule(run, step) for step in range(S)]
     assert all(0 < v <= 1 or (v == 0 and final == 0) for v in values)
