@@ -115,7 +115,10 @@ class Decoder:
         for i in range(self.model.n_layer):
             y_knd = _norm(x_knd, p[f"{i}.norm1.weight"], p[f"{i}.norm1.bias"])
             qkv = _linear(y_knd, p[f"{i}.qkv.weight"], p[f"{i}.qkv.bias"])
-            q, key, value = qkv.view(k * b, t, 3, h, d // h).permute(2, 0, 3, 1, 4).unbind(0)
+            q, key, value = (
+                part.view(k * b, t, h, d // h).transpose(1, 2)
+                for part in qkv.view(k * b, t, 3 * d).split(d, dim=2)
+            )
             y_bhtc = F.scaled_dot_product_attention(q, key, value, is_causal=True)
             y_knd = y_bhtc.transpose(1, 2).reshape(k, b * t, d)
             x_knd = x_knd + _linear(y_knd, p[f"{i}.projection.weight"], p[f"{i}.projection.bias"])

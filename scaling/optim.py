@@ -96,7 +96,11 @@ class AdamW:
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> None:
         """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
         clipped in place, each row by its own norm."""
-        grad_kp.mul_((self.clip_k / (grad_kp.norm(dim=1) + 1e-6)).clamp_(max=1.0)[:, None])
+        scale_k = (self.clip_k / (grad_kp.norm(dim=1) + 1e-6)).clamp_(max=1.0)
+        if scale_k.is_cuda or bool(
+            (scale_k < 1).any()
+        ):  # to look costs a GPU more than to multiply
+            grad_kp.mul_(scale_k[:, None])
         slices = [part for row_p in grad_kp for part in self._slices(row_p)]
         rates = [rate for pair in lr for rate in pair]
         for group, part, rate in zip(self.adamw.param_groups, slices, rates, strict=True):
