@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
 import sys
@@ -655,16 +654,9 @@ def _curves_or_runs(path: Path, pairs: Sequence[str]) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+    from scaling.table import finite
 
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what was not measured becomes null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+    print(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Needs pandas, never torch.
 
 from __future__ import annotations
 
+import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,19 @@ def write(folder: str | Path, rows: list[dict[str, Any]], curves: list[dict[str,
     points.to_parquet(folder / "curves.parquet.tmp", index=False)
     for name in ("runs.csv", "curves.parquet"):
         os.replace(folder / f"{name}.tmp", folder / name)
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON can hold it: null for every float that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item") and not isinstance(value, str):
+        return finite(value.item())  # numpy and torch scalars
+    return value
 
 
 def markdown() -> str:

@@ -19,7 +19,6 @@ import csv
 import errno
 import fcntl
 import json
-import math
 import os
 import shutil
 import socket
@@ -426,20 +425,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _json(values: Row, indent: int | None = None) -> bytes:
-    return json.dumps(_finite(values), allow_nan=False, indent=indent, default=_plain).encode()
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for every float that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "item") and not isinstance(value, str):
-        return _finite(value.item())  # numpy and torch scalars
-    return value
+    return json.dumps(table.finite(values), allow_nan=False, indent=indent, default=_plain).encode()
 
 
 def _plain(value: Any) -> str:

@@ -99,26 +99,24 @@ def test_mistakes_cost_one_line_and_exit_code_2(words, message, tmp_path):
         assert done.stderr.count("\n") <= 2
 
 
+TINY = [
+    "--batch-tokens",
+    "256",
+    "--model.n-ctx",
+    "32",
+    "--model.d-model",
+    "16",
+    "--model.n-head",
+    "1",
+    "--data.tokenizer",
+    "bytes",
+    "--eval.test-tokens",
+    "1024",
+]
+
+
 def test_train_prints_its_row(text_file, own_cache):
-    words = [
-        "train",
-        "--tokens",
-        "2e4",
-        "--batch-tokens",
-        "256",
-        "--model.n-ctx",
-        "32",
-        "--model.d-model",
-        "16",
-        "--model.n-head",
-        "1",
-        "--data.tokenizer",
-        "bytes",
-        "--eval.test-tokens",
-        "1024",
-        "--optim.lr",
-        "kaplan",
-    ]
+    words = ["train", "--tokens", "2e4", *TINY, "--optim.lr", "kaplan"]
     done = scaling(*words, "--data.corpus", text_file, SCALING_CACHE=str(own_cache))
     row = json.loads(done.stdout)
     assert row["status"] == "ok" and row["D"] == 19968 and row["lr"] == "kaplan"
@@ -214,22 +212,6 @@ def test_doctor_notices_a_shadow(tmp_path):
     (tmp_path / "analysis.py").write_text("mine = 1\n")
     done = scaling("doctor", code=2, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert "NOT OURS" in done.stdout and "shadows" in done.stderr
-
-
-TINY = [
-    "--batch-tokens",
-    "256",
-    "--model.n-ctx",
-    "32",
-    "--model.d-model",
-    "16",
-    "--model.n-head",
-    "1",
-    "--data.tokenizer",
-    "bytes",
-    "--eval.test-tokens",
-    "1024",
-]
 
 
 def test_options_may_be_given_more_than_once(results):
