@@ -21,8 +21,9 @@ demo: data
 	$(BIN)/scaling sweep quickstart --workers 2
 	$(BIN)/scaling summary results/quickstart
 
+# A file's tests stay in one process: they share their sweeps.
 test: data
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -16,6 +16,11 @@ SIZES = tuple(np.geomspace(3e3, 1e6, 6))
 TOKENS = tuple(np.geomspace(3e5, 3e7, 5))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.path.name != "test_sweep_faults.py")
+
+
 def chinchilla(N, D, p=TRUTH):
     return p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * D ** -p["beta"]
 
