@@ -107,10 +107,26 @@ class Problem:
         ]
         return self.model.centred(np.array(u, float)[:, None])
 
+    def ordered(self, theta: np.ndarray) -> np.ndarray:
+        """Unknowns (q, B) with parameters that may trade places (Law.alike) in rising order."""
+        groups = [g for g in self.law.alike if not set(g) & set(self.fixed)]
+        if len(groups) < 2:
+            return theta
+        u = self.model.natural(theta).copy()
+        index = np.array([[self.free.index(p) for p in g] for g in groups])
+        order = np.argsort(u[index[:, 0]], axis=0, kind="stable")
+        u[index] = np.take_along_axis(u[index], order[:, None], axis=0)
+        return self.model.centred(u)
+
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """(B, n) of unknowns (q, B)."""
         with np.errstate(all="ignore"):
             return self.model.value(theta) - self.y
+
+    @cached_property
+    def rounding(self) -> float:
+        """The squared residual that rounding alone leaves."""
+        return float((64 * np.finfo(float).eps * (1 + np.abs(self.y).max())) ** 2)
 
     def units(self) -> int:
         """Number of groups."""
@@ -358,7 +374,8 @@ def solve(
     delta: Huber's threshold in units of the residual; infinity is least squares.
     """
     with np.errstate(all="ignore"):
-        return _solve(problem, theta, delta, counts, targets, hold, limit)
+        found = _solve(problem, theta, delta, counts, targets, hold, limit)
+    return found if hold is not None else replace(found, theta=problem.ordered(found.theta))
 
 
 def _solve(
@@ -392,8 +409,7 @@ def _solve(
     index = np.arange(S)
     queue = S
     w, y = np.array(weights(index)), np.array(measured(index))
-    # An exact fit has an objective of nothing but rounding: stop there too.
-    rounding = (64 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2 * base.sum()
+    rounding = problem.rounding * base.sum()  # an exact fit has no other objective: stop there too
     current = theta0[:, index].astype(float)
     trial = current.copy()
     F, predicted = np.full(S, np.inf), np.zeros(S)
@@ -541,16 +557,37 @@ def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarr
     if not linear:
         return problem.model.centred(_to_u(problem, grid))
     M = len(next(iter(grid.values()))) if rest else 1
+    few = problem
+    if problem.n > _RANKED_ROWS:
+        few = problem.take(np.random.default_rng(seed).permutation(problem.n)[:_RANKED_ROWS])
+    found, misfit = np.empty((len(linear), M)), np.empty(M)
+    for part in chunks(M, max(1, 2**20 // few.n)):
+        found[:, part], misfit[part] = _coefficients(
+            few, linear, {p: v[part] for p, v in grid.items()}, part.stop - part.start
+        )
+    u = _to_u(problem, grid | dict(zip(linear, found, strict=True)))
+    best = np.argsort(misfit, kind="stable")[:_RANKED]
+    return problem.ordered(problem.model.centred(u[:, best]))
+
+
+_RANKED = 4096
+"""Starting points that are kept, where more were tried."""
+_RANKED_ROWS = 512
+"""Rows that decide which."""
+
+
+def _coefficients(
+    problem: Problem, linear: list[str], grid: Mapping[str, np.ndarray], M: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The linear parameters (K, M) at M points of the grid, and the misfit (M,) they leave."""
     columns = [problem.columns[name] for name in problem.law.inputs]
     values = {p: Dual(v[:, None], {}) for p, v in grid.items()} | dict(problem.fixed)
     values |= {p: Dual(np.ones((M, 1)), {k: 1.0}) for k, p in enumerate(linear)}
     with np.errstate(all="ignore"):
         out = problem.law(*columns, **values)
-    shape = (M, problem.n)
-    parts = [np.broadcast_to(out.partials[k], shape) for k in range(len(linear))]
-    remainder = np.broadcast_to(out.value, shape) - sum(parts)
-    found = _non_negative(parts, remainder, problem)
-    return problem.model.centred(_to_u(problem, grid | dict(zip(linear, found, strict=True))))
+        shape = (M, problem.n)
+        parts = [np.broadcast_to(out.partials[k], shape) for k in range(len(linear))]
+        return _non_negative(parts, np.broadcast_to(out.value, shape) - sum(parts), problem)
 
 
 def _to_u(problem: Problem, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -582,7 +619,8 @@ def _grid(
     if d == 0:
         return {}
     if count is None:
-        count = {1: 64, 2: 256, 3: 1024}.get(d, 4096)
+        most = 20480 if len(problem.law.alike) > 1 else 4096
+        count = {1: 64, 2: 256, 3: 1024, 4: 4096}.get(d, most)
     if d <= 2:
         side = max(2, round(count ** (1 / d)))
         axis = (np.arange(side) + 0.5) / side
@@ -634,8 +672,10 @@ def _linear(problem: Problem, seed: int) -> list[str]:
     return []
 
 
-def _non_negative(parts: list[np.ndarray], offset: np.ndarray, problem: Problem) -> np.ndarray:
-    """Coefficients (K, M), positive, that minimise sum_i w_i ((X c)_i / L_i - 1)^2.
+def _non_negative(
+    parts: list[np.ndarray], offset: np.ndarray, problem: Problem
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (K, M), positive, that minimise sum_i w_i ((X c)_i / L_i - 1)^2; the minima (M,).
 
     Every support is tried. A coefficient that is best at zero starts small instead: its logarithm
     must be free to fall.
@@ -665,7 +705,7 @@ def _non_negative(parts: list[np.ndarray], offset: np.ndarray, problem: Problem)
     best = best / scale
     # 0.1 % of the loss, for a coefficient that is best at zero
     floor = 1e-3 / np.maximum(np.mean(np.array(parts) / problem.target, axis=2).T, 1e-300)
-    return np.where(best > 0, best, floor).T
+    return np.where(best > 0, best, floor).T, np.einsum("mn,mn,n->m", t, t, w) + value
 
 
 def ranked(problem: Problem, theta: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -759,15 +799,52 @@ def minimise(
         first = spaced(pool, count)
     else:
         first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
-    if objective == "lad":
-        threshold = LAD
-        found = _continue(problem, first, LAD)
-    elif objective == "huber" and delta is None:
-        threshold, found = _tied(problem, first)
-    else:
-        threshold = np.inf if objective == "ls" or delta is None else delta
-        found = _continue(problem, first, threshold)
+    threshold, found = _search(problem, first, objective, delta)
+    for _ in problem.law.alike:
+        better = _exchanged(problem, found, threshold, seed)
+        if better is None:
+            break
+        first = np.concatenate([better, first], 1)
+        threshold, found = _search(problem, first, objective, delta)
     return _minimum(problem, threshold, found, pool, first.shape[1])
+
+
+def _search(
+    problem: Problem, first: np.ndarray, objective: str, delta: float | None
+) -> tuple[float, Solutions]:
+    """Huber's threshold that the objective means, and the minima reached from each start."""
+    if objective == "huber" and delta is None:
+        return _tied(problem, first)
+    threshold = LAD if objective == "lad" else np.inf if delta is None else delta
+    return threshold, _continue(problem, first, threshold)
+
+
+def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> np.ndarray | None:
+    """Unknowns (q, K) lower than what was found, by looking for one break at a time.
+
+    Sharp breaks between two rows are local minima. One group of parameters that may trade places
+    is sought on a grid, what is linear solved for again, and the rest held; None where that finds
+    nothing lower.
+    """
+    best = int(np.argmin(found.objective))
+    if found.objective[best] <= 100 * problem.rounding * problem.weights.sum():
+        return None
+    at = {p: float(v[0]) for p, v in problem.params(found.theta[:, [best]]).items()}
+    linear = _linear(problem, seed)
+    tried = []
+    for group in problem.law.alike:
+        kept = {p: v for p, v in at.items() if p not in (*linear, *group)}
+        part = replace(problem, fixed={**kept, **problem.fixed})
+        if not part.q:
+            continue
+        pool, _ = ranked(part, starts(part, seed), delta)
+        tried.append(_to_u(problem, part.params(pool[:, :6])))
+    if not tried:
+        return None
+    start = problem.model.centred(np.concatenate(tried, 1))
+    again = _continue(problem, start, delta)
+    lower = again.objective < found.objective[best] * (1 - SAME)
+    return again.theta[:, lower] if lower.any() else None
 
 
 def _minimum(
@@ -810,13 +887,7 @@ def _polish(
 ) -> Minimum:
     """Minimise over all rows from the basins of some of them."""
     here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
-    if objective == "lad":
-        threshold, found = LAD, _continue(problem, here, LAD)
-    elif objective == "huber" and delta is None:
-        threshold, found = _tied(problem, here)
-    else:
-        threshold = rough.delta
-        found = _continue(problem, here, threshold)
+    threshold, found = _search(problem, here, objective, delta)
     pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
     fine = _minimum(problem, threshold, found, pool, here.shape[1])
     return replace(fine, starts=rough.starts, share=rough.share)

@@ -16,10 +16,13 @@ once, and with numbers that carry their own derivatives (:mod:`analysis.dual`).
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import inspect
+import pickle
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +66,12 @@ class Range:
         return (low, high) if high > low else (low * 0.5, high * 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Law:
-    """A functional form with named inputs and parameters. Call it like the function it wraps."""
+    """A functional form with named inputs and parameters. Call it like the function it wraps.
+
+    Laws pickle by where they come from: a module, a file, or the function that made them.
+    """
 
     name: str
     function: Callable[..., Any] = field(repr=False)
@@ -77,6 +83,31 @@ class Law:
     """The column that the law predicts."""
     derived: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Named quantities of interest: expressions in the parameters."""
+    alike: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """Groups of parameters that may trade places, as the breaks of a broken power law may: a fit
+    lists them by rising values of the first of each group."""
+    origin: tuple[Callable[..., Law], tuple[Any, ...]] | None = field(default=None, repr=False)
+    """What makes this law again, and its arguments; None for a law of a module."""
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self.name, self.inputs, self.params, self.target, self.origin or self.function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Law) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __reduce__(self) -> tuple[Callable[..., Law], tuple[Any, ...]]:
+        if self.origin is not None:
+            return self.origin
+        module, name = self.function.__module__, self.function.__qualname__
+        if getattr(sys.modules.get(module), name, None) is not self:
+            raise pickle.PicklingError(
+                f"law {self.name} cannot be pickled: it is no longer {module}.{name}. Define it at "
+                "the top of a module, or in a file that is named as file.py:name."
+            )
+        return _of_module, (module, name)
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -117,12 +148,18 @@ class Law:
 
 
 def law(
-    target: str = "L", /, *, derived: Mapping[str, str] | None = None, **ranges: Any
+    target: str = "L",
+    /,
+    *,
+    derived: Mapping[str, str] | None = None,
+    alike: tuple[tuple[str, ...], ...] = (),
+    **ranges: Any,
 ) -> Callable[[Callable[..., Any]], Law]:
     """Make a :class:`Law` of a function; `ranges` names each of its keyword-only arguments.
 
     `target` is the column the law predicts; `derived` names expressions of the parameters that
-    every summary should show. Raises LawError where signature and ranges disagree.
+    every summary should show; `alike` groups of them that may trade places (see Law.alike). Raises
+    LawError where signature and ranges disagree.
     """
 
     def wrap(function: Callable[..., Any]) -> Law:
@@ -160,12 +197,17 @@ def law(
                 raise LawError(f"law {name}: {p}={r!r} must be a Range(low, high).")
             if r.of is not None and r.of not in inputs:
                 raise LawError(f"law {name}: {p} is a Range of {r.of!r}, which is not an input.")
-        order = [p for p in fitted + optional if p in ranges]
-        return Law(
-            name, function, tuple(inputs), {p: ranges[p] for p in order}, target, derived or {}
-        )
+        for p in (p for group in alike for p in group):
+            if p not in ranges:
+                raise LawError(f"law {name}: alike names {p!r}, which is not fitted.")
+        order = {p: ranges[p] for p in fitted + optional if p in ranges}
+        return Law(name, function, tuple(inputs), order, target, derived or {}, alike)
 
     return wrap
+
+
+def _of_module(module: str, name: str) -> Law:
+    return getattr(importlib.import_module(module), name)
 
 
 def _real(x: Any) -> Any:
@@ -225,12 +267,14 @@ def kaplan_C(C, *, C_c, alpha_C):
 
 def floor(x: str) -> Law:
     """E + A / x^alpha in any one column: a power law above the irreducible loss E."""
-    return law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT)(_one_input(_floor, x, f"floor_{x}"))
+    made = law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT)(_one_input(_floor, x, f"floor_{x}"))
+    return replace(made, origin=(floor, (x,)))
 
 
 def power(x: str) -> Law:
     """A / x^alpha in any one column: a straight line on log-log axes."""
-    return law(A=COEFFICIENT, alpha=EXPONENT)(_one_input(_power, x, f"power_{x}"))
+    made = law(A=COEFFICIENT, alpha=EXPONENT)(_one_input(_power, x, f"power_{x}"))
+    return replace(made, origin=(power, (x,)))
 
 
 def _floor(x, *, E, A, alpha):
@@ -303,7 +347,8 @@ def broken(x: str, breaks: int = 1) -> Law:
     ranges: dict[str, Any] = {"E": FLOOR, "A": COEFFICIENT, "c_0": Range(0.02, 1.5)}
     for c, d, f in triples:
         ranges |= {c: Range(-0.5, 1), d: Range(1, 1, of=x), f: Range(0.05, 1)}
-    return law(**ranges)(function)
+    made = law(alike=tuple((d, c, f) for c, d, f in triples), **ranges)(function)
+    return replace(made, origin=(broken, (x, breaks)))
 
 
 broken_N, broken_D = broken("N"), broken("D")
@@ -560,7 +605,7 @@ def _from_file(reference: str) -> Law:
     except Exception as error:
         raise LawError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     found = {
-        key: value
+        key: replace(value, origin=(_from_file, (f"{file.resolve()}:{key}",)))
         for key, value in vars(module).items()
         if isinstance(value, Law) and value.function.__module__ == module.__name__
     }

@@ -421,7 +421,7 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     cov, freedom = covariance(problem, minimum)
     quantile = float(special.stdtrit(freedom, (1 + level) / 2))
     unit = scale(problem, minimum) * design_effect(problem, minimum, a)
-    unit = max(unit, _rounding(problem))
+    unit = max(unit, problem.rounding)
     sd = float(np.sqrt(max(a @ cov @ a, 1e-300)))
     steps = quantile * np.array([0.25, 0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.8, 2.5, 4, 8, 16])
     # Beyond a factor e^25 a coefficient is as good as zero or infinite.
@@ -479,7 +479,7 @@ def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tu
         shifts.append([-size, size])
     value, _ = held(problem, minimum, names, np.array(shifts), limit=30)
     effect = [design_effect(problem, minimum, direction(problem, p)) for p in names]
-    unit = np.maximum(scale(problem, minimum) * np.array(effect), _rounding(problem))
+    unit = np.maximum(scale(problem, minimum) * np.array(effect), problem.rounding)
     statistic = 2 * (value - minimum.objective) / unit[:, None]
     limit = float(special.chdtri(1, 0.05))
     return tuple(p for p, s in zip(names, statistic, strict=True) if np.any(s < limit))
@@ -489,8 +489,3 @@ def undetermined(problem: Problem, minimum: Minimum) -> list[str]:
     """Free parameters that change along a direction in which the fitted values do not."""
     null = null_directions(problem, minimum)
     return [p for p in problem.free if moves(null, direction(problem, p))]
-
-
-def _rounding(problem: Problem) -> float:
-    """The squared residual that rounding alone leaves; an exact fit has no other scale."""
-    return float((64 * np.finfo(float).eps * (1 + np.abs(problem.y).max())) ** 2)

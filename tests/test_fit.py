@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import runpy
 from pathlib import Path
 
@@ -63,6 +64,31 @@ def test_noisy_parameters_lie_in_their_intervals(name):
 @pytest.fixture(scope="module")
 def noisy():
     return fit("chinchilla", runs_of("chinchilla", TRUTH, n=150, noise=0.004, seed=2))
+
+
+def test_results_pickle(noisy):
+    again = pickle.loads(pickle.dumps(noisy))
+    assert again.law == noisy.law and again.params == noisy.params and str(again) == str(noisy)
+    assert again.predict(N=7e10, D=1.4e12) == noisy.predict(N=7e10, D=1.4e12)
+    assert again.derived("a") == noisy.derived("a")
+    assert again.profile("alpha").low == noisy.profile("alpha").low
+
+
+def test_two_breaks_are_found_and_listed_in_order():
+    # The later break is sharper than the first: neither order nor sharpness may mislead.
+    form = laws.broken("D", 2)
+    truth = {"E": 1.2, "A": 40.0, "c_0": 0.2, "c_1": 0.25, "d_1": 3e5, "f_1": 0.3,
+             "c_2": 0.4, "d_2": 1e8, "f_2": 0.12}  # fmt: skip
+    D = np.geomspace(1e4, 1e10, 80)
+    y = form.predict(truth, D=D)
+    exact = fit(form, pd.DataFrame({"D": D, "L": y}), bootstrap=0)
+    assert exact.params == pytest.approx(truth, rel=1e-3)
+    noise = np.exp(0.002 * np.random.default_rng(5).standard_normal(80))
+    drawn = fit(form, pd.DataFrame({"D": D, "L": y * noise}), bootstrap=100)
+    assert (drawn.samples["d_1"] < drawn.samples["d_2"]).all()
+    interval = drawn.interval(0.999)
+    for p, value in truth.items():
+        assert interval.loc[p, "low"] <= value <= interval.loc[p, "high"], (p, interval)
 
 
 def test_same_seed_same_result(noisy):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -162,6 +164,29 @@ def test_resolve_by_name_column_and_file(tmp_path):
     file.write_text("1 / 0\n")
     with pytest.raises(LawError, match="cannot be loaded: ZeroDivisionError"):
         laws.resolve(f"{file}:one")
+
+
+def test_laws_pickle_and_are_keys(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from analysis import law, Range\n@law(A=Range(1, 10))\ndef one(N, *, A):\n    return A / N\n"
+    )
+    made = [laws.power("tokens"), laws.floor("N"), laws.broken("N", 2), laws.broken("x_2")]
+    for each in (*laws.LAWS.values(), *made, laws.resolve(f"{file}:one")):
+        again = pickle.loads(pickle.dumps(each))
+        assert again == each and {each: 1}[again] == 1 and again.params == each.params
+        x = dict.fromkeys(each.inputs, 7.0)
+        p = {q: 0.6 + 0.1 * i for i, q in enumerate(each.params)}
+        assert again.predict(p, **x) == each.predict(p, **x)
+    assert laws.broken("N", 2) != laws.broken("N") == laws.broken_N
+    assert laws.floor("N") == laws.floor_N != laws.floor_D
+
+    @law(A=Range(1, 10))
+    def local(N, *, A):
+        return A / N
+
+    with pytest.raises(pickle.PicklingError, match="Define it at the top of a module"):
+        pickle.dumps(local)
 
 
 def test_columns_are_passed_by_name():
