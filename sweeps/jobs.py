@@ -63,7 +63,7 @@ class Outcome:
     pid: int = 0
     started: float = 0.0
     ended: float = 0.0
-    """Seconds since the epoch."""
+    """Seconds of the worker's own clock, which never jumps."""
 
 
 @dataclass
@@ -257,10 +257,10 @@ def execute(
 def _execute(
     run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> Outcome:
-    started = time.time()
+    started = time.monotonic()
 
     def outcome(status: str, error: str = "", L: float | None = None) -> Outcome:
-        return Outcome(run.run_id, status, error, L, os.getpid(), started, time.time())
+        return Outcome(run.run_id, status, error, L, os.getpid(), started, time.monotonic())
 
     if should_stop():
         return outcome("interrupted")

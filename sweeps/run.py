@@ -398,7 +398,7 @@ class _Session:
     ) -> None:
         """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
         self._store = store
-        self._started = time.time()
+        self._started = time.monotonic()
         rests_on = {
             "revision": _revision(),
             "versions": _versions(),
@@ -407,7 +407,7 @@ class _Session:
             "changes": spec.changes,
         }
         self._entry: Row = {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "executor": "in process" if in_process else "ray tune",
             "workers": workers,
             "threads": execution.threads,
@@ -430,7 +430,7 @@ class _Session:
     @property
     def seconds(self) -> float:
         """Wall clock so far."""
-        return time.time() - self._started
+        return time.monotonic() - self._started
 
     def end(self, queue: Queue) -> None:
         """Add the account of what was done to the entry. Raises StoreError."""

@@ -131,7 +131,7 @@ class Store:
     def attempts(self, run_id: str) -> list[Row]:
         """The events of a run's attempts, oldest first; a torn last line is left out."""
         try:
-            lines = (self.run_folder(run_id) / "attempts.jsonl").read_text().splitlines()
+            lines = (self.run_folder(run_id) / "attempts.jsonl").read_bytes().splitlines()
         except FileNotFoundError:
             return []
         events = []
@@ -264,7 +264,9 @@ class Store:
     def drive(self) -> Iterator[None]:
         """Hold the sweep: a second driver on one folder gets a StoreError that names the first."""
         path = self.folder / "lock"
-        lease = self._lease(path)
+        lease = self._lease(
+            path, patience=0.5
+        )  # whoever looks whether it is held, holds it shortly
         if lease is None:
             with contextlib.suppress(OSError):
                 held = path.read_text().strip()
@@ -284,18 +286,21 @@ class Store:
 
         Waits up to `patience` seconds: a worker outlives a killed driver by a moment.
         """
-        deadline = time.monotonic() + patience
-        path = self.run_folder(run_id) / "lock"
-        while (lease := self._lease(path)) is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        lease = self._lease(self.run_folder(run_id) / "lock", patience)
         try:
             yield lease is not None
         finally:
             if lease is not None:
                 lease.close()
 
-    def _lease(self, path: Path) -> Any:
-        """An open, locked file, or None where another process holds it."""
+    def _lease(self, path: Path, patience: float) -> Any:
+        """An open, locked file, or None where another process still holds it after `patience` s."""
+        deadline = time.monotonic() + patience
+        while (lease := self._try_lease(path)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return lease
+
+    def _try_lease(self, path: Path) -> Any:
         with writing(self.said(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")

@@ -48,9 +48,12 @@ if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 _NAME = "job-"
+_LIVES = 4
+"""How often Ray is started for one sweep, where its node dies."""
 
 
 class _Worker(tune.Trainable):
@@ -109,7 +112,9 @@ class _Handout(Searcher):
         job = self._jobs.pop(trial_id, None)
         if job is None:
             return
-        if error or not result or "outcomes" not in result:
+        if (error or not result or "outcomes" not in result) and _node_died():
+            self._queue.release(job)
+        elif error or not result or "outcomes" not in result:
             self._queue.crash([job], self._death(trial_id))
         elif result["fatal"] is not None:
             self._queue.fatal = result["fatal"]
@@ -137,6 +142,12 @@ class _Handout(Searcher):
                 self._queue.release(job)
         self._jobs.clear()
 
+    def release(self) -> None:
+        """The cluster is gone: all jobs wait again."""
+        for job in self._jobs.values():
+            self._queue.release(job)
+        self._jobs.clear()
+
     def _death(self, trial_id: str) -> str:
         """What Tune noted about a trial that died."""
         notes = self._session.glob(f"session_*/artifacts/**/{_NAME}{trial_id}/error.txt")
@@ -152,6 +163,24 @@ class _Handout(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         pass
+
+
+class _NodeDied(Exception):
+    """The raylet or the head of the cluster that was started here is gone."""
+
+
+class _Watch(tune.Callback):
+    """Ends the experiment when the node has died: Tune would wait for its resources for ever."""
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if _node_died():
+            raise _NodeDied
+
+
+def _node_died() -> bool:
+    node = ray_worker._global_node  # knows the processes that ray.init() started
+    dead = node.dead_processes() if node is not None else []
+    return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
 
 
 def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
@@ -173,21 +202,30 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
     try:
         with _quiet(queue.store.folder / "ray.log"), _signals_kept():
             joined = ray.is_initialized()
-            if not joined:
-                _init(workers * threads, session)
-            try:
-                resources = _resources(threads, workers, execution)
-                while not queue.exhausted:
-                    _fit(queue, resources, workers, execution, session)
-            finally:
+            for lives_left in reversed(range(_LIVES)):
                 if not joined:
-                    ray.shutdown()
+                    _init(workers * threads, session)
+                try:
+                    resources = _resources(threads, workers, execution)
+                    while not queue.exhausted:
+                        _fit(queue, resources, workers, execution, session)
+                    break
+                except _NodeDied:
+                    if joined or not lives_left:
+                        raise StoreError(
+                            "Ray's node died (ray.log in the results folder says more); what was "
+                            "measured is kept. The same command goes on, `--in-process` without Ray."
+                        ) from None
+                finally:
+                    if not joined:
+                        ray.shutdown()
     finally:
         stop.unlink(missing_ok=True)
         shutil.rmtree(session, ignore_errors=True)
 
 
 def _init(cpus: int, session: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address="local",
@@ -205,6 +243,9 @@ def _init(cpus: int, session: Path) -> None:
             f"Ray did not start: {str(error).strip().splitlines()[0]} (its log is ray.log in the "
             "results folder). `--in-process` runs the sweep without Ray."
         ) from error
+    finally:
+        with contextlib.suppress(ValueError):  # Ray takes it in the main thread only
+            signal.signal(signal.SIGTERM, before)
 
 
 def _resources(threads: int, workers: int, execution: Execution) -> dict[str, float]:
@@ -243,10 +284,14 @@ def _fit(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[_Watch()],
         ),
     )
     try:
         tuner.fit()
+    except _NodeDied:
+        searcher.release()
+        raise
     except RuntimeError as error:
         # Ray's memory monitor ends the experiment together with the worker that it kills.
         if not searcher._jobs:

@@ -218,7 +218,7 @@ def test_attempts_survive_a_torn_line_and_a_retry_forgives(store: Store):
         store.note(run_id, "start", pid=1)
         store.note(run_id, "killed", error="it died")
     with (store.run_folder(run_id) / "attempts.jsonl").open("ab") as file:
-        file.write(b'{"event": "killed", "ti')
+        file.write(b'{"event": "killed", "ti\xc3')
     assert store.killed(run_id) == 2
     store.note(run_id, "killed")
     assert store.killed(run_id) == 3
@@ -258,6 +258,52 @@ def test_leases_exclude_other_processes_and_end_with_them(store: Store):
         assert held
     with store.lease("abc") as first, store.lease("abc") as second:
         assert (first, second) == (True, False)
+
+
+TAKE = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from sweeps.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+with Store(sys.argv[1]).lease("abc") as held:
+    print(held, flush=True)
+    time.sleep(1.5)
+"""
+
+
+def test_one_of_many_takes_over_a_stale_lease(store: Store):
+    store.begin(run_number(0))
+    lock = store.run_folder("abc") / "lock"
+    lock.parent.mkdir()
+    lock.write_text("process 1 on a machine that is gone\n")
+    words = [sys.executable, "-c", TAKE, str(store.folder), str(ROOT)]
+    rivals = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for rival in rivals:
+        assert rival.stdout and rival.stdout.readline() == "ready\n"
+    for rival in rivals:  # all at once
+        assert rival.stdin
+        rival.stdin.write("\n")
+        rival.stdin.flush()
+    said = [rival.communicate()[0] for rival in rivals]
+    assert sorted(said) == ["False\n"] * 3 + ["True\n"]
+
+
+def test_looking_at_a_lease_does_not_keep_a_driver_out(store: Store):
+    import fcntl
+    import threading
+
+    store.folder.mkdir(parents=True)
+    file = (store.folder / "lock").open("a+")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    timer = threading.Timer(0.1, file.close)
+    timer.start()
+    with store.drive():
+        pass
+    timer.join()
 
 
 def test_messages_name_the_path_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -441,6 +441,16 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
     assert len(run(sweep())[0]) == 2
 
 
+def test_a_clock_that_jumps_back_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    ticks = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    runs, _ = run(sweep())
+    (session,) = Store("results/small").manifest()["sessions"]
+    assert (runs.status == "ok").all() and (runs.seconds > 0).all()
+    assert 0 < session["busy_seconds"] <= session["wall_seconds"] < 100
+    assert 0 <= session["idle_seconds_between_jobs"] < 100
+
+
 def test_a_second_ctrl_c_stops_at_once_and_handlers_return():
     import signal
 

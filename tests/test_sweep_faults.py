@@ -74,8 +74,12 @@ class Project:
         self.environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "SCALING_CACHE": str(cache),
-            "HOME": str(folder / "no such home"),
+            "HOME": "/dev/null/home",  # nobody can write there, not even root
+            "RAY_TMPDIR": str(folder),
         }
+        # What a cluster leaves that is long gone; whoever joins it waits for minutes.
+        (folder / "ray").mkdir()
+        (folder / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")
         self.started: list[subprocess.Popen[str]] = []
         rng = random.Random(0)
         words = [
@@ -384,6 +388,29 @@ def test_a_killed_worker_resumes_and_a_deadly_run_fails_alone(project: Project, 
     assert len(starts(store, second)) == 2 and len(starts(store, dear)) == 2
 
     project.run("long", "results", "in_process=1", "retry_failed=1")
+    assert_same_results(store, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_raylet_and_sigterm(project: Project, undisturbed: Store):
+    spec = project.spec("long", LONG)
+    driver = project.start("long", "results")
+    store = project.store("long", "results")
+    dear = spec.runs[-1].run_id
+    wait_for(lambda: (store.run_folder(dear) / "checkpoint.pt").exists())
+    (raylet,) = (process for process in tree(driver) if process.name() == "raylet")
+    raylet.kill()
+    wait_for(lambda: len(starts(store, dear)) == 2)
+    assert store.killed(dear) == 0  # not the run's fault
+
+    family = tree(driver)
+    driver.terminate()
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (130, "")
+    assert "Resume with: scaling sweep long.toml" in out
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == [] and store.result(dear) is None
+    project.run("long", "results", "in_process=1")
     assert_same_results(store, undisturbed)
 
 
