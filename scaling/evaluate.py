@@ -31,18 +31,21 @@ def evaluate(
 ) -> list[HeldOut]:
     """Test loss of each of K models on windows [B, T + 1]; token_bytes_v has the length in bytes of
     every token, 0 for end-of-text."""
-    K = len(flat_kp)
-    chunk = max(1, _CHUNK_TOKENS // (K * windows_bt.shape[1]))
-    parts = [
-        decoder.losses(flat_kp, part_bt.expand(K, -1, -1)).double()
-        for part_bt in windows_bt.split(chunk)
-    ]
-    loss_kbt = torch.cat(parts, dim=1)
+    chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
-    context_kb = loss_kbt.mean(2)
-    L = context_kb.mean(1).tolist()
-    n = context_kb.shape[1]
-    spread = (context_kb.std(1) / math.sqrt(n)).tolist() if n > 1 else [math.nan] * K
-    nats = (loss_kbt * (bytes_bt > 0)).sum((1, 2))
-    bits_per_byte = (nats / (math.log(2) * bytes_bt.sum())).tolist()
-    return [HeldOut(*values) for values in zip(L, spread, bits_per_byte, strict=True)]
+    found = []
+    # One model at a time: the chunks are large, so that together they would only crowd the cache.
+    for flat_1p in flat_kp.split(1):
+        parts = [decoder.losses(flat_1p, part[None]) for part in windows_bt.split(chunk)]
+        loss_bt = torch.cat(parts, dim=1)[0].double()
+        context_b = loss_bt.mean(1)
+        n = len(context_b)
+        nats = (loss_bt * (bytes_bt > 0)).sum()
+        found.append(
+            HeldOut(
+                L=context_b.mean().item(),
+                L_stderr=(context_b.std() / math.sqrt(n)).item() if n > 1 else math.nan,
+                bits_per_byte=(nats / (math.log(2) * bytes_bt.sum())).item(),
+            )
+        )
+    return found

@@ -9,6 +9,7 @@ Shape suffixes:  k model (pack axis) · b sequence · t position · d d_model ·
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -156,12 +157,15 @@ def _output_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Cross-entropy [K, N] of an output layer and, if asked, the gradients of its mean over N.
 
-    Works on chunks of tokens whose logits fit the cache: for a small model they are most of the
-    memory traffic of a step, and on no device is [tokens, vocabulary] ever held whole.
+    Works on chunks of models and tokens whose logits fit the cache: for a small model they are most
+    of the memory traffic of a step, and on no device is [tokens, vocabulary] ever held whole. How
+    the tokens are cut does not depend on K: sums are then the same alone and in a pack.
     """
     k, n, _ = x_knd.shape
     device = x_knd.device.type
-    chunk = max(1, _CHUNK_LOGITS.get(device, 1 << 27) // (k * head_kvd.shape[1]))
+    most = _CHUNK_LOGITS.get(device, 1 << 27)
+    tokens = max(1, most // head_kvd.shape[1])
+    models = max(1, most // (n * head_kvd.shape[1]))
     grad_x = torch.empty_like(x_knd) if grad else None
     grad_head = torch.zeros_like(head_kvd) if grad else None
     loss_kn = torch.empty(targets_kn.shape, dtype=torch.float32, device=x_knd.device)
@@ -169,22 +173,27 @@ def _output_loss(
         dtype = torch.get_autocast_dtype(device)
         x_knd, head_kvd = x_knd.to(dtype), head_kvd.to(dtype)
     with torch.autocast(device, enabled=False):
-        for a in range(0, n, chunk):
-            x_kcd, target_kc1 = x_knd[:, a : a + chunk], targets_kn[:, a : a + chunk, None]
-            p_kcv = torch.bmm(x_kcd, head_kvd.transpose(1, 2))
+        for i, a in itertools.product(range(0, k, models), range(0, n, tokens)):
+            part = slice(i, i + models), slice(a, a + tokens)
+            x_kcd, target_kc1, head_mvd = (
+                x_knd[part],
+                targets_kn[part][..., None],
+                head_kvd[part[0]],
+            )
+            p_kcv = torch.bmm(x_kcd, head_mvd.transpose(1, 2))
             if p_kcv.dtype == torch.bfloat16:
                 p_kcv = p_kcv.float()
             top_kc1 = p_kcv.amax(2, keepdim=True)
             at_target_kc1 = p_kcv.gather(2, target_kc1) - top_kc1
             total_kc1 = p_kcv.sub_(top_kc1).exp_().sum(2, keepdim=True)
-            loss_kn[:, a : a + chunk] = (total_kc1.log() - at_target_kc1)[:, :, 0]
+            loss_kn[part] = (total_kc1.log() - at_target_kc1)[:, :, 0]
             if grad_x is not None and grad_head is not None:
                 # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials
                 p_kcv.div_(total_kc1.mul_(n))
                 p_kcv.scatter_add_(2, target_kc1, torch.full_like(total_kc1, -1.0 / n))
                 p_kcv = p_kcv.to(x_kcd.dtype)
-                grad_x[:, a : a + chunk] = torch.bmm(p_kcv, head_kvd)
-                grad_head += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
+                grad_x[part] = torch.bmm(p_kcv, head_mvd)
+                grad_head[part[0]] += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
     return loss_kn, grad_x, grad_head
 
 
@@ -205,14 +214,10 @@ class OutputLoss(torch.autograd.Function):
 
 
 def _linear(x_kni: Tensor, weight_kio: Tensor, bias_ko: Tensor) -> Tensor:
-    # For one model addmm is quicker than baddbmm; squeezing, unlike indexing, has a free gradient.
-    if len(x_kni) == 1:
-        return torch.addmm(bias_ko.squeeze(0), x_kni.squeeze(0), weight_kio.squeeze(0))[None]
     return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)
 
 
 def _norm(x_knd: Tensor, weight_kd: Tensor, bias_kd: Tensor) -> Tensor:
-    d = x_knd.shape[-1]
-    if len(x_knd) == 1:
-        return F.layer_norm(x_knd, (d,), weight_kd.squeeze(0), bias_kd.squeeze(0))
-    return torch.addcmul(bias_kd[:, None], F.layer_norm(x_knd, (d,)), weight_kd[:, None])
+    return torch.addcmul(
+        bias_kd[:, None], F.layer_norm(x_knd, x_knd.shape[-1:]), weight_kd[:, None]
+    )
