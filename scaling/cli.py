@@ -379,16 +379,19 @@ def figure(
     results: Path | None = None,
     *,
     out: Path | None = None,
+    width: Literal["column", "full"] | None = None,
     list: bool = False,
 ) -> None:
-    """Draw a figure from a results folder.
+    """Draw a figure of the papers from a results folder, or all that it allows.
 
     Args:
-        name: Which figure (--list shows them).
+        name: Which figure (--list shows them), or all.
         results: A results folder.
-        out: A file name; its suffix, .pdf or .png, says the format. Where not given, both are
-            written to the results folder's `figures`.
-        list: List the figures.
+        out: A file name; its suffix, .pdf, .png or .svg, says the format. Where not given, a .pdf
+            and a .png are written to the results folder's `figures`. A folder for all.
+        width: One column of a page (3.25 inches) or the full text (6.75); what suits the figure
+            where not given.
+        list: List the figures, the columns that they take and the spec that measures these.
     """
     from analysis import figures
 
@@ -400,7 +403,13 @@ def figure(
             "`scaling figure` needs a figure and a results folder, such as kaplan1 results/cpu; "
             "--list shows the figures."
         )
-    for path in figures.draw(name, results, out):
+    if name == "all":
+        files, lacking = figures.draw_all(results, out, width=width)
+        print(*files, sep="\n")
+        for why in lacking.values():
+            _say(f"note: {why}")
+        return
+    for path in figures.draw(name, results, out, width=width):
         print(path)
 
 

@@ -1,3 +1,5 @@
+import re
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -101,13 +103,36 @@ def test_frontier_lines_and_points(results):
     assert points.get_xydata() == pytest.approx(crossings[["C", "N"]].to_numpy())
 
 
-def test_every_listed_figure_is_drawn_from_a_folder(results):
-    listed = figures.listing().splitlines()
-    assert len(listed) == len(figures.FIGURES)
-    for name in figures.FIGURES:
-        written = figures.draw(name, results)
-        assert [p.name for p in written] == [f"{name}.pdf", f"{name}.png"]
-        assert all(p.parent == results / "figures" and p.stat().st_size > 5000 for p in written)
+def test_a_figure_names_its_paper_its_columns_and_its_spec(results):
+    listed = figures.listing()
+    for name, one in figures.FIGURES.items():
+        assert re.search(rf"^{name} .*{re.escape(one.source)}", listed, flags=re.M)
+        assert f"scaling sweep {one.spec}" in listed and one.shows[0].isupper()
+    with pytest.raises(TableError, match=r"at three batch sizes|at 3 batch sizes.*`scaling sweep"):
+        figures.of_results("kaplan10", results)
+    (results / "curves.parquet").unlink()
+    with pytest.raises(TableError, match=r"needs learning curves.*`scaling sweep cpu` measures it"):
+        figures.of_results("kaplan2", results)
+
+
+def test_all_figures_that_a_folder_allows(results, monkeypatch):
+    keep = ("kaplan2", "kaplan10")
+    monkeypatch.setattr(figures.registry, "FIGURES", {n: figures.FIGURES[n] for n in keep})
+    files, lacking = figures.draw_all(results)
+    assert files == [results / "figures" / f"kaplan2{end}" for end in (".pdf", ".png")]
+    assert all(path.stat().st_size > 5000 for path in files) and list(lacking) == ["kaplan10"]
+
+
+def test_widths(results):
+    runs, curves = load(results), load(results, curves=True)
+    wide, narrow = (
+        figures.learning_curves(runs, curves, width=width) for width in ("full", "column")
+    )
+    assert wide.get_figwidth() == style.FULL and narrow.get_figwidth() == style.COLUMN
+    left, right = (ax.get_position() for ax in wide.axes[:2])
+    assert left.y0 == pytest.approx(right.y0) and left.x1 < right.x0
+    top, bottom = (ax.get_position() for ax in narrow.axes[:2])
+    assert top.x0 == pytest.approx(bottom.x0) and bottom.y1 < top.y0
 
 
 def test_a_file_has_type_42_fonts_and_the_same_bytes_each_time(tmp_path, results):

@@ -1,0 +1,188 @@
+"""The compute-optimal frontier and the critical batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from analysis import laws, style
+from analysis.batch import CriticalBatch
+from analysis.batch import contours as contours_of
+from analysis.batch import critical_batch as fit_critical_batch
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parametric, slices
+from analysis.frontier import frontier as optimal
+from analysis.frontier import isoflop as fit_isoflop
+from analysis.plan import price
+
+from .parts import BEYOND, LABELS, Colours, Width, between, latex, line, panels, usable
+from .registry import figure as listed
+
+
+@listed("frontier", spec="cpu")
+def _frontier_of(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
+    return frontier(optimal(usable(runs), method="all", curves=curves), width=width)
+
+
+def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Figure:
+    """N_opt(C) and D_opt(C): lines with bands, the optima they go through, dashed beyond the data.
+
+    A Comparison draws each method in its colour; of the exponents in the legend the brackets are
+    the interval.
+    """
+    fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.6)
+        for ax, name in zip(axes, ("N", "D"), strict=True):
+            for one in fronts:
+                _optima(ax, one, name)
+            of = "parameters" if name == "N" else "tokens"
+            ax.set_xlabel(LABELS["C"])
+            ax.set_ylabel(f"Optimal {of} ${name}_\\mathrm{{opt}}$")
+            style.count_axis(ax)
+            style.count_axis(ax, which="y")
+            ax.legend(loc="upper left")
+    return figure
+
+
+def _optima(ax: Axes, front: Frontier, name: str) -> None:
+    colour = style.METHODS[front.method]
+    row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
+    label = (
+        f"{front.method}: ${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ "
+        f"[{row.low:.2f}, {row.high:.2f}]"
+    )
+    low, high = front.ranges["C"]
+
+    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = front.at(C=C)
+        return tuple(table[k].to_numpy() for k in (name, f"{name}_low", f"{name}_high"))
+
+    line(ax, curve, low, high, label, colour, start=low / BEYOND)
+    if front.method != "parametric":
+        used = front.optima[front.optima["kind"].isin(("crossing", "minimum"))]
+        ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
+
+
+@listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")
+def isoflop(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against size at fixed compute with parabolas, and the minima's N against compute.
+
+    Runs of no common budget are taken from `curves`, cut at fixed compute. Parabolas are drawn
+    over the sizes they were fitted to. A minimum at the edge is not drawn: it was not used.
+    """
+    runs = usable(runs)
+    table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
+    front = fit_isoflop(table)
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.6, ratios=(1.25, 1))
+        budgets = Colours(front.optima["C"])
+        for budget, optimum in zip(budgets_of(table), front.optima.itertuples(), strict=True):
+            colour = budgets(optimum.C)
+            x, y = budget["N"].to_numpy(float), budget["L"].to_numpy(float)
+            left.plot(x, y, "o", color=colour, ms=2.5, mew=0)
+            used, N, L = parabola(x, y)
+            left.plot(N, L, color=colour, lw=0.8)
+            left.plot(x[~used], y[~used], "o", color="white", ms=1.2, mew=0)
+            if optimum.kind == "minimum":
+                left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
+        left.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
+        style.count_axis(left)
+        style.loss_axis(left)
+        budgets.bar(figure, [left], label=LABELS["C"], own=len(budgets.sizes) <= 12)
+        _optima(right, front, "N")
+        right.set(xlabel=LABELS["C"], ylabel=r"Optimal parameters $N_\mathrm{opt}$")
+        style.count_axis(right)
+        style.count_axis(right, which="y")
+        right.legend(loc="upper left")
+    return figure
+
+
+@listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="cpu")
+def _deviation_of(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Compute for the same loss at sizes other than the best."""
+    return deviation(fit_law(laws.chinchilla, usable(runs)), width=width)
+
+
+def deviation(
+    result: FitResult, C: Iterable[float] | None = None, *, width: Width | None = None
+) -> Figure:
+    """How many times the optimal compute a model k times the optimal size needs for the same loss
+    (Kaplan et al. 2020, Fig. 12), with the band of the last budget.
+
+    C  budgets [FLOPs] whose optimum is deviated from; the data's largest where not given. For the
+       Chinchilla form all budgets share one curve.
+    """
+    front = parametric(result)
+    budgets = list(C) if C is not None else [front.ranges["C"][1]]
+    factors = np.geomspace(0.2, 8, 49)
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.5)
+        colours = style.size_map()(np.linspace(0, 0.8, len(budgets)))
+        for one, colour in zip(budgets, colours, strict=True):
+            best = front.at(C=one).iloc[0]
+            prices = [price(front, N=best["N"], D=best["D"], factor=f) for f in factors]
+            band = np.array([(p.value, p.low, p.high) for p in prices])
+            band = np.where(np.isfinite(band), band, 1e6)
+            ax.fill_between(factors, band[:, 1], band[:, 2], color=colour, alpha=0.18, lw=0)
+            label = f"$C = {latex(one)}$ FLOPs, $N_\\mathrm{{opt}} = {latex(best['N'])}$"
+            ax.plot(factors, band[:, 0], color=colour, label=label)
+        ax.axhline(1, color=style.GREY, lw=0.6, ls=":")
+        ax.axvline(1, color=style.GREY, lw=0.6, ls=":")
+        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.8, 3.0))
+        ax.set_xticks([0.2, 0.5, 1, 2, 4, 8], ["0.2", "0.5", "1", "2", "4", "8"])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
+        ax.set_ylabel("Compute for the same loss, over the least")
+        ax.legend(loc="upper center")
+    return figure
+
+
+@listed("kaplan10", "Kaplan et al. 2020, Fig. 10", needs=("B", "curves"), spec="batch")
+def _critical_batch_of(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Critical batch size against loss with its law."""
+    assert curves is not None
+    return critical_batch(fit_critical_batch(contours_of(usable(curves))), width=width)
+
+
+def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Figure:
+    """B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.5)
+        t = critical.table
+        error = np.maximum([t["B_crit"] - t["low"], t["high"] - t["B_crit"]], 0)
+        ax.errorbar(t["L"], t["B_crit"], error, fmt="o", color=style.INK, ms=3, lw=0.6)
+        if critical.law is not None:
+            law = critical.law
+            L = np.geomspace(t["L"].min(), t["L"].max(), 61)
+            low, high = law.predict_interval(critical.level, L=L)
+            exponent = law.interval(critical.level).loc["alpha_B"]
+            ax.fill_between(L, low, high, color=style.FIT, alpha=0.15, lw=0)
+            ax.plot(
+                L, law.predict(L=L), color=style.FIT,
+                label=f"$B_\\mathrm{{crit}} = {latex(law.params['B_star'])}\\,L^{{-1/"
+                f"{law.params['alpha_B']:.3f}}}$\n"
+                + between("alpha_B", exponent["low"], exponent["high"]),
+            )  # fmt: skip
+            ax.legend(loc="upper left")
+        ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
+        style.count_axis(ax, which="y")
+        style.loss_axis(ax, which="x")
+        ax.invert_xaxis()
+    return figure

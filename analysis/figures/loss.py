@@ -1,0 +1,105 @@
+"""Loss against size, data and compute (Kaplan et al. 2020, sections 1 and 3)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from analysis import laws, style
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier
+from scaling.count import PF_DAY
+
+from .parts import (
+    LABELS,
+    Colours,
+    Width,
+    default_frontier,
+    dots,
+    frontier_line,
+    law_line,
+    limits,
+    lines,
+    lower_edge,
+    needed,
+    panels,
+    usable,
+)
+from .registry import figure as listed
+
+
+@listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="cpu")
+def kaplan_triptych(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    by_C: Frontier | None = None,
+    by_D: FitResult | None = None,
+    by_N: FitResult | None = None,
+    unit: str = "FLOPs",
+    width: Width | None = None,
+) -> Figure:
+    """Loss against compute, data and parameters.
+
+    Every learning curve, coloured by N, with the compute-optimal frontier; every run's final loss
+    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
+    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
+
+    by_C  a frontier; where not given, the envelope of the curves (parametric without curves).
+    by_D  a law of D, by_N a law of N; where not given, kaplan_D and kaplan_N on the lower edge.
+    unit  of compute on the axis: 'FLOPs' or 'PF-days', the paper's.
+    """
+    runs = usable(runs)
+    curves = None if curves is None else usable(curves)
+    by_C = by_C or default_frontier(runs, curves)
+    by_D = by_D or fit_law(laws.kaplan_D, lower_edge(runs, "D"))
+    by_N = by_N or fit_law(laws.kaplan_N, lower_edge(runs, "N"))
+    with rc_context(style.paper()):
+        figure, axes = panels(3, width, height=2.25)
+        colour = Colours(runs["N"])
+        scale = PF_DAY if unit == "PF-days" else 1.0
+        left = axes[0]
+        shown = runs if curves is None else curves
+        shown = shown.assign(C=shown["C"] / scale)
+        (dots if curves is None else lines)(left, shown, "C", colour)
+        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.25)
+        frontier_line(left, by_C, scale)
+        left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
+        for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
+            dots(ax, runs, x, colour, faint=True)
+            dots(ax, result.runs, x, colour, edge=True)
+            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.3)
+            law_line(ax, result, x)
+            ax.set_xlabel(LABELS[x])
+        for ax in axes:
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.legend(loc="upper right", handlelength=1.4)
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
+    return figure
+
+
+@listed("kaplan2", "Kaplan et al. 2020, Fig. 2", needs=("curves",), spec="cpu")
+def learning_curves(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against tokens and against compute, coloured by size.
+
+    Dots end the runs. Takes a table of curves alone as well.
+    """
+    points = needed(runs if curves is None else curves)
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.5, share=True)
+        colour = Colours(points["N"])
+        for ax, x in zip(axes, ("D", "C"), strict=True):
+            lines(ax, points, x, colour, ends=True)
+            ax.set_xlabel("Tokens processed" if x == "D" else LABELS[x])
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
+    return figure

@@ -1,0 +1,263 @@
+"""What figures are made of: panels, colours by size, curves, dots, lines of laws with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from analysis import laws, style
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier, envelope, parametric, quantiles
+from scaling.table import TableError, check
+
+LABELS = {
+    "N": "Parameters $N$",
+    "N_total": "Parameters with embeddings",
+    "D": "Training tokens $D$",
+    "C": "Compute $C$ [FLOPs]",
+    "S": "Steps $S$",
+    "B": "Batch size $B$ [tokens]",
+    "L": "Test loss $L$ [nats/token]",
+    "PF": "Compute $C$ [PF-days]",
+}
+BEYOND = 3.0
+"""How far a fitted line is drawn past the data, dashed."""
+
+Width = Literal["column", "full"]
+"""Of a figure: one column of a page, or all of its text."""
+
+
+def panels(
+    count: int,
+    width: Width | None,
+    *,
+    height: float = 2.4,
+    ratios: Iterable[float] | None = None,
+    share: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels: side by side over the page, one above the other in a column.
+
+    width   where not given, a column for one panel and the page for more.
+    height  of one panel [inches].
+    ratios  of the panels' widths, and share one axis of y, where they are side by side.
+
+    To be called inside rc_context(style.paper()).
+    """
+    width = width or ("column" if count == 1 else "full")
+    if width == "full":
+        figure = Figure(figsize=(style.FULL, height if count > 1 else 1.25 * height))
+        axes = figure.subplots(
+            1, count, width_ratios=None if ratios is None else list(ratios), sharey=share,
+            squeeze=False,
+        )  # fmt: skip
+    else:
+        figure = Figure(figsize=(style.COLUMN, height * count))
+        axes = figure.subplots(count, 1, squeeze=False)
+    return figure, list(axes.flat)
+
+
+class Colours:
+    """One colour a size, and the bar that explains it."""
+
+    def __init__(self, N: Iterable[float]):
+        self.sizes = np.unique(np.asarray(list(N), float))
+        self.norm, self.map = style.size_norm(self.sizes), style.size_map()
+
+    def __call__(self, N: Any) -> Any:
+        return self.map(self.norm(N))
+
+    def bar(
+        self, figure: Figure, axes: Any, *, label: str = LABELS["N"], own: bool = False
+    ) -> None:
+        """A colour bar right of `axes`, marked at each value; ticks at the decades, or with `own`
+        at the values."""
+        bar = figure.colorbar(
+            ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
+        )
+        bar.set_label(label)
+        bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
+        if own:
+            bar.ax.yaxis.set_major_locator(FixedLocator(self.sizes.tolist()))
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"${latex(v)}$"))
+        if len(self.sizes) <= 24:
+            bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
+
+
+def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:
+    """One line a run; the largest sizes last, so that none hides the small ones' ends."""
+    paths, colours, last = [], [], []
+    for _, run in curves.sort_values(["N", "D"], kind="stable").groupby("run_id", sort=False):
+        path = run[[x, "L"]].to_numpy(float)
+        paths.append(path)
+        colours.append(colour(run["N"].iloc[0]))
+        last.append(path[-1])
+    ax.add_collection(LineCollection(paths, colors=colours, linewidths=0.7, alpha=0.85))
+    if ends:
+        ax.scatter(*np.array(last).T, c=colours, s=6, lw=0, zorder=3)
+    both = np.concatenate(paths)
+    ax.set(xscale="log", yscale="log")
+    limits(ax, both[:, 0], both[:, 1])
+
+
+def dots(
+    ax: Axes,
+    runs: pd.DataFrame,
+    x: str,
+    colour: Colours,
+    *,
+    faint: bool = False,
+    edge: bool = False,
+) -> None:
+    ax.scatter(
+        runs[x], runs["L"], c=colour(runs["N"].to_numpy(float)), s=7 if faint else 12,
+        alpha=0.45 if faint else 1.0, lw=0.5 if edge else 0.0,
+        edgecolors=style.INK if edge else "none", zorder=3 if edge else 2,
+    )  # fmt: skip
+    ax.set(xscale="log", yscale="log")
+    limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float))
+
+
+def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
+    """Room for the line beyond the data, to the right and below, and for the legend above."""
+    width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
+    ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
+    ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
+
+
+def law_line(ax: Axes, result: FitResult, x: str) -> None:
+    """A law of one column with its band, over the rows it was fitted to and beyond."""
+
+    def curve(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        columns: dict[str, Any] = {x: grid}
+        return (result.predict(**columns), *result.predict_interval(**columns))
+
+    low, high = float(result.runs[x].min()), float(result.runs[x].max())
+    line(ax, curve, low, high, with_interval(result), style.FIT)
+
+
+def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
+    """L_opt(C) with its band; C on the axis in units of `scale` FLOPs."""
+    if front.fit is None:
+        exponent = -front.lines["L"][0, 1]
+        C_c = front.coefficient("L") ** (1 / exponent) / scale
+        low, high = quantiles(-front.lines["L"][1:, 1], front.level)
+        label = f"$L = (C/{latex(C_c)})^{{-{exponent:.3f}}}$\n" + between("alpha_C", low, high)
+    else:
+        label = "compute-optimal"
+
+    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = front.at(C=C * scale)
+        return tuple(table[k].to_numpy() for k in ("L", "L_low", "L_high"))
+
+    low, high = (end / scale for end in front.ranges["C"])
+    line(ax, curve, low, high, label, style.FIT)
+
+
+def line(
+    ax: Axes,
+    curve: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    low: float,
+    high: float,
+    label: str,
+    colour: str,
+    *,
+    start: float | None = None,
+) -> None:
+    """`curve` (value, low, high) with its band: solid over the data, dashed from there on (and,
+    with `start`, from there up to the data)."""
+    start, end = start or low, high * BEYOND
+    grid = np.geomspace(start, end, 121)
+    ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
+    for a, b in ((start, low), (high, end)):
+        if b > a:
+            x = np.geomspace(a, b, 41)
+            ax.plot(x, curve(x)[0], color=colour, ls=(0, (3, 2)), lw=0.8, zorder=4)
+    x = np.geomspace(low, high, 121)
+    ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
+
+
+def with_interval(result: FitResult) -> str:
+    """The formula, and under it the interval of the exponent where there is but one."""
+    exponents = [name for name in result.law.params if name.startswith("alpha")]
+    if len(exponents) != 1:
+        return formula(result)
+    row = result.interval().loc[exponents[0]]
+    return f"{formula(result)}\n{between(exponents[0], row['low'], row['high'])}"
+
+
+def between(name: str, low: float, high: float) -> str:
+    symbol = name.replace("alpha", r"\alpha")
+    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
+
+
+_FORMULAE = {
+    "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
+    "kaplan_D": "L = (D/{D_c})^{{-{alpha_D}}}",
+    "kaplan_C": "L = (C/{C_c})^{{-{alpha_C}}}",
+    "floor_N": "L = {E} + {A}\\,N^{{-{alpha}}}",
+    "floor_D": "L = {E} + {A}\\,D^{{-{alpha}}}",
+    "floor_C": "L = {E} + {A}\\,C^{{-{alpha}}}",
+    "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
+    "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
+}
+
+
+def formula(result: FitResult) -> str:
+    """The law with its fitted numbers, for a legend; its name where it has no short form."""
+    pattern = _FORMULAE.get(result.law.name)
+    if pattern is None:
+        return result.law.name
+    return f"${pattern.format(**{k: latex(v) for k, v in result.params.items()})}$"
+
+
+def latex(value: float) -> str:
+    """Three digits below 1, two above 100 with a power of ten."""
+    if 0.01 <= abs(value) < 1:
+        return f"{value:.3f}"
+    if 1 <= abs(value) < 100:
+        return f"{value:.3g}"
+    mantissa, _, power = f"{value:.1e}".partition("e")
+    return rf"{mantissa}\cdot 10^{{{int(power)}}}"
+
+
+def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The runs that no run with as little of `x` beats, one at each x.
+
+    On a grid of N x D that is the best loss at each N (the runs of most data) or at each D (those
+    of most parameters): the loss as N or D alone limits it (Kaplan et al. 2020, section 3).
+    """
+    order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
+    best = order["L"].cummin()
+    return order[order["L"] <= best]
+
+
+def default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
+    if curves is None:
+        return parametric(fit_law(laws.chinchilla, runs))
+    return envelope(curves)
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    check(table, need=("N", "D", "C", "L"))
+    if "status" in table.columns:
+        table = table[table["status"] == "ok"]
+    if table.empty:
+        raise TableError("no run has status 'ok': there is nothing to draw.")
+    return table
+
+
+def needed(curves: pd.DataFrame) -> pd.DataFrame:
+    if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
+        raise TableError("this figure needs learning curves: load(folder, curves=True).")
+    return usable(curves)

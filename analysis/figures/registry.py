@@ -1,0 +1,155 @@
+"""Every figure by name, drawn from a results folder: what it shows, where the layout is from, which
+columns it takes and which spec measures them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.fit import FitError
+from analysis.load import load as load_table
+from scaling.config import ConfigError
+from scaling.table import TableError
+
+from .parts import Width
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn from a results folder."""
+
+    name: str
+    source: str
+    """The paper and figure whose layout it has; empty for our own."""
+    shows: str
+    needs: tuple[str, ...]
+    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves."""
+    spec: str
+    """The bundled spec that trains what it takes."""
+    draw: Callable[..., Figure]
+    """(runs, curves or None, width=None) -> Figure."""
+
+
+FIGURES: dict[str, Drawing] = {}
+"""Every figure by name."""
+
+
+def figure(
+    name: str, source: str = "", *, needs: Iterable[str] = (), spec: str
+) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """List a function of (runs, curves, width=) under `name`, with the first line of its
+    docstring."""
+
+    def keep(function: Callable[..., Figure]) -> Callable[..., Figure]:
+        shows = (function.__doc__ or "").splitlines()[0].rstrip(".")
+        FIGURES[name] = Drawing(name, source, shows, tuple(needs), spec, function)
+        return function
+
+    return keep
+
+
+def listing() -> str:
+    """Every figure that `draw` knows: name, paper, what it shows, columns, spec."""
+    width = max(map(len, FIGURES))
+    lines = []
+    for d in FIGURES.values():
+        lines.append(f"{d.name:<{width}}  {d.shows}{f' ({d.source})' if d.source else ''}")
+        needs = f"needs {', '.join(d.needs)}; " if d.needs else ""
+        lines.append(f"{'':<{width}}    {needs}scaling sweep {d.spec}")
+    return "\n".join(lines)
+
+
+def of_results(name: str, results: str | Path, *, width: Width | None = None) -> Figure:
+    """The figure `name` (of FIGURES) of a results folder.
+
+    Raises TableError where it cannot be drawn, saying what is lacking and which spec measures it.
+    """
+    runs, curves = _tables(results)
+    return _of_tables(_known(name), runs, curves, width, str(results))
+
+
+def draw(
+    name: str, results: str | Path, out: str | Path | None = None, *, width: Width | None = None
+) -> list[Path]:
+    """Draw the figure `name` of a results folder and save it; the files written.
+
+    out    see `save`; <results>/figures/<name> where not given.
+    width  'column' or 'full'; where not given, what suits the figure.
+    """
+    made = of_results(name, results, width=width)
+    return save(made, out or Path(results) / "figures" / name)
+
+
+def draw_all(
+    results: str | Path, out: str | Path | None = None, *, width: Width | None = None
+) -> tuple[list[Path], dict[str, str]]:
+    """Every figure that a results folder allows: the files written, and {name: why not} of the
+    rest. `out` is a folder; <results>/figures where not given."""
+    runs, curves = _tables(results)
+    folder = Path(out or Path(results) / "figures")
+    files, lacking = [], {}
+    for one in FIGURES.values():
+        try:
+            files += save(_of_tables(one, runs, curves, width, str(results)), folder / one.name)
+        except TableError as error:
+            lacking[one.name] = str(error)
+    return files, lacking
+
+
+def save(figure: Figure, path: str | Path) -> list[Path]:
+    """Write `path`, a .pdf, .png or .svg, or both a .pdf and a .png where it has no such suffix;
+    the files written.
+
+    The same figure gives the same bytes every time: no dates are written. Fonts are Type 42.
+    """
+    path = Path(path)
+    known = path.suffix.lower() in (".pdf", ".png", ".svg")
+    files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        nothing = {
+            ".pdf": ("CreationDate", "Producer", "Creator"), ".png": ("Software",),
+            ".svg": ("Date", "Creator"),
+        }[file.suffix.lower()]  # fmt: skip
+        with rc_context(style.paper()):
+            figure.savefig(file, metadata=dict.fromkeys(nothing))
+    return files
+
+
+def _known(name: str) -> Drawing:
+    if name not in FIGURES:
+        close = difflib.get_close_matches(name, FIGURES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TableError(f"no figure is called {name!r}.{hint} There are {', '.join(FIGURES)}.")
+    return FIGURES[name]
+
+
+def _tables(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Runs, and learning curves where there are any."""
+    runs = load_table(results)
+    curved = (Path(results) / "curves.parquet").is_file()
+    return runs, load_table(results, curves=True) if curved else None
+
+
+def _of_tables(
+    one: Drawing, runs: pd.DataFrame, curves: pd.DataFrame | None, width: Width | None, where: str
+) -> Figure:
+    lacks = [
+        name for name in one.needs
+        if (curves is None if name == "curves" else name not in runs.columns)
+    ]  # fmt: skip
+    measures = f"`scaling sweep {one.spec}` measures it."
+    if lacks:
+        what = ", ".join("learning curves (curves.parquet)" if n == "curves" else n for n in lacks)
+        raise TableError(f"{where}: the figure {one.name!r} needs {what}; {measures}")
+    try:
+        return one.draw(runs, curves, width=width)
+    except (TableError, FitError, ConfigError) as error:
+        raise TableError(f"{where}: the figure {one.name!r}: {error} {measures}") from None
