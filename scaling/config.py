@@ -42,6 +42,9 @@ _ALIASES = {
 }
 
 
+FAMILIES = {"decoder": "scaling.model", "lstm": "scaling.lstm"}
+"""Built-in model families and their modules."""
+
 _PREFIX = {
     "ModelConfig": "model.",
     "DataConfig": "data.",
@@ -77,35 +80,92 @@ class _Part:
 
 @dataclass(frozen=True)
 class ModelConfig(_Part):
-    """Shape of the GPT-2-style decoder (Radford et al. 2019; Kaplan et al. 2020, section 2.1)."""
+    """Shape of the model. The defaults are the GPT-2-style decoder (Radford et al. 2019; Kaplan et al.
+    2020, section 2.1)."""
 
     n_layer: int = 2
-    """Number of transformer blocks."""
+    """Number of transformer blocks (or LSTM layers)."""
     d_model: int = 64
-    """Width of the residual stream."""
+    """Width of the residual stream (or of the LSTM)."""
     n_head: int = 2
     """Attention heads; must divide d_model."""
     d_ff: int | None = None
-    """Width of the feed-forward layer; 4 d_model where not given."""
+    """Width of the feed-forward layer; where not given, 4 d_model, and for swiglu, which has a third
+    matrix, 8/3 d_model rounded up to a multiple of 8 (Shazeer 2020)."""
     n_ctx: int = 128
     """Context length [tokens]."""
     tied: bool = True
     """Share the token embedding with the output layer."""
+    family: str = "decoder"
+    """decoder; lstm (Kaplan et al. 2020, Fig. 7), which has no heads, blocks or positions; or your
+    own, my.py:Name (see scaling/model.py)."""
+    n_repeat: int = 1
+    """Times that the stack of blocks is run through, with the same weights: above 1 a recurrent
+    transformer (Dehghani et al. 2018; Kaplan et al. 2020, Fig. 17)."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """rmsnorm: no mean subtracted, no bias (Zhang & Sennrich 2019)."""
+    position: Literal["learned", "rope"] = "learned"
+    """Position embeddings, or rotary ones within attention (Su et al. 2021), base 10,000."""
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    """Of the feed-forward layer; swiglu is gated (Shazeer 2020)."""
+    qk_norm: bool = False
+    """RMS-normalise queries and keys of every head, with a gain (Henry et al. 2020; Dehghani et al.
+    2023)."""
+    bias: bool = True
+    """Biases of linear layers and layer norms."""
+    n_kv_head: int | None = None
+    """Heads of keys and values, each shared by a group of query heads (Ainslie et al. 2023); n_head
+    where not given."""
 
     def check(self) -> None:
-        for name in ("n_layer", "d_model", "n_head", "n_ctx"):
+        for name in ("n_layer", "d_model", "n_head", "n_ctx", "n_repeat"):
             _positive(self, name)
-        if self.d_ff is not None:
-            _positive(self, "d_ff")
+        for name in ("d_ff", "n_kv_head"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
+        if self.family not in FAMILIES and not re.search(r"\.py:\w+$", self.family):
+            near = difflib.get_close_matches(self.family, FAMILIES, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"model.family={self.family!r} is unknown. {hint}There are {', '.join(FAMILIES)}; "
+                "one of your own is my.py:Name."
+            )
+        if self.family == "lstm":
+            return
         if self.d_model % self.n_head:
             raise ConfigError(
                 f"model.n_head={self.n_head} does not divide model.d_model={self.d_model}; "
                 f"use {_nearest_divisor(self.d_model, self.n_head)}, say."
             )
+        if self.n_head % self.kv_heads:
+            raise ConfigError(
+                f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}; "
+                f"use {_nearest_divisor(self.n_head, self.kv_heads)}, say."
+            )
+        if self.position == "rope" and self.head_width % 2:
+            raise ConfigError(
+                f"model.position='rope' turns pairs of channels, but heads are {self.head_width} "
+                f"wide (d_model={self.d_model}, n_head={self.n_head}); make d_model / n_head even."
+            )
 
     @property
     def ff_width(self) -> int:
-        return 4 * self.d_model if self.d_ff is None else self.d_ff
+        if self.d_ff is not None:
+            return self.d_ff
+        return 4 * self.d_model if self.activation == "gelu" else 8 * -(-self.d_model // 3)
+
+    @property
+    def head_width(self) -> int:
+        return self.d_model // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all keys (or all values) of a token."""
+        return self.kv_heads * self.head_width
 
 
 @dataclass(frozen=True)
@@ -399,9 +459,13 @@ def canonical(config: RunConfig) -> dict[str, Any]:
     flat = flatten(config)
     flat.pop("tag")
     flat["tokens"] = config.D
-    optim = config.optim
-    if config.model.d_ff == 4 * config.model.d_model:
+    optim, model = config.optim, config.model
+    if model.d_ff == dataclasses.replace(model, d_ff=None).ff_width:
         flat["model.d_ff"] = None
+    if model.kv_heads == model.n_head:
+        flat["model.n_kv_head"] = None
+    if model.family not in FAMILIES:
+        flat["model.family"] = posixpath.normpath(model.family)
     for key in ("optim.lr", "optim.lr_embedding"):
         flat[key] = _spelled(flat[key])
     if flat["optim.lr_embedding"] == flat["optim.lr"]:
@@ -412,6 +476,10 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         "optim.warmup_fraction": optim.warmup_tokens is not None,
         "data.data_seed": config.data.unique_tokens is None,
     }
+    if model.family == "lstm":
+        used = ("n_layer", "d_model", "n_ctx", "tied", "family")
+        shape = (key for key in flat if key.startswith("model."))
+        without_effect |= {key: True for key in shape if key.partition(".")[2] not in used}
     if not config.data.corpus.startswith("hub:"):
         flat["data.corpus"] = posixpath.normpath(config.data.corpus)
     leaves = fields_of()

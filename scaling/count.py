@@ -1,4 +1,4 @@
-"""Exact parameters and training FLOPs of a decoder, in each published convention.
+"""Exact parameters and training FLOPs of a model, in each published convention.
 
 Closed forms of the shape alone; the tests hold them against the built model's ``numel()`` and
 torch's FlopCounterMode. Imports nothing heavy.
@@ -6,15 +6,19 @@ torch's FlopCounterMode. Imports nothing heavy.
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
+from typing import Any
 
-from scaling.config import ConfigError, ModelConfig
+from scaling.config import FAMILIES, ConfigError, ModelConfig
 
 PF_DAY = 1e15 * 86_400
 """FLOPs in one PF-day (Kaplan et al. 2020, section 1.3: 8.64e19)."""
 
 CONVENTIONS = {
-    "6N": "C = 6 N D: forward 2N, backward 4N (Kaplan et al. 2020, eq. 2.2 without context)",
+    "6N": "C = 6 N D: forward 2N, backward 4N (Kaplan et al. 2020, eq. 2.2 without context); "
+    "parameters count once for each use",
     "kaplan": "3 (2N + 2 n_layer n_ctx d_attn) a token, matrices only "
     "(Kaplan et al. 2020, Table 1 and eq. 2.2)",
     "chinchilla": "embedding, attention with softmax, dense and logits, backward = 2 forward "
@@ -31,7 +35,8 @@ class Parameters:
     N: int
     """Non-embedding: everything but token and position embeddings and the output layer."""
     N_kaplan: int
-    """2 d_model n_layer (2 d_attn + d_ff): matrices only (Kaplan et al. 2020, eq. 2.1)."""
+    """Matrices only; of the plain decoder 2 d_model n_layer (2 d_attn + d_ff) (Kaplan et al. 2020,
+    eq. 2.1)."""
     embedding: int
     """Token and position embeddings."""
     head: int
@@ -43,33 +48,67 @@ class Parameters:
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> Parameters:
-    """Exact counts of the decoder in scaling/model.py: linear layers and norms carry biases."""
-    d, f = model.d_model, model.ff_width
-    attention = 4 * d * d + 4 * d  # query, key, value, projection
-    feed_forward = 2 * d * f + f + d
-    norms = 4 * d
+    """Exact counts of the model as built. ConfigError for a family of one's own that cannot be."""
+    if model.family not in FAMILIES:
+        return _built(model, vocab_size).count()
+    d, f, kv = model.d_model, model.ff_width, model.kv_width
+    embedding, head = vocab_size * d, 0 if model.tied else vocab_size * d
+    if model.family == "lstm":  # four gates, each with an input and a recurrent matrix and a bias
+        matrices = model.n_layer * 4 * 2 * d * d
+        return Parameters(matrices + model.n_layer * 4 * d, matrices, embedding, head)
+    up = f if model.activation == "gelu" else 2 * f
+    norm = _norm(model)
+    matrices = 2 * d * d + 2 * d * kv + (up + f) * d  # query and projection, key and value
+    vectors = 2 * norm
+    if model.bias:
+        vectors += d + 2 * kv + d + up + d
+    if model.qk_norm:
+        vectors += 2 * model.head_width
     return Parameters(
-        N=model.n_layer * (attention + feed_forward + norms) + 2 * d,
-        N_kaplan=2 * d * model.n_layer * (2 * d + f),
-        embedding=(vocab_size + model.n_ctx) * d,
-        head=0 if model.tied else vocab_size * d,
+        N=model.n_layer * (matrices + vectors) + norm,
+        N_kaplan=model.n_layer * matrices,
+        embedding=embedding + (model.n_ctx * d if model.position == "learned" else 0),
+        head=head,
     )
 
 
 def flops_per_token(model: ModelConfig, vocab_size: int, convention: str = "6N") -> float:
-    """Training FLOPs (forward and backward) for one token, by a name of :data:`CONVENTIONS`."""
-    d, f, layers, ctx = model.d_model, model.ff_width, model.n_layer, model.n_ctx
+    """Training FLOPs (forward and backward) for one token, by a name of :data:`CONVENTIONS`.
+
+    A parameter that is used r times a token counts r times. For a family of one's own only '6N'
+    (each parameter once) and 'matmul' (by torch's counter) are defined: nan for the others.
+    """
+    if convention not in CONVENTIONS:
+        raise ConfigError(
+            f"unknown FLOP convention {convention!r}; the conventions are {', '.join(CONVENTIONS)}."
+        )
+    if model.family not in FAMILIES:
+        built = _built(model, vocab_size)
+        exact = {"6N": lambda: 6.0 * built.count().N, "matmul": lambda: 3.0 * built.forward_flops()}
+        return exact[convention]() if convention in exact else math.nan
+    d, ctx = model.d_model, model.n_ctx
     count = parameters(model, vocab_size)
+    blocks = model.n_layer * model.n_repeat if model.family == "decoder" else 0  # with attention
+    repeat = model.n_repeat if model.family == "decoder" else 1
+    matrices = 2 * count.N_kaplan * repeat
+    embed = 2 * vocab_size * d
     if convention == "6N":
-        return 6.0 * count.N
+        return 6.0 * (count.N + (repeat - 1) * (count.N - _norm(model)))  # the last norm works once
     if convention == "kaplan":
-        return 3.0 * (2 * count.N_kaplan + 2 * layers * ctx * d)
+        return 3.0 * (matrices + 2 * blocks * ctx * d)
     if convention == "matmul":
-        return 3.0 * (2 * count.N_kaplan + 4 * layers * ctx * d + 2 * d * vocab_size)
-    if convention == "chinchilla":
-        attention = 2 * 3 * d * d + 2 * ctx * d + 3 * model.n_head * ctx + 2 * ctx * d + 2 * d * d
-        dense = 2 * (d * f + d * f)
-        return 3.0 * (2 * vocab_size * d + layers * (attention + dense) + 2 * d * vocab_size)
-    raise ConfigError(
-        f"unknown FLOP convention {convention!r}; the conventions are {', '.join(CONVENTIONS)}."
-    )
+        return 3.0 * (matrices + 4 * blocks * ctx * d + embed)
+    attention = 2 * ctx * d + 3 * model.n_head * ctx + 2 * ctx * d  # scores, softmax, reduction
+    return 3.0 * (embed + matrices + blocks * attention + embed)
+
+
+def _norm(model: ModelConfig) -> int:
+    return model.d_model * (2 if model.norm == "layernorm" and model.bias else 1)
+
+
+@functools.cache
+def _built(model: ModelConfig, vocab_size: int) -> Any:
+    """A model of one's own family: only building it shows what it has."""
+    from scaling.model import build  # imports torch
+
+    return build(model, vocab_size)

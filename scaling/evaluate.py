@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaling.model import Decoder
+from scaling.model import Model
 
 _CHUNK_TOKENS = 16_384  # bounds the memory of the activations
 
@@ -27,7 +27,7 @@ class HeldOut:
 
 @torch.inference_mode()
 def evaluate(
-    decoder: Decoder, flat_kp: Tensor, windows_bt: Tensor, token_bytes_v: Tensor
+    model: Model, flat_kp: Tensor, windows_bt: Tensor, token_bytes_v: Tensor
 ) -> list[HeldOut]:
     """Test loss of each of K models on windows [B, T + 1]; token_bytes_v has the length in bytes of
     every token, 0 for end-of-text."""
@@ -36,7 +36,7 @@ def evaluate(
     found = []
     # One model at a time: the chunks are large, so that together they would only crowd the cache.
     for flat_1p in flat_kp.split(1):
-        parts = [decoder.losses(flat_1p, part[None]) for part in windows_bt.split(chunk)]
+        parts = [model.losses(flat_1p, part[None]) for part in windows_bt.split(chunk)]
         loss_bt = torch.cat(parts, dim=1)[0].double()
         context_b = loss_bt.mean(1)
         n = len(context_b)

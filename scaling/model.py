@@ -1,89 +1,138 @@
-"""GPT-2-style decoder (Radford et al. 2019), written for K models of one shape at once.
+"""Language models as functions of flat parameters, written for K models of one shape at once.
 
 All parameters of model k are row k of one flat tensor [K, P]; a single run is K = 1 through the same
 code. Copying a model, or dropping one, is copying a row.
 
+A family of models is a subclass of :class:`Model` under the decorator :func:`family`: it lists its
+tensors and maps tokens to hidden states. One of your own lies in a file of its own, and
+`model.family = "my.py:Mean"` trains and sweeps it:
+
+    import torch
+    from scaling.model import Model, family
+
+    @family
+    class Mean(Model):  # predicts from the mean of all tokens so far
+        def tensors(self):
+            d = self.model.d_model
+            return {"mix.weight": (d, d)}
+
+        def hidden(self, p, tokens_kbt):
+            x_kbtd = self.embed(p, tokens_kbt)
+            count_t1 = torch.arange(1, x_kbtd.shape[2] + 1)[:, None]
+            return (x_kbtd.cumsum(2) / count_t1).flatten(1, 2) @ p["mix.weight"]
+
 Shape suffixes:  k model (pack axis) · b sequence · t position · d d_model · f d_ff · h head ·
-                 c channels of a head · v vocabulary · n = b t flattened
+                 g key and value head · c channels of a head · v vocabulary · n = b t flattened
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.config import ModelConfig
+from scaling.config import FAMILIES, ConfigError, ModelConfig
+from scaling.count import Parameters
 
 # Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
 _CHUNK_LOGITS = {"cpu": 1 << 20}
 
+_KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row
 
-class Decoder:
-    """Pre-LN decoder with learned positions, GELU and biases; a function of its flat parameters."""
+
+class Model:
+    """What all families share: flat parameters by name, embedding, output layer, loss.
+
+    Names of tensors say what they are: "...weight" is a matrix [in, out]; with "norm" in it a gain;
+    "...bias" a bias; with "embedding" in it an embedding.
+    """
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         self.model = model
         self.vocab_size = vocab_size
-        d, f = model.d_model, model.ff_width
-        self.shapes: dict[str, tuple[int, ...]] = {
-            "token_embedding": (vocab_size, d),
-            "position_embedding": (model.n_ctx, d),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"token_embedding": (vocab_size, model.d_model)}
+        shapes |= self.tensors()
         if not model.tied:
-            self.shapes["head"] = (vocab_size, d)
-        for i in range(model.n_layer):
-            self.shapes |= {
-                f"{i}.norm1.weight": (d,),
-                f"{i}.norm1.bias": (d,),
-                f"{i}.qkv.weight": (d, 3 * d),
-                f"{i}.qkv.bias": (3 * d,),
-                f"{i}.projection.weight": (d, d),
-                f"{i}.projection.bias": (d,),
-                f"{i}.norm2.weight": (d,),
-                f"{i}.norm2.bias": (d,),
-                f"{i}.up.weight": (d, f),
-                f"{i}.up.bias": (f,),
-                f"{i}.down.weight": (f, d),
-                f"{i}.down.bias": (d,),
-            }
-        self.shapes |= {"norm.weight": (d,), "norm.bias": (d,)}
-        # Decayed tensors first: weight decay then acts on one contiguous slice of every row.
-        names = sorted(self.shapes, key=lambda name: not self.is_decayed(name))
-        self.shapes = {name: self.shapes[name] for name in names}
+            shapes["head"] = (vocab_size, model.d_model)
+        # Matrices first: weight decay then acts on one contiguous slice of every row.
+        names = sorted(shapes, key=lambda name: _KINDS.index(self.kind(name)))
+        self.shapes = {name: shapes[name] for name in names}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.P = sum(self.sizes)
         self.P_decayed = sum(
             size
             for name, size in zip(self.shapes, self.sizes, strict=True)
-            if self.is_decayed(name)
+            if self.kind(name) == "matrix"
         )
 
+    # ---------------------------------------------------------------- what a family gives
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name, but for the token embedding and the output layer."""
+        raise NotImplementedError
+
+    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+        """Last hidden states [K, B T, D] of tokens [K, B, T], from parameters [K, *shape] by name."""
+        raise NotImplementedError
+
+    def std(self, name: str) -> float:
+        """Standard deviation of the initial weights of a matrix or an embedding."""
+        return 0.02
+
+    # ---------------------------------------------------------------- parameters
+
     @staticmethod
-    def is_decayed(name: str) -> bool:
-        """Weight decay acts on matrices, not on embeddings, biases and norms."""
-        return name.endswith(".weight") and "norm" not in name
+    def kind(name: str) -> str:
+        """matrix, embedding, head or vector (norms and biases)."""
+        if name == "head":
+            return name
+        if "embedding" in name:
+            return "embedding"
+        return "matrix" if name.endswith("weight") and "norm" not in name else "vector"
+
+    def count(self) -> Parameters:
+        """Parameters of the model as built."""
+        by_kind: dict[str, int] = dict.fromkeys(_KINDS, 0)
+        for name, size in zip(self.shapes, self.sizes, strict=True):
+            by_kind[self.kind(name)] += size
+        matrices = by_kind["matrix"]
+        return Parameters(
+            N=matrices + by_kind["vector"],
+            N_kaplan=matrices,
+            embedding=by_kind["embedding"],
+            head=by_kind["head"],
+        )
+
+    def forward_flops(self) -> float:
+        """FLOPs of the matrix products of a forward pass of one context, per token, counted by torch
+        as they run; a kernel that it does not know (an LSTM's) counts as nothing."""
+        tokens = torch.zeros(1, 1, self.model.n_ctx, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        # attention written out: its fused kernel on a CPU is not counted
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            self.logits(torch.zeros(1, self.P), tokens)
+        return counter.get_total_flops() / self.model.n_ctx
 
     def init(self, seeds: list[int]) -> Tensor:
-        """Initial parameters [K, P] on the CPU, one row a seed: N(0, 0.02), the two matrices that
-        write to the residual stream divided by sqrt(2 n_layer), biases 0, norms 1 (Radford et al.
-        2019; position embeddings like the rest, as is now common)."""
+        """Initial parameters [K, P] on the CPU, one row a seed: matrices and embeddings N(0, std),
+        biases 0, norms 1."""
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             parts = []
             for name, size in zip(self.shapes, self.sizes, strict=True):
-                if name.endswith("bias"):
-                    part = torch.zeros(size)
-                elif "norm" in name:
-                    part = torch.ones(size)
+                if self.kind(name) != "vector":
+                    part = torch.randn(size, generator=generator) * self.std(name)
                 else:
-                    part = torch.randn(size, generator=generator) * 0.02
-                    if name.endswith(("projection.weight", "down.weight")):
-                        part /= math.sqrt(2 * self.model.n_layer)
+                    part = torch.zeros(size) if name.endswith("bias") else torch.ones(size)
                 parts.append(part)
             rows.append(torch.cat(parts))
         return torch.stack(rows)
@@ -96,44 +145,28 @@ class Decoder:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def _hidden(self, flat_kp: Tensor, tokens_kbt: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states [K, B T, D] and the output layer [K, V, D]."""
-        p = self.named(flat_kp)
+    def embed(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+        """Token embeddings [K, B, T, D]."""
         k, b, t = tokens_kbt.shape
-        d, h = self.model.d_model, self.model.n_head
-        vocabulary = self.vocab_size
         embedding_kvd = p["token_embedding"]
+        v, d = embedding_kvd.shape[1:]
         if k == 1:
             x_bd = F.embedding(tokens_kbt.squeeze(0), embedding_kvd.squeeze(0))
         else:  # one lookup in the stacked tables
-            offset_k11 = torch.arange(k, device=tokens_kbt.device).view(k, 1, 1) * vocabulary
-            x_bd = F.embedding(tokens_kbt + offset_k11, embedding_kvd.reshape(k * vocabulary, d))
-        position_ktd = p["position_embedding"]
-        if t < self.model.n_ctx:
-            position_ktd = position_ktd[:, :t]
-        x_kbtd = x_bd.view(k, b, t, d) + position_ktd.unsqueeze(1)
-        x_knd = x_kbtd.view(k, b * t, d)
-        for i in range(self.model.n_layer):
-            y_knd = _norm(x_knd, p[f"{i}.norm1.weight"], p[f"{i}.norm1.bias"])
-            qkv = _linear(y_knd, p[f"{i}.qkv.weight"], p[f"{i}.qkv.bias"])
-            q, key, value = (
-                part.view(k * b, t, h, d // h).transpose(1, 2)
-                for part in qkv.view(k * b, t, 3 * d).split(d, dim=2)
-            )
-            y_bhtc = F.scaled_dot_product_attention(q, key, value, is_causal=True)
-            y_knd = y_bhtc.transpose(1, 2).reshape(k, b * t, d)
-            x_knd = x_knd + _linear(y_knd, p[f"{i}.projection.weight"], p[f"{i}.projection.bias"])
-            y_knd = _norm(x_knd, p[f"{i}.norm2.weight"], p[f"{i}.norm2.bias"])
-            y_knf = F.gelu(
-                _linear(y_knd, p[f"{i}.up.weight"], p[f"{i}.up.bias"]), approximate="tanh"
-            )
-            x_knd = x_knd + _linear(y_knf, p[f"{i}.down.weight"], p[f"{i}.down.bias"])
-        x_knd = _norm(x_knd, p["norm.weight"], p["norm.bias"])
-        return x_knd, embedding_kvd if self.model.tied else p["head"]
+            offset_k11 = torch.arange(k, device=tokens_kbt.device).view(k, 1, 1) * v
+            x_bd = F.embedding(tokens_kbt + offset_k11, embedding_kvd.reshape(k * v, d))
+        return x_bd.view(k, b, t, d)
+
+    # ---------------------------------------------------------------- from tokens to loss
+
+    def _last(self, flat_kp: Tensor, tokens_kbt: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states [K, B T, D] and the output layer [K, V, D]."""
+        p = self.named(flat_kp)
+        return self.hidden(p, tokens_kbt), p["token_embedding" if self.model.tied else "head"]
 
     def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
         """Next-token logits [K, B T, V] of tokens [K, B, T], T up to n_ctx."""
-        x_knd, head_kvd = self._hidden(flat_kp, tokens_kbt)
+        x_knd, head_kvd = self._last(flat_kp, tokens_kbt)
         return torch.bmm(x_knd, head_kvd.transpose(1, 2))
 
     @torch.no_grad()
@@ -141,14 +174,14 @@ class Decoder:
         """Cross-entropy [nats] of every target [K, B, T], without gradient; windows [K, B, T + 1]
         hold inputs and, one to the right, targets."""
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
-        x_knd, head_kvd = self._hidden(flat_kp, inputs)
+        x_knd, head_kvd = self._last(flat_kp, inputs)
         loss_kn, *_ = _output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
     def mean_loss(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:
         """Mean cross-entropy of each model [K]; differentiable."""
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
-        x_knd, head_kvd = self._hidden(flat_kp, inputs)
+        x_knd, head_kvd = self._last(flat_kp, inputs)
         return OutputLoss.apply(x_knd, head_kvd, targets.reshape(len(x_knd), -1))
 
 
@@ -213,11 +246,190 @@ class OutputLoss(torch.autograd.Function):
         return grad_x * grad_k11, grad_head * grad_k11, None
 
 
-def _linear(x_kni: Tensor, weight_kio: Tensor, bias_ko: Tensor) -> Tensor:
+FAMILY: dict[str, type[Model]] = {}
+"""Families by name: that of their class in lower case, or file.py:Class for one of the user's own."""
+
+
+def family(cls: type[Model]) -> type[Model]:
+    """Class decorator: make a :class:`Model` one of the families that `model.family` can name.
+
+    Raises ConfigError for a class that lacks what a family must give.
+    """
+    if not issubclass(cls, Model):
+        raise ConfigError(f"family {cls.__name__} is no scaling.model.Model; derive it from Model.")
+    for name in ("tensors", "hidden"):
+        if getattr(cls, name) is getattr(Model, name):
+            raise ConfigError(
+                f"family {cls.__name__} has no method {name!r}; scaling/model.py says what it gives."
+            )
+    built_in = FAMILIES.get(cls.__name__.lower()) == cls.__module__
+    FAMILY[cls.__name__.lower() if built_in else f"{cls.__module__}:{cls.__name__}"] = cls
+    return cls
+
+
+def build(model: ModelConfig, vocab_size: int) -> Model:
+    """The model of a shape. ConfigError where its family cannot be had."""
+    if model.family in FAMILIES:
+        importlib.import_module(FAMILIES[model.family])  # registers it
+        return FAMILY[model.family](model, vocab_size)
+    path, _, name = model.family.rpartition(":")
+    file = Path(path).expanduser().resolve()
+    if f"{file}:{name}" not in FAMILY:
+        _load(file, f"model.family={model.family!r}")
+    if f"{file}:{name}" not in FAMILY:
+        own = [known.rpartition(":")[2] for known in FAMILY if known.startswith(f"{file}:")]
+        raise ConfigError(
+            f"model.family={model.family!r}: {path} has no class {name} under the decorator @family; "
+            f"it has {', '.join(own) or 'none'}."
+        )
+    try:
+        return FAMILY[f"{file}:{name}"](model, vocab_size)
+    except Exception as error:
+        raise ConfigError(
+            f"model.family={model.family!r} cannot be built: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _load(file: Path, said: str) -> None:
+    """Run a user's file; its families register themselves under its path."""
+    spec = importlib.util.spec_from_file_location(str(file), file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{said}: there is no file {file}.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{said} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@family
+class Decoder(Model):
+    """Pre-norm decoder: GPT-2's (learned positions, LayerNorm, GELU, biases), or with any of the
+    options of :class:`scaling.config.ModelConfig`."""
+
+    def __init__(self, model: ModelConfig, vocab_size: int) -> None:
+        super().__init__(model, vocab_size)
+        self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        m = self.model
+        d, f = m.d_model, m.ff_width
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def linear(name: str, i: int, o: int) -> None:
+            shapes[f"{name}.weight"] = (i, o)
+            if m.bias:
+                shapes[f"{name}.bias"] = (o,)
+
+        def norm(name: str) -> None:
+            shapes[f"{name}.weight"] = (d,)
+            if m.bias and m.norm == "layernorm":
+                shapes[f"{name}.bias"] = (d,)
+
+        if m.position == "learned":
+            shapes["position_embedding"] = (m.n_ctx, d)
+        for i in range(m.n_layer):
+            norm(f"{i}.norm1")
+            linear(f"{i}.qkv", d, d + 2 * m.kv_width)
+            if m.qk_norm:
+                shapes |= {f"{i}.{x}_norm.weight": (m.head_width,) for x in ("query", "key")}
+            linear(f"{i}.projection", d, d)
+            norm(f"{i}.norm2")
+            linear(f"{i}.up", d, f if m.activation == "gelu" else 2 * f)
+            linear(f"{i}.down", f, d)
+        norm("norm")
+        return shapes
+
+    def std(self, name: str) -> float:
+        """0.02; the matrices that write to the residual stream divided by sqrt(2 n_layer n_repeat)
+        (Radford et al. 2019; position embeddings like the rest, as is now common)."""
+        if name.endswith(("projection.weight", "down.weight")):
+            return 0.02 / math.sqrt(2 * self.model.n_layer * self.model.n_repeat)
+        return 0.02
+
+    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+        k, b, t = tokens_kbt.shape
+        x_kbtd = self.embed(p, tokens_kbt)
+        if self.model.position == "learned":
+            position_ktd = p["position_embedding"]
+            if t < self.model.n_ctx:
+                position_ktd = position_ktd[:, :t]
+            x_kbtd = x_kbtd + position_ktd.unsqueeze(1)
+        x_knd = x_kbtd.view(k, b * t, -1)
+        for _ in range(self.model.n_repeat):
+            for i in range(self.model.n_layer):
+                x_knd = self._block(p, i, x_knd, t)
+        return self._norm(p, "norm", x_knd)
+
+    def _block(self, p: dict[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
+        y_knd = self._norm(p, f"{i}.norm1", x_knd)
+        y_knd = self._attention(p, i, y_knd, t)
+        x_knd = x_knd + _linear(p, f"{i}.projection", y_knd)
+        up = _linear(p, f"{i}.up", self._norm(p, f"{i}.norm2", x_knd))
+        if self.model.activation == "gelu":
+            y_knf = F.gelu(up, approximate="tanh")
+        else:
+            gate_knf, value_knf = up.chunk(2, dim=2)
+            y_knf = F.silu(gate_knf) * value_knf
+        return x_knd + _linear(p, f"{i}.down", y_knf)
+
+    def _attention(self, p: dict[str, Tensor], i: int, y_knd: Tensor, t: int) -> Tensor:
+        m = self.model
+        k, n, d = y_knd.shape
+        h, g, c = m.n_head, m.kv_heads, m.head_width
+        qkv = _linear(p, f"{i}.qkv", y_knd).view(n * k // t, t, d + 2 * m.kv_width)
+        query, key, value = (
+            part.view(n * k // t, t, -1, c).transpose(1, 2)
+            for part in qkv.split([d, m.kv_width, m.kv_width], dim=2)
+        )
+        if m.qk_norm:
+            query = _rms(query, p[f"{i}.query_norm.weight"].repeat_interleave(n // t, 0))
+            key = _rms(key, p[f"{i}.key_norm.weight"].repeat_interleave(n // t, 0))
+        if m.position == "rope":
+            query, key = self._rotate(query), self._rotate(key)
+        if g < h:
+            key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
+        y_bhtc = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return y_bhtc.transpose(1, 2).reshape(k, n, d)
+
+    def _rotate(self, x_bhtc: Tensor) -> Tensor:
+        """Turn channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al. 2021)."""
+        device = x_bhtc.device
+        if device not in self._rotations:
+            j = torch.arange(0, self.model.head_width, 2, device=device, dtype=torch.float64)
+            t = torch.arange(self.model.n_ctx, device=device, dtype=torch.float64)
+            angle_tc = t[:, None] * 1e4 ** (-j / self.model.head_width)
+            self._rotations[device] = angle_tc.cos(), angle_tc.sin()
+        steps = x_bhtc.shape[2]
+        cos_tc, sin_tc = (x[:steps].to(x_bhtc.dtype) for x in self._rotations[device])
+        a, b = x_bhtc.chunk(2, dim=3)
+        return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
+
+    def _norm(self, p: dict[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
+        weight_k1d, bias_kd, d = (
+            p[f"{name}.weight"][:, None],
+            p.get(f"{name}.bias"),
+            x_knd.shape[-1],
+        )
+        if self.model.norm == "rmsnorm":
+            return F.rms_norm(x_knd, (d,), eps=_EPS) * weight_k1d
+        y_knd = F.layer_norm(x_knd, (d,))
+        if bias_kd is None:
+            return y_knd * weight_k1d
+        return torch.addcmul(bias_kd[:, None], y_knd, weight_k1d)
+
+
+_EPS = 1e-5  # of norms, as torch's layer_norm has it
+
+
+def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
+    # autocast would leave float32, which attention cannot mix
+    y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=_EPS)
+    return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
+
+
+def _linear(p: dict[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
+    weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
+    if bias_ko is None:
+        return torch.bmm(x_kni, weight_kio)
     return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)
-
-
-def _norm(x_knd: Tensor, weight_kd: Tensor, bias_kd: Tensor) -> Tensor:
-    return torch.addcmul(
-        bias_kd[:, None], F.layer_norm(x_knd, x_knd.shape[-1:]), weight_kd[:, None]
-    )

@@ -44,7 +44,7 @@ _MEASURED = (
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
     Column("D", "int", "tokens", "training tokens processed, S B"),
     Column("D_unique", "int", "tokens", "distinct training tokens seen"),
-    Column("C", "float", "FLOPs", "training compute, 6 N D"),
+    Column("C", "float", "FLOPs", "training compute, 6 N D; parameters count once for each use"),
     Column("C_kaplan", "float", "FLOPs", "with attention (Kaplan et al. 2020, Table 1)"),
     Column("C_chinchilla", "float", "FLOPs", "Hoffmann et al. 2022, appendix F"),
     Column("C_matmul", "float", "FLOPs", "every matrix product as built, output layer included"),
@@ -156,18 +156,28 @@ def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "
     return runs
 
 
+_DEFAULTS = {key.rpartition(".")[2]: default for key, (_, default) in fields_of().items()}
+
+
 def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table in schema order, with schema dtypes; sorted by N, D, run_id."""
+    """Rows as a table in schema order, with schema dtypes; sorted by N, D, run_id.
+
+    A field of the config that a row lacks is younger than the row, which was made with its default.
+    """
     import pandas as pd
 
-    table = pd.DataFrame(rows, columns=[c.name for c in COLUMNS])
+    names = [c.name for c in COLUMNS]
+    complete = ({k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows)
+    table = pd.DataFrame(list(complete), columns=names)
     kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
     table = table.astype({c.name: kind[c.dtype] for c in COLUMNS})
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
 
 
 def read(folder: str | Path) -> pd.DataFrame:
-    """The table of a results folder (``runs.csv``). TableError where there is none."""
+    """The table of a results folder (``runs.csv``), completed to today's columns: fields of the
+    config that are younger than the table have their defaults, measured columns are empty.
+    TableError where there is no table."""
     import pandas as pd
 
     folder = Path(folder)
@@ -183,7 +193,12 @@ def read(folder: str | Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=dtypes)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise TableError(f"{path} is not a table: {error}.") from None
-    return table
+    if "run_id" not in table.columns:  # not one of ours
+        return table
+    names = [c.name for c in COLUMNS]
+    younger = [name for name in names if name not in table.columns]
+    table = table.assign(**{name: _DEFAULTS.get(name) for name in younger})
+    return table[names + [name for name in table.columns if name not in names]]
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:

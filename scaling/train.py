@@ -23,7 +23,7 @@ from torch import Tensor
 from scaling import corpus, count, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
-from scaling.model import Decoder
+from scaling.model import build
 from scaling.optim import AdamW, peaks, schedule
 from scaling.tokens import TrainTokens, held_out_windows
 
@@ -212,11 +212,11 @@ class Member:
         """Add a point to the curve; note what went wrong, if something did."""
         run = self.run
         self.held_out = held_out
-        N = count.parameters(run.model, run.data.vocab_size).N
         D = self.step * run.batch_tokens
+        C = count.flops_per_token(run.model, run.data.vocab_size) * D
         L = held_out.L
         self.curve.append(
-            {"run_id": run.run_id, "S": self.step, "D": D, "C": 6.0 * N * D}
+            {"run_id": run.run_id, "S": self.step, "D": D, "C": C}
             | {"L": L, "L_train": L_train, "lr": lr}
         )
         at = f"at step {self.step} of {run.S}"
@@ -287,7 +287,7 @@ class Trainer:
         windows = held_out_windows(self.files.test, shared.eval.test_tokens, shared.model.n_ctx)
         self.windows_bt = torch.from_numpy(windows).to(self.device)
         self.token_bytes_v = torch.from_numpy(self.files.token_bytes()).to(self.device)
-        self.decoder = Decoder(shared.model, self.files.vocab_size)
+        self.decoder = build(shared.model, self.files.vocab_size)
         self.mean_loss = self.decoder.mean_loss
         if execution.compile:
             self.mean_loss = torch.compile(self.decoder.mean_loss)

@@ -130,3 +130,18 @@ def own_cache(_own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for the tests' own corpora, in place of the user's."""
     monkeypatch.setenv("SCALING_CACHE", str(_own_cache))
     return _own_cache
+
+
+@pytest.fixture
+def own_family(tmp_path: Path) -> Path:
+    """A file with the model family that scaling/model.py shows, called Mean."""
+    import inspect
+    import textwrap
+
+    import scaling.model
+
+    shown = inspect.getdoc(scaling.model) or ""
+    code = shown.partition("trains and sweeps it:")[2].partition("Shape suffixes")[0]
+    path = tmp_path / "my.py"
+    path.write_text(textwrap.dedent(code))
+    return path

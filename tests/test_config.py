@@ -83,6 +83,13 @@ def test_override_reads_back(key, value):
         ({"data.corpus": "my.txt"}, {"data.corpus": "./my.txt"}),
         ({}, {"data.data_seed": 3}),  # of a subset that is not drawn
         ({}, {"optim.cooldown_fraction": 0.5}),  # of a schedule without cooldown
+        ({"model.n_head": 4}, {"model.n_head": 4, "model.n_kv_head": 4}),
+        ({"model.activation": "swiglu"}, {"model.activation": "swiglu", "model.d_ff": 176}),
+        (
+            {"model.family": "lstm"},
+            {"model.family": "lstm", "model.n_head": 7, "model.bias": False},
+        ),
+        ({"model.family": "my.py:A"}, {"model.family": "./my.py:A"}),
         ({"optim.warmup_tokens": 9}, {"optim.warmup_tokens": 9, "optim.warmup_fraction": 0.3}),
     ],
 )
@@ -115,6 +122,10 @@ def test_canonical_holds_only_what_differs():
         ({"lr": 1e-3}, "Did you mean 'optim.lr'"),
         ({"zzz": 1}, "has no field 'zzz'.*The fields are"),
         ({"model.n_head": 3}, "n_head=3 does not divide model.d_model=64; use 2, say"),
+        ({"model.n_kv_head": 3}, "n_kv_head=3 does not divide model.n_head=2; use 2, say"),
+        ({"model.family": "lstn"}, "model.family='lstn' is unknown. Did you mean 'lstm'"),
+        ({"model.family": "my_py"}, "one of your own is my.py:Name"),
+        ({"model.position": "rope", "model.n_head": 64}, "heads are 1 wide .* make .* even"),
         ({"model.n_layer": 0}, "model.n_layer=0 must be positive"),
         ({"model.n_layer": -2}, "model.n_layer=-2 must be positive"),
         ({"model.n_layer": "3"}, "model.n_layer: '3' is not int"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scaling.config import ModelConfig
-from scaling.model import Decoder
+from scaling import count
+from scaling.config import ConfigError, ModelConfig
+from scaling.model import Decoder, build
 
 SHAPE = ModelConfig(n_layer=2, d_model=24, n_head=3, d_ff=40, n_ctx=16)
 V = 50
@@ -40,7 +42,30 @@ def reference_logits(decoder, flat_p, tokens):
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def decoder(request):
-    return Decoder(ModelConfig(**{**SHAPE.__dict__, "tied": request.param}), V)
+    return Decoder(dataclasses.replace(SHAPE, tied=request.param), V)
+
+
+MODERN = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "qk_norm": True,
+    "bias": False,
+    "n_kv_head": 2,
+}
+OTHERS = {
+    **{f"{key}={value}": {key: value} for key, value in MODERN.items()},
+    "modern": MODERN,
+    "repeat": {"n_repeat": 3},
+    "lstm": {"family": "lstm"},
+}
+"""Every option alone and all of the modern ones together."""
+
+
+@pytest.fixture(params=OTHERS)
+def other(request):
+    shape = dataclasses.replace(SHAPE, n_head=4, **OTHERS[request.param])
+    return build(shape, V)
 
 
 def noisy(decoder, seeds):
@@ -89,6 +114,123 @@ def test_initial_loss_is_that_of_knowing_nothing():
     windows = torch.randint(0, 1024, (1, 16, 129))
     loss = decoder.losses(decoder.init([0]), windows).mean().item()
     assert loss == pytest.approx(math.log(1024), abs=0.05)
+
+
+def test_other_models_have_what_all_have(other):
+    """A stack is its members; loss and gradient are autograd's; no token sees the future; fewer
+    positions are the first ones; it begins knowing nothing, and every tensor learns."""
+    test_members_of_a_stack_are_the_models_alone(other)
+    test_loss_and_gradient_equal_autograd(other)
+    test_causality(other)
+    test_shorter_sequences(other)
+    flat = other.init([0]).requires_grad_()
+    loss = other.mean_loss(flat, torch.randint(0, V, (1, 16, 17)))
+    assert loss.item() == pytest.approx(math.log(V), abs=0.05)
+    (grad,) = torch.autograd.grad(loss.sum(), flat)
+    still = {name for name, g in other.named(grad).items() if not g.any()}
+    assert still == set()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = other.mean_loss(flat, torch.randint(0, V, (1, 16, 17)))
+    assert rough.item() == pytest.approx(math.log(V), abs=0.1)
+
+
+def test_options_equal_the_reference():
+    """RMSNorm, RoPE, SwiGLU, QK-norm and grouped heads as their papers print them, one token at a
+    time, without any of our helpers."""
+    shape = dataclasses.replace(SHAPE, n_layer=1, n_head=4, **MODERN)
+    decoder = Decoder(shape, V)
+    flat = noisy(decoder, [0])
+    p = {name: value[0] for name, value in decoder.named(flat).items()}
+    tokens = torch.randint(0, V, (7,))
+    c = 6  # channels of a head
+
+    def rms(x, gain):  # Zhang & Sennrich 2019, eq. 4
+        return x / torch.sqrt((x**2).mean() + 1e-5) * gain
+
+    def rotated(
+        x, m
+    ):  # Su et al. 2021, eq. 34: pairs turn by m theta_j, theta_j = 10000^(-2 j / c)
+        z = torch.complex(x[: c // 2], x[c // 2 :])
+        z = z * torch.exp(1j * m * 10000 ** (-2 * torch.arange(c // 2).double() / c))
+        return torch.cat([z.real, z.imag])
+
+    def heads(x, name, at):
+        return [rotated(rms(h, p[f"0.{name}_norm.weight"]), at) for h in x.split(c)]
+
+    xs = [p["token_embedding"][token] for token in tokens]
+    ys = [rms(x, p["0.norm1.weight"]) @ p["0.qkv.weight"] for x in xs]
+    keys = [heads(y[24:36], "key", at) for at, y in enumerate(ys)]
+    values = [y[36:48].split(c) for y in ys]
+    for at, y in enumerate(ys):
+        mixed = []
+        for h, query in enumerate(heads(y[:24], "query", at)):
+            scores = torch.stack([query @ keys[s][h // 2] for s in range(at + 1)]) / math.sqrt(c)
+            mixed.append(sum(w * values[s][h // 2] for s, w in enumerate(scores.softmax(0))))
+        x = xs[at] + torch.cat(mixed) @ p["0.projection.weight"]
+        gate, up = (rms(x, p["0.norm2.weight"]) @ p["0.up.weight"]).split(40)
+        x = x + (gate * torch.sigmoid(gate) * up) @ p["0.down.weight"]  # Shazeer 2020, eq. 6
+        expected = p["token_embedding"] @ rms(x, p["norm.weight"])
+        torch.testing.assert_close(decoder.logits(flat, tokens[None, None])[0, at], expected)
+
+
+def test_repeated_blocks_are_a_deeper_model_with_equal_blocks():
+    shared = Decoder(dataclasses.replace(SHAPE, n_layer=1, n_repeat=3), V)
+    deep = Decoder(dataclasses.replace(SHAPE, n_layer=3), V)
+    flat = noisy(shared, [0])
+    p = shared.named(flat)
+    rows = [p[f"0.{n.partition('.')[2]}" if n[0].isdigit() else n] for n in deep.shapes]
+    tokens = torch.randint(0, V, (1, 2, 16))
+    unrolled = torch.cat([row.reshape(1, -1) for row in rows], dim=1)
+    torch.testing.assert_close(shared.logits(flat, tokens), deep.logits(unrolled, tokens))
+
+
+def test_lstm_equals_the_printed_cell():
+    lstm = build(dataclasses.replace(SHAPE, n_layer=1, d_model=6, family="lstm"), V)
+    flat = noisy(lstm, [0])
+    p = {name: value[0] for name, value in lstm.named(flat).items()}
+    tokens = torch.randint(0, V, (5,))
+    h = cell = torch.zeros(6, dtype=flat.dtype)
+    for at, token in enumerate(tokens):
+        x = p["token_embedding"][token]
+        gates = p["0.input.weight"] @ x + p["0.recurrent.weight"] @ h + p["0.bias"]
+        i, f, g, o = gates.split(6)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * cell.tanh()
+        expected = p["token_embedding"] @ h
+        torch.testing.assert_close(lstm.logits(flat, tokens[None, None])[0, at], expected)
+
+
+def test_a_family_of_ones_own(own_family):
+    shape = dataclasses.replace(SHAPE, family=f"{own_family}:Mean")
+    model = build(shape, V)
+    test_members_of_a_stack_are_the_models_alone(model)
+    test_causality(model)
+    n = count.parameters(shape, V)
+    assert (n.N, n.N_total) == (24 * 24, 24 * 24 + V * 24)
+    assert count.flops_per_token(shape, V, "matmul") == 6 * (24 * 24 + V * 24)
+    assert math.isnan(count.flops_per_token(shape, V, "chinchilla"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("@family", "", "has no class Mean under the decorator @family; it has none"),
+        ("class", "1 / 0\nclass", "cannot be loaded: SyntaxError"),
+        ("import torch", "import torch; 1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("def tensors", "def other", "has no method 'tensors'"),
+        ("(Model)", "", "is no scaling.model.Model; derive it from Model"),
+        ("(d, d)", "(d, self.zzz)", "cannot be built: AttributeError"),
+    ],
+)
+def test_bad_families(own_family, old, new, message):
+    own_family.write_text(own_family.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        build(dataclasses.replace(SHAPE, family=f"{own_family}:Mean"), V)
+
+
+def test_a_family_whose_file_is_not_there():
+    with pytest.raises(ConfigError, match="there is no file"):
+        count.parameters(dataclasses.replace(SHAPE, family="nowhere.py:Mean"), V)
 
 
 def test_causality(decoder):

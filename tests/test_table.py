@@ -44,6 +44,16 @@ def test_round_trip(tmp_path):
     assert curves.L.tolist() == [4.0] and list(curves.columns) == [c.name for c in CURVE_COLUMNS]
 
 
+def test_tables_older_than_a_field_have_its_default(tmp_path):
+    config = table.config_row(flatten(from_dict({})))
+    del config["n_repeat"], config["norm"]
+    assert table.ordered([config | row()]).norm.tolist() == ["layernorm"]
+    pd.DataFrame([config | row()]).to_csv(tmp_path / "runs.csv", index=False)
+    runs = table.read(tmp_path)
+    assert list(runs.columns) == [c.name for c in COLUMNS]
+    assert (runs.n_repeat[0], runs.norm[0]) == (1, "layernorm") and pd.isna(runs.seconds[0])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

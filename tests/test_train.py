@@ -136,6 +136,24 @@ def test_bfloat16_and_untied(run):
     assert result.status == "ok" and result.row["L"] < 3.4
 
 
+@pytest.mark.parametrize("family", ["modern", "lstm", "own"])
+def test_other_models_train_and_resume(run, family, own_family, tmp_path):
+    modern = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "qk_norm": True}
+    model = {
+        "modern": modern | {"bias": False, "n_kv_head": 1},
+        "lstm": {"family": "lstm"},
+        "own": {"family": f"{own_family}:Mean"},
+    }
+    run = override(run, {"model": model[family]})
+    whole = train(run, execution=ONE)
+    assert whole.row["L"] < math.log(256) - 0.8
+    if family == "modern":
+        assert train(override(run, {"precision": "bfloat16"}), execution=ONE).row["L"] < 3.3
+    with pytest.raises(Interrupted):
+        train(run, execution=ONE, folder=tmp_path, should_stop=stop_after(21))
+    assert losses(train(run, execution=ONE, folder=tmp_path)) == losses(whole)
+
+
 def test_progress_is_reported(run):
     seen = []
     train(run, execution=ONE, on_progress=seen.append)

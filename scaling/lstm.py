@@ -1,0 +1,52 @@
+"""The LSTM baseline (Hochreiter & Schmidhuber 1997; Kaplan et al. 2020, Fig. 7): n_layer layers of
+width d_model, started from zero at the beginning of every context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from scaling.config import ModelConfig
+from scaling.model import Model, family
+
+
+@family
+class LSTM(Model):
+    """torch's LSTM, member by member: it has no kernel for a stack of them."""
+
+    def __init__(self, model: ModelConfig, vocab_size: int) -> None:
+        super().__init__(model, vocab_size)
+        with torch.device("meta"):  # the layout only; parameters come with every call
+            self.layers = nn.LSTM(model.d_model, model.d_model, model.n_layer, batch_first=True)
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        d = self.model.d_model
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in range(self.model.n_layer):
+            shapes |= {
+                f"{i}.input.weight": (4 * d, d),
+                f"{i}.recurrent.weight": (4 * d, d),
+                f"{i}.bias": (4 * d,),
+            }
+        return shapes
+
+    def std(self, name: str) -> float:
+        """0.02 of embeddings; matrices as spread as torch's own, U(-1, 1) / sqrt(d_model)."""
+        return (3 * self.model.d_model) ** -0.5 if self.kind(name) == "matrix" else 0.02
+
+    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+        x_kbtd = self.embed(p, tokens_kbt)
+        rows = []
+        for k, x_btd in enumerate(x_kbtd):
+            weights = {}
+            for i in range(self.model.n_layer):
+                weights |= {
+                    f"weight_ih_l{i}": p[f"{i}.input.weight"][k],
+                    f"weight_hh_l{i}": p[f"{i}.recurrent.weight"][k],
+                    f"bias_ih_l{i}": p[f"{i}.bias"][k],  # torch's second bias adds nothing
+                    f"bias_hh_l{i}": torch.zeros_like(p[f"{i}.bias"][k]),
+                }
+            y_btd, _ = functional_call(self.layers, weights, (x_btd,))
+            rows.append(y_btd.flatten(0, 1))
+        return torch.stack(rows)
