@@ -76,6 +76,9 @@ def sweep(
     in_process: bool = False,
     retry_failed: bool = False,
     set: tuple[str, ...] = (),
+    filter: tuple[str, ...] = (),
+    tag: str | None = None,
+    export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
     """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
 
@@ -91,10 +94,14 @@ def sweep(
         retry_failed: Train failed runs again.
         set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
             name=... renames the sweep and so its folder.
+        filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
+            more than once.
+        tag: Only the runs of this tag.
+        export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
 
-    it = Sweep.from_toml(spec, results, changes=_changes(set))
+    it = Sweep.from_toml(spec, results, changes=_changes(set), filters=filter, tag=tag)
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         print(it.plan(**how, measure=True))
@@ -106,6 +113,7 @@ def sweep(
         retries=retries,
         in_process=in_process,
         retry_failed=retry_failed,
+        on_finish=_exporter(it.store, export) if export else None,
     )
     mine = {run.run_id for run in it.spec.runs}
     failed = runs.run_id.isin(mine) & (runs.status == "failed")
@@ -114,11 +122,105 @@ def sweep(
         raise SystemExit(1)
 
 
-def status(results: Path) -> None:
-    """What a results folder holds: done, running, failed, missing."""
+def _exporter(store: Any, to: str) -> Any:
+    """An exporter whose trouble, say with a network, is told once and ends no sweep."""
+    from sweeps.export import exporter
+
+    send, told = exporter(store, to), []
+
+    def try_to_send(finished: Any) -> None:
+        try:
+            send(finished)
+        except Exception as error:
+            if not told:
+                _note(f"{to}: {error}; `scaling export` later hands over what is missing")
+            told.append(error)
+
+    return try_to_send
+
+
+def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = None) -> None:
+    """What a results folder holds: done, running, failed, missing.
+
+    Args:
+        results: A sweep's results folder.
+        filter: Only the runs for which this holds, as for `scaling sweep`.
+        tag: Only the runs of this tag.
+    """
     from sweeps.status import status as status_of
 
-    print(status_of(results))
+    print(status_of(results, filters=filter, tag=tag))
+
+
+def watch(results: Path, *, every: float = 2.0) -> None:
+    """Show the status of a sweep until it ends; it runs in another terminal.
+
+    Args:
+        results: A sweep's results folder.
+        every: Seconds between two looks.
+    """
+    from sweeps.control import watch as watch_it
+
+    watch_it(results, every=every)
+
+
+def logs(results: Path, run: str) -> None:
+    """A run's attempts and what it printed.
+
+    Args:
+        results: A sweep's results folder.
+        run: The beginning of its id, or its tag.
+    """
+    from sweeps.control import logs as logs_of
+
+    print(logs_of(results, run))
+
+
+def cancel(results: Path, *, now: bool = False) -> None:
+    """Stop the sweep that works on a folder: checkpoints are written, the sweep can go on later.
+
+    Args:
+        results: A sweep's results folder.
+        now: At once, without waiting for checkpoints.
+    """
+    from sweeps.control import cancel as cancel_it
+
+    cancel_it(results, now=now, say=print)
+    print("stopped; `scaling status` shows what is done, the same `scaling sweep` goes on.")
+
+
+def clean(results: Path, *, dry_run: bool = False) -> None:
+    """Remove checkpoints and litter of finished runs, never results.
+
+    Args:
+        results: A sweep's results folder.
+        dry_run: Say what would be removed, and remove nothing.
+    """
+    from sweeps.control import clean as clean_it
+
+    litter = clean_it(results, dry_run=dry_run)
+    for path in litter if dry_run else ():
+        print(path)
+    what = "would be removed" if dry_run else "removed"
+    print(f"{len(litter)} files, {sum(litter.values()) / 2**20:.1f} MiB {what}")
+
+
+def export(
+    results: Path, *, to: Literal["tensorboard", "wandb", "mlflow"], again: bool = False
+) -> None:
+    """Hand finished runs over to TensorBoard, Weights & Biases or MLflow.
+
+    Args:
+        results: A sweep's results folder.
+        to: Each is an extra, such as pip install 'scaling-laws-lab[tensorboard]'.
+        again: Those as well that were handed over before.
+    """
+    from sweeps.export import export as export_to
+    from sweeps.status import status as status_of
+    from sweeps.store import Store
+
+    status_of(results)  # says where this is no sweep
+    print(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
 
 
 def data_prepare(
@@ -444,6 +546,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "sweep": sweep,
     "status": status,
+    "watch": watch,
+    "logs": logs,
+    "cancel": cancel,
+    "clean": clean,
+    "export": export,
     "summary": summary,
     "fit": fit,
     "laws": laws,
@@ -458,7 +565,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 _NO_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator")
 """How Python, CUDA and torch on a CPU say it."""
-_POSITIONAL = {"spec", "results", "runs", "name", "corpus"}
+_POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
 
 
 # ------------------------------------------------------------------ plumbing

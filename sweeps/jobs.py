@@ -80,6 +80,8 @@ class Queue:
     stopping: bool = False
     fatal: ConfigError | StoreError | None = None
     """Why the sweep cannot go on: nothing more can be stored, or it was asked for what cannot be."""
+    on_finish: Callable[[Outcome], None] = lambda outcome: None
+    """Told of every run as it finishes: ok, diverged or failed."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
     _number: int = 0
@@ -112,10 +114,10 @@ class Queue:
     def finish(self, job: Job, outcomes: list[Outcome]) -> None:
         """A worker has ended a job: note it, and let wait again what has not finished."""
         beside = self._leave(job)
-        self.outcomes += outcomes
         by_id = {run.run_id: run for run in job.runs}
         for outcome in outcomes:
             run = by_id[outcome.run_id]
+            self._note(outcome)
             if outcome.status == "memory" and beside:
                 self._alone.append(_single(run, job))
             elif outcome.status in ("memory", "error"):
@@ -141,7 +143,7 @@ class Queue:
             self._leave(job)
             for run in job.runs:
                 if finished := self.store.result(run.run_id):  # it died after storing its result
-                    self.outcomes.append(Outcome(run.run_id, finished.row["status"]))
+                    self._note(Outcome(run.run_id, finished.row["status"]))
                 elif shared:
                     self._alone.append(_single(run, job))
                 else:
@@ -152,6 +154,11 @@ class Queue:
         self._leave(job)
         missing = [run for run in job.runs if self.store.result(run.run_id) is None]
         self.add(_single(run, job) for run in missing)
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if outcome.status in table.STATUSES:
+            self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
         """Now and then, so that a sweep under way can be fitted and plotted."""
@@ -185,7 +192,7 @@ class Queue:
             self.store.log(run.run_id, error)
             said = f"{deaths} attempts ended badly; the last: {headline(error)}"
             self.store.finish(failed_row(run, said), [])
-            self.outcomes.append(Outcome(run.run_id, "failed", said))
+            self._note(Outcome(run.run_id, "failed", said))
         except StoreError as trouble:
             self.fatal = trouble
 

@@ -21,10 +21,10 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate
-from sweeps.jobs import Job, Queue, execute, headline
+from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
-from sweeps.store import Row, Store, StoreError, machine
+from sweeps.store import Finished, Row, Store, StoreError, machine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,12 +136,16 @@ class Sweep:
         results: str | Path | None = None,
         *,
         changes: dict[str, Any] | None = None,
+        filters: Sequence[str] = (),
+        tag: str | None = None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, hold for every run; 'name' among them renames the sweep.
+        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`).
         """
-        return cls(Spec.from_toml(path_or_name, changes), results)
+        spec = Spec.from_toml(path_or_name, changes)
+        return cls(spec.select(filters, tag) if filters or tag is not None else spec, results)
 
     @property
     def folder(self) -> Path:
@@ -207,13 +211,14 @@ class Sweep:
         checkpoint_seconds: float = 60.0,
         console: Console | None = None,
         quiet: bool = False,
+        on_finish: Callable[[Finished], None] | None = None,
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
 
         `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
         run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
-        'failed'.
+        'failed'. `on_finish` is called here with each run that finishes (sweeps.export has some).
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
@@ -237,7 +242,7 @@ class Sweep:
         self._say_messages(console)
         if plan.missing:
             command = self._command(workers, in_process, retries, execution)
-            self._train(plan, rows, in_process, retries, execution, command, console)
+            self._train(plan, rows, in_process, retries, execution, command, console, on_finish)
         elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
             with self.store.drive():
                 self.store.merge()
@@ -246,7 +251,7 @@ class Sweep:
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
             _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
         extra = rows.keys() - self.spec.by_id.keys()
-        if extra:
+        if extra and not self.spec.chosen:
             _say(
                 console,
                 f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this spec; "
@@ -263,6 +268,7 @@ class Sweep:
         execution: Execution,
         command: str,
         console: Console,
+        on_finish: Callable[[Finished], None] | None,
     ) -> None:
         self.store.check_writable()
         with self.store.drive():
@@ -276,6 +282,12 @@ class Sweep:
                 f"{clock(plan.wall_seconds)}",
             )
             queue = Queue(self.store, retries)
+
+            def finished(outcome: Outcome) -> None:
+                if on_finish and (result := self.store.result(outcome.run_id)):
+                    on_finish(result)
+
+            queue.on_finish = finished
             queue.add(Job((run,), plan.seconds[run_id]) for run_id, run in plan.missing.items())
 
             def stop() -> None:
@@ -381,6 +393,7 @@ class Sweep:
             words += [option, str(value)] if value != default else []
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += self.spec.chosen
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
 
 

@@ -29,21 +29,25 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
+import operator
 import re
 import reprlib
+import shlex
 import tomllib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaling import count
-from scaling.config import ConfigError, RunConfig, fields_of, override, unknown_key
+from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
 
 SPECS = Path(__file__).parent / "specs"
 """The bundled specs, found by their bare names."""
@@ -81,9 +85,35 @@ class Spec:
     changes: Point = field(default_factory=dict, hash=False)
     """{dotted key: value} changed for every run on top of the TOML."""
 
+    chosen: tuple[str, ...] = ()
+    """Words of the command line that chose these among the runs of the TOML; none for all."""
+
     @property
     def runs(self) -> tuple[RunConfig, ...]:
         return tuple(self.by_id.values())
+
+    def select(self, filters: Sequence[str] = (), tag: str | None = None) -> Spec:
+        """The runs that have the tag, and for which all conditions hold.
+
+        A condition is KEY OP VALUE, such as 'model.n_layer=2', 'D<1e6' or 'seed!=0': a field of
+        RunConfig, N, D, C or B, and one of = != < <= > >=. Raises ConfigError where one cannot be
+        read, or none of the runs is left.
+        """
+        words = [word for text in filters for word in ("--filter", text)]
+        words += ["--tag", tag] if tag is not None else []
+        tests = [_condition(text) for text in filters]
+        by_id = {
+            run_id: run
+            for run_id, run in self.by_id.items()
+            if tag in (None, run.tag) and all(test(run) for test in tests)
+        }
+        if not by_id:
+            tags = ", ".join(sorted({repr(run.tag) for run in self.runs if run.tag})) or "none"
+            raise ConfigError(
+                f"{self.name}: none of {len(self.by_id)} runs matches {shlex.join(words)}; tags are "
+                f"{tags}."
+            )
+        return dataclasses.replace(self, by_id=by_id, chosen=(*self.chosen, *words))
 
     @classmethod
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
@@ -152,6 +182,53 @@ def find(path_or_name: str | Path) -> Path:
     near = difflib.get_close_matches(path.stem, bundled(), n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Bundled are: {', '.join(bundled())}."
     raise ConfigError(f"spec {str(path_or_name)!r} is neither a file nor a bundled spec. {hint}")
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "=": operator.eq, "<": operator.lt,
+    ">": operator.gt,
+}  # fmt: skip
+
+
+def _condition(text: str) -> Callable[[RunConfig], bool]:
+    """Whether a run meets 'KEY OP VALUE'."""
+    found = re.fullmatch(r"\s*([\w.]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*", text)
+    where = f"--filter {text!r}"
+    if found is None:
+        raise ConfigError(
+            f"{where} is not KEY OP VALUE, such as model.n_layer=2 or D<1e6, with one of = != < <= > >=."
+        )
+    key, sign, word = found.groups()
+    value: Any = word
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        value = tomllib.loads(f"value = {word}")["value"]
+    compare = _OPERATORS[sign]
+    if key in _SIZES:
+        _number(value, f"{where}: {key}")
+        return lambda run: compare(_SIZES[key](run), value)
+    if key not in fields_of():
+        raise ConfigError(f"{where}: {unknown_key(key)}")
+    try:
+        value = coerce(value, fields_of()[key][0])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+    def test(run: RunConfig) -> bool:
+        mine = functools.reduce(getattr, key.split("."), run)
+        try:
+            return compare(mine, value)
+        except TypeError:  # 'kaplan' is neither above nor below a number
+            return False
+
+    return test
+
+
+_SIZES: dict[str, Callable[[RunConfig], float]] = {
+    "N": lambda run: count.parameters(run.model, run.data.vocab_size).N,
+    "D": lambda run: run.D,
+    "C": lambda run: count.flops_per_token(run.model, run.data.vocab_size) * run.D,
+    "B": lambda run: run.batch_tokens,
+}
 
 
 # ------------------------------------------------------------------ sections to runs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.config import ConfigError, RunConfig
 from sweeps import estimate
 from sweeps.jobs import headline
-from sweeps.progress import clock, eta, si
+from sweeps.progress import clock, eta, flops, si
 from sweeps.spec import Spec
 from sweeps.store import Row, Store, StoreError
 
@@ -33,13 +34,25 @@ class Status:
     """Estimated seconds to go, with the workers that run now; None where nothing runs."""
     failures: dict[str, str]
     """{run_id: last line of its error} of failed runs."""
+    C: float
+    """FLOPs of the runs, 6 N D; 0 where no spec is known."""
+    C_done: float
+    """Those spent already, running runs included."""
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
+        """Name, counts and the part done, in one line."""
         counts = [f"{number} {status}" for status, number in self.finished.items() if number]
         counts += [f"{len(self.running)} running"] if self.running else []
         resumable = f" ({self.interrupted} with a checkpoint)" if self.interrupted else ""
         counts += [f"{self.missing} missing{resumable}"] if self.missing else []
-        lines = [f"{self.name}: {self.runs} runs: {', '.join(counts) or 'none'}"]
+        line = f"{self.name}: {self.runs} runs: {', '.join(counts) or 'none'}"
+        if self.C_done < self.C:
+            line += f"; {100 * self.C_done / self.C:.0f}% of {si(self.C, 'FLOPs')}"
+        return line
+
+    def __str__(self) -> str:
+        lines = [self.line]
         for run_id, said in self.running.items():
             L = said.get("L") or said.get("L_train")
             part = f"step {said['step']} of {said['steps']}" if "step" in said else "starting"
@@ -49,15 +62,27 @@ class Status:
         if self.seconds is not None:
             lines.append(f"about {clock(self.seconds)} to go")
         for run_id, error in list(self.failures.items())[:10]:
-            log = self.folder / "runs" / run_id / "output.log"
-            lines.append(f"  {run_id}  failed: {error} ({log})")
+            lines.append(f"  {run_id}  failed: {error}")
+        if self.failures:
+            some = next(iter(self.failures))
+            lines.append(
+                f"`scaling logs {self.folder} {some[:6]}` shows more; `scaling sweep ... "
+                "--retry-failed` trains failed runs again"
+            )
         return "\n".join(lines)
 
 
-def status(folder: str | Path, spec: Spec | None = None) -> Status:
+def status(
+    folder: str | Path,
+    spec: Spec | None = None,
+    *,
+    filters: Sequence[str] = (),
+    tag: str | None = None,
+) -> Status:
     """The state of a results folder, against `spec` or the one that its manifest holds.
 
-    Raises StoreError where the folder holds no sweep.
+    `filters` and `tag` choose among its runs, as for :meth:`sweeps.spec.Spec.select`. Raises
+    StoreError where the folder holds no sweep, ConfigError where no run is chosen.
     """
     store = Store(folder)
     known = any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json"))
@@ -67,7 +92,15 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
             f"{folder} {what}. Give the folder of a sweep, such as results/quickstart "
             "(`scaling sweep SPEC` makes one)."
         )
-    runs = spec.by_id if spec else _recorded(store)
+    spec = spec or _recorded(store)
+    if filters or tag is not None:
+        if spec is None:
+            raise StoreError(
+                f"{folder} holds no manifest with the sweep's spec, by which runs could be chosen. "
+                "Leave out --filter and --tag."
+            )
+        spec = spec.select(filters, tag)
+    runs = spec.by_id if spec else {}
     rows = store.rows()
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
@@ -77,6 +110,9 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
     finished = {
         state: sum(row["status"] == state for row in done) for state in ("ok", "diverged", "failed")
     }
+    C = {run_id: flops(run) for run_id, run in runs.items()}
+    parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
+    parts |= {row["run_id"]: 1.0 for row in done}
     return Status(
         folder=Path(folder),
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
@@ -89,20 +125,22 @@ def status(folder: str | Path, spec: Spec | None = None) -> Status:
         failures={
             row["run_id"]: headline(row["error"] or "") for row in done if row["status"] == "failed"
         },
+        C=sum(C.values()),
+        C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
     )
 
 
-def _recorded(store: Store) -> dict[str, RunConfig]:
-    """Runs of the spec in the manifest; none where there is no usable one."""
+def _recorded(store: Store) -> Spec | None:
+    """The spec in the manifest; None where there is no usable one."""
     manifest = store.manifest()
     text, changes = manifest.get("spec"), manifest.get("changes")
     if not isinstance(text, str) or not text:
-        return {}
+        return None
     changes = changes if isinstance(changes, dict) else {}
     try:
-        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes).by_id
+        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes)
     except ConfigError:
-        return {}
+        return None
 
 
 def _to_go(

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -38,6 +39,9 @@ FORMAT = 1
 """Version of result.json."""
 
 Row = dict[str, Any]
+
+_KEPT = ("result.json", "config.json", "attempts.jsonl", "output.log")
+"""What stays of a finished run."""
 
 
 class StoreError(ValueError):
@@ -120,6 +124,17 @@ class Store:
             return None
         return Finished(row, curve)
 
+    def results(self) -> Iterator[Finished]:
+        """Every finished run with its curve, be it in a file of its own or only in the table."""
+        rows = self._table_rows()
+        alone = rows.keys() - set(self._run_ids())
+        curves = self._table_curves(alone) if alone else {}
+        for run_id in sorted({*self._run_ids(), *rows}):
+            if finished := self.result(run_id) if run_id not in alone else None:
+                yield finished
+            elif run_id in rows:
+                yield Finished(rows[run_id], curves.get(run_id, []))
+
     def killed(self, run_id: str) -> int:
         """How often a worker died under this run since it was last let loose."""
         deaths = 0
@@ -159,6 +174,43 @@ class Store:
     def running(self, run_ids: Iterable[str]) -> list[str]:
         """Those of the runs whose lease is held by some process now."""
         return [run_id for run_id in run_ids if self._locked(self.run_folder(run_id) / "lock")]
+
+    def driver(self) -> tuple[int, str] | None:
+        """(pid, host) of the process that works on this sweep now; None where there is none."""
+        path = self.folder / "lock"
+        if not self._locked(path):
+            return None
+        try:
+            said = re.fullmatch(r"process (\d+) on (.+)\n", path.read_text())
+        except OSError:
+            return None
+        return (int(said[1]), said[2]) if said else None
+
+    def tags(self) -> dict[str, str]:
+        """{run_id: tag} of every run that has a row or a folder here; '' where it has none."""
+        tags = {run_id: row.get("tag") or "" for run_id, row in self._table_rows().items()}
+        for run_id in self._run_ids():
+            if run_id not in tags:
+                config: Row = {}
+                with contextlib.suppress(OSError, ValueError):
+                    config = json.loads((self.run_folder(run_id) / "config.json").read_bytes())
+                tags[run_id] = config.get("tag") or ""
+        return tags
+
+    def litter(self) -> dict[Path, int]:
+        """{path: bytes} of what finished runs and killed processes left and nobody needs any more.
+
+        Only to be removed while the sweep is held (:meth:`drive`).
+        """
+        paths = [p for p in self.folder.glob(".*") if p.name.startswith((".merge-", ".probe-"))]
+        for run_id in self.rows():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                folder = self.run_folder(run_id)
+                paths += [path for path in folder.iterdir() if path.name not in _KEPT]
+        return {
+            path: sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+            for path in sorted(paths)
+        }
 
     # -------------------------------------------------------------- writing
 
@@ -377,13 +429,18 @@ class Store:
             ) from None
         return rows
 
-    def _write_table(self, *, without: set[str]) -> None:
-        rows = self._table_rows()
-        curves: dict[str, list[Row]] = {run_id: [] for run_id in rows}
-        if (self.folder / "curves.parquet").is_file() and rows:
+    def _table_curves(self, run_ids: Iterable[str]) -> dict[str, list[Row]]:
+        """{run_id: curve} as curves.parquet has them; empty curves where it has none."""
+        curves: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
+        if curves and (self.folder / "curves.parquet").is_file():
             for point in table.read_curves(self.folder).to_dict("records"):
                 if point["run_id"] in curves:
                     curves[point["run_id"]].append({str(k): v for k, v in point.items()})
+        return curves
+
+    def _write_table(self, *, without: set[str]) -> None:
+        rows = self._table_rows()
+        curves = self._table_curves(rows)
         for run_id in self._run_ids():
             if run_id in rows and curves[run_id]:
                 continue

@@ -144,6 +144,22 @@ def test_a_committed_table_counts_as_finished_and_can_be_extended():
     assert set(table.read_curves(it.folder).run_id) == set(more.run_id)
 
 
+def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytest.MonkeyPatch):
+    run(sweep())
+    text = BASE + "seed = [0, 1, 2, 3]\n[[sets]]\nname = 'more'\naxes.seed = [4]\n"
+    Path("small.toml").write_text(text)
+    seen = []
+    it = Sweep.from_toml("small.toml", filters=["seed>1", "seed!=3"], tag="")
+    runs, out = run(it, on_finish=seen.append)
+    assert "1 of 1 runs to train" in out and "not in this spec" not in out
+    assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
+    assert sorted(runs.seed) == [0, 1, 2]
+    assert it._command(2, False, 2, Execution()).endswith(
+        "--filter 'seed>1' --filter 'seed!=3' --tag ''"
+    )
+    assert status(it.folder).missing == 2
+
+
 def test_results_that_were_not_merged_are_merged_without_training():
     it = sweep()
     first, _ = run(it)

@@ -1,0 +1,156 @@
+"""Finished runs for TensorBoard, Weights & Biases and MLflow, through one callback.
+
+An exporter is a function of one finished run: the driver calls it as runs finish (`scaling sweep
+--export`), and :func:`export` with everything that a results folder holds, whether or not a sweep
+is under way. Each of the three is an extra; nothing here imports ray or torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from scaling import table
+from scaling.config import ConfigError, fields_of
+from sweeps.store import Finished, Store
+
+Exporter = Callable[[Finished], None]
+
+_METRICS = ("L", "L_train", "lr", "D", "C")
+"""Of a learning curve; S counts the steps."""
+
+
+def export(store: Store, to: str, *, again: bool = False) -> int:
+    """Hand every finished run to an exporter; returns how many. Each is handed over once, unless
+    `again`. Raises ConfigError where there is no such exporter or its package is missing."""
+    send, number = exporter(store, to), 0
+    for finished in store.results():
+        if again or not _sent(store, to, finished.row["run_id"]):
+            send(finished)
+            number += 1
+    return number
+
+
+def exporter(store: Store, to: str) -> Exporter:
+    """The callback that shows a finished run in 'tensorboard', 'wandb' or 'mlflow'.
+
+    TensorBoard's files go to `<results folder>/tensorboard/<run_id>`; the others go where their own
+    environment variables say (WANDB_MODE, MLFLOW_TRACKING_URI, ...). Raises ConfigError where
+    there is no such exporter or its package is missing.
+    """
+    if to not in EXPORTERS:
+        raise ConfigError(f"export to {to!r} is unknown; there are {', '.join(EXPORTERS)}.")
+    try:
+        send = EXPORTERS[to](store)
+    except ImportError as error:
+        raise ConfigError(
+            f"export to {to} needs its package ({error}): pip install 'scaling-laws-lab[{to}]'."
+        ) from None
+
+    def send_and_note(finished: Finished) -> None:
+        send(finished)
+        store.note(finished.row["run_id"], "exported", to=to)
+
+    return send_and_note
+
+
+def _sent(store: Store, to: str, run_id: str) -> bool:
+    """Whether the run's present result has been handed over."""
+    sent = False
+    for event in store.attempts(run_id):
+        sent &= event.get("event") != "retry"
+        sent |= event.get("event") == "exported" and event.get("to") == to
+    return sent
+
+
+def _config(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row that were chosen, not measured; nothing for those that are not set."""
+    names = ["N", "N_total", "D", "C", "B", "S", "vocab_size", "device"]
+    names += [key.rpartition(".")[2] for key in fields_of()]
+    return {name: row[name] for name in dict.fromkeys(names) if row.get(name) not in (None, "")}
+
+
+def _summary(row: dict[str, Any]) -> dict[str, float]:
+    """The numbers that were measured at the end."""
+    names = ("L", "L_stderr", "bits_per_byte", "lr_peak", "seconds", "tokens_per_second")
+    return {name: float(row[name]) for name in names if row.get(name) is not None}
+
+
+def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
+    """(S, metrics) of the curve; numbers that are not finite have no place in it."""
+    return [
+        (int(point["S"]), {k: float(point[k]) for k in _METRICS if point.get(k) is not None})
+        for point in map(table.finite, finished.curve)
+    ]
+
+
+def _tensorboard(store: Store) -> Exporter:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    def send(finished: Finished) -> None:
+        folder = store.folder / "tensorboard" / finished.row["run_id"]
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = EventFileWriter(str(folder))
+        wall_time = datetime.now().timestamp()
+        points = _points(finished)
+        end = points[-1][0] if points else 0
+        for step, values in [
+            *points,
+            (end, {f"end/{k}": v for k, v in _summary(finished.row).items()}),
+        ]:
+            scalars = [Summary.Value(tag=name, simple_value=v) for name, v in values.items()]
+            writer.add_event(Event(step=step, wall_time=wall_time, summary=Summary(value=scalars)))
+        writer.close()
+
+    return send
+
+
+def _wandb(store: Store) -> Exporter:
+    import wandb
+
+    def send(finished: Finished) -> None:
+        row = finished.row
+        run = wandb.init(
+            project=store.folder.name,
+            id=row["run_id"],
+            name=row["run_id"],
+            tags=[word for word in (row.get("tag"), row["status"]) if word],
+            config=_config(row),
+            dir=str(store.folder),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True),
+        )
+        for step, values in _points(finished):
+            run.log(values, step=step)
+        run.summary.update(_summary(row) | {"status": row["status"]})
+        run.finish()
+
+    return send
+
+
+def _mlflow(store: Store) -> Exporter:
+    import mlflow
+
+    mlflow.set_experiment(store.folder.name)
+
+    def send(finished: Finished) -> None:
+        row = finished.row
+        tags = {"run_id": row["run_id"], "status": row["status"], "tag": row.get("tag") or ""}
+        with mlflow.start_run(run_name=row["run_id"], tags=tags):
+            mlflow.log_params(_config(row))
+            for step, values in _points(finished):
+                mlflow.log_metrics(values, step=step)
+            mlflow.log_metrics({f"end_{name}": value for name, value in _summary(row).items()})
+
+    return send
+
+
+EXPORTERS: dict[str, Callable[[Store], Exporter]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
