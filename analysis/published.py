@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import engine, laws
 from analysis.fit import FitResult, fit
+from analysis.frontier import isoflop
 from analysis.laws import Law
 from scaling.table import TableError
 
@@ -165,7 +166,9 @@ def verify(data: str | Path) -> Verification:
     for file, check in _CHECKS.items():
         if (folder / file).is_file():
             table = file.split("/")[0]
-            rows += [{"table": table, **row} for row in check(pd.read_csv(folder / file))]
+            runs = pd.read_csv(folder / file)
+            runs.attrs["folder"] = (folder / file).parent
+            rows += [{"table": table, **row} for row in check(runs)]
     if not rows:
         raise TableError(f"{folder} holds none of the known tables: {', '.join(_CHECKS)}.")
     return Verification(pd.DataFrame(rows))
@@ -339,6 +342,34 @@ def _alabdulmohsin(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield _row(quantity, value, float(np.mean(errors)), 2e-4, origin="this project")
 
 
+def _porian(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    fits = pd.read_csv(table.attrs["folder"] / "published_fits.csv")
+    keys = ["file", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
+    runs = table.rename(columns={"flops": "C", "n": "N", "t": "D", "loss": "L"})
+    runs["run_id"] = runs["N"]
+    for key, published in fits.set_index(keys)["a_bs_median_weighted"].items():
+        rows = runs[(runs[keys] == list(key)).all(axis=1)]  # pyright: ignore
+        name = "/".join(key[1:]).removesuffix("/val").removesuffix("/train")  # pyright: ignore
+        for kind, tolerance in (("akima", 0.01), ("isoflop", 0.035)):
+            found = isoflop(rows, kind=kind, bootstrap=20).exponents.set_index("exponent")
+            ours = float(found.loc["N_opt", "value"])  # pyright: ignore
+            yield _row(f"a, N_opt ~ C^a: {name} ({kind})", published, ours, tolerance)
+
+
+def _nanochat(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    published = {
+        "kaplan_no_emb_with_lm_head": (0.54, 0.49),
+        "all_params": (0.37, 0.50),
+        "transformer_only": (0.70, 0.41),
+    }
+    for convention, exponents in published.items():
+        rows = table[table["convention"] == convention]
+        for name, column, value in zip("ND", ("eff_params", "tokens"), exponents, strict=True):
+            runs = rows.rename(columns={"flops_exact": "C", column: name})
+            slope, _ = np.polyfit(np.log(runs["C"]), np.log(runs[name]), 1)
+            yield _row(f"{name}_opt ~ C^p, counting {convention}: p", value, float(slope), 0.015)
+
+
 _CHECKS: dict[str, Callable[[pd.DataFrame], Iterator[dict[str, Any]]]] = {
     "besiroglu2024_epoch/svg_extracted_data.csv": _besiroglu,
     "muennighoff2023/c4_runs_fit182.csv": _muennighoff,
@@ -346,5 +377,7 @@ _CHECKS: dict[str, Callable[[pd.DataFrame], Iterator[dict[str, Any]]]] = {
     "gadre2024/models104.csv": _gadre,
     "cbs_zhang2024/steps_to_target.csv": _zhang,
     "revisiting2022/benchmark.lang.csv": _alabdulmohsin,
+    "porian2024/isoflop_points.csv": _porian,
+    "nanochat_pearce_kaplan_tables/nanochat_isoflop_optima.csv": _nanochat,
 }
 """Known tables, as they lie in a folder, and what each is checked for."""

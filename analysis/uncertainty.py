@@ -260,13 +260,30 @@ def covariance(
     psi = np.clip(r, -minimum.delta, minimum.delta)
     score = (J * (w * psi)[:, None]).T
     if grouped:
-        score = problem.per_group(score)
+        score = _without_own(problem, J * np.sqrt(w)[:, None], problem.per_group(score))
         freedom = max(G - 1, 1)
-        correction = G / freedom * (n - 1) / max(n - q, 1)
+        correction = freedom / G
     else:
         freedom = max(n - q, 1)
         correction = n / freedom
     return bread @ (score @ score.T) @ bread * correction, freedom
+
+
+def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Scores (q, G) of the groups as if each had been predicted from all others.
+
+    A fit follows its own rows, and few runs are followed closely: J_g' r_g becomes
+    (I - M_g A)^-1 J_g' r_g, with M_g = J_g' J_g and A the inverse of their sum. The sandwich of these
+    is the jackknife over runs, linearised (CR3; Bell & McCaffrey 2002, Hansen 2022).
+    """
+    q = problem.q
+    half = root(_inverse(J.T @ J))
+    M = problem.per_group(np.einsum("ni,nj->ijn", J @ half, J @ half).reshape(q * q, -1))
+    share, axes = np.linalg.eigh(M.T.reshape(-1, q, q))
+    # A direction that one run alone decides leaves no residual there: 0 / 0.
+    scaled = np.einsum("gji,kj,kg->gi", axes, half, score) / np.maximum(1 - share, 1e-3)
+    back = np.einsum("gij,gj->ig", axes, scaled)
+    return np.linalg.pinv(half.T) @ back
 
 
 def curvature(problem: Problem, minimum: Minimum) -> float:

@@ -173,6 +173,11 @@ def test_verify_reproduces_every_table(published):
     ):
         assert rows.loc[quantity, "ours"] == pytest.approx(value, abs=tolerance)
     assert "93.1968" in str(found)
+    # Porian et al. 2024: fifteen exponents by two interpolations; whose number each row compares.
+    assert (found.rows["table"] == "porian2024").sum() == 30
+    assert len(found.rows[found.rows["table"].str.startswith("nanochat")]) == 6
+    ours = found.rows[found.rows["reference"] == "this project"]
+    assert set(ours["table"]) == {"revisiting2022"} and len(ours) == 3
     json.dumps(found.record(), allow_nan=False)
 
 
