@@ -141,6 +141,17 @@ class Problem:
         return np.add.reduceat(rows[:, order], starts, axis=1)
 
 
+def typical(problem: Problem, theta: np.ndarray) -> float:
+    """Median size of the residuals at unknowns (q, 1), weighted as the rows are."""
+    size, w = np.abs(problem.residuals(theta)[0]), problem.weights
+    if np.ptp(w) == 0:
+        return float(np.median(size))
+    order = np.argsort(size)
+    total = np.cumsum(w[order]) / w.sum()
+    middle = np.searchsorted(total, [0.5 - 1e-12, 0.5 + 1e-12])  # two rows where it falls between
+    return float(size[order[np.minimum(middle, len(w) - 1)]].mean())
+
+
 def huber(r: np.ndarray, delta: float) -> np.ndarray:
     """rho(r): r^2 / 2 within delta, delta (|r| - delta / 2) beyond."""
     with np.errstate(all="ignore"):
@@ -793,8 +804,7 @@ def minimise(
         raise FloatingPointError("not finite at any starting point")
     count = 24 if isinstance(problem.model, Powers) else 48
     # Starts are ranked by least absolute deviations, which no outlier dominates.
-    typical = float(np.median(np.abs(problem.residuals(pool[:, :1]))))
-    pool, _ = ranked(problem, pool, max(typical, 1e-9) * 1e-2)
+    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), 1e-9) * 1e-2)
     if warm is None:
         first = spaced(pool, count)
     else:
@@ -905,8 +915,7 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
     found = rough
     for _ in range(3):  # the best basin may change with the threshold
         for _ in range(30):
-            typical = float(np.median(np.abs(problem.residuals(theta))))
-            tied = max(1.345 * 1.4826 * typical, 1e-9)
+            tied = max(1.345 * 1.4826 * typical(problem, theta), 1e-9)
             if abs(tied - delta) <= 1e-9 * tied:
                 break
             delta = tied

@@ -182,6 +182,9 @@ def test_weights_are_repeated_rows(noisy):
     b = fit("chinchilla", twice, objective="ls", bootstrap=0)
     c = fit("chinchilla", runs.assign(w=weights), objective="ls", weights="w", bootstrap=0)
     assert a.params == pytest.approx(b.params, rel=1e-6)
+    tied = [fit("chinchilla", runs, objective="huber", weights=weights, bootstrap=0),
+            fit("chinchilla", twice, objective="huber", bootstrap=0)]  # fmt: skip
+    assert tied[0].certificate["delta"] == pytest.approx(tied[1].certificate["delta"], rel=1e-6)
     assert c.params == a.params
 
 

@@ -205,13 +205,30 @@ def test_too_few_runs_give_no_intervals(runs):
         result.profile("alpha")
 
 
-def test_few_runs_of_many_rows_are_resampled_by_run():
-    result = fit(POWER, checkpoints(0, runs=16), bootstrap=200)
-    assert result.intervals == "bootstrap" and result.certificate["groups"] == 16
-    assert "few runs: intervals rest on 16 runs and are narrow" in result.status
+def test_few_runs_of_many_rows_are_jackknifed_by_run():
+    rows = checkpoints(0, runs=16)
+    result = fit(POWER, rows, objective="ls", bootstrap=200)
+    assert result.intervals == "delta" and result.certificate["groups"] == 16
+    # The jackknife itself: leave out one run at a time.
+    left = [
+        fit(POWER, rows[rows["run_id"] != run], objective="ls", bootstrap=0).params["alpha"]
+        for run in range(16)
+    ]
+    jackknife = np.sqrt(15 / 16 * np.sum((np.array(left) - result.params["alpha"]) ** 2))
+    assert result.stderr["alpha"] == pytest.approx(jackknife, rel=0.01)
+    drawn = fit(POWER, rows, intervals="bootstrap", bootstrap=200)
+    assert "few runs: intervals rest on 16 runs and are narrow" in drawn.status
     assert not any(w.startswith("few runs") for w in fit(POWER, line(n=16)).status)
     with pytest.raises(FitError, match="'residual' redraws single rows"):
         fit(POWER, checkpoints(0), intervals="residual")
+
+
+def test_intervals_of_eight_runs_cover():
+    covered = 0
+    for seed in range(80):
+        found = fit(POWER, checkpoints(seed, runs=8), objective="ls", bootstrap=0)
+        covered += found.derived("alpha", 0.9).low <= 0.2 <= found.derived("alpha", 0.9).high
+    assert 64 <= covered <= 79  # .9 of 80, three standard deviations either way
 
 
 def test_a_direction_that_the_data_leave_open_has_no_end():
