@@ -87,9 +87,9 @@ def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
 
 
 def _tensorboard(store: Store) -> Exporter:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # pyright: ignore[reportMissingImports]
 
     def send(finished: Finished) -> None:
         folder = store.folder / "tensorboard" / finished.row["run_id"]
@@ -110,7 +110,7 @@ def _tensorboard(store: Store) -> Exporter:
 
 
 def _wandb(store: Store) -> Exporter:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     def send(finished: Finished) -> None:
         row = finished.row
@@ -133,7 +133,7 @@ def _wandb(store: Store) -> Exporter:
 
 
 def _mlflow(store: Store) -> Exporter:
-    import mlflow
+    import mlflow  # pyright: ignore[reportMissingImports]
 
     mlflow.set_experiment(store.folder.name)
 
