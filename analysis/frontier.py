@@ -11,13 +11,13 @@ parametric   least loss of a fitted law of N and D at fixed compute (Hoffmann et
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator, make_smoothing_spline
+from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from analysis.fit import FitError, FitResult, fit
 from analysis.laws import Law, LawError
@@ -29,6 +29,10 @@ _GRID = 512
 """Points of log C at which learning curves are compared."""
 _KNOTS = 32
 """Points of one curve that its spline is fitted to; more are averaged."""
+_TANGENTS = 1024
+"""Slopes at which curves are touched from below to draw their envelope."""
+_BATCH = 250
+"""Resamples whose envelopes are in memory at once."""
 _SLACK = 0.05
 """Runs whose ln C differ by less than this share a budget."""
 _NEAR = 8.0
@@ -279,7 +283,7 @@ def envelope(
     curves = _counted(curves, "N", "C", need=("run_id",))
     sizes, x, loss, of = _smoothed(curves)
     envelopes = _Envelopes(x, loss, of, len(sizes))
-    everything = envelopes(np.ones(len(of), bool))
+    (everything,) = envelopes(np.ones((1, len(of)), bool))
     winner = _winner(everything)
     marks = _marks(x, winner, everything.min(axis=0), sizes)
     if len(marks.crossings) < 2:
@@ -295,10 +299,10 @@ def envelope(
     per = _per_token(curves)
     centre = float(marks.crossings[:, 0].mean())
     rows = [_envelope_lines(marks, per, centre)]
-    for mask in picked:
-        again = envelopes(mask)
-        found = _marks(x, _winner(again), again.min(axis=0), sizes)
-        rows.append(_envelope_lines(found, per, centre))
+    for part in np.array_split(picked, max(1, bootstrap // _BATCH)):
+        for again in envelopes(part):
+            found = _marks(x, _winner(again), again.min(axis=0), sizes)
+            rows.append(_envelope_lines(found, per, centre))
     lines = {name: np.array([row[name] for row in rows]) for name in ("N", "D", "L")}
     status = _few(lines["N"], bootstrap)
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
@@ -333,12 +337,36 @@ def _smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         inside = (x >= u[0]) & (x <= u[-1])
         row = np.full(_GRID, np.inf)
         if len(u) >= 5:
-            row[inside] = make_smoothing_spline(*_thinned(u, v))(x[inside])
+            row[inside] = _smooth(*_thinned(u, v))(x[inside])
         elif len(u) >= 2:
             row[inside] = np.interp(x[inside], u, v)
         losses.append(row)
         of.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
     return sizes, x, np.array(losses), np.array(of)
+
+
+def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
+    """The natural cubic smoothing spline of v at u (n >= 5), its stiffness by generalised
+    cross-validation.
+
+    In the basis of Demmler and Reinsch the residuals are the coefficients times s / (1 + s), s the
+    stiffness times an eigenvalue, so that all stiffnesses are tried at once.
+
+    Source: Craven and Wahba 1979; Green and Silverman 1994, section 2.3
+    """
+    h, n = np.diff(u), len(u)
+    Q = np.zeros((n, n - 2))
+    inner = np.arange(n - 2)
+    Q[inner, inner], Q[inner + 2, inner] = 1 / h[:-1], 1 / h[1:]
+    Q[inner + 1, inner] = -1 / h[:-1] - 1 / h[1:]
+    R = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
+    eigen, basis = np.linalg.eigh(Q @ np.linalg.solve(R, Q.T))
+    eigen[:2] = 0.0  # straight lines cost nothing
+    z = basis.T @ v
+    s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
+    left = s / (1 + s)
+    best = np.argmin(((left * z) ** 2).sum(axis=1) / left.sum(axis=1) ** 2)
+    return CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
 
 
 def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -352,39 +380,61 @@ def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Envelopes:
-    """The lower convex envelope of each size's curves in log-log, for any choice of runs.
+    """The lower convex envelope of each size's curves in log-log, for many choices of runs at once.
 
     A sum of powers of C, as L is in D = C / (6 N) at fixed N, is convex in log-log. A decaying
     learning rate makes each run dip at its end, below where the longer runs of its size then are;
-    the envelope joins these ends.
+    the envelope joins these ends. It is the largest of the tangents below all runs chosen, at
+    _TANGENTS slopes: of a union of curves each tangent is the lowest of the curves' own.
     """
 
     def __init__(self, x: np.ndarray, loss: np.ndarray, of: np.ndarray, sizes: int):
-        self.x, self.sizes = x, sizes
-        self.of_size = [np.flatnonzero(of == i) for i in range(sizes)]
-        self.corners = []
-        for row in loss:
-            known = np.flatnonzero(np.isfinite(row))
-            known = known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
-            self.corners.append(_lower_hull(x[known], row[known]))
-        self.known: dict[tuple[int, bytes], np.ndarray] = {}
+        corners = [_lower_hull(x[known], row[known]) for row, known in _thin(loss)]
+        self.x, self.of_size = x, [np.flatnonzero(of == i) for i in range(sizes)]
+        whole = [
+            _lower_hull(*(np.concatenate([corners[r][k] for r in runs]) for k in (0, 1)))
+            for runs in self.of_size
+        ]
+        slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
+        self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
+        self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
+        self.ends = np.array([(u[0], u[-1]) for u, _ in corners])
 
     def __call__(self, picked: np.ndarray) -> np.ndarray:
-        """ln L (sizes, c) of the runs `picked` (r,); inf where a size has no data."""
-        return np.array([self._one(i, picked[self.of_size[i]]) for i in range(self.sizes)])
+        """ln L (resamples, sizes, c) of the runs `picked` (resamples, r); inf where a size has no
+        data."""
+        out = np.empty((len(picked), len(self.of_size), len(self.x)))
+        for i, runs in enumerate(self.of_size):
+            chosen, again = np.unique(picked[:, runs], axis=0, return_inverse=True)
+            out[:, i] = self._one(runs, chosen)[again.ravel()]
+        return out
 
-    def _one(self, size: int, picked: np.ndarray) -> np.ndarray:
-        key = (size, picked.tobytes())
-        if key not in self.known:
-            corners = [self.corners[r] for r in self.of_size[size][picked]]
-            out = np.full(len(self.x), np.inf)
-            if sum(len(u) for u, _ in corners) >= 2:
-                u, v = (np.concatenate(part) for part in zip(*corners, strict=True))
-                u, v = _lower_hull(u, v)
-                inside = (self.x >= u[0]) & (self.x <= u[-1])
-                out[inside] = np.interp(self.x[inside], u, v)
-            self.known[key] = out
-        return self.known[key]
+    def _one(self, runs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """The same of one size: chosen (k, its runs) to (k, c)."""
+        height = np.full((len(chosen), len(self.slopes)), np.inf)
+        low, high = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
+        for r, one in zip(runs, chosen.T, strict=True):
+            height[one] = np.minimum(height[one], self.tangents[r])
+            low[one] = np.minimum(low[one], self.ends[r, 0])
+            high[one] = np.maximum(high[one], self.ends[r, 1])
+        height[~np.isfinite(low)] = 0.0
+        # Tangents take over from each other in the order of their slopes.
+        corner = -np.diff(height) / np.diff(self.slopes)
+        width = len(self.x) + 1
+        cell = np.ceil((corner - self.x[0]) / (self.x[1] - self.x[0]))
+        cell = np.clip(cell, 0, width - 1).astype(int) + width * np.arange(len(chosen))[:, None]
+        passed = np.bincount(cell.ravel(), minlength=width * len(chosen)).reshape(-1, width)
+        at = np.cumsum(passed[:, :-1], axis=1)
+        least = np.take_along_axis(height, at, axis=1) + self.slopes[at] * self.x
+        inside = (self.x >= low[:, None]) & (self.x <= high[:, None])
+        return np.where(inside, least, np.inf)
+
+
+def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each run's row with at most _KNOTS of the points at which it has data."""
+    for row in loss:
+        known = np.flatnonzero(np.isfinite(row))
+        yield row, known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
 
 
 def _lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
