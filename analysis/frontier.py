@@ -19,10 +19,12 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
+from analysis import laws
+from analysis.conventions import counted, in_words, meaning, per_token, six
 from analysis.fit import FitError, FitResult, fit
-from analysis.laws import Law, LawError
+from analysis.laws import Law
 from scaling.config import ConfigError
-from scaling.table import TableError, check, missing_column
+from scaling.table import TableError
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
 _GRID = 512
@@ -34,7 +36,9 @@ _TANGENTS = 1024
 _BATCH = 250
 """Resamples whose envelopes are in memory at once."""
 _SLACK = 0.05
-"""Runs whose ln C differ by less than this share a budget."""
+"""Runs whose C differ by less than this share a budget."""
+_TOLERANCES = (_SLACK, 0.12, 0.3)
+"""Tried in turn where C is only nearly the same within a budget."""
 _NEAR = 8.0
 """A parabola uses sizes within this factor of the best one (and at least five)."""
 _FEWEST = 4
@@ -66,6 +70,11 @@ class Frontier:
     level: float = 0.95
     per_token: Callable[[Any], Any] = field(default=lambda N: 6.0 * N, repr=False)
     """FLOPs for one token of training at N parameters."""
+    bias: dict[str, float] | None = None
+    """Of the isoFLOP methods, measured on a law fitted to the same runs: what the method adds to
+    the exponent of N_opt, and relatively to N in the middle of the budgets. Not corrected for."""
+    sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
+    """Of the isoFLOP methods: the runs of each row of `optima`, with losses at the budget's C."""
 
     @property
     def convention(self) -> str:
@@ -129,6 +138,9 @@ class Frontier:
         return {
             "method": self.method,
             "convention": self.convention,
+            "params": {"column": self.params, "counts": meaning(self.params)},
+            "flops": {"column": self.flops, "counts": meaning(self.flops)},
+            "bias": self.bias,
             "exponents": self.exponents.drop(columns=["method", "convention"]).to_dict("records"),
             "coefficients": {name: self.coefficient(name) for name in self.lines},
             "optima": self.optima.astype(object)
@@ -144,6 +156,11 @@ class Frontier:
         for row in self.exponents.itertuples(index=False):
             power = f"{row.exponent:<9} ~ C^{row.value:<7.3f}"
             shown.append(f"  {power} [{row.low:.3f}, {row.high:.3f}]")
+        if self.bias is not None:
+            shown.append(
+                f"  of which the method itself: {self.bias['exponent']:+.3f} of the exponent, "
+                f"{self.bias['N']:+.1%} of N (on a law fitted to the same runs; not corrected)"
+            )
         low, high = self.ranges["C"]
         shown.append(f"  from C = {low:.2g} to {high:.2g} FLOPs; {self.level:.0%} intervals")
         return "\n".join(shown + [f"  ! {line}" for line in self.status])
@@ -188,6 +205,7 @@ def frontier(
     bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    tolerance: float | None = None,
 ) -> Frontier | Comparison:
     """The compute-optimal frontier of runs, of learning curves, or of a fitted law of N and D.
 
@@ -197,9 +215,11 @@ def frontier(
              given: parametric for a fit, envelope for curves, parametric for runs.
     curves   the learning curves of the runs in `data`, for the envelope within 'all'.
     law      what the parametric method fits to runs.
-    params   the column to count parameters by: N, N_total, ...
-    flops    the column to count compute by: C, C_kaplan, ...; or, for the parametric method,
-             a function of N that gives the FLOPs of one token (6 N where not given).
+    params   what N counts: a column, or N_total, N_kaplan, N_head from the shape.
+    flops    what C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
+             shape (see analysis.conventions); for the parametric method also a function of N that
+             gives the FLOPs of one token.
+    tolerance  how far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise
     about each minimum (isoflop, akima; there scaled up where the minima scatter more than that).
@@ -224,9 +244,9 @@ def frontier(
 
     def one(name: str) -> Frontier:
         if name == "parametric":
-            table = _counted(runs, params, flops if isinstance(flops, str) else "C")
+            table = counted(runs, params, flops if isinstance(flops, str) else "C")
             fitted = fit(law, table, bootstrap=bootstrap, seed=seed)
-            per = _per_token(table) if isinstance(flops, str) else flops
+            per = per_token(table) if isinstance(flops, str) else flops
             front = parametric(fitted, flops=per, level=level)
         elif callable(flops):
             raise TableError(
@@ -238,13 +258,15 @@ def frontier(
                     "the envelope needs learning curves: load(folder, curves=True), or give them "
                     "as frontier(runs, curves=...)."
                 )
-            front = envelope(_counted(points, params, flops), **options)
+            front = envelope(counted(points, params, flops), **options)
         else:
-            table = _counted(runs, params, flops)
+            table = counted(runs, params, flops)
             if points is not None and not budgets_of(table):
-                table = slices(_counted(points, params, flops))
-            front = isoflop(table, kind=name, **options)
-        return replace(front, params=params, flops=_flops(flops))
+                table = slices(counted(points, params, flops))
+            elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
+                table = slices(table.assign(run_id=table["N"].astype(str)))
+            front = isoflop(table, kind=name, tolerance=tolerance, **options)
+        return replace(front, params=params, flops=in_words(flops))
 
     if method != "all":
         return one(method)
@@ -280,7 +302,7 @@ def envelope(
 
     Source: Kaplan et al. 2020, Figs. 1 and 13; Hoffmann et al. 2022, section 3.1
     """
-    curves = _counted(curves, "N", "C", need=("run_id",))
+    curves = counted(curves, "N", "C", need=("run_id",))
     sizes, x, loss, of = _smoothed(curves)
     envelopes = _Envelopes(x, loss, of, len(sizes))
     (everything,) = envelopes(np.ones((1, len(of)), bool))
@@ -296,7 +318,7 @@ def envelope(
     rng = np.random.default_rng(seed)
     runs = loss.shape[0]
     picked = rng.multinomial(runs, np.full(runs, 1 / runs), size=bootstrap) > 0
-    per = _per_token(curves)
+    per = per_token(curves)
     centre = float(marks.crossings[:, 0].mean())
     rows = [_envelope_lines(marks, per, centre)]
     for part in np.array_split(picked, max(1, bootstrap // _BATCH)):
@@ -507,57 +529,71 @@ def isoflop(
     runs: pd.DataFrame,
     *,
     kind: str = "isoflop",
+    tolerance: float | None = None,
     bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Frontier:
     """Minima of ln L against ln N at each compute budget, and power laws through them.
 
-    kind 'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all of
-    them. Runs whose C agree within 5 % share a budget. A minimum must be interior: where the best
-    size is the smallest or the largest of its budget, or the parabola opens downwards, the budget
-    is listed in `optima` with that kind and not used. Rows with equal run_id share their noise;
-    repeats of a size (seeds) are averaged, so keep only its best learning rate beforehand.
+    kind       'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all.
+    tolerance  runs whose C lie within 1 + tolerance of each other share a budget (5 % where not
+               given, more where that leaves most of the runs out).
+
+    A minimum must be interior: where the best size is the smallest or the largest of its budget, or
+    the parabola opens downwards, the budget is listed in `optima` with that kind and not used. Rows
+    with equal run_id share their noise; repeats of a size (seeds) are averaged, so keep only its
+    best learning rate beforehand. Losses at a C slightly off the budget's are moved there along
+    Chinchilla's law, fitted to the same runs; on that law `Frontier.bias` is measured.
 
     Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (arXiv 2406.19146)
     """
-    runs = _counted(runs, "N", "C")
-    budgets = budgets_of(runs)
-    if not budgets:
-        raise TableError(
-            f"isoFLOP minima need budgets of at least {_FEWEST} sizes at one C (within 5 %); these "
-            f"{len(runs)} runs have none. Train an isoFLOP set, or use method='envelope'."
-        )
+    runs = counted(runs, "N", "C")
+    budgets, status = _sets(runs, tolerance)
+    law = _reference(runs)
+    per = per_token(runs)
+    spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)
+    if spread > 1e-3:
+        how = "losses are moved to the budget's C along a fitted law" if law else "not corrected"
+        status.append(f"C differs by up to {np.expm1(spread):.1%} within a budget: {how}")
+    budgets = [_levelled(budget, law) for budget in budgets]
     noise = _noise(budgets)
     rng = np.random.default_rng(seed)
     groups = pd.factorize(runs["run_id"])[0] if "run_id" in runs else np.arange(len(runs))
     shocks = noise * rng.standard_normal((bootstrap, groups.max() + 1))
     row_of = pd.Series(groups, index=runs.index)
     rows, paths = [], []
-    per = _per_token(runs)
     for budget in budgets:
+        C = _budget(budget)
         u, v = np.log(budget["N"].to_numpy(float)), np.log(budget["L"].to_numpy(float))
-        C = float(np.exp(np.log(budget["C"]).mean()))
         state = _interior(u, v, kind)
         draws = np.vstack([v, v + shocks[:, row_of[budget.index]]])
         at, least = _minima(u, draws, kind)
+        bias = np.nan
         if state == "minimum":
-            paths.append((np.log(C), at, least))
+            bias = _bias(law, budget, kind, per)
+            paths.append((np.log(C), at, least, bias))
             low, high = np.exp(quantiles(at[1:], level))
         else:
             at, least, low, high = at * np.nan, least * np.nan, np.nan, np.nan
         N = np.exp(at[0])
-        rows.append((C, N, C / per(N), np.exp(least[0]), state, low, high, len(u)))
-    optima = pd.DataFrame(rows, columns=["C", "N", "D", "L", "kind", "N_low", "N_high", "sizes"])
-    status = [
+        rows.append((C, N, C / per(N), np.exp(least[0]), state, low, high, len(u), bias))
+    columns = ["C", "N", "D", "L", "kind", "N_low", "N_high", "sizes", "bias"]
+    optima = pd.DataFrame(rows, columns=columns)
+    status += [
         f"no interior minimum at C = {', '.join(f'{C:.3g}' for C in group['C'])}: {_WHY[str(kind)]}"
         for kind, group in optima.groupby("kind")
         if kind != "minimum"
     ]
     if len(paths) < 2:
+        found = optima[optima["kind"] == "minimum"]
         raise TableError(
             f"isoFLOP minima need two budgets with an interior minimum; of {len(budgets)} here "
-            f"{len(paths)} have one: " + "; ".join(status)
+            f"{len(paths)} have one: "
+            + "; ".join(
+                [*(f"N_opt({r.C:.3g}) = {r.N:.3g}" for r in found.itertuples()), *status]
+                or ["one budget only; train another, ten times as large"]
+            )
         )
     x = np.array([p[0] for p in paths])
     centre = float(x.mean())
@@ -575,10 +611,57 @@ def isoflop(
     if len(paths) == 2:
         status.append("two budgets only: whether the frontier is straight is not tested")
     status += _curved(x, L[0])
+    off = _line(x - centre, np.array([p[3] for p in paths]))[0]
+    bias = None
+    if np.isfinite(off).all():
+        bias = {"exponent": float(off[1]), "N": float(np.expm1(off[0]))}
     return Frontier(
         kind, "N", "6 N D", optima, _ranges(runs, optima), tuple(status), lines, centre,
-        None, level, per,
+        None, level, per, bias, tuple(budgets),
     )  # fmt: skip
+
+
+def _reference(runs: pd.DataFrame) -> FitResult | None:
+    """Chinchilla's law fitted to the runs, to measure an estimator with; None where it cannot be."""
+    try:
+        return fit(laws.chinchilla, runs, bootstrap=0, cluster=None)
+    except (FitError, TableError):
+        return None
+
+
+def _budget(budget: pd.DataFrame) -> float:
+    """C of a budget: the geometric mean of its runs'."""
+    return float(np.exp(np.log(budget["C"]).mean()))
+
+
+def _levelled(budget: pd.DataFrame, law: FitResult | None) -> pd.DataFrame:
+    """The budget with losses as they would be at its own C, each size trained on as much more or
+    fewer tokens."""
+    if law is None or np.ptp(np.log(budget["C"])) == 0:
+        return budget
+    N, D = budget["N"].to_numpy(), budget["D"].to_numpy()
+    at = D * _budget(budget) / budget["C"].to_numpy()
+    return budget.assign(L=budget["L"] * law.predict(N=N, D=at) / law.predict(N=N, D=D))
+
+
+def _bias(
+    law: FitResult | None, budget: pd.DataFrame, kind: str, per: Callable[[Any], Any]
+) -> float:
+    """ln N of the minimum that the method finds in noiseless losses of the law at the budget's own
+    sizes, less the law's true optimum: the method's bias, from the width of the grid, from where
+    its middle lies and from alpha != beta; nan where there is none.
+
+    Source: Czech et al. 2026 (arXiv 2603.22339)
+    """
+    if law is None:
+        return np.nan
+    C, N = _budget(budget), budget["N"].to_numpy()
+    D = budget["D"].to_numpy() * C / budget["C"].to_numpy()
+    u, v = np.log(N), np.log(law.predict(N=N, D=D))
+    true = _optimal(law.law, _stacked(law), np.array([C]), per)["N"][0, 0]
+    if not np.isfinite(v).all() or _interior(u, v, kind) != "minimum":
+        return np.nan
+    return float(_minima(u, v[None], kind)[0][0] - np.log(true))
 
 
 def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
@@ -605,7 +688,7 @@ def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
                 C = float(np.exp(x[cell]))
                 rows.append((names[best], N, C, np.exp(column[best])))
     table = pd.DataFrame(rows, columns=["run_id", "N", "C", "L"])
-    return table.assign(D=table["C"] / _per_token(curves)(table["N"].to_numpy()))
+    return table.assign(D=table["C"] / per_token(curves)(table["N"].to_numpy()))
 
 
 _WHY = {
@@ -614,22 +697,77 @@ _WHY = {
 }
 
 
-def budgets_of(runs: pd.DataFrame) -> list[pd.DataFrame]:
-    """Runs by budget, in order of C, repeats of a size averaged; without those of too few sizes."""
+def budgets_of(runs: pd.DataFrame, tolerance: float = _SLACK) -> list[pd.DataFrame]:
+    """Runs by budget, in order of C, repeats of a size averaged; without those of too few sizes.
+
+    A budget is a window of width ln(1 + tolerance) in ln C; the fullest is taken first, so that
+    strays between budgets join none. TableError where repeats of a size differ in batch size.
+    """
     order = runs.assign(_x=np.log(runs["C"].to_numpy(float))).sort_values("_x", kind="stable")
-    group, start, groups = -1, -np.inf, []
-    for x in order["_x"]:
-        if x - start > _SLACK:
-            group, start = group + 1, x
-        groups.append(group)
     chosen = []
-    for _, budget in order.groupby(np.array(groups)):
-        budget = budget.sort_values("N", kind="stable")
-        budget["L"] = np.exp(np.log(budget["L"]).groupby(budget["N"]).transform("mean"))
-        budget = budget.drop_duplicates("N")
-        if len(budget) >= _FEWEST:
-            chosen.append(budget.drop(columns="_x"))
-    return chosen
+    while len(order) >= _FEWEST:
+        x = order["_x"].to_numpy()
+        end = np.searchsorted(x, x + np.log1p(tolerance) + 1e-12, side="right")
+        count = end - np.arange(len(x))
+        if count.max() < _FEWEST:
+            break
+        full = np.flatnonzero(count == count.max())
+        start = full[np.argmin(x[end[full] - 1] - x[full])]
+        inside = order.iloc[start : end[start]]
+        order = order.drop(index=inside.index)
+        if inside["N"].nunique() >= _FEWEST:
+            chosen.append(_one_a_size(inside.drop(columns="_x")))
+    return sorted(chosen, key=_budget)
+
+
+def _one_a_size(budget: pd.DataFrame) -> pd.DataFrame:
+    """A budget in order of N, the losses of repeats of a size averaged (in logs)."""
+    if "B" in budget.columns:
+        batches = budget.groupby("N")["B"].nunique()
+        if (batches > 1).any():
+            N = batches.index[batches > 1][0]
+            B = sorted(budget.loc[budget["N"] == N, "B"].unique())
+            raise TableError(
+                f"the budget C = {_budget(budget):.3g} has runs of N = {N:.3g} at several batch "
+                f"sizes ({', '.join(f'{b:.4g}' for b in B)}): an average of them is no minimum. "
+                "Keep one batch size, or the best run of each size."
+            )
+    budget = budget.sort_values("N", kind="stable")
+    means = {c: np.exp(np.log(budget[c]).groupby(budget["N"]).transform("mean")) for c in "LDC"}
+    return budget.assign(**means).drop_duplicates("N")
+
+
+def _sets(runs: pd.DataFrame, tolerance: float | None) -> tuple[list[pd.DataFrame], list[str]]:
+    """Budgets, and what to say of the runs that are in none.
+
+    Without a tolerance the least of _TOLERANCES that leaves at most a fifth of the runs out, or,
+    where none does, the one that leaves out the fewest.
+    """
+    best: list[pd.DataFrame] = []
+    used, inside = 0.0, np.zeros(len(runs), bool)
+    for width in _TOLERANCES if tolerance is None else (tolerance,):
+        found = budgets_of(runs, width)
+        near = [np.abs(np.log(runs["C"] / _budget(b))) <= np.log1p(width) for b in found]
+        covered = np.any(near, axis=0) if found else inside & False
+        if covered.sum() > 1.1 * inside.sum():
+            best, used, inside = found, width, covered
+        if covered.mean() >= 0.8:
+            break
+    if not best:
+        width = _TOLERANCES[-1] if tolerance is None else tolerance
+        raise TableError(
+            f"isoFLOP minima need budgets of at least {_FEWEST} sizes at one C (within "
+            f"{width:.0%}); these {len(runs)} runs have none. Train an isoFLOP set, or use "
+            "method='envelope'."
+        )
+    status = []
+    if not inside.all():
+        left = np.sort(runs["C"].to_numpy()[~inside])
+        status.append(
+            f"{len(left)} of {len(runs)} runs, C = {left[0]:.3g} to {left[-1]:.3g}, share no budget "
+            f"of {_FEWEST} sizes (within {used:.0%}); not used"
+        )
+    return best, status
 
 
 def _near(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -741,7 +879,7 @@ def parametric(
             "Fit chinchilla or kaplan_ND."
         )
     if isinstance(flops, str):
-        per = _per_token(_counted(result.runs, "N", flops)) if flops != "C" else _six
+        per = per_token(counted(result.runs, "N", flops)) if flops != "C" else six
     else:
         per = flops
     runs = result.runs
@@ -776,7 +914,7 @@ def parametric(
     return Frontier(
         "parametric",
         "N",
-        _flops(flops),
+        in_words(flops),
         optima,
         span,
         tuple(status),
@@ -794,7 +932,7 @@ def _optimal(
     """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
     there is none: a draw far out may have an exponent below 0, or overflow."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.name == "chinchilla" and per is _six:
+    if law.name == "chinchilla" and per is six:
         known = np.all([p[name] > 0 for name in ("A", "B", "alpha", "beta")], axis=0)
         p = {name: np.where(known, value, np.nan) for name, value in p.items()}
         with np.errstate(all="ignore"):
@@ -854,62 +992,6 @@ def _stacked(result: FitResult) -> dict[str, np.ndarray]:
     }
 
 
-def _six(N: Any) -> Any:
-    """FLOPs a token under C = 6 N D (Kaplan et al. 2020, section 2.1)."""
-    return 6.0 * N
-
-
-# ------------------------------------------------------------------ the data rule
-
-
-@dataclass(frozen=True)
-class DataRule:
-    """How data must grow with size to keep overfitting at bay: D = k N^exponent."""
-
-    exponent: float
-    low: float
-    high: float
-    coefficient: float
-    """k, for `overfit` and N and D in parameters and tokens."""
-    overfit: float
-    """The relative excess of loss over that of endless data that the rule allows."""
-    level: float
-    paper: float = 0.74
-
-    def tokens(self, *, N: Any) -> Any:
-        """D [tokens] at which the loss of N parameters is `overfit` above its limit."""
-        return self.coefficient * np.asarray(N, float) ** self.exponent
-
-    def record(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    def __str__(self) -> str:
-        return (
-            f"data rule: D >= {self.coefficient:.2g} N^{self.exponent:.2f} "
-            f"[{self.low:.2f}, {self.high:.2f}] keeps the loss within {self.overfit:.0%} of endless "
-            f"data (Kaplan et al. 2020: N^{self.paper})"
-        )
-
-
-def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) -> DataRule:
-    """D as a power of N at constant overfitting, from a fit of kaplan_ND.
-
-    delta_L = (1 + (N / N_c)^(alpha_N / alpha_D) D_c / D)^alpha_D - 1 = `overfit` solved for D; the
-    paper, with its 2 % between seeds, gives D >= 5e3 N^0.74.
-
-    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
-    """
-    if result.law.name != "kaplan_ND":
-        raise LawError(f"the data rule needs a fit of kaplan_ND, not of {result.law.name}.")
-    if not overfit > 0:
-        raise ConfigError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
-    exponent = result.derived("alpha_N / alpha_D", level)
-    p = result.params
-    scale = p["D_c"] / p["N_c"] ** exponent.value
-    k = scale / ((1 + overfit) ** (1 / p["alpha_D"]) - 1)
-    return DataRule(exponent.value, exponent.low, exponent.high, k, overfit, level)
-
-
 # ------------------------------------------------------------------ shared
 
 
@@ -924,43 +1006,9 @@ def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
     return low, high
 
 
-def _flops(flops: str | Callable[[Any], Any]) -> str:
-    """How C was counted, in words."""
-    if callable(flops):
-        return f"{getattr(flops, '__name__', 'flops')}(N) D"
-    return "6 N D" if flops == "C" else flops
-
-
-def _counted(
-    table: pd.DataFrame, params: str, flops: str, need: tuple[str, ...] = ()
-) -> pd.DataFrame:
-    """The usable rows, with `params` as N and `flops` as C."""
-    for name in (params, flops):
-        if name not in table.columns:
-            raise TableError(missing_column(name, table.columns))
-    table = table.assign(N=table[params], C=table[flops])
-    check(table, need=("N", "D", "C", "L", *need))
-    if "status" in table.columns:
-        table = table[table["status"] == "ok"]
-    if table.empty:
-        raise TableError("no run has status 'ok': there is nothing to draw a frontier from.")
-    table = table.reset_index(drop=True)
-    return table.astype({"N": float, "D": float, "C": float, "L": float})
-
-
 def _last(curves: pd.DataFrame) -> pd.DataFrame:
     """The last evaluation of each run."""
     return curves.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")
-
-
-def _per_token(table: pd.DataFrame) -> Callable[[Any], Any]:
-    """FLOPs a token as a function of N, from the table's own C, N and D: exact for C = 6 N D;
-    otherwise C / (N D) is interpolated in ln N, and constant outside."""
-    ratio = (table["C"] / (table["N"] * table["D"])).groupby(table["N"]).median()
-    if np.allclose(ratio, 6.0, rtol=1e-6):
-        return _six
-    u, v = np.log(ratio.index.to_numpy(float)), np.log(ratio.to_numpy(float))
-    return lambda N: N * np.exp(np.interp(np.log(N), u, v))
 
 
 def _ranges(table: pd.DataFrame, optima: pd.DataFrame) -> dict[str, tuple[float, float]]:

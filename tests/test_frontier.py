@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Law, Range, fit, frontier, laws, load
+from analysis.conventions import six
 from analysis.fit import FitError, FitResult
-from analysis.frontier import Comparison, _argmin, _six, data_rule, slices
+from analysis.frontier import Comparison, _argmin, slices
+from analysis.overfit import data_rule
 from scaling.config import ConfigError
 from scaling.table import TableError
 
@@ -193,7 +195,7 @@ def test_embeddings_left_out_of_the_count():
         N = np.logspace(2.9, 9.2, 20)
         C = np.logspace(5, 24, 2001)
         p = {name: np.array([[value]]) for name, value in params.items()}
-        best = _argmin(law, p, C, _six)[0]
+        best = _argmin(law, p, C, six)[0]
         C_of = np.exp(np.interp(np.log(N), np.log(best), np.log(C)))
         slope = np.polyfit(np.log(C_of), np.log(N), 1)[0]
         assert slope == pytest.approx(published, abs=0.01)

@@ -89,7 +89,7 @@ def isoflop(
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.6, ratios=(1.25, 1))
         budgets = Colours(front.optima["C"])
-        for budget, optimum in zip(budgets_of(table), front.optima.itertuples(), strict=True):
+        for budget, optimum in zip(front.sets, front.optima.itertuples(), strict=True):
             colour = budgets(optimum.C)
             x, y = budget["N"].to_numpy(float), budget["L"].to_numpy(float)
             left.plot(x, y, "o", color=colour, ms=2.5, mew=0)
