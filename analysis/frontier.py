@@ -39,6 +39,14 @@ _SLACK = 0.05
 """Runs whose C differ by less than this share a budget."""
 _TOLERANCES = (_SLACK, 0.12, 0.3)
 """Tried in turn where C is only nearly the same within a budget."""
+_COVERED = 0.95
+"""Share of the runs that a tolerance must put into budgets for no wider one to be tried."""
+_ENOUGH = 250
+"""Runs that show the shape of a law as well as thousands do."""
+_SAME = 0.02
+"""Sizes that differ relatively by less are one size."""
+_LOST = 0.05
+"""A minimum that more resamples than these lack is none."""
 _NEAR = 8.0
 """A parabola uses sizes within this factor of the best one (and at least five)."""
 _FEWEST = 4
@@ -569,6 +577,8 @@ def isoflop(
         state = _interior(u, v, kind)
         draws = np.vstack([v, v + shocks[:, row_of[budget.index]]])
         at, least = _minima(u, draws, kind)
+        if state == "minimum" and np.mean(~np.isfinite(at)) > _LOST:
+            state = "flat"
         bias = np.nan
         if state == "minimum":
             bias = _bias(law, budget, kind, per)
@@ -611,10 +621,16 @@ def isoflop(
     if len(paths) == 2:
         status.append("two budgets only: whether the frontier is straight is not tested")
     status += _curved(x, L[0])
-    off = _line(x - centre, np.array([p[3] for p in paths]))[0]
-    bias = None
-    if np.isfinite(off).all():
-        bias = {"exponent": float(off[1]), "N": float(np.expm1(off[0]))}
+    off = np.array([p[3] for p in paths])
+    known, bias = np.isfinite(off), None
+    if known.sum() >= 2:
+        line = _line(x[known] - centre, off[known])[0]
+        bias = {"exponent": float(line[1]), "N": float(np.expm1(line[0]))}
+    else:
+        status.append(
+            "the method's own bias is not known: Chinchilla's law, as it fits these runs, has no "
+            "minimum within their sizes"
+        )
     return Frontier(
         kind, "N", "6 N D", optima, _ranges(runs, optima), tuple(status), lines, centre,
         None, level, per, bias, tuple(budgets),
@@ -622,9 +638,12 @@ def isoflop(
 
 
 def _reference(runs: pd.DataFrame) -> FitResult | None:
-    """Chinchilla's law fitted to the runs, to measure an estimator with; None where it cannot be."""
+    """Chinchilla's law fitted to the runs (a few hundred of them, spread over N and C), to measure an
+    estimator with; None where it cannot be."""
+    spread = runs.sort_values(["C", "N"], kind="stable")
+    spread = spread.iloc[:: max(1, len(runs) // _ENOUGH)]
     try:
-        return fit(laws.chinchilla, runs, bootstrap=0, cluster=None)
+        return fit(laws.chinchilla, spread, bootstrap=0, cluster=None)
     except (FitError, TableError):
         return None
 
@@ -694,6 +713,8 @@ def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
 _WHY = {
     "edge": "the least loss is at the smallest or largest size, so the optimum is outside",
     "concave": "the parabola opens downwards, so it has no minimum",
+    "flat": f"within the noise of the losses (in over {_LOST:.0%} of resamples) the parabola may as "
+    "well open downwards",
 }
 
 
@@ -703,10 +724,15 @@ def budgets_of(runs: pd.DataFrame, tolerance: float = _SLACK) -> list[pd.DataFra
     A budget is a window of width ln(1 + tolerance) in ln C; the fullest is taken first, so that
     strays between budgets join none. TableError where repeats of a size differ in batch size.
     """
-    order = runs.assign(_x=np.log(runs["C"].to_numpy(float))).sort_values("_x", kind="stable")
+    return [budget for budget, _ in _windows(runs, tolerance)]
+
+
+def _windows(runs: pd.DataFrame, tolerance: float) -> list[tuple[pd.DataFrame, pd.Index]]:
+    """Budgets in order of C, and the rows of `runs` that each is made of."""
+    order = runs.iloc[np.argsort(runs["C"].to_numpy(float), kind="stable")]
     chosen = []
     while len(order) >= _FEWEST:
-        x = order["_x"].to_numpy()
+        x = np.log(order["C"].to_numpy(float))
         end = np.searchsorted(x, x + np.log1p(tolerance) + 1e-12, side="right")
         count = end - np.arange(len(x))
         if count.max() < _FEWEST:
@@ -715,43 +741,45 @@ def budgets_of(runs: pd.DataFrame, tolerance: float = _SLACK) -> list[pd.DataFra
         start = full[np.argmin(x[end[full] - 1] - x[full])]
         inside = order.iloc[start : end[start]]
         order = order.drop(index=inside.index)
-        if inside["N"].nunique() >= _FEWEST:
-            chosen.append(_one_a_size(inside.drop(columns="_x")))
-    return sorted(chosen, key=_budget)
+        budget = _one_a_size(inside)
+        if len(budget) >= _FEWEST:
+            chosen.append((budget, inside.index))
+    return sorted(chosen, key=lambda one: _budget(one[0]))
 
 
 def _one_a_size(budget: pd.DataFrame) -> pd.DataFrame:
-    """A budget in order of N, the losses of repeats of a size averaged (in logs)."""
-    if "B" in budget.columns:
-        batches = budget.groupby("N")["B"].nunique()
-        if (batches > 1).any():
-            N = batches.index[batches > 1][0]
-            B = sorted(budget.loc[budget["N"] == N, "B"].unique())
-            raise TableError(
-                f"the budget C = {_budget(budget):.3g} has runs of N = {N:.3g} at several batch "
-                f"sizes ({', '.join(f'{b:.4g}' for b in B)}): an average of them is no minimum. "
-                "Keep one batch size, or the best run of each size."
-            )
+    """A budget in order of N, the repeats of a size averaged (in logs)."""
     budget = budget.sort_values("N", kind="stable")
-    means = {c: np.exp(np.log(budget[c]).groupby(budget["N"]).transform("mean")) for c in "LDC"}
-    return budget.assign(**means).drop_duplicates("N")
+    size = np.cumsum(np.diff(np.log(budget["N"]), prepend=-np.inf) > _SAME)
+    if "B" in budget.columns:
+        several = np.flatnonzero(budget["B"].groupby(size).nunique() > 1)
+        if len(several):
+            mixed = budget[size == several[0] + 1]
+            B = ", ".join(f"{b:.4g}" for b in np.unique(mixed["B"]))
+            raise TableError(
+                f"the budget C = {_budget(budget):.3g} has runs of N = {mixed['N'].iloc[0]:.3g} at "
+                f"several batch sizes ({B}): an average of them is no minimum. Keep one batch size, "
+                "or the best run of each size."
+            )
+    means = {c: np.exp(np.log(budget[c]).groupby(size).transform("mean")) for c in "NDCL"}
+    return budget.assign(**means)[np.diff(size, prepend=0) > 0]
 
 
 def _sets(runs: pd.DataFrame, tolerance: float | None) -> tuple[list[pd.DataFrame], list[str]]:
     """Budgets, and what to say of the runs that are in none.
 
-    Without a tolerance the least of _TOLERANCES that leaves at most a fifth of the runs out, or,
-    where none does, the one that leaves out the fewest.
+    Without a tolerance the least of _TOLERANCES that leaves hardly a run out, or, where none does,
+    the one that leaves out the fewest.
     """
     best: list[pd.DataFrame] = []
     used, inside = 0.0, np.zeros(len(runs), bool)
     for width in _TOLERANCES if tolerance is None else (tolerance,):
-        found = budgets_of(runs, width)
-        near = [np.abs(np.log(runs["C"] / _budget(b))) <= np.log1p(width) for b in found]
-        covered = np.any(near, axis=0) if found else inside & False
-        if covered.sum() > 1.1 * inside.sum():
-            best, used, inside = found, width, covered
-        if covered.mean() >= 0.8:
+        found = _windows(runs, width)
+        rows = [runs.index.isin(index) for _, index in found]
+        covered = np.any(rows, axis=0) if rows else np.zeros(len(runs), bool)
+        if covered.sum() > 1.02 * inside.sum():
+            best, used, inside = [budget for budget, _ in found], width, covered
+        if covered.mean() >= _COVERED:
             break
     if not best:
         width = _TOLERANCES[-1] if tolerance is None else tolerance

@@ -136,7 +136,12 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     """One row an evaluation, with its run's columns."""
     of_run = runs[[c for c in ("run_id", *_RUN_COLUMNS) if c in runs.columns]].copy()
     of_run["D_total"], of_run["L_final"] = runs["D"], runs["L"]
+    per_token = [c for c in runs.columns if str(c).startswith("C_") and c not in points.columns]
+    for name in per_token:
+        of_run[name] = runs[name] / runs["D"]
     joined = points.merge(of_run, on="run_id", how="inner", validate="many_to_one")
+    for name in per_token:
+        joined[name] *= joined["D"]
     if joined.empty:
         raise TableError(f"{where}: no learning curve belongs to a run of runs.csv (by run_id).")
     # The evaluation at which a run diverged has no loss; the points before it are good.

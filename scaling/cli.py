@@ -424,21 +424,49 @@ def frontier(
     results: Path,
     *,
     method: Literal["envelope", "isoflop", "akima", "parametric", "all"] = "all",
+    law: str = "chinchilla",
+    params: str = "N",
+    flops: str = "C",
+    tolerance: float | None = None,
     map: tuple[str, ...] = (),
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
     json: bool = False,
 ) -> None:
     """The compute-optimal frontier, by several methods side by side.
 
     Args:
-        results: A results folder, or a table of runs.
+        results: A results folder, or a table of runs or of learning curves (with run_id).
         method: Lower envelope of the learning curves, isoFLOP minima (by parabola or by Akima
             interpolation), or a fitted law.
-        map: Column names there and here.
+        law: What the parametric method fits.
+        params: What N counts: a column, or N_total, N_kaplan, N_head counted from the shape.
+        flops: What C counts: a column, "6 N_total D", or C_kaplan, C_chinchilla, C_matmul counted
+            from the shape.
+        tolerance: How far apart the C of one isoFLOP budget may lie, such as 0.1.
+        map: Column names there and here, such as loss=L,params=N,flops=C.
+        bootstrap: Draws behind the intervals.
+        level: Of the intervals.
+        seed: Of the draws.
         json: Print one JSON object.
     """
     from analysis import frontier as frontier_of
+    from analysis import laws as all_laws
 
-    found = frontier_of(_curves_or_runs(results, map), method=method)
+    runs, curves = _runs_and_curves(results, map)
+    found = frontier_of(
+        runs,
+        curves=curves,
+        method=method,
+        law=all_laws.resolve(law),
+        params=params,
+        flops=flops,
+        tolerance=tolerance,
+        bootstrap=bootstrap,
+        level=level,
+        seed=seed,
+    )
     _print_json(found.record()) if json else print(found)
 
 
@@ -762,11 +790,19 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
     return kept
 
 
-def _curves_or_runs(path: Path, pairs: Sequence[str]) -> Any:
+def _runs_and_curves(path: Path, pairs: Sequence[str]) -> tuple[Any, Any]:
+    """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
+    comes back is one of learning curves."""
     from analysis import load
 
-    curves = path.is_dir() and (path / "curves.parquet").exists()
-    return load(path, map=_mapping(pairs), curves=curves)
+    names = _mapping(pairs)
+    runs = load(path, map=names)
+    folder = path.is_dir() and (path / "curves.parquet").exists()
+    repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
+    if not (folder or repeated):
+        return runs, None
+    curves = load(path, map=names, curves=True)
+    return (runs, curves) if folder else (curves, None)
 
 
 def _print_json(value: Any) -> None:
