@@ -61,7 +61,7 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
         ) from None
     finally:
         signal.signal(signal.SIGINT, before)
-    _print_json(result.row)
+    _print_json(result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}})
 
 
 def sweep(

@@ -275,10 +275,17 @@ class EvalConfig(_Part):
     """Test tokens behind every loss: always the same ones."""
     points: int = 16
     """Evaluations along a run, at log-spaced steps; the last step is always among them."""
+    others: str = ""
+    """Other distributions to measure the finished model on, such as 'kjv,wikipedia,api-docs,stdlib':
+    corpora, their test splits in the tokens of the training corpus (Kaplan et al. 2020, Fig. 8)."""
 
     def check(self) -> None:
         _positive(self, "test_tokens")
         _positive(self, "points")
+
+    @property
+    def other_corpora(self) -> list[str]:
+        return list(dict.fromkeys(name for x in self.others.split(",") if (name := x.strip())))
 
 
 @dataclass(frozen=True)
@@ -346,9 +353,14 @@ class Execution(_Part):
     """Use torch.compile; numbers may differ from eager in the last digits."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (when a folder is given)."""
+    peak_flops: float | None = None
+    """FLOP/s of the hardware, for model FLOP utilisation: say, 989e12 for bfloat16 on an H100. Where
+    not given, a large matrix product is timed."""
 
     def check(self) -> None:
         _positive(self, "threads")
+        if self.peak_flops is not None:
+            _positive(self, "peak_flops")
         if self.checkpoint_seconds < 0:
             raise ConfigError(
                 f"execution.checkpoint_seconds={self.checkpoint_seconds} must not be negative."
@@ -468,6 +480,7 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         flat["model.family"] = posixpath.normpath(model.family)
     for key in ("optim.lr", "optim.lr_embedding"):
         flat[key] = _spelled(flat[key])
+    flat["eval.others"] = ",".join(sorted(config.eval.other_corpora))
     if flat["optim.lr_embedding"] == flat["optim.lr"]:
         flat["optim.lr_embedding"] = None
     without_effect = {

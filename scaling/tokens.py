@@ -72,12 +72,14 @@ class TrainTokens:
         return self._epochs[key]
 
 
-def held_out_windows(path: Path, tokens: int, n_ctx: int) -> np.ndarray:
+def held_out_windows(path: Path, tokens: int, n_ctx: int, *, at_most: bool = False) -> np.ndarray:
     """The fixed test windows [tokens // n_ctx, n_ctx + 1], int64: always the same ones, spread over
-    the whole test split; fewer tokens are a subset of more."""
+    the whole test split; fewer tokens are a subset of more. `at_most`: as many as there are."""
     data = np.fromfile(path, dtype=np.uint16)
     available = (len(data) - 1) // n_ctx
     wanted = tokens // n_ctx
+    if at_most:
+        wanted = min(wanted, available)
     if not 1 <= wanted <= available:
         raise ConfigError(
             f"eval.test_tokens={tokens} is not between one context ({n_ctx}) and the "

@@ -23,6 +23,7 @@ from torch import Tensor
 from scaling import corpus, count, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
+from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.model import build
 from scaling.optim import AdamW, peaks, schedule
 from scaling.tokens import TrainTokens, held_out_windows
@@ -32,7 +33,7 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 2  # of the checkpoint
+_FORMAT = 4  # of the checkpoint
 
 SHARED = (
     *(f"model.{f.name}" for f in dataclasses.fields(RunConfig().model)),
@@ -73,6 +74,9 @@ class Result:
     """One row of the results table; keys are names of scaling.table.COLUMNS."""
     curve: list[dict[str, Any]]
     """One entry an evaluation; keys are names of scaling.table.CURVE_COLUMNS."""
+    tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """One entry a distribution that the finished model was measured on; keys are names of
+    scaling.table.TEST_COLUMNS."""
 
     @property
     def status(self) -> str:
@@ -188,6 +192,7 @@ class Member:
         self.step = 0
         self.curve: list[dict[str, Any]] = []
         self.held_out: HeldOut | None = None
+        self.tests: list[dict[str, Any]] = []
         self.loss_steps = 0
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
@@ -228,6 +233,11 @@ class Member:
                 f"test loss {L:.3f} {at} exceeds ln V + {_EXPLODED_ABOVE:g}; lower optim.lr"
             )
 
+    def tested(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
+        """Note the finished model's loss on a distribution."""
+        at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
+        self.tests.append(at | asdict(held_out))
+
     def progress(self, loss_sum: float, seconds: float) -> Progress:
         tokens = self.step * self.run.batch_tokens
         return Progress(
@@ -239,7 +249,8 @@ class Member:
             tokens_per_second=tokens / max(1e-9, self.train_seconds + seconds),
         )
 
-    def result(self, files: corpus.TokenFiles, device: str) -> Result:
+    def result(self, files: corpus.TokenFiles, device: str, peak: float, memory: int) -> Result:
+        """`peak` is the hardware's [FLOP/s], `memory` what was used at most [bytes]."""
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
         n = count.parameters(run.model, files.vocab_size)
@@ -261,16 +272,22 @@ class Member:
             "C_matmul": flops["matmul"],
             "B": run.batch_tokens,
             "S": self.step,
-            **asdict(held_out),
+            "L": held_out.L,
+            "L_stderr": held_out.L_stderr,
+            "bits_per_byte": held_out.bits_per_byte,
             "lr_peak": self.lr_peaks[0],
             "vocab_size": files.vocab_size,
             "corpus_hash": files.hash[:16],
             "seconds": self.train_seconds + self.eval_seconds,
             "tokens_per_second": D / self.train_seconds,
+            "step_seconds": self.train_seconds / self.step,
+            "mfu": flops["matmul"] / self.train_seconds / peak,
+            "peak_flops": peak,
+            "memory": memory,
             "device": device,
             "error": self.error,
         }
-        return Result(run, table.config_row(flatten(run)) | measured, self.curve)
+        return Result(run, table.config_row(flatten(run)) | measured, self.curve, self.tests)
 
 
 class Trainer:
@@ -281,7 +298,9 @@ class Trainer:
     ) -> None:
         shared = runs[0]
         self.checkpoint_seconds = execution.checkpoint_seconds
+        self.peak_flops = execution.peak_flops
         self.device = device_of(execution.device)
+        reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
         self.files = corpus.prepare(shared.data)
         windows = held_out_windows(self.files.test, shared.eval.test_tokens, shared.model.n_ctx)
@@ -291,6 +310,8 @@ class Trainer:
         self.mean_loss = self.decoder.mean_loss
         if execution.compile:
             self.mean_loss = torch.compile(self.decoder.mean_loss)
+        for name in {name for run in runs for name in run.eval.other_corpora}:
+            self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
             if folder is not None:
                 _make(folder)
@@ -394,7 +415,26 @@ class Trainer:
             member = self.members[k]
             member.measured(found, loss / member.loss_steps, self.lr[k])
             member.loss_steps = 0
+            if member.over and not member.error:
+                self._test(k, found)
         self.loss_sum_k[due] = 0
+
+    def _test(self, k: int, found: HeldOut) -> None:
+        """Measure a finished member on the other distributions that its config names."""
+        member, n_ctx = self.members[k], self.decoder.model.n_ctx
+        run = member.run
+        member.tested(run.data.corpus, len(self.windows_bt) * n_ctx, found)
+        for name in run.eval.other_corpora:
+            if name == run.data.corpus:
+                continue
+            windows = held_out_windows(
+                self.files.test_of(name), run.eval.test_tokens, n_ctx, at_most=True
+            )
+            windows_bt = torch.from_numpy(windows).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                row_1p = self.flat_kp.detach()[k : k + 1]
+                (other,) = evaluate(self.decoder, row_1p, windows_bt, self.token_bytes_v)
+            member.tested(name, len(windows_bt) * n_ctx, other)
 
     def _leave(
         self, results: dict[str, Result], on_result: Callable[[Result], None] | None
@@ -405,7 +445,9 @@ class Trainer:
             return
         for member in self.members:
             if member.over:
-                result = member.result(self.files, self._device_name())
+                result = member.result(
+                    self.files, self._device_name(), self._peak_flops(), peak_memory(self.device)
+                )
                 results[member.run.run_id] = result
                 if on_result:
                     on_result(result)
@@ -418,6 +460,12 @@ class Trainer:
             self.loss_sum_k = loss_sum_k
             for k, row in enumerate(rows):
                 self.adamw.load_row(k, row)
+
+    def _peak_flops(self) -> float:
+        if self.peak_flops is not None:
+            return self.peak_flops
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        return peak_flops(self.device, dtype, torch.get_num_threads())
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

@@ -281,7 +281,7 @@ def _execute(
         with (folder / "output.log").open("a", encoding="utf-8") as log:
             try:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                    row, curve = _train(run, store, execution, should_stop)
+                    row, curve, tests = _train(run, store, execution, should_stop)
             except _Stopped:
                 store.note(run.run_id, "interrupted")
                 return outcome("interrupted")
@@ -296,15 +296,15 @@ def _execute(
                 if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
                     return outcome("memory", f"{type(error).__name__}: {error}")
                 log.write(text)
-                row, curve = failed_row(run, headline(text)), []
-        store.finish(row, curve)
+                row, curve, tests = failed_row(run, headline(text)), [], []
+        store.finish(row, curve, tests)
         store.note(run.run_id, row["status"])
         return outcome(row["status"], (row["error"] or "").strip(), row["L"])
 
 
 def _train(
     run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
-) -> tuple[Row, list[Row]]:
+) -> tuple[Row, list[Row], list[Row]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
     from scaling.train import CHECKPOINT, Interrupted, train
 
@@ -321,14 +321,14 @@ def _train(
     def report(progress: Any) -> None:
         store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
 
-    def attempt() -> tuple[Row, list[Row]]:
+    def attempt() -> tuple[Row, list[Row], list[Row]]:
         try:
             result = train(
                 run, execution=execution, folder=folder, on_progress=report, should_stop=stopping
             )
         except Interrupted:
             raise _Stopped from None
-        return result.row, result.curve
+        return result.row, result.curve, result.tests
 
     checkpoint = folder / CHECKPOINT
     if not checkpoint.exists():

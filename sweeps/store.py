@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Finished:
     """Keys of scaling.table.COLUMNS."""
     curve: list[Row]
     """Keys of scaling.table.CURVE_COLUMNS."""
+    tests: list[Row] = field(default_factory=list)
+    """Keys of scaling.table.TEST_COLUMNS."""
 
 
 class Store:
@@ -109,7 +111,7 @@ class Store:
                     f"{self.said(path)} was written by a newer version (format {values['format']}, this one "
                     f"reads up to {FORMAT}). Update the package, or use another results folder."
                 )
-            row, curve = values["row"], values["curve"]
+            row, curve, tests = values["row"], values["curve"], values.get("tests", [])
             if row["run_id"] != run_id or row["status"] not in table.STATUSES:
                 raise ValueError(f"it belongs to run {row['run_id']} ({row['status']})")
             if not all(isinstance(point, dict) for point in curve):
@@ -122,7 +124,7 @@ class Store:
                 f"{self.said(path)} is damaged ({error}); kept as {aside.name}, trains again."
             )
             return None
-        return Finished(row, curve)
+        return Finished(row, curve, tests)
 
     def results(self) -> Iterator[Finished]:
         """Every finished run with its curve, be it in a file of its own or only in the table."""
@@ -224,10 +226,16 @@ class Store:
                 write_atomic(path, _json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
         return folder
 
-    def finish(self, row: Row, curve: list[Row]) -> None:
+    def finish(self, row: Row, curve: list[Row], tests: list[Row] | None = None) -> None:
         """Write a run's result; from here on it has finished. Raises StoreError."""
         folder = self.run_folder(row["run_id"])
-        values = {"format": FORMAT, "recipe": RECIPE, "row": row, "curve": curve}
+        values = {
+            "format": FORMAT,
+            "recipe": RECIPE,
+            "row": row,
+            "curve": curve,
+            "tests": tests or [],
+        }
         path = folder / "result.json"
         with writing(self.said(path)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -286,7 +294,7 @@ class Store:
             self.note(run_id, "retry")
 
     def merge(self) -> None:
-        """Write runs.csv and curves.parquet from everything that has finished."""
+        """Write runs.csv, curves.parquet and tests.parquet from everything that has finished."""
         self._write_table(without=set())
 
     def write_manifest(self, values: Row) -> None:
@@ -441,20 +449,27 @@ class Store:
     def _write_table(self, *, without: set[str]) -> None:
         rows = self._table_rows()
         curves = self._table_curves(rows)
+        tests: list[Row] = []
+        if (self.folder / "tests.parquet").is_file():
+            for point in table.read_tests(self.folder).to_dict("records"):
+                if point["run_id"] in curves:
+                    tests.append({str(k): v for k, v in point.items()})
         for run_id in self._run_ids():
             if run_id in rows and curves[run_id]:
                 continue
             if finished := self.result(run_id):
                 rows[run_id] = finished.row
                 curves[run_id] = finished.curve
+                tests = [x for x in tests if x["run_id"] != run_id] + finished.tests
         keep = [run_id for run_id in rows if run_id not in without]
         points = [point for run_id in keep for point in curves[run_id]]
+        tests = [point for point in tests if point["run_id"] not in without]
         with writing(self.said(self.folder / "runs.csv")):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".merge-", dir=self.folder) as new:
-                table.write(new, [rows[run_id] for run_id in keep], points)
+                table.write(new, [rows[run_id] for run_id in keep], points, tests)
                 # The rows last: a run counts as finished by its row.
-                for name in ("curves.parquet", "runs.csv"):
+                for name in ("tests.parquet", "curves.parquet", "runs.csv"):
                     write_atomic(self.folder / name, Path(new, name).read_bytes())
 
 

@@ -83,6 +83,7 @@ def test_override_reads_back(key, value):
         ({"data.corpus": "my.txt"}, {"data.corpus": "./my.txt"}),
         ({}, {"data.data_seed": 3}),  # of a subset that is not drawn
         ({}, {"optim.cooldown_fraction": 0.5}),  # of a schedule without cooldown
+        ({"eval.others": "kjv,stdlib"}, {"eval.others": "stdlib, kjv"}),
         ({"model.n_head": 4}, {"model.n_head": 4, "model.n_kv_head": 4}),
         ({"model.activation": "swiglu"}, {"model.activation": "swiglu", "model.d_ff": 176}),
         (

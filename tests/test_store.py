@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -338,7 +339,21 @@ def test_a_merge_that_fails_leaves_the_table_and_nothing_else(
         with pytest.raises(StoreError, match="the disk is full"):
             store.merge()
     assert {p.name: p.read_bytes() for p in store.folder.iterdir() if p.is_file()} == before
-    assert sorted(p.name for p in store.folder.iterdir()) == ["curves.parquet", "runs", "runs.csv"]
+    left = sorted(p.name for p in store.folder.iterdir())
+    assert left == ["curves.parquet", "runs", "runs.csv", "tests.parquet"]
+
+
+def test_tests_are_merged_once_and_kept(store: Store):
+    for number in (0, 1):
+        run = run_number(number)
+        row = finish(store, run)
+        at = {"run_id": run.run_id, "corpus": "kjv", "tokens": 64, "L": 4.0 + number}
+        store.finish(row, store.result(run.run_id).curve, [at | {"L_position": [4.5, 3.5]}])
+        store.merge()  # the second time beside what is merged already
+    shutil.rmtree(store.folder / "runs")
+    store.merge()
+    tests = table.read_tests(store.folder)
+    assert sorted(tests.L) == [4.0, 5.0] and [list(x) for x in tests.L_position] == [[4.5, 3.5]] * 2
     store.merge()
     assert len(table.read(store.folder)) == 2
 

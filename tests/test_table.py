@@ -34,13 +34,16 @@ def test_every_config_field_is_a_column():
 def test_round_trip(tmp_path):
     config = table.config_row(flatten(from_dict({"optim.lr": "kaplan", "model.tied": False})))
     point = {"run_id": "a" * 12, "S": 1, "D": 100, "C": 6e5, "L": 4.0, "L_train": 4.1, "lr": 0.1}
-    table.write(tmp_path, [config | row(), config | row(run_id="0" * 12, N=10)], [point])
+    test = {"run_id": "a" * 12, "corpus": "kjv", "tokens": 64, "L": 4.0, "L_position": [4.5, 3.5]}
+    table.write(tmp_path, [config | row(), config | row(run_id="0" * 12, N=10)], [point], [test])
     runs = table.read(tmp_path)
     assert list(runs.columns) == [c.name for c in COLUMNS]
     assert runs.run_id.tolist() == ["0" * 12, "a" * 12]  # sorted by N; leading zeros kept
     assert runs.lr.tolist() == ["kaplan", "kaplan"] and runs.tied.tolist() == [False, False]
     assert pd.isna(runs.unique_tokens[0])
     curves = table.read_curves(tmp_path)
+    tests = table.read_tests(tmp_path)
+    assert list(tests.L_position[0]) == [4.5, 3.5] and pd.isna(tests.L_stderr[0])
     assert curves.L.tolist() == [4.0] and list(curves.columns) == [c.name for c in CURVE_COLUMNS]
 
 

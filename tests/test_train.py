@@ -52,6 +52,12 @@ def test_training_learns_and_its_row_is_exact(run):
     result = train(run, execution=ONE)
     row = result.row
     assert result.status == "ok"
+    assert 0 < row["mfu"] < 1 and row["peak_flops"] > 1e8 and row["memory"] > 1e7
+    assert row["step_seconds"] == pytest.approx(256 / row["tokens_per_second"])
+    (test,) = result.tests  # its own corpus
+    assert set(test) == {c.name for c in table.TEST_COLUMNS}
+    assert test["L"] == row["L"] == pytest.approx(sum(test["L_position"]) / 32)
+    assert test["L_position"][0] > test["L_position"][31]  # context helps
     assert set(row) | {"tag"} == {c.name for c in table.COLUMNS}
     assert row["L"] < 3.3 < math.log(256) - 1
     assert (row["S"], row["D"], row["B"]) == (60, 60 * 256, 256)
@@ -63,6 +69,23 @@ def test_training_learns_and_its_row_is_exact(run):
     assert 0 < row["L_stderr"] < 0.2
     assert [p["S"] for p in result.curve] == evaluation_steps(60, 5)
     assert all(p["D"] == p["S"] * 256 and p["C"] == 6 * row["N"] * p["D"] for p in result.curve)
+
+
+def test_other_distributions(run, text_file, tmp_path):
+    shouted = tmp_path / "shouted.txt"
+    shouted.write_text(text_file.read_text()[:100_000].upper())
+    plain = train(run, execution=ONE)
+    run = override(run, {"eval.others": f"{shouted}, stdlib"})
+    result = train(run, execution=dataclasses.replace(ONE, peak_flops=1e30))
+    assert result.row["mfu"] < 1e-15 and losses(result) == losses(plain)
+    own, other, code = result.tests
+    assert (own["corpus"], other["corpus"]) == (run.data.corpus, str(shouted))
+    # capitals are rare in training
+    assert other["L"] > own["L"] + 0.5 and 0 < other["L_stderr"] < 0.3
+    assert (own["tokens"], code["tokens"]) == (2048, 2048)
+    assert 32 <= other["tokens"] < 2048 * 4 and other["tokens"] % 32 == 0
+    with pytest.raises(ConfigError, match="'nowhere' is neither a bundled corpus"):
+        train(override(run, {"eval.others": "nowhere"}), execution=ONE)
 
 
 def test_same_seed_same_numbers_bit_for_bit(run):
