@@ -1,4 +1,4 @@
-"""AdamW over the flat parameters of K models, and the learning-rate schedules."""
+"""AdamW over the flat parameters of K models."""
 
 from __future__ import annotations
 
@@ -9,45 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaling.config import OptimConfig, RunConfig, peak_lr
-from scaling.count import parameters
-
-
-def warmup_steps(run: RunConfig) -> int:
-    """Steps of linear warm-up, at most all of them."""
-    if run.optim.warmup_tokens is not None:
-        return min(run.S, math.ceil(run.optim.warmup_tokens / run.batch_tokens))
-    return round(run.optim.warmup_fraction * run.S)
-
-
-def peaks(run: RunConfig) -> tuple[float, float]:
-    """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
-    N = parameters(run.model, run.data.vocab_size).N
-    rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
-    matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
-    return matrices, other
-
-
-def schedule(run: RunConfig, step: int) -> float:
-    """Learning rate of `step` (0 to S - 1) over the peak.
-
-    The last step of a cosine or linear run has `final_fraction` (unless warm-up takes all steps but
-    one, or all); that of a wsd run (warm-up, stable,
-    decay: Hu et al. 2024, arXiv 2404.06395; cooldown as in Hägele et al. 2024, arXiv 2405.18392) is
-    one step short of zero.
-    """
-    o, S, W = run.optim, run.S, warmup_steps(run)
-    if step < W:
-        return (step + 1) / W
-    if o.schedule == "constant":
-        return 1.0
-    if o.schedule == "wsd":
-        cooldown = max(1, round(o.cooldown_fraction * S))
-        return min(1.0, (S - step) / cooldown)
-    progress = (step - W) / max(1, S - 1 - W)
-    if o.schedule == "linear":
-        return 1 - (1 - o.final_fraction) * progress
-    return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+from scaling.config import OptimConfig
 
 
 class AdamW:

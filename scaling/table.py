@@ -44,6 +44,7 @@ _MEASURED = (
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
     Column("D", "int", "tokens", "training tokens processed, S B"),
     Column("D_unique", "int", "tokens", "distinct training tokens seen"),
+    Column("D_shared", "int", "tokens", "of D: trained once, for this run and a longer one"),
     Column("C", "float", "FLOPs", "training compute, 6 N D; parameters count once for each use"),
     Column("C_kaplan", "float", "FLOPs", "with attention (Kaplan et al. 2020, Table 1)"),
     Column("C_chinchilla", "float", "FLOPs", "Hoffmann et al. 2022, appendix F"),
@@ -56,7 +57,7 @@ _MEASURED = (
     Column("lr_peak", "float", "", "peak learning rate that the rule gave, for the matrices"),
     Column("vocab_size", "int", "tokens", "vocabulary, end-of-text included"),
     Column("corpus_hash", "str", "", "content hash of the token files"),
-    Column("seconds", "float", "s", "wall clock of training and evaluation"),
+    Column("seconds", "float", "s", "wall clock of training and evaluation; in a pack, its share"),
     Column("tokens_per_second", "float", "tokens/s", "training throughput, evaluation excluded"),
     Column("step_seconds", "float", "s", "mean time of a step; in a pack, its share"),
     Column(
@@ -64,6 +65,9 @@ _MEASURED = (
     ),
     Column("peak_flops", "float", "FLOP/s", "of the hardware: a matrix product timed, or as given"),
     Column("memory", "int", "bytes", "most held: tensors on a GPU; on a CPU the whole process"),
+    Column(
+        "pack", "int", "runs", "most runs trained beside it in one stacked model, itself included"
+    ),
     Column("device", "str", "", "what it ran on"),
     Column("error", "str", "", "for failed and diverged runs: what happened"),
 )

@@ -24,7 +24,9 @@ class TrainTokens:
     """Windows of n_ctx tokens of the training split, without replacement within an epoch."""
 
     def __init__(self, files: TokenFiles, data: DataConfig, n_ctx: int) -> None:
-        self.tokens = np.fromfile(files.train, dtype=np.uint16)
+        # Mapped, so that the members of a pack share it.
+        empty = files.train.stat().st_size == 0
+        self.tokens = np.asarray([] if empty else np.memmap(files.train, np.uint16, "r"))
         self.n_ctx = n_ctx
         windows = (len(self.tokens) - 1) // n_ctx
         if windows < 1:

@@ -1,7 +1,8 @@
 """Train runs: RunConfig -> row of the results table and learning curve.
 
 K runs of one shape are trained as one stacked model (a pack); a single run is K = 1 through the same
-code.
+code. Runs that only part later, as a ladder of horizons under one wsd schedule does, share a row of
+the stack until then: a trunk and its branches.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.model import build
-from scaling.optim import AdamW, peaks, schedule
+from scaling.optim import AdamW
+from scaling.schedule import parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
@@ -33,7 +36,7 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 4  # of the checkpoint
+_FORMAT = 5  # of the checkpoint
 
 SHARED = (
     *(f"model.{f.name}" for f in dataclasses.fields(RunConfig().model)),
@@ -121,6 +124,7 @@ def train(
 def train_pack(
     runs: Sequence[RunConfig],
     *,
+    slots: int | None = None,
     execution: Execution | None = None,
     folders: Sequence[Path | None] | None = None,
     on_progress: Callable[[RunConfig, Progress], None] | None = None,
@@ -130,10 +134,14 @@ def train_pack(
     """Train runs of one shape as one stacked model; the results, in the order of `runs`.
 
     Each member has its own seed, data, learning rates, horizon and checkpoint, is measured at its own
-    steps, and leaves when it ends or diverges, without a trace on the others. Its losses are those of
-    the run trained alone, but for the order of floating-point sums. `on_result` is called as each
-    member ends. The `seconds` of a row are the member's share of the wall clock. Raises ConfigError
-    where the runs differ in one of :data:`SHARED`, else as :func:`train`.
+    steps, and leaves when it ends or diverges, without a trace on the others. At most `slots` (where
+    given) train at once; the others wait, in the order of `runs`, and take the places of those that
+    leave. Runs whose learning rates part late (scaling.schedule.trunk) are trained once until then.
+
+    All this changes no number: on the CPU with one thread, uncompiled, a member ends as the run
+    trained alone does, bit for bit; elsewhere but for the order of floating-point sums. `on_result`
+    is called as each member ends. The `seconds` of a row are the member's share of the wall clock.
+    Raises ConfigError where the runs differ in one of :data:`SHARED`, else as :func:`train`.
     """
     if not runs:
         return []
@@ -148,7 +156,7 @@ def train_pack(
                 )
     execution = execution or Execution()
     torch.set_num_threads(execution.threads)
-    trainer = Trainer(runs, execution, folders or [None] * len(runs))
+    trainer = Trainer(runs, execution, folders or [None] * len(runs), slots)
     return trainer.run_to_end(on_progress, on_result, should_stop)
 
 
@@ -181,7 +189,17 @@ class Member:
     """One run of a pack: what is its own, apart from its row of the stacked tensors."""
 
     # What a checkpoint holds besides the row.
-    SAVED = ("step", "curve", "loss_steps", "train_seconds", "eval_seconds")
+    SAVED = (
+        "step",
+        "curve",
+        "loss_before",
+        "loss_from",
+        "train_seconds",
+        "eval_seconds",
+        "pack",
+        "shared_steps",
+        "work",
+    )
 
     def __init__(self, run: RunConfig, files: corpus.TokenFiles, folder: Path | None) -> None:
         self.run = run
@@ -189,11 +207,17 @@ class Member:
         self.tokens = TrainTokens(files, run.data, run.model.n_ctx)
         self.lr_peaks = peaks(run)
         self.eval_steps = set(evaluation_steps(run.S, run.eval.points))
+        self.parts_at = parts_at(run)
         self.step = 0
         self.curve: list[dict[str, Any]] = []
         self.held_out: HeldOut | None = None
         self.tests: list[dict[str, Any]] = []
-        self.loss_steps = 0
+        self.loss_before, self.loss_from = 0.0, 0
+        """Sum of the training losses, and the step, at the last evaluation."""
+        self.pack = 1
+        self.shared_steps = 0
+        self.work = 0.0
+        """Steps trained, those that several members share split among them."""
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.error = ""
@@ -238,15 +262,20 @@ class Member:
         at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
         self.tests.append(at | asdict(held_out))
 
+    def mean_loss(self, loss_sum: float) -> float | None:
+        """Mean training loss since the last evaluation; None right after it."""
+        steps = self.step - self.loss_from
+        return (loss_sum - self.loss_before) / steps if steps else None
+
     def progress(self, loss_sum: float, seconds: float) -> Progress:
-        tokens = self.step * self.run.batch_tokens
+        work = self.work * self.run.batch_tokens
         return Progress(
             step=self.step,
             steps=self.run.S,
-            D=tokens,
+            D=self.step * self.run.batch_tokens,
             L=self.held_out.L if self.held_out else None,
-            L_train=loss_sum / self.loss_steps if self.loss_steps else None,
-            tokens_per_second=tokens / max(1e-9, self.train_seconds + seconds),
+            L_train=self.mean_loss(loss_sum),
+            tokens_per_second=work / max(1e-9, self.train_seconds + seconds),
         )
 
     def result(self, files: corpus.TokenFiles, device: str, peak: float, memory: int) -> Result:
@@ -255,6 +284,7 @@ class Member:
         assert held_out is not None  # the last step is always evaluated
         n = count.parameters(run.model, files.vocab_size)
         D = self.step * run.batch_tokens
+        rate = self.work * run.batch_tokens / self.train_seconds
         flops = {
             name: count.flops_per_token(run.model, files.vocab_size, name) * D
             for name in count.CONVENTIONS
@@ -266,6 +296,7 @@ class Member:
             "N_total": n.N_total,
             "D": D,
             "D_unique": min(D, self.tokens.unique),
+            "D_shared": self.shared_steps * run.batch_tokens,
             "C": flops["6N"],
             "C_kaplan": flops["kaplan"],
             "C_chinchilla": flops["chinchilla"],
@@ -279,26 +310,61 @@ class Member:
             "vocab_size": files.vocab_size,
             "corpus_hash": files.hash[:16],
             "seconds": self.train_seconds + self.eval_seconds,
-            "tokens_per_second": D / self.train_seconds,
-            "step_seconds": self.train_seconds / self.step,
-            "mfu": flops["matmul"] / self.train_seconds / peak,
+            "tokens_per_second": rate,
+            "step_seconds": self.train_seconds / self.work,
+            "mfu": flops["matmul"] / D * rate / peak,
             "peak_flops": peak,
             "memory": memory,
+            "pack": self.pack,
             "device": device,
             "error": self.error,
         }
         return Result(run, table.config_row(flatten(run)) | measured, self.curve, self.tests)
 
 
+@dataclass
+class State:
+    """What a row of the stacked tensors holds."""
+
+    flat_p: Tensor
+    adamw: dict[str, Any]
+    loss_sum: float
+    """Of all steps so far, in float64."""
+
+    def clone(self) -> State:
+        adamw = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.adamw.items()}
+        return State(self.flat_p.clone(), adamw, self.loss_sum)
+
+
+@dataclass
+class Row:
+    """Members with one and the same state, the last to part first; alone, a member has one too."""
+
+    members: list[Member]
+    state: State | None = None
+    """While it waits for a place; None where it starts from its seed."""
+    on_disk: bool = False
+    """The state that waits is that of the checkpoint."""
+
+    @property
+    def leader(self) -> Member:
+        return self.members[0]
+
+
 class Trainer:
     """Members in training, as rows of stacked tensors; :func:`train_pack` drives it."""
 
     def __init__(
-        self, runs: Sequence[RunConfig], execution: Execution, folders: Sequence[Path | None]
+        self,
+        runs: Sequence[RunConfig],
+        execution: Execution,
+        folders: Sequence[Path | None],
+        slots: int | None = None,
     ) -> None:
         shared = runs[0]
         self.checkpoint_seconds = execution.checkpoint_seconds
         self.peak_flops = execution.peak_flops
+        self.slots = slots or len(runs)
         self.device = device_of(execution.device)
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
@@ -315,19 +381,67 @@ class Trainer:
         for folder in folders:
             if folder is not None:
                 _make(folder)
-        self.members = [
-            Member(run, self.files, folder) for run, folder in zip(runs, folders, strict=True)
-        ]
-        self._stack(self.decoder.init([run.seed for run in runs]).to(self.device))
-        self.lr = [0.0] * len(runs)
-
-    def _stack(self, flat_kp: Tensor) -> None:
-        """Make `flat_kp` the members' parameters, with a new optimiser."""
-        self.flat_kp = flat_kp.requires_grad_()
-        self.adamw = AdamW(
-            self.flat_kp, self.decoder.P_decayed, [member.run.optim for member in self.members]
+        self.rows: list[Row] = []
+        self.lr: list[float] = []
+        self.order = [run.run_id for run in runs]
+        self.waiting = self._resumed(
+            [Member(run, self.files, folder) for run, folder in zip(runs, folders, strict=True)]
         )
-        self.loss_sum_k = torch.zeros(len(flat_kp), dtype=torch.float64, device=self.device)
+        self._arrange()
+
+    # ---------------------------------------------------------------- rows
+
+    def _state(self, k: int) -> State:
+        """Views of row k."""
+        return State(self.flat_kp.detach()[k], self.adamw.row(k), self.loss_sum_k[k].item())
+
+    def _arrange(self) -> None:
+        """Rows that are over give up their places, members that part from their row get one of their
+        own, and those that wait take what is free."""
+        stay, parted = [], []
+        for k, row in enumerate(self.rows):
+            row.members = [member for member in row.members if not member.over]
+            for member in row.members[1:]:
+                if member.step >= member.parts_at:
+                    member.shared_steps = member.step
+                    row.members.remove(member)
+                    parted.append(Row([member], self._state(k).clone()))
+            if row.members:
+                stay.append(k)
+        self.waiting[:0] = parted  # first those that have something to lose
+        free = self.slots - len(stay)
+        entering, self.waiting = self.waiting[:free], self.waiting[free:]
+        if len(stay) == len(self.rows) and not entering:
+            return
+        states = [self._state(k) for k in stay] + [self._begin(row) for row in entering]
+        self.lr = [self.lr[k] for k in stay] + [0.0] * len(entering)
+        self.rows = [self.rows[k] for k in stay] + entering
+        if not self.rows:
+            return
+        self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
+        self.adamw = AdamW(
+            self.flat_kp, self.decoder.P_decayed, [row.leader.run.optim for row in self.rows]
+        )
+        for k, state in enumerate(states):
+            if state.adamw:
+                self.adamw.load_row(k, state.adamw)
+        self.loss_sum_k = torch.tensor(
+            [state.loss_sum for state in states], dtype=torch.float64, device=self.device
+        )
+        for row in self.rows:
+            for member in row.members:
+                member.pack = max(member.pack, len(self.rows))
+
+    def _begin(self, row: Row) -> State:
+        """The state with which a row takes its place."""
+        state, row.state = row.state, None
+        if state is None:
+            state = State(self.decoder.init([row.leader.run.seed])[0].to(self.device), {}, 0.0)
+        return state
+
+    @property
+    def _parting(self) -> bool:
+        return any(m.step >= m.parts_at for row in self.rows for m in row.members[1:])
 
     # ---------------------------------------------------------------- the loop
 
@@ -337,14 +451,16 @@ class Trainer:
         on_result: Callable[[Result], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> list[Result]:
-        self._resume()
         results: dict[str, Result] = {}
-        order = [member.run.run_id for member in self.members]
         self._leave(results, on_result)
         clock = last_progress = last_checkpoint = time.perf_counter()
-        while self.members:
+        while self.rows:
             self.steps(1)
-            due = [k for k, m in enumerate(self.members) if m.step in m.eval_steps]
+            due = {
+                k: [m for m in row.members if m.step in m.eval_steps]
+                for k, row in enumerate(self.rows)
+            }
+            due = {k: members for k, members in due.items() if members}
             if due:
                 self._spend(clock)
                 self._measure(due)
@@ -353,76 +469,84 @@ class Trainer:
             if due or now - last_progress > _PROGRESS_SECONDS:
                 # The one host synchronisation; a loss that is lost is seen here, not at the end.
                 sums = self.loss_sum_k.tolist()
-                lost = [k for k, value in enumerate(sums) if not math.isfinite(value)]
+                lost = {
+                    k: [m for m in self.rows[k].members if not m.error]
+                    for k, value in enumerate(sums)
+                    if not math.isfinite(value)
+                }
                 if lost:
                     self._spend(clock)
                     self._measure(lost)
                     clock = now = time.perf_counter()
-                    due += lost
                 if on_progress:
-                    share = (now - clock) / len(self.members)
-                    for member, loss_sum in zip(self.members, sums, strict=True):
-                        on_progress(member.run, member.progress(loss_sum, share))
+                    share = (now - clock) / len(self.rows)
+                    for row, loss_sum in zip(self.rows, sums, strict=True):
+                        for m in row.members:
+                            on_progress(m.run, m.progress(loss_sum, share / len(row.members)))
                 last_progress = now
-            if due:
-                self._leave(results, on_result)
-            stop = bool(self.members) and should_stop is not None and should_stop()
-            if self.members and (stop or now - last_checkpoint > self.checkpoint_seconds):
+                due |= lost
+            if due or self._parting:
                 self._spend(clock)
-                for k in range(len(self.members)):
-                    self._save(k)
+                self._leave(results, on_result)
+                clock = time.perf_counter()
+            stop = bool(self.rows) and should_stop is not None and should_stop()
+            if self.rows and (stop or now - last_checkpoint > self.checkpoint_seconds):
+                self._spend(clock)
+                self._save()
                 clock = last_checkpoint = time.perf_counter()
             if stop:
-                at = ", ".join(f"{m.run.run_id} at {m.step} of {m.run.S}" for m in self.members)
+                members = [member for row in self.rows for member in row.members]
+                at = ", ".join(f"{m.run.run_id} at {m.step} of {m.run.S}" for m in members)
                 raise Interrupted(f"stopped at a step: {at}")
-        return [results[run_id] for run_id in order]
+        return [results[run_id] for run_id in self.order]
 
     def steps(self, n: int) -> None:
-        """Train all members n steps, without evaluation or host synchronisation."""
+        """Train all rows n steps, without evaluation or host synchronisation."""
         for _ in range(n):
-            windows_kbt = torch.from_numpy(np.stack([m.window() for m in self.members]))
+            windows_kbt = torch.from_numpy(np.stack([row.leader.window() for row in self.rows]))
             if self.device.type == "cuda":
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 loss_k = self.mean_loss(self.flat_kp, windows_kbt)
             (grad_kp,) = torch.autograd.grad(loss_k.sum(), self.flat_kp)
-            rates = [member.rates() for member in self.members]
+            rates = [row.leader.rates() for row in self.rows]
             self.adamw.step(grad_kp, rates)
             self.loss_sum_k += loss_k.detach()
             self.lr = [matrices for matrices, _ in rates]
-            for member in self.members:
-                member.step += 1
-                member.loss_steps += 1
+            for row in self.rows:
+                for member in row.members:
+                    member.step += 1
+                    member.work += 1 / len(row.members)
 
     def _spend(self, since: float) -> None:
-        """Book training time, each member its share."""
-        share = (time.perf_counter() - since) / len(self.members)
-        for member in self.members:
-            member.train_seconds += share
+        """Book training time, each row its share, and of this each member its own."""
+        share = (time.perf_counter() - since) / len(self.rows)
+        for row in self.rows:
+            for member in row.members:
+                member.train_seconds += share / len(row.members)
 
-    def _measure(self, due: list[int]) -> None:
-        """Evaluate the members at the indices `due`."""
+    def _measure(self, due: dict[int, list[Member]]) -> None:
+        """Evaluate {row: members}."""
         start = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             held_out = evaluate(
-                self.decoder, self.flat_kp.detach()[due], self.windows_bt, self.token_bytes_v
+                self.decoder, self.flat_kp.detach()[list(due)], self.windows_bt, self.token_bytes_v
             )
-        losses = self.loss_sum_k[due].tolist()
-        share = (time.perf_counter() - start) / len(self.members)
-        for member in self.members:
-            member.eval_seconds += share
-        for k, found, loss in zip(due, held_out, losses, strict=True):
-            member = self.members[k]
-            member.measured(found, loss / member.loss_steps, self.lr[k])
-            member.loss_steps = 0
-            if member.over and not member.error:
-                self._test(k, found)
-        self.loss_sum_k[due] = 0
+        sums = self.loss_sum_k.tolist()
+        share = (time.perf_counter() - start) / sum(map(len, due.values()))
+        for (k, members), found in zip(due.items(), held_out, strict=True):
+            for member in members:
+                member.eval_seconds += share
+                L_train = member.mean_loss(sums[k])
+                if L_train is not None:  # measured at this very step, and lost
+                    member.measured(found, L_train, self.lr[k])
+                    if member.over and not member.error:
+                        self._test(k, member, found)
+                member.loss_before, member.loss_from = sums[k], member.step
 
-    def _test(self, k: int, found: HeldOut) -> None:
-        """Measure a finished member on the other distributions that its config names."""
-        member, n_ctx = self.members[k], self.decoder.model.n_ctx
-        run = member.run
+    def _test(self, k: int, member: Member, found: HeldOut) -> None:
+        """Measure a finished member of row k on the other distributions that its config names."""
+        run, n_ctx = member.run, self.decoder.model.n_ctx
         member.tested(run.data.corpus, len(self.windows_bt) * n_ctx, found)
         for name in run.eval.other_corpora:
             if name == run.data.corpus:
@@ -439,27 +563,22 @@ class Trainer:
     def _leave(
         self, results: dict[str, Result], on_result: Callable[[Result], None] | None
     ) -> None:
-        """Members that are over hand in their results and give up their rows."""
-        stay = [k for k, member in enumerate(self.members) if not member.over]
-        if len(stay) == len(self.members):
-            return
-        for member in self.members:
-            if member.over:
+        """Members that are over hand in their results; then :meth:`_arrange`."""
+        over = True
+        while over:  # one that takes a place may be over as well, by its checkpoint
+            over = [member for row in self.rows for member in row.members if member.over]
+            for row in self.rows:
+                for member in row.members[1:]:
+                    if member.over:
+                        member.shared_steps = member.step
+            for member in over:
                 result = member.result(
                     self.files, self._device_name(), self._peak_flops(), peak_memory(self.device)
                 )
                 results[member.run.run_id] = result
                 if on_result:
                     on_result(result)
-        rows = [self.adamw.row(k) for k in stay]
-        loss_sum_k = self.loss_sum_k[stay]
-        self.members = [self.members[k] for k in stay]
-        self.lr = [self.lr[k] for k in stay]
-        if stay:
-            self._stack(self.flat_kp.detach()[stay])
-            self.loss_sum_k = loss_sum_k
-            for k, row in enumerate(rows):
-                self.adamw.load_row(k, row)
+            self._arrange()
 
     def _peak_flops(self) -> float:
         if self.peak_flops is not None:
@@ -474,43 +593,70 @@ class Trainer:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def _save(self, k: int) -> None:
-        member = self.members[k]
-        if member.folder is None:
+    def _save(self) -> None:
+        """Write the checkpoints of all rows, and of those that wait with a state of their own."""
+        for k, row in enumerate(self.rows):
+            self._write(row, self._state(k).clone())
+        for row in self.waiting:
+            if row.state is not None and not row.on_disk:
+                self._write(row, row.state)
+                row.on_disk = True
+
+    def _write(self, row: Row, state: State) -> None:
+        """One file for all members of a row, linked into the folder of each."""
+        folders = [member.folder for member in row.members if member.folder is not None]
+        if not folders:
             return
-        state = {name: getattr(member, name) for name in Member.SAVED}
-        state |= {
+        values = {
             "format": _FORMAT,
             "recipe": RECIPE,
-            "config": canonical(member.run),
             "corpus_hash": self.files.hash,
-            "held_out": asdict(member.held_out) if member.held_out else None,
-            "loss_sum": self.loss_sum_k[k].item(),
-            "flat": self.flat_kp.detach()[k].clone(),
-            "adamw": {
-                name: value.clone() if isinstance(value, Tensor) else value
-                for name, value in self.adamw.row(k).items()
+            "state": vars(state),
+            "members": {
+                member.run.run_id: {
+                    "config": canonical(member.run),
+                    "held_out": asdict(member.held_out) if member.held_out else None,
+                    **{name: getattr(member, name) for name in Member.SAVED},
+                }
+                for member in row.members
             },
         }
-        path = member.folder / CHECKPOINT
-        partial = path.with_suffix(".tmp")
-        with partial.open("wb") as file:
-            torch.save(state, file)
+        first = folders[0] / f"{CHECKPOINT}.new"
+        with first.open("wb") as file:
+            torch.save(values, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        for folder in folders[1:]:
+            partial = folder / f"{CHECKPOINT}.new"
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(first, partial)
+            except OSError:  # a file system without links
+                shutil.copyfile(first, partial)
+        for folder in folders:
+            os.replace(folder / f"{CHECKPOINT}.new", folder / CHECKPOINT)
 
-    def _resume(self) -> None:
-        for k, member in enumerate(self.members):
-            state = self._read(member)
-            if state is None:
-                continue
-            for name in Member.SAVED:
-                setattr(member, name, state[name])
-            member.held_out = HeldOut(**state["held_out"]) if state["held_out"] else None
-            self.loss_sum_k[k] = state["loss_sum"]
-            self.flat_kp.detach()[k].copy_(state["flat"])
-            self.adamw.load_row(k, state["adamw"])
+    def _resumed(self, members: list[Member]) -> list[Row]:
+        """Rows of the members, from their checkpoints where there are any."""
+        rows: dict[Hashable, Row] = {}
+        for member in sorted(members, key=lambda m: (-m.parts_at, -m.run.S)):
+            saved = self._read(member)
+            state = None
+            if saved is not None:
+                own = saved["members"][member.run.run_id]
+                for name in Member.SAVED:
+                    setattr(member, name, own[name])
+                member.held_out = HeldOut(**own["held_out"]) if own["held_out"] else None
+                state = State(**saved["state"])
+            together = member.step < member.parts_at
+            key = (trunk(member.run), member.step) if together else member.run.run_id
+            if key in rows:
+                rows[key].members.append(member)
+            else:
+                rows[key] = Row([member], state, on_disk=state is not None)
+        place = {member.run.run_id: i for i, member in enumerate(members)}
+        first = {id(row): min(place[m.run.run_id] for m in row.members) for row in rows.values()}
+        return sorted(rows.values(), key=lambda row: first[id(row)])
 
     def _read(self, member: Member) -> dict[str, Any] | None:
         """The checkpoint of a member; None where there is none, or none that can be used."""
@@ -518,11 +664,11 @@ class Trainer:
         if path is None or not path.exists():
             return None
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            made_by = state["format"], state["recipe"]
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            made_by = saved["format"], saved["recipe"]
             if made_by != (_FORMAT, RECIPE):
                 raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")
-            config, corpus_hash = state["config"], state["corpus_hash"]
+            members, corpus_hash = saved["members"], saved["corpus_hash"]
         except (MemoryError, PermissionError):
             raise
         except Exception as error:  # torch raises many types for a damaged file
@@ -534,9 +680,10 @@ class Trainer:
                 stacklevel=6,
             )
             return None
-        if config != canonical(member.run):
+        if member.run.run_id not in members:
+            other = next(iter(members.values()))["config"]
             raise ConfigError(
-                f"{path} belongs to another config ({config}, not {canonical(member.run)}); use "
+                f"{path} belongs to another config ({other}, not {canonical(member.run)}); use "
                 "another folder."
             )
         if corpus_hash != self.files.hash:
@@ -544,4 +691,4 @@ class Trainer:
                 f"{path} was trained on other token files (hash {corpus_hash[:12]}, now "
                 f"{self.files.hash[:12]}); the text or the tokenizer changed. Delete it to start anew."
             )
-        return state
+        return saved

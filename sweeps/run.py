@@ -473,7 +473,7 @@ def _check_run(
     `files` by `key` and `checked` remember what earlier runs share with this one.
     """
     from scaling import corpus
-    from scaling.optim import peaks
+    from scaling.schedule import peaks
     from scaling.tokens import TrainTokens, held_out_windows
 
     try:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.config import OptimConfig, from_dict
-from scaling.optim import AdamW, peaks, schedule, warmup_steps
+from scaling.optim import AdamW
+from scaling.schedule import peaks, schedule, warmup_steps
 
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
 fractions = st.one_of(st.just(0.0), st.floats(1e-6, 1))

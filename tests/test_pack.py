@@ -110,7 +110,8 @@ def test_a_member_resumes_alone_and_in_another_pack(runs, tmp_path):
     folders = [tmp_path / str(k) for k in range(3)]
     with pytest.raises(Interrupted):
         train_pack(runs[:3], execution=ONE, folders=folders, should_stop=lambda: next(calls) >= 17)
-    assert torch.load(folders[0] / CHECKPOINT, weights_only=True)["step"] == 17
+    saved = torch.load(folders[0] / CHECKPOINT, weights_only=True)
+    assert saved["members"][runs[0].run_id]["step"] == 17
     assert_same(train(runs[0], execution=ONE, folder=folders[0]), train(runs[0], execution=ONE))
     # beside a run that starts from nothing
     mixed = train_pack([runs[5], runs[1]], execution=ONE, folders=[None, folders[1]])
@@ -144,3 +145,79 @@ def test_shares_of_time_add_up(runs):
 
 def test_no_runs():
     assert train_pack([]) == []
+
+
+def test_more_runs_than_slots_take_turns(runs, tmp_path):
+    folders = [tmp_path / run.run_id for run in runs]
+    calls = iter(range(1, 1000))
+    with pytest.raises(Interrupted):
+        train_pack(
+            runs, slots=2, execution=ONE, folders=folders, should_stop=lambda: next(calls) >= 50
+        )
+    left = [run for run in runs if (tmp_path / run.run_id / CHECKPOINT).exists()]
+    assert len(left) == 2
+    resumed = train_pack(runs[2:], slots=3, execution=ONE, folders=folders[2:])
+    for member, run in zip(resumed, runs[2:], strict=True):
+        assert_same(member, train(run, execution=ONE))
+        assert 2 <= member.row["pack"] <= 3
+
+
+def ladder(run, **changes):
+    """Five horizons whose runs part late, one that never parts early, and one of another seed."""
+    common = {"optim.schedule": "wsd", "optim.warmup_tokens": 1280, **changes}
+    horizons = [10, 20, 40, 44, 80]
+    runs = [override(run, {**common, "tokens": S * 256}) for S in horizons]
+    return [*runs, override(runs[-1], {"eval.points": 1}), override(runs[1], {"seed": 5})]
+
+
+def test_branches_are_the_runs_alone(run, tmp_path):
+    runs = ladder(run)
+    alone = {one.run_id: train(one, execution=ONE) for one in runs}
+    for slots in (1, 2, None):
+        steps = 0
+
+        def count(*_):
+            nonlocal steps
+            steps += 1
+            return False
+
+        together = train_pack(runs, slots=slots, execution=ONE, should_stop=count)
+        for member in together:
+            assert_same(member, alone[member.row["run_id"]])
+        shared = [r.row["D_shared"] // 256 for r in together]
+        assert shared[:5] == [8, 16, 32, 35, 0] and shared[5] in (64, 80) and shared[6] == 0
+        if slots == 1:  # one row at a time: each step but the shared ones
+            assert abs(steps - (sum(one.S for one in runs) - sum(shared))) <= 1
+    # Killed and resumed with another set of runs beside it: the same still.
+    folders = [tmp_path / one.run_id for one in runs]
+    calls = iter(range(1, 1000))
+    with pytest.raises(Interrupted):
+        train_pack(
+            runs, slots=1, execution=ONE, folders=folders, should_stop=lambda: next(calls) > 34
+        )
+    assert (folders[4] / CHECKPOINT).stat().st_nlink > 1  # one file for the trunk's members
+    for chosen, slots in ((range(2), 1), (range(2, 7), 2)):
+        some = [runs[i] for i in chosen]
+        for member in train_pack(
+            some, slots=slots, execution=ONE, folders=[folders[i] for i in chosen]
+        ):
+            assert_same(member, alone[member.row["run_id"]])
+
+
+def test_what_depends_on_the_horizon_is_not_shared(run):
+    for changes in (
+        {"optim.warmup_tokens": None},
+        {"optim.lr": "0.01 D^-0.1"},
+        {"optim.schedule": "cosine"},
+    ):
+        runs = ladder(run, **changes)[:3]
+        assert [r.row["D_shared"] for r in train_pack(runs, execution=ONE)] == [0, 0, 0]
+    constant = ladder(run, **{"optim.schedule": "constant"})[:3]
+    assert [r.row["D_shared"] for r in train_pack(constant, execution=ONE)] == [2560, 5120, 0]
+
+
+def test_a_lost_trunk_loses_its_branches_as_each_would_be_alone(run):
+    runs = ladder(run, **{"optim.lr": 1e5, "optim.clip": None})[2:5]
+    together = train_pack(runs, execution=ONE)
+    assert [r.status for r in together] == ["diverged"] * 3
+    assert all(r.row["S"] < r.config.S and r.row["error"] for r in together)

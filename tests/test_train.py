@@ -123,7 +123,8 @@ def test_killed_and_resumed_equals_undisturbed(run, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    step = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    step = saved["members"][run.run_id]["step"]
     assert 0 < step < 1000
     assert losses(train(run, execution=ONE, folder=tmp_path)) == losses(train(run, execution=ONE))
 

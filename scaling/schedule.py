@@ -1,0 +1,74 @@
+"""Learning rates of a run, step by step, and which runs train alike. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+from scaling.config import RunConfig, canonical, peak_lr
+from scaling.count import parameters
+
+
+def warmup_steps(run: RunConfig) -> int:
+    """Steps of linear warm-up, at most all of them."""
+    if run.optim.warmup_tokens is not None:
+        return min(run.S, math.ceil(run.optim.warmup_tokens / run.batch_tokens))
+    return round(run.optim.warmup_fraction * run.S)
+
+
+def peaks(run: RunConfig) -> tuple[float, float]:
+    """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
+    N = parameters(run.model, run.data.vocab_size).N
+    rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
+    matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
+    return matrices, other
+
+
+def schedule(run: RunConfig, step: int) -> float:
+    """Learning rate of `step` (0 to S - 1) over the peak.
+
+    The last step of a cosine or linear run has `final_fraction` (unless warm-up takes all steps but
+    one, or all); that of a wsd run (warm-up, stable,
+    decay: Hu et al. 2024, arXiv 2404.06395; cooldown as in Hägele et al. 2024, arXiv 2405.18392) is
+    one step short of zero.
+    """
+    o, S, W = run.optim, run.S, warmup_steps(run)
+    if step < W:
+        return (step + 1) / W
+    if o.schedule == "constant":
+        return 1.0
+    if o.schedule == "wsd":
+        return min(1.0, (S - step) / _cooldown(run))
+    progress = (step - W) / max(1, S - 1 - W)
+    if o.schedule == "linear":
+        return 1 - (1 - o.final_fraction) * progress
+    return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parts_at(run: RunConfig) -> int:
+    """Steps up to which the learning rate does not know how long the run is: a wsd run until it
+    cools down, a constant one to its end."""
+    if run.optim.schedule == "wsd":
+        return run.S - _cooldown(run)
+    return run.S
+
+
+def trunk(run: RunConfig) -> Hashable:
+    """Runs with equal trunks go through the same parameters, step by step, until the first of them
+    parts (:func:`parts_at`): they differ only in how long they are, how they cool down and when
+    they are measured. A warm-up, or a rule for the learning rate, that depends on the horizon
+    makes a trunk of its own."""
+    same = canonical(run)
+    for key in ("tokens", "eval.points", "eval.other_corpora", "optim.cooldown_fraction"):
+        same.pop(key, None)
+    free = run.optim.schedule in ("wsd", "constant")
+    return (
+        tuple(sorted((key, repr(value)) for key, value in same.items())),
+        warmup_steps(run),
+        peaks(run),
+        None if free else run.S,
+    )
+
+
+def _cooldown(run: RunConfig) -> int:
+    return max(1, round(run.optim.cooldown_fraction * run.S))
