@@ -116,11 +116,16 @@ class ModelConfig(_Part):
     n_kv_head: int | None = None
     """Heads of keys and values, each shared by a group of query heads (Ainslie et al. 2023); n_head
     where not given."""
+    mup_base_width: int | None = None
+    """muP (Yang et al. 2022), with this as the d_model at which it is the standard parametrisation (but
+    for attention): with m = d_model / mup_base_width, the initial matrices shrink as m^-1/2, their
+    learning rate as 1/m (their weight decay grows as m), logits as 1/m; attention scales as
+    1/d_head. Keep d_ff / d_model fixed. The best learning rate is then that of the base width."""
 
     def check(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "n_ctx", "n_repeat"):
             _positive(self, name)
-        for name in ("d_ff", "n_kv_head"):
+        for name in ("d_ff", "n_kv_head", "mup_base_width"):
             if getattr(self, name) is not None:
                 _positive(self, name)
         if self.family not in FAMILIES and not re.search(r"\.py:\w+$", self.family):
@@ -153,6 +158,11 @@ class ModelConfig(_Part):
         if self.d_ff is not None:
             return self.d_ff
         return 4 * self.d_model if self.activation == "gelu" else 8 * -(-self.d_model // 3)
+
+    @property
+    def width_multiplier(self) -> float:
+        """m of muP; 1 in the standard parametrisation."""
+        return 1.0 if self.mup_base_width is None else self.d_model / self.mup_base_width
 
     @property
     def head_width(self) -> int:
@@ -211,7 +221,7 @@ class DataConfig(_Part):
 
 @dataclass(frozen=True)
 class OptimConfig(_Part):
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
     lr: float | str = 3e-3
     """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
@@ -234,9 +244,15 @@ class OptimConfig(_Part):
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    """Decoupled; on matrices only, not on embeddings, biases and norms."""
+    """Decoupled: lr times this times the weight is taken off at every step."""
     clip: float | None = 1.0
     """Largest norm of the gradient; 'none' to leave it alone."""
+    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
+    """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr is of
+    another order (1e-2), and has no beta1, beta2, eps; muon (Jordan et al. 2024) is for the matrices,
+    with steps as large as AdamW's at the same lr, beside AdamW for all else."""
+    decay: Literal["matrices", "embeddings", "all"] = "matrices"
+    """What weight decay acts on: matrices; these, embeddings and output layer; biases and norms too."""
 
     def check(self) -> None:
         for name in ("lr", "lr_embedding"):
@@ -487,10 +503,11 @@ def canonical(config: RunConfig) -> dict[str, Any]:
         "optim.cooldown_fraction": optim.schedule != "wsd",
         "optim.final_fraction": optim.schedule in ("wsd", "constant"),
         "optim.warmup_fraction": optim.warmup_tokens is not None,
+        **{f"optim.{key}": optim.optimizer == "adafactor" for key in ("beta1", "beta2", "eps")},
         "data.data_seed": config.data.unique_tokens is None,
     }
     if model.family == "lstm":
-        used = ("n_layer", "d_model", "n_ctx", "tied", "family")
+        used = ("n_layer", "d_model", "n_ctx", "tied", "family", "mup_base_width")
         shape = (key for key in flat if key.startswith("model."))
         without_effect |= {key: True for key in shape if key.partition(".")[2] not in used}
     if not config.data.corpus.startswith("hub:"):

@@ -3,6 +3,8 @@ width d_model, started from zero at the beginning of every context."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -33,7 +35,11 @@ class LSTM(Model):
 
     def std(self, name: str) -> float:
         """0.02 of embeddings; matrices as spread as torch's own, U(-1, 1) / sqrt(d_model)."""
-        return (3 * self.model.d_model) ** -0.5 if self.kind(name) == "matrix" else 0.02
+        width = self.model.mup_base_width or self.model.d_model
+        return (3 * width) ** -0.5 if self.kind(name) == "matrix" else 0.02
+
+    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        return tensor.chunk(4) if self.kind(name) == "matrix" else [tensor]  # one a gate
 
     def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         x_kbtd = self.embed(p, tokens_kbt)

@@ -31,6 +31,7 @@ import importlib
 import importlib.util
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -67,11 +68,19 @@ class Model:
         self.shapes = {name: shapes[name] for name in names}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.P = sum(self.sizes)
-        self.P_decayed = sum(
-            size
-            for name, size in zip(self.shapes, self.sizes, strict=True)
-            if self.kind(name) == "matrix"
-        )
+        starts = itertools.accumulate(self.sizes, initial=0)
+        self.offsets = dict(zip(self.shapes, starts, strict=False))
+        """Where each tensor begins in a row."""
+        self.ends: dict[str, int] = {}
+        """Where each kind of tensor ends in a row."""
+        for kind in _KINDS:
+            before = list(self.ends.values())[-1:] or [0]
+            mine = (
+                n
+                for name, n in zip(self.shapes, self.sizes, strict=True)
+                if self.kind(name) == kind
+            )
+            self.ends[kind] = before[0] + sum(mine)
 
     # ---------------------------------------------------------------- what a family gives
 
@@ -84,8 +93,14 @@ class Model:
         raise NotImplementedError
 
     def std(self, name: str) -> float:
-        """Standard deviation of the initial weights of a matrix or an embedding."""
+        """Standard deviation of the initial weights of a matrix or an embedding; in muP, of a matrix
+        at the base width."""
         return 0.02
+
+    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        """Views of a tensor's independent parts, where it holds several: what an optimiser of whole
+        matrices takes one by one."""
+        return [tensor]
 
     # ---------------------------------------------------------------- parameters
 
@@ -123,14 +138,18 @@ class Model:
 
     def init(self, seeds: list[int]) -> Tensor:
         """Initial parameters [K, P] on the CPU, one row a seed: matrices and embeddings N(0, std),
-        biases 0, norms 1."""
+        matrices divided by the root of the width multiplier (Yang et al. 2022, Table 8), biases 0,
+        norms 1."""
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             parts = []
             for name, size in zip(self.shapes, self.sizes, strict=True):
                 if self.kind(name) != "vector":
-                    part = torch.randn(size, generator=generator) * self.std(name)
+                    std = self.std(name)
+                    if self.kind(name) == "matrix":
+                        std /= math.sqrt(self.model.width_multiplier)
+                    part = torch.randn(size, generator=generator) * std
                 else:
                     part = torch.zeros(size) if name.endswith("bias") else torch.ones(size)
                 parts.append(part)
@@ -160,9 +179,12 @@ class Model:
     # ---------------------------------------------------------------- from tokens to loss
 
     def _last(self, flat_kp: Tensor, tokens_kbt: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states [K, B T, D] and the output layer [K, V, D]."""
+        """Last hidden states [K, B T, D], as the output layer sees them, and that layer [K, V, D]."""
         p = self.named(flat_kp)
-        return self.hidden(p, tokens_kbt), p["token_embedding" if self.model.tied else "head"]
+        x_knd = self.hidden(p, tokens_kbt)
+        if self.model.mup_base_width is not None:
+            x_knd = x_knd / self.model.width_multiplier
+        return x_knd, p["token_embedding" if self.model.tied else "head"]
 
     def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
         """Next-token logits [K, B T, V] of tokens [K, B, T], T up to n_ctx."""
@@ -347,6 +369,14 @@ class Decoder(Model):
             return 0.02 / math.sqrt(2 * self.model.n_layer * self.model.n_repeat)
         return 0.02
 
+    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        m = self.model
+        if name.endswith("qkv.weight"):
+            return tensor.split([m.d_model, m.kv_width, m.kv_width], dim=1)
+        if name.endswith("up.weight") and m.activation == "swiglu":
+            return tensor.chunk(2, dim=1)
+        return [tensor]
+
     def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         k, b, t = tokens_kbt.shape
         x_kbtd = self.embed(p, tokens_kbt)
@@ -389,7 +419,8 @@ class Decoder(Model):
             query, key = self._rotate(query), self._rotate(key)
         if g < h:
             key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
-        y_bhtc = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        scale = None if m.mup_base_width is None else 1 / c  # not 1 / sqrt(c)
+        y_bhtc = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:

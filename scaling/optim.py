@@ -1,83 +1,145 @@
-"""AdamW over the flat parameters of K models."""
+"""Optimisers over the flat parameters of K models."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scaling.config import OptimConfig
+from scaling.config import ConfigError, OptimConfig
+from scaling.model import Model
+from scaling.schedule import lr_divisor
 
 
-class AdamW:
-    """Decoupled AdamW (Loshchilov & Hutter 2019) for rows of flat parameters [K, P]: every row has
-    its own learning rates, decay and clipping. torch's fused kernel runs on each row's two slices,
-    decayed and not, so a row is the same alone and in a pack."""
+class Optimizer:
+    """Updates rows of flat parameters [K, P]; every row has its own kind of optimiser, learning rates,
+    decay and clipping, and torch's own optimisers work on views of it.
 
-    def __init__(self, flat_kp: Tensor, P_decayed: int, configs: Sequence[OptimConfig]) -> None:
+    AdamW: decoupled (Loshchilov & Hutter 2019), torch's fused kernel on two or three slices of each
+    row, so that a row is the same alone and in a pack. Adafactor (Shazeer & Stern 2018; torch's is
+    that of Zhai et al. 2022): every tensor by itself. Muon (Jordan et al. 2024): every matrix by itself,
+    queries, keys, values and gates apart, with updates as large as AdamW's (Liu et al. 2025); all else
+    is AdamW's.
+    """
+
+    def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
         self.flat_kp = flat_kp
-        self.P_decayed = P_decayed
-        self.mean_kp = torch.zeros_like(flat_kp, requires_grad=False)
-        self.square_kp = torch.zeros_like(flat_kp, requires_grad=False)
         self.clip_k = flat_kp.new_tensor([math.inf if c.clip is None else c.clip for c in configs])
-        self.adamw = torch.optim.AdamW(
-            [
-                {
-                    "params": [parameters_p],
-                    "weight_decay": decay,
-                    "betas": (c.beta1, c.beta2),
-                    "eps": c.eps,
-                    "lr": 0.0,
-                }
-                for row_p, c in zip(flat_kp.detach(), configs, strict=True)
-                for parameters_p, decay in zip(
-                    self._slices(row_p), (c.weight_decay, 0.0), strict=True
-                )
-            ],
-            fused=True,
-        )
-        # The moments are slices of two tensors of ours: rows are then copied, dropped and saved whole.
-        moments = [
-            pair
-            for rows in zip(self.mean_kp, self.square_kp, strict=True)
-            for pair in zip(*map(self._slices, rows), strict=True)
-        ]
-        for group, (mean, square) in zip(self.adamw.param_groups, moments, strict=True):
-            self.adamw.state[group["params"][0]] = {
-                "step": torch.zeros((), dtype=torch.float32, device=flat_kp.device),
-                "exp_avg": mean,
-                "exp_avg_sq": square,
-            }
+        self.pieces = [_pieces(model, c) for c in configs]
+        groups: dict[str, list[dict[str, Any]]] = {}
+        self.groups: list[list[dict[str, Any]]] = []  # of each row, in the order of its pieces
+        for row_p, c, pieces in zip(flat_kp.detach(), configs, self.pieces, strict=True):
+            # lr and decay act as a product, which stays that of the base width
+            decay = c.weight_decay * lr_divisor(model.model, c)
+            self.groups.append([])
+            for piece in pieces:
+                group = {"params": [piece.view(row_p)], "lr": 0.0}
+                group["weight_decay"] = decay if piece.decayed else 0.0
+                if piece.kind == "adamw":
+                    group |= {"betas": (c.beta1, c.beta2), "eps": c.eps}
+                groups.setdefault(piece.kind, []).append(group)
+        self.torch = [_KINDS[kind](found) for kind, found in groups.items()]
+        by_place = {
+            group["params"][0].data_ptr(): group
+            for optimizer in self.torch
+            for group in optimizer.param_groups
+        }
+        for row_p, pieces, found in zip(flat_kp.detach(), self.pieces, self.groups, strict=True):
+            found += [by_place[piece.view(row_p).data_ptr()] for piece in pieces]
 
-    def _slices(self, row_p: Tensor) -> tuple[Tensor, Tensor]:
-        return row_p[: self.P_decayed], row_p[self.P_decayed :]
-
-    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> None:
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
-        clipped in place, each row by its own norm."""
-        scale_k = (self.clip_k / (grad_kp.norm(dim=1) + 1e-6)).clamp_(max=1.0)
+        clipped in place, each row by its own norm. Returns the norms before clipping [K]."""
+        norm_k = grad_kp.norm(dim=1)
+        scale_k = (self.clip_k / (norm_k + 1e-6)).clamp_(max=1.0)
         if scale_k.is_cuda or bool(
             (scale_k < 1).any()
         ):  # to look costs a GPU more than to multiply
             grad_kp.mul_(scale_k[:, None])
-        slices = [part for row_p in grad_kp for part in self._slices(row_p)]
-        rates = [rate for pair in lr for rate in pair]
-        for group, part, rate in zip(self.adamw.param_groups, slices, rates, strict=True):
-            group["lr"] = rate
-            group["params"][0].grad = part
-        self.adamw.step()
+        rows = zip(self.groups, self.pieces, grad_kp, lr, strict=True)
+        for groups, pieces, grad_p, (matrices, other) in rows:
+            for group, piece in zip(groups, pieces, strict=True):
+                group["lr"] = matrices if piece.matrix else other
+                group["params"][0].grad = piece.view(grad_p)
+        for optimizer in self.torch:
+            optimizer.step()
+        return norm_k
 
-    def row(self, k: int) -> dict[str, Tensor | float]:
-        """What a checkpoint holds of row k."""
-        step = self.adamw.state[self.adamw.param_groups[2 * k]["params"][0]]["step"].item()
-        return {"mean": self.mean_kp[k], "square": self.square_kp[k], "step": step}
+    def row(self, k: int) -> dict[str, Any]:
+        """What a checkpoint holds of row k: torch's state of each of its pieces."""
+        return {
+            f"{number}.{name}": value
+            for number, state in enumerate(self._states(k))
+            for name, value in state.items()
+        }
 
     def load_row(self, k: int, saved: dict[str, Any]) -> None:
         """The reverse of :meth:`row`."""
-        self.mean_kp[k].copy_(saved["mean"])
-        self.square_kp[k].copy_(saved["square"])
-        for group in self.adamw.param_groups[2 * k : 2 * k + 2]:
-            self.adamw.state[group["params"][0]]["step"].fill_(saved["step"])
+        states = self._states(k)
+        for state in states:
+            state.clear()
+        for key, value in saved.items():
+            number, _, name = key.partition(".")
+            states[int(number)][name] = value.clone() if isinstance(value, Tensor) else value
+
+    def _states(self, k: int) -> list[dict[str, Any]]:
+        owner = {id(g): optimizer for optimizer in self.torch for g in optimizer.param_groups}
+        return [owner[id(group)].state[group["params"][0]] for group in self.groups[k]]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a row that is one parameter of one of torch's optimisers."""
+
+    view: Callable[[Tensor], Tensor]
+    kind: str
+    matrix: bool
+    decayed: bool
+
+
+def _pieces(model: Model, c: OptimConfig) -> list[_Piece]:
+    """The pieces of a row; together they are the row."""
+    end = model.ends["matrix"]
+    P_decayed = {"matrices": end, "embeddings": model.ends["head"], "all": model.P}[c.decay]
+    begin = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]  # of AdamW's part
+    pieces = []
+    for name, at in model.offsets.items():
+        if at < begin:
+            whole = torch.empty(model.shapes[name], device="meta")
+            for number in range(len(model.parts(name, whole))):
+                view = partial(_part, model, name, number)
+                pieces.append(_Piece(view, c.optimizer, at < end, at < P_decayed))
+    cuts = sorted({begin, *(x for x in (end, P_decayed, model.P) if x > begin)})
+    for a, b in itertools.pairwise(cuts):
+        pieces.append(_Piece(partial(_cut, a, b), "adamw", b <= end, b <= P_decayed))
+    return pieces
+
+
+def _cut(a: int, b: int, row_p: Tensor) -> Tensor:
+    return row_p[a:b]
+
+
+def _part(model: Model, name: str, number: int, row_p: Tensor) -> Tensor:
+    shape, a = model.shapes[name], model.offsets[name]
+    return model.parts(name, row_p[a : a + math.prod(shape)].view(shape))[number]
+
+
+def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            f"optim.optimizer='muon' needs torch 2.9 or later; this is {torch.__version__}."
+        )
+    return torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw")
+
+
+_KINDS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adafactor": torch.optim.Adafactor,
+    "muon": _muon,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 
-from scaling.config import RunConfig, canonical, peak_lr
+from scaling.config import ModelConfig, OptimConfig, RunConfig, canonical, peak_lr
 from scaling.count import parameters
 
 
@@ -16,12 +16,19 @@ def warmup_steps(run: RunConfig) -> int:
     return round(run.optim.warmup_fraction * run.S)
 
 
+def lr_divisor(model: ModelConfig, optim: OptimConfig) -> float:
+    """What muP divides the learning rate of the matrices by. AdamW: m = d_model / base (Yang et al.
+    2022, Table 8). Updates whose singular values are all alike (Muon), or which are as large as the
+    weights are (Adafactor), shrink by m^1/2 of themselves or need to: m^1/2."""
+    return model.width_multiplier ** (1.0 if optim.optimizer == "adamw" else 0.5)
+
+
 def peaks(run: RunConfig) -> tuple[float, float]:
     """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
     N = parameters(run.model, run.data.vocab_size).N
     rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
     matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
-    return matrices, other
+    return matrices / lr_divisor(run.model, run.optim), other
 
 
 def schedule(run: RunConfig, step: int) -> float:

@@ -27,7 +27,7 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.model import build
-from scaling.optim import AdamW
+from scaling.optim import Optimizer
 from scaling.schedule import parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
@@ -419,8 +419,8 @@ class Trainer:
         if not self.rows:
             return
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
-        self.adamw = AdamW(
-            self.flat_kp, self.decoder.P_decayed, [row.leader.run.optim for row in self.rows]
+        self.adamw = Optimizer(
+            self.flat_kp, self.decoder, [row.leader.run.optim for row in self.rows]
         )
         for k, state in enumerate(states):
             if state.adamw:

@@ -58,6 +58,7 @@ OTHERS = {
     "modern": MODERN,
     "repeat": {"n_repeat": 3},
     "lstm": {"family": "lstm"},
+    "mup": {"mup_base_width": 8},
 }
 """Every option alone and all of the modern ones together."""
 
@@ -271,10 +272,10 @@ def test_seeds_give_their_own_weights():
     assert (both[0] != both[1]).any()
 
 
-def test_decay_covers_matrices_only():
+def test_matrices_come_first():
     decoder = Decoder(SHAPE, V)
     flat = torch.zeros(1, decoder.P)
-    flat[:, : decoder.P_decayed] = 1
+    flat[:, : decoder.ends["matrix"]] = 1
     for name, value in decoder.named(flat).items():
         matrix = name.split(".")[-1] == "weight" and value.dim() == 3
         assert (value == float(matrix)).all(), name

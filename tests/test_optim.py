@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.config import OptimConfig, from_dict
-from scaling.optim import AdamW
+from scaling.config import ConfigError, ModelConfig, OptimConfig, from_dict, override
+from scaling.model import Decoder
+from scaling.optim import Optimizer
 from scaling.schedule import peaks, schedule, warmup_steps
 
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
@@ -77,6 +80,12 @@ def by_hand(p, grads, c, lr, decay):
     return p
 
 
+def slots(matrices, P=10):
+    """A model of which only the places of its tensors are known."""
+    ends = {"matrix": matrices, "embedding": matrices + 1, "head": matrices + 1, "vector": P}
+    return SimpleNamespace(ends=ends, P=P, offsets={}, model=ModelConfig())
+
+
 def test_adamw_by_hand_each_row_with_its_own_settings():
     configs = [
         OptimConfig(beta2=0.9, weight_decay=0.3, clip=None),
@@ -84,7 +93,7 @@ def test_adamw_by_hand_each_row_with_its_own_settings():
     ]
     start = torch.randn(2, 10, dtype=torch.float64)
     flat = start.clone().requires_grad_()
-    optimizer = AdamW(flat, 6, configs)
+    optimizer = Optimizer(flat, slots(6), configs)
     grads = [torch.randn(2, 10, dtype=torch.float64) for _ in range(5)]
     for g in grads:
         optimizer.step(g.clone(), [(0.1, 0.2), (0.01, 0.02)])
@@ -96,8 +105,157 @@ def test_adamw_by_hand_each_row_with_its_own_settings():
 
 def test_clipping_is_by_row():
     flat = torch.zeros(2, 4).requires_grad_()
-    optimizer = AdamW(flat, 2, [OptimConfig(clip=1.0), OptimConfig(clip=1.0)])
+    optimizer = Optimizer(flat, slots(2, 4), [OptimConfig(clip=1.0)] * 2)
     grad = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.3, 0.4, 0.0, 0.0]])
-    optimizer.step(grad, [(0.1, 0.1), (0.1, 0.1)])
+    norms = optimizer.step(grad, [(0.1, 0.1), (0.1, 0.1)])
+    assert norms.tolist() == pytest.approx([5.0, 0.5])
     assert grad[0].norm().item() == pytest.approx(1.0, rel=1e-4)
     assert grad[1].tolist() == pytest.approx([0.3, 0.4, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("decay", "decayed"),
+    [("matrices", {"matrix"}), ("embeddings", {"matrix", "embedding", "head"}), ("all", None)],
+)
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+def test_decay_acts_on_what_it_should(kind, decay, decayed):
+    model = Decoder(ModelConfig(n_layer=1, d_model=8, tied=False, n_ctx=4), 16)
+    flat = torch.ones(1, model.P)
+    config = OptimConfig(optimizer=kind, decay=decay, weight_decay=0.5)
+    Optimizer(flat, model, [config]).step(torch.zeros(1, model.P), [(0.1, 0.1)])
+    for name, value in model.named(flat).items():
+        expected = 0.95 if decayed is None or model.kind(name) in decayed else 1.0
+        # Adafactor's lr is at most 1 / sqrt(step)
+        torch.testing.assert_close(value, torch.full_like(value, expected), msg=name)
+
+
+def random_rows(model, K=2):
+    generator = torch.Generator().manual_seed(1)
+    flat = model.init(list(range(K)))
+    return flat, [torch.randn(flat.shape, generator=generator) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["adafactor", "muon"])
+def test_matrices_are_updated_as_torch_does_alone(kind):
+    shape = ModelConfig(n_layer=1, d_model=8, n_kv_head=1, activation="swiglu", n_ctx=4)
+    model = Decoder(shape, 16)
+    flat, grads = random_rows(model)
+    config = OptimConfig(optimizer=kind, clip=None, weight_decay=0.3)
+    start = {name: value[1].clone() for name, value in model.named(flat).items()}
+    optimizer = Optimizer(flat, model, [OptimConfig(), config])  # kinds may differ in a pack
+    for grad in grads:
+        optimizer.step(grad.clone(), [(0.1, 0.1), (0.02, 0.05)])
+    after = {name: value[1] for name, value in model.named(flat).items()}
+    named = [{n: g[1] for n, g in model.named(grad).items()} for grad in grads]
+    for name, columns in (
+        ("0.qkv.weight", (8, 4, 4)),
+        ("0.up.weight", (24, 24)),
+        ("0.down.weight", None),
+    ):
+        for number, piece in enumerate(start[name].split(columns, 1) if columns else [start[name]]):
+            parameter = torch.nn.Parameter(piece.clone())
+            if kind == "muon":
+                alone = torch.optim.Muon(
+                    [parameter], lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"
+                )
+            else:
+                alone = torch.optim.Adafactor([parameter], lr=0.02, weight_decay=0.3)
+            for grad in named:
+                g = grad[name].split(columns, 1)[number] if columns else grad[name]
+                parameter.grad = g.contiguous()
+                alone.step()
+            ours = after[name].split(columns, 1)[number] if columns else after[name]
+            torch.testing.assert_close(ours, parameter.detach(), rtol=1e-4, atol=1e-6)
+    if kind == "muon":  # the rest is AdamW's
+        expected = by_hand(
+            start["norm.weight"], [g["norm.weight"] for g in named], config, 0.05, 0.0
+        )
+        torch.testing.assert_close(after["norm.weight"], expected)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+def test_a_saved_row_goes_on_as_if_undisturbed(kind):
+    model = Decoder(ModelConfig(n_layer=1, d_model=8, n_ctx=4), 16)
+    flat, grads = random_rows(model)
+    config = OptimConfig(optimizer=kind)
+    rates = [(0.01, 0.02)] * 2
+    first = Optimizer(flat, model, [config] * 2)
+    first.step(grads[0].clone(), rates)
+    copy = flat[1:].clone()
+    second = Optimizer(copy, model, [config])
+    second.load_row(0, first.row(1))
+    for grad in grads[1:]:
+        first.step(grad.clone(), rates)
+        second.step(grad[1:].clone(), rates[:1])
+    assert (copy[0] == flat[1]).all()
+
+
+def test_muon_of_an_old_torch(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    model = Decoder(ModelConfig(n_layer=1, d_model=8, n_ctx=4), 16)
+    with pytest.raises(ConfigError, match=r"needs torch 2\.9 or later"):
+        Optimizer(model.init([0]), model, [OptimConfig(optimizer="muon")])
+
+
+# ------------------------------------------------------------------ muP
+
+
+def drift(width, *, mup, optimizer="adamw", lr=2e-3):
+    """RMS change of (hidden states before the output layer, logits) in four steps, and the loss."""
+    shape = {"n_layer": 2, "d_model": width, "n_head": 2, "n_ctx": 16}
+    run = from_dict(
+        {"model": shape | ({"mup_base_width": 32} if mup else {}), "tokens": 8 * 128}
+        | {
+            "optim": {
+                "lr": lr,
+                "lr_embedding": 1e-4,
+                "schedule": "constant",
+                "optimizer": optimizer,
+            },
+            "batch_tokens": 128,
+        }
+    )
+    model = Decoder(run.model, 64)
+    flat = model.init([0]).requires_grad_()
+    windows = torch.randint(0, 64, (1, 8, 17), generator=torch.Generator().manual_seed(0))
+    inputs = windows[:, :, :-1]
+
+    def state():
+        with torch.no_grad():
+            return model.hidden(model.named(flat), inputs), model.logits(flat, inputs)
+
+    before = state()
+    steps = Optimizer(flat, model, [run.optim])
+    for _ in range(4):
+        loss = model.mean_loss(flat, windows)
+        (grad,) = torch.autograd.grad(loss.sum(), flat)
+        steps.step(grad, [peaks(run)])
+    return [(b - a).square().mean().sqrt().item() for a, b in zip(before, state(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("adamw", 1e-3), ("muon", 2e-3), ("adafactor", 1e-2)]
+)
+def test_coordinates_keep_their_size_with_width_in_mup(optimizer, lr):
+    """Yang et al. 2022, appendix D.1: what a few steps change in hidden states and in logits does not
+    grow with width in muP; in the standard parametrisation it does."""
+    widths = (32, 64, 128, 256)
+    for mup in (True, False):
+        changes = torch.tensor([drift(w, mup=mup, optimizer=optimizer, lr=lr) for w in widths])
+        x = torch.tensor(widths).log2()
+        slope = ((x - x.mean())[:, None] * changes.log2()).sum(0) / (x - x.mean()).square().sum()
+        hidden, logits = slope.tolist()
+        if mup:  # the logits' random part at the start fades with width
+            assert -0.2 < hidden < 0.05 and -0.5 < logits < 0.05
+        else:
+            assert hidden > 0.3 and logits > 0.7
+
+
+def test_mup_at_its_base_width_is_standard_but_for_attention():
+    standard = from_dict({"model": {"d_model": 64, "n_head": 1}})
+    mup = override(standard, {"model.mup_base_width": 64})
+    a, b = Decoder(standard.model, 32), Decoder(mup.model, 32)
+    flat = a.init([0])
+    assert (b.init([0]) == flat).all() and peaks(standard) == peaks(mup)
+    tokens = torch.randint(0, 32, (1, 1, 1))  # one token attends to itself, at any scale
+    assert (a.logits(flat, tokens) == b.logits(flat, tokens)).all()

@@ -37,6 +37,7 @@ def runs(run):
         {"tokens": 20 * 256, "optim.schedule": "wsd"},
         {"data.unique_tokens": 3200, "data.data_seed": 4, "optim.clip": None},
         {"optim.beta2": 0.99, "eval.points": 2, "tokens": 55 * 256},
+        {"optim.optimizer": "muon", "optim.decay": "all", "seed": 7},
     ]
     return [override(run, change) for change in changes]
 
