@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling.table import COLUMNS
+
 
 class LawError(ValueError):
     """A law that is not known, or whose signature and ranges disagree."""
@@ -144,7 +146,11 @@ class Law:
         return np.asarray(self.function(*x, **{name: params[name] for name in self.params}), float)
 
     def _example(self) -> str:
-        return f"predict({', '.join(f'{name}=...' for name in self.inputs)})"
+        call = f"predict({', '.join(f'{name}=...' for name in self.inputs)})"
+        units = {column.name: column.unit for column in COLUMNS}
+        known = [f"{name} [{units[name]}]" for name in self.inputs if units.get(name)]
+        out = f"{self.target} [{units[self.target]}]" if units.get(self.target) else self.target
+        return f"{call} gives {out}" + (f" for {', '.join(known)}" if known else "")
 
 
 def law(

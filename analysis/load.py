@@ -6,6 +6,7 @@ Columns are symbols: N parameters, D tokens, C FLOPs, B tokens a step, S steps, 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -51,9 +52,11 @@ def load(
     """The runs of `path` as a checked table, one row a run, or one row an evaluation.
 
     path    a sweep's folder (``runs.csv``), or a table of any origin: .csv, .tsv, .parquet,
-            .jsonl, .json; or a DataFrame. The runs table that Weights & Biases exports is one: its
-            State becomes `status`.
-    map     {column there: symbol here}, such as {"val/loss": "L", "params": "N"}.
+            .jsonl, .json; or a DataFrame. Numbers may be written 1,400,000 or 70M. The runs table
+            that Weights & Biases exports is one: its State becomes `status`; a chart that it
+            exports becomes one row a run and step.
+    map     {column there: symbol here}, such as {"val/loss": "L", "params": "N"}; what is there may
+            be an expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}.
     curves  one row an evaluation: S, D, C, L so far, with the run's N, B, D_total (its last D) and
             L_final beside. A table of another origin then needs a column run_id.
     need    the columns that must be there, such as those of a law, ("B", "S"); N, D, C and L where
@@ -69,7 +72,9 @@ def load(
     """
     names = dict(map or {})
     table, where = _open(path, curves)
-    _refuse_chart(table, where)
+    chart = _is_chart(table)
+    if chart:
+        table = _melt_chart(table)
     table = _rename(table, names, where)
     table = _wandb(table, where)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
@@ -85,6 +90,13 @@ def load(
         table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
         last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
         table["D_total"], table["L_final"] = last["D"], last["L"]
+    if chart and len(table) and not set(wanted) <= set(table.columns):
+        absent = ", ".join(name for name in wanted if name not in table.columns)
+        raise TableError(
+            f"{where} is a chart exported from Weights & Biases: it holds "
+            f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. Export the table of "
+            "runs (one row a run, with the columns of config and summary), or add the columns."
+        )
     check(table, need=wanted, where=where)
     ours = isinstance(path, str | Path) and Path(path).is_dir()  # its units are no question
     _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
@@ -115,18 +127,26 @@ def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, 
             f"sweep's folder or one of {', '.join(readers)}."
         )
     try:
-        return reader(path), str(path)
+        table = reader(path)
+        # Rows that hold nothing but the number that some tools write before each row.
+        named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
+        return table.dropna(how="all", subset=named or None), str(path)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are these
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 
 
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
     """The table with its column names as written: pandas would call a second L 'L.1'."""
-    table = pd.read_csv(path, sep=separator, low_memory=False)
+    with open(path, encoding="utf-8-sig") as file:
+        first = file.readline()
+    if separator not in first:  # one column, or another separator
+        separator = next((s for s in (";", "\t") if s in first), separator)
+    decimal = "," if separator == ";" else "."
+    table = pd.read_csv(path, sep=separator, decimal=decimal, low_memory=False)
     header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
     if len(header) == len(table.columns):
         table.columns = [
-            given if pd.isna(written) else written
+            given if pd.isna(written) else written.strip()
             for given, written in zip(table.columns, header, strict=True)
         ]
     return table
@@ -155,9 +175,10 @@ def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Dat
         raise TableError(
             f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove one."
         )
+    made = {}
     for old, new in names.items():
         if old not in table.columns:
-            raise TableError(f"{where}: {missing_column(old, table.columns)} (asked for by map)")
+            made[old] = _evaluated(table, old, where)
         rivals = [name for name in names if names[name] == new]
         if len(rivals) > 1:
             raise TableError(
@@ -169,22 +190,49 @@ def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Dat
                 f"{where}: map={{{old!r}: {new!r}}} would hide the column {new!r} that is there "
                 f"already; rename that one too, say map={{{new!r}: '{new}_old'}}."
             )
-    return table.rename(columns=dict(names))
+    return table.assign(**made).rename(columns=dict(names))
+
+
+def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
+    """What an expression of columns gives, such as 1e6 * params_M."""
+    said = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
+    words = [word for word in table.columns if str(word) in said]
+    if expression.isidentifier() or not words:
+        raise TableError(f"{where}: {missing_column(expression, table.columns)} (asked for by map)")
+    numbers = table.copy()
+    _to_numbers(numbers, words, where)
+    try:
+        return pd.Series(numbers.eval(expression), table.index, dtype=float)
+    except Exception as error:
+        raise TableError(
+            f"{where}: map: {expression!r} is no column, and no expression of columns "
+            f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in `backticks`."
+        ) from None
 
 
 # ------------------------------------------------------------------ exports of Weights & Biases
 
 
-def _refuse_chart(table: pd.DataFrame, where: str) -> None:
-    """A chart's export has a column a run, 'RUN - METRIC', and nothing that says what a run is."""
-    series = [c for c in table.columns if " - " in str(c)]
-    if "Step" in table.columns and series:
-        raise TableError(
-            f"{where} is a chart exported from Weights & Biases: one column a run "
-            f"({series[0]!r}, ...), so N and D of the runs are not in it. Export the table of runs "
-            "(one row a run, with the columns of config and summary); for learning curves make one "
-            "row an evaluation, with the columns run_id, N, D and L."
-        )
+def _is_chart(table: pd.DataFrame) -> bool:
+    """A chart's export: the horizontal axis, then a column 'RUN - METRIC' for each line."""
+    names = [str(c) for c in table.columns]
+    return len(names) > 1 and " - " not in names[0] and all(" - " in name for name in names[1:])
+
+
+def _melt_chart(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and step: run_id, the axis (Step as S), and each metric."""
+    axis = table.columns[0]
+    parts = {}
+    for name in table.columns[1:]:
+        run, _, metric = str(name).rpartition(" - ")
+        if not metric.endswith(("__MIN", "__MAX")):  # the band that a chart draws about its line
+            parts.setdefault(run, {})[metric] = table[name]
+    rows = [
+        pd.DataFrame({"run_id": run, "S" if axis == "Step" else axis: table[axis], **metrics})
+        for run, metrics in parts.items()
+    ]
+    metrics = list(dict.fromkeys(metric for found in parts.values() for metric in found))
+    return pd.concat(rows, ignore_index=True).dropna(subset=metrics, how="all", ignore_index=True)
 
 
 def _wandb(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -241,16 +289,32 @@ def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
-        values = pd.to_numeric(table[name], errors="coerce")
+        values = _parsed(table[name])
         bad = _used(table.assign(**{name: table[name].where(values.isna() & table[name].notna())}))
         bad = bad[name].dropna()
         if len(bad):
             raise TableError(
                 f"{where}: column {name!r} must be numbers: {len(bad)} of {len(table)} rows "
                 f"{'is' if len(bad) == 1 else 'are'} not, first at row {bad.index[0]} "
-                f"({name}={bad.iloc[0]!r}). Write plain numbers, such as 7e7 for 70M."
+                f"({name}={bad.iloc[0]!r}). Write numbers, such as 7e7 or 70M, or drop these rows."
             )
         table[name] = values.astype(float)
+
+
+_WRITTEN = re.compile(
+    r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
+)
+_TIMES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+def _parsed(column: pd.Series) -> pd.Series:
+    """Text as numbers, 1,400,000 and 70M and 1.4T too; nan where it is none."""
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    for row in np.flatnonzero(values.isna() & column.notna()):
+        found = _WRITTEN.fullmatch(str(column.iloc[row]))
+        number = pd.to_numeric(found[1].replace(",", ""), errors="coerce") if found else np.nan
+        values.iloc[row] = number * _TIMES[found[2].lower()] if found else np.nan
+    return values
 
 
 def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
@@ -302,7 +366,7 @@ def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Itera
         for name in ("N", "D", "C")
         if name in wanted and name in used
     }
-    units = "N counts parameters and D tokens, one by one: multiply by 1e6 or 1e9"
+    units = "N counts parameters and D tokens, one by one: say map 1e6*COLUMN=N"
     small = [
         f"{n} = {middle[n]:.3g}"
         for n, least in (("N", 1e3), ("D", 1e5))
@@ -354,5 +418,10 @@ def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]
     if float(np.median(L)) > 20:
         yield (
             f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
-            "logarithm."
+            "logarithm: say map log(COLUMN)=L."
+        )
+    elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
+        yield (
+            f"the median L is {np.median(L):.3g} nats/token, less than language models reach; is it "
+            "in bits per byte? A law fits it as well, but its floor and coefficients are then others."
         )

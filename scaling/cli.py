@@ -293,7 +293,8 @@ def fit(
         runs: A results folder, or a CSV, parquet or JSONL table.
         law: A law's name (`scaling laws`), or file.py:name for your own; chinchilla where none is
             given. May be given more than once.
-        map: Column names there and here, such as loss=L,params=N,tokens=D.
+        map: Column names there and here, such as loss=L,params=N,tokens=D; what is there may be an
+            expression, such as 1e6*params_M=N or 10**log10_flops=C.
         objective: Huber, least squares, or least absolute deviations; auto is Huber, or least squares
             for fewer than 25 runs.
         delta: Huber's threshold; tied to the residual scale where not given. Hoffmann et al. used 1e-3.
@@ -340,15 +341,21 @@ def laws(*, json: bool = False) -> None:
     Args:
         json: Print one JSON list, with the inputs and parameters of each.
     """
+    import shutil
+    import textwrap
+
     from analysis import laws as all_laws
 
     rows = all_laws.table().to_dict("records")
     if json:
         _print_json(rows)
         return
-    width = max(len(row["name"]) for row in rows) + 2
+    indent = max(len(row["name"]) for row in rows) + 2
+    width = shutil.get_terminal_size((100, 24)).columns
+    wrap = textwrap.TextWrapper(max(width, 2 * indent), subsequent_indent=" " * indent)
     for row in rows:
-        print(f"{row['name']:<{width}}{row['formula']}\n{'':<{width}}{row['source']}")
+        print(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
+        print(wrap.fill(f"{'':<{indent}}{row['source']}"))
     print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
 
 
@@ -454,7 +461,7 @@ def frontier(
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
 
-    runs, curves = _runs_and_curves(results, map)
+    runs, curves = _runs_and_curves(results, map, method)
     found = frontier_of(
         runs,
         curves=curves,
@@ -790,18 +797,20 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
     return kept
 
 
-def _runs_and_curves(path: Path, pairs: Sequence[str]) -> tuple[Any, Any]:
+def _runs_and_curves(path: Path, pairs: Sequence[str], method: str) -> tuple[Any, Any]:
     """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
     comes back is one of learning curves."""
     from analysis import load
 
     names = _mapping(pairs)
-    runs = load(path, map=names)
+    # A law that is fitted says itself where N and D look swapped; once is enough.
+    need = ("N", "D", "C", "L") if method in ("parametric", "all") else None
+    runs = load(path, map=names, need=need)
     folder = path.is_dir() and (path / "curves.parquet").exists()
     repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
     if not (folder or repeated):
         return runs, None
-    curves = load(path, map=names, curves=True)
+    curves = load(path, map=names, curves=True, need=need)
     return (runs, curves) if folder else (curves, None)
 
 

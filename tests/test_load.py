@@ -163,15 +163,46 @@ def test_only_the_columns_of_a_law_are_needed_and_derived():
 
 
 def test_words_in_a_column_of_numbers(tmp_path):
-    with pytest.raises(TableError, match=r"'N' must be numbers: 1 of 3.*row 1 \(N='70M'\).*7e7"):
-        load(nl(N=["1e6", "70M", "4e6"]), need=("N", "L"))
+    with pytest.raises(TableError, match=r"'N' must be numbers: 1 of 3.*row 1 \(N='big'\).*7e7"):
+        load(nl(N=["1e6", "big", "4e6"]), need=("N", "L"))
     path = tmp_path / "runs.csv"
     path.write_text("N,D,L,status\n1e6,2e7,3.0,ok\n2e6,4e7,-,failed\n")
     got = load(path)  # a failed run has no loss, however it says so
     assert got["L"].tolist()[0] == 3.0 and np.isnan(got["L"][1])
     path.write_text("S,B,N,L\n10k,100,1e6,3.0\n")
+    assert load(path)["D"][0] == 1e6  # not S B = '10k10k...'
+    path.write_text("S,B,N,L\nten,100,1e6,3.0\n")
     with pytest.raises(TableError, match=r"'S' must be numbers.*row 0"):
-        load(path)  # not S B = '10k10k...'
+        load(path)
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        '\ufeff,n_params, train_tokens,final_loss\n0,70M,"1,400,000,000",3.2\n1,1.5B,1.4T,2.5\n'
+        "2,,,\n3,4e6,20 B,3.9\n,,,\n"
+    )
+    names = {"n_params": "N", "train_tokens": "D", "final_loss": "L"}
+    got = load(path, map=names)
+    assert got["N"].tolist() == [7e7, 1.5e9, 4e6] and got["D"].tolist() == [1.4e9, 1.4e12, 2e10]
+    path.write_text("params;tokens;loss\n1e6;2e7;3,5\n2e6;4e7;3,25\n")
+    assert load(path, map={"params": "N", "tokens": "D", "loss": "L"})["L"].tolist() == [3.5, 3.25]
+    for word in ("M", "1,2", "3.5%", "1e6 params", "--"):
+        with pytest.raises(TableError, match="'N' must be numbers"):
+            load(nl(N=["1e6", word, "4e6"]), need=("N", "L"))
+
+
+def test_a_map_may_hold_expressions(tmp_path):
+    there = pd.DataFrame(
+        {"params_M": ["1,000", "2000"], "log10_tokens": [8.0, 9.0], "val ppl": 20.0}
+    )
+    names = {"1e6 * params_M": "N", "10**log10_tokens": "D", "log(`val ppl`)": "L"}
+    got = load(there, map=names)
+    assert got["N"].tolist() == [1e9, 2e9] and got["D"].tolist() == pytest.approx([1e8, 1e9])
+    assert got["L"][0] == pytest.approx(np.log(20))
+    for wrong in ("1e6 * params_M *", "params_M + nothing"):
+        with pytest.raises(TableError, match="no expression of columns"):
+            load(there, map={wrong: "N"})
 
 
 def test_two_columns_of_one_name(tmp_path):
@@ -236,9 +267,21 @@ def test_the_runs_table_of_weights_and_biases(tmp_path):
     assert "status" not in load(states)  # a column of that name, but not theirs
 
 
-def test_a_chart_of_weights_and_biases_is_refused_with_advice(tmp_path):
+def test_a_chart_of_weights_and_biases_is_one_row_a_run_and_step(tmp_path):
     path = tmp_path / "chart.csv"
-    names = [f"{run} - val/loss{end}" for run in ("a", "b") for end in ("", "__MIN", "__MAX")]
-    pd.DataFrame({"Step": [1, 2]} | dict.fromkeys(names, 3.0)).to_csv(path, index=False)
-    with pytest.raises(TableError, match=r"chart exported from Weights & Biases.*Export the table"):
-        load(path)
+    names = [f"{run} - val/loss{end}" for run in ("a - b", "c") for end in ("", "__MIN", "__MAX")]
+    columns = dict(zip(names, ([3.0, 2.0], [0, 0], [9, 9], [4.0, np.nan], 1, 1), strict=True))
+    pd.DataFrame({"Step": [1, 2]} | columns).to_csv(path, index=False)
+    got = load(path, map={"val/loss": "L"}, need=("S", "L"))
+    assert got["run_id"].tolist() == ["a - b", "a - b", "c"] and got["S"].tolist() == [1, 2, 1]
+    assert got["L"].tolist() == [3.0, 2.0, 4.0]
+    with pytest.raises(
+        TableError, match=r"chart exported from Weights & Biases.* no N, D, C\. Export the table"
+    ):
+        load(path, map={"val/loss": "L"})
+    sized = pd.DataFrame({"tokens": [1e8, 2e8], "x - loss": [3.0, 2.9], "x - params": 1e6})
+    sized.to_csv(path, index=False)
+    assert load(path, map={"tokens": "D", "loss": "L", "params": "N"})["C"].tolist() == [
+        6e14,
+        1.2e15,
+    ]
