@@ -75,6 +75,8 @@ def sweep(
     dry_run: bool = False,
     in_process: bool = False,
     retry_failed: bool = False,
+    budget_flops: float | None = None,
+    budget_hours: float | None = None,
     set: tuple[str, ...] = (),
     filter: tuple[str, ...] = (),
     tag: str | None = None,
@@ -92,6 +94,9 @@ def sweep(
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
         in_process: One run after another in this process, without Ray.
         retry_failed: Train failed runs again.
+        budget_flops: Begin no run that would take this call beyond so many FLOPs (6 N D).
+        budget_hours: Begin no run after so many hours. Where a budget leaves runs, the exit code
+            is 3 and the same command goes on.
         set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
             name=... renames the sweep and so its folder.
         filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
@@ -100,26 +105,61 @@ def sweep(
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
+    from sweeps.run import BudgetSpent
 
-    it = Sweep.from_toml(spec, results, changes=_changes(set), filters=filter, tag=tag)
+    it = Sweep.from_toml(
+        spec, results, changes=_changes(set), filters=filter, tag=tag, width=_interval_width
+    )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         print(it.plan(**how, measure=True))
         return
-    runs = it.run(
-        workers=workers,
-        threads=threads,
-        device=device,
-        retries=retries,
-        in_process=in_process,
-        retry_failed=retry_failed,
-        on_finish=_exporter(it.store, export) if export else None,
-    )
-    mine = {run.run_id for run in it.spec.runs}
+    try:
+        runs = it.run(
+            workers=workers,
+            threads=threads,
+            device=device,
+            retries=retries,
+            in_process=in_process,
+            retry_failed=retry_failed,
+            budget_flops=budget_flops,
+            budget_hours=budget_hours,
+            on_finish=_exporter(it.store, export) if export else None,
+        )
+    except BudgetSpent as spent:
+        _say(str(spent))
+        raise SystemExit(3) from None
+    mine = it.designed().runs.keys()
     failed = runs.run_id.isin(mine) & (runs.status == "failed")
     if failed.any():
         _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
+
+
+def _interval_width(asked: Any, rows: list[Any]) -> float:
+    """Width of a parameter's 95 % interval in a fit to these rows; infinite where it has none."""
+    import math
+
+    import pandas as pd
+
+    from analysis import fit as fit_law
+    from analysis import laws as all_laws
+    from analysis.fit import FitError
+    from scaling.table import TableError
+
+    table = pd.DataFrame(rows)
+    law = all_laws.resolve(asked.law)
+    if asked.parameter not in law.params:
+        raise ConfigError(
+            f"[until] interval.parameter={asked.parameter!r}: {asked.law} has {', '.join(law.params)}."
+        )
+    try:
+        found = fit_law(law, table[table.status == "ok"], seed=0)
+    except (FitError, TableError):
+        return math.inf
+    row = found.interval(0.95).loc[asked.parameter]
+    width = float(row["high"] - row["low"])
+    return width if math.isfinite(width) else math.inf
 
 
 def _exporter(store: Any, to: str) -> Any:

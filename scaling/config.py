@@ -350,7 +350,7 @@ class RunConfig(_Part):
         """Training tokens processed: whole steps."""
         return self.S * self.batch_tokens
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
         payload = json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":"))

@@ -80,6 +80,10 @@ class Queue:
     stopping: bool = False
     fatal: ConfigError | StoreError | None = None
     """Why the sweep cannot go on: nothing more can be stored, or it was asked for what cannot be."""
+    admits: Callable[[Job], bool] = lambda job: True
+    """Whether the budget lets a job begin."""
+    held_back: list[Job] = field(default_factory=list)
+    """Jobs that the budget does not let begin."""
     on_finish: Callable[[Outcome], None] = lambda outcome: None
     """Told of every run as it finishes: ok, diverged or failed."""
     _alone: list[Job] = field(default_factory=list)
@@ -96,6 +100,8 @@ class Queue:
         """The most expensive job that waits; None when none does, or none may start now."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
+        while self._waiting and not self.admits(self._waiting[0][2]):
+            self.held_back.append(heapq.heappop(self._waiting)[2])
         if self._waiting:
             job = heapq.heappop(self._waiting)[2]
         elif self._alone and not self.running:

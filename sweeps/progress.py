@@ -72,7 +72,7 @@ class Display:
         """`runs` are the sweep's; `seconds` the estimates of those that are missing."""
         self._queue, self._store, self._workers, self._console = queue, store, workers, console
         self._runs = runs
-        self._C = {run_id: flops(run) for run_id, run in runs.items()}
+        self._C: dict[str, float] = {}
         self._seconds = seconds
         self._start = time.monotonic()
         self._over = threading.Event()
@@ -125,6 +125,9 @@ class Display:
 
     def _state(self) -> tuple[float, float, float, str]:
         """FLOPs done and in all, seconds to go, and the counts in words."""
+        for run_id, run in list(self._runs.items()):  # an adaptive sweep grows
+            if run_id not in self._C:
+                self._C[run_id] = flops(run)
         finished = self._finished()
         over = {outcome.run_id for outcome in finished}
         parts = {run_id: part for run_id, part in self._parts().items() if run_id not in over}
@@ -152,7 +155,11 @@ class Display:
     def _render(self) -> Group:
         done, total, seconds, words = self._state()
         head = Table.grid(padding=(0, 2))
-        state = "stopping: writing checkpoints" if self._queue.stopping else f"ETA {clock(seconds)}"
+        state = f"ETA {clock(seconds)}"
+        if self._queue.held_back:
+            state = "the budget is spent: the last runs end"
+        if self._queue.stopping:
+            state = "stopping: writing checkpoints (Ctrl-C again: at once)"
         head.add_row(
             ProgressBar(total=total, completed=done, width=30),
             f"{100 * done / total:.0f}% of {si(total, 'FLOPs')}",

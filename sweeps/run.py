@@ -21,10 +21,12 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate
+from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
+from sweeps.until import Growth, Width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,10 @@ _GRACE_SECONDS = 6.0
 
 class Stopped(KeyboardInterrupt):
     """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
+
+
+class BudgetSpent(Stopped):
+    """Runs are left that the budget did not let begin."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,15 @@ class Sweep:
     Call again: only what is missing is trained.
     """
 
-    def __init__(self, spec: Spec, results: str | Path | None = None) -> None:
-        """Results go to `results`/<name of the spec>; ./results where not given."""
+    def __init__(
+        self, spec: Spec, results: str | Path | None = None, *, width: Width | None = None
+    ) -> None:
+        """Results go to `results`/<name of the spec>; ./results where not given.
+
+        `width` fits a law, for a spec that goes on until an interval is narrow (sweeps.until).
+        """
         self.spec = spec
+        self._width = width
         self._results = results
         self.store = Store(Path("results" if results is None else results) / spec.name)
 
@@ -138,6 +150,7 @@ class Sweep:
         changes: dict[str, Any] | None = None,
         filters: Sequence[str] = (),
         tag: str | None = None,
+        width: Width | None = None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
@@ -145,7 +158,8 @@ class Sweep:
         `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`).
         """
         spec = Spec.from_toml(path_or_name, changes)
-        return cls(spec.select(filters, tag) if filters or tag is not None else spec, results)
+        spec = spec.select(filters, tag) if filters or tag is not None else spec
+        return cls(spec, results, width=width)
 
     @property
     def folder(self) -> Path:
@@ -187,15 +201,21 @@ class Sweep:
     def _plan(
         self, rows: dict[str, Row], workers: int, samples: Sequence[estimate.Sample] = ()
     ) -> Plan:
-        runs = self.spec.by_id
+        runs = self.designed(rows).runs
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
         speed = estimate.speed([*samples, *estimate.samples_of(rows.values())])
         seconds = {run_id: speed.seconds(run) for run_id, run in missing.items()}
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
         finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
-        workers = max(1, min(workers, len(missing)))
+        if self.spec.until is None:
+            workers = max(1, min(workers, len(missing)))
         return Plan(runs, finished, missing, seconds, speed, workers)
+
+    def designed(self, rows: dict[str, Row] | None = None) -> Growth:
+        """The runs that the spec asks for, and where the searches of its [until] stand."""
+        rows = self.store.rows() if rows is None else rows
+        return self.spec.designed(rows, self._width)
 
     # -------------------------------------------------------------- running
 
@@ -211,6 +231,8 @@ class Sweep:
         checkpoint_seconds: float = 60.0,
         console: Console | None = None,
         quiet: bool = False,
+        budget_flops: float | None = None,
+        budget_hours: float | None = None,
         on_finish: Callable[[Finished], None] | None = None,
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
@@ -218,21 +240,29 @@ class Sweep:
         `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
         run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
-        'failed'. `on_finish` is called here with each run that finishes (sweeps.export has some).
+        'failed'. A spec with [until] adds runs as results come in. No run begins once this call's
+        budget is spent (FLOPs as 6 N D; hours of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has some).
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
-        KeyboardInterrupt) on Ctrl-C or SIGTERM, after the workers have written checkpoints.
+        KeyboardInterrupt) on Ctrl-C or SIGTERM, after the workers have written checkpoints;
+        BudgetSpent, a Stopped, where the budget has left runs to train.
         Nothing that has finished is ever lost or trained again.
         """
         processes = _workers_of(workers, threads, in_process)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
         execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
+        budget = Budget(budget_flops, budget_hours)
+        if self.spec.until and self.spec.until.interval and self._width is None:
+            raise ConfigError(
+                f"{self.spec.name} [until]: interval needs a fit. `scaling sweep` has one; from "
+                "Python, give Sweep a function `width` (sweeps.until.Width)."
+            )
         console = console or Console(quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
-            mine = rows.keys() & self.spec.by_id.keys()
+            mine = rows.keys() & self.designed(rows).runs.keys()
             failed = [run_id for run_id in mine if rows[run_id]["status"] == "failed"]
             if failed:
                 with self.store.drive():
@@ -241,8 +271,10 @@ class Sweep:
         plan = self._plan(rows, processes)
         self._say_messages(console)
         if plan.missing:
-            command = self._command(workers, in_process, retries, execution)
-            self._train(plan, rows, in_process, retries, execution, command, console, on_finish)
+            command = self._command(workers, in_process, retries, execution, budget)
+            self._train(
+                plan, rows, in_process, retries, execution, budget, command, console, on_finish
+            )
         elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
             with self.store.drive():
                 self.store.merge()
@@ -250,7 +282,7 @@ class Sweep:
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
             _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
-        extra = rows.keys() - self.spec.by_id.keys()
+        extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.chosen:
             _say(
                 console,
@@ -266,6 +298,7 @@ class Sweep:
         in_process: bool,
         retries: int,
         execution: Execution,
+        budget: Budget,
         command: str,
         console: Console,
         on_finish: Callable[[Finished], None] | None,
@@ -281,11 +314,20 @@ class Sweep:
                 f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
                 f"{clock(plan.wall_seconds)}",
             )
-            queue = Queue(self.store, retries)
+            self._say_budget(budget, plan, console)
+            queue = Queue(self.store, retries, admits=lambda job: budget.admits(job.runs))
+            known = dict(rows)
 
             def finished(outcome: Outcome) -> None:
-                if on_finish and (result := self.store.result(outcome.run_id)):
+                if not (on_finish or self.spec.until):
+                    return
+                result = self.store.result(outcome.run_id)
+                assert result is not None
+                known[outcome.run_id] = result.row
+                if on_finish:
                     on_finish(result)
+                if self.spec.until:
+                    self._grow(plan, known, queue, execution)
 
             queue.on_finish = finished
             queue.add(Job((run,), plan.seconds[run_id]) for run_id, run in plan.missing.items())
@@ -319,8 +361,47 @@ class Sweep:
             self._say_messages(console)
             session.end(queue)
             self._say_end(queue, session.seconds, console)
+            for line in self.designed(known).said if self.spec.until else ():
+                _say(console, line)
             if queue.stopping or hard:
                 raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
+            if queue.held_back:
+                left = sum(len(job.runs) for job in queue.held_back)
+                raise BudgetSpent(
+                    f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
+                )
+
+    def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, execution: Execution) -> None:
+        """Queue what the results so far ask for and the plan does not hold yet."""
+        try:
+            designed = self.designed(known).runs
+            new = {run_id: run for run_id, run in designed.items() if run_id not in plan.runs}
+            if new:
+                self._prepare(list(new.values()), {}, execution.device)
+        except (ConfigError, StoreError) as error:
+            queue.fatal = error
+            return
+        for run_id, run in new.items():
+            plan.runs[run_id] = run
+            if run_id not in known:
+                plan.seconds[run_id] = plan.speed.seconds(run)
+                queue.add([Job((run,), plan.seconds[run_id])])
+
+    def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
+        """Tell beforehand that the budget will not do. ConfigError where it lets nothing begin."""
+        least = min(map(flops, plan.missing.values()))
+        if budget.flops is not None and least > budget.flops:
+            raise ConfigError(
+                f"budget_flops={budget.flops:g} is less than the cheapest run takes, {least:.3g} FLOPs."
+            )
+        more_flops = budget.flops is not None and plan.flops > budget.flops
+        more_time = budget.hours is not None and plan.wall_seconds > 3600 * budget.hours
+        if more_flops or more_time:
+            _say(
+                console,
+                "that is more than the budget: it ends before all runs are done; the same command "
+                "goes on from there",
+            )
 
     def _prepare(
         self, missing: list[RunConfig], rows: dict[str, Row], device: str
@@ -377,7 +458,9 @@ class Sweep:
             _say(console, message)
         self.store.messages.clear()
 
-    def _command(self, workers: int, in_process: bool, retries: int, execution: Execution) -> str:
+    def _command(
+        self, workers: int, in_process: bool, retries: int, execution: Execution, budget: Budget
+    ) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
@@ -389,6 +472,8 @@ class Sweep:
             ("--threads", execution.threads, 1),
             ("--device", execution.device, "auto"),
             ("--retries", retries, 2),
+            ("--budget-flops", budget.flops, None),
+            ("--budget-hours", budget.hours, None),
         ):
             words += [option, str(value)] if value != default else []
         for key, value in self.spec.changes.items():

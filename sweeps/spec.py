@@ -23,6 +23,11 @@
     base.optim.lr = 1e-3
     axes.batch_tokens = [1024, 4096]
 
+    [until]                                 # add runs as results come in (sweeps/until.py)
+    lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section
+    isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
+    interval = { law = "chinchilla", parameter = "alpha", width = 0.05, seeds = 8 }    # more seeds
+
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
 Imports nothing heavy.
 """
@@ -41,19 +46,20 @@ import reprlib
 import shlex
 import tomllib
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
+from sweeps.until import Growth, Interval, IsoFlop, LearningRate, Row, Until, Width, grow
 
 SPECS = Path(__file__).parent / "specs"
 """The bundled specs, found by their bare names."""
 
 _HORIZONS = ("tokens", "tokens_per_parameter", "flops")
-_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets")
+_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets", "until")
 _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
 _PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "." in key))
 """The tables of fields: model, data, ..."""
@@ -85,6 +91,12 @@ class Spec:
     changes: Point = field(default_factory=dict, hash=False)
     """{dotted key: value} changed for every run on top of the TOML."""
 
+    until: Until | None = None
+    """What the sweep goes on for, beyond the runs of the TOML."""
+
+    budgets: dict[str, float] = field(default_factory=dict, hash=False)
+    """{run_id: C} of the runs of [isoflop]."""
+
     chosen: tuple[str, ...] = ()
     """Words of the command line that chose these among the runs of the TOML; none for all."""
 
@@ -113,7 +125,15 @@ class Spec:
                 f"{self.name}: none of {len(self.by_id)} runs matches {shlex.join(words)}; tags are "
                 f"{tags}."
             )
-        return dataclasses.replace(self, by_id=by_id, chosen=(*self.chosen, *words))
+        budgets = {run_id: C for run_id, C in self.budgets.items() if run_id in by_id}
+        return dataclasses.replace(
+            self, by_id=by_id, budgets=budgets, chosen=(*self.chosen, *words)
+        )
+
+    def designed(self, rows: Mapping[str, Row], width: Width | None = None) -> Growth:
+        """The runs that the TOML and, with [until], the results so far ask for; `rows` are
+        {run_id: row} (:func:`sweeps.until.grow`)."""
+        return grow(self.by_id, self.budgets, self.until, rows, width)
 
     @classmethod
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
@@ -160,7 +180,12 @@ class Spec:
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
                 "[axes] seed = [0]."
             )
-        return cls(name, _distinct(runs, where), description, path, text, changes)
+        by_id = _distinct([(run, said) for run, said, _ in runs], where)
+        budgets = {run.run_id: C for run, _, C in runs if C is not None}
+        until = _until(_table(values, "until", where), f"{where} [until]")
+        if until and until.isoflop and not budgets:
+            raise ConfigError(f"{where} [until]: isoflop needs an [isoflop] section with budgets.")
+        return cls(name, by_id, description, path, text, changes, until, budgets)
 
 
 def bundled() -> list[str]:
@@ -234,8 +259,12 @@ _SIZES: dict[str, Callable[[RunConfig], float]] = {
 # ------------------------------------------------------------------ sections to runs
 
 
-def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[tuple[RunConfig, str]]:
-    """Every run, with the words that say where it came from."""
+_Origin = tuple[RunConfig, str, float | None]
+"""A run, the words that say where it came from, and its budget C where [isoflop] gave one."""
+
+
+def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origin]:
+    """Every run of the TOML."""
     shared = _flat(_table(values, "base", where), f"{where} [base]")
     runs = []
     if "axes" in values or "isoflop" in values:
@@ -261,7 +290,7 @@ def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[tuple[
 
 def _block(
     base: Point, values: dict[str, Any], changes: Point, where: str, *, tag: str | None
-) -> list[tuple[RunConfig, str]]:
+) -> list[_Origin]:
     axes = _axes(_table(values, "axes", where), f"{where} [axes]")
     window = None
     if "isoflop" in values:
@@ -293,7 +322,8 @@ def _block(
         if window and not window[0] <= ratios[-1] <= window[1]:
             continue
         said = ", ".join(f"{key}={_plain(value)}" for key, value in point.items())
-        runs.append((run, f"{where}: {said or 'base'}"))
+        C = point["flops"] if "isoflop" in values and not set(_HORIZONS) & changes.keys() else None
+        runs.append((run, f"{where}: {said or 'base'}", C))
     if window and not runs:
         raise ConfigError(
             f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N goes "
@@ -421,6 +451,35 @@ def _isoflop(
         window = (window[0], window[1])
     models = _tables(table["models"], "models", "model.", where)
     return [[{"flops": C} for C in budgets], models], window
+
+
+def _until(table: dict[str, Any], where: str) -> Until | None:
+    """The [until] table: a table for each search, of numbers above 1 but for a width."""
+    kinds = {"lr": LearningRate, "isoflop": IsoFlop, "interval": Interval}
+    _known(table, tuple(kinds), where)
+    searches: dict[str, Any] = {}
+    for name in table:
+        options = _table(table, name, where)
+        hints = typing.get_type_hints(kinds[name])
+        _known(options, tuple(hints), f"{where} {name}")
+        for key, value in options.items():
+            try:
+                value = coerce(value, hints[key])
+            except ConfigError as error:
+                raise ConfigError(f"{where} {name}.{key}: {error}") from None
+            least = 0 if key == "width" else 1
+            if not isinstance(value, str) and not least < value < _LARGEST:
+                raise ConfigError(f"{where} {name}.{key}={value} must be above {least}.")
+            options[key] = value
+        if name == "interval" and "width" not in options:
+            raise ConfigError(f"{where} interval: 'width' is missing.")
+        searches[name] = kinds[name](**options)
+    if searches.keys() >= {"lr", "interval"}:
+        raise ConfigError(
+            f"{where}: lr and interval do not go together: a law is fitted to runs at one learning "
+            "rate each. Search for the rate first, then give it to a sweep of its own."
+        )
+    return Until(**searches) if searches else None
 
 
 def _tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:

@@ -100,8 +100,8 @@ def status(
                 "Leave out --filter and --tag."
             )
         spec = spec.select(filters, tag)
-    runs = spec.by_id if spec else {}
     rows = store.rows()
+    runs = spec.designed(rows).runs if spec else {}
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]

@@ -19,6 +19,7 @@ from rich.console import Console
 from scaling import table
 from scaling.config import ConfigError, Execution, flatten
 from sweeps import Sweep, estimate
+from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, eta, si
 from sweeps.run import Stopped, _interruptible
@@ -154,7 +155,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(2, False, 2, Execution()).endswith(
+    assert it._command(2, False, 2, Execution(), Budget()).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
