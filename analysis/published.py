@@ -62,6 +62,30 @@ kaplan2020 = SimpleNamespace(
 )
 """Kaplan et al. 2020. Compute is in FLOPs here (in PF-days there)."""
 
+brown2020 = SimpleNamespace(
+    L_C=PublishedLaw(
+        laws.kaplan_C,
+        {"C_c": 2.57 ** (1 / 0.048) * PF_DAY, "alpha_C": 0.048},
+        "Brown et al. 2020 (arXiv 2005.14165), Fig. 3.1: L = 2.57 C^-0.048, C in PF-days",
+    ),
+    models=pd.DataFrame(
+        [
+            ("125M", 12, 768, 12, 0.5e6, 6.0e-4, 125e6, 300e9, 2.60),
+            ("350M", 24, 1024, 16, 0.5e6, 3.0e-4, 356e6, 300e9, 7.42),
+            ("760M", 24, 1536, 16, 0.5e6, 2.5e-4, 760e6, 300e9, 15.8),
+            ("1.3B", 24, 2048, 16, 1e6, 2.0e-4, 1320e6, 300e9, 27.5),
+            ("2.7B", 32, 2560, 32, 1e6, 1.6e-4, 2650e6, 300e9, 55.2),
+            ("6.7B", 32, 4096, 32, 2e6, 1.2e-4, 6660e6, 300e9, 139.0),
+            ("13B", 40, 5120, 40, 2e6, 1.0e-4, 12850e6, 300e9, 268.0),
+            ("175B", 96, 12288, 96, 3.2e6, 0.6e-4, 174600e6, 300e9, 3640.0),
+        ],
+        columns=["name", "n_layer", "d_model", "n_head", "B", "lr_peak", "N_total", "D", "PF_days"],
+    ),
+)
+"""GPT-3: the compute law, and the eight models of Tables 2.1 and D.1 (2048 tokens of context, 50257
+of vocabulary, tied). Table 2.1 prints 24 heads for 1.3B, which do not divide its width, and a width
+of 5140 for 13B, which its 40 heads of 128 and its parameters contradict."""
+
 hoffmann2022 = SimpleNamespace(
     approach3=PublishedLaw(
         laws.chinchilla,
