@@ -81,6 +81,9 @@ class Frontier:
     bias: dict[str, float] | None = None
     """Of the isoFLOP methods, measured on a law fitted to the same runs: what the method adds to
     the exponent of N_opt, and relatively to N in the middle of the budgets. Not corrected for."""
+    served: float = 0.0
+    """Tokens that the model is to be run on afterwards, at 2 N FLOPs each: C then counts training
+    and inference (parametric only)."""
     sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
     """Of the isoFLOP methods: the runs of each row of `optima`, with losses at the budget's C."""
 
@@ -98,7 +101,7 @@ class Frontier:
             wrong = C[~(np.isfinite(C) & (C > 0))].flat[0]
             raise ConfigError(f"C={wrong:g} must be positive and finite [FLOPs].")
         if self.fit is not None:
-            return _optimal(self.fit.law, _stacked(self.fit), C, self.per_token)
+            return _optimal(self.fit.law, _stacked(self.fit), C, self.per_token, self.served)
         x = np.log(C) - self.centre
         return {name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()}
 
@@ -633,7 +636,7 @@ def isoflop(
         )
     return Frontier(
         kind, "N", "6 N D", optima, _ranges(runs, optima), tuple(status), lines, centre,
-        None, level, per, bias, tuple(budgets),
+        None, level, per, bias, sets=tuple(budgets),
     )  # fmt: skip
 
 
@@ -891,6 +894,7 @@ def parametric(
     *,
     flops: str | Callable[[Any], Any] = "C",
     level: float = 0.95,
+    served: float = 0.0,
 ) -> Frontier:
     """The least of a fitted law of N and D at each C, for every resample of the fit.
 
@@ -898,7 +902,10 @@ def parametric(
     over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent below 0, say)
     is nan and counted in `status`; FitError where the fit itself has none.
 
-    Source: Hoffmann et al. 2022, section 3.3 and eq. 4
+    served  tokens of inference to come: C = C_training + 2 N served is what is kept fixed, which
+            favours smaller models trained longer.
+
+    Source: Hoffmann et al. 2022, section 3.3 and eq. 4; Sardana et al. 2024 (arXiv 2401.00448), eq. 2
     """
     law = result.law
     if set(law.inputs) != {"N", "D"}:
@@ -911,14 +918,15 @@ def parametric(
     else:
         per = flops
     runs = result.runs
-    compute = per(runs["N"].to_numpy(float)) * runs["D"].to_numpy(float)
+    N = runs["N"].to_numpy(float)
+    compute = per(N) * runs["D"].to_numpy(float) + 2 * N * served
     span = {"C": (float(compute.min()), float(compute.max()))}
     for name in ("N", "D"):
         span[name] = (float(runs[name].min()), float(runs[name].max()))
     C = np.geomspace(*span["C"], 9) if span["C"][1] > span["C"][0] else span["C"][0] * np.array(
         [0.5, 1.0, 2.0]
     )  # fmt: skip
-    values = _optimal(law, _stacked(result), C, per)
+    values = _optimal(law, _stacked(result), C, per, served)
     if not np.isfinite(values["N"][0]).any():
         found = ", ".join(f"{p} = {v:.3g}" for p, v in result.params.items())
         raise FitError(
@@ -951,35 +959,49 @@ def parametric(
         result,
         level,
         per,
+        served=served,
     )
 
 
 def _optimal(
-    law: Law, params: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
+    law: Law,
+    params: dict[str, np.ndarray],
+    C: np.ndarray,
+    per: Callable[[Any], Any],
+    served: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
     there is none: a draw far out may have an exponent below 0, or overflow."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.name == "chinchilla" and per is six:
+    if law.name == "chinchilla" and per is six and not served:
         known = np.all([p[name] > 0 for name in ("A", "B", "alpha", "beta")], axis=0)
         p = {name: np.where(known, value, np.nan) for name, value in p.items()}
         with np.errstate(all="ignore"):
             G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
             N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
     else:
-        N = _argmin(law, p, C, per)
+        N = _argmin(law, p, C, per, served)
     with np.errstate(all="ignore"):
-        D = C / per(N)
+        D = (C - 2 * N * served) / per(N)
         best = {"N": N, "D": D, "L": _predict(law, p, N, D)}
         lost = ~np.all([np.isfinite(v) & (v > 0) for v in best.values()], axis=0)
     return {name: np.where(lost, np.nan, value) for name, value in best.items()}
 
 
 def _argmin(
-    law: Law, p: dict[str, np.ndarray], C: np.ndarray, per: Callable[[Any], Any]
+    law: Law,
+    p: dict[str, np.ndarray],
+    C: np.ndarray,
+    per: Callable[[Any], Any],
+    served: float = 0.0,
 ) -> np.ndarray:
     """Grids of ln N that close in on the minimum; the first reaches from N = 1 to D = 1. nan where
     the law is nowhere finite."""
+
+    def loss(N: np.ndarray) -> np.ndarray:
+        D = (C[..., None] - 2 * N * served) / per(N)
+        return _predict(law, deep, N, np.where(D > 0, D, np.nan))
+
     deep = {name: value[:, :, None] for name, value in p.items()}
     rows = max((len(v) for v in p.values()), default=1)
     low = np.zeros((rows, C.shape[-1]))
@@ -988,18 +1010,16 @@ def _argmin(
     known = np.ones_like(low, bool)
     for _ in range(5):
         u = low[:, :, None] + (high - low)[:, :, None] * grid
-        N = np.exp(u)
-        loss = _predict(law, deep, N, C[..., None] / per(N))
-        known &= np.isfinite(loss).any(axis=2)
-        best = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=2)
+        v = loss(np.exp(u))
+        known &= np.isfinite(v).any(axis=2)
+        best = np.argmin(np.where(np.isfinite(v), v, np.inf), axis=2)
         take = (
             np.take_along_axis(u, np.clip(best + k, 0, 32)[:, :, None], 2)[:, :, 0] for k in (-1, 1)
         )
         low, high = take
     # Three points about a minimum of finite precision: their parabola is exacter than any of them.
     u = (low + high)[:, :, None] / 2 + 1e-3 * np.array([-1, 0, 1])
-    N = np.exp(u)
-    left, mid, right = np.moveaxis(_predict(law, deep, N, C[..., None] / per(N)), 2, 0)
+    left, mid, right = np.moveaxis(loss(np.exp(u)), 2, 0)
     with np.errstate(invalid="ignore"):
         bend = left - 2 * mid + right
         shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)

@@ -8,13 +8,14 @@ a repeated token is worth (Muennighoff et al. 2023).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.fit import Estimate, FitResult
-from analysis.laws import LawError
+from analysis.laws import Law, LawError
+from analysis.published import muennighoff2023
 from scaling.config import ConfigError
 
 
@@ -172,3 +173,24 @@ def worth(result: FitResult, *, epochs: Any) -> np.ndarray:
         raise ConfigError(f"epochs={epochs} must be positive and finite.")
     R_D = result.params["R_D"]
     return np.where(passes > 1, 1 - R_D * np.expm1(-(passes - 1) / R_D), passes)
+
+
+def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R_D"]) -> Law:
+    """`law` of N and D when there are only `unique` tokens: D is what its epochs are worth.
+
+    R_D is the paper's; its data leave it open upwards (15 and 95 fit about as well).
+
+    Source: Muennighoff et al. 2023 (arXiv 2305.16264), eq. 5
+    """
+    if "D" not in law.inputs:
+        raise LawError(f"data cannot limit {law.name}: it is a law of {', '.join(law.inputs)}.")
+    place = law.inputs.index("D")
+
+    def function(*inputs: Any, **params: Any) -> Any:
+        D = inputs[place]
+        fresh = np.minimum(D, unique)
+        more = np.maximum(D - unique, 0.0) / unique
+        D = fresh - unique * R_D * np.expm1(-more / R_D)
+        return law.function(*inputs[:place], D, *inputs[place + 1 :], **params)
+
+    return replace(law, name=f"{law.name}, {unique:.3g} unique tokens", function=function)

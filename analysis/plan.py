@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from analysis.fit import FitResult
+from analysis.batch import CriticalBatch
+from analysis.budget import memory
+from analysis.fit import FitError, FitResult
 from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
+from analysis.overfit import repeating
+from analysis.recipe import Recipe, recipe
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
+from scaling.table import TableError
 
 _DOUBTFUL = ("not converged", "not identified", "wrong sign", "at bound")
 """What a fit's status may say that leaves a plan without a basis."""
@@ -46,7 +51,7 @@ class Shape:
         m = self.model
         return {
             "n_layer": m.n_layer, "d_model": m.d_model, "n_head": m.n_head, "n_ctx": m.n_ctx,
-            "N": self.N, "D": self.D,
+            "N": self.N, "D": self.D, "N_kaplan": parameters(m, 0).N_kaplan,
         }  # fmt: skip
 
 
@@ -74,9 +79,17 @@ class Plan:
     deviations: tuple[Deviation, ...]
     beyond: dict[str, float]
     """How many times C, N and D lie outside the data: 1 inside."""
+    recipe: Recipe
+    memory: dict[str, Any] | None
+    """Bytes of states and activations (see analysis.budget); None without a shape or a
+    vocabulary."""
+    tenfold: dict[str, float]
+    """By what to multiply N, D, B and S to spend ten times the compute, and what L then is."""
     status: tuple[str, ...]
     source: str
     level: float
+    served: float = 0.0
+    """Tokens of inference that C counts too."""
 
     def record(self) -> dict[str, Any]:
         """Everything as plain numbers and strings, ready for JSON (infinite becomes None)."""
@@ -90,6 +103,10 @@ class Plan:
                 {"factor": d.factor, "compute": _finite(d.compute._asdict())} | _finite({"D": d.D})
                 for d in self.deviations
             ],
+            "recipe": self.recipe.record(),
+            "memory": self.memory,
+            "tenfold": _finite(self.tenfold),
+            "inference_tokens": self.served,
             "beyond": self.beyond,
             "reliable": not self.doubts,
             "status": list(self.status),
@@ -114,8 +131,9 @@ class Plan:
     def __str__(self) -> str:
         (name,) = self.asked
         lines = [self.headline]
+        served = f", {_si(self.served)} tokens of inference included" if self.served else ""
         rows = [
-            ("C", self.C, f"FLOPs ({self.C.value / PF_DAY:.3g} PF-days)"),
+            ("C", self.C, f"FLOPs ({self.C.value / PF_DAY:.3g} PF-days){served}"),
             ("N", self.N, "parameters"),
             ("D", self.D, "tokens"),
             ("D/N", self.tokens_per_parameter, "tokens per parameter"),
@@ -131,6 +149,22 @@ class Plan:
                 f"  shape  n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: "
                 f"N = {self.shape.N:,} ({off:+.1%}), D = {self.shape.D:.4g} at the same C"
             )
+        r = self.recipe
+        lines.append(
+            f"  train  B = {r.B:.3g} tokens ({r.sources['B']}), S = {r.S:.3g} steps, lr = {r.lr:.2g} "
+            f"({r.sources['lr']})"
+        )
+        if self.memory is not None:
+            fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
+            lines.append(
+                f"  memory {_si(self.memory['states'])}B of weights and optimiser, "
+                f"{_si(self.memory['activations'])}B of activations a sequence: at least {fewest}"
+            )
+        t = self.tenfold
+        lines.append(
+            f"  ten times the compute: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} and S "
+            f"x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
+        )
         if self.deviations:
             lines.append("  price of another size, at the same loss:")
             lines += [f"    {_price(d)}" for d in self.deviations]
@@ -148,19 +182,38 @@ def plan(
     model: ModelConfig | None = None,
     vocab_size: int | None = None,
     level: float = 0.95,
+    served: float = 0.0,
+    unique: float | None = None,
+    critical: CriticalBatch | None = None,
 ) -> Plan:
     """The compute-optimal run with C FLOPs; or with N parameters; or D tokens; or to reach loss L.
 
     source      a fitted law of N and D, any frontier, or a table that `frontier` takes.
     model       the model whose n_ctx and d_ff / d_model the suggested shape keeps.
-    vocab_size  needed for a shape where the frontier counts all parameters (N_total).
+    vocab_size  needed for memory, and for a shape where the frontier counts all parameters
+                (N_total); where the runs have one, theirs.
+    served      tokens that the model will be run on afterwards: C then counts 2 N served too, and
+                the best model is smaller (Sardana et al. 2024). Of a fitted law only.
+    unique      tokens of data that there are: beyond them each epoch is worth less (Muennighoff et
+                al. 2023; see overfit.repeating). Of a fitted law only.
+    critical    gives the batch size; see `recipe`.
 
     Intervals cover the fit's own uncertainty, not that the law is wrong where there are no data:
     `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
     is given, positive and finite, and for a loss that no compute reaches.
     """
+    for name, number in (("served", served), ("unique", unique)):
+        if number and not isinstance(source, FitResult):
+            raise ConfigError(f"{name}={number:g} needs a fitted law: plan(fit(...), ...).")
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            raise ConfigError(f"{name}={number} must be a number of tokens.")
+    if unique == 0:
+        raise ConfigError("unique=0 tokens of data: there is nothing to train on.")
     if isinstance(source, FitResult):
-        front = parametric(source, level=level)
+        limited = source
+        if unique is not None:
+            limited = replace(source, law=repeating(source.law, unique=unique))
+        front = parametric(limited, level=level, served=served)
     else:
         front = optimal(source, level=level) if isinstance(source, pd.DataFrame) else source
     if isinstance(front, Comparison):
@@ -189,6 +242,10 @@ def plan(
     ):  # of this very run, not of each resample's own best
         low, high = front.fit.predict_interval(level, N=best["N"], D=best["D"])
         quantities["L"] = Quantity(best["L"], float(low), float(high))
+    runs = None if front.fit is None else front.fit.runs
+    if vocab_size is None and runs is not None and "vocab_size" in runs.columns:
+        sizes = runs["vocab_size"].unique()
+        vocab_size = int(sizes[0]) if len(sizes) == 1 else None
     with np.errstate(invalid="ignore"):
         ratio = _quantity(draws["D"] / draws["N"], level)
     beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
@@ -196,7 +253,12 @@ def plan(
     form = None
     if found is not None:
         size = _count(found, front.params, vocab_size)
-        form = Shape(found, size, compute / float(front.per_token(size)))
+        form = Shape(found, size, (compute - 2 * size * served) / float(front.per_token(size)))
+    how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
+    more = {name: float(v[0, 0]) for name, v in front.draws(10 * compute).items()}
+    then = recipe(**more, runs=runs, critical=critical)
+    tenfold = {name: more[name] / best[name] for name in ("N", "D")}
+    tenfold |= {"B": then.B / how.B, "S": then.S / how.S, "L": more["L"]}
     return Plan(
         asked={asked: float(value)},
         **quantities,
@@ -204,10 +266,82 @@ def plan(
         shape=form,
         deviations=tuple(_deviations(front, best["N"], best["D"], level)),
         beyond=beyond,
-        status=tuple(_qualified(front, beyond, form, best["N"])),
+        recipe=how,
+        memory=memory(found, vocab_size) if found is not None and vocab_size else None,
+        tenfold=tenfold,
+        status=(*_epochs(best["D"], unique), *_qualified(front, beyond, form, best["N"])),
         source=_source(front),
         level=level,
+        served=served,
     )
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The same request under several laws."""
+
+    plans: dict[str, Plan]
+    """{law: plan}; the first is the one to read."""
+    skipped: dict[str, str]
+    """{law: why it gives no plan}."""
+
+    @property
+    def first(self) -> Plan:
+        return next(iter(self.plans.values()))
+
+    @property
+    def disagreement(self) -> dict[str, float]:
+        """Of C, N and D the largest over the smallest among the laws, of L the difference."""
+        values = {
+            name: [getattr(p, name).value for p in self.plans.values()]
+            for name in ("C", "N", "D", "L")
+        }
+        return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
+
+    def record(self) -> dict[str, Any]:
+        """The first plan's record, and beside it `laws` (each one's) and `disagreement`."""
+        return self.first.record() | {
+            "laws": {name: p.record() for name, p in self.plans.items()},
+            "skipped": self.skipped,
+            "disagreement": self.disagreement,
+        }
+
+    def __str__(self) -> str:
+        lines = [str(self.first)]
+        if len(self.plans) > 1:
+            lines.append("the same under other laws:")
+            for name, p in self.plans.items():
+                doubt = " - NOT RELIABLE" if p.doubts else ""
+                lines.append(
+                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} [{p.N.low:.3g}, "
+                    f"{p.N.high:.3g}], D = {p.D.value:.3g}, L = {p.L.value:.3f} [{p.L.low:.3f}, "
+                    f"{p.L.high:.3f}]{doubt}"
+                )
+            off = self.disagreement
+            lines.append(
+                f"  they differ by a factor of {off['N']:.3g} in N, {off['D']:.3g} in D and by "
+                f"{off['L']:.3f} nats in L; no interval above knows of that"
+            )
+        return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
+
+
+def plans(sources: Mapping[str, FitResult], **asked: Any) -> Plans:
+    """`plan` under each of several fitted laws; keywords as there.
+
+    Raises ConfigError, the first law's, where no law gives a plan.
+    """
+    made: dict[str, Plan] = {}
+    skipped: dict[str, str] = {}
+    first: Exception | None = None
+    for name, source in sources.items():
+        try:
+            made[name] = plan(source, **asked)
+        except (ConfigError, FitError, TableError) as error:
+            first = first or error
+            skipped[name] = str(error)
+    if not made:
+        raise first or ConfigError("plans needs at least one fitted law.")
+    return Plans(made, skipped)
 
 
 # ------------------------------------------------------------------ from N, D or L to C
@@ -294,8 +428,8 @@ def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.n
         enough = loss(factor * N, np.exp(middle)) <= goal
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     tokens = np.where(reachable, np.exp(high), np.inf)
-    per = float(front.per_token(factor * N) / front.per_token(N))
-    return per * tokens / D, tokens
+    there = float(front.per_token(factor * N)) * tokens + 2 * factor * N * front.served
+    return there / (float(front.per_token(N)) * D + 2 * N * front.served), tokens
 
 
 # ------------------------------------------------------------------ shapes
@@ -351,6 +485,14 @@ def _beyond(front: Frontier, at: dict[str, float]) -> dict[str, float]:
         name: max(1.0, value / front.ranges[name][1], front.ranges[name][0] / value)
         for name, value in at.items()
     }
+
+
+def _epochs(D: float, unique: float | None) -> Iterator[str]:
+    if unique is not None and unique * 1.005 < D:
+        yield (
+            f"D is {D / unique:.3g} epochs of the {unique:.3g} unique tokens; their worth is that of "
+            "Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)"
+        )
 
 
 def _qualified(

@@ -524,11 +524,21 @@ def plan(
     params: float | None = None,
     tokens: float | None = None,
     loss: float | None = None,
-    law: str = "chinchilla",
+    gpus: float | None = None,
+    hours: float | None = None,
+    gpu: str = "h100",
+    mfu: float | None = None,
+    precision: str = "bf16",
+    dollars: float | None = None,
+    dollars_per_hour: float | None = None,
+    inference_tokens: float = 0.0,
+    unique_tokens: float | None = None,
+    law: tuple[str, ...] = (),
     map: tuple[str, ...] = (),
+    level: float = 0.95,
     json: bool = False,
 ) -> None:
-    """What to train next: give one of a budget in FLOPs, a size, a number of tokens, a loss.
+    """What to train next: give one of a budget, a size, a number of tokens, a loss.
 
     Args:
         results: A results folder, or a table of runs.
@@ -536,19 +546,67 @@ def plan(
         params: Non-embedding parameters N.
         tokens: Training tokens D.
         loss: Target test loss [nats/token].
-        law: The law of N and D to plan with.
+        gpus: Budget in GPUs, with --hours.
+        hours: Budget in hours of --gpus.
+        gpu: Which GPU: v100, a100, h100, h200, b200, l4, rtx4090, mi300x, tpu-v4, ...
+        mfu: Model FLOPs utilisation, measured; 0.4 is assumed where not given.
+        precision: bf16, fp8, fp16, tf32 or fp32.
+        dollars: Budget in dollars, with --dollars-per-hour.
+        dollars_per_hour: What one GPU costs for an hour.
+        inference_tokens: Tokens that the model is to be run on later; the budget counts them.
+        unique_tokens: Tokens of data that there are; more are epochs.
+        law: Laws of N and D to plan with, the first to be read; chinchilla, kaplan_ND and
+            shared_exponent where none is given. May be given more than once.
         map: Column names there and here.
+        level: Of the intervals.
         json: Print one JSON object.
     """
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis import plan as plan_of
+    from analysis.batch import contours, critical_batch
+    from analysis.budget import budget
+    from analysis.fit import FitError
+    from analysis.plan import plans
+    from scaling.table import TableError
 
+    words = None
+    if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
+        bought = budget(
+            gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
+            dollars_per_hour=dollars_per_hour,
+        )  # fmt: skip
+        if flops is not None:
+            raise ConfigError("a budget is --flops, or GPUs and hours, or dollars: give one.")
+        flops, words = bought.C, bought.said
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    chosen = all_laws.resolve(law)
-    found = plan_of(fit_law(chosen, _load(results, map, None, [chosen])), **given)
-    _print_json(found.record()) if json else print(found)
+    chosen = [
+        all_laws.resolve(name) for name in law or ("chinchilla", "kaplan_ND", "shared_exponent")
+    ]
+    runs = _load(results, map, None, chosen)
+    fits, lacking = {}, {}
+    for each in chosen:
+        try:
+            fits[each.name] = fit_law(each, runs)
+        except (FitError, TableError) as error:
+            if each is chosen[0]:
+                raise
+            lacking[each.name] = str(error)
+    critical = None
+    if "B" in runs.columns and runs["B"].nunique() >= 3:
+        try:
+            curves = _runs_and_curves(results, map)[1]
+            critical = None if curves is None else critical_batch(contours(curves))
+        except (FitError, TableError) as error:
+            lacking["batch size of these runs"] = str(error)
+    found = plans(
+        fits, **given, level=level, served=inference_tokens, unique=unique_tokens, critical=critical
+    )
+    found.skipped.update(lacking)
+    if json:
+        _print_json(found.record() | {"budget": words})
+    else:
+        print(found if words is None else f"{words}\n{found}")
 
 
 def figure(
