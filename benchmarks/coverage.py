@@ -36,8 +36,10 @@ METHODS: dict[str, dict] = {
     "wild": {"intervals": "wild"},
     "delta, least squares": {"objective": "ls", "intervals": "delta"},
     "Huber 1e-3, bootstrap": {"objective": "huber", "delta": 1e-3},
+    "profile": {"bootstrap": 0},
 }
-"""fit() options of each way to make an interval; the first is what fit() does by itself."""
+"""fit() options of each way to make an interval; the first is what fit() does by itself, the last
+goes on to FitResult.profile, which is of parameters only."""
 CASES = {
     "independent": "120 runs, 0.5 % Gaussian noise",
     "checkpoints": "40 runs of 8 checkpoints that share 90 % of the variance of their noise",
@@ -100,10 +102,15 @@ def one(job: tuple[str, int, int]) -> list[dict]:
     runs = runs_of(case, seed)
     rows = []
     for method, options in METHODS.items():
-        result = fit(laws.chinchilla, runs, bootstrap=draws, seed=seed, **options)
+        result = fit(laws.chinchilla, runs, **{"bootstrap": draws, "seed": seed, **options})
         for level in LEVELS:
             for quantity, of in QUANTITIES.items():
-                found = result.derived(of, level)
+                if method != "profile":
+                    found = result.derived(of, level)
+                elif quantity in TRUTH:
+                    found = result.profile(quantity, level)
+                else:
+                    continue
                 rows.append(
                     {
                         "case": case,
@@ -166,7 +173,7 @@ def main() -> int:
         "the default's"
     )
     for each in (found, apart):
-        print(each.to_string(index=False, float_format="{:.3f}".format))
+        print(each.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
     print(note)
     if options.out:
         write(options.out, found, apart, note)
@@ -198,10 +205,16 @@ def errors(tables: int) -> str:
     )
 
 
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if np.isfinite(value) else "-"
+
+
 def markdown(found: pd.DataFrame) -> str:
     head = "| " + " | ".join(found.columns) + " |\n|" + " --- |" * len(found.columns) + "\n"
     return head + "\n".join(
-        "| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row) + " |"
+        "| " + " | ".join(_cell(v) for v in row) + " |"
         for row in found.itertuples(index=False)
     )
 
@@ -214,6 +227,7 @@ def write(folder: Path, found: pd.DataFrame, apart: pd.DataFrame, note: str) -> 
     cases = "\n".join(f"- {name}: {what}" for name, what in CASES.items())
     methods = "\n".join(
         f"- {name}: fit({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+        + (", then profile() of each parameter" if name == "profile" else "")
         for name, options in METHODS.items()
     )
     text = (
