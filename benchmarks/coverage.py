@@ -36,7 +36,7 @@ METHODS: dict[str, dict] = {
     "wild": {"intervals": "wild"},
     "delta, least squares": {"objective": "ls", "intervals": "delta"},
     "Huber 1e-3, bootstrap": {"objective": "huber", "delta": 1e-3},
-    "profile": {"bootstrap": 0},
+    "profile": {},
 }
 """fit() options of each way to make an interval; the first is what fit() does by itself, the last
 goes on to FitResult.profile, which is of parameters only."""
@@ -100,9 +100,14 @@ def one(job: tuple[str, int, int]) -> list[dict]:
     """All methods on one table."""
     case, seed, draws = job
     runs = runs_of(case, seed)
-    rows = []
+    rows, first = [], None
     for method, options in METHODS.items():
-        result = fit(laws.chinchilla, runs, **{"bootstrap": draws, "seed": seed, **options})
+        same = not options or (options == {"cluster": None} and runs["run_id"].is_unique)
+        if first is None or not same:
+            result = fit(laws.chinchilla, runs, bootstrap=draws, seed=seed, warm=first, **options)
+            first = first or result
+        else:
+            result = first
         for level in LEVELS:
             for quantity, of in QUANTITIES.items():
                 if method != "profile":
@@ -214,8 +219,7 @@ def _cell(value: object) -> str:
 def markdown(found: pd.DataFrame) -> str:
     head = "| " + " | ".join(found.columns) + " |\n|" + " --- |" * len(found.columns) + "\n"
     return head + "\n".join(
-        "| " + " | ".join(_cell(v) for v in row) + " |"
-        for row in found.itertuples(index=False)
+        "| " + " | ".join(_cell(v) for v in row) + " |" for row in found.itertuples(index=False)
     )
 
 
@@ -227,7 +231,7 @@ def write(folder: Path, found: pd.DataFrame, apart: pd.DataFrame, note: str) -> 
     cases = "\n".join(f"- {name}: {what}" for name, what in CASES.items())
     methods = "\n".join(
         f"- {name}: fit({', '.join(f'{k}={v!r}' for k, v in options.items())})"
-        + (", then profile() of each parameter" if name == "profile" else "")
+        + (".profile(name) of each parameter" if name == "profile" else "")
         for name, options in METHODS.items()
     )
     text = (
