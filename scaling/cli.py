@@ -72,7 +72,9 @@ def sweep(
     threads: int = 1,
     device: str = "auto",
     retries: int = 2,
+    packs: bool = True,
     dry_run: bool = False,
+    price: float | None = None,
     in_process: bool = False,
     retry_failed: bool = False,
     budget_flops: float | None = None,
@@ -91,7 +93,10 @@ def sweep(
         threads: CPU threads of each; the same number gives the same bits.
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
         retries: How often a run whose worker died is tried again.
+        packs: Train runs of one shape together where that is measured to pay, and what runs have in
+            common once. Changes the time, not the numbers.
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
+        price: Dollars for an hour of this machine, for the dry run.
         in_process: One run after another in this process, without Ray.
         retry_failed: Train failed runs again.
         budget_flops: Begin no run that would take this call beyond so many FLOPs (6 N D).
@@ -112,7 +117,7 @@ def sweep(
     )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
-        print(it.plan(**how, measure=True))
+        print(it.plan(**how, packs=packs, price=price, measure=True))
         return
     try:
         runs = it.run(
@@ -120,6 +125,7 @@ def sweep(
             threads=threads,
             device=device,
             retries=retries,
+            packs=packs,
             in_process=in_process,
             retry_failed=retry_failed,
             budget_flops=budget_flops,

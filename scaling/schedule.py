@@ -1,12 +1,29 @@
-"""Learning rates of a run, step by step, and which runs train alike. Imports nothing heavy."""
+"""Learning rates of a run, step by step, and which runs can train together. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from dataclasses import fields
+from operator import attrgetter
 
 from scaling.config import ModelConfig, OptimConfig, RunConfig, canonical, peak_lr
 from scaling.count import parameters
+
+SHARED = (
+    *(f"model.{f.name}" for f in fields(ModelConfig)),
+    "data.corpus",
+    "data.tokenizer",
+    "data.max_bytes",
+    "eval.test_tokens",
+    "batch_tokens",
+    "precision",
+)
+"""What the runs of one pack have in common; seeds, learning rates, horizons, subsets may differ."""
+
+
+shape = attrgetter("model", *(key for key in SHARED if not key.startswith("model.")))
+"""Equal, and hashable, for runs that can train in one pack: the values of :data:`SHARED`."""
 
 
 def warmup_steps(run: RunConfig) -> int:

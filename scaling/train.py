@@ -28,7 +28,7 @@ from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.model import build
 from scaling.optim import Optimizer
-from scaling.schedule import parts_at, peaks, schedule, trunk
+from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
@@ -37,17 +37,6 @@ _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
 _FORMAT = 5  # of the checkpoint
-
-SHARED = (
-    *(f"model.{f.name}" for f in dataclasses.fields(RunConfig().model)),
-    "data.corpus",
-    "data.tokenizer",
-    "data.max_bytes",
-    "eval.test_tokens",
-    "batch_tokens",
-    "precision",
-)
-"""What the runs of one pack have in common; seeds, learning rates, horizons, subsets may differ."""
 
 
 class Interrupted(Exception):

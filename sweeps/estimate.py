@@ -6,18 +6,25 @@ a fixed price, and every FLOP has one (F: matrix-product FLOPs a token, scaling.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from scaling import count
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
+from scaling.schedule import shape
 from sweeps.jobs import headline
+from sweeps.store import machine, write_atomic
 
 Sample = tuple[float, float, float, float]
 """(B, n_layer, F, seconds a token) of something that was measured."""
@@ -25,7 +32,15 @@ Sample = tuple[float, float, float, float]
 _TYPICAL = (8e-4, 8e-4, 4e-11)
 """a, b, c of one laptop core, where nothing was measured."""
 
-_MEASURE_SECONDS = 1.2
+_MEASURE_SECONDS = 0.15
+"""Of each size of pack."""
+
+_SIZES = (1, 2, 4, 8, 16, 32)
+_WORTH_SECONDS = 15.0
+"""Runs of one shape that take less are not measured: that would take a second or two."""
+
+_STEP_FLOPS = 2e10
+"""A step beyond this fills a machine by itself, and is measured on a part of its batch."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +56,48 @@ class Speed:
     samples: int = 0
     """How many measurements it rests on; 0 is a guess."""
 
+    def step_seconds(self, run: RunConfig) -> float:
+        """Of one training step."""
+        F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
+        return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
+
+    def tests(self, run: RunConfig) -> float:
+        """Of all evaluations: forward passes only."""
+        part = max(1.0, run.eval.test_tokens / run.batch_tokens)
+        return min(run.eval.points, run.S) * part * self.step_seconds(run) / 3
+
     def seconds(self, run: RunConfig) -> float:
         """Expected seconds of a run, evaluations included."""
-        F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
-        per_step = self.step + self.layer * run.model.n_layer
-        training = run.S * per_step + run.D * self.flop * F
-        tests = min(run.eval.points, run.S)
-        batches = max(1.0, run.eval.test_tokens / run.batch_tokens)
-        return training + tests * (batches * per_step + run.eval.test_tokens * self.flop * F) / 3
+        return run.S * self.step_seconds(run) + self.tests(run)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What runs cost one worker, alone and in packs."""
+
+    speed: Speed
+    packs: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
+    """{shape: {K: seconds a step of K runs}} of the shapes that were measured."""
+
+    def sizes(self, run: RunConfig) -> list[int]:
+        """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
+        return sorted(self.packs.get(shape(run), ())) or [1]
+
+    def step(self, run: RunConfig, K: float) -> float:
+        """Seconds of one step of K runs on average, between measured sizes by a straight line."""
+        known = self.packs.get(shape(run))
+        if not known:
+            return self.speed.step_seconds(run)
+        sizes = sorted(known)
+        above = next((k for k in sizes if k >= K), sizes[-1])
+        below = max((k for k in sizes if k < above), default=above)
+        if below == above:
+            return known[above]
+        return known[below] + (known[above] - known[below]) * (K - below) / (above - below)
+
+    def tests(self, run: RunConfig) -> float:
+        """Seconds of a run's evaluations."""
+        return self.speed.tests(run)
 
 
 def speed(samples: Iterable[Sample]) -> Speed:
@@ -71,84 +120,198 @@ def speed(samples: Iterable[Sample]) -> Speed:
 
 
 def samples_of(rows: Iterable[dict[str, Any]]) -> list[Sample]:
-    """Measurements from rows of a results table."""
+    """Measurements from rows of a results table, of runs that trained alone."""
     samples = []
     for row in rows:
         values = [row.get(key) for key in ("B", "n_layer", "C_matmul", "D", "tokens_per_second")]
-        if row.get("status") == "ok" and all(values):
+        if row.get("status") == "ok" and all(values) and row.get("pack") in (None, 1):
             B, layers, C, D, rate = (float(v) for v in values if v)
             samples.append((B, layers, C / D, 1 / rate))
     return samples
 
 
-def measure(runs: list[RunConfig], *, workers: int, threads: int) -> list[Sample]:
-    """Train a few shapes of `runs` for a moment in `workers` processes at once.
+Packs = dict[Hashable, dict[int, float]]
 
-    Takes a few seconds, in child processes that find the machine as the workers will. Raises
-    RuntimeError with the child's last line where it fails.
-    """
-    request = json.dumps({"threads": threads, "runs": [flatten(run) for run in _typical(runs)]})
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+
+@dataclass(frozen=True)
+class Machine:
+    """How runs are to be executed: what measurements hold for."""
+
+    workers: int
+    threads: int
+    device: str = "auto"
+
+    def path(self, run: RunConfig) -> Path:
+        """Where the measurements of a run's shape are kept."""
+        from importlib.metadata import version
+
+        from scaling.corpus import cache
+
+        here = {k: v for k, v in machine().items() if k not in ("release", "python")}
+        what = [here, version("torch"), vars(self), vars(run.model), run.data.vocab_size]
+        text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
+        return cache() / "speed" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+
+    def known(self, runs: Iterable[RunConfig]) -> Packs:
+        """What was measured before of the shapes of `runs`."""
+        found: Packs = {}
+        for key, run in {shape(run): run for run in runs}.items():
+            try:
+                values = json.loads(self.path(run).read_bytes())
+                found[key] = {int(K): float(seconds) for K, seconds in values.items()}
+            except (OSError, ValueError, AttributeError, TypeError):
+                continue  # not there, or torn: measured anew where it pays
+        return found
+
+    def measure(self, runs: Iterable[tuple[RunConfig, int]]) -> Packs:
+        """Train packs of up to so many runs of each shape for a moment, and remember what it took.
+
+        In child processes, as many side by side as there will be workers, that find the machine as
+        these will. A second or two a shape. Raises RuntimeError with a child's last line where
+        it fails.
+        """
+        asked = {shape(run): (run, most) for run, most in runs}
+        if not asked:
+            return {}
+        items = [{"run": flatten(run), "most": most} for run, most in asked.values()]
+        request = json.dumps({**vars(self), "items": items})
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            for _ in range(self.workers)
+        ]
+        answers: list[list[dict[str, float]]] = []
+        try:
+            for child in children:
+                assert child.stdin
+                child.stdin.write(request)
+                child.stdin.close()
+                child.stdin = None
+            for child in children:
+                out, err = child.communicate()
+                if child.returncode:
+                    raise RuntimeError(headline(err))
+                answers.append(json.loads(out.splitlines()[-1]))
+        finally:
+            for child in children:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+        found: Packs = {}
+        for (key, (run, _)), *each in zip(asked.items(), *answers, strict=True):
+            sizes = set.intersection(*map(set, each))
+            found[key] = {int(K): statistics.mean(one[K] for one in each) for K in sorted(sizes)}
+            with contextlib.suppress(OSError):  # a cache that cannot be written is only slower
+                path = self.path(run)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, json.dumps(found[key]).encode())
+        return found
+
+
+def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
+    """What measured packs of one say of the speed."""
+    return [
+        (
+            run.batch_tokens,
+            run.model.n_layer,
+            count.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+            packs[key][1] / run.batch_tokens,
         )
-        for _ in range(workers)
+        for key, run in {shape(run): run for run in runs}.items()
+        if key in packs
     ]
-    samples: list[Sample] = []
-    try:
-        for child in children:
-            assert child.stdin
-            child.stdin.write(request)
-            child.stdin.close()
-            child.stdin = None
-        for child in children:
-            out, err = child.communicate()
-            if child.returncode:
-                raise RuntimeError(headline(err))
-            samples += [tuple(sample) for sample in json.loads(out.splitlines()[-1])]
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-    return samples
 
 
-def _typical(runs: list[RunConfig]) -> list[RunConfig]:
-    """The cheapest, the middle and the dearest shape, by FLOPs a token."""
-    shapes = {(run.model, run.data): run for run in runs}
+def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunConfig, int]]:
+    """(a run, how many there are) of the shapes whose packs are not known and may pay."""
+    groups: dict[Hashable, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(shape(run), []).append(run)
+    return [
+        (group[0], len(group))
+        for key, group in groups.items()
+        if key not in costs.packs
+        and len(group) > 1
+        and sum(map(costs.speed.seconds, group)) > _WORTH_SECONDS
+    ]
+
+
+def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
+    """The cheapest, the middle and the dearest shape, by FLOPs a token; to be measured alone."""
     ordered = sorted(
-        shapes.values(),
+        {shape(run): run for run in runs}.values(),
         key=lambda run: count.flops_per_token(run.model, run.data.vocab_size, "matmul"),
     )
-    picks = {0, len(ordered) // 2, len(ordered) - 1}
-    return [ordered[i] for i in sorted(picks)]
+    picks = {0, len(ordered) // 2, len(ordered) - 1} if ordered else ()
+    return [(ordered[i], 1) for i in sorted(picks)]
 
 
 def _child() -> None:
-    """Measure the runs on stdin; print the samples."""
+    """Measure the items on stdin; print {K: seconds a step} of each."""
     request = json.load(sys.stdin)
-    from scaling.config import Execution
-    from scaling.train import train
+    import torch
 
-    samples = []
-    for values in request["runs"]:
-        run = from_dict(values)
+    from scaling.config import Execution
+    from scaling.train import Trainer
+
+    torch.set_num_threads(request["threads"])
+    execution = Execution(threads=request["threads"], device=request["device"])
+    answers = []
+    for item in request["items"]:
+        run = from_dict(item["run"])
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
-        sequences = max(1, min(run.batch_tokens, int(2e10 / F)) // run.model.n_ctx)
-        B = sequences * run.model.n_ctx
-        test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
-        execution = Execution(threads=request["threads"])
-        rate, steps = 0.0, 3
-        for _ in range(2):
-            short = dataclasses.replace(run, batch_tokens=B, tokens=steps * B, eval=test)
-            rate = float(train(short, execution=execution).row["tokens_per_second"])
-            steps = max(3, min(2000, round(rate * _MEASURE_SECONDS / B)))
-        samples.append((B, run.model.n_layer, F, 1 / rate))
-    print(json.dumps(samples))
+        n_ctx = run.model.n_ctx
+        B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // n_ctx) * n_ctx
+        test = EvalConfig(test_tokens=n_ctx, points=1)
+        seconds: dict[int, float] = {}
+        for K in _SIZES if run.batch_tokens == B else (1,):
+            if item["most"] < K:
+                break
+            runs = [
+                dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
+                for k in range(K)
+            ]
+            trainer = Trainer(runs, execution, [None] * K)
+            took = _step_seconds(trainer) * run.batch_tokens / B
+            if K > 1 and _crowded(trainer.device, request["workers"]):
+                break
+            seconds[K] = took
+            if seconds[K] / K > 0.99 * min(s / k for k, s in [*seconds.items()][:-1] or [(1, 1e9)]):
+                break  # it gains no more
+        answers.append(seconds)
+    print(json.dumps(answers))
+
+
+def _crowded(device: Any, workers: int) -> bool:
+    """Whether so many processes such as this one would take most of the memory."""
+    import torch
+
+    from scaling.hardware import peak_memory
+
+    if device.type == "cuda":
+        total = torch.cuda.mem_get_info(device)[1]
+    else:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return workers * peak_memory(device) > 0.7 * total
+
+
+def _step_seconds(trainer: Any) -> float:
+    """Of one step, the least of three tries."""
+    trainer.steps(2)
+    tries, steps, spent = [], 1, 0.0
+    while len(tries) < 3 or spent < _MEASURE_SECONDS:
+        start = time.perf_counter()
+        trainer.steps(steps)
+        trainer.loss_sum_k.tolist()  # waits for a GPU
+        took = time.perf_counter() - start
+        tries.append(took / steps)
+        spent += took
+        steps = max(1, round(_MEASURE_SECONDS / 4 / tries[-1]))
+    return min(tries)

@@ -1,6 +1,6 @@
 """Jobs: what one worker does at a time, the queue that hands them out, and their execution.
 
-A job is a list of runs (of one, today), so that runs of one shape can be trained together. Both
+A job is one run, or several of one shape that are trained together (sweeps.pack). Both
 executors, Ray's and the one in this process, take jobs from one :class:`Queue` and call
 :func:`execute`. Importing this imports neither torch nor ray.
 """
@@ -13,7 +13,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,13 @@ class Job:
     runs: tuple[RunConfig, ...]
     seconds: float
     """Estimate for one worker; orders the queue."""
+    slots: int = 1
+    """How many of the runs train at once; the others wait for a place."""
+
+    def of(self, runs: Sequence[RunConfig]) -> Job:
+        """Some of these runs as a job of their own."""
+        share = self.seconds * len(runs) / len(self.runs)
+        return Job(tuple(runs), share, max(1, min(self.slots, len(runs))))
 
     @property
     def id(self) -> str:
@@ -101,7 +108,11 @@ class Queue:
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
         while self._waiting and not self.admits(self._waiting[0][2]):
-            self.held_back.append(heapq.heappop(self._waiting)[2])
+            job = heapq.heappop(self._waiting)[2]
+            if len(job.runs) > 1:
+                self.add(job.of([run]) for run in job.runs)  # of some of them, perhaps
+            else:
+                self.held_back.append(job)
         if self._waiting:
             job = heapq.heappop(self._waiting)[2]
         elif self._alone and not self.running:
@@ -121,15 +132,14 @@ class Queue:
         """A worker has ended a job: note it, and let wait again what has not finished."""
         beside = self._leave(job)
         by_id = {run.run_id: run for run in job.runs}
+        self._again(job, [by_id[o.run_id] for o in outcomes if o.status == "interrupted"])
         for outcome in outcomes:
             run = by_id[outcome.run_id]
             self._note(outcome)
             if outcome.status == "memory" and beside:
-                self._alone.append(_single(run, job))
+                self._alone.append(job.of([run]))
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
-            elif outcome.status == "interrupted":
-                self.add([_single(run, job)])
             elif outcome.status == "busy":
                 folder = self.store.said(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
@@ -142,24 +152,34 @@ class Queue:
         """Workers died under these jobs.
 
         Where memory ran out beside other jobs it cannot be known whose fault that was: each is
-        tried again on its own, later, and charged only if it dies there.
+        tried again on its own, later, and charged only if it dies there. Nor is it known whose
+        fault the death of a pack was: its members' last attempts are made alone.
         """
-        shared = _NO_MEMORY.search(error) and len(self.running) > 1
+        memory = _NO_MEMORY.search(error)
+        shared = memory and len(self.running) > 1
         for job in jobs:
             self._leave(job)
+            left = []
             for run in job.runs:
                 if finished := self.store.result(run.run_id):  # it died after storing its result
                     self._note(Outcome(run.run_id, finished.row["status"]))
-                elif shared:
-                    self._alone.append(_single(run, job))
                 else:
-                    self._charge(run, job, error)
+                    left.append(run)
+            if shared or (memory and len(left) > 1):
+                self._alone += [job.of([run]) for run in left]
+            elif len(left) == 1:
+                self._charge(left[0], job, error)
+            else:
+                self._charge_pack(left, job, error)
 
     def release(self, job: Job) -> None:
         """A job's worker was ended for no fault of its own: it waits again."""
         self._leave(job)
-        missing = [run for run in job.runs if self.store.result(run.run_id) is None]
-        self.add(_single(run, job) for run in missing)
+        self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
+
+    def _again(self, job: Job, runs: list[RunConfig]) -> None:
+        """What is left of a job waits again."""
+        self.add([job.of(runs)] if runs else [])
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -184,6 +204,17 @@ class Queue:
             self._alone.remove(job)
         return len(self.running)
 
+    def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
+        """Count an attempt of a pack that ended badly: together again, or each for the last time."""
+        try:
+            together = [run for run in runs if self.store.killed(run.run_id) < self.retries]
+            for run in together:
+                self.store.note(run.run_id, "killed", error=error)
+            self._again(job, together)
+            self.add(job.of([run]) for run in runs if run not in together)
+        except StoreError as trouble:
+            self.fatal = trouble
+
     def _charge(self, run: RunConfig, job: Job, error: str) -> None:
         """Count an attempt that ended badly; too many, and the run has failed."""
         try:
@@ -191,9 +222,9 @@ class Queue:
             deaths = self.store.killed(run.run_id)
             if deaths <= self.retries:
                 if _NO_MEMORY.search(error):
-                    self._alone.append(_single(run, job))
+                    self._alone.append(job.of([run]))
                 else:
-                    self.add([_single(run, job)])
+                    self.add([job.of([run])])
                 return
             self.store.log(run.run_id, error)
             said = f"{deaths} attempts ended badly; the last: {headline(error)}"
@@ -201,11 +232,6 @@ class Queue:
             self._note(Outcome(run.run_id, "failed", said))
         except StoreError as trouble:
             self.fatal = trouble
-
-
-def _single(run: RunConfig, job: Job) -> Job:
-    """One run of a job as a job of its own."""
-    return Job((run,), job.seconds / len(job.runs))
 
 
 def headline(error: str) -> str:
@@ -260,11 +286,96 @@ def execute(
     Raises StoreError where it cannot be stored, ConfigError for a run that cannot be trained as
     asked: a mistake of the spec is no result.
     """
-    outcomes = []
+    outcomes = _together(job, store, execution, should_stop) if len(job.runs) > 1 else []
+    ended = {outcome.run_id for outcome in outcomes}
     for run in job.runs:
-        with writing(store.said(store.run_folder(run.run_id))):
-            outcomes.append(_execute(run, store, execution, should_stop))
+        if run.run_id not in ended:
+            with writing(store.said(store.run_folder(run.run_id))):
+                outcomes.append(_execute(run, store, execution, should_stop))
     return outcomes
+
+
+def _together(
+    job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
+) -> list[Outcome]:
+    """Train the runs of a job as one pack, and store each result as its run ends.
+
+    Runs without an outcome are left for :func:`_execute`: the pack raised, and it is not known on
+    whose account.
+    """
+    from scaling.train import Interrupted, Result, train_pack
+
+    outcomes: list[Outcome] = []
+    runs: dict[str, RunConfig] = {}
+    begin = time.monotonic()
+
+    def ended(run_id: str, status: str, error: str = "", L: float | None = None) -> None:
+        nonlocal begin
+        now = time.monotonic()  # spans of one worker do not overlap
+        outcomes.append(Outcome(run_id, status, error, L, os.getpid(), begin, now))
+        runs.pop(run_id, None)
+        begin = now
+
+    def keep(result: Result) -> None:
+        row = result.row
+        store.finish(row, result.curve, result.tests)
+        store.note(row["run_id"], row["status"])
+        ended(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
+
+    if should_stop():
+        return [Outcome(run.run_id, "interrupted") for run in job.runs]
+    with contextlib.ExitStack() as held:
+        for run in job.runs:
+            held.enter_context(writing(store.said(store.run_folder(run.run_id))))
+            store.begin(run)
+            if not held.enter_context(store.lease(run.run_id, patience=_LEASE_PATIENCE)):
+                ended(run.run_id, "busy")
+            elif finished := store.result(run.run_id):
+                ended(run.run_id, finished.row["status"], L=finished.row["L"])
+            else:
+                runs[run.run_id] = run
+        for run_id in runs:
+            details = {"pack": len(runs), "slots": job.slots, "execution": vars(execution)}
+            store.note(run_id, "start", pid=os.getpid(), **details)
+        log = held.enter_context((store.run_folder(job.runs[0].run_id) / "output.log").open("a"))
+        try:
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                train_pack(
+                    list(runs.values()),
+                    slots=job.slots,
+                    execution=execution,
+                    folders=[store.run_folder(run_id) for run_id in runs],
+                    on_progress=lambda run, progress: _report(store, run, progress),
+                    on_result=keep,
+                    should_stop=_now_and_then(should_stop),
+                )
+        except Interrupted:
+            for run_id in list(runs):
+                store.note(run_id, "interrupted")
+                ended(run_id, "interrupted")
+        except StoreError:
+            raise
+        except Exception:
+            store.check_writable()  # a full disk ends the sweep, not a run
+            log.write(f"{traceback.format_exc()}each run is now tried alone.\n")
+    return outcomes
+
+
+def _report(store: Store, run: RunConfig, progress: Any) -> None:
+    store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
+
+
+def _now_and_then(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """Training asks after every step, which may take less time than looking at the disk."""
+    last, answer = 0.0, False
+
+    def asked() -> bool:
+        nonlocal last, answer
+        if (now := time.monotonic()) - last > _STOP_CHECK_SECONDS:
+            last, answer = now, ask()
+        return answer
+
+    return asked
 
 
 def _execute(
@@ -315,22 +426,15 @@ def _train(
     from scaling.train import CHECKPOINT, Interrupted, train
 
     folder = store.run_folder(run.run_id)
-    last_check, stop = 0.0, False
-
-    def stopping() -> bool:
-        # Asked after every step, which may take less time than looking at the disk.
-        nonlocal last_check, stop
-        if (now := time.monotonic()) - last_check > _STOP_CHECK_SECONDS:
-            last_check, stop = now, should_stop()
-        return stop
-
-    def report(progress: Any) -> None:
-        store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
 
     def attempt() -> tuple[Row, list[Row], list[Row]]:
         try:
             result = train(
-                run, execution=execution, folder=folder, on_progress=report, should_stop=stopping
+                run,
+                execution=execution,
+                folder=folder,
+                on_progress=lambda progress: _report(store, run, progress),
+                should_stop=_now_and_then(should_stop),
             )
         except Interrupted:
             raise _Stopped from None

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
-from sweeps import estimate
+from sweeps import estimate, pack
 from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
@@ -55,11 +55,15 @@ class Plan:
     """{run_id: status} of those that need no training."""
     missing: dict[str, RunConfig]
     """{run_id: run}, dearest first."""
+    jobs: list[Job]
+    """What the missing runs are trained in: alone, in packs, as trunks with branches."""
     seconds: dict[str, float]
-    """{run_id: estimated seconds on one worker} of the missing ones."""
-    speed: estimate.Speed
+    """{run_id: estimated seconds on one worker} of the missing ones; of a job, the run's share."""
+    costs: estimate.Costs
     workers: int
-    """That will run: no more than there are runs to train."""
+    """That will run: no more than there are jobs."""
+    price: float | None = None
+    """Dollars an hour of wall clock."""
 
     @property
     def tokens(self) -> int:
@@ -74,11 +78,7 @@ class Plan:
     @property
     def wall_seconds(self) -> float:
         """Estimated wall clock: longest first, each job to the worker that is free first."""
-        ends = [0.0] * self.workers
-        for run_id in self.missing:
-            first = ends.index(min(ends))
-            ends[first] += self.seconds[run_id]
-        return max(ends)
+        return pack.makespan((job.seconds for job in self.jobs), self.workers)
 
     def __str__(self) -> str:
         states = list(self.finished.values())
@@ -111,14 +111,38 @@ class Plan:
             lines.append(
                 f"{si(N):>8}  {shape:<22} {len(runs):>5}  {span:<15} {total:>8} {clock(seconds):>7}"
             )
+        samples = self.costs.speed.samples
         ground = {0: "a guess: nothing measured on this machine"}.get(
-            self.speed.samples, f"from {self.speed.samples} measurements"
+            samples, f"from {samples} measurements"
         )
+        lines += self._packs()
         lines.append(
             f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
-            f"{clock(self.wall_seconds)} {_workers(self.workers)} ({ground})"
+            f"{clock(self.wall_seconds)} {_workers(self.workers)} ({ground}){self._end()}"
         )
         return "\n".join(lines)
+
+    def _packs(self) -> list[str]:
+        """The jobs of several runs in one line; none where there are none."""
+        packed = [job for job in self.jobs if len(job.runs) > 1]
+        if not packed:
+            return []
+        runs = sum(len(job.runs) for job in packed)
+        widest = max(job.slots for job in packed)
+        trained = sum(map(pack.tokens, self.jobs))
+        saved = f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
+        return [
+            f"{len(self.jobs)} jobs: {runs} runs in {len(packed)} packs of up to {widest} at once"
+            f"{saved if trained < self.tokens else ''}"
+        ]
+
+    def _end(self) -> str:
+        """When it would be done if it began now, and what that costs."""
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
+        cost = (
+            "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
+        )
+        return f"; done by {end} if begun now{cost}"
 
 
 class Sweep:
@@ -175,9 +199,12 @@ class Sweep:
         threads: int = 1,
         in_process: bool = False,
         device: str = "auto",
+        packs: bool = True,
+        price: float | None = None,
         measure: bool = False,
     ) -> Plan:
-        """What is missing, and what it takes with these options of :meth:`run`.
+        """What is missing, and what it takes with these options of :meth:`run`; `price` is in
+        dollars an hour.
 
         Estimates rest on finished runs of this folder; with `measure`, and where there are none,
         on a few seconds of training in child processes, after the checks that :meth:`run` makes.
@@ -185,32 +212,54 @@ class Sweep:
         """
         workers = _workers_of(workers, threads, in_process)
         rows = self.store.rows()
-        plan = self._plan(rows, workers)
+        on = estimate.Machine(workers, threads, device)
+        plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
-        missing = list(plan.missing.values())
-        self._prepare(missing, rows, device)
-        if plan.speed.samples:
-            return plan
-        try:
-            samples = estimate.measure(missing, workers=plan.workers, threads=threads)
-        except RuntimeError as error:
-            raise ConfigError(f"measuring this machine's speed failed: {error}") from None
-        return self._plan(rows, workers, samples)
+        self._prepare(list(plan.missing.values()), rows, device)
+        return replace(self._measured(plan, rows, on, packs, guess=False), price=price)
 
-    def _plan(
-        self, rows: dict[str, Row], workers: int, samples: Sequence[estimate.Sample] = ()
-    ) -> Plan:
+    def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
         runs = self.designed(rows).runs
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
+        known = on.known(missing.values())
+        samples = estimate.samples_of_packs(known, missing.values())
         speed = estimate.speed([*samples, *estimate.samples_of(rows.values())])
-        seconds = {run_id: speed.seconds(run) for run_id, run in missing.items()}
+        costs = estimate.Costs(speed, known)
+        jobs = pack.form(list(missing.values()), costs, on.workers, packs=packs)
+        seconds = {
+            run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
+            for job in jobs
+            for run in job.runs
+        }
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
         finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
+        workers = on.workers
         if self.spec.until is None:
-            workers = max(1, min(workers, len(missing)))
-        return Plan(runs, finished, missing, seconds, speed, workers)
+            workers = max(1, min(workers, len(jobs)))
+        return Plan(runs, finished, missing, jobs, seconds, costs, workers)
+
+    def _measured(
+        self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
+    ) -> Plan:
+        """The plan again, after measuring packs where these may pay; and, unless a guess will do,
+        the speed where nothing is known of it."""
+        runs = plan.missing.values()
+        if not guess and not plan.costs.speed.samples:
+            self._measure(on, estimate.typical(runs))
+            plan = self._plan(rows, on, packs)
+        asked = estimate.worth_measuring(runs, plan.costs) if packs else []
+        if asked:
+            self._measure(on, asked)
+            plan = self._plan(rows, on, packs)
+        return plan
+
+    def _measure(self, on: estimate.Machine, asked: list[tuple[RunConfig, int]]) -> None:
+        try:
+            on.measure(asked)
+        except RuntimeError as error:
+            raise ConfigError(f"measuring this machine's speed failed: {error}") from None
 
     def designed(self, rows: dict[str, Row] | None = None) -> Growth:
         """The runs that the spec asks for, and where the searches of its [until] stand."""
@@ -228,6 +277,7 @@ class Sweep:
         retries: int = 2,
         retry_failed: bool = False,
         device: str = "auto",
+        packs: bool = True,
         checkpoint_seconds: float = 60.0,
         console: Console | None = None,
         quiet: bool = False,
@@ -240,8 +290,10 @@ class Sweep:
         `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
         run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
-        'failed'. A spec with [until] adds runs as results come in. No run begins once this call's
-        budget is spent (FLOPs as 6 N D; hours of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has some).
+        'failed'. Runs of one shape are trained together where that is measured to pay (`packs`), runs
+        with one trunk share it; on the CPU with one thread this changes no digit. A spec with [until] adds runs as results come in. No run begins once this call's
+        budget is spent (FLOPs as 6 N D; hours of wall clock). `on_finish` is called
+        here with each run that finishes (sweeps.export has some).
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
@@ -268,12 +320,23 @@ class Sweep:
                 with self.store.drive():
                     self.store.forget(failed)
                 rows = self.store.rows()
-        plan = self._plan(rows, processes)
+        on = estimate.Machine(processes, threads, device)
+        plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
-            command = self._command(workers, in_process, retries, execution, budget)
+            command = self._command(workers, in_process, retries, execution, budget, packs)
             self._train(
-                plan, rows, in_process, retries, execution, budget, command, console, on_finish
+                plan,
+                rows,
+                on,
+                packs,
+                in_process,
+                retries,
+                execution,
+                budget,
+                command,
+                console,
+                on_finish,
             )
         elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
             with self.store.drive():
@@ -295,6 +358,8 @@ class Sweep:
         self,
         plan: Plan,
         rows: dict[str, Row],
+        on: estimate.Machine,
+        packs: bool,
         in_process: bool,
         retries: int,
         execution: Execution,
@@ -306,6 +371,7 @@ class Sweep:
         self.store.check_writable()
         with self.store.drive():
             hashes = self._prepare(list(plan.missing.values()), rows, execution.device)
+            plan = self._measured(plan, rows, on, packs, guess=True)
             session = _Session(self.spec, self.store, hashes, plan.workers, execution, in_process)
             where = "in this process" if in_process else _workers(plan.workers, "on")
             _say(
@@ -330,7 +396,7 @@ class Sweep:
                     self._grow(plan, known, queue, execution)
 
             queue.on_finish = finished
-            queue.add(Job((run,), plan.seconds[run_id]) for run_id, run in plan.missing.items())
+            queue.add(plan.jobs)
 
             def stop() -> None:
                 queue.stopping = True
@@ -384,7 +450,7 @@ class Sweep:
         for run_id, run in new.items():
             plan.runs[run_id] = run
             if run_id not in known:
-                plan.seconds[run_id] = plan.speed.seconds(run)
+                plan.seconds[run_id] = plan.costs.speed.seconds(run)
                 queue.add([Job((run,), plan.seconds[run_id])])
 
     def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
@@ -459,7 +525,13 @@ class Sweep:
         self.store.messages.clear()
 
     def _command(
-        self, workers: int, in_process: bool, retries: int, execution: Execution, budget: Budget
+        self,
+        workers: int,
+        in_process: bool,
+        retries: int,
+        execution: Execution,
+        budget: Budget,
+        packs: bool = True,
     ) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
@@ -479,6 +551,7 @@ class Sweep:
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
+        words += [] if packs else ["--no-packs"]
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from scaling import table
 from scaling.config import ConfigError, Execution, flatten
-from sweeps import Sweep, estimate
+from scaling.schedule import shape
+from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, eta, si
@@ -87,7 +88,9 @@ def sweep(text: str = SMALL, results: str | None = None) -> Sweep:
 
 
 def run(it: Sweep, **options) -> tuple[pd.DataFrame, str]:
+    """Train here, each run alone where not asked otherwise."""
     out = io.StringIO()
+    options = {"packs": False} | options
     runs = it.run(workers=2, in_process=True, console=Console(file=out), **options)
     return runs, out.getvalue()
 
@@ -198,7 +201,7 @@ def test_a_damaged_result_or_checkpoint_is_trained_again():
     (folder / "checkpoint.pt").write_bytes(b"half a checkp")
     again, out = run(sweep())
     assert "result.json.bad-1" in out and "1 of 2 runs to train" in out
-    measured_anew = ["seconds", "tokens_per_second"]
+    measured_anew = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_flops", "memory"]
     pd.testing.assert_frame_equal(
         first.drop(columns=measured_anew), again.drop(columns=measured_anew), check_exact=True
     )
@@ -418,10 +421,10 @@ def test_a_checkpoint_that_cannot_be_resumed_is_set_aside(monkeypatch: pytest.Mo
 def test_a_full_disk_ends_the_sweep_and_keeps_what_had_finished(monkeypatch: pytest.MonkeyPatch):
     finish = Store.finish
 
-    def full(self: Store, row, curve) -> None:
+    def full(self: Store, *result) -> None:
         if self.rows():
             raise StoreError("the disk is full")
-        finish(self, row, curve)
+        finish(self, *result)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish", full)
@@ -450,7 +453,7 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
 
     monkeypatch.setattr(scaling.train, "train", stopped_half_way)
     it = sweep()
-    with pytest.raises(Stopped, match=r"scaling sweep small\.toml --workers 2 --in-process"):
+    with pytest.raises(Stopped, match=r"small\.toml --workers 2 --no-packs --in-process"):
         run(it)
     assert table.read(it.folder).empty
     assert status(it.folder).interrupted == 1
@@ -498,12 +501,13 @@ def test_the_plan_counts_and_orders_by_cost():
     run(it)
     assert str(it.plan()) == "4 runs: 4 finished, 0 to train"
     more = sweep(BASE + "tokens = [2560, 25_600, 51_200]\nmodel.d_model = [8, 32]\n").plan()
-    assert more.speed.samples == 4 and "from 4 measurements" in str(more)
+    assert more.costs.speed.samples == 4 and "from 4 measurements" in str(more)
 
 
 def test_dry_run_measures_in_children():
-    plan = sweep().plan(workers=1, measure=True)
-    assert plan.speed.samples == 1 and 0 < plan.wall_seconds < 60
+    other = SMALL.replace("d_model = 8", "d_model = 24")  # what is measured is remembered
+    plan = sweep(other).plan(workers=1, measure=True)
+    assert plan.costs.speed.samples == 1 and 0 < plan.wall_seconds < 60
 
 
 def test_a_measurement_that_fails_says_so_in_one_line():
@@ -511,7 +515,7 @@ def test_a_measurement_that_fails_says_so_in_one_line():
     with pytest.raises(
         ConfigError, match=r"measuring .* failed: ImportError: torn in two"
     ) as error:
-        sweep().plan(workers=1, measure=True)
+        sweep(SMALL.replace("d_model = 8", "d_model = 20")).plan(workers=1, measure=True)
     assert "\n" not in str(error.value)
 
 
@@ -521,18 +525,127 @@ def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
 
     text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
     (first, _) = sweep(text).spec.runs
-    seen = []
+    trainer, seen = scaling.train.Trainer, []
 
-    def note(run, **options):
-        seen.append(run)
-        return scaling.train.Result(run, {"tokens_per_second": 1e5}, [])
+    def note(runs, *rest):
+        seen.append(runs)
+        return trainer(runs, *rest)
 
-    monkeypatch.setattr(scaling.train, "train", note)
-    request = {"threads": 1, "runs": [flatten(first)]}
+    monkeypatch.setattr(scaling.train, "Trainer", note)
+    monkeypatch.setattr(estimate, "_MEASURE_SECONDS", 0.01)
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    request = {"workers": 2, "threads": 1, "device": "cpu"}
+    request["items"] = [{"run": flatten(first), "most": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     estimate._child()
-    assert len(seen) == 2 and {run.optim for run in seen} == {first.optim}
+    (found,) = json.loads(out.getvalue())
+    assert set(found) == {"1", "2"} and 0 < found["1"] < found["2"] * 2
+    assert [len(runs) for runs in seen] == [1, 2]
+    assert {run.optim for runs in seen for run in runs} == {first.optim}
     assert first.optim.clip is None
+
+
+PACKED = BASE.replace("d_model = 8", "d_model = 12")  # a shape of these tests alone
+
+
+def remember(it: Sweep, seconds: dict[int, float], workers: int = 1) -> None:
+    """As if packs of every shape of a sweep had been measured to take so long."""
+    for one in it.spec.runs:
+        path = estimate.Machine(workers, 1).path(one)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(seconds))
+
+
+FLAT = {1: 1.0, 2: 1.1, 4: 1.2, 8: 3.0}  # steps of up to four runs take about as long as of one
+
+
+def test_packs_are_formed_where_they_pay_and_never_idle_workers():
+    many = sweep(PACKED + f"seed = {list(range(16))}\n")
+    costs = {
+        workers: estimate.Costs(estimate.speed([]), {shape(many.spec.runs[0]): FLAT})
+        for workers in (1, 2)
+    }
+    (job,) = pack.form(many.spec.runs, costs[1], 1)
+    assert (len(job.runs), job.slots) == (16, 4)
+    two = pack.form(many.spec.runs, costs[2], 2)
+    assert [(len(job.runs), job.slots) for job in two] == [(8, 4), (8, 4)]
+    assert len(pack.form(many.spec.runs, costs[2], 2, packs=False)) == 16
+    # As many workers as runs: together they would only take longer.
+    assert len(pack.form(many.spec.runs[:4], costs[2], 4)) == 4
+    # One long run and short ones: the long one is not held up.
+    mixed = sweep(PACKED + "tokens = [2560, 5120, 10_240, 256_000]\n").spec.runs
+    jobs = pack.form(mixed, costs[2], 2)
+    (long,) = (job for job in jobs if mixed[-1] in job.runs)
+    assert pack.makespan([job.seconds for job in jobs], 2) <= pack.makespan([long.seconds], 1)
+    # Unmeasured, or measured not to pay: one at a time.
+    for known in ({}, {shape(mixed[0]): {1: 1.0, 2: 1.98}}):
+        slow = estimate.Costs(estimate.Speed(1.0, 0, 0), known)
+        assert all(job.slots == 1 for job in pack.form(many.spec.runs, slow, 2))
+    remember(many, FLAT)
+    plan = many.plan(in_process=True, price=3.6)
+    assert "1 jobs: 16 runs in 1 packs of up to 4 at once" in str(plan) and "dollars" in str(plan)
+    assert sum(plan.seconds.values()) == pytest.approx(plan.wall_seconds)
+
+
+LADDER = PACKED.replace("[axes]", "optim = { schedule = 'wsd', warmup_tokens = 512 }\n[axes]")
+
+
+def test_packs_and_branches_give_the_table_of_runs_alone():
+    text = LADDER + "tokens = [1280, 2560, 5120, 10_240]\nseed = [0, 1]\n"
+    alone, _ = run(sweep(text, "alone"))
+    remember(sweep(text), {1: 1.0, 2: 1.1})
+    plan = sweep(text).plan(in_process=True)
+    assert [len(job.runs) for job in plan.jobs] == [8] and "in common trunks" in str(plan)
+    together, _ = run(sweep(text), packs=True)
+    assert together["pack"].max() == 2 and together.D_shared.max() > 0 == alone.D_shared.max()
+    made = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_flops", "memory"]
+    made += ["pack", "D_shared"]
+    pd.testing.assert_frame_equal(
+        together.drop(columns=made), alone.drop(columns=made), check_exact=True
+    )
+    assert sweep(text).store.manifest()["sessions"][0]["busy_seconds"] < 60
+
+
+def test_a_pack_that_raises_is_tried_run_by_run(monkeypatch: pytest.MonkeyPatch):
+    import scaling.train
+
+    train, train_pack = scaling.train.train, scaling.train.train_pack
+
+    def with_a_bug(runs, **options):
+        if any(one.seed == 1 for one in runs):
+            raise RuntimeError("cannot do that seed")
+        return train_pack(runs, **options)
+
+    monkeypatch.setattr(scaling.train, "train_pack", with_a_bug)
+    monkeypatch.setattr(
+        scaling.train, "train", lambda one, **o: with_a_bug([one]) if one.seed == 1 else train(one)
+    )
+    text = PACKED + "seed = [0, 1, 2]\n"
+    remember(sweep(text), FLAT)
+    runs, _ = run(sweep(text), packs=True)
+    assert dict(zip(runs.seed, runs.status, strict=True)) == {0: "ok", 1: "failed", 2: "ok"}
+    log = next(sweep(text).store.folder.glob("runs/*/output.log"))
+    assert any("tried alone" in log.read_text() for log in log.parents[1].glob("*/output.log"))
+
+
+def test_the_last_attempt_of_a_pack_that_dies_is_made_alone(tmp_path: Path):
+    runs = Spec.from_text(PACKED + "seed = [0, 1, 2]\n").runs
+    queue = Queue(Store(tmp_path / "s"), retries=1)
+    queue.add([Job(runs, 3.0, 2)])
+    whole = queue.take()
+    assert whole
+    queue.crash([whole], "died")
+    again = queue.take()
+    assert again and again == whole  # once more together
+    queue.crash([again], "died")
+    each = [queue.take() for _ in range(3)]
+    assert [len(job.runs) for job in each if job] == [1, 1, 1] and queue.store.rows() == {}
+    queue.crash([job for job in each if job and job.runs[0].seed == 2], "died")
+    assert [row["seed"] for row in queue.store.rows().values()] == [2]
+    queue.finish(whole, [Outcome(run.run_id, "interrupted") for run in runs])
+    rest = queue.take()
+    assert rest and (rest.runs, rest.slots) == (runs, 2)
 
 
 def test_speed_recovers_prices_from_samples():

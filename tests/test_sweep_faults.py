@@ -41,6 +41,7 @@ try:
         in_process=options.get("in_process") == "1",
         retries=int(options.get("retries", 2)),
         retry_failed=options.get("retry_failed") == "1",
+        packs=options.get("packs") == "1",
         checkpoint_seconds=0.2,
     )
 except KeyboardInterrupt as stop:

@@ -1,0 +1,126 @@
+"""Jobs from runs: packs of one shape, and trunks with their branches, cut so that no worker stands
+idle. Imports neither torch nor ray.
+
+A pack trains K runs as one stacked model; what that gains is measured (sweeps.estimate). Runs with
+one trunk (scaling.schedule) are kept together: what they share is trained once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Iterable, Sequence
+
+from scaling.config import RunConfig
+from scaling.schedule import parts_at, shape, trunk
+from sweeps.estimate import Costs
+from sweeps.jobs import Job
+
+_MOST_RUNS = 64
+"""In one job: each holds a lease, an open file."""
+
+_JOB_SECONDS = 0.3
+"""To hand out a job and begin it."""
+
+Unit = tuple[RunConfig, ...]
+"""Runs that are not taken apart: one, or a tree, the last to part first."""
+
+
+def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool = True) -> list[Job]:
+    """Jobs for `runs`, of the least expected makespan on `workers`; without `packs` one a run.
+
+    Coarse and fine cuts are compared, the runs one by one among them: nothing is packed that would
+    lengthen the sweep.
+    """
+    alone = [_job([(run,)], costs) for run in runs]
+    if not packs:
+        return alone
+    by_shape: dict[Hashable, list[RunConfig]] = {}
+    for run in runs:
+        by_shape.setdefault(shape(run), []).append(run)
+    best, units = alone, 0
+    for split in (False, True):
+        groups = [_units(group, apart=split) for group in by_shape.values()]
+        if units == (units := sum(map(len, groups))):
+            break  # there are no trees to take apart
+        whole = [_job(group, costs) for group in groups]
+        share = sum(job.seconds for job in whole) / workers
+        for parts in (1, 2, 4, 8, 16):
+            jobs = [
+                job
+                for group, one in zip(groups, whole, strict=True)
+                for job in _cut(group, costs, one.seconds / (share / parts))
+            ]
+            if _span(jobs, workers) < _span(best, workers):
+                best = jobs
+    return best
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """Wall clock of jobs that take `seconds`: longest first, each to the worker that is free first."""
+    ends = [0.0] * workers
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def tokens(job: Job) -> int:
+    """Training tokens that a job processes: those of a common trunk once."""
+    return sum(
+        step * unit[0].batch_tokens
+        for unit in _units(list(job.runs), apart=len(job.runs) == 1)
+        for step in _segments(unit)
+    )
+
+
+def _span(jobs: list[Job], workers: int) -> float:
+    return makespan((job.seconds + _JOB_SECONDS for job in jobs), workers)
+
+
+def _units(runs: list[RunConfig], *, apart: bool) -> list[Unit]:
+    trees: dict[Hashable, list[RunConfig]] = {}
+    for run in runs:
+        free = run.optim.schedule in ("wsd", "constant") and not apart
+        trees.setdefault(trunk(run) if free else run.run_id, []).append(run)
+    return [
+        tuple(sorted(tree, key=lambda run: (-parts_at(run), -run.S))) for tree in trees.values()
+    ]
+
+
+def _segments(unit: Unit) -> list[int]:
+    """Steps of the trunk, and of every branch from where it parts."""
+    first, *others = unit
+    return [first.S, *(run.S - min(run.S, parts_at(run)) for run in others)]
+
+
+def _cut(units: list[Unit], costs: Costs, parts: float) -> list[Job]:
+    """Units of one shape in about so many jobs of like length."""
+    runs = sum(map(len, units))
+    number = min(len(units), max(1, round(parts), math.ceil(runs / _MOST_RUNS)))
+    loads: list[tuple[int, int]] = [(0, i) for i in range(number)]
+    bins: list[list[Unit]] = [[] for _ in range(number)]
+    for unit in sorted(units, key=lambda unit: -sum(_segments(unit))):
+        load, i = heapq.heappop(loads)
+        bins[i].append(unit)
+        heapq.heappush(loads, (load + sum(_segments(unit)), i))
+    return [_job(units, costs) for units in bins]
+
+
+def _job(units: list[Unit], costs: Costs) -> Job:
+    """The units as one job, with the number of slots that measurements favour."""
+    runs = tuple(run for unit in units for run in unit)
+    segments = sorted((s for unit in units for s in _segments(unit) if s), reverse=True)
+    tests = sum(map(costs.tests, runs))
+    best, slots = math.inf, 1
+    for K in costs.sizes(runs[0]):
+        if len(segments) < K:
+            break
+        steps = makespan(segments, K)
+        seconds = steps * costs.step(runs[0], sum(segments) / steps)
+        if seconds < (1 - _WORTH) * best:
+            best, slots = seconds, K
+    return Job(runs, best + tests, slots)
+
+
+_WORTH = 0.03
+"""A larger pack must save at least this part of the time."""
