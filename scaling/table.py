@@ -7,6 +7,7 @@ Needs pandas, never torch.
 from __future__ import annotations
 
 import math
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +138,17 @@ def missing_column(name: str, present: typing.Iterable[str]) -> str:
     import difflib
 
     present = list(present)
-    guess = next((c for c in present if COLUMN_OF_WORD.get(str(c).lower()) == name), None)
+    words = {c: "_".join(re.findall("[a-z0-9]+", str(c).lower())) for c in present}
+    guess = next((c for c in present if COLUMN_OF_WORD.get(words[c]) == name), None)
+    stem = {"L": "loss", "N": "param", "D": "token", "C": "flop"}.get(name)
+    if guess is None and stem:  # final_loss, train_tokens, Training FLOP
+        guess = next((c for c in present if stem in words[c]), None)
     if guess is None and len(name) > 2:
         guess = next(iter(difflib.get_close_matches(name, [str(c) for c in present], n=1)), None)
     hint = (
-        f" Is it {guess!r}? Rename it, or load with map={{{guess!r}: {name!r}}}." if guess else ""
+        f" Is it {guess!r}? Load with map={{{guess!r}: {name!r}}}, or --map '{guess}={name}'."
+        if guess
+        else ""
     )
     return f"the table has no column {name!r}; it has {', '.join(map(str, present))}.{hint}"
 

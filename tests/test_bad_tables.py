@@ -105,6 +105,19 @@ def test_a_law_that_is_not_finite_anywhere():
     assert "bad is not finite at any starting point" in message and "units of N" in message
 
 
+def test_a_law_that_is_not_finite_in_some_rows():
+    @law(A=Range(1, 10), alpha=Range(0.1, 1))
+    def bad(N, *, A, alpha):
+        """L(N) = A log(N / 1e7)^-alpha."""
+        return A * np.log(N / 1e7) ** -alpha
+
+    runs = good()
+    few = int((runs["N"] < 1e7).sum())
+    message = complaint(FitError, runs, bad)
+    first = runs.index[runs["N"] < 1e7][0]
+    assert 0 < few < 30 and f"in {few} of 30 rows, first at row {first} (N=" in message
+
+
 def test_a_law_without_its_parameters():
     @law(A=Range(1, 10), alpha=Range(0.1, 1))
     def bad(N, *, A, alpha):

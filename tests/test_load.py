@@ -192,6 +192,17 @@ def test_numbers_as_people_write_them(tmp_path):
             load(nl(N=["1e6", word, "4e6"]), need=("N", "L"))
 
 
+def test_the_likeliest_column_is_named():
+    there = pd.DataFrame({"Test Loss": [3.0], "n_params": [1e6], "train_tokens": [2e7]})
+    for names, guess in (
+        ({}, "Is it 'n_params'"),
+        ({"n_params": "N"}, "Is it 'train_tokens'"),
+        ({"n_params": "N", "train_tokens": "D"}, "--map 'Test Loss=L'"),
+    ):
+        with pytest.raises(TableError, match=guess):
+            load(there, map=names)
+
+
 def test_a_map_may_hold_expressions(tmp_path):
     there = pd.DataFrame(
         {"params_M": ["1,000", "2000"], "log10_tokens": [8.0, 9.0], "val ppl": 20.0}
