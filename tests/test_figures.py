@@ -20,6 +20,48 @@ def results(tmp_path, sweep):
     return tmp_path
 
 
+KAPLAN = {"N_c": 6e13, "alpha_N": 0.076, "S_c": 2e3, "alpha_S": 0.5, "B_star": 2e6, "alpha_B": 0.21}
+
+
+def batch_scan(sizes=(1e4, 1e5, 1e6), batches=(256, 1024, 4096, 16384, 65536), end=0.5):
+    """Curves on which L(N, S_min) and B_crit(L) of KAPLAN hold exactly (eqs. 5.3 to 5.6)."""
+    k, runs, curves = KAPLAN, [], []
+    for N in sizes:
+        floor = (k["N_c"] / N) ** k["alpha_N"]
+        for B in batches:
+            L = floor + np.geomspace(2.5, end, 24)
+            S = k["S_c"] * (L - floor) ** (-1 / k["alpha_S"])
+            S = S * (1 + k["B_star"] * L ** (-1 / k["alpha_B"]) / B)
+            run = {"run_id": f"b{len(runs)}", "status": "ok", "N": N, "B": B, "lr_peak": 1e-3}
+            work = pd.DataFrame({"S": S, "D": S * B, "C": 6 * N * S * B, "L": L, "L_train": L})
+            runs.append(run | work.iloc[-1].to_dict() | {"D_unique": S[-1] * B})
+            curves.append(work.assign(**run, D_total=S[-1] * B, L_final=L[-1], lr=1e-3))
+    return pd.DataFrame(runs), pd.concat(curves, ignore_index=True)
+
+
+def repeated(sizes=(1e4, 1e5, 1e6), unique=(1e5, 3e5, 1e6, 3e6, 1e7)):
+    """Runs of 1e7 tokens, most with repeated data: the test loss falls to L(N, D) at S_stop and
+    rises from there."""
+    p = {"N_c": 6e13, "D_c": 2e12, "alpha_N": 0.076, "alpha_D": 0.095}
+    runs, curves = [], []
+    S = np.unique(np.geomspace(50, 1e4, 40).round())
+    for N in sizes:
+        for D in unique:
+            least = float(laws.kaplan_ND.predict(p, N=np.array([N]), D=np.array([D]))[0])
+            stop = 1e4 * (D / 1e7) ** 0.6
+            stop = S[np.argmin(np.abs(np.log(S / stop)))]
+            L = least * (1 + 0.5 * np.maximum(S**-0.4 - stop**-0.4, 0))
+            L = L + 0.1 * np.log(np.maximum(S / stop, 1))
+            run = {"run_id": f"u{len(runs)}", "status": "ok", "N": N, "B": 1000, "D_unique": D}
+            work = pd.DataFrame(
+                {"S": S, "D": S * 1e3, "C": 6e3 * N * S, "L": L, "L_train": 0.9 * L}
+            )
+            runs.append(run | work.iloc[-1].to_dict())
+            curves.append(work.assign(**run, D_total=1e7, L_final=L[-1], lr=1e-3))
+    runs = pd.DataFrame(runs)
+    return runs, pd.concat(curves, ignore_index=True).drop(columns="D_unique"), p
+
+
 def lines(ax):
     return {line.get_label(): line.get_xydata() for line in ax.lines}
 
@@ -210,3 +252,220 @@ def test_critical_batch_figure():
     assert np.asarray(line.get_ydata()) == pytest.approx(
         2e6 * np.asarray(line.get_xdata()) ** -4.8, rel=1e-3
     )
+
+
+def drawn(ax, marker="o"):
+    """Points drawn by plot with a marker, stacked."""
+    return np.concatenate([ln.get_xydata() for ln in ax.lines if ln.get_marker() == marker])
+
+
+def test_size_and_data(results):
+    runs, curves = load(results), load(results, curves=True)
+    by_ND = fit(laws.kaplan_ND, runs, bootstrap=0)
+    left, right, _ = figures.size_and_data(runs, curves, by_ND=by_ND).axes
+    (dots,) = (c for c in left.collections if isinstance(c, PathCollection))
+    assert len(dots.get_offsets()) == len(runs)
+    sizes = sorted(runs["N"].unique())
+    solid = [ln for ln in left.lines if not ln.is_dashed()]
+    for N, ln in zip(sizes, solid, strict=True):
+        D, L = ln.get_xydata().T
+        assert pytest.approx(by_ND.predict(N=N, D=D)) == L
+        assert D.max() <= runs["D"].max() * 1.0001
+    longest = curves[curves["D_total"] == runs["D"].max()]
+    points = drawn(right, ".")
+    assert len(points) == len(longest) and points[:, 1].min() == pytest.approx(longest["L"].min())
+
+
+def test_with_and_without_embeddings(results):
+    runs = load(results)
+    runs["n_layer"] = np.where(runs["N"] < 2e4, 1, np.where(runs["N"] < 2e5, 2, 3))
+    left, right = figures.embeddings(runs).axes
+    best = runs.groupby("N")["L"].min()
+    assert sorted(drawn(right)[:, 0]) == pytest.approx(best.index.to_list())
+    assert sorted(drawn(left)[:, 0]) == pytest.approx(sorted(runs["N_total"].unique()))
+    assert [t.get_text() for t in left.get_legend().get_texts()] == [
+        "1 layer",
+        "2 layers",
+        "3 layers",
+    ]
+
+
+def test_overfitting_falls_on_one_line():
+    runs, curves, p = repeated()
+    _, right, _ = figures.overfitting(runs, curves).axes
+    x, excess = np.asarray(right.collections[0].get_offsets()).T
+    a = p["alpha_N"] / p["alpha_D"]
+    expected = (1 + runs["N"] ** a * p["D_c"] / (p["N_c"] ** a * runs["D_unique"])) ** 0.095 - 1
+    assert excess == pytest.approx(expected.to_numpy(), abs=2e-3)
+    assert x == pytest.approx((runs["N"] ** a / runs["D_unique"]).to_numpy(), rel=0.02)
+    grid, curve = next(ln for ln in right.lines if "alpha_D" in str(ln.get_label())).get_data()
+    assert np.interp(np.log(x), np.log(grid), curve) == pytest.approx(excess, abs=2e-3)
+    assert f"{a:.2f}" in right.get_xlabel()
+
+
+def test_early_stopping_takes_the_least_test_loss():
+    runs, curves, _ = repeated()
+    left, right, _ = figures.early_stopping(runs, curves).axes
+    stops = np.asarray(left.collections[0].get_offsets())[:, 1]
+    true = curves.loc[curves.groupby("run_id")["L"].idxmin(), "S"]
+    assert sorted(stops) == sorted(true[true < 9800]) and len(right.lines) >= 10
+    with pytest.raises(TableError, match="no run's test loss turned"):
+        figures.early_stopping(runs[runs["D_unique"] == 1e7], curves[curves["run_id"] == "u4"])
+
+
+def test_batch_figures_recover_the_law_behind_them():
+    runs, curves = batch_scan()
+    small, large, _ = figures.batch_scan(runs, curves).axes
+    for ax, N in ((small, 1e4), (large, 1e6)):
+        floor = (KAPLAN["N_c"] / N) ** KAPLAN["alpha_N"]
+        for ln in (ln for ln in ax.lines if ln.get_marker() == "o"):
+            S, E = ln.get_xydata().T
+            S_min, E_min = np.linalg.lstsq(np.column_stack([np.ones_like(S), S / E]), S)[0]
+            L = floor + (S_min / KAPLAN["S_c"]) ** -KAPLAN["alpha_S"]
+            crit = KAPLAN["B_star"] * L ** (-1 / KAPLAN["alpha_B"])
+            assert E_min / S_min == pytest.approx(crit, rel=0.05)
+    (ax, _) = figures.least_compute(runs, curves).axes
+    (collection,) = (c for c in ax.collections if isinstance(c, LineCollection))
+    assert len(collection.get_segments()) == len(runs)
+    C = np.concatenate(collection.get_segments())[:, 0]
+    crit = KAPLAN["B_star"] * curves["L"] ** (-1 / KAPLAN["alpha_B"])
+    least = curves["C"] / (1 + curves["B"] / crit)
+    assert sorted(C) == pytest.approx(sorted(least), rel=0.05)
+    labels = [label for label in lines(ax) if label.startswith("$L")]
+    assert len(labels) == 2 and "mathrm{min}" in labels[1]
+
+
+def test_fixed_compute_and_fixed_steps():
+    runs, curves = batch_scan(sizes=np.geomspace(1e4, 1e6, 5), batches=(4096,), end=0.05)
+    left, right, *_ = figures.fixed(runs, curves).axes
+    for ax in (left, right):
+        assert len(ax.lines) >= 10
+    for S in np.unique(drawn(right)[:, 0]).tolist():
+        assert S in runs["N"].tolist()
+    # a larger model is never worse after the same number of steps
+    for ln in (ln for ln in right.lines if ln.get_marker() == "o"):
+        assert (np.diff(ln.get_ydata()) < 0).all()
+
+
+def test_sample_efficiency_reads_the_curves():
+    runs, curves = batch_scan(sizes=np.geomspace(1e4, 1e6, 5), batches=(4096,), end=0.05)
+    ax = figures.sample_efficiency(runs, curves).axes[0]
+    assert len(ax.lines) >= 4
+    for ln in ax.lines:
+        assert (np.diff(ln.get_ydata()) < 0).all()
+
+
+def test_compute_in_pf_days(results):
+    curves = load(results, curves=True)
+    front = frontier(curves, bootstrap=20)
+    ax = figures.loss_of_compute(load(results), curves, front=front).axes[0]
+    (collection,) = (c for c in ax.collections if isinstance(c, LineCollection))
+    C = np.concatenate(collection.get_segments())[:, 0]
+    assert sorted(C * 8.64e19) == pytest.approx(sorted(curves["C"]))
+
+
+def test_contours_have_the_optimum_at_the_bottom(sweep):
+    runs = sweep()[0]
+    law = fit(laws.chinchilla, runs, bootstrap=50)
+    _, right, _ = figures.loss_contours(runs, law=law).axes
+    curves = [ln.get_xydata() for ln in right.lines if ln.get_marker() == "None"]
+    minima = [ln.get_xydata()[0] for ln in right.lines if ln.get_marker() == "D"]
+    assert len(curves) == len(minima) >= 4
+    for curve, (_, L) in zip(curves, minima, strict=True):
+        assert curve[:, 1].min() >= L - 1e-9
+
+
+def shapes():
+    rows = []
+    for tag, key, values in (
+        ("feed_forward", "d_ff", (64, 128, 256, 512)), ("aspect", "n_layer", (1, 2, 4, 8)),
+        ("heads", "n_head", (1, 2, 4, 8)),
+    ):  # fmt: skip
+        for i, value in enumerate(values):
+            for seed in (0, 1):
+                one = {"n_layer": 2, "d_model": 64, "n_head": 4, "d_ff": 256} | {key: value}
+                L = 3 * (1 + 0.01 * abs(i - 1) + 0.002 * seed)
+                rows.append(one | {"tag": tag, "N": 100_000 + 500 * i, "L": L, "seed": seed})
+    return pd.DataFrame(rows).assign(status="ok", D=1e6, C=6e11)
+
+
+def test_proportions_show_the_rise_over_the_best():
+    runs = shapes()
+    figure = figures.proportions(runs)
+    for ax, x in zip(figure.axes, ([1, 2, 4, 8], [64, 32, 16, 8], [64, 32, 16, 8]), strict=False):
+        points = next(ln for ln in ax.lines if ln.get_marker() == "o").get_xydata()
+        rise = dict(zip(points[:, 0], points[:, 1], strict=True))
+        assert [rise[v] for v in x] == pytest.approx(
+            [100 * (v / 1.001 - 1) for v in (1.011, 1.001, 1.011, 1.021)], abs=1e-6
+        )
+    with pytest.raises(TableError, match="tagged feed_forward"):
+        figures.proportions(runs.assign(tag=""))
+
+
+def test_families_and_recurrence(sweep):
+    runs = sweep()[0].assign(n_layer=2, family="decoder", n_repeat=1)
+    other = runs.assign(L=runs["L"] * 1.1, run_id=runs["run_id"] + "x")
+    (ax,) = figures.families(pd.concat([runs, other.assign(family="lstm")])).axes
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "Transformer, 2 layers" in texts and "LSTM, 2 layers" in texts
+    assert sum(t.startswith("$L = (N/") for t in texts) == 2
+    left, right = figures.recurrence(pd.concat([runs, other.assign(n_repeat=4)])).axes
+    once, often = (ln.get_xdata() for ln in left.lines[:2])
+    assert once == pytest.approx(often)
+    assert right.lines[1].get_xdata() == pytest.approx(4 * np.asarray(once))
+    for draw, word in ((figures.families, "family"), (figures.recurrence, "n_repeat")):
+        with pytest.raises(TableError, match=word):
+            draw(runs)
+
+
+def test_schedules_and_their_sums(sweep):
+    runs, curves = sweep(sizes=(1e5,), tokens=(1e6,))
+    both, points = [], []
+    for i, (kind, lr) in enumerate((("cosine", 1e-3), ("constant", 2e-3))):
+        both.append(runs.assign(run_id=f"r{i}", schedule=kind))
+        points.append(curves.assign(run_id=f"r{i}", lr=lr, N=1e5, status="ok"))
+    _, right = figures.schedules(pd.concat(both), pd.concat(points)).axes
+    sums = [ln.get_xdata()[0] for ln in right.lines]
+    S = np.concatenate([[0], curves["S"]])
+    expected = np.trapezoid(np.where(S > 0, 1e-3, 0), S)
+    assert sums == pytest.approx([expected, 2 * expected])
+    with pytest.raises(TableError, match="differ in their schedule"):
+        figures.schedules(both[0], points[0])
+
+
+def test_best_rates_are_the_minima():
+    rates = np.geomspace(1e-4, 3e-2, 9)
+    sizes = np.geomspace(1e4, 1e6, 4)
+    runs = pd.DataFrame(
+        {"N": N, "lr_peak": lr, "L": 3 + 0.05 * np.log(lr / (0.1 * N**-0.3)) ** 2}
+        for N in sizes for lr in rates
+    ).assign(status="ok", D=1e6, C=1e12)  # fmt: skip
+    _, right, _ = figures.best_rates(runs).axes
+    found = np.asarray(right.collections[0].get_offsets())
+    assert found == pytest.approx(np.column_stack([sizes, 0.1 * sizes**-0.3]), rel=1e-3)
+    label = next(label for label in lines(right) if "N^{" in label)
+    assert "N^{-0.30}" in label
+    kaplan = next(ln for ln in right.lines if ln.get_label() == "eq. D.1").get_xydata()
+    assert kaplan[:, 1] == pytest.approx(0.003239 - 0.0001395 * np.log(kaplan[:, 0]))
+    with pytest.raises(TableError, match="widen the rates"):
+        figures.best_rates(runs[runs["lr_peak"] > 1e-2])
+
+
+def test_held_out_errors_of_the_true_law_are_small(sweep):
+    runs = sweep(noise=0.0, anneal=0.0)[0]
+    ax = figures.held_out(runs, against=(laws.chinchilla,)).axes[0]
+    factor, off = drawn(ax).T
+    assert factor.min() > 1 and np.abs(off).max() < 0.05
+    assert "chinchilla" in ax.texts[0].get_text()
+
+
+def test_parameters_show_draws_profile_and_both_intervals(sweep):
+    result = fit(laws.floor_N, sweep(tokens=(3e7,))[0], bootstrap=100)
+    axes = figures.parameters(result).axes
+    assert [ax.get_xlabel() for ax in axes] == ["$E$", "$A$", r"$\alpha$"]
+    for ax, name in zip(axes, result.law.params, strict=True):
+        profile = result.profile(name)
+        curve, estimate, _, bar = (ln.get_xydata() for ln in ax.lines)
+        assert estimate[0, 0] == pytest.approx(result.params[name])
+        assert curve[:, 1].max() == pytest.approx(1, abs=0.02)
+        assert bar[:, 0] == pytest.approx([profile.low, profile.high], rel=0.3)

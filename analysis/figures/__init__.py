@@ -4,14 +4,27 @@ figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")
 """
 
-from . import registry
+from .compute import (
+    batch_scan,
+    fixed,
+    least_compute,
+    loss_contours,
+    loss_of_compute,
+    sample_efficiency,
+)
 from .frontier import critical_batch, deviation, frontier, isoflop
-from .loss import kaplan_triptych, learning_curves
+from .loss import embeddings, kaplan_triptych, learning_curves, size_and_data
+from .overfit import early_stopping, overfitting
 from .parts import BEYOND, LABELS, formula, lower_edge
 from .registry import FIGURES, draw, draw_all, listing, of_results, save
+from .schedule import best_rates, schedules
+from .shape import families, proportions, recurrence
+from .trust import held_out, parameters
 
 __all__ = [
-    "BEYOND", "FIGURES", "LABELS", "critical_batch", "deviation", "draw", "draw_all", "formula",
-    "frontier", "isoflop", "kaplan_triptych", "learning_curves", "listing", "lower_edge",
-    "of_results", "save",
+    "BEYOND", "FIGURES", "LABELS", "batch_scan", "best_rates", "critical_batch", "deviation",
+    "draw", "draw_all", "early_stopping", "embeddings", "families", "fixed", "formula", "frontier",
+    "held_out", "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
+    "loss_contours", "loss_of_compute", "lower_edge", "of_results", "overfitting", "parameters",
+    "proportions", "recurrence", "sample_efficiency", "save", "schedules", "size_and_data",
 ]  # fmt: skip

@@ -13,18 +13,25 @@ from analysis.frontier import Frontier
 from scaling.count import PF_DAY
 
 from .parts import (
+    BEYOND,
     LABELS,
     Colours,
     Width,
     default_frontier,
     dots,
+    fitted,
+    formula,
     frontier_line,
+    headline,
     law_line,
     limits,
     lines,
+    longest,
     lower_edge,
     needed,
     panels,
+    past_warmup,
+    span,
     usable,
 )
 from .registry import figure as listed
@@ -102,4 +109,87 @@ def learning_curves(
             ax.label_outer(remove_inner_ticks=False)
         axes[0].set_ylabel(LABELS["L"])
         colour.bar(figure, axes)
+    return figure
+
+
+@listed("kaplan4", "Kaplan et al. 2020, Fig. 4", needs=("curves", "S"), spec="size")
+def size_and_data(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    by_ND: FitResult | None = None,
+    by_NS: FitResult | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Loss against data by size with L(N, D), and along learning curves with L(N, S).
+
+    by_ND  a law of N and D; kaplan_ND fitted to all runs where not given.
+    by_NS  a law of N and S; where not given, kaplan_NS fitted to the longest curve of every size
+           after its warm-up. S is as trained, at one batch size, not S_min.
+    """
+    runs = usable(runs)
+    points = longest(needed(runs if curves is None else curves))
+    by_ND = by_ND or fit_law(laws.kaplan_ND, runs)
+    late = past_warmup(points)
+    by_NS = by_NS or fit_law(laws.kaplan_NS, late)
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.5, share=True)
+        colour = Colours(runs["N"])
+        dots(left, runs, "D", colour)
+        for N, curve in points.sort_values("S").groupby("N"):
+            right.plot(curve["S"], curve["L"], ".", color=colour(N), ms=3, mew=0)
+        for N in colour.sizes:
+            own = runs.loc[runs["N"] == N, "D"]
+            D = span(own, beyond=BEYOND)
+            fitted(left, D, by_ND.predict(N=N, D=D), own.max(), colour(N))
+            steps = span(late.loc[late["N"] == N, "S"], beyond=BEYOND)
+            last = points.loc[points["N"] == N, "S"].max()
+            fitted(right, steps, by_NS.predict(N=N, S=steps), last, colour(N))
+        for ax, x, result in ((left, "D", by_ND), (right, "S", by_NS)):
+            data = runs if x == "D" else points
+            limits(ax, data[x].to_numpy(float), data["L"].to_numpy(float), above=0.3)
+            ax.set_xlabel(LABELS[x])
+            headline(ax, formula(result))
+        for ax in (left, right):
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+        left.set_ylabel(LABELS["L"])
+        colour.bar(figure, (left, right))
+    return figure
+
+
+@listed("kaplan6", "Kaplan et al. 2020, Fig. 6", needs=("N_total", "n_layer"), spec="size")
+def embeddings(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against size with and without embeddings, by depth.
+
+    The best run of every shape. Counted with embeddings the depths part; without, they join, but
+    for models of a single layer. The law is fitted to the lower edge of the other depths.
+    """
+    runs = usable(runs)
+    best = runs.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
+    deep = best[best["n_layer"] >= 2] if (best["n_layer"] >= 2).sum() >= 3 else best
+    law = fit_law(laws.kaplan_N, lower_edge(deep, "N"))
+    depths = sorted(best["n_layer"].unique())
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.5, share=True)
+        colour = Colours(depths)
+        for ax, x in zip(axes, ("N_total", "N"), strict=True):
+            for depth in depths:
+                same = best[best["n_layer"] == depth].sort_values(x)
+                ax.plot(
+                    same[x], same["L"], "o-", color=colour(depth), lw=0.7, ms=3,
+                    label=f"{depth} layer{'s' if depth > 1 else ''}",
+                )  # fmt: skip
+            limits(ax, best[x].to_numpy(float), best["L"].to_numpy(float), above=0.3)
+            ax.set_xlabel(LABELS[x] if x == "N_total" else "Parameters $N$ without embeddings")
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+        axes[0].legend(loc="upper right")
+        law_line(axes[1], law, "N")
+        axes[1].legend(handles=axes[1].lines[-1:], loc="upper right")
+        axes[0].set_ylabel(LABELS["L"])
     return figure

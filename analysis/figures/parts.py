@@ -76,10 +76,16 @@ class Colours:
         return self.map(self.norm(N))
 
     def bar(
-        self, figure: Figure, axes: Any, *, label: str = LABELS["N"], own: bool = False
+        self,
+        figure: Figure,
+        axes: Any,
+        *,
+        label: str = LABELS["N"],
+        own: bool = False,
+        plain: bool = False,
     ) -> None:
         """A colour bar right of `axes`, marked at each value; ticks at the decades, or with `own`
-        at the values."""
+        at the values, with `plain` without powers of ten."""
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
         )
@@ -89,7 +95,9 @@ class Colours:
         bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
         if own:
             bar.ax.yaxis.set_major_locator(FixedLocator(self.sizes.tolist()))
-            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"${latex(v)}$"))
+            bar.ax.yaxis.set_major_formatter(
+                FuncFormatter(lambda v, _: f"{v:.3g}" if plain else f"${latex(v)}$")
+            )
         if len(self.sizes) <= 24:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
 
@@ -135,7 +143,7 @@ def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> No
     ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
 
 
-def law_line(ax: Axes, result: FitResult, x: str) -> None:
+def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) -> None:
     """A law of one column with its band, over the rows it was fitted to and beyond."""
 
     def curve(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,7 +151,7 @@ def law_line(ax: Axes, result: FitResult, x: str) -> None:
         return (result.predict(**columns), *result.predict_interval(**columns))
 
     low, high = float(result.runs[x].min()), float(result.runs[x].max())
-    line(ax, curve, low, high, with_interval(result), style.FIT)
+    line(ax, curve, low, high, with_interval(result), colour)
 
 
 def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
@@ -187,6 +195,14 @@ def line(
     ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
 
 
+def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> None:
+    """Words, such as a formula, at the top within the axes."""
+    ax.text(
+        0.985 if side == "right" else 0.015, 0.985, text, transform=ax.transAxes, ha=side,
+        va="top", fontsize=style.paper()["legend.fontsize"],
+    )  # fmt: skip
+
+
 def with_interval(result: FitResult) -> str:
     """The formula, and under it the interval of the exponent where there is but one."""
     exponents = [name for name in result.law.params if name.startswith("alpha")]
@@ -209,6 +225,7 @@ _FORMULAE = {
     "floor_D": "L = {E} + {A}\\,D^{{-{alpha}}}",
     "floor_C": "L = {E} + {A}\\,C^{{-{alpha}}}",
     "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
+    "kaplan_NS": "L = (N/{N_c})^{{-{alpha_N}}} + (S/{S_c})^{{-{alpha_S}}}",
     "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
 }
 
@@ -218,7 +235,9 @@ def formula(result: FitResult) -> str:
     pattern = _FORMULAE.get(result.law.name)
     if pattern is None:
         return result.law.name
-    return f"${pattern.format(**{k: latex(v) for k, v in result.params.items()})}$"
+    floor = 1e-6 * float(result.runs[result.law.target].min())
+    numbers = {k: "0" if k == "E" and v < floor else latex(v) for k, v in result.params.items()}
+    return f"${pattern.format(**numbers)}$"
 
 
 def latex(value: float) -> str:
@@ -261,3 +280,44 @@ def needed(curves: pd.DataFrame) -> pd.DataFrame:
     if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
         raise TableError("this figure needs learning curves: load(folder, curves=True).")
     return usable(curves)
+
+
+def past_warmup(curves: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations from the highest learning rate of their run on; all where none is recorded.
+
+    Before it a curve shows the schedule, not a law (Kaplan et al. 2020, section 5.2).
+    """
+    if "lr" not in curves.columns or curves["lr"].isna().any():
+        return curves
+    peak = curves.groupby("run_id")["lr"].transform("max")
+    begins = curves["S"].where(curves["lr"] >= 0.999 * peak)
+    return curves[curves["S"] >= begins.groupby(curves["run_id"]).transform("min")]
+
+
+def longest(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves of one run a size: that of the most data, of several the best."""
+    order = curves.sort_values(["N", "D_total", "L_final"], ascending=[True, False, True])
+    return curves[curves["run_id"].isin(order.drop_duplicates("N")["run_id"])]
+
+
+def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """`curves` with columns of their runs."""
+    more = [name for name in names if name not in curves.columns]
+    return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
+
+
+def span(values: Any, *, beyond: float = 1.0) -> np.ndarray:
+    """81 log-spaced points over the values, and to `beyond` times the largest."""
+    values = np.asarray(values, float)
+    return np.geomspace(values.min(), values.max() * beyond, 81)
+
+
+def fitted(
+    ax: Axes, x: np.ndarray, y: np.ndarray, last: float, colour: Any, **options: Any
+) -> None:
+    """A fitted line: solid up to `last`, dashed from there on."""
+    known = x <= last * (1 + 1e-9)
+    ax.plot(x[known], y[known], color=colour, lw=0.8, **options)
+    if not known.all():
+        from_there = np.flatnonzero(known)[-1] if known.any() else 0
+        ax.plot(x[from_there:], y[from_there:], color=colour, lw=0.7, ls=(0, (3, 2)))

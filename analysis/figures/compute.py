@@ -1,0 +1,290 @@
+"""Loss at fixed compute and fixed steps, sample efficiency, contours (Kaplan et al. 2020, section 6;
+Hoffmann et al. 2022; Brown et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import laws, style
+from analysis.batch import adjusted, contours, critical_batch
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier, budgets_of, envelope, parametric, quantiles, slices
+from analysis.frontier import frontier as frontier_of
+from scaling.count import PF_DAY
+from scaling.table import TableError
+
+from .parts import (
+    BEYOND,
+    LABELS,
+    Colours,
+    Width,
+    formula,
+    frontier_line,
+    headline,
+    latex,
+    limits,
+    line,
+    lines,
+    longest,
+    needed,
+    panels,
+    past_warmup,
+    span,
+    usable,
+)
+from .registry import figure as listed
+
+
+def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:
+    """The least loss of every size by each number of steps: N, S, L, log-interpolated."""
+    rows = []
+    for _, run in curves.sort_values("S").groupby("run_id"):
+        x, y = np.log(run["S"].to_numpy(float)), np.log(run["L"].to_numpy(float))
+        rows += [
+            (run["N"].iloc[0], S, np.exp(np.interp(np.log(S), x, y)))
+            for S in steps
+            if x[0] <= np.log(S) <= x[-1] + 1e-9
+        ]
+    table = pd.DataFrame(rows, columns=["N", "S", "L"])
+    return table.groupby(["S", "N"], as_index=False)["L"].min()
+
+
+@listed("kaplan11", "Kaplan et al. 2020, Fig. 11", needs=("curves", "S", "B"), spec="size")
+def fixed(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against size at fixed compute, and at fixed numbers of steps, with L(N, S).
+
+    Learning curves cut at fixed C or S; lines are kaplan_NS, fitted to the longest curve of every
+    size after its warm-up.
+    """
+    points = needed(runs if curves is None else curves)
+    late = past_warmup(longest(points))
+    law = fit_law(laws.kaplan_NS, late)
+    B = float(points["B"].mode().iloc[0])
+    late = late[late["B"] == B]
+    budgets = slices(late, 6)
+    ends = late.groupby("N")["S"].agg(["min", "max"])
+    steps = at_steps(late, np.geomspace(ends["min"].max(), ends["max"].min(), 5))
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.5, share=True)
+        groups: list[tuple[Axes, str, pd.DataFrame, Callable[..., np.ndarray]]] = [
+            (left, "C", budgets, lambda C, N: law.predict(N=N, S=C / (6 * N * B))),
+            (right, "S", steps, lambda S, N: law.predict(N=N, S=np.full(len(N), S))),
+        ]
+        for ax, x, table, predict in groups:
+            colour = Colours(table[x])
+            for value, same in table.sort_values("N").groupby(x):
+                N = span(same["N"])
+                ax.plot(N, predict(value, N), color=colour(value), lw=0.8)
+                ax.plot(same["N"], same["L"], "o", color=colour(value), ms=2.8, mew=0)
+            ax.set_xlabel(LABELS["N"])
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            colour.bar(figure, [ax], label=LABELS[x], own=True)
+        both = pd.concat([budgets, steps])
+        limits(left, both["N"].to_numpy(float), both["L"].to_numpy(float), above=0.35)
+        right.set_xlim(left.get_xlim())
+        for ax in (left, right):
+            style.loss_axis(ax)
+        left.set_ylabel(LABELS["L"])
+        headline(left, formula(law))
+    return figure
+
+
+@listed("kaplan13", "Kaplan et al. 2020, Fig. 13", needs=("curves", "B"), spec="batch")
+def least_compute(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against the least compute C_min, beside compute as trained.
+
+    C_min = C / (1 + B / B_crit(L)) is what a batch far below the critical one would have taken
+    (eq. 5.5), with B_crit(L) of these very runs. As trained: the commonest batch size.
+    """
+    points = needed(runs if curves is None else curves)
+    critical = critical_batch(contours(points))
+    if critical.law is None:
+        raise TableError("B_crit(L) takes contours at three losses or more.")
+    least = adjusted(points, critical)
+    plain = points[points["B"] == points["B"].mode().iloc[0]]
+    fronts = (
+        ("trained", envelope(plain), style.METHODS["envelope"]),
+        ("min", frontier_of(least, method="envelope", flops="C_min"), style.FIT),
+    )
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        colour = Colours(points["N"])
+        lines(ax, least.assign(C=least["C_min"]), "C", colour)
+        everything = np.concatenate([least["C_min"], plain["C"]])
+        limits(ax, everything, points["L"].to_numpy(float), above=0.35)
+        for name, front, hue in fronts:
+            assert isinstance(front, Frontier)
+            value = -front.lines["L"][0, 1]
+            low, high = quantiles(-front.lines["L"][1:, 1], front.level)
+            words = r"C_\mathrm{min}" if name == "min" else "C"
+            label = f"$L \\propto {words}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
+
+            def curve(C: np.ndarray, front: Frontier = front) -> tuple[np.ndarray, ...]:
+                table = front.at(C=C)
+                return tuple(table[k].to_numpy() for k in ("L", "L_low", "L_high"))
+
+            line(ax, curve, *front.ranges["C"], label, hue)  # pyright: ignore[reportArgumentType]
+        ax.set(xlabel=r"Compute $C_\mathrm{min}$ (curves) or $C$ [FLOPs]", ylabel=LABELS["L"])
+        style.count_axis(ax)
+        style.loss_axis(ax)
+        ax.legend(loc="upper right")
+        colour.bar(figure, [ax])
+    return figure
+
+
+@listed("kaplan18", "Kaplan et al. 2020, Fig. 18", needs=("curves", "B"), spec="batch")
+def batch_scan(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Tokens against steps to reach each loss, batch size by batch size, for the smallest and
+    largest size.
+
+    Lines: (S / S_min - 1)(E / E_min - 1) = 1 (McCandlish et al. 2018), fitted to each loss.
+    """
+    points = contours(needed(runs if curves is None else curves))
+    critical = critical_batch(points, bootstrap=0)
+    sizes = sorted(critical.table["N"].unique())
+    shown = sizes if len(sizes) < 3 else [sizes[0], sizes[-1]]
+    with rc_context(style.paper()):
+        figure, axes = panels(len(shown), width, height=2.5)
+        colour = Colours(critical.table["L"])
+        for ax, N in zip(axes, shown, strict=True):
+            for row in critical.table[critical.table["N"] == N].itertuples():
+                own = points[(points["N"] == N) & (points["L"] == row.L)]
+                B = span(own["B"])
+                S = row.S_min + row.E_min / B
+                ax.plot(S, B * S, color=colour(row.L), lw=0.8)
+                ax.plot(own["S"], own["B"] * own["S"], "o", color=colour(row.L), ms=3, mew=0)
+            ax.set_xlabel("Steps to reach the loss")
+            style.count_axis(ax)
+            style.count_axis(ax, which="y")
+            headline(ax, f"$N = {latex(float(N))}$")
+        axes[0].set_ylabel("Tokens to reach the loss")
+        colour.bar(figure, axes, label=LABELS["L"], own=True, plain=True)
+    return figure
+
+
+@listed("kaplan19", "Kaplan et al. 2020, Fig. 19", needs=("curves",), spec="size")
+def sample_efficiency(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Fewest tokens to reach a loss against size, one line a loss."""
+    points = needed(runs if curves is None else curves)
+    reached = points.groupby("N")["L"].min()
+    start = points.groupby("run_id")["L"].max().min()
+    least, most = reached.nsmallest(min(3, len(reached))).max(), min(start, reached.max() * 1.15)
+    goals = np.geomspace(least, most, 7)
+    rows = []
+    for _, run in points.sort_values("D").groupby("run_id"):
+        best = np.minimum.accumulate(run["L"].to_numpy(float))
+        for goal in goals:
+            if best[-1] <= goal <= best[0]:
+                D = np.exp(np.interp(-goal, -best, np.log(run["D"].to_numpy(float))))
+                rows.append((goal, run["N"].iloc[0], D))
+    table = pd.DataFrame(rows, columns=["L", "N", "D"]).groupby(["L", "N"], as_index=False).min()
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        colour = Colours(goals)
+        for goal, same in table.groupby("L"):
+            ax.plot(same["N"], same["D"], "o-", color=colour(goal), lw=0.9, ms=3, mew=0)
+        ax.set(xlabel=LABELS["N"], ylabel="Tokens to reach the loss")
+        style.count_axis(ax)
+        style.count_axis(ax, which="y")
+        colour.bar(figure, [ax], label=LABELS["L"], own=True, plain=True)
+    return figure
+
+
+@listed("gpt3", "Brown et al. 2020, Fig. 3.1", needs=("curves",), spec="cpu")
+def loss_of_compute(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    front: Frontier | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Learning curves against compute in PF-days, with the power law along their edge.
+
+    front  a frontier; the envelope of the curves where not given.
+    """
+    points = needed(runs if curves is None else curves)
+    front = front or envelope(points)
+    points = points.assign(C=points["C"] / PF_DAY)
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        colour = Colours(points["N"])
+        lines(ax, points, "C", colour)
+        limits(ax, points["C"].to_numpy(float), points["L"].to_numpy(float), above=0.2)
+        frontier_line(ax, front, PF_DAY)
+        ax.set(xlabel=LABELS["PF"], ylabel=LABELS["L"])
+        style.count_axis(ax)
+        style.loss_axis(ax)
+        ax.legend(loc="upper right")
+        colour.bar(figure, [ax])
+    return figure
+
+
+@listed("contours", "Hoffmann et al. 2022, Fig. 4", spec="isoflop")
+def loss_contours(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    law: FitResult | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Contours of the fitted L(N, D) over compute and size, and slices of it at fixed compute.
+
+    law  a law of N and D; chinchilla fitted to all runs where not given.
+    """
+    runs = usable(runs)
+    law = law or fit_law(laws.chinchilla, runs)
+    front = parametric(law)
+    C = span(runs["C"], beyond=BEYOND)
+    N = span([runs["N"].min() / 1.5, runs["N"].max() * 2])
+    mesh_C, mesh_N = np.meshgrid(C, N)
+    L = law.predict(N=mesh_N.ravel(), D=(mesh_C / (6 * mesh_N)).ravel()).reshape(mesh_C.shape)
+    levels = np.geomspace(runs["L"].min() * 0.97, runs["L"].max() * 1.05, 12)
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.6)
+        left.contour(C, N, L, levels, cmap=style.size_map(), linewidths=0.8)
+        left.plot(runs["C"], runs["N"], "o", color=style.INK, ms=1.8, mew=0)
+        low, high = front.ranges["C"]
+        best = front.at(C=C)
+        left.fill_between(C, best["N_low"], best["N_high"], color=style.FIT, alpha=0.15, lw=0)
+        known = high * (1 + 1e-9) >= C
+        left.plot(C[known], best["N"][known], color=style.FIT, label="efficient frontier")
+        left.plot(C[~known], best["N"][~known], color=style.FIT, ls=(0, (3, 2)))
+        left.set(xlim=(C[0], C[-1]), ylim=(N[0], N[-1]), xlabel=LABELS["C"], ylabel=LABELS["N"])
+        style.count_axis(left)
+        style.count_axis(left, which="y")
+        left.legend(loc="upper left")
+        exact = budgets_of(runs)
+        shown = np.array([b["C"].median() for b in exact]) if exact else np.geomspace(low, high, 6)
+        colour = Colours(shown)
+        for budget in shown:
+            right.plot(N, law.predict(N=N, D=budget / (6 * N)), color=colour(budget), lw=0.8)
+            at = front.at(C=budget).iloc[0]
+            right.plot(at["N"], at["L"], "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
+        for budget in exact:
+            one = colour(budget["C"].median())
+            right.plot(budget["N"], budget["L"], "o", color=one, ms=2.5, mew=0)
+        right.set(xlabel=LABELS["N"], ylabel=LABELS["L"], xlim=(N[0], N[-1]))
+        right.set_ylim(runs["L"].min() * 0.97, runs["L"].max() * 1.2)
+        style.count_axis(right)
+        style.loss_axis(right)
+        right.text(
+            0.99, 1.0, formula(law), transform=right.transAxes, ha="right", va="bottom", fontsize=7
+        )
+        colour.bar(figure, [right], label=LABELS["C"], own=len(shown) <= 10)
+    return figure

@@ -1,0 +1,162 @@
+"""Too little data: overfitting and early stopping (Kaplan et al. 2020, sections 4.2 and 5.3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from analysis import laws, style
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from scaling.table import TableError
+
+from .parts import (
+    BEYOND,
+    LABELS,
+    Colours,
+    Width,
+    dots,
+    fitted,
+    formula,
+    headline,
+    joined,
+    latex,
+    limits,
+    longest,
+    needed,
+    panels,
+    past_warmup,
+    span,
+    usable,
+)
+from .registry import figure as listed
+
+UNIQUE = "Distinct tokens $D$"
+
+
+def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame | None) -> pd.DataFrame:
+    """`runs` as Kaplan et al. take them for L(N, D): D the distinct tokens, L the least test loss
+    along the run, and S_stop the step where that was (the last one where the loss still fell)."""
+    runs = usable(runs)
+    if curves is None:
+        return runs.assign(D=runs["D_unique"], S_stop=runs["S"])
+    best = curves.loc[curves.groupby("run_id")["L"].idxmin()].set_index("run_id")
+    known = runs[runs["run_id"].isin(best.index)]
+    at = best.loc[known["run_id"]]
+    return known.assign(D=known["D_unique"], L=at["L"].to_numpy(), S_stop=at["S"].to_numpy())
+
+
+@listed("kaplan9", "Kaplan et al. 2020, Fig. 9", needs=("D_unique", "curves"), spec="data")
+def overfitting(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    law: FitResult | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Early-stopped loss against data by size, and the share of it that is overfitting.
+
+    Right: L / L(N, infinity) - 1 against N^(alpha_N / alpha_D) / D, where all sizes fall on one
+    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is the law's.
+
+    law  kaplan_ND fitted to the early-stopped runs where not given.
+    """
+    stopped = early_stopped(runs, curves)
+    law = law or fit_law(laws.kaplan_ND, stopped)
+    p = law.params
+    ratio = p["alpha_N"] / p["alpha_D"]
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.5)
+        colour = Colours(stopped["N"])
+        dots(left, stopped, "D", colour)
+        for N in colour.sizes:
+            own = stopped.loc[stopped["N"] == N, "D"]
+            D = span(own, beyond=BEYOND)
+            fitted(left, D, law.predict(N=N, D=D), own.max(), colour(N))
+        limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.3)
+        left.set(xlabel=UNIQUE, ylabel=LABELS["L"])
+        style.count_axis(left)
+        style.loss_axis(left)
+        headline(left, formula(law))
+        x = stopped["N"].to_numpy(float) ** ratio / stopped["D"].to_numpy(float)
+        excess = stopped["L"].to_numpy(float) / (p["N_c"] / stopped["N"]) ** p["alpha_N"] - 1
+        right.scatter(x, excess, c=colour(stopped["N"].to_numpy(float)), s=12, lw=0)
+        grid = span(x)
+        curve = (1 + grid * p["D_c"] / p["N_c"] ** ratio) ** p["alpha_D"] - 1
+        right.plot(
+            grid, curve, color=style.FIT, label=r"$(1 + D_c N^a / (N_c^a D))^{\alpha_D} - 1$"
+        )
+        right.axhline(0, color=style.GREY, lw=0.5, ls=":")
+        right.set(
+            xlabel=f"$N^a / D$, $a = \\alpha_N/\\alpha_D = {ratio:.2f}$",
+            ylabel=r"Overfitting $L / L(N, \infty) - 1$",
+        )
+        style.count_axis(right)
+        right.legend(loc="upper left")
+        colour.bar(figure, (left, right))
+    return figure
+
+
+@listed("kaplan16", "Kaplan et al. 2020, Fig. 16", needs=("D_unique", "S", "curves"), spec="data")
+def early_stopping(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """The step of least test loss against its lower bound, and train and test loss by data size.
+
+    Left: runs whose test loss turned, against S_c / (L(N, D) - L(N, infinity))^(1 / alpha_S) of
+    eq. 5.7, with L(N, S) fitted to the runs that never saw a token twice. Right: the size that
+    most runs overfit at; train loss dashed.
+    """
+    points = needed(runs if curves is None else curves)
+    runs = usable(runs)
+    stopped = early_stopped(runs, points)
+    points = joined(points, runs, "D_unique")
+    turned = stopped[stopped["S_stop"] < 0.98 * stopped["S"]]
+    fresh = runs.loc[runs["D_unique"] >= 0.99 * runs["D"], "run_id"]
+    if turned.empty:
+        raise TableError(
+            "no run's test loss turned before its end, so none shows where to stop: train several "
+            "epochs on a small data.unique_tokens."
+        )
+    if not len(fresh):
+        raise TableError("every run repeats its data; L(N, S) takes runs of one epoch at most.")
+    steps = past_warmup(longest(points[points["run_id"].isin(fresh)]))
+    law = fit_law(laws.kaplan_NS, steps, bootstrap=0)
+    p = law.params
+    floor = (p["N_c"] / turned["N"]) ** p["alpha_N"]
+    above = turned["L"] > floor * (1 + 1e-6)
+    bound = p["S_c"] / (turned["L"] - floor)[above] ** (1 / p["alpha_S"])
+    N = turned["N"].value_counts().idxmax()
+    shown = points[points["N"] == N]
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.5)
+        colour = Colours(points["D_unique"])
+        left.scatter(
+            bound, turned["S_stop"][above], c=colour(turned["D_unique"][above].to_numpy(float)),
+            s=12, lw=0,
+        )  # fmt: skip
+        ends = np.array(
+            [min(bound.min(), turned["S_stop"].min()), max(bound.max(), turned["S_stop"].max())]
+        )
+        left.plot(ends, ends, color=style.FIT, lw=0.8, label="the bound")
+        left.set(
+            xlabel=r"$S_c\,(L(N, D) - L(N, \infty))^{-1/\alpha_S}$",
+            ylabel="Step of least test loss",
+        )
+        style.count_axis(left)
+        style.count_axis(left, which="y")
+        left.legend(loc="upper left")
+        for _, run in shown.sort_values("S").groupby("run_id"):
+            one = colour(float(run["D_unique"].iloc[0]))
+            right.plot(run["S"], run["L"], color=one, lw=0.9)
+            right.plot(run["S"], run["L_train"], color=one, lw=0.7, ls=(0, (3, 2)))
+        right.set(xlabel=LABELS["S"], ylabel="Loss [nats/token]")
+        style.count_axis(right)
+        style.loss_axis(right)
+        right.plot([], [], color=style.INK, lw=0.9, label="test")
+        right.plot([], [], color=style.INK, lw=0.7, ls=(0, (3, 2)), label="train")
+        right.legend(loc="lower left", title=f"$N = {latex(float(N))}$", title_fontsize=7)
+        colour.bar(figure, (left, right), label=UNIQUE)
+    return figure

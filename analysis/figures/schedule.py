@@ -1,0 +1,130 @@
+"""Learning rates: schedules, and the best rate by size (Kaplan et al. 2020, appendix D.6)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.fit import fit as fit_law
+from analysis.laws import Range, law
+from scaling.config import peak_lr
+from scaling.table import TableError
+
+from .parts import LABELS, Colours, Width, between, joined, latex, line, needed, panels, usable
+from .registry import figure as listed
+
+
+@law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5))
+def rate_of_size(N, *, c, p):
+    """lr(N) = c N^p.
+
+    Source: Bjorck et al. 2024 (arXiv 2409.19913), at one horizon
+    """
+    return c * N**p
+
+
+@listed("kaplan22", "Kaplan et al. 2020, Fig. 22", needs=("schedule", "curves"), spec="schedules")
+def schedules(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Learning-rate schedules, and the final loss against the summed learning rate.
+
+    The size and horizon of most schedules. The sum runs over steps, by trapezoids between evaluations.
+    """
+    points = needed(runs if curves is None else curves)
+    if "lr" not in points.columns or points["lr"].isna().all():
+        raise TableError("the learning curves have no column lr (of schema version 1).")
+    runs = usable(runs)
+    kinds = runs.groupby(["N", "D"])["schedule"].nunique()
+    if kinds.max() < 2:
+        raise TableError("no two runs of one size and horizon differ in their schedule.")
+    N, D = kinds.idxmax()
+    runs = runs[(runs["N"] == N) & (runs["D"] == D)]
+    points = joined(points[points["run_id"].isin(runs["run_id"])], runs, "schedule")
+    kinds = list(dict.fromkeys(runs.sort_values("L")["schedule"]))
+    hues = dict(zip(kinds, style.METHODS.values(), strict=False))
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.4)
+        named = set()
+        for run_id, curve in points.sort_values("S").groupby("run_id"):
+            kind = curve["schedule"].iloc[0]
+            S = np.concatenate([[0.0], curve["S"]])
+            lr = np.concatenate([[0.0], curve["lr"]])
+            left.plot(S, lr, color=hues.get(kind, style.GREY), lw=0.9)
+            total = np.trapezoid(lr, S)
+            L = float(runs.loc[runs["run_id"] == run_id, "L"].iloc[0])
+            right.plot(
+                total, L, "o", color=hues.get(kind, style.GREY), ms=3.5, mew=0,
+                label=None if kind in named else kind,
+            )  # fmt: skip
+            named.add(kind)
+        left.set(xlabel=LABELS["S"], ylabel="Learning rate", ylim=(0, None))
+        right.set(xlabel="Learning rate summed over steps", ylabel=LABELS["L"])
+        right.legend(title=f"$N = {latex(float(N))}$", title_fontsize=7)
+    return figure
+
+
+@listed("kaplanD1", "Kaplan et al. 2020, appendix D.6", needs=("lr_peak",), spec="lr")
+def best_rates(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against the learning rate by size, and the best rate against size with eq. D.1.
+
+    The best rate is the minimum of a parabola through the three lowest points in log rate (mean
+    over seeds); not where the lowest is at an edge. Where sizes have several horizons: the longest
+    that all of them share.
+    """
+    runs = usable(runs)
+    counts = runs.groupby("D")["N"].nunique()
+    D = counts[counts == counts.max()].index.max()
+    runs = runs[runs["D"] == D]
+    table = runs.groupby(["N", "lr_peak"], as_index=False)["L"].mean()
+    best = []
+    for N, same in table.groupby("N"):
+        i = int(np.argmin(same["L"]))
+        if 0 < i < len(same) - 1:
+            x = np.log(same["lr_peak"].to_numpy(float)[i - 1 : i + 2])
+            y = same["L"].to_numpy(float)[i - 1 : i + 2]
+            a, b, _ = np.polyfit(x - x[1], y, 2)
+            best.append((N, float(np.exp(x[1] - b / (2 * a)))))
+    if not best:
+        raise TableError(
+            "no size has its least loss between two other learning rates: widen the rates."
+        )
+    optima = pd.DataFrame(best, columns=["N", "lr_peak"])
+    with rc_context(style.paper()):
+        figure, (left, right) = panels(2, width, height=2.5)
+        colour = Colours(table["N"])
+        for N, same in table.groupby("N"):
+            left.plot(same["lr_peak"], same["L"], "o-", color=colour(N), lw=0.8, ms=2.8, mew=0)
+        left.set(xscale="log", xlabel="Peak learning rate", ylabel=LABELS["L"])
+        style.count_axis(left)
+        style.loss_axis(left)
+        right.scatter(
+            optima["N"], optima["lr_peak"], c=colour(optima["N"].to_numpy(float)), s=16, lw=0,
+            zorder=5,
+        )  # fmt: skip
+        low, high = float(optima["N"].min()), float(optima["N"].max())
+        if len(optima) >= 3:
+            found = fit_law(rate_of_size, optima, objective="ls")
+            row = found.interval().loc["p"]
+
+            def curve(N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+                return (found.predict(N=N), *found.predict_interval(N=N))
+
+            label = f"${latex(found.params['c'])}\\,N^{{{found.params['p']:.2f}}}$\n" + between(
+                "p", row["low"], row["high"]
+            )
+            line(right, curve, low, high, label, style.FIT)
+        N = np.geomspace(table["N"].min(), table["N"].max(), 61)
+        rates = [peak_lr("kaplan", N=n, D=float(D), B=1.0) for n in N]
+        right.plot(N, rates, color=style.GREY, lw=0.9, ls="-.", label="eq. D.1")
+        right.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel="Best learning rate")
+        style.count_axis(right)
+        style.count_axis(right, which="y")
+        right.legend(loc="best")
+        colour.bar(figure, (left, right))
+    return figure

@@ -1,0 +1,143 @@
+"""What a model looks like: proportions, and other families (Kaplan et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis import laws, style
+from analysis.fit import fit as fit_law
+from scaling.table import TableError
+
+from .parts import LABELS, Colours, Width, law_line, limits, lower_edge, panels, usable
+from .registry import figure as listed
+
+_RATIOS = (
+    ("feed_forward", "Feed-forward ratio $d_\\mathrm{ff} / d_\\mathrm{model}$"),
+    ("aspect", "Aspect ratio $d_\\mathrm{model} / n_\\mathrm{layer}$"),
+    ("heads", "Head width $d_\\mathrm{model} / n_\\mathrm{head}$"),
+)
+"""Tags of the spec `shape` and what each of them varies."""
+_SAME = 0.08
+"""Runs whose N differ by less than this share count as one size."""
+
+
+def _sizes(N: pd.Series) -> pd.Series:
+    """The size group of every run, as the median N of its group."""
+    order = N.sort_values().astype(float)
+    group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
+    return order.groupby(group).transform("median").reindex(N.index)
+
+
+@listed(
+    "kaplan5", "Kaplan et al. 2020, Fig. 5",
+    needs=("n_layer", "d_model", "n_head", "d_ff", "tag"), spec="shape",
+)  # fmt: skip
+def proportions(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss over the best at the same size: feed-forward ratio, aspect ratio, head width.
+
+    Takes the runs tagged feed_forward, aspect and heads. Dots are means over seeds, bars go from
+    the least to the most.
+    """
+    runs = usable(runs)
+    d_ff = runs["d_ff"].fillna(4 * runs["d_model"])
+    values = {
+        "feed_forward": d_ff / runs["d_model"],
+        "aspect": runs["d_model"] / runs["n_layer"],
+        "heads": runs["d_model"] / runs["n_head"],
+    }
+    runs = runs.assign(size=_sizes(runs["N"]), **values)
+    present = [(tag, label) for tag, label in _RATIOS if (runs["tag"] == tag).any()]
+    if not present:
+        raise TableError("no run is tagged feed_forward, aspect or heads.")
+    with rc_context(style.paper()):
+        figure, axes = panels(len(present), width, height=2.3, share=True)
+        colour = Colours(runs["size"])
+        for ax, (tag, label) in zip(axes, present, strict=True):
+            for size, same in runs[runs["tag"] == tag].groupby("size"):
+                by = same.groupby(tag)["L"].agg(["mean", "min", "max"])
+                rise = 100 * (by / by["mean"].min() - 1)
+                error = (rise["mean"] - rise["min"], rise["max"] - rise["mean"])
+                ax.errorbar(
+                    rise.index, rise["mean"], error, fmt="o-", color=colour(size), ms=3, lw=0.8,
+                    elinewidth=0.6,
+                )  # fmt: skip
+            ax.axhline(0, color=style.GREY, lw=0.5, ls=":")
+            ax.set(xscale="log", xlabel=label)
+            ax.xaxis.set_major_locator(LogLocator(2, numticks=7))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.label_outer(remove_inner_ticks=False)
+        axes[0].set_ylabel("Loss over the best [%]")
+        colour.bar(figure, axes, own=len(colour.sizes) <= 6)
+    return figure
+
+
+FAMILIES = {"decoder": "Transformer", "lstm": "LSTM"}
+"""Names of model families in legends; others are called what they are."""
+
+
+@listed("kaplan7", "Kaplan et al. 2020, Fig. 7", needs=("family", "n_layer"), spec="lstm")
+def families(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against size for transformers and LSTMs, with a law of each."""
+    runs = usable(runs)
+    kinds = runs["family"].fillna("decoder")
+    names = sorted(kinds.unique(), key=lambda f: f != "decoder")
+    if len(names) < 2:
+        raise TableError(f"all runs are of one family, {names[0]!r}: there is nothing to compare.")
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.5)
+        palette = list(style.METHODS.values())
+        for name, colour in zip(names, palette, strict=False):
+            own = runs[kinds == name]
+            best = own.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
+            marks = dict(zip(sorted(best["n_layer"].unique()), "osD^v", strict=False))
+            for layers, same in best.sort_values("N").groupby("n_layer"):
+                ax.plot(
+                    same["N"], same["L"], marks.get(layers, "P"), color=colour, ms=3.5, mew=0,
+                    label=f"{FAMILIES.get(name, name)}, {layers} layer{'s' * (layers > 1)}",
+                )  # fmt: skip
+            edge = lower_edge(own, "N")
+            if len(edge) >= 3:
+                law_line(ax, fit_law(laws.kaplan_N, edge), "N", colour=colour)
+        limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float), above=0.45)
+        ax.set(xlabel=LABELS["N"], ylabel=LABELS["L"])
+        style.count_axis(ax)
+        style.loss_axis(ax)
+        ax.legend(loc="upper right")
+    return figure
+
+
+@listed("kaplan17", "Kaplan et al. 2020, Fig. 17", needs=("n_repeat",), spec="recurrent")
+def recurrence(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss of recurrent transformers against size, each weight counted once, or once a use."""
+    runs = usable(runs)
+    uses = runs["n_repeat"].fillna(1).astype(int)
+    if uses.nunique() < 2:
+        raise TableError("all runs have the same n_repeat: there is nothing to compare.")
+    runs = runs.assign(uses=uses, N_used=runs["N"] * uses)
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.5, share=True)
+        colour = Colours(uses)
+        for ax, x in zip(axes, ("N", "N_used"), strict=True):
+            for count, same in runs.groupby("uses"):
+                best = same.sort_values("L").drop_duplicates("N").sort_values(x)
+                ax.plot(
+                    best[x], best["L"], "o-", color=colour(count), lw=0.8, ms=3,
+                    label="transformer" if count == 1 else f"weights used {count} times",
+                )  # fmt: skip
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+        axes[0].set(xlabel="Parameters $N$, each counted once", ylabel=LABELS["L"])
+        axes[1].set_xlabel("Parameters, counted at every use")
+        axes[0].legend(loc="upper right")
+    return figure
