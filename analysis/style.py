@@ -125,7 +125,12 @@ def _two_and_five(value: float, _: Any) -> str:
 
 def _round_numbers(low: float, high: float) -> list[float]:
     """Four to seven round numbers within (low, high)."""
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
+    for steps in (
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+        (1, 2, 3, 4, 5, 6, 7, 8, 9),
+    ):
         ticks = [s * 10.0**e for e in range(-3, 4) for s in steps if low <= s * 10.0**e <= high]
         if len(ticks) >= 4:
             return ticks

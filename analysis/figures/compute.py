@@ -74,7 +74,7 @@ def fixed(
     ends = late.groupby("N")["S"].agg(["min", "max"])
     steps = at_steps(late, np.geomspace(ends["min"].max(), ends["max"].min(), 5))
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.5, share=True)
+        figure, (left, right) = panels(2, width, height=2.5)
         groups: list[tuple[Axes, str, pd.DataFrame, Callable[..., np.ndarray]]] = [
             (left, "C", budgets, lambda C, N: law.predict(N=N, S=C / (6 * N * B))),
             (right, "S", steps, lambda S, N: law.predict(N=N, S=np.full(len(N), S))),
@@ -91,7 +91,7 @@ def fixed(
             colour.bar(figure, [ax], label=LABELS[x], own=True)
         both = pd.concat([budgets, steps])
         limits(left, both["N"].to_numpy(float), both["L"].to_numpy(float), above=0.35)
-        right.set_xlim(left.get_xlim())
+        right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
         for ax in (left, right):
             style.loss_axis(ax)
         left.set_ylabel(LABELS["L"])

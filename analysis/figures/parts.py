@@ -94,12 +94,20 @@ class Colours:
         bar.ax.yaxis.set_minor_locator(NullLocator())
         bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
         if own:
-            bar.ax.yaxis.set_major_locator(FixedLocator(self.sizes.tolist()))
+            bar.ax.yaxis.set_major_locator(FixedLocator(self._apart()))
             bar.ax.yaxis.set_major_formatter(
                 FuncFormatter(lambda v, _: f"{v:.3g}" if plain else f"${latex(v)}$")
             )
-        if len(self.sizes) <= 24:
+        if 1 < len(self.sizes) <= 24:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
+
+    def _apart(self) -> list[float]:
+        """The values without those whose labels would touch the one below."""
+        kept = [self.sizes[0]]
+        for value in self.sizes[1:]:
+            if self.norm(value) - self.norm(kept[-1]) > 0.06:
+                kept.append(value)
+        return kept
 
 
 def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:

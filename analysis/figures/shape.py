@@ -11,7 +11,18 @@ from analysis import laws, style
 from analysis.fit import fit as fit_law
 from scaling.table import TableError
 
-from .parts import LABELS, Colours, Width, law_line, limits, lower_edge, panels, usable
+from .parts import (
+    LABELS,
+    Colours,
+    Width,
+    headline,
+    latex,
+    law_line,
+    limits,
+    lower_edge,
+    panels,
+    usable,
+)
 from .registry import figure as listed
 
 _RATIOS = (
@@ -73,7 +84,10 @@ def proportions(
             ax.xaxis.set_minor_locator(NullLocator())
             ax.label_outer(remove_inner_ticks=False)
         axes[0].set_ylabel("Loss over the best [%]")
-        colour.bar(figure, axes, own=len(colour.sizes) <= 6)
+        if len(colour.sizes) > 1:
+            colour.bar(figure, axes, own=True)
+        else:
+            headline(axes[-1], f"$N = {latex(colour.sizes[0])}$")
     return figure
 
 
