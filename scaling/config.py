@@ -253,6 +253,12 @@ class OptimConfig(_Part):
     with steps as large as AdamW's at the same lr, beside AdamW for all else."""
     decay: Literal["matrices", "embeddings", "all"] = "matrices"
     """What weight decay acts on: matrices; these, embeddings and output layer; biases and norms too."""
+    z_loss: float = 0.0
+    """Weight of (ln Z)^2 in the training loss, Z the normaliser of a token's logits (1e-4 in Chowdhery
+    et al. 2022); no loss that is reported includes it."""
+    ema: float | None = None
+    """Measure a running mean of the weights with this decay a step, such as 0.999, in place of the
+    weights themselves; at step t at most (1 + t) / (10 + t)."""
 
     def check(self) -> None:
         for name in ("lr", "lr_embedding"):
@@ -279,6 +285,10 @@ class OptimConfig(_Part):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"optim.{name}={value} must be positive and finite.")
+        if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+            raise ConfigError(f"optim.z_loss={self.z_loss} must not be negative.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"optim.ema={self.ema} must lie between 0 and 1.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"optim.weight_decay={self.weight_decay} must not be negative.")
 
@@ -294,10 +304,20 @@ class EvalConfig(_Part):
     others: str = ""
     """Other distributions to measure the finished model on, such as 'kjv,wikipedia,api-docs,stdlib':
     corpora, their test splits in the tokens of the training corpus (Kaplan et al. 2020, Fig. 8)."""
+    patience: int | None = None
+    """Stop a run whose test loss has not fallen below its least for this many evaluations (the protocol
+    of L(D): Kaplan et al. 2020, section 4.1); L, S, D and C are those of the least."""
+    noise_parts: int | None = None
+    """Measure the gradient noise scale (McCandlish et al. 2018) by doing each step in this many equal
+    parts, at least 2."""
 
     def check(self) -> None:
         _positive(self, "test_tokens")
         _positive(self, "points")
+        if self.patience is not None:
+            _positive(self, "patience")
+        if self.noise_parts is not None and self.noise_parts < 2:
+            raise ConfigError(f"eval.noise_parts={self.noise_parts} must be at least 2.")
 
     @property
     def other_corpora(self) -> list[str]:
@@ -339,6 +359,13 @@ class RunConfig(_Part):
                     f"{key}={value} is not a multiple of model.n_ctx={n_ctx}; the nearest are "
                     f"{low} and {low + n_ctx}."
                 )
+        sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
+        if parts is not None and sequences % parts:
+            raise ConfigError(
+                f"eval.noise_parts={parts} does not divide the {sequences} sequences of a step "
+                f"(batch_tokens={self.batch_tokens}, n_ctx={n_ctx}); use "
+                f"{_nearest_divisor(sequences, parts)}, say, or a larger batch."
+            )
 
     @property
     def S(self) -> int:
@@ -369,14 +396,22 @@ class Execution(_Part):
     """Use torch.compile; numbers may differ from eager in the last digits."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (when a folder is given)."""
+    micro_tokens: int | None = None
+    """Most tokens of a run in one forward and backward pass; a step is done in equal parts. Where not
+    given a step is one part, and halved once where memory runs out. Sums depend on it in their
+    last digits."""
+    recompute: bool = False
+    """Keep no activations within blocks: compute them again in the backward pass (less memory, a
+    third more time)."""
     peak_flops: float | None = None
     """FLOP/s of the hardware, for model FLOP utilisation: say, 989e12 for bfloat16 on an H100. Where
     not given, a large matrix product is timed."""
 
     def check(self) -> None:
         _positive(self, "threads")
-        if self.peak_flops is not None:
-            _positive(self, "peak_flops")
+        for name in ("peak_flops", "micro_tokens"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
         if self.checkpoint_seconds < 0:
             raise ConfigError(
                 f"execution.checkpoint_seconds={self.checkpoint_seconds} must not be negative."

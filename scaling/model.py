@@ -31,6 +31,7 @@ import importlib
 import importlib.util
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.config import FAMILIES, ConfigError, ModelConfig
@@ -96,6 +98,17 @@ class Model:
         """Standard deviation of the initial weights of a matrix or an embedding; in muP, of a matrix
         at the base width."""
         return 0.02
+
+    gains: Sequence[str] = ()
+    """Names of the gains and biases that may come as [K B, D], a row a sequence, in place of [K, D]:
+    their gradients are then those of each sequence (scaling/noise.py)."""
+
+    recompute = False
+    """Keep no activations within blocks for the backward pass; compute them again (for families whose
+    hidden states are made of blocks)."""
+
+    z_loss = 0.0
+    """Weight of (ln Z)^2 in the gradient, Z the sum of the exponentials of a token's logits."""
 
     def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         """Views of a tensor's independent parts, where it holds several: what an optimiser of whole
@@ -178,9 +191,11 @@ class Model:
 
     # ---------------------------------------------------------------- from tokens to loss
 
-    def _last(self, flat_kp: Tensor, tokens_kbt: Tensor) -> tuple[Tensor, Tensor]:
+    def _last(
+        self, flat_kp: Tensor, tokens_kbt: Tensor, instead: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Last hidden states [K, B T, D], as the output layer sees them, and that layer [K, V, D]."""
-        p = self.named(flat_kp)
+        p = self.named(flat_kp) | (instead or {})
         x_knd = self.hidden(p, tokens_kbt)
         if self.model.mup_base_width is not None:
             x_knd = x_knd / self.model.width_multiplier
@@ -200,15 +215,18 @@ class Model:
         loss_kn, *_ = _output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
-    def mean_loss(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:
-        """Mean cross-entropy of each model [K]; differentiable."""
+    def mean_loss(
+        self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Mean cross-entropy of each model [K]; differentiable (its gradient is that of the z-loss as
+        well, if there is one). Tensors in `instead` take the place of their slices of `flat_kp`."""
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
-        x_knd, head_kvd = self._last(flat_kp, inputs)
-        return OutputLoss.apply(x_knd, head_kvd, targets.reshape(len(x_knd), -1))
+        x_knd, head_kvd = self._last(flat_kp, inputs, instead)
+        return OutputLoss.apply(x_knd, head_kvd, targets.reshape(len(x_knd), -1), self.z_loss)
 
 
 def _output_loss(
-    x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, *, grad: bool
+    x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, *, grad: bool, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Cross-entropy [K, N] of an output layer and, if asked, the gradients of its mean over N.
 
@@ -243,7 +261,10 @@ def _output_loss(
             total_kc1 = p_kcv.sub_(top_kc1).exp_().sum(2, keepdim=True)
             loss_kn[part] = (total_kc1.log() - at_target_kc1)[:, :, 0]
             if grad_x is not None and grad_head is not None:
-                # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials
+                # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials; and
+                # d z_loss (ln Z)^2 / d logits = 2 z_loss ln Z softmax
+                if z_loss:
+                    p_kcv.mul_(1 + 2 * z_loss * (top_kc1 + total_kc1.log()))
                 p_kcv.div_(total_kc1.mul_(n))
                 p_kcv.scatter_add_(2, target_kc1, torch.full_like(total_kc1, -1.0 / n))
                 p_kcv = p_kcv.to(x_kcd.dtype)
@@ -256,8 +277,12 @@ class OutputLoss(torch.autograd.Function):
     """Mean cross-entropy of each model's output layer [K]; its gradients come with the loss."""
 
     @staticmethod
-    def forward(ctx, x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor) -> Tensor:  # type: ignore[override]
-        loss_kn, grad_x, grad_head = _output_loss(x_knd, head_kvd, targets_kn, grad=True)
+    def forward(  # type: ignore[override]
+        ctx, x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, z_loss: float
+    ) -> Tensor:
+        loss_kn, grad_x, grad_head = _output_loss(
+            x_knd, head_kvd, targets_kn, grad=True, z_loss=z_loss
+        )
         ctx.save_for_backward(grad_x, grad_head)
         return loss_kn.mean(1)
 
@@ -265,7 +290,7 @@ class OutputLoss(torch.autograd.Function):
     def backward(ctx, grad_k: Tensor):  # type: ignore[override]
         grad_x, grad_head = ctx.saved_tensors
         grad_k11 = grad_k[:, None, None]
-        return grad_x * grad_k11, grad_head * grad_k11, None
+        return grad_x * grad_k11, grad_head * grad_k11, None, None
 
 
 FAMILY: dict[str, type[Model]] = {}
@@ -332,6 +357,7 @@ class Decoder(Model):
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
         self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.gains = [n for n in self.shapes if re.fullmatch(r"(\d+\.)?norm\d?\.(weight|bias)", n)]
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         m = self.model
@@ -388,7 +414,10 @@ class Decoder(Model):
         x_knd = x_kbtd.view(k, b * t, -1)
         for _ in range(self.model.n_repeat):
             for i in range(self.model.n_layer):
-                x_knd = self._block(p, i, x_knd, t)
+                if self.recompute and torch.is_grad_enabled():
+                    x_knd = checkpoint(self._block, p, i, x_knd, t, use_reentrant=False)
+                else:
+                    x_knd = self._block(p, i, x_knd, t)
         return self._norm(p, "norm", x_knd)
 
     def _block(self, p: dict[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
@@ -437,17 +466,18 @@ class Decoder(Model):
         return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
 
     def _norm(self, p: dict[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
-        weight_k1d, bias_kd, d = (
-            p[f"{name}.weight"][:, None],
-            p.get(f"{name}.bias"),
-            x_knd.shape[-1],
-        )
+        weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
         if self.model.norm == "rmsnorm":
-            return F.rms_norm(x_knd, (d,), eps=_EPS) * weight_k1d
-        y_knd = F.layer_norm(x_knd, (d,))
+            y_knd = F.rms_norm(x_knd, (d,), eps=_EPS)
+        else:
+            y_knd = F.layer_norm(x_knd, (d,))
+        if len(weight_kd) != len(x_knd):  # gains of each sequence
+            y_knd = y_knd.view(len(weight_kd), -1, d)
         if bias_kd is None:
-            return y_knd * weight_k1d
-        return torch.addcmul(bias_kd[:, None], y_knd, weight_k1d)
+            y_knd = y_knd * weight_kd[:, None]
+        else:
+            y_knd = torch.addcmul(bias_kd[:, None], y_knd, weight_kd[:, None])
+        return y_knd.view(x_knd.shape)
 
 
 _EPS = 1e-5  # of norms, as torch's layer_norm has it

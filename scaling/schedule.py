@@ -16,6 +16,8 @@ SHARED = (
     "data.tokenizer",
     "data.max_bytes",
     "eval.test_tokens",
+    "eval.noise_parts",
+    "optim.z_loss",
     "batch_tokens",
     "precision",
 )
@@ -83,7 +85,7 @@ def trunk(run: RunConfig) -> Hashable:
     they are measured. A warm-up, or a rule for the learning rate, that depends on the horizon
     makes a trunk of its own."""
     same = canonical(run)
-    for key in ("tokens", "eval.points", "eval.other_corpora", "optim.cooldown_fraction"):
+    for key in ("tokens", "eval.points", "eval.others", "eval.patience", "optim.cooldown_fraction"):
         same.pop(key, None)
     free = run.optim.schedule in ("wsd", "constant")
     return (

@@ -52,7 +52,7 @@ _MEASURED = (
     Column("C_matmul", "float", "FLOPs", "every matrix product as built, output layer included"),
     Column("B", "int", "tokens", "tokens per optimiser step"),
     Column("S", "int", "steps", "optimiser steps"),
-    Column("L", "float", "nats/token", "held-out test loss after the last step"),
+    Column("L", "float", "nats/token", "held-out test loss after the last step, or the least"),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
     Column("bits_per_byte", "float", "bits/byte", "L per byte of test text: compares tokenizers"),
     Column("lr_peak", "float", "", "peak learning rate that the rule gave, for the matrices"),
@@ -103,6 +103,9 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("L", "float", "nats/token", "held-out test loss"),
     Column("L_train", "float", "nats/token", "mean training loss since the previous row"),
     Column("lr", "float", "", "learning rate of the last step"),
+    Column("grad_norm", "float", "", "mean norm of the gradient since the previous row, unclipped"),
+    Column("B_noise", "float", "tokens", "gradient noise scale B_simple, running mean"),
+    Column("B_noise_norm", "float", "tokens", "the same of the norms' gradients, a cross-check"),
 )
 """Every column of ``curves.parquet``: one row an evaluation."""
 

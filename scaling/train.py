@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import shutil
 import time
 import warnings
@@ -27,6 +28,7 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.model import build
+from scaling.noise import NoiseScale
 from scaling.optim import Optimizer
 from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
@@ -36,7 +38,7 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 5  # of the checkpoint
+_FORMAT = 6  # of the checkpoint
 
 
 class Interrupted(Exception):
@@ -174,6 +176,28 @@ def _make(folder: Path) -> None:
         ) from None
 
 
+_NO_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator")
+"""How Python, CUDA and torch on a CPU say it."""
+
+
+def _parts(run: RunConfig, micro_tokens: int | None) -> int:
+    """Equal parts of a step: enough for its noise scale, and for `micro_tokens` tokens at a time."""
+    sequences, least = run.batch_tokens // run.model.n_ctx, run.eval.noise_parts or 1
+    if micro_tokens is not None:
+        if micro_tokens < run.model.n_ctx:
+            raise ConfigError(
+                f"execution.micro_tokens={micro_tokens} is less than one context of "
+                f"model.n_ctx={run.model.n_ctx}."
+            )
+        least = max(least, -(-sequences // (micro_tokens // run.model.n_ctx)))
+    return _divisor_from(sequences, least)
+
+
+def _divisor_from(number: int, least: int) -> int:
+    """The smallest divisor of a number that is at least `least`, which the number itself is."""
+    return next(d for d in range(least, number + 1) if number % d == 0)
+
+
 class Member:
     """One run of a pack: what is its own, apart from its row of the stacked tensors."""
 
@@ -182,27 +206,44 @@ class Member:
         "step",
         "curve",
         "loss_before",
+        "norm_before",
         "loss_from",
+        "best",
+        "worse",
         "train_seconds",
         "eval_seconds",
         "pack",
         "shared_steps",
         "work",
+        "tests",
     )
 
     def __init__(self, run: RunConfig, files: corpus.TokenFiles, folder: Path | None) -> None:
         self.run = run
         self.folder = folder
         self.tokens = TrainTokens(files, run.data, run.model.n_ctx)
+        sequences = run.batch_tokens // run.model.n_ctx
+        if sequences * run.model.n_ctx > self.tokens.unique:
+            raise ConfigError(
+                f"a step of batch_tokens={run.batch_tokens} is more than the {self.tokens.unique} "
+                f"training tokens of data.corpus={run.data.corpus!r}"
+                + (" that data.unique_tokens leaves" if run.data.unique_tokens else "")
+                + "; use a smaller batch or more text."
+            )
         self.lr_peaks = peaks(run)
         self.eval_steps = set(evaluation_steps(run.S, run.eval.points))
         self.parts_at = parts_at(run)
         self.step = 0
         self.curve: list[dict[str, Any]] = []
-        self.held_out: HeldOut | None = None
         self.tests: list[dict[str, Any]] = []
         self.loss_before, self.loss_from = 0.0, 0
         """Sum of the training losses, and the step, at the last evaluation."""
+        self.norm_before = 0.0
+        """Sum of the gradient norms at the last evaluation."""
+        self.best: dict[str, Any] = {}
+        """The evaluation that counts: with eval.patience the one of least loss, else the last."""
+        self.worse = 0
+        """Evaluations since then."""
         self.pack = 1
         self.shared_steps = 0
         self.work = 0.0
@@ -213,7 +254,9 @@ class Member:
 
     @property
     def over(self) -> bool:
-        return bool(self.error) or self.step >= self.run.S
+        patience = self.run.eval.patience
+        stopped = patience is not None and self.worse >= patience
+        return bool(self.error) or stopped or self.step >= self.run.S
 
     def window(self) -> np.ndarray:
         """Windows [b, n_ctx + 1] of the next step."""
@@ -226,16 +269,24 @@ class Member:
         scale = schedule(self.run, self.step)
         return self.lr_peaks[0] * scale, self.lr_peaks[1] * scale
 
-    def measured(self, held_out: HeldOut, L_train: float, lr: float) -> None:
-        """Add a point to the curve; note what went wrong, if something did."""
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Of the evaluation that counts."""
+        return HeldOut(**self.best["held_out"]) if self.best else None
+
+    def measured(
+        self, held_out: HeldOut, L_train: float, lr: float, grad_norm: float, noise: Sequence[float]
+    ) -> None:
+        """Add a point to the curve; note what went wrong, if something did. `noise` are the noise
+        scales of all parameters and of the norms."""
         run = self.run
-        self.held_out = held_out
         D = self.step * run.batch_tokens
         C = count.flops_per_token(run.model, run.data.vocab_size) * D
         L = held_out.L
         self.curve.append(
             {"run_id": run.run_id, "S": self.step, "D": D, "C": C}
-            | {"L": L, "L_train": L_train, "lr": lr}
+            | {"L": L, "L_train": L_train, "lr": lr, "grad_norm": grad_norm}
+            | dict(zip(("B_noise", "B_noise_norm"), noise, strict=True))
         )
         at = f"at step {self.step} of {run.S}"
         limit = math.log(run.data.vocab_size) + _EXPLODED_ABOVE
@@ -245,6 +296,11 @@ class Member:
             self.error = (
                 f"test loss {L:.3f} {at} exceeds ln V + {_EXPLODED_ABOVE:g}; lower optim.lr"
             )
+        least = self.best["held_out"]["L"] if self.best else math.inf
+        if least > L or self.error or run.eval.patience is None:
+            self.best, self.worse = {"step": self.step, "held_out": asdict(held_out)}, 0
+        else:
+            self.worse += 1
 
     def tested(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
         """Note the finished model's loss on a distribution."""
@@ -272,7 +328,8 @@ class Member:
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
         n = count.parameters(run.model, files.vocab_size)
-        D = self.step * run.batch_tokens
+        step = self.best["step"]
+        D = step * run.batch_tokens
         rate = self.work * run.batch_tokens / self.train_seconds
         flops = {
             name: count.flops_per_token(run.model, files.vocab_size, name) * D
@@ -291,7 +348,7 @@ class Member:
             "C_chinchilla": flops["chinchilla"],
             "C_matmul": flops["matmul"],
             "B": run.batch_tokens,
-            "S": self.step,
+            "S": step,
             "L": held_out.L,
             "L_stderr": held_out.L_stderr,
             "bits_per_byte": held_out.bits_per_byte,
@@ -317,12 +374,23 @@ class State:
 
     flat_p: Tensor
     adamw: dict[str, Any]
-    loss_sum: float
+    loss_sum: float = 0.0
     """Of all steps so far, in float64."""
+    norm_sum: float = 0.0
+    """Of the gradients of all steps so far."""
+    noise_m: Tensor | None = None
+    """Of scaling.noise.NoiseScale, where the noise scale is measured."""
+    mean_p: Tensor | None = None
+    """Running mean of the parameters, where there is one."""
 
     def clone(self) -> State:
-        adamw = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.adamw.items()}
-        return State(self.flat_p.clone(), adamw, self.loss_sum)
+        return State(**{name: _cloned(value) for name, value in vars(self).items()})
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 @dataclass
@@ -362,6 +430,10 @@ class Trainer:
         self.windows_bt = torch.from_numpy(windows).to(self.device)
         self.token_bytes_v = torch.from_numpy(self.files.token_bytes()).to(self.device)
         self.decoder = build(shared.model, self.files.vocab_size)
+        self.decoder.recompute = execution.recompute
+        self.decoder.z_loss = shared.optim.z_loss
+        self.parts = _parts(shared, execution.micro_tokens)
+        self.may_halve = execution.micro_tokens is None
         self.mean_loss = self.decoder.mean_loss
         if execution.compile:
             self.mean_loss = torch.compile(self.decoder.mean_loss)
@@ -382,7 +454,14 @@ class Trainer:
 
     def _state(self, k: int) -> State:
         """Views of row k."""
-        return State(self.flat_kp.detach()[k], self.adamw.row(k), self.loss_sum_k[k].item())
+        return State(
+            self.flat_kp.detach()[k],
+            self.adamw.row(k),
+            self.loss_sum_k[k].item(),
+            self.norm_sum_k[k].item(),
+            None if self.noise is None else self.noise.state_km[k],
+            None if self.mean_kp is None else self.mean_kp[k],
+        )
 
     def _arrange(self) -> None:
         """Rows that are over give up their places, members that part from their row get one of their
@@ -407,6 +486,7 @@ class Trainer:
         self.rows = [self.rows[k] for k in stay] + entering
         if not self.rows:
             return
+        shared = self.rows[0].leader.run
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
         self.adamw = Optimizer(
             self.flat_kp, self.decoder, [row.leader.run.optim for row in self.rows]
@@ -414,9 +494,20 @@ class Trainer:
         for k, state in enumerate(states):
             if state.adamw:
                 self.adamw.load_row(k, state.adamw)
-        self.loss_sum_k = torch.tensor(
-            [state.loss_sum for state in states], dtype=torch.float64, device=self.device
-        )
+        self.loss_sum_k, self.norm_sum_k = torch.tensor(
+            [(state.loss_sum, state.norm_sum) for state in states],
+            dtype=torch.float64,
+            device=self.device,
+        ).T
+        self.noise = None
+        if shared.eval.noise_parts is not None:
+            fresh = torch.zeros(NoiseScale.SIZE, dtype=torch.float64, device=self.device)
+            noise = [fresh if state.noise_m is None else state.noise_m for state in states]
+            self.noise = NoiseScale(torch.stack(noise))
+        self.mean_kp = None
+        if any(row.leader.run.optim.ema is not None for row in self.rows):
+            means = [state.flat_p if state.mean_p is None else state.mean_p for state in states]
+            self.mean_kp = torch.stack(means).detach()
         for row in self.rows:
             for member in row.members:
                 member.pack = max(member.pack, len(self.rows))
@@ -425,7 +516,7 @@ class Trainer:
         """The state with which a row takes its place."""
         state, row.state = row.state, None
         if state is None:
-            state = State(self.decoder.init([row.leader.run.seed])[0].to(self.device), {}, 0.0)
+            state = State(self.decoder.init([row.leader.run.seed])[0].to(self.device), {})
         return state
 
     @property
@@ -495,17 +586,83 @@ class Trainer:
             windows_kbt = torch.from_numpy(np.stack([row.leader.window() for row in self.rows]))
             if self.device.type == "cuda":
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                loss_k = self.mean_loss(self.flat_kp, windows_kbt)
-            (grad_kp,) = torch.autograd.grad(loss_k.sum(), self.flat_kp)
+            loss_k, grad_kp = self._gradient(windows_kbt)
             rates = [row.leader.rates() for row in self.rows]
-            self.adamw.step(grad_kp, rates)
-            self.loss_sum_k += loss_k.detach()
+            self.norm_sum_k += self.adamw.step(grad_kp, rates)
+            self.loss_sum_k += loss_k
+            if self.mean_kp is not None:
+                keep = [row.leader.run.optim.ema or 0.0 for row in self.rows]
+                t = [row.leader.step for row in self.rows]
+                move = [1 - min(d, (1 + s) / (10 + s)) for d, s in zip(keep, t, strict=True)]
+                self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(move)[:, None])
             self.lr = [matrices for matrices, _ in rates]
             for row in self.rows:
                 for member in row.members:
                     member.step += 1
                     member.work += 1 / len(row.members)
+
+    def _gradient(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss [K] and its gradient [K, P]. Where memory runs out for the first time, the step is
+        cut in twice as many parts, now and from now on."""
+        while True:
+            try:
+                return self._gradient_in_parts(windows_kbt)
+            except (MemoryError, RuntimeError) as error:
+                if not _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+                    raise
+                said = str(error).splitlines()[0]
+            sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx
+            tokens = sequences // self.parts * n_ctx
+            if not self.may_halve or self.parts == sequences:
+                raise MemoryError(
+                    f"a step of {tokens} tokens of each of {len(self.rows)} runs does not fit: {said} "
+                    f"Give execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
+                    "execution.recompute."
+                )
+            self.may_halve = False
+            self.parts = _divisor_from(sequences, 2 * self.parts)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"a step of {tokens} tokens does not fit into memory ({said}): it goes in "
+                f"{self.parts} parts.",
+                stacklevel=2,
+            )
+
+    def _gradient_in_parts(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
+        def one(windows_kbt: Tensor, instead: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                loss_k = self.mean_loss(self.flat_kp, windows_kbt, instead)
+            by = [self.flat_kp, *instead.values()]
+            return loss_k.detach(), list(torch.autograd.grad(loss_k.sum(), by))
+
+        if self.parts == 1:
+            loss_k, (grad_kp,) = one(windows_kbt, {})
+            return loss_k, grad_kp
+        K, sequences = windows_kbt.shape[:2]
+        b = sequences // self.parts
+        gains = self.decoder.gains if self.noise is not None else ()
+        loss_k, small_k, sequence_k = self.flat_kp.new_zeros(3, K, requires_grad=False)
+        grad_kp = torch.zeros_like(self.flat_kp, requires_grad=False)
+        for part_kbt in windows_kbt.split(b, dim=1):
+            p = self.decoder.named(self.flat_kp)
+            each = {name: p[name][:, None].expand(-1, b, -1).flatten(0, 1) for name in gains}
+            part_loss_k, (part_kp, *part_gains) = one(part_kbt, each)
+            loss_k += part_loss_k / self.parts
+            grad_kp.add_(part_kp, alpha=1 / self.parts)
+            if self.noise is not None:
+                small_k += part_kp.square().sum(1) / self.parts
+                for gain in part_gains:  # [K b, D], each of its share of the mean over b sequences
+                    sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
+        if self.noise is not None:
+            n_ctx, whole = self.decoder.model.n_ctx, self.decoder.named(grad_kp)
+            self.noise.update(
+                (small_k, b * n_ctx),
+                (grad_kp.square().sum(1), sequences * n_ctx),
+                (sequence_k, n_ctx),
+                sum((whole[name].square().sum(1) for name in gains), torch.zeros_like(sequence_k)),
+            )
+        return loss_k, grad_kp
 
     def _spend(self, since: float) -> None:
         """Book training time, each row its share, and of this each member its own."""
@@ -519,23 +676,36 @@ class Trainer:
         start = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             held_out = evaluate(
-                self.decoder, self.flat_kp.detach()[list(due)], self.windows_bt, self.token_bytes_v
+                self.decoder, self._weights()[list(due)], self.windows_bt, self.token_bytes_v
             )
-        sums = self.loss_sum_k.tolist()
+        sums, norms = self.loss_sum_k.tolist(), self.norm_sum_k.tolist()
+        noise = [(math.nan, math.nan)] * len(self.rows)
+        if self.noise is not None:
+            noise = torch.stack(self.noise.scales(), dim=1).tolist()
         share = (time.perf_counter() - start) / sum(map(len, due.values()))
         for (k, members), found in zip(due.items(), held_out, strict=True):
             for member in members:
                 member.eval_seconds += share
                 L_train = member.mean_loss(sums[k])
                 if L_train is not None:  # measured at this very step, and lost
-                    member.measured(found, L_train, self.lr[k])
-                    if member.over and not member.error:
+                    steps = member.step - member.loss_from
+                    grad_norm = (norms[k] - member.norm_before) / steps
+                    member.measured(found, L_train, self.lr[k], grad_norm, noise[k])
+                    patient = member.run.eval.patience is not None
+                    if not member.error and (member.worse == 0 if patient else member.over):
                         self._test(k, member, found)
                 member.loss_before, member.loss_from = sums[k], member.step
+                member.norm_before = norms[k]
+
+    def _weights(self) -> Tensor:
+        """The parameters that are measured [K, P]."""
+        return self.flat_kp.detach() if self.mean_kp is None else self.mean_kp
 
     def _test(self, k: int, member: Member, found: HeldOut) -> None:
-        """Measure a finished member of row k on the other distributions that its config names."""
+        """Measure a member of row k, finished or at its best so far, on the other distributions that
+        its config names."""
         run, n_ctx = member.run, self.decoder.model.n_ctx
+        member.tests = []
         member.tested(run.data.corpus, len(self.windows_bt) * n_ctx, found)
         for name in run.eval.other_corpora:
             if name == run.data.corpus:
@@ -545,7 +715,7 @@ class Trainer:
             )
             windows_bt = torch.from_numpy(windows).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                row_1p = self.flat_kp.detach()[k : k + 1]
+                row_1p = self._weights()[k : k + 1]
                 (other,) = evaluate(self.decoder, row_1p, windows_bt, self.token_bytes_v)
             member.tested(name, len(windows_bt) * n_ctx, other)
 
@@ -604,7 +774,6 @@ class Trainer:
             "members": {
                 member.run.run_id: {
                     "config": canonical(member.run),
-                    "held_out": asdict(member.held_out) if member.held_out else None,
                     **{name: getattr(member, name) for name in Member.SAVED},
                 }
                 for member in row.members
@@ -635,7 +804,6 @@ class Trainer:
                 own = saved["members"][member.run.run_id]
                 for name in Member.SAVED:
                     setattr(member, name, own[name])
-                member.held_out = HeldOut(**own["held_out"]) if own["held_out"] else None
                 state = State(**saved["state"])
             together = member.step < member.parts_at
             key = (trunk(member.run), member.step) if together else member.run.run_id

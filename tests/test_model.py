@@ -105,6 +105,29 @@ def test_loss_and_gradient_equal_autograd(decoder):
     torch.testing.assert_close(ours, expected)
 
 
+def test_z_loss_is_in_the_gradient_only(decoder):
+    flat = noisy(decoder, [0, 1]).requires_grad_()
+    windows = torch.randint(0, V, (2, 4, 17))
+    plain = decoder.mean_loss(flat, windows)
+    logits = decoder.logits(flat, windows[:, :, :-1])
+    Z = logits.logsumexp(2).square().mean(1)
+    (expected,) = torch.autograd.grad((plain + 0.01 * Z).sum(), flat)
+    decoder.z_loss = 0.01
+    loss = decoder.mean_loss(flat, windows)
+    (ours,) = torch.autograd.grad(loss.sum(), flat)
+    assert (loss == plain).all()
+    torch.testing.assert_close(ours, expected)
+
+
+def test_recomputed_activations_change_no_bit(decoder):
+    flat = decoder.init([0, 1]).requires_grad_()
+    windows = torch.randint(0, V, (2, 4, 17))
+    grads = []
+    for decoder.recompute in (False, True):
+        grads += torch.autograd.grad(decoder.mean_loss(flat, windows).sum(), flat)
+    assert (grads[0] == grads[1]).all()
+
+
 def test_gradient_over_several_chunks(decoder, monkeypatch):
     monkeypatch.setattr("scaling.model._CHUNK_LOGITS", {"cpu": 7 * V})
     test_loss_and_gradient_equal_autograd(decoder)

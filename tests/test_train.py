@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from scaling import count, table
 from scaling.config import ConfigError, Execution, from_dict, override
-from scaling.train import CHECKPOINT, Interrupted, evaluation_steps, train
+from scaling.model import Model
+from scaling.train import CHECKPOINT, Interrupted, Trainer, evaluation_steps, train, train_pack
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -150,8 +151,83 @@ def test_damaged_checkpoint_is_set_aside(run, tmp_path):
 def test_checkpoint_of_another_run(run, tmp_path):
     with pytest.raises(Interrupted):
         train(run, execution=ONE, folder=tmp_path, should_stop=stop_after(9))
-    with pytest.raises(ConfigError, match="belongs to another config"):
-        train(override(run, {"seed": 5}), execution=ONE, folder=tmp_path)
+    for change in ({"seed": 5}, {"data.tokenizer": "bpe-300"}):
+        with pytest.raises(ConfigError, match="belongs to another config"):
+            train(override(run, change), execution=ONE, folder=tmp_path)
+
+
+def test_parts_of_a_step_change_the_last_digits_only(run):
+    whole = train(run, execution=ONE)
+    parted = train(run, execution=dataclasses.replace(ONE, micro_tokens=100))  # 3 of 8 sequences: 2
+    for ours, theirs in zip(losses(parted), losses(whole), strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-4)
+    assert losses(parted) != losses(whole)
+    assert losses(train(run, execution=dataclasses.replace(ONE, recompute=True))) == losses(whole)
+    with pytest.raises(ConfigError, match="micro_tokens=31 is less than one context"):
+        train(run, execution=dataclasses.replace(ONE, micro_tokens=31))
+
+
+def test_out_of_memory_halves_a_step_once(run, monkeypatch):
+    whole = train(run, execution=ONE)
+    room = 4
+    model_loss = Model.mean_loss
+
+    def full(self, flat_kp, windows_kbt, instead=None):
+        if windows_kbt.shape[1] > room:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 GB")
+        return model_loss(self, flat_kp, windows_kbt, instead)
+
+    monkeypatch.setattr(Model, "mean_loss", full)
+    with pytest.warns(UserWarning, match="does not fit into memory .* in 2 parts"):
+        halved = train(run, execution=ONE)
+    assert halved.row["L"] == pytest.approx(whole.row["L"], abs=2e-4)
+    room = 2
+    with pytest.warns(UserWarning), pytest.raises(MemoryError, match=r"9 GB .*micro_tokens=64 or"):
+        train(run, execution=ONE)
+
+
+def test_a_batch_larger_than_the_data(run):
+    with pytest.raises(ConfigError, match=r"batch_tokens=256 is more than the 128 .*unique_tokens"):
+        train(override(run, {"data.unique_tokens": 128}), execution=ONE)
+
+
+def test_early_stopping_keeps_the_least_loss(run, tmp_path):
+    """A few repeated sentences are learned by heart (Kaplan et al. 2020, section 4.1)."""
+    changes = {"data.unique_tokens": 512, "tokens": 3000 * 256, "eval.points": 24, "optim.lr": 2e-2}
+    changes |= {"model.d_model": 32, "optim.schedule": "constant"}
+    run = override(run, changes | {"eval.patience": 3})
+    result = train(run, execution=ONE)
+    seen = losses(result)[0]
+    assert result.status == "ok" and result.row["L"] == min(seen) == seen[-4]
+    assert result.curve[-1]["S"] < 3000
+    assert result.row["S"] == result.curve[-4]["S"]
+    assert (result.row["D"], result.row["C"]) == (result.curve[-4]["D"], result.curve[-4]["C"])
+    assert result.tests[0]["L"] == result.row["L"]
+    steps = result.curve[-2]["S"] + 1  # with two of three chances gone
+    with pytest.raises(Interrupted):
+        train(run, execution=ONE, folder=tmp_path, should_stop=stop_after(steps))
+    again = train(run, execution=ONE, folder=tmp_path)
+    assert losses(again) == losses(result) and again.row["S"] == result.row["S"]
+
+
+def test_running_mean_of_the_weights(run, tmp_path):
+    """The measured weights are the mean; training itself does not know of it."""
+    run = override(run, {"optim.schedule": "constant", "eval.points": 4})
+    averaged = override(run, {"optim.ema": 0.9})
+    plain, mean = train(run, execution=ONE), train(averaged, execution=ONE)
+    assert losses(plain)[1] == losses(mean)[1] and losses(plain)[0] != losses(mean)[0]
+    assert mean.row["L"] == pytest.approx(plain.row["L"], abs=0.2)
+    assert train_pack([run, averaged], execution=ONE)[1].curve == mean.curve
+    with pytest.raises(Interrupted):
+        train(averaged, execution=ONE, folder=tmp_path, should_stop=stop_after(31))
+    assert losses(train(averaged, execution=ONE, folder=tmp_path)) == losses(mean)
+    trainer = Trainer([averaged], ONE, [None])
+    expected = trainer.flat_kp.detach().clone()
+    for t in range(20):
+        trainer.steps(1)
+        d = min(0.9, (1 + t) / (10 + t))
+        expected = d * expected + (1 - d) * trainer.flat_kp.detach()
+    torch.testing.assert_close(trainer.mean_kp, expected)
 
 
 def test_bfloat16_and_untied(run):
