@@ -23,6 +23,7 @@ import pytest
 
 from scaling import table
 from scaling.config import DataConfig
+from sweeps.estimate import Machine
 from sweeps.spec import Spec
 from sweeps.store import Store
 
@@ -64,7 +65,7 @@ eval = { test_tokens = 2048, points = 4 }
 # Two runs of some seconds each and two short ones: time enough to be disturbed.
 LONG = 'name = "long"\n' + BASE + "[axes]\ntokens = [20480, 30720, 256_000, 409_600]\n"
 
-MEASURED_ANEW = ["seconds", "tokens_per_second"]
+MEASURED_ANEW = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_flops", "memory"]
 
 
 class Project:
@@ -413,6 +414,49 @@ def test_a_killed_raylet_and_sigterm(project: Project, undisturbed: Store):
     assert alive == [] and store.result(dear) is None
     project.run("long", "results", "in_process=1")
     assert_same_results(store, undisturbed)
+
+
+def test_packs_and_branches_that_are_killed_end_as_each_run_alone(
+    project: Project, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = project.spec(
+        "packed",
+        'name = "packed"\n'
+        + BASE
+        + """
+        optim = { schedule = "wsd", warmup_tokens = 5120 }
+        [axes]
+        tokens = [5120, 102_400, 307_200]
+        seed = [0, 1, 2, 3]
+        """,
+    )
+    monkeypatch.setenv("SCALING_CACHE", str(cache))
+    path = Machine(2, 1).path(spec.runs[0])  # as if packs of two had been measured to pay
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({1: 0.01, 2: 0.011}))
+    driver = project.start("packed", "results", "packs=1")
+    store = project.store("packed", "results")
+    dear = [run.run_id for run in spec.runs if run.D > 300_000]
+    wait_for(lambda: any((store.run_folder(run_id) / "checkpoint.pt").exists() for run_id in dear))
+    (first, *_) = (r for r in dear if (store.run_folder(r) / "checkpoint.pt").exists())
+    os.kill(starts(store, first)[0], signal.SIGKILL)
+    wait_for(lambda: len(starts(store, first)) == 2)
+    wait_for(lambda: len(store.rows()) > 3)
+    kill_tree([psutil.Process(driver.pid)])
+    finished = {run.run_id: len(starts(store, run.run_id)) for run in spec.runs}
+    finished = {run_id: n for run_id, n in finished.items() if store.result(run_id)}
+    assert 3 < len(finished) < len(spec.runs)
+
+    assert "runs to train" in project.run("packed", "results", "packs=1")
+    assert all(len(starts(store, run_id)) == n for run_id, n in finished.items())
+    project.run("packed", "alone", "in_process=1")
+    packed, alone = results_of(store), results_of(project.store("packed", "alone"))
+    assert packed[0]["pack"].max() == 2 and packed[0].D_shared.max() > 0
+    for mine, theirs in zip(packed, alone, strict=True):
+        how = mine.columns.intersection(["pack", "D_shared"])
+        pd.testing.assert_frame_equal(
+            mine.drop(columns=how), theirs.drop(columns=how), check_exact=True
+        )
 
 
 @pytest.mark.slow
