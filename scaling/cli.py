@@ -615,6 +615,88 @@ def plan(
         print(found if words is None else f"{words}\n{found}")
 
 
+def design(
+    results: Path,
+    *,
+    budget: float | None = None,
+    target: str = "a",
+    law: str = "chinchilla",
+    out: Path | None = None,
+    achieved: Path | None = None,
+    alone: bool = False,
+    most_runs: int = 40,
+    seeds: int = 1,
+    check_lr: bool = False,
+    params: tuple[float, float] | None = None,
+    tokens: tuple[float, float] | None = None,
+    tokens_per_parameter: tuple[float, float] | None = None,
+    noise: float | None = None,
+    map: tuple[str, ...] = (),
+    where: str | None = None,
+    bootstrap: int = 400,
+    level: float = 0.95,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """The runs to train next, so that one number becomes as certain as a budget allows.
+
+    Args:
+        results: The runs so far: a results folder, or a table.
+        budget: FLOPs for the whole sweep, 6 N D of its runs.
+        target: What is to be known: a, the exponent of N_opt; L@1e18 or N@1e18, the best loss or
+            size at so many FLOPs; L or N alone are at 1000 times the budget.
+        law: The law of N and D to be fitted.
+        out: Write a sweep's TOML here, for `scaling sweep`.
+        achieved: The results folder of a sweep that this wrote (its TOML given as --out): print the
+            interval that was expected beside the one that came out.
+        alone: The new runs must tell on their own, without those so far.
+        most_runs: At most so many runs.
+        seeds: At most so many of them at one size and horizon.
+        check_lr: Also train the smallest and the largest size at half and twice the learning rate.
+        params: Smallest and largest N; the data's least to four times their largest where not given.
+        tokens: Smallest and largest D, likewise.
+        tokens_per_parameter: Least and most D / N; the data's where not given.
+        noise: Standard deviation of ln L about the law; the fit's residuals' where not given.
+        map: Column names there and here.
+        where: Keep the rows that match.
+        bootstrap: Draws of the law's parameters that the design is averaged over.
+        level: Of the intervals.
+        seed: Of the draws.
+        json: Print one JSON object.
+    """
+    import pandas as pd
+
+    import analysis.design as designs
+    from analysis import fit as fit_law
+    from analysis import laws as all_laws
+
+    chosen = all_laws.resolve(law)
+    so_far = _load(results, map, where, [chosen])
+    if achieved is not None:
+        if out is None:
+            raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
+        text = out.read_text()
+        new = _load(achieved, map, where, [chosen])
+        if designs.expected(text)["kept"]:
+            new = pd.concat([so_far, new], join="inner", ignore_index=True)
+        fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
+        found = designs.achieved(fitted, text)
+        _print_json(found._asdict()) if json else print(found)
+        return
+    if budget is None:
+        raise ConfigError("`scaling design` needs --budget, the FLOPs of the whole sweep.")
+    made = designs.design(
+        fit_law(chosen, so_far, bootstrap=bootstrap, seed=seed),
+        budget=budget, target=target, keep=not alone, runs=most_runs, seeds=seeds, checks=check_lr,
+        N=params, D=tokens, ratio=tokens_per_parameter, noise=noise, level=level, seed=seed,
+    )  # fmt: skip
+    if out is not None:
+        out.write_text(made.toml(out.stem))
+    _print_json(made.record()) if json else print(made)
+    if out is not None and not json:
+        print(f"{out}: `scaling sweep {out}` trains it.")
+
+
 def figure(
     name: str = "",
     results: Path | None = None,
@@ -697,6 +779,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify-published": verify_published,
     "frontier": frontier,
     "plan": plan,
+    "design": design,
     "figure": figure,
     "data prepare": data_prepare,
     "data list": data_list,
