@@ -984,7 +984,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
     return kept
 
 
-def _runs_and_curves(path: Path, pairs: Sequence[str], method: str) -> tuple[Any, Any]:
+def _runs_and_curves(path: Path, pairs: Sequence[str], method: str = "all") -> tuple[Any, Any]:
     """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
     comes back is one of learning curves."""
     from analysis import load
