@@ -534,6 +534,11 @@ def mccandlish(B, *, S_min, E_min):
 def learning_rate(N, D, *, c, p, q):
     """lr(N, D) = c N^p D^q.
 
+    Fitted to the best of each sweep of learning rates, it is the rule of further runs:
+
+        best = runs.loc[runs.groupby(["N", "D"]).L.idxmin()]
+        rule = "{c} N^{p} D^{q}".format(**fit(laws.learning_rate, best).params)  # for optim.lr
+
     Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Bjorck et al. 2024 (arXiv 2409.19913)
     """
     return c * N**p * D**q

@@ -225,7 +225,8 @@ class OptimConfig(_Part):
 
     lr: float | str = 3e-3
     """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
-    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5'."""
+    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5', which may be one that was
+    fitted (analysis.laws.learning_rate)."""
     lr_embedding: float | str | None = None
     """Peak learning rate of embeddings, output layer, norms and biases (number or rule); that of the
     matrices where not given. Unlike the matrices' it need not fall with width (embeddings and

@@ -178,5 +178,22 @@ def test_power_law_learning_rate(c, p, q):
     assert peak_lr(rule, N=3e4, D=2e6, B=7) == pytest.approx(c * 3e4**p * 2e6**q)
 
 
+def test_a_fitted_law_is_a_rule():
+    import pandas as pd
+
+    from analysis import fit, laws
+
+    best = pd.DataFrame(
+        [(N, D, 0.7 * N**-0.4 * D**0.1) for N in (1e3, 1e4, 1e5) for D in (1e5, 1e6, 1e7)],
+        columns=["N", "D", "lr_peak"],
+    )
+    result = fit(laws.learning_rate, best, bootstrap=0, intervals="delta")
+    rule = "{c} N^{p} D^{q}".format(**result.params)
+    run = from_dict({"optim.lr": rule})
+    assert peak_lr(run.optim.lr, N=2e6, D=3e8, B=1) == pytest.approx(
+        0.7 * 2e6**-0.4 * 3e8**0.1, rel=1e-3
+    )
+
+
 def test_a_number_is_a_rule():
     assert OptimConfig(lr=0.25).lr == peak_lr(0.25, N=1, D=1, B=1)
