@@ -67,7 +67,7 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
 def sweep(
     spec: str,
     *,
-    results: Path | None = None,
+    results: str | None = None,
     workers: int = 2,
     threads: int = 1,
     device: str = "auto",
@@ -77,6 +77,7 @@ def sweep(
     price: float | None = None,
     in_process: bool = False,
     retry_failed: bool = False,
+    reuse: tuple[str, ...] = (),
     budget_flops: float | None = None,
     budget_hours: float | None = None,
     set: tuple[str, ...] = (),
@@ -89,6 +90,7 @@ def sweep(
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder in which the sweep's own results folder lies; ./results where not given.
+            A local one, or a URI such as s3://bucket/results.
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
@@ -99,6 +101,7 @@ def sweep(
         price: Dollars for an hour of this machine, for the dry run.
         in_process: One run after another in this process, without Ray.
         retry_failed: Train failed runs again.
+        reuse: A results folder whose finished runs need no training here; may be given more than once.
         budget_flops: Begin no run that would take this call beyond so many FLOPs (6 N D).
         budget_hours: Begin no run after so many hours. Where a budget leaves runs, the exit code
             is 3 and the same command goes on.
@@ -117,7 +120,7 @@ def sweep(
     )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
-        print(it.plan(**how, packs=packs, price=price, measure=True))
+        print(it.plan(**how, packs=packs, price=price, reuse=reuse, measure=True))
         return
     try:
         runs = it.run(
@@ -128,6 +131,7 @@ def sweep(
             packs=packs,
             in_process=in_process,
             retry_failed=retry_failed,
+            reuse=reuse,
             budget_flops=budget_flops,
             budget_hours=budget_hours,
             on_finish=_exporter(it.store, export) if export else None,
@@ -888,6 +892,18 @@ def _parse(name: str, arguments: list[str]) -> None:
             str_from_instance=lambda value: [str(value)],
         )
 
+    @registry.primitive_rule
+    def folder(info: Any) -> Any:  # lets a results folder be a URI
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _folder(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     function = COMMANDS[name]
     hints = dict(function.__annotations__)
     hints.pop("return", None)
@@ -912,6 +928,17 @@ def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
     if hint == tuple[str, ...]:  # --set a=1 --set b=2
         return tyro.conf.UseAppendAction[hint]
     return hint
+
+
+def _folder(text: str) -> Path:
+    """A path; of a URI the local folder that stands for it, level with it."""
+    if "://" not in text:
+        return Path(text)
+    from sweeps.store import Store
+
+    store = Store(text)
+    store.pull()
+    return store.folder
 
 
 def _whole(text: str) -> int:

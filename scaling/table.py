@@ -256,6 +256,30 @@ def read_tests(folder: str | Path) -> pd.DataFrame:
     return _read_parquet(Path(folder) / "tests.parquet", "test losses by position")
 
 
+POINTS: dict[str, tuple[tuple[Column, ...], str]] = {
+    "curves.parquet": (CURVE_COLUMNS, "S"),
+    "tests.parquet": (TEST_COLUMNS, "corpus"),
+}
+"""Tables of several rows a run: their columns, and what orders the rows of one run."""
+
+
+def points(name: str, *parts: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of one of :data:`POINTS`, put together in schema order."""
+    import pandas as pd
+
+    columns, order = POINTS[name]
+    names = [c.name for c in columns]
+    tables = [pd.DataFrame(part, columns=names) for part in parts if len(part)]
+    joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
+    return joined.sort_values(["run_id", order], ignore_index=True)
+
+
+def read_points(folder: str | Path, name: str) -> pd.DataFrame:
+    """One of :data:`POINTS` of a results folder; empty where there is none."""
+    path = Path(folder) / name
+    return points(name, _read_parquet(path, name) if path.is_file() else [])
+
+
 def write(
     folder: str | Path,
     rows: list[dict[str, Any]],
@@ -263,20 +287,22 @@ def write(
     tests: list[dict[str, Any]] | None = None,
 ) -> None:
     """Write ``runs.csv``, ``curves.parquet`` and ``tests.parquet``, each atomically."""
-    import os
+    tables = {"curves.parquet": curves, "tests.parquet": tests or []}
+    write_points(folder, rows, {name: points(name, part) for name, part in tables.items()})
 
-    import pandas as pd
+
+def write_points(
+    folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
+) -> None:
+    """As :func:`write`, with {name: table} of :data:`POINTS`."""
+    import os
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    points = pd.DataFrame(curves, columns=[c.name for c in CURVE_COLUMNS])
-    points = points.sort_values(["run_id", "S"], ignore_index=True)
     ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
-    points.to_parquet(folder / "curves.parquet.tmp", index=False)
-    tested = pd.DataFrame(tests or [], columns=[c.name for c in TEST_COLUMNS])
-    tested = tested.sort_values(["run_id", "corpus"], ignore_index=True)
-    tested.to_parquet(folder / "tests.parquet.tmp", index=False)
-    for name in ("runs.csv", "curves.parquet", "tests.parquet"):
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.tmp", index=False)
+    for name in ("runs.csv", *tables):
         os.replace(folder / f"{name}.tmp", folder / name)
 
 

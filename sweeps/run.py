@@ -156,14 +156,16 @@ class Sweep:
     def __init__(
         self, spec: Spec, results: str | Path | None = None, *, width: Width | None = None
     ) -> None:
-        """Results go to `results`/<name of the spec>; ./results where not given.
+        """Results go to `results`/<name of the spec>; ./results where not given. It may be a URI
+        that pyarrow.fs or fsspec reaches, such as s3://bucket/results.
 
         `width` fits a law, for a spec that goes on until an interval is narrow (sweeps.until).
         """
         self.spec = spec
         self._width = width
         self._results = results
-        self.store = Store(Path("results" if results is None else results) / spec.name)
+        root = "results" if results is None else str(results).rstrip("/")
+        self.store = Store(f"{root}/{spec.name}")
 
     @classmethod
     def from_toml(
@@ -201,6 +203,7 @@ class Sweep:
         device: str = "auto",
         packs: bool = True,
         price: float | None = None,
+        reuse: Sequence[str | Path] = (),
         measure: bool = False,
     ) -> Plan:
         """What is missing, and what it takes with these options of :meth:`run`; `price` is in
@@ -212,6 +215,7 @@ class Sweep:
         """
         workers = _workers_of(workers, threads, in_process)
         rows = self.store.rows()
+        rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
         on = estimate.Machine(workers, threads, device)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
@@ -227,11 +231,7 @@ class Sweep:
         speed = estimate.speed([*samples, *estimate.samples_of(rows.values())])
         costs = estimate.Costs(speed, known)
         jobs = pack.form(list(missing.values()), costs, on.workers, packs=packs)
-        seconds = {
-            run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
-            for job in jobs
-            for run in job.runs
-        }
+        seconds = _shares(jobs)
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
         finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
@@ -281,6 +281,7 @@ class Sweep:
         checkpoint_seconds: float = 60.0,
         console: Console | None = None,
         quiet: bool = False,
+        reuse: Sequence[str | Path] = (),
         budget_flops: float | None = None,
         budget_hours: float | None = None,
         on_finish: Callable[[Finished], None] | None = None,
@@ -291,9 +292,11 @@ class Sweep:
         run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
         'failed'. Runs of one shape are trained together where that is measured to pay (`packs`), runs
-        with one trunk share it; on the CPU with one thread this changes no digit. A spec with [until] adds runs as results come in. No run begins once this call's
-        budget is spent (FLOPs as 6 N D; hours of wall clock). `on_finish` is called
-        here with each run that finishes (sweeps.export has some).
+        with one trunk share it; on the CPU with one thread this changes no digit. A spec with
+        [until] adds runs as results come in. Runs that have finished in the results folders `reuse`
+        are taken from there. No run begins once this call's budget is spent (FLOPs as 6 N D; hours
+        of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has
+        some).
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
@@ -320,6 +323,11 @@ class Sweep:
                 with self.store.drive():
                     self.store.forget(failed)
                 rows = self.store.rows()
+        if reused := self._reusable(reuse, rows):
+            with self.store.drive():
+                self._take(reused, rows, execution)
+            rows = self.store.rows()
+            _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
         on = estimate.Machine(processes, threads, device)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
@@ -353,6 +361,44 @@ class Sweep:
                 "their rows stay in its table.",
             )
         return table.read(self.folder)
+
+    def _reusable(self, folders: Sequence[str | Path], rows: dict[str, Row]) -> dict[str, Finished]:
+        """{run_id: result} of the runs that are missing here and have finished in other folders."""
+        found: dict[str, Finished] = {}
+        for folder in folders:
+            other = Store(folder)
+            theirs = other.rows()
+            if not theirs:
+                raise StoreError(
+                    f"{folder} holds no finished runs to reuse; give a results folder."
+                )
+            more = True
+            while more:  # results may design further runs
+                known = rows | {run_id: result.row for run_id, result in found.items()}
+                wanted = self.designed(known).runs
+                ids = [
+                    run_id
+                    for run_id in wanted.keys() & theirs.keys() - known.keys()
+                    if theirs[run_id]["status"] != "failed"
+                ]
+                more = False
+                for result in other.results(ids) if ids else ():
+                    run_id, more = result.row["run_id"], True
+                    row = result.row | {"tag": wanted[run_id].tag}
+                    found[run_id] = Finished(row, result.curve, result.tests)
+        return found
+
+    def _take(
+        self, reused: dict[str, Finished], rows: dict[str, Row], execution: Execution
+    ) -> None:
+        """Store results of another folder here, once it is sure that their text is the same."""
+        self.store.check_writable()
+        theirs = {run_id: result.row for run_id, result in reused.items()}
+        runs = self.designed(rows | theirs).runs
+        self._prepare([runs[run_id] for run_id in reused], rows | theirs, execution.device)
+        for run_id, result in reused.items():
+            self.store.begin(runs[run_id])
+            self.store.finish(result.row, result.curve, result.tests)
 
     def _train(
         self,
@@ -393,7 +439,7 @@ class Sweep:
                 if on_finish:
                     on_finish(result)
                 if self.spec.until:
-                    self._grow(plan, known, queue, execution)
+                    self._grow(plan, known, queue, execution, packs)
 
             queue.on_finish = finished
             queue.add(plan.jobs)
@@ -437,7 +483,9 @@ class Sweep:
                     f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
                 )
 
-    def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, execution: Execution) -> None:
+    def _grow(
+        self, plan: Plan, known: dict[str, Row], queue: Queue, execution: Execution, packs: bool
+    ) -> None:
         """Queue what the results so far ask for and the plan does not hold yet."""
         try:
             designed = self.designed(known).runs
@@ -447,11 +495,11 @@ class Sweep:
         except (ConfigError, StoreError) as error:
             queue.fatal = error
             return
-        for run_id, run in new.items():
-            plan.runs[run_id] = run
-            if run_id not in known:
-                plan.seconds[run_id] = plan.costs.speed.seconds(run)
-                queue.add([Job((run,), plan.seconds[run_id])])
+        plan.runs.update(new)
+        missing = [run for run_id, run in new.items() if run_id not in known]
+        jobs = pack.form(missing, plan.costs, plan.workers, packs=packs) if missing else []
+        plan.seconds.update(_shares(jobs))
+        queue.add(jobs)
 
     def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
         """Tell beforehand that the budget will not do. ConfigError where it lets nothing begin."""
@@ -553,6 +601,15 @@ class Sweep:
         words += self.spec.chosen
         words += [] if packs else ["--no-packs"]
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
+
+
+def _shares(jobs: list[Job]) -> dict[str, float]:
+    """{run_id: its share of the estimated seconds of its job}."""
+    return {
+        run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
+        for job in jobs
+        for run in job.runs
+    }
 
 
 class _Session:

@@ -18,7 +18,7 @@ from sweeps.store import Row, Store, StoreError
 class Status:
     """Counts of a sweep's runs, and what is under way."""
 
-    folder: Path
+    folder: Path | str
     name: str
     runs: int
     """Of the spec; finished ones where no spec is known."""
@@ -85,6 +85,7 @@ def status(
     StoreError where the folder holds no sweep, ConfigError where no run is chosen.
     """
     store = Store(folder)
+    store.pull()
     known = any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json"))
     if not known:
         what = "holds no results" if store.folder.is_dir() else "is not there"
@@ -114,7 +115,7 @@ def status(
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     parts |= {row["run_id"]: 1.0 for row in done}
     return Status(
-        folder=Path(folder),
+        folder=folder,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
         runs=len(ids),
         finished=finished,

@@ -9,7 +9,11 @@
 
 A result is written to a temporary file, synced and renamed. The merged table is derived, and a run
 whose row is in it counts as finished even where its raw folder is gone, so a committed table can
-be extended. Imports neither torch nor ray.
+be extended.
+
+A store on a URI (s3://bucket/results/mine) keeps results and table there (sweeps/remote.py) and
+works in a local folder: checkpoints, logs and leases are of the machine that trains.
+Imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -33,12 +38,15 @@ from pathlib import Path
 from typing import Any
 
 from scaling import table
-from scaling.config import RECIPE, RunConfig, flatten
+from scaling.config import RECIPE, RunConfig, fields_of, flatten
+from sweeps.remote import Remote
 
 FORMAT = 1
 """Version of result.json."""
 
 Row = dict[str, Any]
+
+_PULL_SECONDS = 5.0
 
 _KEPT = ("result.json", "config.json", "attempts.jsonl", "output.log")
 """What stays of a finished run."""
@@ -64,8 +72,12 @@ class Store:
     """The results folder of one sweep."""
 
     def __init__(self, folder: str | Path) -> None:
-        self._given = Path(folder)
-        self.folder = Path(folder).absolute()
+        """A local folder, or the URI of one that pyarrow.fs or fsspec reaches."""
+        given = str(folder).removeprefix("file://")
+        self.remote = Remote(given) if "://" in given else None
+        self._given = self.remote.uri if self.remote else Path(given)
+        self.folder = self.remote.mirror if self.remote else Path(given).absolute()
+        self._pulled = -math.inf
         self.messages: list[str] = []
         """What was set aside or repaired while reading, for the user to see."""
         self.stop_file = self.folder / ".stop"
@@ -76,12 +88,14 @@ class Store:
     def run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / run_id
 
-    def said(self, path: Path) -> Path:
+    def said(self, path: Path) -> Path | str:
         """A path in this store as messages name it: below the folder as it was given."""
-        return self._given / path.relative_to(self.folder)
+        inner = path.relative_to(self.folder)
+        return f"{self._given}/{inner}" if isinstance(self._given, str) else self._given / inner
 
     def rows(self) -> dict[str, Row]:
         """{run_id: row} of every finished run, from the merged table and from what came after it."""
+        self.pull()
         rows = self._table_rows()
         for run_id in self._run_ids():
             if run_id not in rows and (finished := self.result(run_id)):
@@ -101,7 +115,9 @@ class Store:
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            if self.remote is None or (found := self._fetch(run_id)) is None:
+                return None
+            text = found
         except OSError as error:
             raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
         try:
@@ -111,7 +127,8 @@ class Store:
                     f"{self.said(path)} was written by a newer version (format {values['format']}, this one "
                     f"reads up to {FORMAT}). Update the package, or use another results folder."
                 )
-            row, curve, tests = values["row"], values["curve"], values.get("tests", [])
+            row, curve = _NEW_FIELDS | values["row"], values["curve"]
+            tests = values.get("tests", [])
             if row["run_id"] != run_id or row["status"] not in table.STATUSES:
                 raise ValueError(f"it belongs to run {row['run_id']} ({row['status']})")
             if not all(isinstance(point, dict) for point in curve):
@@ -126,16 +143,21 @@ class Store:
             return None
         return Finished(row, curve, tests)
 
-    def results(self) -> Iterator[Finished]:
-        """Every finished run with its curve, be it in a file of its own or only in the table."""
-        rows = self._table_rows()
-        alone = rows.keys() - set(self._run_ids())
-        curves = self._table_curves(alone) if alone else {}
-        for run_id in sorted({*self._run_ids(), *rows}):
+    def results(self, run_ids: Iterable[str] | None = None) -> Iterator[Finished]:
+        """Finished runs (all, or those named) with curves, from files of their own or the table."""
+        self.pull()
+        rows, files = self._table_rows(), set(self._run_ids())
+        wanted = {*files, *rows} if run_ids is None else set(run_ids)
+        alone = wanted & rows.keys() - files
+        curves, tests = (
+            self._table_points(name, alone) if alone else {}
+            for name in ("curves.parquet", "tests.parquet")
+        )
+        for run_id in sorted(wanted):
             if finished := self.result(run_id) if run_id not in alone else None:
                 yield finished
             elif run_id in rows:
-                yield Finished(rows[run_id], curves.get(run_id, []))
+                yield Finished(rows[run_id], curves.get(run_id, []), tests.get(run_id, []))
 
     def killed(self, run_id: str) -> int:
         """How often a worker died under this run since it was last let loose."""
@@ -167,6 +189,7 @@ class Store:
 
     def manifest(self) -> Row:
         """The manifest; empty where there is none yet, or where it cannot be read."""
+        self.pull()
         try:
             values = json.loads((self.folder / "manifest.json").read_bytes())
         except (OSError, ValueError):
@@ -239,7 +262,9 @@ class Store:
         path = folder / "result.json"
         with writing(self.said(path)):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, _json(values))
+            write_atomic(path, data := _json(values))
+            if self.remote:
+                self.remote.write(f"results/{row['run_id']}.json", data)
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
@@ -291,10 +316,14 @@ class Store:
             path = self.run_folder(run_id) / "result.json"
             if path.exists():
                 self.set_aside(path)
+            if self.remote:
+                with writing(self.said(path)):
+                    self.remote.delete(f"results/{run_id}.json")
             self.note(run_id, "retry")
 
     def merge(self) -> None:
         """Write runs.csv, curves.parquet and tests.parquet from everything that has finished."""
+        self.pull(at_once=True)
         self._write_table(without=set())
 
     def write_manifest(self, values: Row) -> None:
@@ -302,7 +331,9 @@ class Store:
         path = self.folder / "manifest.json"
         with writing(self.said(path)):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, _json(values, indent=2) + b"\n")
+            write_atomic(path, data := _json(values, indent=2) + b"\n")
+            if self.remote:
+                self.remote.write(path.name, data)
 
     def check_writable(self, need_bytes: int = 10 << 20) -> None:
         """Raise StoreError, before anything starts, where results could not be written."""
@@ -311,12 +342,53 @@ class Store:
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
             probe.unlink()
+            if self.remote:
+                self.remote.write("probe", b"x")
+                self.remote.delete("probe")
             free = shutil.disk_usage(self.folder).free
         if free < need_bytes:
             raise StoreError(
                 f"{self._given} has {free / 2**20:.0f} MiB free, too little for results and "
                 "checkpoints. Free some space, or choose another folder with --results."
             )
+
+    # -------------------------------------------------------------- a store on a URI
+
+    def pull(self, *, at_once: bool = False) -> None:
+        """Bring the local folder of a store on a URI level with it, both ways; else nothing.
+
+        Looks again after some seconds, or at once. Raises StoreError where it cannot be reached.
+        """
+        if self.remote is None or not (at_once or time.monotonic() - self._pulled > _PULL_SECONDS):
+            return
+        with writing(self._given, "reached"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            there = self.remote.run_ids()
+            for name in ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json"):
+                if (data := self.remote.read(name)) is not None:
+                    write_atomic(self.folder / name, data)
+            files = {i for i in self._run_ids() if (self.run_folder(i) / "result.json").exists()}
+            rows = self._table_rows()
+            for run_id, data in self.remote.results(there - files - rows.keys()):
+                self._keep(run_id, data)
+            for run_id in files - there - rows.keys():  # written here as the connection broke
+                data = (self.run_folder(run_id) / "result.json").read_bytes()
+                self.remote.write(f"results/{run_id}.json", data)
+        self._pulled = time.monotonic()
+
+    def _fetch(self, run_id: str) -> bytes | None:
+        """A result that another machine has stored since the last look."""
+        assert self.remote is not None
+        with writing(self._given, "reached"):
+            data = self.remote.read(f"results/{run_id}.json")
+            if data is not None:
+                self._keep(run_id, data)
+        return data
+
+    def _keep(self, run_id: str, data: bytes) -> None:
+        folder = self.run_folder(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "result.json", data)
 
     # -------------------------------------------------------------- leases
 
@@ -416,6 +488,7 @@ class Store:
                     )
                 parse = [_PARSE[kinds.get(name, "str")] for name in header]
                 index = header.index("run_id")
+                new = {name: value for name, value in _NEW_FIELDS.items() if name not in header}
                 for cells in reader:
                     if len(cells) != len(header):
                         raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
@@ -423,7 +496,7 @@ class Store:
                         name: read(cell) if cell or read is str else None
                         for name, read, cell in zip(header, parse, cells, strict=True)
                     }
-                    rows[cells[index]] = row
+                    rows[cells[index]] = new | row if new else row
         except FileNotFoundError:
             return {}
         except StoreError:
@@ -437,41 +510,47 @@ class Store:
             ) from None
         return rows
 
-    def _table_curves(self, run_ids: Iterable[str]) -> dict[str, list[Row]]:
-        """{run_id: curve} as curves.parquet has them; empty curves where it has none."""
-        curves: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
-        if curves and (self.folder / "curves.parquet").is_file():
-            for point in table.read_curves(self.folder).to_dict("records"):
-                if point["run_id"] in curves:
-                    curves[point["run_id"]].append({str(k): v for k, v in point.items()})
-        return curves
+    def _table_points(self, name: str, run_ids: set[str]) -> dict[str, list[Row]]:
+        """{run_id: points} as curves.parquet or tests.parquet has them; none where it has none."""
+        found: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
+        points = table.read_points(self.folder, name)
+        for point in points[points.run_id.isin(run_ids)].to_dict("records"):
+            plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in point.items()}
+            found[point["run_id"]].append(plain)
+        return found
 
     def _write_table(self, *, without: set[str]) -> None:
         rows = self._table_rows()
-        curves = self._table_curves(rows)
-        tests: list[Row] = []
-        if (self.folder / "tests.parquet").is_file():
-            for point in table.read_tests(self.folder).to_dict("records"):
-                if point["run_id"] in curves:
-                    tests.append({str(k): v for k, v in point.items()})
+        old = {name: table.read_points(self.folder, name) for name in table.POINTS}
+        merged = rows.keys() & set(old["curves.parquet"].run_id)
+        new: dict[str, list[Row]] = {name: [] for name in table.POINTS}
         for run_id in self._run_ids():
-            if run_id in rows and curves[run_id]:
-                continue
-            if finished := self.result(run_id):
+            if run_id not in merged and (finished := self.result(run_id)):
                 rows[run_id] = finished.row
-                curves[run_id] = finished.curve
-                tests = [x for x in tests if x["run_id"] != run_id] + finished.tests
-        keep = [run_id for run_id in rows if run_id not in without]
-        points = [point for run_id in keep for point in curves[run_id]]
-        tests = [point for point in tests if point["run_id"] not in without]
+                new["curves.parquet"] += finished.curve
+                new["tests.parquet"] += finished.tests
+        fresh = {point["run_id"] for points in new.values() for point in points}
+        stay = rows.keys() - fresh - without
+        points = {
+            name: table.points(name, old[name][old[name].run_id.isin(stay)], new[name])
+            for name in table.POINTS
+        }
         with writing(self.said(self.folder / "runs.csv")):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".merge-", dir=self.folder) as new:
-                table.write(new, [rows[run_id] for run_id in keep], points, tests)
+            with tempfile.TemporaryDirectory(prefix=".merge-", dir=self.folder) as scratch:
+                kept = [row for run_id, row in rows.items() if run_id not in without]
+                table.write_points(scratch, kept, points)
                 # The rows last: a run counts as finished by its row.
-                for name in ("tests.parquet", "curves.parquet", "runs.csv"):
-                    write_atomic(self.folder / name, Path(new, name).read_bytes())
+                for name in (*table.POINTS, "runs.csv"):
+                    write_atomic(self.folder / name, data := Path(scratch, name).read_bytes())
+                    if self.remote:
+                        self.remote.write(name, data)
 
+
+_NEW_FIELDS = {key.rpartition(".")[2]: default for key, (_, default) in fields_of().items()}
+"""What a run of an older version was, in fields that it did not know: a field's default leaves
+existing runs as they were."""
+_NEW_FIELDS = table.config_row(_NEW_FIELDS)
 
 _PARSE = {
     "str": str,
@@ -533,14 +612,14 @@ def _why(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str, what: str = "written") -> Iterator[None]:
     """Turn the system's refusals into one clear StoreError, which names `path`."""
     try:
         yield
     except OSError as error:
         if isinstance(error, ValueError):
             raise
-        raise StoreError(f"{path} cannot be written: {_why(error)}") from None
+        raise StoreError(f"{path} cannot be {what}: {_why(error)}") from None
 
 
 def now() -> str:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from scaling import table
 from scaling.config import RunConfig, override
 from sweeps.jobs import failed_row
+from sweeps.remote import Remote
 from sweeps.store import FORMAT, Store, StoreError, write_atomic
 
 ROOT = Path(__file__).parents[1]
@@ -358,6 +360,110 @@ def test_tests_are_merged_once_and_kept(store: Store):
     assert len(table.read(store.folder)) == 2
 
 
+# ------------------------------------------------------------------ a store on a URI
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stores of one URI, each as another machine sees it."""
+
+    def on(name: str, uri: str = f"memory://{tmp_path.name}/results/mine") -> Store:
+        monkeypatch.setenv("SCALING_CACHE", str(tmp_path / name))
+        return Store(uri)
+
+    return on
+
+
+def test_a_store_on_a_uri_is_shared_by_machines(machine):
+    one = machine("one")
+    rows = [finish(one, run_number(seed)) for seed in range(3)]
+    one.write_manifest({"name": "mine"})
+    one.check_writable()
+    assert len(one.rows()) == 3
+    two = machine("two")
+    assert two.folder != one.folder
+    assert (
+        two.rows() == {row["run_id"]: row for row in rows} == pickle.loads(pickle.dumps(two)).rows()
+    )
+    assert two.manifest() == {"name": "mine"}
+    finish(two, run_number(3))
+    assert run_number(3).run_id not in one.rows()  # it has just looked
+    assert (one.result(run_number(3).run_id) or pytest.fail("not there")).row["seed"] == 3
+    two.merge()
+    three = machine("three")
+    assert len(three.rows()) == 4 and len(table.read_curves(three.folder)) == 8
+    assert not list((three.folder).glob("runs/*"))  # the table has it all
+    assert [len(found.curve) for found in three.results()] == [2] * 4
+    three.forget([run_number(0).run_id])
+    assert len(machine("four").rows()) == 3
+    assert str(three.said(three.folder / "runs.csv")).startswith("memory://")
+
+
+def test_what_did_not_reach_the_uri_is_brought_there_later(
+    machine, monkeypatch: pytest.MonkeyPatch
+):
+    store = machine("one")
+    finish(store, run_number(0))
+
+    def cut(self: Remote, name: str, data: bytes) -> None:
+        raise OSError(errno.EIO, "the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "write", cut)
+        with pytest.raises(
+            StoreError, match=r"memory://.* cannot be written: the connection broke"
+        ):
+            finish(store, run_number(1))
+        with pytest.raises(StoreError, match="cannot be written"):
+            store.check_writable()
+    assert len(machine("two").rows()) == 1
+    machine("one").merge()
+    assert len(machine("three").rows()) == 2
+
+
+def test_a_torn_object_is_set_aside_and_replaced(machine):
+    store = machine("one")
+    finish(store, run_number(0))
+    Remote(str(store._given)).write(f"results/{run_number(0).run_id}.json", b'{"format": 1, "ro')
+    other = machine("two")
+    assert other.rows() == {} and "damaged" in other.messages[0]
+    finish(other, run_number(0))
+    assert len(machine("three").rows()) == 1
+
+
+@pytest.mark.parametrize("uri", ["nowhere://bucket/results", "hdfs+x://a/b"])
+def test_storage_that_cannot_be_reached_is_told(machine, uri: str):
+    with pytest.raises(StoreError) as error:
+        machine("one", uri).rows()
+    assert str(error.value).startswith(f"{uri} cannot be reached: ") and "\n" not in str(
+        error.value
+    )
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path: Path):
+    store = Store(f"file://{tmp_path}/s")
+    assert store.remote is None and store.folder == tmp_path / "s"
+
+
+def test_results_of_older_versions_get_the_defaults_of_new_fields(store: Store):
+    row = finish(store, run_number(0))
+    path = store.run_folder(row["run_id"]) / "result.json"
+    values = json.loads(path.read_text())
+    for name in ("precision", "norm", "n_ctx"):
+        del values["row"][name]
+    path.write_text(json.dumps(values))
+    old = store.rows()[row["run_id"]]
+    assert (old["precision"], old["norm"], old["n_ctx"]) == ("float32", "layernorm", 128)
+    store.merge()
+    lines = (store.folder / "runs.csv").read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    gone = cells[0].index("norm")
+    (store.folder / "runs.csv").write_text(
+        "\n".join(",".join(c[:gone] + c[gone + 1 :]) for c in cells) + "\n"
+    )
+    assert store.rows()[row["run_id"]]["norm"] == "layernorm"
+
+
 def test_writing_is_atomic(tmp_path: Path):
     path = tmp_path / "a"
     write_atomic(path, b"one")
@@ -367,10 +473,9 @@ def test_writing_is_atomic(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_runs_list_and_load_in_seconds(store: Store):
-    rows = []
-    for seed in range(100_000):
-        rows.append({"run_id": f"{seed:012x}", "status": "ok", "N": 10, "D": 1, "L": 2.0 + seed})
+    row = failed_row(run_number(0), "") | {"status": "ok", "L": 2.0, "seconds": 1 / 3}
+    rows = [row | {"run_id": f"{seed:012x}"} for seed in range(100_000)]
     table.write(store.folder, rows, [])
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     assert len(store.rows()) == 100_000
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3

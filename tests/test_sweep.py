@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from scaling import table
+from scaling.cli import main
 from scaling.config import ConfigError, Execution, flatten
 from scaling.schedule import shape
 from sweeps import Sweep, estimate, pack
@@ -162,6 +163,47 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
+
+
+def test_runs_that_finished_in_another_folder_are_taken_from_there():
+    first, _ = run(sweep())
+    Path("more.toml").write_text(BASE.replace("small", "more") + "seed = [1, 2]\n")
+    more = Sweep.from_toml("more.toml")
+    assert len(more.plan(reuse=["results/small"]).missing) == 1
+    for _ in range(2):
+        both, out = run(more, reuse=["results/small"])
+        assert len(both) == 2
+    assert "nothing to train" in out and "taken from" not in out
+    assert len(result_times(more.store)) == 2
+    same = first[first.seed == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(both[both.seed == 1].reset_index(drop=True), same)
+    assert len(more.store.attempts(same.run_id[0])) == 0
+    assert table.read_curves(more.folder).groupby("run_id").size().tolist() == [4, 4]
+    with pytest.raises(StoreError, match="results/nothing holds no finished runs"):
+        run(more, reuse=["results/nothing"])
+    text = Path("corpus.txt").read_text()
+    Path("corpus.txt").write_text(text.replace("that", "this"))
+    with pytest.raises(StoreError, match="trained on another text"):
+        run(Sweep.from_toml("more.toml", "elsewhere"), reuse=["results/small"])
+
+
+def test_results_may_lie_behind_a_uri(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    uri = f"local://{here}/bucket/my results"
+    runs, out = run(sweep(results=uri))
+    assert f"table: {uri}/small/runs.csv" in out
+    bucket = here / "bucket" / "my results" / "small"
+    assert sorted(path.name for path in bucket.iterdir()) == [
+        "curves.parquet", "manifest.json", "results", "runs.csv", "tests.parquet",
+    ]  # fmt: skip
+    assert {path.stem for path in (bucket / "results").iterdir()} == set(runs.run_id)
+    monkeypatch.setenv("SCALING_CACHE", str(here / "another machine"))
+    again, out = run(sweep(results=uri))
+    assert "nothing to train" in out
+    pd.testing.assert_frame_equal(runs, again)
+    main(["status", f"{uri}/small"])
+    assert capsys.readouterr().out == "small: 2 runs: 2 ok\n"
 
 
 def test_results_that_were_not_merged_are_merged_without_training():
