@@ -810,7 +810,7 @@ def minimise(
     else:
         first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
     threshold, found = _search(problem, first, objective, delta)
-    for _ in problem.law.alike:
+    for _ in problem.law.alike if warm is None else ():
         better = _exchanged(problem, found, threshold, seed)
         if better is None:
             break
