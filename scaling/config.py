@@ -257,6 +257,10 @@ class OptimConfig(_Part):
     z_loss: float = 0.0
     """Weight of (ln Z)^2 in the training loss, Z the normaliser of a token's logits (1e-4 in Chowdhery
     et al. 2022); no loss that is reported includes it."""
+    batch_warmup_tokens: int | None = None
+    """Tokens over which the batch grows, in whole contexts and linearly in the tokens seen, from an
+    eighth of batch_tokens to all of it (Brown et al. 2020, appendix B). Learning rates go by steps,
+    of which there are then more."""
     ema: float | None = None
     """Measure a running mean of the weights with this decay a step, such as 0.999, in place of the
     weights themselves; at step t at most (1 + t) / (10 + t)."""
@@ -286,6 +290,8 @@ class OptimConfig(_Part):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"optim.{name}={value} must be positive and finite.")
+        if self.batch_warmup_tokens is not None:
+            _positive(self, "batch_warmup_tokens")
         if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
             raise ConfigError(f"optim.z_loss={self.z_loss} must not be negative.")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -361,6 +367,11 @@ class RunConfig(_Part):
                     f"{low} and {low + n_ctx}."
                 )
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
+        if parts is not None and self.optim.batch_warmup_tokens is not None:
+            raise ConfigError(
+                f"eval.noise_parts={parts} needs steps of one size, and optim.batch_warmup_tokens="
+                f"{self.optim.batch_warmup_tokens} changes it; leave one of them out."
+            )
         if parts is not None and sequences % parts:
             raise ConfigError(
                 f"eval.noise_parts={parts} does not divide the {sequences} sequences of a step "
@@ -368,21 +379,45 @@ class RunConfig(_Part):
                 f"{_nearest_divisor(sequences, parts)}, say, or a larger batch."
             )
 
+    def tokens_at(self, step: int) -> int:
+        """Training tokens processed in the first `step` steps."""
+        ramp = self._ramp
+        if step < len(ramp):
+            return ramp[step]
+        return ramp[-1] + (step - len(ramp) + 1) * self.batch_tokens
+
     @property
     def S(self) -> int:
-        """Optimiser steps."""
-        return max(1, round(self.tokens / self.batch_tokens))
+        """Optimiser steps: as many as come nearest to `tokens`."""
+        ramp = self._ramp
+        if self.tokens < ramp[-1]:
+            return max(1, min(range(len(ramp)), key=lambda step: abs(ramp[step] - self.tokens)))
+        return max(1, len(ramp) - 1 + round((self.tokens - ramp[-1]) / self.batch_tokens))
 
     @property
     def D(self) -> int:
         """Training tokens processed: whole steps."""
-        return self.S * self.batch_tokens
+        return self.tokens_at(self.S)
+
+    @property
+    def _ramp(self) -> tuple[int, ...]:
+        """Tokens after 0, 1, ... steps of the batch's warm-up."""
+        return _ramp(self.batch_tokens, self.model.n_ctx, self.optim.batch_warmup_tokens or 0)
 
     @functools.cached_property
     def run_id(self) -> str:
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
         payload = json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(payload.encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=1024)
+def _ramp(batch_tokens: int, n_ctx: int, warmup_tokens: int) -> tuple[int, ...]:
+    done = [0]
+    while done[-1] < warmup_tokens:
+        grown = batch_tokens * (1 / 8 + 7 / 8 * done[-1] / warmup_tokens)
+        done.append(done[-1] + max(1, round(grown / n_ctx)) * n_ctx)
+    return tuple(done)
 
 
 @dataclass(frozen=True)

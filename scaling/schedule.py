@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Hashable
 from dataclasses import fields
@@ -31,7 +32,8 @@ shape = attrgetter("model", *(key for key in SHARED if not key.startswith("model
 def warmup_steps(run: RunConfig) -> int:
     """Steps of linear warm-up, at most all of them."""
     if run.optim.warmup_tokens is not None:
-        return min(run.S, math.ceil(run.optim.warmup_tokens / run.batch_tokens))
+        steps = range(run.S)  # before which there have been fewer tokens
+        return bisect.bisect_left(steps, run.optim.warmup_tokens, key=run.tokens_at)
     return round(run.optim.warmup_fraction * run.S)
 
 

@@ -52,10 +52,9 @@ class TrainTokens:
         """Distinct tokens of one epoch."""
         return len(self.starts) * self.n_ctx
 
-    def batch(self, seed: int, step: int, sequences: int) -> np.ndarray:
-        """Windows [sequences, n_ctx + 1], int64, of one step."""
+    def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
+        """Windows [sequences, n_ctx + 1], int64, of a step: those from number `first` of a run on."""
         n = len(self.starts)
-        first = step * sequences
         positions = np.arange(first, first + sequences)
         order = np.empty(sequences, dtype=np.int64)
         epochs = positions // n

@@ -38,7 +38,7 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 6  # of the checkpoint
+_FORMAT = 7  # of the checkpoint
 
 
 class Interrupted(Exception):
@@ -247,7 +247,7 @@ class Member:
         self.pack = 1
         self.shared_steps = 0
         self.work = 0.0
-        """Steps trained, those that several members share split among them."""
+        """Tokens trained, those that several members share split among them."""
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.error = ""
@@ -260,9 +260,9 @@ class Member:
 
     def window(self) -> np.ndarray:
         """Windows [b, n_ctx + 1] of the next step."""
-        return self.tokens.batch(
-            self.run.seed, self.step, self.run.batch_tokens // self.run.model.n_ctx
-        )
+        first, after = (self.run.tokens_at(s) for s in (self.step, self.step + 1))
+        n_ctx = self.run.model.n_ctx
+        return self.tokens.batch(self.run.seed, first // n_ctx, (after - first) // n_ctx)
 
     def rates(self) -> tuple[float, float]:
         """Learning rates of the next step, of (matrices, all else)."""
@@ -280,7 +280,7 @@ class Member:
         """Add a point to the curve; note what went wrong, if something did. `noise` are the noise
         scales of all parameters and of the norms."""
         run = self.run
-        D = self.step * run.batch_tokens
+        D = run.tokens_at(self.step)
         C = count.flops_per_token(run.model, run.data.vocab_size) * D
         L = held_out.L
         self.curve.append(
@@ -313,14 +313,13 @@ class Member:
         return (loss_sum - self.loss_before) / steps if steps else None
 
     def progress(self, loss_sum: float, seconds: float) -> Progress:
-        work = self.work * self.run.batch_tokens
         return Progress(
             step=self.step,
             steps=self.run.S,
-            D=self.step * self.run.batch_tokens,
+            D=self.run.tokens_at(self.step),
             L=self.held_out.L if self.held_out else None,
             L_train=self.mean_loss(loss_sum),
-            tokens_per_second=work / max(1e-9, self.train_seconds + seconds),
+            tokens_per_second=self.work / max(1e-9, self.train_seconds + seconds),
         )
 
     def result(self, files: corpus.TokenFiles, device: str, peak: float, memory: int) -> Result:
@@ -329,8 +328,8 @@ class Member:
         assert held_out is not None  # the last step is always evaluated
         n = count.parameters(run.model, files.vocab_size)
         step = self.best["step"]
-        D = step * run.batch_tokens
-        rate = self.work * run.batch_tokens / self.train_seconds
+        D = run.tokens_at(step)
+        rate = self.work / self.train_seconds
         flops = {
             name: count.flops_per_token(run.model, files.vocab_size, name) * D
             for name in count.CONVENTIONS
@@ -342,7 +341,7 @@ class Member:
             "N_total": n.N_total,
             "D": D,
             "D_unique": min(D, self.tokens.unique),
-            "D_shared": self.shared_steps * run.batch_tokens,
+            "D_shared": run.tokens_at(self.shared_steps),
             "C": flops["6N"],
             "C_kaplan": flops["kaplan"],
             "C_chinchilla": flops["chinchilla"],
@@ -357,7 +356,7 @@ class Member:
             "corpus_hash": files.hash[:16],
             "seconds": self.train_seconds + self.eval_seconds,
             "tokens_per_second": rate,
-            "step_seconds": self.train_seconds / self.work,
+            "step_seconds": D / step / rate,
             "mfu": flops["matmul"] / D * rate / peak,
             "peak_flops": peak,
             "memory": memory,
@@ -421,7 +420,9 @@ class Trainer:
         shared = runs[0]
         self.checkpoint_seconds = execution.checkpoint_seconds
         self.peak_flops = execution.peak_flops
-        self.slots = slots or len(runs)
+        # Rows of one stack have batches of one size.
+        ramped = any(run.optim.batch_warmup_tokens is not None for run in runs)
+        self.slots = 1 if ramped else slots or len(runs)
         self.device = device_of(execution.device)
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
@@ -596,10 +597,11 @@ class Trainer:
                 move = [1 - min(d, (1 + s) / (10 + s)) for d, s in zip(keep, t, strict=True)]
                 self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(move)[:, None])
             self.lr = [matrices for matrices, _ in rates]
+            tokens = windows_kbt.shape[1] * self.decoder.model.n_ctx
             for row in self.rows:
                 for member in row.members:
                     member.step += 1
-                    member.work += 1 / len(row.members)
+                    member.work += tokens / len(row.members)
 
     def _gradient(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss [K] and its gradient [K, P]. Where memory runs out for the first time, the step is
@@ -636,11 +638,12 @@ class Trainer:
             by = [self.flat_kp, *instead.values()]
             return loss_k.detach(), list(torch.autograd.grad(loss_k.sum(), by))
 
-        if self.parts == 1:
+        K, sequences = windows_kbt.shape[:2]
+        parts = _divisor_from(sequences, min(self.parts, sequences))  # of a batch still growing
+        if parts == 1:
             loss_k, (grad_kp,) = one(windows_kbt, {})
             return loss_k, grad_kp
-        K, sequences = windows_kbt.shape[:2]
-        b = sequences // self.parts
+        b = sequences // parts
         gains = self.decoder.gains if self.noise is not None else ()
         loss_k, small_k, sequence_k = self.flat_kp.new_zeros(3, K, requires_grad=False)
         grad_kp = torch.zeros_like(self.flat_kp, requires_grad=False)
@@ -648,10 +651,10 @@ class Trainer:
             p = self.decoder.named(self.flat_kp)
             each = {name: p[name][:, None].expand(-1, b, -1).flatten(0, 1) for name in gains}
             part_loss_k, (part_kp, *part_gains) = one(part_kbt, each)
-            loss_k += part_loss_k / self.parts
-            grad_kp.add_(part_kp, alpha=1 / self.parts)
+            loss_k += part_loss_k / parts
+            grad_kp.add_(part_kp, alpha=1 / parts)
             if self.noise is not None:
-                small_k += part_kp.square().sum(1) / self.parts
+                small_k += part_kp.square().sum(1) / parts
                 for gain in part_gains:  # [K b, D], each of its share of the mean over b sequences
                     sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
         if self.noise is not None:

@@ -58,6 +58,19 @@ def test_whole_steps(tokens, rows, seed):
     assert abs(run.D - tokens) <= max(run.batch_tokens / 2, run.batch_tokens - tokens)
 
 
+@given(st.integers(1, 10**6), st.integers(1, 40), st.integers(1, 10**6))
+def test_a_growing_batch_ends_as_near_to_the_tokens_as_it_can(tokens, rows, warmup):
+    B = rows * 128
+    run = from_dict({"tokens": tokens, "batch_tokens": B, "optim.batch_warmup_tokens": warmup})
+    sizes = [run.tokens_at(s + 1) - run.tokens_at(s) for s in range(run.S + 3)]
+    assert sizes == sorted(sizes) and sizes[0] == max(1, round(rows / 8)) * 128
+    assert all(size % 128 == 0 and size <= B for size in sizes)
+    assert all(sizes[s] == B for s in range(len(sizes)) if run.tokens_at(s) >= warmup)
+    off = abs(run.D - tokens)
+    assert off <= abs(run.tokens_at(run.S + 1) - tokens)
+    assert run.S == 1 or off <= abs(run.tokens_at(run.S - 1) - tokens)
+
+
 @given(st.sampled_from(sorted(fields_of())), st.integers(1, 4))
 def test_override_reads_back(key, value):
     hint, _ = fields_of()[key]
@@ -123,6 +136,10 @@ def test_canonical_holds_only_what_differs():
         ({"lr": 1e-3}, "Did you mean 'optim.lr'"),
         ({"zzz": 1}, "has no field 'zzz'.*The fields are"),
         ({"model.n_head": 3}, "n_head=3 does not divide model.d_model=64; use 2, say"),
+        (
+            {"eval.noise_parts": 2, "optim.batch_warmup_tokens": 9},
+            "noise_parts=2 needs steps of one size",
+        ),
         ({"optim.ema": 1.0}, "optim.ema=1.0 must lie between 0 and 1"),
         ({"optim.z_loss": -1.0}, "optim.z_loss=-1.0 must not be negative"),
         ({"eval.patience": 0}, "eval.patience=0 must be positive"),

@@ -60,6 +60,7 @@ def test_wsd_trunk_does_not_know_its_end():
 def test_warmup_tokens_take_precedence():
     assert warmup_steps(run_of(100, warmup_tokens=1000)) == 8
     assert warmup_steps(run_of(4, warmup_tokens=10**9)) == 4
+    assert warmup_steps(run_of(4, warmup_tokens=0)) == 0
 
 
 def test_peaks_follow_the_rules():

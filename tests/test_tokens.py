@@ -25,7 +25,7 @@ def tokens_of(files, **data):
 
 def test_batches_are_windows_of_the_text(files):
     tokens = tokens_of(files)
-    batch = tokens.batch(seed=3, step=5, sequences=7)
+    batch = tokens.batch(seed=3, first=35, sequences=7)
     assert batch.shape == (7, CTX + 1) and batch.dtype == np.int64
     text = np.fromfile(files.train, dtype=np.uint16)
     for row in batch:
@@ -36,8 +36,8 @@ def test_batches_are_windows_of_the_text(files):
 def test_an_epoch_visits_every_window_once(files):
     tokens = tokens_of(files, unique_tokens=40 * CTX)
     sequences = 8
-    first = np.concatenate([tokens.batch(1, step, sequences) for step in range(5)])
-    second = np.concatenate([tokens.batch(1, step, sequences) for step in range(5, 10)])
+    first = np.concatenate([tokens.batch(1, step * sequences, sequences) for step in range(5)])
+    second = np.concatenate([tokens.batch(1, 40 + step * 5, 5) for step in range(8)])
     key = [tuple(row) for row in first]
     assert len(set(key)) == 40 == tokens.unique // CTX
     assert set(key) == {tuple(row) for row in second}
@@ -46,13 +46,13 @@ def test_an_epoch_visits_every_window_once(files):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 400), st.integers(1, 9))
-def test_a_batch_does_not_depend_on_what_came_before(seed, step, sequences):
+def test_a_batch_does_not_depend_on_what_came_before(seed, first, sequences):
     tokens = test_a_batch_does_not_depend_on_what_came_before.tokens
-    alone = tokens.batch(seed, step, sequences)
-    tokens.batch(seed + 1, step + 1, 3)
-    assert (tokens.batch(seed, step, sequences) == alone).all()
+    alone = tokens.batch(seed, first, sequences)
+    tokens.batch(seed + 1, first + 1, 3)
+    assert (tokens.batch(seed, first, sequences) == alone).all()
     # the order of the data does not depend on how it is cut into batches
-    assert (tokens.batch(seed, step * sequences, 1)[0] == alone[0]).all()
+    assert (tokens.batch(seed, first, 1)[0] == alone[0]).all()
 
 
 @pytest.fixture(autouse=True)
