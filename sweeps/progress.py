@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scaling import count
 from scaling.config import RunConfig
-from sweeps.jobs import Outcome, Queue
+from sweeps.jobs import Outcome, Queue, headline
 from sweeps.store import Row, Store
 
 _FIRST_LINE_SECONDS = 5.0
@@ -22,6 +22,9 @@ _MOST_LINE_SECONDS = 300.0
 """Plain lines come ever more rarely, so that a log of days stays short."""
 
 _LAST_LOSSES = 4
+_LAST_FAILURES = 3
+_MOST_ROWS = 20
+"""Of the live display: jobs under way."""
 
 
 def si(value: float, unit: str = "") -> str:
@@ -167,11 +170,21 @@ class Display:
             state,
         )
         body = Table.grid(padding=(0, 2))
-        for job in list(self._queue.running.values()):
-            for run in job.runs:
-                body.add_row(*_running(run, self._store.progress(run.run_id)))
-        recent = Text(" · ".join(map(self._ended, self._finished()[-_LAST_LOSSES:])), style="dim")
-        return Group(head, body, recent)
+        finished = self._finished()
+        over = {outcome.run_id for outcome in finished}
+        jobs = list(self._queue.running.values())
+        for job in jobs[:_MOST_ROWS]:
+            left = [run for run in job.runs if run.run_id not in over]
+            body.add_row(*_running([(run, self._store.progress(run.run_id)) for run in left]))
+        if len(jobs) > _MOST_ROWS:
+            body.add_row(f"  and {len(jobs) - _MOST_ROWS} more jobs")
+        failed = [outcome for outcome in finished if outcome.status == "failed"]
+        trouble = [
+            Text(f"  {o.run_id} failed: {headline(o.error)}", style="red", overflow="ellipsis")
+            for o in failed[-_LAST_FAILURES:]
+        ]
+        recent = Text(" · ".join(map(self._ended, finished[-_LAST_LOSSES:])), style="dim")
+        return Group(head, body, *trouble, recent)
 
     def _ended(self, outcome: Outcome) -> str:
         run = self._runs[outcome.run_id]
@@ -193,12 +206,22 @@ class Display:
             wait = min(_MOST_LINE_SECONDS, wait * 1.25)
 
 
-def _running(run: RunConfig, said: Row | None) -> list[str]:
+def _running(runs: list[tuple[RunConfig, Row | None]]) -> list[str]:
+    """The cells of a job under way: its runs, part, best loss and throughput."""
+    if not runs:
+        return ["  ending"]
+    run, _ = runs[0]
     N = count.parameters(run.model, run.data.vocab_size).N
-    cells = [f"  {run.run_id}", f"N={si(N)}", f"D={si(run.D)}"]
+    D = sorted({run.D for run, _ in runs})
+    span = si(D[0]) if len(D) == 1 else f"{si(D[0])}..{si(D[-1])}"
+    name = run.run_id if len(runs) == 1 else f"{run.run_id} and {len(runs) - 1} more"
+    cells = [f"  {name}", f"N={si(N)}", f"D={span}"]
+    said = [row for _, row in runs if row]
     if not said:
         return [*cells, "starting", "", ""]
-    loss = said.get("L") or said.get("L_train")
-    cells.append(f"{100 * said['D'] / run.D:.0f}%")
-    cells.append(f"L={loss:.3f}" if loss else "")
-    return [*cells, f"{si(said.get('tokens_per_second') or 0)} tokens/s"]
+    part = sum(row.get("D", 0) for row in said) / sum(run.D for run, _ in runs)
+    losses = [loss for row in said if (loss := row.get("L") or row.get("L_train"))]
+    rate = sum(row.get("tokens_per_second") or 0 for row in said)
+    cells.append(f"{100 * min(1.0, part):.0f}%")
+    cells.append(f"L={min(losses):.3f}" if losses else "")
+    return [*cells, f"{si(rate)} tokens/s"]

@@ -783,9 +783,11 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
     store = Store(tmp_path / "s")
     seconds = {run.run_id: 10.0 for run in spec.runs}
     queue = Queue(store, retries=0)
-    queue.add(Job((run,), 10.0) for run in spec.runs)
+    queue.add([Job(spec.runs[:1], 10.0)])
     first = queue.take()
-    assert first
+    queue.add([Job(spec.runs[1:], 20.0)])  # a pack
+    second = queue.take()
+    assert first and second
     out = io.StringIO()
     terminal = Console(file=out, force_terminal=True, width=120)
     with Display(queue, store, spec.by_id, seconds, workers=1, console=terminal) as display:
@@ -795,9 +797,16 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
         assert done == pytest.approx(total / 6) and words == "0/3 runs"
         assert 20 < left < 60
         time.sleep(0.7)
-        queue.crash([first], "died")
+        for run, L in zip(second.runs, (4.5, 4.25), strict=True):
+            store.begin(run)
+            store.report_progress(
+                run.run_id, {"step": 1, "steps": 10, "D": 256, "L": L, "tokens_per_second": 500.0}
+            )
+        queue.crash([first], "died of shame")
         time.sleep(0.7)
     shown = out.getvalue()
+    assert f"{second.runs[0].run_id} and 1 more" in shown and "L=4.250" in shown
+    assert "1k tokens/s" in shown and f"{first.id} failed: 1 attempts ended badly" in shown
     assert "L=3.250" in shown and "1/3 runs, 1 failed" in shown
 
 
