@@ -112,7 +112,9 @@ def main() -> int:
         return 0
     corpus.prepare(from_dict({"data.tokenizer": "bytes"}).data)
     figures, missed = {}, []
-    print(f"{arguments.workers} workers of one thread; bytes, context 128; tokens/s of all together")
+    print(
+        f"{arguments.workers} workers of one thread; bytes, context 128; tokens/s of all together"
+    )
     print(f"{'N':>9} {'B':>6} {'reference':>11} {'one run':>11} {'pack':>11} {'K':>3} {'ratio':>6}")
     for name in arguments.shapes:
         for B in arguments.batch_tokens:

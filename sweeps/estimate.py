@@ -61,14 +61,14 @@ class Speed:
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
 
-    def tests(self, run: RunConfig) -> float:
-        """Of all evaluations: forward passes only."""
-        part = max(1.0, run.eval.test_tokens / run.batch_tokens)
-        return min(run.eval.points, run.S) * part * self.step_seconds(run) / 3
+    def test(self, run: RunConfig) -> float:
+        """Of one evaluation: forward passes only."""
+        return max(1.0, run.eval.test_tokens / run.batch_tokens) * self.step_seconds(run) / 3
 
     def seconds(self, run: RunConfig) -> float:
         """Expected seconds of a run, evaluations included."""
-        return run.S * self.step_seconds(run) + self.tests(run)
+        tests = min(run.eval.points, run.S)
+        return run.S * self.step_seconds(run) + tests * self.test(run)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Costs:
             return known[above]
         return known[below] + (known[above] - known[below]) * (K - below) / (above - below)
 
-    def tests(self, run: RunConfig) -> float:
-        """Seconds of a run's evaluations."""
-        return self.speed.tests(run)
+    def test(self, run: RunConfig) -> float:
+        """Seconds of one evaluation of a run."""
+        return self.speed.test(run)
 
 
 def speed(samples: Iterable[Sample]) -> Speed:

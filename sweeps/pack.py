@@ -10,9 +10,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 from scaling.config import RunConfig
 from scaling.schedule import parts_at, shape, trunk
+from sweeps import estimate
 from sweeps.estimate import Costs
 from sweeps.jobs import Job
 
@@ -22,8 +24,20 @@ _MOST_RUNS = 64
 _JOB_SECONDS = 0.3
 """To hand out a job and begin it."""
 
-Unit = tuple[RunConfig, ...]
-"""Runs that are not taken apart: one, or a tree, the last to part first."""
+
+@dataclass(frozen=True)
+class _Unit:
+    """Runs that are not taken apart: one, or a tree, the last to part first."""
+
+    runs: tuple[RunConfig, ...]
+    segments: tuple[int, ...]
+    """Steps of the trunk, and of every branch from where it parts."""
+    tests: float
+    """Seconds of the evaluations."""
+
+    @property
+    def steps(self) -> int:
+        return sum(self.segments)
 
 
 def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool = True) -> list[Job]:
@@ -32,15 +46,14 @@ def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool =
     Coarse and fine cuts are compared, the runs one by one among them: nothing is packed that would
     lengthen the sweep.
     """
-    alone = [_job([(run,)], costs) for run in runs]
-    if not packs:
-        return alone
     by_shape: dict[Hashable, list[RunConfig]] = {}
     for run in runs:
         by_shape.setdefault(shape(run), []).append(run)
-    best, units = alone, 0
-    for split in (False, True):
-        groups = [_units(group, apart=split) for group in by_shape.values()]
+    singles = [_units(group, costs, apart=True) for group in by_shape.values()]
+    best, units = [_job([unit], costs) for group in singles for unit in group], 0
+    if not packs:
+        return best
+    for groups in ([_units(group, costs) for group in by_shape.values()], singles):
         if units == (units := sum(map(len, groups))):
             break  # there are no trees to take apart
         whole = [_job(group, costs) for group in groups]
@@ -66,60 +79,58 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 def tokens(job: Job) -> int:
     """Training tokens that a job processes: those of a common trunk once."""
-    return sum(
-        step * unit[0].batch_tokens
-        for unit in _units(list(job.runs), apart=len(job.runs) == 1)
-        for step in _segments(unit)
-    )
+    units = _units(list(job.runs), estimate.Costs(estimate.speed([])), apart=len(job.runs) == 1)
+    return sum(unit.steps * unit.runs[0].batch_tokens for unit in units)
 
 
 def _span(jobs: list[Job], workers: int) -> float:
     return makespan((job.seconds + _JOB_SECONDS for job in jobs), workers)
 
 
-def _units(runs: list[RunConfig], *, apart: bool) -> list[Unit]:
+def _units(runs: list[RunConfig], costs: Costs, *, apart: bool = False) -> list[_Unit]:
+    """Runs of one shape, those with one trunk together unless they are to be `apart`."""
     trees: dict[Hashable, list[RunConfig]] = {}
-    for run in runs:
+    for i, run in enumerate(runs):
         free = run.optim.schedule in ("wsd", "constant") and not apart
-        trees.setdefault(trunk(run) if free else run.run_id, []).append(run)
-    return [
-        tuple(sorted(tree, key=lambda run: (-parts_at(run), -run.S))) for tree in trees.values()
-    ]
+        trees.setdefault(trunk(run) if free else i, []).append(run)
+    a_test = costs.test(runs[0])
+    units = []
+    for tree in trees.values():
+        if len(tree) > 1:
+            tree.sort(key=lambda run: (-parts_at(run), -run.S))
+        first, *others = tree
+        branches = [run.S - min(run.S, parts_at(run)) for run in others]
+        tests = sum(min(run.eval.points, run.S) for run in tree) * a_test
+        units.append(_Unit(tuple(tree), (first.S, *(steps for steps in branches if steps)), tests))
+    return units
 
 
-def _segments(unit: Unit) -> list[int]:
-    """Steps of the trunk, and of every branch from where it parts."""
-    first, *others = unit
-    return [first.S, *(run.S - min(run.S, parts_at(run)) for run in others)]
-
-
-def _cut(units: list[Unit], costs: Costs, parts: float) -> list[Job]:
+def _cut(units: list[_Unit], costs: Costs, parts: float) -> list[Job]:
     """Units of one shape in about so many jobs of like length."""
-    runs = sum(map(len, units))
+    runs = sum(len(unit.runs) for unit in units)
     number = min(len(units), max(1, round(parts), math.ceil(runs / _MOST_RUNS)))
     loads: list[tuple[int, int]] = [(0, i) for i in range(number)]
-    bins: list[list[Unit]] = [[] for _ in range(number)]
-    for unit in sorted(units, key=lambda unit: -sum(_segments(unit))):
-        load, i = heapq.heappop(loads)
+    bins: list[list[_Unit]] = [[] for _ in range(number)]
+    for unit in sorted(units, key=lambda unit: -unit.steps):
+        load, i = loads[0]
         bins[i].append(unit)
-        heapq.heappush(loads, (load + sum(_segments(unit)), i))
+        heapq.heapreplace(loads, (load + unit.steps, i))
     return [_job(units, costs) for units in bins]
 
 
-def _job(units: list[Unit], costs: Costs) -> Job:
+def _job(units: list[_Unit], costs: Costs) -> Job:
     """The units as one job, with the number of slots that measurements favour."""
-    runs = tuple(run for unit in units for run in unit)
-    segments = sorted((s for unit in units for s in _segments(unit) if s), reverse=True)
-    tests = sum(map(costs.tests, runs))
+    runs = tuple(run for unit in units for run in unit.runs)
+    segments = [steps for unit in units for steps in unit.segments]
     best, slots = math.inf, 1
     for K in costs.sizes(runs[0]):
-        if len(segments) < K:
+        if max(1, len(segments)) < K:
             break
         steps = makespan(segments, K)
         seconds = steps * costs.step(runs[0], sum(segments) / steps)
         if seconds < (1 - _WORTH) * best:
             best, slots = seconds, K
-    return Job(runs, best + tests, slots)
+    return Job(runs, best + sum(unit.tests for unit in units), slots)
 
 
 _WORTH = 0.03

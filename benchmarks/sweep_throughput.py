@@ -1,0 +1,221 @@
+"""A sweep of 48 runs against plain Ray Tune, and what planning and driving cost.
+
+The baseline is what one writes in an afternoon: one Tune function trial a run, each training the
+plain module tree of train_speed.py, with the same batches a step, schedule and test windows. Both
+sides start Ray themselves. Then: planning 1e5 runs; real Tune jobs that have nothing to train, for
+the overhead of a job and the growth of the driver's memory.
+
+    python benchmarks/sweep_throughput.py [--check] [--tokens 131072] [--only sweep plan jobs]
+
+Goals: at least 4 times fewer seconds for the 48 runs, mean loss within 2 %; 1e5 runs planned in under
+5 s; at most 0.2 s a job; memory of the driver over 1e4 jobs, extrapolated, under 100 MB more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+SPEC = """
+name = "throughput"
+[base]
+model.tied = true
+data.tokenizer = "bytes"
+batch_tokens = 256
+tokens = {tokens}
+eval = {{ test_tokens = 16384, points = 1 }}
+[axes]
+model = [
+    {{ n_layer = 1, d_model = 16, n_head = 1 }},
+    {{ n_layer = 2, d_model = 20, n_head = 1 }},
+    {{ n_layer = 2, d_model = 32, n_head = 2 }},
+    {{ n_layer = 3, d_model = 40, n_head = 2 }},
+    {{ n_layer = 4, d_model = 48, n_head = 2 }},
+    {{ n_layer = 4, d_model = 64, n_head = 2 }},
+]
+optim.lr = {{ from = 5e-4, to = 1.6e-2, num = 8 }}
+"""
+
+
+def trial(config: dict) -> None:
+    """One run of the baseline, in a process of its own."""
+    sys.path.insert(0, str(HERE))
+    import numpy as np
+    import torch
+    from ray import tune
+    from train_speed import Reference
+
+    from scaling import corpus
+    from scaling.config import from_dict
+    from scaling.schedule import schedule
+    from scaling.tokens import held_out_windows
+
+    torch.set_num_threads(1)
+    run = from_dict(config["run"])
+    torch.manual_seed(run.seed)
+    files = corpus.prepare(run.data)
+    model = Reference(run.model, files.vocab_size)
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    data = np.memmap(files.train, dtype=np.uint16, mode="r")
+    ctx, rows = run.model.n_ctx, run.batch_tokens // run.model.n_ctx
+    for step in range(run.S):
+        for group in optimizer.param_groups:
+            group["lr"] = float(run.optim.lr) * schedule(run, step)
+        ix = torch.randint(len(data) - ctx, (rows,))
+        x = torch.stack([torch.from_numpy(data[i : i + ctx].astype(np.int64)) for i in ix])
+        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + ctx].astype(np.int64)) for i in ix])
+        loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    windows = torch.from_numpy(held_out_windows(files.test, run.eval.test_tokens, ctx))
+    with torch.no_grad():
+        parts = [model(part[:, :-1], part[:, 1:]).item() for part in windows.split(32)]
+    tune.report({"L": float(np.mean(parts))})
+
+
+def plain_tune(runs, workers: int, folder: Path) -> dict[str, float]:
+    """{run_id: L} of the baseline."""
+    import ray
+    from ray import tune
+
+    from scaling.config import flatten
+
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"run": tune.grid_search([flatten(run) for run in runs])},
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+    )
+    results = tuner.fit()
+    ray.shutdown()
+    if results.errors:
+        raise SystemExit(f"the baseline failed: {results.errors[0]}")
+    from scaling.config import from_dict
+
+    return {from_dict(r.config["run"]).run_id: r.metrics["L"] for r in results}
+
+
+def sweep(tokens: int, workers: int, folder: Path) -> dict[str, float]:
+    from rich.console import Console
+
+    from scaling import corpus
+    from sweeps import Sweep
+    from sweeps.spec import Spec
+
+    spec = Spec.from_text(SPEC.format(tokens=tokens))
+    corpus.prepare(spec.runs[0].data)  # for both
+    out = io.StringIO()
+    start = time.perf_counter()
+    it = Sweep(spec, folder / "ours")
+    ours = it.run(workers=workers, console=Console(file=out)).set_index("run_id")
+    ours_s = time.perf_counter() - start
+    start = time.perf_counter()
+    theirs = plain_tune(spec.runs, workers, folder / "tune")
+    theirs_s = time.perf_counter() - start
+    L = ours.L[list(theirs)].to_numpy()
+    difference = float((L / list(theirs.values()) - 1).mean())
+    session = it.store.manifest()["sessions"][0]
+    print(f"ours {ours_s:.1f} s in {session['jobs']} runs, packs of up to {ours['pack'].max()}")
+    print(f"plain Tune {theirs_s:.1f} s; mean loss {100 * difference:+.2f} % of the baseline's")
+    return {
+        "ours_s": round(ours_s, 1),
+        "tune_s": round(theirs_s, 1),
+        "ratio": round(theirs_s / ours_s, 2),
+        "loss_difference": round(difference, 4),
+    }
+
+
+def planner() -> dict[str, float]:
+    from sweeps import estimate, pack
+    from sweeps.spec import Spec
+
+    seeds = list(range(100_000 // 6))
+    text = SPEC.format(tokens=65536).split("optim.lr")[0] + f"seed = {seeds}\n"
+    runs = Spec.from_text(text).runs
+    from scaling.schedule import shape
+
+    costs = estimate.Costs(
+        estimate.speed([]), {shape(run): {1: 3e-3, 4: 6e-3, 16: 2e-2} for run in runs}
+    )
+    start = time.perf_counter()
+    jobs = pack.form(runs, costs, 64)
+    took = time.perf_counter() - start
+    print(f"{len(runs)} runs planned in {took:.2f} s: {len(jobs)} jobs")
+    return {"plan_runs": len(runs), "plan_s": round(took, 2)}
+
+
+def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
+    """Jobs whose runs have finished already, through Tune."""
+    import psutil
+
+    from scaling.config import Execution
+    from sweeps.jobs import Job, Queue, failed_row
+    from sweeps.spec import Spec
+    from sweeps.store import Store
+    from sweeps.tune import run_on_ray
+
+    text = SPEC.format(tokens=65536).split("optim.lr")[0] + f"seed = {list(range(number // 6))}\n"
+    runs = Spec.from_text(text).runs
+    store = Store(folder / "drive")
+    for run in runs:
+        store.finish(failed_row(run, "stands for a result"), [])
+    queue = Queue(store, retries=0)
+    queue.add(Job((run,), 1.0) for run in runs)
+    process = psutil.Process(os.getpid())
+    seen: list[tuple[float, int]] = []
+    queue.on_finish = lambda _: seen.append((time.perf_counter(), process.memory_info().rss))
+    run_on_ray(queue, workers=workers, execution=Execution(device="cpu"))
+    half = len(seen) // 2
+    (begin, before), (end, after) = seen[half], seen[-1]
+    a_job = (end - begin) / (len(seen) - 1 - half) * workers
+    growth = (after - before) / (len(seen) - 1 - half) * 1e4 / 2**20
+    print(
+        f"{len(seen)} jobs: {a_job:.3f} s of a worker each; driver +{growth:.0f} MB over 1e4 jobs"
+    )
+    return {"job_s": round(a_job, 3), "driver_MB_1e4": round(growth, 1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    parser.add_argument("--tokens", type=int, default=131_072, help="of each of the 48 runs")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=600, help="without training, through Tune")
+    parser.add_argument("--only", nargs="+", default=["sweep", "plan", "jobs"])
+    arguments = parser.parse_args()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):
+        folder = Path(temporary)
+        if "plan" in arguments.only:
+            figures |= planner()
+        if "jobs" in arguments.only:
+            figures |= drive(arguments.jobs, arguments.workers, folder)
+        if "sweep" in arguments.only:
+            figures |= sweep(arguments.tokens, arguments.workers, folder)
+    goals = {
+        "ratio": lambda x: x >= 4,
+        "loss_difference": lambda x: abs(x) <= 0.02,
+        "plan_s": lambda x: x < 5,
+        "job_s": lambda x: x <= 0.2,
+        "driver_MB_1e4": lambda x: x < 100,
+    }
+    missed = [name for name, met in goals.items() if name in figures and not met(figures[name])]
+    print(" ".join(f"{k}={v}" for k, v in figures.items()), f"missed={','.join(missed) or 'none'}")
+    return int(arguments.check and bool(missed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
