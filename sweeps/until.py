@@ -43,6 +43,9 @@ _MOST_POINTS = 40
 
 T = TypeVar("T")
 
+_remembered = functools.lru_cache(maxsize=2**16)
+"""For what every replay asks again."""
+
 
 @dataclass(frozen=True)
 class LearningRate:
@@ -204,10 +207,12 @@ class _Rates:
         families: dict[tuple[Any, ...], list[RunConfig]] = {}
         for run in runs:
             families.setdefault(_without(run, "optim.lr"), []).append(run)
-        ordered = sorted(families.items(), key=lambda item: (_size(item[1][0]), str(item[0])))
-        for number, (key, family) in enumerate(ordered):
-            before = [members[0] for _, members in ordered[:number]]
-            self._family(key, family, _neighbour(family[0], before))
+        firsts = sorted(families.items(), key=lambda item: (_size(item[1][0]), str(item[0])))
+        before: dict[tuple[Any, ...], list[RunConfig]] = {}
+        for key, family in firsts:
+            like = before.setdefault(_without(family[0], "optim.lr", "model.", "tokens"), [])
+            self._family(key, family, _neighbour(family[0], like))
+            like.append(family[0])
 
     def best(self, run: RunConfig) -> RunConfig | None:
         """The run at its best learning rate; None while that is being searched for."""
@@ -233,10 +238,8 @@ class _Rates:
             points = [_round(points[0] / factor), points[0], _round(points[0] * factor)]
         first = family[0]
 
-        @functools.cache
         def at(lr: float) -> RunConfig:
-            optim = dataclasses.replace(first.optim, lr=lr)
-            return given.get(lr) or dataclasses.replace(first, optim=optim)
+            return given.get(lr) or _with_rate(first, lr)
 
         points, found = _search(
             points,
@@ -262,6 +265,11 @@ class _Rates:
         return None if new in (left, best, right) else (to_left, new)
 
 
+@_remembered
+def _with_rate(run: RunConfig, lr: float) -> RunConfig:
+    return dataclasses.replace(run, optim=dataclasses.replace(run.optim, lr=lr))
+
+
 def _rate_beyond(inner: float, end: float) -> float | None:
     new = _round(end * end / inner)
     return new if new != end and _LR_RANGE[0] <= new <= _LR_RANGE[1] else None
@@ -274,11 +282,13 @@ def _rate(run: RunConfig) -> float:
     return lr if isinstance(run.optim.lr, float) else _round(lr)
 
 
+@_remembered
 def _size(run: RunConfig) -> tuple[int, int]:
     """N and D."""
     return count.parameters(run.model, run.data.vocab_size).N, run.D
 
 
+@_remembered
 def _without(run: RunConfig, *keys: str) -> tuple[Any, ...]:
     """What two runs share that differ in these fields alone ('model.' stands for the whole shape)."""
     flat = flatten(run) | {"tokens": run.D, "tag": ""}
@@ -289,12 +299,11 @@ def _without(run: RunConfig, *keys: str) -> tuple[Any, ...]:
 
 def _neighbour(run: RunConfig, before: list[RunConfig]) -> RunConfig | None:
     """The next smaller of runs that differ in shape, horizon and lr alone, at the nearest D."""
-    key = _without(run, "optim.lr", "model.", "tokens")
     N, D = _size(run)
-    same = [
-        b for b in before if _size(b)[0] < N and _without(b, "optim.lr", "model.", "tokens") == key
-    ]
-    return min(same, key=lambda b: (-_size(b)[0], abs(math.log(b.D / D)), b.run_id), default=None)
+    smaller = [b for b in before if _size(b)[0] < N]
+    return min(
+        smaller, key=lambda b: (-_size(b)[0], abs(math.log(b.D / D)), b.run_id), default=None
+    )
 
 
 # ------------------------------------------------------------------ isoFLOP minima
