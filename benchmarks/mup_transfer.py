@@ -1,9 +1,9 @@
 """Learning-rate transfer: does the best learning rate of a narrow model stay the best of a wide one?
 
 Models of 16 times the width and 16 heads in place of one are trained at learning rates a factor of 2
-apart, in the standard parametrisation and in muP (Yang et al. 2022, arXiv 2203.03466, Fig. 1). How far
-the optimum moves is counted in steps of that grid: in muP it may be one at most, and must be less
-than in the standard parametrisation.
+apart, in the standard parametrisation and in muP (Yang et al. 2022, arXiv 2203.03466, Fig. 1), which
+are one at the width --base but for attention. How far the optimum moves is counted in steps of that
+grid: in muP it may be one at most, and must be less than in the standard parametrisation.
 
     python benchmarks/mup_transfer.py [--check] [--figure mup.png] [--widths 16 32 64 128 256]
 """
@@ -33,9 +33,12 @@ def run_of(parametrisation: str, width: int, lr: float, base: int, tokens: int, 
     if parametrisation == "muP":
         model["mup_base_width"] = base
     return from_dict(
-        {"model": model, "tokens": tokens, "batch_tokens": 512, "seed": seed}
+        {"model": model, "tokens": tokens, "batch_tokens": 1024, "seed": seed}
         | {"data.tokenizer": "bytes"}
-        | {"optim.lr": lr, "eval": {"points": 1, "test_tokens": 32_768}}
+        | {
+            "optim": {"lr": lr, "warmup_fraction": 0.1},
+            "eval": {"points": 1, "test_tokens": 32_768},
+        }
     )
 
 
@@ -52,10 +55,15 @@ def losses(task: tuple[str, int, Sequence[float], int, int, Sequence[int]]) -> l
 
 
 def measure(
-    widths: Sequence[int], rates: Sequence[float], tokens: int, seeds: int, workers: int
+    widths: Sequence[int],
+    rates: Sequence[float],
+    base: int,
+    tokens: int,
+    seeds: int,
+    workers: int,
 ) -> Losses:
     tasks = [
-        (parametrisation, width, (lr,), min(widths), tokens, range(seeds))
+        (parametrisation, width, (lr,), base, tokens, range(seeds))
         for width in sorted(widths, reverse=True)  # the dearest first
         for parametrisation in ("standard", "muP")
         for lr in rates
@@ -106,9 +114,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--base", type=int, help="base width of muP; the widest where not given")
     parser.add_argument("--tokens", type=float, default=163_840)
     parser.add_argument(
-        "--powers", type=int, nargs=2, default=[-9, -3], help="of 2, first and last"
+        "--powers", type=int, nargs=2, default=[-11, -5], help="of 2, first and last"
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -117,7 +126,7 @@ def main() -> int:
     widths = sorted(a.widths)
     rates = [2.0**p for p in range(a.powers[0], a.powers[1] + 1)]
     start = time.perf_counter()
-    table = measure(widths, rates, int(a.tokens), a.seeds, a.workers)
+    table = measure(widths, rates, a.base or max(widths), int(a.tokens), a.seeds, a.workers)
     seconds = time.perf_counter() - start
     print(
         f"{'':<10}{'width':>6} {'best lr':>8}  loss at each lr = 2^{a.powers[0]}..2^{a.powers[1]}"
