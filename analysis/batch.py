@@ -8,7 +8,7 @@ B_crit = E_min / S_min training takes twice the fewest steps and twice the fewes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.fit import FitError, FitResult, fit
+from analysis.frontier import Frontier, envelope, quantiles
 from scaling.table import TableError, check, missing_column
 
 _FEWEST = 3
@@ -27,7 +28,9 @@ class CriticalBatch:
     """The critical batch size at each loss, and its law."""
 
     table: pd.DataFrame = field(repr=False)
-    """One row a contour: L (and N), S_min, E_min, B_crit with low and high, and `batches`."""
+    """One row a contour: L (and N), S_min, E_min, B_crit with low and high, `batches` and, where it
+    was measured, the gradient noise scale B_noise there (McCandlish et al. 2018, eq. 2.9): the
+    geometric mean over the runs."""
     fits: tuple[FitResult, ...] = field(repr=False)
     """The trade-off S(B) of each row."""
     law: FitResult | None
@@ -87,7 +90,7 @@ def critical_batch(
         except FitError as error:
             status.append(f"{said}: {error}")
             continue
-        B = found.derived("B_crit", level)
+        B = found.derived(lambda p: p["E_min"] / p["S_min"], level)
         row = dict(zip(by, key, strict=True)) | {
             "S_min": found.params["S_min"],
             "E_min": found.params["E_min"],
@@ -96,6 +99,9 @@ def critical_batch(
             "high": B.high,
             "batches": contour["B"].nunique(),
         }
+        if "B_noise" in contour.columns:
+            measured = contour["B_noise"][contour["B_noise"] > 0]
+            row["B_noise"] = float(np.exp(np.log(measured).mean())) if len(measured) else np.nan
         low, high = contour["B"].min(), contour["B"].max()
         if not low < B.value < high:
             status.append(
@@ -177,6 +183,8 @@ def contours(
     losses  to reach [nats/token]; where not given, `count` of them, spread in log over what at
             least three batch sizes of a size reach.
 
+    Where the curves have B_noise, the gradient noise scale of each run when it gets there.
+
     A curve counts from its running minimum, interpolated in log S; of the runs of one N and B the
     fastest to a loss counts. Raises TableError where no size has three batch sizes.
     """
@@ -202,11 +210,107 @@ def contours(
                 best = np.minimum.accumulate(run["L"].to_numpy(float))
                 if best[-1] <= goal < best[0]:
                     at = np.interp(-goal, -best, np.log(run["S"].to_numpy(float)))
-                    rows.append((N, goal, batch[i], np.exp(at)))
+                    noise = np.nan
+                    if "B_noise" in run.columns and (run["B_noise"] > 0).any():
+                        seen = run[run["B_noise"] > 0]
+                        noise = np.exp(np.interp(at, np.log(seen["S"]), np.log(seen["B_noise"])))
+                    rows.append((N, goal, batch[i], np.exp(at), noise))
     if not rows:
         raise TableError(
             f"no size was trained at {_FEWEST} batch sizes; a critical batch size needs the same "
             "N at several B, say B a factor of 2 apart."
         )
-    table = pd.DataFrame(rows, columns=["N", "L", "B", "S"])
-    return table.groupby(["N", "L", "B"], as_index=False)["S"].min()
+    table = pd.DataFrame(rows, columns=["N", "L", "B", "S", "B_noise"]).sort_values("S")
+    table = table.drop_duplicates(["N", "L", "B"]).dropna(axis=1, how="all")
+    return table.sort_values(["N", "L", "B"], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Efficient:
+    """Compute-efficient training as in section 6 of Kaplan et al. 2020."""
+
+    frontier: Frontier
+    """The envelope of the curves over C_min."""
+    critical: CriticalBatch
+    steps: FitResult
+    """L(N, S_min)."""
+    exponents: pd.DataFrame
+    """One row each for L, N, B, S and D as powers of C_min: value with low and high (measured),
+    analytic (from L(N, S_min) and B_crit), paper."""
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain numbers and strings, ready for JSON."""
+        return {
+            "exponents": self.exponents.to_dict("records"),
+            "frontier": self.frontier.record(),
+            "critical_batch": self.critical.record(),
+            "steps": self.steps.record(),
+        }
+
+    def __str__(self) -> str:
+        shown = self.exponents.to_string(index=False, float_format="{:.3f}".format)
+        alpha_C = -self.exponents.set_index("exponent").loc["L", "analytic"]
+        return (
+            "compute-efficient training, powers of C_min = C / (1 + B / B_crit(L))\n"
+            f"{shown}\nanalytic: alpha_C = 1 / (1 / alpha_S + 1 / alpha_B + 1 / alpha_N) = "
+            f"{alpha_C:.3f}\n{self.critical}\n{self.frontier}"
+        )
+
+
+_KAPLAN = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
+"""Kaplan et al. 2020, Table 6 and eq. 1.3: powers of C_min as measured there."""
+
+
+def efficient(
+    curves: pd.DataFrame,
+    critical: CriticalBatch | Mapping[str, float] | None = None,
+    *,
+    bootstrap: int = 300,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Efficient:
+    """N, B, S and D of compute-efficient training as powers of C_min, measured and analytic.
+
+    curves    learning curves of several sizes: run_id, N, B, S, D, C, L. What was trained at B far
+              from critical is adjusted to C_min and S_min.
+    critical  of `critical_batch`, with its law; where not given, of these curves' own contours.
+
+    Measured: N and L by the envelope over C_min, B = B_crit(L), D = C_min / (6 N), S = D / B.
+    Analytic: `compute_exponents` of a fit of kaplan_NS to the later half of each curve (in ln S,
+    where the learning rate has left its warm-up) and of B_crit's law. Raises TableError where there
+    is no B_crit(L), or no envelope.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), sections 5 and 6, Figs. 13 and 14
+    """
+    if critical is None:
+        critical = critical_batch(contours(curves), bootstrap=bootstrap, seed=seed)
+    if not isinstance(critical, CriticalBatch):
+        raise TableError("give the result of critical_batch, which knows how sure it is.")
+    table = adjusted(curves, critical)
+    assert critical.law is not None
+    front = envelope(table.assign(C=table["C_min"]), bootstrap=bootstrap, level=level, seed=seed)
+    middle = table.groupby("run_id")["S"].transform(lambda s: np.sqrt(s.min() * s.max()))
+    late = table[table["S"] >= middle]
+    steps = fit(laws.kaplan_NS, late.assign(S=late["S_min"]), bootstrap=bootstrap, seed=seed)
+    inverse = 1 / critical.law.params["alpha_B"]
+    others = 1 / critical.law.samples["alpha_B"].to_numpy(float)
+    rng = np.random.default_rng(seed)
+    draws = len(front.lines["N"]) - 1
+    one_over = np.append(
+        inverse, rng.choice(others, draws) if len(others) else np.full(draws, inverse)
+    )
+    slopes = {"L": front.lines["L"][:, 1], "N": front.lines["N"][:, 1]}
+    slopes["B"] = -slopes["L"] * one_over
+    slopes["D"] = 1 - slopes["N"]
+    slopes["S"] = slopes["D"] - slopes["B"]
+    analytic = compute_exponents(
+        alpha_N=steps.params["alpha_N"], alpha_S=steps.params["alpha_S"],
+        alpha_B=critical.law.params["alpha_B"],
+    )  # fmt: skip
+    rows = []
+    for name, paper in _KAPLAN.items():
+        low, high = quantiles(slopes[name][1:], level)
+        rows.append((name, slopes[name][0], float(low), float(high), analytic[name], paper))
+    columns = ["exponent", "value", "low", "high", "analytic", "paper"]
+    front = replace(front, flops="C_min")
+    return Efficient(front, critical, steps, pd.DataFrame(rows, columns=columns))

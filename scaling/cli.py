@@ -480,7 +480,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
 def frontier(
     results: Path,
     *,
-    method: Literal["envelope", "isoflop", "akima", "parametric", "all"] = "all",
+    method: Literal["envelope", "isoflop", "akima", "parametric", "kaplan", "all"] = "all",
     law: str = "chinchilla",
     params: str = "N",
     flops: str = "C",
@@ -496,7 +496,8 @@ def frontier(
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id).
         method: Lower envelope of the learning curves, isoFLOP minima (by parabola or by Akima
-            interpolation), or a fitted law.
+            interpolation), a fitted law; or kaplan: the exponents of N, B, S and D in C_min, of
+            learning curves at three batch sizes or more.
         law: What the parametric method fits.
         params: What N counts: a column, or N_total, N_kaplan, N_head counted from the shape.
         flops: What C counts: a column, "6 N_total D", or C_kaplan, C_chinchilla, C_matmul counted

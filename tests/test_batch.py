@@ -11,6 +11,7 @@ from analysis.batch import (
     compute_exponents,
     contours,
     critical_batch,
+    efficient,
 )
 from scaling.table import TableError
 
@@ -136,3 +137,51 @@ def test_too_few_batch_sizes_and_far_ones_are_said():
         contours(one.drop(columns="B"))
     far = critical_batch(tradeoff(L=(3.0,), B=(64, 128, 256, 512)), bootstrap=20)
     assert "lies outside the batch sizes trained" in far.status[0]
+
+
+def kaplan_curves(noise=0.0):
+    """Learning curves that obey eqs. 1.6 and 5.3 exactly: five sizes at four batch sizes each."""
+    p = {"N_c": 1e9, "alpha_N": 0.1, "S_c": 30.0, "alpha_S": 0.7, "B_star": 3e6, "alpha_B": 0.21}
+    rng, rows = np.random.default_rng(0), []
+    for i, N in enumerate(np.geomspace(1e4, 1e6, 5)):
+        floor = (p["N_c"] / N) ** p["alpha_N"]
+        for B in (256, 1024, 4096, 16384):
+            L = floor + np.geomspace(2.0, 0.03, 60)
+            crit = p["B_star"] * L ** (-1 / p["alpha_B"])
+            S = p["S_c"] * (L - floor) ** (-1 / p["alpha_S"]) * (1 + crit / B)
+            table = pd.DataFrame({"run_id": f"{i}-{B}", "N": N, "B": B, "S": S, "D": B * S, "L": L})
+            rows.append(table.assign(B_noise=1.5 * crit))
+    curves = pd.concat(rows, ignore_index=True)
+    curves["L"] *= np.exp(noise * rng.standard_normal(len(curves)))
+    return curves.assign(C=6 * curves["N"] * curves["D"])
+
+
+@pytest.fixture(scope="module")
+def kaplan_critical():
+    return critical_batch(contours(kaplan_curves(), count=3), bootstrap=20)
+
+
+def test_compute_efficient_training_measured_and_analytic(kaplan_critical):
+    """Kaplan et al. 2020, section 6: exponents in C_min from the curves, and from their laws."""
+    got = efficient(kaplan_curves(), kaplan_critical, bootstrap=30)
+    rows = got.exponents.set_index("exponent")
+    exact = compute_exponents(alpha_N=0.1, alpha_B=0.21, alpha_S=0.7)
+    assert rows["analytic"].to_dict() == pytest.approx(exact, abs=2e-3)
+    # The laws hold in the limit of small f; five sizes and a line through them give these powers to:
+    assert rows["value"].to_dict() == pytest.approx(exact, abs=0.05)
+    assert rows.loc["N", "value"] + rows.loc["D", "value"] == pytest.approx(1)
+    assert rows.loc["B", "value"] + rows.loc["S", "value"] == pytest.approx(rows.loc["D", "value"])
+    assert "alpha_C = 1 / (1 / alpha_S" in str(got)
+    json.dumps(got.record(), allow_nan=False)
+    # Without the adjustment the frontier is another one.
+    plain = frontier(kaplan_curves(), bootstrap=5)
+    assert plain.convention != got.frontier.convention
+    assert abs(plain.lines["N"][0, 1] - exact["N"]) > abs(rows.loc["N", "value"] - exact["N"])
+
+
+def test_the_noise_scale_stands_beside_the_critical_batch(kaplan_critical):
+    """Kaplan et al. 2020, Fig. 10: measured at the same losses."""
+    got = kaplan_critical
+    assert (got.table["B_noise"] / got.table["B_crit"]).to_numpy() == pytest.approx(1.5, rel=0.05)
+    without = contours(kaplan_curves().drop(columns="B_noise"))
+    assert "B_noise" not in without
