@@ -69,7 +69,7 @@ def critical_batch(
 
     One trade-off is fitted for every L (and every N, where there is such a column) by least
     squares of log S. `contours` makes such a table of learning curves. Raises TableError where no
-    contour has three batch sizes. The law is fitted to all contours.
+    contour has three batch sizes. The law is fitted to all contours, weighted by their precision.
 
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11 and 2.12; Kaplan et al. 2020,
     section 5.1, eq. 5.3
@@ -118,8 +118,20 @@ def critical_batch(
     table = pd.DataFrame(rows)
     law = None
     if table["L"].nunique() >= 3:
-        law = fit(laws.critical_batch, table, bootstrap=bootstrap, seed=seed)
+        law = fit(
+            laws.critical_batch, table, weights=_precision(table), bootstrap=bootstrap, seed=seed
+        )
     return CriticalBatch(table, tuple(fits), law, tuple(status), level)
+
+
+def _precision(table: pd.DataFrame) -> np.ndarray:
+    """Weights of the contours from the widths of their intervals in ln B_crit; a contour is never
+    taken to be surer than the typical one."""
+    with np.errstate(all="ignore"):
+        width = np.log(table["high"] / table["low"]).to_numpy(float)
+    width = np.where(np.isfinite(width), width, 50.0)
+    typical = float(np.median(width))
+    return 1 / np.maximum(width, typical) ** 2 if typical > 0 else np.ones(len(table))
 
 
 def batch_at_overhead(tradeoff: FitResult, *, base: float, overhead: float = 0.2) -> float:

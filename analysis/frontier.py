@@ -346,6 +346,13 @@ def envelope(
             "one run a size: earlier points of a run are above the loss that a schedule of their "
             "own length would reach, so the frontier of decayed runs lies lower"
         )
+    if "B" in curves.columns and (curves.groupby("N")["B"].nunique() > 1).any():
+        B = curves["B"]
+        status.append(
+            f"runs of several batch sizes ({B.min():.4g} to {B.max():.4g} tokens) in one envelope: it "
+            "takes the best, but batches far above the critical one spend more than C_min; see "
+            "method kaplan, or analysis.batch.adjusted"
+        )
     status += _curved(marks.touches[:, 0], marks.touches[:, 2])
     both = np.concatenate([marks.crossings, marks.touches])
     kinds = ["crossing"] * len(marks.crossings) + ["touch"] * len(marks.touches)

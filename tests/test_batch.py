@@ -13,6 +13,7 @@ from analysis.batch import (
     critical_batch,
     efficient,
 )
+from analysis.frontier import envelope
 from scaling.table import TableError
 
 
@@ -174,8 +175,9 @@ def test_compute_efficient_training_measured_and_analytic(kaplan_critical):
     assert "alpha_C = 1 / (1 / alpha_S" in str(got)
     json.dumps(got.record(), allow_nan=False)
     # Without the adjustment the frontier is another one.
-    plain = frontier(kaplan_curves(), bootstrap=5)
+    plain = envelope(kaplan_curves(), bootstrap=5)
     assert plain.convention != got.frontier.convention
+    assert any("several batch sizes (256 to 1.638e+04 tokens)" in line for line in plain.status)
     assert abs(plain.lines["N"][0, 1] - exact["N"]) > abs(rows.loc["N", "value"] - exact["N"])
 
 

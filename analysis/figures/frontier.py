@@ -81,7 +81,7 @@ def isoflop(
     """Loss against size at fixed compute with parabolas, and the minima's N against compute.
 
     Runs of no common budget are taken from `curves`, cut at fixed compute. Parabolas are drawn
-    over the sizes they were fitted to. A minimum at the edge is not drawn: it was not used.
+    over the sizes they were fitted to, dotted where their minimum is at the edge: it was not used.
     """
     runs = usable(runs)
     table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
@@ -94,7 +94,7 @@ def isoflop(
             x, y = budget["N"].to_numpy(float), budget["L"].to_numpy(float)
             left.plot(x, y, "o", color=colour, ms=2.5, mew=0)
             used, N, L = parabola(x, y)
-            left.plot(N, L, color=colour, lw=0.8)
+            left.plot(N, L, color=colour, lw=0.8, ls="-" if optimum.kind == "minimum" else ":")
             left.plot(x[~used], y[~used], "o", color="white", ms=1.2, mew=0)
             if optimum.kind == "minimum":
                 left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
@@ -166,14 +166,23 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         t = critical.table
-        error = np.maximum([t["B_crit"] - t["low"], t["high"] - t["B_crit"]], 0)
-        ax.errorbar(t["L"], t["B_crit"], error, fmt="o", color=style.INK, ms=3, lw=0.6)
+        sized = "N" in t.columns and t["N"].nunique() > 1
+        colour = Colours(t["N"]) if sized else None
+        inks = [style.INK if colour is None else colour(n) for n in t.get("N", t["L"])]
+        low, high = t["B_crit"].min() / 5, t["B_crit"].max() * 5
+        ax.vlines(t["L"], t["low"].clip(low), t["high"].clip(upper=high), color=inks, lw=0.6)
+        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3)
+        if "B_noise" in t.columns:
+            ax.scatter(
+                t["L"], t["B_noise"], s=11, facecolors="none", edgecolors=inks, lw=0.6, zorder=2,
+                label="gradient noise scale",
+            )  # fmt: skip
         if critical.law is not None:
             law = critical.law
             L = np.geomspace(t["L"].min(), t["L"].max(), 61)
-            low, high = law.predict_interval(critical.level, L=L)
+            below, above = law.predict_interval(critical.level, L=L)
             exponent = law.interval(critical.level).loc["alpha_B"]
-            ax.fill_between(L, low, high, color=style.FIT, alpha=0.15, lw=0)
+            ax.fill_between(L, below, above, color=style.FIT, alpha=0.15, lw=0)
             ax.plot(
                 L, law.predict(L=L), color=style.FIT,
                 label=f"$B_\\mathrm{{crit}} = {latex(law.params['B_star'])}\\,L^{{-1/"
@@ -182,7 +191,10 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
             )  # fmt: skip
             ax.legend(loc="upper left")
         ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
+        ax.set_ylim(low, high * 4)  # intervals of few batch sizes end far outside
         style.count_axis(ax, which="y")
         style.loss_axis(ax, which="x")
         ax.invert_xaxis()
+        if colour is not None:
+            colour.bar(figure, [ax])
     return figure
