@@ -300,7 +300,12 @@ def efficient(
         raise TableError("give the result of critical_batch, which knows how sure it is.")
     table = adjusted(curves, critical)
     assert critical.law is not None
-    front = envelope(table.assign(C=table["C_min"]), bootstrap=bootstrap, level=level, seed=seed)
+    front = envelope(
+        table.assign(C=table["C_min"]).drop(columns="B"),
+        bootstrap=bootstrap,
+        level=level,
+        seed=seed,
+    )
     middle = table.groupby("run_id")["S"].transform(lambda s: np.sqrt(s.min() * s.max()))
     late = table[table["S"] >= middle]
     steps = fit(laws.kaplan_NS, late.assign(S=late["S_min"]), bootstrap=bootstrap, seed=seed)

@@ -157,8 +157,8 @@ class Plan:
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
             lines.append(
-                f"  memory {_si(self.memory['states'])}B of weights and optimiser, "
-                f"{_si(self.memory['activations'])}B of activations a sequence: at least {fewest}"
+                f"  memory {_bytes(self.memory['states'])} of weights and optimiser, "
+                f"{_bytes(self.memory['activations'])} of activations a sequence: at least {fewest}"
             )
         t = self.tenfold
         lines.append(
@@ -456,13 +456,16 @@ def shape(
     aim = max(52 * (N / 1e8) ** 0.147, 4.0)
     best, least = None, math.inf
     depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
-    for n_layer in range(max(1, int(depth / 2)), int(2 * depth) + 2):
+    for n_layer in np.unique(np.linspace(max(1, int(depth / 2)), int(2 * depth) + 1, 64).round()):
         width = math.sqrt(N / (12 * n_layer))
         head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
-        for n_head in range(max(1, int(0.7 * width / head)), int(1.3 * width / head) + 2):
+        about = width / head  # and a few heads more or fewer
+        for n_head in range(
+            max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8)) + 2
+        ):
             d = n_head * head
             one = ModelConfig(
-                n_layer, d, n_head, None if widen is None else round(widen * d), model.n_ctx,
+                int(n_layer), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
                 model.tied,
             )  # fmt: skip
             off = math.log(_count(one, count, vocab_size) / N)
@@ -536,6 +539,10 @@ def _si(x: float) -> str:
         if x >= size:
             return f"{x / size:.3g}{suffix}"
     return f"{x:.3g}"
+
+
+def _bytes(x: float) -> str:
+    return f"{x / 1e9:.3g} GB" if x >= 1e9 else f"{x / 1e6:.3g} MB"
 
 
 def _quantity(draws: np.ndarray, level: float) -> Quantity:

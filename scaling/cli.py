@@ -513,6 +513,13 @@ def frontier(
     from analysis import laws as all_laws
 
     runs, curves = _runs_and_curves(results, map, method)
+    if method == "kaplan":
+        from analysis.batch import efficient
+
+        points = runs if curves is None else curves
+        exponents = efficient(points, bootstrap=bootstrap, level=level, seed=seed)
+        _print_json(exponents.record()) if json else print(exponents)
+        return
     found = frontier_of(
         runs,
         curves=curves,

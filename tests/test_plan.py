@@ -129,6 +129,8 @@ def test_shapes_follow_the_count_and_the_model_given():
     assert model is not None and model.n_ctx == 256
     assert parameters(model, 1024).N_total == pytest.approx(1e6, rel=0.1)
     assert shape(1e6, count="N_total") is None and shape(1e6, count="N_active") is None
+    huge = shape(1e14)
+    assert huge is not None and pytest.approx(1e14, rel=0.01) == parameters(huge, 0).N
     wide = shape(1e6, model=ModelConfig(d_model=64, d_ff=512))
     assert wide is not None and wide.ff_width == 8 * wide.d_model
 
