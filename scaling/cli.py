@@ -942,10 +942,14 @@ def _folder(text: str) -> Path:
     """A path; of a URI the local folder that stands for it, level with it."""
     if "://" not in text:
         return Path(text)
-    from sweeps.store import Store
+    from sweeps.store import Store, StoreError
 
     store = Store(text)
-    store.pull()
+    try:
+        store.pull()
+    except StoreError as error:  # the parser would put it in a box
+        _say(str(error))
+        raise SystemExit(2) from None
     return store.folder
 
 

@@ -64,6 +64,8 @@ class Plan:
     """That will run: no more than there are jobs."""
     price: float | None = None
     """Dollars an hour of wall clock."""
+    grows: bool = False
+    """More runs follow from the results of these: the spec has [until]."""
 
     @property
     def tokens(self) -> int:
@@ -116,6 +118,7 @@ class Plan:
             samples, f"from {samples} measurements"
         )
         lines += self._packs()
+        lines += ["more runs follow from the results of these ([until])"] if self.grows else []
         lines.append(
             f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
             f"{clock(self.wall_seconds)} {_workers(self.workers)} ({ground}){self._end()}"
@@ -238,7 +241,8 @@ class Sweep:
         workers = on.workers
         if self.spec.until is None:
             workers = max(1, min(workers, len(jobs)))
-        return Plan(runs, finished, missing, jobs, seconds, costs, workers)
+        grows = self.spec.until is not None
+        return Plan(runs, finished, missing, jobs, seconds, costs, workers, grows=grows)
 
     def _measured(
         self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool

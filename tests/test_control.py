@@ -259,6 +259,10 @@ def test_commands_on_what_is_no_sweep(
         main([command, str(tmp_path / "nowhere"), *more])
     assert stop.value.code == 2
     assert f"{tmp_path / 'nowhere'} is not there." in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([command, "nosuch://a/b", *more])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("scaling: nosuch://a/b cannot be reached: ")
 
 
 def test_commands_need_neither_torch_nor_ray_nor_pandas(store: Store, spec: Spec):

@@ -356,6 +356,7 @@ def test_an_adaptive_sweep_stops_at_its_budget_and_goes_on_to_the_same_end(
 ):
     text = REAL + "[until]\nlr = { within = 1.7 }\n"
     one = count.flops_per_token(Spec.from_text(text).runs[0].model, 256) * 2560
+    assert "more runs follow" in str(Sweep(Spec.from_text(text)).plan(in_process=True))
     with pytest.raises(
         BudgetSpent, match=r"runs are left. Resume with: scaling sweep real.toml.*--budget-flops"
     ):
