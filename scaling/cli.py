@@ -68,6 +68,7 @@ def sweep(
     spec: str,
     *,
     results: str | None = None,
+    scale: str | None = None,
     workers: int = 2,
     threads: int = 1,
     device: str = "auto",
@@ -91,6 +92,7 @@ def sweep(
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder in which the sweep's own results folder lies; ./results where not given.
             A local one, or a URI such as s3://bucket/results.
+        scale: One of the spec's scales, such as gpu; as it is where not given.
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
@@ -115,8 +117,9 @@ def sweep(
     from sweeps import Sweep
     from sweeps.run import BudgetSpent
 
+    changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
-        spec, results, changes=_changes(set), filters=filter, tag=tag, width=_interval_width
+        spec, results, changes=changes, filters=filter, tag=tag, width=_interval_width
     )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}

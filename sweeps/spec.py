@@ -23,6 +23,10 @@
     base.optim.lr = 1e-3
     axes.batch_tokens = [1024, 4096]
 
+    [scale.gpu]                             # `--scale gpu`: the same experiment, elsewhere. What is
+    base.precision = "bfloat16"             # here takes the place of what is above, key by key (sets
+    axes.tokens_per_parameter = [20, 40]    # by name); the results folder is example-gpu
+
     [until]                                 # add runs as results come in (sweeps/until.py)
     lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section
     isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
@@ -59,8 +63,9 @@ SPECS = Path(__file__).parent / "specs"
 """The bundled specs, found by their bare names."""
 
 _HORIZONS = ("tokens", "tokens_per_parameter", "flops")
-_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets", "until")
+_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets", "until", "scale")
 _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
+_SCALED = ("base", "axes", "isoflop", "sets")
 _PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "." in key))
 """The tables of fields: model, data, ..."""
 
@@ -139,8 +144,9 @@ class Spec:
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
         """Read a spec from a file, or a bundled one by its bare name.
 
-        `changes` are fields changed for every run; 'name' among them renames the sweep. Raises
-        ConfigError, naming the file and the section, for whatever is not a sweep.
+        `changes` are fields changed for every run; 'name' among them renames the sweep and 'scale'
+        chooses one of its scales. Raises ConfigError, naming the file and the section, for whatever
+        is not a sweep.
         """
         path = find(path_or_name)
         try:
@@ -163,9 +169,14 @@ class Spec:
             at = f"{where}:{line[1]}" if line else where
             raise ConfigError(f"{at}: not valid TOML: {error}.") from None
         _known(values, _SECTIONS, where)
-        fields = {key: value for key, value in changes.items() if key != "name"}
+        fields = {key: value for key, value in changes.items() if key not in ("name", "scale")}
         fields = _flat(fields, f"{where}, changes")
-        name = changes.get("name", values.get("name", path.stem if path else ""))
+        name = values.get("name", path.stem if path else "")
+        scale = changes.get("scale")
+        values = _scaled(values, scale, where)
+        if scale is not None:
+            name = f"{name}-{scale}"
+        name = changes.get("name", name)
         if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and name.strip(".")):
             raise ConfigError(
                 f"{where}: name={name!r} must be a word of letters, digits, '-', '_' and '.': it "
@@ -286,6 +297,56 @@ def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origi
                 raise ConfigError(f"{here}: {key}={value!r} must be text.")
         runs += _block(base, block, changes, here, tag=tag)
     return runs
+
+
+def _scaled(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
+    """The sections as they are at a scale; all scales are read, so that none is wrong unnoticed."""
+    scales = _table(values, "scale", where)
+    for name, changed in scales.items():
+        here = f"{where} [scale.{name}]"
+        if not isinstance(changed, dict):
+            raise ConfigError(f"{here}: {changed!r} must be a table: [scale.{name}].")
+        _known(changed, _SCALED, here)
+    if scale is None:
+        return values
+    if scale not in scales:
+        there = f"it has {', '.join(scales)}" if scales else "it has none; give [scale.NAME]"
+        raise ConfigError(f"{where}: no scale {scale!r}; {there}.")
+    values = dict(values)
+    for section, changed in scales[scale].items():
+        here = f"{where} [scale.{scale}] {section}"
+        if section == "sets":
+            values["sets"] = _scaled_sets(values.get("sets", []), changed, here)
+        else:
+            values[section] = _replaced(_table(values, section, where), changed, here)
+    return values
+
+
+def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
+    names = [one.get("name") if isinstance(one, dict) else None for one in sets]
+    if not isinstance(changed, list):
+        raise ConfigError(f"{where}: write a list of tables, each with the name of its set.")
+    sets = list(sets)
+    for one in changed:
+        if not isinstance(one, dict) or one.get("name") not in names:
+            raise ConfigError(
+                f"{where}: {one!r} has no name of a set: {', '.join(map(str, names))}."
+            )
+        at = names.index(one["name"])
+        sets[at] = {
+            key: _replaced(_table(sets[at], key, where), one[key], where)
+            if isinstance(one.get(key), dict)
+            else one.get(key, sets[at].get(key))
+            for key in {**sets[at], **one}
+        }
+    return sets
+
+
+def _replaced(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
+    """`table` with the leaves of `changed`; a horizon takes the place of any other."""
+    if not isinstance(changed, dict):
+        raise ConfigError(f"{where}: {changed!r} must be a table.")
+    return _over(_leaves(table), _leaves(changed))
 
 
 def _block(

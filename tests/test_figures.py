@@ -469,3 +469,45 @@ def test_parameters_show_draws_profile_and_both_intervals(sweep):
         assert estimate[0, 0] == pytest.approx(result.params[name])
         assert curve[:, 1].max() == pytest.approx(1, abs=0.02)
         assert bar[:, 0] == pytest.approx([profile.low, profile.high], rel=0.3)
+
+
+def with_tests(sweep):
+    """Runs with what tests.parquet holds: E + A / T^0.6 by position, other corpora 10 % worse."""
+    runs = sweep()[0]
+    rows, tests = [], []
+    for run in runs.to_dict("records"):
+        for n_ctx in (32, 128):
+            run_id = f"{run['run_id']}{n_ctx}"
+            rows.append(run | {"run_id": run_id, "n_ctx": n_ctx, "corpus": "prose"})
+            curve = run["L"] + 2 * np.arange(1, n_ctx + 1) ** -0.6
+            for corpus, factor in (("prose", 1.0), ("kjv", 1.1), ("wikipedia", 1.2)):
+                tests.append(
+                    {"run_id": run_id, "corpus": corpus, "tokens": 4096, "L": factor * run["L"],
+                     "L_stderr": 0.01, "bits_per_byte": factor * run["L"] / 2, "L_position": factor * curve}
+                )  # fmt: skip
+    return pd.DataFrame(rows), pd.DataFrame(tests)
+
+
+def test_other_distributions_and_positions(sweep, tmp_path):
+    runs, tests = with_tests(sweep)
+    table.write(tmp_path, runs.to_dict("records"), [], tests.to_dict("records"))
+    (tmp_path / "curves.parquet").unlink()
+    left, right = figures.of_results("kaplan8", tmp_path).axes
+    by_name = lines(left)
+    assert list(by_name) == ["prose", "kjv", "wikipedia"]
+    assert by_name["kjv"][:, 1] == pytest.approx(1.1 * by_name["prose"][:, 1])
+    assert len(right.lines) == 3 * runs["N"].nunique()
+    for ln in right.lines[-6:]:
+        assert np.asarray(ln.get_ydata()) == pytest.approx(1.2 * np.asarray(ln.get_xdata()))
+    left, right, _ = figures.of_results("kaplan20", tmp_path).axes
+    run = runs[(runs["D"] == runs["D"].max()) & (runs["n_ctx"] == 128)].iloc[0]
+    T, L = left.lines[0].get_xydata().T
+    assert run["L"] + 2 * T**-0.6 == pytest.approx(L, rel=2e-3) and T[0] == 1
+    law = left.lines[1].get_xydata()
+    assert law[:, 1] == pytest.approx(run["L"] + 2 * law[:, 0] ** -0.6, rel=2e-3)
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["32", "128"]
+    (tmp_path / "tests.parquet").unlink()
+    with pytest.raises(
+        TableError, match=r"needs test losses \(tests.parquet\); `scaling sweep context"
+    ):
+        figures.of_results("kaplan20", tmp_path)

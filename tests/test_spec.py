@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from scaling import count
 from scaling.config import ConfigError
+from sweeps.estimate import _TYPICAL, Speed
 from sweeps.spec import Spec, bundled, find
 
 PATH = Path("specs/it.toml")
@@ -252,3 +255,77 @@ def test_specs_are_found_by_path_or_bare_name(tmp_path):
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_specs_are_sweeps(name):
     assert Spec.from_toml(name).name == name
+
+
+EXPERIMENTS = [name for name in bundled() if name not in ("cpu", "quickstart", "headline")]
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_spec_stands_for_runs_at_every_scale(name):
+    text = find(name).read_text()
+    scales = list(tomllib.loads(text).get("scale", {}))
+    plain = Spec.from_toml(name)
+    assert plain.name == name and plain.description
+    for scale in scales:
+        scaled = Spec.from_toml(name, {"scale": scale})
+        assert scaled.name == f"{name}-{scale}"
+        assert not set(scaled.by_id) & set(plain.by_id)
+        size = [
+            max(count.parameters(r.model, r.data.vocab_size).N for r in s.runs)
+            for s in (plain, scaled)
+        ]
+        assert size[1] > 10 * size[0]
+    if name in EXPERIMENTS:
+        assert "gpu" in scales and re.search(r"^# .* et al\. 20\d\d", text) and "one core" in text
+        # twenty minutes on two cores
+        assert sum(map(Speed(*_TYPICAL).seconds, plain.runs)) < 45 * 60
+
+
+def test_every_figure_has_a_spec_that_measures_it():
+    from analysis.figures import FIGURES
+
+    assert {one.spec for one in FIGURES.values()} <= set(bundled())
+
+
+SCALED = """
+name = "e"
+[base]
+tokens = 1e5
+[axes]
+model.n_layer = [1, 2]
+[[sets]]
+name = "more"
+axes.batch_tokens = [1024, 2048]
+[scale.gpu]
+base.tokens_per_parameter = 20
+base.precision = "bfloat16"
+axes.model.n_layer = [3]
+sets = [{ name = "more", base.seed = 3, axes.batch_tokens = [8192] }]
+"""
+
+
+def test_a_scale_takes_the_place_of_what_it_names():
+    plain, gpu = Spec.from_text(SCALED), Spec.from_text(SCALED, changes={"scale": "gpu"})
+    assert [r.model.n_layer for r in plain.runs] == [1, 2, 2, 2] and plain.runs[0].D == 24 * 4096
+    assert [(r.model.n_layer, r.batch_tokens, r.seed) for r in gpu.runs] == [
+        (3, 4096, 0),
+        (2, 8192, 3),
+    ]
+    assert all(r.precision == "bfloat16" for r in gpu.runs) and gpu.name == "e-gpu"
+    N = count.parameters(gpu.runs[0].model, gpu.runs[0].data.vocab_size).N
+    assert pytest.approx(20 * N, rel=0.05) == gpu.runs[0].D
+    assert Spec.from_text(SCALED, changes={"scale": "gpu", "name": "mine"}).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[scale.gpu]", "[scale.tpu]", r"no scale 'gpu'; it has tpu"),
+        ("base.seed = 3, ", "bse = 3, ", r"unknown key 'bse'. Did you mean 'base'"),
+        ('"more", base', '"less", base', r"has no name of a set: more"),
+        ('base.precision = "bfloat16"', "basis.seed = 1", r"\[scale.gpu\]: unknown key 'basis'"),
+    ],
+)
+def test_a_scale_that_cannot_be(old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        Spec.from_text(SCALED.replace(old, new), changes={"scale": "gpu"})

@@ -12,6 +12,7 @@ from .compute import (
     loss_of_compute,
     sample_efficiency,
 )
+from .context import distributions, positions
 from .frontier import critical_batch, deviation, frontier, isoflop
 from .loss import embeddings, kaplan_triptych, learning_curves, size_and_data
 from .overfit import early_stopping, overfitting
@@ -22,9 +23,9 @@ from .shape import families, proportions, recurrence
 from .trust import held_out, parameters
 
 __all__ = [
-    "BEYOND", "FIGURES", "LABELS", "batch_scan", "best_rates", "critical_batch", "deviation",
+    "BEYOND", "FIGURES", "LABELS", "batch_scan", "best_rates", "critical_batch", "deviation", "distributions",
     "draw", "draw_all", "early_stopping", "embeddings", "families", "fixed", "formula", "frontier",
     "held_out", "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
-    "loss_contours", "loss_of_compute", "lower_edge", "of_results", "overfitting", "parameters",
+    "loss_contours", "loss_of_compute", "lower_edge", "of_results", "overfitting", "parameters", "positions",
     "proportions", "recurrence", "sample_efficiency", "save", "schedules", "size_and_data",
 ]  # fmt: skip

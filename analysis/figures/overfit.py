@@ -113,7 +113,10 @@ def early_stopping(
     runs = usable(runs)
     stopped = early_stopped(runs, points)
     points = joined(points, runs, "D_unique")
-    turned = stopped[stopped["S_stop"] < 0.98 * stopped["S"]]
+    last = points.groupby("run_id")[
+        "S"
+    ].max()  # a run that stopped early has its S at its least loss
+    turned = stopped[stopped["S_stop"] < 0.98 * stopped["run_id"].map(last)]
     fresh = runs.loc[runs["D_unique"] >= 0.99 * runs["D"], "run_id"]
     if turned.empty:
         raise TableError(

@@ -16,7 +16,7 @@ from analysis import style
 from analysis.fit import FitError
 from analysis.load import load as load_table
 from scaling.config import ConfigError
-from scaling.table import TableError
+from scaling.table import TableError, read_tests
 
 from .parts import Width
 
@@ -30,12 +30,15 @@ class Drawing:
     """The paper and figure whose layout it has; empty for our own."""
     shows: str
     needs: tuple[str, ...]
-    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves."""
+    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves, 'tests' for losses
+    by position and distribution."""
     spec: str
     """The bundled spec that trains what it takes."""
     draw: Callable[..., Figure]
     """(runs, curves or None, width=None) -> Figure."""
 
+
+_FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
 
 FIGURES: dict[str, Drawing] = {}
 """Every figure by name."""
@@ -132,8 +135,12 @@ def _known(name: str) -> Drawing:
 
 
 def _tables(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Runs, and learning curves where there are any."""
+    """Runs, with what tests.parquet says of each in `tests`, and learning curves, where there are
+    any."""
     runs = load_table(results)
+    if (Path(results) / "tests.parquet").is_file() and len(tests := read_tests(results)):
+        of_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
+        runs["tests"] = [of_run.get(run, []) for run in runs["run_id"]]
     curved = (Path(results) / "curves.parquet").is_file()
     return runs, load_table(results, curves=True) if curved else None
 
@@ -147,7 +154,7 @@ def _of_tables(
     ]  # fmt: skip
     measures = f"`scaling sweep {one.spec}` measures it."
     if lacks:
-        what = ", ".join("learning curves (curves.parquet)" if n == "curves" else n for n in lacks)
+        what = ", ".join(_FILES.get(name, name) for name in lacks)
         raise TableError(f"{where}: the figure {one.name!r} needs {what}; {measures}")
     try:
         return one.draw(runs, curves, width=width)
