@@ -82,7 +82,7 @@ def trial(config: dict) -> None:
         optimizer.zero_grad(set_to_none=True)
     windows = torch.from_numpy(held_out_windows(files.test, run.eval.test_tokens, ctx))
     with torch.no_grad():
-        parts = [model(part[:, :-1], part[:, 1:]).item() for part in windows.split(32)]
+        parts = [model(part[:, :-1], part[:, 1:].contiguous()).item() for part in windows.split(32)]
     tune.report({"L": float(np.mean(parts))})
 
 
