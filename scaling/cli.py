@@ -74,6 +74,7 @@ def sweep(
     device: str = "auto",
     retries: int = 2,
     packs: bool = True,
+    address: str | None = None,
     dry_run: bool = False,
     price: float | None = None,
     in_process: bool = False,
@@ -99,6 +100,7 @@ def sweep(
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
             common once. Changes the time, not the numbers.
+        address: Join a Ray cluster that runs already: host:port, ray://host:port, or auto.
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
         price: Dollars for an hour of this machine, for the dry run.
         in_process: One run after another in this process, without Ray.
@@ -132,6 +134,7 @@ def sweep(
             device=device,
             retries=retries,
             packs=packs,
+            address=address,
             in_process=in_process,
             retry_failed=retry_failed,
             reuse=reuse,

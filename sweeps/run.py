@@ -22,6 +22,7 @@ from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate, pack
 from sweeps.budget import Budget
+from sweeps.cluster import joined
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
@@ -288,6 +289,7 @@ class Sweep:
         reuse: Sequence[str | Path] = (),
         budget_flops: float | None = None,
         budget_hours: float | None = None,
+        address: str | None = None,
         on_finish: Callable[[Finished], None] | None = None,
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
@@ -302,12 +304,35 @@ class Sweep:
         of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has
         some).
 
+        `address` joins a Ray cluster that runs
+        already; its workers must see the results folder.
+
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
         KeyboardInterrupt) on Ctrl-C or SIGTERM, after the workers have written checkpoints;
         BudgetSpent, a Stopped, where the budget has left runs to train.
         Nothing that has finished is ever lost or trained again.
         """
+        if address is not None:
+            if in_process:
+                raise ConfigError(
+                    f"address={address!r} is a cluster's, which in_process would leave idle; choose one."
+                )
+            with joined(address):
+                return self.run(
+                    workers,
+                    threads=threads,
+                    retries=retries,
+                    retry_failed=retry_failed,
+                    device=device,
+                    packs=packs,
+                    checkpoint_seconds=checkpoint_seconds,
+                    console=console,
+                    quiet=quiet,
+                    budget_flops=budget_flops,
+                    budget_hours=budget_hours,
+                    on_finish=on_finish,
+                )
         processes = _workers_of(workers, threads, in_process)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")

@@ -335,6 +335,28 @@ def test_a_mistake_in_the_spec_is_refused_before_anything_starts(mistake: str):
         assert it.store.rows() == {} and not (it.folder / "manifest.json").exists()
 
 
+def test_an_address_without_a_cluster_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for address, said in (
+        ("127.0.0.1:1", "no Ray cluster at address='127.0.0.1:1'"),
+        ("ray://127.0.0.1:1", "refused"),
+        ("auto", "none was started on this machine"),
+        ("nonsense", "neither 'auto' nor host:port"),
+    ):
+        with pytest.raises(StoreError, match=said) as error:
+            sweep().run(address=address)
+        assert "\n" not in str(error.value) and not Path("results").exists()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # a stale one
+    with pytest.raises(StoreError, match="no Ray cluster"):
+        sweep().run(address="auto")
+    with pytest.raises(ConfigError, match="in_process"):
+        sweep().run(address="auto", in_process=True)
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_starts():
     for device in ("nonsense", "cuda:77"):
         with pytest.raises(ConfigError, match=f"device='{device}'"):

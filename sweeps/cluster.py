@@ -1,0 +1,76 @@
+"""Joining a Ray cluster that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweeps.store import StoreError
+
+_PATIENCE = 3.0
+"""Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
+
+
+@contextlib.contextmanager
+def joined(address: str | None) -> Iterator[None]:
+    """Be part of the cluster at `address` ('host:port', 'ray://host:port' or 'auto') for the block.
+
+    This package travels to the cluster's workers. Nothing happens where no address is given.
+    Raises StoreError where no cluster answers.
+    """
+    if address is None:
+        yield
+        return
+    _probe(address)
+    # Before sweeps.tune, which would lock this process in with a token of its own.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import logging
+
+    import ray
+
+    packages = [Path(__file__).parents[1] / name for name in ("scaling", "sweeps")]
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"py_modules": [str(path) for path in packages]},
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise _none(address, str(error).strip().splitlines()[0]) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise StoreError where nothing listens."""
+    place = address.removeprefix("ray://")
+    if address == "auto":
+        place = os.environ.get("RAY_ADDRESS", "").removeprefix("ray://")
+        current = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray")
+        with contextlib.suppress(OSError):
+            place = place or (current / "ray_current_cluster").read_text().strip()
+        if not place:
+            raise _none(address, "none was started on this machine")
+    host, _, port = place.rpartition(":")
+    if not (host and port.isdigit()):
+        raise StoreError(
+            f"address={address!r} is neither 'auto' nor host:port nor ray://host:port."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _none(address, f"{place}: {error}") from None
+
+
+def _none(address: str, why: str) -> StoreError:
+    return StoreError(
+        f"no Ray cluster at address={address!r} ({why}). Start one with `ray start --head`, or leave "
+        "the address out: Ray is then started here for the sweep."
+    )
