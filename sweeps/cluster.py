@@ -25,7 +25,6 @@ def joined(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    _probe(address)
     # Before sweeps.tune, which would lock this process in with a token of its own.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import logging
@@ -48,8 +47,8 @@ def joined(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _probe(address: str) -> None:
-    """Raise StoreError where nothing listens."""
+def probe(address: str) -> None:
+    """Raise StoreError, at once, where no cluster answers."""
     place = address.removeprefix("ray://")
     if address == "auto":
         place = os.environ.get("RAY_ADDRESS", "").removeprefix("ray://")

@@ -184,7 +184,7 @@ class Machine:
                 text=True,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-            for _ in range(self.workers)
+            for _ in range(min(self.workers, os.cpu_count() or 1))
         ]
         answers: list[list[dict[str, float]]] = []
         try:

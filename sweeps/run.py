@@ -22,7 +22,7 @@ from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from sweeps import estimate, pack
 from sweeps.budget import Budget
-from sweeps.cluster import joined
+from sweeps.cluster import joined, probe
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
@@ -217,7 +217,7 @@ class Sweep:
         on a few seconds of training in child processes, after the checks that :meth:`run` makes.
         Raises StoreError, ConfigError.
         """
-        workers = _workers_of(workers, threads, in_process)
+        workers = _workers_of(workers, threads, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
         on = estimate.Machine(workers, threads, device)
@@ -304,8 +304,8 @@ class Sweep:
         of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has
         some).
 
-        `address` joins a Ray cluster that runs
-        already; its workers must see the results folder.
+        `address` ('host:port', 'ray://host:port', 'auto') joins a Ray cluster that runs already; its
+        workers must see the results folder. Without it, Ray is started here for the sweep.
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a
@@ -318,22 +318,8 @@ class Sweep:
                 raise ConfigError(
                     f"address={address!r} is a cluster's, which in_process would leave idle; choose one."
                 )
-            with joined(address):
-                return self.run(
-                    workers,
-                    threads=threads,
-                    retries=retries,
-                    retry_failed=retry_failed,
-                    device=device,
-                    packs=packs,
-                    checkpoint_seconds=checkpoint_seconds,
-                    console=console,
-                    quiet=quiet,
-                    budget_flops=budget_flops,
-                    budget_hours=budget_hours,
-                    on_finish=on_finish,
-                )
-        processes = _workers_of(workers, threads, in_process)
+            probe(address)
+        processes = _workers_of(workers, threads, in_process, address)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
         execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
@@ -361,13 +347,14 @@ class Sweep:
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
-            command = self._command(workers, in_process, retries, execution, budget, packs)
+            command = self._command(workers, in_process, retries, execution, budget, packs, address)
             self._train(
                 plan,
                 rows,
                 on,
                 packs,
                 in_process,
+                address,
                 retries,
                 execution,
                 budget,
@@ -436,6 +423,7 @@ class Sweep:
         on: estimate.Machine,
         packs: bool,
         in_process: bool,
+        address: str | None,
         retries: int,
         execution: Execution,
         budget: Budget,
@@ -488,9 +476,10 @@ class Sweep:
                         if in_process:
                             _run_here(queue, execution)
                         else:
-                            from sweeps.tune import run_on_ray
+                            with joined(address):
+                                from sweeps.tune import run_on_ray
 
-                            run_on_ray(queue, workers=plan.workers, execution=execution)
+                                run_on_ray(queue, workers=plan.workers, execution=execution)
                 except KeyboardInterrupt:
                     hard = True
             if queue.fatal is not None:
@@ -609,6 +598,7 @@ class Sweep:
         execution: Execution,
         budget: Budget,
         packs: bool = True,
+        address: str | None = None,
     ) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
@@ -621,6 +611,7 @@ class Sweep:
             ("--threads", execution.threads, 1),
             ("--device", execution.device, "auto"),
             ("--retries", retries, 2),
+            ("--address", address, None),
             ("--budget-flops", budget.flops, None),
             ("--budget-hours", budget.hours, None),
         ):
@@ -736,14 +727,14 @@ def _check_run(
     checked |= {subset, test}
 
 
-def _workers_of(workers: int, threads: int, in_process: bool) -> int:
+def _workers_of(workers: int, threads: int, in_process: bool, address: str | None = None) -> int:
     """How many workers will run. ConfigError where this machine has too few cores for them."""
     _positive(workers, "workers")
     _positive(threads, "threads")
     workers = 1 if in_process else workers
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized() and not in_process:
-        return workers  # the cluster of the caller says what it has
+    if address or (ray is not None and ray.is_initialized() and not in_process):
+        return workers  # the cluster says what it has
     # Not every system can say which of its cores this process may use.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
