@@ -253,7 +253,10 @@ class _Rates:
             self._outside |= set() if found.inside else {key}
             where = "" if found.inside else " at the end of what was tried"
             N, D = _size(first)
-            self._growth.said.append(f"best lr {points[found.index]:g}{where}: N={N}, D={D}")
+            best_id = at(points[found.index]).run_id
+            self._growth.said.append(
+                f"best lr {points[found.index]:g}{where}: N={N}, D={D}, run {best_id}"
+            )
 
     def _between(self, left: float, best: float, right: float) -> tuple[bool, float] | None:
         gaps = math.log(best / left), math.log(right / best)
