@@ -77,6 +77,16 @@ _MOST = 2**63
 _MOST_POINTS = 100_000
 """Of a range."""
 
+_MUTUAL = (
+    "model.n_head",
+    "model.n_kv_head",
+    "model.d_model",
+    "model.n_ctx",
+    "batch_tokens",
+    "eval.noise_parts",
+)
+"""Fields of which one must divide another."""
+
 Point = dict[str, Any]
 """{dotted key: value} of one choice along an axis; keys of one point go together."""
 
@@ -576,7 +586,7 @@ def _check(point: Point, where: str) -> None:
     for key, value in point.items():
         positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         # These must agree with each other, which only the whole run can show.
-        mutual = key in ("model.n_head", "model.d_model", "model.n_ctx", "batch_tokens")
+        mutual = key in _MUTUAL
         if key in _HORIZONS[1:]:
             _number(value, f"{where}: {key}")
         elif isinstance(value, _Spaced) or (mutual and positive and value < _LARGEST):

@@ -329,3 +329,11 @@ def test_a_scale_takes_the_place_of_what_it_names():
 def test_a_scale_that_cannot_be(old, new, message):
     with pytest.raises(ConfigError, match=message):
         Spec.from_text(SCALED.replace(old, new), changes={"scale": "gpu"})
+
+
+def test_fields_that_must_agree_are_looked_at_together():
+    axes = "model = [{ n_head = 8, n_kv_head = 4 }]\neval.noise_parts = [3]\nbatch_tokens = [384]"
+    (run,) = Spec.from_text(f"name = 'x'\n[axes]\n{axes}").runs
+    assert (run.model.n_kv_head, run.eval.noise_parts) == (4, 3)
+    with pytest.raises(ConfigError, match="n_kv_head=3 does not divide"):
+        Spec.from_text(f"name = 'x'\n[axes]\n{axes.replace('4 }', '3 }')}")

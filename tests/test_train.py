@@ -300,6 +300,7 @@ def test_unknown_device(run, device, message):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
 def test_compiled_training_is_near(run):
     a = train(run, execution=ONE)
     b = train(run, execution=dataclasses.replace(ONE, compile=True))
