@@ -125,7 +125,7 @@ def sweep(
     )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
-        print(it.plan(**how, packs=packs, price=price, reuse=reuse, measure=True))
+        print(it.plan(**how, packs=packs, price=price, address=address, reuse=reuse, measure=True))
         return
     try:
         runs = it.run(

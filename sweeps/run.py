@@ -207,6 +207,7 @@ class Sweep:
         device: str = "auto",
         packs: bool = True,
         price: float | None = None,
+        address: str | None = None,
         reuse: Sequence[str | Path] = (),
         measure: bool = False,
     ) -> Plan:
