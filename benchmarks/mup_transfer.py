@@ -2,8 +2,8 @@
 
 Models of 16 times the width and 16 heads in place of one are trained at learning rates a factor of 2
 apart, in the standard parametrisation and in muP (Yang et al. 2022, arXiv 2203.03466, Fig. 1), which
-are one at the width --base but for attention. How far the optimum moves is counted in steps of that
-grid: in muP it may be one at most, and must be less than in the standard parametrisation.
+are one at the width --base but for attention. The optimum, between the points of the grid by a parabola,
+may move by a factor of 2 at most in muP, and must move by more in the standard parametrisation.
 
     python benchmarks/mup_transfer.py [--check] [--figure mup.png] [--widths 16 32 64 128 256]
 """
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--base", type=int, help="base width of muP; the widest where not given")
-    parser.add_argument("--tokens", type=float, default=163_840)
+    parser.add_argument("--tokens", type=float, default=196_608)
     parser.add_argument(
         "--powers", type=int, nargs=2, default=[-11, -5], help="of 2, first and last"
     )
@@ -147,7 +147,7 @@ def main() -> int:
         print("note: an optimum lies at the end of the grid; widen it with --powers.")
     if a.figure:
         draw(a.figure, widths, rates, table)
-    reached = grid["muP"] <= 1 and grid["standard"] > grid["muP"]
+    reached = moved["muP"] <= 1 and moved["standard"] > moved["muP"]
     print(
         f"grid_steps_mup={grid['muP']} grid_steps_standard={grid['standard']} "
         f"octaves_mup={moved['muP']:.2f} octaves_standard={moved['standard']:.2f} "
