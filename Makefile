@@ -44,6 +44,7 @@ bench: data
 	$(BIN)/python benchmarks/train_speed.py --check
 	$(BIN)/python benchmarks/fit_speed.py --check
 	$(BIN)/python benchmarks/coverage.py --check
+	$(BIN)/python benchmarks/mup_transfer.py --check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
