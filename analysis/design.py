@@ -467,13 +467,13 @@ def _candidates(
         **{k.removeprefix("model."): v for k, v in base.items() if k.startswith("model.")}
     )
     if models is None:
-        shapes = (shape(n, model=like) for n in np.geomspace(*ends["N"], 12))
+        shapes = (shape(n, model=like) for n in np.geomspace(ends["N"][0], ends["N"][1], 12))
         models = list(dict.fromkeys(m for m in shapes if m is not None))
     unit = base.get("batch_tokens", RunConfig().batch_tokens)
     points = []
     for model in models:
         size = parameters(model, 0).N
-        for d in np.geomspace(*ends["D"], 13):
+        for d in np.geomspace(ends["D"][0], ends["D"][1], 13):
             point = Point(model, size, float(max(round(d / unit), 1) * unit))
             if budget / 2 >= point.C and ends["ratio"][0] <= point.D / size <= ends["ratio"][1]:
                 points.append(point)
