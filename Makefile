@@ -43,6 +43,7 @@ figures: $(STAMP)
 bench: data
 	$(BIN)/python benchmarks/train_speed.py --check
 	$(BIN)/python benchmarks/fit_speed.py --check
+	$(BIN)/python benchmarks/frontier_speed.py --check
 	$(BIN)/python benchmarks/coverage.py --check
 	$(BIN)/python benchmarks/mup_transfer.py --check
 
