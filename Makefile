@@ -36,9 +36,9 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Redraw the figures of the committed results.
+# Redraw every figure that the committed results allow.
 figures: $(STAMP)
-	$(BIN)/scaling summary results/cpu
+	for runs in results/*/runs.csv; do $(BIN)/scaling figure all $$(dirname $$runs) || exit; done
 
 bench: data
 	$(BIN)/python benchmarks/train_speed.py --check

@@ -30,6 +30,8 @@ class Summary:
     folder: Path
     counts: dict[str, int]
     """Runs by status."""
+    table: pd.DataFrame = field(repr=False)
+    """Every run, however it ended."""
     runs: pd.DataFrame = field(repr=False)
     """The runs that the laws rest on: status 'ok'."""
     laws: dict[str, FitResult]
@@ -93,10 +95,13 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summary:
+def summarise(
+    results: str | Path, *, figures: str | Path | None = None, draw: bool = True
+) -> Summary:
     """Fit, validate, plan and draw all that the runs of a results folder allow.
 
     figures  where figures are written; <results>/figures where not given.
+    draw     whether to write any.
 
     Raises TableError where there is no table or no usable run. What the data do not allow (one
     size only, too few runs) is left out, and `skipped` says why.
@@ -152,6 +157,7 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),
+        table=table,
         runs=runs,
         laws=laws,
         skipped=skipped,
@@ -159,7 +165,9 @@ def summarise(results: str | Path, *, figures: str | Path | None = None) -> Summ
         rule=rule,
         frontiers=fronts,
         plan=following,
-        figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt),
+        figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt)
+        if draw
+        else (),
     )
 
 

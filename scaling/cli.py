@@ -754,6 +754,18 @@ def figure(
         print(path)
 
 
+def report(results: Path, *, out: Path | None = None) -> None:
+    """Write one HTML page of a sweep: laws, verdicts, figures, plan, runs, provenance.
+
+    Args:
+        results: A sweep's results folder.
+        out: The file to write; report.html in the results folder where not given.
+    """
+    from analysis.report import report as write
+
+    print(write(results, out))
+
+
 def doctor() -> None:
     """Where each package comes from, its version, and this machine."""
     import importlib.metadata
@@ -799,6 +811,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "design": design,
     "figure": figure,
+    "report": report,
     "data prepare": data_prepare,
     "data list": data_list,
     "doctor": doctor,

@@ -90,19 +90,28 @@ def draw(
     return save(made, out or Path(results) / "figures" / name)
 
 
+def drawings(
+    results: str | Path, *, width: Width | None = None
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Every figure that a results folder allows, by name, and {name: why not} of the rest."""
+    runs, curves = _tables(results)
+    made, lacking = {}, {}
+    for one in FIGURES.values():
+        try:
+            made[one.name] = _of_tables(one, runs, curves, width, str(results))
+        except TableError as error:
+            lacking[one.name] = str(error)
+    return made, lacking
+
+
 def draw_all(
     results: str | Path, out: str | Path | None = None, *, width: Width | None = None
 ) -> tuple[list[Path], dict[str, str]]:
-    """Every figure that a results folder allows: the files written, and {name: why not} of the
-    rest. `out` is a folder; <results>/figures where not given."""
-    runs, curves = _tables(results)
+    """Draw every figure that a results folder allows: the files written, and {name: why not} of
+    the rest. `out` is a folder; <results>/figures where not given."""
+    made, lacking = drawings(results, width=width)
     folder = Path(out or Path(results) / "figures")
-    files, lacking = [], {}
-    for one in FIGURES.values():
-        try:
-            files += save(_of_tables(one, runs, curves, width, str(results)), folder / one.name)
-        except TableError as error:
-            lacking[one.name] = str(error)
+    files = [path for name, one in made.items() for path in save(one, folder / name)]
     return files, lacking
 
 
