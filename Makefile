@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo test test-slow lint type figures bench clean
+.PHONY: install data demo test test-slow lint type figures docs bench clean
 
 install: $(STAMP)
 
@@ -39,6 +39,10 @@ type: $(STAMP)
 # Redraw every figure that the committed results allow.
 figures: $(STAMP)
 	for runs in results/*/runs.csv; do $(BIN)/scaling figure all $$(dirname $$runs) || exit; done
+
+# The notebooks, run, as HTML in build/docs.
+docs: data
+	$(BIN)/jupyter-nbconvert --execute --to html --output-dir build/docs notebooks/*.ipynb
 
 bench: data
 	$(BIN)/python benchmarks/train_speed.py --check
