@@ -19,6 +19,7 @@ SHARED = (
     "eval.test_tokens",
     "eval.noise_parts",
     "optim.z_loss",
+    "optim.batch_warmup_tokens",
     "batch_tokens",
     "precision",
 )

@@ -48,7 +48,9 @@ def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool =
     """
     by_shape: dict[Hashable, list[RunConfig]] = {}
     for run in runs:
-        by_shape.setdefault(shape(run), []).append(run)
+        # Where batches grow, runs that are not in step have batches of different sizes.
+        growing = run.run_id if run.optim.batch_warmup_tokens else None
+        by_shape.setdefault((shape(run), growing), []).append(run)
     singles = [_units(group, costs, apart=True) for group in by_shape.values()]
     best, units = [_job([unit], costs) for group in singles for unit in group], 0
     if not packs:

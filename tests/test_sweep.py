@@ -18,7 +18,7 @@ from rich.console import Console
 
 from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError, Execution, flatten
+from scaling.config import ConfigError, Execution, flatten, override
 from scaling.schedule import shape
 from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
@@ -646,6 +646,8 @@ def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     for known in ({}, {shape(mixed[0]): {1: 1.0, 2: 1.98}}):
         slow = estimate.Costs(estimate.Speed(1.0, 0, 0), known)
         assert all(job.slots == 1 for job in pack.form(many.spec.runs, slow, 2))
+    growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in many.spec.runs]
+    assert all(len(job.runs) == 1 for job in pack.form(growing, costs[1], 1))
     remember(many, FLAT)
     plan = many.plan(in_process=True, price=3.6)
     assert "1 jobs: 16 runs in 1 packs of up to 4 at once" in str(plan) and "dollars" in str(plan)
