@@ -342,6 +342,7 @@ def fit(
     where: str | None = None,
     seed: int = 0,
     json: bool = False,
+    latex: bool = False,
 ) -> None:
     """Fit laws to a table of runs.
 
@@ -363,6 +364,7 @@ def fit(
         where: Keep the rows that match, such as "D == D.max()" or "n_layer > 1".
         seed: Of starts and draws.
         json: Print one JSON object instead of tables.
+        latex: Print LaTeX tables (booktabs) instead.
     """
     from analysis import fit as fit_law
     from analysis import laws as all_laws
@@ -385,6 +387,10 @@ def fit(
         )
         if json:
             records.append(result.record(level))
+        elif latex:
+            from analysis.latex import tabular
+
+            print(tabular(result.interval(level), result.law.formula))
         else:
             print(result.text(level))
     if json:
@@ -496,6 +502,7 @@ def frontier(
     level: float = 0.95,
     seed: int = 0,
     json: bool = False,
+    latex: bool = False,
 ) -> None:
     """The compute-optimal frontier, by several methods side by side.
 
@@ -514,12 +521,17 @@ def frontier(
         level: Of the intervals.
         seed: Of the draws.
         json: Print one JSON object.
+        latex: Print the exponents as a LaTeX table (booktabs).
     """
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
 
     runs, curves = _runs_and_curves(results, map, method)
     if method == "kaplan":
+        if latex:
+            raise ConfigError(
+                "--latex prints exponents, which method 'kaplan' gives as text or --json."
+            )
         from analysis.batch import efficient
 
         points = runs if curves is None else curves
@@ -538,6 +550,11 @@ def frontier(
         level=level,
         seed=seed,
     )
+    if latex:
+        from analysis.latex import tabular
+
+        print(tabular(found.exponents))
+        return
     _print_json(found.record()) if json else print(found)
 
 

@@ -2,9 +2,11 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from analysis.figures import registry
+from analysis.latex import tabular
 from analysis.report import report
 from scaling import table
 from scaling.table import TableError
@@ -69,3 +71,15 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
 def test_report_of_nothing(tmp_path):
     with pytest.raises(TableError, match=r"has no runs\.csv"):
         report(tmp_path)
+
+
+def test_tables_in_latex():
+    index = pd.Index(["alpha_N", "N_c"], name="parameter")
+    text = tabular(
+        pd.DataFrame({"value": [0.076, 8.8e13], "high": [float("inf"), float("nan")]}, index=index),
+        "L(N) = (N_c / N)^alpha_N",
+    )
+    assert text.startswith("% L(N)") and r"\toprule" in text and r"\begin{tabular}{lrr}" in text
+    assert r"$\alpha_{N}$ & $0.076$ & $\infty$ \\" in text
+    assert r"$N_{c}$ & $8.8 \cdot 10^{13}$ &  \\" in text
+    assert r"50\% of a\_b" in tabular(pd.DataFrame({"x": ["50% of a_b"]}))

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis import laws, style
 from analysis.fit import FitError, FitResult
 from analysis.fit import fit as fit_law
+from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.validate import validate
 from scaling.table import TableError
@@ -127,11 +128,3 @@ def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
                 ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
         figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
-
-
-def symbol(name: str) -> str:
-    """A parameter's name in mathematical type."""
-    head, _, index = name.partition("_")
-    greek = {"alpha", "beta", "gamma", "eta", "kappa", "eps"}
-    head = rf"\{head}" if head in greek else head
-    return f"{head}_{{{index}}}" if index else head
