@@ -56,7 +56,7 @@ def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:
     return table.groupby(["S", "N"], as_index=False)["L"].min()
 
 
-@listed("kaplan11", "Kaplan et al. 2020, Fig. 11", needs=("curves", "S", "B"), spec="size")
+@listed("kaplan11", "Kaplan et al. 2020, Fig. 11", needs=("curves", "S", "B"), spec="compute")
 def fixed(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
@@ -70,7 +70,7 @@ def fixed(
     law = fit_law(laws.kaplan_NS, late)
     B = float(points["B"].mode().iloc[0])
     late = late[late["B"] == B]
-    budgets = slices(late, 6)
+    budgets = slices(past_warmup(points[points["B"] == B]), 6)
     ends = late.groupby("N")["S"].agg(["min", "max"])
     steps = at_steps(late, np.geomspace(ends["min"].max(), ends["max"].min(), 5))
     with rc_context(style.paper()):
