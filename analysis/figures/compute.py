@@ -95,7 +95,7 @@ def fixed(
         for ax in (left, right):
             style.loss_axis(ax)
         left.set_ylabel(LABELS["L"])
-        headline(left, formula(law))
+        headline(right, formula(law))
     return figure
 
 
