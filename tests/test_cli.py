@@ -174,7 +174,7 @@ def test_figure(results, tmp_path):
     assert "kaplan1" in scaling("figure", "--list").stdout
     scaling("figure", "kaplan2", results, "--out", tmp_path / "curves.pdf")
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
-    assert "Did you mean 'kaplan1'" in scaling("figure", "kaplan11", results, code=2).stderr
+    assert "Did you mean 'kaplan1'" in scaling("figure", "kaplan1x", results, code=2).stderr
 
 
 def test_nan_losses_are_refused(results):
