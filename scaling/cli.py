@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from scaling.config import ConfigError, Execution, RunConfig
+from scaling.memory import out_of_memory
 
 # ------------------------------------------------------------------ training
 
@@ -833,8 +834,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "data list": data_list,
     "doctor": doctor,
 }
-_NO_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator")
-"""How Python, CUDA and torch on a CPU say it."""
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
 
 
@@ -857,7 +856,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except (MemoryError, RuntimeError) as error:
-        if not _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+        if not out_of_memory(error):
             raise
         _say(f"out of memory: {str(error).splitlines()[0]} Use a smaller model or batch_tokens.")
         raise SystemExit(2) from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import shutil
 import time
 import warnings
@@ -27,6 +26,7 @@ from scaling import corpus, count, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
+from scaling.memory import out_of_memory
 from scaling.model import build
 from scaling.noise import NoiseScale
 from scaling.optim import Optimizer
@@ -174,10 +174,6 @@ def _make(folder: Path) -> None:
         raise ConfigError(
             f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
         ) from None
-
-
-_NO_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator")
-"""How Python, CUDA and torch on a CPU say it."""
 
 
 def _parts(run: RunConfig, micro_tokens: int | None) -> int:
@@ -610,7 +606,7 @@ class Trainer:
             try:
                 return self._gradient_in_parts(windows_kbt)
             except (MemoryError, RuntimeError) as error:
-                if not _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+                if not out_of_memory(error):
                     raise
                 said = str(error).splitlines()[0]
             sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx

@@ -19,6 +19,7 @@ from typing import Any
 
 from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
+from scaling.memory import out_of_memory
 from sweeps.store import Row, Store, StoreError, writing
 
 _LEASE_PATIENCE = 20.0
@@ -28,9 +29,6 @@ _STOP_CHECK_SECONDS = 0.2
 
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish."""
-
-_NO_MEMORY = re.compile(r"running low on memory|OutOfMemory|MemoryError|DefaultCPUAllocator")
-"""How Ray, CUDA, Python and torch on a CPU say it."""
 
 
 class _Stopped(Exception):
@@ -155,7 +153,7 @@ class Queue:
         tried again on its own, later, and charged only if it dies there. Nor is it known whose
         fault the death of a pack was: its members' last attempts are made alone.
         """
-        memory = _NO_MEMORY.search(error)
+        memory = out_of_memory(error)
         shared = memory and len(self.running) > 1
         for job in jobs:
             self._leave(job)
@@ -221,7 +219,7 @@ class Queue:
             self.store.note(run.run_id, "killed", error=error)
             deaths = self.store.killed(run.run_id)
             if deaths <= self.retries:
-                if _NO_MEMORY.search(error):
+                if out_of_memory(error):
                     self._alone.append(job.of([run]))
                 else:
                     self.add([job.of([run])])
@@ -244,7 +242,7 @@ def headline(error: str) -> str:
     if "Traceback (most recent call last)" in error:
         line = lines[-1]
     else:
-        line = next((line.strip() for line in lines if _NO_MEMORY.search(line)), lines[0])
+        line = next((line.strip() for line in lines if out_of_memory(line)), lines[0])
     line = re.sub(r"^(?:scaling|sweeps|ray)\.[\w.]+: ", "", line)
     return re.sub(r"(?<![\w./])/(?:[^\s/'\":]+/)+", "", line)
 
@@ -410,7 +408,7 @@ def _execute(
                 raise
             except Exception as error:
                 text = traceback.format_exc()
-                if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+                if out_of_memory(error):
                     return outcome("memory", f"{type(error).__name__}: {error}")
                 log.write(text)
                 row, curve, tests = failed_row(run, headline(text)), [], []
@@ -448,7 +446,7 @@ def _train(
     except (_Stopped, MemoryError, OSError):
         raise
     except Exception as error:
-        if _NO_MEMORY.search(f"{type(error).__name__} {error}"):
+        if out_of_memory(error):
             raise
         # The checkpoint may be to blame: damaged, or another version's. From the start once.
         aside = store.set_aside(checkpoint) if checkpoint.exists() else checkpoint

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import platform
-import random
+import shutil
 import subprocess
 import sys
 import time
@@ -50,36 +50,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCALING_CACHE", str(cache))
-    rng = random.Random(0)
-    words = [
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "that",
-        "it",
-        "was",
-        "his",
-        "he",
-        "with",
-        "as",
-        "for",
-        "had",
-        "you",
-        "not",
-        "be",
-        "her",
-        "is",
-        "at",
-        "on",
-        "by",
-    ]
-    text = (" ".join(rng.choices(words, k=60)) + "." for _ in range(1000))
-    (tmp_path / "corpus.txt").write_text("\n\n".join(text))
+    shutil.copy(text_file, "corpus.txt")
     return tmp_path
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +71,7 @@ MEASURED_ANEW = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_fl
 class Project:
     """A folder with a corpus and specs, and drivers started in it."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, text: Path) -> None:
         self.folder = folder
         self.environment = os.environ | {
             "PYTHONPATH": str(ROOT),
@@ -83,31 +83,7 @@ class Project:
         (folder / "ray").mkdir()
         (folder / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")
         self.started: list[subprocess.Popen[str]] = []
-        rng = random.Random(0)
-        words = [
-            "the",
-            "of",
-            "and",
-            "to",
-            "in",
-            "that",
-            "it",
-            "was",
-            "his",
-            "he",
-            "with",
-            "as",
-            "for",
-            "had",
-            "you",
-            "not",
-            "be",
-            "her",
-            "is",
-            "at",
-        ]
-        text = (" ".join(rng.choices(words, k=60)) + "." for _ in range(1500))
-        (folder / "corpus.txt").write_text("\n\n".join(text))
+        shutil.copy(text, folder / "corpus.txt")
 
     def spec(self, name: str, text: str) -> Spec:
         (self.folder / f"{name}.toml").write_text(text)
@@ -189,8 +165,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, cache: Path) -> Iterator[Project]:
-    project = Project(tmp_path, cache)
+def project(tmp_path: Path, cache: Path, text_file: Path) -> Iterator[Project]:
+    project = Project(tmp_path, cache, text_file)
     yield project
     for driver in project.started:
         if driver.poll() is None:
@@ -221,9 +197,9 @@ def assert_same_results(one: Store, other: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Store:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path, text_file: Path) -> Store:
     """The long sweep, trained in one process without incident."""
-    project = Project(tmp_path_factory.mktemp("undisturbed"), cache)
+    project = Project(tmp_path_factory.mktemp("undisturbed"), cache, text_file)
     project.spec("long", LONG)
     project.run("long", "results", "in_process=1")
     return project.store("long", "results")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,33 +315,9 @@ seed = [0, 1]
 
 
 @pytest.fixture
-def here(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    rng = random.Random(0)
-    words = [
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "that",
-        "it",
-        "was",
-        "his",
-        "he",
-        "with",
-        "as",
-        "for",
-        "had",
-        "you",
-        "not",
-        "be",
-        "her",
-        "is",
-        "at",
-    ]
-    text = (" ".join(rng.choices(words, k=60)) + "." for _ in range(1000))
-    (tmp_path / "corpus.txt").write_text("\n\n".join(text))
+    shutil.copy(text_file, "corpus.txt")
     return tmp_path
 
 
