@@ -76,6 +76,7 @@ class Display:
         self._queue, self._store, self._workers, self._console = queue, store, workers, console
         self._runs = runs
         self._C: dict[str, float] = {}
+        self._known: dict[str, Outcome] = {}
         self._seconds = seconds
         self._start = time.monotonic()
         self._over = threading.Event()
@@ -124,7 +125,18 @@ class Display:
         return parts
 
     def _finished(self) -> list[Outcome]:
-        return [o for o in self._queue.outcomes if o.status in ("ok", "diverged", "failed")]
+        """In the order of their ends; the members of a pack before the pack itself is over, too."""
+        for job in list(self._queue.running.values()):
+            for run_id in (run.run_id for run in job.runs if len(job.runs) > 1):
+                known = run_id in self._known or not self._store.has_result(run_id)
+                if not known and (result := self._store.result(run_id)):
+                    row = result.row
+                    said = row["status"], row["error"] or "", row["L"]
+                    self._known[run_id] = Outcome(run_id, *said)
+        for outcome in self._queue.outcomes:
+            if outcome.status in ("ok", "diverged", "failed"):
+                self._known.setdefault(outcome.run_id, outcome)
+        return list(self._known.values())
 
     def _state(self) -> tuple[float, float, float, str]:
         """FLOPs done and in all, seconds to go, and the counts in words."""

@@ -143,6 +143,10 @@ class Store:
             return None
         return Finished(row, curve, tests)
 
+    def has_result(self, run_id: str) -> bool:
+        """Whether the result of a run lies on this machine; it is not read."""
+        return (self.run_folder(run_id) / "result.json").exists()
+
     def results(self, run_ids: Iterable[str] | None = None) -> Iterator[Finished]:
         """Finished runs (all, or those named) with curves, from files of their own or the table."""
         self.pull()

@@ -22,7 +22,7 @@ from scaling.config import ConfigError, Execution, flatten, override
 from scaling.schedule import shape
 from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
-from sweeps.jobs import Job, Outcome, Queue, execute, headline
+from sweeps.jobs import Job, Outcome, Queue, execute, failed_row, headline
 from sweeps.progress import Display, clock, eta, si
 from sweeps.run import Stopped, _interruptible
 from sweeps.spec import Spec
@@ -802,6 +802,9 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
             )
         queue.crash([first], "died of shame")
         time.sleep(0.7)
+        store.finish(failed_row(second.runs[0], "at its own end"), [])  # the pack goes on
+        done, total, _, words = display._state()
+        assert done == pytest.approx(2.1 * total / 3) and words == "2/3 runs, 2 failed"
     shown = out.getvalue()
     assert f"{second.runs[0].run_id} and 1 more" in shown and "L=4.250" in shown
     assert "1k tokens/s" in shown and f"{first.id} failed: 1 attempts ended badly" in shown
