@@ -759,7 +759,7 @@ def figure(
         return
     if not name or results is None:
         raise ConfigError(
-            "`scaling figure` needs a figure and a results folder, such as kaplan1 results/cpu; "
+            "`scaling figure` needs a figure and a results folder, such as kaplan1 results/headline; "
             "--list shows the figures."
         )
     if name == "all":

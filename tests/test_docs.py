@@ -40,11 +40,11 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     """A folder as the README's reader has it: results of the demo and of cpu, a text, a table."""
     results = tmp_path / "results"
     shutil.copytree(
-        ROOT / "results" / "cpu", results / "cpu", ignore=shutil.ignore_patterns("runs")
+        ROOT / "results" / "headline", results / "headline", ignore=shutil.ignore_patterns("runs")
     )
-    shutil.copytree(results / "cpu", results / "quickstart")
+    shutil.copytree(results / "headline", results / "quickstart")
     shutil.copy(text_file, tmp_path / "my_text.txt")
-    runs = pd.read_csv(results / "cpu" / "runs.csv").query("status == 'ok'")
+    runs = pd.read_csv(results / "headline" / "runs.csv").query("status == 'ok'")
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(tmp_path / "runs.csv", index=False)
     monkeypatch.chdir(tmp_path)

@@ -206,7 +206,7 @@ def sample_efficiency(
     return figure
 
 
-@listed("gpt3", "Brown et al. 2020, Fig. 3.1", needs=("curves",), spec="cpu")
+@listed("gpt3", "Brown et al. 2020, Fig. 3.1", needs=("curves",), spec="headline")
 def loss_of_compute(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,

@@ -26,7 +26,7 @@ from .parts import BEYOND, LABELS, Colours, Width, between, latex, line, panels,
 from .registry import figure as listed
 
 
-@listed("frontier", spec="cpu")
+@listed("frontier", spec="headline")
 def _frontier_of(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
@@ -110,7 +110,7 @@ def isoflop(
     return figure
 
 
-@listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="cpu")
+@listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="headline")
 def _deviation_of(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:

@@ -37,7 +37,7 @@ from .parts import (
 from .registry import figure as listed
 
 
-@listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="cpu")
+@listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="headline")
 def kaplan_triptych(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,
@@ -89,7 +89,7 @@ def kaplan_triptych(
     return figure
 
 
-@listed("kaplan2", "Kaplan et al. 2020, Fig. 2", needs=("curves",), spec="cpu")
+@listed("kaplan2", "Kaplan et al. 2020, Fig. 2", needs=("curves",), spec="headline")
 def learning_curves(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:

@@ -22,7 +22,7 @@ from .parts import Colours, Width, headline, panels, usable
 from .registry import figure as listed
 
 
-@listed("holdout", spec="cpu")
+@listed("holdout", spec="headline")
 def held_out(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,
@@ -68,7 +68,7 @@ def held_out(
     return figure
 
 
-@listed("profile", spec="cpu")
+@listed("profile", spec="headline")
 def _parameters_of(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
