@@ -18,6 +18,7 @@ from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
 from analysis.overfit import repeating
 from analysis.recipe import Recipe, recipe
+from analysis.validate import held_out
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 from scaling.table import TableError
@@ -284,6 +285,8 @@ class Plans:
     """{law: plan}; the first is the one to read."""
     skipped: dict[str, str]
     """{law: why it gives no plan}."""
+    held_out: dict[str, float]
+    """{law: error of predicting the larger runs from the smaller ones}; NaN where too few."""
 
     @property
     def first(self) -> Plan:
@@ -303,6 +306,7 @@ class Plans:
         return self.first.record() | {
             "laws": {name: p.record() for name, p in self.plans.items()},
             "skipped": self.skipped,
+            "held_out": _finite(self.held_out),
             "disagreement": self.disagreement,
         }
 
@@ -312,10 +316,12 @@ class Plans:
             lines.append("the same under other laws:")
             for name, p in self.plans.items():
                 doubt = " - NOT RELIABLE" if p.doubts else ""
+                error = self.held_out[name]
+                missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
                 lines.append(
                     f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} [{p.N.low:.3g}, "
                     f"{p.N.high:.3g}], D = {p.D.value:.3g}, L = {p.L.value:.3f} [{p.L.low:.3f}, "
-                    f"{p.L.high:.3f}]{doubt}"
+                    f"{p.L.high:.3f}]{missed}{doubt}"
                 )
             off = self.disagreement
             lines.append(
@@ -325,8 +331,11 @@ class Plans:
         return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
 
 
-def plans(sources: Mapping[str, FitResult], **asked: Any) -> Plans:
+def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
     """`plan` under each of several fitted laws; keywords as there.
+
+    rank: first the law that predicts the larger runs best from the smaller ones
+        (:func:`analysis.validate.held_out`), and those that the data determine before others.
 
     Raises ConfigError, the first law's, where no law gives a plan.
     """
@@ -341,7 +350,13 @@ def plans(sources: Mapping[str, FitResult], **asked: Any) -> Plans:
             skipped[name] = str(error)
     if not made:
         raise first or ConfigError("plans needs at least one fitted law.")
-    return Plans(made, skipped)
+    errors = held_out(sources[name] for name in made)
+    if rank and not any(map(math.isnan, errors.values())):
+        made = {
+            name: made[name]
+            for name in sorted(made, key=lambda n: (bool(made[n].doubts), errors[n]))
+        }
+    return Plans(made, skipped, errors)
 
 
 # ------------------------------------------------------------------ from N, D or L to C

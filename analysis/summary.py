@@ -14,7 +14,7 @@ from analysis.frontier import Comparison, Frontier, frontier
 from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.load import load
 from analysis.overfit import DataRule, data_rule
-from analysis.plan import Plan, plan
+from analysis.plan import Plan, plan, plans
 from analysis.validate import Validation, validate
 from scaling.config import ConfigError
 from scaling.table import TableError, missing_column
@@ -89,6 +89,7 @@ class Summary:
             lines.append(f"frontier, {name}: {', '.join(parts)}")
         if self.plan:
             lines += ["", f"next, with {NEXT:g} times the largest run: {self.plan.headline}"]
+            lines.append(f"  from {self.plan.source}")
             lines += [f"  ! {note}" for note in self.plan.status]
         lines += [f"no {name}: {why}" for name, why in self.skipped.items()]
         lines += ["", "figures:", *(f"  {path}" for path in self.figures)]
@@ -149,11 +150,20 @@ def summarise(
     fronts = compared.fronts if compared else {}
     if compared:
         skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
-    target = fronts.get("parametric") or fronts.get("envelope")
     C = NEXT * float(runs["C"].max())
+    both = {
+        result.law.name: result
+        for name, result in laws.items()
+        if "N" in result.law.inputs and "D" in result.law.inputs
+    }
+    envelope = fronts.get("envelope")
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", lambda: data_rule(kaplan)) if kaplan else None
-    following = attempt("plan", lambda: plan(target, C=C)) if target else None
+    following = None
+    if both:
+        following = attempt("plan", lambda: plans(both, rank=True, C=C).first)
+    elif envelope:
+        following = attempt("plan", lambda: plan(envelope, C=C))
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),

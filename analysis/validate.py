@@ -152,6 +152,28 @@ def validate(
     return Validation(law, whole, by, level, backtest, scales, compared, verdict)
 
 
+def held_out(results: Iterable[FitResult], *, cuts: int = 5) -> dict[str, float]:
+    """How well fitted laws of N and D predict the larger of their runs: {law: rms error of log L}.
+
+    Each is refitted to the runs below growing cut-offs in compute, the same for all laws, and
+    predicts those above; the mean over cut-offs. NaN where there are too few runs.
+    """
+    results = list(results)
+    least = 2 + max((len(result.law.params) for result in results), default=0)
+    errors = {}
+    for result in results:
+        assert result.problem is not None
+        compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
+        size = compute.groupby(result.problem.groups).transform("max").to_numpy()  # whole runs
+        errors[result.law.name] = _held_out(result, size, _cutoffs(size, cuts, least))
+    return errors
+
+
+def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> float:
+    held = [_errors(result, size > cut) for cut in cutoffs]
+    return float(np.mean([_rms(off) for off in held if off is not None] or [np.nan]))
+
+
 def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
     """`by` of each row; where rows share a run, the run's largest: a run is held out whole."""
     if cluster is not None and cluster in runs.columns:
@@ -303,12 +325,11 @@ def _compare(
         n, k = result.problem.units(), result.problem.q + 1
         aicc = n * _deviance(result) + 2 * k
         aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-        held = [_errors(result, size > cut) for cut in cutoffs]
         rows[law.name] = {
             "q": k - 1,
             "aicc": aicc,
             "error": _rms(np.log1p(result.residuals.to_numpy(float))),
-            "held_out": np.mean([_rms(off) for off in held if off is not None] or [np.nan]),
+            "held_out": _held_out(result, size, cutoffs),
             "left_out": _leave_one_out(result)["error"].mean(),
             "status": "; ".join(word.split(":")[0] for word in result.status),
         }

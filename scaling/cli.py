@@ -597,8 +597,9 @@ def plan(
         dollars_per_hour: What one GPU costs for an hour.
         inference_tokens: Tokens that the model is to be run on later; the budget counts them.
         unique_tokens: Tokens of data that there are; more are epochs.
-        law: Laws of N and D to plan with, the first to be read; chinchilla, kaplan_ND and
-            shared_exponent where none is given. May be given more than once.
+        law: Laws of N and D to plan with, the first to be read. Where none is given, chinchilla,
+            kaplan_ND, bottleneck and shared_exponent, the one that predicts the larger of these
+            runs best first. May be given more than once.
         map: Column names there and here.
         level: Of the intervals.
         json: Print one JSON object.
@@ -622,9 +623,8 @@ def plan(
         flops, words = bought.C, bought.said
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    chosen = [
-        all_laws.resolve(name) for name in law or ("chinchilla", "kaplan_ND", "shared_exponent")
-    ]
+    usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
+    chosen = [all_laws.resolve(name) for name in law or usual]
     runs = _load(results, map, None, chosen)
     fits, lacking = {}, {}
     for each in chosen:
@@ -642,8 +642,9 @@ def plan(
         except (FitError, TableError) as error:
             lacking["batch size of these runs"] = str(error)
     found = plans(
-        fits, **given, level=level, served=inference_tokens, unique=unique_tokens, critical=critical
-    )
+        fits, rank=not law, **given, level=level, served=inference_tokens, unique=unique_tokens,
+        critical=critical,
+    )  # fmt: skip
     found.skipped.update(lacking)
     if json:
         _print_json(found.record() | {"budget": words})

@@ -179,6 +179,22 @@ def test_several_laws_show_their_disagreement(sweep):
         plans(fits, L=0.1)
 
 
+def test_the_law_that_predicts_best_comes_first(sweep):
+    runs, _ = sweep(noise=0.001)  # of Chinchilla's form
+    fits = {
+        law.name: fit(law, runs, bootstrap=30)
+        for law in (laws.kaplan_ND, laws.shared_exponent, laws.chinchilla)
+    }
+    ranked = plans(fits, rank=True, C=1e15)
+    assert next(iter(plans(fits, C=1e15).plans)) == "kaplan_ND"  # as asked
+    assert next(iter(ranked.plans)) == "chinchilla"
+    assert ranked.held_out["chinchilla"] < 0.005 < ranked.held_out["kaplan_ND"]
+    assert f"larger runs missed by {ranked.held_out['kaplan_ND']:.1%}" in str(ranked)
+    few = runs[runs["N"] <= runs["N"].unique()[1]].head(7)  # too few to hold any out
+    unknown = plans({"chinchilla": fit(laws.chinchilla, few, bootstrap=10)}, rank=True, C=1e15)
+    assert math.isnan(unknown.held_out["chinchilla"]) and "missed" not in str(unknown)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -55,7 +55,6 @@ def test_members_with_large_norms_are_the_runs_alone(run):
         assert curve(train(alone, execution=ONE)) == curve(member)
 
 
-
 def assert_same(member, alone):
     assert member.status == alone.status
     assert curve(member) == curve(alone)  # bit for bit
