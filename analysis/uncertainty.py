@@ -447,12 +447,13 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     steps = np.unique(np.minimum(steps * sd, 25.0)) if positive else steps * sd
     shifts = np.concatenate([-steps[::-1], steps])[None]
     for _ in range(2):
-        value, _ = held(problem, minimum, [name], shifts)
-        rise = np.sqrt(np.maximum(2 * (value[0] - minimum.objective) / unit, 0))
+        value, theta = held(problem, minimum, [name], shifts)
         x = np.concatenate([shifts[0], [0.0]])
-        t = np.concatenate([np.sign(shifts[0]) * rise, [0.0]])
+        value = np.concatenate([value[0], [minimum.objective]])
+        theta = np.concatenate([theta[:, 0], minimum.theta[:, :1]], 1)
         order = np.argsort(x)
-        x, t = x[order], t[order]
+        x, value = x[order], _levelled(problem, minimum, a, x[order], value[order], theta[:, order])
+        t = np.sign(x) * np.sqrt(np.maximum(2 * (value - minimum.objective) / unit, 0))
         ends = _crossing(x, t, -quantile), _crossing(x, t, quantile)
         near = [e * f for e in ends if np.isfinite(e) for f in (0.98, 1.0, 1.02)]
         if not near:
@@ -464,6 +465,35 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     if positive:
         low, high = float(np.exp(low)), float(np.exp(high))
     return Profile(name, np.asarray(natural), t, float(low), float(high))
+
+
+def _levelled(
+    problem: Problem,
+    minimum: Minimum,
+    a: np.ndarray,
+    x: np.ndarray,
+    value: np.ndarray,
+    theta: np.ndarray,
+) -> np.ndarray:
+    """Objectives (K,) of a profile at ascending shifts x, each tried again from its neighbours' ends
+    (q, K) for as long as that helps: a profile has no jumps but those of its basins."""
+    value, theta = value.copy(), theta.copy()
+    step = a[:, None] / (a @ a) * np.diff(x)
+    for _ in range(8):
+        start = np.concatenate([theta[:, :-1] + step, theta[:, 1:] - step], 1)
+        hold = np.repeat(a[:, None], start.shape[1], 1)
+        found = engine.solve(problem, start, minimum.delta, hold=hold, limit=60)
+        before = value.copy()
+        for objective, ends, to in (
+            (found.objective[: len(x) - 1], found.theta[:, : len(x) - 1], slice(1, None)),
+            (found.objective[len(x) - 1 :], found.theta[:, len(x) - 1 :], slice(None, -1)),
+        ):
+            better = objective < value[to]
+            value[to] = np.where(better, objective, value[to])
+            theta[:, to] = np.where(better, ends, theta[:, to])
+        if np.all(before - value <= 1e-9 * np.abs(before)):
+            break
+    return value
 
 
 def _crossing(x: np.ndarray, t: np.ndarray, level: float) -> float:

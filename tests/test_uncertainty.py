@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import FitError, fit, laws, uncertainty
+from analysis import FitError, fit, laws, load, uncertainty
 
 POWER = laws.power("N")
 
@@ -120,6 +122,15 @@ def test_profiling_asks_for_a_fitted_parameter():
     result = fit("floor_N", line(), fixed={"E": 0.01}, bootstrap=0)
     with pytest.raises(FitError, match="'E' is not a fitted parameter of floor_N; those are A"):
         result.profile("E")
+
+
+def test_a_profile_has_no_pits():
+    """Of a real sweep, whose likelihood has bends: refits that start far off must not get stuck."""
+    runs = load(Path(__file__).parents[1] / "results" / "headline")
+    result = fit(laws.chinchilla, runs, bootstrap=0)
+    for name in result.params:
+        profile = result.profile(name)
+        assert np.all(np.diff(profile.drop) >= -1e-6), name
 
 
 def test_profile_finds_an_open_end():

@@ -257,7 +257,11 @@ def loss_contours(
     levels = np.geomspace(runs["L"].min() * 0.97, runs["L"].max() * 1.05, 12)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.6)
-        left.contour(C, N, L, levels, cmap=style.size_map(), linewidths=0.8)
+        left.set(xlim=(C[0], C[-1]), ylim=(N[0], N[-1]), xlabel=LABELS["C"], ylabel=LABELS["N"])
+        style.count_axis(left)
+        style.count_axis(left, which="y")
+        lines = left.contour(C, N, L, levels, colors=style.GREY, linewidths=0.7)
+        left.clabel(lines, fmt="%.2f", fontsize=6, inline_spacing=2)  # at the scales just set
         left.plot(runs["C"], runs["N"], "o", color=style.INK, ms=1.8, mew=0)
         low, high = front.ranges["C"]
         best = front.at(C=C)
@@ -265,9 +269,6 @@ def loss_contours(
         known = high * (1 + 1e-9) >= C
         left.plot(C[known], best["N"][known], color=style.FIT, label="efficient frontier")
         left.plot(C[~known], best["N"][~known], color=style.FIT, ls=(0, (3, 2)))
-        left.set(xlim=(C[0], C[-1]), ylim=(N[0], N[-1]), xlabel=LABELS["C"], ylabel=LABELS["N"])
-        style.count_axis(left)
-        style.count_axis(left, which="y")
         left.legend(loc="upper left")
         exact = budgets_of(runs)
         shown = np.array([b["C"].median() for b in exact]) if exact else np.geomspace(low, high, 6)
