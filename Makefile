@@ -36,9 +36,9 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Redraw every figure that the committed results allow.
+# Redraw the figures of the committed results.
 figures: $(STAMP)
-	for runs in results/*/runs.csv; do $(BIN)/scaling figure all $$(dirname $$runs) || exit; done
+	for runs in results/*/runs.csv; do $(BIN)/scaling figure again $$(dirname $$runs) || exit; done
 
 # The notebooks, run, as HTML in build/docs.
 docs: data

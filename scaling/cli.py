@@ -745,10 +745,10 @@ def figure(
     """Draw a figure of the papers from a results folder, or all that it allows.
 
     Args:
-        name: Which figure (--list shows them), or all.
+        name: Which figure (--list shows them), all, or again: those that lie there already.
         results: A results folder.
         out: A file name; its suffix, .pdf, .png or .svg, says the format. Where not given, a .pdf
-            and a .png are written to the results folder's `figures`. A folder for all.
+            and a .png are written to the results folder's `figures`. A folder for all and again.
         width: One column of a page (3.25 inches) or the full text (6.75); what suits the figure
             where not given.
         list: List the figures, the columns that they take and the spec that measures these.
@@ -763,8 +763,8 @@ def figure(
             "`scaling figure` needs a figure and a results folder, such as kaplan1 results/headline; "
             "--list shows the figures."
         )
-    if name == "all":
-        files, lacking = figures.draw_all(results, out, width=width)
+    if name in ("all", "again"):
+        files, lacking = figures.draw_all(results, out, again=name == "again", width=width)
         print(*files, sep="\n")
         for why in lacking.values():
             _say(f"note: {why}")

@@ -153,7 +153,9 @@ def test_a_figure_names_its_paper_its_columns_and_its_spec(results):
     with pytest.raises(TableError, match=r"at three batch sizes|at 3 batch sizes.*`scaling sweep"):
         figures.of_results("kaplan10", results)
     (results / "curves.parquet").unlink()
-    with pytest.raises(TableError, match=r"needs learning curves.*`scaling sweep cpu` measures it"):
+    with pytest.raises(
+        TableError, match=r"needs learning curves.*`scaling sweep headline` measures it"
+    ):
         figures.of_results("kaplan2", results)
 
 
@@ -163,6 +165,9 @@ def test_all_figures_that_a_folder_allows(results, monkeypatch):
     files, lacking = figures.draw_all(results)
     assert files == [results / "figures" / f"kaplan2{end}" for end in (".pdf", ".png")]
     assert all(path.stat().st_size > 5000 for path in files) and list(lacking) == ["kaplan10"]
+    (results / "figures" / "kaplan2.png").write_bytes(b"")
+    assert figures.draw_all(results, again=True) == (files, {})
+    assert files[1].stat().st_size > 5000
 
 
 def test_widths(results):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from analysis import fit, laws, load
+from analysis.figures.registry import FIGURES
+from analysis.overfit import data_rule
 from scaling import table
 from sweeps.spec import Spec
 
@@ -15,7 +19,7 @@ SWEEPS = sorted(p.parent for p in RESULTS.glob("*/runs.csv") if p.parent.name !=
 
 
 def test_there_are_results():
-    assert "cpu" in [folder.name for folder in SWEEPS]
+    assert {"cpu", "headline"} <= {folder.name for folder in SWEEPS}
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
@@ -29,8 +33,9 @@ def test_a_result_is_whole(folder):
     assert (last[ok.index] == ok.L).all()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["revision"] and manifest["versions"]["torch"] and manifest["corpus_hashes"]
-    for name in ("kaplan1", "kaplan2", "frontier"):
-        assert (folder / "figures" / f"{name}.png").exists()
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert drawn and drawn <= set(FIGURES)
+    assert drawn == {path.stem for path in (folder / "figures").glob("*.pdf")}
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
@@ -56,3 +61,18 @@ def test_loss_falls_with_size_and_with_data():
     assert (long.diff().iloc[1:] < 0).all(axis=None)
     shallow = grid[grid.n_layer <= 2].pivot(index="N", columns="D", values="L")
     assert (shallow.diff().iloc[1:] < 0).all(axis=None)
+
+
+def test_the_headline_is_the_papers():
+    """Kaplan et al. 2020: alpha_N = 0.076 and alpha_D = 0.103 (Fig. 4), D ~ N^0.74."""
+    runs = load(RESULTS / "headline")
+    assert (
+        np.log10(runs.N.max() / runs.N.min()) > 2.5 and np.log10(runs.D.max() / runs.D.min()) > 1.99
+    )
+    assert np.log10(runs.C.max() / runs.C.min()) > 4
+    law = fit(laws.kaplan_ND, runs)
+    interval = law.interval()
+    for name, value in {"alpha_N": 0.076, "alpha_D": 0.103}.items():
+        assert interval.low[name] < value < interval.high[name]
+    rule = data_rule(law)
+    assert rule.low < rule.paper < rule.high

@@ -91,12 +91,13 @@ def draw(
 
 
 def drawings(
-    results: str | Path, *, width: Width | None = None
+    results: str | Path, *, names: Iterable[str] | None = None, width: Width | None = None
 ) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Every figure that a results folder allows, by name, and {name: why not} of the rest."""
+    """Every figure, or those named, that a results folder allows, by name, and {name: why not} of
+    the rest."""
     runs, curves = _tables(results)
     made, lacking = {}, {}
-    for one in FIGURES.values():
+    for one in map(_known, FIGURES if names is None else names):
         try:
             made[one.name] = _of_tables(one, runs, curves, width, str(results))
         except TableError as error:
@@ -105,12 +106,17 @@ def drawings(
 
 
 def draw_all(
-    results: str | Path, out: str | Path | None = None, *, width: Width | None = None
+    results: str | Path,
+    out: str | Path | None = None,
+    *,
+    again: bool = False,
+    width: Width | None = None,
 ) -> tuple[list[Path], dict[str, str]]:
     """Draw every figure that a results folder allows: the files written, and {name: why not} of
-    the rest. `out` is a folder; <results>/figures where not given."""
-    made, lacking = drawings(results, width=width)
+    the rest. `out` is a folder; <results>/figures where not given. `again`: only what lies there."""
     folder = Path(out or Path(results) / "figures")
+    there = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
+    made, lacking = drawings(results, names=there, width=width)
     files = [path for name, one in made.items() for path in save(one, folder / name)]
     return files, lacking
 
