@@ -454,10 +454,12 @@ def shape(
     N: float,
     *,
     model: ModelConfig | None = None,
+    n_layer: int | None = None,
     count: str = "N",
     vocab_size: int | None = None,
 ) -> ModelConfig | None:
-    """A decoder of nearly N parameters: depth, width and heads near what language models use.
+    """A decoder of nearly N parameters: depth, width and heads near what language models use; or of
+    the depth given.
 
     The aspect ratio d_model / n_layer aims at 52 (N / 1e8)^0.147, the line through the eight
     models of Brown et al. 2020 (Table 2.1); loss hardly depends on it (Kaplan et al. 2020, Fig.
@@ -471,8 +473,9 @@ def shape(
     aim = max(52 * (N / 1e8) ** 0.147, 4.0)
     best, least = None, math.inf
     depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
-    for n_layer in np.unique(np.linspace(max(1, int(depth / 2)), int(2 * depth) + 1, 64).round()):
-        width = math.sqrt(N / (12 * n_layer))
+    depths = np.unique(np.linspace(max(1, int(depth / 2)), int(2 * depth) + 1, 64).round())
+    for layers in depths if n_layer is None else [n_layer]:
+        width = math.sqrt(N / (12 * layers))
         head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
         about = width / head  # and a few heads more or fewer
         for n_head in range(
@@ -480,11 +483,11 @@ def shape(
         ):
             d = n_head * head
             one = ModelConfig(
-                int(n_layer), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
+                int(layers), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
                 model.tied,
             )  # fmt: skip
             off = math.log(_count(one, count, vocab_size) / N)
-            odd = math.log(d / n_layer / aim)
+            odd = math.log(d / layers / aim) if n_layer is None else 0.0
             cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
             if cost < least:
                 best, least = one, cost
