@@ -93,6 +93,15 @@ def test_more_budget_and_what_is_known_already_help(pilot):
     assert again.runs == design(pilot, budget=3e12, runs=25).runs  # the same every time
 
 
+def test_runs_of_one_depth_are_joined_by_others_of_it(sweep):
+    runs, _ = sweep(sizes=(3e3, 1e4, 3e4), tokens=(3e5, 1e6, 3e6, 1e7))
+    for depths, expected_depths in (([2, 2, 2], {2}), ([1, 2, 3], None)):
+        layers = dict(zip(sorted(runs["N"].unique()), depths, strict=True))
+        there = fit(laws.chinchilla, runs.assign(n_layer=runs["N"].map(layers)), bootstrap=50)
+        found = {p.model.n_layer for p in design(there, budget=1e13).runs}
+        assert found == expected_depths if expected_depths else len(found) > 1
+
+
 def test_ranges_are_kept(pilot):
     made = design(pilot, budget=1e13, N=(5e3, 2e4), D=(5e5, 2e6), ratio=(50, 200), runs=10)
     table = made.table()

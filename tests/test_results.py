@@ -12,7 +12,7 @@ from analysis import fit, laws, load
 from analysis.figures.registry import FIGURES
 from analysis.overfit import data_rule
 from scaling import table
-from sweeps.spec import Spec
+from sweeps.spec import Spec, bundled
 
 RESULTS = Path(__file__).parents[1] / "results"
 SWEEPS = sorted(p.parent for p in RESULTS.glob("*/runs.csv") if p.parent.name != "quickstart")
@@ -41,7 +41,10 @@ def test_a_result_is_whole(folder):
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
 def test_every_run_of_the_spec_is_there_under_its_identity(folder):
     runs = table.read(folder).set_index("run_id")
-    spec = Spec.from_toml(folder.name)
+    if folder.name in bundled():
+        spec = Spec.from_toml(folder.name)
+    else:  # of a spec that was designed
+        spec = Spec.from_text(json.loads((folder / "manifest.json").read_text())["spec"])
     assert {run.run_id for run in spec.runs} <= set(runs.index)
     for run in spec.runs:
         row = runs.loc[run.run_id]
