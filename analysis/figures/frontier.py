@@ -170,6 +170,8 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
         colour = Colours(t["N"]) if sized else None
         inks = [style.INK if colour is None else colour(n) for n in t.get("N", t["L"])]
         low, high = t["B_crit"].min() / 5, t["B_crit"].max() * 5
+        if "B_noise" in t.columns:
+            low = min(low, t["B_noise"].min() / 1.5)
         ax.vlines(t["L"], t["low"].clip(low), t["high"].clip(upper=high), color=inks, lw=0.6)
         ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3)
         if "B_noise" in t.columns:
