@@ -6,7 +6,7 @@ Needs neither torch nor ray.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Functions that share their module's name are bound here, before anyone imports the module.
 from analysis import laws, published
@@ -14,8 +14,11 @@ from analysis.fit import FitError, FitResult, fit
 from analysis.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
 from analysis.load import load
-from analysis.plan import plan
+from analysis.plan import plan, plans
 from analysis.validate import validate
+
+if TYPE_CHECKING:
+    from analysis import figures
 
 __distribution__ = "scaling-laws-lab"
 
@@ -32,6 +35,7 @@ __all__ = [
     "laws",
     "load",
     "plan",
+    "plans",
     "published",
     "validate",
 ]
