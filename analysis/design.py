@@ -227,8 +227,8 @@ def design(
     keep    count the runs so far as well; without, the new runs must tell on their own.
     runs    at most so many; seeds, at most so many of them at one (N, D); checks adds runs at half and twice the learning
             rate of the smallest and the largest size, within the budget.
-    models  the sizes to choose from; where not given, 12 shapes over the range N, of the depth of
-            the runs so far where that is one.
+    models  the sizes to choose from; where not given, up to 12 shapes over the range N, of the depth
+            of the runs so far where that is one.
     N, D    smallest and largest to be trained, and ratio, the least and most D / N; from the data's
             least to four times their largest where not given (of the ratio: to the largest). The
             law is trusted there; no run takes more than half of the budget.
@@ -473,7 +473,9 @@ def _candidates(
         one = int(depths[0]) if len(depths) == 1 else None
         sizes = np.geomspace(ends["N"][0], ends["N"][1], 12)
         shapes = (shape(n, model=like, n_layer=one) for n in sizes)
-        models = list(dict.fromkeys(m for m in shapes if m is not None))
+        found = list(dict.fromkeys(m for m in shapes if m is not None))
+        low, high = ends["N"][0] / 1.1, ends["N"][1] * 1.1  # small shapes come in coarse steps
+        models = [m for m in found if low <= parameters(m, 0).N <= high] or found
     unit = base.get("batch_tokens", RunConfig().batch_tokens)
     points = []
     for model in models:

@@ -421,6 +421,8 @@ def _solve(
     queue = S
     w, y = np.array(weights(index)), np.array(measured(index))
     rounding = problem.rounding * base.sum()  # an exact fit has no other objective: stop there too
+    # Rounding of y moves an objective F by as much: |psi| sums to at most sqrt(2 F sum w).
+    blur = 4 * np.finfo(float).eps * np.abs(problem.y).max() * np.sqrt(2 * base.sum())
     current = theta0[:, index].astype(float)
     trial = current.copy()
     F, predicted = np.full(S, np.inf), np.zeros(S)
@@ -436,7 +438,7 @@ def _solve(
         wpsi = w * psi
         new = np.einsum("sn,sn->s", wpsi, r - psi / 2)
         drop = F - new
-        with_rounding = 1e-14 * F + np.where(np.isfinite(F), rounding, 0.0)
+        with_rounding = 1e-14 * F + np.where(np.isfinite(F), blur * np.sqrt(F) + rounding, 0.0)
         better = np.isfinite(new) & (~np.isfinite(F) | (drop >= 1e-4 * predicted - with_rounding))
         gain = np.where(np.isfinite(F), drop / np.maximum(predicted, 1e-300), 0.3)
         gain = np.where(predicted <= 1e2 * with_rounding, 1.0, gain)
@@ -904,7 +906,10 @@ def _polish(
 
 
 _GLOBAL = 60
-"""Iterations a start may spend before it counts as one that does not reach the minimum."""
+"""Iterations a start may spend, ..."""
+
+_PATIENT = 240
+"""... and as many more where hardly any arrived by then: on a surface that is all valley."""
 
 
 def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
@@ -936,4 +941,7 @@ def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:
     for stage in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
         if stage > 3 * delta:
             theta = solve(problem, theta, stage, limit=_GLOBAL).theta
-    return solve(problem, theta, delta, limit=_GLOBAL)
+    found = solve(problem, theta, delta, limit=_GLOBAL)
+    if found.converged.mean() >= 0.25:
+        return found
+    return solve(problem, found.theta, delta, limit=_PATIENT)

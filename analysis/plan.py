@@ -335,7 +335,8 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
     """`plan` under each of several fitted laws; keywords as there.
 
     rank: first the law that predicts the larger runs best from the smaller ones
-        (:func:`analysis.validate.held_out`), and those that the data determine before others.
+        (:func:`analysis.validate.held_out`) of those that the data determine, or of all where they
+        determine none; then the others, the best predictor first.
 
     Raises ConfigError, the first law's, where no law gives a plan.
     """
@@ -350,12 +351,12 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
             skipped[name] = str(error)
     if not made:
         raise first or ConfigError("plans needs at least one fitted law.")
-    errors = held_out(sources[name] for name in made)
-    if rank and not any(map(math.isnan, errors.values())):
-        made = {
-            name: made[name]
-            for name in sorted(made, key=lambda n: (bool(made[n].doubts), errors[n]))
-        }
+    errors = held_out({name: sources[name] for name in made})
+    if rank:
+        error = {name: math.inf if math.isnan(e) else e for name, e in errors.items()}
+        best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
+        order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
+        made = {name: made[name] for name in order}
     return Plans(made, skipped, errors)
 
 
@@ -481,13 +482,14 @@ def shape(
         for n_head in range(
             max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8)) + 2
         ):
-            d = n_head * head
+            # At a depth that is given, the width alone meets N: heads are as wide as it takes.
+            d = n_head * (head if n_layer is None else 2 * max(1, round(width / n_head / 2)))
             one = ModelConfig(
                 int(layers), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
                 model.tied,
             )  # fmt: skip
             off = math.log(_count(one, count, vocab_size) / N)
-            odd = math.log(d / layers / aim) if n_layer is None else 0.0
+            odd = math.log(d / layers / aim) if n_layer is None else math.log(d / n_head / head)
             cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
             if cost < least:
                 best, least = one, cost

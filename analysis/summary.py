@@ -159,11 +159,12 @@ def summarise(
     envelope = fronts.get("envelope")
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", lambda: data_rule(kaplan)) if kaplan else None
-    following = None
-    if both:
-        following = attempt("plan", lambda: plans(both, rank=True, C=C).first)
+    planned = attempt("plan", lambda: plans(both, rank=True, C=C)) if both else None
+    following = planned.first if planned else None
+    if planned:
+        skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope:
-        following = attempt("plan", lambda: plan(envelope, C=C))
+        following = attempt("plan by the envelope", lambda: plan(envelope, C=C))
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),

@@ -6,7 +6,7 @@ predict the larger ones, and count how many fall inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,26 +152,28 @@ def validate(
     return Validation(law, whole, by, level, backtest, scales, compared, verdict)
 
 
-def held_out(results: Iterable[FitResult], *, cuts: int = 5) -> dict[str, float]:
-    """How well fitted laws of N and D predict the larger of their runs: {law: rms error of log L}.
+def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, float]:
+    """How well fitted laws of N and D predict the larger of their runs: rms error of log L of each.
 
-    Each is refitted to the runs below growing cut-offs in compute, the same for all laws, and
-    predicts those above; the mean over cut-offs. NaN where there are too few runs.
+    Each is refitted to the runs below growing cut-offs in compute and predicts those above; the
+    mean over the cut-offs at which all could be refitted. NaN where there is none.
     """
-    results = list(results)
-    least = 2 + max((len(result.law.params) for result in results), default=0)
+    least = 2 + max((len(result.law.params) for result in results.values()), default=0)
     errors = {}
-    for result in results:
+    for name, result in results.items():
         assert result.problem is not None
         compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
         size = compute.groupby(result.problem.groups).transform("max").to_numpy()  # whole runs
-        errors[result.law.name] = _held_out(result, size, _cutoffs(size, cuts, least))
-    return errors
+        errors[name] = _held_out(result, size, _cutoffs(size, cuts, least))
+    table = pd.DataFrame(errors).dropna()
+    return {name: float(table[name].mean()) for name in errors}
 
 
-def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> float:
-    held = [_errors(result, size > cut) for cut in cutoffs]
-    return float(np.mean([_rms(off) for off in held if off is not None] or [np.nan]))
+def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.Series:
+    """The rms error beyond each cut-off; NaN where there is no fit."""
+    held = {cut: _errors(result, size > cut) for cut in cutoffs}
+    rms = {cut: np.nan if off is None else _rms(off) for cut, off in held.items()}
+    return pd.Series(rms, dtype=float)
 
 
 def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
@@ -329,7 +331,7 @@ def _compare(
             "q": k - 1,
             "aicc": aicc,
             "error": _rms(np.log1p(result.residuals.to_numpy(float))),
-            "held_out": _held_out(result, size, cutoffs),
+            "held_out": _held_out(result, size, cutoffs).mean(),
             "left_out": _leave_one_out(result)["error"].mean(),
             "status": "; ".join(word.split(":")[0] for word in result.status),
         }

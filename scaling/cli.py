@@ -598,8 +598,8 @@ def plan(
         inference_tokens: Tokens that the model is to be run on later; the budget counts them.
         unique_tokens: Tokens of data that there are; more are epochs.
         law: Laws of N and D to plan with, the first to be read. Where none is given, chinchilla,
-            kaplan_ND, bottleneck and shared_exponent, the one that predicts the larger of these
-            runs best first. May be given more than once.
+            kaplan_ND, bottleneck and shared_exponent; first, of those that the data determine, the
+            one that predicts the larger of these runs best. May be given more than once.
         map: Column names there and here.
         level: Of the intervals.
         json: Print one JSON object.
@@ -631,9 +631,11 @@ def plan(
         try:
             fits[each.name] = fit_law(each, runs)
         except (FitError, TableError) as error:
-            if each is chosen[0]:
+            if each is chosen[0] and law:
                 raise
             lacking[each.name] = str(error)
+    if not fits:
+        raise FitError(next(iter(lacking.values())))
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 RECIPE = 1
-"""Version of the training recipe. Raised when the same config would train to other numbers."""
+"""Version of the training recipe. Raised when the same config would train to other numbers, by more
+than the rounding of sums in another order."""
 
 # Words people use for a field that has another name here; difflib cannot guess these.
 _ALIASES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import TracebackType
@@ -15,7 +16,7 @@ from rich.text import Text
 from scaling import count
 from scaling.config import RunConfig
 from sweeps.jobs import Outcome, Queue, headline
-from sweeps.store import Row, Store
+from sweeps.store import Row, Store, StoreError
 
 _FIRST_LINE_SECONDS = 5.0
 _MOST_LINE_SECONDS = 300.0
@@ -125,14 +126,16 @@ class Display:
         return parts
 
     def _finished(self) -> list[Outcome]:
-        """In the order of their ends; the members of a pack before the pack itself is over, too."""
+        """As they were seen to end; the members of a pack before the pack itself is over, too."""
         for job in list(self._queue.running.values()):
             for run_id in (run.run_id for run in job.runs if len(job.runs) > 1):
-                known = run_id in self._known or not self._store.has_result(run_id)
-                if not known and (result := self._store.result(run_id)):
-                    row = result.row
-                    said = row["status"], row["error"] or "", row["L"]
-                    self._known[run_id] = Outcome(run_id, *said)
+                if run_id in self._known or not self._store.has_result(run_id):
+                    continue
+                with contextlib.suppress(StoreError):  # for the driver to say
+                    if result := self._store.result(run_id):
+                        row = result.row
+                        said = row["status"], row["error"] or "", row["L"]
+                        self._known[run_id] = Outcome(run_id, *said)
         for outcome in self._queue.outcomes:
             if outcome.status in ("ok", "diverged", "failed"):
                 self._known.setdefault(outcome.run_id, outcome)

@@ -189,6 +189,8 @@ def test_the_law_that_predicts_best_comes_first(sweep):
     assert next(iter(plans(fits, C=1e15).plans)) == "kaplan_ND"  # as asked
     assert next(iter(ranked.plans)) == "chinchilla"
     assert ranked.held_out["chinchilla"] < 0.005 < ranked.held_out["kaplan_ND"]
+    named = plans({"mine": fits["chinchilla"]}, rank=True, C=1e15)  # names are the caller's
+    assert named.held_out["mine"] < 0.005
     assert f"larger runs missed by {ranked.held_out['kaplan_ND']:.1%}" in str(ranked)
     few = runs[runs["N"] <= runs["N"].unique()[1]].head(7)  # too few to hold any out
     unknown = plans({"chinchilla": fit(laws.chinchilla, few, bootstrap=10)}, rank=True, C=1e15)

@@ -98,7 +98,9 @@ def test_runs_of_one_depth_are_joined_by_others_of_it(sweep):
     for depths, expected_depths in (([2, 2, 2], {2}), ([1, 2, 3], None)):
         layers = dict(zip(sorted(runs["N"].unique()), depths, strict=True))
         there = fit(laws.chinchilla, runs.assign(n_layer=runs["N"].map(layers)), bootstrap=50)
-        found = {p.model.n_layer for p in design(there, budget=1e13).runs}
+        made = design(there, budget=1e13, N=(3e3, 1e5))
+        assert made.table()["N"].min() > 2700 and made.table()["N"].max() < 1.1e5
+        found = {p.model.n_layer for p in made.runs}
         assert found == expected_depths if expected_depths else len(found) > 1
 
 

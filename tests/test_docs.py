@@ -37,7 +37,7 @@ TRAINS = [w for w in commands() if w[0] == "sweep" and "--dry-run" not in w]
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, text_file, own_cache):
-    """A folder as the README's reader has it: results of the demo and of cpu, a text, a table."""
+    """A folder as the README's reader has it: results of the demo and of headline, a text, a table."""
     results = tmp_path / "results"
     shutil.copytree(
         ROOT / "results" / "headline", results / "headline", ignore=shutil.ignore_patterns("runs")

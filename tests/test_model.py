@@ -76,6 +76,25 @@ def noisy(decoder, seeds):
     return flat + 0.3 * torch.randn(flat.shape, generator=generator, dtype=flat.dtype)
 
 
+@pytest.mark.parametrize("changes", [{}, {"bias": False}])
+def test_large_norms_are_the_same_function(changes, monkeypatch):
+    """Above a size, gains are fused into the norm; loss and gradient differ by rounding alone."""
+    model = ModelConfig(n_layer=2, d_model=16, n_head=2, n_ctx=8, **changes)
+    decoder = build(model, 50)
+    flat = decoder.init([0, 1]).double()
+    flat = (
+        flat + 0.1 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)).double()
+    ).requires_grad_()
+    windows = torch.randint(0, 50, (2, 3, 9), generator=torch.Generator().manual_seed(0))
+    seen = []
+    for large in (0, 10**9):
+        monkeypatch.setattr("scaling.model._LARGE", large)
+        loss = decoder.mean_loss(flat, windows)
+        seen.append((loss.detach(), *torch.autograd.grad(loss.sum(), flat)))
+    for fused, plain in zip(*seen, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-14)
+
+
 def test_logits_equal_the_reference(decoder):
     flat = noisy(decoder, [0])
     tokens = torch.randint(0, V, (4, 16))

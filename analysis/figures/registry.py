@@ -116,6 +116,8 @@ def draw_all(
     the rest. `out` is a folder; <results>/figures where not given. `again`: only what lies there."""
     folder = Path(out or Path(results) / "figures")
     there = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
+    if there == []:
+        raise TableError(f"{folder} holds no figure to draw again; `scaling figure all {results}`.")
     made, lacking = drawings(results, names=there, width=width)
     files = [path for name, one in made.items() for path in save(one, folder / name)]
     return files, lacking
