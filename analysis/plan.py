@@ -23,8 +23,13 @@ from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 from scaling.table import TableError
 
-_DOUBTFUL = ("not converged", "not identified", "wrong sign", "at bound")
+_WRONG = ("not converged", "wrong sign")
 """What a fit's status may say that leaves a plan without a basis."""
+_OPEN = ("not identified", "at bound")
+"""What does so where it leaves the plan open: a scale far from the data may be unknown, and the best
+size among the data is not."""
+_WIDE = 100.0
+"""High over low of N beyond which a plan is open."""
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 """Departures from the best size whose price a plan states (Kaplan et al. 2020, Fig. 12)."""
@@ -118,7 +123,9 @@ class Plan:
     @property
     def doubts(self) -> tuple[str, ...]:
         """What the fit says against planning with it: parameters that the data leave open, ..."""
-        return tuple(line for line in self.status if line.startswith(_DOUBTFUL))
+        narrow = self.N.high <= _WIDE * self.N.low
+        doubtful = _WRONG if narrow else _WRONG + _OPEN
+        return tuple(line for line in self.status if line.startswith(doubtful))
 
     @property
     def headline(self) -> str:

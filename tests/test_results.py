@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import fit, laws, load
+from analysis import fit, laws, load, plans
 from analysis.figures.registry import FIGURES
 from analysis.overfit import data_rule
 from scaling import table
@@ -80,3 +80,7 @@ def test_the_headline_is_the_papers():
         assert interval.low[name] < value < interval.high[name]
     rule = data_rule(law)
     assert rule.low < rule.paper < rule.high
+    # Which law predicts best; its floor is open, what to train next is not.
+    ranked = plans({"bottleneck": fit(laws.bottleneck, runs), "kaplan_ND": law}, rank=True, C=1e14)
+    assert next(iter(ranked.plans)) == "bottleneck" and ranked.held_out["bottleneck"] < 0.015
+    assert "not identified: E" in ranked.first.status and not ranked.first.doubts
