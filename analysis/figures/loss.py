@@ -112,7 +112,7 @@ def learning_curves(
     return figure
 
 
-@listed("kaplan4", "Kaplan et al. 2020, Fig. 4", needs=("curves", "S"), spec="size")
+@listed("kaplan4", "Kaplan et al. 2020, Fig. 4", needs=("curves", "S"), spec="compute")
 def size_and_data(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,
