@@ -491,9 +491,7 @@ class Decoder(Model):
 
 
 _EPS = 1e-5  # of norms, as torch's layer_norm has it
-_LARGE = (
-    2**16
-)  # elements of a norm of one model, beyond which fused gains gain more than K calls cost
+_LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K calls
 
 
 def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:

@@ -127,15 +127,15 @@ class Display:
 
     def _finished(self) -> list[Outcome]:
         """As they were seen to end; the members of a pack before the pack itself is over, too."""
-        for job in list(self._queue.running.values()):
-            for run_id in (run.run_id for run in job.runs if len(job.runs) > 1):
-                if run_id in self._known or not self._store.has_result(run_id):
-                    continue
-                with contextlib.suppress(StoreError):  # for the driver to say
-                    if result := self._store.result(run_id):
-                        row = result.row
-                        said = row["status"], row["error"] or "", row["L"]
-                        self._known[run_id] = Outcome(run_id, *said)
+        packs = [job for job in list(self._queue.running.values()) if len(job.runs) > 1]
+        for run_id in (run.run_id for job in packs for run in job.runs):
+            if run_id in self._known or not self._store.has_result(run_id):
+                continue
+            with contextlib.suppress(StoreError):  # for the driver to say
+                if result := self._store.result(run_id):
+                    row = result.row
+                    said = row["status"], row["error"] or "", row["L"]
+                    self._known[run_id] = Outcome(run_id, *said)
         for outcome in self._queue.outcomes:
             if outcome.status in ("ok", "diverged", "failed"):
                 self._known.setdefault(outcome.run_id, outcome)

@@ -371,7 +371,7 @@ class Store:
             for name in ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json"):
                 if (data := self.remote.read(name)) is not None:
                     write_atomic(self.folder / name, data)
-            files = {i for i in self._run_ids() if (self.run_folder(i) / "result.json").exists()}
+            files = set(filter(self.has_result, self._run_ids()))
             rows = self._table_rows()
             for run_id, data in self.remote.results(there - files - rows.keys()):
                 self._keep(run_id, data)
