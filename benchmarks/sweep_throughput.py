@@ -3,7 +3,8 @@
 The baseline is what one writes in an afternoon: one Tune function trial a run, each training the
 plain module tree of train_speed.py, with the same batches a step, schedule and test windows. Both
 sides start Ray themselves. Then: planning 1e5 runs; real Tune jobs that have nothing to train, for
-the overhead of a job and the growth of the driver's memory.
+the overhead of a job and the growth of the driver's memory: between the second and the last Tune
+experiment of the sweep, as what one experiment keeps is given back when it ends.
 
     python benchmarks/sweep_throughput.py [--check] [--tokens 131072] [--only sweep plan jobs]
 
@@ -165,23 +166,28 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
     from sweeps.jobs import Job, Queue, failed_row
     from sweeps.spec import Spec
     from sweeps.store import Store
-    from sweeps.tune import run_on_ray
+    from sweeps.tune import jobs_of_an_experiment, run_on_ray
 
+    few = jobs_of_an_experiment(workers)
+    if number < 3 * few:
+        raise SystemExit(f"--jobs {number} must be at least three experiments' {3 * few}.")
     text = SPEC.format(tokens=65536).split("optim.lr")[0] + f"seed = {list(range(number // 6))}\n"
     runs = Spec.from_text(text).runs
     store = Store(folder / "drive")
     for run in runs:
         store.finish(failed_row(run, "stands for a result"), [])
+    store.merge()  # what it imports is not what jobs leave behind
     queue = Queue(store, retries=0)
     queue.add(Job((run,), 1.0) for run in runs)
     process = psutil.Process(os.getpid())
     seen: list[tuple[float, int]] = []
     queue.on_finish = lambda _: seen.append((time.perf_counter(), process.memory_info().rss))
     run_on_ray(queue, workers=workers, execution=Execution(device="cpu"))
-    half = len(seen) // 2
-    (begin, before), (end, after) = seen[half], seen[-1]
-    a_job = (end - begin) / (len(seen) - 1 - half) * workers
-    growth = (after - before) / (len(seen) - 1 - half) * 1e4 / 2**20
+    jobs = len(seen) - 1 - few
+    a_job = (seen[-1][0] - seen[few][0]) / jobs * workers
+    second = max(rss for _, rss in seen[few : 2 * few])
+    last = max(rss for _, rss in seen[-few:])
+    growth = (last - second) / (len(seen) - 2 * few) * 1e4 / 2**20
     print(
         f"{len(seen)} jobs: {a_job:.3f} s of a worker each; driver +{growth:.0f} MB over 1e4 jobs"
     )
@@ -193,7 +199,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
     parser.add_argument("--tokens", type=int, default=131_072, help="of each of the 48 runs")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=600, help="without training, through Tune")
+    parser.add_argument("--jobs", type=int, default=10_000, help="without training, through Tune")
     parser.add_argument("--only", nargs="+", default=["sweep", "plan", "jobs"])
     arguments = parser.parse_args()
     figures: dict[str, float] = {}

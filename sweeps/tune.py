@@ -56,6 +56,15 @@ _LIVES = 4
 """How often Ray is started for one sweep, where its node dies."""
 
 
+def jobs_of_an_experiment(workers: int) -> int:
+    """How many jobs one Tune experiment is given, before another takes over.
+
+    Tune keeps some 40 kB of each trial until its experiment ends. A new one costs a few seconds, and
+    workers wait for the last job of the old.
+    """
+    return max(500, 50 * workers)
+
+
 class _Worker(tune.Trainable):
     """The actor: one step is one job. Reused, so that torch is imported once a process."""
 
@@ -93,17 +102,21 @@ class _Handout(Searcher):
         self._execution = execution
         self._session = session
         self._jobs: dict[str, Job] = {}
+        self._left = jobs_of_an_experiment(workers)
 
     def __reduce__(self) -> Any:
         # Tune pickles its searcher to restore an experiment, which is never done here.
         return (Searcher, ())
 
     def suggest(self, trial_id: str) -> Any:
+        if not self._left:
+            return Searcher.FINISHED
         job = self._queue.take() if len(self._jobs) < self._workers else None
         if job is None:
             # Told to wait with nothing under way, Tune would sit for minutes.
             return Searcher.FINISHED if self._queue.exhausted else None
         self._jobs[trial_id] = job
+        self._left -= 1
         return {"job": job, "execution": self._execution, "store": self._queue.store}
 
     def on_trial_complete(

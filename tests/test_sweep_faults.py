@@ -36,6 +36,9 @@ from sweeps.store import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
 if options.get("unchecked") == "1":  # as where a mistake shows on the worker's machine only
     Sweep._prepare = lambda self, *_: {}
+if "experiment" in options:
+    import sweeps.tune
+    sweeps.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])
 try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
         workers=2,
@@ -367,6 +370,21 @@ def test_a_killed_worker_resumes_and_a_deadly_run_fails_alone(project: Project, 
 
     project.run("long", "results", "in_process=1", "retry_failed=1")
     assert_same_results(store, undisturbed)
+
+
+@pytest.mark.slow
+def test_experiments_of_tune_follow_one_another(project: Project):
+    """What Tune keeps of its trials is given back with each experiment."""
+    spec = project.spec(
+        "many", 'name = "many"\n' + BASE + "tokens = 2560\n[axes]\nseed = [0, 1, 2, 3, 4]\n"
+    )
+    project.run("many", "results", "experiment=2")
+    store = project.store("many", "results")
+    pids = [starts(store, run.run_id) for run in spec.runs]
+    assert all(len(attempts) == 1 for attempts in pids)
+    assert len({pid for (pid,) in pids}) >= 3  # each has workers of its own
+    project.run("many", "here", "in_process=1")
+    assert_same_results(store, project.store("many", "here"))
 
 
 @pytest.mark.slow
