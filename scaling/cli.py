@@ -101,7 +101,7 @@ def sweep(
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
             common once. Changes the time, not the numbers.
-        address: Join a Ray cluster that runs already: host:port, ray://host:port, or auto.
+        address: Join a Ray cluster that runs already, from one of its machines: host:port, or auto.
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
         price: Dollars for an hour of this machine, for the dry run.
         in_process: One run after another in this process, without Ray.

@@ -17,9 +17,9 @@ _PATIENCE = 3.0
 
 @contextlib.contextmanager
 def joined(address: str | None) -> Iterator[None]:
-    """Be part of the cluster at `address` ('host:port', 'ray://host:port' or 'auto') for the block.
+    """Be part of the cluster at `address` ('host:port', or 'auto') for the block.
 
-    This package travels to the cluster's workers. Nothing happens where no address is given.
+    This machine must be one of the cluster's. This package travels to the cluster's workers. Nothing happens where no address is given.
     Raises StoreError where no cluster answers.
     """
     if address is None:
@@ -49,9 +49,14 @@ def joined(address: str | None) -> Iterator[None]:
 
 def probe(address: str) -> None:
     """Raise StoreError, at once, where no cluster answers."""
-    place = address.removeprefix("ray://")
+    if address.startswith("ray://"):
+        raise StoreError(
+            f"address={address!r} is of Ray Client, which a sweep cannot use: its queue lives in the "
+            "driver. Run the sweep on a machine of the cluster, with --address host:port."
+        )
+    place = address
     if address == "auto":
-        place = os.environ.get("RAY_ADDRESS", "").removeprefix("ray://")
+        place = os.environ.get("RAY_ADDRESS", "")
         current = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray")
         with contextlib.suppress(OSError):
             place = place or (current / "ray_current_cluster").read_text().strip()
@@ -59,9 +64,7 @@ def probe(address: str) -> None:
             raise _none(address, "none was started on this machine")
     host, _, port = place.rpartition(":")
     if not (host and port.isdigit()):
-        raise StoreError(
-            f"address={address!r} is neither 'auto' nor host:port nor ray://host:port."
-        )
+        raise StoreError(f"address={address!r} is neither 'auto' nor host:port.")
     try:
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
     except (OSError, OverflowError) as error:

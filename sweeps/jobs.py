@@ -22,8 +22,9 @@ from scaling.config import ConfigError, Execution, RunConfig, flatten
 from scaling.memory import out_of_memory
 from sweeps.store import Row, Store, StoreError, writing
 
-_LEASE_PATIENCE = 20.0
-"""Seconds to wait for a worker that outlived its driver to let go of a run."""
+_LEASE_PATIENCE = 120.0
+"""Seconds to wait for a worker that outlived its driver to let go of a run; NFSv4 keeps the locks of
+a machine that died for 90."""
 
 _STOP_CHECK_SECONDS = 0.2
 

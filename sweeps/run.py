@@ -305,8 +305,8 @@ class Sweep:
         of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has
         some).
 
-        `address` ('host:port', 'ray://host:port', 'auto') joins a Ray cluster that runs already; its
-        workers must see the results folder. Without it, Ray is started here for the sweep.
+        `address` ('host:port', 'auto') joins a Ray cluster that runs already, of which this machine is
+        a part; its workers must see the results folder. Without it, Ray is started here for the sweep.
 
         Raises ConfigError and StoreError before anything starts where a run cannot be trained as
         asked or results cannot be written; the same where that shows only later; and Stopped (a

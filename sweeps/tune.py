@@ -95,12 +95,11 @@ class _Worker(tune.Trainable):
 class _Handout(Searcher):
     """Tune's searcher as the mouth of the queue."""
 
-    def __init__(self, queue: Queue, workers: int, execution: Execution, session: Path) -> None:
+    def __init__(self, queue: Queue, workers: int, execution: Execution) -> None:
         super().__init__()
         self._workers = workers
         self._queue = queue
         self._execution = execution
-        self._session = session
         self._jobs: dict[str, Job] = {}
         self._left = jobs_of_an_experiment(workers)
 
@@ -163,7 +162,11 @@ class _Handout(Searcher):
 
     def _death(self, trial_id: str) -> str:
         """What Tune noted about a trial that died."""
-        notes = self._session.glob(f"session_*/artifacts/**/{_NAME}{trial_id}/error.txt")
+        node = ray_worker._global_node
+        if node is None:
+            return "its worker died"
+        session = Path(node.get_session_dir_path())
+        notes = session.glob(f"artifacts/**/{_NAME}{trial_id}/error.txt")
         with contextlib.suppress(OSError):
             for path in notes:
                 # A heading, then the reason; the rest is about the machine.
@@ -281,7 +284,7 @@ def _fit(
     execution: Execution,
     session: Path,
 ) -> None:
-    searcher = _Handout(queue, workers, execution, session)
+    searcher = _Handout(queue, workers, execution)
     tuner = tune.Tuner(
         tune.with_resources(_Worker, resources),
         tune_config=tune.TuneConfig(
@@ -338,16 +341,22 @@ def _quiet(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    told = ray_worker.print_to_stdstream
     for logger in loggers:
         logger.handlers, logger.propagate = [], False
     loggers[0].handlers = [handler]
     for logger in loggers[1:]:
         logger.propagate = True
     try:
+        # What Ray tells of nodes that die would go to stdout.
+        ray_worker.print_to_stdstream = lambda data, **_: [
+            loggers[0].critical("%s: %s", data["pid"], line) for line in data["lines"]
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        ray_worker.print_to_stdstream = told
         for logger, handlers, propagate, level in before:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)

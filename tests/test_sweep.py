@@ -316,7 +316,7 @@ def test_an_address_without_a_cluster_is_refused_before_anything_starts(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for address, said in (
         ("127.0.0.1:1", "no Ray cluster at address='127.0.0.1:1'"),
-        ("ray://127.0.0.1:1", "refused"),
+        ("ray://127.0.0.1:1", "which a sweep cannot use"),
         ("auto", "none was started on this machine"),
         ("nonsense", "neither 'auto' nor host:port"),
     ):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +44,7 @@ if "experiment" in options:
 try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
         workers=2,
+        address=options.get("address"),
         in_process=options.get("in_process") == "1",
         retries=int(options.get("retries", 2)),
         retry_failed=options.get("retry_failed") == "1",
@@ -55,6 +58,19 @@ except ValueError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
 print("ray imported" if "ray" in sys.modules else "ray not imported")
+"""
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+head = {"num_cpus": 0, "temp_dir": sys.argv[1], "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head | {"object_store_memory": 100 << 20})
+def add(): cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+add(), add()
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    add()
+cluster.shutdown()
 """
 
 BASE = """
@@ -507,6 +523,74 @@ assert ray.is_initialized() and (runs.status == "ok").all()
         check=True,
         timeout=120,
     )
+
+
+@pytest.fixture
+def cluster(project: Project) -> Iterator[subprocess.Popen[str]]:
+    """A head without CPUs and two nodes of one; a line to its stdin adds a node."""
+    temporary = tempfile.mkdtemp(dir="/tmp")  # a short path, for sockets
+    project.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ray = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CLUSTER, temporary],
+        cwd=project.folder,
+        env=project.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        yield ray
+        family = tree(ray)
+        ray.communicate(timeout=60)
+    finally:
+        kill_tree([*family, *tree(ray), psutil.Process(ray.pid)] if ray.poll() is None else family)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_node_of_a_cluster_dies_and_another_joins(
+    project: Project, cluster: subprocess.Popen[str], undisturbed: Store
+):
+    spec = project.spec("long", LONG)
+    assert cluster.stdin and cluster.stdout
+    driver = project.start("long", "results", f"address={cluster.stdout.readline().strip()}")
+    store = project.store("long", "results")
+    short, second, dear = (run.run_id for run in spec.runs[-3:])
+
+    def raylet(run_id: str) -> int:
+        """Of the node that trains the run, or trained it last."""
+        return nodes[starts(store, run_id)[-1]]
+
+    nodes: dict[int, int] = {}
+    """{pid of a worker: pid of its node's raylet}, as seen while they lived."""
+
+    def trains(run_id: str, attempt: int = 1) -> bool:
+        pids = starts(store, run_id)
+        if len(pids) == attempt and pids[-1] not in nodes:
+            nodes[pids[-1]] = psutil.Process(pids[-1]).ppid()
+        return len(pids) == attempt
+
+    def checkpoint(run_id: str) -> Path:
+        return store.run_folder(run_id) / "checkpoint.pt"
+
+    wait_for(lambda: trains(dear) and trains(second) and checkpoint(dear).exists(), 90)
+    first, other = raylet(dear), raylet(second)
+    node = psutil.Process(first)
+    assert node in tree(cluster) and node.name() == "raylet" and other != first
+    kill_tree([node, *node.children(recursive=True)])
+    wait_for(lambda: trains(dear, attempt=2), 90)
+    assert raylet(dear) == other and store.result(second)  # it goes on where there is room
+    cluster.stdin.write("another node\n")
+    cluster.stdin.flush()
+    wait_for(lambda: trains(short), 90)
+    assert raylet(short) not in (first, other)
+    out, err = driver.communicate(timeout=120)
+    assert (driver.returncode, err) == (0, "") and "raylet" not in out
+    assert "actor" in store.attempts(dear)[1]["error"]  # the reason that Ray gives
+    assert "anew" not in (store.run_folder(dear) / "output.log").read_text()
+    assert_same_results(store, undisturbed)
 
 
 @pytest.mark.slow
