@@ -48,6 +48,9 @@ from scaling.count import Parameters
 # Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
 _CHUNK_LOGITS = {"cpu": 1 << 20}
 
+# Of one model, held whole by compiled code; more is cut into chunks as above.
+_FUSED_LOGITS = 1 << 22
+
 _KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row
 
 
@@ -222,7 +225,16 @@ class Model:
         well, if there is one). Tensors in `instead` take the place of their slices of `flat_kp`."""
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
-        return OutputLoss.apply(x_knd, head_kvd, targets.reshape(len(x_knd), -1), self.z_loss)
+        target_kn = targets.reshape(len(x_knd), -1)
+        logits = target_kn.shape[1] * self.vocab_size
+        if torch.compiler.is_compiling() and not self.z_loss and logits <= _FUSED_LOGITS:
+            # The compiler fuses what OutputLoss does in place, and spares its price per call.
+            logits_knv = torch.bmm(x_knd, head_kvd.transpose(1, 2))
+            loss_n = F.cross_entropy(
+                logits_knv.flatten(0, 1), target_kn.flatten(), reduction="none"
+            )
+            return loss_n.view(target_kn.shape).mean(1)
+        return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
 
 
 def _output_loss(
@@ -469,6 +481,7 @@ class Decoder(Model):
         weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
         if (
             self.model.norm == "layernorm"
+            and not torch.compiler.is_compiling()  # which fuses them itself
             and len(weight_kd) == len(x_knd)
             and x_knd[0].numel() >= _LARGE
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -93,6 +94,100 @@ class Optimizer:
         return [owner[id(group)].state[group["params"][0]] for group in self.groups[k]]
 
 
+class CompiledAdamW:
+    """:class:`Optimizer` for rows of AdamW alone, as one compiled kernel over all of them. Equal to it
+    but for the last digits, and in what a checkpoint holds."""
+
+    def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
+        self.flat_kp = flat_kp
+        self.m_kp, self.v_kp = (
+            torch.zeros_like(flat_kp.detach()),
+            torch.zeros_like(flat_kp.detach()),
+        )
+        self.pieces = [_pieces(model, c) for c in configs]
+        self.matrices = model.ends["matrix"]
+        self.betas = [(c.beta1, c.beta2) for c in configs]
+        self.t = [0] * len(configs)
+        self.fixed_k6 = flat_kp.new_tensor(
+            [
+                (
+                    math.inf if c.clip is None else c.clip,
+                    c.weight_decay * lr_divisor(model.model, c),
+                    _decayed(model, c),
+                    c.beta1,
+                    c.beta2,
+                    c.eps,
+                )
+                for c in configs
+            ],
+            dtype=torch.float64,
+        ).float()
+
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+        """As :meth:`Optimizer.step`, but that `grad_kp` is left as it is."""
+        self.t = [t + 1 for t in self.t]
+        moving = [
+            (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
+            for rates, (beta1, beta2), t in zip(lr, self.betas, self.t, strict=True)
+        ]
+        moving_k4 = torch.tensor(moving).to(grad_kp.device, non_blocking=True)
+        flat_kp = self.flat_kp.detach()
+        rows = (flat_kp, grad_kp, self.m_kp, self.v_kp, self.fixed_k6, moving_k4)
+        for tensor in rows:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return _compiled_adamw()(*rows, self.matrices)
+
+    def row(self, k: int) -> dict[str, Any]:
+        """What a checkpoint holds of row k, as :meth:`Optimizer.row` has it."""
+        if not self.t[k]:
+            return {}
+        return {
+            f"{number}.{name}": value
+            for number, piece in enumerate(self.pieces[k])
+            for name, value in (
+                ("step", torch.tensor(float(self.t[k]))),
+                ("exp_avg", piece.view(self.m_kp[k])),
+                ("exp_avg_sq", piece.view(self.v_kp[k])),
+            )
+        }
+
+    def load_row(self, k: int, saved: dict[str, Any]) -> None:
+        """The reverse of :meth:`row`."""
+        for number, piece in enumerate(self.pieces[k]):
+            piece.view(self.m_kp[k]).copy_(saved[f"{number}.exp_avg"])
+            piece.view(self.v_kp[k]).copy_(saved[f"{number}.exp_avg_sq"])
+        self.t[k] = int(saved["0.step"])
+
+
+def _adamw(
+    flat_kp: Tensor,
+    grad_kp: Tensor,
+    m_kp: Tensor,
+    v_kp: Tensor,
+    fixed_k6: Tensor,
+    moving_k4: Tensor,
+    matrices: int,
+) -> Tensor:
+    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2) in place; the norms before clipping."""
+    clip, decay, decayed, beta1, beta2, eps = fixed_k6.split(1, dim=1)
+    lr_matrix, lr_other, correction1, correction2 = moving_k4.split(1, dim=1)
+    norm_k1 = grad_kp.norm(dim=1, keepdim=True)
+    g_kp = grad_kp * (clip / (norm_k1 + 1e-6)).clamp(max=1.0)
+    place_p = torch.arange(grad_kp.shape[1], device=grad_kp.device)
+    lr_kp = torch.where(place_p < matrices, lr_matrix, lr_other)
+    decay_kp = torch.where(place_p < decayed, decay, 0.0)
+    m_kp.lerp_(g_kp, 1 - beta1)
+    v_kp.mul_(beta2).add_((1 - beta2) * g_kp * g_kp)
+    update_kp = (m_kp / correction1) / (v_kp.sqrt() / correction2 + eps)
+    flat_kp.mul_(1 - lr_kp * decay_kp).sub_(lr_kp * update_kp)
+    return norm_k1[:, 0]
+
+
+@functools.cache
+def _compiled_adamw() -> Callable[..., Tensor]:
+    return torch.compile(_adamw)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """A part of a row that is one parameter of one of torch's optimisers."""
@@ -105,8 +200,7 @@ class _Piece:
 
 def _pieces(model: Model, c: OptimConfig) -> list[_Piece]:
     """The pieces of a row; together they are the row."""
-    end = model.ends["matrix"]
-    P_decayed = {"matrices": end, "embeddings": model.ends["head"], "all": model.P}[c.decay]
+    end, P_decayed = model.ends["matrix"], _decayed(model, c)
     begin = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]  # of AdamW's part
     pieces = []
     for name, at in model.offsets.items():
@@ -119,6 +213,12 @@ def _pieces(model: Model, c: OptimConfig) -> list[_Piece]:
     for a, b in itertools.pairwise(cuts):
         pieces.append(_Piece(partial(_cut, a, b), "adamw", b <= end, b <= P_decayed))
     return pieces
+
+
+def _decayed(model: Model, c: OptimConfig) -> int:
+    """How much of a row decays: it comes first."""
+    ends = {"matrices": model.ends["matrix"], "embeddings": model.ends["head"], "all": model.P}
+    return ends[c.decay]
 
 
 def _cut(a: int, b: int, row_p: Tensor) -> Tensor:

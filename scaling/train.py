@@ -27,9 +27,9 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
 from scaling.memory import out_of_memory
-from scaling.model import build
+from scaling.model import Model, build
 from scaling.noise import NoiseScale
-from scaling.optim import Optimizer
+from scaling.optim import CompiledAdamW, Optimizer
 from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
@@ -162,6 +162,15 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}, but torch finds no CUDA GPU here; use cpu or auto.")
     return device
+
+
+def _compiled(decoder: Model) -> Callable[..., Tensor]:
+    """Its mean_loss, compiled: for each shape anew, and not, as torch gives up by itself, eight times."""
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.accumulated_recompile_limit = 1024
+    # A second shape would make its sizes variables, and the code of all slower.
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    return torch.compile(decoder.mean_loss)
 
 
 def _make(folder: Path) -> None:
@@ -432,8 +441,9 @@ class Trainer:
         self.parts = _parts(shared, execution.micro_tokens)
         self.may_halve = execution.micro_tokens is None
         self.mean_loss = self.decoder.mean_loss
-        if execution.compile:
-            self.mean_loss = torch.compile(self.decoder.mean_loss)
+        self.compiled = execution.compile
+        if self.compiled:
+            self.mean_loss = _compiled(self.decoder)
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
@@ -485,9 +495,10 @@ class Trainer:
             return
         shared = self.rows[0].leader.run
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
-        self.adamw = Optimizer(
-            self.flat_kp, self.decoder, [row.leader.run.optim for row in self.rows]
-        )
+        configs = [row.leader.run.optim for row in self.rows]
+        stacked = self.compiled and all(config.optimizer == "adamw" for config in configs)
+        kind = CompiledAdamW if stacked else Optimizer
+        self.adamw = kind(self.flat_kp, self.decoder, configs)
         for k, state in enumerate(states):
             if state.adamw:
                 self.adamw.load_row(k, state.adamw)
@@ -629,6 +640,9 @@ class Trainer:
 
     def _gradient_in_parts(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
         def one(windows_kbt: Tensor, instead: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            if self.compiled:  # once for packs of every size
+                for tensor in (self.flat_kp, windows_kbt):
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 loss_k = self.mean_loss(self.flat_kp, windows_kbt, instead)
             by = [self.flat_kp, *instead.values()]

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling import optim
 from scaling.config import ConfigError, ModelConfig, OptimConfig, from_dict, override
 from scaling.model import Decoder
-from scaling.optim import Optimizer
+from scaling.optim import CompiledAdamW, Optimizer
 from scaling.schedule import peaks, schedule, warmup_steps
 
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
@@ -260,3 +261,34 @@ def test_mup_at_its_base_width_is_standard_but_for_attention():
     assert (b.init([0]) == flat).all() and peaks(standard) == peaks(mup)
     tokens = torch.randint(0, 32, (1, 1, 1))  # one token attends to itself, at any scale
     assert (a.logits(flat, tokens) == b.logits(flat, tokens)).all()
+
+
+def test_the_compiled_kernel_is_adamw(monkeypatch):
+    # its arithmetic; that a compiler keeps it is for the slow test of a compiled pack
+    monkeypatch.setattr(optim, "_compiled_adamw", lambda: optim._adamw)
+    model = Decoder(ModelConfig(n_layer=1, d_model=8, n_head=2, n_ctx=16), 32)
+    configs = [
+        OptimConfig(weight_decay=0.1, clip=None),
+        OptimConfig(decay="all", clip=0.1, beta1=0.8, beta2=0.99, eps=1e-5),
+        OptimConfig(decay="embeddings", weight_decay=0.3),
+    ]
+    a_kp, b_kp = (model.init([1, 2, 3]).requires_grad_() for _ in range(2))
+    a, b = Optimizer(a_kp, model, configs), CompiledAdamW(b_kp, model, configs)
+    assert b.row(0) == {} == a.row(0)
+    lr = [(0.01, 0.02), (0.03, 0.01), (0.002, 0.005)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        grad_kp = torch.randn(a_kp.shape, generator=generator)
+        norms = [kind.step(grad_kp.clone(), lr) for kind in (a, b)]
+        torch.testing.assert_close(*norms)
+    torch.testing.assert_close(a_kp, b_kp, atol=1e-6, rtol=1e-5)
+    # what one saves the other goes on from
+    c_kp = a_kp.detach().clone().requires_grad_()
+    c = CompiledAdamW(c_kp, model, configs)
+    for k in range(3):
+        assert a.row(k).keys() == b.row(k).keys()
+        c.load_row(k, a.row(k))
+        torch.testing.assert_close(c.row(k), a.row(k))
+    for kind in (a, c):
+        kind.step(grad_kp.clone(), lr)
+    torch.testing.assert_close(a_kp, c_kp, atol=1e-6, rtol=1e-5)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -301,10 +304,22 @@ def test_unknown_device(run, device, message):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
-def test_compiled_training_is_near(run):
-    a = train(run, execution=ONE)
-    b = train(run, execution=dataclasses.replace(ONE, compile=True))
-    assert b.row["L"] == pytest.approx(a.row["L"], abs=0.02)
+def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
+    runs = [override(run, {"seed": k, "optim.lr": 1e-2 / (k + 1)}) for k in range(3)]
+    runs[1] = override(runs[1], {"tokens": 30 * 256, "optim.clip": 0.5, "optim.decay": "all"})
+    alone = [train(one, execution=ONE) for one in runs]
+    compiled = dataclasses.replace(ONE, compile=True)
+    folders = [tmp_path / "first" / one.run_id for one in runs]
+    calls = itertools.count()
+    with pytest.raises(Interrupted):  # with one of the three finished
+        train_pack(runs, execution=compiled, folders=folders, should_stop=lambda: next(calls) == 40)
+    for execution in (compiled, ONE):
+        root = tmp_path / str(execution.compile)
+        shutil.copytree(tmp_path / "first", root)
+        copies = [root / folder.name for folder in folders]
+        again = train_pack(runs, execution=execution, folders=copies)
+        for one, other in zip(alone, again, strict=True):
+            np.testing.assert_allclose(losses(other), losses(one), atol=2e-3)
 
 
 def test_a_lost_loss_ends_the_run_at_once(run):
