@@ -75,6 +75,7 @@ def sweep(
     device: str = "auto",
     retries: int = 2,
     packs: bool = True,
+    compile: bool = False,
     address: str | None = None,
     dry_run: bool = False,
     price: float | None = None,
@@ -101,6 +102,8 @@ def sweep(
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
             common once. Changes the time, not the numbers.
+        compile: Use torch.compile for shapes with minutes of training ahead, where measured to be faster.
+            Changes last digits.
         address: Join a Ray cluster that runs already, from one of its machines: host:port, or auto.
         dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
         price: Dollars for an hour of this machine, for the dry run.
@@ -126,7 +129,8 @@ def sweep(
     )
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
-        print(it.plan(**how, packs=packs, price=price, address=address, reuse=reuse, measure=True))
+        how |= {"packs": packs, "compile": compile, "address": address}
+        print(it.plan(**how, price=price, reuse=reuse, measure=True))
         return
     try:
         runs = it.run(
@@ -135,6 +139,7 @@ def sweep(
             device=device,
             retries=retries,
             packs=packs,
+            compile=compile,
             address=address,
             in_process=in_process,
             retry_failed=retry_failed,

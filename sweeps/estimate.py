@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ _MEASURE_SECONDS = 0.15
 _SIZES = (1, 2, 4, 8, 16, 32)
 _WORTH_SECONDS = 15.0
 """Runs of one shape that take less are not measured: that would take a second or two."""
+
+_WORTH_COMPILING_SECONDS = 240.0
+"""Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
+
+_COMPILED_GAINS = 0.05
+"""Compiled steps must be shorter by this part."""
 
 _STEP_FLOPS = 2e10
 """A step beyond this fills a machine by itself, and is measured on a part of its batch."""
@@ -78,6 +84,8 @@ class Costs:
     speed: Speed
     packs: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
     """{shape: {K: seconds a step of K runs}} of the shapes that were measured."""
+    compiled: frozenset[Hashable] = frozenset()
+    """The shapes that are to be trained compiled; `packs` has what that takes."""
 
     def sizes(self, run: RunConfig) -> list[int]:
         """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
@@ -140,41 +148,44 @@ class Machine:
     workers: int
     threads: int
     device: str = "auto"
+    compile: bool = False
+    """Compile the shapes that gain by it."""
 
-    def path(self, run: RunConfig) -> Path:
+    def path(self, run: RunConfig, *, compiled: bool = False) -> Path:
         """Where the measurements of a run's shape are kept."""
         from importlib.metadata import version
 
         from scaling.corpus import cache
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
-        what = [here, version("torch"), vars(self), vars(run.model), run.data.vocab_size]
+        how = vars(self) | {"compile": compiled}
+        what = [here, version("torch"), how, vars(run.model), run.data.vocab_size]
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
         return cache() / "speed" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
-    def known(self, runs: Iterable[RunConfig]) -> Packs:
+    def known(self, runs: Iterable[RunConfig], *, compiled: bool = False) -> Packs:
         """What was measured before of the shapes of `runs`."""
         found: Packs = {}
         for key, run in {shape(run): run for run in runs}.items():
             try:
-                values = json.loads(self.path(run).read_bytes())
+                values = json.loads(self.path(run, compiled=compiled).read_bytes())
                 found[key] = {int(K): float(seconds) for K, seconds in values.items()}
             except (OSError, ValueError, AttributeError, TypeError):
                 continue  # not there, or torn: measured anew where it pays
         return found
 
-    def measure(self, runs: Iterable[tuple[RunConfig, int]]) -> Packs:
+    def measure(self, runs: Iterable[tuple[RunConfig, int]], *, compiled: bool = False) -> Packs:
         """Train packs of up to so many runs of each shape for a moment, and remember what it took.
 
         In child processes, as many side by side as there will be workers, that find the machine as
-        these will. A second or two a shape. Raises RuntimeError with a child's last line where
+        these will. A second or two a shape, `compiled` half a minute. Raises RuntimeError with a child's last line where
         it fails.
         """
         asked = {shape(run): (run, most) for run, most in runs}
         if not asked:
             return {}
         items = [{"run": flatten(run), "most": most} for run, most in asked.values()]
-        request = json.dumps({**vars(self), "items": items})
+        request = json.dumps({**vars(self), "compile": compiled, "items": items})
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
@@ -208,10 +219,27 @@ class Machine:
             sizes = set.intersection(*map(set, each))
             found[key] = {int(K): statistics.mean(one[K] for one in each) for K in sorted(sizes)}
             with contextlib.suppress(OSError):  # a cache that cannot be written is only slower
-                path = self.path(run)
+                path = self.path(run, compiled=compiled)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(found[key]).encode())
         return found
+
+
+def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
+    """What is known of the costs of `runs`, from measurements and from finished runs.
+
+    Where `on` says so, a shape is compiled if that was measured to be faster: of the shape, however
+    many of its runs are left, so that a sweep that was stopped goes on as it began.
+    """
+    packs = on.known(runs)
+    price = speed([*samples_of_packs(packs, runs), *samples_of(rows)])
+    fast: Packs = {}
+    for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
+        plain = packs.get(key, {})
+        ratios = [compiled[K] / plain[K] for K in compiled.keys() & plain.keys()]
+        if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAINS:
+            fast[key] = compiled
+    return Costs(price, packs | fast, frozenset(fast))
 
 
 def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
@@ -228,17 +256,33 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
     ]
 
 
-def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunConfig, int]]:
-    """(a run, how many there are) of the shapes whose packs are not known and may pay."""
+def _by_shape(runs: Iterable[RunConfig]) -> dict[Hashable, list[RunConfig]]:
     groups: dict[Hashable, list[RunConfig]] = {}
     for run in runs:
         groups.setdefault(shape(run), []).append(run)
+    return groups
+
+
+def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunConfig, int]]:
+    """(a run, how many there are) of the shapes whose packs are not known and may pay."""
     return [
         (group[0], len(group))
-        for key, group in groups.items()
+        for key, group in _by_shape(runs).items()
         if key not in costs.packs
         and len(group) > 1
         and sum(map(costs.speed.seconds, group)) > _WORTH_SECONDS
+    ]
+
+
+def worth_compiling(
+    runs: Iterable[RunConfig], costs: Costs, on: Machine
+) -> list[tuple[RunConfig, int]]:
+    """(a run, how many there are) of the shapes that may gain by it, and were not yet compiled."""
+    return [
+        (group[0], len(group))
+        for group in _by_shape(runs).values()
+        if sum(map(costs.speed.seconds, group)) > _WORTH_COMPILING_SECONDS
+        and not on.known(group[:1], compiled=True)
     ]
 
 
@@ -261,7 +305,8 @@ def _child() -> None:
     from scaling.train import Trainer
 
     torch.set_num_threads(request["threads"])
-    execution = Execution(threads=request["threads"], device=request["device"])
+    how = {name: request[name] for name in ("threads", "device", "compile")}
+    execution = Execution(**how)
     answers = []
     for item in request["items"]:
         run = from_dict(item["run"])

@@ -14,7 +14,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scaling import count, table
@@ -45,11 +45,13 @@ class Job:
     """Estimate for one worker; orders the queue."""
     slots: int = 1
     """How many of the runs train at once; the others wait for a place."""
+    compile: bool = False
+    """Train them compiled."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
         """Some of these runs as a job of their own."""
         share = self.seconds * len(runs) / len(self.runs)
-        return Job(tuple(runs), share, max(1, min(self.slots, len(runs))))
+        return Job(tuple(runs), share, max(1, min(self.slots, len(runs))), self.compile)
 
     @property
     def id(self) -> str:
@@ -285,6 +287,7 @@ def execute(
     Raises StoreError where it cannot be stored, ConfigError for a run that cannot be trained as
     asked: a mistake of the spec is no result.
     """
+    execution = replace(execution, compile=job.compile)
     outcomes = _together(job, store, execution, should_stop) if len(job.runs) > 1 else []
     ended = {outcome.run_id for outcome in outcomes}
     for run in job.runs:

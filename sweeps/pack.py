@@ -132,7 +132,8 @@ def _job(units: list[_Unit], costs: Costs) -> Job:
         seconds = steps * costs.step(runs[0], sum(segments) / steps)
         if seconds < (1 - _WORTH) * best:
             best, slots = seconds, K
-    return Job(runs, best + sum(unit.tests for unit in units), slots)
+    seconds = best + sum(unit.tests for unit in units)
+    return Job(runs, seconds, slots, shape(runs[0]) in costs.compiled)
 
 
 _WORTH = 0.03

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
+from scaling.schedule import shape
 from sweeps import estimate, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
@@ -127,17 +128,20 @@ class Plan:
         return "\n".join(lines)
 
     def _packs(self) -> list[str]:
-        """The jobs of several runs in one line; none where there are none."""
+        """What is compiled, and the jobs of several runs, each in one line; none where there are none."""
+        compiled = sum(len(job.runs) for job in self.jobs if job.compile)
+        lines = [f"{compiled} runs compiled, which was measured to be faster"] if compiled else []
         packed = [job for job in self.jobs if len(job.runs) > 1]
         if not packed:
-            return []
+            return lines
         runs = sum(len(job.runs) for job in packed)
         widest = max(job.slots for job in packed)
         trained = sum(map(pack.tokens, self.jobs))
         saved = f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
         return [
+            *lines,
             f"{len(self.jobs)} jobs: {runs} runs in {len(packed)} packs of up to {widest} at once"
-            f"{saved if trained < self.tokens else ''}"
+            f"{saved if trained < self.tokens else ''}",
         ]
 
     def _end(self) -> str:
@@ -206,6 +210,7 @@ class Sweep:
         in_process: bool = False,
         device: str = "auto",
         packs: bool = True,
+        compile: bool = False,
         price: float | None = None,
         address: str | None = None,
         reuse: Sequence[str | Path] = (),
@@ -221,7 +226,7 @@ class Sweep:
         workers = _workers_of(workers, threads, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = estimate.Machine(workers, threads, device)
+        on = estimate.Machine(workers, threads, device, compile)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
@@ -231,10 +236,7 @@ class Sweep:
     def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
         runs = self.designed(rows).runs
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
-        known = on.known(missing.values())
-        samples = estimate.samples_of_packs(known, missing.values())
-        speed = estimate.speed([*samples, *estimate.samples_of(rows.values())])
-        costs = estimate.Costs(speed, known)
+        costs = estimate.costs(on, missing.values(), rows.values())
         jobs = pack.form(list(missing.values()), costs, on.workers, packs=packs)
         seconds = _shares(jobs)
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
@@ -259,11 +261,18 @@ class Sweep:
         if asked:
             self._measure(on, asked)
             plan = self._plan(rows, on, packs)
+        asked = estimate.worth_compiling(runs, plan.costs, on) if on.compile else []
+        if asked:
+            self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
+            self._measure(on, asked, compiled=True)
+            plan = self._plan(rows, on, packs)
         return plan
 
-    def _measure(self, on: estimate.Machine, asked: list[tuple[RunConfig, int]]) -> None:
+    def _measure(
+        self, on: estimate.Machine, asked: list[tuple[RunConfig, int]], *, compiled: bool = False
+    ) -> None:
         try:
-            on.measure(asked)
+            on.measure(asked, compiled=compiled)
         except RuntimeError as error:
             raise ConfigError(f"measuring this machine's speed failed: {error}") from None
 
@@ -284,6 +293,7 @@ class Sweep:
         retry_failed: bool = False,
         device: str = "auto",
         packs: bool = True,
+        compile: bool = False,
         checkpoint_seconds: float = 60.0,
         console: Console | None = None,
         quiet: bool = False,
@@ -299,7 +309,9 @@ class Sweep:
         run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
         'failed'. Runs of one shape are trained together where that is measured to pay (`packs`), runs
-        with one trunk share it; on the CPU with one thread this changes no digit. A spec with
+        with one trunk share it; on the CPU with one thread this changes no digit. With `compile`, shapes
+        with minutes of training ahead that are measured to be faster under torch.compile are trained so, which
+        does change last digits. A spec with
         [until] adds runs as results come in. Runs that have finished in the results folders `reuse`
         are taken from there. No run begins once this call's budget is spent (FLOPs as 6 N D; hours
         of wall clock). `on_finish` is called here with each run that finishes (sweeps.export has
@@ -323,7 +335,9 @@ class Sweep:
         processes = _workers_of(workers, threads, in_process, address)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
-        execution = Execution(device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
+        execution = Execution(
+            device=device, threads=threads, compile=compile, checkpoint_seconds=checkpoint_seconds
+        )
         budget = Budget(budget_flops, budget_hours)
         if self.spec.until and self.spec.until.interval and self._width is None:
             raise ConfigError(
@@ -344,7 +358,7 @@ class Sweep:
                 self._take(reused, rows, execution)
             rows = self.store.rows()
             _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
-        on = estimate.Machine(processes, threads, device)
+        on = estimate.Machine(processes, threads, device, compile)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
@@ -621,6 +635,7 @@ class Sweep:
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
         words += [] if packs else ["--no-packs"]
+        words += ["--compile"] if execution.compile else []
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
 
 

@@ -628,6 +628,36 @@ def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     assert sum(plan.seconds.values()) == pytest.approx(plan.wall_seconds)
 
 
+def test_what_was_measured_to_gain_is_compiled(monkeypatch):
+    shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
+    it, on = sweep(shapes), estimate.Machine(1, 1, compile=True)
+    monkeypatch.setattr(estimate, "_WORTH_COMPILING_SECONDS", 1e9)
+    small, large = it.spec.runs[0], it.spec.runs[-1]
+    remember(it, {1: 1.0, 2: 1.1})
+    for run, seconds in ((small, {1: 0.6, 2: 0.9}), (large, {1: 1.0, 2: 1.06})):
+        on.path(run, compiled=True).write_text(json.dumps(seconds))
+    costs = estimate.costs(on, it.spec.runs, [])
+    assert costs.compiled == {shape(small)} and costs.step(small, 1) == 0.6
+    plan = it.plan(in_process=True, compile=True)
+    assert {job.compile for job in plan.jobs if small in job.runs} == {True}
+    assert {job.compile for job in plan.jobs if large in job.runs} == {False}
+    assert "2 runs compiled" in str(plan)
+    assert not any(job.compile for job in it.plan(in_process=True).jobs)  # unless asked for
+    # a shape is asked about once
+    monkeypatch.setattr(estimate, "_WORTH_COMPILING_SECONDS", 1.0)
+    assert not estimate.worth_compiling(it.spec.runs, costs, on)
+    on.path(large, compiled=True).unlink()
+    assert estimate.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
+    # and a worker does as the job says
+    seen = []
+    monkeypatch.setattr(
+        "sweeps.jobs._execute", lambda run, store, how, stop: seen.append(how.compile)
+    )
+    for job in (Job((small,), 1.0, compile=True), Job((large,), 1.0)):
+        execute(job, it.store, Execution(compile=True), lambda: False)
+    assert seen == [True, False]
+
+
 LADDER = PACKED.replace("[axes]", "optim = { schedule = 'wsd', warmup_tokens = 512 }\n[axes]")
 
 
