@@ -504,7 +504,7 @@ def test_other_distributions_and_positions(sweep, tmp_path):
     assert len(right.lines) == 3 * runs["N"].nunique()
     for ln in right.lines[-6:]:
         assert np.asarray(ln.get_ydata()) == pytest.approx(1.2 * np.asarray(ln.get_xdata()))
-    left, right, _ = figures.of_results("kaplan20", tmp_path).axes
+    left, right = figures.of_results("kaplan20", tmp_path).axes
     run = runs[(runs["D"] == runs["D"].max()) & (runs["n_ctx"] == 128)].iloc[0]
     T, L = left.lines[0].get_xydata().T
     assert run["L"] + 2 * T**-0.6 == pytest.approx(L, rel=2e-3) and T[0] == 1

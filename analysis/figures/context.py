@@ -116,7 +116,7 @@ def positions(
         colour = Colours(longest["N"])
         for run in longest.drop_duplicates("N").itertuples():
             T, L = binned(np.asarray(run.L_position, float))
-            left.plot(T, L, "o", color=colour(run.N), ms=2.6, mew=0)
+            left.plot(T, L, "o", color=colour(run.N), ms=2.6, mew=0, label=f"${latex(run.N)}$")
             table = pd.DataFrame({"T": T[T >= 2], "L": L[T >= 2]})
             if len(table) >= 5:
                 law = fit_law(laws.floor("T"), table, bootstrap=0)
@@ -135,7 +135,10 @@ def positions(
         right.legend(
             title=f"context, $N = {latex(float(N))}$", title_fontsize=7, loc="upper right", ncols=2
         )
-        colour.bar(figure, [left])
+        if len(colour.sizes) <= 6:
+            left.legend(title=LABELS["N"], title_fontsize=7, loc="upper right", ncols=2)
+        else:
+            colour.bar(figure, [left])
     return figure
 
 
@@ -143,5 +146,5 @@ def binned(L: np.ndarray, per_octave: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Positions (from 1) and losses, averaged over bins of equal width in log position."""
     T = np.arange(1, len(L) + 1, dtype=float)
     log_T = np.log2(T)
-    bins = pd.DataFrame({"log_T": log_T, "L": L}).groupby(np.floor(per_octave * log_T)).mean()
+    bins = pd.DataFrame({"log_T": log_T, "L": L}).groupby(np.ceil(per_octave * log_T)).mean()
     return 2.0 ** bins["log_T"].to_numpy(), bins["L"].to_numpy()
