@@ -13,6 +13,8 @@ from scaling.corpus import TokenFiles
 # Independent Philox streams.
 _ORDER, _SUBSET, _TEST = 0, 1, 2
 
+_AHEAD = 64  # sequences that are read at once
+
 
 def _permutation(n: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
     """A permutation of 0..n-1; the same on every platform, unlike Generator.permutation."""
@@ -46,6 +48,8 @@ class TrainTokens:
             order = _permutation(windows, data.data_seed, _SUBSET)
             self.starts = np.sort(self.starts[order[:subset]])
         self._epochs: dict[tuple[int, int], np.ndarray] = {}
+        self._ahead: tuple[int, int, np.ndarray] | None = None
+        """What was read last: seed, number of the first sequence, windows."""
 
     @property
     def unique(self) -> int:
@@ -54,6 +58,17 @@ class TrainTokens:
 
     def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
         """Windows [sequences, n_ctx + 1], int64, of a step: those from number `first` of a run on."""
+        if sequences >= _AHEAD:
+            return self._read(seed, first, sequences)
+        skipped = -1
+        if self._ahead is not None and self._ahead[0] == seed:
+            skipped = first - self._ahead[1]
+        if self._ahead is None or not 0 <= skipped <= _AHEAD - sequences:
+            # Small steps would take more time to look up than to train on: many at once.
+            self._ahead, skipped = (seed, first, self._read(seed, first, _AHEAD)), 0
+        return self._ahead[2][skipped : skipped + sequences]
+
+    def _read(self, seed: int, first: int, sequences: int) -> np.ndarray:
         n = len(self.starts)
         positions = np.arange(first, first + sequences)
         order = np.empty(sequences, dtype=np.int64)

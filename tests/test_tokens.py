@@ -45,11 +45,13 @@ def test_an_epoch_visits_every_window_once(files):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.integers(0, 400), st.integers(1, 9))
-def test_a_batch_does_not_depend_on_what_came_before(seed, first, sequences):
+@given(st.integers(0, 1000), st.integers(0, 400), st.integers(1, 130), st.integers(0, 80))
+def test_a_batch_does_not_depend_on_what_came_before(seed, first, sequences, before):
     tokens = test_a_batch_does_not_depend_on_what_came_before.tokens
     alone = tokens.batch(seed, first, sequences)
     tokens.batch(seed + 1, first + 1, 3)
+    assert (tokens.batch(seed, first, sequences) == alone).all()
+    tokens.batch(seed, max(0, first - before), 1)
     assert (tokens.batch(seed, first, sequences) == alone).all()
     # the order of the data does not depend on how it is cut into batches
     assert (tokens.batch(seed, first, 1)[0] == alone[0]).all()
