@@ -456,6 +456,26 @@ def test_best_rates_are_the_minima():
         figures.best_rates(runs[runs["lr_peak"] > 1e-2])
 
 
+def test_learning_rates_transfer_where_they_do():
+    rates = 1e-3 * 2.0 ** np.arange(7)
+    runs = pd.DataFrame(
+        {"d_model": d, "mup_base_width": base, "lr_peak": lr / (1 if base is None else d / base), "B": B}
+        | {"L": 3 + 1 / d + 0.05 * np.log(lr / (8e-3 * (16 / d if base is None else 1))) ** 2}
+        for d, base in ((16, None), (64, None), (64, 16), (128, 16)) for lr in rates
+        for B in (512, 2048)
+    ).assign(status="ok", N=lambda r: 24.0 * r["d_model"] ** 2, D=2e5, C=1e12)  # fmt: skip
+    left, right = figures.transfer(runs).axes
+    rings = [
+        [ln.get_xdata()[0] for ln in ax.lines if ln.get_markerfacecolor() == "none"]
+        for ax in (left, right)
+    ]
+    assert rings[0] == pytest.approx([8e-3, 2e-3] * 2)
+    assert rings[1] == pytest.approx([8e-3] * 6)  # the base width is in both
+    assert [t.get_text() for t in right.get_legend().get_texts()] == ["16", "64", "128"]
+    with pytest.raises(TableError, match="both parametrisations"):
+        figures.transfer(runs[runs["mup_base_width"].isna()])
+
+
 def test_held_out_errors_of_the_true_law_are_small(sweep):
     runs = sweep(noise=0.0, anneal=0.0)[0]
     ax = figures.held_out(runs, against=(laws.chinchilla,)).axes[0]

@@ -30,7 +30,7 @@ def test_a_result_is_whole(folder):
     table.check(runs, need=("N", "D", "C", "L"))
     ok = runs[runs.status == "ok"]  # with early stopping its L is not the last of its curve
     on_curve = ok.merge(curves, on=["run_id", "S"], how="left", suffixes=("", "_curve"))
-    assert (on_curve.L == on_curve.L_curve).all()
+    assert (on_curve.L_curve == on_curve.L).all()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["revision"] and manifest["versions"]["torch"] and manifest["corpus_hashes"]
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}

@@ -18,7 +18,7 @@ from .loss import embeddings, kaplan_triptych, learning_curves, size_and_data
 from .overfit import early_stopping, overfitting
 from .parts import BEYOND, LABELS, formula, lower_edge
 from .registry import FIGURES, draw, draw_all, listing, of_results, save
-from .schedule import best_rates, schedules
+from .schedule import best_rates, schedules, transfer
 from .shape import families, proportions, recurrence
 from .trust import held_out, parameters
 
@@ -27,5 +27,5 @@ __all__ = [
     "draw", "draw_all", "early_stopping", "embeddings", "families", "fixed", "formula", "frontier",
     "held_out", "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
     "loss_contours", "loss_of_compute", "lower_edge", "of_results", "overfitting", "parameters", "positions",
-    "proportions", "recurrence", "sample_efficiency", "save", "schedules", "size_and_data",
+    "proportions", "recurrence", "sample_efficiency", "save", "schedules", "size_and_data", "transfer",
 ]  # fmt: skip

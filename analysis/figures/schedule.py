@@ -84,12 +84,9 @@ def best_rates(
     table = runs.groupby(["N", "lr_peak"], as_index=False)["L"].mean()
     best = []
     for N, same in table.groupby("N"):
-        i = int(np.argmin(same["L"]))
-        if 0 < i < len(same) - 1:
-            x = np.log(same["lr_peak"].to_numpy(float)[i - 1 : i + 2])
-            y = same["L"].to_numpy(float)[i - 1 : i + 2]
-            a, b, _ = np.polyfit(x - x[1], y, 2)
-            best.append((N, float(np.exp(x[1] - b / (2 * a)))))
+        vertex = _vertex(same["lr_peak"], same["L"])
+        if vertex is not None:
+            best.append((N, vertex[0]))
     if not best:
         raise TableError(
             "no size has its least loss between two other learning rates: widen the rates."
@@ -128,3 +125,61 @@ def best_rates(
         right.legend(loc="best")
         colour.bar(figure, (left, right))
     return figure
+
+
+@listed(
+    "mup", "Yang et al. 2022, Fig. 1", needs=("lr_peak", "d_model", "mup_base_width"), spec="mup"
+)
+def transfer(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Loss against the learning rate by width, in the standard parametrisation and in muP.
+
+    The rate is that of the base width, which muP divides for wider matrices. Rings: the minimum of a
+    parabola through the three lowest points in log rate (mean over seeds). Larger batches are dashed. The
+    base width is in both panels, where it is one and the same model.
+    """
+    runs = usable(runs)
+    base = runs["mup_base_width"].astype(float)
+    if base.isna().all() or base.notna().all():
+        raise TableError("the runs are not of both parametrisations (config model.mup_base_width).")
+    runs = runs.assign(rate=runs["lr_peak"] * (runs["d_model"] / base).fillna(1.0))
+    standard, mup = runs[base.isna()], runs[base.notna()]
+    same = standard[standard["d_model"].isin(base.dropna().unique())]
+    batches = sorted(runs["B"].unique())
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.5, share=True)
+        colour = Colours(runs["d_model"])
+        for ax, some, name in zip(
+            axes, (standard, pd.concat([same, mup])), ("standard", "muP"), strict=True
+        ):
+            table = some.groupby(["B", "d_model", "rate"], as_index=False)["L"].mean()
+            for (B, d), line_of in table.groupby(["B", "d_model"]):
+                first = batches[0] == B
+                ax.plot(
+                    line_of["rate"], line_of["L"], ".-" if first else ".--", color=colour(d), lw=0.8,
+                    ms=3, label=f"{d:.0f}" if first else None,
+                )  # fmt: skip
+                vertex = _vertex(line_of["rate"], line_of["L"])
+                if vertex is not None:
+                    ax.plot(*vertex, "o", mfc="none", mec=colour(d), mew=0.9, ms=6)
+            ax.set(xscale="log", xlabel=f"Peak learning rate ({name})")
+            style.count_axis(ax)
+        low, high = runs["L"].min(), runs["L"].quantile(0.9)
+        axes[0].set(ylabel=LABELS["L"], ylim=(low - 0.04 * (high - low), high))
+        for ax in axes:
+            style.loss_axis(ax)
+        axes[1].label_outer(remove_inner_ticks=False)
+        axes[1].legend(title="$d_\\mathrm{model}$", title_fontsize=7, loc="upper right")
+    return figure
+
+
+def _vertex(rate: pd.Series, L: pd.Series) -> tuple[float, float] | None:
+    """The best rate and its loss, of a parabola through the three lowest points in log rate; None where
+    the lowest is at an edge. Rates ascend."""
+    i = int(np.argmin(L))
+    if not 0 < i < len(L) - 1:
+        return None
+    x, y = np.log(rate.to_numpy(float)[i - 1 : i + 2]), L.to_numpy(float)[i - 1 : i + 2]
+    a, b, c = np.polyfit(x - x[1], y, 2)
+    return float(np.exp(x[1] - b / (2 * a))), float(c - b * b / (4 * a))
