@@ -428,15 +428,23 @@ class Execution(_Part):
     device: str = "auto"
     """'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1', ..."""
     threads: int = 1
-    """CPU threads. Sums depend on it in their last digits: bit-equal runs need the same number."""
+    """CPU threads of each process. Sums depend on it in their last digits: bit-equal runs need the same
+    number."""
+    devices: int = 1
+    """Devices of this machine that train a run together, each in a process of its own: so many GPUs,
+    or on a CPU so many times `threads`. They share the sequences of each step; sums depend on it in
+    their last digits."""
+    shard: bool = False
+    """Share the optimizer's state (AdamW's only) among the devices as well, for models whose state one
+    does not hold."""
     compile: bool = False
     """Use torch.compile; numbers may differ from eager in the last digits."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (when a folder is given)."""
     micro_tokens: int | None = None
-    """Most tokens of a run in one forward and backward pass; a step is done in equal parts. Where not
-    given a step is one part, and halved once where memory runs out. Sums depend on it in their
-    last digits."""
+    """Most tokens of a run in one forward and backward pass of a device; its share of a step is done in
+    equal parts. Where not given that is one part, and on one device halved once where memory runs
+    out. Sums depend on it in their last digits."""
     recompute: bool = False
     """Keep no activations within blocks: compute them again in the backward pass (less memory, a
     third more time)."""
@@ -446,6 +454,11 @@ class Execution(_Part):
 
     def check(self) -> None:
         _positive(self, "threads")
+        _positive(self, "devices")
+        if self.shard and self.devices == 1:
+            raise ConfigError(
+                "execution.shard has nothing to share with execution.devices=1; give 2 or more."
+            )
         for name in ("peak_flops", "micro_tokens"):
             if getattr(self, name) is not None:
                 _positive(self, name)

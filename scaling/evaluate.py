@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scaling.model import Model
+from scaling.parallel import ALONE, Ranks
 
 _CHUNK_TOKENS = 16_384  # bounds the memory of the activations
 
@@ -29,17 +30,27 @@ class HeldOut:
 
 @torch.inference_mode()
 def evaluate(
-    model: Model, flat_kp: Tensor, windows_bt: Tensor, token_bytes_v: Tensor
+    model: Model,
+    flat_kp: Tensor,
+    windows_bt: Tensor,
+    token_bytes_v: Tensor,
+    ranks: Ranks = ALONE,
 ) -> list[HeldOut]:
-    """Test loss of each of K models on windows [B, T + 1]; token_bytes_v has the length in bytes of
-    every token, 0 for end-of-text."""
+    """Test loss of each of K models on windows [B, T + 1], which the ranks share; token_bytes_v has the
+    length in bytes of every token, 0 for end-of-text."""
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
     found = []
     # One model at a time: the chunks are large, so that together they would only crowd the cache.
     for flat_1p in flat_kp.split(1):
-        parts = [model.losses(flat_1p, part[None]) for part in windows_bt.split(chunk)]
-        loss_bt = torch.cat(parts, dim=1)[0].double()
+        loss_bt = torch.zeros_like(bytes_bt)
+        share = ranks.share(len(windows_bt))
+        for part, mine in zip(
+            windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True
+        ):
+            if len(part):
+                mine.copy_(model.losses(flat_1p, part[None])[0])
+        ranks.add(loss_bt)
         context_b = loss_bt.mean(1)
         n = len(context_b)
         nats = (loss_bt * (bytes_bt > 0)).sum()

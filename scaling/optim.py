@@ -29,17 +29,24 @@ class Optimizer:
     is AdamW's.
     """
 
-    def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
+    def __init__(
+        self,
+        flat_kp: Tensor,
+        model: Model,
+        configs: Sequence[OptimConfig],
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        """`span`: the rows hold only this part of the parameters, from and to (AdamW's only)."""
         self.flat_kp = flat_kp
         self.clip_k = flat_kp.new_tensor([math.inf if c.clip is None else c.clip for c in configs])
-        self.pieces = [_pieces(model, c) for c in configs]
+        self.pieces = [pieces(model, c, span) for c in configs]
         groups: dict[str, list[dict[str, Any]]] = {}
         self.groups: list[list[dict[str, Any]]] = []  # of each row, in the order of its pieces
-        for row_p, c, pieces in zip(flat_kp.detach(), configs, self.pieces, strict=True):
+        for row_p, c, mine in zip(flat_kp.detach(), configs, self.pieces, strict=True):
             # lr and decay act as a product, which stays that of the base width
             decay = c.weight_decay * lr_divisor(model.model, c)
             self.groups.append([])
-            for piece in pieces:
+            for piece in mine:
                 group = {"params": [piece.view(row_p)], "lr": 0.0}
                 group["weight_decay"] = decay if piece.decayed else 0.0
                 if piece.kind == "adamw":
@@ -51,26 +58,30 @@ class Optimizer:
             for optimizer in self.torch
             for group in optimizer.param_groups
         }
-        for row_p, pieces, found in zip(flat_kp.detach(), self.pieces, self.groups, strict=True):
-            found += [by_place[piece.view(row_p).data_ptr()] for piece in pieces]
+        for row_p, mine, found in zip(flat_kp.detach(), self.pieces, self.groups, strict=True):
+            found += [by_place[piece.view(row_p).data_ptr()] for piece in mine]
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
         clipped in place, each row by its own norm. Returns the norms before clipping [K]."""
-        norm_k = grad_kp.norm(dim=1)
+        norm_k = self.norm(grad_kp)
         scale_k = (self.clip_k / (norm_k + 1e-6)).clamp_(max=1.0)
         if scale_k.is_cuda or bool(
             (scale_k < 1).any()
         ):  # to look costs a GPU more than to multiply
             grad_kp.mul_(scale_k[:, None])
         rows = zip(self.groups, self.pieces, grad_kp, lr, strict=True)
-        for groups, pieces, grad_p, (matrices, other) in rows:
-            for group, piece in zip(groups, pieces, strict=True):
+        for groups, mine, grad_p, (matrices, other) in rows:
+            for group, piece in zip(groups, mine, strict=True):
                 group["lr"] = matrices if piece.matrix else other
                 group["params"][0].grad = piece.view(grad_p)
         for optimizer in self.torch:
             optimizer.step()
         return norm_k
+
+    def norm(self, grad_kp: Tensor) -> Tensor:
+        """Norms of the gradients of whole rows [K]."""
+        return grad_kp.norm(dim=1)
 
     def row(self, k: int) -> dict[str, Any]:
         """What a checkpoint holds of row k: torch's state of each of its pieces."""
@@ -104,7 +115,7 @@ class CompiledAdamW:
             torch.zeros_like(flat_kp.detach()),
             torch.zeros_like(flat_kp.detach()),
         )
-        self.pieces = [_pieces(model, c) for c in configs]
+        self.pieces = [pieces(model, c) for c in configs]
         self.matrices = model.ends["matrix"]
         self.betas = [(c.beta1, c.beta2) for c in configs]
         self.t = [0] * len(configs)
@@ -189,7 +200,7 @@ def _compiled_adamw() -> Callable[..., Tensor]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """A part of a row that is one parameter of one of torch's optimisers."""
 
     view: Callable[[Tensor], Tensor]
@@ -198,21 +209,24 @@ class _Piece:
     decayed: bool
 
 
-def _pieces(model: Model, c: OptimConfig) -> list[_Piece]:
-    """The pieces of a row; together they are the row."""
+def pieces(model: Model, c: OptimConfig, span: tuple[int, int] | None = None) -> list[Piece]:
+    """The pieces of a row, or of a span of it; together they are the whole of it."""
     end, P_decayed = model.ends["matrix"], _decayed(model, c)
     begin = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]  # of AdamW's part
-    pieces = []
+    found = []
     for name, at in model.offsets.items():
         if at < begin:
             whole = torch.empty(model.shapes[name], device="meta")
             for number in range(len(model.parts(name, whole))):
                 view = partial(_part, model, name, number)
-                pieces.append(_Piece(view, c.optimizer, at < end, at < P_decayed))
-    cuts = sorted({begin, *(x for x in (end, P_decayed, model.P) if x > begin)})
+                found.append(Piece(view, c.optimizer, at < end, at < P_decayed))
+    first, last = span or (0, model.P)
+    start = max(begin, first)
+    cuts = sorted({start, *(x for x in (end, P_decayed, last) if start < x <= last)})
     for a, b in itertools.pairwise(cuts):
-        pieces.append(_Piece(partial(_cut, a, b), "adamw", b <= end, b <= P_decayed))
-    return pieces
+        view = partial(_cut, a - first, b - first)
+        found.append(Piece(view, "adamw", b <= end, b <= P_decayed))
+    return found
 
 
 def _decayed(model: Model, c: OptimConfig) -> int:

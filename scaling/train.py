@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaling import corpus, count, table
+from scaling import corpus, count, parallel, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
 from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
@@ -30,6 +31,7 @@ from scaling.memory import out_of_memory
 from scaling.model import Model, build
 from scaling.noise import NoiseScale
 from scaling.optim import CompiledAdamW, Optimizer
+from scaling.parallel import Ranks, Sharded
 from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
@@ -146,22 +148,39 @@ def train_pack(
                     f"{other[key]!r} in {run.run_id}); train them apart."
                 )
     execution = execution or Execution()
+    folders = folders or [None] * len(runs)
+    device_of(execution.device, execution.devices)
+    for run in runs:
+        parallel.check(run, execution)
     torch.set_num_threads(execution.threads)
-    trainer = Trainer(runs, execution, folders or [None] * len(runs), slots)
-    return trainer.run_to_end(on_progress, on_result, should_stop)
+    again = partial(train_pack, runs, slots=slots, execution=execution, folders=folders)
+    with parallel.together(execution, again) as ranks:
+        trainer = Trainer(runs, execution, folders, slots, ranks)
+        return trainer.run_to_end(on_progress, on_result, should_stop)
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device of Execution.device; 'auto' is a GPU where there is one."""
+def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
+    """The torch device of Execution.device, of one rank of so many; 'auto' is a GPU where there is
+    one. ConfigError where there are no such devices."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device={name!r} is not a device; use auto, cpu or cuda.") from None
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ConfigError(f"device={name!r} is not a device; use auto, cpu or cuda.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}, but torch finds no CUDA GPU here; use cpu or auto.")
-    return device
+    if devices == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise ConfigError(f"device={name!r} is one GPU, not devices={devices}; use device='cuda'.")
+    if devices > (here := torch.cuda.device_count()):
+        raise ConfigError(
+            f"devices={devices}, but this machine has {here} GPU{'' if here == 1 else 's'}; ask for as "
+            "many, or for device='cpu'."
+        )
+    return torch.device("cuda", rank)
 
 
 def _compiled(decoder: Model) -> Callable[..., Tensor]:
@@ -185,9 +204,11 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _parts(run: RunConfig, micro_tokens: int | None) -> int:
-    """Equal parts of a step: enough for its noise scale, and for `micro_tokens` tokens at a time."""
-    sequences, least = run.batch_tokens // run.model.n_ctx, run.eval.noise_parts or 1
+def _parts(run: RunConfig, micro_tokens: int | None, ranks: int) -> int:
+    """Equal parts of a rank's share of a step: enough for its noise scale, and for `micro_tokens`
+    tokens at a time."""
+    sequences = run.batch_tokens // run.model.n_ctx // ranks
+    least = -(-(run.eval.noise_parts or 1) // ranks)
     if micro_tokens is not None:
         if micro_tokens < run.model.n_ctx:
             raise ConfigError(
@@ -263,11 +284,16 @@ class Member:
         stopped = patience is not None and self.worse >= patience
         return bool(self.error) or stopped or self.step >= self.run.S
 
-    def window(self) -> np.ndarray:
-        """Windows [b, n_ctx + 1] of the next step."""
+    @property
+    def sequences(self) -> int:
+        """Of the next step."""
         first, after = (self.run.tokens_at(s) for s in (self.step, self.step + 1))
-        n_ctx = self.run.model.n_ctx
-        return self.tokens.batch(self.run.seed, first // n_ctx, (after - first) // n_ctx)
+        return (after - first) // self.run.model.n_ctx
+
+    def window(self, share: slice) -> np.ndarray:
+        """Windows [b, n_ctx + 1] of a share of the next step's sequences."""
+        first = self.run.tokens_at(self.step) // self.run.model.n_ctx
+        return self.tokens.batch(self.run.seed, first + share.start, share.stop - share.start)
 
     def rates(self) -> tuple[float, float]:
         """Learning rates of the next step, of (matrices, all else)."""
@@ -421,14 +447,16 @@ class Trainer:
         execution: Execution,
         folders: Sequence[Path | None],
         slots: int | None = None,
+        ranks: Ranks = parallel.ALONE,
     ) -> None:
         shared = runs[0]
+        self.ranks = ranks
         self.checkpoint_seconds = execution.checkpoint_seconds
         self.peak_flops = execution.peak_flops
         # Rows of one stack have batches of one size.
         ramped = any(run.optim.batch_warmup_tokens is not None for run in runs)
         self.slots = 1 if ramped else slots or len(runs)
-        self.device = device_of(execution.device)
+        self.device = device_of(execution.device, ranks.size, ranks.rank)
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
         self.files = corpus.prepare(shared.data)
@@ -438,8 +466,8 @@ class Trainer:
         self.decoder = build(shared.model, self.files.vocab_size)
         self.decoder.recompute = execution.recompute
         self.decoder.z_loss = shared.optim.z_loss
-        self.parts = _parts(shared, execution.micro_tokens)
-        self.may_halve = execution.micro_tokens is None
+        self.parts = _parts(shared, execution.micro_tokens, ranks.size)
+        self.may_halve = execution.micro_tokens is None and ranks.size == 1
         self.mean_loss = self.decoder.mean_loss
         self.compiled = execution.compile
         if self.compiled:
@@ -447,7 +475,7 @@ class Trainer:
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
-            if folder is not None:
+            if folder is not None and ranks.rank == 0:
                 _make(folder)
         self.rows: list[Row] = []
         self.lr: list[float] = []
@@ -497,8 +525,11 @@ class Trainer:
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
         configs = [row.leader.run.optim for row in self.rows]
         stacked = self.compiled and all(config.optimizer == "adamw" for config in configs)
-        kind = CompiledAdamW if stacked else Optimizer
-        self.adamw = kind(self.flat_kp, self.decoder, configs)
+        if self.ranks.sharded:
+            self.adamw = Sharded(self.flat_kp, self.decoder, configs, self.ranks)
+        else:
+            kind = CompiledAdamW if stacked else Optimizer
+            self.adamw = kind(self.flat_kp, self.decoder, configs)
         for k, state in enumerate(states):
             if state.adamw:
                 self.adamw.load_row(k, state.adamw)
@@ -524,8 +555,9 @@ class Trainer:
         """The state with which a row takes its place."""
         state, row.state = row.state, None
         if state is None:
-            state = State(self.decoder.init([row.leader.run.seed])[0].to(self.device), {})
-        return state
+            state = State(self.decoder.init([row.leader.run.seed])[0], {})
+        tensors = {name: x for name, x in vars(state).items() if isinstance(x, Tensor)}
+        return dataclasses.replace(state, **{n: x.to(self.device) for n, x in tensors.items()})
 
     @property
     def _parting(self) -> bool:
@@ -554,7 +586,12 @@ class Trainer:
                 self._measure(due)
                 clock = time.perf_counter()
             now = time.perf_counter()
-            if due or now - last_progress > _PROGRESS_SECONDS:
+            look, stop, save = self.ranks.agreed(
+                now - last_progress > _PROGRESS_SECONDS,
+                should_stop is not None and should_stop(),
+                now - last_checkpoint > self.checkpoint_seconds,
+            )
+            if due or look:
                 # The one host synchronisation; a loss that is lost is seen here, not at the end.
                 sums = self.loss_sum_k.tolist()
                 lost = {
@@ -577,12 +614,11 @@ class Trainer:
                 self._spend(clock)
                 self._leave(results, on_result)
                 clock = time.perf_counter()
-            stop = bool(self.rows) and should_stop is not None and should_stop()
-            if self.rows and (stop or now - last_checkpoint > self.checkpoint_seconds):
+            if self.rows and (stop or save):
                 self._spend(clock)
                 self._save()
                 clock = last_checkpoint = time.perf_counter()
-            if stop:
+            if self.rows and stop:
                 members = [member for row in self.rows for member in row.members]
                 at = ", ".join(f"{m.run.run_id} at {m.step} of {m.run.S}" for m in members)
                 raise Interrupted(f"stopped at a step: {at}")
@@ -591,10 +627,13 @@ class Trainer:
     def steps(self, n: int) -> None:
         """Train all rows n steps, without evaluation or host synchronisation."""
         for _ in range(n):
-            windows_kbt = torch.from_numpy(np.stack([row.leader.window() for row in self.rows]))
+            sequences = self.rows[0].leader.sequences
+            share = self.ranks.share(sequences)
+            windows = [row.leader.window(share) for row in self.rows]
+            windows_kbt = torch.from_numpy(np.stack(windows))
             if self.device.type == "cuda":
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
-            loss_k, grad_kp = self._gradient(windows_kbt)
+            loss_k, grad_kp = self._gradient(windows_kbt, windows_kbt.shape[1] / sequences)
             rates = [row.leader.rates() for row in self.rows]
             self.norm_sum_k += self.adamw.step(grad_kp, rates)
             self.loss_sum_k += loss_k
@@ -604,18 +643,19 @@ class Trainer:
                 move = [1 - min(d, (1 + s) / (10 + s)) for d, s in zip(keep, t, strict=True)]
                 self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(move)[:, None])
             self.lr = [matrices for matrices, _ in rates]
-            tokens = windows_kbt.shape[1] * self.decoder.model.n_ctx
+            tokens = sequences * self.decoder.model.n_ctx
             for row in self.rows:
                 for member in row.members:
                     member.step += 1
                     member.work += tokens / len(row.members)
 
-    def _gradient(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss [K] and its gradient [K, P]. Where memory runs out for the first time, the step is
-        cut in twice as many parts, now and from now on."""
+    def _gradient(self, windows_kbt: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean loss [K] and its gradient, that which the optimiser takes, of a step of which these
+        windows are this rank's share, so much of the whole. Where memory runs out for the first time,
+        the step is cut in twice as many parts, now and from now on."""
         while True:
             try:
-                return self._gradient_in_parts(windows_kbt)
+                return self._gradient_in_parts(windows_kbt, weight)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
@@ -638,7 +678,7 @@ class Trainer:
                 stacklevel=2,
             )
 
-    def _gradient_in_parts(self, windows_kbt: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient_in_parts(self, windows_kbt: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         def one(windows_kbt: Tensor, instead: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
             if self.compiled:  # once for packs of every size
                 for tensor in (self.flat_kp, windows_kbt):
@@ -650,9 +690,10 @@ class Trainer:
 
         K, sequences = windows_kbt.shape[:2]
         parts = _divisor_from(sequences, min(self.parts, sequences))  # of a batch still growing
-        if parts == 1:
+        ranks = self.ranks
+        if parts == 1 and (self.noise is None or ranks.size == 1):
             loss_k, (grad_kp,) = one(windows_kbt, {})
-            return loss_k, grad_kp
+            return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
         b = sequences // parts
         gains = self.decoder.gains if self.noise is not None else ()
         loss_k, small_k, sequence_k = self.flat_kp.new_zeros(3, K, requires_grad=False)
@@ -667,13 +708,20 @@ class Trainer:
                 small_k += part_kp.square().sum(1) / parts
                 for gain in part_gains:  # [K b, D], each of its share of the mean over b sequences
                     sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
+        named = self.decoder.named(grad_kp)
+        few = [loss_k[:, None], small_k[:, None], sequence_k[:, None], *(named[g] for g in gains)]
+        if ranks.size > 1:  # in one exchange
+            together_kx = ranks.mean(torch.cat(few, dim=1), weight)
+            few = together_kx.split([x.shape[1] for x in few], dim=1)
+        grad_kp = ranks.mean_gradient(grad_kp, weight)
+        loss_k, small_k, sequence_k = (x[:, 0] for x in few[:3])
         if self.noise is not None:
-            n_ctx, whole = self.decoder.model.n_ctx, self.decoder.named(grad_kp)
+            n_ctx = self.decoder.model.n_ctx
             self.noise.update(
                 (small_k, b * n_ctx),
-                (grad_kp.square().sum(1), sequences * n_ctx),
+                (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
                 (sequence_k, n_ctx),
-                sum((whole[name].square().sum(1) for name in gains), torch.zeros_like(sequence_k)),
+                sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
             )
         return loss_k, grad_kp
 
@@ -689,7 +737,11 @@ class Trainer:
         start = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             held_out = evaluate(
-                self.decoder, self._weights()[list(due)], self.windows_bt, self.token_bytes_v
+                self.decoder,
+                self._weights()[list(due)],
+                self.windows_bt,
+                self.token_bytes_v,
+                self.ranks,
             )
         sums, norms = self.loss_sum_k.tolist(), self.norm_sum_k.tolist()
         noise = [(math.nan, math.nan)] * len(self.rows)
@@ -729,7 +781,9 @@ class Trainer:
             windows_bt = torch.from_numpy(windows).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 row_1p = self._weights()[k : k + 1]
-                (other,) = evaluate(self.decoder, row_1p, windows_bt, self.token_bytes_v)
+                (other,) = evaluate(
+                    self.decoder, row_1p, windows_bt, self.token_bytes_v, self.ranks
+                )
             member.tested(name, len(windows_bt) * n_ctx, other)
 
     def _leave(
@@ -753,15 +807,18 @@ class Trainer:
             self._arrange()
 
     def _peak_flops(self) -> float:
-        if self.peak_flops is not None:
-            return self.peak_flops
-        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        return peak_flops(self.device, dtype, torch.get_num_threads())
+        """Of all devices."""
+        one = self.peak_flops
+        if one is None:
+            dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+            one = peak_flops(self.device, dtype, torch.get_num_threads())
+        return self.ranks.size * one
 
     def _device_name(self) -> str:
+        several = f"{self.ranks.size} x " if self.ranks.size > 1 else ""
         if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"cpu x{torch.get_num_threads()}"
+            return several + torch.cuda.get_device_name(self.device)
+        return f"{several}cpu x{torch.get_num_threads()}"
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -777,7 +834,7 @@ class Trainer:
     def _write(self, row: Row, state: State) -> None:
         """One file for all members of a row, linked into the folder of each."""
         folders = [member.folder for member in row.members if member.folder is not None]
-        if not folders:
+        if not folders or self.ranks.rank > 0:
             return
         values = {
             "format": _FORMAT,
@@ -830,11 +887,18 @@ class Trainer:
 
     def _read(self, member: Member) -> dict[str, Any] | None:
         """The checkpoint of a member; None where there is none, or none that can be used."""
+        saved = self._load(member) if self.ranks.rank == 0 else None
+        (usable,) = self.ranks.agreed(saved is not None)
+        return self._load(member) if usable and saved is None else saved
+
+    def _load(self, member: Member) -> dict[str, Any] | None:
         path = member.folder / CHECKPOINT if member.folder else None
         if path is None or not path.exists():
             return None
         try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
+            # of whole rows, which one of several devices may not hold
+            at = "cpu" if self.ranks.sharded else self.device
+            saved = torch.load(path, map_location=at, weights_only=True)
             made_by = saved["format"], saved["recipe"]
             if made_by != (_FORMAT, RECIPE):
                 raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")
@@ -847,7 +911,7 @@ class Trainer:
             warnings.warn(
                 f"{path} cannot be read ({type(error).__name__}: {error}); set aside as "
                 f"{aside.name}, the run starts anew.",
-                stacklevel=6,
+                stacklevel=7,
             )
             return None
         if member.run.run_id not in members:

@@ -1,0 +1,399 @@
+"""One run, or one pack, on several devices of one machine: a process (rank) each.
+
+All ranks run one and the same program: :func:`scaling.train.train_pack`. Each takes its share of a
+step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
+decisions of rank 0 (stop, save), is exchanged, so that all of them hold the same parameters and do
+the same thing next. Data parallel: one all-reduce of the flat gradient, and everybody updates
+everything. Sharded (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054, its first two stages): the
+gradient is reduced and scattered, each rank runs AdamW on its slice of every row, and the parameters
+are gathered. What :class:`Sharded` divides is the optimizer's state and the reduced gradient; the
+parameters and the gradient before its reduction are whole on every device.
+
+These are the collectives with which torch's FSDP2 works as well. `fully_shard` itself does not fit: it
+hooks the forward of nn.Modules and turns each of their parameters into a DTensor, cut along its first
+dimension; here there are no modules, but one flat tensor [K, P] that a function reads, and its first
+dimension is the pack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from scaling.config import ConfigError, Execution, OptimConfig, RunConfig
+from scaling.model import Model
+from scaling.optim import Optimizer, pieces
+
+_PATIENCE = timedelta(minutes=10)
+"""For another rank to come to where this one is."""
+
+_LOST = 3
+"""Exit code of a rank that ends because it has lost the others."""
+
+# torch 2.13 has new names for what it deprecates.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class _Lost(Exception):
+    """An exchange failed: another rank has died, or did not come in time."""
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _Lost(str(error).strip().splitlines()[0]) from error
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together, as one of them sees them. All call the same methods in the
+    same order; where there is but one, nothing happens."""
+
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+
+    def share(self, n: int) -> slice:
+        """This rank's of n things in a row."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Make a tensor the sum of those of all ranks, in place."""
+        if self.size > 1:
+            with _exchange():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: Tensor, weight: float) -> Tensor:
+        """Make a tensor the mean of those of all ranks, this one's of so much weight, in place."""
+        return tensor if self.size == 1 else self.add(tensor.mul_(weight))
+
+    def mean_gradient(self, grad_kp: Tensor, weight: float) -> Tensor:
+        """The mean over all ranks: of all parameters [K, P], or where these are sharded of this rank's
+        slice of every row, padded with zeros, [K, ceil(P / size)]."""
+        if not self.sharded:
+            return self.mean(grad_kp, weight)
+        padded_kp = self.padded(grad_kp.mul_(weight))
+        own_kp = grad_kp.new_empty(len(grad_kp), padded_kp.shape[1] // self.size)
+        with _exchange():
+            for own_p, row_p in zip(own_kp, padded_kp, strict=True):
+                _reduce_scatter(own_p, row_p)
+        return own_kp
+
+    def square(self, grad_kp: Tensor) -> Tensor:
+        """Squared norms [K] of the whole rows of what :meth:`mean_gradient` gave."""
+        square_k = grad_kp.square().sum(1)
+        return self.add(square_k) if self.sharded else square_k
+
+    def padded(self, x_kp: Tensor) -> Tensor:
+        """Rows that all slices fill."""
+        return F.pad(x_kp, (0, -x_kp.shape[1] % self.size))
+
+    def gather(self, own_p: Tensor, row_p: Tensor) -> None:
+        """Fill a row [P] with the slices of all ranks."""
+        whole_p = row_p
+        if len(own_p) * self.size != len(row_p):
+            whole_p = row_p.new_empty(len(own_p) * self.size)
+        with _exchange():
+            _all_gather(whole_p, own_p)
+        if whole_p is not row_p:
+            row_p.copy_(whole_p[: len(row_p)])
+
+    def agreed(self, *values: float) -> tuple[float, ...]:
+        """What rank 0 gives, to all: for what a rank cannot know of the others, such as a clock's."""
+        if self.size == 1:
+            return values
+        told = torch.tensor(values, dtype=torch.float64)
+        with _exchange():
+            dist.broadcast(told, 0)
+        return tuple(told.tolist())
+
+
+ALONE = Ranks()
+
+
+class Sharded(Optimizer):
+    """AdamW on this rank's slice of every row, all of which are gathered after each update. What it
+    saves and loads is the state of whole rows, so that a run goes on with any number of ranks."""
+
+    def __init__(
+        self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig], ranks: Ranks
+    ) -> None:
+        self.ranks = ranks
+        self.whole_kp = flat_kp.detach()
+        padded_kp = ranks.padded(self.whole_kp)
+        size = padded_kp.shape[1] // ranks.size
+        self.span = ranks.rank * size, min((ranks.rank + 1) * size, model.P)
+        self.sizes = [  # of the pieces of whole rows
+            [piece.view(self.whole_kp[0]).numel() for piece in pieces(model, c)] for c in configs
+        ]
+        own_kp = padded_kp[:, self.span[0] : self.span[0] + size].clone()
+        super().__init__(own_kp, model, configs, self.span)
+
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+        """As that of Optimizer, with the gradient of :meth:`Ranks.mean_gradient`."""
+        norm_k = super().step(grad_kp, lr)
+        for own_p, row_p in zip(self.flat_kp, self.whole_kp, strict=True):
+            self.ranks.gather(own_p, row_p)
+        return norm_k
+
+    def norm(self, grad_kp: Tensor) -> Tensor:
+        return self.ranks.square(grad_kp).sqrt()
+
+    def row(self, k: int) -> dict[str, Any]:
+        """On the CPU: whole, it may be more than a device holds."""
+        states = self._states(k)
+        if not all(states):  # no step has been done
+            return {}
+        own_p = torch.zeros(self.flat_kp.shape[1])
+        saved: dict[str, Any] = {}
+        for name in ("exp_avg", "exp_avg_sq"):
+            own_p[: self.span[1] - self.span[0]] = torch.cat([s[name].cpu() for s in states])
+            row_p = torch.empty(sum(self.sizes[k]))
+            self.ranks.gather(own_p, row_p)
+            for number, part in enumerate(row_p.split(self.sizes[k])):
+                saved[f"{number}.{name}"] = part
+        for number in range(len(self.sizes[k])):
+            saved[f"{number}.step"] = states[0]["step"].cpu()
+        return saved
+
+    def load_row(self, k: int, saved: dict[str, Any]) -> None:
+        own: dict[str, Any] = {}
+        sizes = [piece.view(self.flat_kp[k]).numel() for piece in self.pieces[k]]
+        for name in ("exp_avg", "exp_avg_sq"):
+            row_p = torch.cat([saved[f"{number}.{name}"] for number in range(len(self.sizes[k]))])
+            own_p = row_p[slice(*self.span)].to(self.flat_kp.device)
+            own |= {f"{number}.{name}": part for number, part in enumerate(own_p.split(sizes))}
+        step = saved["0.step"].to(self.flat_kp.device)
+        super().load_row(k, own | {f"{number}.step": step for number in range(len(sizes))})
+
+
+def check(run: RunConfig, execution: Execution) -> None:
+    """Raise ConfigError where a run cannot be trained by so many devices."""
+    n, n_ctx = execution.devices, run.model.n_ctx
+    if n == 1:
+        return
+    if (sequences := run.batch_tokens // n_ctx) % n:
+        raise ConfigError(
+            f"execution.devices={n} cannot share the {sequences} sequences of a step equally "
+            f"(batch_tokens={run.batch_tokens}, model.n_ctx={n_ctx}); use batch_tokens="
+            f"{-(-sequences // n) * n * n_ctx}, or another number of devices."
+        )
+    if (least := run.tokens_at(1) // n_ctx) < n:
+        raise ConfigError(
+            f"the first step of optim.batch_warmup_tokens={run.optim.batch_warmup_tokens} has "
+            f"{least} sequences, less than one for each of execution.devices={n}; use larger batches "
+            "or fewer devices."
+        )
+    if execution.shard and run.optim.optimizer != "adamw":
+        raise ConfigError(
+            f"execution.shard cuts tensors anywhere, and optim.optimizer={run.optim.optimizer!r} "
+            "updates them whole; use adamw, or devices without shard."
+        )
+
+
+# ------------------------------------------------------------------ processes
+
+_joined: Ranks | None = None
+"""In a process that was started as a rank."""
+
+
+@contextlib.contextmanager
+def together(execution: Execution, again: Callable[[], object]) -> Iterator[Ranks]:
+    """Be one of `execution.devices` ranks for the block; alone where that is one.
+
+    Starts the others, in which `again`, pickled, is called and has to come to this same place. None of
+    them outlives the block, nor this process. Under torchrun its processes are the ranks.
+
+    Raises what another rank has raised; ChildProcessError (an OSError) where one has died, or nothing
+    was heard of it for ten minutes; ConfigError under a torchrun of another size.
+    """
+    global _joined
+    devices, shard = execution.devices, execution.shard
+    cuda = execution.device != "cpu" and torch.cuda.is_available()
+    if devices == 1:
+        yield ALONE
+    elif "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        if (size := int(os.environ["WORLD_SIZE"])) != devices:
+            raise ConfigError(
+                f"execution.devices={devices}, but torchrun has started {size} processes; let both be "
+                "the same."
+            )
+        try:
+            _joined = _joined or _join(None, int(os.environ["RANK"]), size, cuda)
+            yield replace(_joined, sharded=shard)
+        except _Lost as lost:
+            raise ChildProcessError(f"the ranks of torchrun lost each other: {lost}") from lost
+    elif _joined is not None:
+        yield replace(_joined, sharded=shard)
+    elif dist.is_initialized():
+        raise ConfigError(
+            f"execution.devices={devices} starts processes of its own, but this one is part of a group "
+            "of torch.distributed already; leave that first, or start them all with torchrun."
+        )
+    else:
+        with _led(devices, cuda, again) as ranks:
+            yield replace(ranks, sharded=shard)
+
+
+@contextlib.contextmanager
+def _led(devices: int, cuda: bool, again: Callable[[], object]) -> Iterator[Ranks]:
+    """Start the other ranks, be the first of them, end them."""
+    store = dist.TCPStore("127.0.0.1", 0, devices, True, _PATIENCE, wait_for_workers=False)
+    children: list[_Child] = []
+    well = False
+    try:
+        for rank in range(1, devices):
+            children.append(_Child((rank, devices, store.port, cuda, again)))
+        for child in children:
+            child.wait_until_ready()
+        yield _join(store, 0, devices, cuda)
+        well = True
+    except _Lost as lost:
+        raise _what_happened(children, str(lost)) from lost
+    finally:
+        _part(well, cuda)
+        for child in children:
+            child.end()
+
+
+def _join(store: Any, rank: int, size: int, cuda: bool) -> Ranks:
+    """Become a rank; without a `store`, as torchrun's environment says."""
+    if cuda:
+        torch.cuda.set_device(rank)
+    with _exchange():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank if store is not None else -1,
+            world_size=size if store is not None else -1,
+            timeout=_PATIENCE,
+        )
+    return Ranks(rank, size)
+
+
+def _part(well: bool, cuda: bool) -> None:
+    """The reverse of :func:`_join`."""
+    if not dist.is_initialized():
+        return
+    if cuda and not well:  # to take leave in order would be to wait for the dead
+        dist.distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()
+
+
+class _Child:
+    """Another rank, started by rank 0."""
+
+    def __init__(self, request: tuple[Any, ...]) -> None:
+        self.rank: int = request[0]
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from scaling.parallel import _follow; _follow()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert self.process.stdin and self.process.stdout
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        with contextlib.suppress(BrokenPipeError):  # said by wait_until_ready
+            self.stdin.write(pickle.dumps(request))
+            self.stdin.flush()
+
+    def wait_until_ready(self) -> None:
+        if self.stdout.readline() != _READY:
+            raise _Lost("it did not start")
+
+    def error(self) -> BaseException | None:
+        """Why it has ended, if it did for a reason of its own."""
+        code = self.process.poll()
+        if code in (None, _LOST):
+            return None
+        with contextlib.suppress(Exception):  # it may have died amid its last words
+            return pickle.loads(self.stdout.read())
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        self.errors.seek(0)
+        said = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        return ChildProcessError(
+            f"rank {self.rank} (process {self.process.pid}) ended {how}"
+            + (f": {said[0]}" if said else "")
+            + "; the run goes on from its last checkpoint when it is started again."
+        )
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for file in (self.stdin, self.stdout, self.errors):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
+
+
+_READY = b"ready\n"
+
+
+def _what_happened(children: Sequence[_Child], lost: str) -> BaseException:
+    """What to raise when an exchange has failed."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:  # one that dies is heard of before it is gone
+        if errors := [error for child in children if (error := child.error())]:
+            return errors[0]
+        time.sleep(0.02)
+    return ChildProcessError(
+        f"the {len(children) + 1} ranks of the run have lost each other ({lost}); it goes on from its "
+        "last checkpoint when it is started again."
+    )
+
+
+def _follow() -> NoReturn:
+    """What a process does that rank 0 has started: as told on stdin, whose end is its own."""
+    global _joined
+    for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says when to stop
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    rank, size, port, cuda, again = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    answers.write(_READY)
+    answers.flush()
+    try:
+        store = dist.TCPStore("127.0.0.1", port, size, False, _PATIENCE)
+        _joined = _join(store, rank, size, cuda)
+        again()
+        _part(True, cuda)
+    except _Lost:
+        os._exit(_LOST)
+    except BaseException as error:
+        try:
+            said = pickle.dumps(error)
+        except Exception:
+            said = pickle.dumps(RuntimeError(traceback.format_exc()))
+        answers.write(said)
+        answers.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def _end_with_stdin() -> NoReturn:
+    sys.stdin.buffer.read()
+    os._exit(_LOST)
