@@ -62,6 +62,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
         ) from None
     finally:
         signal.signal(signal.SIGINT, before)
+    if execution.devices > 1 and os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks for all
     _print_json(result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}})
 
 
@@ -73,6 +75,8 @@ def sweep(
     workers: int = 2,
     threads: int = 1,
     device: str = "auto",
+    devices: int = 1,
+    shard: bool = False,
     retries: int = 2,
     packs: bool = True,
     compile: bool = False,
@@ -99,6 +103,8 @@ def sweep(
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
+        devices: Devices of one machine that train each run together: GPUs, or on a CPU processes.
+        shard: Share the optimizer's state among them.
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
             common once. Changes the time, not the numbers.
@@ -130,6 +136,7 @@ def sweep(
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         how |= {"packs": packs, "compile": compile, "address": address}
+        how |= {"devices": devices, "shard": shard}
         print(it.plan(**how, price=price, reuse=reuse, measure=True))
         return
     try:
@@ -137,6 +144,8 @@ def sweep(
             workers=workers,
             threads=threads,
             device=device,
+            devices=devices,
+            shard=shard,
             retries=retries,
             packs=packs,
             compile=compile,

@@ -47,6 +47,7 @@ _PATIENCE = timedelta(minutes=10)
 _LOST = 3
 """Exit code of a rank that ends because it has lost the others."""
 
+_TCPStore = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
 # torch 2.13 has new names for what it deprecates.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -259,7 +260,7 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
 @contextlib.contextmanager
 def _led(devices: int, cuda: bool, again: Callable[[], object]) -> Iterator[Ranks]:
     """Start the other ranks, be the first of them, end them."""
-    store = dist.TCPStore("127.0.0.1", 0, devices, True, _PATIENCE, wait_for_workers=False)
+    store = _TCPStore("127.0.0.1", 0, devices, True, _PATIENCE, wait_for_workers=False)
     children: list[_Child] = []
     well = False
     try:
@@ -377,7 +378,7 @@ def _follow() -> NoReturn:
     answers.write(_READY)
     answers.flush()
     try:
-        store = dist.TCPStore("127.0.0.1", port, size, False, _PATIENCE)
+        store = _TCPStore("127.0.0.1", port, size, False, _PATIENCE)
         _joined = _join(store, rank, size, cuda)
         again()
         _part(True, cuda)

@@ -17,14 +17,18 @@ import sys
 import time
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling import count
-from scaling.config import EvalConfig, RunConfig, flatten, from_dict
+from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
 from scaling.schedule import shape
 from sweeps.jobs import headline
 from sweeps.store import machine, write_atomic
+
+if TYPE_CHECKING:
+    from scaling.parallel import Ranks
 
 Sample = tuple[float, float, float, float]
 """(B, n_layer, F, seconds a token) of something that was measured."""
@@ -150,6 +154,7 @@ class Machine:
     device: str = "auto"
     compile: bool = False
     """Compile the shapes that gain by it."""
+    devices: int = 1
 
     def path(self, run: RunConfig, *, compiled: bool = False) -> Path:
         """Where the measurements of a run's shape are kept."""
@@ -298,23 +303,35 @@ def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
 
 def _child() -> None:
     """Measure the items on stdin; print {K: seconds a step} of each."""
-    request = json.load(sys.stdin)
+    print(json.dumps(_answers(json.load(sys.stdin))))
+
+
+def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
+    """What :meth:`Machine.measure` asks for; each of several devices goes through it."""
     import torch
 
-    from scaling.config import Execution
+    from scaling import parallel
+
+    how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
+    execution = Execution(**how)
+    torch.set_num_threads(execution.threads)
+    with parallel.together(execution, partial(_answers, request)) as ranks:
+        return _measured(request, execution, ranks)
+
+
+def _measured(
+    request: dict[str, Any], execution: Execution, ranks: Ranks
+) -> list[dict[int, float]]:
     from scaling.train import Trainer
 
-    torch.set_num_threads(request["threads"])
-    how = {name: request[name] for name in ("threads", "device", "compile")}
-    execution = Execution(**how)
     answers = []
     for item in request["items"]:
         run = from_dict(item["run"])
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
-        n_ctx = run.model.n_ctx
-        B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // n_ctx) * n_ctx
-        test = EvalConfig(test_tokens=n_ctx, points=1)
+        unit = run.model.n_ctx * ranks.size
+        B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // unit) * unit
+        test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
         seconds: dict[int, float] = {}
         for K in _SIZES if run.batch_tokens == B else (1,):
             if item["most"] < K:
@@ -323,15 +340,17 @@ def _child() -> None:
                 dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
                 for k in range(K)
             ]
-            trainer = Trainer(runs, execution, [None] * K)
+            trainer = Trainer(runs, execution, [None] * K, None, ranks)
             took = _step_seconds(trainer) * run.batch_tokens / B
-            if K > 1 and _crowded(trainer.device, request["workers"]):
+            here = request["workers"] * ranks.size
+            (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, here))
+            if crowded:
                 break
             seconds[K] = took
             if seconds[K] / K > 0.99 * min(s / k for k, s in [*seconds.items()][:-1] or [(1, 1e9)]):
                 break  # it gains no more
         answers.append(seconds)
-    print(json.dumps(answers))
+    return answers
 
 
 def _crowded(device: Any, workers: int) -> bool:
@@ -355,7 +374,7 @@ def _step_seconds(trainer: Any) -> float:
         start = time.perf_counter()
         trainer.steps(steps)
         trainer.loss_sum_k.tolist()  # waits for a GPU
-        took = time.perf_counter() - start
+        (took,) = trainer.ranks.agreed(time.perf_counter() - start)
         tries.append(took / steps)
         spent += took
         steps = max(1, round(_MEASURE_SECONDS / 4 / tries[-1]))

@@ -215,6 +215,8 @@ class Sweep:
         address: str | None = None,
         reuse: Sequence[str | Path] = (),
         measure: bool = False,
+        devices: int = 1,
+        shard: bool = False,
     ) -> Plan:
         """What is missing, and what it takes with these options of :meth:`run`; `price` is in
         dollars an hour.
@@ -223,14 +225,15 @@ class Sweep:
         on a few seconds of training in child processes, after the checks that :meth:`run` makes.
         Raises StoreError, ConfigError.
         """
-        workers = _workers_of(workers, threads, in_process, address)
+        execution = Execution(device=device, threads=threads, devices=devices, shard=shard)
+        workers = _workers_of(workers, execution, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = estimate.Machine(workers, threads, device, compile)
+        on = estimate.Machine(workers, threads, device, compile, devices)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
-        self._prepare(list(plan.missing.values()), rows, device)
+        self._prepare(list(plan.missing.values()), rows, execution)
         return replace(self._measured(plan, rows, on, packs, guess=False), price=price)
 
     def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
@@ -302,11 +305,15 @@ class Sweep:
         budget_hours: float | None = None,
         address: str | None = None,
         on_finish: Callable[[Finished], None] | None = None,
+        devices: int = 1,
+        shard: bool = False,
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
 
         `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
-        run after another here. Numbers depend on `threads` in their last digits, never on `workers`.
+        run after another here. With `devices` above one, each worker trains its runs on so many
+        devices of one machine (scaling.parallel), `shard` as in Execution. Numbers depend on `threads`
+        and `devices` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
         'failed'. Runs of one shape are trained together where that is measured to pay (`packs`), runs
         with one trunk share it; on the CPU with one thread this changes no digit. With `compile`, shapes
@@ -332,12 +339,17 @@ class Sweep:
                     f"address={address!r} is a cluster's, which in_process would leave idle; choose one."
                 )
             probe(address)
-        processes = _workers_of(workers, threads, in_process, address)
+        execution = Execution(
+            device=device,
+            threads=threads,
+            devices=devices,
+            shard=shard,
+            compile=compile,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        processes = _workers_of(workers, execution, in_process, address)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
-        execution = Execution(
-            device=device, threads=threads, compile=compile, checkpoint_seconds=checkpoint_seconds
-        )
         budget = Budget(budget_flops, budget_hours)
         if self.spec.until and self.spec.until.interval and self._width is None:
             raise ConfigError(
@@ -358,7 +370,7 @@ class Sweep:
                 self._take(reused, rows, execution)
             rows = self.store.rows()
             _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
-        on = estimate.Machine(processes, threads, device, compile)
+        on = estimate.Machine(processes, threads, device, compile, devices)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
@@ -426,7 +438,7 @@ class Sweep:
         self.store.check_writable()
         theirs = {run_id: result.row for run_id, result in reused.items()}
         runs = self.designed(rows | theirs).runs
-        self._prepare([runs[run_id] for run_id in reused], rows | theirs, execution.device)
+        self._prepare([runs[run_id] for run_id in reused], rows | theirs, execution)
         for run_id, result in reused.items():
             self.store.begin(runs[run_id])
             self.store.finish(result.row, result.curve, result.tests)
@@ -448,7 +460,7 @@ class Sweep:
     ) -> None:
         self.store.check_writable()
         with self.store.drive():
-            hashes = self._prepare(list(plan.missing.values()), rows, execution.device)
+            hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, packs, guess=True)
             session = _Session(self.spec, self.store, hashes, plan.workers, execution, in_process)
             where = "in this process" if in_process else _workers(plan.workers, "on")
@@ -524,7 +536,7 @@ class Sweep:
             designed = self.designed(known).runs
             new = {run_id: run for run_id, run in designed.items() if run_id not in plan.runs}
             if new:
-                self._prepare(list(new.values()), {}, execution.device)
+                self._prepare(list(new.values()), {}, execution)
         except (ConfigError, StoreError) as error:
             queue.fatal = error
             return
@@ -551,22 +563,24 @@ class Sweep:
             )
 
     def _prepare(
-        self, missing: list[RunConfig], rows: dict[str, Row], device: str
+        self, missing: list[RunConfig], rows: dict[str, Row], execution: Execution
     ) -> dict[str, str]:
         """Make the token files and check, of every run, what would only show when it trains.
 
         Returns {corpus: hash}. Raises ConfigError for what cannot be trained as asked, StoreError
         where results on different texts would mix.
         """
+        from scaling import parallel
         from scaling.train import device_of
 
-        device_of(device)
+        device_of(execution.device)
         # Subsets are drawn from the same token files.
         names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
         files: dict[tuple[Any, ...], TokenFiles] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
+                parallel.check(run, execution)
                 _check_run(run, tuple(getattr(run.data, name) for name in names), files, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
@@ -625,6 +639,7 @@ class Sweep:
         for option, value, default in (
             ("--threads", execution.threads, 1),
             ("--device", execution.device, "auto"),
+            ("--devices", execution.devices, 1),
             ("--retries", retries, 2),
             ("--address", address, None),
             ("--budget-flops", budget.flops, None),
@@ -634,6 +649,7 @@ class Sweep:
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
+        words += ["--shard"] if execution.shard else []
         words += [] if packs else ["--no-packs"]
         words += ["--compile"] if execution.compile else []
         return shlex.join([*words, *(["--in-process"] if in_process else [])])
@@ -676,6 +692,7 @@ class _Session:
             "workers": workers,
             "threads": execution.threads,
             "device": execution.device,
+            "devices": execution.devices,
             **rests_on,
         }
         before = store.manifest()
@@ -743,10 +760,11 @@ def _check_run(
     checked |= {subset, test}
 
 
-def _workers_of(workers: int, threads: int, in_process: bool, address: str | None = None) -> int:
+def _workers_of(
+    workers: int, execution: Execution, in_process: bool, address: str | None = None
+) -> int:
     """How many workers will run. ConfigError where this machine has too few cores for them."""
     _positive(workers, "workers")
-    _positive(threads, "threads")
     workers = 1 if in_process else workers
     ray = sys.modules.get("ray")
     if address or (ray is not None and ray.is_initialized() and not in_process):
@@ -754,10 +772,12 @@ def _workers_of(workers: int, threads: int, in_process: bool, address: str | Non
     # Not every system can say which of its cores this process may use.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if workers * threads > cores:
+    each, devices = execution.threads * execution.devices, execution.devices
+    if workers * each > cores:
+        several = f" on devices={devices}" if devices > 1 else ""
         raise ConfigError(
-            f"workers={workers} of threads={threads} take {workers * threads} cores, but this "
-            f"process may use {cores}; ask for fewer workers, or for fewer threads each."
+            f"workers={workers} of threads={execution.threads}{several} take {workers * each} cores, "
+            f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
         )
     return workers
 

@@ -200,13 +200,14 @@ def _node_died() -> bool:
 
 
 def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
-    """Work the queue off with `workers` processes of `execution.threads` CPU threads each.
+    """Work the queue off with `workers` actors, each of `execution.devices` processes of
+    `execution.threads` CPU threads.
 
     Returns when nothing is left, or when the queue is told to stop. Ray is started for it and
     stopped again; where the caller has called ray.init(), that cluster is used and left running.
     Raises StoreError where Ray cannot start or has no such workers to give.
     """
-    stop, threads = queue.store.stop_file, execution.threads
+    stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
     # A folder of its own, so that neither another cluster on this machine nor a stale one is ever
     # joined. Sockets lie 70 characters below it, and their paths may have 107.
@@ -220,9 +221,9 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
             joined = ray.is_initialized()
             for lives_left in reversed(range(_LIVES)):
                 if not joined:
-                    _init(workers * threads, session)
+                    _init(workers * execution.threads * execution.devices, session)
                 try:
-                    resources = _resources(threads, workers, execution)
+                    resources = _resources(workers, execution)
                     while not queue.exhausted:
                         _fit(queue, resources, workers, execution, session)
                     break
@@ -264,17 +265,29 @@ def _init(cpus: int, session: Path) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def _resources(threads: int, workers: int, execution: Execution) -> dict[str, float]:
-    """What each worker asks of Ray. Refused where no node has it: Ray would wait in silence."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    if threads > most:
+def _resources(workers: int, execution: Execution) -> dict[str, float]:
+    """What each worker asks of Ray, as one bundle: it has all of it or waits, holding nothing.
+    Refused where no node has it: Ray would wait in silence."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    devices, cpus = execution.devices, execution.threads * execution.devices
+    has = [node.get("CPU", 0.0) for node in alive]
+    if cpus > max(has, default=0.0):
+        fewer = "threads" if devices == 1 else "threads or devices"
         raise StoreError(
-            f"each of {workers} workers asks for {threads} CPUs, but the largest node of this Ray "
-            f"cluster has {most:g}; use more workers, of fewer threads each."
+            f"each of {workers} workers asks for {cpus} CPUs, but the largest node of this Ray "
+            f"cluster has {max(has, default=0.0):g}; use more workers, of fewer {fewer} each."
         )
-    gpus = 0.0 if execution.device == "cpu" else sum(node.get("GPU", 0.0) for node in nodes)
-    return {"cpu": threads, "gpu": min(1.0, gpus / workers)}
+    gpus = [0.0 if execution.device == "cpu" else node.get("GPU", 0.0) for node in alive]
+    if devices == 1 or not any(gpus):
+        return {"cpu": cpus, "gpu": min(1.0, sum(gpus) / workers)}
+    nodes = list(zip(gpus, has, strict=True))
+    if not any(g >= devices and c >= cpus for g, c in nodes):
+        there = ", ".join(sorted({f"{g:g} GPUs and {c:g} CPUs" for g, c in nodes}))
+        raise StoreError(
+            f"each of {workers} workers asks for {devices} GPUs and {cpus} CPUs of one node, but the "
+            f"nodes of this Ray cluster have {there}; use fewer devices."
+        )
+    return {"cpu": cpus, "gpu": float(devices)}
 
 
 def _fit(

@@ -1,0 +1,342 @@
+"""Several processes that train a run together: the numbers of one alone, and none left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from scaling import parallel
+from scaling.config import ConfigError, Execution, canonical, from_dict, override
+from scaling.train import CHECKPOINT, Interrupted, device_of, train, train_pack
+from sweeps import Sweep, estimate
+from sweeps.budget import Budget
+from sweeps.store import StoreError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ONE = Execution(threads=1, device="cpu")
+TWO = dataclasses.replace(ONE, devices=2)
+SHARDED = dataclasses.replace(TWO, shard=True)
+CLOSE = {"rel": 1e-5}
+"""Losses of 24 steps in float32, whose sums go in another order."""
+
+
+@pytest.fixture
+def run(text_file):
+    """P is odd, so that its slices are unequal; 63 test windows are no even share."""
+    shape = {"n_layer": 1, "d_model": 15, "n_head": 3, "n_ctx": 16, "d_ff": 30}
+    return from_dict(
+        {
+            "model": shape,
+            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
+            "optim.lr": 1e-2,
+            "optim.ema": 0.9,
+            "eval": {"test_tokens": 63 * 16, "points": 3, "noise_parts": 2},
+            "tokens": 24 * 128,
+            "batch_tokens": 128,
+        }
+    )
+
+
+def curve(result, *names):
+    return [point[name] for point in result.curve for name in names]
+
+
+def stop_after(n):
+    calls = iter(range(1, 10**9))
+    return lambda: next(calls) >= n
+
+
+def ended(pids, seconds=10.0):
+    """Whether all these processes are gone, at the latest after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(psutil.pid_exists(p) and psutil.Process(p).status() != "zombie" for p in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Process ids of the ranks that this process has started."""
+    pids, start = [], parallel._Child.__init__
+
+    def noted(child, request):
+        start(child, request)
+        pids.append(child.process.pid)
+
+    monkeypatch.setattr(parallel._Child, "__init__", noted)
+    return pids
+
+
+@pytest.fixture
+def pack(run):
+    return [run, override(run, {"seed": 3, "optim.lr": 1e-3, "tokens": 16 * 128})]
+
+
+def same(result, alone):
+    losses = "L", "L_train", "grad_norm"
+    assert curve(result, *losses) == pytest.approx(curve(alone, *losses), **CLOSE)
+    # the gradients of two ranks are those of two parts
+    noise = "B_noise", "B_noise_norm"
+    assert curve(result, *noise) == pytest.approx(curve(alone, *noise), rel=1e-3)
+    positions = result.tests[0]["L_position"]
+    assert positions == pytest.approx(alone.tests[0]["L_position"], **CLOSE)
+    assert result.row["L_stderr"] == pytest.approx(alone.row["L_stderr"], rel=1e-4)
+    assert {k for k, v in alone.row.items() if type(v) is not type(result.row[k])} == set()
+    assert result.row["D"] == alone.row["D"]
+    return True
+
+
+def test_a_pack_on_two_devices_has_the_numbers_of_one(pack, started):
+    told = []
+    results = train_pack(pack, execution=TWO, on_result=told.append)
+    assert sorted(r.config.seed for r in told) == [0, 3]  # each once
+    assert all(map(same, results, train_pack(pack, execution=ONE)))
+    assert results[0].row["device"] == "2 x cpu x1"
+    assert len(started) == 1 and ended(started, 0.1)
+
+
+def test_a_pack_goes_on_with_another_number_of_devices(pack, tmp_path):
+    folders = [tmp_path / run.run_id for run in pack]
+    for execution, steps in ((SHARDED, 9), (ONE, 5)):
+        with pytest.raises(Interrupted):
+            how = {"execution": execution, "should_stop": stop_after(steps)}
+            train_pack(pack, folders=folders, **how)
+    saved = torch.load(folders[1] / CHECKPOINT, weights_only=True)
+    assert saved["members"][pack[1].run_id]["step"] == 14
+    results = train_pack(pack, execution=SHARDED, folders=folders)
+    assert all(map(same, results, train_pack(pack, execution=ONE)))
+
+
+def test_a_rank_that_is_killed_ends_the_run_and_nobody_stays(run, started):
+    calls = iter(range(1, 100))
+
+    def kill_one():
+        if next(calls) == 3:
+            os.kill(started[1], signal.SIGKILL)
+        return False
+
+    three = dataclasses.replace(ONE, devices=3)
+    with pytest.raises(
+        ChildProcessError, match=r"rank 2 \(process \d+\) ended by SIGKILL; the run"
+    ):
+        train(override(run, {"batch_tokens": 192}), execution=three, should_stop=kill_one)
+    assert len(started) == 2 and ended(started, 0.1)
+
+
+def test_what_a_rank_raises_is_raised(run, own_family, started):
+    code = own_family.read_text() + textwrap.indent(
+        textwrap.dedent(
+            """
+            def mean_loss(self, *args):
+                import torch.distributed as dist
+                if dist.get_rank() == 1:
+                    raise MemoryError("no more of it")
+                return super().mean_loss(*args)
+            """
+        ),
+        "    ",
+    )
+    own_family.write_text(code)
+    run = override(run, {"model.family": f"{own_family}:Mean"})
+    with pytest.raises(MemoryError, match="does not fit: no more of it Give"):
+        train(run, execution=TWO)
+    assert len(started) == 1 and ended(started, 0.1)
+
+
+def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from scaling import parallel\n"
+        "from scaling.config import Execution, from_dict\n"
+        "from scaling.train import train\n"
+        "start = parallel._Child.__init__\n"
+        "def noted(child, request):\n"
+        "    start(child, request)\n"
+        "    print(child.process.pid, flush=True)\n"
+        "parallel._Child.__init__ = noted\n"
+        "ex = Execution(device='cpu', devices=2, checkpoint_seconds=0.05)\n"
+        "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
+    )
+    run = override(run, {"tokens": 10**5 * 128})
+    words = [sys.executable, "-c", code, json.dumps(canonical(run)), str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    pids = [int(process.stdout.readline())]
+    deadline = time.monotonic() + 60
+    while not (tmp_path / CHECKPOINT).exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert ended(pids)
+
+
+def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatch, started):
+    three = dataclasses.replace(ONE, devices=3)
+    with pytest.raises(ConfigError, match=r"devices=3 cannot share the 8 .* use batch_tokens=144"):
+        train(run, execution=three)
+    muon = override(run, {"optim.optimizer": "muon"})
+    with pytest.raises(ConfigError, match=r"optim.optimizer='muon' updates them whole"):
+        train(muon, execution=SHARDED)
+    growing = override(run, {"optim.batch_warmup_tokens": 1024, "eval.noise_parts": None})
+    with pytest.raises(
+        ConfigError, match=r"has 1 sequences, less than one for each of .*devices=2"
+    ):
+        train(growing, execution=TWO)
+    with pytest.raises(ConfigError, match=r"shard has nothing to share with execution.devices=1"):
+        Execution(shard=True)
+    with pytest.raises(ConfigError, match=r"execution.devices=0 must be positive"):
+        Execution(devices=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        ConfigError, match=r"devices=2, but this machine has 1 GPU; ask for as many"
+    ):
+        train(run, execution=Execution(devices=2))
+    with pytest.raises(ConfigError, match=r"device='cuda:1' is one GPU, not devices=2"):
+        device_of("cuda:1", 2)
+    assert str(device_of("cuda", 1)) == "cuda"
+    assert not started
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"devices=2, but torchrun has started 4 processes"):
+        train(run, execution=TWO)
+
+
+def test_shares_are_all_of_it_once():
+    for n in (0, 1, 2, 7, 64):
+        for size in (1, 2, 3, 8):
+            shares = [list(range(n))[parallel.Ranks(r, size).share(n)] for r in range(size)]
+            assert [i for share in shares for i in share] == list(range(n))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+SPEC = """
+name = "{name}"
+[base]
+data = {{ corpus = "{corpus}", tokenizer = "bytes" }}
+model = {{ n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }}
+batch_tokens = 256
+tokens = 2560
+eval = {{ test_tokens = 2048, points = 4 }}
+[axes]
+seed = {seeds}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, text_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, seeds):
+        Path("spec.toml").write_text(SPEC.format(name=name, corpus=text_file, seeds=seeds))
+        return Sweep.from_toml("spec.toml")
+
+    return make
+
+
+def test_a_sweep_on_two_devices_survives_the_death_of_a_rank(sweep, monkeypatch, started):
+    alone = sweep("alone", [0]).run(in_process=True, quiet=True)
+    it = sweep("two", [0])
+    report, killed = it.store.report_progress, []
+
+    def kill_one(*told):
+        if not killed:
+            killed.append(started[0])
+            os.kill(started[0], signal.SIGKILL)
+        report(*told)
+
+    monkeypatch.setattr(it.store, "report_progress", kill_one)
+    runs = it.run(in_process=True, quiet=True, devices=2, device="cpu")
+    assert runs.status.tolist() == ["ok"] and runs.device.tolist() == ["2 x cpu x1"]
+    assert runs.L.tolist() == pytest.approx(alone.L.tolist(), **CLOSE)
+    events = [e["event"] for e in it.store.attempts(runs.run_id[0])]
+    assert events == ["start", "killed", "start", "ok"]
+    assert it.store.manifest()["sessions"][0]["devices"] == 2
+    assert killed == started[:1] and len(started) == 2 and ended(started, 0.1)
+
+
+def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
+    cores = len(os.sched_getaffinity(0))
+    it = sweep("small", [0, 1])
+    for ask in (it.plan, it.run):
+        said = f"workers=2 of threads=1 on devices={8 * cores} take {16 * cores} cores, but .* {cores};"
+        with pytest.raises(ConfigError, match=said):
+            ask(workers=2, devices=8 * cores)
+    with pytest.raises(
+        ConfigError, match=r"run \w+: execution.devices=3 cannot share the 8 sequences"
+    ):
+        it._prepare(it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
+    assert not it.folder.exists() and not started
+    paths = {estimate.Machine(1, 1, "cpu", devices).path(it.spec.runs[0]) for devices in (1, 2)}
+    assert len(paths) == 2
+    words = it._command(1, False, 2, SHARDED, Budget())
+    assert words.endswith("--workers 1 --device cpu --devices 2 --shard")
+
+
+def test_what_several_devices_of_a_worker_ask_of_ray(monkeypatch):
+    from sweeps import tune
+
+    def nodes(*each):
+        keys = "CPU", "GPU"
+        alive = [{"Alive": True, "Resources": dict(zip(keys, has, strict=True))} for has in each]
+        monkeypatch.setattr(tune.ray, "nodes", lambda: alive)
+
+    four = Execution(devices=4)
+    nodes((8, 0), (8, 4))
+    assert tune._resources(2, four) == {"cpu": 4, "gpu": 4.0}
+    assert tune._resources(8, Execution()) == {"cpu": 1, "gpu": 0.5}
+    nodes((8, 0))
+    assert tune._resources(2, four) == {"cpu": 4, "gpu": 0.0}
+    nodes((8, 2), (2, 4))
+    said = "4 GPUs and 4 CPUs of one node, but the nodes .* 2 GPUs and 8 CPUs, 4 GPUs and 2 CPUs"
+    with pytest.raises(StoreError, match=said):
+        tune._resources(2, four)
+    assert tune._resources(2, dataclasses.replace(four, device="cpu")) == {"cpu": 4, "gpu": 0.0}
+    with pytest.raises(StoreError, match=r"asks for 16 CPUs, but the largest node .* has 8"):
+        tune._resources(1, dataclasses.replace(four, threads=4))
+
+
+@pytest.mark.slow
+def test_a_sweep_on_two_devices_through_ray(sweep):
+    alone = sweep("alone", [0, 1, 2]).run(in_process=True, quiet=True)
+    it = sweep("two", [0, 1, 2])
+    run = it.spec.runs[0]
+    found = estimate.Machine(1, 1, "cpu", 2).measure([(run, 2)])
+    assert all(0 < seconds < 10 for sizes in found.values() for seconds in sizes.values())
+    runs = it.run(workers=1, devices=2, device="cpu", quiet=True)
+    assert runs.status.tolist() == ["ok"] * 3 and set(runs.device) == {"2 x cpu x1"}
+    losses = [table.set_index("run_id").L.sort_index().tolist() for table in (runs, alone)]
+    assert losses[0] == pytest.approx(losses[1], **CLOSE)
+
+
+@pytest.mark.slow
+def test_torchrun(run, tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "scaling.cli", "train", "--execution.devices", "2", "--execution.device", "cpu"]
+    words += ["--data.corpus", run.data.corpus, "--data.tokenizer", "bytes", "--optim.ema", "0.9"]
+    words += ["--model.n-layer", "1", "--model.d-model", "15", "--model.n-head", "3"]
+    words += ["--model.n-ctx", "16", "--model.d-ff", "30", "--optim.lr", "0.01"]
+    words += ["--eval.test-tokens", "1008", "--eval.points", "3", "--eval.noise-parts", "2"]
+    words += ["--tokens", str(run.tokens), "--batch-tokens", "128", "--folder", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["run_id"] == run.run_id and row["device"] == "2 x cpu x1"
+    assert row["L"] == pytest.approx(train(run, execution=ONE).row["L"], **CLOSE)
