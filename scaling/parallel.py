@@ -94,10 +94,12 @@ class Ranks:
         slice of every row, padded with zeros, [K, ceil(P / size)]."""
         if not self.sharded:
             return self.mean(grad_kp, weight)
-        padded_kp = self.padded(grad_kp.mul_(weight))
-        own_kp = grad_kp.new_empty(len(grad_kp), padded_kp.shape[1] // self.size)
+        grad_kp.mul_(weight)
+        if pad := -grad_kp.shape[1] % self.size:
+            grad_kp = F.pad(grad_kp, (0, pad))
+        own_kp = grad_kp.new_empty(len(grad_kp), grad_kp.shape[1] // self.size)
         with _exchange():
-            for own_p, row_p in zip(own_kp, padded_kp, strict=True):
+            for own_p, row_p in zip(own_kp, grad_kp, strict=True):
                 _reduce_scatter(own_p, row_p)
         return own_kp
 
@@ -106,19 +108,22 @@ class Ranks:
         square_k = grad_kp.square().sum(1)
         return self.add(square_k) if self.sharded else square_k
 
-    def padded(self, x_kp: Tensor) -> Tensor:
-        """Rows that all slices fill."""
-        return F.pad(x_kp, (0, -x_kp.shape[1] % self.size))
+    def slice(self, P: int) -> slice:
+        """This rank's of every row, all equal but for the last."""
+        size = -(-P // self.size)
+        return slice(self.rank * size, min((self.rank + 1) * size, P))
 
-    def gather(self, own_p: Tensor, row_p: Tensor) -> None:
-        """Fill a row [P] with the slices of all ranks."""
-        whole_p = row_p
-        if len(own_p) * self.size != len(row_p):
-            whole_p = row_p.new_empty(len(own_p) * self.size)
+    def gather(self, row_p: Tensor) -> None:
+        """Fill a row [P] with what each rank has in its slice of it."""
+        P = len(row_p)
+        own_p, whole_p = row_p[self.slice(P)], row_p
+        if pad := -P % self.size:
+            size = (P + pad) // self.size
+            own_p, whole_p = F.pad(own_p, (0, size - len(own_p))), row_p.new_empty(P + pad)
         with _exchange():
             _all_gather(whole_p, own_p)
-        if whole_p is not row_p:
-            row_p.copy_(whole_p[: len(row_p)])
+        if pad:
+            row_p.copy_(whole_p[:P])
 
     def agreed(self, *values: float) -> tuple[float, ...]:
         """What rank 0 gives, to all: for what a rank cannot know of the others, such as a clock's."""
@@ -142,20 +147,19 @@ class Sharded(Optimizer):
     ) -> None:
         self.ranks = ranks
         self.whole_kp = flat_kp.detach()
-        padded_kp = ranks.padded(self.whole_kp)
-        size = padded_kp.shape[1] // ranks.size
-        self.span = ranks.rank * size, min((ranks.rank + 1) * size, model.P)
         self.sizes = [  # of the pieces of whole rows
             [piece.view(self.whole_kp[0]).numel() for piece in pieces(model, c)] for c in configs
         ]
-        own_kp = padded_kp[:, self.span[0] : self.span[0] + size].clone()
-        super().__init__(own_kp, model, configs, self.span)
+        self.own = ranks.slice(model.P)
+        super().__init__(
+            self.whole_kp[:, self.own], model, configs, (self.own.start, self.own.stop)
+        )
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """As that of Optimizer, with the gradient of :meth:`Ranks.mean_gradient`."""
         norm_k = super().step(grad_kp, lr)
-        for own_p, row_p in zip(self.flat_kp, self.whole_kp, strict=True):
-            self.ranks.gather(own_p, row_p)
+        for row_p in self.whole_kp:
+            self.ranks.gather(row_p)
         return norm_k
 
     def norm(self, grad_kp: Tensor) -> Tensor:
@@ -166,12 +170,11 @@ class Sharded(Optimizer):
         states = self._states(k)
         if not all(states):  # no step has been done
             return {}
-        own_p = torch.zeros(self.flat_kp.shape[1])
         saved: dict[str, Any] = {}
         for name in ("exp_avg", "exp_avg_sq"):
-            own_p[: self.span[1] - self.span[0]] = torch.cat([s[name].cpu() for s in states])
-            row_p = torch.empty(sum(self.sizes[k]))
-            self.ranks.gather(own_p, row_p)
+            row_p = torch.empty(self.whole_kp.shape[1])
+            row_p[self.own] = torch.cat([state[name].cpu() for state in states])
+            self.ranks.gather(row_p)
             for number, part in enumerate(row_p.split(self.sizes[k])):
                 saved[f"{number}.{name}"] = part
         for number in range(len(self.sizes[k])):
@@ -183,7 +186,7 @@ class Sharded(Optimizer):
         sizes = [piece.view(self.flat_kp[k]).numel() for piece in self.pieces[k]]
         for name in ("exp_avg", "exp_avg_sq"):
             row_p = torch.cat([saved[f"{number}.{name}"] for number in range(len(self.sizes[k]))])
-            own_p = row_p[slice(*self.span)].to(self.flat_kp.device)
+            own_p = row_p[self.own].to(self.flat_kp.device)
             own |= {f"{number}.{name}": part for number, part in enumerate(own_p.split(sizes))}
         step = saved["0.step"].to(self.flat_kp.device)
         super().load_row(k, own | {f"{number}.step": step for number in range(len(sizes))})
@@ -314,6 +317,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
+            start_new_session=True,  # Ctrl-C is for rank 0
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert self.process.stdin and self.process.stdout
@@ -369,8 +373,7 @@ def _what_happened(children: Sequence[_Child], lost: str) -> BaseException:
 def _follow() -> NoReturn:
     """What a process does that rank 0 has started: as told on stdin, whose end is its own."""
     global _joined
-    for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says when to stop
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 says when to stop
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     rank, size, port, cuda, again = pickle.load(sys.stdin.buffer)
