@@ -173,17 +173,15 @@ def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
     )
     run = override(run, {"tokens": 10**5 * 128})
     words = [sys.executable, "-c", code, json.dumps(canonical(run)), str(tmp_path)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    pids = [int(process.stdout.readline())]
-    deadline = time.monotonic() + 60
-    while not (tmp_path / CHECKPOINT).exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert ended(pids)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pids = [int(process.stdout.readline())]
+        deadline = time.monotonic() + 200
+        while not (tmp_path / CHECKPOINT).exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert (tmp_path / CHECKPOINT).exists() and ended(pids)
 
 
 def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatch, started):
