@@ -573,7 +573,7 @@ def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(estimate, "_MEASURE_SECONDS", 0.01)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    request = {"workers": 2, "threads": 1, "device": "cpu", "devices": 1}
+    request = {"workers": 2, "threads": 1, "device": "cpu", "compile": False, "devices": 1}
     request["items"] = [{"run": flatten(first), "most": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     estimate._child()
