@@ -281,7 +281,9 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     ):
         it._prepare(it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
     assert not it.folder.exists() and not started
-    paths = {estimate.Machine(1, 1, "cpu", devices).path(it.spec.runs[0]) for devices in (1, 2)}
+    paths = {
+        estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
+    }
     assert len(paths) == 2
     words = it._command(1, False, 2, SHARDED, Budget())
     assert words.endswith("--workers 1 --device cpu --devices 2 --shard")
@@ -315,7 +317,7 @@ def test_a_sweep_on_two_devices_through_ray(sweep):
     alone = sweep("alone", [0, 1, 2]).run(in_process=True, quiet=True)
     it = sweep("two", [0, 1, 2])
     run = it.spec.runs[0]
-    found = estimate.Machine(1, 1, "cpu", 2).measure([(run, 2)])
+    found = estimate.Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
     assert all(0 < seconds < 10 for sizes in found.values() for seconds in sizes.values())
     runs = it.run(workers=1, devices=2, device="cpu", quiet=True)
     assert runs.status.tolist() == ["ok"] * 3 and set(runs.device) == {"2 x cpu x1"}
