@@ -36,9 +36,11 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Redraw the figures of the committed results.
+# Redraw the figures of the committed results, runs of one batch size with the B_crit(L) of `batch`.
 figures: $(STAMP)
-	for runs in results/*/runs.csv; do $(BIN)/scaling figure again $$(dirname $$runs) || exit; done
+	for runs in results/*/runs.csv; do \
+	  $(BIN)/scaling figure again $$(dirname $$runs) --critical results/batch || exit; \
+	done
 
 # The notebooks, run, as HTML in build/docs.
 docs: data

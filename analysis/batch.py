@@ -242,7 +242,8 @@ class Efficient:
     """Compute-efficient training as in section 6 of Kaplan et al. 2020."""
 
     frontier: Frontier
-    """The envelope of the curves over C_min."""
+    """The envelope of the curves over C_min, with D = C_min / (6 N); lines of B = B_crit(L) and of
+    S = D / B beside those of N, D and L."""
     critical: CriticalBatch
     steps: FitResult
     """L(N, S_min)."""
@@ -269,6 +270,22 @@ class Efficient:
         )
 
 
+def settled(curves: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations that a law of N and S describes: after the warm-up of the learning rate and,
+    under wsd, before its cooldown, within which the loss falls with the schedule more than with S.
+
+    Curves whose learning rate is not recorded are taken whole.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 5.2
+    """
+    if "lr" not in curves.columns or curves["lr"].isna().any():
+        return curves
+    at_peak = curves["lr"] >= 0.999 * curves.groupby("run_id")["lr"].transform("max")
+    begins = curves["S"].where(at_peak).groupby(curves["run_id"]).transform("min")
+    cooled = curves["schedule"].eq("wsd") & ~at_peak if "schedule" in curves.columns else False
+    return curves[(curves["S"] >= begins) & ~cooled]
+
+
 _KAPLAN = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
 """Kaplan et al. 2020, Table 6 and eq. 1.3: powers of C_min as measured there."""
 
@@ -288,9 +305,9 @@ def efficient(
     critical  of `critical_batch`, with its law; where not given, of these curves' own contours.
 
     Measured: N and L by the envelope over C_min, B = B_crit(L), D = C_min / (6 N), S = D / B.
-    Analytic: `compute_exponents` of a fit of kaplan_NS to the later half of each curve (in ln S,
-    where the learning rate has left its warm-up) and of B_crit's law. Raises TableError where there
-    is no B_crit(L), or no envelope.
+    Analytic: `compute_exponents` of a fit of kaplan_NS to the later half of each curve (in ln S; of
+    that what is `settled`) and of B_crit's law. Raises TableError where there is no B_crit(L), or no
+    envelope.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), sections 5 and 6, Figs. 13 and 14
     """
@@ -301,33 +318,30 @@ def efficient(
     table = adjusted(curves, critical)
     assert critical.law is not None
     front = envelope(
-        table.assign(C=table["C_min"]).drop(columns="B"),
+        table.assign(C=table["C_min"], D=table["C_min"] / (6 * table["N"])).drop(columns="B"),
         bootstrap=bootstrap,
         level=level,
         seed=seed,
     )
     middle = table.groupby("run_id")["S"].transform(lambda s: np.sqrt(s.min() * s.max()))
-    late = table[table["S"] >= middle]
+    late = settled(table[table["S"] >= middle])
     steps = fit(laws.kaplan_NS, late.assign(S=late["S_min"]), bootstrap=bootstrap, seed=seed)
-    inverse = 1 / critical.law.params["alpha_B"]
-    others = 1 / critical.law.samples["alpha_B"].to_numpy(float)
-    rng = np.random.default_rng(seed)
-    draws = len(front.lines["N"]) - 1
-    one_over = np.append(
-        inverse, rng.choice(others, draws) if len(others) else np.full(draws, inverse)
-    )
-    slopes = {"L": front.lines["L"][:, 1], "N": front.lines["N"][:, 1]}
-    slopes["B"] = -slopes["L"] * one_over
-    slopes["D"] = 1 - slopes["N"]
-    slopes["S"] = slopes["D"] - slopes["B"]
+    law, lines = critical.law, dict(front.lines)
+    best = pd.DataFrame([law.params])
+    draws = law.samples if len(law.samples) else best
+    drawn = pd.concat([best, draws.sample(bootstrap, replace=True, random_state=seed)])
+    lines["B"] = -lines["L"] / drawn[["alpha_B"]].to_numpy(float)
+    lines["B"][:, 0] += np.log(drawn["B_star"].to_numpy(float))
+    lines["S"] = lines["D"] - lines["B"]
     analytic = compute_exponents(
         alpha_N=steps.params["alpha_N"], alpha_S=steps.params["alpha_S"],
-        alpha_B=critical.law.params["alpha_B"],
+        alpha_B=law.params["alpha_B"],
     )  # fmt: skip
     rows = []
     for name, paper in _KAPLAN.items():
-        low, high = quantiles(slopes[name][1:], level)
-        rows.append((name, slopes[name][0], float(low), float(high), analytic[name], paper))
+        slopes = lines[name][:, 1]
+        low, high = quantiles(slopes[1:], level)
+        rows.append((name, slopes[0], float(low), float(high), analytic[name], paper))
     columns = ["exponent", "value", "low", "high", "analytic", "paper"]
-    front = replace(front, flops="C_min")
+    front = replace(front, flops="C_min", lines=lines)
     return Efficient(front, critical, steps, pd.DataFrame(rows, columns=columns))

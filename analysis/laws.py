@@ -283,6 +283,15 @@ def power(x: str) -> Law:
     return replace(made, origin=(power, (x,)))
 
 
+def logarithm(x: str) -> Law:
+    """k ln(x_0 / x) in any one column: what a power law is to be told from, a straight line of L
+    itself in ln x."""
+    made = law(k=Range(1e-2, 2), x_0=Range(1e3, 1e12, of=x))(
+        _one_input(_logarithm, x, f"logarithm_{x}")
+    )
+    return replace(made, origin=(logarithm, (x,)))
+
+
 def _floor(x, *, E, A, alpha):
     """L(x) = E + A / x^alpha.
 
@@ -299,6 +308,14 @@ def _power(x, *, A, alpha):
     Source: Hestness et al. 2017 (arXiv 1712.00409), section 3
     """
     return A * x**-alpha
+
+
+def _logarithm(x, *, k, x_0):
+    """L(x) = k ln(x_0 / x).
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), Fig. 23
+    """
+    return k * np.log(x_0 / x)
 
 
 def _one_input(function: Callable[..., Any], x: str, name: str) -> Callable[..., Any]:
@@ -578,7 +595,7 @@ LAWS: dict[str, Law] = {
 def resolve(name: str | Law) -> Law:
     """The law called `name`, or the one at ``path/to/file.py:name``.
 
-    ``power_X``, ``floor_X`` and ``broken_X`` work for any column X; ``broken_X_2`` has two breaks.
+    ``power_X``, ``floor_X``, ``logarithm_X`` and ``broken_X`` work for any column X; ``broken_X_2`` has two breaks.
     Raises LawError with the nearest known name.
     """
     if isinstance(name, Law):
@@ -588,8 +605,8 @@ def resolve(name: str | Law) -> Law:
     if name in LAWS:
         return LAWS[name]
     kind, _, column = name.partition("_")
-    if column and kind in ("power", "floor"):
-        return power(column) if kind == "power" else floor(column)
+    if column and kind in (forms := {"power": power, "floor": floor, "logarithm": logarithm}):
+        return forms[kind](column)
     if column and kind == "broken":
         column, _, breaks = column.rpartition("_") if name[-1:].isdigit() else (column, "", "1")
         if column:

@@ -2,7 +2,8 @@
 
 The data rule (Kaplan et al. 2020, section 4), the step at which a run on little data begins to
 overfit (section 5.3), how far short of convergence efficient training stops (appendix B), and what
-a repeated token is worth (Muennighoff et al. 2023).
+a repeated token is worth (Muennighoff et al. 2023), and where compute-efficient training asks for
+more of its data than they give (Kaplan et al. 2020, section 6.3).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from analysis.batch import Efficient
 from analysis.fit import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
@@ -157,6 +160,51 @@ def convergence(*, alpha_N: float, alpha_S: float, excess: float = 0.02) -> Conv
     N = ((1 + f) / (1 + excess)) ** (1 / alpha_N)
     S = ((1 + 1 / f) / (1 + 1 / excess)) ** (1 / alpha_S)
     return Convergence(f, N, S, N * S)
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Where L(C_min) meets the loss that its tokens allow, L(D(C_min)): `at` is (value, low, high)
+    of C [FLOPs], N, D and L there; C and N are inf and L is 0 where they never meet."""
+
+    at: dict[str, tuple[float, float, float]]
+    bound: np.ndarray
+    """ln L(D(C_min)) as lines in ln C_min - centre, as the `lines` of a Frontier."""
+    meet: float
+    """Share of the draws in which they meet."""
+
+
+def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contradiction:
+    """Where compute-efficient training would reach a loss below what its tokens allow.
+
+    At the critical batch size it takes D(C_min) = 2 C_min / (6 N(C_min)) tokens, each once. L(D)
+    there, of a fit of kaplan_D, falls more slowly than L(C_min), so the two meet: in the paper near
+    1e4 PF-days and 1.7 nats. That is far outside any data, and moves by decades with the exponents.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 6.3, eqs. 6.7 and 6.8
+    """
+    if by_D.law.name != "kaplan_D":
+        raise LawError(f"the contradiction needs a fit of kaplan_D, not of {by_D.law.name}.")
+    front = found.frontier
+    lines = front.lines | {"D": front.lines["D"] + [math.log(2.0), 0.0]}
+    best = pd.DataFrame([by_D.params])
+    draws = by_D.samples if len(by_D.samples) else best
+    draws = draws.sample(len(lines["L"]) - 1, replace=True, random_state=seed)
+    of_data = pd.concat([best, draws])
+    bound = -of_data[["alpha_D"]].to_numpy(float) * lines["D"]
+    bound[:, 0] += (of_data["alpha_D"] * np.log(of_data["D_c"])).to_numpy(float)
+    (start, slope), (start_D, slope_D) = lines["L"].T, bound.T
+    with np.errstate(all="ignore"):
+        ln_C = np.where(slope < slope_D, (start_D - start) / (slope - slope_D), np.inf)
+        ln = {name: lines[name][:, 0] + lines[name][:, 1] * ln_C for name in ("N", "D", "L")}
+        draws = {"C": ln_C + front.centre} | ln
+        at = {}
+        for name, values in draws.items():
+            ends = (0.5 - front.level / 2, 0.5 + front.level / 2)
+            low, high = np.nanquantile(values[1:], ends, method="nearest")
+            at[name] = tuple(float(np.exp(v)) for v in (values[0], low, high))
+    known = np.isfinite(lines["L"][1:, 1])
+    return Contradiction(at, bound, float(np.mean(np.isfinite(ln_C[1:][known]))))
 
 
 def worth(result: FitResult, *, epochs: Any) -> np.ndarray:

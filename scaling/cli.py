@@ -756,6 +756,7 @@ def figure(
     *,
     out: Path | None = None,
     width: Literal["column", "full"] | None = None,
+    critical: Path | None = None,
     list: bool = False,
 ) -> None:
     """Draw a figure of the papers from a results folder, or all that it allows.
@@ -767,6 +768,8 @@ def figure(
             and a .png are written to the results folder's `figures`. A folder for all and again.
         width: One column of a page (3.25 inches) or the full text (6.75); what suits the figure
             where not given.
+        critical: A results folder with several batch sizes, such as results/batch, for figures that
+            take the critical batch size, of runs that have but one.
         list: List the figures, the columns that they take and the spec that measures these.
     """
     from analysis import figures
@@ -780,12 +783,14 @@ def figure(
             "--list shows the figures."
         )
     if name in ("all", "again"):
-        files, lacking = figures.draw_all(results, out, again=name == "again", width=width)
+        files, lacking = figures.draw_all(
+            results, out, again=name == "again", width=width, critical=critical
+        )
         print(*files, sep="\n")
         for why in lacking.values():
             _say(f"note: {why}")
         return
-    for path in figures.draw(name, results, out, width=width):
+    for path in figures.draw(name, results, out, width=width, critical=critical):
         print(path)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import frontier
+from analysis import fit, frontier, laws
 from analysis.batch import (
     adjusted,
     batch_at_overhead,
@@ -12,8 +12,10 @@ from analysis.batch import (
     contours,
     critical_batch,
     efficient,
+    settled,
 )
 from analysis.frontier import envelope
+from analysis.overfit import contradiction
 from scaling.table import TableError
 
 
@@ -174,11 +176,49 @@ def test_compute_efficient_training_measured_and_analytic(kaplan_critical):
     assert rows.loc["B", "value"] + rows.loc["S", "value"] == pytest.approx(rows.loc["D", "value"])
     assert "alpha_C = 1 / (1 / alpha_S" in str(got)
     json.dumps(got.record(), allow_nan=False)
+    at = got.frontier.at(C=np.geomspace(1e9, 1e12, 5))
+    C, N, D, L, B, S = at[["C", "N", "D", "L", "B", "S"]].to_numpy().T
+    assert pytest.approx(C / (6 * N)) == D and pytest.approx(D / B) == S
+    assert kaplan_critical.law is not None
+    assert pytest.approx(kaplan_critical.law.predict(L=L)) == B
+    assert ((at["S_low"] <= S) & (at["S_high"] >= S)).all()
+    # Section 6.3: L(C_min) falls below L(D) of its 2 C_min / (6 N) tokens, if it is the steeper.
+    D = np.geomspace(1e5, 1e9, 9)
+    for alpha_D in (0.05, 0.9):
+        table = pd.DataFrame({"D": D, "L": (1e15 / D) ** alpha_D})
+        by_D = fit(laws.kaplan_D, table, bootstrap=20)
+        met = contradiction(got, by_D)
+        C, low, high = met.at["C"]
+        assert low <= C <= high
+        if alpha_D == 0.9:
+            assert np.isinf(C) and met.meet == 0
+            continue
+        row = got.frontier.at(C=C).iloc[0]
+        assert by_D.predict(D=2 * C / (6 * row["N"])) == pytest.approx(row["L"], rel=1e-5)
+        assert met.meet == 1
+        assert [met.at[k][0] for k in "NDL"] == pytest.approx([row["N"], 2 * row["D"], row["L"]])
     # Without the adjustment the frontier is another one.
     plain = envelope(kaplan_curves(), bootstrap=5)
     assert plain.convention != got.frontier.convention
     assert any("several batch sizes (256 to 1.638e+04 tokens)" in line for line in plain.status)
     assert abs(plain.lines["N"][0, 1] - exact["N"]) > abs(rows.loc["N", "value"] - exact["N"])
+
+
+def test_a_law_of_steps_takes_no_warmup_and_no_cooldown():
+    S = np.arange(1, 7)
+    curves = pd.concat(
+        pd.DataFrame({"run_id": schedule, "schedule": schedule, "S": S, "lr": lr})
+        for schedule, lr in (
+            ("wsd", [0.5, 1, 1, 1, 0.5, 0.1]),
+            ("cosine", [0.5, 1, 0.9, 0.6, 0.3, 0.1]),
+            ("constant", [1, 1, 1, 1, 1, 1]),
+        )
+    )
+    kept = settled(curves).groupby("run_id")["S"].apply(list)
+    assert kept.to_dict() == {
+        "wsd": [2, 3, 4], "cosine": [2, 3, 4, 5, 6], "constant": [1, 2, 3, 4, 5, 6],
+    }  # fmt: skip
+    assert settled(curves.drop(columns="lr")).shape == (18, 3)
 
 
 def test_the_noise_scale_stands_beside_the_critical_batch(kaplan_critical):

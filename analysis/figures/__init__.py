@@ -4,17 +4,11 @@ figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")
 """
 
-from .compute import (
-    batch_scan,
-    fixed,
-    least_compute,
-    loss_contours,
-    loss_of_compute,
-    sample_efficiency,
-)
-from .context import distributions, positions
+from .allocation import allocation, least_compute, meeting, optimal_steps
+from .compute import batch_scan, fixed, loss_contours, loss_of_compute, sample_efficiency
+from .context import distributions, generalization, positions
 from .frontier import critical_batch, deviation, frontier, isoflop
-from .loss import embeddings, kaplan_triptych, learning_curves, size_and_data
+from .loss import embeddings, forms, kaplan_triptych, learning_curves, size_and_data
 from .overfit import early_stopping, overfitting
 from .parts import BEYOND, LABELS, formula, lower_edge
 from .registry import FIGURES, draw, draw_all, listing, of_results, save
@@ -23,9 +17,11 @@ from .shape import families, proportions, recurrence
 from .trust import held_out, parameters
 
 __all__ = [
-    "BEYOND", "FIGURES", "LABELS", "batch_scan", "best_rates", "critical_batch", "deviation", "distributions",
-    "draw", "draw_all", "early_stopping", "embeddings", "families", "fixed", "formula", "frontier",
-    "held_out", "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
-    "loss_contours", "loss_of_compute", "lower_edge", "of_results", "overfitting", "parameters", "positions",
-    "proportions", "recurrence", "sample_efficiency", "save", "schedules", "size_and_data", "transfer",
+    "BEYOND", "FIGURES", "LABELS", "allocation", "batch_scan", "best_rates", "critical_batch",
+    "deviation", "distributions", "draw", "draw_all", "early_stopping", "embeddings",
+    "families", "fixed", "forms", "formula", "frontier", "generalization", "held_out",
+    "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
+    "loss_contours", "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps",
+    "overfitting", "parameters", "positions", "proportions", "recurrence", "sample_efficiency",
+    "save", "schedules", "size_and_data", "transfer",
 ]  # fmt: skip

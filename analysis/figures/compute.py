@@ -12,13 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import laws, style
-from analysis.batch import adjusted, contours, critical_batch
+from analysis.batch import contours, critical_batch, settled
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier, budgets_of, envelope, parametric, quantiles, slices
-from analysis.frontier import frontier as frontier_of
+from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
 from scaling.count import PF_DAY
-from scaling.table import TableError
 
 from .parts import (
     BEYOND,
@@ -30,12 +28,11 @@ from .parts import (
     headline,
     latex,
     limits,
-    line,
     lines,
     longest,
     needed,
+    of_steps,
     panels,
-    past_warmup,
     span,
     usable,
 )
@@ -62,15 +59,15 @@ def fixed(
 ) -> Figure:
     """Loss against size at fixed compute, and at fixed numbers of steps, with L(N, S).
 
-    Learning curves cut at fixed C or S; lines are kaplan_NS, fitted to the longest curve of every
-    size after its warm-up.
+    Learning curves cut at fixed C or S, after their warm-up and before a wsd cooldown; lines are
+    kaplan_NS, fitted to the longest curve of every size.
     """
     points = needed(runs if curves is None else curves)
-    late = past_warmup(longest(points))
+    late = of_steps(longest(points))
     law = fit_law(laws.kaplan_NS, late)
     B = float(points["B"].mode().iloc[0])
     late = late[late["B"] == B]
-    budgets = slices(past_warmup(points[points["B"] == B]), 6)
+    budgets = slices(settled(points[points["B"] == B]), 6)
     ends = late.groupby("N")["S"].agg(["min", "max"])
     steps = at_steps(late, np.geomspace(ends["min"].max(), ends["max"].min(), 5))
     with rc_context(style.paper()):
@@ -96,51 +93,6 @@ def fixed(
             style.loss_axis(ax)
         left.set_ylabel(LABELS["L"])
         headline(right, formula(law))
-    return figure
-
-
-@listed("kaplan13", "Kaplan et al. 2020, Fig. 13", needs=("curves", "B"), spec="batch")
-def least_compute(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
-) -> Figure:
-    """Loss against the least compute C_min, beside compute as trained.
-
-    C_min = C / (1 + B / B_crit(L)) is what a batch far below the critical one would have taken
-    (eq. 5.5), with B_crit(L) of these very runs. As trained: the commonest batch size.
-    """
-    points = needed(runs if curves is None else curves)
-    critical = critical_batch(contours(points))
-    if critical.law is None:
-        raise TableError("B_crit(L) takes contours at three losses or more.")
-    least = adjusted(points, critical)
-    plain = points[points["B"] == points["B"].mode().iloc[0]]
-    fronts = (
-        ("trained", envelope(plain), style.METHODS["envelope"]),
-        ("min", frontier_of(least, method="envelope", flops="C_min"), style.FIT),
-    )
-    with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.6)
-        colour = Colours(points["N"])
-        lines(ax, least.assign(C=least["C_min"]), "C", colour)
-        everything = np.concatenate([least["C_min"], plain["C"]])
-        limits(ax, everything, points["L"].to_numpy(float), above=0.35)
-        for name, front, hue in fronts:
-            assert isinstance(front, Frontier)
-            value = -front.lines["L"][0, 1]
-            low, high = quantiles(-front.lines["L"][1:, 1], front.level)
-            words = r"C_\mathrm{min}" if name == "min" else "C"
-            label = f"$L \\propto {words}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
-
-            def curve(C: np.ndarray, front: Frontier = front) -> tuple[np.ndarray, ...]:
-                table = front.at(C=C)
-                return tuple(table[k].to_numpy() for k in ("L", "L_low", "L_high"))
-
-            line(ax, curve, *front.ranges["C"], label, hue)  # pyright: ignore[reportArgumentType]
-        ax.set(xlabel=r"Compute $C_\mathrm{min}$ (curves) or $C$ [FLOPs]", ylabel=LABELS["L"])
-        style.count_axis(ax)
-        style.loss_axis(ax)
-        ax.legend(loc="upper right")
-        colour.bar(figure, [ax])
     return figure
 
 

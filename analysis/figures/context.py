@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import laws, style
 from analysis.fit import fit as fit_law
 from scaling.table import TableError
 
-from .parts import LABELS, Colours, Width, latex, panels, usable
+from .parts import LABELS, Colours, Width, latex, panels, sizes, usable
 from .registry import figure as listed
 
 POSITION = "Position in the context"
@@ -29,6 +31,28 @@ def _tested(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _elsewhere(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
+    """`_tested` with the bits per byte on the training text in `own`; the corpora, that one first,
+    and a colour each."""
+    table = _tested(runs)
+    home = table["run_id"].map(runs.set_index("run_id")["corpus"])
+    base = table[table["corpus"] == home].set_index("run_id")["bits_per_byte"]
+    table = table.assign(own=table["run_id"].map(base))
+    names = [str(home.iloc[0]), *sorted(set(table["corpus"]) - set(home))]
+    if len(names) < 2:
+        raise TableError("no run was measured on another corpus (config eval.others).")
+    hues = [style.INK, *style.METHODS.values()] * 4
+    return table, names, dict(zip(names, hues, strict=False))
+
+
+def _legend_above(ax: Axes, title: str | None = None) -> None:
+    """A legend over losses in bits/byte, with room made for it."""
+    style.loss_axis(ax)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+    ax.legend(loc="upper right", ncols=2, title=title, title_fontsize=7)
+    style.loss_axis(ax)
+
+
 @listed("kaplan8", "Kaplan et al. 2020, Fig. 8", needs=("corpus", "tests"), spec="distributions")
 def distributions(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
@@ -39,15 +63,7 @@ def distributions(
     their data, so that training moves from right to left. Bits per byte, as losses a token of
     other text are not comparable.
     """
-    table = _tested(runs)
-    own = runs.set_index("run_id")["corpus"]
-    table = table.assign(home=table["run_id"].map(own))
-    base = table[table["corpus"] == table["home"]].set_index("run_id")["bits_per_byte"]
-    table = table.assign(own=table["run_id"].map(base))
-    names = [str(table["home"].iloc[0]), *sorted(set(table["corpus"]) - set(table["home"]))]
-    if len(names) < 2:
-        raise TableError("no run was measured on another corpus (config eval.others).")
-    hues = dict(zip(names, [style.INK, *style.METHODS.values()] * 4, strict=False))
+    table, names, hues = _elsewhere(runs)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.6, share=True)
         last = table[table["D"] == table["D"].max()]
@@ -77,14 +93,47 @@ def distributions(
         left.set(xlabel=LABELS["N"], ylabel="Loss [bits/byte]")
         right.set(xlabel=f"Loss on {names[0]} [bits/byte]")
         style.count_axis(left)
-        style.loss_axis(left)
         style.loss_axis(right)
         style.loss_axis(right, which="x")
         right.invert_xaxis()
         right.label_outer(remove_inner_ticks=False)
-        left.set_ylim(top=left.get_ylim()[1] * 1.25)
-        left.legend(loc="upper right", ncols=2)
-        style.loss_axis(left)
+        _legend_above(left)
+    return figure
+
+
+@listed(
+    "kaplan24", "Kaplan et al. 2020, Fig. 24", needs=("corpus", "tests", "n_layer"), spec="depth"
+)
+def generalization(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Bits per byte on other distributions against depth, at one size.
+
+    The size (N within 8 %) with most depths, its longest runs: dots are means over seeds, bars go
+    from the least to the most. In the paper depth is of no account beyond the loss on the training
+    distribution.
+    """
+    runs = usable(runs)
+    runs = runs.assign(size=sizes(runs["N"]))
+    depths = runs.groupby("size")["n_layer"].nunique()
+    if depths.max() < 2:
+        raise TableError("no two runs of one size (N within 8 %) differ in depth.")
+    runs = runs[runs["size"] == depths.idxmax()]
+    table, names, hues = _elsewhere(runs[runs["D"] == runs["D"].max()])
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        for name in names:
+            by = table[table["corpus"] == name].groupby("n_layer")["bits_per_byte"]
+            mean, low, high = by.mean(), by.min(), by.max()
+            ax.errorbar(
+                mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3, mew=0,
+                lw=0.8, elinewidth=0.6, label=name,
+            )  # fmt: skip
+        ax.set(xscale="log", xlabel="Layers", ylabel="Loss [bits/byte]")
+        ax.xaxis.set_major_locator(FixedLocator(sorted(runs["n_layer"].unique())))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        _legend_above(ax, f"$N = {latex(float(runs['size'].iloc[0]))}$")
     return figure
 
 

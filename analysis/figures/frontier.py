@@ -22,7 +22,7 @@ from analysis.frontier import frontier as optimal
 from analysis.frontier import isoflop as fit_isoflop
 from analysis.plan import price
 
-from .parts import BEYOND, LABELS, Colours, Width, between, latex, line, panels, usable
+from .parts import BEYOND, LABELS, Colours, Width, along, between, latex, line, panels, usable
 from .registry import figure as listed
 
 
@@ -63,12 +63,7 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
         f"[{row.low:.2f}, {row.high:.2f}]"
     )
     low, high = front.ranges["C"]
-
-    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        table = front.at(C=C)
-        return tuple(table[k].to_numpy() for k in (name, f"{name}_low", f"{name}_high"))
-
-    line(ax, curve, low, high, label, colour, start=low / BEYOND)
+    line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
         used = front.optima[front.optima["kind"].isin(("crossing", "minimum"))]
         ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import laws, style
+from analysis.batch import CriticalBatch, adjusted
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier
@@ -17,6 +19,7 @@ from .parts import (
     LABELS,
     Colours,
     Width,
+    bcrit,
     default_frontier,
     dots,
     fitted,
@@ -29,8 +32,8 @@ from .parts import (
     longest,
     lower_edge,
     needed,
+    of_steps,
     panels,
-    past_warmup,
     span,
     usable,
 )
@@ -119,19 +122,30 @@ def size_and_data(
     *,
     by_ND: FitResult | None = None,
     by_NS: FitResult | None = None,
+    critical: CriticalBatch | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Loss against data by size with L(N, D), and along learning curves with L(N, S).
 
-    by_ND  a law of N and D; kaplan_ND fitted to all runs where not given.
-    by_NS  a law of N and S; where not given, kaplan_NS fitted to the longest curve of every size
-           after its warm-up. S is as trained, at one batch size, not S_min.
+    Right: the longest curve of every size after its warm-up, as in the paper (section 5.2), and
+    before a wsd cooldown, within which the loss falls with the schedule. Over S_min = S / (1 +
+    B_crit(L) / B) (eq. 5.4) where B_crit is given or the runs have several batch sizes, otherwise
+    over S as trained.
+
+    by_ND     a law of N and D; kaplan_ND fitted to all runs where not given.
+    by_NS     a law of N and S; kaplan_NS fitted to the points shown where not given.
+    critical  of `critical_batch`; where not given, of these very runs.
     """
     runs = usable(runs)
-    points = longest(needed(runs if curves is None else curves))
+    points = needed(runs if curves is None else curves)
+    if critical is not None or points["B"].nunique() >= 3:
+        critical = bcrit(points, critical)
+    points = of_steps(longest(points))
+    if critical is not None:
+        points = adjusted(points, critical)
+        points["S"] = points["S_min"]
     by_ND = by_ND or fit_law(laws.kaplan_ND, runs)
-    late = past_warmup(points)
-    by_NS = by_NS or fit_law(laws.kaplan_NS, late)
+    by_NS = by_NS or fit_law(laws.kaplan_NS, points)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.5, share=True)
         colour = Colours(runs["N"])
@@ -142,20 +156,61 @@ def size_and_data(
             own = runs.loc[runs["N"] == N, "D"]
             D = span(own, beyond=BEYOND)
             fitted(left, D, by_ND.predict(N=N, D=D), own.max(), colour(N))
-            steps = span(late.loc[late["N"] == N, "S"], beyond=BEYOND)
-            last = points.loc[points["N"] == N, "S"].max()
-            fitted(right, steps, by_NS.predict(N=N, S=steps), last, colour(N))
+            own = points.loc[points["N"] == N, "S"]
+            if len(own):
+                S = span(own, beyond=BEYOND)
+                fitted(right, S, by_NS.predict(N=N, S=S), own.max(), colour(N))
+        L = np.concatenate([runs["L"], points["L"]])
         for ax, x, result in ((left, "D", by_ND), (right, "S", by_NS)):
             data = runs if x == "D" else points
-            limits(ax, data[x].to_numpy(float), data["L"].to_numpy(float), above=0.3)
+            limits(ax, data[x].to_numpy(float), L, above=0.3)
             ax.set_xlabel(LABELS[x])
             headline(ax, formula(result))
+        if critical is not None:
+            right.set_xlabel(r"Fewest steps $S_\mathrm{min}$")
         for ax in (left, right):
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
         left.set_ylabel(LABELS["L"])
         colour.bar(figure, (left, right))
+    return figure
+
+
+@listed("kaplan23", "Kaplan et al. 2020, Fig. 23", spec="headline")
+def forms(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Is L(N) a power law or a logarithm? Both with their misfit; L(D) and L(C) beside it.
+
+    The paper shows L(N). Fitted to the lower edge: the runs that no run with as little N (D, C)
+    beats. The misfit is the relative root mean square over these.
+    """
+    runs = usable(runs)
+    with rc_context(style.paper()):
+        figure, axes = panels(3, width, height=2.25, share=True)
+        colour = Colours(runs["N"])
+        for ax, x, power in zip(
+            axes, "NDC", (laws.kaplan_N, laws.kaplan_D, laws.kaplan_C), strict=True
+        ):
+            edge = lower_edge(runs, x)
+            dots(ax, edge, x, colour)
+            grid = span([edge[x].min(), edge[x].max() * BEYOND**2])
+            for law, hue in ((power, style.FIT), (laws.logarithm(x), style.METHODS["envelope"])):
+                result = fit_law(law, edge)
+                off = result.predict(**{x: edge[x].to_numpy(float)}) / edge["L"] - 1
+                label = f"{formula(result)}\n{100 * np.sqrt(np.mean(off**2)):.2g} % rms"
+                fitted(ax, grid, result.predict(**{x: grid}), edge[x].max(), hue, label=label)
+            limits(ax, grid, edge["L"].to_numpy(float), above=0.45)
+            ax.set_xlim(right=grid[-1])
+            ax.set_ylim(bottom=edge["L"].min() * 0.85)
+            ax.set_xlabel(LABELS[x])
+            style.count_axis(ax)
+            style.loss_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+            ax.legend(loc="upper right", handlelength=1.2)
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
     return figure
 
 

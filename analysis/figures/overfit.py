@@ -26,8 +26,8 @@ from .parts import (
     limits,
     longest,
     needed,
+    of_steps,
     panels,
-    past_warmup,
     span,
     usable,
 )
@@ -125,7 +125,7 @@ def early_stopping(
         )
     if not len(fresh):
         raise TableError("every run repeats its data; L(N, S) takes runs of one epoch at most.")
-    steps = past_warmup(longest(points[points["run_id"].isin(fresh)]))
+    steps = of_steps(longest(points[points["run_id"].isin(fresh)]))
     law = fit_law(laws.kaplan_NS, steps, bootstrap=0)
     p = law.params
     floor = (p["N_c"] / turned["N"]) ** p["alpha_N"]

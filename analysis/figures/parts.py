@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws, style
+from analysis.batch import CriticalBatch, contours, critical_batch, settled
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, envelope, parametric, quantiles
@@ -31,6 +32,9 @@ LABELS = {
 }
 BEYOND = 3.0
 """How far a fitted line is drawn past the data, dashed."""
+
+_SAME = 0.08
+"""Runs whose N differ by less than this share count as one size."""
 
 Width = Literal["column", "full"]
 """Of a figure: one column of a page, or all of its text."""
@@ -84,8 +88,11 @@ class Colours:
         own: bool = False,
         plain: bool = False,
     ) -> None:
-        """A colour bar right of `axes`, marked at each value; ticks at the decades, or with `own`
-        at the values, with `plain` without powers of ten."""
+        """A colour bar right of `axes`, marked at each value; ticks at the decades, or, with `own`
+        and where there are fewer than two decades to mark, at the values, with `plain` without
+        powers of ten."""
+        lowest, highest = np.log10(self.sizes[[0, -1]])
+        own = own or np.floor(highest) - np.ceil(lowest) < 1
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
         )
@@ -172,27 +179,39 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
     else:
         label = "compute-optimal"
 
+    low, high = (end / scale for end in front.ranges["C"])
+    line(ax, along(front, "L", scale), low, high, label, style.FIT)
+
+
+Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""x to (value, low, high)."""
+
+
+def along(front: Frontier, name: str, scale: float = 1.0) -> Curve:
+    """N, D, L ... of a frontier with its interval against C in units of `scale` FLOPs."""
+
     def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         table = front.at(C=C * scale)
-        return tuple(table[k].to_numpy() for k in ("L", "L_low", "L_high"))
+        value, low, high = (table[k].to_numpy() for k in (name, f"{name}_low", f"{name}_high"))
+        return value, low, high
 
-    low, high = (end / scale for end in front.ranges["C"])
-    line(ax, curve, low, high, label, style.FIT)
+    return curve
 
 
 def line(
     ax: Axes,
-    curve: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    curve: Curve,
     low: float,
     high: float,
     label: str,
     colour: str,
     *,
     start: float | None = None,
+    end: float | None = None,
 ) -> None:
-    """`curve` (value, low, high) with its band: solid over the data, dashed from there on (and,
+    """`curve` with its band: solid over the data, dashed from there on, to `end` where given (and,
     with `start`, from there up to the data)."""
-    start, end = start or low, high * BEYOND
+    start, end = start or low, end or high * BEYOND
     grid = np.geomspace(start, end, 121)
     ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
     for a, b in ((start, low), (high, end)):
@@ -232,6 +251,9 @@ _FORMULAE = {
     "floor_N": "L = {E} + {A}\\,N^{{-{alpha}}}",
     "floor_D": "L = {E} + {A}\\,D^{{-{alpha}}}",
     "floor_C": "L = {E} + {A}\\,C^{{-{alpha}}}",
+    "logarithm_N": "L = -{k}\\,\\ln(N/{x_0})",
+    "logarithm_D": "L = -{k}\\,\\ln(D/{x_0})",
+    "logarithm_C": "L = -{k}\\,\\ln(C/{x_0})",
     "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
     "kaplan_NS": "L = (N/{N_c})^{{-{alpha_N}}} + (S/{S_c})^{{-{alpha_S}}}",
     "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
@@ -250,6 +272,8 @@ def formula(result: FitResult) -> str:
 
 def latex(value: float) -> str:
     """Three digits below 1, two above 100 with a power of ten."""
+    if value == 0 or np.isinf(value):
+        return "0" if value == 0 else r"\infty"
     if 0.01 <= abs(value) < 1:
         return f"{value:.3f}"
     if 1 <= abs(value) < 100:
@@ -290,16 +314,45 @@ def needed(curves: pd.DataFrame) -> pd.DataFrame:
     return usable(curves)
 
 
-def past_warmup(curves: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations from the highest learning rate of their run on; all where none is recorded.
+def bcrit(points: pd.DataFrame, critical: CriticalBatch | None = None) -> CriticalBatch:
+    """`critical`, or that of these curves; with its law B_crit(L), or TableError."""
+    critical = critical or critical_batch(contours(points))
+    if critical.law is None:
+        raise TableError("B_crit(L) takes contours at three losses or more.")
+    return critical
 
-    Before it a curve shows the schedule, not a law (Kaplan et al. 2020, section 5.2).
+
+def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
+    """The `settled` evaluations of curves, as L(N, S) takes them.
+
+    Raises TableError where the learning rate decays over different horizons, as the loss along a
+    decay is that of its horizon (in the paper all share one, section 5.2), and where all but single
+    evaluations lie within warm-ups and cooldowns.
     """
-    if "lr" not in curves.columns or curves["lr"].isna().any():
-        return curves
-    peak = curves.groupby("run_id")["lr"].transform("max")
-    begins = curves["S"].where(curves["lr"] >= 0.999 * peak)
-    return curves[curves["S"] >= begins.groupby(curves["run_id"]).transform("min")]
+    decaying = curves["schedule"].isin(("cosine", "linear")) if "schedule" in curves else None
+    if decaying is not None and decaying.any():
+        ends = curves.loc[decaying].groupby("run_id")["S"].max()
+        if ends.max() > 1.02 * ends.min():
+            raise TableError(
+                "L(N, S) takes learning curves of one schedule: here the rate decays over "
+                f"{ends.min():.4g} to {ends.max():.4g} steps, and the loss on the way is that of the "
+                "schedule. Give all sizes one horizon, or train with optim.schedule = 'constant' or "
+                "'wsd'."
+            )
+    late = settled(curves)
+    if late["run_id"].value_counts().max() < 3:
+        raise TableError(
+            "L(N, S) takes three evaluations of a run between its warm-up and its cooldown, and no "
+            "run has so many: raise eval.points."
+        )
+    return late
+
+
+def sizes(N: pd.Series) -> pd.Series:
+    """The size group of every run, as the median N of its group."""
+    order = N.sort_values().astype(float)
+    group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
+    return order.groupby(group).transform("median").reindex(N.index)
 
 
 def longest(curves: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,10 @@ columns it takes and which spec measures them."""
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fit import FitError
 from analysis.load import load as load_table
 from scaling.config import ConfigError
@@ -35,7 +38,60 @@ class Drawing:
     spec: str
     """The bundled spec that trains what it takes."""
     draw: Callable[..., Figure]
-    """(runs, curves or None, width=None) -> Figure."""
+    """(runs, curves or None, width=None) -> Figure; with critical=None where B_crit(L) may be that
+    of another sweep."""
+
+    @property
+    def takes_critical(self) -> bool:
+        return "critical" in inspect.signature(self.draw).parameters
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What figures are drawn from."""
+
+    folder: Path
+    runs: pd.DataFrame
+    """With what tests.parquet says of each in `tests`."""
+    curves: pd.DataFrame | None
+    critical_from: Path | None
+    """A results folder whose B_crit(L) holds for this one."""
+
+    @classmethod
+    def of(cls, results: str | Path, critical: str | Path | None) -> _Tables:
+        folder, runs = Path(results), load_table(results)
+        if (folder / "tests.parquet").is_file() and len(tests := read_tests(folder)):
+            of_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
+            runs["tests"] = [of_run.get(run, []) for run in runs["run_id"]]
+        curved = (folder / "curves.parquet").is_file()
+        curves = load_table(folder, curves=True) if curved else None
+        return cls(folder, runs, curves, None if critical is None else Path(critical))
+
+    @cached_property
+    def critical(self) -> CriticalBatch | None:
+        if self.critical_from is None:
+            return None
+        try:
+            return critical_batch(contours(load_table(self.critical_from, curves=True)))
+        except (TableError, FitError) as error:
+            raise TableError(f"critical batch size of {self.critical_from}: {error}") from None
+
+    def figure(self, one: Drawing, width: Width | None) -> Figure:
+        lacks = [
+            name for name in one.needs
+            if (self.curves is None if name == "curves" else name not in self.runs.columns)
+        ]  # fmt: skip
+        measures = f"`scaling sweep {one.spec}` measures it."
+        if lacks:
+            what = ", ".join(_FILES.get(name, name) for name in lacks)
+            raise TableError(f"{self.folder}: the figure {one.name!r} needs {what}; {measures}")
+        options = {"critical": self.critical} if one.takes_critical else {}
+        try:
+            return one.draw(self.runs, self.curves, width=width, **options)
+        except (TableError, FitError, ConfigError) as error:
+            raise TableError(
+                f"{self.folder}: the figure {one.name!r}: {error} {measures}"
+            ) from None
 
 
 _FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
@@ -64,42 +120,60 @@ def listing() -> str:
     lines = []
     for d in FIGURES.values():
         lines.append(f"{d.name:<{width}}  {d.shows}{f' ({d.source})' if d.source else ''}")
-        needs = f"needs {', '.join(d.needs)}; " if d.needs else ""
+        takes = [*d.needs, *(["or --critical"] if d.takes_critical else [])]
+        needs = f"needs {', '.join(takes).replace(', or', ' or')}; " if takes else ""
         lines.append(f"{'':<{width}}    {needs}scaling sweep {d.spec}")
     return "\n".join(lines)
 
 
-def of_results(name: str, results: str | Path, *, width: Width | None = None) -> Figure:
+def of_results(
+    name: str,
+    results: str | Path,
+    *,
+    width: Width | None = None,
+    critical: str | Path | None = None,
+) -> Figure:
     """The figure `name` (of FIGURES) of a results folder.
+
+    width     'column' or 'full'; where not given, what suits the figure.
+    critical  a results folder with several batch sizes, whose B_crit(L) holds for these runs too,
+              where these have but one.
 
     Raises TableError where it cannot be drawn, saying what is lacking and which spec measures it.
     """
-    runs, curves = _tables(results)
-    return _of_tables(_known(name), runs, curves, width, str(results))
+    return _Tables.of(results, critical).figure(_known(name), width)
 
 
 def draw(
-    name: str, results: str | Path, out: str | Path | None = None, *, width: Width | None = None
+    name: str,
+    results: str | Path,
+    out: str | Path | None = None,
+    *,
+    width: Width | None = None,
+    critical: str | Path | None = None,
 ) -> list[Path]:
-    """Draw the figure `name` of a results folder and save it; the files written.
+    """Draw the figure `name` of a results folder, as `of_results`, and save it; the files written.
 
-    out    see `save`; <results>/figures/<name> where not given.
-    width  'column' or 'full'; where not given, what suits the figure.
+    out  see `save`; <results>/figures/<name> where not given.
     """
-    made = of_results(name, results, width=width)
+    made = of_results(name, results, width=width, critical=critical)
     return save(made, out or Path(results) / "figures" / name)
 
 
 def drawings(
-    results: str | Path, *, names: Iterable[str] | None = None, width: Width | None = None
+    results: str | Path,
+    *,
+    names: Iterable[str] | None = None,
+    width: Width | None = None,
+    critical: str | Path | None = None,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Every figure, or those named, that a results folder allows, by name, and {name: why not} of
     the rest."""
-    runs, curves = _tables(results)
+    tables = _Tables.of(results, critical)
     made, lacking = {}, {}
     for one in map(_known, FIGURES if names is None else names):
         try:
-            made[one.name] = _of_tables(one, runs, curves, width, str(results))
+            made[one.name] = tables.figure(one, width)
         except TableError as error:
             lacking[one.name] = str(error)
     return made, lacking
@@ -111,6 +185,7 @@ def draw_all(
     *,
     again: bool = False,
     width: Width | None = None,
+    critical: str | Path | None = None,
 ) -> tuple[list[Path], dict[str, str]]:
     """Draw every figure that a results folder allows: the files written, and {name: why not} of
     the rest. `out` is a folder; <results>/figures where not given. `again`: only what lies there."""
@@ -118,7 +193,7 @@ def draw_all(
     there = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
     if there == []:
         raise TableError(f"{folder} holds no figure to draw again; `scaling figure all {results}`.")
-    made, lacking = drawings(results, names=there, width=width)
+    made, lacking = drawings(results, names=there, width=width, critical=critical)
     files = [path for name, one in made.items() for path in save(one, folder / name)]
     return files, lacking
 
@@ -149,31 +224,3 @@ def _known(name: str) -> Drawing:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise TableError(f"no figure is called {name!r}.{hint} There are {', '.join(FIGURES)}.")
     return FIGURES[name]
-
-
-def _tables(results: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Runs, with what tests.parquet says of each in `tests`, and learning curves, where there are
-    any."""
-    runs = load_table(results)
-    if (Path(results) / "tests.parquet").is_file() and len(tests := read_tests(results)):
-        of_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
-        runs["tests"] = [of_run.get(run, []) for run in runs["run_id"]]
-    curved = (Path(results) / "curves.parquet").is_file()
-    return runs, load_table(results, curves=True) if curved else None
-
-
-def _of_tables(
-    one: Drawing, runs: pd.DataFrame, curves: pd.DataFrame | None, width: Width | None, where: str
-) -> Figure:
-    lacks = [
-        name for name in one.needs
-        if (curves is None if name == "curves" else name not in runs.columns)
-    ]  # fmt: skip
-    measures = f"`scaling sweep {one.spec}` measures it."
-    if lacks:
-        what = ", ".join(_FILES.get(name, name) for name in lacks)
-        raise TableError(f"{where}: the figure {one.name!r} needs {what}; {measures}")
-    try:
-        return one.draw(runs, curves, width=width)
-    except (TableError, FitError, ConfigError) as error:
-        raise TableError(f"{where}: the figure {one.name!r}: {error} {measures}") from None

@@ -21,6 +21,7 @@ from .parts import (
     limits,
     lower_edge,
     panels,
+    sizes,
     usable,
 )
 from .registry import figure as listed
@@ -31,15 +32,6 @@ _RATIOS = (
     ("heads", "Head width $d_\\mathrm{model} / n_\\mathrm{head}$"),
 )
 """Tags of the spec `shape` and what each of them varies."""
-_SAME = 0.08
-"""Runs whose N differ by less than this share count as one size."""
-
-
-def _sizes(N: pd.Series) -> pd.Series:
-    """The size group of every run, as the median N of its group."""
-    order = N.sort_values().astype(float)
-    group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
-    return order.groupby(group).transform("median").reindex(N.index)
 
 
 @listed(
@@ -61,7 +53,7 @@ def proportions(
         "aspect": runs["d_model"] / runs["n_layer"],
         "heads": runs["d_model"] / runs["n_head"],
     }
-    runs = runs.assign(size=_sizes(runs["N"]), **values)
+    runs = runs.assign(size=sizes(runs["N"]), **values)
     present = [(tag, label) for tag, label in _RATIOS if (runs["tag"] == tag).any()]
     if not present:
         raise TableError("no run is tagged feed_forward, aspect or heads.")

@@ -1,0 +1,298 @@
+"""Compute-efficient training: what more compute buys, and where its laws end (Kaplan et al. 2020,
+section 6). All take B_crit(L) of the runs' own batch sizes, or of another sweep (`critical`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import laws, style
+from analysis.batch import CriticalBatch, Efficient, adjusted, efficient
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier, envelope, quantiles
+from analysis.overfit import contradiction
+from scaling.table import TableError
+
+from .parts import (
+    LABELS,
+    Colours,
+    Curve,
+    Width,
+    along,
+    bcrit,
+    formula,
+    latex,
+    limits,
+    line,
+    lines,
+    lower_edge,
+    needed,
+    panels,
+    usable,
+)
+from .registry import figure as listed
+
+C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"
+INCREASE = 1e9
+"""The paper's example of more compute."""
+_PARTS = (("S", "serial steps", "#f0c9a0"), ("B", "batch size", "#a9cbe5"), ("N", "model size", "#b4d8c0"))  # fmt: skip
+
+
+def _efficient(
+    runs: pd.DataFrame, curves: pd.DataFrame | None, critical: CriticalBatch | None
+) -> Efficient:
+    points = needed(runs if curves is None else curves)
+    return efficient(points, bcrit(points, critical))
+
+
+def fixed_batch(points: pd.DataFrame) -> Frontier | None:
+    """The envelope of the curves of the commonest batch size over C as trained, with a line of S
+    = D / B; None where these curves are too few for one with an interval."""
+    B = float(points["B"].mode().iloc[0])
+    try:
+        front = envelope(points[points["B"] == B])
+    except TableError:
+        return None
+    steps = front.lines["D"] - [np.log(B), 0.0]
+    known = np.isfinite(steps[1:, 1]).mean()
+    return replace(front, lines=front.lines | {"S": steps}) if known > 0.5 else None
+
+
+def power(front: Frontier, name: str, symbol: str, of: str) -> str:
+    """A power of compute with its fitted numbers and the interval of its exponent."""
+    slopes = front.lines[name][:, 1]
+    value, low, high = (
+        f"{v:.{3 if name == 'L' else 2}f}" for v in (slopes[0], *quantiles(slopes[1:], front.level))
+    )
+    return f"${symbol} = {latex(front.coefficient(name))}\\,{of}^{{{value}}}$ [{low}, {high}]"
+
+
+@listed("kaplan3", "Kaplan et al. 2020, Fig. 3", needs=("curves", "B"), spec="batch")
+def _allocation_of(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    critical: CriticalBatch | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """How a billion times the compute is best split: model size, batch size, serial steps."""
+    return allocation(_efficient(runs, curves, critical), width=width)
+
+
+def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
+    """What a billion-fold increase of C_min is best spent on: a wedge each for serial steps, batch
+    size and model size, whose factors multiply to that of compute (Kaplan et al. 2020, Fig. 3).
+
+    By the measured powers of C_min, from the least compute of the frontier on; pale beyond the
+    data. Factors and 95 % intervals at the end; dotted, the paper's powers. A factor below one, of
+    something that shrinks, hangs below its neighbour.
+    """
+    front = found.frontier
+    start, measured = front.ranges["C"]
+    C = start * np.geomspace(1, INCREASE, 181)
+    known = measured * (1 + 1e-9) >= C
+    paper = found.exponents.set_index("exponent")["paper"]
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.5)
+        below, below_paper, ends = 0.0, 0.0, []
+        for name, words, colour in _PARTS:
+            slopes = front.lines[name][:, 1]
+            above = below + slopes[0]
+            edges = (C / start) ** below, (C / start) ** above
+            for part, alpha in ((known, 1.0), (~known | (np.roll(known, 1) & ~known), 0.45)):
+                ax.fill_between(C, *edges, where=part, color=colour, alpha=alpha, lw=0)
+            ax.plot(C[known], edges[1][known], color=style.INK, lw=0.8)
+            ax.plot(C[~known], edges[1][~known], color=style.INK, lw=0.8, ls=(0, (3, 2)))
+            low, high = INCREASE ** np.array(quantiles(slopes[1:], front.level))
+            factor = f"{words} $\\times {latex(INCREASE ** slopes[0])}$"
+            ends.append(((below + above) / 2, f"{factor}\n[${latex(low)}$, ${latex(high)}$]"))
+            below, below_paper = above, below_paper + paper[name]
+            if name != "N":
+                ax.plot(
+                    C, (C / start) ** below_paper, color=style.INK, lw=0.8, ls=":",
+                    label="Kaplan et al. 2020" if name == "B" else None,
+                )  # fmt: skip
+        ax.set(xlim=(C[0], C[-1]), xlabel=C_MIN, ylabel="Multiplicative contribution")
+        ax.set_ylim(min(1.0, INCREASE ** front.lines["S"][0, 1]), INCREASE)
+        style.count_axis(ax)
+        style.count_axis(ax, which="y")
+        _beside(ax, ends)
+        ax.legend(loc="upper left")
+    return figure
+
+
+def _beside(ax: Axes, ends: list[tuple[float, str]]) -> None:
+    """Words right of the axes at heights given as powers of INCREASE, moved up where they would touch."""
+    low, high = np.log(ax.get_ylim())
+    last = -np.inf
+    for power_, words in sorted(ends):
+        height = (power_ * np.log(INCREASE) - low) / (high - low)
+        last = min(max(height, last + 0.15, 0.05), 0.95)
+        ax.text(1.03, last, words, transform=ax.transAxes, va="center", fontsize=7)
+
+
+@listed("kaplan13", "Kaplan et al. 2020, Fig. 13", needs=("curves", "B"), spec="batch")
+def least_compute(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    critical: CriticalBatch | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Loss against the least compute C_min, beside compute as trained.
+
+    C_min = C / (1 + B / B_crit(L)) is what a batch far below the critical one would have taken
+    (eq. 5.5). As trained: the commonest batch size, where its curves suffice.
+
+    critical  of `critical_batch`; where not given, of these very runs.
+    """
+    points = needed(runs if curves is None else curves)
+    critical = bcrit(points, critical)
+    least = adjusted(points, critical)
+    front, plain = efficient(points, critical).frontier, fixed_batch(points)
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        colour = Colours(points["N"])
+        lines(ax, least.assign(C=least["C_min"]), "C", colour)
+        everything = np.concatenate([least["C_min"], points["C"]])
+        limits(ax, everything, points["L"].to_numpy(float), above=0.35)
+        for one, words, hue in (
+            (plain, "C", style.METHODS["envelope"]), (front, r"C_\mathrm{min}", style.FIT)
+        ):  # fmt: skip
+            if one is not None:
+                value = -one.lines["L"][0, 1]
+                low, high = quantiles(-one.lines["L"][1:, 1], one.level)
+                label = f"$L \\propto {words}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
+                line(ax, along(one, "L"), *one.ranges["C"], label, hue)
+        beside = "" if plain is None else " (curves) or $C$"
+        ax.set(xlabel=C_MIN.replace(" [", f"{beside} ["), ylabel=LABELS["L"])
+        style.count_axis(ax)
+        style.loss_axis(ax)
+        ax.legend(loc="upper right")
+        colour.bar(figure, [ax])
+    return figure
+
+
+@listed("kaplan14", "Kaplan et al. 2020, Fig. 14", needs=("curves", "B"), spec="batch")
+def optimal_steps(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    critical: CriticalBatch | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """The best size and the fewest steps against the least compute C_min, with power laws.
+
+    Left: the size that is best at each C_min; right: S_min = C_min / (6 N B_crit(L)). Dots are
+    where two sizes change places, coloured by size. Beside them, size and steps S = D / B against
+    compute as trained at the commonest batch size, where its curves suffice. Bands are 95 %
+    intervals.
+
+    critical  of `critical_batch`; where not given, of these very runs.
+    """
+    points = needed(runs if curves is None else curves)
+    found, plain = _efficient(runs, curves, critical), fixed_batch(points)
+    front = found.frontier
+    law = found.critical.law
+    assert law is not None
+    at = front.optima[front.optima["kind"] == "crossing"]
+    S = at["D"] / law.predict(L=front.at(C=at["C"])["L"].to_numpy())
+    B = float(points["B"].mode().iloc[0])
+    with rc_context(style.paper()):
+        figure, axes = panels(2, width, height=2.6)
+        colour = Colours(points["N"])
+        for ax, name, y in zip(axes, "NS", (at["N"], S), strict=True):
+            symbol = rf"{name}_\mathrm{{{'opt' if name == 'N' else 'min'}}}"
+            label = power(front, name, symbol, r"C_\mathrm{min}")
+            line(ax, along(front, name), *front.ranges["C"], label, style.FIT)
+            if plain is not None:
+                label = power(plain, name, name, "C") + f", $B$ = {B:.6g}"
+                ends = plain.ranges["C"]
+                line(ax, along(plain, name), *ends, label, style.METHODS["envelope"])
+            inks = colour(at["N"].to_numpy(float))
+            ax.scatter(at["C"], y, c=inks, s=14, lw=0.4, edgecolors="white", zorder=5)
+            ax.set_xlabel(C_MIN if plain is None else C_MIN.replace(" [", " or $C$ ["))
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            low, high = ax.get_ylim()
+            ax.set_ylim(low, high * (high / low) ** 0.3)
+            style.count_axis(ax)
+            style.count_axis(ax, which="y")
+            ax.legend(loc="upper left")
+        axes[0].set_ylabel(LABELS["N"])
+        axes[1].set_ylabel(r"Steps $S_\mathrm{min}$" + ("" if plain is None else " or $S$"))
+        colour.bar(figure, axes)
+    return figure
+
+
+@listed("kaplan15", "Kaplan et al. 2020, Fig. 15", needs=("curves", "B"), spec="batch")
+def _meeting_of(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    critical: CriticalBatch | None = None,
+    width: Width | None = None,
+) -> Figure:
+    """Where L(C_min) falls below L(D) of the tokens that compute-efficient training takes."""
+    found = _efficient(runs, curves, critical)
+    least = adjusted(usable(runs), found.critical)
+    least = least.assign(D=least["C_min"] / (6 * least["N"]))
+    return meeting(found, fit_law(laws.kaplan_D, lower_edge(least, "D")), width=width)
+
+
+def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) -> Figure:
+    """L(C_min) and L(D(C_min)), D = 2 C_min / (6 N(C_min)), to beyond where they meet (Kaplan et al.
+    2020, Fig. 15): there the laws contradict one another, so one of them ends before.
+
+    Dots are the optima that the frontier goes through. Solid over the data; where the laws meet
+    lies far outside, and moves by decades with the exponents: the words give 95 % intervals.
+
+    by_D  a fit of kaplan_D; D as far below the critical batch size takes it.
+    """
+    front, met = found.frontier, contradiction(found, by_D)
+    start, measured = front.ranges["C"]
+    C_met = met.at["C"][0]
+    end = min(C_met, measured * 1e12) * 1e3
+    bound = replace(front, lines=front.lines | {"L": met.bound})
+    with rc_context(style.paper()):
+        figure, (ax,) = panels(1, width, height=2.6)
+        label = power(front, "L", r"L(C_\mathrm{min})", r"C_\mathrm{min}")
+        pairs: tuple[tuple[Curve, str, str], ...] = (
+            (along(front, "L"), label, style.FIT),
+            (
+                along(bound, "L"),
+                power(bound, "L", r"L(D(C_\mathrm{min}))", r"C_\mathrm{min}")
+                + f"\n{formula(by_D)}",
+                style.METHODS["envelope"],
+            ),
+        )
+        for curve, words, hue in pairs:
+            line(ax, curve, start, measured, words, hue, end=end)
+        both = np.concatenate(
+            [along(one, "L")(np.array([start, end]))[0] for one in (front, bound)]
+        )
+        ax.set(xscale="log", yscale="log", xlim=(start, end))
+        ax.set_ylim(both.min() * 0.85, both.max() * 1.6)
+        touched = front.optima[front.optima["kind"] == "touch"]
+        ax.plot(touched["C"], touched["L"], "o", color=style.INK, ms=2.4, mew=0, zorder=5)
+        where = "the two never meet"
+        if np.isfinite(C_met):
+            ax.plot(
+                C_met, met.at["L"][0], "D", color=style.INK, ms=4, mec="white", mew=0.5, zorder=6
+            )
+            where = "\n".join(
+                f"${name}^* = {latex(value)}$ [${latex(low)}$, ${latex(high)}$]"
+                for name, (value, low, high) in met.at.items()
+            )
+        ax.text(0.02, 0.02, where, transform=ax.transAxes, fontsize=7, va="bottom")
+        ax.set(xlabel=C_MIN, ylabel=LABELS["L"])
+        style.count_axis(ax)
+        style.loss_axis(ax)
+        ax.legend(loc="upper right")
+    return figure
