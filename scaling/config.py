@@ -318,6 +318,9 @@ class EvalConfig(_Part):
     noise_parts: int | None = None
     """Measure the gradient noise scale (McCandlish et al. 2018) by doing each step in this many equal
     parts, at least 2."""
+    update_ratio: bool = False
+    """Measure how large updates are beside what they update: at each evaluation, the norm of the last
+    update of the matrices over their norm."""
 
     def check(self) -> None:
         _positive(self, "test_tokens")

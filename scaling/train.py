@@ -305,19 +305,17 @@ class Member:
         """Of the evaluation that counts."""
         return HeldOut(**self.best["held_out"]) if self.best else None
 
-    def measured(
-        self, held_out: HeldOut, L_train: float, lr: float, grad_norm: float, noise: Sequence[float]
-    ) -> None:
-        """Add a point to the curve; note what went wrong, if something did. `noise` are the noise
-        scales of all parameters and of the norms."""
+    def measured(self, held_out: HeldOut, L_train: float, along: dict[str, float]) -> None:
+        """Add a point to the curve, with what else was measured `along` the way there; note what went
+        wrong, if something did."""
         run = self.run
         D = run.tokens_at(self.step)
         C = count.flops_per_token(run.model, run.data.vocab_size) * D
         L = held_out.L
         self.curve.append(
             {"run_id": run.run_id, "S": self.step, "D": D, "C": C}
-            | {"L": L, "L_train": L_train, "lr": lr, "grad_norm": grad_norm}
-            | dict(zip(("B_noise", "B_noise_norm"), noise, strict=True))
+            | {"L": L, "L_train": L_train}
+            | along
         )
         at = f"at step {self.step} of {run.S}"
         limit = math.log(run.data.vocab_size) + _EXPLODED_ABOVE
@@ -437,6 +435,11 @@ class Row:
     def leader(self) -> Member:
         return self.members[0]
 
+    @property
+    def update_is_asked(self) -> bool:
+        """The next step is one before an evaluation that has its update measured."""
+        return any(m.run.eval.update_ratio and m.step + 1 in m.eval_steps for m in self.members)
+
 
 class Trainer:
     """Members in training, as rows of stacked tensors; :func:`train_pack` drives it."""
@@ -479,6 +482,8 @@ class Trainer:
                 _make(folder)
         self.rows: list[Row] = []
         self.lr: list[float] = []
+        self.updates: dict[int, Tensor] = {}
+        """Of the rows that were asked: norm of the last update of the matrices over their norm."""
         self.order = [run.run_id for run in runs]
         self.waiting = self._resumed(
             [Member(run, self.files, folder) for run, folder in zip(runs, folders, strict=True)]
@@ -635,7 +640,14 @@ class Trainer:
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
             loss_k, grad_kp = self._gradient(windows_kbt, windows_kbt.shape[1] / sequences)
             rates = [row.leader.rates() for row in self.rows]
+            due = [k for k, row in enumerate(self.rows) if row.update_is_asked]
+            matrices_kp = self.flat_kp.detach()[:, : self.decoder.ends["matrix"]]
+            before = matrices_kp[due] if due else None  # a copy
             self.norm_sum_k += self.adamw.step(grad_kp, rates)
+            self.updates = {}
+            if before is not None:
+                ratios = (matrices_kp[due] - before).norm(dim=1) / before.norm(dim=1)
+                self.updates = dict(zip(due, ratios, strict=True))
             self.loss_sum_k += loss_k
             if self.mean_kp is not None:
                 keep = [row.leader.run.optim.ema or 0.0 for row in self.rows]
@@ -754,8 +766,14 @@ class Trainer:
                 L_train = member.mean_loss(sums[k])
                 if L_train is not None:  # measured at this very step, and lost
                     steps = member.step - member.loss_from
-                    grad_norm = (norms[k] - member.norm_before) / steps
-                    member.measured(found, L_train, self.lr[k], grad_norm, noise[k])
+                    along = {
+                        "lr": self.lr[k],
+                        "grad_norm": (norms[k] - member.norm_before) / steps,
+                        "update_ratio": float(self.updates.get(k, math.nan)),
+                        "B_noise": noise[k][0],
+                        "B_noise_norm": noise[k][1],
+                    }
+                    member.measured(found, L_train, along)
                     patient = member.run.eval.patience is not None
                     if not member.error and (member.worse == 0 if patient else member.over):
                         self._test(k, member, found)

@@ -322,6 +322,24 @@ def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
             np.testing.assert_allclose(losses(other), losses(one), atol=2e-3)
 
 
+def test_update_ratios_are_those_of_the_matrices(run):
+    asked = override(run, {"eval.update_ratio": True})
+    trainer = Trainer([run, asked], ONE, [None, None])
+    matrices = trainer.decoder.ends["matrix"]
+    for step in range(1, 61):
+        before = trainer.flat_kp.detach().clone()
+        trainer.steps(1)
+        assert list(trainer.updates) == [1] * (step in evaluation_steps(60, 5))
+        for k, found in trainer.updates.items():
+            old, new = before[k, :matrices], trainer.flat_kp.detach()[k, :matrices]
+            assert 1e-5 < found.item() < 1
+            assert found.item() == pytest.approx(((new - old).norm() / old.norm()).item())
+    plain, measured = train_pack([run, asked], execution=ONE)
+    assert losses(plain) == losses(measured) == losses(train(run, execution=ONE))
+    assert all(point["update_ratio"] > 0 for point in measured.curve)
+    assert all(math.isnan(point["update_ratio"]) for point in plain.curve)
+
+
 def test_a_lost_loss_ends_the_run_at_once(run):
     # Evaluated at the end only, the run would otherwise train on for nothing.
     changes = {"optim.lr": 1e30, "optim.clip": None, "eval.points": 1, "tokens": 20_000 * 256}
