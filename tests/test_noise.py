@@ -66,7 +66,7 @@ def run(text_file, own_cache):
             "model": {"n_layer": 2, "d_model": 16, "n_head": 2, "n_ctx": 16},
             "data": {"corpus": str(text_file), "tokenizer": "bytes", "unique_tokens": 64 * 16},
             "optim.lr": 3e-3,
-            "eval": {"test_tokens": 1024, "points": 3, "noise_parts": 4},
+            "eval": {"test_tokens": 1024, "points": 3, "noise_parts": 4, "update_ratio": True},
             "tokens": 24 * 128,
             "batch_tokens": 128,
         }
