@@ -170,6 +170,10 @@ def transfer(
         for ax in axes:
             style.loss_axis(ax)
         axes[1].label_outer(remove_inner_ticks=False)
+        if len(batches) > 1:
+            for B, dashes in zip((batches[0], batches[-1]), ("-", "--"), strict=True):
+                axes[0].plot([], [], dashes, color=style.GREY, lw=0.8, label=f"$B = {B:.0f}$")
+            axes[0].legend(handles=axes[0].lines[-2:], loc="lower right")
         axes[1].legend(title="$d_\\mathrm{model}$", title_fontsize=7, loc="upper right")
     return figure
 
