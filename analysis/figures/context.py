@@ -48,7 +48,7 @@ def _elsewhere(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], dict[str, s
 def _legend_above(ax: Axes, title: str | None = None) -> None:
     """A legend over losses in bits/byte, with room made for it."""
     style.loss_axis(ax)
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.45)
     ax.legend(loc="upper right", ncols=2, title=title, title_fontsize=7)
     style.loss_axis(ax)
 
