@@ -141,12 +141,11 @@ class Display:
                 self._known.setdefault(outcome.run_id, outcome)
         return list(self._known.values())
 
-    def _state(self) -> tuple[float, float, float, str]:
+    def _state(self, finished: list[Outcome]) -> tuple[float, float, float, str]:
         """FLOPs done and in all, seconds to go, and the counts in words."""
         for run_id, run in list(self._runs.items()):  # an adaptive sweep grows
             if run_id not in self._C:
                 self._C[run_id] = flops(run)
-        finished = self._finished()
         over = {outcome.run_id for outcome in finished}
         parts = {run_id: part for run_id, part in self._parts().items() if run_id not in over}
         missing = self._seconds.keys() - over
@@ -171,7 +170,8 @@ class Display:
     # -------------------------------------------------------------- terminal
 
     def _render(self) -> Group:
-        done, total, seconds, words = self._state()
+        finished = self._finished()
+        done, total, seconds, words = self._state(finished)
         head = Table.grid(padding=(0, 2))
         state = f"ETA {clock(seconds)}"
         if self._queue.held_back:
@@ -185,7 +185,6 @@ class Display:
             state,
         )
         body = Table.grid(padding=(0, 2))
-        finished = self._finished()
         over = {outcome.run_id for outcome in finished}
         jobs = list(self._queue.running.values())
         for job in jobs[:_MOST_ROWS]:
@@ -213,7 +212,7 @@ class Display:
         wait, seen = _FIRST_LINE_SECONDS, 0
         while not self._over.wait(wait):
             finished = self._finished()
-            done, total, seconds, words = self._state()
+            done, total, seconds, words = self._state(finished)
             last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
             seen = len(finished)
             line = f"{100 * done / total:3.0f}% · {words} · ETA {clock(seconds)}{last}"

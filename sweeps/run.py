@@ -153,6 +153,20 @@ class Plan:
         return f"; done by {end} if begun now{cost}"
 
 
+@dataclass(frozen=True)
+class _Call:
+    """How a call of :meth:`Sweep.run` trains."""
+
+    workers: int
+    """As asked for; fewer may run."""
+    in_process: bool
+    address: str | None
+    retries: int
+    packs: bool
+    execution: Execution
+    budget: Budget
+
+
 class Sweep:
     """Many runs and the folder that their results go to.
 
@@ -374,21 +388,8 @@ class Sweep:
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
-            command = self._command(workers, in_process, retries, execution, budget, packs, address)
-            self._train(
-                plan,
-                rows,
-                on,
-                packs,
-                in_process,
-                address,
-                retries,
-                execution,
-                budget,
-                command,
-                console,
-                on_finish,
-            )
+            call = _Call(workers, in_process, address, retries, packs, execution, budget)
+            self._train(plan, rows, on, call, console, on_finish)
         elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
             with self.store.drive():
                 self.store.merge()
@@ -448,22 +449,17 @@ class Sweep:
         plan: Plan,
         rows: dict[str, Row],
         on: estimate.Machine,
-        packs: bool,
-        in_process: bool,
-        address: str | None,
-        retries: int,
-        execution: Execution,
-        budget: Budget,
-        command: str,
+        call: _Call,
         console: Console,
         on_finish: Callable[[Finished], None] | None,
     ) -> None:
+        execution, budget = call.execution, call.budget
         self.store.check_writable()
         with self.store.drive():
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
-            plan = self._measured(plan, rows, on, packs, guess=True)
-            session = _Session(self.spec, self.store, hashes, plan.workers, execution, in_process)
-            where = "in this process" if in_process else _workers(plan.workers, "on")
+            plan = self._measured(plan, rows, on, call.packs, guess=True)
+            session = _Session(self.spec, self.store, hashes, plan.workers, call)
+            where = "in this process" if call.in_process else _workers(plan.workers, "on")
             _say(
                 console,
                 f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
@@ -471,7 +467,7 @@ class Sweep:
                 f"{clock(plan.wall_seconds)}",
             )
             self._say_budget(budget, plan, console)
-            queue = Queue(self.store, retries, admits=lambda job: budget.admits(job.runs))
+            queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
             known = dict(rows)
 
             def finished(outcome: Outcome) -> None:
@@ -483,14 +479,14 @@ class Sweep:
                 if on_finish:
                     on_finish(result)
                 if self.spec.until:
-                    self._grow(plan, known, queue, execution, packs)
+                    self._grow(plan, known, queue, call)
 
             queue.on_finish = finished
             queue.add(plan.jobs)
 
             def stop() -> None:
                 queue.stopping = True
-                if not in_process:
+                if not call.in_process:
                     self.store.stop_file.touch()
 
             display = Display(
@@ -500,10 +496,10 @@ class Sweep:
             with _interruptible(stop):
                 try:
                     with display:
-                        if in_process:
+                        if call.in_process:
                             _run_here(queue, execution)
                         else:
-                            with joined(address):
+                            with joined(call.address):
                                 from sweeps.tune import run_on_ray
 
                                 run_on_ray(queue, workers=plan.workers, execution=execution)
@@ -520,6 +516,7 @@ class Sweep:
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
                 _say(console, line)
+            command = self._command(call)
             if queue.stopping or hard:
                 raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
             if queue.held_back:
@@ -528,21 +525,19 @@ class Sweep:
                     f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
                 )
 
-    def _grow(
-        self, plan: Plan, known: dict[str, Row], queue: Queue, execution: Execution, packs: bool
-    ) -> None:
+    def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, call: _Call) -> None:
         """Queue what the results so far ask for and the plan does not hold yet."""
         try:
             designed = self.designed(known).runs
             new = {run_id: run for run_id, run in designed.items() if run_id not in plan.runs}
             if new:
-                self._prepare(list(new.values()), {}, execution)
+                self._prepare(list(new.values()), {}, call.execution)
         except (ConfigError, StoreError) as error:
             queue.fatal = error
             return
         plan.runs.update(new)
         missing = [run for run_id, run in new.items() if run_id not in known]
-        jobs = pack.form(missing, plan.costs, plan.workers, packs=packs) if missing else []
+        jobs = pack.form(missing, plan.costs, plan.workers, packs=call.packs) if missing else []
         plan.seconds.update(_shares(jobs))
         queue.add(jobs)
 
@@ -570,17 +565,21 @@ class Sweep:
         Returns {corpus: hash}. Raises ConfigError for what cannot be trained as asked, StoreError
         where results on different texts would mix.
         """
-        from scaling import parallel
-        from scaling.train import device_of
+        # What is everywhere needs no check, and torch takes seconds.
+        if execution.device not in ("auto", "cpu"):
+            from scaling.train import device_of
 
-        device_of(execution.device)
+            device_of(execution.device)
         # Subsets are drawn from the same token files.
         names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
         files: dict[tuple[Any, ...], TokenFiles] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
-                parallel.check(run, execution)
+                if execution.devices > 1:
+                    from scaling import parallel
+
+                    parallel.check(run, execution)
                 _check_run(run, tuple(getattr(run.data, name) for name in names), files, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
@@ -619,40 +618,31 @@ class Sweep:
             _say(console, message)
         self.store.messages.clear()
 
-    def _command(
-        self,
-        workers: int,
-        in_process: bool,
-        retries: int,
-        execution: Execution,
-        budget: Budget,
-        packs: bool = True,
-        address: str | None = None,
-    ) -> str:
+    def _command(self, call: _Call) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
             name = self.spec.path.stem
-        words = ["scaling", "sweep", name, "--workers", str(workers)]
+        words = ["scaling", "sweep", name, "--workers", str(call.workers)]
         if self._results is not None:
             words += ["--results", str(self._results)]
         for option, value, default in (
-            ("--threads", execution.threads, 1),
-            ("--device", execution.device, "auto"),
-            ("--devices", execution.devices, 1),
-            ("--retries", retries, 2),
-            ("--address", address, None),
-            ("--budget-flops", budget.flops, None),
-            ("--budget-hours", budget.hours, None),
+            ("--threads", call.execution.threads, 1),
+            ("--device", call.execution.device, "auto"),
+            ("--devices", call.execution.devices, 1),
+            ("--retries", call.retries, 2),
+            ("--address", call.address, None),
+            ("--budget-flops", call.budget.flops, None),
+            ("--budget-hours", call.budget.hours, None),
         ):
             words += [option, str(value)] if value != default else []
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
-        words += ["--shard"] if execution.shard else []
-        words += [] if packs else ["--no-packs"]
-        words += ["--compile"] if execution.compile else []
-        return shlex.join([*words, *(["--in-process"] if in_process else [])])
+        words += ["--shard"] if call.execution.shard else []
+        words += [] if call.packs else ["--no-packs"]
+        words += ["--compile"] if call.execution.compile else []
+        return shlex.join([*words, *(["--in-process"] if call.in_process else [])])
 
 
 def _shares(jobs: list[Job]) -> dict[str, float]:
@@ -673,8 +663,7 @@ class _Session:
         store: Store,
         hashes: dict[str, str],
         workers: int,
-        execution: Execution,
-        in_process: bool,
+        call: _Call,
     ) -> None:
         """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
         self._store = store
@@ -688,11 +677,11 @@ class _Session:
         }
         self._entry: Row = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "executor": "in process" if in_process else "ray tune",
+            "executor": "in process" if call.in_process else "ray tune",
             "workers": workers,
-            "threads": execution.threads,
-            "device": execution.device,
-            "devices": execution.devices,
+            "threads": call.execution.threads,
+            "device": call.execution.device,
+            "devices": call.execution.devices,
             **rests_on,
         }
         before = store.manifest()

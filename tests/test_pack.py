@@ -191,9 +191,18 @@ def test_branches_are_the_runs_alone(run, tmp_path):
             steps += 1
             return False
 
-        together = train_pack(runs, slots=slots, execution=ONE, should_stop=count)
+        ended: list[str] = []
+        together = train_pack(
+            runs,
+            slots=slots,
+            execution=ONE,
+            should_stop=count,
+            on_result=lambda result, ended=ended: ended.append(result.row["run_id"]),
+        )
         for member in together:
             assert_same(member, alone[member.row["run_id"]])
+        if slots != 1:  # a branch begins where it parts, and is over before its trunk
+            assert ended.index(runs[0].run_id) < ended.index(runs[4].run_id)
         shared = [r.row["D_shared"] // 256 for r in together]
         assert shared[:5] == [8, 16, 32, 35, 0] and shared[5] in (64, 80) and shared[6] == 0
         if slots == 1:  # one row at a time: each step but the shared ones

@@ -24,7 +24,7 @@ from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, failed_row, headline
 from sweeps.progress import Display, clock, eta, si
-from sweeps.run import Stopped, _interruptible
+from sweeps.run import Stopped, _Call, _interruptible
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store, StoreError
@@ -133,7 +133,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(2, False, 2, Execution(), Budget()).endswith(
+    assert it._command(_Call(2, False, None, 2, True, Execution(), Budget())).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
@@ -821,7 +821,7 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
     with Display(queue, store, spec.by_id, seconds, workers=1, console=terminal) as display:
         store.begin(first.runs[0])
         store.report_progress(first.id, {"step": 5, "steps": 10, "D": 1280, "L": 3.25})
-        done, total, left, words = display._state()
+        done, total, left, words = display._state(display._finished())
         assert done == pytest.approx(total / 6) and words == "0/3 runs"
         assert 20 < left < 60
         time.sleep(0.7)
@@ -833,7 +833,7 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
         queue.crash([first], "died of shame")
         time.sleep(0.7)
         store.finish(failed_row(second.runs[0], "at its own end"), [])  # the pack goes on
-        done, total, _, words = display._state()
+        done, total, _, words = display._state(display._finished())
         assert done == pytest.approx(2.1 * total / 3) and words == "2/3 runs, 2 failed"
     shown = out.getvalue()
     assert f"{second.runs[0].run_id} and 1 more" in shown and "L=4.250" in shown
@@ -854,15 +854,20 @@ def test_options_that_make_no_sense_are_refused(options):
         sweep().run(**({"in_process": True} | options))
 
 
-def test_plan_and_status_import_neither_ray_nor_torch_nor_pandas():
-    run(sweep())
+def test_dry_run_and_status_import_neither_ray_nor_torch_nor_pandas():
+    it = sweep()
+    run(it)
+    Path("small.toml").write_text(BASE + "seed = [0, 1, 2]\n")
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from sweeps import Sweep; from sweeps.status import status\n"
-        "print(Sweep.from_toml('small.toml').plan(), status('results/small'))\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from scaling.cli import main\n"
+        "main(['sweep', 'small.toml', '--dry-run']); main(['status', 'results/small'])\n"
         "assert not {'ray', 'torch', 'pandas'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True, capture_output=True)
+    with it.store.drive():  # as it is while a sweep is under way
+        words = [sys.executable, "-c", code, str(ROOT)]
+        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert "3 runs: 2 finished, 1 to train" in out and "small: 2 runs: 2 ok" in out
 
 
 @pytest.mark.slow
