@@ -43,7 +43,8 @@ if "experiment" in options:
     sweeps.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])
 try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
-        workers=2,
+        workers=int(options.get("workers", 2)),
+        threads=int(options.get("threads", 1)),
         address=options.get("address"),
         in_process=options.get("in_process") == "1",
         retries=int(options.get("retries", 2)),
@@ -386,6 +387,31 @@ def test_a_killed_worker_resumes_and_a_deadly_run_fails_alone(project: Project, 
 
     project.run("long", "results", "in_process=1", "retry_failed=1")
     assert_same_results(store, undisturbed)
+
+
+@pytest.mark.slow
+def test_torch_has_as_many_threads_as_ray_grants_cpus(project: Project):
+    (project.folder / "own.py").write_text(
+        "import sys, torch\n"
+        "from scaling.model import Model, family\n"
+        "@family\n"
+        "class Own(Model):\n"
+        "    def tensors(self):\n"
+        "        return {'mix.weight': (self.model.d_model, self.model.d_model)}\n"
+        "    def hidden(self, p, tokens_kbt):\n"
+        "        ray = sys.modules.get('ray')\n"
+        "        if ray and ray.is_initialized():  # in a worker\n"
+        "            granted = ray.get_runtime_context().get_assigned_resources()\n"
+        "            print(torch.get_num_threads(), 'threads of', granted['CPU'])\n"
+        "        return self.embed(p, tokens_kbt).flatten(1, 2) @ p['mix.weight']\n"
+    )
+    own = f'family = "{project.folder}/own.py:Own"'
+    base = BASE.replace("n_layer = 1", f"{own}, n_layer = 1")
+    spec = project.spec("own", f'name = "own"\n{base}[axes]\ntokens = [2560]\n')
+    project.run("own", "results", "workers=1", "threads=2")
+    store = project.store("own", "results")
+    log = (store.run_folder(spec.runs[0].run_id) / "output.log").read_text()
+    assert set(log.splitlines()) == {"2 threads of 2.0"}
 
 
 @pytest.mark.slow
