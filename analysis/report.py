@@ -1,6 +1,7 @@
 """A sweep as one HTML page: laws with intervals, verdicts, figures, plan, every run, provenance.
 
-The page is one file that loads nothing. Without JavaScript only the search box of its table is idle.
+The page is one file that loads nothing. Without JavaScript only its explorer and the search box of its
+table are idle.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.explorer import explorer, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
+from scaling import table
 
 _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
@@ -40,15 +43,9 @@ th { border-bottom: 1px solid var(--ink); font-weight: normal; color: var(--grey
 tbody tr:hover { background: #f5f2ea; } td.number { font-variant-numeric: tabular-nums; text-align: right; }
 figure { margin: 1.2rem 0 2rem; } figure svg { height: auto; max-width: 100%; } figcaption { font-size: .86rem; }
 code, pre { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; }
-input { border: 1px solid var(--rule); font: inherit; margin: .3rem 0 .6rem; padding: .25rem .5rem; width: 16rem; }
-"""
-_SEARCH = """
-const box = document.getElementById('search');
-box.addEventListener('input', () => {
-  const words = box.value.toLowerCase().split(/\\s+/);
-  for (const row of document.querySelectorAll('#runs tbody tr'))
-    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-});
+input, select { border: 1px solid var(--rule); font: inherit; margin: .3rem 0 .6rem; padding: .25rem .5rem; }
+input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; } tr.marked { background: #f5f2ea; }
+#run { min-height: 4.5rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 
 
@@ -78,6 +75,7 @@ def page(summary: Summary) -> str:
         *_words(summary),
         *_laws(summary),
         *_frontier(summary),
+        *explorer(summary.runs, _curves(folder)),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
         *_runs(summary),
@@ -91,10 +89,15 @@ def page(summary: Summary) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
             *parts,
-            f"<script>{_SEARCH}</script></body></html>",
+            *scripts(),
+            "</body></html>",
             "",
         ]
     )
+
+
+def _curves(folder: Path) -> pd.DataFrame | None:
+    return table.read_curves(folder) if (folder / "curves.parquet").is_file() else None
 
 
 def svg(figure: Figure) -> str:
@@ -178,18 +181,18 @@ def _figure(name: str, figure: Figure) -> str:
 
 
 def _runs(summary: Summary) -> list[str]:
-    table = summary.table
+    every = summary.table
     varied = [
         c for c in _COLUMNS
-        if c in table.columns and (c[0].isupper() or table[c].nunique(dropna=False) > 1)
+        if c in every.columns and (c[0].isupper() or every[c].nunique(dropna=False) > 1)
     ]  # fmt: skip
-    rows = table.loc[table["status"] == "ok", varied].itertuples(index=False, name=None)
+    rows = every.loc[every["status"] == "ok", varied].itertuples(index=False, name=None)
     out = [
         "<h2>Runs</h2>",
         '<input id="search" type="search" placeholder="search, such as a tag or an id" aria-label="search">',
         _table(varied, rows, name="runs"),
     ]
-    ended = table[table["status"] != "ok"]
+    ended = every[every["status"] != "ok"]
     if len(ended):
         columns = [c for c in ("run_id", "status", "N", "D", "B", "lr_peak", "error") if c in ended]
         out += [

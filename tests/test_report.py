@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import time
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -45,9 +47,10 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
     monkeypatch.setattr(registry, "FIGURES", kept)
     path = report(tmp_path)
     assert path == tmp_path / "report.html"
-    text = path.read_text()
-    page = Page(text)
+    whole = path.read_text()
+    page = Page(whole)
     assert not page.open
+    text = whole[: whole.rindex("<script>", 0, whole.rindex("<script>"))]  # without plotly's script
     figures = [attrs["id"] for tag, attrs in page.seen if tag == "figure"]
     assert figures == ["kaplan2"] and text.count("<svg") == 1
     body = text[text.index('<table id="runs">') :]
@@ -66,6 +69,76 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
         address = attrs.get("src") or attrs.get("href") or attrs.get("xlink:href") or "#"
         assert address.startswith(("#", "data:")), (tag, address)
     assert "@import" not in text and "url(http" not in text
+
+
+@pytest.fixture
+def browser():
+    """Debian's Chromium, headless: what the page logs is kept."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage",
+                 "no-first-run", "disable-background-networking", "window-size=1200,1000"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
+    from selenium.webdriver import ActionChains
+
+    runs, curves = sweep()
+    runs = runs.assign(tag=["wide" if i % 2 else "</script>" for i in range(len(runs))])
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    monkeypatch.setattr(registry, "FIGURES", {})
+    browser.get(report(tmp_path).as_uri())
+    ask, find = browser.execute_script, browser.find_element
+
+    def visible():
+        ids = ask("return document.getElementById('explorer').data.at(-1).customdata")
+        shown = ask(
+            "return [...document.querySelectorAll('#runs tbody tr')].filter(row => !row.hidden)"
+            ".map(row => row.cells[0].textContent)"
+        )
+        assert set(ids) == set(shown)
+        return set(ids)
+
+    ok = runs[runs.status == "ok"]
+    assert visible() == set(ok.run_id)
+    # hovering over a run says what it was, and draws its curve
+    points = browser.find_elements("css selector", "#explorer path.point")
+    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "explorer"))
+    ActionChains(browser).move_to_element(points[0]).perform()
+    said = wait_for(lambda: re.match("([0-9a-f]{12}|[a-z0-9-]+)  ", find("id", "run").text))
+    run = ok.set_index("run_id").loc[said[1]]
+    assert f"N = {run.N:.0f}" in find("id", "run").text.replace(",", "")
+    drawn = ask("return document.getElementById('explorer').data[0].y")
+    assert drawn == pytest.approx(curves[curves.run_id == said[1]].sort_values("S").L, rel=1e-4)
+    assert said[1] in find("css selector", "tr.marked").text
+    # tags and words choose among runs
+    find("css selector", "#tag option:nth-child(3)").click()
+    assert visible() == set(ok.run_id[ok.tag == "wide"])
+    one = ok.run_id[ok.tag == "wide"].iloc[1]
+    find("id", "search").send_keys(one)
+    assert visible() == {one}
+    find("css selector", "#axis option:nth-child(4)").click()
+    assert ask("return document.getElementById('explorer').data.length") == 2  # no curves over N
+    browser.set_window_size(500, 900)
+    wait_for(lambda: ask("return document.documentElement.scrollWidth <= window.innerWidth"))
+    assert browser.get_log("browser") == []
+
+
+def wait_for(found, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not (answer := found()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert answer
+    return answer
 
 
 def test_report_of_nothing(tmp_path):
