@@ -169,7 +169,11 @@ def _frontier(summary: Summary) -> list[str]:
     if summary.rule:
         out.append(f"<p>{html.escape(str(summary.rule))}</p>")
     if summary.plan:
-        out += ["<h2>Plan</h2>", f"<pre>{html.escape(str(summary.plan))}</pre>"]
+        out.append("<h2>Plan</h2>")
+    for times, following in ((NEXT, summary.plan), (NEXT**2, summary.further)):
+        if following:
+            out.append(f"<p>With {times:g} times the compute of the largest run:</p>")
+            out.append(f"<pre>{html.escape(str(following))}</pre>")
     return out
 
 

@@ -42,6 +42,9 @@ class Summary:
     rule: DataRule | None
     frontiers: dict[str, Frontier]
     plan: Plan | None
+    """For NEXT times the compute of the largest run."""
+    further: Plan | None
+    """For NEXT times that, by the same law."""
     figures: tuple[Path, ...]
 
     def record(self) -> dict[str, Any]:
@@ -54,6 +57,7 @@ class Summary:
             "data_rule": self.rule.record() if self.rule else None,
             "frontiers": {name: front.record() for name, front in self.frontiers.items()},
             "plan": self.plan.record() if self.plan else None,
+            "further": self.further.record() if self.further else None,
             "skipped": self.skipped,
             "figures": [str(path) for path in self.figures],
         }
@@ -91,6 +95,8 @@ class Summary:
             lines += ["", f"next, with {NEXT:g} times the largest run: {self.plan.headline}"]
             lines.append(f"  from {self.plan.source}")
             lines += [f"  ! {note}" for note in self.plan.status]
+        if self.further:
+            lines.append(f"with {NEXT**2:g} times: {self.further.headline}")
         lines += [f"no {name}: {why}" for name, why in self.skipped.items()]
         lines += ["", "figures:", *(f"  {path}" for path in self.figures)]
         return "\n".join(lines)
@@ -165,6 +171,10 @@ def summarise(
         skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope:
         following = attempt("plan by the envelope", lambda: plan(envelope, C=C))
+    source = both[next(iter(planned.plans))] if planned else envelope
+    further = None
+    if following and source:
+        further = attempt(f"plan for {NEXT**2:g} times", lambda: plan(source, C=NEXT * C))
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),
@@ -176,6 +186,7 @@ def summarise(
         rule=rule,
         frontiers=fronts,
         plan=following,
+        further=further,
         figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt)
         if draw
         else (),

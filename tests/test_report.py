@@ -62,6 +62,7 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
         "Held out",
         "frontier",
         "Next, with 10 times",
+        "With 100 times the compute",
         "tagged feed_forward",
     ):
         assert re.search(word, text, flags=re.I), word
