@@ -39,7 +39,9 @@ type: $(STAMP)
 # Redraw the figures of the committed results, runs of one batch size with the B_crit(L) of `batch`.
 figures: $(STAMP)
 	for runs in results/*/runs.csv; do \
-	  $(BIN)/scaling figure again $$(dirname $$runs) --critical results/batch || exit; \
+	  results=$$(dirname $$runs); \
+	  test $$results = results/headline && critical="--critical results/batch" || critical=; \
+	  $(BIN)/scaling figure again $$results $$critical || exit; \
 	done
 
 # The notebooks, run, as HTML in build/docs.

@@ -196,6 +196,7 @@ def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contra
     (start, slope), (start_D, slope_D) = lines["L"].T, bound.T
     with np.errstate(all="ignore"):
         ln_C = np.where(slope < slope_D, (start_D - start) / (slope - slope_D), np.inf)
+        ln_C[~np.isfinite(slope)] = np.nan  # a draw without a frontier says nothing of a crossing
         ln = {name: lines[name][:, 0] + lines[name][:, 1] * ln_C for name in ("N", "D", "L")}
         draws = {"C": ln_C + front.centre} | ln
         at = {}

@@ -119,12 +119,13 @@ class CompiledAdamW:
         self.matrices = model.ends["matrix"]
         self.betas = [(c.beta1, c.beta2) for c in configs]
         self.t = [0] * len(configs)
-        self.fixed_k6 = flat_kp.new_tensor(
+        decayed = [[_decayed(model, c)] for c in configs]
+        self.decayed_k1 = torch.tensor(decayed, device=flat_kp.device)
+        self.fixed_k5 = flat_kp.new_tensor(
             [
                 (
                     math.inf if c.clip is None else c.clip,
                     c.weight_decay * lr_divisor(model.model, c),
-                    _decayed(model, c),
                     c.beta1,
                     c.beta2,
                     c.eps,
@@ -143,7 +144,7 @@ class CompiledAdamW:
         ]
         moving_k4 = torch.tensor(moving).to(grad_kp.device, non_blocking=True)
         flat_kp = self.flat_kp.detach()
-        rows = (flat_kp, grad_kp, self.m_kp, self.v_kp, self.fixed_k6, moving_k4)
+        rows = (flat_kp, grad_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
         for tensor in rows:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         return _compiled_adamw()(*rows, self.matrices)
@@ -156,7 +157,7 @@ class CompiledAdamW:
             f"{number}.{name}": value
             for number, piece in enumerate(self.pieces[k])
             for name, value in (
-                ("step", torch.tensor(float(self.t[k]))),
+                ("step", torch.tensor(float(self.t[k]), device=self.m_kp.device)),
                 ("exp_avg", piece.view(self.m_kp[k])),
                 ("exp_avg_sq", piece.view(self.v_kp[k])),
             )
@@ -175,18 +176,19 @@ def _adamw(
     grad_kp: Tensor,
     m_kp: Tensor,
     v_kp: Tensor,
-    fixed_k6: Tensor,
+    decayed_k1: Tensor,
+    fixed_k5: Tensor,
     moving_k4: Tensor,
     matrices: int,
 ) -> Tensor:
     """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2) in place; the norms before clipping."""
-    clip, decay, decayed, beta1, beta2, eps = fixed_k6.split(1, dim=1)
+    clip, decay, beta1, beta2, eps = fixed_k5.split(1, dim=1)
     lr_matrix, lr_other, correction1, correction2 = moving_k4.split(1, dim=1)
     norm_k1 = grad_kp.norm(dim=1, keepdim=True)
     g_kp = grad_kp * (clip / (norm_k1 + 1e-6)).clamp(max=1.0)
     place_p = torch.arange(grad_kp.shape[1], device=grad_kp.device)
     lr_kp = torch.where(place_p < matrices, lr_matrix, lr_other)
-    decay_kp = torch.where(place_p < decayed, decay, 0.0)
+    decay_kp = torch.where(place_p < decayed_k1, decay, 0.0)
     m_kp.lerp_(g_kp, 1 - beta1)
     v_kp.mul_(beta2).add_((1 - beta2) * g_kp * g_kp)
     update_kp = (m_kp / correction1) / (v_kp.sqrt() / correction2 + eps)

@@ -237,7 +237,7 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
     cuda = execution.device != "cpu" and torch.cuda.is_available()
     if devices == 1:
         yield ALONE
-    elif "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    elif "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # alone: no torchrun
         if (size := int(os.environ["WORLD_SIZE"])) != devices:
             raise ConfigError(
                 f"execution.devices={devices}, but torchrun has started {size} processes; let both be "

@@ -104,7 +104,7 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("L_train", "float", "nats/token", "mean training loss since the previous row"),
     Column("lr", "float", "", "learning rate of the last step"),
     Column("grad_norm", "float", "", "mean norm of the gradient since the previous row, unclipped"),
-    Column("update_ratio", "float", "", "norm of the last update of the matrices, over their norm"),
+    Column("update_norm", "float", "", "of the last update of the matrices, over their own norm"),
     Column("B_noise", "float", "tokens", "gradient noise scale B_simple, running mean"),
     Column("B_noise_norm", "float", "tokens", "the same of the norms' gradients, a cross-check"),
 )

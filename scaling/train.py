@@ -720,6 +720,8 @@ class Trainer:
                 small_k += part_kp.square().sum(1) / parts
                 for gain in part_gains:  # [K b, D], each of its share of the mean over b sequences
                     sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
+        if self.noise is None:  # as above: ranks whose shares differ may differ in their parts
+            return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
         named = self.decoder.named(grad_kp)
         few = [loss_k[:, None], small_k[:, None], sequence_k[:, None], *(named[g] for g in gains)]
         if ranks.size > 1:  # in one exchange
@@ -727,14 +729,13 @@ class Trainer:
             few = together_kx.split([x.shape[1] for x in few], dim=1)
         grad_kp = ranks.mean_gradient(grad_kp, weight)
         loss_k, small_k, sequence_k = (x[:, 0] for x in few[:3])
-        if self.noise is not None:
-            n_ctx = self.decoder.model.n_ctx
-            self.noise.update(
-                (small_k, b * n_ctx),
-                (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
-                (sequence_k, n_ctx),
-                sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
-            )
+        n_ctx = self.decoder.model.n_ctx
+        self.noise.update(
+            (small_k, b * n_ctx),
+            (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
+            (sequence_k, n_ctx),
+            sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
+        )
         return loss_k, grad_kp
 
     def _spend(self, since: float) -> None:
@@ -769,7 +770,11 @@ class Trainer:
                     along = {
                         "lr": self.lr[k],
                         "grad_norm": (norms[k] - member.norm_before) / steps,
-                        "update_ratio": float(self.updates.get(k, math.nan)),
+                        "update_norm": float(
+                            self.updates.get(k, math.nan)
+                            if member.run.eval.update_ratio
+                            else math.nan
+                        ),
                         "B_noise": noise[k][0],
                         "B_noise_norm": noise[k][1],
                     }

@@ -165,6 +165,7 @@ class Machine:
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
         what = [here, version("torch"), how, vars(run.model), run.data.vocab_size]
+        what += [run.optim.optimizer] if compiled else []
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
         return cache() / "speed" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
@@ -233,8 +234,8 @@ class Machine:
 def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
     """What is known of the costs of `runs`, from measurements and from finished runs.
 
-    Where `on` says so, a shape is compiled if that was measured to be faster: of the shape, however
-    many of its runs are left, so that a sweep that was stopped goes on as it began.
+    Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
+    one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
     """
     packs = on.known(runs)
     price = speed([*samples_of_packs(packs, runs), *samples_of(rows)])
@@ -342,7 +343,9 @@ def _measured(
             ]
             trainer = Trainer(runs, execution, [None] * K, None, ranks)
             took = _step_seconds(trainer) * run.batch_tokens / B
-            here = request["workers"] * ranks.size
+            # Ray gives every rank a GPU of its own, and on a CPU all of them share the memory.
+            own_gpu = trainer.device.type == "cuda" and ranks.size > 1
+            here = 1 if own_gpu else request["workers"] * ranks.size
             (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, here))
             if crowded:
                 break

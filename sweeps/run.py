@@ -291,7 +291,10 @@ class Sweep:
         try:
             on.measure(asked, compiled=compiled)
         except RuntimeError as error:
-            raise ConfigError(f"measuring this machine's speed failed: {error}") from None
+            what = (
+                "compiling (leave out --compile)" if compiled else "measuring this machine's speed"
+            )
+            raise ConfigError(f"{what} failed: {error}") from None
 
     def designed(self, rows: dict[str, Row] | None = None) -> Growth:
         """The runs that the spec asks for, and where the searches of its [until] stand."""
@@ -682,6 +685,8 @@ class _Session:
             "threads": call.execution.threads,
             "device": call.execution.device,
             "devices": call.execution.devices,
+            "shard": call.execution.shard,
+            "compile": call.execution.compile,
             **rests_on,
         }
         before = store.manifest()

@@ -133,12 +133,12 @@ def size_and_data(
     over S as trained.
 
     by_ND     a law of N and D; kaplan_ND fitted to all runs where not given.
-    by_NS     a law of N and S; kaplan_NS fitted to the points shown where not given.
+    by_NS     a law of N and S, then drawn over S; kaplan_NS fitted to the points shown where not given.
     critical  of `critical_batch`; where not given, of these very runs.
     """
     runs = usable(runs)
     points = needed(runs if curves is None else curves)
-    if critical is not None or points["B"].nunique() >= 3:
+    if by_NS is None and (critical is not None or points["B"].nunique() >= 3):
         critical = bcrit(points, critical)
     points = of_steps(longest(points))
     if critical is not None:

@@ -143,6 +143,8 @@ def transfer(
     base = runs["mup_base_width"].astype(float)
     if base.isna().all() or base.notna().all():
         raise TableError("the runs are not of both parametrisations (config model.mup_base_width).")
+    if "optimizer" in runs and (runs["optimizer"] != "adamw").any():
+        raise TableError("muP divides the rates of other optimisers than AdamW by another power.")
     runs = runs.assign(rate=runs["lr_peak"] * (runs["d_model"] / base).fillna(1.0))
     standard, mup = runs[base.isna()], runs[base.notna()]
     same = standard[standard["d_model"].isin(base.dropna().unique())]
