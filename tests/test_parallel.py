@@ -121,6 +121,19 @@ def test_a_pack_goes_on_with_another_number_of_devices(pack, tmp_path):
     assert all(map(same, results, train_pack(pack, execution=ONE)))
 
 
+def test_shares_of_unequal_size_are_exchanged_alike(run):
+    # a batch that grows by single sequences, each a part: ranks then differ in their parts
+    growing = {"batch_tokens": 128, "tokens": 12 * 128, "optim.batch_warmup_tokens": 6 * 128}
+    grown = override(run, growing | {"eval.noise_parts": None})
+    n_ctx = run.model.n_ctx
+    steps = {grown.tokens_at(s + 1) - grown.tokens_at(s) for s in range(grown.S)}
+    assert any(tokens // n_ctx % 2 for tokens in steps)
+    both = [dataclasses.replace(how, micro_tokens=n_ctx) for how in (ONE, TWO)]
+    alone, result = (train(grown, execution=how) for how in both)
+    names = "L", "L_train", "grad_norm"
+    assert curve(result, *names) == pytest.approx(curve(alone, *names), **CLOSE)
+
+
 def test_a_rank_that_is_killed_ends_the_run_and_nobody_stays(run, started):
     calls = iter(range(1, 100))
 
