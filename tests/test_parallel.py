@@ -21,6 +21,7 @@ from scaling.config import ConfigError, Execution, canonical, from_dict, overrid
 from scaling.train import CHECKPOINT, Interrupted, device_of, train, train_pack
 from sweeps import Sweep, estimate
 from sweeps.budget import Budget
+from sweeps.run import _Call
 from sweeps.store import StoreError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -123,7 +124,7 @@ def test_a_pack_goes_on_with_another_number_of_devices(pack, tmp_path):
 
 def test_shares_of_unequal_size_are_exchanged_alike(run):
     # a batch that grows by single sequences, each a part: ranks then differ in their parts
-    growing = {"batch_tokens": 128, "tokens": 12 * 128, "optim.batch_warmup_tokens": 6 * 128}
+    growing = {"batch_tokens": 256, "tokens": 12 * 256, "optim.batch_warmup_tokens": 6 * 256}
     grown = override(run, growing | {"eval.noise_parts": None})
     n_ctx = run.model.n_ctx
     steps = {grown.tokens_at(s + 1) - grown.tokens_at(s) for s in range(grown.S)}
@@ -298,7 +299,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
     }
     assert len(paths) == 2
-    words = it._command(1, False, 2, SHARDED, Budget())
+    words = it._command(_Call(1, False, None, 2, True, SHARDED, Budget()))
     assert words.endswith("--workers 1 --device cpu --devices 2 --shard")
 
 
