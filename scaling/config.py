@@ -390,7 +390,7 @@ class RunConfig(_Part):
             return ramp[step]
         return ramp[-1] + (step - len(ramp) + 1) * self.batch_tokens
 
-    @property
+    @functools.cached_property
     def S(self) -> int:
         """Optimiser steps: as many as come nearest to `tokens`."""
         ramp = self._ramp
