@@ -29,7 +29,7 @@ _SAID = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
 """Of what was measured; and of the config, what differs."""
 
 
-def explorer(runs: pd.DataFrame, curves: pd.DataFrame | None) -> list[str]:
+def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     """The section of a page, for runs with columns of scaling.table; it expects the runs' table under the
     id `runs`, run_id in its first column, and a search box under the id `search`."""
     runs = runs.sort_values(["N", "D"])
@@ -55,14 +55,14 @@ def scripts() -> list[str]:
     return [f"<script>{get_plotlyjs()}</script>", f"<script>{_SCRIPT}</script>"]
 
 
-def _records(runs: pd.DataFrame, curves: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
     config = [c.name for c in COLUMNS if c.meaning.startswith("config:") and c.name in runs]
     varied = [c for c in config if runs[c].astype(str).nunique() > 1]
     said = [c for c in (*_SAID, *varied) if c in runs]
     sizes = np.unique(runs["N"].to_numpy(float))
     norm, colours = style.size_norm(sizes), style.size_map()
     group = np.searchsorted(sizes, runs["N"]) * min(_GROUPS, len(sizes)) // len(sizes)
-    by_run = {} if curves is None else dict(tuple(curves.sort_values("S").groupby("run_id")))
+    by_run = dict(tuple(curves.sort_values("S").groupby("run_id")))
     records = []
     for number, (_, run) in zip(group, runs.iterrows(), strict=True):
         curve = by_run.get(run["run_id"], pd.DataFrame(columns=["C", "D", "S", "L"]))

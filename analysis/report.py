@@ -21,7 +21,6 @@ from analysis import style
 from analysis.explorer import explorer, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
-from scaling import table
 
 _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
@@ -75,7 +74,7 @@ def page(summary: Summary) -> str:
         *_words(summary),
         *_laws(summary),
         *_frontier(summary),
-        *explorer(summary.runs, _curves(folder)),
+        *explorer(summary.runs, summary.curves),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
         *_runs(summary),
@@ -94,10 +93,6 @@ def page(summary: Summary) -> str:
             "",
         ]
     )
-
-
-def _curves(folder: Path) -> pd.DataFrame | None:
-    return table.read_curves(folder) if (folder / "curves.parquet").is_file() else None
 
 
 def svg(figure: Figure) -> str:
@@ -185,18 +180,18 @@ def _figure(name: str, figure: Figure) -> str:
 
 
 def _runs(summary: Summary) -> list[str]:
-    every = summary.table
+    table = summary.table
     varied = [
         c for c in _COLUMNS
-        if c in every.columns and (c[0].isupper() or every[c].nunique(dropna=False) > 1)
+        if c in table.columns and (c[0].isupper() or table[c].nunique(dropna=False) > 1)
     ]  # fmt: skip
-    rows = every.loc[every["status"] == "ok", varied].itertuples(index=False, name=None)
+    rows = table.loc[table["status"] == "ok", varied].itertuples(index=False, name=None)
     out = [
         "<h2>Runs</h2>",
         '<input id="search" type="search" placeholder="search, such as a tag or an id" aria-label="search">',
         _table(varied, rows, name="runs"),
     ]
-    ended = every[every["status"] != "ok"]
+    ended = table[table["status"] != "ok"]
     if len(ended):
         columns = [c for c in ("run_id", "status", "N", "D", "B", "lr_peak", "error") if c in ended]
         out += [

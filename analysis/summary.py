@@ -34,6 +34,8 @@ class Summary:
     """Every run, however it ended."""
     runs: pd.DataFrame = field(repr=False)
     """The runs that the laws rest on: status 'ok'."""
+    curves: pd.DataFrame = field(repr=False)
+    """Their learning curves."""
     laws: dict[str, FitResult]
     """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), as far as the data allow."""
     skipped: dict[str, str]
@@ -180,6 +182,7 @@ def summarise(
         counts=table["status"].value_counts().to_dict(),
         table=table,
         runs=runs,
+        curves=curves,
         laws=laws,
         skipped=skipped,
         held_out={name: v for name, v in held_out.items() if v is not None},

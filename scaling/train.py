@@ -767,14 +767,12 @@ class Trainer:
                 L_train = member.mean_loss(sums[k])
                 if L_train is not None:  # measured at this very step, and lost
                     steps = member.step - member.loss_from
+                    # one that is lost is measured between its evaluations, where no update was
+                    asked = member.run.eval.update_ratio and k in self.updates
                     along = {
                         "lr": self.lr[k],
                         "grad_norm": (norms[k] - member.norm_before) / steps,
-                        "update_norm": float(
-                            self.updates.get(k, math.nan)
-                            if member.run.eval.update_ratio
-                            else math.nan
-                        ),
+                        "update_norm": float(self.updates[k]) if asked else math.nan,
                         "B_noise": noise[k][0],
                         "B_noise_norm": noise[k][1],
                     }

@@ -124,9 +124,8 @@ def _job(units: list[_Unit], costs: Costs) -> Job:
     """The units as one job, with the number of slots that measurements favour."""
     runs = tuple(run for unit in units for run in unit.runs)
     segments = [steps for unit in units for steps in unit.segments]
-    alone = len(segments) == 1  # as nearly all are that 1e5 runs begin with
-    best, slots = segments[0] * costs.step(runs[0], 1) if alone else math.inf, 1
-    for K in () if alone else costs.sizes(runs[0]):
+    best, slots = math.inf, 1
+    for K in [1] if len(segments) == 1 else costs.sizes(runs[0]):
         if max(1, len(segments)) < K:
             break
         steps = makespan(segments, K)
