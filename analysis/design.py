@@ -22,12 +22,13 @@ import pandas as pd
 from scipy import special
 
 from analysis.conventions import six
-from analysis.fit import Estimate, FitResult
+from analysis.fit import Estimate, FitError, FitResult, fit
 from analysis.frontier import _optimal
-from analysis.laws import Law
+from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape
 from scaling.config import ConfigError, ModelConfig, RunConfig, fields_of
 from scaling.count import parameters
+from scaling.table import TableError
 
 _DRAWS = 48
 """Draws of the parameters that the criterion is averaged over."""
@@ -58,14 +59,15 @@ class Design:
     """Runs to train, and what they are expected to tell."""
 
     target: str
-    """'a', the exponent of N_opt; 'L@C' or 'N@C', ln L or ln N of the optimum at C FLOPs."""
+    """'a', the exponent of N_opt; 'L@C' or 'N@C', ln L or ln N of the optimum at C FLOPs; 'ln alpha'
+    and the like, of a parameter of the law."""
     law: str
     runs: tuple[Point, ...]
     grid: tuple[Point, ...]
     """A plain grid of sizes x horizons that costs as much."""
     half_width: dict[str, Any]
     """Expected half-width of the target's interval with 'nothing more', the 'grid', the 'design'
-    (of L and N: of their logarithms); None where nothing is kept."""
+    (of L, N and parameters: of their logarithms); None where nothing is kept."""
     value: float
     """Of the target, as known so far."""
     budget: float
@@ -107,7 +109,8 @@ class Design:
 
     def __str__(self) -> str:
         w = self.half_width
-        what = "the exponent of N_opt" if self.target == "a" else f"ln {self.target}"
+        what = "the exponent of N_opt" if self.target == "a" else self.target
+        what = f"ln {what}" if "@" in what else what
         counted = " with those so far" if self.kept else ""
         lines = [
             f"{len(self.runs)} runs of {self.C:.3g} FLOPs in all, for {what} under {self.law}",
@@ -209,8 +212,9 @@ def design(
     target: str = "a",
     keep: bool = True,
     runs: int = 40,
-    seeds: int = 1,
+    seeds: int | Sequence[int] = 1,
     checks: bool = False,
+    points: Sequence[Point] | None = None,
     models: Sequence[ModelConfig] | None = None,
     N: tuple[float, float] | None = None,
     D: tuple[float, float] | None = None,
@@ -223,10 +227,12 @@ def design(
 
     result  a law of N and D fitted to the runs so far, with bootstrap draws.
     target  'a', the exponent of N_opt; 'L@C' or 'N@C', the best loss or size at C FLOPs, such as
-            'L@1e18'; 'L' and 'N' alone are at 1000 times the budget.
+            'L@1e18'; 'L' and 'N' alone are at 1000 times the budget; or a parameter of the law, such
+            as 'alpha' (its logarithm; 'ln a' for one that is called a).
     keep    count the runs so far as well; without, the new runs must tell on their own.
     runs    at most so many; seeds, at most so many of them at one (N, D); checks adds runs at half and twice the learning
             rate of the smallest and the largest size, within the budget.
+    points  the runs to choose from; seeds may then be a list, a number for each. Where not given:
     models  the sizes to choose from; where not given, up to 12 shapes over the range N, of the depth
             of the runs so far where that is one.
     N, D    smallest and largest to be trained, and ratio, the least and most D / N; from the data's
@@ -244,15 +250,21 @@ def design(
     if target in ("L", "N"):
         target = f"{target}@{FAR * budget:.6g}"
     for name, number in (("seeds", seeds), ("runs", runs)):
-        if number < 1:
+        if isinstance(number, int) and number < 1:
             raise ConfigError(f"{name}={number} must be 1 or more.")
+    if target != "a" and target in law.params:
+        target = f"ln {target}"
     aim = _target(law, target)
     draws = _draws(result, seed)
     sigma = _noise_of(result) if noise is None else noise
     if not sigma > 0:
         raise ConfigError(f"noise={sigma} must be positive: the standard deviation of ln L.")
     base = _base(result.runs)
-    every = _candidates(result, budget, models, {"N": N, "D": D, "ratio": ratio}, base)
+    every = (
+        _candidates(result, budget, models, {"N": N, "D": D, "ratio": ratio}, base)
+        if points is None
+        else list(points)
+    )
     gradient = _gradient(lambda p: aim(p)[:, None], draws)[:, 0]
     known = np.isfinite(gradient).all(axis=1)
     if known.sum() < 4:
@@ -276,7 +288,7 @@ def design(
     cost = np.array([p.C for p in every])
     checked = _checks(every, budget) if checks else ()
     room = budget - sum(p.C for p, _ in checked)
-    problem = _Problem(J, gradient, prior, cost, room, seeds, runs)
+    problem = _Problem(J, gradient, prior, cost, room, np.asarray(seeds), runs)
     chosen = problem.solve()
     if not len(chosen):
         raise ConfigError(
@@ -314,7 +326,7 @@ class _Problem:
         prior: np.ndarray,
         cost: np.ndarray,
         room: float,
-        seeds: int,
+        seeds: np.ndarray,
         most: int,
     ):
         self.J, self.g, self.prior, self.cost = J, g, prior, cost
@@ -384,6 +396,8 @@ _ROUNDS = 3
 def _target(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     """Parameters (k,) -> the target (k,)."""
     what, _, at = name.partition("@")
+    if (parameter := name.removeprefix("ln ")) in law.params and name != "a":
+        return lambda p: np.log(p[parameter])
     if name == "a":
         around = np.array([1e-1, 1e1])
 
@@ -398,8 +412,9 @@ def _target(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndar
         C = math.nan
     if what not in ("L", "N") or not (math.isfinite(C) and C > 0):
         raise ConfigError(
-            f"target={name!r} is not known: 'a' for the exponent of N_opt, or 'L@1e18', 'N@1e18' for "
-            "the best loss or size at so many FLOPs."
+            f"target={name!r} is not known: 'a' for the exponent of N_opt, 'L@1e18' or 'N@1e18' for "
+            f"the best loss or size at so many FLOPs, or a parameter of {law.name}: "
+            f"{', '.join(law.params)}."
         )
     return lambda p: np.log(_optimal(law, dict(p), np.array([C]), six)[what][:, 0])
 
@@ -528,6 +543,96 @@ def _checks(every: Sequence[Point], budget: float) -> tuple[tuple[Point, float],
         if 2 * point.C + sum(p.C for p, _ in found) <= budget / 5:
             found += [(point, 0.5), (point, 2.0)]
     return tuple(found)
+
+
+# ------------------------------------------------------------------ adaptive sweeps
+
+
+def interval_width(asked: Any, rows: Sequence[Mapping[str, Any]]) -> float:
+    """Width of the 95 % interval of `asked.parameter` in a fit of `asked.law` to these rows.
+
+    `asked` is a sweeps.interval.Interval. Infinite where there is none. Raises ConfigError where
+    there is no such law or parameter, or none that runs could be designed for.
+    """
+    law = _asked(asked)
+    if not rows:
+        return math.inf
+    try:
+        found = fit(law, pd.DataFrame(rows))
+    except (FitError, TableError):
+        return math.inf
+    low, high = found.interval(0.95).loc[asked.parameter, ["low", "high"]]
+    return float(high - low) if math.isfinite(high - low) else math.inf
+
+
+_AIM = 0.9
+"""A round aims at this part of the width that is asked: what comes out scatters, and rounds take time."""
+_LEAST = 0.99
+"""A round that leaves the interval this part as wide, or more, is not worth its runs."""
+
+
+def interval_runs(due: Any) -> tuple[list[int], float, str]:
+    """The next round of runs for an interval: (which of the candidates, the width expected with them,
+    why there are none).
+
+    `due` is a sweeps.interval.Due. The runs are as many as its FLOPs pay for, or fewer that are
+    expected to do. The expected width is the one so far, times the ratio of linearised ones.
+    """
+    asked = due.asked
+    sizes = [parameters(run.model, run.data.vocab_size).N for run in due.candidates]
+    points = [
+        Point(run.model, N, float(run.D)) for run, N in zip(due.candidates, sizes, strict=True)
+    ]
+    index = {point: i for i, point in enumerate(points)}
+    picks: list[int] = []
+    flops, width, why = due.flops, math.inf, ""
+    try:
+        result = fit(_asked(asked), pd.DataFrame(due.rows))
+        # Half the FLOPs, as long as these are expected to do.
+        while not picks or width <= _AIM * asked.width:
+            made = design(
+                result, budget=flops, target=f"ln {asked.parameter}", runs=asked.runs,
+                points=points, seeds=due.left,
+            )  # fmt: skip
+            now, then = made.half_width["nothing more"], made.half_width["design"]
+            wide = (
+                due.width if math.isfinite(due.width) else 2 * now * result.params[asked.parameter]
+            )
+            if picks and wide * then / now > _AIM * asked.width:
+                break
+            picks = [index[point._replace(seed=0)] for point in made.runs]
+            width = wide * then / now
+            flops = made.C / 2
+    except (FitError, TableError, ConfigError) as error:
+        why = "" if picks else f"no runs can be designed: {error}"
+    if width > max(asked.width, _LEAST * due.width):
+        picks, why = (
+            [],
+            why
+            or (
+                f"the best runs for {due.flops:.3g} FLOPs are expected to narrow it by less than "
+                f"{1 - _LEAST:.0%}"
+            ),
+        )
+    return picks, width, why
+
+
+def _asked(asked: Any) -> Law:
+    """The law of an Interval, if it can be used for it."""
+    try:
+        law = resolve(asked.law)
+    except LawError as error:
+        raise ConfigError(f"[until] interval.law: {error}") from None
+    if asked.parameter not in law.params:
+        raise ConfigError(
+            f"[until] interval.parameter={asked.parameter!r}: {asked.law} has {', '.join(law.params)}."
+        )
+    if asked.add == "designed" and set(law.inputs) != {"N", "D"}:
+        raise ConfigError(
+            f"[until] interval: runs are designed for laws of N and D; {law.name} is one of "
+            f"{', '.join(law.inputs)}. Give add = 'seeds'."
+        )
+    return law
 
 
 # ------------------------------------------------------------------ TOML

@@ -131,8 +131,9 @@ def sweep(
 
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
-        spec, results, changes=changes, filters=filter, tag=tag, width=_interval_width
-    )
+        spec, results, changes=changes, filters=filter, tag=tag,
+        width=_interval_width, design=_interval_runs,
+    )  # fmt: skip
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         how |= {"packs": packs, "compile": compile, "address": address}
@@ -168,29 +169,15 @@ def sweep(
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:
-    """Width of a parameter's 95 % interval in a fit to these rows; infinite where it has none."""
-    import math
+    from analysis.design import interval_width
 
-    import pandas as pd
+    return interval_width(asked, rows)
 
-    from analysis import fit as fit_law
-    from analysis import laws as all_laws
-    from analysis.fit import FitError
-    from scaling.table import TableError
 
-    table = pd.DataFrame(rows)
-    law = all_laws.resolve(asked.law)
-    if asked.parameter not in law.params:
-        raise ConfigError(
-            f"[until] interval.parameter={asked.parameter!r}: {asked.law} has {', '.join(law.params)}."
-        )
-    try:
-        found = fit_law(law, table[table.status == "ok"], seed=0)
-    except (FitError, TableError):
-        return math.inf
-    row = found.interval(0.95).loc[asked.parameter]
-    width = float(row["high"] - row["low"])
-    return width if math.isfinite(width) else math.inf
+def _interval_runs(due: Any) -> Any:
+    from analysis.design import interval_runs
+
+    return interval_runs(due)
 
 
 def _exporter(store: Any, to: str) -> Any:
@@ -697,7 +684,8 @@ def design(
         results: The runs so far: a results folder, or a table.
         budget: FLOPs for the whole sweep, 6 N D of its runs.
         target: What is to be known: a, the exponent of N_opt; L@1e18 or N@1e18, the best loss or
-            size at so many FLOPs; L or N alone are at 1000 times the budget.
+            size at so many FLOPs; L or N alone are at 1000 times the budget; or a parameter of the
+            law, such as alpha.
         law: The law of N and D to be fitted.
         out: Write a sweep's TOML here, for `scaling sweep`.
         achieved: The results folder of a sweep that this wrote (its TOML given as --out): print the

@@ -1,7 +1,7 @@
 """A folder of an object store, or of whatever else pyarrow.fs or fsspec reaches by a URI.
 
     <uri>/results/<run_id>.json                    one object a run, written in one piece
-          runs.csv, curves.parquet, manifest.json   as in a local results folder
+          runs.csv, curves.parquet, manifest.json, rounds/   as in a local results folder
 
 A :class:`sweeps.store.Store` on a URI works in a local folder and keeps it level with this one.
 """
@@ -40,12 +40,16 @@ class Remote:
 
     def run_ids(self) -> set[str]:
         """Runs that have a result here."""
+        return {name.removesuffix(".json") for name in self.names("results")}
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the .json objects of a folder; none where it is not there."""
         from pyarrow.fs import FileSelector, FileType
 
         filesystem, root = self._open()
-        selector = FileSelector(f"{root}/results", allow_not_found=True)
+        selector = FileSelector(f"{root}/{folder}", allow_not_found=True)
         files = [f for f in filesystem.get_file_info(selector) if f.type == FileType.File]
-        return {f.base_name.removesuffix(".json") for f in files if f.base_name.endswith(".json")}
+        return {f.base_name for f in files if f.base_name.endswith(".json")}
 
     def read(self, name: str) -> bytes | None:
         """An object; None where there is none."""

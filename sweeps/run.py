@@ -24,11 +24,12 @@ from scaling.schedule import shape
 from sweeps import estimate, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
+from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
-from sweeps.until import Growth, Width
+from sweeps.until import Growth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,8 @@ class Plan:
     """Dollars an hour of wall clock."""
     grows: bool = False
     """More runs follow from the results of these: the spec has [until]."""
+    said: tuple[str, ...] = ()
+    """Where the searches of [until] stand, a line each."""
 
     @property
     def tokens(self) -> int:
@@ -93,8 +96,9 @@ class Plan:
         lines = [
             f"{len(self.runs)} runs: {', '.join([*counts, f'{len(self.missing)} to train'])}",
         ]
+        lines += self.said
         if not self.missing:
-            return lines[0]
+            return "\n".join(lines)
         sizes: dict[int, dict[str, RunConfig]] = {}
         for run_id, run in self.missing.items():
             N = count.parameters(run.model, run.data.vocab_size).N
@@ -176,15 +180,23 @@ class Sweep:
     """
 
     def __init__(
-        self, spec: Spec, results: str | Path | None = None, *, width: Width | None = None
+        self,
+        spec: Spec,
+        results: str | Path | None = None,
+        *,
+        width: Width | None = None,
+        design: Design | None = None,
     ) -> None:
         """Results go to `results`/<name of the spec>; ./results where not given. It may be a URI
         that pyarrow.fs or fsspec reaches, such as s3://bucket/results.
 
-        `width` fits a law, for a spec that goes on until an interval is narrow (sweeps.until).
+        `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
+        narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
         """
         self.spec = spec
-        self._width = width
+        self._width, self._design = width, design
+        self._rounds: dict[str, Round] = {}
+        """Decided here, by the digest of their results: a fit takes seconds."""
         self._results = results
         root = "results" if results is None else str(results).rstrip("/")
         self.store = Store(f"{root}/{spec.name}")
@@ -199,6 +211,7 @@ class Sweep:
         filters: Sequence[str] = (),
         tag: str | None = None,
         width: Width | None = None,
+        design: Design | None = None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
@@ -207,7 +220,7 @@ class Sweep:
         """
         spec = Spec.from_toml(path_or_name, changes)
         spec = spec.select(filters, tag) if filters or tag is not None else spec
-        return cls(spec, results, width=width)
+        return cls(spec, results, width=width, design=design)
 
     @property
     def folder(self) -> Path:
@@ -251,7 +264,8 @@ class Sweep:
         return replace(self._measured(plan, rows, on, packs, guess=False), price=price)
 
     def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
-        runs = self.designed(rows).runs
+        growth = self.designed(rows)
+        runs = growth.runs
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
         costs = estimate.costs(on, missing.values(), rows.values())
         jobs = pack.form(list(missing.values()), costs, on.workers, packs=packs)
@@ -263,7 +277,9 @@ class Sweep:
         if self.spec.until is None:
             workers = max(1, min(workers, len(jobs)))
         grows = self.spec.until is not None
-        return Plan(runs, finished, missing, jobs, seconds, costs, workers, grows=grows)
+        return Plan(
+            runs, finished, missing, jobs, seconds, costs, workers, None, grows, tuple(growth.said)
+        )
 
     def _measured(
         self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
@@ -296,10 +312,32 @@ class Sweep:
             )
             raise ConfigError(f"{what} failed: {error}") from None
 
-    def designed(self, rows: dict[str, Row] | None = None) -> Growth:
-        """The runs that the spec asks for, and where the searches of its [until] stand."""
+    def designed(self, rows: dict[str, Row] | None = None, *, record: bool = False) -> Growth:
+        """The runs that the spec asks for, and where the searches of its [until] stand.
+
+        A round of designed runs that is due is decided: for good with `record`, which is for the
+        process that holds the sweep.
+        """
         rows = self.store.rows() if rows is None else rows
-        return self.spec.designed(rows, self._width)
+        rounds = self.store.rounds() if self.spec.by_design else []
+        while (growth := self.spec.designed(rows, self._width, rounds)).due:
+            if self._width is None or self._design is None:
+                break
+            due = growth.due
+            key = f"{due.results} {due.asked} {len(rounds)}"
+            if key not in self._rounds:
+                self._rounds[key] = decide(due, self._width, self._design)
+            if record:
+                self.store.decide(self._rounds[key])
+            rounds = [*rounds, self._rounds[key]]
+        return growth
+
+    def _decide(self, rows: dict[str, Row]) -> None:
+        """Record the round that is due, if one is: a sweep was killed before that, or asks for more
+        now."""
+        if self.spec.by_design and self.spec.designed(rows, None, self.store.rounds()).due:
+            with self.store.drive():
+                self.designed(rows, record=True)
 
     # -------------------------------------------------------------- running
 
@@ -368,11 +406,14 @@ class Sweep:
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
         budget = Budget(budget_flops, budget_hours)
-        if self.spec.until and self.spec.until.interval and self._width is None:
-            raise ConfigError(
-                f"{self.spec.name} [until]: interval needs a fit. `scaling sweep` has one; from "
-                "Python, give Sweep a function `width` (sweeps.until.Width)."
-            )
+        if self.spec.until and self.spec.until.interval:
+            if self._width is None or (self.spec.by_design and self._design is None):
+                raise ConfigError(
+                    f"{self.spec.name} [until]: interval needs a fit. `scaling sweep` has one; from "
+                    "Python, give Sweep width=analysis.design.interval_width and "
+                    "design=analysis.design.interval_runs."
+                )
+            self._width(self.spec.until.interval, [])  # is there such a law, such a parameter?
         console = console or Console(quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
@@ -388,6 +429,7 @@ class Sweep:
             rows = self.store.rows()
             _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
         on = estimate.Machine(processes, threads, device, compile, devices)
+        self._decide(rows)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
@@ -400,6 +442,8 @@ class Sweep:
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
             _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
+            for line in plan.said:
+                _say(console, line)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.chosen:
             _say(
@@ -531,7 +575,7 @@ class Sweep:
     def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, call: _Call) -> None:
         """Queue what the results so far ask for and the plan does not hold yet."""
         try:
-            designed = self.designed(known).runs
+            designed = self.designed(known, record=True).runs
             new = {run_id: run for run_id, run in designed.items() if run_id not in plan.runs}
             if new:
                 self._prepare(list(new.values()), {}, call.execution)

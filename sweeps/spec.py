@@ -30,7 +30,8 @@
     [until]                                 # add runs as results come in (sweeps/until.py)
     lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section
     isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
-    interval = { law = "chinchilla", parameter = "alpha", width = 0.05, seeds = 8 }    # more seeds
+    interval = { law = "chinchilla", parameter = "alpha", width = 0.05 }    # designed runs, in
+                                            # rounds; or, with add = "seeds", the whole grid again
 
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
 Imports nothing heavy.
@@ -57,7 +58,8 @@ from typing import Any
 
 from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
-from sweeps.until import Growth, Interval, IsoFlop, LearningRate, Row, Until, Width, grow
+from sweeps.interval import Interval, Round, Row, Width, alike
+from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
 
 SPECS = Path(__file__).parent / "specs"
 """The bundled specs, found by their bare names."""
@@ -141,14 +143,28 @@ class Spec:
                 f"{tags}."
             )
         budgets = {run_id: C for run_id, C in self.budgets.items() if run_id in by_id}
+        until = self.until
+        if until and self.by_design:  # rounds are designed for all runs together
+            until = dataclasses.replace(until, interval=None)
         return dataclasses.replace(
-            self, by_id=by_id, budgets=budgets, chosen=(*self.chosen, *words)
+            self, by_id=by_id, budgets=budgets, until=until, chosen=(*self.chosen, *words)
         )
 
-    def designed(self, rows: Mapping[str, Row], width: Width | None = None) -> Growth:
+    def designed(
+        self,
+        rows: Mapping[str, Row],
+        width: Width | None = None,
+        rounds: Sequence[Round] = (),
+    ) -> Growth:
         """The runs that the TOML and, with [until], the results so far ask for; `rows` are
         {run_id: row} (:func:`sweeps.until.grow`)."""
-        return grow(self.by_id, self.budgets, self.until, rows, width)
+        return grow(self.by_id, self.budgets, self.until, rows, width, rounds)
+
+    @property
+    def by_design(self) -> bool:
+        """Whether rounds of designed runs are added."""
+        interval = self.until.interval if self.until else None
+        return interval is not None and interval.add == "designed"
 
     @classmethod
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
@@ -206,6 +222,11 @@ class Spec:
         until = _until(_table(values, "until", where), f"{where} [until]")
         if until and until.isoflop and not budgets:
             raise ConfigError(f"{where} [until]: isoflop needs an [isoflop] section with budgets.")
+        if until and until.interval and until.interval.add == "designed":
+            try:
+                alike(by_id.values())
+            except ConfigError as error:
+                raise ConfigError(f"{where} [until] interval: {error}") from None
         return cls(name, by_id, description, path, text, changes, until, budgets)
 
 
@@ -538,12 +559,14 @@ def _until(table: dict[str, Any], where: str) -> Until | None:
                 value = coerce(value, hints[key])
             except ConfigError as error:
                 raise ConfigError(f"{where} {name}.{key}: {error}") from None
-            least = 0 if key == "width" else 1
-            if not isinstance(value, str) and not least < value < _LARGEST:
+            least = 1 if key in ("within", "factor", "seeds") else 0
+            if isinstance(value, int | float) and not least < value < _LARGEST:
                 raise ConfigError(f"{where} {name}.{key}={value} must be above {least}.")
             options[key] = value
         if name == "interval" and "width" not in options:
             raise ConfigError(f"{where} interval: 'width' is missing.")
+        if name == "interval" and "seeds" in options:
+            options.setdefault("add", "seeds")
         searches[name] = kinds[name](**options)
     if searches.keys() >= {"lr", "interval"}:
         raise ConfigError(

@@ -38,6 +38,8 @@ class Status:
     """FLOPs of the runs, 6 N D; 0 where no spec is known."""
     C_done: float
     """Those spent already, running runs included."""
+    said: tuple[str, ...] = ()
+    """Where the searches of [until] stand, a line each."""
 
     @property
     def line(self) -> str:
@@ -52,7 +54,7 @@ class Status:
         return line
 
     def __str__(self) -> str:
-        lines = [self.line]
+        lines = [self.line, *self.said]
         for run_id, said in self.running.items():
             L = said.get("L") or said.get("L_train")
             part = f"step {said['step']} of {said['steps']}" if "step" in said else "starting"
@@ -102,7 +104,8 @@ def status(
             )
         spec = spec.select(filters, tag)
     rows = store.rows()
-    runs = spec.designed(rows).runs if spec else {}
+    growth = spec.designed(rows, None, store.rounds() if spec.by_design else ()) if spec else None
+    runs = growth.runs if growth else {}
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
@@ -128,6 +131,7 @@ def status(
         },
         C=sum(C.values()),
         C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
+        said=tuple(growth.said) if growth else (),
     )
 
 

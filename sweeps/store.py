@@ -3,6 +3,7 @@
     results/<sweep>/runs.csv, curves.parquet    the merged table (scaling.table); committed
                     manifest.json               spec, revision, versions, machine, corpora, wall time
                     lock                        held by the driver of the sweep
+                    rounds/0001.json            a round of designed runs, decided (sweeps/interval.py)
                     runs/<run_id>/result.json   row and curve: it alone says that a run has finished
                                   config.json, attempts.jsonl, output.log
                                   checkpoint.pt, progress.json, lock    while it is under way
@@ -39,6 +40,7 @@ from typing import Any
 
 from scaling import table
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
+from sweeps.interval import Round
 from sweeps.remote import Remote
 
 FORMAT = 1
@@ -123,10 +125,7 @@ class Store:
         try:
             values = json.loads(text)
             if values["format"] > FORMAT:
-                raise StoreError(
-                    f"{self.said(path)} was written by a newer version (format {values['format']}, this one "
-                    f"reads up to {FORMAT}). Update the package, or use another results folder."
-                )
+                raise StoreError(self._newer(path, values["format"]))
             row, curve = _NEW_FIELDS | values["row"], values["curve"]
             tests = values.get("tests", [])
             if row["run_id"] != run_id or row["status"] not in table.STATUSES:
@@ -142,6 +141,12 @@ class Store:
             )
             return None
         return Finished(row, curve, tests)
+
+    def _newer(self, path: Path, format: int) -> str:
+        return (
+            f"{self.said(path)} was written by a newer version (format {format}, this one reads up to "
+            f"{FORMAT}). Update the package, or use another results folder."
+        )
 
     def has_result(self, run_id: str) -> bool:
         """Whether the result of a run lies on this machine; it is not read."""
@@ -199,6 +204,29 @@ class Store:
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) else {}
+
+    def rounds(self) -> list[Round]:
+        """Rounds of designed runs, oldest first. A file that holds none is set aside, with a message:
+        that round was not decided."""
+        self.pull()
+        rounds = []
+        for path in sorted((self.folder / "rounds").glob("????.json")):
+            try:
+                values = json.loads(path.read_bytes())
+                if values["format"] > FORMAT:
+                    raise StoreError(self._newer(path, values["format"]))
+                rounds.append(Round.of(values))
+            except StoreError:
+                raise
+            except OSError as error:
+                raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                aside = self.set_aside(path)
+                self.messages.append(
+                    f"{self.said(path)} is damaged ({error}); kept as {aside.name}: its runs are no "
+                    "longer part of the sweep."
+                )
+        return rounds
 
     def running(self, run_ids: Iterable[str]) -> list[str]:
         """Those of the runs whose lease is held by some process now."""
@@ -272,6 +300,21 @@ class Store:
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
+
+    def decide(self, round: Round) -> None:
+        """Record a round, before any of its runs begins. Only while the sweep is held (:meth:`drive`).
+
+        Raises StoreError.
+        """
+        self.pull(at_once=True)
+        folder = self.folder / "rounds"
+        with writing(self.said(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            there = [int(path.stem) for path in folder.glob("????.json")]
+            path = folder / f"{max(there, default=0) + 1:04d}.json"
+            write_atomic(path, data := _json({"format": FORMAT} | round.record(), indent=1))
+            if self.remote:
+                self.remote.write(f"rounds/{path.name}", data)
 
     def note(self, run_id: str, event: str, **details: Any) -> None:
         """Append an event to a run's attempts."""
@@ -378,7 +421,18 @@ class Store:
             for run_id in files - there - rows.keys():  # written here as the connection broke
                 data = (self.run_folder(run_id) / "result.json").read_bytes()
                 self.remote.write(f"results/{run_id}.json", data)
+            self._pull_rounds(self.remote)
         self._pulled = time.monotonic()
+
+    def _pull_rounds(self, remote: Remote) -> None:
+        folder = self.folder / "rounds"
+        here, there = ({path.name for path in folder.glob("????.json")}, remote.names("rounds"))
+        for name in there - here:
+            if (data := remote.read(f"rounds/{name}")) is not None:
+                folder.mkdir(exist_ok=True)
+                write_atomic(folder / name, data)
+        for name in here - there:
+            remote.write(f"rounds/{name}", (folder / name).read_bytes())
 
     def _fetch(self, run_id: str) -> bytes | None:
         """A result that another machine has stored since the last look."""

@@ -10,8 +10,8 @@ for a run by returning it; it is under way until that run has a result.
   the best value of the next smaller one, with a bracket that is half as wide.
 - :class:`IsoFlop`: the best size at each budget of [isoflop] (Hoffmann et al. 2022, approach 2).
   Sizes are added beyond the ends until the best lies inside, then between its neighbours.
-- :class:`Interval`: the whole grid again with further seeds, until a fitted parameter is known
-  well enough.
+- :class:`Interval` (sweeps/interval.py): designed runs, or the whole grid again with further seeds,
+  until a fitted parameter is known well enough.
 
 Imports nothing heavy.
 """
@@ -21,16 +21,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from scaling import count
-from scaling.config import ConfigError, ModelConfig, RunConfig, flatten, peak_lr
-
-Row = Mapping[str, Any]
-Width = Callable[["Interval", list[Row]], float]
-"""Width of an interval after these rows; infinite where it cannot be told."""
+from scaling.config import ModelConfig, RunConfig, flatten, peak_lr
+from sweeps import interval
+from sweeps.interval import Due, Interval, Round, Row, Width
+from sweeps.shapes import shape_between, shape_beyond, with_flops
 
 _GOLDEN = (3 - math.sqrt(5)) / 2
 """The smaller part of a golden section, 0.382."""
@@ -67,18 +66,6 @@ class IsoFlop:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """[until.interval]"""
-
-    width: float
-    """Of the 95 % interval, at most."""
-    law: str = "chinchilla"
-    parameter: str = "alpha"
-    seeds: int = 8
-    """At most so many of each run."""
-
-
-@dataclass(frozen=True)
 class Until:
     """What an adaptive sweep goes on for: the [until] table of a spec."""
 
@@ -95,6 +82,8 @@ class Growth:
     """{run_id: run}: those of the spec and those that were added, finished or not."""
     said: list[str] = field(default_factory=list)
     """Where each search stands, a line each."""
+    due: Due | None = None
+    """What the next round of designed runs may choose from, where it is to be decided now."""
 
     def add(self, runs: Iterable[RunConfig]) -> None:
         for run in runs:
@@ -107,11 +96,13 @@ def grow(
     until: Until | None,
     rows: Mapping[str, Row],
     width: Width | None = None,
+    rounds: Sequence[Round] = (),
 ) -> Growth:
     """All runs that the spec's `runs` and the results in `rows`, {run_id: row}, design.
 
     `budgets` are the FLOPs, {run_id: C}, of runs that come from [isoflop]. `width` fits; without it
-    an Interval adds no seeds beyond those that have begun.
+    an Interval adds no seeds beyond those that have begun. `rounds` of designed runs are those that
+    were decided so far, oldest first.
     """
     growth = Growth()
     if until is None:
@@ -125,7 +116,11 @@ def grow(
     if until.isoflop:
         _isoflop(runs, budgets, until.isoflop, rows, growth, best)
     if until.interval:
-        _interval(dict(growth.runs), until.interval, rows, growth, width)
+        search = interval.by_design if until.interval.add == "designed" else interval.by_seeds
+        found = search(dict(growth.runs), until.interval, rows, width=width, rounds=rounds)
+        growth.add(found.runs)
+        growth.said += found.said
+        growth.due = found.due
     return growth
 
 
@@ -359,77 +354,3 @@ def _isoflop(
             N = count.parameters(models[found.index], first.data.vocab_size).N
             where = "" if found.inside else " at the end of what was tried"
             growth.said.append(f"best size N={N}{where}: C={C:.3g}")
-
-
-def with_flops(run: RunConfig, C: float) -> RunConfig:
-    """The run with D = C / (6 N), in whole steps."""
-    N = count.parameters(run.model, run.data.vocab_size).N
-    steps = max(1, round(C / (6 * N) / run.batch_tokens))
-    return dataclasses.replace(run, tokens=steps * run.batch_tokens)
-
-
-def shape_between(small: ModelConfig, large: ModelConfig) -> ModelConfig | None:
-    """A shape half-way, in log depth and log width; None where there is none."""
-    new = _shape(
-        small,
-        math.sqrt(small.n_layer * large.n_layer),
-        math.sqrt(small.d_model * large.d_model),
-        math.sqrt(small.ff_width * large.ff_width),
-    )
-    return new if new not in (small, large) else None
-
-
-def shape_beyond(inner: ModelConfig, end: ModelConfig) -> ModelConfig | None:
-    """The next shape of the ladder that goes from `inner` to `end`; None where there is none."""
-    new = _shape(
-        end,
-        end.n_layer**2 / inner.n_layer,
-        end.d_model**2 / inner.d_model,
-        end.ff_width**2 / inner.ff_width,
-    )
-    return new if new not in (inner, end) else None
-
-
-def _shape(like: ModelConfig, n_layer: float, d_model: float, d_ff: float) -> ModelConfig | None:
-    head = like.d_model // like.n_head
-    # As even as the heads of the given shape are: rotary positions need pairs, hardware likes more.
-    unit = like.n_head * math.gcd(head, 4)
-    try:
-        return dataclasses.replace(
-            like,
-            n_layer=max(1, round(n_layer)),
-            d_model=max(1, round(d_model / unit)) * unit,
-            d_ff=None if like.d_ff is None else max(1, round(d_ff)),
-        )
-    except ConfigError:  # a family with rules of its own
-        return None
-
-
-# ------------------------------------------------------------------ seeds until an interval is narrow
-
-
-def _interval(
-    first: dict[str, RunConfig],
-    asked: Interval,
-    rows: Mapping[str, Row],
-    growth: Growth,
-    width: Width | None,
-) -> None:
-    every = dict(first)
-    step = 1 + max(run.seed for run in first.values()) - min(run.seed for run in first.values())
-    for seeds in range(1, asked.seeds + 1):
-        if any(run_id not in rows for run_id in every):
-            return
-        again = [dataclasses.replace(r, seed=r.seed + seeds * step) for r in first.values()]
-        if not any(run.run_id in rows for run in again):  # else it was decided before
-            if width is None:
-                return
-            found = width(asked, [rows[run_id] for run_id in every])
-            said = (
-                f"{asked.law} {asked.parameter}: interval of width {found:.3g} with {seeds} seeds"
-            )
-            if found <= asked.width or seeds == asked.seeds:
-                growth.said.append(f"{said}, {asked.width:g} asked")
-                return
-        every |= {run.run_id: run for run in again}
-        growth.add(again)

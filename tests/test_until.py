@@ -15,16 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from analysis.design import interval_width
 from scaling import count
-from scaling.cli import _interval_width, main
+from scaling.cli import main
 from scaling.config import ConfigError, ModelConfig, RunConfig, flatten
 from scaling.table import config_row
 from sweeps import Sweep
 from sweeps.budget import Budget
+from sweeps.interval import Interval
 from sweeps.run import BudgetSpent
+from sweeps.shapes import shape_between, shape_beyond
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.until import Growth, _rate, shape_between, shape_beyond
+from sweeps.until import Growth, _rate
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 LR = f"""
@@ -271,11 +274,14 @@ def test_the_width_is_that_of_the_fit():
     noise = random.Random(0)
     rows = [row(run, chinchilla(run) * math.exp(noise.gauss(0, 0.002))) for run in spec.runs]
     asked = spec.until.interval if spec.until else None
-    wide = _interval_width(asked, rows)
+    wide = interval_width(asked, rows)
     assert wide > 0
     with pytest.raises(ConfigError, match="chinchilla has E, A, B, alpha, beta"):
-        _interval_width(type("Asked", (), {"law": "chinchilla", "parameter": "gamma"}), rows)
-    assert _interval_width(asked, [r | {"status": "diverged"} for r in rows]) == math.inf
+        interval_width(Interval(0.1, parameter="gamma"), rows)
+    with pytest.raises(ConfigError, match="designed for laws of N and D; kaplan_N is one of N"):
+        interval_width(Interval(0.1, law="kaplan_N", parameter="alpha_N"), [])
+    assert interval_width(asked, []) == math.inf
+    assert interval_width(asked, [r | {"status": "diverged"} for r in rows]) == math.inf
 
 
 @pytest.mark.parametrize(
