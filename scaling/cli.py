@@ -76,6 +76,7 @@ def sweep(
     threads: int = 1,
     device: str = "auto",
     devices: int = 1,
+    nodes: int = 1,
     shard: bool = False,
     retries: int = 2,
     packs: bool = True,
@@ -103,7 +104,8 @@ def sweep(
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
-        devices: Devices of one machine that train each run together: GPUs, or on a CPU processes.
+        devices: Devices that train each run together: GPUs, or on a CPU processes.
+        nodes: Machines of a Ray cluster that these are on, as many on each.
         shard: Share the optimizer's state among them.
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
@@ -137,7 +139,7 @@ def sweep(
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         how |= {"packs": packs, "compile": compile, "address": address}
-        how |= {"devices": devices, "shard": shard}
+        how |= {"devices": devices, "nodes": nodes, "shard": shard}
         print(it.plan(**how, price=price, reuse=reuse, measure=True))
         return
     try:
@@ -146,6 +148,7 @@ def sweep(
             threads=threads,
             device=device,
             devices=devices,
+            nodes=nodes,
             shard=shard,
             retries=retries,
             packs=packs,

@@ -434,9 +434,11 @@ class Execution(_Part):
     """CPU threads of each process. Sums depend on it in their last digits: bit-equal runs need the same
     number."""
     devices: int = 1
-    """Devices of this machine that train a run together, each in a process of its own: so many GPUs,
-    or on a CPU so many times `threads`. They share the sequences of each step; sums depend on it in
-    their last digits."""
+    """Devices that train a run together, each in a process of its own: so many GPUs, or on a CPU so
+    many times `threads`. They share the sequences of each step; sums depend on it in their last
+    digits."""
+    nodes: int = 1
+    """Machines that the devices are on, as many on each: under torchrun, or of a sweep's Ray cluster."""
     shard: bool = False
     """Share the optimizer's state (AdamW's only) among the devices as well, for models whose state one
     does not hold."""
@@ -458,6 +460,12 @@ class Execution(_Part):
     def check(self) -> None:
         _positive(self, "threads")
         _positive(self, "devices")
+        _positive(self, "nodes")
+        if self.devices % self.nodes:
+            raise ConfigError(
+                f"execution.nodes={self.nodes} cannot have equal parts of execution.devices="
+                f"{self.devices}; give {self.nodes}, or a multiple of it, as devices."
+            )
         if self.shard and self.devices == 1:
             raise ConfigError(
                 "execution.shard has nothing to share with execution.devices=1; give 2 or more."

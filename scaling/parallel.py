@@ -1,4 +1,4 @@
-"""One run, or one pack, on several devices of one machine: a process (rank) each.
+"""One run, or one pack, on several devices of one machine, or of several: a process (rank) each.
 
 All ranks run one and the same program: :func:`scaling.train.train_pack`. Each takes its share of a
 step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
@@ -20,7 +20,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -73,6 +76,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     sharded: bool = False
+    local: int = 0
+    """Its number among the ranks of its node: its GPU."""
 
     def share(self, n: int) -> slice:
         """This rank's of n things in a row."""
@@ -221,16 +226,48 @@ def check(run: RunConfig, execution: Execution) -> None:
 _joined: Ranks | None = None
 """In a process that was started as a rank."""
 
+_reached: tuple[str, Sequence[Node]] | None = None
+"""Of the first rank of several nodes: its address, and the other nodes."""
+
+
+class Node(Protocol):
+    """A machine on which rank 0 starts ranks. Where it cannot be reached: ChildProcessError."""
+
+    def start(self, ranks: Sequence[Start]) -> None: ...
+
+    def wait_until_ready(self) -> None:
+        """Raises ChildProcessError where a rank does not come up."""
+
+    def error(self) -> BaseException | None:
+        """Why a rank of it has ended, if one did for a reason of its own."""
+
+    def end(self) -> None:
+        """End all its ranks, whatever they do; raises nothing."""
+
+
+@contextlib.contextmanager
+def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
+    """For the block, ranks may be started on `others` as well. They find this process, which will be
+    rank 0, at `address`."""
+    global _reached
+    before, _reached = _reached, (address, others)
+    try:
+        yield
+    finally:
+        _reached = before
+
 
 @contextlib.contextmanager
 def together(execution: Execution, again: Callable[[], object]) -> Iterator[Ranks]:
     """Be one of `execution.devices` ranks for the block; alone where that is one.
 
-    Starts the others, in which `again`, pickled, is called and has to come to this same place. None of
-    them outlives the block, nor this process. Under torchrun its processes are the ranks.
+    Starts the others, in which `again`, pickled, is called and has to come to this same place; those of
+    several nodes through :func:`reaching`. None of them outlives the block, nor this process. Under
+    torchrun its processes are the ranks.
 
     Raises what another rank has raised; ChildProcessError (an OSError) where one has died, or nothing
-    was heard of it for ten minutes; ConfigError under a torchrun of another size.
+    was heard of it for ten minutes; ConfigError under a torchrun of another size, or where other nodes
+    are asked for that cannot be reached.
     """
     global _joined
     devices, shard = execution.devices, execution.shard
@@ -238,13 +275,9 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
     if devices == 1:
         yield ALONE
     elif "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # alone: no torchrun
-        if (size := int(os.environ["WORLD_SIZE"])) != devices:
-            raise ConfigError(
-                f"execution.devices={devices}, but torchrun has started {size} processes; let both be "
-                "the same."
-            )
+        rank, local = _torchrun(execution)
         try:
-            _joined = _joined or _join(None, int(os.environ["RANK"]), size, cuda)
+            _joined = _joined or _join(None, rank, local, devices, cuda)
             yield replace(_joined, sharded=shard)
         except _Lost as lost:
             raise ChildProcessError(f"the ranks of torchrun lost each other: {lost}") from lost
@@ -256,35 +289,73 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
             "of torch.distributed already; leave that first, or start them all with torchrun."
         )
     else:
-        with _led(devices, cuda, again) as ranks:
+        with _led(execution, cuda, again) as ranks:
             yield replace(ranks, sharded=shard)
 
 
+def _torchrun(execution: Execution) -> tuple[int, int]:
+    """This process' rank, and its number on its node. ConfigError where torchrun has started others
+    than `execution` asks for."""
+    devices, nodes = execution.devices, execution.nodes
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if size != devices:
+        raise ConfigError(
+            f"execution.devices={devices}, but torchrun has started {size} processes; let both be "
+            "the same."
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices // nodes))
+    if here * nodes != devices:
+        raise ConfigError(
+            f"torchrun has started {here} of {devices} processes on this node; give as execution.nodes "
+            f"(now {nodes}) the number of nodes, each of which starts as many."
+        )
+    if nodes > 1:
+        _choose_interface(os.environ["MASTER_ADDR"])
+    return rank, int(os.environ.get("LOCAL_RANK", rank % here))
+
+
 @contextlib.contextmanager
-def _led(devices: int, cuda: bool, again: Callable[[], object]) -> Iterator[Ranks]:
+def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Iterator[Ranks]:
     """Start the other ranks, be the first of them, end them."""
-    store = _TCPStore("127.0.0.1", 0, devices, True, _PATIENCE, wait_for_workers=False)
-    children: list[_Child] = []
+    devices, each = execution.devices, execution.devices // execution.nodes
+    address, others = _reached or ("", ())
+    if execution.nodes == 1:
+        address, others = "127.0.0.1", ()
+    elif execution.nodes != len(others) + 1:
+        raise ConfigError(
+            f"execution.nodes={execution.nodes}, but this process starts ranks on its own machine only. "
+            f"Start them with `torchrun --nnodes {execution.nodes} --nproc-per-node {each}` on every "
+            "node, or let `scaling sweep --nodes` do so on a Ray cluster."
+        )
+    else:
+        _choose_interface(address)
+    store = _TCPStore(address, 0, devices, True, _PATIENCE, wait_for_workers=False)
+    nodes: list[Node] = [LocalNode(), *others]
     well = False
     try:
-        for rank in range(1, devices):
-            children.append(_Child((rank, devices, store.port, cuda, again)))
-        for child in children:
-            child.wait_until_ready()
-        yield _join(store, 0, devices, cuda)
+        for number, node in enumerate(nodes):
+            node.start(
+                [
+                    Start(rank, rank % each, devices, address, store.port, cuda, again)
+                    for rank in range(max(1, number * each), (number + 1) * each)
+                ]
+            )
+        for node in nodes:
+            node.wait_until_ready()
+        yield _join(store, 0, 0, devices, cuda)
         well = True
     except _Lost as lost:
-        raise _what_happened(children, str(lost)) from lost
+        raise _what_happened(nodes, devices, str(lost)) from lost
     finally:
         _part(well, cuda)
-        for child in children:
-            child.end()
+        for node in nodes:
+            node.end()
 
 
-def _join(store: Any, rank: int, size: int, cuda: bool) -> Ranks:
+def _join(store: Any, rank: int, local: int, size: int, cuda: bool) -> Ranks:
     """Become a rank; without a `store`, as torchrun's environment says."""
     if cuda:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(local)
     with _exchange():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -293,7 +364,7 @@ def _join(store: Any, rank: int, size: int, cuda: bool) -> Ranks:
             world_size=size if store is not None else -1,
             timeout=_PATIENCE,
         )
-    return Ranks(rank, size)
+    return Ranks(rank, size, local=local)
 
 
 def _part(well: bool, cuda: bool) -> None:
@@ -306,11 +377,70 @@ def _part(well: bool, cuda: bool) -> None:
         dist.destroy_process_group()
 
 
-class _Child:
-    """Another rank, started by rank 0."""
+def _choose_interface(address: str) -> None:
+    """Let gloo talk to other nodes through the interface that leads to rank 0. By itself it takes the
+    one of this machine's name, which often stands for 127.0.1.1."""
+    if "GLOO_SOCKET_IFNAME" in os.environ or not sys.platform.startswith("linux"):
+        return
+    import fcntl
 
-    def __init__(self, request: tuple[Any, ...]) -> None:
-        self.rank: int = request[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect((address, 1))  # sends nothing
+        own = socket.inet_aton(probe.getsockname()[0])
+        if own[0] == 127:  # all nodes are one machine
+            return
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR
+                if answer[20:24] == own:
+                    os.environ["GLOO_SOCKET_IFNAME"] = name
+                    return
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a process is told that is to be a rank."""
+
+    rank: int
+    local: int
+    size: int
+    address: str
+    """Of rank 0."""
+    port: int
+    cuda: bool
+    again: Callable[[], object]
+
+
+class LocalNode:
+    """This machine, as a Node."""
+
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
+
+    def start(self, ranks: Sequence[Start]) -> None:
+        for start in ranks:
+            self._children.append(_Child(start))
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        for child in self._children:
+            child.wait_until_ready(deadline)
+
+    def error(self) -> BaseException | None:
+        return next((error for child in self._children if (error := child.error())), None)
+
+    def end(self) -> None:
+        for child in self._children:
+            child.end()
+        self._children.clear()
+
+
+class _Child:
+    """A rank that was started here."""
+
+    def __init__(self, start: Start) -> None:
+        self.rank = start.rank
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from scaling.parallel import _follow; _follow()"],
@@ -323,12 +453,19 @@ class _Child:
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         with contextlib.suppress(BrokenPipeError):  # said by wait_until_ready
-            self.stdin.write(pickle.dumps(request))
+            self.stdin.write(pickle.dumps(start))
             self.stdin.flush()
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, deadline: float) -> None:
+        ready, _, _ = select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))
+        if not ready:
+            raise ChildProcessError(
+                f"rank {self.rank} (process {self.process.pid}) has not started within "
+                f"{_PATIENCE.total_seconds():g} s; is this machine, or its disk, overloaded?"
+            )
         if self.stdout.readline() != _READY:
-            raise _Lost("it did not start")
+            self.process.wait()
+            raise self.error() or ChildProcessError(f"rank {self.rank} did not start")
 
     def error(self) -> BaseException | None:
         """Why it has ended, if it did for a reason of its own."""
@@ -357,34 +494,41 @@ class _Child:
 _READY = b"ready\n"
 
 
-def _what_happened(children: Sequence[_Child], lost: str) -> BaseException:
+def _what_happened(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
     """What to raise when an exchange has failed."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:  # one that dies is heard of before it is gone
-        if errors := [error for child in children if (error := child.error())]:
+        if errors := [error for node in nodes if (error := node.error())]:
             return errors[0]
         time.sleep(0.02)
     return ChildProcessError(
-        f"the {len(children) + 1} ranks of the run have lost each other ({lost}); it goes on from its "
+        f"the {size} ranks of the run have lost each other ({lost}); it goes on from its "
         "last checkpoint when it is started again."
     )
 
 
 def _follow() -> NoReturn:
-    """What a process does that rank 0 has started: as told on stdin, whose end is its own."""
+    """What a process does that was started as a rank: as told on stdin, whose end is its own."""
     global _joined
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 says when to stop
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    rank, size, port, cuda, again = pickle.load(sys.stdin.buffer)
+    told: Start = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     answers.write(_READY)
     answers.flush()
     try:
-        store = _TCPStore("127.0.0.1", port, size, False, _PATIENCE)
-        _joined = _join(store, rank, size, cuda)
-        again()
-        _part(True, cuda)
+        _choose_interface(told.address)
+        try:
+            store = _TCPStore(told.address, told.port, told.size, False, _PATIENCE)
+        except RuntimeError as error:
+            at = f"{told.address}:{told.port}"
+            raise ConnectionError(
+                f"rank {told.rank} cannot reach rank 0 at {at}: {error}"
+            ) from None
+        _joined = _join(store, told.rank, told.local, told.size, told.cuda)
+        told.again()
+        _part(True, told.cuda)
     except _Lost:
         os._exit(_LOST)
     except BaseException as error:

@@ -155,6 +155,8 @@ class Machine:
     compile: bool = False
     """Compile the shapes that gain by it."""
     devices: int = 1
+    nodes: int = 1
+    """With more than one nothing is measured beforehand."""
 
     def path(self, run: RunConfig, *, compiled: bool = False) -> Path:
         """Where the measurements of a run's shape are kept."""

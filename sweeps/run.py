@@ -243,6 +243,7 @@ class Sweep:
         reuse: Sequence[str | Path] = (),
         measure: bool = False,
         devices: int = 1,
+        nodes: int = 1,
         shard: bool = False,
     ) -> Plan:
         """What is missing, and what it takes with these options of :meth:`run`; `price` is in
@@ -252,11 +253,18 @@ class Sweep:
         on a few seconds of training in child processes, after the checks that :meth:`run` makes.
         Raises StoreError, ConfigError.
         """
-        execution = Execution(device=device, threads=threads, devices=devices, shard=shard)
+        execution = Execution(
+            device=device,
+            threads=threads,
+            devices=devices,
+            nodes=nodes,
+            shard=shard,
+            compile=compile,
+        )
         workers = _workers_of(workers, execution, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = estimate.Machine(workers, threads, device, compile, devices)
+        on = estimate.Machine(workers, threads, device, compile, devices, nodes)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
@@ -286,6 +294,8 @@ class Sweep:
     ) -> Plan:
         """The plan again, after measuring packs where these may pay; and, unless a guess will do,
         the speed where nothing is known of it."""
+        if on.nodes > 1:  # of which this machine is but one
+            return plan
         runs = plan.missing.values()
         if not guess and not plan.costs.speed.samples:
             self._measure(on, estimate.typical(runs))
@@ -361,14 +371,15 @@ class Sweep:
         address: str | None = None,
         on_finish: Callable[[Finished], None] | None = None,
         devices: int = 1,
+        nodes: int = 1,
         shard: bool = False,
     ) -> pd.DataFrame:
         """Train what is missing and return the merged table (scaling.table.COLUMNS).
 
         `workers` processes under Ray Tune, of `threads` CPU threads each; `in_process` trains one
         run after another here. With `devices` above one, each worker trains its runs on so many
-        devices of one machine (scaling.parallel), `shard` as in Execution. Numbers depend on `threads`
-        and `devices` in their last digits, never on `workers`.
+        devices (scaling.parallel), `shard` as in Execution; they are on `nodes` machines of a Ray
+        cluster. Numbers depend on `threads` and `devices` in their last digits, never on `workers`.
         A run whose worker dies more than `retries` times, or that raises, ends as a row with status
         'failed'. Runs of one shape are trained together where that is measured to pay (`packs`), runs
         with one trunk share it; on the CPU with one thread this changes no digit. With `compile`, shapes
@@ -398,6 +409,7 @@ class Sweep:
             device=device,
             threads=threads,
             devices=devices,
+            nodes=nodes,
             shard=shard,
             compile=compile,
             checkpoint_seconds=checkpoint_seconds,
@@ -428,7 +440,7 @@ class Sweep:
                 self._take(reused, rows, execution)
             rows = self.store.rows()
             _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
-        on = estimate.Machine(processes, threads, device, compile, devices)
+        on = estimate.Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
@@ -677,6 +689,7 @@ class Sweep:
             ("--threads", call.execution.threads, 1),
             ("--device", call.execution.device, "auto"),
             ("--devices", call.execution.devices, 1),
+            ("--nodes", call.execution.nodes, 1),
             ("--retries", call.retries, 2),
             ("--address", call.address, None),
             ("--budget-flops", call.budget.flops, None),
@@ -729,6 +742,7 @@ class _Session:
             "threads": call.execution.threads,
             "device": call.execution.device,
             "devices": call.execution.devices,
+            "nodes": call.execution.nodes,
             "shard": call.execution.shard,
             "compile": call.execution.compile,
             **rests_on,
@@ -801,12 +815,29 @@ def _check_run(
 def _workers_of(
     workers: int, execution: Execution, in_process: bool, address: str | None = None
 ) -> int:
-    """How many workers will run. ConfigError where this machine has too few cores for them."""
+    """How many workers will run. ConfigError where this machine has too few cores for them, or is one
+    where several nodes are asked for."""
     _positive(workers, "workers")
+    if execution.nodes > 1 and in_process:
+        raise ConfigError(
+            f"nodes={execution.nodes}, but in_process trains on this machine only. Give the address of a "
+            "Ray cluster instead; or train one run, without Ray, with `torchrun --nnodes "
+            f"{execution.nodes} ... -m scaling.cli train` on every node (docs/cluster.md)."
+        )
+    if execution.nodes > 1 and execution.compile:
+        raise ConfigError(
+            f"compile is decided by measurements, which are not made with nodes={execution.nodes}; "
+            "leave it out."
+        )
     workers = 1 if in_process else workers
     ray = sys.modules.get("ray")
     if address or (ray is not None and ray.is_initialized() and not in_process):
         return workers  # the cluster says what it has
+    if execution.nodes > 1:
+        raise ConfigError(
+            f"nodes={execution.nodes}, but without an address the sweep has this machine only. Start Ray "
+            "on the nodes and give --address host:port, or auto (docs/cluster.md)."
+        )
     # Not every system can say which of its cores this process may use.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -18,7 +18,8 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from sweeps.nodes import RayNode, other_nodes, reached  # noqa: E402
+
 _NAME = "job-"
 _LIVES = 4
 """How often Ray is started for one sweep, where its node dies."""
@@ -73,6 +76,7 @@ class _Worker(tune.Trainable):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.reset_config(config)
+        self.others: list[RayNode] = other_nodes(self.execution)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]
@@ -83,13 +87,23 @@ class _Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         stopping = self.store.stop_file.exists
         try:
-            outcomes = execute(self.job, self.store, self.execution, stopping)
+            with reached(self.others):
+                outcomes = execute(self.job, self.store, self.execution, stopping)
         except (ConfigError, StoreError) as error:
             return {"done": True, "outcomes": [], "fatal": error}
+        for node in self.others:
+            if (
+                node.lost
+            ):  # Ray then gives all bundles back; else this one waited for it, holding its own
+                raise ChildProcessError(node.lost)
         return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": None}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
+
+    def cleanup(self) -> None:
+        for node in self.others:
+            node.leave()
 
 
 class _Handout(Searcher):
@@ -171,6 +185,8 @@ class _Handout(Searcher):
             for path in notes:
                 # A heading, then the reason; the rest is about the machine.
                 lines = path.read_text(errors="replace").strip().splitlines()[1:]
+                if lines and "ray::" in lines[0]:  # a traceback, which ends with the reason
+                    return lines[-1].partition(": ")[2] or lines[-1]
                 return "\n".join(lines[:12]) or "its worker died"
         return "its worker died"
 
@@ -201,7 +217,7 @@ def _node_died() -> bool:
 
 def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
     """Work the queue off with `workers` actors, each of `execution.devices` processes of
-    `execution.threads` CPU threads.
+    `execution.threads` CPU threads on `execution.nodes` nodes.
 
     Returns when nothing is left, or when the queue is told to stop. Ray is started for it and
     stopped again; where the caller has called ray.init(), that cluster is used and left running.
@@ -223,7 +239,8 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                 if not joined:
                     _init(workers * execution.threads * execution.devices, session)
                 try:
-                    resources = _resources(workers, execution)
+                    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                    resources = _resources(workers, execution, alive)
                     while not queue.exhausted:
                         _fit(queue, resources, workers, execution, session)
                     break
@@ -265,34 +282,49 @@ def _init(cpus: int, session: Path) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def _resources(workers: int, execution: Execution) -> dict[str, float]:
-    """What each worker asks of Ray, as one bundle: it has all of it or waits, holding nothing.
-    Refused where no node has it: Ray would wait in silence."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    devices, cpus = execution.devices, execution.threads * execution.devices
-    has = [node.get("CPU", 0.0) for node in alive]
-    if cpus > max(has, default=0.0):
+def _resources(
+    workers: int, execution: Execution, nodes: Sequence[Mapping[str, float]]
+) -> tune.PlacementGroupFactory:
+    """What each worker asks of Ray, whose living nodes have so much: a bundle on each of its nodes. It
+    gets all of them or waits, holding nothing. Refused where there are none: Ray would wait in silence.
+    """
+    asked = execution.nodes
+    devices = execution.devices // asked
+    cpus = execution.threads * devices
+    has = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [0.0 if execution.device == "cpu" else node.get("GPU", 0.0) for node in nodes]
+    if asked == 1 and cpus > max(has, default=0.0):
         fewer = "threads" if devices == 1 else "threads or devices"
         raise StoreError(
             f"each of {workers} workers asks for {cpus} CPUs, but the largest node of this Ray "
             f"cluster has {max(has, default=0.0):g}; use more workers, of fewer {fewer} each."
         )
-    gpus = [0.0 if execution.device == "cpu" else node.get("GPU", 0.0) for node in alive]
-    if devices == 1 or not any(gpus):
-        return {"cpu": cpus, "gpu": min(1.0, sum(gpus) / workers)}
-    nodes = list(zip(gpus, has, strict=True))
-    if not any(g >= devices and c >= cpus for g, c in nodes):
-        there = ", ".join(sorted({f"{g:g} GPUs and {c:g} CPUs" for g, c in nodes}))
-        raise StoreError(
-            f"each of {workers} workers asks for {devices} GPUs and {cpus} CPUs of one node, but the "
-            f"nodes of this Ray cluster have {there}; use fewer devices."
+    if execution.devices == 1:
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": min(1.0, sum(gpus) / workers)}])
+    bundle = {"CPU": float(cpus), "GPU": float(devices) if any(gpus) else 0.0}
+    fit = [c >= bundle["CPU"] and g >= bundle["GPU"] for c, g in zip(has, gpus, strict=True)]
+    if sum(fit) < asked:
+        kinds = Counter(zip(gpus, has, strict=True))
+        there = ", ".join(
+            f"{f'{n} x ' if n > 1 else ''}{_said(c, g if any(gpus) else None)}"
+            for (g, c), n in sorted(kinds.items())
         )
-    return {"cpu": cpus, "gpu": float(devices)}
+        each = "of one node" if asked == 1 else f"on each of {asked} nodes"
+        raise StoreError(
+            f"each of {workers} workers asks for {_said(cpus, bundle['GPU'] or None)} "
+            f"{each}, but the nodes of this Ray cluster have {there}; use fewer devices"
+            f"{'' if asked == 1 else ', or other nodes'}."
+        )
+    return tune.PlacementGroupFactory([bundle] * asked, strategy="STRICT_SPREAD")
+
+
+def _said(cpus: float, gpus: float | None) -> str:
+    return f"{cpus:g} CPUs" if gpus is None else f"{gpus:g} GPUs and {cpus:g} CPUs"
 
 
 def _fit(
     queue: Queue,
-    resources: dict[str, float],
+    resources: tune.PlacementGroupFactory,
     workers: int,
     execution: Execution,
     session: Path,

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -110,6 +112,19 @@ def test_a_pack_on_two_devices_has_the_numbers_of_one(pack, started):
     assert len(started) == 1 and ended(started, 0.1)
 
 
+def test_nodes_that_can_be_reached_have_their_ranks(pack, started):
+    four = dataclasses.replace(ONE, devices=4, nodes=2)
+    with parallel.reaching("127.0.0.1", [parallel.LocalNode()]):
+        results = train_pack(pack, execution=four)
+        assert len(started) == 3 and ended(started, 0.1)
+        with pytest.raises(ConfigError, match="nodes=4, but this process starts ranks on its own"):
+            train_pack(pack, execution=dataclasses.replace(four, nodes=4))
+    for result, alone in zip(results, train_pack(pack, execution=ONE), strict=True):
+        both = (curve(one, "L", "L_train", "grad_norm") for one in (result, alone))
+        assert next(both) == pytest.approx(next(both), **CLOSE)
+    assert results[0].row["device"] == "4 x cpu x1"
+
+
 def test_a_pack_goes_on_with_another_number_of_devices(pack, tmp_path):
     folders = [tmp_path / run.run_id for run in pack]
     for execution, steps in ((SHARDED, 9), (ONE, 5)):
@@ -149,6 +164,22 @@ def test_a_rank_that_is_killed_ends_the_run_and_nobody_stays(run, started):
     ):
         train(override(run, {"batch_tokens": 192}), execution=three, should_stop=kill_one)
     assert len(started) == 2 and ended(started, 0.1)
+
+
+def test_a_rank_that_does_not_come_up_is_waited_for_no_longer_than_said(run, tmp_path, monkeypatch):
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 100")
+    slow.chmod(0o755)
+    monkeypatch.setattr(parallel.sys, "executable", str(slow))
+    monkeypatch.setattr(parallel, "_PATIENCE", timedelta(seconds=0.1))
+    with pytest.raises(
+        ChildProcessError, match=r"rank 1 \(process \d+\) has not started within 0.1 s"
+    ):
+        train(run, execution=TWO)
+    slow.write_text("#!/bin/sh\necho no such library >&2; exit 7")
+    monkeypatch.setattr(parallel, "_PATIENCE", timedelta(seconds=100))
+    with pytest.raises(ChildProcessError, match=r"rank 1 .* exit code 7: no such library; the run"):
+        train(run, execution=TWO)
 
 
 def test_what_a_rank_raises_is_raised(run, own_family, started):
@@ -214,6 +245,14 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
         Execution(shard=True)
     with pytest.raises(ConfigError, match=r"execution.devices=0 must be positive"):
         Execution(devices=0)
+    with pytest.raises(
+        ConfigError, match=r"nodes=2 cannot have equal parts of .*devices=3; give 2,"
+    ):
+        Execution(devices=3, nodes=2)
+    with pytest.raises(
+        ConfigError, match=r"nodes=2, but .* `torchrun --nnodes 2 --nproc-per-node 1`"
+    ):
+        train(run, execution=dataclasses.replace(TWO, nodes=2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
@@ -228,6 +267,12 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=r"devices=2, but torchrun has started 4 processes"):
         train(run, execution=TWO)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    four = dataclasses.replace(ONE, devices=4)
+    with pytest.raises(
+        ConfigError, match=r"torchrun has started 2 of 4 .* as execution.nodes \(now 1\)"
+    ):
+        train(run, execution=four)
 
 
 def test_shares_are_all_of_it_once():
@@ -294,36 +339,61 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         ConfigError, match=r"run \w+: execution.devices=3 cannot share the 8 sequences"
     ):
         it._prepare(it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
+    for ask in (it.plan, it.run):
+        how = {"devices": 2, "nodes": 2}
+        with pytest.raises(ConfigError, match=r"nodes=2, but in_process .* `torchrun --nnodes 2"):
+            ask(in_process=True, **how)
+        with pytest.raises(ConfigError, match=r"nodes=2, but without an address"):
+            ask(workers=1, **how)
+        with pytest.raises(ConfigError, match=r"compile is decided by measurements.* nodes=2"):
+            ask(workers=1, compile=True, **how)
     assert not it.folder.exists() and not started
     paths = {
         estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
     }
     assert len(paths) == 2
-    words = it._command(_Call(1, False, None, 2, True, SHARDED, Budget()))
-    assert words.endswith("--workers 1 --device cpu --devices 2 --shard")
+    two_nodes = dataclasses.replace(SHARDED, nodes=2)
+    words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
+    assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 
-def test_what_several_devices_of_a_worker_ask_of_ray(monkeypatch):
-    from sweeps import tune
+def test_what_several_devices_of_a_worker_ask_of_ray():
+    from sweeps.tune import _resources
 
-    def nodes(*each):
-        keys = "CPU", "GPU"
-        alive = [{"Alive": True, "Resources": dict(zip(keys, has, strict=True))} for has in each]
-        monkeypatch.setattr(tune.ray, "nodes", lambda: alive)
+    def asked(workers, execution, *nodes):
+        group = _resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])
+        return group.strategy, group.bundles
 
     four = Execution(devices=4)
-    nodes((8, 0), (8, 4))
-    assert tune._resources(2, four) == {"cpu": 4, "gpu": 4.0}
-    assert tune._resources(8, Execution()) == {"cpu": 1, "gpu": 0.5}
-    nodes((8, 0))
-    assert tune._resources(2, four) == {"cpu": 4, "gpu": 0.0}
-    nodes((8, 2), (2, 4))
-    said = "4 GPUs and 4 CPUs of one node, but the nodes .* 2 GPUs and 8 CPUs, 4 GPUs and 2 CPUs"
+    mixed = (8, 0), (8, 4)
+    whole = {"CPU": 4.0, "GPU": 4.0}
+    assert asked(2, four, *mixed)[1] == [whole]
+    assert asked(8, Execution(), *mixed)[1] == [{"CPU": 1.0, "GPU": 0.5}]
+    assert asked(2, four, (8, 0))[1] == [{"CPU": 4.0}]
+    said = (
+        "2 workers asks for 4 GPUs and 4 CPUs of one node, but the nodes .* have 2 GPUs and 8 CPUs, "
+        "4 GPUs and 2 CPUs; use fewer devices[.]"
+    )
+    few = (8, 2), (2, 4)
     with pytest.raises(StoreError, match=said):
-        tune._resources(2, four)
-    assert tune._resources(2, dataclasses.replace(four, device="cpu")) == {"cpu": 4, "gpu": 0.0}
+        asked(2, four, *few)
+    assert asked(2, dataclasses.replace(four, device="cpu"), *few)[1] == [{"CPU": 4.0}]
     with pytest.raises(StoreError, match=r"asks for 16 CPUs, but the largest node .* has 8"):
-        tune._resources(1, dataclasses.replace(four, threads=4))
+        asked(1, dataclasses.replace(four, threads=4), *few)
+
+    two = Execution(devices=8, nodes=2)
+    assert asked(1, two, (8, 4), (8, 4), (8, 0)) == ("STRICT_SPREAD", [whole, whole])
+    assert asked(1, two, (8, 0), (4, 0))[1] == [{"CPU": 4.0}] * 2
+    said = (
+        "asks for 4 GPUs and 4 CPUs on each of 2 nodes, but the nodes .* have 2 x 0 GPUs and 8 CPUs, "
+        "8 GPUs and 16 CPUs; use fewer devices, or other nodes[.]"
+    )
+    with pytest.raises(StoreError, match=said):
+        asked(1, two, (8, 0), (16, 8), (8, 0))
+    with pytest.raises(
+        StoreError, match=r"asks for 4 CPUs on each of 2 nodes.* have 2 CPUs, 9 CPUs"
+    ):
+        asked(1, dataclasses.replace(two, device="cpu"), (9, 8), (2, 8))
 
 
 @pytest.mark.slow
@@ -340,17 +410,34 @@ def test_a_sweep_on_two_devices_through_ray(sweep):
 
 
 @pytest.mark.slow
-def test_torchrun(run, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words += ["-m", "scaling.cli", "train", "--execution.devices", "2", "--execution.device", "cpu"]
-    words += ["--data.corpus", run.data.corpus, "--data.tokenizer", "bytes", "--optim.ema", "0.9"]
-    words += ["--model.n-layer", "1", "--model.d-model", "15", "--model.n-head", "3"]
-    words += ["--model.n-ctx", "16", "--model.d-ff", "30", "--optim.lr", "0.01"]
-    words += ["--eval.test-tokens", "1008", "--eval.points", "3", "--eval.noise-parts", "2"]
-    words += ["--tokens", str(run.tokens), "--batch-tokens", "128", "--folder", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun(run, tmp_path, nodes):
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={2 // nodes}"]
+    if nodes == 1:
+        each = [["--standalone"]]
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        at = ["--master-addr=127.0.0.1", f"--master-port={port}", "--nnodes=2"]
+        each = [[*at, f"--node-rank={node}"] for node in range(2)]
+    train_it = ["-m", "scaling.cli", "train", "--execution.devices", "2"]
+    train_it += ["--execution.nodes", str(nodes), "--execution.device", "cpu"]
+    train_it += ["--data.corpus", run.data.corpus, "--data.tokenizer", "bytes"]
+    train_it += ["--model.n-layer", "1", "--model.d-model", "15", "--model.n-head", "3"]
+    train_it += ["--model.n-ctx", "16", "--model.d-ff", "30", "--optim.lr", "0.01"]
+    train_it += ["--eval.test-tokens", "1008", "--eval.points", "3", "--eval.noise-parts", "2"]
+    train_it += ["--tokens", str(run.tokens), "--batch-tokens", "128", "--optim.ema", "0.9"]
+    train_it += ["--folder", str(tmp_path)]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    how["env"] = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [subprocess.Popen([*words, *own, *train_it], **how) for own in each]
+    try:
+        said = [process.communicate(timeout=200) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * nodes, said
+    assert not any(out for out, _ in said[1:])
+    row = json.loads(said[0][0])
     assert row["run_id"] == run.run_id and row["device"] == "2 x cpu x1"
     assert row["L"] == pytest.approx(train(run, execution=ONE).row["L"], **CLOSE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -45,6 +46,8 @@ try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
         workers=int(options.get("workers", 2)),
         threads=int(options.get("threads", 1)),
+        devices=int(options.get("devices", 1)),
+        nodes=int(options.get("nodes", 1)),
         address=options.get("address"),
         in_process=options.get("in_process") == "1",
         retries=int(options.get("retries", 2)),
@@ -177,6 +180,13 @@ def tree(driver: subprocess.Popen[str]) -> list[psutil.Process]:
         return psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -627,6 +637,82 @@ def test_a_node_of_a_cluster_dies_and_another_joins(
         both = [x[x.run_id.isin([short, disturbed])].reset_index(drop=True) for x in (mine, theirs)]
         assert len(both[0])
         pd.testing.assert_frame_equal(*both, check_exact=True)
+
+
+@pytest.mark.slow
+def test_runs_over_two_nodes_survive_the_death_of_each_part(
+    project: Project, cluster: subprocess.Popen[str]
+):
+    tokens = "[axes]\ntokens = [2560, 5120, 819_200]\n"
+    spec = project.spec("over", 'name = "over"\n' + BASE + tokens)
+    long = spec.runs[-1].run_id
+    assert cluster.stdin and cluster.stdout
+    address = f"address={cluster.stdout.readline().strip()}"
+    store = project.store("over", "results")
+    checkpoint = store.run_folder(long) / "checkpoint.pt"
+
+    def start(number: int) -> subprocess.Popen[str]:
+        how = "workers=2", "retries=3", f"devices={number}", f"nodes={number}", address
+        return project.start("over", "results", *how)
+
+    def ranks() -> list[psutil.Process]:
+        """The processes that were started as ranks, on whatever node."""
+        return [p for p in tree(cluster) if alive(p) and "_follow" in " ".join(p.cmdline())]
+
+    def kill_node(raylet: int) -> None:
+        node = psutil.Process(raylet)
+        assert node.name() == "raylet"
+        kill_tree([node, *node.children(recursive=True)])
+
+    def raylet(rank: psutil.Process) -> int:
+        """Of the node of a rank that was started there by an actor."""
+        return psutil.Process(rank.ppid()).ppid()
+
+    def trains(attempt: int) -> tuple[psutil.Process, psutil.Process]:
+        """Both ranks of the long run, when there is something new to go on from."""
+        began = time.time()
+        wait_for(lambda: len(starts(store, long)) == attempt, 90)
+        wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime > began, 90)
+        (other,) = ranks()
+        return psutil.Process(starts(store, long)[-1]), other
+
+    _, err = start(4).communicate(timeout=60)
+    assert re.search(
+        "asks for 1 CPUs on each of 4 nodes, but the nodes .* have 0 CPUs, 2 x 1 CPUs;", err
+    )
+
+    driver = start(2)
+    both = trains(attempt=1)
+    assert both[0].ppid() != raylet(both[1])  # two nodes
+    driver.kill()
+    wait_for(lambda: not any(map(alive, both)), 30)
+
+    driver = start(2)
+    first, other = trains(attempt=2)
+    other.kill()
+    first, other = trains(attempt=3)
+    kill_node(first.ppid())
+    wait_for(lambda: not alive(other), 60)
+    cluster.stdin.write("another node\n")
+    cluster.stdin.flush()
+    first, other = trains(attempt=4)
+    kill_node(raylet(other))
+    wait_for(lambda: not alive(first), 60)
+    cluster.stdin.write("another node\n")
+    cluster.stdin.flush()
+    _, err = driver.communicate(timeout=120)
+    assert (driver.returncode, err) == (0, "") and not ranks()
+    deaths = [e["error"] for e in store.attempts(long) if e["event"] == "killed"]
+    said = "ended by SIGKILL; the run", "actor", "node 2 of 2 is lost"
+    assert len(deaths) == 3 and all(part in death for part, death in zip(said, deaths, strict=True))
+    pids = starts(store, long)
+    assert len(pids) == 5 and pids[1] == pids[2]  # a worker whose nodes are whole is used again
+    assert "anew" not in (store.run_folder(long) / "output.log").read_text()
+
+    project.run("over", "one", "devices=2", "in_process=1")
+    mine, theirs = (results_of(s)[0] for s in (store, project.store("over", "one")))
+    assert set(mine.device) == set(theirs.device) == {"2 x cpu x1"}
+    assert mine.L.tolist() == pytest.approx(theirs.L.tolist(), rel=1e-5)
 
 
 @pytest.mark.slow
