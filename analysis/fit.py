@@ -829,6 +829,10 @@ def _alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[str]:
     ]
 
 
+_NARROW = 3.0
+"""N, D or C over a smaller factor: a power law and anything else that is smooth look the same."""
+
+
 def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
     """What looks wrong in the table itself."""
     words = []
@@ -847,6 +851,12 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
             f"implausible: N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
             "(are the columns swapped?)"
         )
+    for name in [name for name in ("N", "D", "C") if name in x]:
+        if (span := x[name].max() / x[name].min()) < _NARROW:
+            words.append(
+                f"narrow range: {name} spans a factor of {span:.3g} only, too little to tell an "
+                f"exponent or to extrapolate (give {_NARROW:g} at least)"
+            )
     if problem.law.target == "L":
         # A model that knows nothing has L = ln(vocabulary): 12.5 for the largest in use.
         known = "vocab_size" in runs.columns

@@ -502,6 +502,7 @@ def frontier(
     params: str = "N",
     flops: str = "C",
     tolerance: float | None = None,
+    critical: Path | None = None,
     map: tuple[str, ...] = (),
     bootstrap: int = 1000,
     level: float = 0.95,
@@ -521,6 +522,8 @@ def frontier(
         flops: What C counts: a column, "6 N_total D", or C_kaplan, C_chinchilla, C_matmul counted
             from the shape.
         tolerance: How far apart the C of one isoFLOP budget may lie, such as 0.1.
+        critical: A results folder with several batch sizes, such as results/batch, whose critical
+            batch size method kaplan takes, for runs that have but one.
         map: Column names there and here, such as loss=L,params=N,flops=C.
         bootstrap: Draws behind the intervals.
         level: Of the intervals.
@@ -531,16 +534,20 @@ def frontier(
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
 
+    if critical is not None and method != "kaplan":
+        raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
     runs, curves = _runs_and_curves(results, map, method)
     if method == "kaplan":
         if latex:
             raise ConfigError(
                 "--latex prints exponents, which method 'kaplan' gives as text or --json."
             )
-        from analysis.batch import efficient
+        from analysis import load
+        from analysis.batch import contours, critical_batch, efficient
 
         points = runs if curves is None else curves
-        exponents = efficient(points, bootstrap=bootstrap, level=level, seed=seed)
+        of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
+        exponents = efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
         _print_json(exponents.record()) if json else print(exponents)
         return
     found = frontier_of(

@@ -45,7 +45,8 @@ class Interval:
     """[until.interval]"""
 
     width: float
-    """Of the 95 % interval, at most."""
+    """Of the 95 % interval, at most. To stop when it is narrow favours noise that looks small: on a
+    known law, from 9 runs on, such intervals cover 92 % by design and 86 % by seeds (of 88)."""
     law: str = "chinchilla"
     parameter: str = "alpha"
     add: Literal["designed", "seeds"] = "designed"

@@ -16,6 +16,7 @@ from analysis.batch import (
 )
 from analysis.frontier import envelope
 from analysis.overfit import contradiction
+from scaling.cli import main
 from scaling.table import TableError
 
 
@@ -219,6 +220,21 @@ def test_a_law_of_steps_takes_no_warmup_and_no_cooldown():
         "wsd": [2, 3, 4], "cosine": [2, 3, 4, 5, 6], "constant": [1, 2, 3, 4, 5, 6],
     }  # fmt: skip
     assert settled(curves.drop(columns="lr")).shape == (18, 3)
+
+
+def test_kaplans_exponents_by_the_critical_batch_of_another_sweep(tmp_path, capsys):
+    curves = kaplan_curves()
+    curves.to_csv(tmp_path / "batches.csv", index=False)
+    curves[curves["B"] == 1024].to_csv(tmp_path / "one.csv", index=False)
+    words = ["frontier", str(tmp_path / "one.csv"), "--method", "kaplan", "--bootstrap", "20"]
+    main([*words, "--critical", str(tmp_path / "batches.csv"), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["critical_batch"]["law"]["params"]["alpha_B"] == pytest.approx(0.21, abs=0.01)
+    with pytest.raises(SystemExit):
+        main(words)  # of one batch size alone there is none
+    with pytest.raises(SystemExit):
+        main([*words[:3], "envelope", "--critical", str(tmp_path / "batches.csv")])
+    assert "--critical is for --method kaplan" in capsys.readouterr().err
 
 
 def test_the_noise_scale_stands_beside_the_critical_batch(kaplan_critical):
