@@ -229,7 +229,9 @@ def test_kaplans_exponents_by_the_critical_batch_of_another_sweep(tmp_path, caps
     words = ["frontier", str(tmp_path / "one.csv"), "--method", "kaplan", "--bootstrap", "20"]
     main([*words, "--critical", str(tmp_path / "batches.csv"), "--json"])
     said = json.loads(capsys.readouterr().out)
-    assert said["critical_batch"]["law"]["params"]["alpha_B"] == pytest.approx(0.21, abs=0.01)
+    assert said["critical_batch"]["law"]["params"]["alpha_B"]["value"] == pytest.approx(
+        0.21, abs=0.01
+    )
     with pytest.raises(SystemExit):
         main(words)  # of one batch size alone there is none
     with pytest.raises(SystemExit):
