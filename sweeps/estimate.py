@@ -131,10 +131,13 @@ def speed(samples: Iterable[Sample]) -> Speed:
     return Speed(*map(float, price), samples=len(samples))
 
 
-def samples_of(rows: Iterable[dict[str, Any]]) -> list[Sample]:
-    """Measurements from rows of a results table, of runs that trained alone."""
+def samples_of(rows: Iterable[dict[str, Any]], on: Machine | None = None) -> list[Sample]:
+    """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
+    on as many devices of its kind as it has."""
     samples = []
     for row in rows:
+        if on is not None and not on.like(row.get("device") or ""):
+            continue
         values = [row.get(key) for key in ("B", "n_layer", "C_matmul", "D", "tokens_per_second")]
         if row.get("status") == "ok" and all(values) and row.get("pack") in (None, 1):
             B, layers, C, D, rate = (float(v) for v in values if v)
@@ -157,6 +160,13 @@ class Machine:
     devices: int = 1
     nodes: int = 1
     """With more than one nothing is measured beforehand."""
+
+    def like(self, device: str) -> bool:
+        """Whether a table's `device`, such as '2 x cpu x4', is as this has; unknown where empty."""
+        several, _, one = device.rpartition(" x ")
+        cpu = one == f"cpu x{self.threads}" and self.device in ("auto", "cpu")
+        gpu = not one.startswith("cpu") and self.device != "cpu"
+        return not device or (int(several or 1) == self.devices and (cpu or gpu))
 
     def path(self, run: RunConfig, *, compiled: bool = False) -> Path:
         """Where the measurements of a run's shape are kept."""
@@ -240,7 +250,7 @@ def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any
     one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
     """
     packs = on.known(runs)
-    price = speed([*samples_of_packs(packs, runs), *samples_of(rows)])
+    price = speed([*samples_of_packs(packs, runs), *samples_of(rows, on)])
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})

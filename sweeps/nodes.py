@@ -8,7 +8,10 @@ the ranks that they start end with each job, and with them.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,10 @@ _START_SECONDS = 660.0
 
 _LOOK_SECONDS = 2.0
 
+_GRACE_SECONDS = 20.0
+"""After Ray has missed a node, for this worker to notice by itself: it does where connections were
+closed, but where the node only fell silent torch would wait for ten minutes."""
+
 
 class _Actor:
     """On another node: what starts ranks there, scaling.parallel.LocalNode."""
@@ -43,6 +50,10 @@ class _Actor:
 
     def do(self, name: str, *values: Any) -> Any:
         return getattr(self._node, name)(*values)
+
+    def stay(self) -> None:
+        """Answers when this has died."""
+        threading.Event().wait()
 
 
 class RayNode:
@@ -58,10 +69,20 @@ class RayNode:
             .options(
                 num_cpus=has.get("CPU", 0),
                 num_gpus=has.get("GPU", 0),
+                max_concurrency=2,  # one to stay
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle),
             )
             .remote()
         )
+        self._left = False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        with contextlib.suppress(RayError):
+            ray.get(self._actor.stay.remote())
+        time.sleep(_GRACE_SECONDS)
+        if not self._left:  # the step that waits for it cannot be interrupted
+            os._exit(1)
 
     def start(self, ranks: Sequence[Start]) -> None:
         self._do("start", list(ranks))
@@ -81,6 +102,7 @@ class RayNode:
 
     def leave(self) -> None:
         """End its actor, and the ranks with it."""
+        self._left = True
         ray.kill(self._actor)
 
     def _do(

@@ -352,6 +352,15 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
     }
     assert len(paths) == 2
+    known = ["cpu x1", "2 x cpu x1", "2 x cpu x4", "2 x NVIDIA H100", "NVIDIA H100", ""]
+    for device, threads, devices, like in (
+        ("cpu", 1, 1, known[:1]),
+        ("cpu", 4, 2, known[2:3]),
+        ("auto", 1, 2, known[1:4:2]),
+        ("cuda", 1, 1, known[4:5]),
+    ):
+        on = estimate.Machine(1, threads, device, devices=devices)
+        assert list(filter(on.like, known)) == [*like, ""]
     two_nodes = dataclasses.replace(SHARDED, nodes=2)
     words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")

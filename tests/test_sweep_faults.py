@@ -716,6 +716,35 @@ def test_runs_over_two_nodes_survive_the_death_of_each_part(
 
 
 @pytest.mark.slow
+def test_a_node_that_falls_silent_is_missed(project: Project, cluster: subprocess.Popen[str]):
+    spec = project.spec("silent", 'name = "silent"\n' + BASE + "[axes]\ntokens = [819_200]\n")
+    (run_id,) = (run.run_id for run in spec.runs)
+    assert cluster.stdin and cluster.stdout
+    address = f"address={cluster.stdout.readline().strip()}"
+    store = project.store("silent", "results")
+    driver = project.start("silent", "results", "workers=1", "devices=2", "nodes=2", address)
+    checkpoint = store.run_folder(run_id) / "checkpoint.pt"
+    wait_for(lambda: checkpoint.exists(), 90)
+    (first,) = starts(store, run_id)
+    (other,) = (p for p in tree(cluster) if "_follow" in " ".join(p.cmdline()))
+    node = psutil.Process(psutil.Process(other.ppid()).ppid())
+    stopped = [node, *node.children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    try:
+        cluster.stdin.write("another node\n")
+        cluster.stdin.flush()
+        wait_for(lambda: len(starts(store, run_id)) == 2, 180)
+        assert not psutil.pid_exists(first)
+        _, err = driver.communicate(timeout=60)
+        assert (driver.returncode, err) == (0, "")
+    finally:
+        kill_tree(stopped)
+    events = [e["event"] for e in store.attempts(run_id)]
+    assert events == ["start", "killed", "start", "ok"]
+
+
+@pytest.mark.slow
 def test_twenty_random_kills_of_the_driver(project: Project, undisturbed: Store):
     spec = project.spec("long", LONG)
     store = project.store("long", "results")
