@@ -397,8 +397,10 @@ class FitResult:
             sd = _spread(draws)
         if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
             one = special.ndtr(1.0)
-            left, right = np.quantile(draws, [1 - one, one])
-            sd = float(right - left) / 2 / float(special.stdtrit(self.certificate["freedom"], one))
+            with np.errstate(over="ignore", invalid="ignore"):  # draws may have overflowed
+                left, right = np.quantile(draws, [1 - one, one])
+                half = float(right - left) / 2
+            sd = half / float(special.stdtrit(self.certificate["freedom"], one))
         return Estimate(value, sd, float(low), float(high))
 
 

@@ -255,6 +255,21 @@ def test_a_design_that_cannot_help_says_so():
     assert "as many seeds" in full.why
 
 
+def test_a_first_fit_that_says_nearly_nothing_begins_all_the_same():
+    """Tiny runs of which no draw of the law's parameters was finite."""
+    losses = (3.494, 2.980, 2.513, 3.296, 2.984, 2.413, 3.109, 2.978, 2.429)
+    sizes = [(N, D) for N in (888, 3312, 12768) for D in (16384, 65536, 262144)]
+    spec = Spec.from_text(GRID)
+    rows = {
+        run_id: row(run) | {"N": N, "D": D, "L": L}
+        for (run_id, run), (N, D), L in zip(spec.by_id.items(), sizes, losses, strict=True)
+    }
+    due = spec.designed(rows).due
+    assert due
+    first = decide(due, interval_width, interval_runs)
+    assert first.width > 5 and first.runs and first.expected < first.width
+
+
 # ------------------------------------------------------------------ the store
 
 
