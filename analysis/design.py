@@ -268,7 +268,7 @@ def design(
     gradient = _gradient(lambda p: aim(p)[:, None], draws)[:, 0]
     known = np.isfinite(gradient).all(axis=1)
     # Where hardly any draw is finite the law is vague: the design is the best one at its estimate.
-    if known.sum() < max(1, min(4, len(known))):
+    if known.sum() < max(1, min(4, len(gradient))):
         raise ConfigError(
             f"{target} does not exist under {law.name} as fitted, or in hardly any resample: fit "
             "another law, or choose another target."
