@@ -26,7 +26,7 @@ import time
 from typing import Any
 
 import torch
-from train_speed import SHAPES, reference_steps
+from train_speed import SHAPES, reference_apart
 
 from scaling import corpus, count
 from scaling.config import Execution, from_dict
@@ -57,7 +57,7 @@ def measure(
 ) -> dict:
     """{what: tokens/s} of the reference and of packs of each size, medians over alternating turns."""
     first = trainer_of(name, batch_tokens, 1)
-    theirs = reference_steps(first.rows[0].leader.run, first.files)
+    theirs = reference_apart(first.rows[0].leader.run)
     next(theirs)
     ways: dict[str, tuple[Any, int]] = {"reference": (theirs.send, 1)}
     sizes = [K for K in SIZES if K == 1 or K * batch_tokens <= MOST_TOKENS]
@@ -67,12 +67,14 @@ def measure(
         ways["bfloat16"] = (trainer_of(name, batch_tokens, 1, precision="bfloat16").steps, 1)
     answer: dict[str, float] = {}
     if compiled:
-        for K in (1, 8, 16) if batch_tokens < 1024 and name in PACKED else (1,):
+        packed = (1, 8, 16, 32) if batch_tokens < 1024 and name in PACKED else (1,)
+        kinds = [(f"{K}", K, "float32") for K in packed]
+        for what, K, precision in [*kinds, *([("bfloat16", 1, "bfloat16")] if bfloat16 else [])]:
             start = time.perf_counter()
-            steps = trainer_of(name, batch_tokens, K, compile=True).steps
+            steps = trainer_of(name, batch_tokens, K, compile=True, precision=precision).steps
             steps(2)
-            answer[f"cold_{K}"] = time.perf_counter() - start
-            ways[f"compiled_{K}"] = (steps, K)
+            answer[f"cold_{what}"] = time.perf_counter() - start
+            ways[f"compiled_{what}"] = (steps, K)
     counts = {}
     for what, (go, _) in ways.items():
         go(2)
@@ -114,7 +116,7 @@ def main() -> int:
     cells = [f"{name}:{B}" for name in PACKED for B in (256, 1024, 4096)]
     parser.add_argument("--cells", nargs="*", default=[*cells, "3e6:4096"], metavar="N:B")
     compiled = [cell for cell in cells if not cell.endswith("1024")]
-    parser.add_argument("--compile", nargs="*", default=compiled, metavar="N:B")
+    parser.add_argument("--compile", nargs="*", default=[*compiled, "3e6:4096"], metavar="N:B")
     parser.add_argument("--bfloat16", nargs="*", default=["3e6:4096"], metavar="N:B")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
@@ -147,8 +149,9 @@ def main() -> int:
         N = count.parameters(SHAPES[name], 256).N
         line = f"{N:>9,} {B:>6} {rate['reference']:>11,.0f} {rate['1']:>11,.0f} "
         line += f"{rate[f'{K}']:>11,.0f} {K:>3}  one run {times['1']:.2f}, pack {times[f'{K}']:.2f}"
-        one = max(times.get(way, 0) for way in ("1", "compiled_1", "bfloat16"))
-        best = max(r for what, r in times.items() if what not in ("reference", "bfloat16"))
+        alone = ("1", "compiled_1", "bfloat16", "compiled_bfloat16")
+        one = max(times.get(way, 0) for way in alone)
+        best = max(r for what, r in times.items() if what != "reference" and "bfloat16" not in what)
         if "bfloat16" in times:
             line += f", bfloat16 {times['bfloat16']:.2f}"
         for way, r in times.items():

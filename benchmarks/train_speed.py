@@ -1,9 +1,10 @@
-"""Training speed: our loop against a plain reference loop, side by side in one process.
+"""Training speed: our loop against a plain reference loop, side by side.
 
 The reference is the common recipe written fresh: a module tree of nn.Linear and nn.LayerNorm,
 batches cut row by row from a memory map at random places, torch's AdamW with two parameter groups,
-clip_grad_norm_, the loss read every ten steps. Both train the same shape on the same tokens; short
-turns of both alternate, so that a noisy machine disturbs both alike.
+clip_grad_norm_, the loss read every ten steps. Both train the same shape on the same tokens, the
+reference in a process of its own; short turns of both alternate, so that a noisy machine disturbs both
+alike.
 
     python benchmarks/train_speed.py [--check] [--batch-tokens 4096 1024] [--turns 7]
 """
@@ -11,10 +12,13 @@ turns of both alternate, so that a noisy machine disturbs both alike.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
+import multiprocessing
 import statistics
 import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -106,13 +110,36 @@ def reference_steps(run: RunConfig, files: corpus.TokenFiles):
         n = yield
 
 
+def reference_apart(run: RunConfig):
+    """:func:`reference_steps` in a process of its own, of one thread: how a process keeps the memory that
+    it frees is a part of our loop, and not of a plain one."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    child = spawn.Process(target=_serve, args=(run, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    n = yield
+    while True:
+        ours.send(n)
+        ours.recv()
+        n = yield
+
+
+def _serve(run: RunConfig, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    steps = reference_steps(run, corpus.prepare(run.data))
+    next(steps)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(steps.send(pipe.recv()))
+
+
 def ratio(name: str, batch_tokens: int, turns: int, seconds: float) -> tuple[float, ...]:
     """(ours, reference) tokens/s, the median over turns of their ratio, and its standard error."""
     run = from_dict({"batch_tokens": batch_tokens, "tokens": 10**9, "optim.lr": 1e-3})
     run = dataclasses.replace(run, model=SHAPES[name])
-    files = corpus.prepare(run.data)
     trainer = Trainer([run], Execution(threads=1, device="cpu"), [None])
-    theirs = reference_steps(run, files)
+    theirs = reference_apart(run)
     next(theirs)
     trainer.steps(2)
     theirs.send(2)

@@ -33,6 +33,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -218,6 +219,10 @@ class Model:
         loss_kn, *_ = _output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
+    def fuses_loss(self, tokens: int) -> bool:
+        """Whether compiled code holds the logits of so many tokens of a model whole."""
+        return tokens * self.vocab_size <= _FUSED_LOGITS
+
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
@@ -226,14 +231,9 @@ class Model:
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
         target_kn = targets.reshape(len(x_knd), -1)
-        logits = target_kn.shape[1] * self.vocab_size
-        if torch.compiler.is_compiling() and not self.z_loss and logits <= _FUSED_LOGITS:
+        if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1]):
             # The compiler fuses what OutputLoss does in place, and spares its price per call.
-            logits_knv = torch.bmm(x_knd, head_kvd.transpose(1, 2))
-            loss_n = F.cross_entropy(
-                logits_knv.flatten(0, 1), target_kn.flatten(), reduction="none"
-            )
-            return loss_n.view(target_kn.shape).mean(1)
+            return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
 
 
@@ -300,6 +300,42 @@ class OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_k: Tensor):  # type: ignore[override]
+        grad_x, grad_head = ctx.saved_tensors
+        grad_k11 = grad_k[:, None, None]
+        return grad_x * grad_k11, grad_head * grad_k11, None, None
+
+
+class FusedLoss(torch.autograd.Function):
+    """:class:`OutputLoss` written to be compiled into one pass over logits that are held whole; what
+    comes of differentiating a cross-entropy takes three times as long."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, z_loss: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n, target_kn1 = targets_kn.shape[1], targets_kn[..., None]
+        logits_knv = torch.bmm(x_knd, head_kvd.transpose(1, 2))
+        x_knv = logits_knv.float()
+        top_kn1 = x_knv.amax(2, keepdim=True)
+        p_knv = (x_knv - top_kn1).exp()
+        total_kn1 = p_knv.sum(2, keepdim=True)
+        ln_z_kn1 = top_kn1 + total_kn1.log()
+        loss_kn1 = ln_z_kn1 - x_knv.gather(2, target_kn1)
+        p_knv = p_knv * ((1 + 2 * z_loss * ln_z_kn1) / (n * total_kn1))
+        token_v = torch.arange(x_knv.shape[2], device=x_knv.device, dtype=torch.int32)
+        p_knv = p_knv - torch.where(token_v == target_kn1.int(), 1 / n, 0.0)
+        grad_knv = p_knv.to(logits_knv.dtype)
+        grad_x = torch.bmm(grad_knv, head_kvd).to(x_knd.dtype)
+        grad_head = torch.bmm(grad_knv.transpose(1, 2), x_knd).to(head_kvd.dtype)
+        return loss_kn1[:, :, 0].mean(1), grad_x, grad_head
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad_k: Tensor, *_):  # type: ignore[override]
         grad_x, grad_head = ctx.saved_tensors
         grad_k11 = grad_k[:, None, None]
         return grad_x * grad_k11, grad_head * grad_k11, None, None
@@ -438,7 +474,7 @@ class Decoder(Model):
         x_knd = x_knd + _linear(p, f"{i}.projection", y_knd)
         up = _linear(p, f"{i}.up", self._norm(p, f"{i}.norm2", x_knd))
         if self.model.activation == "gelu":
-            y_knf = F.gelu(up, approximate="tanh")
+            y_knf = _gelu(up)
         else:
             gate_knf, value_knf = up.chunk(2, dim=2)
             y_knf = F.silu(gate_knf) * value_knf
@@ -461,7 +497,13 @@ class Decoder(Model):
         if g < h:
             key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
         scale = None if m.mup_base_width is None else 1 / c  # not 1 / sqrt(c)
-        y_bhtc = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        attend = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale)
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            # whose kernel's backward pass takes thrice as long there as that of float32
+            with torch.autocast("cpu", enabled=False):
+                y_bhtc = attend(query.float(), key.float(), value.float()).to(query.dtype)
+        else:
+            y_bhtc = attend(query, key, value)
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:
@@ -505,6 +547,13 @@ class Decoder(Model):
 
 _EPS = 1e-5  # of norms, as torch's layer_norm has it
 _LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K calls
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """In its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    if torch.compiler.is_compiling():  # the same by an exponential, in half the time of a tanh
+        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    return F.gelu(x, approximate="tanh")
 
 
 def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from scaling.config import ConfigError, OptimConfig
 from scaling.model import Model
 from scaling.schedule import lr_divisor
+
+T = TypeVar("T")
 
 
 class Optimizer:
@@ -137,17 +139,25 @@ class CompiledAdamW:
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """As :meth:`Optimizer.step`, but that `grad_kp` is left as it is."""
-        self.t = [t + 1 for t in self.t]
+        torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
+        return self.within(partial(_compiled_adamw(), grad_kp), lr)
+
+    def within(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
+        """What compiled code that ends in :func:`adamw` returns: `update` is called with its arguments
+        but for the gradient, the parameters first."""
+        t_after = [t + 1 for t in self.t]
         moving = [
             (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
-            for rates, (beta1, beta2), t in zip(lr, self.betas, self.t, strict=True)
+            for rates, (beta1, beta2), t in zip(lr, self.betas, t_after, strict=True)
         ]
-        moving_k4 = torch.tensor(moving).to(grad_kp.device, non_blocking=True)
+        moving_k4 = torch.tensor(moving).to(self.m_kp.device, non_blocking=True)
         flat_kp = self.flat_kp.detach()
-        rows = (flat_kp, grad_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
-        for tensor in rows:
+        rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
+        for tensor in rows:  # once for packs of every size
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return _compiled_adamw()(*rows, self.matrices)
+        answer = update(*rows, self.matrices)
+        self.t = t_after
+        return answer
 
     def row(self, k: int) -> dict[str, Any]:
         """What a checkpoint holds of row k, as :meth:`Optimizer.row` has it."""
@@ -171,9 +181,9 @@ class CompiledAdamW:
         self.t[k] = int(saved["0.step"])
 
 
-def _adamw(
-    flat_kp: Tensor,
+def adamw(
     grad_kp: Tensor,
+    flat_kp: Tensor,
     m_kp: Tensor,
     v_kp: Tensor,
     decayed_k1: Tensor,
@@ -198,7 +208,7 @@ def _adamw(
 
 @functools.cache
 def _compiled_adamw() -> Callable[..., Tensor]:
-    return torch.compile(_adamw)
+    return torch.compile(adamw)
 
 
 @dataclass(frozen=True)

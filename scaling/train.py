@@ -17,16 +17,16 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scaling import corpus, count, parallel, table
+from scaling import corpus, count, optim, parallel, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
-from scaling.hardware import peak_flops, peak_memory, reset_peak_memory
+from scaling.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.memory import out_of_memory
 from scaling.model import Model, build
 from scaling.noise import NoiseScale
@@ -36,6 +36,8 @@ from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
+
+T = TypeVar("T")
 
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
@@ -183,13 +185,31 @@ def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
     return torch.device("cuda", rank)
 
 
-def _compiled(decoder: Model) -> Callable[..., Tensor]:
-    """Its mean_loss, compiled: for each shape anew, and not, as torch gives up by itself, eight times."""
+def _compile(function: Callable[..., T], *, fullgraph: bool = False) -> Callable[..., T]:
+    """The function compiled: for each shape anew, and not, as torch gives up by itself, eight times."""
     torch._dynamo.config.recompile_limit = 1024
     torch._dynamo.config.accumulated_recompile_limit = 1024
     # A second shape would make its sizes variables, and the code of all slower.
     torch._dynamo.config.automatic_dynamic_shapes = False
-    return torch.compile(decoder.mean_loss)
+    return torch.compile(function, fullgraph=fullgraph)
+
+
+def _step(decoder: Model) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A whole step as one function, and so one graph: losses and norms of the gradients [K] of windows
+    [K, B, T + 1], and AdamW's update in place. Small models spend most of a step between graphs."""
+
+    def step(
+        windows_kbt: Tensor, bfloat16: bool, flat_kp: Tensor, *adamw: Any
+    ) -> tuple[Tensor, Tensor]:
+        def loss(flat_kp: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.autocast(flat_kp.device.type, torch.bfloat16, enabled=bfloat16):
+                loss_k = decoder.mean_loss(flat_kp, windows_kbt)
+            return loss_k.sum(), loss_k
+
+        grad_kp, loss_k = torch.func.grad(loss, has_aux=True)(flat_kp)
+        return loss_k, optim.adamw(grad_kp, flat_kp, *adamw)
+
+    return step
 
 
 def _make(folder: Path) -> None:
@@ -460,6 +480,7 @@ class Trainer:
         ramped = any(run.optim.batch_warmup_tokens is not None for run in runs)
         self.slots = 1 if ramped else slots or len(runs)
         self.device = device_of(execution.device, ranks.size, ranks.rank)
+        keep_memory()
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
         self.files = corpus.prepare(shared.data)
@@ -473,8 +494,15 @@ class Trainer:
         self.may_halve = execution.micro_tokens is None and ranks.size == 1
         self.mean_loss = self.decoder.mean_loss
         self.compiled = execution.compile
+        self.whole_step = None
         if self.compiled:
-            self.mean_loss = _compiled(self.decoder)
+            with torch.no_grad():  # what a family remembers of its first call is not for a graph
+                row_1p = torch.zeros(1, self.decoder.P, device=self.device)
+                self.decoder.logits(row_1p, self.windows_bt[None, :1, :-1])
+            self.mean_loss = _compile(self.decoder.mean_loss)
+            fused = self.decoder.fuses_loss(shared.batch_tokens)
+            if fused and not (self.decoder.recompute or ranks.size > 1):
+                self.whole_step = _compile(_step(self.decoder), fullgraph=True)
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
@@ -638,12 +666,12 @@ class Trainer:
             windows_kbt = torch.from_numpy(np.stack(windows))
             if self.device.type == "cuda":
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
-            loss_k, grad_kp = self._gradient(windows_kbt, windows_kbt.shape[1] / sequences)
             rates = [row.leader.rates() for row in self.rows]
             due = [k for k, row in enumerate(self.rows) if row.update_is_asked]
             matrices_kp = self.flat_kp.detach()[:, : self.decoder.ends["matrix"]]
             before = matrices_kp[due] if due else None  # a copy
-            self.norm_sum_k += self.adamw.step(grad_kp, rates)
+            loss_k, norm_k = self._update(windows_kbt, windows_kbt.shape[1] / sequences, rates)
+            self.norm_sum_k += norm_k
             self.updates = {}
             if before is not None:
                 ratios = (matrices_kp[due] - before).norm(dim=1) / before.norm(dim=1)
@@ -661,34 +689,57 @@ class Trainer:
                     member.step += 1
                     member.work += tokens / len(row.members)
 
+    def _update(
+        self, windows_kbt: Tensor, weight: float, rates: list[tuple[float, float]]
+    ) -> tuple[Tensor, Tensor]:
+        """Train on windows that are this rank's share of a step, so much of the whole, at each row's
+        learning rates of (matrices, all else). Losses and norms of the gradients [K]."""
+        whole = self.whole_step if self.parts == 1 and self.noise is None else None
+        if whole is not None and isinstance(self.adamw, CompiledAdamW):
+            from torch._dynamo.exc import TorchDynamoException  # a second of import
+
+            torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
+            try:
+                return self.adamw.within(partial(whole, windows_kbt, self.bfloat16), rates)
+            except TorchDynamoException:  # a family whose code is not one graph
+                self.whole_step = None
+            except (MemoryError, RuntimeError) as error:
+                self._halve(windows_kbt, error)
+        loss_k, grad_kp = self._gradient(windows_kbt, weight)
+        return loss_k, self.adamw.step(grad_kp, rates)
+
     def _gradient(self, windows_kbt: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mean loss [K] and its gradient, that which the optimiser takes, of a step of which these
-        windows are this rank's share, so much of the whole. Where memory runs out for the first time,
-        the step is cut in twice as many parts, now and from now on."""
+        windows are this rank's share, so much of the whole."""
         while True:
             try:
                 return self._gradient_in_parts(windows_kbt, weight)
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                said = str(error).splitlines()[0]
-            sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx
-            tokens = sequences // self.parts * n_ctx
-            if not self.may_halve or self.parts == sequences:
-                raise MemoryError(
-                    f"a step of {tokens} tokens of each of {len(self.rows)} runs does not fit: {said} "
-                    f"Give execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
-                    "execution.recompute."
-                )
-            self.may_halve = False
-            self.parts = _divisor_from(sequences, 2 * self.parts)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            warnings.warn(
-                f"a step of {tokens} tokens does not fit into memory ({said}): it goes in "
-                f"{self.parts} parts.",
-                stacklevel=2,
-            )
+                self._halve(windows_kbt, error)
+
+    def _halve(self, windows_kbt: Tensor, error: Exception) -> None:
+        """Where memory ran out for the first time, cut the step in twice as many parts, now and from
+        now on. Raises what else it was, and MemoryError for the second time."""
+        if not out_of_memory(error):
+            raise error
+        said = str(error).splitlines()[0]
+        sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx
+        tokens = sequences // self.parts * n_ctx
+        if not self.may_halve or self.parts == sequences:
+            raise MemoryError(
+                f"a step of {tokens} tokens of each of {len(self.rows)} runs does not fit: {said} "
+                f"Give execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
+                "execution.recompute."
+            ) from None
+        self.may_halve = False
+        self.parts = _divisor_from(sequences, 2 * self.parts)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"a step of {tokens} tokens does not fit into memory ({said}): it goes in "
+            f"{self.parts} parts.",
+            stacklevel=3,
+        )
 
     def _gradient_in_parts(self, windows_kbt: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         def one(windows_kbt: Tensor, instead: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:

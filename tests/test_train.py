@@ -304,6 +304,7 @@ def test_unknown_device(run, device, message):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
 def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
     runs = [override(run, {"seed": k, "optim.lr": 1e-2 / (k + 1)}) for k in range(3)]
     runs[1] = override(runs[1], {"tokens": 30 * 256, "optim.clip": 0.5, "optim.decay": "all"})
@@ -320,6 +321,28 @@ def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
         again = train_pack(runs, execution=execution, folders=copies)
         for one, other in zip(alone, again, strict=True):
             np.testing.assert_allclose(losses(other), losses(one), atol=2e-3)
+    trainer = Trainer(runs, compiled, [None] * 3)
+    trainer.steps(2)
+    assert trainer.whole_step is not None  # a step was one graph
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_as_one_function_is_the_step(run, monkeypatch, precision):
+    # its arithmetic; that a compiler keeps it is for the slow test above
+    changes = {"precision": precision, "optim.clip": 0.3, "optim.z_loss": 1e-3}
+    runs = [override(run, {"seed": k} | changes) for k in range(2)]
+    apart = Trainer(runs, ONE, [None, None])
+    monkeypatch.setattr("scaling.train._compile", lambda function, **_: function)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    as_one = Trainer(runs, dataclasses.replace(ONE, compile=True), [None, None])
+    monkeypatch.setattr(as_one, "_gradient", None)  # not by this way
+    apart.steps(20)
+    as_one.steps(20)
+    close = {"float32": 1e-5, "bfloat16": 1e-2}[precision]
+    for name in ("loss_sum_k", "norm_sum_k"):
+        torch.testing.assert_close(
+            getattr(as_one, name), getattr(apart, name), rtol=close, atol=0.0
+        )
 
 
 def test_update_ratios_are_those_of_the_matrices(run):
@@ -358,3 +381,27 @@ def test_checkpoints_at_every_step(run, tmp_path):
     often = dataclasses.replace(ONE, checkpoint_seconds=0.0)
     result = train(run, execution=often, folder=tmp_path)
     assert losses(result) == losses(train(run, execution=ONE))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what it asks of is glibc's")
+def test_memory_that_a_step_frees_serves_the_next():
+    program = """
+import resource
+import numpy as np
+from scaling.hardware import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        held = [np.ones(500_000) for _ in range(5)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_memory()
+faults()
+print(given_back, faults())
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    given_back, kept = map(int, answer.stdout.split())
+    assert kept < 0.01 * given_back, answer.stderr
