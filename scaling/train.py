@@ -151,7 +151,7 @@ def train_pack(
                 )
     execution = execution or Execution()
     folders = folders or [None] * len(runs)
-    device_of(execution.device, execution.devices)
+    device_of(execution.device, execution.devices // execution.nodes)
     for run in runs:
         parallel.check(run, execution)
     torch.set_num_threads(execution.threads)
@@ -162,8 +162,8 @@ def train_pack(
 
 
 def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
-    """The torch device of Execution.device, of one rank of so many; 'auto' is a GPU where there is
-    one. ConfigError where there are no such devices."""
+    """The torch device of Execution.device, of one rank of so many on this machine; 'auto' is a GPU
+    where there is one. ConfigError where there are no such devices."""
     if name == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     else:
@@ -180,7 +180,7 @@ def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
     if devices > (here := torch.cuda.device_count()):
         raise ConfigError(
             f"devices={devices}, but this machine has {here} GPU{'' if here == 1 else 's'}; ask for as "
-            "many, or for device='cpu'."
+            "many, for more nodes, or for device='cpu'."
         )
     return torch.device("cuda", rank)
 
@@ -479,7 +479,7 @@ class Trainer:
         # Rows of one stack have batches of one size.
         ramped = any(run.optim.batch_warmup_tokens is not None for run in runs)
         self.slots = 1 if ramped else slots or len(runs)
-        self.device = device_of(execution.device, ranks.size, ranks.rank)
+        self.device = device_of(execution.device, execution.devices // execution.nodes, ranks.local)
         keep_memory()
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"

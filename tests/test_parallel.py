@@ -259,6 +259,12 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
         ConfigError, match=r"devices=2, but this machine has 1 GPU; ask for as many"
     ):
         train(run, execution=Execution(devices=2))
+    for devices, said in (
+        (4, "devices=2, but this machine has 1 GPU"),
+        (2, "nodes=2, but this pro"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            train(run, execution=Execution(devices=devices, nodes=2))
     with pytest.raises(ConfigError, match=r"device='cuda:1' is one GPU, not devices=2"):
         device_of("cuda:1", 2)
     assert str(device_of("cuda", 1)) == "cuda"
