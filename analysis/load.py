@@ -265,14 +265,14 @@ def _statuses(table: pd.DataFrame, where: str) -> None:
     strange = [word for word in counts.index if word not in STATUSES]
     if strange and "ok" not in counts.index:
         raise TableError(
-            f"{where}: status is {said}, but rows that count are called 'ok' (the others 'diverged' "
-            "or 'failed'). Replace the words, or rename the column so that every row counts, say "
+            f"{where}: status is {said}, but rows that count are called 'ok' (the others 'diverged', "
+            "'stopped' or 'failed'). Replace the words, or rename the column so that every row counts, say "
             "map={'status': 'note'}."
         )
     if strange:
         warnings.warn(
             f"{where}: status is {said}; only 'ok' rows count, and {', '.join(map(repr, strange))} "
-            "is none of ours (ok, diverged, failed).",
+            f"is none of ours ({', '.join(STATUSES)}).",
             stacklevel=3,
         )
 

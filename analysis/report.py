@@ -195,7 +195,7 @@ def _runs(summary: Summary) -> list[str]:
     if len(ended):
         columns = [c for c in ("run_id", "status", "N", "D", "B", "lr_peak", "error") if c in ended]
         out += [
-            "<h2>Failed and diverged</h2>",
+            "<h2>Failed, diverged and stopped</h2>",
             _table(columns, ended[columns].itertuples(index=False, name=None)),
         ]
     return out

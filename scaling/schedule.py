@@ -45,6 +45,17 @@ def lr_divisor(model: ModelConfig, optim: OptimConfig) -> float:
     return model.width_multiplier ** (1.0 if optim.optimizer == "adamw" else 0.5)
 
 
+def evaluation_steps(S: int, points: int) -> list[int]:
+    """The steps (1 to S) after which the held-out loss is measured: log-spaced from S / 100, the
+    last step always among them."""
+    import numpy as np
+
+    if points == 1:
+        return [S]
+    spaced = np.geomspace(max(1.0, S / 100), S, points)
+    return sorted({int(step) for step in np.round(spaced)})
+
+
 def peaks(run: RunConfig) -> tuple[float, float]:
     """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
     N = parameters(run.model, run.data.vocab_size).N

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the table's schema; written to the manifest."""
 
-STATUSES = ("ok", "diverged", "failed")
+STATUSES = ("ok", "diverged", "stopped", "failed")
 """How a run ended. Only 'ok' rows carry a loss that a law may be fitted to."""
 
 
@@ -40,7 +40,9 @@ class Column:
 
 _MEASURED = (
     Column("run_id", "str", "", "hash of the canonical config: the same config is the same run"),
-    Column("status", "str", "", "ok, diverged (loss no longer finite or exploding) or failed"),
+    Column(
+        "status", "str", "", "ok, diverged (its loss explodes), stopped (it could not win), failed"
+    ),
     Column("N", "int", "parameters", "non-embedding parameters, exact (biases and norms counted)"),
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
     Column("D", "int", "tokens", "training tokens processed, S B"),
@@ -70,7 +72,7 @@ _MEASURED = (
         "pack", "int", "runs", "most runs trained beside it in one stacked model, itself included"
     ),
     Column("device", "str", "", "what it ran on"),
-    Column("error", "str", "", "for failed and diverged runs: what happened"),
+    Column("error", "str", "", "for all runs that are not ok: what happened"),
 )
 
 _SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}

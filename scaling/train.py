@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from scaling.model import Model, build
 from scaling.noise import NoiseScale
 from scaling.optim import CompiledAdamW, Optimizer
 from scaling.parallel import Ranks, Sharded
-from scaling.schedule import SHARED, parts_at, peaks, schedule, trunk
+from scaling.schedule import SHARED, evaluation_steps, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
@@ -81,13 +81,9 @@ class Result:
         return self.row["status"]
 
 
-def evaluation_steps(S: int, points: int) -> list[int]:
-    """The steps (1 to S) after which the held-out loss is measured: log-spaced from S / 100, the
-    last step always among them."""
-    if points == 1:
-        return [S]
-    spaced = np.geomspace(max(1.0, S / 100), S, points)
-    return sorted({int(step) for step in np.round(spaced)})
+GiveUp = Callable[[Sequence[tuple[RunConfig, Sequence[dict[str, Any]]]]], Mapping[str, str]]
+"""Asked as runs have been measured, with each of them and its curve so far (points as in
+Result.curve): {run_id: why} of those that are to end here."""
 
 
 def train(
@@ -97,14 +93,16 @@ def train(
     folder: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    give_up: GiveUp | None = None,
 ) -> Result:
     """Train `run` and measure it.
 
     With a `folder`, a checkpoint is kept there and an existing one is resumed exactly: an interrupted
     run ends with the numbers of an undisturbed one, bit for bit on the CPU. A loss that is no longer
     finite, or explodes, ends the run with status 'diverged'. `should_stop` is asked after every
-    step; True writes the checkpoint and raises Interrupted. Raises ConfigError (CorpusError) for
-    a run that cannot be trained as asked.
+    step; True writes the checkpoint and raises Interrupted. `give_up` is asked after every evaluation
+    but the last; a run that it names ends there with status 'stopped'. Raises ConfigError (CorpusError)
+    for a run that cannot be trained as asked.
     """
     (result,) = train_pack(
         [run],
@@ -112,6 +110,7 @@ def train(
         folders=[folder],
         on_progress=on_progress and (lambda _, progress: on_progress(progress)),
         should_stop=should_stop,
+        give_up=give_up,
     )
     return result
 
@@ -125,6 +124,7 @@ def train_pack(
     on_progress: Callable[[RunConfig, Progress], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    give_up: GiveUp | None = None,
 ) -> list[Result]:
     """Train runs of one shape as one stacked model; the results, in the order of `runs`.
 
@@ -158,7 +158,7 @@ def train_pack(
     again = partial(train_pack, runs, slots=slots, execution=execution, folders=folders)
     with parallel.together(execution, again) as ranks:
         trainer = Trainer(runs, execution, folders, slots, ranks)
-        return trainer.run_to_end(on_progress, on_result, should_stop)
+        return trainer.run_to_end(on_progress, on_result, should_stop, give_up)
 
 
 def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
@@ -297,12 +297,14 @@ class Member:
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.error = ""
+        self.stopped = ""
+        """Why it was given up."""
 
     @property
     def over(self) -> bool:
         patience = self.run.eval.patience
-        stopped = patience is not None and self.worse >= patience
-        return bool(self.error) or stopped or self.step >= self.run.S
+        lost = bool(self.error or self.stopped)
+        return lost or (patience is not None and self.worse >= patience) or self.step >= self.run.S
 
     @property
     def sequences(self) -> int:
@@ -385,7 +387,7 @@ class Member:
         }
         measured = {
             "run_id": run.run_id,
-            "status": "diverged" if self.error else "ok",
+            "status": "diverged" if self.error else "stopped" if self.stopped else "ok",
             "N": n.N,
             "N_total": n.N_total,
             "D": D,
@@ -411,7 +413,7 @@ class Member:
             "memory": memory,
             "pack": self.pack,
             "device": device,
-            "error": self.error,
+            "error": self.error or self.stopped,
         }
         return Result(run, table.config_row(flatten(run)) | measured, self.curve, self.tests)
 
@@ -603,6 +605,7 @@ class Trainer:
         on_progress: Callable[[RunConfig, Progress], None] | None,
         on_result: Callable[[Result], None] | None,
         should_stop: Callable[[], bool] | None,
+        give_up: GiveUp | None,
     ) -> list[Result]:
         results: dict[str, Result] = {}
         self._leave(results, on_result)
@@ -617,6 +620,7 @@ class Trainer:
             if due:
                 self._spend(clock)
                 self._measure(due)
+                self._ask([m for members in due.values() for m in members if not m.over], give_up)
                 clock = time.perf_counter()
             now = time.perf_counter()
             look, stop, save = self.ranks.agreed(
@@ -834,6 +838,14 @@ class Trainer:
                 member.loss_before, member.loss_from = sums[k], member.step
                 member.norm_before = norms[k]
 
+    def _ask(self, members: list[Member], give_up: GiveUp | None) -> None:
+        """Members that were measured are given up, or go on: what rank 0 is told holds for all."""
+        if members:
+            why = give_up([(m.run, m.curve) for m in members]) if give_up else {}
+            told = self.ranks.agreed(*(m.run.run_id in why for m in members))
+            for member, ends in zip(members, told, strict=True):
+                member.stopped = why.get(member.run.run_id, "given up") if ends else ""
+
     def _weights(self) -> Tensor:
         """The parameters that are measured [K, P]."""
         return self.flat_kp.detach() if self.mean_kp is None else self.mean_kp
@@ -866,8 +878,9 @@ class Trainer:
         while over:  # one that takes a place may be over as well, by its checkpoint
             over = [member for row in self.rows for member in row.members if member.over]
             for row in self.rows:
-                for member in row.members[1:]:
-                    if member.over:
+                longest = next((m for m in row.members if not m.over), row.leader)
+                for member in row.members:
+                    if member.over and member is not longest:
                         member.shared_steps = member.step
             for member in over:
                 result = member.result(

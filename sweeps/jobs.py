@@ -20,6 +20,7 @@ from typing import Any
 from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
 from scaling.memory import out_of_memory
+from sweeps.halving import Halving
 from sweeps.store import Row, Store, StoreError, writing
 
 _LEASE_PATIENCE = 120.0
@@ -47,11 +48,14 @@ class Job:
     """How many of the runs train at once; the others wait for a place."""
     compile: bool = False
     """Train them compiled."""
+    halving: float | None = None
+    """Stop those early that are not among the best 1/halving of their family (sweeps.halving)."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
         """Some of these runs as a job of their own."""
         share = self.seconds * len(runs) / len(self.runs)
-        return Job(tuple(runs), share, max(1, min(self.slots, len(runs))), self.compile)
+        slots = max(1, min(self.slots, len(runs)))
+        return replace(self, runs=tuple(runs), seconds=share, slots=slots)
 
     @property
     def id(self) -> str:
@@ -64,7 +68,7 @@ class Outcome:
 
     run_id: str
     status: str
-    """ok, diverged, failed: a result is stored. interrupted: a checkpoint is. busy: some other
+    """One of scaling.table.STATUSES: a result is stored. interrupted: a checkpoint is. busy: some other
     process holds the run. memory, error: lack of memory or other trouble that may pass."""
     error: str = ""
     L: float | None = None
@@ -93,7 +97,7 @@ class Queue:
     held_back: list[Job] = field(default_factory=list)
     """Jobs that the budget does not let begin."""
     on_finish: Callable[[Outcome], None] = lambda outcome: None
-    """Told of every run as it finishes: ok, diverged or failed."""
+    """Told of every run as it finishes, however it ended."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
     _number: int = 0
@@ -288,17 +292,23 @@ def execute(
     asked: a mistake of the spec is no result.
     """
     execution = replace(execution, compile=job.compile)
-    outcomes = _together(job, store, execution, should_stop) if len(job.runs) > 1 else []
+    halving = Halving(store, job.halving) if job.halving else None
+    packed = len(job.runs) > 1
+    outcomes = _together(job, store, execution, should_stop, halving) if packed else []
     ended = {outcome.run_id for outcome in outcomes}
     for run in job.runs:
         if run.run_id not in ended:
             with writing(store.said(store.run_folder(run.run_id))):
-                outcomes.append(_execute(run, store, execution, should_stop))
+                outcomes.append(_execute(run, store, execution, should_stop, halving))
     return outcomes
 
 
 def _together(
-    job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
+    job: Job,
+    store: Store,
+    execution: Execution,
+    should_stop: Callable[[], bool],
+    halving: Halving | None,
 ) -> list[Outcome]:
     """Train the runs of a job as one pack, and store each result as its run ends.
 
@@ -350,6 +360,7 @@ def _together(
                     on_progress=lambda run, progress: _report(store, run, progress),
                     on_result=keep,
                     should_stop=_now_and_then(should_stop),
+                    give_up=halving,
                 )
         except Interrupted:
             for run_id in list(runs):
@@ -381,7 +392,11 @@ def _now_and_then(ask: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def _execute(
-    run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
+    run: RunConfig,
+    store: Store,
+    execution: Execution,
+    should_stop: Callable[[], bool],
+    halving: Halving | None,
 ) -> Outcome:
     started = time.monotonic()
 
@@ -400,7 +415,7 @@ def _execute(
         with (folder / "output.log").open("a", encoding="utf-8") as log:
             try:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                    row, curve, tests = _train(run, store, execution, should_stop)
+                    row, curve, tests = _train(run, store, execution, should_stop, halving)
             except _Stopped:
                 store.note(run.run_id, "interrupted")
                 return outcome("interrupted")
@@ -422,7 +437,11 @@ def _execute(
 
 
 def _train(
-    run: RunConfig, store: Store, execution: Execution, should_stop: Callable[[], bool]
+    run: RunConfig,
+    store: Store,
+    execution: Execution,
+    should_stop: Callable[[], bool],
+    halving: Halving | None,
 ) -> tuple[Row, list[Row], list[Row]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
     from scaling.train import CHECKPOINT, Interrupted, train
@@ -437,6 +456,7 @@ def _train(
                 folder=folder,
                 on_progress=lambda progress: _report(store, run, progress),
                 should_stop=_now_and_then(should_stop),
+                give_up=halving,
             )
         except Interrupted:
             raise _Stopped from None

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling import count
+from scaling import count, table
 from scaling.config import RunConfig
 from sweeps.jobs import Outcome, Queue, headline
 from sweeps.store import Row, Store, StoreError
@@ -137,7 +137,7 @@ class Display:
                     said = row["status"], row["error"] or "", row["L"]
                     self._known[run_id] = Outcome(run_id, *said)
         for outcome in self._queue.outcomes:
-            if outcome.status in ("ok", "diverged", "failed"):
+            if outcome.status in table.STATUSES:
                 self._known.setdefault(outcome.run_id, outcome)
         return list(self._known.values())
 
@@ -162,7 +162,7 @@ class Display:
         elapsed = time.monotonic() - self._start
         seconds = eta(max(0.0, now - before), elapsed, remaining, self._workers)
         words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
-        for status in ("diverged", "failed"):
+        for status in table.STATUSES[1:]:
             if number := sum(outcome.status == status for outcome in finished):
                 words += f", {number} {status}"
         return done_C, sum(self._C.values()), seconds, words
@@ -203,7 +203,8 @@ class Display:
     def _ended(self, outcome: Outcome) -> str:
         run = self._runs[outcome.run_id]
         N = count.parameters(run.model, run.data.vocab_size).N
-        said = outcome.status if outcome.L is None else f"L={outcome.L:.4f}"
+        ok = outcome.status == "ok" and outcome.L is not None
+        said = f"L={outcome.L:.4f}" if ok else outcome.status
         return f"N={si(N)} D={si(run.D)} {said}"
 
     # -------------------------------------------------------------- plain lines

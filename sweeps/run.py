@@ -24,6 +24,7 @@ from scaling.schedule import shape
 from sweeps import estimate, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
+from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, si
@@ -71,6 +72,8 @@ class Plan:
     """More runs follow from the results of these: the spec has [until]."""
     said: tuple[str, ...] = ()
     """Where the searches of [until] stand, a line each."""
+    again: frozenset[str] = frozenset()
+    """Those of the missing runs that were stopped early, and are asked for to their end."""
 
     @property
     def tokens(self) -> int:
@@ -90,7 +93,7 @@ class Plan:
     def __str__(self) -> str:
         states = list(self.finished.values())
         counts = [f"{len(states)} finished"] if states else []
-        for status in ("diverged", "failed"):
+        for status in table.STATUSES[1:]:
             if status in states:
                 counts.append(f"{states.count(status)} of them {status}")
         lines = [
@@ -124,6 +127,8 @@ class Plan:
             samples, f"from {samples} measurements"
         )
         lines += self._packs()
+        early = f"{len(self.again)} of these were stopped early and are trained to the end"
+        lines += [early] if self.again else []
         lines += ["more runs follow from the results of these ([until])"] if self.grows else []
         lines.append(
             f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
@@ -273,10 +278,11 @@ class Sweep:
 
     def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
         growth = self.designed(rows)
-        runs = growth.runs
+        runs, again = growth.runs, frozenset(growth.unfinished)
+        rows = {run_id: row for run_id, row in rows.items() if run_id not in again}
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
         costs = estimate.costs(on, missing.values(), rows.values())
-        jobs = pack.form(list(missing.values()), costs, on.workers, packs=packs)
+        jobs = self._jobs(list(missing.values()), costs, on.workers, packs)
         seconds = _shares(jobs)
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
@@ -286,8 +292,26 @@ class Sweep:
             workers = max(1, min(workers, len(jobs)))
         grows = self.spec.until is not None
         return Plan(
-            runs, finished, missing, jobs, seconds, costs, workers, None, grows, tuple(growth.said)
+            runs,
+            finished,
+            missing,
+            jobs,
+            seconds,
+            costs,
+            workers,
+            None,
+            grows,
+            tuple(growth.said),
+            again,
         )
+
+    def _jobs(
+        self, runs: list[RunConfig], costs: estimate.Costs, workers: int, packs: bool
+    ) -> list[Job]:
+        halving = self.spec.until.halving if self.spec.until else None
+        return [
+            replace(job, halving=halving) for job in pack.form(runs, costs, workers, packs=packs)
+        ]
 
     def _measured(
         self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
@@ -468,6 +492,8 @@ class Sweep:
     def _reusable(self, folders: Sequence[str | Path], rows: dict[str, Row]) -> dict[str, Finished]:
         """{run_id: result} of the runs that are missing here and have finished in other folders."""
         found: dict[str, Finished] = {}
+        halving = self.spec.until is not None and self.spec.until.halving is not None
+        usable = {"ok", "diverged", *(["stopped"] if halving else [])}
         for folder in folders:
             other = Store(folder)
             theirs = other.rows()
@@ -482,7 +508,7 @@ class Sweep:
                 ids = [
                     run_id
                     for run_id in wanted.keys() & theirs.keys() - known.keys()
-                    if theirs[run_id]["status"] != "failed"
+                    if theirs[run_id]["status"] in usable
                 ]
                 more = False
                 for result in other.results(ids) if ids else ():
@@ -527,7 +553,10 @@ class Sweep:
             )
             self._say_budget(budget, plan, console)
             queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
-            known = dict(rows)
+            self.store.forget(plan.again)
+            known = {run_id: row for run_id, row in rows.items() if run_id not in plan.again}
+            if self.spec.until and self.spec.until.halving:
+                Halving(self.store, self.spec.until.halving).prepare(plan.runs, known)
 
             def finished(outcome: Outcome) -> None:
                 if not (on_finish or self.spec.until):
@@ -587,16 +616,20 @@ class Sweep:
     def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, call: _Call) -> None:
         """Queue what the results so far ask for and the plan does not hold yet."""
         try:
-            designed = self.designed(known, record=True).runs
-            new = {run_id: run for run_id, run in designed.items() if run_id not in plan.runs}
+            growth = self.designed(known, record=True)
+            new = {run_id: run for run_id, run in growth.runs.items() if run_id not in plan.runs}
             if new:
                 self._prepare(list(new.values()), {}, call.execution)
+            self.store.forget(growth.unfinished)
         except (ConfigError, StoreError) as error:
             queue.fatal = error
             return
         plan.runs.update(new)
-        missing = [run for run_id, run in new.items() if run_id not in known]
-        jobs = pack.form(missing, plan.costs, plan.workers, packs=call.packs) if missing else []
+        for run_id in growth.unfinished:
+            del known[run_id]
+        asked = new | {run_id: plan.runs[run_id] for run_id in growth.unfinished}
+        missing = [run for run_id, run in asked.items() if run_id not in known]
+        jobs = self._jobs(missing, plan.costs, plan.workers, call.packs) if missing else []
         plan.seconds.update(_shares(jobs))
         queue.add(jobs)
 
@@ -662,8 +695,8 @@ class Sweep:
     # -------------------------------------------------------------- after it
 
     def _say_end(self, queue: Queue, wall: float, console: Console) -> None:
-        states = [outcome.status for outcome in queue.outcomes]
-        counts = [f"{states.count(s)} {s}" for s in ("ok", "diverged", "failed") if states.count(s)]
+        states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
+        counts = [f"{states.count(s)} {s}" for s in table.STATUSES if states.count(s)]
         busy, idle, jobs = _busy_and_idle(queue)
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")

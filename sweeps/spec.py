@@ -28,7 +28,8 @@
     axes.tokens_per_parameter = [20, 40]    # by name); the results folder is example-gpu
 
     [until]                                 # add runs as results come in (sweeps/until.py)
-    lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section
+    lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section;
+                                            # halving = 2: stop what is in the worse half early
     isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
     interval = { law = "chinchilla", parameter = "alpha", width = 0.05 }    # designed runs, in
                                             # rounds; or, with add = "seeds", the whole grid again
@@ -58,6 +59,7 @@ from typing import Any
 
 from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
+from sweeps.halving import rungs
 from sweeps.interval import Interval, Round, Row, Width, alike
 from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
 
@@ -227,6 +229,14 @@ class Spec:
                 alike(by_id.values())
             except ConfigError as error:
                 raise ConfigError(f"{where} [until] interval: {error}") from None
+        blind = [run for run in by_id.values() if until and until.halving and not rungs(run)]
+        for run in blind[:1]:
+            raise ConfigError(
+                f"{where} [until]: lr.halving={until.halving:g} compares runs between a quarter of "
+                f"their steps and the end, but with eval.points={run.eval.points} run {run.run_id}, "
+                f"of {run.S} steps, is not measured in between once its warm-up is over. Give more "
+                "eval.points, or leave halving out."
+            )
         return cls(name, by_id, description, path, text, changes, until, budgets)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaling import table
 from scaling.config import ConfigError, RunConfig
 from sweeps import estimate
 from sweeps.jobs import headline
 from sweeps.progress import clock, eta, flops, si
 from sweeps.spec import Spec
 from sweeps.store import Row, Store, StoreError
+from sweeps.until import Growth
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Status:
     runs: int
     """Of the spec; finished ones where no spec is known."""
     finished: dict[str, int]
-    """{status: number}: ok, diverged, failed."""
+    """{status: number} of each of scaling.table.STATUSES."""
     running: dict[str, Row]
     """{run_id: what it last said of itself}."""
     missing: int
@@ -104,16 +106,16 @@ def status(
             )
         spec = spec.select(filters, tag)
     rows = store.rows()
-    growth = spec.designed(rows, None, store.rounds() if spec.by_design else ()) if spec else None
-    runs = growth.runs if growth else {}
+    rounds = store.rounds() if spec and spec.by_design else ()
+    growth = spec.designed(rows, None, rounds) if spec else Growth()
+    runs = growth.runs
+    rows = {run_id: row for run_id, row in rows.items() if run_id not in growth.unfinished}
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
-    finished = {
-        state: sum(row["status"] == state for row in done) for state in ("ok", "diverged", "failed")
-    }
+    finished = {state: sum(row["status"] == state for row in done) for state in table.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     parts |= {row["run_id"]: 1.0 for row in done}
@@ -131,7 +133,7 @@ def status(
         },
         C=sum(C.values()),
         C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
-        said=tuple(growth.said) if growth else (),
+        said=tuple(growth.said),
     )
 
 

@@ -7,6 +7,7 @@
                     runs/<run_id>/result.json   row and curve: it alone says that a run has finished
                                   config.json, attempts.jsonl, output.log
                                   checkpoint.pt, progress.json, lock    while it is under way
+                    rungs/              where runs were compared on their way (sweeps.halving)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived, and a run
 whose row is in it counts as finished even where its raw folder is gone, so a committed table can
@@ -361,6 +362,9 @@ class Store:
             self._write_table(without=run_ids)
         for run_id in sorted(run_ids):
             path = self.run_folder(run_id) / "result.json"
+            with writing(self.said(self.folder / "rungs")):
+                for record in self.folder.glob(f"rungs/*/{run_id}.json"):
+                    record.unlink()
             if path.exists():
                 self.set_aside(path)
             if self.remote:

@@ -7,7 +7,8 @@ for a run by returning it; it is under way until that run has a result.
 - :class:`LearningRate`: the best learning rate of each run of the spec. Three values bracket a
   minimum, which is widened until the best lies inside and then narrowed by golden sections of the
   wider gap, in log lr (Kiefer 1953; Press et al., Numerical Recipes, 10.1-10.2). A size begins at
-  the best value of the next smaller one, with a bracket that is half as wide.
+  the best value of the next smaller one, with a bracket that is half as wide. With `halving`,
+  runs that cannot win are stopped early (sweeps.halving) and count as worse than all others.
 - :class:`IsoFlop`: the best size at each budget of [isoflop] (Hoffmann et al. 2022, approach 2).
   Sizes are added beyond the ends until the best lies inside, then between its neighbours.
 - :class:`Interval` (sweeps/interval.py): designed runs, or the whole grid again with further seeds,
@@ -54,6 +55,9 @@ class LearningRate:
     """The best value is known to this factor: both neighbours lie within it."""
     factor: float = 4.0
     """Between the first three values."""
+    halving: float | None = None
+    """Stop early what is not among the best 1/halving at a quarter and at half of its horizon
+    (sweeps.halving)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Until:
     isoflop: IsoFlop | None = None
     interval: Interval | None = None
 
+    @property
+    def halving(self) -> float | None:
+        """Of the learning rates."""
+        return self.lr.halving if self.lr else None
+
 
 @dataclass
 class Growth:
@@ -84,6 +93,10 @@ class Growth:
     """Where each search stands, a line each."""
     due: Due | None = None
     """What the next round of designed runs may choose from, where it is to be decided now."""
+    unfinished: set[str] = field(default_factory=set)
+    """Those of the runs that were stopped early and are asked for to their end: all where the spec
+    has no `halving` any more; and the most promising of a family, where what it was stopped for
+    was lost later."""
 
     def add(self, runs: Iterable[RunConfig]) -> None:
         for run in runs:
@@ -104,6 +117,12 @@ def grow(
     an Interval adds no seeds beyond those that have begun. `rounds` of designed runs are those that
     were decided so far, oldest first.
     """
+    stopped = {run_id for run_id, row in rows.items() if row["status"] == "stopped"}
+    if stopped and not (until and until.halving):
+        rows = {run_id: row for run_id, row in rows.items() if run_id not in stopped}
+        growth = grow(runs, budgets, until, rows, width, rounds)
+        growth.unfinished = stopped & growth.runs.keys()
+        return growth
     growth = Growth()
     if until is None:
         growth.add(runs.values())
@@ -121,11 +140,19 @@ def grow(
         growth.add(found.runs)
         growth.said += found.said
         growth.due = found.due
+    if early := stopped & growth.runs.keys() - growth.unfinished:
+        tokens = sum(run.D for run in growth.runs.values())
+        spared = sum(growth.runs[run_id].D - rows[run_id]["D"] for run_id in early)
+        growth.said.append(
+            f"{len(early)} of {len(growth.runs)} runs stopped early: {spared / tokens:.0%} of the "
+            "tokens spared"
+        )
     return growth
 
 
 def _loss(row: Row | None) -> float | None:
-    """Of a finished run; infinite where it diverged or failed, None where it has not finished."""
+    """Of a finished run; infinite where it diverged, failed or was stopped early, None where it has
+    not finished."""
     if row is None:
         return None
     L = row.get("L")
@@ -147,7 +174,7 @@ class _Found:
 
 def _search(
     points: list[T],
-    loss: Callable[[T], float | None],
+    losses_of: Callable[[list[T]], list[float | None]],
     *,
     beyond: Callable[[T, T], T | None],
     between: Callable[[T, T, T], tuple[bool, T] | None],
@@ -160,7 +187,7 @@ def _search(
     """
     points = list(points)
     while True:
-        losses = [loss(point) for point in points]
+        losses = losses_of(points)
         known = [L for L in losses if L is not None]
         if len(known) < len(points):
             return points, _Found(None)
@@ -201,28 +228,28 @@ class _Rates:
         """Every family of runs that differ in lr alone, the smaller sizes first."""
         families: dict[tuple[Any, ...], list[RunConfig]] = {}
         for run in runs:
-            families.setdefault(_without(run, "optim.lr"), []).append(run)
+            families.setdefault(family(run), []).append(run)
         firsts = sorted(families.items(), key=lambda item: (_size(item[1][0]), str(item[0])))
         before: dict[tuple[Any, ...], list[RunConfig]] = {}
-        for key, family in firsts:
-            like = before.setdefault(_without(family[0], "optim.lr", "model.", "tokens"), [])
-            self._family(key, family, _neighbour(family[0], like))
-            like.append(family[0])
+        for key, arms in firsts:
+            like = before.setdefault(_without(arms[0], "optim.lr", "model.", "tokens"), [])
+            self._family(key, arms, _neighbour(arms[0], like))
+            like.append(arms[0])
 
     def best(self, run: RunConfig) -> RunConfig | None:
         """The run at its best learning rate; None while that is being searched for."""
-        key = _without(run, "optim.lr")
+        key = family(run)
         if key not in self._best:
             self._family(key, [run], None)
         return self._best[key]
 
     def _family(
-        self, key: tuple[Any, ...], family: list[RunConfig], neighbour: RunConfig | None
+        self, key: tuple[Any, ...], arms: list[RunConfig], neighbour: RunConfig | None
     ) -> None:
-        given = {_rate(run): run for run in family}
+        given = {_rate(run): run for run in arms}
         points, factor = sorted(given), self._asked.factor
         if neighbour is not None and len(points) == 1:
-            there = _without(neighbour, "optim.lr")
+            there = family(neighbour)
             best = self._best[there]
             if best is None:  # this search begins where that one will end
                 self._best[key] = None
@@ -231,18 +258,19 @@ class _Rates:
                 points, factor = [_rate(best)], math.sqrt(factor)
         if len(points) == 1:
             points = [_round(points[0] / factor), points[0], _round(points[0] * factor)]
-        first = family[0]
+        first = arms[0]
 
         def at(lr: float) -> RunConfig:
             return given.get(lr) or _with_rate(first, lr)
 
         points, found = _search(
             points,
-            lambda lr: _loss(self._rows.get(at(lr).run_id)),
+            lambda rates: self._losses([at(lr).run_id for lr in rates]),
             beyond=_rate_beyond,
             between=self._between,
         )
-        self._growth.add(map(at, points))
+        middle = points[len(points) // 2]  # the first guess: others are soon seen to be worse
+        self._growth.add(map(at, sorted(points, key=lambda lr: abs(math.log(lr / middle)))))
         self._best[key] = at(points[found.index]) if found.index is not None else None
         if found.index is not None:
             self._outside |= set() if found.inside else {key}
@@ -252,6 +280,18 @@ class _Rates:
             self._growth.said.append(
                 f"best lr {points[found.index]:g}{where}: N={N}, D={D}, run {best_id}"
             )
+
+    def _losses(self, run_ids: list[str]) -> list[float | None]:
+        """Of the arms of a family. Where none has finished well and none is left to, the one that was
+        stopped last, the best of these, is: what it was stopped for is lost."""
+        rows = {run_id: row for run_id in run_ids if (row := self._rows.get(run_id))}
+        losses = [_loss(rows.get(run_id)) for run_id in run_ids]
+        stopped = [run_id for run_id, row in rows.items() if row["status"] == "stopped"]
+        if stopped and {*losses} == {math.inf}:
+            first = min(stopped, key=lambda run_id: (-rows[run_id]["S"], rows[run_id]["L"]))
+            self._growth.unfinished.add(first)
+            losses[run_ids.index(first)] = None
+        return losses
 
     def _between(self, left: float, best: float, right: float) -> tuple[bool, float] | None:
         gaps = math.log(best / left), math.log(right / best)
@@ -293,6 +333,11 @@ def _without(run: RunConfig, *keys: str) -> tuple[Any, ...]:
     return tuple(
         v for k, v in flat.items() if k not in keys and f"{k.partition('.')[0]}." not in keys
     )
+
+
+def family(run: RunConfig) -> tuple[Any, ...]:
+    """Equal for runs that differ in their learning rate alone."""
+    return _without(run, "optim.lr")
 
 
 def _neighbour(run: RunConfig, before: list[RunConfig]) -> RunConfig | None:
@@ -347,7 +392,12 @@ def _isoflop(
         if len(models) < 2:
             continue
         found = _Found(None)
-        models, found = _search(models, loss, beyond=shape_beyond, between=between)
+        models, found = _search(
+            models,
+            lambda models, loss=loss: [loss(model) for model in models],
+            beyond=shape_beyond,
+            between=between,
+        )
         if rates is None:
             growth.add(map(at, models))
         if found.index is not None:

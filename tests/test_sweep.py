@@ -651,7 +651,7 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     # and a worker does as the job says
     seen = []
     monkeypatch.setattr(
-        "sweeps.jobs._execute", lambda run, store, how, stop: seen.append(how.compile)
+        "sweeps.jobs._execute", lambda run, store, how, *_: seen.append(how.compile)
     )
     for job in (Job((small,), 1.0, compile=True), Job((large,), 1.0)):
         execute(job, it.store, Execution(compile=True), lambda: False)

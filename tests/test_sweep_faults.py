@@ -286,6 +286,22 @@ def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
     assert_same_results(tuned, project.store("mixed", "here"))
 
 
+@pytest.mark.slow
+def test_arms_are_stopped_early_on_ray_as_in_this_process(project: Project):
+    until = "[until]\nlr = { within = 1.7, factor = 8, halving = 2 }\n"
+    text = BASE.replace("points = 4", "points = 8") + "[axes]\nseed = [0]\n"
+    text = text.replace(
+        "batch_tokens = 256", "batch_tokens = 256\noptim.lr = 0.01\ntokens = 10_240"
+    )
+    project.spec("arms", 'name = "arms"\n' + text + until)
+    out = project.run("arms", "on ray", "workers=1")
+    assert "stopped early" in out and "ray imported" in out
+    assert "ray not imported" in project.run("arms", "on ray", "workers=1")
+    project.run("arms", "here", "in_process=1")
+    assert "stopped" in set(table.read(project.store("arms", "here").folder).status)
+    assert_same_results(project.store("arms", "on ray"), project.store("arms", "here"))
+
+
 def test_a_mistake_that_a_worker_finds_ends_the_sweep(project: Project):
     spec = project.spec(
         "wrong",

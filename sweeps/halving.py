@@ -1,0 +1,190 @@
+"""Arms that cannot win are stopped early: asynchronous successive halving (Li et al. 2020, arXiv
+1810.05934), in the variant that stops arms instead of pausing them, as Ray Tune's
+AsyncHyperBandScheduler does.
+
+The runs of a search that differ in their learning rate alone are the arms of one family: they have
+one horizon and are measured at the same steps, so that their curves compare. At two rungs, a quarter
+and half of the horizon (:func:`rungs`), an arm goes on if its held-out loss is among the best 1/eta
+of the arms that have come so far by then (:func:`verdict`). It differs from the paper in what
+it does with few arms, of which a search by bracketing has only three to a dozen: the share
+that goes on is rounded up, nobody is stopped before eta arms have come to a rung, nor for the sake
+of an arm that has diverged or was stopped itself. So the best arm at a rung always goes on, and where
+curves do not cross the search, which asks for no more than which arm is best, takes the same path as
+without; where they do, a late winner may be lost. Large learning rates look worse before they decay than
+they end, most of all under wsd, whose decay comes last: the smaller eta, the less is decided before.
+
+A trial of Ray Tune is a job here, perhaps of many arms that train side by side, so that Tune's own
+scheduler has nothing to stop. The arms decide where they train, through `give_up` of
+scaling.train.train_pack, which both executors call. What they passed is in the store:
+
+    rungs/<family>/<run_id>.json    {"passed": [[S, L, whether it went on], ...]}
+
+written atomically before anything follows from it. An arm that comes to a rung again, resumed from
+an older checkpoint, keeps to what was decided. A record that is torn, or that a full disk did not
+take, is as if the arm had not come by: nothing is lost but a comparison. What became of an arm is
+told by its result.
+
+Sizes at one budget (isoFLOP) are not compared so: after a quarter of their budgets the best size is
+that of a quarter of the budget, half as large (N_opt grows as C^0.5: Hoffmann et al. 2022), which is
+more than such a search is to resolve.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scaling.config import RunConfig
+from scaling.schedule import evaluation_steps, warmup_steps
+from sweeps.store import Row, Store, write_atomic, writing
+from sweeps.until import family
+
+_PARTS = (1 / 4, 1 / 2)
+"""Of the horizon: where arms are compared."""
+
+
+@dataclass
+class Arm:
+    """What is known of an arm."""
+
+    passed: dict[int, tuple[float, bool | None]] = field(default_factory=dict)
+    """{S: (L, whether it went on)} at the rungs that it has come to; None while undecided."""
+    status: str = ""
+    """Of its result; none while it is under way."""
+
+
+@functools.lru_cache(maxsize=2**16)
+def rungs(run: RunConfig) -> tuple[int, ...]:
+    """The steps at which a run is compared: the first evaluations after a quarter and after half of
+    its horizon, once the warm-up is over, the last step not among them. None where it is not
+    measured in between."""
+    steps = [s for s in evaluation_steps(run.S, run.eval.points) if warmup_steps(run) < s < run.S]
+    first = (next((s for s in steps if s >= part * run.S), None) for part in _PARTS)
+    return tuple(sorted({s for s in first if s is not None}))
+
+
+def verdict(arm: str, S: int, arms: Mapping[str, Arm], eta: float) -> str:
+    """Why an arm is to stop at the rung S, given all `arms` of its family, {run_id: arm}, itself
+    among them; nothing where it goes on.
+
+    Of n arms that have come to S, those that diverged or failed left out, the best ceil(n / eta) go
+    on, and every arm to which none is preferred that has finished or is under way; all do while n < eta.
+    """
+    there = {
+        run_id: (other.passed[S][0], other.status in ("", "ok"))
+        for run_id, other in arms.items()
+        if S in other.passed and other.status not in ("diverged", "failed")
+    }
+    L, _ = there[arm]
+    better = [alive for loss, alive in there.values() if loss < L]
+    n = len(there)
+    if n < eta or len(better) < math.ceil(n / eta) or not any(better):
+        return ""
+    return f"at step {S} its loss {L:.4g} is number {len(better) + 1} of {n} arms"
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Compares the arms that train in a store; what :data:`scaling.train.GiveUp` asks for."""
+
+    store: Store
+    eta: float
+    """One in so many goes on."""
+
+    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Row]]]) -> dict[str, str]:
+        """{run_id: why} of those that stop here. Arms of one pack come to a rung together, and each
+        is compared with all of them. Raises StoreError where another's result cannot be read."""
+        came: list[tuple[RunConfig, int, Arm]] = []
+        for run, curve in measured:
+            if (S := curve[-1]["S"]) in rungs(run):
+                arm = self._read(self._path(run)) or Arm()
+                arm.passed = _passed(run, curve) | arm.passed
+                self._write(run, arm)
+                came.append((run, S, arm))
+        stops: dict[str, str] = {}
+        for run, S, arm in came:
+            L, went_on = arm.passed[S]
+            if went_on is None:
+                beside = {r.run_id: other for r, _, other in came if family(r) == family(run)}
+                why = verdict(run.run_id, S, self._arms(run) | beside, self.eta)
+                arm.passed[S] = (L, not why)
+                self._write(run, arm)
+            else:
+                why = "" if went_on else f"at step {S} it was worse than others, as found before"
+            if why:
+                stops[run.run_id] = why
+        return stops
+
+    def prepare(self, runs: Mapping[str, RunConfig], rows: Mapping[str, Row]) -> None:
+        """Before a sweep of `runs`, {run_id: run}, that have results in `rows`: leave in the store the
+        records of these runs and no others, those of finished arms that trained elsewhere, or
+        without, among them. Raises StoreError."""
+        there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
+        with writing(self.store.said(self.store.folder / "rungs")):
+            for run_id in there.keys() - runs.keys():  # nobody is to wait for these
+                there[run_id].unlink(missing_ok=True)
+        open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
+        lacking = [
+            run_id
+            for run_id in runs.keys() & rows.keys()
+            if not (run_id in there and self.store.has_result(run_id))
+            and family(runs[run_id]) in open_
+        ]
+        for result in self.store.results(lacking) if lacking else ():
+            run, status = runs[result.row["run_id"]], result.row["status"]
+            with writing(self.store.said(self._path(run))):
+                self._save(run, Arm(_passed(run, result.curve), status))
+
+    # ---------------------------------------------------------------- records
+
+    def _path(self, run: RunConfig) -> Path:
+        arms = hashlib.sha256(repr(family(run)).encode()).hexdigest()[:12]
+        return self.store.folder / "rungs" / arms / f"{run.run_id}.json"
+
+    def _arms(self, run: RunConfig) -> dict[str, Arm]:
+        """The arms of a run's family of which there are records, with what became of them."""
+        arms: dict[str, Arm] = {}
+        for path in self._path(run).parent.glob("*.json"):
+            if arm := self._read(path):
+                if self.store.has_result(path.stem) and (found := self.store.result(path.stem)):
+                    arm.status = found.row["status"]
+                arms[path.stem] = arm
+        return arms
+
+    @staticmethod
+    def _read(path: Path) -> Arm | None:
+        """A record; None where there is none that can be read."""
+        try:
+            values = json.loads(path.read_bytes())
+            passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
+            return Arm(passed, str(values.get("status", "")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def _write(self, run: RunConfig, arm: Arm) -> None:
+        with contextlib.suppress(OSError):  # a comparison less, nothing worse
+            self._save(run, arm)
+
+    def _save(self, run: RunConfig, arm: Arm) -> None:
+        path = self._path(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passed = [[S, *point] for S, point in sorted(arm.passed.items())]
+        values = {"passed": passed} | ({"status": arm.status} if arm.status else {})
+        write_atomic(path, json.dumps(values).encode())
+
+
+def _passed(run: RunConfig, curve: Iterable[Row]) -> dict[int, tuple[float, bool | None]]:
+    """Of a curve, what was measured at the run's rungs."""
+    return {
+        p["S"]: (p["L"], None)
+        for p in curve
+        if p["S"] in rungs(run) and p["L"] is not None and math.isfinite(p["L"])
+    }
