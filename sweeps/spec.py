@@ -229,10 +229,11 @@ class Spec:
                 alike(by_id.values())
             except ConfigError as error:
                 raise ConfigError(f"{where} [until] interval: {error}") from None
-        blind = [run for run in by_id.values() if until and until.halving and not rungs(run)]
+        halving = until.halving if until else None
+        blind = [run for run in by_id.values() if halving and not rungs(run)]
         for run in blind[:1]:
             raise ConfigError(
-                f"{where} [until]: lr.halving={until.halving:g} compares runs between a quarter of "
+                f"{where} [until]: lr.halving={halving:g} compares runs between a quarter of "
                 f"their steps and the end, but with eval.points={run.eval.points} run {run.run_id}, "
                 f"of {run.S} steps, is not measured in between once its warm-up is over. Give more "
                 "eval.points, or leave halving out."
