@@ -6,9 +6,9 @@ The runs of a search that differ in their learning rate alone are the arms of on
 one horizon and are measured at the same steps, so that their curves compare. At two rungs, a quarter
 and half of the horizon (:func:`rungs`), an arm goes on if its held-out loss is among the best 1/eta
 of the arms that have come so far by then (:func:`verdict`). It differs from the paper in what
-it does with few arms, of which a search by bracketing has only three to a dozen: the share
-that goes on is rounded up, nobody is stopped before eta arms have come to a rung, nor for the sake
-of an arm that has diverged or was stopped itself. So the best arm at a rung always goes on, and where
+it does with few arms, of which a search by bracketing has only three to a dozen: nobody is stopped
+before eta arms have come to a rung, nor unless one that is better there has finished or is under
+way: the best arm at a rung goes on, and what stopped arms were stopped for is alive. Where
 curves do not cross the search, which asks for no more than which arm is best, takes the same path as
 without; where they do, a late winner may be lost. Large learning rates look worse before they decay than
 they end, most of all under wsd, whose decay comes last: the smaller eta, the less is decided before.
@@ -75,8 +75,9 @@ def verdict(arm: str, S: int, arms: Mapping[str, Arm], eta: float) -> str:
     """Why an arm is to stop at the rung S, given all `arms` of its family, {run_id: arm}, itself
     among them; nothing where it goes on.
 
-    Of n arms that have come to S, those that diverged or failed left out, the best ceil(n / eta) go
-    on, and every arm to which none is preferred that has finished or is under way; all do while n < eta.
+    Of n arms that have come to S, those that diverged or failed left out, the best floor(n / eta) go
+    on, at least one; all do while n < eta, and an arm than which none is better that has finished or is
+    under way.
     """
     there = {
         run_id: (other.passed[S][0], other.status in ("", "ok"))
@@ -86,7 +87,7 @@ def verdict(arm: str, S: int, arms: Mapping[str, Arm], eta: float) -> str:
     L, _ = there[arm]
     better = [alive for loss, alive in there.values() if loss < L]
     n = len(there)
-    if n < eta or len(better) < math.ceil(n / eta) or not any(better):
+    if n < eta or len(better) < max(1, math.floor(n / eta)) or not any(better):
         return ""
     return f"at step {S} its loss {L:.4g} is number {len(better) + 1} of {n} arms"
 

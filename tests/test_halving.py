@@ -64,16 +64,17 @@ def test_who_stops_is_worse_than_one_that_may_still_win(found, eta: float):
     there = {r: L for r, (L, status) in found.items() if status not in ("diverged", "failed")}
     stops = {run_id for run_id in there if verdict(run_id, 40, arms, eta)}
     assert len(there) >= eta or not stops
-    assert len(there) - len(stops) >= math.ceil(len(there) / eta)
+    go_on = max(1, math.floor(len(there) / eta))
+    assert len(there) - len(stops) >= min(len(there), go_on)
     alive = [there[r] for r in there if arms[r].status in ("", "ok")]
     for run_id in stops:
         assert min(alive) < there[run_id]
-        assert sum(there[run_id] > L for L in there.values()) >= math.ceil(len(there) / eta)
+        assert sum(there[run_id] > L for L in there.values()) >= go_on
     for run_id in there.keys() - stops:  # no more than that is spared
         better = [r for r in there if there[r] < there[run_id]]
         assert (
             len(there) < eta
-            or len(better) < len(there) / eta
+            or len(better) < go_on
             or not set(better) & {r for r in there if arms[r].status in ("", "ok")}
         )
 
@@ -196,8 +197,21 @@ def test_curves_that_do_not_cross_lead_to_the_same_best_for_less(
     assert growth.said[:2] == full.said and growth.runs == full.runs
     stopped = [r for r in rows.values() if r["status"] == "stopped"]
     assert tokens == most - sum(25_600 - r["D"] for r in stopped)
-    assert bool(stopped) == bool(growth.said[2:]) and (stopped or abs(shift) < 1 or eta < 2)
+    assert bool(stopped) == bool(growth.said[2:])
     assert all(rows[i]["L"] == whole[i]["L"] for i in rows if rows[i]["status"] == "ok")
+
+
+def test_a_search_spares_a_fifth_of_its_tokens():
+    """With the rates in doubt by a factor of 55, halves; measured over more: 20 %, 33 % with thirds."""
+    spent = trained = 0
+    for shift in (-2, -1, 0, 1, 2):
+
+        def curve(run: RunConfig, S: int, shift: int = shift) -> float:
+            return 2 + (math.log(_rate(run) / 0.01) - shift) ** 2
+
+        trained += search(spec_of(FULL), curve, shift, 2)[2]
+        spent += search(spec_of(LR), curve, shift, 2)[2]
+    assert spent < 0.85 * trained
 
 
 def test_what_all_was_stopped_for_is_lost_and_the_next_best_is_trained_to_its_end():
@@ -255,7 +269,7 @@ def test_arms_of_a_pack_are_compared_with_all_and_keep_to_what_was_decided(tmp_p
     runs = [run for run in spec_of(LR).designed({}).runs.values() if run.seed == 0]
     first, second = rungs(runs[0])
     store = Store(tmp_path)
-    halving = Halving(store, 2)
+    halving = Halving(store, 1.5)  # two of three go on
     curves = {r.run_id: points(r, L) for r, L in zip(runs, (3.0, 2.0, 2.5), strict=True)}
 
     def pass_by(chosen: list[RunConfig], upto: int) -> dict[str, str]:
