@@ -570,7 +570,7 @@ def _until(table: dict[str, Any], where: str) -> Until | None:
                 value = coerce(value, hints[key])
             except ConfigError as error:
                 raise ConfigError(f"{where} {name}.{key}: {error}") from None
-            least = 1 if key in ("within", "factor", "seeds") else 0
+            least = 1 if key in ("within", "factor", "halving", "seeds") else 0
             if isinstance(value, int | float) and not least < value < _LARGEST:
                 raise ConfigError(f"{where} {name}.{key}={value} must be above {least}.")
             options[key] = value

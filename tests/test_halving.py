@@ -244,6 +244,7 @@ def test_what_all_was_stopped_for_is_lost_and_the_next_best_is_trained_to_its_en
         (LR.replace("halving = 2", "halving = 1"), "lr.halving=1.0 must be above 1"),
         (LR.replace("halving = 2", "halving = 'x'"), "lr.halving: 'x' is not float or none"),
         (LR.replace("halving = 2", "halving = true"), "lr.halving: True is not float or none"),
+        (LR.replace("halving = 2", "halving = -3"), "lr.halving=-3.0 must be above 1"),
         (
             LR.replace("lr = {", "isoflop = {").replace("within = 1.2, ", ""),
             "unknown key 'halving'",
