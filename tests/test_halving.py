@@ -23,7 +23,7 @@ from scaling.config import ConfigError, Execution, RunConfig, flatten, override
 from scaling.table import config_row
 from sweeps import Sweep
 from sweeps.halving import Arm, Halving, rungs, verdict
-from sweeps.jobs import failed_row
+from sweeps.jobs import Job, execute, failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store
@@ -417,6 +417,22 @@ def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
     assert "were stopped early and are trained to the end" in str(plan)
     runs, _ = run(full)
     pd.testing.assert_frame_equal(runs[MEASURED], whole[MEASURED])
+
+
+def test_arms_that_train_side_by_side_stop_at_the_same_rung(here: Path):
+    runs = tuple(Spec.from_text(REAL).designed({}).runs.values())
+    store = Store(here / "results")
+    job = Job(runs, 1.0, slots=3, halving=2)
+    ended = execute(job, store, Execution(threads=1, device="cpu"), lambda: False)
+    assert sorted(outcome.status for outcome in ended) == ["ok", "stopped", "stopped"]
+    found = {r.row["run_id"]: r for r in store.results()}
+    first = rungs(runs[0])[0]
+    at_rung = {i: next(p["L"] for p in r.curve if p["S"] == first) for i, r in found.items()}
+    best = min(at_rung, key=at_rung.__getitem__)
+    for run_id, result in found.items():
+        row = result.row
+        assert (row["status"], row["S"]) == (("ok", 40) if run_id == best else ("stopped", first))
+        assert [e["event"] for e in store.attempts(run_id)][-1] == row["status"]
 
 
 def test_members_that_are_given_up_leave_no_trace_on_the_others(here: Path):
