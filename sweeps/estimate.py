@@ -43,7 +43,7 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 _WORTH_SECONDS = 15.0
 """Runs of one shape that take less are not measured: that would take a second or two."""
 
-_WORTH_COMPILING_SECONDS = 240.0
+_WORTH_COMPILING_SECONDS = 180.0
 """Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
 
 _COMPILED_GAINS = 0.05
@@ -196,14 +196,18 @@ class Machine:
         """Train packs of up to so many runs of each shape for a moment, and remember what it took.
 
         In child processes, as many side by side as there will be workers, that find the machine as
-        these will. A second or two a shape, `compiled` half a minute. Raises RuntimeError with a child's last line where
-        it fails.
+        these will. A second or two a shape, `compiled` half a minute. Raises RuntimeError with a child's
+        last line where it fails.
         """
         asked = {shape(run): (run, most) for run, most in runs}
         if not asked:
             return {}
         items = [{"run": flatten(run), "most": most} for run, most in asked.values()]
-        request = json.dumps({**vars(self), "compile": compiled, "items": items})
+        number = min(self.workers, os.cpu_count() or 1)
+        # What one has compiled is in torch's cache when the others come to it.
+        first = [i * len(items) // number if compiled else 0 for i in range(number)]
+        how = {**vars(self), "compile": compiled}
+        requests = [json.dumps(how | {"items": items[i:] + items[:i]}) for i in first]
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
@@ -213,20 +217,21 @@ class Machine:
                 text=True,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-            for _ in range(min(self.workers, os.cpu_count() or 1))
+            for _ in requests
         ]
         answers: list[list[dict[str, float]]] = []
         try:
-            for child in children:
+            for child, request in zip(children, requests, strict=True):
                 assert child.stdin
                 child.stdin.write(request)
                 child.stdin.close()
                 child.stdin = None
-            for child in children:
+            for child, i in zip(children, first, strict=True):
                 out, err = child.communicate()
                 if child.returncode:
                     raise RuntimeError(headline(err))
-                answers.append(json.loads(out.splitlines()[-1]))
+                found_here = json.loads(out.splitlines()[-1])
+                answers.append(found_here[len(items) - i :] + found_here[: len(items) - i])
         finally:
             for child in children:
                 if child.poll() is None:

@@ -628,6 +628,35 @@ def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     assert sum(plan.seconds.values()) == pytest.approx(plan.wall_seconds)
 
 
+def test_children_compile_shapes_in_turns_and_each_answer_finds_its_shape(monkeypatch):
+    asked = []
+
+    class Child:
+        """In place of a process: answers as many seconds as the model is wide."""
+
+        def __init__(self, *_, **__):
+            self.stdin, self.returncode = io.StringIO(), 0
+            self.stdin.close = lambda stdin=self.stdin: asked.append(json.loads(stdin.getvalue()))
+            children.append(self)
+
+        def communicate(self):
+            items = asked[children.index(self)]["items"]
+            return json.dumps([{1: item["run"]["model.d_model"]} for item in items]), ""
+
+        def poll(self):
+            return 0
+
+    children = []
+    monkeypatch.setattr(estimate.subprocess, "Popen", Child)
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 2)
+    shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6, 8]\n"
+    runs = sweep(shapes).spec.runs
+    found = estimate.Machine(2, 1, compile=True).measure([(r, 1) for r in runs], compiled=True)
+    assert found == {shape(run): {1: run.model.d_model} for run in runs}
+    first = [request["items"][0]["run"]["model.d_model"] for request in asked]
+    assert len(set(first)) == 2  # so that neither waits for what the other compiles
+
+
 def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
     it, on = sweep(shapes), estimate.Machine(1, 1, compile=True)
