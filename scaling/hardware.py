@@ -39,8 +39,9 @@ def keep_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # of malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such call
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
+        # Older ones refuse more than 32 MiB, and one alone of the two would do harm.
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
+            mallopt(trim_threshold, 2**31 - 1)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -185,6 +185,13 @@ def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
     return torch.device("cuda", rank)
 
 
+def _lack_of_memory(error: Exception) -> str:
+    """What is said of a lack of memory; any other error is raised again."""
+    if not out_of_memory(error):
+        raise error
+    return str(error).splitlines()[0]
+
+
 def _compile(function: Callable[..., T], *, fullgraph: bool = False) -> Callable[..., T]:
     """The function compiled: for each shape anew, and not, as torch gives up by itself, eight times."""
     torch._dynamo.config.recompile_limit = 1024
@@ -703,12 +710,15 @@ class Trainer:
             from torch._dynamo.exc import TorchDynamoException  # a second of import
 
             torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
+            lack = None
             try:
                 return self.adamw.within(partial(whole, windows_kbt, self.bfloat16), rates)
             except TorchDynamoException:  # a family whose code is not one graph
                 self.whole_step = None
             except (MemoryError, RuntimeError) as error:
-                self._halve(windows_kbt, error)
+                lack = _lack_of_memory(error)
+            if lack:
+                self._halve(windows_kbt, lack)
         loss_k, grad_kp = self._gradient(windows_kbt, weight)
         return loss_k, self.adamw.step(grad_kp, rates)
 
@@ -719,14 +729,13 @@ class Trainer:
             try:
                 return self._gradient_in_parts(windows_kbt, weight)
             except (MemoryError, RuntimeError) as error:
-                self._halve(windows_kbt, error)
+                lack = _lack_of_memory(error)
+            self._halve(windows_kbt, lack)
 
-    def _halve(self, windows_kbt: Tensor, error: Exception) -> None:
+    def _halve(self, windows_kbt: Tensor, said: str) -> None:
         """Where memory ran out for the first time, cut the step in twice as many parts, now and from
-        now on. Raises what else it was, and MemoryError for the second time."""
-        if not out_of_memory(error):
-            raise error
-        said = str(error).splitlines()[0]
+        now on. Raises MemoryError for the second time. To be called when the exception is gone: it
+        holds what the step had made."""
         sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx
         tokens = sequences // self.parts * n_ctx
         if not self.may_halve or self.parts == sequences:
@@ -734,7 +743,7 @@ class Trainer:
                 f"a step of {tokens} tokens of each of {len(self.rows)} runs does not fit: {said} "
                 f"Give execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
                 "execution.recompute."
-            ) from None
+            )
         self.may_halve = False
         self.parts = _divisor_from(sequences, 2 * self.parts)
         if self.device.type == "cuda":

@@ -49,6 +49,9 @@ _WORTH_COMPILING_SECONDS = 180.0
 _COMPILED_GAINS = 0.05
 """Compiled steps must be shorter by this part."""
 
+_LOOP = 2
+"""Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
+
 _STEP_FLOPS = 2e10
 """A step beyond this fills a machine by itself, and is measured on a part of its batch."""
 
@@ -176,7 +179,7 @@ class Machine:
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
-        what = [here, version("torch"), how, vars(run.model), run.data.vocab_size]
+        what = [_LOOP, here, version("torch"), how, vars(run.model), run.data.vocab_size]
         what += [run.optim.optimizer] if compiled else []
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
         return cache() / "speed" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
@@ -203,11 +206,9 @@ class Machine:
         if not asked:
             return {}
         items = [{"run": flatten(run), "most": most} for run, most in asked.values()]
+        how = {**vars(self), "compile": compiled, "items": items}
         number = min(self.workers, os.cpu_count() or 1)
-        # What one has compiled is in torch's cache when the others come to it.
-        first = [i * len(items) // number if compiled else 0 for i in range(number)]
-        how = {**vars(self), "compile": compiled}
-        requests = [json.dumps(how | {"items": items[i:] + items[:i]}) for i in first]
+        requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
@@ -226,12 +227,11 @@ class Machine:
                 child.stdin.write(request)
                 child.stdin.close()
                 child.stdin = None
-            for child, i in zip(children, first, strict=True):
+            for child in children:
                 out, err = child.communicate()
                 if child.returncode:
                     raise RuntimeError(headline(err))
-                found_here = json.loads(out.splitlines()[-1])
-                answers.append(found_here[len(items) - i :] + found_here[: len(items) - i])
+                answers.append(json.loads(out.splitlines()[-1]))
         finally:
             for child in children:
                 if child.poll() is None:
@@ -342,23 +342,36 @@ def _measured(
 ) -> list[dict[int, float]]:
     from scaling.train import Trainer
 
-    answers = []
+    def trainer_of(run: RunConfig, B: int, K: int) -> Trainer:
+        test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
+        runs = [
+            dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
+            for k in range(K)
+        ]
+        return Trainer(runs, execution, [None] * K, None, ranks)
+
+    items = []
     for item in request["items"]:
         run = from_dict(item["run"])
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size
         B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // unit) * unit
-        test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
+        items.append((run, B, item["most"] if run.batch_tokens == B else 1))
+    if execution.compile:
+        # First all, each child in an order of its own: what one has compiled is in torch's cache when
+        # the others come to it, and nobody compiles any more while others measure.
+        i = request["first"]
+        for run, B, most in items[i:] + items[:i]:
+            for K in range(1, 1 + min(2, most)):  # the code for two serves all packs
+                trainer_of(run, B, K).steps(2)
+    answers = []
+    for run, B, most in items:
         seconds: dict[int, float] = {}
-        for K in _SIZES if run.batch_tokens == B else (1,):
-            if item["most"] < K:
+        for K in _SIZES:
+            if most < K:
                 break
-            runs = [
-                dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
-                for k in range(K)
-            ]
-            trainer = Trainer(runs, execution, [None] * K, None, ranks)
+            trainer = trainer_of(run, B, K)
             took = _step_seconds(trainer) * run.batch_tokens / B
             # Ray gives every rank a GPU of its own, and on a CPU all of them share the memory.
             own_gpu = trainer.device.type == "cuda" and ranks.size > 1
