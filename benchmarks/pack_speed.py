@@ -29,7 +29,7 @@ import torch
 from train_speed import SHAPES, reference_apart
 
 from scaling import corpus, count
-from scaling.config import Execution, from_dict
+from scaling.config import Execution, RunConfig, from_dict
 from scaling.train import Trainer
 
 GOALS = {"3e3:256": 4.0, "3e4:256": 2.2}
@@ -42,12 +42,16 @@ MOST_TOKENS = 8192  # in one step of a pack
 PACKED = ("3e3", "3e4", "3e5")
 
 
+def run_of(name: str, batch_tokens: int, precision: str = "float32") -> RunConfig:
+    values = {"batch_tokens": batch_tokens, "tokens": 10**9, "data.tokenizer": "bytes"}
+    values |= {"precision": precision}
+    return dataclasses.replace(from_dict(values), model=SHAPES[name])
+
+
 def trainer_of(
     name: str, batch_tokens: int, K: int, *, compile: bool = False, precision: str = "float32"
 ) -> Trainer:
-    values = {"batch_tokens": batch_tokens, "tokens": 10**9, "data.tokenizer": "bytes"}
-    values |= {"precision": precision}
-    run = dataclasses.replace(from_dict(values), model=SHAPES[name])
+    run = run_of(name, batch_tokens, precision)
     runs = [dataclasses.replace(run, seed=k) for k in range(K)]
     return Trainer(runs, Execution(threads=1, device="cpu", compile=compile), [None] * K)
 
@@ -56,8 +60,7 @@ def measure(
     name: str, batch_tokens: int, seconds: float, turns: int, compiled: bool, bfloat16: bool
 ) -> dict:
     """{what: tokens/s} of the reference and of packs of each size, medians over alternating turns."""
-    first = trainer_of(name, batch_tokens, 1)
-    theirs = reference_apart(first.rows[0].leader.run)
+    theirs = reference_apart(run_of(name, batch_tokens))
     next(theirs)
     ways: dict[str, tuple[Any, int]] = {"reference": (theirs.send, 1)}
     sizes = [K for K in SIZES if K == 1 or K * batch_tokens <= MOST_TOKENS]

@@ -308,10 +308,8 @@ class Sweep:
     def _jobs(
         self, runs: list[RunConfig], costs: estimate.Costs, workers: int, packs: bool
     ) -> list[Job]:
-        halving = self.spec.until.halving if self.spec.until else None
-        return [
-            replace(job, halving=halving) for job in pack.form(runs, costs, workers, packs=packs)
-        ]
+        jobs = pack.form(runs, costs, workers, packs=packs)
+        return [replace(job, halving=self.spec.halving) for job in jobs]
 
     def _measured(
         self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
@@ -492,8 +490,7 @@ class Sweep:
     def _reusable(self, folders: Sequence[str | Path], rows: dict[str, Row]) -> dict[str, Finished]:
         """{run_id: result} of the runs that are missing here and have finished in other folders."""
         found: dict[str, Finished] = {}
-        halving = self.spec.until is not None and self.spec.until.halving is not None
-        usable = {"ok", "diverged", *(["stopped"] if halving else [])}
+        usable = {"ok", "diverged"} | ({"stopped"} if self.spec.halving else set())
         for folder in folders:
             other = Store(folder)
             theirs = other.rows()
@@ -555,8 +552,8 @@ class Sweep:
             queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
             self.store.forget(plan.again)
             known = {run_id: row for run_id, row in rows.items() if run_id not in plan.again}
-            if self.spec.until and self.spec.until.halving:
-                Halving(self.store, self.spec.until.halving).prepare(plan.runs, known)
+            if self.spec.halving:
+                Halving(self.store, self.spec.halving).prepare(plan.runs, known)
 
             def finished(outcome: Outcome) -> None:
                 if not (on_finish or self.spec.until):

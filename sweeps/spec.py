@@ -168,6 +168,11 @@ class Spec:
         interval = self.until.interval if self.until else None
         return interval is not None and interval.add == "designed"
 
+    @property
+    def halving(self) -> float | None:
+        """How many arms there are for one that goes on; None where all do (sweeps.halving)."""
+        return self.until.halving if self.until else None
+
     @classmethod
     def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
         """Read a spec from a file, or a bundled one by its bare name.

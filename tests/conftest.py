@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def own_cache(_own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for the tests' own corpora, in place of the user's."""
     monkeypatch.setenv("SCALING_CACHE", str(_own_cache))
     return _own_cache
+
+
+@pytest.fixture
+def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with the text as corpus.txt."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(text_file, "corpus.txt")
+    return tmp_path
 
 
 @pytest.fixture

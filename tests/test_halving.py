@@ -7,7 +7,6 @@ import io
 import json
 import math
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,13 +337,6 @@ seed = [0]
 [until]
 lr = { within = 1.7, factor = 8, halving = 2 }
 """
-
-
-@pytest.fixture
-def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(text_file, "corpus.txt")
-    return tmp_path
 
 
 def run(text: str, results: str = "results", **options: Any) -> tuple[pd.DataFrame, str]:

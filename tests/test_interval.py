@@ -7,7 +7,6 @@ import io
 import json
 import math
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -334,11 +333,9 @@ interval = { width = 0.1, flops = 1e9 }
 
 
 @pytest.fixture
-def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(text_file, "corpus.txt")
+def here(here: Path) -> Path:
     Path("real.toml").write_text(REAL)
-    return tmp_path
+    return here
 
 
 def train(results: str | None = None, **options: Any) -> tuple[Any, str]:

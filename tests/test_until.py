@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,13 +317,6 @@ optim.lr = 0.01
 [axes]
 seed = [0, 1]
 """
-
-
-@pytest.fixture
-def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(text_file, "corpus.txt")
-    return tmp_path
 
 
 def run(text: str, **options: Any) -> tuple[Any, str]:
