@@ -106,7 +106,7 @@ def sweep(
         device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
         devices: Devices that train each run together: GPUs, or on a CPU processes.
         nodes: Machines of a Ray cluster that these are on, as many on each.
-        shard: Share the optimizer's state among them.
+        shard: Share parameters, gradients and optimizer state among them (FSDP).
         retries: How often a run whose worker died is tried again.
         packs: Train runs of one shape together where that is measured to pay, and what runs have in
             common once. Changes the time, not the numbers.

@@ -440,8 +440,8 @@ class Execution(_Part):
     nodes: int = 1
     """Machines that the devices are on, as many on each: under torchrun, or of a sweep's Ray cluster."""
     shard: bool = False
-    """Share the optimizer's state (AdamW's only) among the devices as well, for models whose state one
-    does not hold."""
+    """Share parameters, gradients and AdamW's state among the devices as well (FSDP), for models that
+    do not fit on one; a tensor is whole only while the model computes with it."""
     compile: bool = False
     """Use torch.compile; numbers may differ from eager in the last digits."""
     checkpoint_seconds: float = 60.0

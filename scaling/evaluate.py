@@ -45,11 +45,14 @@ def evaluate(
     for flat_1p in flat_kp.split(1):
         loss_bt = torch.zeros_like(bytes_bt)
         share = ranks.share(len(windows_bt))
-        for part, mine in zip(
-            windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True
-        ):
+        mine = list(zip(windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True))
+        if ranks.sharded:  # what gathers parameters is done by all, and so as often by each
+            most = -(-len(windows_bt) // ranks.size)
+            spare = windows_bt[:1], torch.empty_like(loss_bt[:1])
+            mine += [spare] * (-(-most // chunk) - len(mine))
+        for part, found_bt in mine:
             if len(part):
-                mine.copy_(model.losses(flat_1p, part[None])[0])
+                found_bt.copy_(model.losses(flat_1p, part[None])[0])
         ranks.add(loss_bt)
         context_b = loss_bt.mean(1)
         n = len(context_b)

@@ -3,7 +3,7 @@ width d_model, started from zero at the beginning of every context."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class LSTM(Model):
     def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         return tensor.chunk(4) if self.kind(name) == "matrix" else [tensor]  # one a gate
 
-    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+    def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         x_kbtd = self.embed(p, tokens_kbt)
         rows = []
         for k, x_btd in enumerate(x_kbtd):

@@ -32,9 +32,10 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ _CHUNK_LOGITS = {"cpu": 1 << 20}
 _FUSED_LOGITS = 1 << 22
 
 _KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row
+
+
+M = TypeVar("M", bound="Model")
 
 
 class Model:
@@ -94,7 +98,7 @@ class Model:
         """Shapes by name, but for the token embedding and the output layer."""
         raise NotImplementedError
 
-    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+    def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         """Last hidden states [K, B T, D] of tokens [K, B, T], from parameters [K, *shape] by name."""
         raise NotImplementedError
 
@@ -110,6 +114,9 @@ class Model:
     recompute = False
     """Keep no activations within blocks for the backward pass; compute them again (for families whose
     hidden states are made of blocks)."""
+
+    gather: Callable[[Tensor, dict[str, Tensor] | None], Mapping[str, Tensor]] | None = None
+    """Does what :meth:`named` does where a process has only a part of every row (scaling/fsdp.py)."""
 
     z_loss = 0.0
     """Weight of (ln Z)^2 in the gradient, Z the sum of the exponentials of a token's logits."""
@@ -157,31 +164,35 @@ class Model:
         """Initial parameters [K, P] on the CPU, one row a seed: matrices and embeddings N(0, std),
         matrices divided by the root of the width multiplier (Yang et al. 2022, Table 8), biases 0,
         norms 1."""
-        rows = []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            parts = []
-            for name, size in zip(self.shapes, self.sizes, strict=True):
-                if self.kind(name) != "vector":
-                    std = self.std(name)
-                    if self.kind(name) == "matrix":
-                        std /= math.sqrt(self.model.width_multiplier)
-                    part = torch.randn(size, generator=generator) * std
-                else:
-                    part = torch.zeros(size) if name.endswith("bias") else torch.ones(size)
-                parts.append(part)
-            rows.append(torch.cat(parts))
-        return torch.stack(rows)
+        return torch.stack([torch.cat(list(self.initial(seed))) for seed in seeds])
 
-    def named(self, flat_kp: Tensor) -> dict[str, Tensor]:
-        """Views [K, *shape] of the flat parameters, by name."""
+    def initial(self, seed: int) -> Iterator[Tensor]:
+        """A row of :meth:`init`, tensor by tensor, each flat."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, size in zip(self.shapes, self.sizes, strict=True):
+            if self.kind(name) != "vector":
+                std = self.std(name)
+                if self.kind(name) == "matrix":
+                    std /= math.sqrt(self.model.width_multiplier)
+                yield torch.randn(size, generator=generator) * std
+            else:
+                yield torch.zeros(size) if name.endswith("bias") else torch.ones(size)
+
+    def named(
+        self, flat_kp: Tensor, instead: dict[str, Tensor] | None = None
+    ) -> Mapping[str, Tensor]:
+        """Views [K, *shape] of the flat parameters, by name; tensors in `instead` take the place of
+        theirs."""
+        if self.gather is not None:
+            return self.gather(flat_kp, instead)
         parts = flat_kp.split(self.sizes, dim=1)
-        return {
+        views = {
             name: part.view(-1, *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
+        return views | (instead or {})
 
-    def embed(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+    def embed(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         """Token embeddings [K, B, T, D]."""
         k, b, t = tokens_kbt.shape
         embedding_kvd = p["token_embedding"]
@@ -199,7 +210,7 @@ class Model:
         self, flat_kp: Tensor, tokens_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Last hidden states [K, B T, D], as the output layer sees them, and that layer [K, V, D]."""
-        p = self.named(flat_kp) | (instead or {})
+        p = self.named(flat_kp, instead)
         x_knd = self.hidden(p, tokens_kbt)
         if self.model.mup_base_width is not None:
             x_knd = x_knd / self.model.width_multiplier
@@ -345,7 +356,7 @@ FAMILY: dict[str, type[Model]] = {}
 """Families by name: that of their class in lower case, or file.py:Class for one of the user's own."""
 
 
-def family(cls: type[Model]) -> type[Model]:
+def family(cls: type[M]) -> type[M]:
     """Class decorator: make a :class:`Model` one of the families that `model.family` can name.
 
     Raises ConfigError for a class that lacks what a family must give.
@@ -405,6 +416,7 @@ class Decoder(Model):
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
         self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.in_block = [n.removeprefix("0.") for n in self.shapes if n.startswith("0.")]
         self.gains = [n for n in self.shapes if re.fullmatch(r"(\d+\.)?norm\d?\.(weight|bias)", n)]
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -451,7 +463,7 @@ class Decoder(Model):
             return tensor.chunk(2, dim=1)
         return [tensor]
 
-    def hidden(self, p: dict[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+    def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         k, b, t = tokens_kbt.shape
         x_kbtd = self.embed(p, tokens_kbt)
         if self.model.position == "learned":
@@ -463,35 +475,39 @@ class Decoder(Model):
         for _ in range(self.model.n_repeat):
             for i in range(self.model.n_layer):
                 if self.recompute and torch.is_grad_enabled():
-                    x_knd = checkpoint(self._block, p, i, x_knd, t, use_reentrant=False)
+                    x_knd = checkpoint(self._layer, p, i, x_knd, t, use_reentrant=False)
                 else:
-                    x_knd = self._block(p, i, x_knd, t)
+                    x_knd = self._layer(p, i, x_knd, t)
         return self._norm(p, "norm", x_knd)
 
-    def _block(self, p: dict[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
-        y_knd = self._norm(p, f"{i}.norm1", x_knd)
-        y_knd = self._attention(p, i, y_knd, t)
-        x_knd = x_knd + _linear(p, f"{i}.projection", y_knd)
-        up = _linear(p, f"{i}.up", self._norm(p, f"{i}.norm2", x_knd))
+    def _layer(self, p: Mapping[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
+        return self.block({name: p[f"{i}.{name}"] for name in self.in_block}, x_knd, t)
+
+    def block(self, p: Mapping[str, Tensor], x_knd: Tensor, t: int) -> Tensor:
+        """One layer, from its own tensors: the same code for all of them."""
+        y_knd = self._norm(p, "norm1", x_knd)
+        y_knd = self._attention(p, y_knd, t)
+        x_knd = x_knd + _linear(p, "projection", y_knd)
+        up = _linear(p, "up", self._norm(p, "norm2", x_knd))
         if self.model.activation == "gelu":
             y_knf = _gelu(up)
         else:
             gate_knf, value_knf = up.chunk(2, dim=2)
             y_knf = F.silu(gate_knf) * value_knf
-        return x_knd + _linear(p, f"{i}.down", y_knf)
+        return x_knd + _linear(p, "down", y_knf)
 
-    def _attention(self, p: dict[str, Tensor], i: int, y_knd: Tensor, t: int) -> Tensor:
+    def _attention(self, p: Mapping[str, Tensor], y_knd: Tensor, t: int) -> Tensor:
         m = self.model
         k, n, d = y_knd.shape
         h, g, c = m.n_head, m.kv_heads, m.head_width
-        qkv = _linear(p, f"{i}.qkv", y_knd).view(n * k // t, t, d + 2 * m.kv_width)
+        qkv = _linear(p, "qkv", y_knd).view(n * k // t, t, d + 2 * m.kv_width)
         query, key, value = (
             part.view(n * k // t, t, -1, c).transpose(1, 2)
             for part in qkv.split([d, m.kv_width, m.kv_width], dim=2)
         )
         if m.qk_norm:
-            query = _rms(query, p[f"{i}.query_norm.weight"].repeat_interleave(n // t, 0))
-            key = _rms(key, p[f"{i}.key_norm.weight"].repeat_interleave(n // t, 0))
+            query = _rms(query, p["query_norm.weight"].repeat_interleave(n // t, 0))
+            key = _rms(key, p["key_norm.weight"].repeat_interleave(n // t, 0))
         if m.position == "rope":
             query, key = self._rotate(query), self._rotate(key)
         if g < h:
@@ -519,7 +535,7 @@ class Decoder(Model):
         a, b = x_bhtc.chunk(2, dim=3)
         return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
 
-    def _norm(self, p: dict[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
+    def _norm(self, p: Mapping[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
         weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
         if (
             self.model.norm == "layernorm"
@@ -562,7 +578,7 @@ def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
     return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
 
 
-def _linear(p: dict[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
+def _linear(p: Mapping[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
     weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
     if bias_ko is None:
         return torch.bmm(x_kni, weight_kio)

@@ -2,17 +2,9 @@
 
 All ranks run one and the same program: :func:`scaling.train.train_pack`. Each takes its share of a
 step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
-decisions of rank 0 (stop, save), is exchanged, so that all of them hold the same parameters and do
-the same thing next. Data parallel: one all-reduce of the flat gradient, and everybody updates
-everything. Sharded (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054, its first two stages): the
-gradient is reduced and scattered, each rank runs AdamW on its slice of every row, and the parameters
-are gathered. What :class:`Sharded` divides is the optimizer's state and the reduced gradient; the
-parameters and the gradient before its reduction are whole on every device.
-
-These are the collectives with which torch's FSDP2 works as well. `fully_shard` itself does not fit: it
-hooks the forward of nn.Modules and turns each of their parameters into a DTensor, cut along its first
-dimension; here there are no modules, but one flat tensor [K, P] that a function reads, and its first
-dimension is the pack.
+decisions of rank 0 (stop, save), is exchanged, so that all of them do the same thing next. Data
+parallel: one all-reduce of the flat gradient, and everybody updates everything. Sharded: each rank
+keeps a part of everything, see scaling/fsdp.py.
 """
 
 from __future__ import annotations
@@ -38,11 +30,9 @@ from typing import Any, NoReturn, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 
-from scaling.config import ConfigError, Execution, OptimConfig, RunConfig
-from scaling.model import Model
-from scaling.optim import Optimizer, pieces
+from scaling.config import ConfigError, Execution, RunConfig
+from scaling.optim import norm
 
 _PATIENCE = timedelta(minutes=10)
 """For another rank to come to where this one is."""
@@ -76,6 +66,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     sharded: bool = False
+    """Each has a part of the parameters (scaling/fsdp.py)."""
     local: int = 0
     """Its number among the ranks of its node: its GPU."""
 
@@ -95,40 +86,30 @@ class Ranks:
         return tensor if self.size == 1 else self.add(tensor.mul_(weight))
 
     def mean_gradient(self, grad_kp: Tensor, weight: float) -> Tensor:
-        """The mean over all ranks: of all parameters [K, P], or where these are sharded of this rank's
-        slice of every row, padded with zeros, [K, ceil(P / size)]."""
-        if not self.sharded:
-            return self.mean(grad_kp, weight)
-        grad_kp.mul_(weight)
-        if pad := -grad_kp.shape[1] % self.size:
-            grad_kp = F.pad(grad_kp, (0, pad))
-        own_kp = grad_kp.new_empty(len(grad_kp), grad_kp.shape[1] // self.size)
-        with _exchange():
-            for own_p, row_p in zip(own_kp, grad_kp, strict=True):
-                _reduce_scatter(own_p, row_p)
-        return own_kp
+        """The mean over all ranks; of sharded parameters it came as that."""
+        return grad_kp if self.sharded else self.mean(grad_kp, weight)
 
-    def square(self, grad_kp: Tensor) -> Tensor:
-        """Squared norms [K] of the whole rows of what :meth:`mean_gradient` gave."""
-        square_k = grad_kp.square().sum(1)
+    def square(self, x_kp: Tensor) -> Tensor:
+        """Squared norms [K] of whole rows, of which these are this rank's where they are sharded."""
+        square_k = norm(x_kp) ** 2
         return self.add(square_k) if self.sharded else square_k
 
-    def slice(self, P: int) -> slice:
-        """This rank's of every row, all equal but for the last."""
-        size = -(-P // self.size)
-        return slice(self.rank * size, min((self.rank + 1) * size, P))
-
-    def gather(self, row_p: Tensor) -> None:
-        """Fill a row [P] with what each rank has in its slice of it."""
-        P = len(row_p)
-        own_p, whole_p = row_p[self.slice(P)], row_p
-        if pad := -P % self.size:
-            size = (P + pad) // self.size
-            own_p, whole_p = F.pad(own_p, (0, size - len(own_p))), row_p.new_empty(P + pad)
+    def gather(self, part_ku: Tensor) -> Tensor:
+        """The parts of all ranks, one behind the other [K, size U]."""
+        K, U = part_ku.shape
+        parts_sku = part_ku.new_empty(self.size, K, U)
         with _exchange():
-            _all_gather(whole_p, own_p)
-        if pad:
-            row_p.copy_(whole_p[:P])
+            _all_gather(parts_sku.view(-1), part_ku.contiguous().view(-1))
+        return parts_sku.transpose(0, 1).reshape(K, self.size * U)
+
+    def scatter_mean(self, whole_ku: Tensor) -> Tensor:
+        """This rank's part [K, U] of the mean over all ranks of what each has as a whole [K, size U]."""
+        K = len(whole_ku)
+        parts_sku = whole_ku.view(K, self.size, -1).transpose(0, 1).contiguous()
+        part_ku = torch.empty_like(parts_sku[0])
+        with _exchange():
+            _reduce_scatter(part_ku.view(-1), parts_sku.view(-1))
+        return part_ku.div_(self.size)
 
     def agreed(self, *values: float) -> tuple[float, ...]:
         """What rank 0 gives, to all: for what a rank cannot know of the others, such as a clock's."""
@@ -141,60 +122,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-class Sharded(Optimizer):
-    """AdamW on this rank's slice of every row, all of which are gathered after each update. What it
-    saves and loads is the state of whole rows, so that a run goes on with any number of ranks."""
-
-    def __init__(
-        self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig], ranks: Ranks
-    ) -> None:
-        self.ranks = ranks
-        self.whole_kp = flat_kp.detach()
-        self.sizes = [  # of the pieces of whole rows
-            [piece.view(self.whole_kp[0]).numel() for piece in pieces(model, c)] for c in configs
-        ]
-        self.own = ranks.slice(model.P)
-        super().__init__(
-            self.whole_kp[:, self.own], model, configs, (self.own.start, self.own.stop)
-        )
-
-    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
-        """As that of Optimizer, with the gradient of :meth:`Ranks.mean_gradient`."""
-        norm_k = super().step(grad_kp, lr)
-        for row_p in self.whole_kp:
-            self.ranks.gather(row_p)
-        return norm_k
-
-    def norm(self, grad_kp: Tensor) -> Tensor:
-        return self.ranks.square(grad_kp).sqrt()
-
-    def row(self, k: int) -> dict[str, Any]:
-        """On the CPU: whole, it may be more than a device holds."""
-        states = self._states(k)
-        if not all(states):  # no step has been done
-            return {}
-        saved: dict[str, Any] = {}
-        for name in ("exp_avg", "exp_avg_sq"):
-            row_p = torch.empty(self.whole_kp.shape[1])
-            row_p[self.own] = torch.cat([state[name].cpu() for state in states])
-            self.ranks.gather(row_p)
-            for number, part in enumerate(row_p.split(self.sizes[k])):
-                saved[f"{number}.{name}"] = part
-        for number in range(len(self.sizes[k])):
-            saved[f"{number}.step"] = states[0]["step"].cpu()
-        return saved
-
-    def load_row(self, k: int, saved: dict[str, Any]) -> None:
-        own: dict[str, Any] = {}
-        sizes = [piece.view(self.flat_kp[k]).numel() for piece in self.pieces[k]]
-        for name in ("exp_avg", "exp_avg_sq"):
-            row_p = torch.cat([saved[f"{number}.{name}"] for number in range(len(self.sizes[k]))])
-            own_p = row_p[self.own].to(self.flat_kp.device)
-            own |= {f"{number}.{name}": part for number, part in enumerate(own_p.split(sizes))}
-        step = saved["0.step"].to(self.flat_kp.device)
-        super().load_row(k, own | {f"{number}.step": step for number in range(len(sizes))})
 
 
 def check(run: RunConfig, execution: Execution) -> None:
@@ -218,6 +145,11 @@ def check(run: RunConfig, execution: Execution) -> None:
         raise ConfigError(
             f"execution.shard cuts tensors anywhere, and optim.optimizer={run.optim.optimizer!r} "
             "updates them whole; use adamw, or devices without shard."
+        )
+    if execution.shard and run.optim.batch_warmup_tokens is not None:
+        raise ConfigError(
+            "execution.shard needs steps of which every device has as much; without "
+            f"optim.batch_warmup_tokens={run.optim.batch_warmup_tokens}, or devices without shard."
         )
 
 

@@ -26,12 +26,13 @@ from torch import Tensor
 from scaling import corpus, count, optim, parallel, table
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
+from scaling.fsdp import ShardedAdamW, Sharding
 from scaling.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.memory import out_of_memory
-from scaling.model import Model, build
+from scaling.model import Decoder, Model, build
 from scaling.noise import NoiseScale
 from scaling.optim import CompiledAdamW, Optimizer
-from scaling.parallel import Ranks, Sharded
+from scaling.parallel import Ranks
 from scaling.schedule import SHARED, evaluation_steps, parts_at, peaks, schedule, trunk
 from scaling.tokens import TrainTokens, held_out_windows
 
@@ -231,11 +232,12 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _parts(run: RunConfig, micro_tokens: int | None, ranks: int) -> int:
+def _parts(run: RunConfig, micro_tokens: int | None, ranks: Ranks) -> int:
     """Equal parts of a rank's share of a step: enough for its noise scale, and for `micro_tokens`
     tokens at a time."""
-    sequences = run.batch_tokens // run.model.n_ctx // ranks
-    least = -(-(run.eval.noise_parts or 1) // ranks)
+    sequences = run.batch_tokens // run.model.n_ctx // ranks.size
+    # a part of sharded ranks is one of them all: none knows its gradient before it is reduced
+    least = -(-(run.eval.noise_parts or 1) // (1 if ranks.sharded else ranks.size))
     if micro_tokens is not None:
         if micro_tokens < run.model.n_ctx:
             raise ConfigError(
@@ -499,16 +501,22 @@ class Trainer:
         self.decoder = build(shared.model, self.files.vocab_size)
         self.decoder.recompute = execution.recompute
         self.decoder.z_loss = shared.optim.z_loss
-        self.parts = _parts(shared, execution.micro_tokens, ranks.size)
+        self.sharding = Sharding(self.decoder, ranks) if ranks.sharded else None
+        self.layout = self.decoder if self.sharding is None else self.sharding.layout
+        """Of this rank's rows."""
+        self.parts = _parts(shared, execution.micro_tokens, ranks)
         self.may_halve = execution.micro_tokens is None and ranks.size == 1
-        self.mean_loss = self.decoder.mean_loss
+        self.mean_loss = (self.sharding or self.decoder).mean_loss
         self.compiled = execution.compile
         self.whole_step = None
         if self.compiled:
             with torch.no_grad():  # what a family remembers of its first call is not for a graph
-                row_1p = torch.zeros(1, self.decoder.P, device=self.device)
+                row_1p = torch.zeros(1, self.layout.P, device=self.device)
                 self.decoder.logits(row_1p, self.windows_bt[None, :1, :-1])
-            self.mean_loss = _compile(self.decoder.mean_loss)
+            if self.sharding is None:
+                self.mean_loss = _compile(self.decoder.mean_loss)
+            elif isinstance(self.decoder, Decoder):  # a graph does not let go of what was gathered
+                self.decoder.block = _compile(self.decoder.block)
             fused = self.decoder.fuses_loss(shared.batch_tokens)
             if fused and not (self.decoder.recompute or ranks.size > 1):
                 self.whole_step = _compile(_step(self.decoder), fullgraph=True)
@@ -567,8 +575,8 @@ class Trainer:
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
         configs = [row.leader.run.optim for row in self.rows]
         stacked = self.compiled and all(config.optimizer == "adamw" for config in configs)
-        if self.ranks.sharded:
-            self.adamw = Sharded(self.flat_kp, self.decoder, configs, self.ranks)
+        if self.sharding is not None:
+            self.adamw = ShardedAdamW(self.flat_kp, self.sharding, configs)
         else:
             kind = CompiledAdamW if stacked else Optimizer
             self.adamw = kind(self.flat_kp, self.decoder, configs)
@@ -597,7 +605,8 @@ class Trainer:
         """The state with which a row takes its place."""
         state, row.state = row.state, None
         if state is None:
-            state = State(self.decoder.init([row.leader.run.seed])[0], {})
+            seed, sharding = row.leader.run.seed, self.sharding
+            state = State(sharding.init(seed) if sharding else self.decoder.init([seed])[0], {})
         tensors = {name: x for name, x in vars(state).items() if isinstance(x, Tensor)}
         return dataclasses.replace(state, **{n: x.to(self.device) for n, x in tensors.items()})
 
@@ -679,13 +688,14 @@ class Trainer:
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
             rates = [row.leader.rates() for row in self.rows]
             due = [k for k, row in enumerate(self.rows) if row.update_is_asked]
-            matrices_kp = self.flat_kp.detach()[:, : self.decoder.ends["matrix"]]
+            matrices_kp = self.flat_kp.detach()[:, : self.layout.ends["matrix"]]
             before = matrices_kp[due] if due else None  # a copy
             loss_k, norm_k = self._update(windows_kbt, windows_kbt.shape[1] / sequences, rates)
             self.norm_sum_k += norm_k
             self.updates = {}
             if before is not None:
-                ratios = (matrices_kp[due] - before).norm(dim=1) / before.norm(dim=1)
+                moved = matrices_kp[due] - before
+                ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
                 self.updates = dict(zip(due, ratios, strict=True))
             self.loss_sum_k += loss_k
             if self.mean_kp is not None:
@@ -767,13 +777,15 @@ class Trainer:
         K, sequences = windows_kbt.shape[:2]
         parts = _divisor_from(sequences, min(self.parts, sequences))  # of a batch still growing
         ranks = self.ranks
-        if parts == 1 and (self.noise is None or ranks.size == 1):
+        apart = 1 if ranks.sharded else ranks.size  # ranks whose gradient of a part is known
+        if parts == 1 and (self.noise is None or apart == 1):
             loss_k, (grad_kp,) = one(windows_kbt, {})
             return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
         b = sequences // parts
         gains = self.decoder.gains if self.noise is not None else ()
         loss_k, small_k, sequence_k = self.flat_kp.new_zeros(3, K, requires_grad=False)
         grad_kp = torch.zeros_like(self.flat_kp, requires_grad=False)
+        whole_gains: list[Tensor | int] = [0] * len(gains)
         for part_kbt in windows_kbt.split(b, dim=1):
             p = self.decoder.named(self.flat_kp)
             each = {name: p[name][:, None].expand(-1, b, -1).flatten(0, 1) for name in gains}
@@ -781,13 +793,13 @@ class Trainer:
             loss_k += part_loss_k / parts
             grad_kp.add_(part_kp, alpha=1 / parts)
             if self.noise is not None:
-                small_k += part_kp.square().sum(1) / parts
-                for gain in part_gains:  # [K b, D], each of its share of the mean over b sequences
+                small_k += ranks.square(part_kp) / parts
+                for i, gain in enumerate(part_gains):  # [K b, D], of the mean over b sequences
+                    whole_gains[i] += gain.view(K, b, -1).sum(1) / parts
                     sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
         if self.noise is None:  # as above: ranks whose shares differ may differ in their parts
             return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
-        named = self.decoder.named(grad_kp)
-        few = [loss_k[:, None], small_k[:, None], sequence_k[:, None], *(named[g] for g in gains)]
+        few = [loss_k[:, None], small_k[:, None], sequence_k[:, None], *whole_gains]
         if ranks.size > 1:  # in one exchange
             together_kx = ranks.mean(torch.cat(few, dim=1), weight)
             few = together_kx.split([x.shape[1] for x in few], dim=1)
@@ -795,7 +807,7 @@ class Trainer:
         loss_k, small_k, sequence_k = (x[:, 0] for x in few[:3])
         n_ctx = self.decoder.model.n_ctx
         self.noise.update(
-            (small_k, b * n_ctx),
+            (small_k, ranks.size // apart * b * n_ctx),
             (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
             (sequence_k, n_ctx),
             sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
@@ -926,9 +938,14 @@ class Trainer:
                 row.on_disk = True
 
     def _write(self, row: Row, state: State) -> None:
-        """One file for all members of a row, linked into the folder of each."""
+        """One file for all members of a row, linked into the folder of each: of whole rows, so that a
+        run goes on with any number of ranks."""
         folders = [member.folder for member in row.members if member.folder is not None]
-        if not folders or self.ranks.rank > 0:
+        if not folders:
+            return
+        if self.sharding is not None:
+            state = self.sharding.whole_state(state, row.leader.run.optim)
+        if self.ranks.rank > 0:
             return
         values = {
             "format": _FORMAT,
@@ -969,6 +986,8 @@ class Trainer:
                 for name in Member.SAVED:
                     setattr(member, name, own[name])
                 state = State(**saved["state"])
+                if self.sharding is not None:
+                    state = self.sharding.own_state(state, member.run.optim)
             together = member.step < member.parts_at
             key = (trunk(member.run), member.step) if together else member.run.run_id
             if key in rows:
@@ -990,9 +1009,10 @@ class Trainer:
         if path is None or not path.exists():
             return None
         try:
-            # of whole rows, which one of several devices may not hold
-            at = "cpu" if self.ranks.sharded else self.device
-            saved = torch.load(path, map_location=at, weights_only=True)
+            # Of several devices one may not hold whole rows; what it reads is its own of them.
+            some = self.ranks.sharded
+            at = "cpu" if some else self.device
+            saved = torch.load(path, map_location=at, weights_only=True, mmap=some)
             made_by = saved["format"], saved["recipe"]
             if made_by != (_FORMAT, RECIPE):
                 raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")

@@ -105,6 +105,13 @@ def test_adamw_by_hand_each_row_with_its_own_settings():
             torch.testing.assert_close(flat[k, part].detach(), expected)
 
 
+def test_norms_of_long_rows_keep_their_digits():
+    for P in (1000, 2**15, 3 * 10**7):
+        x_kp = torch.arange(2 * P, dtype=torch.float32).sin_().view(2, P)
+        exact_k = torch.linalg.vector_norm(x_kp, dim=1, dtype=torch.float64)
+        torch.testing.assert_close(optim.norm(x_kp).double(), exact_k, rtol=1e-6, atol=0)
+
+
 def test_clipping_is_by_row():
     flat = torch.zeros(2, 4).requires_grad_()
     optimizer = Optimizer(flat, slots(2, 4), [OptimConfig(clip=1.0)] * 2)

@@ -1,0 +1,167 @@
+"""Parameters that ranks share: the numbers of one process alone, and no more of them whole than is
+computed with."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from scaling.config import ConfigError, Execution, ModelConfig, OptimConfig, from_dict, override
+from scaling.fsdp import Sharding
+from scaling.model import Decoder
+from scaling.optim import Optimizer
+from scaling.parallel import Ranks
+from scaling.train import State, Trainer, train, train_pack
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ONE = Execution(threads=1, device="cpu")
+SHARDED = dataclasses.replace(ONE, devices=2, shard=True)
+CLOSE = {"rel": 1e-5}
+"""Losses of a few steps in float32, whose sums go in another order."""
+
+
+@pytest.fixture
+def run(text_file):
+    """No tensor is a multiple of two or three; 31 test windows are no even share."""
+    shape = {"n_layer": 3, "d_model": 15, "n_head": 3, "n_ctx": 16, "d_ff": 33, "tied": False}
+    return from_dict(
+        {
+            "model": shape,
+            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
+            "optim.lr": 1e-2,
+            "eval": {"test_tokens": 31 * 16, "points": 2, "update_ratio": True},
+            "tokens": 8 * 192,
+            "batch_tokens": 192,
+        }
+    )
+
+
+def curve(result, *names):
+    return [point[name] for point in result.curve for name in names]
+
+
+MODERN = {
+    "model.norm": "rmsnorm",
+    "model.position": "rope",
+    "model.activation": "swiglu",
+    "model.qk_norm": True,
+    "model.bias": False,
+    "model.d_model": 18,
+}
+
+
+@pytest.mark.parametrize(
+    "settings, execution, close",
+    [
+        (MODERN, {"devices": 3, "recompute": True}, CLOSE),
+        ({"precision": "bfloat16", "model.tied": True}, {"micro_tokens": 32}, {"rel": 2e-3}),
+        ({"model.family": "lstm"}, {}, CLOSE),
+    ],
+)
+def test_sharded_runs_have_the_numbers_of_one_process(run, settings, execution, close):
+    run = override(run, settings)
+    alone = train(run, execution=ONE)
+    result = train(run, execution=dataclasses.replace(SHARDED, **execution))
+    names = "L", "L_train", "grad_norm", "update_norm"
+    assert curve(result, *names) == pytest.approx(curve(alone, *names), **close)
+    assert result.row["D"] == alone.row["D"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # hidden by it elsewhere
+def test_blocks_are_compiled_where_parameters_are_shared(run):
+    alone = train(run, execution=ONE)
+    result = train(run, execution=dataclasses.replace(SHARDED, compile=True, recompute=True))
+    assert curve(result, "L", "grad_norm") == pytest.approx(
+        curve(alone, "L", "grad_norm"), rel=1e-4
+    )
+
+
+def test_the_noise_of_sharded_ranks_is_that_of_parts_of_them_all(run):
+    one_step = override(run, {"tokens": 192, "eval.noise_parts": 2})  # 12 sequences
+    (point,) = train(one_step, execution=SHARDED).curve
+    trainer = Trainer([one_step], ONE, [None])
+    order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]  # the first parts of both ranks, then the second
+    windows_bt = trainer.rows[0].leader.window(slice(0, 12))[order]
+    trainer._gradient(torch.from_numpy(windows_bt)[None])
+    assert trainer.noise is not None
+    expected = [float(scale_k) for scale_k in trainer.noise.scales()]
+    assert [point["B_noise"], point["B_noise_norm"]] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_only_what_is_computed_with_is_whole(run, monkeypatch, recompute):
+    run = override(run, {"model.n_layer": 8})
+    gather, alive, most = Ranks.gather, [], []
+
+    def counted(ranks, part_ku):
+        whole_ku = gather(ranks, part_ku)
+        alive.append((StorageWeakRef(whole_ku.untyped_storage()), whole_ku.numel()))
+        alive[:] = [(storage, n) for storage, n in alive if not storage.expired()]
+        most.append(sum(n for _, n in alive))
+        return whole_ku
+
+    monkeypatch.setattr(Ranks, "gather", counted)  # in rank 0 only
+    train(run, execution=dataclasses.replace(SHARDED, recompute=recompute))
+    block = sum(prod(shape) for name, shape in _model(run).shapes.items() if name[:2] == "0.")
+    vectors = _model(run).P - _model(run).ends["head"]
+    # of the next block the first come before the last of this one goes
+    assert block <= max(most) <= 2 * block + 2 * vectors < _model(run).P / 2
+
+
+def _model(run):
+    return Decoder(run.model, 256)
+
+
+@given(
+    st.integers(1, 5),
+    st.sampled_from([1, 4, 6]),
+    st.booleans(),
+    st.sampled_from(["matrices", "embeddings", "all"]),
+)
+def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
+    model = Decoder(ModelConfig(n_layer=2, d_model=d_model, n_head=1, n_ctx=4, tied=tied), 7)
+    optim = OptimConfig(decay=decay)
+    row_1p = model.init([0])
+    whole = Optimizer(row_1p, model, [optim])
+    whole.step(torch.randn(1, model.P), [(1e-3, 1e-3)])
+    state = State(row_1p[0], whole.row(0), mean_p=2 * row_1p[0])
+    each = [Sharding(Decoder(model.model, 7), Ranks(r, size, sharded=True)) for r in range(size)]
+    for sharding in each:
+        assert torch.equal(sharding.init(0), sharding.own(model.init([0])))
+    own = [sharding.own_state(state, optim) for sharding in each]
+    assert len({len(mine.flat_p) for mine in own}) == 1
+
+    class StandIn(Ranks):
+        """A rank with the others' rows at hand."""
+
+        def gather(self, part_ku):
+            return torch.cat(next(parts))[None]
+
+    def row(mine, name):
+        if name in ("flat_p", "mean_p"):
+            return getattr(mine, name)
+        return torch.cat([v for key, v in mine.adamw.items() if key.endswith(f".{name}")])
+
+    for name in ("flat_p", "mean_p", "exp_avg", "exp_avg_sq"):
+        each[0].ranks = StandIn(0, size)
+        parts = zip(*(row(mine, name).split(each[0].sizes) for mine in own), strict=True)
+        assert torch.equal(each[0].whole([row(own[0], name)]), row(state, name))
+    assert own[0].adamw.keys() == state.adamw.keys()
+
+
+def test_what_cannot_be_sharded_is_refused(run):
+    growing = override(run, {"optim.batch_warmup_tokens": 768, "batch_tokens": 768})
+    with pytest.raises(ConfigError, match=r"needs steps of which every device has as much"):
+        train(growing, execution=SHARDED)
+    with pytest.raises(ConfigError, match=r"optim.optimizer='adafactor' updates them whole"):
+        train_pack([override(run, {"optim.optimizer": "adafactor"})], execution=SHARDED)
