@@ -40,12 +40,6 @@ _MEASURE_SECONDS = 0.15
 """Of each size of pack."""
 
 _SIZES = (1, 2, 4, 8, 16, 32)
-_WORTH_SECONDS = 15.0
-"""Runs of one shape that take less are not measured: that would take a second or two."""
-
-_WORTH_COMPILING_SECONDS = 180.0
-"""Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
-
 _COMPILED_GAINS = 0.05
 """Compiled steps must be shorter by this part."""
 
@@ -276,36 +270,6 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
         )
         for key, run in {shape(run): run for run in runs}.items()
         if key in packs
-    ]
-
-
-def _by_shape(runs: Iterable[RunConfig]) -> dict[Hashable, list[RunConfig]]:
-    groups: dict[Hashable, list[RunConfig]] = {}
-    for run in runs:
-        groups.setdefault(shape(run), []).append(run)
-    return groups
-
-
-def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunConfig, int]]:
-    """(a run, how many there are) of the shapes whose packs are not known and may pay."""
-    return [
-        (group[0], len(group))
-        for key, group in _by_shape(runs).items()
-        if key not in costs.packs
-        and len(group) > 1
-        and sum(map(costs.speed.seconds, group)) > _WORTH_SECONDS
-    ]
-
-
-def worth_compiling(
-    runs: Iterable[RunConfig], costs: Costs, on: Machine
-) -> list[tuple[RunConfig, int]]:
-    """(a run, how many there are) of the shapes that may gain by it, and were not yet compiled."""
-    return [
-        (group[0], len(group))
-        for group in _by_shape(runs).values()
-        if sum(map(costs.speed.seconds, group)) > _WORTH_COMPILING_SECONDS
-        and not on.known(group[:1], compiled=True)
     ]
 
 

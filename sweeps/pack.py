@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from scaling.config import RunConfig
 from scaling.schedule import parts_at, shape, trunk
 from sweeps import estimate
-from sweeps.estimate import Costs
+from sweeps.estimate import Costs, Machine
 from sweeps.jobs import Job
 
 _MOST_RUNS = 64
 """In one job: each holds a lease, an open file."""
+
+_WORTH_MEASURING_SECONDS = 10.0
+"""Packs of a shape that save less at best are not measured: that takes each worker a second or two."""
+
+_WORTH_COMPILING_SECONDS = 180.0
+"""Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
 
 _JOB_SECONDS = 0.3
 """To hand out a job and begin it."""
@@ -46,16 +52,12 @@ def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool =
     Coarse and fine cuts are compared, the runs one by one among them: nothing is packed that would
     lengthen the sweep.
     """
-    by_shape: dict[Hashable, list[RunConfig]] = {}
-    for run in runs:
-        # Where batches grow, runs that are not in step have batches of different sizes.
-        growing = run.run_id if run.optim.batch_warmup_tokens else None
-        by_shape.setdefault((shape(run), growing), []).append(run)
-    singles = [_units(group, costs, apart=True) for group in by_shape.values()]
+    by_shape = _groups(runs)
+    singles = [_units(group, costs, apart=True) for group in by_shape]
     best, units = [_job([unit], costs) for group in singles for unit in group], 0
     if not packs:
         return best
-    for groups in ([_units(group, costs) for group in by_shape.values()], singles):
+    for groups in ([_units(group, costs) for group in by_shape], singles):
         if units == (units := sum(map(len, groups))):
             break  # there are no trees to take apart
         whole = [_job(group, costs) for group in groups]
@@ -69,6 +71,64 @@ def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool =
             if _span(jobs, workers) < _span(best, workers):
                 best = jobs
     return best
+
+
+def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunConfig, int]]:
+    """(a run, the largest pack of use) of the shapes whose packs are not known and may pay."""
+    return [
+        (work.run, work.most)
+        for key, work in _work(runs, costs).items()
+        if key not in costs.packs and work.saved > _WORTH_MEASURING_SECONDS
+    ]
+
+
+def worth_compiling(
+    runs: Iterable[RunConfig], costs: Costs, on: Machine
+) -> list[tuple[RunConfig, int]]:
+    """(a run, the largest pack of use) of the shapes that may gain by it, and were not yet compiled."""
+    return [
+        (work.run, work.most)
+        for work in _work(runs, costs).values()
+        if work.seconds > _WORTH_COMPILING_SECONDS and not on.known([work.run], compiled=True)
+    ]
+
+
+def _work(runs: Iterable[RunConfig], costs: Costs) -> dict[Hashable, _Work]:
+    """What there is to train of each shape."""
+    found: dict[Hashable, _Work] = {}
+    for group in _groups(runs):
+        run, key = group[0], shape(group[0])
+        segments = [steps for unit in _units(group, costs) for steps in unit.segments]
+        seconds = sum(segments) * costs.step(run, 1)
+        # no more runs at once than end no later than the longest of them
+        K = sum(segments) / max(segments)
+        work = found.setdefault(key, _Work(run))
+        work.most = max(work.most, math.ceil(K))
+        work.seconds += seconds
+        work.saved += seconds * (1 - 1 / K)
+    return found
+
+
+@dataclass
+class _Work:
+    run: RunConfig
+    """One of them."""
+    most: int = 1
+    """Runs in a pack, of any use."""
+    seconds: float = 0.0
+    """Of all steps, one run at a time."""
+    saved: float = 0.0
+    """Of these, by packs whose steps took no longer than that of one run."""
+
+
+def _groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
+    """Runs that may be packed."""
+    found: dict[Hashable, list[RunConfig]] = {}
+    for run in runs:
+        # Where batches grow, runs that are not in step have batches of different sizes.
+        growing = run.run_id if run.optim.batch_warmup_tokens else None
+        found.setdefault((shape(run), growing), []).append(run)
+    return list(found.values())
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:

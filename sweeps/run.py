@@ -322,11 +322,11 @@ class Sweep:
         if not guess and not plan.costs.speed.samples:
             self._measure(on, estimate.typical(runs))
             plan = self._plan(rows, on, packs)
-        asked = estimate.worth_measuring(runs, plan.costs) if packs else []
+        asked = pack.worth_measuring(runs, plan.costs) if packs else []
         if asked:
             self._measure(on, asked)
             plan = self._plan(rows, on, packs)
-        asked = estimate.worth_compiling(runs, plan.costs, on) if on.compile else []
+        asked = pack.worth_compiling(runs, plan.costs, on) if on.compile else []
         if asked:
             self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
             self._measure(on, asked, compiled=True)

@@ -659,7 +659,7 @@ def test_children_compile_different_shapes_first_and_each_answer_finds_its_shape
 def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
     it, on = sweep(shapes), estimate.Machine(1, 1, compile=True)
-    monkeypatch.setattr(estimate, "_WORTH_COMPILING_SECONDS", 1e9)
+    monkeypatch.setattr(pack, "_WORTH_COMPILING_SECONDS", 1e9)
     small, large = it.spec.runs[0], it.spec.runs[-1]
     remember(it, {1: 1.0, 2: 1.1})
     for run, seconds in ((small, {1: 0.6, 2: 0.9}), (large, {1: 1.0, 2: 1.06})):
@@ -672,10 +672,10 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     assert "2 runs compiled" in str(plan)
     assert not any(job.compile for job in it.plan(in_process=True).jobs)  # unless asked for
     # a shape is asked about once
-    monkeypatch.setattr(estimate, "_WORTH_COMPILING_SECONDS", 1.0)
-    assert not estimate.worth_compiling(it.spec.runs, costs, on)
+    monkeypatch.setattr(pack, "_WORTH_COMPILING_SECONDS", 1.0)
+    assert not pack.worth_compiling(it.spec.runs, costs, on)
     on.path(large, compiled=True).unlink()
-    assert estimate.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
+    assert pack.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
     # and a worker does as the job says
     seen = []
     monkeypatch.setattr(
@@ -687,6 +687,23 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
 
 
 LADDER = PACKED.replace("[axes]", "optim = { schedule = 'wsd', warmup_tokens = 512 }\n[axes]")
+
+
+def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
+    ladder = LADDER + "tokens = [25_600, 51_200, 102_400]\n"
+    seeds = sweep(ladder + "seed = [0, 1, 2, 3]\n").spec.runs
+    (first, *_) = seeds
+
+    def asked(runs, second_a_step=1.0, known=()):
+        speed = estimate.Speed(second_a_step, 0, 0)
+        return pack.worth_measuring(runs, estimate.Costs(speed, {key: FLAT for key in known}))
+
+    # four trunks with branches are no more than five times the longest; one is one and a half
+    assert asked(seeds) == [(first, 5)]
+    assert asked(sweep(ladder).spec.runs) == [(first, 2)]
+    assert not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [shape(first)])
+    growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in seeds]
+    assert not asked(growing)
 
 
 def test_packs_and_branches_give_the_table_of_runs_alone():
