@@ -11,8 +11,9 @@ experiment of the sweep, as what one experiment keeps is given back when it ends
 
     python benchmarks/sweep_throughput.py [--check] [--tokens 131072] [--only ladder rates plan jobs]
 
-Goals: at least 4 times fewer seconds for the 48 runs of the ladder, mean losses within 2 %; 1e5 runs planned in under
-5 s; at most 0.2 s a job; memory of the driver over 1e4 jobs, extrapolated, under 100 MB more.
+Goals: at least 4 times fewer seconds for the 48 runs of the ladder, mean losses within 2 %; 1e5 runs
+planned in under 5 s; at most 0.2 s a job; memory of the driver over 1e4 jobs, extrapolated, under 100
+MB more.
 """
 
 from __future__ import annotations

@@ -696,7 +696,7 @@ def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
 
     def asked(runs, second_a_step=1.0, known=()):
         speed = estimate.Speed(second_a_step, 0, 0)
-        return pack.worth_measuring(runs, estimate.Costs(speed, {key: FLAT for key in known}))
+        return pack.worth_measuring(runs, estimate.Costs(speed, dict.fromkeys(known, FLAT)))
 
     # four trunks with branches are no more than five times the longest; one is one and a half
     assert asked(seeds) == [(first, 5)]
