@@ -61,7 +61,7 @@ class Sharding:
         """The model as an optimizer of this rank's rows sees it."""
         self.layout.P, self.layout.ends = ends["vector"], ends
         model.gather = self.named
-        self._alive: dict[int, tuple[StorageWeakRef, Tensor, str, torch.dtype]] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, Tensor, torch.dtype]] = {}
         """Of gathered tensors that may be let go, by their storage: what they were gathered from."""
 
     def _kind(self, unit: str) -> str:
@@ -153,8 +153,7 @@ class Sharding:
         unit_ku = _Gather.apply(part_ku, self.ranks, dtype)
         if unit != VECTORS:
             storage = unit_ku.untyped_storage()
-            from_ = StorageWeakRef(storage), part_ku.detach(), unit, dtype
-            self._alive[storage._cdata] = from_
+            self._alive[storage._cdata] = StorageWeakRef(storage), part_ku.detach(), dtype
         return unit_ku[:, : self.units[unit]]
 
     def _let_go(self, tensor: Tensor) -> Any:
@@ -163,7 +162,7 @@ class Sharding:
         found = self._alive.get(tensor.untyped_storage()._cdata)
         if found is None:
             return tensor
-        _, part_ku, _, dtype = found
+        _, part_ku, dtype = found
         return part_ku, dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
     def _again(self, kept: Any) -> Tensor:
