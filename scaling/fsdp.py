@@ -82,14 +82,14 @@ class Sharding:
 
     def own(self, pieces: Iterable[Tensor]) -> Tensor:
         """This rank's of a whole row, a copy; the row comes in pieces that end where units do."""
-        sizes, rank, ranks = iter(self.units.values()), self.ranks.rank, self.ranks.size
+        units, rank = zip(self.units.values(), self.sizes, strict=True), self.ranks.rank
         parts = []
         for piece_p in pieces:
             at = 0
             while at < len(piece_p):
-                unit_p = piece_p[at : at + next(sizes)]
-                at += len(unit_p)
-                size = -(-len(unit_p) // ranks)
+                whole, size = next(units)
+                unit_p = piece_p[at : at + whole]
+                at += whole
                 part_p = unit_p[rank * size : (rank + 1) * size]
                 parts.append(F.pad(part_p, (0, size - len(part_p))))
         return torch.cat(parts)

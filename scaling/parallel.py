@@ -70,6 +70,12 @@ class Ranks:
     local: int = 0
     """Its number among the ranks of its node: its GPU."""
 
+    @property
+    def apart(self) -> int:
+        """Of how many the gradient of their own share is known: of sharded parameters it is reduced as
+        it comes."""
+        return 1 if self.sharded else self.size
+
     def share(self, n: int) -> slice:
         """This rank's of n things in a row."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)

@@ -236,8 +236,7 @@ def _parts(run: RunConfig, micro_tokens: int | None, ranks: Ranks) -> int:
     """Equal parts of a rank's share of a step: enough for its noise scale, and for `micro_tokens`
     tokens at a time."""
     sequences = run.batch_tokens // run.model.n_ctx // ranks.size
-    # a part of sharded ranks is one of them all: none knows its gradient before it is reduced
-    least = -(-(run.eval.noise_parts or 1) // (1 if ranks.sharded else ranks.size))
+    least = -(-(run.eval.noise_parts or 1) // ranks.apart)
     if micro_tokens is not None:
         if micro_tokens < run.model.n_ctx:
             raise ConfigError(
@@ -777,8 +776,7 @@ class Trainer:
         K, sequences = windows_kbt.shape[:2]
         parts = _divisor_from(sequences, min(self.parts, sequences))  # of a batch still growing
         ranks = self.ranks
-        apart = 1 if ranks.sharded else ranks.size  # ranks whose gradient of a part is known
-        if parts == 1 and (self.noise is None or apart == 1):
+        if parts == 1 and (self.noise is None or ranks.apart == 1):
             loss_k, (grad_kp,) = one(windows_kbt, {})
             return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
         b = sequences // parts
@@ -787,7 +785,7 @@ class Trainer:
         grad_kp = torch.zeros_like(self.flat_kp, requires_grad=False)
         whole_gains: list[Tensor | int] = [0] * len(gains)
         for part_kbt in windows_kbt.split(b, dim=1):
-            p = self.decoder.named(self.flat_kp)
+            p = self.decoder.named(self.flat_kp) if gains else {}
             each = {name: p[name][:, None].expand(-1, b, -1).flatten(0, 1) for name in gains}
             part_loss_k, (part_kp, *part_gains) = one(part_kbt, each)
             loss_k += part_loss_k / parts
@@ -807,7 +805,7 @@ class Trainer:
         loss_k, small_k, sequence_k = (x[:, 0] for x in few[:3])
         n_ctx = self.decoder.model.n_ctx
         self.noise.update(
-            (small_k, ranks.size // apart * b * n_ctx),
+            (small_k, ranks.size // ranks.apart * b * n_ctx),
             (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
             (sequence_k, n_ctx),
             sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
