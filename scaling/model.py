@@ -33,7 +33,6 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +43,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from scaling.attention import attend
 from scaling.config import FAMILIES, ConfigError, ModelConfig
 from scaling.count import Parameters
 
@@ -512,14 +512,13 @@ class Decoder(Model):
             query, key = self._rotate(query), self._rotate(key)
         if g < h:
             key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
-        scale = None if m.mup_base_width is None else 1 / c  # not 1 / sqrt(c)
-        attend = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale)
+        scale = c**-0.5 if m.mup_base_width is None else 1 / c
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
             # whose kernel's backward pass takes thrice as long there as that of float32
             with torch.autocast("cpu", enabled=False):
-                y_bhtc = attend(query.float(), key.float(), value.float()).to(query.dtype)
+                y_bhtc = attend(query.float(), key.float(), value.float(), scale).to(query.dtype)
         else:
-            y_bhtc = attend(query, key, value)
+            y_bhtc = attend(query, key, value, scale)
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:

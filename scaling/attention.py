@@ -1,0 +1,89 @@
+"""Causal attention: torch's own kernel, and one to be compiled for CPUs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BLOCKS = 4
+"""Of queries: with 4 no more than a fifth of what is computed is masked; more make small products."""
+_LONGEST = 1024
+"""Positions; of more, what is kept for the backward pass, [T, T] of each head, would be most of a layer's
+activations."""
+
+
+def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
+    """softmax(scale Q K^T) V, each position attending to those up to its own: queries, and as many
+    heads of keys and values, [B, H, T, C]."""
+    t = query_bhtc.shape[2]
+    if torch.compiler.is_compiling() and query_bhtc.device.type == "cpu" and t <= _LONGEST:
+        three = (x.flatten(0, 1) for x in (query_bhtc, key_bhtc, value_bhtc))
+        y, *_ = BlockedAttention.apply(*three, scale, min(_BLOCKS, t))
+        return y.view(query_bhtc.shape)
+    return F.scaled_dot_product_attention(
+        query_bhtc, key_bhtc, value_bhtc, is_causal=True, scale=scale
+    )
+
+
+class BlockedAttention(torch.autograd.Function):
+    """As :func:`attend`, of [N, T, C]: queries in blocks, each a matrix product with the keys up to
+    its end, so that little is computed in vain.
+
+    Written to be compiled: what lies between the products is fused. For the small heads of small
+    models forward and backward take 0.5 to 0.8 of the time of torch's kernel for CPUs.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        query_ntc: Tensor, key_ntc: Tensor, value_ntc: Tensor, scale: float, blocks: int
+    ) -> tuple[Tensor, ...]:
+        t = query_ntc.shape[1]
+        y, weights, totals = [], [], []
+        for a, b in _blocks(t, blocks):
+            logits_nqt = torch.bmm(scale * query_ntc[:, a:b], key_ntc[:, :b].transpose(1, 2))
+            at_q1 = torch.arange(a, b, device=query_ntc.device, dtype=torch.int32)[:, None]
+            at_t = torch.arange(b, device=query_ntc.device, dtype=torch.int32)
+            logits_nqt = torch.where(at_t > at_q1, -math.inf, logits_nqt)
+            weight_nqt = (logits_nqt - logits_nqt.amax(2, keepdim=True)).exp()
+            total_nq1 = weight_nqt.sum(2, keepdim=True)
+            y.append(torch.bmm(weight_nqt, value_ntc[:, :b]) / total_nq1)
+            weights.append(weight_nqt)
+            totals.append(total_nq1)
+        return torch.cat(y, 1), *weights, *totals
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.scale, ctx.blocks = inputs[3:]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:3], *output)
+
+    @staticmethod
+    def backward(ctx, grad_ntc: Tensor, *_):  # type: ignore[override]
+        query_ntc, key_ntc, value_ntc, y_ntc, *kept = ctx.saved_tensors
+        bounds = _blocks(query_ntc.shape[1], ctx.blocks)
+        grad_query, grad_key, grad_value = [], [0.0] * ctx.blocks, [0.0] * ctx.blocks
+        for (a, b), weight_nqt, total_nq1 in zip(
+            bounds, kept[: ctx.blocks], kept[ctx.blocks :], strict=True
+        ):
+            g_nqc = grad_ntc[:, a:b] / total_nq1
+            along_nq1 = (y_ntc[:, a:b] * g_nqc).sum(2, keepdim=True)
+            grad_weight_nqt = torch.bmm(g_nqc, value_ntc[:, :b].transpose(1, 2))
+            grad_logits_nqt = weight_nqt * (grad_weight_nqt - along_nq1)
+            grad_query.append(ctx.scale * torch.bmm(grad_logits_nqt, key_ntc[:, :b]))
+            to_key = torch.bmm(grad_logits_nqt.transpose(1, 2), ctx.scale * query_ntc[:, a:b])
+            to_value = torch.bmm(weight_nqt.transpose(1, 2), g_nqc)
+            for i, (c, d) in enumerate(bounds):
+                if d <= b:
+                    grad_key[i] = grad_key[i] + to_key[:, c:d]
+                    grad_value[i] = grad_value[i] + to_value[:, c:d]
+        return *(torch.cat(x, 1) for x in (grad_query, grad_key, grad_value)), None, None
+
+
+def _blocks(t: int, number: int) -> list[tuple[int, int]]:
+    """Bounds of blocks of T positions."""
+    cuts = [t * i // number for i in range(number + 1)]
+    return list(itertools.pairwise(cuts))
