@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 _BLOCKS = 4
 """Of queries: with 4 no more than a fifth of what is computed is masked; more make small products."""
-_LONGEST = 1024
-"""Positions; of more, what is kept for the backward pass, [T, T] of each head, would be most of a layer's
-activations."""
+_LONGEST = 512
+"""Positions; with 1024 nothing is gained, and what is kept for the backward pass, [T, T] of each head, would
+be most of a layer's activations."""
 
 
 def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
