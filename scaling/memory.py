@@ -1,10 +1,13 @@
-"""How running out of memory is said: by Python, CUDA, torch on a CPU, and Ray."""
+"""How running out of memory is said: by Python, CUDA, torch on a CPU, code compiled for one, and Ray."""
 
 from __future__ import annotations
 
 import re
 
-_SAID = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
+_SAID = re.compile(
+    "MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory"
+    r"|aoti_torch_empty_strided\(.* API call failed"
+)
 
 
 def out_of_memory(error: BaseException | str) -> bool:

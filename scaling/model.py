@@ -581,4 +581,7 @@ def _linear(p: Mapping[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
     weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
     if bias_ko is None:
         return torch.bmm(x_kni, weight_kio)
+    if torch.compiler.is_compiling():  # which fuses the sum with what follows
+        y_kno = torch.bmm(x_kni, weight_kio)
+        return y_kno + bias_ko[:, None].type_as(y_kno)
     return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)

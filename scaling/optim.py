@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from scaling.compile import compiled
 from scaling.config import ConfigError, OptimConfig
 from scaling.model import Model
 from scaling.schedule import lr_divisor
@@ -154,7 +155,7 @@ class CompiledAdamW:
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """As :meth:`Optimizer.step`, but that `grad_kp` is left as it is."""
         torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
-        return self.within(partial(_compiled_adamw(), grad_kp), lr)
+        return self.within(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
 
     def within(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
         """What compiled code that ends in :func:`adamw` returns: `update` is called with its arguments
@@ -221,8 +222,8 @@ def adamw(
 
 
 @functools.cache
-def _compiled_adamw() -> Callable[..., Tensor]:
-    return torch.compile(adamw)
+def _compiled_adamw(device: torch.device) -> Callable[..., Tensor]:
+    return compiled(adamw, device)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,18 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scaling import corpus, count, optim, parallel, table
+from scaling.compile import compiled
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
 from scaling.fsdp import ShardedAdamW, Sharding
@@ -37,8 +39,6 @@ from scaling.schedule import SHARED, evaluation_steps, parts_at, peaks, schedule
 from scaling.tokens import TrainTokens, held_out_windows
 
 CHECKPOINT = "checkpoint.pt"
-
-T = TypeVar("T")
 
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
@@ -190,27 +190,21 @@ def _lack_of_memory(error: Exception) -> str:
     """What is said of a lack of memory; any other error is raised again."""
     if not out_of_memory(error):
         raise error
-    return str(error).splitlines()[0]
+    said = str(error).splitlines()[0]
+    return "no memory for a tensor" if "aoti_torch" in said else said  # of C++ that torch wrote
 
 
-def _compile(function: Callable[..., T], *, fullgraph: bool = False) -> Callable[..., T]:
-    """The function compiled: for each shape anew, and not, as torch gives up by itself, eight times."""
-    torch._dynamo.config.recompile_limit = 1024
-    torch._dynamo.config.accumulated_recompile_limit = 1024
-    # A second shape would make its sizes variables, and the code of all slower.
-    torch._dynamo.config.automatic_dynamic_shapes = False
-    return torch.compile(function, fullgraph=fullgraph)
-
-
-def _step(decoder: Model) -> Callable[..., tuple[Tensor, Tensor]]:
+def _step(decoder: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     """A whole step as one function, and so one graph: losses and norms of the gradients [K] of windows
     [K, B, T + 1], and AdamW's update in place. Small models spend most of a step between graphs."""
 
-    def step(
-        windows_kbt: Tensor, bfloat16: bool, flat_kp: Tensor, *adamw: Any
-    ) -> tuple[Tensor, Tensor]:
+    def step(windows_kbt: Tensor, flat_kp: Tensor, *adamw: Any) -> tuple[Tensor, Tensor]:
         def loss(flat_kp: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.autocast(flat_kp.device.type, torch.bfloat16, enabled=bfloat16):
+            # Around the forward pass alone, and not where it is off: torch caches no such graph.
+            cast = (
+                torch.autocast(flat_kp.device.type, torch.bfloat16) if bfloat16 else nullcontext()
+            )
+            with cast:
                 loss_k = decoder.mean_loss(flat_kp, windows_kbt)
             return loss_k.sum(), loss_k
 
@@ -513,12 +507,14 @@ class Trainer:
                 row_1p = torch.zeros(1, self.layout.P, device=self.device)
                 self.decoder.logits(row_1p, self.windows_bt[None, :1, :-1])
             if self.sharding is None:
-                self.mean_loss = _compile(self.decoder.mean_loss)
+                self.mean_loss = compiled(self.decoder.mean_loss, self.device)
             elif isinstance(self.decoder, Decoder):  # a graph does not let go of what was gathered
-                self.decoder.block = _compile(self.decoder.block)
+                self.decoder.block = compiled(self.decoder.block, self.device)
             fused = self.decoder.fuses_loss(shared.batch_tokens)
             if fused and not (self.decoder.recompute or ranks.size > 1):
-                self.whole_step = _compile(_step(self.decoder), fullgraph=True)
+                self.whole_step = compiled(
+                    _step(self.decoder, self.bfloat16), self.device, fullgraph=True
+                )
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
@@ -709,6 +705,9 @@ class Trainer:
                     member.step += 1
                     member.work += tokens / len(row.members)
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
     def _update(
         self, windows_kbt: Tensor, weight: float, rates: list[tuple[float, float]]
     ) -> tuple[Tensor, Tensor]:
@@ -721,7 +720,7 @@ class Trainer:
             torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
             lack = None
             try:
-                return self.adamw.within(partial(whole, windows_kbt, self.bfloat16), rates)
+                return self.adamw.within(partial(whole, windows_kbt), rates)
             except TorchDynamoException:  # a family whose code is not one graph
                 self.whole_step = None
             except (MemoryError, RuntimeError) as error:
@@ -768,7 +767,7 @@ class Trainer:
             if self.compiled:  # once for packs of every size
                 for tensor in (self.flat_kp, windows_kbt):
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            with self._autocast():
                 loss_k = self.mean_loss(self.flat_kp, windows_kbt, instead)
             by = [self.flat_kp, *instead.values()]
             return loss_k.detach(), list(torch.autograd.grad(loss_k.sum(), by))
@@ -822,7 +821,7 @@ class Trainer:
     def _measure(self, due: dict[int, list[Member]]) -> None:
         """Evaluate {row: members}."""
         start = time.perf_counter()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with self._autocast():
             held_out = evaluate(
                 self.decoder,
                 self._weights()[list(due)],
@@ -882,7 +881,7 @@ class Trainer:
                 self.files.test_of(name), run.eval.test_tokens, n_ctx, at_most=True
             )
             windows_bt = torch.from_numpy(windows).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            with self._autocast():
                 row_1p = self._weights()[k : k + 1]
                 (other,) = evaluate(
                     self.decoder, row_1p, windows_bt, self.token_bytes_v, self.ranks

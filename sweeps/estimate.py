@@ -43,7 +43,7 @@ _SIZES = (1, 2, 4, 8, 16, 32)
 _COMPILED_GAINS = 0.05
 """Compiled steps must be shorter by this part."""
 
-_LOOP = 2
+_LOOP = 3
 """Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
 
 _STEP_FLOPS = 2e10

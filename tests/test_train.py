@@ -332,7 +332,7 @@ def test_a_step_as_one_function_is_the_step(run, monkeypatch, precision):
     changes = {"precision": precision, "optim.clip": 0.3, "optim.z_loss": 1e-3}
     runs = [override(run, {"seed": k} | changes) for k in range(2)]
     apart = Trainer(runs, ONE, [None, None])
-    monkeypatch.setattr("scaling.train._compile", lambda function, **_: function)
+    monkeypatch.setattr("scaling.train.compiled", lambda function, *_, **__: function)
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
     as_one = Trainer(runs, dataclasses.replace(ONE, compile=True), [None, None])
     monkeypatch.setattr(as_one, "_gradient", None)  # not by this way
