@@ -87,6 +87,9 @@ class Costs:
     """{shape: {K: seconds a step of K runs}} of the shapes that were measured."""
     compiled: frozenset[Hashable] = frozenset()
     """The shapes that are to be trained compiled; `packs` has what that takes."""
+    other: Mapping[Hashable, float] = field(default_factory=dict)
+    """{shape: seconds a step of one run in the other precision, over those in its own} where both were
+    measured, uncompiled."""
 
     def sizes(self, run: RunConfig) -> list[int]:
         """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
@@ -248,15 +251,28 @@ def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any
     Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
     one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
     """
+    shapes = {shape(run): run for run in runs}
+    runs = shapes.values()
     packs = on.known(runs)
     price = speed([*samples_of_packs(packs, runs), *samples_of(rows, on)])
+    other = {}
+    for key, run in shapes.items():
+        for theirs in on.known([in_other_precision(run)]).values():
+            if 1 in theirs and 1 in packs.get(key, {}):
+                other[key] = theirs[1] / packs[key][1]
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})
         ratios = [compiled[K] / plain[K] for K in compiled.keys() & plain.keys()]
         if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAINS:
             fast[key] = compiled
-    return Costs(price, packs | fast, frozenset(fast))
+    return Costs(price, packs | fast, frozenset(fast), other)
+
+
+def in_other_precision(run: RunConfig) -> RunConfig:
+    """The run in bfloat16, or in float32 if that is its precision."""
+    other = "float32" if run.precision == "bfloat16" else "bfloat16"
+    return dataclasses.replace(run, precision=other)
 
 
 def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:

@@ -27,6 +27,9 @@ _WORTH_MEASURING_SECONDS = 10.0
 _WORTH_COMPILING_SECONDS = 180.0
 """Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
 
+_WORTH_COMPARING_SECONDS = 600.0
+"""Runs of one shape that take less are not tried in the other precision, which takes a second or two."""
+
 _JOB_SECONDS = 0.3
 """To hand out a job and begin it."""
 
@@ -90,6 +93,15 @@ def worth_compiling(
         (work.run, work.most)
         for work in _work(runs, costs).values()
         if work.seconds > _WORTH_COMPILING_SECONDS and not on.known([work.run], compiled=True)
+    ]
+
+
+def worth_comparing(runs: Iterable[RunConfig], costs: Costs) -> list[RunConfig]:
+    """A run of each of the shapes whose other precision may save minutes, and was not yet tried."""
+    return [
+        work.run
+        for key, work in _work(runs, costs).items()
+        if work.seconds > _WORTH_COMPARING_SECONDS and key not in costs.other
     ]
 
 

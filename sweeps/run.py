@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from scaling.corpus import TokenFiles
 
+_PRECISION_GAINS = 0.1
+"""Steps in the other precision must be shorter by this part to be spoken of."""
+
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
 
@@ -126,7 +129,7 @@ class Plan:
         ground = {0: "a guess: nothing measured on this machine"}.get(
             samples, f"from {samples} measurements"
         )
-        lines += self._packs()
+        lines += [*self._packs(), *self.precisions()]
         early = f"{len(self.again)} of these were stopped early and are trained to the end"
         lines += [early] if self.again else []
         lines += ["more runs follow from the results of these ([until])"] if self.grows else []
@@ -152,6 +155,23 @@ class Plan:
             f"{len(self.jobs)} jobs: {runs} runs in {len(packed)} packs of up to {widest} at once"
             f"{saved if trained < self.tokens else ''}",
         ]
+
+    def precisions(self) -> list[str]:
+        """What the other precision would save, a line each, where that was measured to be much."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for run_id, run in self.missing.items() if self.costs.other else ():
+            ratio = self.costs.other.get(shape(run), 1.0)
+            if ratio < 1 - _PRECISION_GAINS:
+                other = estimate.in_other_precision(run).precision
+                found.setdefault(other, []).append((self.seconds[run_id], ratio))
+        lines = []
+        for other, each in found.items():
+            part = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
+            lines.append(
+                f"{len(each)} runs would take {part:.2f} of their time in {other}, as measured here "
+                f'(precision = "{other}": other runs, with other rounding)'
+            )
+        return lines
 
     def _end(self) -> str:
         """When it would be done if it began now, and what that costs."""
@@ -330,6 +350,10 @@ class Sweep:
         if asked:
             self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
             self._measure(on, asked, compiled=True)
+            plan = self._plan(rows, on, packs)
+        if compared := pack.worth_comparing(runs, plan.costs):
+            mine = [(run, 1) for run in compared if shape(run) not in plan.costs.packs]
+            self._measure(on, mine + [(estimate.in_other_precision(run), 1) for run in compared])
             plan = self._plan(rows, on, packs)
         return plan
 
@@ -548,6 +572,8 @@ class Sweep:
                 f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
                 f"{clock(plan.wall_seconds)}",
             )
+            for line in plan.precisions():
+                _say(console, line)
             self._say_budget(budget, plan, console)
             queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
             self.store.forget(plan.again)

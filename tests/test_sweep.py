@@ -686,6 +686,34 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     assert seen == [True, False]
 
 
+def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_it_gains(
+    monkeypatch,
+):
+    shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
+    it, on = sweep(shapes), estimate.Machine(1, 1)
+    small, large = it.spec.runs[0], it.spec.runs[-1]
+    remember(it, {1: 1.0})
+    costs = estimate.costs(on, it.spec.runs, [])
+    assert not costs.other and "bfloat16" not in str(it.plan(in_process=True))
+    assert not pack.worth_comparing(it.spec.runs, costs)  # for a minute
+    asked = []
+    monkeypatch.setattr(estimate.Machine, "measure", lambda on, runs, **_: asked.append(list(runs)))
+    monkeypatch.setattr(pack, "_WORTH_COMPARING_SECONDS", 1.0)
+    it.plan(in_process=True, measure=True)
+    assert [(r.precision, n) for r, n in asked[-1]] == [("bfloat16", 1)] * 2
+    for run, seconds in ((small, 1.3), (large, 0.6)):
+        on.path(estimate.in_other_precision(run)).write_text(json.dumps({1: seconds}))
+    costs = estimate.costs(on, it.spec.runs, [])
+    assert costs.other == {shape(small): 1.3, shape(large): 0.6}
+    assert not pack.worth_comparing(it.spec.runs, costs)  # again
+    said = str(it.plan(in_process=True))
+    assert "2 runs would take 0.60 of their time in bfloat16, as measured here" in said
+    # and back
+    slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
+    said = str(slow.plan(in_process=True))
+    assert "2 runs would take 0.77 of their time in float32" in said
+
+
 LADDER = PACKED.replace("[axes]", "optim = { schedule = 'wsd', warmup_tokens = 512 }\n[axes]")
 
 
