@@ -30,6 +30,7 @@ from train_speed import SHAPES, reference_apart
 
 from scaling import corpus, count
 from scaling.config import Execution, RunConfig, from_dict
+from scaling.hardware import peak_flops
 from scaling.train import Trainer
 
 GOALS = {"3e3:256": 4.0, "3e4:256": 2.2}
@@ -131,8 +132,13 @@ def main() -> int:
         print(json.dumps(measure(**json.loads(arguments.child))))
         return 0
     corpus.prepare(from_dict({"data.tokenizer": "bytes"}).data)
-    figures, missed = {}, []
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    products, in_bfloat16 = (peak_flops(cpu, t, 1) for t in (torch.float32, torch.bfloat16))
+    figures: dict[str, float] = {"bfloat16_products": round(in_bfloat16 / products, 2)}
+    missed = []
     print(
+        f"matrix products in bfloat16 {figures['bfloat16_products']:.2f} times as fast as in float32\n"
         f"{arguments.workers} workers of one thread; bytes, context 128; tokens/s of all together"
     )
     print(

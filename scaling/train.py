@@ -513,7 +513,7 @@ class Trainer:
             fused = self.decoder.fuses_loss(shared.batch_tokens)
             if fused and not (self.decoder.recompute or ranks.size > 1):
                 self.whole_step = compiled(
-                    _step(self.decoder, self.bfloat16), self.device, fullgraph=True
+                    _step(self.decoder, self.bfloat16), self.device, one_graph=True
                 )
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step

@@ -59,6 +59,22 @@ def test_what_another_config_compiled_is_not_taken_for_ones_own(run, tmp_path, m
             torch._dynamo.reset()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_step_on_a_gpu_is_one_cuda_graph(run):
+    from torch._dynamo.utils import counters
+
+    runs = [override(run, {"seed": k}) for k in range(3)]
+    for members in (runs[:1], runs):
+        each = []
+        for compile in (False, True):
+            execution = Execution(device="cuda", compile=compile)
+            trainer = Trainer(members, execution, [None] * len(members))
+            trainer.steps(20)
+            each.append(torch.cat([trainer.loss_sum_k, trainer.norm_sum_k]))
+        torch.testing.assert_close(*each, rtol=1e-3, atol=0.0)
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
 OUT_OF_MEMORY = """
 import json, resource, sys
 from scaling.config import Execution, from_dict
