@@ -272,7 +272,7 @@ def test_mup_at_its_base_width_is_standard_but_for_attention():
 
 def test_the_compiled_kernel_is_adamw(monkeypatch):
     # its arithmetic; that a compiler keeps it is for the slow test of a compiled pack
-    monkeypatch.setattr(optim, "_compiled_adamw", lambda: optim.adamw)
+    monkeypatch.setattr(optim, "_compiled_adamw", lambda device: optim.adamw)
     model = Decoder(ModelConfig(n_layer=1, d_model=8, n_head=2, n_ctx=16), 32)
     configs = [
         OptimConfig(weight_decay=0.1, clip=None),
