@@ -13,15 +13,14 @@ R = TypeVar("R")
 
 
 def compiled(
-    function: Callable[..., R], device: torch.device, *, one_graph: bool = False
+    function: Callable[..., R], device: torch.device, *, fullgraph: bool = False
 ) -> Callable[..., R]:
-    """`function` compiled for tensors on `device`; with `one_graph` as a single one, or a
+    """`function` compiled for tensors on `device`; with `fullgraph` as one graph, or a
     TorchDynamoException when it is called. ConfigError where there is nothing to compile with.
 
-    What calls the kernels is Python no more, which would be a fifth of a small model's step: on a CPU it
-    is C++ as well, and on a GPU a single graph is a CUDA graph, which sets them off at once.
+    On a CPU what calls the kernels is C++ too: Python takes up to a sixth of a small model's step.
     """
-    import torch._functorch.config as autograd  # a second of import, as all of the compiler
+    import torch._functorch.config as functorch  # a second of import, as all of the compiler
 
     dynamo = torch._dynamo.config
     # Not, as torch gives up by itself, after eight shapes.
@@ -29,15 +28,12 @@ def compiled(
     # A second shape would make its sizes variables, and the code of all slower.
     dynamo.automatic_dynamic_shapes = False
     # What ours do is all in the graph that is the key: found again, it halves the start from a cache.
-    if hasattr(autograd, "autograd_cache_allow_custom_autograd_functions"):  # not in older torch
-        autograd.autograd_cache_allow_custom_autograd_functions = True
-    options: dict[str, str | int | bool | Callable] = {}
-    if device.type == "cpu":
-        _look_for_a_compiler()
-        options["cpp_wrapper"] = True
-    elif device.type == "cuda":
-        options["triton.cudagraphs"] = one_graph
-    return torch.compile(function, fullgraph=one_graph, options=options)
+    if hasattr(functorch, "autograd_cache_allow_custom_autograd_functions"):  # not in older torch
+        functorch.autograd_cache_allow_custom_autograd_functions = True
+    if device.type != "cpu":
+        return torch.compile(function, fullgraph=fullgraph)
+    _look_for_a_compiler()
+    return torch.compile(function, fullgraph=fullgraph, options={"cpp_wrapper": True})
 
 
 def _look_for_a_compiler() -> None:
@@ -48,6 +44,6 @@ def _look_for_a_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise ConfigError(
-            "execution.compile needs a C++ compiler, and there is none here (no g++, and none that the "
+            "execution.compile needs a C++ compiler, and none is found (such as g++ in PATH, or what the "
             "environment variable CXX names); install one, or do without execution.compile."
         ) from None

@@ -443,8 +443,8 @@ class Execution(_Part):
     """Share parameters, gradients and AdamW's state among the devices as well (FSDP), for models that
     do not fit on one; a tensor is whole only while the model computes with it."""
     compile: bool = False
-    """Use torch.compile, on a CPU with the C++ compiler that is here; numbers differ from uncompiled
-    ones in the last digits. 10 to 70 seconds of compiling the first time, 3 to 5 after that."""
+    """Use torch.compile, which needs a C++ compiler; numbers differ from uncompiled ones in the last
+    digits. A shape takes up to a minute or so the first time, then seconds, from torch's cache."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (when a folder is given)."""
     micro_tokens: int | None = None

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 
-_SAID = re.compile(
-    "MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory"
-    r"|aoti_torch_empty_strided\(.* API call failed"
-)
+_SAID = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
+
+_CALL_FAILED = re.compile(r"(aoti_torch_\w+)\(.* API call failed")
+"""In compiled code, which does not say why; memory is what a call that worked before may lack."""
 
 
 def out_of_memory(error: BaseException | str) -> bool:
     """Whether an error, or a line that tells of one, is for want of memory."""
     said = error if isinstance(error, str) else f"{type(error).__name__} {error}"
-    return bool(_SAID.search(said))
+    return bool(_SAID.search(said) or _CALL_FAILED.search(said))
+
+
+def words(error: BaseException) -> str:
+    """What such an error says, in a line."""
+    if call := _CALL_FAILED.search(str(error)):
+        return f"{call[1]} failed in compiled code, probably for want of memory"
+    return str(error).splitlines()[0]

@@ -170,8 +170,6 @@ class CompiledAdamW:
         rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
         for tensor in rows:  # once for packs of every size
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        for tensor in rows[:3]:  # a CUDA graph may change these alone in place
-            torch._dynamo.mark_static_address(tensor)
         answer = update(*rows, self.matrices)
         self.t = t_after
         return answer

@@ -30,7 +30,7 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.fsdp import ShardedAdamW, Sharding
 from scaling.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
-from scaling.memory import out_of_memory
+from scaling.memory import out_of_memory, words
 from scaling.model import Decoder, Model, build
 from scaling.noise import NoiseScale
 from scaling.optim import CompiledAdamW, Optimizer
@@ -190,8 +190,7 @@ def _lack_of_memory(error: Exception) -> str:
     """What is said of a lack of memory; any other error is raised again."""
     if not out_of_memory(error):
         raise error
-    said = str(error).splitlines()[0]
-    return "no memory for a tensor" if "aoti_torch" in said else said  # of C++ that torch wrote
+    return words(error)
 
 
 def _step(decoder: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -200,7 +199,7 @@ def _step(decoder: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]
 
     def step(windows_kbt: Tensor, flat_kp: Tensor, *adamw: Any) -> tuple[Tensor, Tensor]:
         def loss(flat_kp: Tensor) -> tuple[Tensor, Tensor]:
-            # Around the forward pass alone, and not where it is off: torch caches no such graph.
+            # Around the forward pass alone, and only where it is on: torch caches no graph that has it.
             cast = (
                 torch.autocast(flat_kp.device.type, torch.bfloat16) if bfloat16 else nullcontext()
             )
@@ -513,7 +512,7 @@ class Trainer:
             fused = self.decoder.fuses_loss(shared.batch_tokens)
             if fused and not (self.decoder.recompute or ranks.size > 1):
                 self.whole_step = compiled(
-                    _step(self.decoder, self.bfloat16), self.device, one_graph=True
+                    _step(self.decoder, self.bfloat16), self.device, fullgraph=True
                 )
         for name in {name for run in runs for name in run.eval.other_corpora}:
             self.files.test_of(name)  # what cannot be had is known now, not after the last step

@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ _MEASURE_SECONDS = 0.15
 _SIZES = (1, 2, 4, 8, 16, 32)
 _COMPILED_GAINS = 0.05
 """Compiled steps must be shorter by this part."""
+
+OTHER_PRECISION = {"float32": "bfloat16", "bfloat16": "float32"}
 
 _LOOP = 3
 """Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
@@ -88,8 +91,8 @@ class Costs:
     compiled: frozenset[Hashable] = frozenset()
     """The shapes that are to be trained compiled; `packs` has what that takes."""
     other: Mapping[Hashable, float] = field(default_factory=dict)
-    """{shape: seconds a step of one run in the other precision, over those in its own} where both were
-    measured, uncompiled."""
+    """{shape: how long a step of one run is in the other precision, in times of its own, uncompiled}
+    where that was measured; nan where it cannot be."""
 
     def sizes(self, run: RunConfig) -> list[int]:
         """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
@@ -168,7 +171,7 @@ class Machine:
         gpu = not one.startswith("cpu") and self.device != "cpu"
         return not device or (int(several or 1) == self.devices and (cpu or gpu))
 
-    def path(self, run: RunConfig, *, compiled: bool = False) -> Path:
+    def path(self, run: RunConfig, *, compiled: bool = False, folder: str = "speed") -> Path:
         """Where the measurements of a run's shape are kept."""
         from importlib.metadata import version
 
@@ -179,7 +182,7 @@ class Machine:
         what = [_LOOP, here, version("torch"), how, vars(run.model), run.data.vocab_size]
         what += [run.optim.optimizer] if compiled else []
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
-        return cache() / "speed" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+        return cache() / folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     def known(self, runs: Iterable[RunConfig], *, compiled: bool = False) -> Packs:
         """What was measured before of the shapes of `runs`."""
@@ -196,13 +199,49 @@ class Machine:
         """Train packs of up to so many runs of each shape for a moment, and remember what it took.
 
         In child processes, as many side by side as there will be workers, that find the machine as
-        these will. A second or two a shape, `compiled` half a minute. Raises RuntimeError with a child's
-        last line where it fails.
+        these will. Seconds a shape, `compiled` up to a minute. Raises RuntimeError with a child's last
+        line where it fails.
         """
         asked = {shape(run): (run, most) for run, most in runs}
+        found: Packs = {}
+        each = self._timed([*asked.values()], compiled)
+        for (key, (run, _)), seconds in zip(asked.items(), each, strict=True):
+            found[key] = seconds
+            _remember(self.path(run, compiled=compiled), seconds)
+        return found
+
+    def compare(self, runs: Iterable[RunConfig]) -> None:
+        """Train one run of each shape for a moment in its own and in the other precision, and remember
+        how long a step of the other is in times of its own; or that this cannot be."""
+        shapes = [*{shape(run): run for run in runs}.values()]
+        both = [
+            (dataclasses.replace(run, precision=precision), 1)
+            for run in shapes
+            for precision in (run.precision, OTHER_PRECISION[run.precision])
+        ]
+        try:
+            seconds = [found[1] for found in self._timed(both, compiled=False)]
+            ratios = [b / a for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
+        except RuntimeError:  # a family, or a device, that one of the two is not for
+            ratios = [math.nan] * len(shapes)
+        for run, ratio in zip(shapes, ratios, strict=True):
+            _remember(self.path(run, folder="precision"), ratio)
+
+    def compared(self, runs: Iterable[RunConfig]) -> dict[Hashable, float]:
+        """What :meth:`compare` found before of the shapes of `runs`; nan where it could not."""
+        found = {}
+        for key, run in {shape(run): run for run in runs}.items():
+            with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or torn
+                found[key] = float(json.loads(self.path(run, folder="precision").read_bytes()))
+        return found
+
+    def _timed(
+        self, asked: Sequence[tuple[RunConfig, int]], compiled: bool
+    ) -> list[dict[int, float]]:
+        """{K: seconds a step} of each run's packs of up to so many."""
         if not asked:
-            return {}
-        items = [{"run": flatten(run), "most": most} for run, most in asked.values()]
+            return []
+        items = [{"run": flatten(run), "most": most} for run, most in asked]
         how = {**vars(self), "compile": compiled, "items": items}
         number = min(self.workers, os.cpu_count() or 1)
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
@@ -234,15 +273,19 @@ class Machine:
                 if child.poll() is None:
                     child.kill()
                     child.wait()
-        found: Packs = {}
-        for (key, (run, _)), *each in zip(asked.items(), *answers, strict=True):
-            sizes = set.intersection(*map(set, each))
-            found[key] = {int(K): statistics.mean(one[K] for one in each) for K in sorted(sizes)}
-            with contextlib.suppress(OSError):  # a cache that cannot be written is only slower
-                path = self.path(run, compiled=compiled)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(path, json.dumps(found[key]).encode())
-        return found
+        return [
+            {
+                int(K): statistics.mean(one[K] for one in each)
+                for K in sorted(set.intersection(*map(set, each)))
+            }
+            for each in zip(*answers, strict=True)
+        ]
+
+
+def _remember(path: Path, what: Any) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written is only slower
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(what).encode())
 
 
 def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
@@ -255,24 +298,13 @@ def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any
     runs = shapes.values()
     packs = on.known(runs)
     price = speed([*samples_of_packs(packs, runs), *samples_of(rows, on)])
-    other = {}
-    for key, run in shapes.items():
-        for theirs in on.known([in_other_precision(run)]).values():
-            if 1 in theirs and 1 in packs.get(key, {}):
-                other[key] = theirs[1] / packs[key][1]
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})
         ratios = [compiled[K] / plain[K] for K in compiled.keys() & plain.keys()]
         if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAINS:
             fast[key] = compiled
-    return Costs(price, packs | fast, frozenset(fast), other)
-
-
-def in_other_precision(run: RunConfig) -> RunConfig:
-    """The run in bfloat16, or in float32 if that is its precision."""
-    other = "float32" if run.precision == "bfloat16" else "bfloat16"
-    return dataclasses.replace(run, precision=other)
+    return Costs(price, packs | fast, frozenset(fast), on.compared(runs))
 
 
 def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:

@@ -25,10 +25,10 @@ _WORTH_MEASURING_SECONDS = 10.0
 """Packs of a shape that save less at best are not measured: that takes each worker a second or two."""
 
 _WORTH_COMPILING_SECONDS = 180.0
-"""Runs of one shape that take less are not compiled: that takes 10 to 40 seconds when first measured."""
+"""Runs of one shape that take less are not compiled: that takes up to a minute when first measured."""
 
 _WORTH_COMPARING_SECONDS = 600.0
-"""Runs of one shape that take less are not tried in the other precision, which takes a second or two."""
+"""Runs of one shape that take less are not tried in the other precision, which takes seconds."""
 
 _JOB_SECONDS = 0.3
 """To hand out a job and begin it."""
@@ -81,7 +81,11 @@ def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunCo
     return [
         (work.run, work.most)
         for key, work in _work(runs, costs).items()
-        if key not in costs.packs and work.saved > _WORTH_MEASURING_SECONDS
+        # one run alone may have been measured for its speed
+        if (
+            key not in costs.packs or (costs.packs[key].keys() <= {1} and key not in costs.compiled)
+        )
+        and work.saved > _WORTH_MEASURING_SECONDS
     ]
 
 

@@ -158,18 +158,19 @@ class Plan:
 
     def precisions(self) -> list[str]:
         """What the other precision would save, a line each, where that was measured to be much."""
+        gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAINS}
         found: dict[str, list[tuple[float, float]]] = {}
-        for run_id, run in self.missing.items() if self.costs.other else ():
-            ratio = self.costs.other.get(shape(run), 1.0)
-            if ratio < 1 - _PRECISION_GAINS:
-                other = estimate.in_other_precision(run).precision
-                found.setdefault(other, []).append((self.seconds[run_id], ratio))
+        for run_id, run in self.missing.items() if gains else ():
+            if (key := shape(run)) in gains:
+                each = found.setdefault(run.precision, [])
+                each.append((self.seconds[run_id], self.costs.other[key]))
         lines = []
-        for other, each in found.items():
+        for precision, each in found.items():
+            other = estimate.OTHER_PRECISION[precision]
             part = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
             lines.append(
-                f"{len(each)} runs would take {part:.2f} of their time in {other}, as measured here "
-                f'(precision = "{other}": other runs, with other rounding)'
+                f'precision = "{other}" would be faster for {len(each)} runs: a step of one alone, uncompiled, '
+                f"takes {part:.2f} of its time in {precision} here"
             )
         return lines
 
@@ -352,8 +353,7 @@ class Sweep:
             self._measure(on, asked, compiled=True)
             plan = self._plan(rows, on, packs)
         if compared := pack.worth_comparing(runs, plan.costs):
-            mine = [(run, 1) for run in compared if shape(run) not in plan.costs.packs]
-            self._measure(on, mine + [(estimate.in_other_precision(run), 1) for run in compared])
+            on.compare(compared)
             plan = self._plan(rows, on, packs)
         return plan
 

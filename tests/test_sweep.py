@@ -692,26 +692,53 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
     it, on = sweep(shapes), estimate.Machine(1, 1)
     small, large = it.spec.runs[0], it.spec.runs[-1]
-    remember(it, {1: 1.0})
+    remember(it, {1: 1.0, 2: 2.0})
+    monkeypatch.setattr(estimate.Machine, "_timed", None)
     costs = estimate.costs(on, it.spec.runs, [])
-    assert not costs.other and "bfloat16" not in str(it.plan(in_process=True))
-    assert not pack.worth_comparing(it.spec.runs, costs)  # for a minute
-    asked = []
-    monkeypatch.setattr(estimate.Machine, "measure", lambda on, runs, **_: asked.append(list(runs)))
+    assert not costs.other and not pack.worth_comparing(it.spec.runs, costs)  # for a minute
+    said = str(it.plan(in_process=True, measure=True))
+    assert "bfloat16" not in said
+    # for longer
     monkeypatch.setattr(pack, "_WORTH_COMPARING_SECONDS", 1.0)
-    it.plan(in_process=True, measure=True)
-    assert [(r.precision, n) for r, n in asked[-1]] == [("bfloat16", 1)] * 2
-    for run, seconds in ((small, 1.3), (large, 0.6)):
-        on.path(estimate.in_other_precision(run)).write_text(json.dumps({1: seconds}))
+    asked = []
+
+    def timed(on, runs, compiled):
+        asked.extend((run.model.d_model, run.precision, most) for run, most in runs)
+        assert not compiled
+        gain = {4: 1.3, 6: 0.6}
+        return [{1: gain[r.model.d_model] if r.precision == "bfloat16" else 1.0} for r, _ in runs]
+
+    monkeypatch.setattr(estimate.Machine, "_timed", timed)
+    said = str(it.plan(in_process=True, measure=True))
+    assert 'precision = "bfloat16" would be faster for 2 runs: ' in said
+    assert "takes 0.60 of its time in float32 here" in said
+    assert asked == [(d, p, 1) for d in (6, 4) for p in ("float32", "bfloat16")]
+    assert str(it.plan(in_process=True, measure=True)) == said and len(asked) == 4  # once
     costs = estimate.costs(on, it.spec.runs, [])
     assert costs.other == {shape(small): 1.3, shape(large): 0.6}
-    assert not pack.worth_comparing(it.spec.runs, costs)  # again
-    said = str(it.plan(in_process=True))
-    assert "2 runs would take 0.60 of their time in bfloat16, as measured here" in said
-    # and back
+    # what is known of packs is what it was: of neither precision anything but what was measured of them
+    assert costs.packs == {shape(small): {1: 1.0, 2: 2.0}, shape(large): {1: 1.0, 2: 2.0}}
     slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
-    said = str(slow.plan(in_process=True))
-    assert "2 runs would take 0.77 of their time in float32" in said
+    assert not estimate.costs(on, slow.spec.runs, []).packs
+    remember(slow, {1: 1.0, 2: 2.0})
+    said = str(slow.plan(in_process=True, measure=True))
+    assert 'precision = "float32" would be faster for 2 runs' in said and "takes 0.77 of" in said
+
+
+def test_a_precision_that_cannot_be_had_stops_no_sweep(monkeypatch):
+    it = sweep(PACKED.replace("d_model = 12", "d_model = 10") + "seed = [0, 1]\n")
+    remember(it, {1: 1.0, 2: 2.0})
+    monkeypatch.setattr(pack, "_WORTH_COMPARING_SECONDS", 1.0)
+    calls = []
+
+    def timed(on, runs, compiled):
+        calls.append(runs)
+        raise RuntimeError("index_add_(): self and source expected to have the same dtype")
+
+    monkeypatch.setattr(estimate.Machine, "_timed", timed)
+    for _ in range(2):
+        assert "precision" not in str(it.plan(in_process=True, measure=True))
+    assert len(calls) == 1
 
 
 LADDER = PACKED.replace("[axes]", "optim = { schedule = 'wsd', warmup_tokens = 512 }\n[axes]")
@@ -730,6 +757,8 @@ def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
     assert asked(seeds) == [(first, 5)]
     assert asked(sweep(ladder).spec.runs) == [(first, 2)]
     assert not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [shape(first)])
+    speed, alone = estimate.Speed(1.0, 0, 0), {shape(first): {1: 1.0}}  # measured for its speed
+    assert pack.worth_measuring(seeds, estimate.Costs(speed, alone)) == [(first, 5)]
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in seeds]
     assert not asked(growing)
 
