@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from scaling.config import ConfigError, Execution, RunConfig
-from scaling.memory import out_of_memory
+from scaling.memory import one_line, out_of_memory
 
 # ------------------------------------------------------------------ training
 
@@ -878,7 +878,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        _say(f"out of memory: {str(error).splitlines()[0]} Use a smaller model or batch_tokens.")
+        _say(f"out of memory: {one_line(error)} Use a smaller model or batch_tokens.")
         raise SystemExit(2) from None
     except OSError as error:
         _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")

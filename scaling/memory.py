@@ -16,7 +16,7 @@ def out_of_memory(error: BaseException | str) -> bool:
     return bool(_SAID.search(said) or _CALL_FAILED.search(said))
 
 
-def words(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What such an error says, in a line."""
     if call := _CALL_FAILED.search(str(error)):
         return f"{call[1]} failed in compiled code, probably for want of memory"

@@ -14,7 +14,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical,
 from scaling.evaluate import HeldOut, evaluate
 from scaling.fsdp import ShardedAdamW, Sharding
 from scaling.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
-from scaling.memory import out_of_memory, words
+from scaling.memory import one_line, out_of_memory
 from scaling.model import Decoder, Model, build
 from scaling.noise import NoiseScale
 from scaling.optim import CompiledAdamW, Optimizer
@@ -190,7 +190,12 @@ def _lack_of_memory(error: Exception) -> str:
     """What is said of a lack of memory; any other error is raised again."""
     if not out_of_memory(error):
         raise error
-    return words(error)
+    return one_line(error)
+
+
+def _precision(device: torch.device, bfloat16: bool) -> AbstractContextManager[Any]:
+    """Autocast, or nothing: torch caches no graph with an autocast in it, be it off."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def _step(decoder: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -199,11 +204,7 @@ def _step(decoder: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]
 
     def step(windows_kbt: Tensor, flat_kp: Tensor, *adamw: Any) -> tuple[Tensor, Tensor]:
         def loss(flat_kp: Tensor) -> tuple[Tensor, Tensor]:
-            # Around the forward pass alone, and only where it is on: torch caches no graph that has it.
-            cast = (
-                torch.autocast(flat_kp.device.type, torch.bfloat16) if bfloat16 else nullcontext()
-            )
-            with cast:
+            with _precision(flat_kp.device, bfloat16):  # of the forward pass alone
                 loss_k = decoder.mean_loss(flat_kp, windows_kbt)
             return loss_k.sum(), loss_k
 
@@ -704,9 +705,6 @@ class Trainer:
                     member.step += 1
                     member.work += tokens / len(row.members)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
-
     def _update(
         self, windows_kbt: Tensor, weight: float, rates: list[tuple[float, float]]
     ) -> tuple[Tensor, Tensor]:
@@ -766,7 +764,7 @@ class Trainer:
             if self.compiled:  # once for packs of every size
                 for tensor in (self.flat_kp, windows_kbt):
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
-            with self._autocast():
+            with _precision(self.device, self.bfloat16):
                 loss_k = self.mean_loss(self.flat_kp, windows_kbt, instead)
             by = [self.flat_kp, *instead.values()]
             return loss_k.detach(), list(torch.autograd.grad(loss_k.sum(), by))
@@ -820,7 +818,7 @@ class Trainer:
     def _measure(self, due: dict[int, list[Member]]) -> None:
         """Evaluate {row: members}."""
         start = time.perf_counter()
-        with self._autocast():
+        with _precision(self.device, self.bfloat16):
             held_out = evaluate(
                 self.decoder,
                 self._weights()[list(due)],
@@ -880,7 +878,7 @@ class Trainer:
                 self.files.test_of(name), run.eval.test_tokens, n_ctx, at_most=True
             )
             windows_bt = torch.from_numpy(windows).to(self.device)
-            with self._autocast():
+            with _precision(self.device, self.bfloat16):
                 row_1p = self._weights()[k : k + 1]
                 (other,) = evaluate(
                     self.decoder, row_1p, windows_bt, self.token_bytes_v, self.ranks

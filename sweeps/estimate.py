@@ -16,11 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import count
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
@@ -30,6 +30,8 @@ from sweeps.store import machine, write_atomic
 
 if TYPE_CHECKING:
     from scaling.parallel import Ranks
+
+V = TypeVar("V")
 
 Sample = tuple[float, float, float, float]
 """(B, n_layer, F, seconds a token) of something that was measured."""
@@ -186,14 +188,11 @@ class Machine:
 
     def known(self, runs: Iterable[RunConfig], *, compiled: bool = False) -> Packs:
         """What was measured before of the shapes of `runs`."""
-        found: Packs = {}
-        for key, run in {shape(run): run for run in runs}.items():
-            try:
-                values = json.loads(self.path(run, compiled=compiled).read_bytes())
-                found[key] = {int(K): float(seconds) for K, seconds in values.items()}
-            except (OSError, ValueError, AttributeError, TypeError):
-                continue  # not there, or torn: measured anew where it pays
-        return found
+
+        def packs(values: Any) -> dict[int, float]:
+            return {int(K): float(seconds) for K, seconds in values.items()}
+
+        return _remembered(runs, partial(self.path, compiled=compiled), packs)
 
     def measure(self, runs: Iterable[tuple[RunConfig, int]], *, compiled: bool = False) -> Packs:
         """Train packs of up to so many runs of each shape for a moment, and remember what it took.
@@ -229,11 +228,7 @@ class Machine:
 
     def compared(self, runs: Iterable[RunConfig]) -> dict[Hashable, float]:
         """What :meth:`compare` found before of the shapes of `runs`; nan where it could not."""
-        found = {}
-        for key, run in {shape(run): run for run in runs}.items():
-            with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or torn
-                found[key] = float(json.loads(self.path(run, folder="precision").read_bytes()))
-        return found
+        return _remembered(runs, partial(self.path, folder="precision"), float)
 
     def _timed(
         self, asked: Sequence[tuple[RunConfig, int]], compiled: bool
@@ -280,6 +275,18 @@ class Machine:
             }
             for each in zip(*answers, strict=True)
         ]
+
+
+def _remembered(
+    runs: Iterable[RunConfig], path: Callable[[RunConfig], Path], read: Callable[[Any], V]
+) -> dict[Hashable, V]:
+    """What lies at the paths of the shapes of `runs`; nothing of those where it is not there, or
+    torn: measured anew where it pays."""
+    found: dict[Hashable, V] = {}
+    for key, run in {shape(run): run for run in runs}.items():
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            found[key] = read(json.loads(path(run).read_bytes()))
+    return found
 
 
 def _remember(path: Path, what: Any) -> None:

@@ -82,9 +82,8 @@ def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunCo
         (work.run, work.most)
         for key, work in _work(runs, costs).items()
         # one run alone may have been measured for its speed
-        if (
-            key not in costs.packs or (costs.packs[key].keys() <= {1} and key not in costs.compiled)
-        )
+        if key not in costs.compiled
+        and costs.packs.get(key, {}).keys() <= {1}
         and work.saved > _WORTH_MEASURING_SECONDS
     ]
 

@@ -354,7 +354,7 @@ class Sweep:
             plan = self._plan(rows, on, packs)
         if compared := pack.worth_comparing(runs, plan.costs):
             on.compare(compared)
-            plan = self._plan(rows, on, packs)
+            plan = replace(plan, costs=replace(plan.costs, other=on.compared(runs)))
         return plan
 
     def _measure(

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.config import RunConfig, from_dict
+
 TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
 """A law of the size that small language models show on prose with a small vocabulary."""
 SIZES = tuple(np.geomspace(3e3, 1e6, 6))
@@ -119,6 +121,21 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "messages.txt"
     path.write_text(text, "utf-8")
     return path
+
+
+@pytest.fixture
+def run(text_file: Path) -> RunConfig:
+    """Sixty steps of a small model."""
+    return from_dict(
+        {
+            "model": {"n_layer": 2, "d_model": 16, "n_head": 2, "n_ctx": 32},
+            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
+            "optim.lr": 1e-2,
+            "eval": {"test_tokens": 2048, "points": 5},
+            "tokens": 60 * 256,
+            "batch_tokens": 256,
+        }
+    )
 
 
 @pytest.fixture(scope="session")

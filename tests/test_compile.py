@@ -11,28 +11,14 @@ import pytest
 import torch
 
 from scaling.compile import compiled
-from scaling.config import ConfigError, Execution, flatten, from_dict, override
-from scaling.memory import out_of_memory, words
+from scaling.config import ConfigError, Execution, flatten, override
+from scaling.memory import one_line, out_of_memory
 from scaling.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ONE = Execution(threads=1, device="cpu")
 COMPILED = dataclasses.replace(ONE, compile=True)
-
-
-@pytest.fixture
-def run(text_file):
-    return from_dict(
-        {
-            "model": {"n_layer": 1, "d_model": 16, "n_head": 2, "n_ctx": 32},
-            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
-            "optim.lr": 1e-2,
-            "eval": {"test_tokens": 2048, "points": 1},
-            "tokens": 10**4 * 256,
-            "batch_tokens": 256,
-        }
-    )
 
 
 def sums(run, execution, steps=20):
@@ -84,7 +70,7 @@ except MemoryError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and says its memory as Linux does")
 def test_compiled_code_that_lacks_memory(run):
-    large = {"model.d_model": 512, "model.n_layer": 4, "batch_tokens": 16_384}
+    large = {"model.d_model": 512, "model.n_layer": 4, "batch_tokens": 16_384, "tokens": 10**6}
     values = json.dumps(flatten(override(run, large)))
     answer = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, values], capture_output=True, text=True
@@ -102,7 +88,7 @@ def test_what_is_taken_for_a_lack_of_memory():
         "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu(q, &y) API call failed at a.cpp"
     )
     assert out_of_memory(said)
-    assert words(said).startswith(
+    assert one_line(said).startswith(
         "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu failed"
     )
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

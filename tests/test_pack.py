@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaling.config import ConfigError, Execution, from_dict, override
+from scaling.config import ConfigError, Execution, override
 from scaling.train import CHECKPOINT, Interrupted, train, train_pack
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -14,17 +14,8 @@ ONE = Execution(threads=1, device="cpu")
 
 
 @pytest.fixture
-def run(text_file):
-    return from_dict(
-        {
-            "model": {"n_layer": 2, "d_model": 16, "n_head": 2, "n_ctx": 32},
-            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
-            "optim.lr": 3e-3,
-            "eval": {"test_tokens": 2048, "points": 4},
-            "tokens": 40 * 256,
-            "batch_tokens": 256,
-        }
-    )
+def run(run):
+    return override(run, {"optim.lr": 3e-3, "eval.points": 4, "tokens": 40 * 256})
 
 
 @pytest.fixture

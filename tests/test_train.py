@@ -20,27 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling import count, table
-from scaling.config import ConfigError, Execution, from_dict, override
+from scaling.config import ConfigError, Execution, override
 from scaling.model import Model
 from scaling.train import CHECKPOINT, Interrupted, Trainer, evaluation_steps, train, train_pack
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ONE = Execution(threads=1, device="cpu")
-
-
-@pytest.fixture
-def run(text_file):
-    return from_dict(
-        {
-            "model": {"n_layer": 2, "d_model": 16, "n_head": 2, "n_ctx": 32},
-            "data": {"corpus": str(text_file), "tokenizer": "bytes"},
-            "optim.lr": 1e-2,
-            "eval": {"test_tokens": 2048, "points": 5},
-            "tokens": 60 * 256,
-            "batch_tokens": 256,
-        }
-    )
 
 
 def losses(result):
