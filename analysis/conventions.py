@@ -106,9 +106,11 @@ def _of_shape(row: Mapping[Any, Any], name: str) -> float:
     shape = {field: value for field, value in row.items() if field in _FIELDS and pd.notna(value)}
     try:
         model = ModelConfig(**shape)
-    except (ConfigError, TypeError) as error:
-        raise TableError(f"{name} cannot be counted from the shape {shape}: {error}") from None
-    vocab = int(row["vocab_size"])
+        vocab = int(row["vocab_size"])
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"{name} cannot be counted from the shape {shape} with vocab_size={row['vocab_size']}: {error}"
+        ) from None
     if name in _FLOPS:
         return flops_per_token(model, vocab, _FLOPS[name])
     count = parameters(model, vocab)
