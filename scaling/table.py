@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from scaling.config import fields_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 SCHEMA = 1
@@ -200,13 +199,9 @@ LARGEST = 1e100
 already the square overflows."""
 
 
-def sensible(values: np.ndarray, *, positive: bool = True) -> np.ndarray:
-    """Which numbers are finite and no larger than LARGEST; with `positive`, also no less than its
-    inverse."""
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):
-        return (values >= (1 / LARGEST if positive else -LARGEST)) & (values <= LARGEST)
+def sensible(values: Any) -> Any:
+    """Which numbers are positive and can be computed with: from 1 / LARGEST to LARGEST."""
+    return (values >= 1 / LARGEST) & (values <= LARGEST)
 
 
 def _beyond(value: float) -> str:

@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from matplotlib.cbook import is_math_text
 
+from analysis import style
 from analysis.figures import registry
 from analysis.latex import tabular
 from analysis.report import report
@@ -157,6 +159,29 @@ def test_tables_in_latex():
     assert r"$\alpha_{N}$ & $0.076$ & $\infty$ \\" in text
     assert r"$N_{c}$ & $8.8 \cdot 10^{13}$ &  \\" in text
     assert r"50\% of a\_b" in tabular(pd.DataFrame({"x": ["50% of a_b"]}))
+
+
+def test_text_of_a_stranger_in_latex():
+    text = tabular(pd.DataFrame({"a\nb": [r"\input{x}" + "\n\\end", None]}), "a\n\\input{y}")
+    assert text.startswith("% a \\input{y}\n") and text.count("input") == 2
+    assert r"\textbackslash{}input\{x\} \textbackslash{}end" in text and "a b" in text
+
+
+@pytest.mark.parametrize(
+    "text", [r"$\frac{", "$x$", r"\$x\$", "a $ b", "_hidden", "x" * 500, "a\nb\x1b[31m"]
+)
+def test_text_of_a_stranger_in_figures(text):
+    from matplotlib.figure import Figure
+
+    label = style.words(text)
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot([1, 2], label=label)
+    ax.set_title(label)
+    (shown,) = ax.legend().get_texts()
+    figure.canvas.draw()
+    assert shown.get_text() == label and label.isprintable() and len(label) < 60
+    assert not is_math_text(label)
 
 
 MARK = "window.ran = true"
