@@ -96,7 +96,7 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     from selenium.webdriver import ActionChains
 
     runs, curves = sweep()
-    runs = runs.assign(tag=["wide" if i % 2 else "</script>" for i in range(len(runs))])
+    runs = runs.assign(tag=["wide" if i % 2 else "<!--<script>" for i in range(len(runs))])
     table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
     monkeypatch.setattr(registry, "FIGURES", {})
     browser.get(report(tmp_path).as_uri())
