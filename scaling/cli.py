@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import ConfigError, Execution, RunConfig
+from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
+from scaling.count import code_file
 from scaling.memory import one_line, out_of_memory
 
 # ------------------------------------------------------------------ training
@@ -33,6 +34,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     from scaling.train import train as train_run
 
     console = Console(stderr=True)
+    if config.model.family not in FAMILIES:
+        _say_code(code_file(config.model.family))
     asked: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -92,6 +95,7 @@ def sweep(
     set: tuple[str, ...] = (),
     filter: tuple[str, ...] = (),
     tag: str | None = None,
+    allow_code: tuple[str, ...] = (),
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
     """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
@@ -126,6 +130,8 @@ def sweep(
         filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
             more than once.
         tag: Only the runs of this tag.
+        allow_code: A Python file outside the spec's folder, of a model family or law that the spec
+            names, which may be run; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
@@ -134,7 +140,7 @@ def sweep(
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag,
-        width=_interval_width, design=_interval_runs,
+        width=_interval_width, design=_interval_runs, allow_code=allow_code, on_code=_say_code,
     )  # fmt: skip
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
@@ -169,6 +175,11 @@ def sweep(
     if failed.any():
         _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
+
+
+def _say_code(file: Path) -> None:
+    """Name a file of the user's own whose code is about to run."""
+    _note(f"this runs the code in {file}")
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:

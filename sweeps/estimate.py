@@ -373,6 +373,7 @@ def _measured(
     items = []
     for item in request["items"]:
         run = from_dict(item["run"])
+        count.allow(run.model.family)
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size

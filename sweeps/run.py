@@ -21,7 +21,7 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
-from sweeps import estimate, pack
+from sweeps import estimate, own_sizes, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
 from sweeps.halving import Halving
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 _PRECISION_GAINS = 0.1
 """Steps in the other precision must be shorter by this part to be spoken of."""
+
+_LONGEST_SECONDS = 1e9
+"""Of a sweep whose end has a date, some 30 years."""
 
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
@@ -176,6 +179,8 @@ class Plan:
 
     def _end(self) -> str:
         """When it would be done if it began now, and what that costs."""
+        if self.wall_seconds > _LONGEST_SECONDS:
+            return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
         cost = (
             "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
@@ -238,13 +243,17 @@ class Sweep:
         tag: str | None = None,
         width: Width | None = None,
         design: Design | None = None,
+        allow_code: Sequence[str | Path] = (),
+        on_code: Callable[[Path], None] = lambda file: None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, hold for every run; 'name' among them renames the sweep.
-        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`).
+        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`). `allow_code` are
+        files of code outside the spec's folder that it may run, `on_code` is told of all that it
+        runs (:meth:`sweeps.spec.Spec.from_toml`).
         """
-        spec = Spec.from_toml(path_or_name, changes)
+        spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
         spec = spec.select(filters, tag) if filters or tag is not None else spec
         return cls(spec, results, width=width, design=design)
 
@@ -567,7 +576,7 @@ class Sweep:
             self.store.remove_leftovers()
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, call.packs, guess=True)
-            session = _Session(self.spec, self.store, hashes, plan.workers, call)
+            session = _Session(self.spec, self.store, hashes, plan, call)
             where = "in this process" if call.in_process else _workers(plan.workers, "on")
             _say(
                 console,
@@ -758,6 +767,7 @@ class Sweep:
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
+        words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
         words += ["--shard"] if call.execution.shard else []
         words += [] if call.packs else ["--no-packs"]
         words += ["--compile"] if call.execution.compile else []
@@ -781,7 +791,7 @@ class _Session:
         spec: Spec,
         store: Store,
         hashes: dict[str, str],
-        workers: int,
+        plan: Plan,
         call: _Call,
     ) -> None:
         """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
@@ -797,7 +807,7 @@ class _Session:
         self._entry: Row = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "executor": "in process" if call.in_process else "ray tune",
-            "workers": workers,
+            "workers": plan.workers,
             "threads": call.execution.threads,
             "device": call.execution.device,
             "devices": call.execution.devices,
@@ -817,6 +827,8 @@ class _Session:
             **rests_on,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
+        if sizes := own_sizes.record(plan.runs.values()):
+            self._top["own_sizes"] = sizes
         self._write()
 
     @property
@@ -836,7 +848,8 @@ class _Session:
         self._write()
 
     def _write(self) -> None:
-        wall = sum(session.get("wall_seconds", 0) for session in self._sessions)
+        spent = (session.get("wall_seconds") for session in self._sessions)
+        wall = sum(s for s in spent if type(s) in (int, float) and 0 <= s < 1e12)
         whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
         self._store.write_manifest(self._top | whole)
 

@@ -52,7 +52,7 @@ import reprlib
 import shlex
 import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,9 @@ class Spec:
     chosen: tuple[str, ...] = ()
     """Words of the command line that chose these among the runs of the TOML; none for all."""
 
+    allowed: tuple[str, ...] = ()
+    """Files of code outside the spec's folder that may be run."""
+
     @property
     def runs(self) -> tuple[RunConfig, ...]:
         return tuple(self.by_id.values())
@@ -174,19 +177,32 @@ class Spec:
         return self.until.halving if self.until else None
 
     @classmethod
-    def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
+    def from_toml(
+        cls,
+        path_or_name: str | Path,
+        changes: Point | None = None,
+        *,
+        allow_code: Sequence[str | Path] = (),
+        on_code: Callable[[Path], None] = lambda file: None,
+    ) -> Spec:
         """Read a spec from a file, or a bundled one by its bare name.
 
         `changes` are fields changed for every run; 'name' among them renames the sweep and 'scale'
-        chooses one of its scales. Raises ConfigError, naming the file and the section, for whatever
-        is not a sweep.
+        chooses one of its scales. A spec may name code: a model family or a law of one's own. It is
+        run if its file lies in the folder of the spec, is one of `allow_code`, or is named by
+        `changes`; `on_code` is told of each file first. Raises ConfigError, naming the file and the
+        section, for whatever is not a sweep, and for code in other files.
         """
         path = find(path_or_name)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from None
-        return cls.from_text(text, path=path, changes=changes)
+        allowed = tuple(map(str, allow_code))
+        for file in _code_files(text, path, changes or {}, allowed):
+            on_code(file)
+        spec = cls.from_text(text, path=path, changes=changes)
+        return dataclasses.replace(spec, allowed=allowed)
 
     @classmethod
     def from_text(
@@ -244,6 +260,40 @@ class Spec:
                 "eval.points, or leave halving out."
             )
         return cls(name, by_id, description, path, text, changes, until, budgets)
+
+
+def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -> list[Path]:
+    """The files of code that a spec names, which may be run from here on. ConfigError for one that
+    nobody has allowed."""
+    try:
+        named = dict.fromkeys(_code(tomllib.loads(text)))
+    except ValueError:  # said when the spec is read
+        return []
+    typed = dict.fromkeys(_code(changes))
+    good = {count.code_file(file) for file in allowed}
+    files = []
+    for reference in [*named, *typed]:
+        file = count.code_file(reference)
+        if not (reference in typed or file in good or file.is_relative_to(path.parent.resolve())):
+            raise ConfigError(
+                f"{path} names code, {reference!r}, in a file that does not lie in its folder: {file}. "
+                f"Read that file; if it may be run, add --allow-code {shlex.quote(str(file))}."
+            )
+        count.allow(reference)
+        files.append(file)
+    return list(dict.fromkeys(files))
+
+
+def _code(value: Any, key: str = "") -> Iterator[str]:
+    """Every family and law, at any depth, that is code in a file: 'my.py:Name'."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _code(item, str(inner))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _code(item, key)
+    elif isinstance(value, str) and key.rpartition(".")[2] in ("family", "law") and ".py" in value:
+        yield value
 
 
 def bundled() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaling import table
 from scaling.config import ConfigError, RunConfig
-from sweeps import estimate
+from sweeps import estimate, own_sizes
 from sweeps.jobs import headline
 from sweeps.progress import clock, eta, flops, si
 from sweeps.spec import Spec
@@ -59,7 +59,9 @@ class Status:
         lines = [self.line, *self.said]
         for run_id, said in self.running.items():
             L = said.get("L") or said.get("L_train")
-            part = f"step {said['step']} of {said['steps']}" if "step" in said else "starting"
+                part = "starting"
+            if {"step", "steps"} <= said.keys():
+                part = f"step {said['step']} of {said['steps']}"
             loss = f", L={L:.4f}" if L else ""
             rate = said.get("tokens_per_second")
             lines.append(f"  {run_id}  {part}{loss}{f', {si(rate)} tokens/s' if rate else ''}")
@@ -129,7 +131,9 @@ def status(
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
         seconds=_to_go(runs, rows, running),
         failures={
-            row["run_id"]: headline(row["error"] or "") for row in done if row["status"] == "failed"
+            row["run_id"]: headline(row.get("error") or "")
+            for row in done
+            if row["status"] == "failed"
         },
         C=sum(C.values()),
         C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
@@ -138,9 +142,10 @@ def status(
 
 
 def _recorded(store: Store) -> Spec | None:
-    """The spec in the manifest; None where there is no usable one."""
+    """The spec in the manifest; None where there is no usable one. It runs no code that it names."""
     manifest = store.manifest()
     text, changes = manifest.get("spec"), manifest.get("changes")
+    own_sizes.recall(manifest.get("own_sizes"))
     if not isinstance(text, str) or not text:
         return None
     changes = changes if isinstance(changes, dict) else {}
