@@ -95,6 +95,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     give_up: GiveUp | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Result:
     """Train `run` and measure it.
 
@@ -102,8 +103,9 @@ def train(
     run ends with the numbers of an undisturbed one, bit for bit on the CPU. A loss that is no longer
     finite, or explodes, ends the run with status 'diverged'. `should_stop` is asked after every
     step; True writes the checkpoint and raises Interrupted. `give_up` is asked after every evaluation
-    but the last; a run that it names ends there with status 'stopped'. Raises ConfigError (CorpusError)
-    for a run that cannot be trained as asked.
+    but the last; a run that it names ends there with status 'stopped'. `texts` are the hashes that its
+    texts must have, by name (scaling.corpus.hashes). Raises ConfigError (CorpusError) for a run that
+    cannot be trained as asked.
     """
     (result,) = train_pack(
         [run],
@@ -112,6 +114,7 @@ def train(
         on_progress=on_progress and (lambda _, progress: on_progress(progress)),
         should_stop=should_stop,
         give_up=give_up,
+        texts=texts,
     )
     return result
 
@@ -126,6 +129,7 @@ def train_pack(
     on_result: Callable[[Result], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     give_up: GiveUp | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Train runs of one shape as one stacked model; the results, in the order of `runs`.
 
@@ -156,9 +160,11 @@ def train_pack(
     for run in runs:
         parallel.check(run, execution)
     torch.set_num_threads(execution.threads)
-    again = partial(train_pack, runs, slots=slots, execution=execution, folders=folders)
+    again = partial(
+        train_pack, runs, slots=slots, execution=execution, folders=folders, texts=texts
+    )
     with parallel.together(execution, again) as ranks:
-        trainer = Trainer(runs, execution, folders, slots, ranks)
+        trainer = Trainer(runs, execution, folders, slots, ranks, texts)
         return trainer.run_to_end(on_progress, on_result, should_stop, give_up)
 
 
@@ -475,6 +481,7 @@ class Trainer:
         folders: Sequence[Path | None],
         slots: int | None = None,
         ranks: Ranks = parallel.ALONE,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         shared = runs[0]
         self.ranks = ranks
@@ -488,6 +495,11 @@ class Trainer:
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
         self.files = corpus.prepare(shared.data)
+        # What cannot be had is known now, not after the last step.
+        names = {name for run in runs for name in run.eval.other_corpora} - {shared.data.corpus}
+        self.others = {name: self.files.test_of(name) for name in sorted(names)}
+        if texts is not None:
+            corpus.check_unchanged(corpus.hashes(shared.data, self.files, self.others), texts)
         windows = held_out_windows(self.files.test, shared.eval.test_tokens, shared.model.n_ctx)
         self.windows_bt = torch.from_numpy(windows).to(self.device)
         self.token_bytes_v = torch.from_numpy(self.files.token_bytes()).to(self.device)
@@ -515,8 +527,6 @@ class Trainer:
                 self.whole_step = compiled(
                     _step(self.decoder, self.bfloat16), self.device, fullgraph=True
                 )
-        for name in {name for run in runs for name in run.eval.other_corpora}:
-            self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 _make(folder)
@@ -874,9 +884,7 @@ class Trainer:
         for name in run.eval.other_corpora:
             if name == run.data.corpus:
                 continue
-            windows = held_out_windows(
-                self.files.test_of(name), run.eval.test_tokens, n_ctx, at_most=True
-            )
+            windows = held_out_windows(self.others[name], run.eval.test_tokens, n_ctx, at_most=True)
             windows_bt = torch.from_numpy(windows).to(self.device)
             with _precision(self.device, self.bfloat16):
                 row_1p = self._weights()[k : k + 1]
