@@ -18,13 +18,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scaling import corpus, count, optim, parallel, table
+from scaling import checkpoint, corpus, count, optim, parallel, table
 from scaling.compile import compiled
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
@@ -43,7 +43,6 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 7  # of the checkpoint
 
 
 class Interrupted(Exception):
@@ -224,8 +223,10 @@ def _make(folder: Path) -> None:
     """Make a folder for checkpoints now, not when the first one is due. ConfigError if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{CHECKPOINT}.probe").touch()
-        (folder / f"{CHECKPOINT}.probe").unlink()
+        probe = folder / f"{CHECKPOINT}.probe"
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
     except OSError as error:
         raise ConfigError(
             f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
@@ -256,21 +257,21 @@ class Member:
     """One run of a pack: what is its own, apart from its row of the stacked tensors."""
 
     # What a checkpoint holds besides the row.
-    SAVED = (
-        "step",
-        "curve",
-        "loss_before",
-        "norm_before",
-        "loss_from",
-        "best",
-        "worse",
-        "train_seconds",
-        "eval_seconds",
-        "pack",
-        "shared_steps",
-        "work",
-        "tests",
-    )
+    SAVED: ClassVar[dict[str, type]] = {
+        "step": int,
+        "curve": list,
+        "loss_before": float,
+        "norm_before": float,
+        "loss_from": int,
+        "best": dict,
+        "worse": int,
+        "train_seconds": float,
+        "eval_seconds": float,
+        "pack": int,
+        "shared_steps": int,
+        "work": float,
+        "tests": list,
+    }
 
     def __init__(self, run: RunConfig, files: corpus.TokenFiles, folder: Path | None) -> None:
         self.run = run
@@ -950,7 +951,7 @@ class Trainer:
         if self.ranks.rank > 0:
             return
         values = {
-            "format": _FORMAT,
+            "format": checkpoint.FORMAT,
             "recipe": RECIPE,
             "corpus_hash": self.files.hash,
             "state": vars(state),
@@ -963,7 +964,8 @@ class Trainer:
             },
         }
         first = folders[0] / f"{CHECKPOINT}.new"
-        with first.open("wb") as file:
+        first.unlink(missing_ok=True)  # that of a killed process, or whatever else it is
+        with first.open("xb") as file:
             torch.save(values, file)
             file.flush()
             os.fsync(file.fileno())
@@ -1013,15 +1015,21 @@ class Trainer:
         try:
             # Of several devices one may not hold whole rows; what it reads is its own of them.
             some = self.ranks.sharded
-            at = "cpu" if some else self.device
-            saved = torch.load(path, map_location=at, weights_only=True, mmap=some)
-            made_by = saved["format"], saved["recipe"]
-            if made_by != (_FORMAT, RECIPE):
-                raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")
+            saved = checkpoint.read(
+                path,
+                device="cpu" if some else self.device,
+                mmap=some,
+                whole=self.ranks.rank == 0,
+            )
             members, corpus_hash = saved["members"], saved["corpus_hash"]
+            if (own := members.get(member.run.run_id)) is not None:
+                checkpoint.check_member(own, Member.SAVED, member.run.S)
+                checkpoint.check_state(saved["state"], self.decoder.P)
         except (MemoryError, PermissionError):
             raise
         except Exception as error:  # torch raises many types for a damaged file
+            if out_of_memory(error):
+                raise
             aside = path.with_suffix(".damaged")
             os.replace(path, aside)
             warnings.warn(
