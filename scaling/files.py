@@ -1,11 +1,17 @@
-"""Files that anyone may have made. Only regular ones are read: a pipe would wait for ever, a device such
-as /dev/zero has no end."""
+"""Files and folders that anyone may have made.
+
+Only regular files are read: a pipe would wait for ever, and a device such as /dev/zero has no end.
+Symbolic links are neither written through nor deleted through.
+"""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import os
+import re
+import shutil
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -94,3 +100,76 @@ def _check(mode: int, path: str | Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
     raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+# ------------------------------------------------------------------ writing and removing
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there in full or not at all. Raises OSError.
+
+    The temporary file beside it is called `.<name>.<pid>`; :func:`owner` reads that name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def owner(name: str) -> int | None:
+    """The process that made a temporary file of this name; None where it is no such name."""
+    found = re.fullmatch(r"\..+\.(\d{1,10})", name)
+    return int(found[1]) if found else None
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise OSError (ELOOP) unless `path` lies below `folder` and no symbolic link is on the way.
+
+    Neither the last component nor those before it may be a link; components that do not exist are
+    fine. `folder` itself may be reached through links.
+    """
+    here = folder
+    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+    if not parts or ".." in parts:
+        raise OSError(errno.ELOOP, f"it does not lie inside {folder}", str(path))
+    for part in parts:
+        here = here / part
+        try:
+            mode = os.lstat(here).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "symbolic links are not followed", str(here))
+
+
+def remove(path: Path, folder: Path) -> None:
+    """Delete a file, a link or a whole folder that lies below `folder`, and nothing else.
+
+    A link is removed itself, never what it points to. Raises OSError (ELOOP) where `path` does not
+    lie below `folder` or a link is on the way; nothing happens where `path` does not exist.
+    """
+    if path.parent != folder:
+        check_inside(path.parent, folder)
+    if path.name in ("", ".", "..") or path == folder:
+        raise OSError(errno.ELOOP, f"it does not lie inside {folder}", str(path))
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ Imports neither ray nor torch.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import time
@@ -133,6 +132,5 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> dict[Path, int]:
         return store.litter()
     with store.drive():
         litter = store.litter()
-        for path in litter:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        store.remove(litter)
     return litter

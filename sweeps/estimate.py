@@ -26,7 +26,8 @@ from scaling import count
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
 from scaling.schedule import shape
 from sweeps.jobs import headline
-from sweeps.store import machine, write_atomic
+from scaling.files import write_atomic
+from sweeps.store import machine
 
 if TYPE_CHECKING:
     from scaling.parallel import Ranks

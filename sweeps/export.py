@@ -7,7 +7,6 @@ is under way. Each of the three is an extra; nothing here imports ray or torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -93,7 +92,7 @@ def _tensorboard(store: Store) -> Exporter:
 
     def send(finished: Finished) -> None:
         folder = store.folder / "tensorboard" / finished.row["run_id"]
-        shutil.rmtree(folder, ignore_errors=True)
+        store.remove([folder])
         writer = EventFileWriter(str(folder))
         wall_time = datetime.now().timestamp()
         points = _points(finished)

@@ -44,7 +44,10 @@ from pathlib import Path
 
 from scaling.config import RunConfig
 from scaling.schedule import evaluation_steps, warmup_steps
-from sweeps.store import Row, Store, write_atomic, writing
+from scaling.files import write_atomic
+from sweeps.errors import writing
+from sweeps.result import Row
+from sweeps.store import Store
 from sweeps.until import family
 
 _PARTS = (1 / 4, 1 / 2)
@@ -131,7 +134,7 @@ class Halving:
         there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
         with writing(self.store.said(self.store.folder / "rungs")):
             for run_id in there.keys() - runs.keys():  # nobody is to wait for these
-                there[run_id].unlink(missing_ok=True)
+                self.store.remove([there[run_id]])
         open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
         lacking = [
             run_id

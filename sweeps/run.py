@@ -493,10 +493,12 @@ class Sweep:
         if plan.missing:
             call = _Call(workers, in_process, address, retries, packs, execution, budget)
             self._train(plan, rows, on, call, console, on_finish)
-        elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
-            with self.store.drive():
-                self.store.merge()
         else:
+            if self.store.merge_is_due():
+                with self.store.drive():
+                    self.store.remove_leftovers()
+                    self.store.merge()
+                self._say_messages(console)
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
             _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
@@ -534,7 +536,7 @@ class Sweep:
                 more = False
                 for result in other.results(ids) if ids else ():
                     run_id, more = result.row["run_id"], True
-                    row = result.row | {"tag": wanted[run_id].tag}
+                    row = {**result.row, "tag": wanted[run_id].tag}
                     found[run_id] = Finished(row, result.curve, result.tests)
         return found
 
@@ -562,6 +564,7 @@ class Sweep:
         execution, budget = call.execution, call.budget
         self.store.check_writable()
         with self.store.drive():
+            self.store.remove_leftovers()
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, call.packs, guess=True)
             session = _Session(self.spec, self.store, hashes, plan.workers, call)
