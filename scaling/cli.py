@@ -731,6 +731,7 @@ def design(
     import analysis.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
+    from analysis.load import check_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
@@ -741,6 +742,7 @@ def design(
         new = _load(achieved, map, where, [chosen])
         if designs.expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
+            check_text(new, f"{results} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
         found = designs.achieved(fitted, text)
         _print_json(found._asdict()) if json else print(found)
@@ -1058,11 +1060,12 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
+    from analysis.load import check_text
     from scaling.table import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
-    everything = load(path, map=_mapping(pairs), need=need)
+    everything = load(path, map=_mapping(pairs), need=need, mixed=True)
     table = everything
     if "status" in table.columns:
         table = table[table.status == "ok"]
@@ -1071,6 +1074,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         said = ", ".join(f"{n} {word}" for word, n in counts)
         raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
     if not where:
+        check_text(table, str(path))
         return table
     try:
         kept = table.query(where)
@@ -1086,6 +1090,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         raise TableError(
             f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
         )
+    check_text(kept, str(path))
     return kept
 
 

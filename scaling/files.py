@@ -33,7 +33,7 @@ _OTHER_MARKS = (
 
 
 class EncodingError(ValueError):
-    """Text that is not UTF-8."""
+    """Text that is not UTF-8; its message goes on where "<file> is" ends."""
 
 
 def check_regular(path: str | Path) -> None:
@@ -82,14 +82,14 @@ def decode(data: bytes) -> str:
     for mark, name in _OTHER_MARKS:
         if data.startswith(mark):
             raise EncodingError(
-                f"it is {name} text (by its byte order mark), not UTF-8; convert it, say with "
+                f"not UTF-8 text but {name} (by its byte order mark); convert it, say with "
                 f"iconv -f {name} -t UTF-8"
             )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EncodingError(
-            f"it is not UTF-8 text (byte {error.start}); convert it, say with iconv"
+            f"not UTF-8 text (byte {error.start}); convert it, say with iconv"
         ) from None
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,9 @@ class Job:
     """Train them compiled."""
     halving: float | None = None
     """Stop those early that are not among the best 1/halving of their family (sweeps.halving)."""
+    texts: Mapping[str, str] | None = field(default=None, compare=False)
+    """What the call found the texts to be as it began (scaling.corpus.hashes): on others the runs are
+    not trained."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
         """Some of these runs as a job of their own."""
@@ -299,7 +302,7 @@ def execute(
     for run in job.runs:
         if run.run_id not in ended:
             with writing(store.said(store.run_folder(run.run_id))):
-                outcomes.append(_execute(run, store, execution, should_stop, halving))
+                outcomes.append(_execute(run, store, execution, should_stop, halving, job.texts))
     return outcomes
 
 
@@ -315,6 +318,7 @@ def _together(
     Runs without an outcome are left for :func:`_execute`: the pack raised, and it is not known on
     whose account.
     """
+    from scaling.corpus import CorpusError
     from scaling.train import Interrupted, Result, train_pack
 
     outcomes: list[Outcome] = []
@@ -361,12 +365,15 @@ def _together(
                     on_result=keep,
                     should_stop=_now_and_then(should_stop),
                     give_up=halving,
+                    texts=job.texts,
                 )
         except Interrupted:
             for run_id in list(runs):
                 store.note(run_id, "interrupted")
                 ended(run_id, "interrupted")
-        except StoreError:
+        except (StoreError, CorpusError) as error:
+            for run_id in runs:
+                store.note(run_id, "refused", error=str(error))
             raise
         except Exception:
             store.check_writable()  # a full disk ends the sweep, not a run
@@ -397,6 +404,7 @@ def _execute(
     execution: Execution,
     should_stop: Callable[[], bool],
     halving: Halving | None,
+    texts: Mapping[str, str] | None,
 ) -> Outcome:
     started = time.monotonic()
 
@@ -415,7 +423,7 @@ def _execute(
         with (folder / "output.log").open("a", encoding="utf-8") as log:
             try:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                    row, curve, tests = _train(run, store, execution, should_stop, halving)
+                    row, curve, tests = _train(run, store, execution, should_stop, halving, texts)
             except _Stopped:
                 store.note(run.run_id, "interrupted")
                 return outcome("interrupted")
@@ -442,8 +450,10 @@ def _train(
     execution: Execution,
     should_stop: Callable[[], bool],
     halving: Halving | None,
+    texts: Mapping[str, str] | None,
 ) -> tuple[Row, list[Row], list[Row]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
+    from scaling.corpus import CorpusError
     from scaling.train import CHECKPOINT, Interrupted, train
 
     folder = store.run_folder(run.run_id)
@@ -457,6 +467,7 @@ def _train(
                 on_progress=lambda progress: _report(store, run, progress),
                 should_stop=_now_and_then(should_stop),
                 give_up=halving,
+                texts=texts,
             )
         except Interrupted:
             raise _Stopped from None
@@ -467,7 +478,7 @@ def _train(
         return attempt()
     try:
         return attempt()
-    except (_Stopped, MemoryError, OSError):
+    except (_Stopped, MemoryError, OSError, CorpusError):
         raise
     except Exception as error:
         if out_of_memory(error):

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -602,10 +602,10 @@ class Sweep:
                 if on_finish:
                     on_finish(result)
                 if self.spec.until:
-                    self._grow(plan, known, queue, call)
+                    self._grow(plan, known, hashes, queue, call)
 
             queue.on_finish = finished
-            queue.add(plan.jobs)
+            queue.add(replace(job, texts=hashes) for job in plan.jobs)
 
             def stop() -> None:
                 queue.stopping = True
@@ -648,13 +648,21 @@ class Sweep:
                     f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
                 )
 
-    def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, call: _Call) -> None:
-        """Queue what the results so far ask for and the plan does not hold yet."""
+    def _grow(
+        self,
+        plan: Plan,
+        known: dict[str, Row],
+        hashes: dict[str, str],
+        queue: Queue,
+        call: _Call,
+    ) -> None:
+        """Queue what the results so far ask for and the plan does not hold yet. Texts that have
+        `hashes` must have them still; those of other texts are added."""
         try:
             growth = self.designed(known, record=True)
             new = {run_id: run for run_id, run in growth.runs.items() if run_id not in plan.runs}
             if new:
-                self._prepare(list(new.values()), {}, call.execution)
+                hashes |= self._prepare(list(new.values()), known, call.execution, hashes)
             self.store.forget(growth.unfinished)
         except (ConfigError, StoreError) as error:
             queue.fatal = error
@@ -666,7 +674,7 @@ class Sweep:
         missing = [run for run_id, run in asked.items() if run_id not in known]
         jobs = self._jobs(missing, plan.costs, plan.workers, call.packs) if missing else []
         plan.seconds.update(_shares(jobs))
-        queue.add(jobs)
+        queue.add(replace(job, texts=hashes) for job in jobs)
 
     def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
         """Tell beforehand that the budget will not do. ConfigError where it lets nothing begin."""
@@ -685,21 +693,26 @@ class Sweep:
             )
 
     def _prepare(
-        self, missing: list[RunConfig], rows: dict[str, Row], execution: Execution
+        self,
+        missing: list[RunConfig],
+        rows: dict[str, Row],
+        execution: Execution,
+        recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Make the token files and check, of every run, what would only show when it trains.
 
-        Returns {corpus: hash}. Raises ConfigError for what cannot be trained as asked, StoreError
-        where results on different texts would mix.
+        Returns the hashes of the texts (scaling.corpus.hashes), those `recorded` earlier in this call
+        too. Raises ConfigError for what cannot be trained as asked, and where a text is no longer the
+        recorded one; StoreError where results on different texts would mix.
         """
         # What is everywhere needs no check, and torch takes seconds.
         if execution.device not in ("auto", "cpu"):
             from scaling.train import device_of
 
             device_of(execution.device)
-        # Subsets are drawn from the same token files.
-        names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-        files: dict[tuple[Any, ...], TokenFiles] = {}
+        from scaling import corpus
+
+        texts: dict[tuple[Any, ...], _Text] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
@@ -707,25 +720,46 @@ class Sweep:
                     from scaling import parallel
 
                     parallel.check(run, execution)
-                _check_run(run, tuple(getattr(run.data, name) for name in names), files, checked)
+                _check_run(run, texts, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
                 raise ConfigError(f"{self.spec.name}, run {run.run_id}{tag}: {error}") from None
-        for key, found in files.items():
-            for row in rows.values():
-                was = row["corpus_hash"]  # the table keeps its first digits
-                same = tuple(row.get(name) for name in names) == key
-                if same and was and not found.hash.startswith(was):
+        known = dict(recorded or {})
+        for key, text in texts.items():
+            found = corpus.hashes(text.data, text.files, text.others)
+            corpus.check_unchanged(found, known)
+            if not found.keys() <= known.keys():
+                self._check_rows(rows, key, text, found)
+            known |= found
+        return known
+
+    def _check_rows(
+        self, rows: dict[str, Row], key: tuple[Any, ...], text: _Text, found: dict[str, str]
+    ) -> None:
+        """Raise StoreError where finished runs were trained, or tested, on another text."""
+        noted = self.store.manifest().get("corpus_hashes")
+        noted = noted if isinstance(noted, dict) else {}
+        names = dict(zip(text.others, list(found)[1:], strict=True))
+        for row in rows.values():
+            if tuple(row.get(name) for name in _TEXT) != key:
+                continue
+            was = row.get("corpus_hash")  # the table keeps its first digits
+            if was and not text.files.hash.startswith(was):
+                raise StoreError(
+                    f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
+                    f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
+                    f"{text.files.hash[: len(was)]} now. Losses would not compare; use another "
+                    "folder with --results, or restore the text."
+                )
+            for other in str(row.get("others") or "").split(","):
+                was = noted.get(name := names.get(other.strip(), ""))
+                if isinstance(was, str) and was != found[name]:
                     raise StoreError(
-                        f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
-                        f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
-                        f"{found.hash[: len(was)]} now. Losses would not compare; use another "
-                        "folder with --results, or restore the text."
+                        f"{self.store.said(self.folder)}: run {row['run_id']} was tested on another "
+                        f"text: corpus {other!r} of eval.others had hash {was[:16]} and has "
+                        f"{found[name][:16]} now. Losses would not compare; use another folder with "
+                        "--results, or restore the text."
                     )
-        return {
-            " ".join(str(value) for value in key if value is not None): found.hash
-            for key, found in files.items()
-        }
 
     # -------------------------------------------------------------- after it
 
@@ -854,15 +888,26 @@ class _Session:
         self._store.write_manifest(self._top | whole)
 
 
+_TEXT = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
+"""What makes token files, from which subsets are drawn."""
+
+
+@dataclass
+class _Text:
+    """The token files that runs share."""
+
+    data: DataConfig
+    files: TokenFiles
+    others: dict[str, Path] = field(default_factory=dict)
+    """{corpus: test split in these tokens} of all eval.others."""
+
+
 def _check_run(
-    run: RunConfig,
-    key: tuple[Any, ...],
-    files: dict[tuple[Any, ...], TokenFiles],
-    checked: set[tuple[Any, ...]],
+    run: RunConfig, texts: dict[tuple[Any, ...], _Text], checked: set[tuple[Any, ...]]
 ) -> None:
     """Raise ConfigError where training would: rates, text, subset or test windows that cannot be.
 
-    `files` by `key` and `checked` remember what earlier runs share with this one.
+    `texts` and `checked` remember what earlier runs share with this one.
     """
     from scaling import corpus
     from scaling.schedule import peaks
@@ -874,13 +919,18 @@ def _check_run(
         raise ConfigError(
             f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."
         ) from None
-    if key not in files:
-        files[key] = corpus.prepare(run.data)
+    key = tuple(getattr(run.data, name) for name in _TEXT)
+    if key not in texts:
+        texts[key] = _Text(run.data, corpus.prepare(run.data))
+    files, others = texts[key].files, texts[key].others
     n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
     if (subset := (run.data, n_ctx)) not in checked:
-        TrainTokens(files[key], run.data, n_ctx)
+        TrainTokens(files, run.data, n_ctx)
     if (test := (key, n_ctx, test_tokens)) not in checked:
-        held_out_windows(files[key].test, test_tokens, n_ctx)
+        held_out_windows(files.test, test_tokens, n_ctx)
+    for name in run.eval.other_corpora:
+        if name != run.data.corpus and name not in others:
+            others[name] = files.test_of(name)
     checked |= {subset, test}
 
 
