@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import count
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
+from scaling.files import write_atomic
 from scaling.schedule import shape
 from sweeps.jobs import headline
-from scaling.files import write_atomic
 from sweeps.store import machine
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def speed(samples: Iterable[Sample]) -> Speed:
     return Speed(*map(float, price), samples=len(samples))
 
 
-def samples_of(rows: Iterable[dict[str, Any]], on: Machine | None = None) -> list[Sample]:
+def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
     """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
     on as many devices of its kind as it has."""
     samples = []
@@ -296,7 +296,7 @@ def _remember(path: Path, what: Any) -> None:
         write_atomic(path, json.dumps(what).encode())
 
 
-def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
+def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
     """What is known of the costs of `runs`, from measurements and from finished runs.
 
     Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier

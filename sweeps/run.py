@@ -838,7 +838,7 @@ class _Session:
             "spec": spec.text,
             "changes": spec.changes,
         }
-        self._entry: Row = {
+        self._entry: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "executor": "in process" if call.in_process else "ray tune",
             "workers": plan.workers,
@@ -853,8 +853,8 @@ class _Session:
         before = store.manifest()
         sessions, old = before.get("sessions"), before.get("corpus_hashes")
         earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
-        self._sessions: list[Row] = [*earlier, self._entry]
-        self._top: Row = {
+        self._sessions: list[dict[str, Any]] = [*earlier, self._entry]
+        self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
             "schema": table.SCHEMA,
@@ -883,7 +883,7 @@ class _Session:
 
     def _write(self) -> None:
         spent = (session.get("wall_seconds") for session in self._sessions)
-        wall = sum(s for s in spent if type(s) in (int, float) and 0 <= s < 1e12)
+        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < 1e12)
         whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
         self._store.write_manifest(self._top | whole)
 

@@ -59,7 +59,7 @@ class Status:
         lines = [self.line, *self.said]
         for run_id, said in self.running.items():
             L = said.get("L") or said.get("L_train")
-                part = "starting"
+            part = "starting"
             if {"step", "steps"} <= said.keys():
                 part = f"step {said['step']} of {said['steps']}"
             loss = f", L={L:.4f}" if L else ""
