@@ -189,9 +189,9 @@ class Spec:
 
         `changes` are fields changed for every run; 'name' among them renames the sweep and 'scale'
         chooses one of its scales. A spec may name code: a model family or a law of one's own. It is
-        run if its file lies in the folder of the spec, is one of `allow_code`, or is named by
-        `changes`; `on_code` is told of each file first. Raises ConfigError, naming the file and the
-        section, for whatever is not a sweep, and for code in other files.
+        run if its file lies in the folder of the spec or is one of `allow_code`; `on_code` is told of
+        each file first. Raises ConfigError, naming the file and the section, for whatever is not a
+        sweep, and for code in other files.
         """
         path = find(path_or_name)
         try:
@@ -266,17 +266,16 @@ def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -
     """The files of code that a spec names, which may be run from here on. ConfigError for one that
     nobody has allowed."""
     try:
-        named = dict.fromkeys(_code(tomllib.loads(text)))
+        named = [*_code(tomllib.loads(text)), *_code(changes)]
     except ValueError:  # said when the spec is read
         return []
-    typed = dict.fromkeys(_code(changes))
     good = {count.code_file(file) for file in allowed}
     files = []
-    for reference in [*named, *typed]:
+    for reference in named:
         file = count.code_file(reference)
-        if not (reference in typed or file in good or file.is_relative_to(path.parent.resolve())):
+        if not (file in good or file.is_relative_to(path.parent.resolve())):
             raise ConfigError(
-                f"{path} names code, {reference!r}, in a file that does not lie in its folder: {file}. "
+                f"{path}, or a change to it, names code, {reference!r}, in a file that does not lie in its folder: {file}. "
                 f"Read that file; if it may be run, add --allow-code {shlex.quote(str(file))}."
             )
         count.allow(reference)
