@@ -44,7 +44,7 @@ from pathlib import Path
 
 from scaling.config import RunConfig
 from scaling.schedule import evaluation_steps, warmup_steps
-from scaling.files import write_atomic
+from scaling.files import read_bytes, write_atomic
 from sweeps.errors import writing
 from sweeps.result import Row
 from sweeps.store import Store
@@ -167,7 +167,7 @@ class Halving:
     def _read(path: Path) -> Arm | None:
         """A record; None where there is none that can be read."""
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_bytes(path))
             passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
             return Arm(passed, str(values.get("status", "")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
