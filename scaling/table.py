@@ -301,6 +301,9 @@ def write(
     write_points(folder, rows, {name: points(name, part) for name, part in tables.items()})
 
 
+_LINE_END = "\r\n\0"
+
+
 def write_points(
     folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
 ) -> None:
@@ -309,7 +312,9 @@ def write_points(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
+    # Cells with characters of the line's end are quoted: "\r" too, at which a reader would end the line.
+    text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")
+    (folder / "runs.csv.tmp").write_text(text, "utf-8", "backslashreplace", newline="")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.tmp", index=False)
     for name in ("runs.csv", *tables):
