@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scaling.files import EncodingError, check_regular, check_utf8
 from scaling.table import STATUSES, TableError, check, missing_column, read, read_curves
 
 # Exact identities by the column they give; D = S B first, as it needs no convention.
@@ -63,7 +64,7 @@ def load(
     need    the columns that must be there, such as those of a law, ("B", "S"); N, D, C and L where
             not given. Only these are derived and looked at.
     mixed   let rows through that were trained on different texts of one corpus (`corpus_hash`), for
-            a caller that chooses among them and then calls :func:`check_text`.
+            a caller that chooses among them and then calls :func:`check_one_text`.
 
     N, D, C, B and S that are missing are derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` says which and how, `.attrs["source"]` where the rows come from.
@@ -102,14 +103,14 @@ def load(
         )
     check(table, need=wanted, where=where)
     if not mixed:
-        check_text(table, where)
+        check_one_text(table, where)
     ours = isinstance(path, str | Path) and Path(path).is_dir()  # its units are no question
     _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": where, "derived": derived}
     return table
 
 
-def check_text(table: pd.DataFrame, where: str = "the table") -> None:
+def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
     """Raise TableError where 'ok' rows of one corpus and tokenizer were trained on different texts."""
     if not {"corpus", "tokenizer", "corpus_hash"} <= set(table.columns):
         return
@@ -137,7 +138,7 @@ def _open(
     if path.is_dir():
         runs = read(path)
         if curves and not mixed:  # a curve's rows do not say of which text they are
-            check_text(runs, str(path))
+            check_one_text(runs, str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
         read(path)  # says what is missing, and what to give instead
@@ -145,8 +146,8 @@ def _open(
         ".csv": _read_csv,
         ".tsv": lambda p: _read_csv(p, "\t"),
         ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".json": pd.read_json,
+        ".jsonl": lambda p: pd.read_json(p, lines=True, encoding="utf-8-sig"),
+        ".json": lambda p: pd.read_json(p, encoding="utf-8-sig"),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -155,10 +156,13 @@ def _open(
             f"sweep's folder or one of {', '.join(readers)}."
         )
     try:
+        check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
         table = reader(path)
         # Rows that hold nothing but the number that some tools write before each row.
         named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
         return table.dropna(how="all", subset=named or None), str(path)
+    except EncodingError as error:
+        raise TableError(f"{path} is {error}.") from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are these
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 

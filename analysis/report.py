@@ -21,6 +21,7 @@ from analysis import style
 from analysis.explorer import explorer, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
+from scaling.files import read_bytes
 
 _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
@@ -66,7 +67,7 @@ def page(summary: Summary) -> str:
     folder = summary.folder
     made, lacking = drawings(folder)
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    manifest = json.loads(read_bytes(path)) if path.is_file() else {}
     name = str(manifest.get("name", folder.name))
     parts = [
         f"<h1>{html.escape(name)}</h1>",

@@ -4,6 +4,7 @@ is the one module of `scaling` that looks up to `sweeps` and `analysis`."""
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
 from scaling.count import code_file
 from scaling.memory import one_line, out_of_memory
+from scaling.text import printable
 
 # ------------------------------------------------------------------ training
 
@@ -146,7 +148,7 @@ def sweep(
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         how |= {"packs": packs, "compile": compile, "address": address}
         how |= {"devices": devices, "nodes": nodes, "shard": shard}
-        print(it.plan(**how, price=price, reuse=reuse, measure=True))
+        _print(it.plan(**how, price=price, reuse=reuse, measure=True))
         return
     try:
         runs = it.run(
@@ -221,7 +223,7 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
     """
     from sweeps.status import status as status_of
 
-    print(status_of(results, filters=filter, tag=tag))
+    _print(status_of(results, filters=filter, tag=tag))
 
 
 def watch(results: Path, *, every: float = 2.0) -> None:
@@ -245,7 +247,7 @@ def logs(results: Path, run: str) -> None:
     """
     from sweeps.control import logs as logs_of
 
-    print(logs_of(results, run))
+    _print(logs_of(results, run))
 
 
 def cancel(results: Path, *, now: bool = False) -> None:
@@ -257,8 +259,8 @@ def cancel(results: Path, *, now: bool = False) -> None:
     """
     from sweeps.control import cancel as cancel_it
 
-    cancel_it(results, now=now, say=print)
-    print("stopped; `scaling status` shows what is done, the same `scaling sweep` goes on.")
+    cancel_it(results, now=now, say=_print)
+    _print("stopped; `scaling status` shows what is done, the same `scaling sweep` goes on.")
 
 
 def clean(results: Path, *, dry_run: bool = False) -> None:
@@ -272,9 +274,9 @@ def clean(results: Path, *, dry_run: bool = False) -> None:
 
     litter = clean_it(results, dry_run=dry_run)
     for path in litter if dry_run else ():
-        print(path)
+        _print(path)
     what = "would be removed" if dry_run else "removed"
-    print(f"{len(litter)} files, {sum(litter.values()) / 2**20:.1f} MiB {what}")
+    _print(f"{len(litter)} files, {sum(litter.values()) / 2**20:.1f} MiB {what}")
 
 
 def export(
@@ -292,7 +294,7 @@ def export(
     from sweeps.store import Store
 
     status_of(results)  # says where this is no sweep
-    print(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
+    _print(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
 
 
 def data_prepare(
@@ -310,7 +312,7 @@ def data_prepare(
 
     files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
     per_token = files.train_bytes / files.train_tokens
-    print(
+    _print(
         f"{corpus} ({tokenizer}): {files.train_tokens:,} training and {files.test_tokens:,} test "
         f"tokens, {per_token:.2f} bytes a token; {files.folder}"
     )
@@ -323,8 +325,8 @@ def data_list() -> None:
     for name, bundled in CORPORA.items():
         prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
         state = f"  [prepared: {', '.join(prepared)}]" if prepared else ""
-        print(f"{name:<10} {bundled.about}{state}")
-    print("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
+        _print(f"{name:<10} {bundled.about}{state}")
+    _print("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
 
 
 # ------------------------------------------------------------------ analysis
@@ -339,7 +341,7 @@ def summary(results: Path, *, figures: Path | None = None) -> None:
     """
     from analysis.summary import summarise
 
-    print(summarise(results, figures=figures))
+    _print(summarise(results, figures=figures))
 
 
 def fit(
@@ -406,9 +408,9 @@ def fit(
         elif latex:
             from analysis.latex import tabular
 
-            print(tabular(result.interval(level), result.law.formula))
+            _print(tabular(result.interval(level), result.law.formula))
         else:
-            print(result.text(level))
+            _print(result.text(level))
     if json:
         _print_json(records[0] if len(records) == 1 else records)
 
@@ -432,9 +434,9 @@ def laws(*, json: bool = False) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     wrap = textwrap.TextWrapper(max(width, 2 * indent), subsequent_indent=" " * indent)
     for row in rows:
-        print(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
-        print(wrap.fill(f"{'':<{indent}}{row['source']}"))
-    print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
+        _print(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
+        _print(wrap.fill(f"{'':<{indent}}{row['source']}"))
+    _print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
 
 
 def validate(
@@ -489,7 +491,7 @@ def validate(
         cluster=cluster,
         seed=seed,
     )
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def verify_published(data: Path, *, json: bool = False) -> None:
@@ -502,7 +504,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
     from analysis.published import verify
 
     found = verify(data)
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def frontier(
@@ -559,7 +561,7 @@ def frontier(
         points = runs if curves is None else curves
         of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
         exponents = efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
-        _print_json(exponents.record()) if json else print(exponents)
+        _print_json(exponents.record()) if json else _print(exponents)
         return
     found = frontier_of(
         runs,
@@ -576,9 +578,9 @@ def frontier(
     if latex:
         from analysis.latex import tabular
 
-        print(tabular(found.exponents))
+        _print(tabular(found.exponents))
         return
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def plan(
@@ -673,7 +675,7 @@ def plan(
     if json:
         _print_json(found.record() | {"budget": words})
     else:
-        print(found if words is None else f"{words}\n{found}")
+        _print(found if words is None else f"{words}\n{found}")
 
 
 def design(
@@ -731,21 +733,21 @@ def design(
     import analysis.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.load import check_text
+    from analysis.load import check_one_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
-        text = out.read_text()
+        text = _text(out)
         new = _load(achieved, map, where, [chosen])
         if designs.expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
-            check_text(new, f"{results} and {achieved}")
+            check_one_text(new, f"{results} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
         found = designs.achieved(fitted, text)
-        _print_json(found._asdict()) if json else print(found)
+        _print_json(found._asdict()) if json else _print(found)
         return
     if budget is None:
         raise ConfigError("`scaling design` needs --budget, the FLOPs of the whole sweep.")
@@ -756,9 +758,9 @@ def design(
     )  # fmt: skip
     if out is not None:
         out.write_text(made.toml(out.stem))
-    _print_json(made.record()) if json else print(made)
+    _print_json(made.record()) if json else _print(made)
     if out is not None and not json:
-        print(f"{out}: `scaling sweep {out}` trains it.")
+        _print(f"{out}: `scaling sweep {out}` trains it.")
 
 
 def figure(
@@ -786,7 +788,7 @@ def figure(
     from analysis import figures
 
     if list:
-        print(figures.listing())
+        _print(figures.listing())
         return
     if not name or results is None:
         raise ConfigError(
@@ -797,12 +799,12 @@ def figure(
         files, lacking = figures.draw_all(
             results, out, again=name == "again", width=width, critical=critical
         )
-        print(*files, sep="\n")
+        _print(*files)
         for why in lacking.values():
             _say(f"note: {why}")
         return
     for path in figures.draw(name, results, out, width=width, critical=critical):
-        print(path)
+        _print(path)
 
 
 def report(results: Path, *, out: Path | None = None) -> None:
@@ -814,7 +816,7 @@ def report(results: Path, *, out: Path | None = None) -> None:
     """
     from analysis.report import report as write
 
-    print(write(results, out))
+    _print(write(results, out))
 
 
 def doctor() -> None:
@@ -831,13 +833,13 @@ def doctor() -> None:
         ours = origin is not None and "scaling-laws-lab" in Path(origin).read_text()
         fine &= ours
         note = "" if ours else f"  NOT OURS: it belongs to {', '.join(owners.get(package, ['?']))}"
-        print(f"{package:<9} {origin or 'is not installed'}{note}")
+        _print(f"{package:<9} {origin or 'is not installed'}{note}")
     for name in ("scaling-laws-lab", "torch", "ray", "numpy", "scipy", "pandas", "matplotlib"):
         try:
-            print(f"{name:<17} {importlib.metadata.version(name)}")
+            _print(f"{name:<17} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            print(f"{name:<17} not installed")
-    print(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
+            _print(f"{name:<17} not installed")
+    _print(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
     if not fine:
         raise ConfigError(
             "another package shadows one of ours; rename that file, or use an environment of its own."
@@ -876,6 +878,9 @@ _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks ends nothing
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note
@@ -905,7 +910,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"scaling: {message}", file=sys.stderr)
+    print(f"scaling: {printable(message)}", file=sys.stderr)
+
+
+def _print(*said: object) -> None:
+    """Print texts, which may hold what anyone has written, a line each."""
+    print(*map(printable, said), sep="\n")
 
 
 def _note(message: Warning | str, *_: Any) -> None:
@@ -915,12 +925,12 @@ def _note(message: Warning | str, *_: Any) -> None:
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        _print(_overview())
         raise SystemExit(0)
     if arguments[0] == "--version":
         import importlib.metadata
 
-        print(importlib.metadata.version("scaling-laws-lab"))
+        _print(importlib.metadata.version("scaling-laws-lab"))
         raise SystemExit(0)
     for words in (1, 2):
         name = " ".join(arguments[:words])
@@ -1060,7 +1070,7 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
-    from analysis.load import check_text
+    from analysis.load import check_one_text
     from scaling.table import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
@@ -1074,7 +1084,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         said = ", ".join(f"{n} {word}" for word, n in counts)
         raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
     if not where:
-        check_text(table, str(path))
+        check_one_text(table, str(path))
         return table
     try:
         kept = table.query(where)
@@ -1090,7 +1100,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         raise TableError(
             f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
         )
-    check_text(kept, str(path))
+    check_one_text(kept, str(path))
     return kept
 
 
@@ -1109,6 +1119,15 @@ def _runs_and_curves(path: Path, pairs: Sequence[str], method: str = "all") -> t
         return runs, None
     curves = load(path, map=names, curves=True, need=need)
     return (runs, curves) if folder else (curves, None)
+
+
+def _text(path: Path) -> str:
+    from scaling.files import EncodingError, read_text
+
+    try:
+        return read_text(path)
+    except EncodingError as error:
+        raise ConfigError(f"{path} is {error}.") from None
 
 
 def _print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -79,18 +79,29 @@ def read_text(path: str | Path) -> str:
 def decode(data: bytes) -> str:
     """UTF-8 as text, without its byte order mark. Raises EncodingError, which names another encoding
     where the text begins with its mark."""
-    for mark, name in _OTHER_MARKS:
-        if data.startswith(mark):
-            raise EncodingError(
-                f"not UTF-8 text but {name} (by its byte order mark); convert it, say with "
-                f"iconv -f {name} -t UTF-8"
-            )
+    _check_mark(data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EncodingError(
             f"not UTF-8 text (byte {error.start}); convert it, say with iconv"
         ) from None
+
+
+def check_utf8(path: str | Path) -> None:
+    """Check a file that another library is to read as UTF-8 text: raise OSError as
+    :func:`open_regular`, EncodingError where it begins with the mark of another encoding."""
+    with open_regular(path) as file:
+        _check_mark(file.read(4))
+
+
+def _check_mark(data: bytes) -> None:
+    for mark, name in _OTHER_MARKS:
+        if data.startswith(mark):
+            raise EncodingError(
+                f"not UTF-8 text but {name} (by its byte order mark); convert it, say with "
+                f"iconv -f {name} -t UTF-8"
+            )
 
 
 def _check(mode: int, path: str | Path) -> None:
@@ -127,6 +138,26 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a regular file, made if it is not there, to write UTF-8 text at its end. Raises OSError
+    (ELOOP) for a symbolic link, and as :func:`open_regular`; it never waits."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "symbolic links are not followed"
+        elif error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            check_regular(path)
+        raise
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def owner(name: str) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import fields_of
+from scaling.files import EncodingError, check_regular, check_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,7 +219,7 @@ def read(folder: str | Path) -> pd.DataFrame:
 
     folder = Path(folder)
     path = folder / "runs.csv" if folder.is_dir() else folder
-    if not path.is_file():
+    if not path.exists():
         what = "has no runs.csv" if folder.is_dir() else "is not there"
         raise TableError(
             f"{folder} {what}. Give the folder of a sweep that has run, such as results/quickstart "
@@ -226,7 +227,12 @@ def read(folder: str | Path) -> pd.DataFrame:
         )
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
+        check_utf8(path)
         table = pd.read_csv(path, dtype=dtypes)
+    except EncodingError as error:
+        raise TableError(f"{path} is {error}.") from None
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise TableError(f"{path} is not a table: {error}.") from None
     if "run_id" not in table.columns:  # not one of ours
@@ -245,9 +251,10 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
 def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     import pandas as pd
 
-    if not path.is_file():
+    if not path.exists():
         raise TableError(f"{path} is not there: this result has no {what}.")
     try:
+        check_regular(path)
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:  # pyarrow's own are of these types
         raise TableError(f"{path} cannot be read as parquet: {error}.") from None
@@ -294,6 +301,9 @@ def write(
     write_points(folder, rows, {name: points(name, part) for name, part in tables.items()})
 
 
+_LINE_END = "\r\n\0"
+
+
 def write_points(
     folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
 ) -> None:
@@ -302,7 +312,9 @@ def write_points(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
+    # Cells with characters of the line's end are quoted: "\r" too, at which a reader would end the line.
+    text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")
+    (folder / "runs.csv.tmp").write_text(text, "utf-8", "backslashreplace", newline="")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.tmp", index=False)
     for name in ("runs.csv", *tables):

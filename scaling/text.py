@@ -9,13 +9,18 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 as those that turn the direction of writing), lone surrogates, separators of lines and paragraphs."""
 
 
-def printable(text: object) -> str:
+def printable(text: object, encoding: str | None = None) -> str:
     """`text` with control characters escaped, so that it cannot move the cursor, colour, hide or
-    reverse what a terminal shows. Line ends and tabs stay; '\\r\\n' is a line end."""
+    reverse what a terminal shows; with an `encoding`, characters as well that this lacks.
+
+    Line ends and tabs stay; '\\r\\n' is a line end.
+    """
     said = str(text).replace("\r\n", "\n")
-    if said.replace("\n", "").replace("\t", "").isprintable():
-        return said
-    return "".join(map(_escaped, said))
+    if not said.replace("\n", "").replace("\t", "").isprintable():
+        said = "".join(map(_escaped, said))
+    if encoding is not None:
+        said = said.encode(encoding, "backslashreplace").decode(encoding)
+    return said
 
 
 def _escaped(character: str) -> str:

@@ -16,8 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from scaling.files import read_bytes
+from sweeps.errors import StoreError, why
+from sweeps.progress import escaped, say
 from sweeps.status import Status, status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 _WATCH_MOST_SECONDS = 300.0
 """Plain lines come ever more rarely, so that a log of days stays short."""
@@ -36,21 +39,23 @@ def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = N
     store = Store(folder)
     state = status(folder)
     if console.is_terminal:
-        with Live(Text(str(state)), console=console, auto_refresh=False, transient=True) as live:
+        with Live(
+            Text(escaped(console, state)), console=console, auto_refresh=False, transient=True
+        ) as live:
             while store.driver():
                 time.sleep(every)
                 state = status(folder)
-                live.update(Text(str(state)), refresh=True)
+                live.update(Text(escaped(console, state)), refresh=True)
     else:
         shown = ""
         while store.driver():
             if (line := state.line) != shown:
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                say(console, line)
                 shown = line
             time.sleep(every)
             every = min(_WATCH_MOST_SECONDS, every * 1.25)
             state = status(folder)
-    console.print(str(state), highlight=False, soft_wrap=True, markup=False)
+    say(console, str(state))
     return state
 
 
@@ -78,7 +83,12 @@ def logs(folder: str | Path, run: str) -> str:
         said = ", ".join(f"{key}={value}" for key, value in details.items())
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {said}".rstrip())
     path = store.run_folder(run_id) / "output.log"
-    text = path.read_text(errors="replace").strip() if path.is_file() else ""
+    try:
+        text = read_bytes(path).decode(errors="replace").strip()
+    except FileNotFoundError:
+        text = ""
+    except OSError as error:
+        raise StoreError(f"{store.said(path)} cannot be read: {why(error)}") from None
     return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 

@@ -43,7 +43,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaling.config import RunConfig
-from scaling.files import write_atomic
+from scaling.files import read_bytes, write_atomic
 from scaling.schedule import evaluation_steps, warmup_steps
 from sweeps.errors import writing
 from sweeps.result import Row
@@ -167,7 +167,7 @@ class Halving:
     def _read(path: Path) -> Arm | None:
         """A record; None where there is none that can be read."""
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_bytes(path))
             passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
             return Arm(passed, str(values.get("status", "")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -15,10 +15,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TextIO
 
 from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
+from scaling.files import open_to_append
 from scaling.memory import out_of_memory
 from sweeps.errors import StoreError, writing
 from sweeps.halving import Halving
@@ -355,7 +356,7 @@ def _together(
         for run_id in runs:
             details = {"pack": len(runs), "slots": job.slots, "execution": vars(execution)}
             store.note(run_id, "start", pid=os.getpid(), **details)
-        log = held.enter_context((store.run_folder(job.runs[0].run_id) / "output.log").open("a"))
+        log = held.enter_context(_log(store, job.runs[0].run_id))
         try:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 train_pack(
@@ -381,6 +382,12 @@ def _together(
             store.check_writable()  # a full disk ends the sweep, not a run
             log.write(f"{traceback.format_exc()}each run is now tried alone.\n")
     return outcomes
+
+
+def _log(store: Store, run_id: str) -> TextIO:
+    path = store.run_folder(run_id) / "output.log"
+    with writing(store.said(path)):
+        return open_to_append(path)
 
 
 def _report(store: Store, run: RunConfig, progress: Any) -> None:
@@ -415,14 +422,14 @@ def _execute(
 
     if should_stop():
         return outcome("interrupted")
-    folder = store.begin(run)
+    store.begin(run)
     with store.lease(run.run_id, patience=_LEASE_PATIENCE) as held:
         if not held:
             return outcome("busy")
         if finished := store.result(run.run_id):
             return outcome(finished.row["status"], L=finished.row["L"])
         store.note(run.run_id, "start", pid=os.getpid(), execution=vars(execution))
-        with (folder / "output.log").open("a", encoding="utf-8") as log:
+        with _log(store, run.run_id) as log:
             try:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                     row, curve, tests = _train(run, store, execution, should_stop, halving, texts)

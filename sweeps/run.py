@@ -27,7 +27,7 @@ from sweeps.cluster import joined, probe
 from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
-from sweeps.progress import Display, clock, flops, si
+from sweeps.progress import Display, clock, flops, say, si
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
 from sweeps.until import Growth
@@ -481,7 +481,7 @@ class Sweep:
                     "design=analysis.design.interval_runs."
                 )
             self._width(self.spec.until.interval, [])  # is there such a law, such a parameter?
-        console = console or Console(quiet=quiet)
+        console = console or Console(file=sys.stdout, quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
             mine = rows.keys() & self.designed(rows).runs.keys()
@@ -494,7 +494,7 @@ class Sweep:
             with self.store.drive():
                 self._take(reused, rows, execution)
             rows = self.store.rows()
-            _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
+            say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
         on = estimate.Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
@@ -510,12 +510,12 @@ class Sweep:
                 self._say_messages(console)
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
-            _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
+            say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
             for line in plan.said:
-                _say(console, line)
+                say(console, line)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.chosen:
-            _say(
+            say(
                 console,
                 f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this spec; "
                 "their rows stay in its table.",
@@ -578,14 +578,14 @@ class Sweep:
             plan = self._measured(plan, rows, on, call.packs, guess=True)
             session = _Session(self.spec, self.store, hashes, plan, call)
             where = "in this process" if call.in_process else _workers(plan.workers, "on")
-            _say(
+            say(
                 console,
                 f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
                 f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
                 f"{clock(plan.wall_seconds)}",
             )
             for line in plan.precisions():
-                _say(console, line)
+                say(console, line)
             self._say_budget(budget, plan, console)
             queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
             self.store.forget(plan.again)
@@ -638,7 +638,7 @@ class Sweep:
             session.end(queue)
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
-                _say(console, line)
+                say(console, line)
             command = self._command(call)
             if queue.stopping or hard:
                 raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
@@ -686,7 +686,7 @@ class Sweep:
         more_flops = budget.flops is not None and plan.flops > budget.flops
         more_time = budget.hours is not None and plan.wall_seconds > 3600 * budget.hours
         if more_flops or more_time:
-            _say(
+            say(
                 console,
                 "that is more than the budget: it ends before all runs are done; the same command "
                 "goes on from there",
@@ -768,15 +768,15 @@ class Sweep:
         counts = [f"{states.count(s)} {s}" for s in table.STATUSES if states.count(s)]
         busy, idle, jobs = _busy_and_idle(queue)
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
-        _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
+        say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
             log = self.store.said(self.store.run_folder(outcome.run_id) / "output.log")
-            _say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
-        _say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
+            say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
+        say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
 
     def _say_messages(self, console: Console) -> None:
         for message in self.store.messages:
-            _say(console, message)
+            say(console, message)
         self.store.messages.clear()
 
     def _command(self, call: _Call) -> str:
@@ -1066,7 +1066,3 @@ def _versions() -> dict[str, str]:
 def _positive(value: int, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)

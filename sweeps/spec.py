@@ -59,6 +59,7 @@ from typing import Any
 
 from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
+from scaling.files import EncodingError, read_text
 from sweeps.halving import rungs
 from sweeps.interval import Interval, Round, Row, Width, alike
 from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
@@ -195,8 +196,8 @@ class Spec:
         """
         path = find(path_or_name)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, EncodingError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from None
         allowed = tuple(map(str, allow_code))
         for file in _code_files(text, path, changes or {}, allowed):

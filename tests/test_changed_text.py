@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from analysis import load
-from analysis.load import check_text
+from analysis.load import check_one_text
 from scaling import corpus, table
 from scaling.cli import main
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig, override
@@ -239,7 +239,7 @@ def test_a_table_of_two_texts_is_refused_unless_one_is_chosen(mixed, capsys):
             load(mixed, **options)
     runs = load(mixed, mixed=True)
     with pytest.raises(TableError, match=said):
-        check_text(runs)
+        check_one_text(runs)
     assert len(load(runs[runs.corpus_hash == "a" * 16])) == 20
     for command in (
         ["fit", str(mixed), "--bootstrap", "0"],
