@@ -3,14 +3,16 @@ is the one module of `scaling` that looks up to `sweeps` and `analysis`."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import io
 import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -910,6 +912,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str) -> None:
+    if "://" in message:
+        from sweeps.remote import masked
+
+        message = masked(message)
     print(f"scaling: {printable(message)}", file=sys.stderr)
 
 
@@ -994,14 +1000,40 @@ def _parse(name: str, arguments: list[str]) -> None:
     hints = dict(function.__annotations__)
     hints.pop("return", None)
     function.__annotations__ = {key: _marked(name, key, hints[key], tyro) for key in hints}
-    tyro.cli(
-        function,
-        prog=f"scaling {name}",
-        args=arguments,
-        registry=registry,
-        # a switch of a command is off by default; one of a run may be either
-        config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
-    )
+
+    @functools.wraps(function)
+    def parsed(*args: Any, **options: Any) -> Callable[[], None]:
+        return lambda: function(*args, **options)
+
+    with _masked_errors(arguments):
+        call = tyro.cli(
+            parsed,
+            prog=f"scaling {name}",
+            args=arguments,
+            registry=registry,
+            # a switch of a command is off by default; one of a run may be either
+            config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
+        )
+    call()
+
+
+@contextlib.contextmanager
+def _masked_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Mask the credentials of URIs among the arguments, which the parser quotes where it refuses them."""
+    if not any("://" in argument for argument in arguments):
+        yield
+        return
+    from sweeps.remote import masked
+
+    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "9999"  # no URI is broken into lines
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if columns is None else {"COLUMNS": columns})
+        sys.stderr.write(masked(printed.getvalue()))
 
 
 def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
@@ -1022,8 +1054,8 @@ def _folder(text: str) -> Path:
         return Path(text)
     from sweeps.store import Store, StoreError
 
-    store = Store(text)
     try:
+        store = Store(text)
         store.pull()
     except StoreError as error:  # the parser would put it in a box
         _say(str(error))

@@ -28,6 +28,7 @@ from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, say, si
+from sweeps.remote import join, masked, without_credentials
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
 from sweeps.until import Growth
@@ -42,6 +43,10 @@ _PRECISION_GAINS = 0.1
 
 _LONGEST_SECONDS = 1e9
 """Of a sweep whose end has a date, some 30 years."""
+_CREDENTIALS = (
+    "The credentials of --results are left out here: give them in the environment (of s3: AWS_ACCESS_KEY_ID "
+    "and AWS_SECRET_ACCESS_KEY), or in the URI again."
+)
 
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
@@ -219,7 +224,8 @@ class Sweep:
         design: Design | None = None,
     ) -> None:
         """Results go to `results`/<name of the spec>; ./results where not given. It may be a URI
-        that pyarrow.fs or fsspec reaches, such as s3://bucket/results.
+        that pyarrow.fs or fsspec reaches, such as s3://bucket/results; credentials in it are printed
+        and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
         narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
@@ -229,8 +235,7 @@ class Sweep:
         self._rounds: dict[str, Round] = {}
         """Decided here, by the digest of their results: a fit takes seconds."""
         self._results = results
-        root = "results" if results is None else str(results).rstrip("/")
-        self.store = Store(f"{root}/{spec.name}")
+        self.store = Store(join("results" if results is None else str(results), spec.name))
 
     @classmethod
     def from_toml(
@@ -494,7 +499,8 @@ class Sweep:
             with self.store.drive():
                 self._take(reused, rows, execution)
             rows = self.store.rows()
-            say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
+            others = ", ".join(masked(str(other)) for other in reuse)
+            say(console, f"{len(reused)} finished runs taken from {others}")
         on = estimate.Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
@@ -531,7 +537,7 @@ class Sweep:
             theirs = other.rows()
             if not theirs:
                 raise StoreError(
-                    f"{folder} holds no finished runs to reuse; give a results folder."
+                    f"{other.said(other.folder)} holds no finished runs to reuse; give a results folder."
                 )
             more = True
             while more:  # results may design further runs
@@ -639,14 +645,12 @@ class Sweep:
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
                 say(console, line)
-            command = self._command(call)
+            resume = self._resume(call)
             if queue.stopping or hard:
-                raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
+                raise Stopped(f"stopped; what has finished is kept. {resume}")
             if queue.held_back:
                 left = sum(len(job.runs) for job in queue.held_back)
-                raise BudgetSpent(
-                    f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
-                )
+                raise BudgetSpent(f"the budget is spent ({budget}): {left} runs are left. {resume}")
 
     def _grow(
         self,
@@ -779,6 +783,12 @@ class Sweep:
             say(console, message)
         self.store.messages.clear()
 
+    def _resume(self, call: _Call) -> str:
+        results = "" if self._results is None else str(self._results)
+        left_out = without_credentials(results) != results
+        hint = f"{_CREDENTIALS} " if left_out else ""
+        return f"{hint}Resume with: {self._command(call)}"
+
     def _command(self, call: _Call) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
@@ -786,7 +796,7 @@ class Sweep:
             name = self.spec.path.stem
         words = ["scaling", "sweep", name, "--workers", str(call.workers)]
         if self._results is not None:
-            words += ["--results", str(self._results)]
+            words += ["--results", without_credentials(str(self._results))]
         for option, value, default in (
             ("--threads", call.execution.threads, 1),
             ("--device", call.execution.device, "auto"),

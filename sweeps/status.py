@@ -92,18 +92,19 @@ def status(
     """
     store = Store(folder)
     store.pull()
+    where = store.said(store.folder)
     known = any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json"))
     if not known:
         what = "holds no results" if store.folder.is_dir() else "is not there"
         raise StoreError(
-            f"{folder} {what}. Give the folder of a sweep, such as results/quickstart "
+            f"{where} {what}. Give the folder of a sweep, such as results/quickstart "
             "(`scaling sweep SPEC` makes one)."
         )
     spec = spec or _recorded(store)
     if filters or tag is not None:
         if spec is None:
             raise StoreError(
-                f"{folder} holds no manifest with the sweep's spec, by which runs could be chosen. "
+                f"{where} holds no manifest with the sweep's spec, by which runs could be chosen. "
                 "Leave out --filter and --tag."
             )
         spec = spec.select(filters, tag)
@@ -122,7 +123,7 @@ def status(
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     parts |= {row["run_id"]: 1.0 for row in done}
     return Status(
-        folder=folder,
+        folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
         runs=len(ids),
         finished=finished,
