@@ -110,7 +110,7 @@ class TokenFiles:
                 with FileLock(path.with_suffix(".lock")):
                     _, test = split(_checked(read(), corpus))
                     ids = _encoder(self._tokens(), self.vocab_size)(test)
-                    ids.tofile(path.with_suffix(".tmp"))
+                    path.with_suffix(".tmp").write_bytes(ids.data)
                     os.replace(path.with_suffix(".tmp"), path)
         return path
 
@@ -493,9 +493,11 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # What is written names no file, and what is written lies in the cache.
+        place = cache() if error.filename is None else error.filename
         raise CorpusError(
             f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
-            f"({_short(error.filename)}). SCALING_CACHE names another cache folder."
+            f"({_short(str(place))}). SCALING_CACHE names another cache folder."
         ) from None
 
 
@@ -570,7 +572,7 @@ def _write(
         manifest: dict = {"corpus": data.corpus, "source_hash": known, "tokenizer": data.tokenizer}
         for side, side_documents in (("train", train), ("test", test)):
             ids = encode(side_documents)
-            ids.tofile(partial / f"{side}.bin")
+            (partial / f"{side}.bin").write_bytes(ids.data)
             digest.update(ids.tobytes())
             manifest[side] = {
                 "tokens": len(ids),

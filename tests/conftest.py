@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from disturbed import Project, kill_tree, tree
+from disturbed import LONG, Project, kill_tree, tree
 
 from scaling.config import RunConfig, from_dict
+from sweeps.store import Store
 
 TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
 """A law of the size that small language models show on prose with a small vocabulary."""
@@ -175,6 +176,17 @@ def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Pro
         if driver.poll() is None:
             kill_tree([*tree(driver), psutil.Process(driver.pid)])
         driver.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, sweeps_cache: Path, text_file: Path
+) -> Store:
+    """The long sweep, trained in one process without incident."""
+    project = Project(tmp_path_factory.mktemp("undisturbed"), sweeps_cache, text_file)
+    project.spec("long", LONG)
+    project.run("long", "results", "in_process=1")
+    return project.store("long", "results")
 
 
 @pytest.fixture

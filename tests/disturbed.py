@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +178,12 @@ def starts(store: Store, run_id: str) -> list[int]:
     return [e["pid"] for e in store.attempts(run_id) if e["event"] == "start"]
 
 
-def results_of(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
+def results_of(store: Store, without: Sequence[str] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What a sweep measured, without what differs by the clock."""
-    return table.read(store.folder).drop(columns=MEASURED_ANEW), table.read_curves(store.folder)
+    rows = table.read(store.folder).drop(columns=[*MEASURED_ANEW, *without])
+    return rows, table.read_curves(store.folder)
 
 
-def assert_same_results(one: Store, other: Store) -> None:
-    for mine, theirs in zip(results_of(one), results_of(other), strict=True):
+def assert_same_results(one: Store, other: Store, without: Sequence[str] = ()) -> None:
+    for mine, theirs in zip(results_of(one, without), results_of(other, without), strict=True):
         pd.testing.assert_frame_equal(mine, theirs, check_exact=True)

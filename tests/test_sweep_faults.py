@@ -54,17 +54,6 @@ cluster.shutdown()
 """
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, sweeps_cache: Path, text_file: Path
-) -> Store:
-    """The long sweep, trained in one process without incident."""
-    project = Project(tmp_path_factory.mktemp("undisturbed"), sweeps_cache, text_file)
-    project.spec("long", LONG)
-    project.run("long", "results", "in_process=1")
-    return project.store("long", "results")
-
-
 def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
     spec = project.spec(
         "mixed",
