@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaling import count
+from scaling import count, interpreter
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
 from scaling.files import write_atomic
 from scaling.schedule import shape
@@ -243,12 +243,11 @@ class Machine:
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
         children = [
             subprocess.Popen(
-                [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
+                interpreter.command("sweeps.estimate", "_child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             for _ in requests
         ]

@@ -1046,7 +1046,7 @@ def _revision() -> str | None:
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words],
+                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
                 capture_output=True,
                 text=True,
                 timeout=10,
