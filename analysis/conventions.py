@@ -106,9 +106,11 @@ def _of_shape(row: Mapping[Any, Any], name: str) -> float:
     shape = {field: value for field, value in row.items() if field in _FIELDS and pd.notna(value)}
     try:
         model = ModelConfig(**shape)
-    except (ConfigError, TypeError) as error:
-        raise TableError(f"{name} cannot be counted from the shape {shape}: {error}") from None
-    vocab = int(row["vocab_size"])
+        vocab = int(row["vocab_size"])
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"{name} cannot be counted from the shape {shape} with vocab_size={row['vocab_size']}: {error}"
+        ) from None
     if model.family not in FAMILIES:
         raise TableError(
             f"{name} of model.family={model.family!r} is known only by running its code, which the "

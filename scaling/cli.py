@@ -877,46 +877,100 @@ _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
 # ------------------------------------------------------------------ plumbing
 
 
+BUG = 70
+"""Exit code of what is neither a result nor a user's mistake: EX_SOFTWARE of sysexits.h."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C, 70 for a bug.
+
+    The traceback of a bug is written to a file in the system's temporary folder, and a line says
+    where; SCALING_DEBUG=1 prints it instead.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):  # what an ASCII terminal cannot show is escaped
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks ends nothing
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _note
-            name, rest = _command(arguments)
-            _parse(name, rest)
-        sys.stdout.flush()
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _note
+                name, rest = _command(arguments)
+                _parse(name, rest)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except Exception as error:
+            mistake = _mistake(error)
+            if mistake is None and os.environ.get("SCALING_DEBUG") == "1":
+                raise
+            _say(mistake or _bug(error, arguments))
+            raise SystemExit(2 if mistake else BUG) from None
     except KeyboardInterrupt as stop:
         _say(str(stop) or "stopped.")
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        _say(f"out of memory: {one_line(error)} Use a smaller model or batch_tokens.")
-        raise SystemExit(2) from None
-    except OSError as error:
-        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
-        raise SystemExit(2) from None
-    except ValueError as error:
-        # Ours say what, where and what to do; anything else is a bug and deserves its traceback.
-        if type(error).__module__.partition(".")[0] not in ("scaling", "sweeps", "analysis"):
-            raise
-        _say(str(error))
-        raise SystemExit(2) from None
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell a user of an error that is the command's, the machine's or the data's; None for a bug."""
+    if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
+        return f"out of memory: {one_line(error)} Use a smaller model or batch_tokens."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    # Ours say what, where and what to do; anything else is a bug.
+    ours = type(error).__module__.partition(".")[0] in ("scaling", "sweeps", "analysis")
+    return str(error) if isinstance(error, ValueError) and ours else None
+
+
+def _bug(error: Exception, arguments: Sequence[str]) -> str:
+    """Write the traceback of `error` to a file that only its owner can read; returns a line that says so."""
+    import platform
+    import shlex
+    import tempfile
+    import traceback
+
+    said = str(error).partition("\n")[0]
+    what = f"{type(error).__name__}{f': {said}' if said else ''}"
+    text = (
+        f"scaling {shlex.join(arguments)}\n"
+        f"scaling-laws-lab {_version()}, Python {platform.python_version()}, {platform.platform()}\n\n"
+        f"{''.join(traceback.format_exception(error))}"
+    )
+    try:
+        number, path = tempfile.mkstemp(prefix="scaling-bug-", suffix=".txt")
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_masked(text))
+    except OSError as why:
+        where = (
+            f"SCALING_DEBUG=1 prints its traceback, which cannot be kept ({why.strerror or why})"
+        )
+    else:
+        where = f"its traceback is in {path}"
+    return f"{what[:300]}. This is a bug of scaling; {where}."
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("scaling-laws-lab")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _say(message: str) -> None:
-    if "://" in message:
-        from sweeps.remote import masked
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"scaling: {printable(_masked(message))}", file=sys.stderr)
 
-        message = masked(message)
-    print(f"scaling: {printable(message)}", file=sys.stderr)
+
+def _masked(text: str) -> str:
+    """The text without the credentials of URIs."""
+    if "://" not in text:
+        return text
+    from sweeps.remote import masked
+
+    return masked(text)
 
 
 def _print(*said: object) -> None:
@@ -934,9 +988,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         _print(_overview())
         raise SystemExit(0)
     if arguments[0] == "--version":
-        import importlib.metadata
-
-        _print(importlib.metadata.version("scaling-laws-lab"))
+        _print(_version())
         raise SystemExit(0)
     for words in (1, 2):
         name = " ".join(arguments[:words])
