@@ -225,7 +225,10 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
     """
     from sweeps.status import status as status_of
 
-    _print(status_of(results, filters=filter, tag=tag))
+    state = status_of(results, filters=filter, tag=tag)
+    _print(state)
+    for note in state.notes:
+        _note(note)
 
 
 def watch(results: Path, *, every: float = 2.0) -> None:

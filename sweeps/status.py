@@ -42,6 +42,8 @@ class Status:
     """Those spent already, running runs included."""
     said: tuple[str, ...] = ()
     """Where the searches of [until] stand, a line each."""
+    notes: tuple[str, ...] = ()
+    """What was wrong with files of the folder, a line each."""
 
     @property
     def line(self) -> str:
@@ -139,6 +141,7 @@ def status(
         C=sum(C.values()),
         C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
         said=tuple(growth.said),
+        notes=tuple(store.messages),
     )
 
 
