@@ -107,7 +107,8 @@ def sweep(
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder in which the sweep's own results folder lies; ./results where not given.
-            A local one, or a URI such as s3://bucket/results.
+            A local one, or a URI such as s3://bucket/results. Leave credentials to the environment
+            (AWS_ACCESS_KEY_ID, ...): others on this machine can read command lines.
         scale: One of the spec's scales, such as gpu; as it is where not given.
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.

@@ -30,7 +30,7 @@ _URI = re.compile(r"(?s)(?P<scheme>.*?)://(?P<authority>[^/?#]*)(?P<path>[^?]*)(
 """Splits any text with '://' in it, and leaves every character as it is. urllib.parse.urlsplit
 refuses some passwords, in messages that quote them."""
 
-_URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.:-]*://\S+")
+_URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.:-]{0,60}://\S+")
 
 _SECRET = re.compile(
     r"secret|passw|passphrase|token|credential|signature|(access|account|api|private|shared)[-_]?key"

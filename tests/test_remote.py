@@ -274,9 +274,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = ["master.port", "volume.port", "filer.port", "s3.port"]
     names += [f"{name}.grpc" for name in names]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    # Without a home, or it would read and write configuration there.
+    # It reads and writes configuration in its home.
     words = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     words += [f"-s3.config={folder / 's3.json'}", "-webdav=false", "-admin.ui=false"]
+    words += [f"-s3.localSocket={folder / 's3.sock'}"]  # otherwise in /tmp, where it stays
     words += [f"-{name}={port}" for name, port in ports.items()]
     where = f"127.0.0.1:{ports['s3.port']}"
     with (folder / "log").open("wb") as log:
