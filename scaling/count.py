@@ -60,6 +60,11 @@ def parameters(model: ModelConfig, vocab_size: int) -> Parameters:
     """
     if model.family not in FAMILIES:
         return own_sizes(model, vocab_size).parameters
+    return _parameters(model, vocab_size)
+
+
+@functools.lru_cache(maxsize=4096)  # a sweep asks for each shape many times
+def _parameters(model: ModelConfig, vocab_size: int) -> Parameters:
     d, f, kv = model.d_model, model.ff_width, model.kv_width
     embedding, head = vocab_size * d, 0 if model.tied else vocab_size * d
     if model.family == "lstm":  # four gates, each with an input and a recurrent matrix and a bias

@@ -55,10 +55,10 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scaling import count
-from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
+from scaling.config import ConfigError, RunConfig, coerce, fields_of, from_dict, unknown_key
 from scaling.files import EncodingError, read_text
 from sweeps.halving import rungs
 from sweeps.interval import Interval, Round, Row, Width, alike
@@ -241,8 +241,8 @@ class Spec:
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
                 "[axes] seed = [0]."
             )
-        by_id = _distinct([(run, said) for run, said, _ in runs], where)
-        budgets = {run.run_id: C for run, _, C in runs if C is not None}
+        by_id = _distinct(runs, where)
+        budgets = {each.run.run_id: each.C for each in runs if each.C is not None}
         until = _until(_table(values, "until", where), f"{where} [until]")
         if until and until.isoflop and not budgets:
             raise ConfigError(f"{where} [until]: isoflop needs an [isoflop] section with budgets.")
@@ -367,8 +367,20 @@ _SIZES: dict[str, Callable[[RunConfig], float]] = {
 # ------------------------------------------------------------------ sections to runs
 
 
-_Origin = tuple[RunConfig, str, float | None]
-"""A run, the words that say where it came from, and its budget C where [isoflop] gave one."""
+class _Origin(NamedTuple):
+    """A run and where it came from."""
+
+    run: RunConfig
+    where: str
+    """The section."""
+    point: Point
+    C: float | None
+    """Its budget, where [isoflop] gave one."""
+
+    def words(self, where: str) -> str:
+        """The point in words, for messages that begin with `where`."""
+        values = ", ".join(f"{key}={_plain(value)}" for key, value in self.point.items())
+        return f"{self.where}: {values or 'base'}".removeprefix(where)[2:]
 
 
 def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origin]:
@@ -479,9 +491,8 @@ def _block(
         ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
         if window and not window[0] <= ratios[-1] <= window[1]:
             continue
-        said = ", ".join(f"{key}={_plain(value)}" for key, value in point.items())
         C = point["flops"] if "isoflop" in values and not set(_HORIZONS) & changes.keys() else None
-        runs.append((run, f"{where}: {said or 'base'}", C))
+        runs.append(_Origin(run, where, point, C))
     if window and not runs:
         raise ConfigError(
             f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N goes "
@@ -512,7 +523,8 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         if key != "tokens" and _whole(key):
             plain[key] = _round(plain[key])
     D = plain.pop("tokens") if "tokens" in snap else None
-    run = override(RunConfig(), plain, where=where)
+    own = {key: plain.pop(key) for key in ("seed",) if key in plain}
+    run = _like(tuple(sorted(plain.items())), where)
     N = count.parameters(run.model, run.data.vocab_size).N
     if N >= _MOST:
         sizes = ", ".join(
@@ -533,25 +545,32 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         )
     if D is not None:
         # Whole steps, so that equal runs have equal configs however D was arrived at.
-        run = dataclasses.replace(
-            run, tokens=max(1, round(D / run.batch_tokens)) * run.batch_tokens
-        )
-    return run
+        own["tokens"] = max(1, round(D / run.batch_tokens)) * run.batch_tokens
+    try:
+        return dataclasses.replace(run, **own) if own else run
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
-def _distinct(runs: list[tuple[RunConfig, str]], where: str) -> dict[str, RunConfig]:
-    by_id: dict[str, RunConfig] = {}
-    saids: dict[str, str] = {}
-    for run, said in runs:
-        run_id, said = run.run_id, said.removeprefix(where)[2:]
-        if run_id in by_id:
+@functools.lru_cache(maxsize=1024)
+def _like(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
+    """A run of these values; many of a grid differ in seed and horizon alone."""
+    return from_dict(dict(values), where=where)
+
+
+def _distinct(runs: list[_Origin], where: str) -> dict[str, RunConfig]:
+    """{run_id: run}. ConfigError where two are the same run."""
+    first: dict[str, _Origin] = {}
+    for each in runs:
+        run_id = each.run.run_id
+        if run_id in first:
             raise ConfigError(
-                f"{where}: two runs are the same run {run_id}: '{saids[run_id]}' and '{said}'. Drop "
-                "one of them, or let their seeds differ. (Sizes that are computed are rounded to "
-                "whole steps.)"
+                f"{where}: two runs are the same run {run_id}: '{first[run_id].words(where)}' and "
+                f"'{each.words(where)}'. Drop one of them, or let their seeds differ. (Sizes that are "
+                "computed are rounded to whole steps.)"
             )
-        by_id[run_id], saids[run_id] = run, said
-    return by_id
+        first[run_id] = each
+    return {run_id: each.run for run_id, each in first.items()}
 
 
 # ------------------------------------------------------------------ tables to points
@@ -683,7 +702,7 @@ def _check(point: Point, where: str) -> None:
         elif isinstance(value, int | float) and abs(value) >= _LARGEST:
             raise ConfigError(f"{where}: {key}={_plain(value)} is too large.")
         else:
-            override(RunConfig(), {key: value}, where=where)
+            from_dict({key: value}, where=where)
 
 
 def _number(value: Any, said: str) -> None:
