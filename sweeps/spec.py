@@ -89,6 +89,8 @@ _MUTUAL = (
     "model.n_ctx",
     "batch_tokens",
     "eval.noise_parts",
+    "eval.test_tokens",
+    "data.unique_tokens",
 )
 """Fields of which one must divide another."""
 
