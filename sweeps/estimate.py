@@ -52,6 +52,9 @@ OTHER_PRECISION = {"float32": "bfloat16", "bfloat16": "float32"}
 _LOOP = 3
 """Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
 
+_MOST_SAMPLES = 2000
+"""Finished runs that the speed is learned from; three prices need no more."""
+
 _STEP_FLOPS = 2e10
 """A step beyond this fills a machine by itself, and is measured on a part of its batch."""
 
@@ -182,7 +185,8 @@ class Machine:
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
-        what = [_LOOP, here, version("torch"), how, vars(run.model), run.data.vocab_size]
+        what = [_LOOP, here, version("torch"), how, dataclasses.asdict(run.model)]
+        what += [run.data.vocab_size]
         what += [run.optim.optimizer] if compiled else []
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
         return cache() / folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
@@ -301,10 +305,14 @@ def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, 
     Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
     one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
     """
+    if not runs:  # nothing to price
+        return Costs(speed([]))
     shapes = {shape(run): run for run in runs}
     runs = shapes.values()
     packs = on.known(runs)
-    price = speed([*samples_of_packs(packs, runs), *samples_of(rows, on)])
+    known = list(rows)
+    some = known[:: max(1, len(known) // _MOST_SAMPLES)]
+    price = speed([*samples_of_packs(packs, runs), *samples_of(some, on)])
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})

@@ -490,9 +490,10 @@ def _block(
     for points in itertools.product(*axes):
         point = {key: value for p in points for key, value in p.items()}
         run = _run(_over(_over(base, point), changes), where, section)
-        ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
-        if window and not window[0] <= ratios[-1] <= window[1]:
-            continue
+        if window:
+            ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
+            if not window[0] <= ratios[-1] <= window[1]:
+                continue
         C = point["flops"] if "isoflop" in values and not set(_HORIZONS) & changes.keys() else None
         runs.append(_Origin(run, where, point, C))
     if window and not runs:
@@ -505,7 +506,7 @@ def _block(
 
 def _over(base: Point, changes: Point) -> Point:
     """`base` changed; any horizon among the changes takes the place of the base's."""
-    if any(key in changes for key in _HORIZONS):
+    if not changes.keys().isdisjoint(_HORIZONS):
         base = {key: value for key, value in base.items() if key not in _HORIZONS}
     return base | changes
 
@@ -513,18 +514,8 @@ def _over(base: Point, changes: Point) -> Point:
 def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     """The run of a point; `section` names a key's place in messages."""
     plain = {key: value for key, value in values.items() if key not in _HORIZONS[1:]}
-    snap = {key for key, value in plain.items() if isinstance(value, _Spaced)}
-    plain = {key: float(v) if isinstance(v, _Spaced) else v for key, v in plain.items()}
-    default = fields_of()
-    for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
-        if key in snap:
-            unit = plain.get(unit_key, default[unit_key][1])
-            if isinstance(unit, int) and unit > 0:
-                plain[key] = max(1, round(plain[key] / unit)) * unit
-    for key in snap - {"model.d_model", "batch_tokens"}:
-        if key != "tokens" and _whole(key):
-            plain[key] = _round(plain[key])
-    D = plain.pop("tokens") if "tokens" in snap else None
+    snap = {key for key, value in plain.items() if type(value) is _Spaced}
+    D = _snap(plain, snap) if snap else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
     run = _like(tuple(sorted(plain.items())), where)
     N = count.parameters(run.model, run.data.vocab_size).N
@@ -549,9 +540,25 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         # Whole steps, so that equal runs have equal configs however D was arrived at.
         own["tokens"] = max(1, round(D / run.batch_tokens)) * run.batch_tokens
     try:
-        return dataclasses.replace(run, **own) if own else run
+        return run.with_own(**own) if own else run
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _snap(plain: Point, snap: set[str]) -> float | None:
+    """Round the values of log-spaced ranges, in place, to what their fields can be; takes `tokens`
+    out where they are among them, and returns them."""
+    plain.update({key: float(plain[key]) for key in snap})
+    default = fields_of()
+    for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
+        if key in snap:
+            unit = plain.get(unit_key, default[unit_key][1])
+            if isinstance(unit, int) and unit > 0:
+                plain[key] = max(1, round(plain[key] / unit)) * unit
+    for key in snap - {"model.d_model", "batch_tokens", "tokens"}:
+        if _whole(key):
+            plain[key] = _round(plain[key])
+    return plain.pop("tokens") if "tokens" in snap else None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -128,7 +129,7 @@ class Project:
             "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(vars(data))],
+            [sys.executable, "-c", code, json.dumps(dataclasses.asdict(data))],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
