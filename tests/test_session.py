@@ -14,12 +14,12 @@ import pytest
 from disturbed import ROOT
 
 from sweeps import session
-from sweeps.session import private_folder
+from sweeps.session import job_config, private_folder, script_folder
 from sweeps.store import StoreError
 
 HOLD = """
 import sys
-from sweeps.session import private_folder
+from sweeps.session import job_config, private_folder, script_folder
 with private_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()
@@ -124,3 +124,23 @@ def test_sockets_below_it_have_short_paths(monkeypatch: pytest.MonkeyPatch):
     below = "/sweep-12345678/session_2026-12-31_23-59-59_123456_4194304/sockets/plasma_store"
     assert made.is_dir() and len(f"{made}{below}") <= 107
     shutil.rmtree(made)
+
+
+def test_what_ray_adds_to_the_search_path_of_workers_is_left_out():
+    import sweeps.tune  # before Ray itself is imported  # noqa: F401
+
+    config = job_config(["/first", "/second"])
+    config._py_driver_sys_path.extend(["/scripts", os.getcwd()])  # as ray.init() does
+    # Each is put before what is there.
+    assert [*config._get_proto_job_config().py_driver_sys_path] == ["/second", "/first"]
+
+
+def test_the_folder_of_a_script_is_found_on_other_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    for started in ("-c", str(tmp_path / "module.py")):  # nothing is found beside a module of -m
+        monkeypatch.setattr(sys, "argv", [started])
+        assert script_folder() == []
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "/elsewhere"])
+    assert script_folder() == [str(tmp_path)]
