@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.fit import FitError, FitResult, fit
+from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.frontier import Frontier, envelope, quantiles
 from scaling.table import TableError, check, missing_column
 
@@ -311,6 +311,8 @@ def efficient(
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), sections 5 and 6, Figs. 13 and 14
     """
+    check_draws(bootstrap, seed)
+    check_level(level)
     if critical is None:
         critical = critical_batch(contours(curves), bootstrap=bootstrap, seed=seed)
     if not isinstance(critical, CriticalBatch):

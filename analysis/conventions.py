@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.config import ConfigError, ModelConfig
+from scaling.config import FAMILIES, ConfigError, ModelConfig
 from scaling.count import flops_per_token, parameters
 from scaling.table import COLUMNS, TableError, check, missing_column
 
@@ -106,9 +106,16 @@ def _of_shape(row: Mapping[Any, Any], name: str) -> float:
     shape = {field: value for field, value in row.items() if field in _FIELDS and pd.notna(value)}
     try:
         model = ModelConfig(**shape)
-    except (ConfigError, TypeError) as error:
-        raise TableError(f"{name} cannot be counted from the shape {shape}: {error}") from None
-    vocab = int(row["vocab_size"])
+        vocab = int(row["vocab_size"])
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"{name} cannot be counted from the shape {shape} with vocab_size={row['vocab_size']}: {error}"
+        ) from None
+    if model.family not in FAMILIES:
+        raise TableError(
+            f"{name} of model.family={model.family!r} is known only by running its code, which the "
+            "analysis does not do. Choose a count that is a column of the table."
+        )
     if name in _FLOPS:
         return flops_per_token(model, vocab, _FLOPS[name])
     count = parameters(model, vocab)

@@ -22,13 +22,13 @@ import pandas as pd
 from scipy import special
 
 from analysis.conventions import six
-from analysis.fit import Estimate, FitError, FitResult, fit
+from analysis.fit import Estimate, FitError, FitResult, check_level, fit
 from analysis.frontier import _optimal
 from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape
 from scaling.config import ConfigError, ModelConfig, RunConfig, fields_of
 from scaling.count import parameters
-from scaling.table import TableError
+from scaling.table import LARGEST, TableError, sensible
 
 _DRAWS = 48
 """Draws of the parameters that the criterion is averaged over."""
@@ -242,11 +242,14 @@ def design(
 
     Raises ConfigError for a law, a budget, a range or a target that cannot be.
     """
+    check_level(level)
     law = result.law
     if set(law.inputs) != {"N", "D"}:
         raise ConfigError(f"a design needs a law of N and D; {law.name} is one of {law.inputs}.")
-    if not (math.isfinite(budget) and budget > 0):
-        raise ConfigError(f"budget={budget} must be positive and finite [FLOPs].")
+    if not sensible(budget):
+        raise ConfigError(
+            f"budget={budget} must be positive and finite [FLOPs], no more than {LARGEST:g}."
+        )
     if target in ("L", "N"):
         target = f"{target}@{FAR * budget:.6g}"
     for name, number in (("seeds", seeds), ("runs", runs)):
@@ -257,8 +260,11 @@ def design(
     aim = _target(law, target)
     draws = _draws(result, seed)
     sigma = _noise_of(result) if noise is None else noise
-    if not sigma > 0:
-        raise ConfigError(f"noise={sigma} must be positive: the standard deviation of ln L.")
+    if not 1e-9 <= sigma <= 1e3:
+        raise ConfigError(
+            f"noise={sigma:g} must be a standard deviation of ln L from 1e-9 to 1000 (it is that of the "
+            "fit's residuals where none is given)."
+        )
     base = _base(result.runs)
     every = (
         _candidates(result, budget, models, {"N": N, "D": D, "ratio": ratio}, base)
@@ -411,7 +417,7 @@ def _target(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndar
         C = float(at)
     except ValueError:
         C = math.nan
-    if what not in ("L", "N") or not (math.isfinite(C) and C > 0):
+    if what not in ("L", "N") or not sensible(C):
         raise ConfigError(
             f"target={name!r} is not known: 'a' for the exponent of N_opt, 'L@1e18' or 'N@1e18' for "
             f"the best loss or size at so many FLOPs, or a parameter of {law.name}: "

@@ -6,9 +6,13 @@ the table, shows its config and its curve; a tag, and the words that are searche
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,8 +38,7 @@ def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     id `runs`, run_id in its first column, and a search box under the id `search`."""
     runs = runs.sort_values(["N", "D"])
     tags = sorted({str(tag) for tag in runs.get("tag", pd.Series(dtype=str)).dropna()} - {""})
-    values = json.dumps({"runs": _records(runs, curves), "axes": _AXES}, separators=(",", ":"))
-    values = values.replace("</", "<\\/")  # which would end the script
+    values = embedded({"runs": _records(runs, curves), "axes": _AXES})
     options = "".join(f"<option>{html.escape(tag)}</option>" for tag in tags)
     choice = f'<label>Tag <select id="tag"><option value="">all</option>{options}</select></label>'
     axes = "".join(f"<option>{axis}</option>" for axis in _AXES)
@@ -49,10 +52,30 @@ def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
 
 
 def scripts() -> list[str]:
-    """Plotly and what drives it, for the end of the page."""
+    """The code of plotly and of what drives it, each for a <script> at the end of the page."""
     from plotly.offline import get_plotlyjs
 
-    return [f"<script>{get_plotlyjs()}</script>", f"<script>{_SCRIPT}</script>"]
+    return [get_plotlyjs(), _SCRIPT]
+
+
+def policy(scripts: Iterable[str]) -> str:
+    """A content security policy: nothing is loaded, and no code runs but `scripts`, by their hashes.
+
+    Plotly sets styles as it draws, and makes pictures from data: and blob: URLs.
+    """
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()) for code in scripts]
+    hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded(value: Any) -> str:
+    """`value` as JSON that may stand in a <script>: no text in it can end or change that element, and
+    none is a line end of JavaScript."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
@@ -100,6 +123,8 @@ for (const row of document.querySelectorAll('#runs tbody tr')) rows.set(row.cell
 const byId = new Map(data.runs.map(run => [run.id, run]));
 let marked = null;
 
+// Plotly reads tags and entities in the text that it draws.
+function plain(text) { return text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;'); }
 function chosen(run) {
   const row = rows.get(run.id), words = search.value.toLowerCase().split(/\s+/);
   return (!tag || !tag.value || run.tag === tag.value)
@@ -118,8 +143,9 @@ function draw() {
   const lines = x === 'N' ? [] : [...groups.values()].map(some => curves(some, x, some[0].colour));
   const traces = [{x: [], y: [], mode: 'lines', hoverinfo: 'skip', line: {color: '#c1272d', width: 2}}, ...lines, {
     x: runs.map(run => run[x]), y: runs.map(run => run.L), mode: 'markers', customdata: runs.map(run => run.id),
+    text: runs.map(run => plain(run.id)),
     marker: {color: runs.map(run => run.colour), size: 7},
-    hovertemplate: '%{customdata}<br>' + x + ' = %{x:.4s}<br>L = %{y:.4f}<extra></extra>',
+    hovertemplate: '%{text}<br>' + x + ' = %{x:.4s}<br>L = %{y:.4f}<extra></extra>',
   }];
   Plotly.react(plot, traces, {
     showlegend: false, hovermode: 'closest', height: 430, margin: {l: 55, r: 10, t: 10, b: 50},

@@ -106,7 +106,7 @@ class FitResult:
         With `noise` the interval is that of one new run there: the residuals of this fit are
         added. Neither knows of a law that is wrong: see analysis.validate.
         """
-        _check_level(level)
+        check_level(level)
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
         shape = np.broadcast_shapes(*(x.shape for x in columns.values()))
         flat = {name: np.broadcast_to(x, shape).reshape(-1, 1) for name, x in columns.items()}
@@ -132,7 +132,7 @@ class FitResult:
         draws of the linearised fit; with `profile` from the profile likelihood. Unbounded for a
         parameter that the data leave open.
         """
-        _check_level(level)
+        check_level(level)
         rows = {}
         for p, value in self.params.items():
             estimate = self._estimate(value, self._draws(p), level)
@@ -176,7 +176,7 @@ class FitResult:
         beta)"), or a function of a mapping from parameter names to values (numbers or arrays).
         Raises FitError for an expression that cannot be evaluated.
         """
-        _check_level(level)
+        check_level(level)
         function = what if callable(what) else self._expression(what)
         value = float(np.ravel(function(self.params))[0])
         linear = self._slope(function)
@@ -581,18 +581,32 @@ def _check_options(
     ):
         if value not in known:
             raise FitError(f"{name}={value!r} is not known: use one of {', '.join(known)}.")
-    if delta is not None and not delta > 0:
-        raise FitError(f"delta={delta} must be positive: it is the residual where Huber bends.")
+    if delta is not None and not table.sensible(delta):
+        raise FitError(
+            f"delta={delta} must be positive and finite: it is the residual where Huber bends."
+        )
     if delta is not None and objective in ("ls", "lad"):
         raise FitError(f"delta={delta} belongs to objective='huber', not to {objective!r}.")
-    if bootstrap < 0 or int(bootstrap) != bootstrap:
-        raise FitError(f"bootstrap={bootstrap} must be a whole number of draws, 0 for none.")
+    check_draws(bootstrap, seed)
+
+
+MOST_DRAWS = 1_000_000
+"""Of a bootstrap: far more than any interval needs, and as many as memory holds."""
+
+
+def check_draws(bootstrap: int, seed: int) -> None:
+    """Raise FitError where `bootstrap` is no number of draws, or `seed` no seed."""
+    if not 0 <= bootstrap <= MOST_DRAWS or int(bootstrap) != bootstrap:
+        raise FitError(
+            f"bootstrap={bootstrap} must be a whole number of draws, 0 for none, at most {MOST_DRAWS}."
+        )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise FitError(f"seed={seed!r} must be a whole number, 0 or more.")
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
+def check_level(level: float) -> None:
+    """Raise FitError where `level` is no confidence level."""
+    if not 1e-9 < level < 1:
         raise FitError(f"level={level} must lie between 0 and 1, such as 0.95.")
 
 

@@ -21,10 +21,10 @@ from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from analysis import laws
 from analysis.conventions import counted, in_words, meaning, per_token, six
-from analysis.fit import FitError, FitResult, fit
+from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.laws import Law
 from scaling.config import ConfigError
-from scaling.table import TableError
+from scaling.table import TableError, sensible
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
 _GRID = 512
@@ -236,6 +236,10 @@ def frontier(
     about each minimum (isoflop, akima; there scaled up where the minima scatter more than that).
     Raises TableError where the data do not allow the method, saying what is lacking.
     """
+    check_draws(bootstrap, seed)
+    check_level(level)
+    if tolerance is not None and not (sensible(tolerance) or tolerance == 0):
+        raise FitError(f"tolerance={tolerance} must be a finite number, 0 or more, such as 0.1.")
     options: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}
     if isinstance(data, FitResult):
         if method not in (None, "parametric"):

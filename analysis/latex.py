@@ -19,7 +19,7 @@ def tabular(table: pd.DataFrame, caption: str = "") -> str:
     body = shown.map(_cell)
     body.columns = [_text(str(name)) for name in shown.columns]
     text = body.to_latex(index=False, escape=False, column_format="l" + "r" * (shown.shape[1] - 1))
-    return f"% {caption}\n{text}" if caption else text
+    return f"% {' '.join(caption.split())}\n{text}" if caption else text
 
 
 def symbol(name: str) -> str:
@@ -33,6 +33,8 @@ def _cell(value: object) -> str:
     if isinstance(value, str):
         plain = re.fullmatch(rf"(?:{'|'.join(_GREEK)}|[A-Za-z])(?:_\w+)?", value)
         return f"${symbol(value)}$" if plain else _text(value)
+    if value is None or value is pd.NA:
+        return ""
     number = float(value)  # pyright: ignore[reportArgumentType]
     if number != number:
         return ""
@@ -42,5 +44,10 @@ def _cell(value: object) -> str:
     return rf"${mantissa} \cdot 10^{{{int(power)}}}$" if e else f"${mantissa}$"
 
 
+_SPECIAL = {each: rf"\{each}" for each in "&%$#_{}"}
+_SPECIAL |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+
+
 def _text(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("^", r"\^{}").replace("~", r"\~{}")
+    """Text of anyone, in one line, that LaTeX prints as it stands."""
+    return "".join(_SPECIAL.get(each, each) for each in " ".join(text.split()))

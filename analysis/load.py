@@ -139,6 +139,7 @@ def _open(
         runs = read(path)
         if curves and not mixed:  # a curve's rows do not say of which text they are
             check_one_text(runs, str(path))
+        _to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
         read(path)  # says what is missing, and what to give instead
@@ -186,9 +187,15 @@ def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
 
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     """One row an evaluation, with its run's columns."""
+    for name in ("run_id", "D", "L"):
+        if name not in runs.columns:
+            raise TableError(f"{where}: {missing_column(name, runs.columns)}")
     of_run = runs[[c for c in ("run_id", *_RUN_COLUMNS) if c in runs.columns]].copy()
     of_run["D_total"], of_run["L_final"] = runs["D"], runs["L"]
-    per_token = [c for c in runs.columns if str(c).startswith("C_") and c not in points.columns]
+    per_token = [
+        c for c in runs.select_dtypes("number")
+        if str(c).startswith("C_") and c not in points.columns
+    ]  # fmt: skip
     for name in per_token:
         of_run[name] = runs[name] / runs["D"]
     joined = points.merge(of_run, on="run_id", how="inner", validate="many_to_one")

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from analysis.batch import CriticalBatch
 from analysis.budget import memory
-from analysis.fit import FitError, FitResult
+from analysis.fit import FitError, FitResult, check_level
 from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
 from analysis.overfit import repeating
@@ -21,7 +21,7 @@ from analysis.recipe import Recipe, recipe
 from analysis.validate import held_out
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
-from scaling.table import TableError
+from scaling.table import LARGEST, TableError, sensible
 
 _WRONG = ("not converged", "wrong sign")
 """What a fit's status may say that leaves a plan without a basis."""
@@ -210,11 +210,14 @@ def plan(
     `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
     is given, positive and finite, and for a loss that no compute reaches.
     """
+    check_level(level)
     for name, number in (("served", served), ("unique", unique)):
         if number and not isinstance(source, FitResult):
             raise ConfigError(f"{name}={number:g} needs a fitted law: plan(fit(...), ...).")
-        if number is not None and not (math.isfinite(number) and number >= 0):
-            raise ConfigError(f"{name}={number} must be a number of tokens.")
+        if number and not sensible(number):
+            raise ConfigError(
+                f"{name}={number} must be a number of tokens, no more than {LARGEST:g}."
+            )
     if unique == 0:
         raise ConfigError("unique=0 tokens of data: there is nothing to train on.")
     if isinstance(source, FitResult):
@@ -233,8 +236,8 @@ def plan(
             "Say plan(fit, C=1e21)."
         )
     ((asked, value),) = given.items()
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{asked}={value} must be positive and finite.")
+    if not sensible(value):
+        raise ConfigError(f"{asked}={value} must be positive and finite, no more than {LARGEST:g}.")
     compute = value if asked == "C" else _compute(front, asked, value)
     spread = np.full(len(front.lines["N"]), compute)
     if asked != "C":
@@ -244,6 +247,7 @@ def plan(
     draws = {name: np.where(reached, v[:, 0], np.inf) for name, v in own.items()}
     draws |= {"C": spread, asked: np.full(len(spread), float(value))}
     best = {name: float(v[0]) for name, v in draws.items()}
+    _possible(front, asked, best)
     quantities = {name: _quantity(draws[name], level) for name in ("C", "N", "D", "L")}
     if (
         front.fit is not None and asked != "L" and len(front.fit.samples)
@@ -252,8 +256,8 @@ def plan(
         quantities["L"] = Quantity(best["L"], float(low), float(high))
     runs = None if front.fit is None else front.fit.runs
     if vocab_size is None and runs is not None and "vocab_size" in runs.columns:
-        sizes = runs["vocab_size"].unique()
-        vocab_size = int(sizes[0]) if len(sizes) == 1 else None
+        sizes = pd.to_numeric(runs["vocab_size"], errors="coerce").dropna().unique()
+        vocab_size = int(sizes[0]) if len(sizes) == 1 and 1 <= sizes[0] < LARGEST else None
     with np.errstate(invalid="ignore"):
         ratio = _quantity(draws["D"] / draws["N"], level)
     beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
@@ -365,6 +369,18 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
         order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
         made = {name: made[name] for name in order}
     return Plans(made, skipped, errors)
+
+
+def _possible(front: Frontier, asked: str, best: Mapping[str, float]) -> None:
+    """Raise ConfigError where the best run of a frontier is none that anyone can train."""
+    at = f"{asked}={best[asked]:g}: the best run by this frontier ({_source(front)})"
+    for name, what in (("N", "parameter"), ("D", "token"), ("L", "")):
+        if not sensible(best[name]):
+            raise ConfigError(
+                f"{at} has no {name} that can be computed, so far is it beyond the data."
+            )
+        if what and best[name] < 1:
+            raise ConfigError(f"{at} has {name} = {best[name]:.3g}, less than one {what}.")
 
 
 # ------------------------------------------------------------------ from N, D or L to C
@@ -481,7 +497,8 @@ def shape(
     aim = max(52 * (N / 1e8) ** 0.147, 4.0)
     best, least = None, math.inf
     depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
-    depths = np.unique(np.linspace(max(1, int(depth / 2)), int(2 * depth) + 1, 64).round())
+    ends = (max(1.0, depth // 2), 2 * depth // 1 + 1)
+    depths = np.unique(np.linspace(*ends, 64).round())
     for layers in depths if n_layer is None else [n_layer]:
         width = math.sqrt(N / (12 * layers))
         head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8

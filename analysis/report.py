@@ -12,16 +12,18 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.explorer import explorer, scripts
+from analysis.explorer import explorer, policy, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
-from scaling.files import read_bytes
+from scaling.files import decode, read_bytes
+from scaling.table import TableError
 
 _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
@@ -52,22 +54,53 @@ input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; } tr.marked
 def report(results: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a results folder; its path, <results>/report.html where `out` is not given.
 
-    Raises TableError as `summarise` does. What the data do not allow is said, not shown.
+    Raises TableError as `summarise` does, and for a manifest that is none. What the data do not allow
+    is said, not shown.
     """
     folder = Path(results)
     out = Path(out) if out else folder / "report.html"
+    manifest = _manifest(folder)
     summary = summarise(folder, draw=False)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(summary), encoding="utf-8")
+    # A lone surrogate, as JSON and file names may hold, has no UTF-8.
+    out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")
     return out
 
 
-def page(summary: Summary) -> str:
-    """The HTML of a summary."""
+_MANIFEST: dict[str, type] = {
+    "name": str, "description": str, "revision": str, "versions": dict, "machine": dict, "spec": str,
+    "changes": dict, "corpus_hashes": dict, "sessions": list,
+}  # fmt: skip
+"""Keys of the manifest and the types of their values; null stands for what is not known."""
+_WORDS = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a results folder, empty where there is none. TableError where it is damaged."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    again = "Remove it: the next `scaling sweep` writes it anew, and without it a report has no provenance."
+    try:
+        manifest = json.loads(decode(read_bytes(path)))
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path} cannot be read as JSON ({error}). {again}") from None
+    if not isinstance(manifest, dict):
+        raise TableError(f"{path} must be a JSON object, not {_word(manifest)}. {again}")
+    for key, kind in _MANIFEST.items():
+        if not isinstance(value := manifest.get(key), kind | None):
+            raise TableError(f"{path}: {key!r} must be {_WORDS[kind]}, not {_word(value)}. {again}")
+    return manifest
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else _WORDS.get(type(value), "a number")
+
+
+def page(summary: Summary, manifest: dict[str, Any]) -> str:
+    """The HTML of a summary, with what the manifest of its folder says."""
     folder = summary.folder
     made, lacking = drawings(folder)
-    path = folder / "manifest.json"
-    manifest = json.loads(read_bytes(path)) if path.is_file() else {}
     name = str(manifest.get("name", folder.name))
     parts = [
         f"<h1>{html.escape(name)}</h1>",
@@ -82,14 +115,16 @@ def page(summary: Summary) -> str:
         *_lacking(summary, lacking),
         *_provenance(manifest),
     ]
+    code = scripts()
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy(code)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
             *parts,
-            *scripts(),
+            *(f"<script>{each}</script>" for each in code),
             "</body></html>",
             "",
         ]

@@ -77,6 +77,17 @@ def paper() -> dict[Any, Any]:
     }
 
 
+def words(text: object) -> str:
+    """Text of anyone as a label: in one line, at most 40 characters, and never a formula.
+
+    matplotlib takes what is between two dollars for one, and leaves out of a legend what begins
+    with an underscore.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = line if len(line) <= 40 else f"{line[:37]}..."
+    return (f" {line}" if line.startswith("_") else line).replace("$", r"\$")
+
+
 def size_map() -> Colormap:
     """Viridis without its palest tenth, which white paper swallows."""
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))

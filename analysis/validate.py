@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 from analysis import engine
 from analysis import laws as known
-from analysis.fit import FitError, FitResult, _plain, fit
+from analysis.fit import FitError, FitResult, _plain, check_level, fit
 from analysis.laws import Law, resolve
 from scaling.table import TableError, missing_column
 
@@ -127,6 +127,7 @@ def validate(
 
     Raises TableError for a missing column and FitError where the law cannot be fitted to all runs.
     """
+    check_level(level)
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)

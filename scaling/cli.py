@@ -3,18 +3,21 @@ is the one module of `scaling` that looks up to `sweeps` and `analysis`."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import io
 import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import ConfigError, Execution, RunConfig
+from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
+from scaling.count import code_file
 from scaling.memory import one_line, out_of_memory
 from scaling.text import printable
 
@@ -35,6 +38,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     from scaling.train import train as train_run
 
     console = Console(stderr=True)
+    if config.model.family not in FAMILIES:
+        _say_code(code_file(config.model.family))
     asked: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -94,6 +99,7 @@ def sweep(
     set: tuple[str, ...] = (),
     filter: tuple[str, ...] = (),
     tag: str | None = None,
+    allow_code: tuple[str, ...] = (),
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
     """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
@@ -101,7 +107,8 @@ def sweep(
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder in which the sweep's own results folder lies; ./results where not given.
-            A local one, or a URI such as s3://bucket/results.
+            A local one, or a URI such as s3://bucket/results. Leave credentials to the environment
+            (AWS_ACCESS_KEY_ID, ...): others on this machine can read command lines.
         scale: One of the spec's scales, such as gpu; as it is where not given.
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
@@ -128,6 +135,8 @@ def sweep(
         filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
             more than once.
         tag: Only the runs of this tag.
+        allow_code: A Python file outside the spec's folder, of a model family or law that the spec
+            names, which may be run; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
@@ -136,7 +145,7 @@ def sweep(
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag,
-        width=_interval_width, design=_interval_runs,
+        width=_interval_width, design=_interval_runs, allow_code=allow_code, on_code=_say_code,
     )  # fmt: skip
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
@@ -171,6 +180,11 @@ def sweep(
     if failed.any():
         _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
+
+
+def _say_code(file: Path) -> None:
+    """Name a file of the user's own whose code is about to run."""
+    _note(f"this runs the code in {file}")
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:
@@ -212,7 +226,10 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
     """
     from sweeps.status import status as status_of
 
-    _print(status_of(results, filters=filter, tag=tag))
+    state = status_of(results, filters=filter, tag=tag)
+    _print(state)
+    for note in state.notes:
+        _note(note)
 
 
 def watch(results: Path, *, every: float = 2.0) -> None:
@@ -864,42 +881,100 @@ _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
 # ------------------------------------------------------------------ plumbing
 
 
+BUG = 70
+"""Exit code of what is neither a result nor a user's mistake: EX_SOFTWARE of sysexits.h."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C, 70 for a bug.
+
+    The traceback of a bug is written to a file in the system's temporary folder, and a line says
+    where; SCALING_DEBUG=1 prints it instead.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):  # what an ASCII terminal cannot show is escaped
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks ends nothing
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _note
-            name, rest = _command(arguments)
-            _parse(name, rest)
-        sys.stdout.flush()
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _note
+                name, rest = _command(arguments)
+                _parse(name, rest)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except Exception as error:
+            mistake = _mistake(error)
+            if mistake is None and os.environ.get("SCALING_DEBUG") == "1":
+                raise
+            _say(mistake or _bug(error, arguments))
+            raise SystemExit(2 if mistake else BUG) from None
     except KeyboardInterrupt as stop:
         _say(str(stop) or "stopped.")
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        _say(f"out of memory: {one_line(error)} Use a smaller model or batch_tokens.")
-        raise SystemExit(2) from None
-    except OSError as error:
-        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
-        raise SystemExit(2) from None
-    except ValueError as error:
-        # Ours say what, where and what to do; anything else is a bug and deserves its traceback.
-        if type(error).__module__.partition(".")[0] not in ("scaling", "sweeps", "analysis"):
-            raise
-        _say(str(error))
-        raise SystemExit(2) from None
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell a user of an error that is the command's, the machine's or the data's; None for a bug."""
+    if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
+        return f"out of memory: {one_line(error)} Use a smaller model or batch_tokens."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    # Ours say what, where and what to do; anything else is a bug.
+    ours = type(error).__module__.partition(".")[0] in ("scaling", "sweeps", "analysis")
+    return str(error) if isinstance(error, ValueError) and ours else None
+
+
+def _bug(error: Exception, arguments: Sequence[str]) -> str:
+    """Write the traceback of `error` to a file that only its owner can read; returns a line that says so."""
+    import platform
+    import shlex
+    import tempfile
+    import traceback
+
+    said = str(error).partition("\n")[0]
+    what = f"{type(error).__name__}{f': {said}' if said else ''}"
+    text = (
+        f"scaling {shlex.join(arguments)}\n"
+        f"scaling-laws-lab {_version()}, Python {platform.python_version()}, {platform.platform()}\n\n"
+        f"{''.join(traceback.format_exception(error))}"
+    )
+    try:
+        number, path = tempfile.mkstemp(prefix="scaling-bug-", suffix=".txt")
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_masked(text))
+    except OSError as why:
+        where = (
+            f"SCALING_DEBUG=1 prints its traceback, which cannot be kept ({why.strerror or why})"
+        )
+    else:
+        where = f"its traceback is in {path}"
+    return f"{what[:300]}. This is a bug of scaling; {where}."
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("scaling-laws-lab")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _say(message: str) -> None:
-    print(f"scaling: {printable(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"scaling: {printable(_masked(message))}", file=sys.stderr)
+
+
+def _masked(text: str) -> str:
+    """The text without the credentials of URIs."""
+    if "://" not in text:
+        return text
+    from sweeps.remote import masked
+
+    return masked(text)
 
 
 def _print(*said: object) -> None:
@@ -917,9 +992,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         _print(_overview())
         raise SystemExit(0)
     if arguments[0] == "--version":
-        import importlib.metadata
-
-        _print(importlib.metadata.version("scaling-laws-lab"))
+        _print(_version())
         raise SystemExit(0)
     for words in (1, 2):
         name = " ".join(arguments[:words])
@@ -983,14 +1056,40 @@ def _parse(name: str, arguments: list[str]) -> None:
     hints = dict(function.__annotations__)
     hints.pop("return", None)
     function.__annotations__ = {key: _marked(name, key, hints[key], tyro) for key in hints}
-    tyro.cli(
-        function,
-        prog=f"scaling {name}",
-        args=arguments,
-        registry=registry,
-        # a switch of a command is off by default; one of a run may be either
-        config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
-    )
+
+    @functools.wraps(function)
+    def parsed(*args: Any, **options: Any) -> Callable[[], None]:
+        return lambda: function(*args, **options)
+
+    with _masked_errors(arguments):
+        call = tyro.cli(
+            parsed,
+            prog=f"scaling {name}",
+            args=arguments,
+            registry=registry,
+            # a switch of a command is off by default; one of a run may be either
+            config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
+        )
+    call()
+
+
+@contextlib.contextmanager
+def _masked_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Mask the credentials of URIs among the arguments, which the parser quotes where it refuses them."""
+    if not any("://" in argument for argument in arguments):
+        yield
+        return
+    from sweeps.remote import masked
+
+    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "9999"  # no URI is broken into lines
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if columns is None else {"COLUMNS": columns})
+        sys.stderr.write(masked(printed.getvalue()))
 
 
 def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
@@ -1011,8 +1110,8 @@ def _folder(text: str) -> Path:
         return Path(text)
     from sweeps.store import Store, StoreError
 
-    store = Store(text)
     try:
+        store = Store(text)
         store.pull()
     except StoreError as error:  # the parser would put it in a box
         _say(str(error))

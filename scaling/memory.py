@@ -20,4 +20,4 @@ def one_line(error: BaseException) -> str:
     """What such an error says, in a line."""
     if call := _CALL_FAILED.search(str(error)):
         return f"{call[1]} failed in compiled code, probably for want of memory"
-    return str(error).splitlines()[0]
+    return str(error).partition("\n")[0] or f"{type(error).__name__}."

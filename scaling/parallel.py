@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scaling import interpreter
 from scaling.config import ConfigError, Execution, RunConfig
 from scaling.optim import norm
 
@@ -381,12 +382,11 @@ class _Child:
         self.rank = start.rank
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from scaling.parallel import _follow; _follow()"],
+            interpreter.command("scaling.parallel", "_follow"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             start_new_session=True,  # Ctrl-C is for rank 0
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout

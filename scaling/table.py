@@ -6,6 +6,7 @@ Needs pandas, never torch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import typing
@@ -17,6 +18,7 @@ from scaling.config import fields_of
 from scaling.files import EncodingError, check_regular, check_utf8
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 SCHEMA = 1
@@ -164,9 +166,9 @@ def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "
     """`runs` itself, if its columns are those `need` names and its measured numbers make sense.
 
     Every 'ok' row (every row where there is no status) must have a positive, finite L, N, D, C,
-    B and S, as far as these columns exist. Raises TableError otherwise, saying which and where.
+    B and S, as far as these columns exist, none beyond :data:`LARGEST`. Raises TableError otherwise,
+    saying which and where.
     """
-    import numpy as np
     import pandas as pd
 
     prefix = f"{where}: " if where else ""
@@ -179,18 +181,38 @@ def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "
     for name in ("N", "D", "C", "B", "S", "L"):
         if name not in used.columns:
             continue
-        values = pd.to_numeric(used[name], errors="coerce").to_numpy(float)
-        bad = ~(np.isfinite(values) & (values > 0))
+        values = pd.to_numeric(used[name], errors="coerce").to_numpy(float, na_value=math.nan)
+        bad = ~sensible(values)
         if bad.any():
             unit = next(c.unit for c in COLUMNS if c.name == name)
-            first = int(np.flatnonzero(bad)[0])
+            first = int(bad.argmax())
             raise TableError(
-                f"{prefix}column {name!r} must be positive and finite [{unit}]: {bad.sum()} of "
+                f"{prefix}column {name!r} must be positive and finite [{unit}]"
+                f"{_beyond(values[first])}: {bad.sum()} of "
                 f"{len(used)} rows {'is' if bad.sum() == 1 else 'are'} not, first at row "
                 f"{used.index[first]} ({name}={used[name].iloc[first]}). Diverged runs belong in "
                 "status='diverged'; drop them with runs[runs.status == 'ok']."
             )
     return runs
+
+
+LARGEST = 1e100
+"""Of any number that is computed with. Of larger ones, and of the inverse of those below 1 / LARGEST,
+already the square overflows."""
+
+
+def sensible(values: np.ndarray, *, positive: bool = True) -> np.ndarray:
+    """Which numbers are finite and no larger than LARGEST; with `positive`, also no less than its
+    inverse."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return (values >= (1 / LARGEST if positive else -LARGEST)) & (values <= LARGEST)
+
+
+def _beyond(value: float) -> str:
+    """What to add where a number is positive and finite and still not sensible."""
+    return f", from {1 / LARGEST:g} to {LARGEST:g}" if 0 < value < math.inf else ""
 
 
 _DEFAULTS = {key.rpartition(".")[2]: default for key, (_, default) in fields_of().items()}
@@ -236,7 +258,7 @@ def read(folder: str | Path) -> pd.DataFrame:
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
         check_utf8(path)
-        table = pd.read_csv(path, dtype=dtypes)
+        table = pd.read_csv(path, dtype=dtypes, low_memory=False)
     except EncodingError as error:
         raise TableError(f"{path} is {error}.") from None
     except OSError as error:
@@ -245,10 +267,81 @@ def read(folder: str | Path) -> pd.DataFrame:
         raise TableError(f"{path} is not a table: {error}.") from None
     if "run_id" not in table.columns:  # not one of ours
         return table
+    _, header = next(_lines(path), (0, []))
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise TableError(f"{path}: two columns are called {twice!r}; remove one.")
+    _identified(table, path)
+    there = [column for column in COLUMNS if column.name in table.columns]
+    table = table.assign(**{c.name: _typed(table[c.name], c, path) for c in there})
     names = [c.name for c in COLUMNS]
     younger = [name for name in names if name not in table.columns]
     table = table.assign(**{name: _DEFAULTS.get(name) for name in younger})
     return table[names + [name for name in table.columns if name not in names]]
+
+
+def _identified(table: pd.DataFrame, path: Path) -> None:
+    """Raise TableError where a row has no run_id, or another row's."""
+    lacking = table["run_id"].isna() | (table["run_id"].str.strip() == "")
+    if lacking.any():
+        raise TableError(
+            f"{path}: line {_line(path, int(lacking.argmax()))} has no run_id. Every row is a run and has "
+            "one; remove the line."
+        )
+    twice = table["run_id"].duplicated(keep=False)
+    if twice.any():
+        run_id = table["run_id"][twice].iloc[0]
+        same = table[table["run_id"] == run_id]
+        lines = [
+            _line(path, row) for row in range(len(table)) if table["run_id"].iloc[row] == run_id
+        ]
+        said = "are equal" if len(same.drop_duplicates()) == 1 else "differ"
+        raise TableError(
+            f"{path}: lines {', '.join(map(str, lines[:5]))} are of one run, run_id={run_id!r}, and "
+            f"{said}. A run has one row; remove the others."
+        )
+
+
+def _typed(values: pd.Series, column: Column, path: Path) -> pd.Series:
+    """A column of our own as its type. Raises TableError where a number is none."""
+    import pandas as pd
+
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if column.dtype == "str" or (not numeric and column.name in ("N", "D", "C", "B", "S", "L")):
+        return values  # load reads these as people write them, such as 1,400,000
+    if column.dtype == "bool":
+        bad, kind = values.notna() & ~values.isin([True, False, "True", "False"]), "True or False"
+    elif pd.api.types.is_bool_dtype(values):
+        bad, kind = values.notna(), "a number"
+    else:
+        numbers = pd.to_numeric(values, errors="coerce")
+        bad, kind = values.notna() & numbers.isna(), "a number"
+        if column.dtype == "int":
+            bad, kind = bad | numbers.isin([math.inf, -math.inf]), "a finite number"
+        values = values if bad.any() else numbers
+    if bad.any():
+        row = int(bad.argmax())
+        raise TableError(
+            f"{path}: column {column.name!r} must be {kind}, but line {_line(path, row)} has "
+            f"{column.name}={values.iloc[row]}. Correct it, or remove the line."
+        )
+    return values
+
+
+def _line(path: Path, row: int) -> int:
+    """The line of a CSV file on which a row of its table ends: text in it may have several."""
+    ends = [end for end, cells in _lines(path) if cells]
+    return ends[row + 1] if row + 1 < len(ends) else row + 2
+
+
+def _lines(path: Path) -> typing.Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of each row of a CSV file, as far as it can be read."""
+    import csv
+
+    with open(path, newline="", encoding="utf-8-sig") as file, contextlib.suppress(csv.Error):
+        rows = csv.reader(file)
+        for cells in rows:
+            yield rows.line_num, cells
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
@@ -256,16 +349,57 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
     return _read_parquet(Path(folder) / "curves.parquet", "learning curves")
 
 
+_LATER = ("L_train", "lr", "grad_norm", "update_norm", "B_noise", "B_noise_norm")
+"""Columns that a table of an earlier version may lack."""
+
+
 def _read_parquet(path: Path, what: str) -> pd.DataFrame:
+    """One of :data:`POINTS`. TableError where it is not there, is damaged, or holds anything else."""
     import pandas as pd
 
     if not path.exists():
         raise TableError(f"{path} is not there: this result has no {what}.")
     try:
         check_regular(path)
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's own are of these types
-        raise TableError(f"{path} cannot be read as parquet: {error}.") from None
+        table = pd.read_parquet(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes pyarrow and pandas raise many things
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise TableError(f"{path} cannot be read as parquet: {said}.") from None
+    for column in POINTS[path.name][0]:
+        if column.name in table.columns:
+            _check_points(table[column.name], column, path)
+        elif column.name not in _LATER:
+            raise TableError(f"{path}: {missing_column(column.name, table.columns)}")
+    return table
+
+
+def _check_points(values: pd.Series, column: Column, path: Path) -> None:
+    """Raise TableError where a column of :data:`POINTS` is of another type."""
+    import numpy as np
+    import pandas as pd
+
+    said = values.dropna()
+    if column.dtype == "str":
+        kind, fine = "text", said.map(lambda value: isinstance(value, str)).all()
+        fine = fine and len(said) == len(values)
+    elif column.dtype == "list":
+        numbers = (np.ndarray, list)
+        kind, fine = (
+            "lists of numbers",
+            said.map(
+                lambda value: isinstance(value, numbers) and np.asarray(value).dtype.kind in "iuf"
+            ).all(),
+        )
+    else:
+        number = pd.api.types.is_numeric_dtype(said) and not pd.api.types.is_bool_dtype(said)
+        kind, fine = "numbers", number or not len(said)
+    if not fine:
+        raise TableError(
+            f"{path}: column {column.name!r} must be {kind}, not {values.dtype}. Remove the file: the "
+            "next `scaling sweep` writes it anew from runs/."
+        )
 
 
 def read_tests(folder: str | Path) -> pd.DataFrame:

@@ -153,6 +153,8 @@ def train_pack(
                     f"runs of one pack differ in {key} ({first[key]!r} in {runs[0].run_id}, "
                     f"{other[key]!r} in {run.run_id}); train them apart."
                 )
+    for run in runs:
+        count.allow(run.model.family)
     execution = execution or Execution()
     folders = folders or [None] * len(runs)
     device_of(execution.device, execution.devices // execution.nodes)

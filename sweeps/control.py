@@ -75,7 +75,9 @@ def logs(folder: str | Path, run: str) -> str:
         dots = ", ..." if len(found or names) > 8 else ""
         what = f"matches {len(found)} runs: {some}{dots}" if found else "matches no run"
         there = "" if found or not names else f"; there are {some}{dots}"
-        raise StoreError(f"{run!r} {what} in {folder}{there}. Give the beginning of one run's id.")
+        raise StoreError(
+            f"{run!r} {what} in {store.said(store.folder)}{there}. Give the beginning of one run's id."
+        )
     (run_id,) = found
     lines = [f"{run_id} {names[run_id]}".rstrip()]
     for event in store.attempts(run_id):
@@ -103,14 +105,12 @@ def cancel(
     """
     store = Store(folder)
     status(folder)
-    driver = store.driver()
+    driver, where = store.driver(), store.said(store.folder)
     if driver is None:
-        raise StoreError(f"no sweep is running on {folder}: there is nothing to cancel.")
+        raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
     pid, host = driver
     if host != socket.gethostname():
-        raise StoreError(
-            f"{folder} is being worked on by process {pid} on {host}; cancel it there."
-        )
+        raise StoreError(f"{where} is being worked on by process {pid} on {host}; cancel it there.")
     say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
     try:
         os.kill(pid, signal.SIGINT)

@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaling import count
+from scaling import count, interpreter
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
+from scaling.files import write_atomic
 from scaling.schedule import shape
 from sweeps.jobs import headline
-from scaling.files import write_atomic
 from sweeps.store import machine
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def speed(samples: Iterable[Sample]) -> Speed:
     return Speed(*map(float, price), samples=len(samples))
 
 
-def samples_of(rows: Iterable[dict[str, Any]], on: Machine | None = None) -> list[Sample]:
+def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
     """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
     on as many devices of its kind as it has."""
     samples = []
@@ -243,12 +243,11 @@ class Machine:
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
         children = [
             subprocess.Popen(
-                [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
+                interpreter.command("sweeps.estimate", "_child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             for _ in requests
         ]
@@ -296,7 +295,7 @@ def _remember(path: Path, what: Any) -> None:
         write_atomic(path, json.dumps(what).encode())
 
 
-def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
+def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
     """What is known of the costs of `runs`, from measurements and from finished runs.
 
     Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
@@ -373,6 +372,7 @@ def _measured(
     items = []
     for item in request["items"]:
         run = from_dict(item["run"])
+        count.allow(run.model.family)
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size

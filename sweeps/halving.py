@@ -43,8 +43,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaling.config import RunConfig
-from scaling.schedule import evaluation_steps, warmup_steps
 from scaling.files import read_bytes, write_atomic
+from scaling.schedule import evaluation_steps, warmup_steps
 from sweeps.errors import writing
 from sweeps.result import Row
 from sweeps.store import Store

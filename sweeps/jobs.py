@@ -21,8 +21,10 @@ from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
 from scaling.files import open_to_append
 from scaling.memory import out_of_memory
+from sweeps.errors import StoreError, writing
 from sweeps.halving import Halving
-from sweeps.store import Row, Store, StoreError, writing
+from sweeps.result import Point, Row
+from sweeps.store import Store
 
 _LEASE_PATIENCE = 120.0
 """Seconds to wait for a worker that outlived its driver to let go of a run; NFSv4 keeps the locks of
@@ -458,14 +460,14 @@ def _train(
     should_stop: Callable[[], bool],
     halving: Halving | None,
     texts: Mapping[str, str] | None,
-) -> tuple[Row, list[Row], list[Row]]:
+) -> tuple[Row, list[Point], list[Point]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
     from scaling.corpus import CorpusError
     from scaling.train import CHECKPOINT, Interrupted, train
 
     folder = store.run_folder(run.run_id)
 
-    def attempt() -> tuple[Row, list[Row], list[Row]]:
+    def attempt() -> tuple[Row, list[Point], list[Point]]:
         try:
             result = train(
                 run,

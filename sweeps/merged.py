@@ -308,7 +308,9 @@ class MergedTable:
         }
         kept = [row for run_id, row in rows.items() if run_id not in without]
         written = self._write(kept, points)
-        at = {name: [*(_stamp(self._folder / name) or ()), _digest(written[name])] for name in FILES}
+        at = {
+            name: [*(_stamp(self._folder / name) or ()), _digest(written[name])] for name in FILES
+        }
         merged = {r: s for r, s in stamps.items() if r in rows and r not in without}
         lines = [to_json({"format": _FORMAT, "files": at}), to_json(merged), b""]
         files.write_atomic(self._folder / INDEX, b"\n".join(lines))

@@ -149,9 +149,9 @@ def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -
             found[name] = value
         elif kind is float and int in allowed and value % 1 == 0 and abs(value) < 2**63:
             found[name] = int(value)
-        elif kind is bool and bool in allowed:
-            found[name] = value
-        elif kind is list and list in allowed and all(map(_is_number, value)):
+        elif (kind is bool and bool in allowed) or (
+            kind is list and list in allowed and all(map(_is_number, value))
+        ):
             found[name] = value
         else:
             what = " or ".join(_IN_WORDS[option] for option in allowed)

@@ -21,13 +21,14 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
-from sweeps import estimate, pack
+from sweeps import estimate, own_sizes, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
 from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.progress import Display, clock, flops, say, si
+from sweeps.remote import join, masked, without_credentials
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
 from sweeps.until import Growth
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 
 _PRECISION_GAINS = 0.1
 """Steps in the other precision must be shorter by this part to be spoken of."""
+
+_LONGEST_SECONDS = 1e9
+"""Of a sweep whose end has a date, some 30 years."""
+_CREDENTIALS = (
+    "The credentials of --results are left out here: give them in the environment (of s3: AWS_ACCESS_KEY_ID "
+    "and AWS_SECRET_ACCESS_KEY), or in the URI again."
+)
 
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
@@ -176,6 +184,8 @@ class Plan:
 
     def _end(self) -> str:
         """When it would be done if it began now, and what that costs."""
+        if self.wall_seconds > _LONGEST_SECONDS:
+            return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
         cost = (
             "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
@@ -214,7 +224,8 @@ class Sweep:
         design: Design | None = None,
     ) -> None:
         """Results go to `results`/<name of the spec>; ./results where not given. It may be a URI
-        that pyarrow.fs or fsspec reaches, such as s3://bucket/results.
+        that pyarrow.fs or fsspec reaches, such as s3://bucket/results; credentials in it are printed
+        and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
         narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
@@ -224,8 +235,7 @@ class Sweep:
         self._rounds: dict[str, Round] = {}
         """Decided here, by the digest of their results: a fit takes seconds."""
         self._results = results
-        root = "results" if results is None else str(results).rstrip("/")
-        self.store = Store(f"{root}/{spec.name}")
+        self.store = Store(join("results" if results is None else str(results), spec.name))
 
     @classmethod
     def from_toml(
@@ -238,13 +248,17 @@ class Sweep:
         tag: str | None = None,
         width: Width | None = None,
         design: Design | None = None,
+        allow_code: Sequence[str | Path] = (),
+        on_code: Callable[[Path], None] = lambda file: None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, hold for every run; 'name' among them renames the sweep.
-        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`).
+        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`). `allow_code` are
+        files of code outside the spec's folder that it may run, `on_code` is told of all that it
+        runs (:meth:`sweeps.spec.Spec.from_toml`).
         """
-        spec = Spec.from_toml(path_or_name, changes)
+        spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
         spec = spec.select(filters, tag) if filters or tag is not None else spec
         return cls(spec, results, width=width, design=design)
 
@@ -485,7 +499,8 @@ class Sweep:
             with self.store.drive():
                 self._take(reused, rows, execution)
             rows = self.store.rows()
-            say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
+            others = ", ".join(masked(str(other)) for other in reuse)
+            say(console, f"{len(reused)} finished runs taken from {others}")
         on = estimate.Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
@@ -522,7 +537,7 @@ class Sweep:
             theirs = other.rows()
             if not theirs:
                 raise StoreError(
-                    f"{folder} holds no finished runs to reuse; give a results folder."
+                    f"{other.said(other.folder)} holds no finished runs to reuse; give a results folder."
                 )
             more = True
             while more:  # results may design further runs
@@ -567,7 +582,7 @@ class Sweep:
             self.store.remove_leftovers()
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, call.packs, guess=True)
-            session = _Session(self.spec, self.store, hashes, plan.workers, call)
+            session = _Session(self.spec, self.store, hashes, plan, call)
             where = "in this process" if call.in_process else _workers(plan.workers, "on")
             say(
                 console,
@@ -630,14 +645,12 @@ class Sweep:
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
                 say(console, line)
-            command = self._command(call)
+            resume = self._resume(call)
             if queue.stopping or hard:
-                raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
+                raise Stopped(f"stopped; what has finished is kept. {resume}")
             if queue.held_back:
                 left = sum(len(job.runs) for job in queue.held_back)
-                raise BudgetSpent(
-                    f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
-                )
+                raise BudgetSpent(f"the budget is spent ({budget}): {left} runs are left. {resume}")
 
     def _grow(
         self,
@@ -770,6 +783,12 @@ class Sweep:
             say(console, message)
         self.store.messages.clear()
 
+    def _resume(self, call: _Call) -> str:
+        results = "" if self._results is None else str(self._results)
+        left_out = without_credentials(results) != results
+        hint = f"{_CREDENTIALS} " if left_out else ""
+        return f"{hint}Resume with: {self._command(call)}"
+
     def _command(self, call: _Call) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
@@ -777,7 +796,7 @@ class Sweep:
             name = self.spec.path.stem
         words = ["scaling", "sweep", name, "--workers", str(call.workers)]
         if self._results is not None:
-            words += ["--results", str(self._results)]
+            words += ["--results", without_credentials(str(self._results))]
         for option, value, default in (
             ("--threads", call.execution.threads, 1),
             ("--device", call.execution.device, "auto"),
@@ -792,6 +811,7 @@ class Sweep:
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
+        words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
         words += ["--shard"] if call.execution.shard else []
         words += [] if call.packs else ["--no-packs"]
         words += ["--compile"] if call.execution.compile else []
@@ -815,7 +835,7 @@ class _Session:
         spec: Spec,
         store: Store,
         hashes: dict[str, str],
-        workers: int,
+        plan: Plan,
         call: _Call,
     ) -> None:
         """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
@@ -828,10 +848,10 @@ class _Session:
             "spec": spec.text,
             "changes": spec.changes,
         }
-        self._entry: Row = {
+        self._entry: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "executor": "in process" if call.in_process else "ray tune",
-            "workers": workers,
+            "workers": plan.workers,
             "threads": call.execution.threads,
             "device": call.execution.device,
             "devices": call.execution.devices,
@@ -843,14 +863,16 @@ class _Session:
         before = store.manifest()
         sessions, old = before.get("sessions"), before.get("corpus_hashes")
         earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
-        self._sessions: list[Row] = [*earlier, self._entry]
-        self._top: Row = {
+        self._sessions: list[dict[str, Any]] = [*earlier, self._entry]
+        self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
             "schema": table.SCHEMA,
             **rests_on,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
+        if sizes := own_sizes.record(plan.runs.values()):
+            self._top["own_sizes"] = sizes
         self._write()
 
     @property
@@ -870,7 +892,8 @@ class _Session:
         self._write()
 
     def _write(self) -> None:
-        wall = sum(session.get("wall_seconds", 0) for session in self._sessions)
+        spent = (session.get("wall_seconds") for session in self._sessions)
+        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < 1e12)
         whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
         self._store.write_manifest(self._top | whole)
 
@@ -1023,7 +1046,7 @@ def _revision() -> str | None:
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words],
+                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
                 capture_output=True,
                 text=True,
                 timeout=10,

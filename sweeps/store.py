@@ -43,7 +43,7 @@ from sweeps import leases
 from sweeps.errors import StoreError, why, writing
 from sweeps.interval import Round
 from sweeps.merged import INDEX, MergedTable, set_aside
-from sweeps.remote import Remote
+from sweeps.remote import Remote, is_uri, join, shown
 from sweeps.result import (
     FORMAT,
     Finished,
@@ -73,14 +73,23 @@ class Store:
     """The results folder of one sweep."""
 
     def __init__(self, folder: str | Path) -> None:
-        """A local folder, or the URI of one that pyarrow.fs or fsspec reaches."""
+        """A local folder, or the URI of one that pyarrow.fs or fsspec reaches. StoreError where the
+        URI cannot be split."""
         given = str(folder).removeprefix("file://")
-        self.remote = Remote(given) if "://" in given else None
-        self._given = self.remote.uri if self.remote else Path(given)
+        self.remote = None
+        if isinstance(folder, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", given):
+            raise StoreError(
+                "a Path takes the '//' out of a URI; give the URI of a store as a string."
+            )
+        if is_uri(given):
+            with writing(shown(given), "used"):
+                self.remote = Remote(given)
+        self._given = shown(self.remote.uri) if self.remote else Path(given)
         self.folder = self.remote.mirror if self.remote else Path(given).absolute()
         self._pulled = -math.inf
         self._told: set[str] = set()
         self._table = MergedTable(self.folder, self.said)
+        self._odd = 0
         self.messages: list[str] = []
         """What was set aside or repaired while reading, for the user to see."""
         self.stop_file = self.folder / ".stop"
@@ -99,7 +108,9 @@ class Store:
     def said(self, path: Path) -> Path | str:
         """A path in this store as messages name it: below the folder as it was given."""
         inner = path.relative_to(self.folder)
-        return f"{self._given}/{inner}" if isinstance(self._given, str) else self._given / inner
+        if isinstance(self._given, Path):
+            return self._given / inner
+        return join(self._given, str(inner)) if inner.parts else self._given
 
     def rows(self) -> dict[str, Row]:
         """{run_id: row} of every finished run, from the merged table and from what came after it.
@@ -495,6 +506,7 @@ class Store:
                 data = (self.run_folder(run_id) / "result.json").read_bytes()
                 self.remote.write(f"results/{run_id}.json", data)
             self._pull_rounds(self.remote)
+        self._say_odd(self.remote)
         self._pulled = time.monotonic()
 
     def _pull_rounds(self, remote: Remote) -> None:
@@ -507,6 +519,16 @@ class Store:
                 write_atomic(folder / name, data)
         for name in here - there:
             remote.write(f"rounds/{name}", (folder / name).read_bytes())
+
+    def _say_odd(self, remote: Remote) -> None:
+        """Name once the objects whose names could not be those of files here."""
+        if odd := remote.odd[self._odd :]:
+            some = ", ".join(map(repr, odd[:3])) + (", ..." if len(odd) > 3 else "")
+            self.messages.append(
+                f"{self._given} has {len(odd)} objects whose names are no plain words ({some}); they "
+                "are left alone."
+            )
+            self._odd = len(remote.odd)
 
     def _fetch(self, run_id: str) -> bytes | None:
         """A result that another machine has stored since the last look."""

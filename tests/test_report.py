@@ -157,3 +157,106 @@ def test_tables_in_latex():
     assert r"$\alpha_{N}$ & $0.076$ & $\infty$ \\" in text
     assert r"$N_{c}$ & $8.8 \cdot 10^{13}$ &  \\" in text
     assert r"50\% of a\_b" in tabular(pd.DataFrame({"x": ["50% of a_b"]}))
+
+
+MARK = "window.ran = true"
+EVIL = [
+    f"<!--<script>{MARK}</script>",
+    f"</script><script>{MARK}</script>",
+    f"--></textarea></style></title><img src=x onerror='{MARK}'>",
+    f'"><svg onload="{MARK}">',
+    f"<a href=\"javascript:{MARK}\">x</a>&lt;&#39;",
+    f"';{MARK};//\u2028\u2029\x00",
+    f"</pre></td></table></details><iframe srcdoc='<script>parent.{MARK}</script>'>",
+    "$\\frac{ $ %{x} %{customdata} `${1}`",
+]  # fmt: skip
+"""Text that would run as code, or swallow the page, wherever it is not escaped."""
+
+
+def hostile(folder, sweep):
+    """A results folder whose every text is one of EVIL."""
+    runs, curves = sweep()
+    names = {run: f"{run}{EVIL[i % len(EVIL)]}" for i, run in enumerate(runs["run_id"])}
+    text = [c.name for c in table.COLUMNS if c.dtype == "str" and c.name != "status"]
+    rows = []
+    for i, run in enumerate(runs.to_dict("records")):
+        row = {name: EVIL[(i + j) % len(EVIL)] for j, name in enumerate(text)}
+        rows.append(row | run | {"run_id": names[run["run_id"]], "n_layer": 1 + i % 2})
+    rows = [row | {"corpus": EVIL[0]} for row in rows]
+    again = {"run_id": f"{rows[0]['run_id']} again", "schedule": EVIL[-1]}
+    more = curves[curves["run_id"] == runs["run_id"][0]].assign(run_id=again["run_id"])
+    rows.append(rows[0] | again)
+    bad = rows[0] | {"run_id": EVIL[0], "status": EVIL[3], "L": float("nan"), "error": EVIL[0]}
+    tests = [
+        {"run_id": row["run_id"], "corpus": corpus, "tokens": 9, "L": row["L"], "L_stderr": 0.01,
+         "bits_per_byte": row["L"] / 2, "L_position": [row["L"]] * 4}
+        for row in rows for corpus in (EVIL[0], *EVIL[-2:])
+    ]  # fmt: skip
+    curves = curves.assign(run_id=curves["run_id"].map(names), lr=1e-3)
+    table.write(
+        folder,
+        [*rows, bad],
+        [*curves.to_dict("records"), *more.assign(lr=1e-3).to_dict("records")],
+        tests,
+    )
+    sets = {key: {text: text for text in EVIL} for key in ("versions", "machine", "corpus_hashes")}
+    words = dict(zip(("name", "description", "revision", "spec"), EVIL, strict=False))
+    (folder / "manifest.json").write_text(json.dumps(sets | words | {text: text for text in EVIL}))
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
+def test_strings_of_a_stranger_stay_text(tmp_path, sweep, monkeypatch):
+    folder = tmp_path / "<!--<script>$x"
+    rows = hostile(folder, sweep)
+    kept = {name: registry.FIGURES[name] for name in ("kaplan2", "kaplan22", "kaplan7", "kaplan8")}
+    monkeypatch.setattr(registry, "FIGURES", kept)
+    whole = report(folder).read_text()
+    page = Page(whole)
+    assert not page.open
+    assert [tag for tag, _ in page.seen].count("script") == 3
+    assert {attrs["id"] for tag, attrs in page.seen if tag == "figure"} == kept.keys()
+    for tag, attrs in page.seen:
+        assert tag not in ("iframe", "img", "a"), tag
+        assert not [name for name in attrs if name.startswith("on")]
+    data = whole.partition('<script id="data" type="application/json">')[2].partition("</script>")[
+        0
+    ]
+    assert not re.search("[<>&\u2028\u2029]", data)
+    assert {run["id"] for run in json.loads(data)["runs"]} == {row["run_id"] for row in rows}
+    (content,) = (
+        attrs["content"] for tag, attrs in page.seen if attrs.get("http-equiv") == "Content-Security-Policy"
+    )  # fmt: skip
+    assert content.startswith("default-src 'none'; script-src 'sha256-")
+    scripts = content.partition("script-src ")[2].partition(";")[0]
+    assert len(scripts.split()) == 2 and "unsafe" not in scripts
+
+
+@pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
+def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, browser):
+    from selenium.webdriver import ActionChains
+
+    rows = hostile(tmp_path, sweep)
+    monkeypatch.setattr(registry, "FIGURES", {})
+    browser.get(report(tmp_path).as_uri())
+    ask = browser.execute_script
+    drawn = ask("return document.getElementById('explorer').data.at(-1).customdata.length")
+    assert drawn == len(rows)
+    assert ask("return document.querySelectorAll('#runs tbody tr').length") == len(rows)
+    assert "The spec" in browser.find_element("tag name", "body").text
+    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "explorer"))
+    for point in browser.find_elements("css selector", "#explorer path.point")[:: len(rows) // 8]:
+        ActionChains(browser).move_to_element(point).perform()
+        wait_for(lambda: "window.ran" in browser.find_element("id", "run").text)
+    hover = wait_for(
+        lambda: ask("return document.querySelector('#explorer .hovertext')?.textContent")
+    )
+    assert hover
+    assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
+    # and what came into the page in spite of that would not run
+    ask(f"document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"{MARK}\">')")
+    ask(
+        f"const s = document.createElement('script'); s.textContent = '{MARK}'; document.body.append(s)"
+    )
+    wait_for(lambda: "Content Security Policy" in str(browser.get_log("browser")))
+    assert ask("return window.ran === undefined")

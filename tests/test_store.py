@@ -18,9 +18,9 @@ import pytest
 from scaling import table
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
+from sweeps.errors import StoreError
 from sweeps.jobs import failed_row
 from sweeps.remote import Remote
-from sweeps.errors import StoreError
 from sweeps.result import FORMAT
 from sweeps.store import Store
 

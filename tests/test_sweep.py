@@ -197,7 +197,8 @@ def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
     train, seen = scaling.train.train, []
 
     def look(config, **options):
-        seen.append(len(Store("results/small").merged()))
+        merged = Path("results/small/runs.csv")
+        seen.append(len(merged.read_text().splitlines()) - 1 if merged.exists() else 0)
         return train(config, **options)
 
     monkeypatch.setattr(scaling.train, "train", look)

@@ -3,6 +3,8 @@ D.5). Both take `tests.parquet`, which the registry hands over as columns of the
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -41,7 +43,7 @@ def _elsewhere(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], dict[str, s
     names = [str(home.iloc[0]), *sorted(set(table["corpus"]) - set(home))]
     if len(names) < 2:
         raise TableError("no run was measured on another corpus (config eval.others).")
-    hues = [style.INK, *style.METHODS.values()] * 4
+    hues = itertools.cycle([style.INK, *style.METHODS.values()])
     return table, names, dict(zip(names, hues, strict=False))
 
 
@@ -77,7 +79,7 @@ def distributions(
                 lw=0.8,
                 ms=3,
                 mew=0,
-                label=name,
+                label=style.words(name),
             )
             for _, size in table[table["corpus"] == name].groupby("N"):
                 size = size.sort_values("D")
@@ -91,7 +93,7 @@ def distributions(
                     alpha=0.8,
                 )
         left.set(xlabel=LABELS["N"], ylabel="Loss [bits/byte]")
-        right.set(xlabel=f"Loss on {names[0]} [bits/byte]")
+        right.set(xlabel=f"Loss on {style.words(names[0])} [bits/byte]")
         style.count_axis(left)
         style.loss_axis(right)
         style.loss_axis(right, which="x")
@@ -127,7 +129,7 @@ def generalization(
             mean, low, high = by.mean(), by.min(), by.max()
             ax.errorbar(
                 mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3, mew=0,
-                lw=0.8, elinewidth=0.6, label=name,
+                lw=0.8, elinewidth=0.6, label=style.words(name),
             )  # fmt: skip
         ax.set(xscale="log", xlabel="Layers", ylabel="Loss [bits/byte]")
         ax.xaxis.set_major_locator(FixedLocator(sorted(runs["n_layer"].unique())))

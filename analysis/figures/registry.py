@@ -60,7 +60,8 @@ class _Tables:
     @classmethod
     def of(cls, results: str | Path, critical: str | Path | None) -> _Tables:
         folder, runs = Path(results), load_table(results)
-        if (folder / "tests.parquet").is_file() and len(tests := read_tests(folder)):
+        measured = "run_id" in runs.columns and (folder / "tests.parquet").is_file()
+        if measured and len(tests := read_tests(folder)):
             of_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
             runs["tests"] = [of_run.get(run, []) for run in runs["run_id"]]
         curved = (folder / "curves.parquet").is_file()

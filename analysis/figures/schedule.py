@@ -58,7 +58,7 @@ def schedules(
             L = float(runs.loc[runs["run_id"] == run_id, "L"].iloc[0])
             right.plot(
                 total, L, "o", color=hues.get(kind, style.GREY), ms=3.5, mew=0,
-                label=None if kind in named else kind,
+                label=None if kind in named else style.words(kind),
             )  # fmt: skip
             named.add(kind)
         left.set(xlabel=LABELS["S"], ylabel="Learning rate", ylim=(0, None))

@@ -107,7 +107,7 @@ def families(
             for layers, same in best.sort_values("N").groupby("n_layer"):
                 ax.plot(
                     same["N"], same["L"], marks.get(layers, "P"), color=colour, ms=3.5, mew=0,
-                    label=f"{FAMILIES.get(name, name)}, {layers} layer{'s' * (layers > 1)}",
+                    label=f"{style.words(FAMILIES.get(name, name))}, {layers} layer{'s' * (layers > 1)}",
                 )  # fmt: skip
             edge = lower_edge(own, "N")
             if len(edge) >= 3:
