@@ -50,11 +50,8 @@ def check_state(state: Any, P: int) -> None:
         value = state[name]
         if value is None and name != "flat_p":
             continue
-        _be(
-            isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 1,
-            name,
-            value,
-        )
+        if not (isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 1):
+            raise ValueError(f"its {name} is no row of numbers")
         if name != "noise_m" and len(value) != P:
             raise ValueError(f"its {name} has {len(value)} numbers, not {P}")
     for name in ("loss_sum", "norm_sum"):

@@ -226,11 +226,19 @@ def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     names = [c.name for c in COLUMNS]
-    complete = ({k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows)
-    table = pd.DataFrame(list(complete), columns=names)
+    complete = [{k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows]
     kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
-    table = table.astype({c.name: kind[c.dtype] for c in COLUMNS})
+    kinds = {c.name: kind[c.dtype] for c in COLUMNS}
+    try:
+        table = pd.DataFrame(complete, columns=names).astype(kinds)
+    except UnicodeEncodeError:  # a file's name that is not UTF-8, in an error
+        complete = [{k: _encodable(v) for k, v in row.items()} for row in complete]
+        table = pd.DataFrame(complete, columns=names).astype(kinds)
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def read(folder: str | Path) -> pd.DataFrame:
@@ -448,7 +456,7 @@ def write_points(
     folder.mkdir(parents=True, exist_ok=True)
     # Cells with characters of the line's end are quoted: "\r" too, at which a reader would end the line.
     text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")
-    (folder / "runs.csv.tmp").write_text(text, "utf-8", "backslashreplace", newline="")
+    (folder / "runs.csv.tmp").write_text(text, "utf-8", newline="")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.tmp", index=False)
     for name in ("runs.csv", *tables):
