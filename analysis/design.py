@@ -262,7 +262,7 @@ def design(
     sigma = _noise_of(result) if noise is None else noise
     if not 1e-9 <= sigma <= 1e3:
         raise ConfigError(
-            f"noise={sigma:g} must be a standard deviation of ln L from 1e-9 to 1000 (it is that of the "
+            f"noise={sigma} must be positive, a standard deviation of ln L from 1e-9 to 1000 (it is that of the "
             "fit's residuals where none is given)."
         )
     base = _base(result.runs)
@@ -464,7 +464,7 @@ def _information(law: Law, draws: Mapping[str, np.ndarray], N: Any, D: Any) -> n
 
 def _noise_of(result: FitResult) -> float:
     """Standard deviation of the residuals of ln L, robust, for the parameters fitted."""
-    r = np.log1p(result.residuals.to_numpy(float))
+    r = result.log_residuals
     free = max(result.n - len(result.law.params), 1)
     return float(1.4826 * np.median(np.abs(r)) * np.sqrt(result.n / free))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,6 +91,11 @@ class FitResult:
     def residuals(self) -> pd.Series:
         """(measured - fitted) / fitted of each row, indexed like `runs`."""
         return (self.runs[self.law.target] / self.fitted - 1).rename("residual")
+
+    @property
+    def log_residuals(self) -> np.ndarray:
+        """ln(measured / fitted) of each row."""
+        return np.log((self.runs[self.law.target] / self.fitted).to_numpy(float))
 
     def predict(self, **columns: Any) -> np.ndarray:
         """The law at `columns` (numbers or arrays that broadcast), in the unit of its target.
@@ -351,7 +357,7 @@ class FitResult:
 
     def _residuals_on_scale(self) -> np.ndarray:
         if self._on_log():
-            return np.log1p(self.residuals.to_numpy(float))
+            return self.log_residuals
         return (self.runs[self.law.target] - self.fitted).to_numpy(float)
 
     def _linearised(self, name: str, level: float) -> tuple[float, float]:
@@ -502,63 +508,84 @@ def fit(
             f"intervals='residual' redraws single rows, but the rows belong to {problem.units()} "
             "runs: use 'wild' or 'bootstrap', which keep a run's rows together, or cluster=None."
         )
-    try:
+    with _computable(problem, runs, seed):
         minimum = engine.minimise(problem, objective, delta, seed, _warm(problem, warm))
+        solved = time.perf_counter()
+        certificate = _certificate(problem, minimum) | {
+            "left_out": left_out,
+            "intervals": intervals,
+        }
+        certified = time.perf_counter()
+        cov, freedom = _natural_covariance(problem, minimum)
+        certificate["freedom"] = freedom
+        params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
+        if not np.isfinite(law.predict(params, **problem.columns)).all():
+            raise FloatingPointError("not finite at its minimum")
+        stderr = dict.fromkeys(law.params, 0.0)
+        for j, (p, log) in enumerate(zip(problem.free, problem.model.log, strict=True)):
+            stderr[p] = float(np.sqrt(max(cov[j, j], 0))) * (params[p] if log else 1.0)
+        samples = pd.DataFrame(columns=list(law.params), dtype=float)
+        if intervals == "none":
+            stderr |= dict.fromkeys(problem.free, np.nan)
+        elif bootstrap:
+            draws = uncertainty.draw(problem, minimum, intervals, bootstrap, seed)
+            samples = pd.DataFrame(problem.params(draws.theta))
+            far = ~(samples[list(problem.free)].abs() < _FAR).all(axis=1)
+            certificate |= {
+                "resamples": draws.converged,
+                "rescued": draws.rescued,
+                "overflowed": float(far.mean()),
+            }
+            if intervals != "delta":
+                stderr |= {p: _spread(samples[p].to_numpy(float)) for p in problem.free}
+        if intervals != "none":
+            stderr |= dict.fromkeys(certificate["undetermined"], np.inf)
+        ended = time.perf_counter()
+        return FitResult(
+            law,
+            params,
+            stderr,
+            samples,
+            runs,
+            _stated(problem, minimum, objective, reduce),
+            _loss_in_words(objective, minimum.delta, on, law.target, reduce),
+            (
+                *_status(problem, minimum, certificate),
+                *_suspicions(problem, runs),
+                *_alike(problem, runs, minimum),
+            ),
+            certificate,
+            intervals,
+            {
+                "fit": solved - began,
+                "certificate": certified - solved,
+                "intervals": ended - certified,
+                "total": ended - began,
+            },
+            problem,
+            minimum,
+        )
+
+
+@contextlib.contextmanager
+def _computable(problem: Problem, runs: pd.DataFrame, seed: int) -> Iterator[None]:
+    """A FitError in place of what numpy raises where numbers overflow on the way."""
+    law = problem.law
+    try:
+        with np.errstate(all="ignore"):
+            yield
     except FloatingPointError as error:
         raise FitError(
             f"{law.name} is {error}{_not_finite(problem, runs, seed)}: check the units of "
             f"{', '.join(law.inputs)} and the law's Range of each parameter."
         ) from error
-    solved = time.perf_counter()
-    certificate = _certificate(problem, minimum) | {"left_out": left_out, "intervals": intervals}
-    certified = time.perf_counter()
-    cov, freedom = _natural_covariance(problem, minimum)
-    certificate["freedom"] = freedom
-    params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
-    stderr = dict.fromkeys(law.params, 0.0)
-    for j, (p, log) in enumerate(zip(problem.free, problem.model.log, strict=True)):
-        stderr[p] = float(np.sqrt(max(cov[j, j], 0))) * (params[p] if log else 1.0)
-    samples = pd.DataFrame(columns=list(law.params), dtype=float)
-    if intervals == "none":
-        stderr |= dict.fromkeys(problem.free, np.nan)
-    elif bootstrap:
-        draws = uncertainty.draw(problem, minimum, intervals, bootstrap, seed)
-        samples = pd.DataFrame(problem.params(draws.theta))
-        far = ~(samples[list(problem.free)].abs() < _FAR).all(axis=1)
-        certificate |= {
-            "resamples": draws.converged,
-            "rescued": draws.rescued,
-            "overflowed": float(far.mean()),
-        }
-        if intervals != "delta":
-            stderr |= {p: _spread(samples[p].to_numpy(float)) for p in problem.free}
-    if intervals != "none":
-        stderr |= dict.fromkeys(certificate["undetermined"], np.inf)
-    ended = time.perf_counter()
-    return FitResult(
-        law,
-        params,
-        stderr,
-        samples,
-        runs,
-        _stated(problem, minimum, objective, reduce),
-        _loss_in_words(objective, minimum.delta, on, law.target, reduce),
-        (
-            *_status(problem, minimum, certificate),
-            *_suspicions(problem, runs),
-            *_alike(problem, runs, minimum),
-        ),
-        certificate,
-        intervals,
-        {
-            "fit": solved - began,
-            "certificate": certified - solved,
-            "intervals": ended - certified,
-            "total": ended - began,
-        },
-        problem,
-        minimum,
-    )
+    except np.linalg.LinAlgError as error:
+        spans = {**problem.columns, law.target: problem.target}
+        said = ", ".join(f"{name} from {x.min():.3g} to {x.max():.3g}" for name, x in spans.items())
+        raise FitError(
+            f"{law.name} cannot be fitted to these {problem.n} rows, {said}: its slopes are not finite "
+            f"({error}). Leave out rows that are far from the others."
+        ) from error
 
 
 # --- Checks ---------------------------------------------------------------------------------------

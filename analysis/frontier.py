@@ -23,6 +23,7 @@ from analysis import laws
 from analysis.conventions import counted, in_words, meaning, per_token, six
 from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.laws import Law
+from analysis.uncertainty import interval
 from scaling.config import ConfigError
 from scaling.table import TableError, sensible
 
@@ -166,7 +167,7 @@ class Frontier:
         shown = [f"compute-optimal frontier, {self.method} ({self.convention})"]
         for row in self.exponents.itertuples(index=False):
             power = f"{row.exponent:<9} ~ C^{row.value:<7.3f}"
-            shown.append(f"  {power} [{row.low:.3f}, {row.high:.3f}]")
+            shown.append(f"  {power} {interval(row.low, row.high, '.3f')}")
         if self.bias is not None:
             shown.append(
                 f"  of which the method itself: {self.bias['exponent']:+.3f} of the exponent, "

@@ -18,6 +18,7 @@ from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
 from analysis.overfit import repeating
 from analysis.recipe import Recipe, recipe
+from analysis.uncertainty import interval
 from analysis.validate import held_out
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
@@ -132,7 +133,7 @@ class Plan:
         plain = (
             f"train {_si(self.N.value)} parameters on {_si(self.D.value)} tokens "
             f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
-            f"[{self.L.low:.3f}, {self.L.high:.3f}]"
+            + interval(self.L.low, self.L.high, ".3f")
         )
         return f"{plain} - NOT RELIABLE, {'; '.join(self.doubts)}" if self.doubts else plain
 
@@ -149,7 +150,7 @@ class Plan:
         ]
         for symbol, q, unit in rows:
             exact = symbol == name
-            spread = "asked for" if exact else f"[{q.low:.4g}, {q.high:.4g}]"
+            spread = "asked for" if exact else interval(q.low, q.high, ".4g")
             lines.append(f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}")
         if self.shape is not None:
             m, off = self.shape.model, self.shape.N / self.N.value - 1
@@ -330,9 +331,9 @@ class Plans:
                 error = self.held_out[name]
                 missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
                 lines.append(
-                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} [{p.N.low:.3g}, "
-                    f"{p.N.high:.3g}], D = {p.D.value:.3g}, L = {p.L.value:.3f} [{p.L.low:.3f}, "
-                    f"{p.L.high:.3f}]{missed}{doubt}"
+                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
+                    f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
+                    f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
                 )
             off = self.disagreement
             lines.append(
@@ -571,11 +572,8 @@ def _price(d: Deviation) -> str:
     name = f"{d.factor:g} x N"
     if not math.isfinite(d.compute.value):
         return f"{name:<9} no amount of data reaches this loss"
-    high = f"{d.compute.high - 1:+.1%}" if math.isfinite(d.compute.high) else "unreachable"
-    return (
-        f"{name:<9} {d.compute.value - 1:+.1%} compute [{d.compute.low - 1:+.1%}, {high}], "
-        f"D = {d.D:.3g}"
-    )
+    spread = interval(d.compute.low - 1, d.compute.high - 1, "+.1%").replace("+inf%", "unreachable")
+    return f"{name:<9} {d.compute.value - 1:+.1%} compute {spread}, D = {d.D:.3g}"
 
 
 def _si(x: float) -> str:

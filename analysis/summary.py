@@ -15,6 +15,7 @@ from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.load import load
 from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans
+from analysis.uncertainty import interval
 from analysis.validate import Validation, validate
 from scaling.config import ConfigError
 from scaling.table import TableError, missing_column
@@ -88,7 +89,7 @@ class Summary:
             lines.append(str(self.rule))
         for name, front in self.frontiers.items():
             parts = [
-                f"{e.exponent} ~ C^{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+                f"{e.exponent} ~ C^{e.value:.2f} {interval(e.low, e.high, '.2f')}"
                 for e in front.exponents.itertuples()
                 if e.exponent in ("N_opt", "D_opt")
             ]
@@ -226,8 +227,8 @@ def _draw(
 
 
 def _parameters(result: FitResult) -> str:
-    interval = result.interval(0.95)
+    rows = result.interval(0.95)
     return "  ".join(
-        f"{name} = {value:.4g} [{interval.loc[name, 'low']:.4g}, {interval.loc[name, 'high']:.4g}]"
-        for name, value in result.params.items()
+        f"{row.Index} = {row.value:.4g} {interval(row.low, row.high, '.4g')}"  # pyright: ignore
+        for row in rows.itertuples()
     )

@@ -35,6 +35,11 @@ NULL = 1e-7
 that of the best known direction, is a direction that the data say nothing of."""
 
 
+def interval(low: float, high: float, form: str) -> str:
+    """An interval in brackets, its ends in the format `form`; in words where nothing is known of it."""
+    return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
+
+
 @dataclass(frozen=True)
 class Draws:
     """Draws from the sampling distribution of the unknowns."""

@@ -209,8 +209,9 @@ def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
         return None
     warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
     try:
-        found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
-    except FloatingPointError:
+        with np.errstate(all="ignore"):
+            found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+    except (FloatingPointError, np.linalg.LinAlgError):
         return None
     params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
     x = {name: column[held] for name, column in result.problem.columns.items()}
@@ -331,7 +332,7 @@ def _compare(
         rows[law.name] = {
             "q": k - 1,
             "aicc": aicc,
-            "error": _rms(np.log1p(result.residuals.to_numpy(float))),
+            "error": _rms(result.log_residuals),
             "held_out": _held_out(result, size, cutoffs).mean(),
             "left_out": _leave_one_out(result)["error"].mean(),
             "status": "; ".join(word.split(":")[0] for word in result.status),

@@ -951,7 +951,7 @@ def _bug(error: Exception, arguments: Sequence[str]) -> str:
         )
     else:
         where = f"its traceback is in {path}"
-    return f"{what[:300]}. This is a bug of scaling; {where}."
+    return f"{what[:300]}. This is a bug; {where}."
 
 
 def _version() -> str:

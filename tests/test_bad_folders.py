@@ -267,3 +267,40 @@ def test_numbers_of_the_schema_are_read_as_they_are_written(folder):
 
     assert load(folder)["N"].iloc[3] == 1.4e6
     assert np.isfinite(load(folder, curves=True)["N"]).all()
+
+
+def alternate(column, values):
+    def change(runs):
+        runs[column] = [values[i % len(values)] or old for i, old in enumerate(runs[column])]
+        return runs
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_cell("L", "1e99"),
+        alternate("L", ["1e-90", None]),
+        alternate("L", ["1e-99"]),
+        lambda runs: runs.assign(L=[f"1e{9 * i - 90}" for i in range(len(runs))]).head(20),
+        alternate("N", ["2000", None]),
+    ],
+    ids=["one", "half", "all", "growing", "sizes"],
+)
+@pytest.mark.parametrize("command", READERS[:5], ids=lambda words: words[0])
+def test_extreme_losses_and_sizes(folder, capsys, monkeypatch, change, command):
+    """Either an answer, or one line; a warning of numpy would fail this test."""
+    monkeypatch.setenv("SCALING_DEBUG", "1")
+    edited(folder, lambda runs: change(runs.iloc[::2].reset_index(drop=True)))
+    extra = ["--law", "chinchilla"] if command[0] == "plan" else []
+    code = 0
+    try:
+        cli.main([command[0], str(folder), *command[1:], *extra])
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr()
+    assert (code == 2 and said.out == "") or (code == 0 and said.out)
+    lines = [line for line in said.err.splitlines() if not line.startswith("scaling: note: ")]
+    assert len(lines) == (code == 2)
+    assert "[nan, nan]" not in said.out
