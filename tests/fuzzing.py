@@ -227,7 +227,9 @@ class World:
             json.loads(out)
         ran = (self.root / "ran").read_text() if (self.root / "ran").exists() else ""
         mine = str(self.root / "here/evil.py")  # beside the spec: a sweep runs it, but says so
-        strange = {f for f in ran.splitlines() if (command, f) != ("sweep", mine) or mine not in err}
+        strange = {
+            f for f in ran.splitlines() if (command, f) != ("sweep", mine) or mine not in err
+        }
         assert not strange, f"ran {strange}"
 
 
