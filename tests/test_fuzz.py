@@ -357,6 +357,7 @@ def world() -> Iterator[World]:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_CACHE", str(folder / "cache"))
+        patch.setenv("SCALING_DEBUG", "1")  # a bug is raised
         patch.setattr(
             Machine, "measure", lambda self, runs, compiled=False: {}
         )  # takes child processes
