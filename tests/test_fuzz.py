@@ -315,13 +315,18 @@ PAGES = st.one_of(
 )  # fmt: skip
 
 
+FOLDERS_OF_OTHERS = st.one_of(
+    DAMAGES,
+    DAMAGES,
+    DAMAGES,
+    st.builds(lambda damage, manifest: (*damage, manifest), DAMAGES, OTHER_MANIFEST),
+)
+
+
 @st.composite
 def looks(draw: Any) -> Case:
     """A folder of a stranger, or a damaged one, and a command that looks at it or tidies it."""
-    damage = draw(DAMAGES)
-    if draw(st.integers(0, 4)) == 0:
-        damage += (draw(OTHER_MANIFEST),)
-    return Case(draw(LOOK), damage)
+    return Case(draw(LOOK), draw(FOLDERS_OF_OTHERS))
 
 
 @st.composite
@@ -334,14 +339,14 @@ def sweeps(draw: Any) -> Case:
 def analyses(draw: Any) -> Case:
     command = draw(ANALYSE)
     if draw(st.integers(0, 3)) == 0:
-        return Case(tuple(w.replace("@T", IN_SWEEP) for w in command), draw(DAMAGES))
+        return Case(tuple(w.replace("@T", IN_SWEEP) for w in command), draw(FOLDERS_OF_OTHERS))
     name, data, to_ours = draw(tables())
     if to_ours and draw(st.integers(0, 9)):
         command = (*(w for w in command if not w.startswith("--map")), f"--map={to_ours}")
     return Case(tuple(w.replace("@T", name) for w in command), (), {name: data})
 
 
-pages = st.builds(Case, PAGES, DAMAGES)
+pages = st.builds(Case, PAGES, FOLDERS_OF_OTHERS)
 KINDS = {
     "looks": (looks(), 100),
     "sweeps": (sweeps(), 40),
