@@ -407,6 +407,11 @@ KNOWN = {
     "a level that is none": Case(("plan", IN_SWEEP, "--flops=1e9", "--level=nan")),
     "a line of another length": Case(("fit", "t.csv"), (), {"t.csv": "N,D,L\n1,2,3\n1,2,3,4\n"}),
     "a tag of two lines": Case(("status", IN_SWEEP, "--tag=a\nb")),
+    "a deep spec": Case(("sweep", "spec.toml", "--dry-run"), (), {"spec.toml": SPEC.replace('"tiny"', "[" * 5000)}),
+    "a scale that is a list": Case(("status", IN_SWEEP), (("write", "manifest.json", json.dumps({"spec": SPEC, "changes": {"scale": []}})),)),
+    "a size by name": Case(("validate", IN_SWEEP, "--bootstrap=3", "--by=run_id")),
+    "ids that are lists": Case(("fit", "t.jsonl"), (), {"t.jsonl": '{"run_id": [], "N": 1e3, "D": 1e5, "L": 4.5}\n'}),
+    "a report of few sizes": Case(("report", IN_SWEEP)),
     "no intervals": Case(("frontier", IN_SWEEP, "--bootstrap=0")),
 }  # fmt: skip
 """What once went wrong."""
