@@ -441,7 +441,11 @@ def test_any_input_ends_well(kind: str, world: World) -> None:
             number += 1
             check(world, case)
 
-        look()
+        try:
+            look()
+        except BaseException as error:
+            error.add_note(f"{kind}: example {number}, of seed {begun}")
+            raise
         if time.monotonic() - start >= share:
             break
     seconds = time.monotonic() - start
