@@ -22,7 +22,7 @@ from analysis import style
 from analysis.explorer import explorer, policy, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
-from scaling.files import decode, read_bytes
+from scaling.files import check_inside, decode, read_bytes
 from scaling.table import TableError
 
 _COLUMNS = (
@@ -58,6 +58,8 @@ def report(results: str | Path, out: str | Path | None = None) -> Path:
     is said, not shown.
     """
     folder = Path(results)
+    if out is None:
+        check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
     summary = summarise(folder, draw=False)

@@ -965,7 +965,8 @@ def _version() -> str:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it
-        print(f"scaling: {printable(_masked(message))}", file=sys.stderr)
+        line = printable(_masked(message.strip())).replace("\n", "\\n")
+        print(f"scaling: {line}", file=sys.stderr)
 
 
 def _masked(text: str) -> str:

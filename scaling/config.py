@@ -629,7 +629,9 @@ def _names() -> tuple[str, ...]:
 def _parts() -> tuple[str, ...]:
     """Names of the parts of a RunConfig."""
     hints = _hints(RunConfig)
-    return tuple(f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name]))
+    return tuple(
+        f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name])
+    )
 
 
 def _own_canonical(config: RunConfig) -> dict[str, Any]:
@@ -804,5 +806,3 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-

@@ -268,7 +268,17 @@ def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Itera
         )
     else:
         _choose_interface(address)
-    store = _TCPStore(address, 0, devices, True, _PATIENCE, wait_for_workers=False)
+    listener = socket.create_server((address, 0)) if execution.nodes == 1 else None
+    store = _TCPStore(
+        address,
+        listener.getsockname()[1] if listener else 0,
+        devices,
+        True,
+        _PATIENCE,
+        wait_for_workers=False,
+        # By itself the store listens on every interface, and asks nobody who he is.
+        master_listen_fd=listener.detach() if listener else None,
+    )
     nodes: list[Node] = [LocalNode(), *others]
     well = False
     try:

@@ -216,6 +216,8 @@ class Spec:
         where = str(path) if path else "spec"
         try:
             values = tomllib.loads(text)
+        except RecursionError:
+            raise ConfigError(f"{where}: its values are nested too deeply.") from None
         except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
             line = re.search(r"line (\d+)", str(error))
             at = f"{where}:{line[1]}" if line else where
@@ -270,7 +272,7 @@ def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -
     nobody has allowed."""
     try:
         named = [*_code(tomllib.loads(text)), *_code(changes)]
-    except ValueError:  # said when the spec is read
+    except (ValueError, RecursionError):  # said when the spec is read
         return []
     good = {count.code_file(file) for file in allowed}
     files = []
@@ -420,7 +422,7 @@ def _scaled(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
         _known(changed, _SCALED, here)
     if scale is None:
         return values
-    if scale not in scales:
+    if not isinstance(scale, str) or scale not in scales:
         there = f"it has {', '.join(scales)}" if scales else "it has none; give [scale.NAME]"
         raise ConfigError(f"{where}: no scale {scale!r}; {there}.")
     values = dict(values)

@@ -153,6 +153,25 @@ def test_links_are_neither_written_nor_deleted_through(
     assert listing(outside) == before
 
 
+@pytest.mark.parametrize("place", ["report.html", "figures", "figures/kaplan2.pdf"])
+def test_pages_and_figures_are_not_written_through_links(
+    sweep, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+):
+    folder, outside = tmp_path / "theirs", tmp_path / "mine"
+    outside.mkdir()
+    (outside / "thesis").write_text("three years")
+    runs, curves = sweep()
+    table.write(folder, runs.to_dict("records"), curves.to_dict("records"))
+    target = outside if place == "figures" else outside / "thesis"
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).symlink_to(target)
+    before = listing(outside)
+    words = {"report.html": ("report", folder)}.get(place, ("figure", "kaplan2", folder))
+    assert call(*words) == 2
+    assert f"symbolic links are not followed: {folder / place}" in capsys.readouterr().err
+    assert listing(outside) == before
+
+
 @pytest.mark.parametrize("where", ["run", "config.json", "output.log", "checkpoint.pt.new", "lock"])
 def test_a_run_is_not_trained_through_links(store: Store, spec: Spec, tmp_path: Path, where: str):
     outside = tmp_path / "mine"
