@@ -115,6 +115,8 @@ def test_every_kind_of_sweep_ends_the_same_after_random_kills(
     assert disturbed >= 2 and max(starts_of_all(store)) > 1
     rows = table.read(store.folder)
     assert set(rows.status) == {"ok"}
+    if name == "packs":
+        assert rows["pack"].max() == 2
     if name == "branches":
         assert rows.D_shared.max() > 0
     assert not any(store.killed(run_id) for run_id in rows.run_id)
