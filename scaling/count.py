@@ -98,6 +98,11 @@ def flops_per_token(model: ModelConfig, vocab_size: int, convention: str = "6N")
         )
     if model.family not in FAMILIES:
         return own_sizes(model, vocab_size).flops.get(convention, math.nan)
+    return _flops_per_token(model, vocab_size, convention)
+
+
+@functools.lru_cache(maxsize=4096)
+def _flops_per_token(model: ModelConfig, vocab_size: int, convention: str) -> float:
     d, ctx = model.d_model, model.n_ctx
     count = parameters(model, vocab_size)
     blocks = model.n_layer * model.n_repeat if model.family == "decoder" else 0  # with attention

@@ -49,7 +49,9 @@ class TableRow(Mapping[str, Any]):
 
     __slots__ = ("_cells", "_columns", "_line", "_where", "run_id", "status")
 
-    def __init__(self, run_id: str, status: str, line: str, columns: _Columns, where: str) -> None:
+    def __init__(
+        self, run_id: str, status: str, line: str, columns: _Columns, where: _Line
+    ) -> None:
         self.run_id, self.status = run_id, status
         self._line, self._columns, self._where = line, columns, where
         self._cells: dict[str, Any] | None = None
@@ -81,14 +83,14 @@ class _Columns:
         self._parse = [_PARSE[_KINDS.get(name, "str")] for name in names]
         self._new = {name: value for name, value in NEW_FIELDS.items() if name not in names}
 
-    def parse(self, line: str, where: str) -> dict[str, Any]:
+    def parse(self, line: str, where: _Line) -> dict[str, Any]:
         try:
             cells = next(csv.reader([line] if "\n" not in line else io.StringIO(line, newline="")))
             if len(cells) != len(self.names):
                 raise ValueError(f"it has {len(cells)} cells, and the header {len(self.names)}")
             return self._new | self._values(cells)
         except (ValueError, OverflowError, csv.Error) as error:
-            raise StoreError(damaged(where, str(error))) from None
+            raise StoreError(_damaged(where, str(error))) from None
 
     def _values(self, cells: list[str]) -> dict[str, Any]:
         values = {}
@@ -100,10 +102,15 @@ class _Columns:
         return values
 
 
-def damaged(where: str, why: str) -> str:
+_Line = tuple[str, int]
+"""A file and the number of a line in it."""
+
+
+def _damaged(where: _Line | str, why: str) -> str:
     """One message for a table that cannot be used as it is."""
+    place = where if isinstance(where, str) else f"{where[0]}, line {where[1]}"
     return (
-        f"{where}: {why}. Correct or restore the file; or delete it, and it is written again from "
+        f"{place}: {why}. Correct or restore the file; or delete it, and it is written again from "
         "the finished runs in runs/."
     )
 
@@ -164,7 +171,7 @@ class MergedTable:
         except OSError as error:
             raise StoreError(f"{where} cannot be read: {why(error)}") from None
         except ValueError as error:
-            raise StoreError(damaged(where, str(error))) from None
+            raise StoreError(_damaged(where, str(error))) from None
         lines = _lines(text)
         first = next(lines, (1, ""))[1]
         names = next(csv.reader([first]), [])
@@ -174,25 +181,27 @@ class MergedTable:
                 "another folder with --results."
             )
         if twice := {name for name in names if names.count(name) > 1}:
-            raise StoreError(damaged(where, f"two columns are called {sorted(twice)[0]!r}"))
+            raise StoreError(_damaged(where, f"two columns are called {sorted(twice)[0]!r}"))
         columns = _Columns(names)
         id_, state = names.index("run_id"), names.index("status")
+        commas, enough = len(names) - 1, max(id_, state) + 1
         rows: dict[str, TableRow] = {}
         numbers: dict[str, int] = {}
         for number, line in lines:
-            at = f"{where}, line {number}"
-            cells = line.split(",") if '"' not in line else None
-            if cells is None or len(cells) != len(names):
+            at = (where, number)
+            if '"' in line or line.count(",") != commas:
                 cells = [str(columns.parse(line, at)[name]) for name in names]
+            else:
+                cells = line.split(",", enough)
             run_id, status = cells[id_], cells[state]
             if not is_run_id(run_id):
                 fault = f"run_id={run_id!r} is not one plain word" if run_id else "it has no run_id"
-                raise StoreError(damaged(at, fault))
+                raise StoreError(_damaged(at, fault))
             if status not in table.STATUSES:
                 known = ", ".join(table.STATUSES)
-                raise StoreError(damaged(at, f"status={status!r} is none of {known}"))
+                raise StoreError(_damaged(at, f"status={status!r} is none of {known}"))
             if run_id in rows:
-                raise StoreError(damaged(at, f"run {run_id} is in line {numbers[run_id]} as well"))
+                raise StoreError(_damaged(at, f"run {run_id} is in line {numbers[run_id]} as well"))
             rows[run_id] = TableRow(run_id, status, line, columns, at)
             numbers[run_id] = number
         return rows

@@ -490,8 +490,9 @@ def _block(
 
     runs, ratios = [], []
     for points in itertools.product(*axes):
-        point = {key: value for p in points for key, value in p.items()}
-        run = _run(_over(_over(base, point), changes), where, section)
+        point = functools.reduce(operator.or_, points, {})
+        whole = _over(base, point)
+        run = _run(_over(whole, changes) if changes else whole, where, section)
         if window:
             ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
             if not window[0] <= ratios[-1] <= window[1]:
@@ -519,7 +520,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     snap = {key for key, value in plain.items() if type(value) is _Spaced}
     D = _snap(plain, snap) if snap else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
-    run = _like(tuple(sorted(plain.items())), where)
+    run = _like(tuple(plain.items()), where)
     N = count.parameters(run.model, run.data.vocab_size).N
     if N >= _MOST:
         sizes = ", ".join(

@@ -318,7 +318,7 @@ def test_a_spec_runs_the_code_beside_it_and_says_so(store: Store, tmp_path: Path
     assert told == [elsewhere] and spec.allowed == (str(elsewhere),)
 
 
-def test_a_law_that_a_spec_names_is_code(tmp_path: Path, evil):
+def test_a_law_that_a_spec_names_is_code(spec: Spec, evil):
     law = f"{evil}:X"
     Path("theirs.toml").write_text(
         f'{SPEC}[until]\ninterval = {{ law = "{law}", width = 0.1, seeds = 2 }}\n'

@@ -549,8 +549,11 @@ def test_dry_run_measures_in_children():
     assert plan.costs.speed.samples == 1 and 0 < plan.wall_seconds < 60
 
 
-def test_a_measurement_that_fails_says_so_in_one_line():
-    Path("torch.py").write_text("raise ImportError('torn in two')")  # what the child will find
+def test_a_measurement_that_fails_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "torch.py").write_text("raise ImportError('torn in two')")
+    monkeypatch.syspath_prepend(tmp_path)  # where the child will find it
     with pytest.raises(
         ConfigError, match=r"measuring .* failed: ImportError: torn in two"
     ) as error:
