@@ -445,8 +445,9 @@ class RunConfig(_Part):
         # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the text
         # of each part made once for all runs that share it. Keys of a part are neighbours.
         found = [(f"{name}.", getattr(self, name).canonical_text) for name in _parts()]
-        found += [(k, f'"{k}":{json.dumps(value)}') for k, value in _own_canonical(self).items()]
-        items = ",".join(text for _, text in sorted(found) if text)
+        for key, value in _own_canonical(self).items():
+            found.append((key, f'"{key}":{value if type(value) is int else json.dumps(value)}'))
+        items = ",".join([text for _, text in sorted(found) if text])
         return hashlib.sha256(f"[{RECIPE},{{{items}}}]".encode()).hexdigest()[:12]
 
 

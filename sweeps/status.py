@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ def status(
     unfinished = [run_id for run_id in ids if run_id not in rows]
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
-    finished = {state: sum(row["status"] == state for row in done) for state in table.STATUSES}
+    counts = Counter(row["status"] for row in done)
+    finished = {state: counts[state] for state in table.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     parts |= {row["run_id"]: 1.0 for row in done}
