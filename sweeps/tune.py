@@ -42,6 +42,10 @@ _ENVIRONMENT = {
 }
 # Ray reads these, and how to authenticate, once, when it is imported.
 os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+if "ray" not in sys.modules:
+    # A sweep that starts Ray has this machine only: its processes listen on loopback. Ray offers this
+    # for other systems, by the only switch that there is.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
     # Other users of this machine can reach Ray's ports; they cannot guess this.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))

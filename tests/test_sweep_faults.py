@@ -5,6 +5,7 @@ Whatever happens, what has finished stays, the rest resumes, and the table ends 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -148,6 +149,16 @@ def test_a_mistake_that_a_worker_finds_ends_the_sweep(project: Project):
     assert not store.stop_file.exists()
 
 
+def listened_on(processes: list[psutil.Process]) -> set[str]:
+    """The addresses on which these processes wait for connections."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            waiting = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            found |= {c.laddr.ip.removeprefix("::ffff:") for c in waiting}
+    return found
+
+
 def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     spec = project.spec("long", LONG)
     driver = project.start("long", "results")
@@ -161,6 +172,7 @@ def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     session = ray_session(driver)
     private = session.parent.lstat()  # what Ray opens to everybody, it opens in here
     assert (private.st_mode & 0o777, private.st_uid) == (0o700, os.getuid())
+    assert {"127.0.0.1"} == listened_on([psutil.Process(driver.pid), *tree(driver)])
     driver.kill()
     driver.wait()
     finished = {run.run_id for run in spec.runs if store.result(run.run_id)}
