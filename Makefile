@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo test test-slow lint type figures docs bench clean
+.PHONY: install data demo test test-slow fuzz lint type figures docs bench clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ test: data
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Random specs, tables and folders for ten minutes; what fails is printed with its seed. -s shows how many.
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py -s --timeout 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

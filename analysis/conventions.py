@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.config import ConfigError, ModelConfig
+from scaling.config import FAMILIES, ConfigError, ModelConfig
 from scaling.count import flops_per_token, parameters
 from scaling.table import COLUMNS, TableError, check, missing_column
 
@@ -111,6 +111,11 @@ def _of_shape(row: Mapping[Any, Any], name: str) -> float:
         raise TableError(
             f"{name} cannot be counted from the shape {shape} with vocab_size={row['vocab_size']}: {error}"
         ) from None
+    if model.family not in FAMILIES:
+        raise TableError(
+            f"{name} of model.family={model.family!r} is known only by running its code, which the "
+            "analysis does not do. Choose a count that is a column of the table."
+        )
     if name in _FLOPS:
         return flops_per_token(model, vocab, _FLOPS[name])
     count = parameters(model, vocab)

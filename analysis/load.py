@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scaling.files import EncodingError, check_regular, check_utf8
 from scaling.table import STATUSES, TableError, check, missing_column, read, read_curves
 
 # Exact identities by the column they give; D = S B first, as it needs no convention.
@@ -48,6 +49,7 @@ def load(
     map: Mapping[str, str] | None = None,
     curves: bool = False,
     need: Iterable[str] | None = None,
+    mixed: bool = False,
 ) -> pd.DataFrame:
     """The runs of `path` as a checked table, one row a run, or one row an evaluation.
 
@@ -61,17 +63,19 @@ def load(
             L_final beside. A table of another origin then needs a column run_id.
     need    the columns that must be there, such as those of a law, ("B", "S"); N, D, C and L where
             not given. Only these are derived and looked at.
+    mixed   let rows through that were trained on different texts of one corpus (`corpus_hash`), for
+            a caller that chooses among them and then calls :func:`check_one_text`.
 
     N, D, C, B and S that are missing are derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` says which and how, `.attrs["source"]` where the rows come from.
 
     Raises TableError where columns are missing, twice there or not numbers, or 'ok' rows have no
-    positive, finite N, D or L. Warns (UserWarning) where a column looks as if its unit were another
+    positive, finite N, D or L, or different texts of one corpus. Warns (UserWarning) where a column looks as if its unit were another
     (N or D in millions, L in bits or a perplexity), where N and D look swapped (unless `need` names
     what a fit will use: its status says so then), and of rows that are left out.
     """
     names = dict(map or {})
-    table, where = _open(path, curves)
+    table, where = _open(path, curves, mixed)
     chart = _is_chart(table)
     if chart:
         table = _melt_chart(table)
@@ -98,18 +102,43 @@ def load(
             "runs (one row a run, with the columns of config and summary), or add the columns."
         )
     check(table, need=wanted, where=where)
+    if not mixed:
+        check_one_text(table, where)
     ours = isinstance(path, str | Path) and Path(path).is_dir()  # its units are no question
     _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": where, "derived": derived}
     return table
 
 
-def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, str]:
+def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
+    """Raise TableError where 'ok' rows of one corpus and tokenizer were trained on different texts."""
+    if not {"corpus", "tokenizer", "corpus_hash"} <= set(table.columns):
+        return
+    used = _used(table)
+    used = used[used["corpus_hash"].notna() & (used["corpus_hash"] != "")]
+    key = [name for name in ("corpus", "tokenizer", "max_bytes") if name in used.columns]
+    for of, rows in used.groupby(key, dropna=False, sort=False):
+        counts = rows["corpus_hash"].value_counts()
+        if len(counts) > 1:
+            said = ", ".join(f"{text!r} ({n} runs)" for text, n in counts.items())
+            raise TableError(
+                f"{where}: runs of corpus {of[0]!r} ({of[1]}) were trained on different texts, by "
+                f"their corpus_hash: {said}. Their losses do not compare. Keep one text: --where "
+                f'"corpus_hash == {counts.index[0]!r}" with fit, validate and design; for others, a '
+                "table of these rows alone."
+            )
+
+
+def _open(
+    path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False
+) -> tuple[pd.DataFrame, str]:
     if not isinstance(path, str | Path):
         return path.copy(), str(path.attrs.get("source", "the table"))
     path = Path(path)
     if path.is_dir():
         runs = read(path)
+        if curves and not mixed:  # a curve's rows do not say of which text they are
+            check_one_text(runs, str(path))
         _to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
@@ -118,8 +147,8 @@ def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, 
         ".csv": _read_csv,
         ".tsv": lambda p: _read_csv(p, "\t"),
         ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".json": pd.read_json,
+        ".jsonl": lambda p: pd.read_json(p, lines=True, encoding="utf-8-sig"),
+        ".json": lambda p: pd.read_json(p, encoding="utf-8-sig"),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -128,10 +157,13 @@ def _open(path: str | Path | pd.DataFrame, curves: bool) -> tuple[pd.DataFrame, 
             f"sweep's folder or one of {', '.join(readers)}."
         )
     try:
+        check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
         table = reader(path)
         # Rows that hold nothing but the number that some tools write before each row.
         named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
         return table.dropna(how="all", subset=named or None), str(path)
+    except EncodingError as error:
+        raise TableError(f"{path} is {error}.") from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are these
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 

@@ -22,6 +22,7 @@ from analysis import style
 from analysis.explorer import explorer, policy, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
+from scaling.files import check_inside, decode, read_bytes
 from scaling.table import TableError
 
 _COLUMNS = (
@@ -57,6 +58,8 @@ def report(results: str | Path, out: str | Path | None = None) -> Path:
     is said, not shown.
     """
     folder = Path(results)
+    if out is None:
+        check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
     summary = summarise(folder, draw=False)
@@ -81,7 +84,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return {}
     again = "Remove it: the next `scaling sweep` writes it anew, and without it a report has no provenance."
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(decode(read_bytes(path)))
     except (ValueError, RecursionError) as error:
         raise TableError(f"{path} cannot be read as JSON ({error}). {again}") from None
     if not isinstance(manifest, dict):

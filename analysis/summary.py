@@ -191,7 +191,15 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
-        figures=_draw(runs, curves, laws, compared, Path(figures or folder / "figures"), attempt)
+        figures=_draw(
+            runs,
+            curves,
+            laws,
+            compared,
+            Path(figures or folder / "figures"),
+            None if figures else folder,
+            attempt,
+        )
         if draw
         else (),
     )
@@ -203,9 +211,10 @@ def _draw(
     laws: dict[str, FitResult],
     compared: Comparison | None,
     folder: Path,
+    inside: Path | None,
     attempt: Any,
 ) -> tuple[Path, ...]:
-    """Kaplan's Figs. 1 and 2 and the frontier, with the laws already fitted."""
+    """Kaplan's Figs. 1 and 2 and the frontier, with the laws already fitted, in `folder`."""
     made: dict[str, Any] = {}
     envelope = compared.fronts.get("envelope") if compared else None
     if {"L(N)", "L(D)"} <= set(laws):
@@ -222,7 +231,7 @@ def _draw(
         path
         for name, figure in made.items()
         if figure is not None
-        for path in drawings.save(figure, folder / name)
+        for path in drawings.save(figure, folder / name, inside=inside)
     )
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
 import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import ConfigError, Execution, RunConfig
+from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
+from scaling.count import code_file
 from scaling.memory import one_line, out_of_memory
+from scaling.text import printable
 
 # ------------------------------------------------------------------ training
 
@@ -35,6 +38,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     from scaling.train import train as train_run
 
     console = Console(stderr=True)
+    if config.model.family not in FAMILIES:
+        _say_code(code_file(config.model.family))
     asked: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -94,6 +99,7 @@ def sweep(
     set: tuple[str, ...] = (),
     filter: tuple[str, ...] = (),
     tag: str | None = None,
+    allow_code: tuple[str, ...] = (),
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
     """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
@@ -101,7 +107,8 @@ def sweep(
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder in which the sweep's own results folder lies; ./results where not given.
-            A local one, or a URI such as s3://bucket/results.
+            A local one, or a URI such as s3://bucket/results. Leave credentials to the environment
+            (AWS_ACCESS_KEY_ID, ...): others on this machine can read command lines.
         scale: One of the spec's scales, such as gpu; as it is where not given.
         workers: Runs side by side.
         threads: CPU threads of each; the same number gives the same bits.
@@ -128,6 +135,8 @@ def sweep(
         filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
             more than once.
         tag: Only the runs of this tag.
+        allow_code: A Python file outside the spec's folder, of a model family or law that the spec
+            names, which may be run; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
@@ -136,13 +145,13 @@ def sweep(
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag,
-        width=_interval_width, design=_interval_runs,
+        width=_interval_width, design=_interval_runs, allow_code=allow_code, on_code=_say_code,
     )  # fmt: skip
     if dry_run:
         how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
         how |= {"packs": packs, "compile": compile, "address": address}
         how |= {"devices": devices, "nodes": nodes, "shard": shard}
-        print(it.plan(**how, price=price, reuse=reuse, measure=True))
+        _print(it.plan(**how, price=price, reuse=reuse, measure=True))
         return
     try:
         runs = it.run(
@@ -171,6 +180,11 @@ def sweep(
     if failed.any():
         _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
+
+
+def _say_code(file: Path) -> None:
+    """Name a file of the user's own whose code is about to run."""
+    _note(f"this runs the code in {file}")
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:
@@ -212,7 +226,10 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
     """
     from sweeps.status import status as status_of
 
-    print(status_of(results, filters=filter, tag=tag))
+    state = status_of(results, filters=filter, tag=tag)
+    _print(state)
+    for note in state.notes:
+        _note(note)
 
 
 def watch(results: Path, *, every: float = 2.0) -> None:
@@ -236,7 +253,7 @@ def logs(results: Path, run: str) -> None:
     """
     from sweeps.control import logs as logs_of
 
-    print(logs_of(results, run))
+    _print(logs_of(results, run))
 
 
 def cancel(results: Path, *, now: bool = False) -> None:
@@ -248,8 +265,8 @@ def cancel(results: Path, *, now: bool = False) -> None:
     """
     from sweeps.control import cancel as cancel_it
 
-    cancel_it(results, now=now, say=print)
-    print("stopped; `scaling status` shows what is done, the same `scaling sweep` goes on.")
+    cancel_it(results, now=now, say=_print)
+    _print("stopped; `scaling status` shows what is done, the same `scaling sweep` goes on.")
 
 
 def clean(results: Path, *, dry_run: bool = False) -> None:
@@ -263,9 +280,9 @@ def clean(results: Path, *, dry_run: bool = False) -> None:
 
     litter = clean_it(results, dry_run=dry_run)
     for path in litter if dry_run else ():
-        print(path)
+        _print(path)
     what = "would be removed" if dry_run else "removed"
-    print(f"{len(litter)} files, {sum(litter.values()) / 2**20:.1f} MiB {what}")
+    _print(f"{len(litter)} files, {sum(litter.values()) / 2**20:.1f} MiB {what}")
 
 
 def export(
@@ -283,7 +300,7 @@ def export(
     from sweeps.store import Store
 
     status_of(results)  # says where this is no sweep
-    print(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
+    _print(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
 
 
 def data_prepare(
@@ -301,7 +318,7 @@ def data_prepare(
 
     files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
     per_token = files.train_bytes / files.train_tokens
-    print(
+    _print(
         f"{corpus} ({tokenizer}): {files.train_tokens:,} training and {files.test_tokens:,} test "
         f"tokens, {per_token:.2f} bytes a token; {files.folder}"
     )
@@ -314,8 +331,8 @@ def data_list() -> None:
     for name, bundled in CORPORA.items():
         prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
         state = f"  [prepared: {', '.join(prepared)}]" if prepared else ""
-        print(f"{name:<10} {bundled.about}{state}")
-    print("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
+        _print(f"{name:<10} {bundled.about}{state}")
+    _print("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
 
 
 # ------------------------------------------------------------------ analysis
@@ -330,7 +347,7 @@ def summary(results: Path, *, figures: Path | None = None) -> None:
     """
     from analysis.summary import summarise
 
-    print(summarise(results, figures=figures))
+    _print(summarise(results, figures=figures))
 
 
 def fit(
@@ -397,9 +414,9 @@ def fit(
         elif latex:
             from analysis.latex import tabular
 
-            print(tabular(result.interval(level), result.law.formula))
+            _print(tabular(result.interval(level), result.law.formula))
         else:
-            print(result.text(level))
+            _print(result.text(level))
     if json:
         _print_json(records[0] if len(records) == 1 else records)
 
@@ -423,9 +440,9 @@ def laws(*, json: bool = False) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     wrap = textwrap.TextWrapper(max(width, 2 * indent), subsequent_indent=" " * indent)
     for row in rows:
-        print(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
-        print(wrap.fill(f"{'':<{indent}}{row['source']}"))
-    print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
+        _print(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
+        _print(wrap.fill(f"{'':<{indent}}{row['source']}"))
+    _print("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
 
 
 def validate(
@@ -480,7 +497,7 @@ def validate(
         cluster=cluster,
         seed=seed,
     )
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def verify_published(data: Path, *, json: bool = False) -> None:
@@ -493,7 +510,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
     from analysis.published import verify
 
     found = verify(data)
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def frontier(
@@ -550,7 +567,7 @@ def frontier(
         points = runs if curves is None else curves
         of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
         exponents = efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
-        _print_json(exponents.record()) if json else print(exponents)
+        _print_json(exponents.record()) if json else _print(exponents)
         return
     found = frontier_of(
         runs,
@@ -567,9 +584,9 @@ def frontier(
     if latex:
         from analysis.latex import tabular
 
-        print(tabular(found.exponents))
+        _print(tabular(found.exponents))
         return
-    _print_json(found.record()) if json else print(found)
+    _print_json(found.record()) if json else _print(found)
 
 
 def plan(
@@ -664,7 +681,7 @@ def plan(
     if json:
         _print_json(found.record() | {"budget": words})
     else:
-        print(found if words is None else f"{words}\n{found}")
+        _print(found if words is None else f"{words}\n{found}")
 
 
 def design(
@@ -722,19 +739,21 @@ def design(
     import analysis.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
+    from analysis.load import check_one_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
-        text = out.read_text()
+        text = _text(out)
         new = _load(achieved, map, where, [chosen])
         if designs.expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
+            check_one_text(new, f"{results} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
         found = designs.achieved(fitted, text)
-        _print_json(found._asdict()) if json else print(found)
+        _print_json(found._asdict()) if json else _print(found)
         return
     if budget is None:
         raise ConfigError("`scaling design` needs --budget, the FLOPs of the whole sweep.")
@@ -745,9 +764,9 @@ def design(
     )  # fmt: skip
     if out is not None:
         out.write_text(made.toml(out.stem))
-    _print_json(made.record()) if json else print(made)
+    _print_json(made.record()) if json else _print(made)
     if out is not None and not json:
-        print(f"{out}: `scaling sweep {out}` trains it.")
+        _print(f"{out}: `scaling sweep {out}` trains it.")
 
 
 def figure(
@@ -775,7 +794,7 @@ def figure(
     from analysis import figures
 
     if list:
-        print(figures.listing())
+        _print(figures.listing())
         return
     if not name or results is None:
         raise ConfigError(
@@ -786,12 +805,12 @@ def figure(
         files, lacking = figures.draw_all(
             results, out, again=name == "again", width=width, critical=critical
         )
-        print(*files, sep="\n")
+        _print(*files)
         for why in lacking.values():
             _say(f"note: {why}")
         return
     for path in figures.draw(name, results, out, width=width, critical=critical):
-        print(path)
+        _print(path)
 
 
 def report(results: Path, *, out: Path | None = None) -> None:
@@ -803,7 +822,7 @@ def report(results: Path, *, out: Path | None = None) -> None:
     """
     from analysis.report import report as write
 
-    print(write(results, out))
+    _print(write(results, out))
 
 
 def doctor() -> None:
@@ -820,13 +839,13 @@ def doctor() -> None:
         ours = origin is not None and "scaling-laws-lab" in Path(origin).read_text()
         fine &= ours
         note = "" if ours else f"  NOT OURS: it belongs to {', '.join(owners.get(package, ['?']))}"
-        print(f"{package:<9} {origin or 'is not installed'}{note}")
+        _print(f"{package:<9} {origin or 'is not installed'}{note}")
     for name in ("scaling-laws-lab", "torch", "ray", "numpy", "scipy", "pandas", "matplotlib"):
         try:
-            print(f"{name:<17} {importlib.metadata.version(name)}")
+            _print(f"{name:<17} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            print(f"{name:<17} not installed")
-    print(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
+            _print(f"{name:<17} not installed")
+    _print(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
     if not fine:
         raise ConfigError(
             "another package shadows one of ours; rename that file, or use an environment of its own."
@@ -925,7 +944,7 @@ def _bug(error: Exception, arguments: Sequence[str]) -> str:
     try:
         number, path = tempfile.mkstemp(prefix="scaling-bug-", suffix=".txt")
         with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.write(_masked(text))
     except OSError as why:
         where = (
             f"SCALING_DEBUG=1 prints its traceback, which cannot be kept ({why.strerror or why})"
@@ -946,7 +965,22 @@ def _version() -> str:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it
-        print(f"scaling: {message}", file=sys.stderr)
+        line = printable(_masked(message.strip())).replace("\n", "\\n")
+        print(f"scaling: {line}", file=sys.stderr)
+
+
+def _masked(text: str) -> str:
+    """The text without the credentials of URIs."""
+    if "://" not in text:
+        return text
+    from sweeps.remote import masked
+
+    return masked(text)
+
+
+def _print(*said: object) -> None:
+    """Print texts, which may hold what anyone has written, a line each."""
+    print(*map(printable, said), sep="\n")
 
 
 def _note(message: Warning | str, *_: Any) -> None:
@@ -956,10 +990,10 @@ def _note(message: Warning | str, *_: Any) -> None:
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        _print(_overview())
         raise SystemExit(0)
     if arguments[0] == "--version":
-        print(_version())
+        _print(_version())
         raise SystemExit(0)
     for words in (1, 2):
         name = " ".join(arguments[:words])
@@ -1023,14 +1057,40 @@ def _parse(name: str, arguments: list[str]) -> None:
     hints = dict(function.__annotations__)
     hints.pop("return", None)
     function.__annotations__ = {key: _marked(name, key, hints[key], tyro) for key in hints}
-    tyro.cli(
-        function,
-        prog=f"scaling {name}",
-        args=arguments,
-        registry=registry,
-        # a switch of a command is off by default; one of a run may be either
-        config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
-    )
+
+    @functools.wraps(function)
+    def parsed(*args: Any, **options: Any) -> Callable[[], None]:
+        return lambda: function(*args, **options)
+
+    with _masked_errors(arguments):
+        call = tyro.cli(
+            parsed,
+            prog=f"scaling {name}",
+            args=arguments,
+            registry=registry,
+            # a switch of a command is off by default; one of a run may be either
+            config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
+        )
+    call()
+
+
+@contextlib.contextmanager
+def _masked_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Mask the credentials of URIs among the arguments, which the parser quotes where it refuses them."""
+    if not any("://" in argument for argument in arguments):
+        yield
+        return
+    from sweeps.remote import masked
+
+    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "9999"  # no URI is broken into lines
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if columns is None else {"COLUMNS": columns})
+        sys.stderr.write(masked(printed.getvalue()))
 
 
 def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
@@ -1051,8 +1111,8 @@ def _folder(text: str) -> Path:
         return Path(text)
     from sweeps.store import Store, StoreError
 
-    store = Store(text)
     try:
+        store = Store(text)
         store.pull()
     except StoreError as error:  # the parser would put it in a box
         _say(str(error))
@@ -1099,11 +1159,12 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
+    from analysis.load import check_one_text
     from scaling.table import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
-    everything = load(path, map=_mapping(pairs), need=need)
+    everything = load(path, map=_mapping(pairs), need=need, mixed=True)
     table = everything
     if "status" in table.columns:
         table = table[table.status == "ok"]
@@ -1112,6 +1173,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         said = ", ".join(f"{n} {word}" for word, n in counts)
         raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
     if not where:
+        check_one_text(table, str(path))
         return table
     try:
         kept = table.query(where)
@@ -1127,6 +1189,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
         raise TableError(
             f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
         )
+    check_one_text(kept, str(path))
     return kept
 
 
@@ -1145,6 +1208,15 @@ def _runs_and_curves(path: Path, pairs: Sequence[str], method: str = "all") -> t
         return runs, None
     curves = load(path, map=names, curves=True, need=need)
     return (runs, curves) if folder else (curves, None)
+
+
+def _text(path: Path) -> str:
+    from scaling.files import EncodingError, read_text
+
+    try:
+        return read_text(path)
+    except EncodingError as error:
+        raise ConfigError(f"{path} is {error}.") from None
 
 
 def _print_json(value: Any) -> None:

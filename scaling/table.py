@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import fields_of
+from scaling.files import EncodingError, check_regular, check_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,11 +221,19 @@ def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     names = [c.name for c in COLUMNS]
-    complete = ({k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows)
-    table = pd.DataFrame(list(complete), columns=names)
+    complete = [{k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows]
     kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
-    table = table.astype({c.name: kind[c.dtype] for c in COLUMNS})
+    kinds = {c.name: kind[c.dtype] for c in COLUMNS}
+    try:
+        table = pd.DataFrame(complete, columns=names).astype(kinds)
+    except UnicodeEncodeError:  # a file's name that is not UTF-8, in an error
+        complete = [{k: _encodable(v) for k, v in row.items()} for row in complete]
+        table = pd.DataFrame(complete, columns=names).astype(kinds)
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def read(folder: str | Path) -> pd.DataFrame:
@@ -235,7 +244,7 @@ def read(folder: str | Path) -> pd.DataFrame:
 
     folder = Path(folder)
     path = folder / "runs.csv" if folder.is_dir() else folder
-    if not path.is_file():
+    if not path.exists():
         what = "has no runs.csv" if folder.is_dir() else "is not there"
         raise TableError(
             f"{folder} {what}. Give the folder of a sweep that has run, such as results/quickstart "
@@ -243,7 +252,12 @@ def read(folder: str | Path) -> pd.DataFrame:
         )
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
+        check_utf8(path)
         table = pd.read_csv(path, dtype=dtypes, low_memory=False)
+    except EncodingError as error:
+        raise TableError(f"{path} is {error}.") from None
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise TableError(f"{path} is not a table: {error}.") from None
     if "run_id" not in table.columns:  # not one of ours
@@ -338,9 +352,10 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     """One of :data:`POINTS`. TableError where it is not there, is damaged, or holds anything else."""
     import pandas as pd
 
-    if not path.is_file():
+    if not path.exists():
         raise TableError(f"{path} is not there: this result has no {what}.")
     try:
+        check_regular(path)
         table = pd.read_parquet(path)
     except MemoryError:
         raise
@@ -423,6 +438,9 @@ def write(
     write_points(folder, rows, {name: points(name, part) for name, part in tables.items()})
 
 
+_LINE_END = "\r\n\0"
+
+
 def write_points(
     folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
 ) -> None:
@@ -431,7 +449,9 @@ def write_points(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ordered(rows).to_csv(folder / "runs.csv.tmp", index=False)
+    # Cells with characters of the line's end are quoted: "\r" too, at which a reader would end the line.
+    text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")
+    (folder / "runs.csv.tmp").write_text(text, "utf-8", newline="")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.tmp", index=False)
     for name in ("runs.csv", *tables):

@@ -18,13 +18,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scaling import corpus, count, optim, parallel, table
+from scaling import checkpoint, corpus, count, optim, parallel, table
 from scaling.compile import compiled
 from scaling.config import RECIPE, ConfigError, Execution, RunConfig, canonical, flatten
 from scaling.evaluate import HeldOut, evaluate
@@ -43,7 +43,6 @@ CHECKPOINT = "checkpoint.pt"
 _PROGRESS_SECONDS = 0.5
 # A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
-_FORMAT = 7  # of the checkpoint
 
 
 class Interrupted(Exception):
@@ -95,6 +94,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     give_up: GiveUp | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Result:
     """Train `run` and measure it.
 
@@ -102,8 +102,9 @@ def train(
     run ends with the numbers of an undisturbed one, bit for bit on the CPU. A loss that is no longer
     finite, or explodes, ends the run with status 'diverged'. `should_stop` is asked after every
     step; True writes the checkpoint and raises Interrupted. `give_up` is asked after every evaluation
-    but the last; a run that it names ends there with status 'stopped'. Raises ConfigError (CorpusError)
-    for a run that cannot be trained as asked.
+    but the last; a run that it names ends there with status 'stopped'. `texts` are the hashes that its
+    texts must have, by name (scaling.corpus.hashes). Raises ConfigError (CorpusError) for a run that
+    cannot be trained as asked.
     """
     (result,) = train_pack(
         [run],
@@ -112,6 +113,7 @@ def train(
         on_progress=on_progress and (lambda _, progress: on_progress(progress)),
         should_stop=should_stop,
         give_up=give_up,
+        texts=texts,
     )
     return result
 
@@ -126,6 +128,7 @@ def train_pack(
     on_result: Callable[[Result], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     give_up: GiveUp | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Train runs of one shape as one stacked model; the results, in the order of `runs`.
 
@@ -150,15 +153,19 @@ def train_pack(
                     f"runs of one pack differ in {key} ({first[key]!r} in {runs[0].run_id}, "
                     f"{other[key]!r} in {run.run_id}); train them apart."
                 )
+    for run in runs:
+        count.allow(run.model.family)
     execution = execution or Execution()
     folders = folders or [None] * len(runs)
     device_of(execution.device, execution.devices // execution.nodes)
     for run in runs:
         parallel.check(run, execution)
     torch.set_num_threads(execution.threads)
-    again = partial(train_pack, runs, slots=slots, execution=execution, folders=folders)
+    again = partial(
+        train_pack, runs, slots=slots, execution=execution, folders=folders, texts=texts
+    )
     with parallel.together(execution, again) as ranks:
-        trainer = Trainer(runs, execution, folders, slots, ranks)
+        trainer = Trainer(runs, execution, folders, slots, ranks, texts)
         return trainer.run_to_end(on_progress, on_result, should_stop, give_up)
 
 
@@ -218,8 +225,10 @@ def _make(folder: Path) -> None:
     """Make a folder for checkpoints now, not when the first one is due. ConfigError if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{CHECKPOINT}.probe").touch()
-        (folder / f"{CHECKPOINT}.probe").unlink()
+        probe = folder / f"{CHECKPOINT}.probe"
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
     except OSError as error:
         raise ConfigError(
             f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
@@ -250,21 +259,21 @@ class Member:
     """One run of a pack: what is its own, apart from its row of the stacked tensors."""
 
     # What a checkpoint holds besides the row.
-    SAVED = (
-        "step",
-        "curve",
-        "loss_before",
-        "norm_before",
-        "loss_from",
-        "best",
-        "worse",
-        "train_seconds",
-        "eval_seconds",
-        "pack",
-        "shared_steps",
-        "work",
-        "tests",
-    )
+    SAVED: ClassVar[dict[str, type]] = {
+        "step": int,
+        "curve": list,
+        "loss_before": float,
+        "norm_before": float,
+        "loss_from": int,
+        "best": dict,
+        "worse": int,
+        "train_seconds": float,
+        "eval_seconds": float,
+        "pack": int,
+        "shared_steps": int,
+        "work": float,
+        "tests": list,
+    }
 
     def __init__(self, run: RunConfig, files: corpus.TokenFiles, folder: Path | None) -> None:
         self.run = run
@@ -475,6 +484,7 @@ class Trainer:
         folders: Sequence[Path | None],
         slots: int | None = None,
         ranks: Ranks = parallel.ALONE,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         shared = runs[0]
         self.ranks = ranks
@@ -488,6 +498,11 @@ class Trainer:
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
         self.files = corpus.prepare(shared.data)
+        # What cannot be had is known now, not after the last step.
+        names = {name for run in runs for name in run.eval.other_corpora} - {shared.data.corpus}
+        self.others = {name: self.files.test_of(name) for name in sorted(names)}
+        if texts is not None:
+            corpus.check_unchanged(corpus.hashes(shared.data, self.files, self.others), texts)
         windows = held_out_windows(self.files.test, shared.eval.test_tokens, shared.model.n_ctx)
         self.windows_bt = torch.from_numpy(windows).to(self.device)
         self.token_bytes_v = torch.from_numpy(self.files.token_bytes()).to(self.device)
@@ -515,8 +530,6 @@ class Trainer:
                 self.whole_step = compiled(
                     _step(self.decoder, self.bfloat16), self.device, fullgraph=True
                 )
-        for name in {name for run in runs for name in run.eval.other_corpora}:
-            self.files.test_of(name)  # what cannot be had is known now, not after the last step
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 _make(folder)
@@ -874,9 +887,7 @@ class Trainer:
         for name in run.eval.other_corpora:
             if name == run.data.corpus:
                 continue
-            windows = held_out_windows(
-                self.files.test_of(name), run.eval.test_tokens, n_ctx, at_most=True
-            )
+            windows = held_out_windows(self.others[name], run.eval.test_tokens, n_ctx, at_most=True)
             windows_bt = torch.from_numpy(windows).to(self.device)
             with _precision(self.device, self.bfloat16):
                 row_1p = self._weights()[k : k + 1]
@@ -942,7 +953,7 @@ class Trainer:
         if self.ranks.rank > 0:
             return
         values = {
-            "format": _FORMAT,
+            "format": checkpoint.FORMAT,
             "recipe": RECIPE,
             "corpus_hash": self.files.hash,
             "state": vars(state),
@@ -955,7 +966,8 @@ class Trainer:
             },
         }
         first = folders[0] / f"{CHECKPOINT}.new"
-        with first.open("wb") as file:
+        first.unlink(missing_ok=True)  # that of a killed process, or whatever else it is
+        with first.open("xb") as file:
             torch.save(values, file)
             file.flush()
             os.fsync(file.fileno())
@@ -1005,15 +1017,21 @@ class Trainer:
         try:
             # Of several devices one may not hold whole rows; what it reads is its own of them.
             some = self.ranks.sharded
-            at = "cpu" if some else self.device
-            saved = torch.load(path, map_location=at, weights_only=True, mmap=some)
-            made_by = saved["format"], saved["recipe"]
-            if made_by != (_FORMAT, RECIPE):
-                raise ValueError(f"format and recipe {made_by}, not {(_FORMAT, RECIPE)}")
+            saved = checkpoint.read(
+                path,
+                device="cpu" if some else self.device,
+                mmap=some,
+                whole=self.ranks.rank == 0,
+            )
             members, corpus_hash = saved["members"], saved["corpus_hash"]
+            if (own := members.get(member.run.run_id)) is not None:
+                checkpoint.check_member(own, Member.SAVED, member.run.S)
+                checkpoint.check_state(saved["state"], self.decoder.P)
         except (MemoryError, PermissionError):
             raise
         except Exception as error:  # torch raises many types for a damaged file
+            if out_of_memory(error):
+                raise
             aside = path.with_suffix(".damaged")
             os.replace(path, aside)
             warnings.warn(

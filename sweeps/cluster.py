@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sweeps.session import job_config, script_folder
 from sweeps.store import StoreError
 
 _PATIENCE = 3.0
@@ -36,6 +37,7 @@ def joined(address: str | None) -> Iterator[None]:
         ray.init(
             address=address,
             runtime_env={"py_modules": [str(path) for path in packages]},
+            job_config=job_config(script_folder()),
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )

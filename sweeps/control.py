@@ -6,7 +6,6 @@ Imports neither ray nor torch.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import time
@@ -17,8 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from scaling.files import read_bytes
+from sweeps.errors import StoreError, why
+from sweeps.progress import escaped, say
 from sweeps.status import Status, status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 _WATCH_MOST_SECONDS = 300.0
 """Plain lines come ever more rarely, so that a log of days stays short."""
@@ -37,21 +39,23 @@ def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = N
     store = Store(folder)
     state = status(folder)
     if console.is_terminal:
-        with Live(Text(str(state)), console=console, auto_refresh=False, transient=True) as live:
+        with Live(
+            Text(escaped(console, state)), console=console, auto_refresh=False, transient=True
+        ) as live:
             while store.driver():
                 time.sleep(every)
                 state = status(folder)
-                live.update(Text(str(state)), refresh=True)
+                live.update(Text(escaped(console, state)), refresh=True)
     else:
         shown = ""
         while store.driver():
             if (line := state.line) != shown:
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                say(console, line)
                 shown = line
             time.sleep(every)
             every = min(_WATCH_MOST_SECONDS, every * 1.25)
             state = status(folder)
-    console.print(str(state), highlight=False, soft_wrap=True, markup=False)
+    say(console, str(state))
     return state
 
 
@@ -71,7 +75,9 @@ def logs(folder: str | Path, run: str) -> str:
         dots = ", ..." if len(found or names) > 8 else ""
         what = f"matches {len(found)} runs: {some}{dots}" if found else "matches no run"
         there = "" if found or not names else f"; there are {some}{dots}"
-        raise StoreError(f"{run!r} {what} in {folder}{there}. Give the beginning of one run's id.")
+        raise StoreError(
+            f"{run!r} {what} in {store.said(store.folder)}{there}. Give the beginning of one run's id."
+        )
     (run_id,) = found
     lines = [f"{run_id} {names[run_id]}".rstrip()]
     for event in store.attempts(run_id):
@@ -79,7 +85,12 @@ def logs(folder: str | Path, run: str) -> str:
         said = ", ".join(f"{key}={value}" for key, value in details.items())
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {said}".rstrip())
     path = store.run_folder(run_id) / "output.log"
-    text = path.read_text(errors="replace").strip() if path.is_file() else ""
+    try:
+        text = read_bytes(path).decode(errors="replace").strip()
+    except FileNotFoundError:
+        text = ""
+    except OSError as error:
+        raise StoreError(f"{store.said(path)} cannot be read: {why(error)}") from None
     return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 
@@ -94,14 +105,12 @@ def cancel(
     """
     store = Store(folder)
     status(folder)
-    driver = store.driver()
+    driver, where = store.driver(), store.said(store.folder)
     if driver is None:
-        raise StoreError(f"no sweep is running on {folder}: there is nothing to cancel.")
+        raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
     pid, host = driver
     if host != socket.gethostname():
-        raise StoreError(
-            f"{folder} is being worked on by process {pid} on {host}; cancel it there."
-        )
+        raise StoreError(f"{where} is being worked on by process {pid} on {host}; cancel it there.")
     say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
     try:
         os.kill(pid, signal.SIGINT)
@@ -133,6 +142,5 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> dict[Path, int]:
         return store.litter()
     with store.drive():
         litter = store.litter()
-        for path in litter:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        store.remove(litter)
     return litter

@@ -22,11 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaling import count
+from scaling import count, interpreter
 from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
+from scaling.files import write_atomic
 from scaling.schedule import shape
 from sweeps.jobs import headline
-from sweeps.store import machine, write_atomic
+from sweeps.store import machine
 
 if TYPE_CHECKING:
     from scaling.parallel import Ranks
@@ -50,6 +51,9 @@ OTHER_PRECISION = {"float32": "bfloat16", "bfloat16": "float32"}
 
 _LOOP = 3
 """Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
+
+_MOST_SAMPLES = 2000
+"""Finished runs that the speed is learned from; three prices need no more."""
 
 _STEP_FLOPS = 2e10
 """A step beyond this fills a machine by itself, and is measured on a part of its batch."""
@@ -136,7 +140,7 @@ def speed(samples: Iterable[Sample]) -> Speed:
     return Speed(*map(float, price), samples=len(samples))
 
 
-def samples_of(rows: Iterable[dict[str, Any]], on: Machine | None = None) -> list[Sample]:
+def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
     """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
     on as many devices of its kind as it has."""
     samples = []
@@ -181,7 +185,8 @@ class Machine:
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
-        what = [_LOOP, here, version("torch"), how, vars(run.model), run.data.vocab_size]
+        what = [_LOOP, here, version("torch"), how, dataclasses.asdict(run.model)]
+        what += [run.data.vocab_size]
         what += [run.optim.optimizer] if compiled else []
         text = json.dumps([*what, run.batch_tokens, run.precision], default=str)
         return cache() / folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
@@ -242,12 +247,11 @@ class Machine:
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
         children = [
             subprocess.Popen(
-                [sys.executable, "-c", "from sweeps.estimate import _child; _child()"],
+                interpreter.command("sweeps.estimate", "_child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             for _ in requests
         ]
@@ -295,16 +299,20 @@ def _remember(path: Path, what: Any) -> None:
         write_atomic(path, json.dumps(what).encode())
 
 
-def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[dict[str, Any]]) -> Costs:
+def costs(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
     """What is known of the costs of `runs`, from measurements and from finished runs.
 
     Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
     one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
     """
+    if not runs:  # nothing to price
+        return Costs(speed([]))
     shapes = {shape(run): run for run in runs}
     runs = shapes.values()
     packs = on.known(runs)
-    price = speed([*samples_of_packs(packs, runs), *samples_of(rows, on)])
+    known = list(rows)
+    some = known[:: max(1, len(known) // _MOST_SAMPLES)]
+    price = speed([*samples_of_packs(packs, runs), *samples_of(some, on)])
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})
@@ -372,6 +380,7 @@ def _measured(
     items = []
     for item in request["items"]:
         run = from_dict(item["run"])
+        count.allow(run.model.family)
         F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size

@@ -7,14 +7,14 @@ is under way. Each of the three is an extra; nothing here imports ray or torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from scaling import table
 from scaling.config import ConfigError, fields_of
-from sweeps.store import Finished, Store
+from sweeps.result import Finished, Row
+from sweeps.store import Store
 
 Exporter = Callable[[Finished], None]
 
@@ -65,14 +65,14 @@ def _sent(store: Store, to: str, run_id: str) -> bool:
     return sent
 
 
-def _config(row: dict[str, Any]) -> dict[str, Any]:
+def _config(row: Row) -> dict[str, Any]:
     """The fields of a row that were chosen, not measured; nothing for those that are not set."""
     names = ["N", "N_total", "D", "C", "B", "S", "vocab_size", "device"]
     names += [key.rpartition(".")[2] for key in fields_of()]
     return {name: row[name] for name in dict.fromkeys(names) if row.get(name) not in (None, "")}
 
 
-def _summary(row: dict[str, Any]) -> dict[str, float]:
+def _summary(row: Row) -> dict[str, float]:
     """The numbers that were measured at the end."""
     names = ("L", "L_stderr", "bits_per_byte", "lr_peak", "seconds", "tokens_per_second")
     return {name: float(row[name]) for name in names if row.get(name) is not None}
@@ -93,7 +93,7 @@ def _tensorboard(store: Store) -> Exporter:
 
     def send(finished: Finished) -> None:
         folder = store.folder / "tensorboard" / finished.row["run_id"]
-        shutil.rmtree(folder, ignore_errors=True)
+        store.remove([folder])
         writer = EventFileWriter(str(folder))
         wall_time = datetime.now().timestamp()
         points = _points(finished)

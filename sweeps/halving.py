@@ -43,8 +43,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaling.config import RunConfig
+from scaling.files import read_bytes, write_atomic
 from scaling.schedule import evaluation_steps, warmup_steps
-from sweeps.store import Row, Store, write_atomic, writing
+from sweeps.errors import writing
+from sweeps.result import Row
+from sweeps.store import Store
 from sweeps.until import family
 
 _PARTS = (1 / 4, 1 / 2)
@@ -131,7 +134,7 @@ class Halving:
         there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
         with writing(self.store.said(self.store.folder / "rungs")):
             for run_id in there.keys() - runs.keys():  # nobody is to wait for these
-                there[run_id].unlink(missing_ok=True)
+                self.store.remove([there[run_id]])
         open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
         lacking = [
             run_id
@@ -164,7 +167,7 @@ class Halving:
     def _read(path: Path) -> Arm | None:
         """A record; None where there is none that can be read."""
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_bytes(path))
             passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
             return Arm(passed, str(values.get("status", "")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -13,15 +13,18 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TextIO
 
 from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
+from scaling.files import open_to_append
 from scaling.memory import out_of_memory
+from sweeps.errors import StoreError, writing
 from sweeps.halving import Halving
-from sweeps.store import Row, Store, StoreError, writing
+from sweeps.result import Point, Row
+from sweeps.store import Store
 
 _LEASE_PATIENCE = 120.0
 """Seconds to wait for a worker that outlived its driver to let go of a run; NFSv4 keeps the locks of
@@ -50,6 +53,9 @@ class Job:
     """Train them compiled."""
     halving: float | None = None
     """Stop those early that are not among the best 1/halving of their family (sweeps.halving)."""
+    texts: Mapping[str, str] | None = field(default=None, compare=False)
+    """What the call found the texts to be as it began (scaling.corpus.hashes): on others the runs are
+    not trained."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
         """Some of these runs as a job of their own."""
@@ -299,7 +305,7 @@ def execute(
     for run in job.runs:
         if run.run_id not in ended:
             with writing(store.said(store.run_folder(run.run_id))):
-                outcomes.append(_execute(run, store, execution, should_stop, halving))
+                outcomes.append(_execute(run, store, execution, should_stop, halving, job.texts))
     return outcomes
 
 
@@ -315,6 +321,7 @@ def _together(
     Runs without an outcome are left for :func:`_execute`: the pack raised, and it is not known on
     whose account.
     """
+    from scaling.corpus import CorpusError
     from scaling.train import Interrupted, Result, train_pack
 
     outcomes: list[Outcome] = []
@@ -349,7 +356,7 @@ def _together(
         for run_id in runs:
             details = {"pack": len(runs), "slots": job.slots, "execution": vars(execution)}
             store.note(run_id, "start", pid=os.getpid(), **details)
-        log = held.enter_context((store.run_folder(job.runs[0].run_id) / "output.log").open("a"))
+        log = held.enter_context(_log(store, job.runs[0].run_id))
         try:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 train_pack(
@@ -361,17 +368,26 @@ def _together(
                     on_result=keep,
                     should_stop=_now_and_then(should_stop),
                     give_up=halving,
+                    texts=job.texts,
                 )
         except Interrupted:
             for run_id in list(runs):
                 store.note(run_id, "interrupted")
                 ended(run_id, "interrupted")
-        except StoreError:
+        except (StoreError, CorpusError) as error:
+            for run_id in runs:
+                store.note(run_id, "refused", error=str(error))
             raise
         except Exception:
             store.check_writable()  # a full disk ends the sweep, not a run
             log.write(f"{traceback.format_exc()}each run is now tried alone.\n")
     return outcomes
+
+
+def _log(store: Store, run_id: str) -> TextIO:
+    path = store.run_folder(run_id) / "output.log"
+    with writing(store.said(path)):
+        return open_to_append(path)
 
 
 def _report(store: Store, run: RunConfig, progress: Any) -> None:
@@ -397,6 +413,7 @@ def _execute(
     execution: Execution,
     should_stop: Callable[[], bool],
     halving: Halving | None,
+    texts: Mapping[str, str] | None,
 ) -> Outcome:
     started = time.monotonic()
 
@@ -405,17 +422,17 @@ def _execute(
 
     if should_stop():
         return outcome("interrupted")
-    folder = store.begin(run)
+    store.begin(run)
     with store.lease(run.run_id, patience=_LEASE_PATIENCE) as held:
         if not held:
             return outcome("busy")
         if finished := store.result(run.run_id):
             return outcome(finished.row["status"], L=finished.row["L"])
         store.note(run.run_id, "start", pid=os.getpid(), execution=vars(execution))
-        with (folder / "output.log").open("a", encoding="utf-8") as log:
+        with _log(store, run.run_id) as log:
             try:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                    row, curve, tests = _train(run, store, execution, should_stop, halving)
+                    row, curve, tests = _train(run, store, execution, should_stop, halving, texts)
             except _Stopped:
                 store.note(run.run_id, "interrupted")
                 return outcome("interrupted")
@@ -442,13 +459,15 @@ def _train(
     execution: Execution,
     should_stop: Callable[[], bool],
     halving: Halving | None,
-) -> tuple[Row, list[Row], list[Row]]:
+    texts: Mapping[str, str] | None,
+) -> tuple[Row, list[Point], list[Point]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
+    from scaling.corpus import CorpusError
     from scaling.train import CHECKPOINT, Interrupted, train
 
     folder = store.run_folder(run.run_id)
 
-    def attempt() -> tuple[Row, list[Row], list[Row]]:
+    def attempt() -> tuple[Row, list[Point], list[Point]]:
         try:
             result = train(
                 run,
@@ -457,6 +476,7 @@ def _train(
                 on_progress=lambda progress: _report(store, run, progress),
                 should_stop=_now_and_then(should_stop),
                 give_up=halving,
+                texts=texts,
             )
         except Interrupted:
             raise _Stopped from None
@@ -467,7 +487,7 @@ def _train(
         return attempt()
     try:
         return attempt()
-    except (_Stopped, MemoryError, OSError):
+    except (_Stopped, MemoryError, OSError, CorpusError):
         raise
     except Exception as error:
         if out_of_memory(error):

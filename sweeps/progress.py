@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from scaling import count, table
 from scaling.config import RunConfig
+from scaling.text import printable
 from sweeps.jobs import Outcome, Queue, headline
 from sweeps.store import Row, Store, StoreError
 
@@ -53,6 +55,17 @@ def flops(run: RunConfig) -> float:
     return count.flops_per_token(run.model, run.data.vocab_size) * run.D
 
 
+def escaped(console: Console, text: object) -> str:
+    """What anyone has written, as this console can show it."""
+    return printable(text, getattr(console.file, "encoding", None))
+
+
+def say(console: Console, text: object) -> None:
+    """Print text as it is: without markup, colour or line breaks."""
+    said = escaped(console, text)
+    console.print(said, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
     """Seconds to go. Work is in estimated seconds of one worker; what was seen corrects it."""
     trust = 30.0 * workers  # the estimate's own weight, in seconds of work
@@ -84,8 +97,12 @@ class Display:
         self._lines: threading.Thread | None = None
         self._live: Live | None = None
         self._resumed = self._parts()
+        self._file: Any = None
+        """Of the console; None where it follows sys.stdout."""
 
     def __enter__(self) -> Display:
+        # A run in this process has its log for sys.stdout (sweeps.jobs), where this does not belong.
+        self._file, self._console.file = self._console._file, self._console.file
         if self._console.is_terminal:
             live = self._live = Live(
                 get_renderable=self._render,
@@ -112,6 +129,7 @@ class Display:
             self._live.stop()
         if self._lines:
             self._lines.join()
+        self._console.file = self._file
 
     # -------------------------------------------------------------- the numbers
 
@@ -194,11 +212,19 @@ class Display:
             body.add_row(f"  and {len(jobs) - _MOST_ROWS} more jobs")
         failed = [outcome for outcome in finished if outcome.status == "failed"]
         trouble = [
-            Text(f"  {o.run_id} failed: {headline(o.error)}", style="red", overflow="ellipsis")
+            Text(
+                escaped(self._console, f"  {o.run_id} failed: {headline(o.error)}"),
+                "red",
+                overflow="ellipsis",
+            )
             for o in failed[-_LAST_FAILURES:]
         ]
-        recent = Text(" · ".join(map(self._ended, finished[-_LAST_LOSSES:])), style="dim")
+        recent = Text(self._dot.join(map(self._ended, finished[-_LAST_LOSSES:])), "dim")
         return Group(head, body, *trouble, recent)
+
+    @property
+    def _dot(self) -> str:
+        return " - " if self._console.options.ascii_only else " · "
 
     def _ended(self, outcome: Outcome) -> str:
         run = self._runs[outcome.run_id]
@@ -216,8 +242,8 @@ class Display:
             done, total, seconds, words = self._state(finished)
             last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
             seen = len(finished)
-            line = f"{100 * done / total:3.0f}% · {words} · ETA {clock(seconds)}{last}"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            cells = f"{100 * done / total:3.0f}%", words, f"ETA {clock(seconds)}{last}"
+            say(self._console, self._dot.join(cells))
             wait = min(_MOST_LINE_SECONDS, wait * 1.25)
 
 

@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,14 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
-from sweeps import estimate, pack
+from sweeps import estimate, own_sizes, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
 from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
-from sweeps.progress import Display, clock, flops, si
+from sweeps.progress import Display, clock, flops, say, si
+from sweeps.remote import join, masked, without_credentials
 from sweeps.spec import Spec
 from sweeps.store import Finished, Row, Store, StoreError, machine
 from sweeps.until import Growth
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 
 _PRECISION_GAINS = 0.1
 """Steps in the other precision must be shorter by this part to be spoken of."""
+
+_LONGEST_SECONDS = 1e9
+"""Of a sweep whose end has a date, some 30 years."""
+_CREDENTIALS = (
+    "The credentials of --results are left out here: give them in the environment (of s3: AWS_ACCESS_KEY_ID "
+    "and AWS_SECRET_ACCESS_KEY), or in the URI again."
+)
 
 _GRACE_SECONDS = 6.0
 """After Ctrl-C, workers have this long to write their checkpoints."""
@@ -176,6 +184,8 @@ class Plan:
 
     def _end(self) -> str:
         """When it would be done if it began now, and what that costs."""
+        if self.wall_seconds > _LONGEST_SECONDS:
+            return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
         cost = (
             "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
@@ -214,7 +224,8 @@ class Sweep:
         design: Design | None = None,
     ) -> None:
         """Results go to `results`/<name of the spec>; ./results where not given. It may be a URI
-        that pyarrow.fs or fsspec reaches, such as s3://bucket/results.
+        that pyarrow.fs or fsspec reaches, such as s3://bucket/results; credentials in it are printed
+        and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
         narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
@@ -224,8 +235,7 @@ class Sweep:
         self._rounds: dict[str, Round] = {}
         """Decided here, by the digest of their results: a fit takes seconds."""
         self._results = results
-        root = "results" if results is None else str(results).rstrip("/")
-        self.store = Store(f"{root}/{spec.name}")
+        self.store = Store(join("results" if results is None else str(results), spec.name))
 
     @classmethod
     def from_toml(
@@ -238,13 +248,17 @@ class Sweep:
         tag: str | None = None,
         width: Width | None = None,
         design: Design | None = None,
+        allow_code: Sequence[str | Path] = (),
+        on_code: Callable[[Path], None] = lambda file: None,
     ) -> Sweep:
         """A sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, hold for every run; 'name' among them renames the sweep.
-        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`).
+        `filters` and `tag` choose among its runs (:meth:`sweeps.spec.Spec.select`). `allow_code` are
+        files of code outside the spec's folder that it may run, `on_code` is told of all that it
+        runs (:meth:`sweeps.spec.Spec.from_toml`).
         """
-        spec = Spec.from_toml(path_or_name, changes)
+        spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
         spec = spec.select(filters, tag) if filters or tag is not None else spec
         return cls(spec, results, width=width, design=design)
 
@@ -472,7 +486,7 @@ class Sweep:
                     "design=analysis.design.interval_runs."
                 )
             self._width(self.spec.until.interval, [])  # is there such a law, such a parameter?
-        console = console or Console(quiet=quiet)
+        console = console or Console(file=sys.stdout, quiet=quiet)
         rows = self.store.rows()
         if retry_failed:
             mine = rows.keys() & self.designed(rows).runs.keys()
@@ -485,7 +499,8 @@ class Sweep:
             with self.store.drive():
                 self._take(reused, rows, execution)
             rows = self.store.rows()
-            _say(console, f"{len(reused)} finished runs taken from {', '.join(map(str, reuse))}")
+            others = ", ".join(masked(str(other)) for other in reuse)
+            say(console, f"{len(reused)} finished runs taken from {others}")
         on = estimate.Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
@@ -493,18 +508,20 @@ class Sweep:
         if plan.missing:
             call = _Call(workers, in_process, address, retries, packs, execution, budget)
             self._train(plan, rows, on, call, console, on_finish)
-        elif not (self.folder / "runs.csv").is_file() or rows.keys() - self.store.merged():
-            with self.store.drive():
-                self.store.merge()
         else:
+            if self.store.merge_is_due():
+                with self.store.drive():
+                    self.store.remove_leftovers()
+                    self.store.merge()
+                self._say_messages(console)
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
-            _say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
+            say(console, f"{len(plan.runs)} runs, all finished{again}: nothing to train.")
             for line in plan.said:
-                _say(console, line)
+                say(console, line)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.chosen:
-            _say(
+            say(
                 console,
                 f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this spec; "
                 "their rows stay in its table.",
@@ -520,7 +537,7 @@ class Sweep:
             theirs = other.rows()
             if not theirs:
                 raise StoreError(
-                    f"{folder} holds no finished runs to reuse; give a results folder."
+                    f"{other.said(other.folder)} holds no finished runs to reuse; give a results folder."
                 )
             more = True
             while more:  # results may design further runs
@@ -534,7 +551,7 @@ class Sweep:
                 more = False
                 for result in other.results(ids) if ids else ():
                     run_id, more = result.row["run_id"], True
-                    row = result.row | {"tag": wanted[run_id].tag}
+                    row = {**result.row, "tag": wanted[run_id].tag}
                     found[run_id] = Finished(row, result.curve, result.tests)
         return found
 
@@ -562,18 +579,19 @@ class Sweep:
         execution, budget = call.execution, call.budget
         self.store.check_writable()
         with self.store.drive():
+            self.store.remove_leftovers()
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, call.packs, guess=True)
-            session = _Session(self.spec, self.store, hashes, plan.workers, call)
+            session = _Session(self.spec, self.store, hashes, plan, call)
             where = "in this process" if call.in_process else _workers(plan.workers, "on")
-            _say(
+            say(
                 console,
                 f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
                 f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
                 f"{clock(plan.wall_seconds)}",
             )
             for line in plan.precisions():
-                _say(console, line)
+                say(console, line)
             self._say_budget(budget, plan, console)
             queue = Queue(self.store, call.retries, admits=lambda job: budget.admits(job.runs))
             self.store.forget(plan.again)
@@ -590,10 +608,10 @@ class Sweep:
                 if on_finish:
                     on_finish(result)
                 if self.spec.until:
-                    self._grow(plan, known, queue, call)
+                    self._grow(plan, known, hashes, queue, call)
 
             queue.on_finish = finished
-            queue.add(plan.jobs)
+            queue.add(replace(job, texts=hashes) for job in plan.jobs)
 
             def stop() -> None:
                 queue.stopping = True
@@ -626,23 +644,29 @@ class Sweep:
             session.end(queue)
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
-                _say(console, line)
-            command = self._command(call)
+                say(console, line)
+            resume = self._resume(call)
             if queue.stopping or hard:
-                raise Stopped(f"stopped; what has finished is kept. Resume with: {command}")
+                raise Stopped(f"stopped; what has finished is kept. {resume}")
             if queue.held_back:
                 left = sum(len(job.runs) for job in queue.held_back)
-                raise BudgetSpent(
-                    f"the budget is spent ({budget}): {left} runs are left. Resume with: {command}"
-                )
+                raise BudgetSpent(f"the budget is spent ({budget}): {left} runs are left. {resume}")
 
-    def _grow(self, plan: Plan, known: dict[str, Row], queue: Queue, call: _Call) -> None:
-        """Queue what the results so far ask for and the plan does not hold yet."""
+    def _grow(
+        self,
+        plan: Plan,
+        known: dict[str, Row],
+        hashes: dict[str, str],
+        queue: Queue,
+        call: _Call,
+    ) -> None:
+        """Queue what the results so far ask for and the plan does not hold yet. Texts that have
+        `hashes` must have them still; those of other texts are added."""
         try:
             growth = self.designed(known, record=True)
             new = {run_id: run for run_id, run in growth.runs.items() if run_id not in plan.runs}
             if new:
-                self._prepare(list(new.values()), {}, call.execution)
+                hashes |= self._prepare(list(new.values()), known, call.execution, hashes)
             self.store.forget(growth.unfinished)
         except (ConfigError, StoreError) as error:
             queue.fatal = error
@@ -654,7 +678,7 @@ class Sweep:
         missing = [run for run_id, run in asked.items() if run_id not in known]
         jobs = self._jobs(missing, plan.costs, plan.workers, call.packs) if missing else []
         plan.seconds.update(_shares(jobs))
-        queue.add(jobs)
+        queue.add(replace(job, texts=hashes) for job in jobs)
 
     def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
         """Tell beforehand that the budget will not do. ConfigError where it lets nothing begin."""
@@ -666,28 +690,33 @@ class Sweep:
         more_flops = budget.flops is not None and plan.flops > budget.flops
         more_time = budget.hours is not None and plan.wall_seconds > 3600 * budget.hours
         if more_flops or more_time:
-            _say(
+            say(
                 console,
                 "that is more than the budget: it ends before all runs are done; the same command "
                 "goes on from there",
             )
 
     def _prepare(
-        self, missing: list[RunConfig], rows: dict[str, Row], execution: Execution
+        self,
+        missing: list[RunConfig],
+        rows: dict[str, Row],
+        execution: Execution,
+        recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Make the token files and check, of every run, what would only show when it trains.
 
-        Returns {corpus: hash}. Raises ConfigError for what cannot be trained as asked, StoreError
-        where results on different texts would mix.
+        Returns the hashes of the texts (scaling.corpus.hashes), those `recorded` earlier in this call
+        too. Raises ConfigError for what cannot be trained as asked, and where a text is no longer the
+        recorded one; StoreError where results on different texts would mix.
         """
         # What is everywhere needs no check, and torch takes seconds.
         if execution.device not in ("auto", "cpu"):
             from scaling.train import device_of
 
             device_of(execution.device)
-        # Subsets are drawn from the same token files.
-        names = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-        files: dict[tuple[Any, ...], TokenFiles] = {}
+        from scaling import corpus
+
+        texts: dict[tuple[Any, ...], _Text] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
@@ -695,25 +724,46 @@ class Sweep:
                     from scaling import parallel
 
                     parallel.check(run, execution)
-                _check_run(run, tuple(getattr(run.data, name) for name in names), files, checked)
+                _check_run(run, texts, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
                 raise ConfigError(f"{self.spec.name}, run {run.run_id}{tag}: {error}") from None
-        for key, found in files.items():
-            for row in rows.values():
-                was = row["corpus_hash"]  # the table keeps its first digits
-                same = tuple(row.get(name) for name in names) == key
-                if same and was and not found.hash.startswith(was):
+        known = dict(recorded or {})
+        for key, text in texts.items():
+            found = corpus.hashes(text.data, text.files, text.others)
+            corpus.check_unchanged(found, known)
+            if not found.keys() <= known.keys():
+                self._check_rows(rows, key, text, found)
+            known |= found
+        return known
+
+    def _check_rows(
+        self, rows: dict[str, Row], key: tuple[Any, ...], text: _Text, found: dict[str, str]
+    ) -> None:
+        """Raise StoreError where finished runs were trained, or tested, on another text."""
+        noted = self.store.manifest().get("corpus_hashes")
+        noted = noted if isinstance(noted, dict) else {}
+        names = dict(zip(text.others, list(found)[1:], strict=True))
+        for row in rows.values():
+            if tuple(row.get(name) for name in _TEXT) != key:
+                continue
+            was = row.get("corpus_hash")  # the table keeps its first digits
+            if was and not text.files.hash.startswith(was):
+                raise StoreError(
+                    f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
+                    f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
+                    f"{text.files.hash[: len(was)]} now. Losses would not compare; use another "
+                    "folder with --results, or restore the text."
+                )
+            for other in str(row.get("others") or "").split(","):
+                was = noted.get(name := names.get(other.strip(), ""))
+                if isinstance(was, str) and was != found[name]:
                     raise StoreError(
-                        f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
-                        f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
-                        f"{found.hash[: len(was)]} now. Losses would not compare; use another "
-                        "folder with --results, or restore the text."
+                        f"{self.store.said(self.folder)}: run {row['run_id']} was tested on another "
+                        f"text: corpus {other!r} of eval.others had hash {was[:16]} and has "
+                        f"{found[name][:16]} now. Losses would not compare; use another folder with "
+                        "--results, or restore the text."
                     )
-        return {
-            " ".join(str(value) for value in key if value is not None): found.hash
-            for key, found in files.items()
-        }
 
     # -------------------------------------------------------------- after it
 
@@ -722,16 +772,22 @@ class Sweep:
         counts = [f"{states.count(s)} {s}" for s in table.STATUSES if states.count(s)]
         busy, idle, jobs = _busy_and_idle(queue)
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
-        _say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
+        say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
             log = self.store.said(self.store.run_folder(outcome.run_id) / "output.log")
-            _say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
-        _say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
+            say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
+        say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
 
     def _say_messages(self, console: Console) -> None:
         for message in self.store.messages:
-            _say(console, message)
+            say(console, message)
         self.store.messages.clear()
+
+    def _resume(self, call: _Call) -> str:
+        results = "" if self._results is None else str(self._results)
+        left_out = without_credentials(results) != results
+        hint = f"{_CREDENTIALS} " if left_out else ""
+        return f"{hint}Resume with: {self._command(call)}"
 
     def _command(self, call: _Call) -> str:
         """The command line that goes on where this call stopped."""
@@ -740,7 +796,7 @@ class Sweep:
             name = self.spec.path.stem
         words = ["scaling", "sweep", name, "--workers", str(call.workers)]
         if self._results is not None:
-            words += ["--results", str(self._results)]
+            words += ["--results", without_credentials(str(self._results))]
         for option, value, default in (
             ("--threads", call.execution.threads, 1),
             ("--device", call.execution.device, "auto"),
@@ -755,6 +811,7 @@ class Sweep:
         for key, value in self.spec.changes.items():
             words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
         words += self.spec.chosen
+        words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
         words += ["--shard"] if call.execution.shard else []
         words += [] if call.packs else ["--no-packs"]
         words += ["--compile"] if call.execution.compile else []
@@ -778,7 +835,7 @@ class _Session:
         spec: Spec,
         store: Store,
         hashes: dict[str, str],
-        workers: int,
+        plan: Plan,
         call: _Call,
     ) -> None:
         """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
@@ -791,10 +848,10 @@ class _Session:
             "spec": spec.text,
             "changes": spec.changes,
         }
-        self._entry: Row = {
+        self._entry: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "executor": "in process" if call.in_process else "ray tune",
-            "workers": workers,
+            "workers": plan.workers,
             "threads": call.execution.threads,
             "device": call.execution.device,
             "devices": call.execution.devices,
@@ -806,14 +863,16 @@ class _Session:
         before = store.manifest()
         sessions, old = before.get("sessions"), before.get("corpus_hashes")
         earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
-        self._sessions: list[Row] = [*earlier, self._entry]
-        self._top: Row = {
+        self._sessions: list[dict[str, Any]] = [*earlier, self._entry]
+        self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
             "schema": table.SCHEMA,
             **rests_on,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
+        if sizes := own_sizes.record(plan.runs.values()):
+            self._top["own_sizes"] = sizes
         self._write()
 
     @property
@@ -833,20 +892,32 @@ class _Session:
         self._write()
 
     def _write(self) -> None:
-        wall = sum(session.get("wall_seconds", 0) for session in self._sessions)
+        spent = (session.get("wall_seconds") for session in self._sessions)
+        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < 1e12)
         whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
         self._store.write_manifest(self._top | whole)
 
 
+_TEXT = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
+"""What makes token files, from which subsets are drawn."""
+
+
+@dataclass
+class _Text:
+    """The token files that runs share."""
+
+    data: DataConfig
+    files: TokenFiles
+    others: dict[str, Path] = field(default_factory=dict)
+    """{corpus: test split in these tokens} of all eval.others."""
+
+
 def _check_run(
-    run: RunConfig,
-    key: tuple[Any, ...],
-    files: dict[tuple[Any, ...], TokenFiles],
-    checked: set[tuple[Any, ...]],
+    run: RunConfig, texts: dict[tuple[Any, ...], _Text], checked: set[tuple[Any, ...]]
 ) -> None:
     """Raise ConfigError where training would: rates, text, subset or test windows that cannot be.
 
-    `files` by `key` and `checked` remember what earlier runs share with this one.
+    `texts` and `checked` remember what earlier runs share with this one.
     """
     from scaling import corpus
     from scaling.schedule import peaks
@@ -858,13 +929,18 @@ def _check_run(
         raise ConfigError(
             f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."
         ) from None
-    if key not in files:
-        files[key] = corpus.prepare(run.data)
+    key = tuple(getattr(run.data, name) for name in _TEXT)
+    if key not in texts:
+        texts[key] = _Text(run.data, corpus.prepare(run.data))
+    files, others = texts[key].files, texts[key].others
     n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
     if (subset := (run.data, n_ctx)) not in checked:
-        TrainTokens(files[key], run.data, n_ctx)
+        TrainTokens(files, run.data, n_ctx)
     if (test := (key, n_ctx, test_tokens)) not in checked:
-        held_out_windows(files[key].test, test_tokens, n_ctx)
+        held_out_windows(files.test, test_tokens, n_ctx)
+    for name in run.eval.other_corpora:
+        if name != run.data.corpus and name not in others:
+            others[name] = files.test_of(name)
     checked |= {subset, test}
 
 
@@ -970,7 +1046,7 @@ def _revision() -> str | None:
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *words],
+                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
                 capture_output=True,
                 text=True,
                 timeout=10,
@@ -1000,7 +1076,3 @@ def _versions() -> dict[str, str]:
 def _positive(value: int, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -52,13 +52,14 @@ import reprlib
 import shlex
 import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scaling import count
-from scaling.config import ConfigError, RunConfig, coerce, fields_of, override, unknown_key
+from scaling.config import ConfigError, RunConfig, coerce, fields_of, from_dict, unknown_key
+from scaling.files import EncodingError, read_text
 from sweeps.halving import rungs
 from sweeps.interval import Interval, Round, Row, Width, alike
 from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
@@ -88,6 +89,8 @@ _MUTUAL = (
     "model.n_ctx",
     "batch_tokens",
     "eval.noise_parts",
+    "eval.test_tokens",
+    "data.unique_tokens",
 )
 """Fields of which one must divide another."""
 
@@ -118,6 +121,9 @@ class Spec:
 
     chosen: tuple[str, ...] = ()
     """Words of the command line that chose these among the runs of the TOML; none for all."""
+
+    allowed: tuple[str, ...] = ()
+    """Files of code outside the spec's folder that may be run."""
 
     @property
     def runs(self) -> tuple[RunConfig, ...]:
@@ -174,19 +180,32 @@ class Spec:
         return self.until.halving if self.until else None
 
     @classmethod
-    def from_toml(cls, path_or_name: str | Path, changes: Point | None = None) -> Spec:
+    def from_toml(
+        cls,
+        path_or_name: str | Path,
+        changes: Point | None = None,
+        *,
+        allow_code: Sequence[str | Path] = (),
+        on_code: Callable[[Path], None] = lambda file: None,
+    ) -> Spec:
         """Read a spec from a file, or a bundled one by its bare name.
 
         `changes` are fields changed for every run; 'name' among them renames the sweep and 'scale'
-        chooses one of its scales. Raises ConfigError, naming the file and the section, for whatever
-        is not a sweep.
+        chooses one of its scales. A spec may name code: a model family or a law of one's own. It is
+        run if its file lies in the folder of the spec or is one of `allow_code`; `on_code` is told of
+        each file first. Raises ConfigError, naming the file and the section, for whatever is not a
+        sweep, and for code in other files.
         """
         path = find(path_or_name)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, EncodingError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from None
-        return cls.from_text(text, path=path, changes=changes)
+        allowed = tuple(map(str, allow_code))
+        for file in _code_files(text, path, changes or {}, allowed):
+            on_code(file)
+        spec = cls.from_text(text, path=path, changes=changes)
+        return dataclasses.replace(spec, allowed=allowed)
 
     @classmethod
     def from_text(
@@ -197,6 +216,8 @@ class Spec:
         where = str(path) if path else "spec"
         try:
             values = tomllib.loads(text)
+        except RecursionError:
+            raise ConfigError(f"{where}: its values are nested too deeply.") from None
         except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
             line = re.search(r"line (\d+)", str(error))
             at = f"{where}:{line[1]}" if line else where
@@ -224,8 +245,8 @@ class Spec:
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
                 "[axes] seed = [0]."
             )
-        by_id = _distinct([(run, said) for run, said, _ in runs], where)
-        budgets = {run.run_id: C for run, _, C in runs if C is not None}
+        by_id = _distinct(runs, where)
+        budgets = {each.run.run_id: each.C for each in runs if each.C is not None}
         until = _until(_table(values, "until", where), f"{where} [until]")
         if until and until.isoflop and not budgets:
             raise ConfigError(f"{where} [until]: isoflop needs an [isoflop] section with budgets.")
@@ -244,6 +265,39 @@ class Spec:
                 "eval.points, or leave halving out."
             )
         return cls(name, by_id, description, path, text, changes, until, budgets)
+
+
+def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -> list[Path]:
+    """The files of code that a spec names, which may be run from here on. ConfigError for one that
+    nobody has allowed."""
+    try:
+        named = [*_code(tomllib.loads(text)), *_code(changes)]
+    except (ValueError, RecursionError):  # said when the spec is read
+        return []
+    good = {count.code_file(file) for file in allowed}
+    files = []
+    for reference in named:
+        file = count.code_file(reference)
+        if not (file in good or file.is_relative_to(path.parent.resolve())):
+            raise ConfigError(
+                f"{path}, or a change to it, names code, {reference!r}, in a file that does not lie in its folder: {file}. "
+                f"Read that file; if it may be run, add --allow-code {shlex.quote(str(file))}."
+            )
+        count.allow(reference)
+        files.append(file)
+    return list(dict.fromkeys(files))
+
+
+def _code(value: Any, key: str = "") -> Iterator[str]:
+    """Every family and law, at any depth, that is code in a file: 'my.py:Name'."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _code(item, str(inner))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _code(item, key)
+    elif isinstance(value, str) and key.rpartition(".")[2] in ("family", "law") and ".py" in value:
+        yield value
 
 
 def bundled() -> list[str]:
@@ -317,8 +371,20 @@ _SIZES: dict[str, Callable[[RunConfig], float]] = {
 # ------------------------------------------------------------------ sections to runs
 
 
-_Origin = tuple[RunConfig, str, float | None]
-"""A run, the words that say where it came from, and its budget C where [isoflop] gave one."""
+class _Origin(NamedTuple):
+    """A run and where it came from."""
+
+    run: RunConfig
+    where: str
+    """The section."""
+    point: Point
+    C: float | None
+    """Its budget, where [isoflop] gave one."""
+
+    def words(self, where: str) -> str:
+        """The point in words, for messages that begin with `where`."""
+        values = ", ".join(f"{key}={_plain(value)}" for key, value in self.point.items())
+        return f"{self.where}: {values or 'base'}".removeprefix(where)[2:]
 
 
 def _all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origin]:
@@ -356,7 +422,7 @@ def _scaled(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
         _known(changed, _SCALED, here)
     if scale is None:
         return values
-    if scale not in scales:
+    if not isinstance(scale, str) or scale not in scales:
         there = f"it has {', '.join(scales)}" if scales else "it has none; give [scale.NAME]"
         raise ConfigError(f"{where}: no scale {scale!r}; {there}.")
     values = dict(values)
@@ -424,14 +490,15 @@ def _block(
 
     runs, ratios = [], []
     for points in itertools.product(*axes):
-        point = {key: value for p in points for key, value in p.items()}
-        run = _run(_over(_over(base, point), changes), where, section)
-        ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
-        if window and not window[0] <= ratios[-1] <= window[1]:
-            continue
-        said = ", ".join(f"{key}={_plain(value)}" for key, value in point.items())
+        point = functools.reduce(operator.or_, points, {})
+        whole = _over(base, point)
+        run = _run(_over(whole, changes) if changes else whole, where, section)
+        if window:
+            ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
+            if not window[0] <= ratios[-1] <= window[1]:
+                continue
         C = point["flops"] if "isoflop" in values and not set(_HORIZONS) & changes.keys() else None
-        runs.append((run, f"{where}: {said or 'base'}", C))
+        runs.append(_Origin(run, where, point, C))
     if window and not runs:
         raise ConfigError(
             f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N goes "
@@ -442,7 +509,7 @@ def _block(
 
 def _over(base: Point, changes: Point) -> Point:
     """`base` changed; any horizon among the changes takes the place of the base's."""
-    if any(key in changes for key in _HORIZONS):
+    if not changes.keys().isdisjoint(_HORIZONS):
         base = {key: value for key, value in base.items() if key not in _HORIZONS}
     return base | changes
 
@@ -450,19 +517,10 @@ def _over(base: Point, changes: Point) -> Point:
 def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     """The run of a point; `section` names a key's place in messages."""
     plain = {key: value for key, value in values.items() if key not in _HORIZONS[1:]}
-    snap = {key for key, value in plain.items() if isinstance(value, _Spaced)}
-    plain = {key: float(v) if isinstance(v, _Spaced) else v for key, v in plain.items()}
-    default = fields_of()
-    for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
-        if key in snap:
-            unit = plain.get(unit_key, default[unit_key][1])
-            if isinstance(unit, int) and unit > 0:
-                plain[key] = max(1, round(plain[key] / unit)) * unit
-    for key in snap - {"model.d_model", "batch_tokens"}:
-        if key != "tokens" and _whole(key):
-            plain[key] = _round(plain[key])
-    D = plain.pop("tokens") if "tokens" in snap else None
-    run = override(RunConfig(), plain, where=where)
+    snap = {key for key, value in plain.items() if type(value) is _Spaced}
+    D = _snap(plain, snap) if snap else None
+    own = {key: plain.pop(key) for key in ("seed",) if key in plain}
+    run = _like(tuple(plain.items()), where)
     N = count.parameters(run.model, run.data.vocab_size).N
     if N >= _MOST:
         sizes = ", ".join(
@@ -483,25 +541,48 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         )
     if D is not None:
         # Whole steps, so that equal runs have equal configs however D was arrived at.
-        run = dataclasses.replace(
-            run, tokens=max(1, round(D / run.batch_tokens)) * run.batch_tokens
-        )
-    return run
+        own["tokens"] = max(1, round(D / run.batch_tokens)) * run.batch_tokens
+    try:
+        return run.with_own(**own) if own else run
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
-def _distinct(runs: list[tuple[RunConfig, str]], where: str) -> dict[str, RunConfig]:
-    by_id: dict[str, RunConfig] = {}
-    saids: dict[str, str] = {}
-    for run, said in runs:
-        run_id, said = run.run_id, said.removeprefix(where)[2:]
-        if run_id in by_id:
+def _snap(plain: Point, snap: set[str]) -> float | None:
+    """Round the values of log-spaced ranges, in place, to what their fields can be; takes `tokens`
+    out where they are among them, and returns them."""
+    plain.update({key: float(plain[key]) for key in snap})
+    default = fields_of()
+    for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
+        if key in snap:
+            unit = plain.get(unit_key, default[unit_key][1])
+            if isinstance(unit, int) and unit > 0:
+                plain[key] = max(1, round(plain[key] / unit)) * unit
+    for key in snap - {"model.d_model", "batch_tokens", "tokens"}:
+        if _whole(key):
+            plain[key] = _round(plain[key])
+    return plain.pop("tokens") if "tokens" in snap else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _like(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
+    """A run of these values; many of a grid differ in seed and horizon alone."""
+    return from_dict(dict(values), where=where)
+
+
+def _distinct(runs: list[_Origin], where: str) -> dict[str, RunConfig]:
+    """{run_id: run}. ConfigError where two are the same run."""
+    first: dict[str, _Origin] = {}
+    for each in runs:
+        run_id = each.run.run_id
+        if run_id in first:
             raise ConfigError(
-                f"{where}: two runs are the same run {run_id}: '{saids[run_id]}' and '{said}'. Drop "
-                "one of them, or let their seeds differ. (Sizes that are computed are rounded to "
-                "whole steps.)"
+                f"{where}: two runs are the same run {run_id}: '{first[run_id].words(where)}' and "
+                f"'{each.words(where)}'. Drop one of them, or let their seeds differ. (Sizes that are "
+                "computed are rounded to whole steps.)"
             )
-        by_id[run_id], saids[run_id] = run, said
-    return by_id
+        first[run_id] = each
+    return {run_id: each.run for run_id, each in first.items()}
 
 
 # ------------------------------------------------------------------ tables to points
@@ -633,7 +714,7 @@ def _check(point: Point, where: str) -> None:
         elif isinstance(value, int | float) and abs(value) >= _LARGEST:
             raise ConfigError(f"{where}: {key}={_plain(value)} is too large.")
         else:
-            override(RunConfig(), {key: value}, where=where)
+            from_dict({key: value}, where=where)
 
 
 def _number(value: Any, said: str) -> None:

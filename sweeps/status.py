@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaling import table
 from scaling.config import ConfigError, RunConfig
-from sweeps import estimate
+from sweeps import estimate, own_sizes
 from sweeps.jobs import headline
 from sweeps.progress import clock, eta, flops, si
 from sweeps.spec import Spec
@@ -42,6 +43,8 @@ class Status:
     """Those spent already, running runs included."""
     said: tuple[str, ...] = ()
     """Where the searches of [until] stand, a line each."""
+    notes: tuple[str, ...] = ()
+    """What was wrong with files of the folder, a line each."""
 
     @property
     def line(self) -> str:
@@ -59,7 +62,9 @@ class Status:
         lines = [self.line, *self.said]
         for run_id, said in self.running.items():
             L = said.get("L") or said.get("L_train")
-            part = f"step {said['step']} of {said['steps']}" if "step" in said else "starting"
+            part = "starting"
+            if {"step", "steps"} <= said.keys():
+                part = f"step {said['step']} of {said['steps']}"
             loss = f", L={L:.4f}" if L else ""
             rate = said.get("tokens_per_second")
             lines.append(f"  {run_id}  {part}{loss}{f', {si(rate)} tokens/s' if rate else ''}")
@@ -90,18 +95,19 @@ def status(
     """
     store = Store(folder)
     store.pull()
+    where = store.said(store.folder)
     known = any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json"))
     if not known:
         what = "holds no results" if store.folder.is_dir() else "is not there"
         raise StoreError(
-            f"{folder} {what}. Give the folder of a sweep, such as results/quickstart "
+            f"{where} {what}. Give the folder of a sweep, such as results/quickstart "
             "(`scaling sweep SPEC` makes one)."
         )
     spec = spec or _recorded(store)
     if filters or tag is not None:
         if spec is None:
             raise StoreError(
-                f"{folder} holds no manifest with the sweep's spec, by which runs could be chosen. "
+                f"{where} holds no manifest with the sweep's spec, by which runs could be chosen. "
                 "Leave out --filter and --tag."
             )
         spec = spec.select(filters, tag)
@@ -115,12 +121,13 @@ def status(
     unfinished = [run_id for run_id in ids if run_id not in rows]
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
-    finished = {state: sum(row["status"] == state for row in done) for state in table.STATUSES}
+    counts = Counter(row["status"] for row in done)
+    finished = {state: counts[state] for state in table.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     parts |= {row["run_id"]: 1.0 for row in done}
     return Status(
-        folder=folder,
+        folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
         runs=len(ids),
         finished=finished,
@@ -129,18 +136,22 @@ def status(
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
         seconds=_to_go(runs, rows, running),
         failures={
-            row["run_id"]: headline(row["error"] or "") for row in done if row["status"] == "failed"
+            row["run_id"]: headline(row.get("error") or "")
+            for row in done
+            if row["status"] == "failed"
         },
         C=sum(C.values()),
         C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
         said=tuple(growth.said),
+        notes=tuple(store.messages),
     )
 
 
 def _recorded(store: Store) -> Spec | None:
-    """The spec in the manifest; None where there is no usable one."""
+    """The spec in the manifest; None where there is no usable one. It runs no code that it names."""
     manifest = store.manifest()
     text, changes = manifest.get("spec"), manifest.get("changes")
+    own_sizes.recall(manifest.get("own_sizes"))
     if not isinstance(text, str) or not text:
         return None
     changes = changes if isinstance(changes, dict) else {}

@@ -1,6 +1,6 @@
 """Results on disk, safe against whatever ends a process.
 
-    results/<sweep>/runs.csv, curves.parquet    the merged table (scaling.table); committed
+    results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, wall time
                     lock                        held by the driver of the sweep
                     rounds/0001.json            a round of designed runs, decided (sweeps/interval.py)
@@ -13,6 +13,10 @@ A result is written to a temporary file, synced and renamed. The merged table is
 whose row is in it counts as finished even where its raw folder is gone, so a committed table can
 be extended.
 
+The folder may be somebody else's. Ids of runs are single plain words, only regular files are read,
+symbolic links in it are neither written through nor deleted through, and results are checked
+against the schema.
+
 A store on a URI (s3://bucket/results/mine) keeps results and table there (sweeps/remote.py) and
 works in a local folder: checkpoints, logs and leases are of the machine that trains.
 Imports neither torch nor ray.
@@ -21,66 +25,71 @@ Imports neither torch nor ray.
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
-import fcntl
-import json
 import math
 import os
 import re
 import shutil
-import socket
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scaling import table
-from scaling.config import RECIPE, RunConfig, fields_of, flatten
+from scaling import files
+from scaling.config import RECIPE, RunConfig, flatten
+from scaling.files import write_atomic
+from sweeps import leases
+from sweeps.errors import StoreError, why, writing
 from sweeps.interval import Round
-from sweeps.remote import Remote
-
-FORMAT = 1
-"""Version of result.json."""
-
-Row = dict[str, Any]
+from sweeps.merged import INDEX, MergedTable, set_aside
+from sweeps.remote import Remote, is_uri, join, shown
+from sweeps.result import (
+    FORMAT,
+    Finished,
+    NewerFormat,
+    Point,
+    Row,
+    dump,
+    from_json,
+    is_run_id,
+    parse,
+    to_json,
+)
 
 _PULL_SECONDS = 5.0
 
-_KEPT = ("result.json", "config.json", "attempts.jsonl", "output.log")
-"""What stays of a finished run."""
+_LITTER = re.compile(
+    r"(checkpoint\.pt|result\.json|config\.json)\.bad-\d+|checkpoint\.(pt|pt\.new|damaged)"
+    r"|progress\.json|lock"
+)
+"""What nobody needs any more in the folder of a finished run."""
 
-
-class StoreError(ValueError):
-    """A results folder that cannot be used or written: names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run as the store holds it."""
-
-    row: Row
-    """Keys of scaling.table.COLUMNS."""
-    curve: list[Row]
-    """Keys of scaling.table.CURVE_COLUMNS."""
-    tests: list[Row] = field(default_factory=list)
-    """Keys of scaling.table.TEST_COLUMNS."""
+_OURS = ("lock", ".stop", "ray.log", "runs", "rounds", "rungs", "tensorboard", "wandb", INDEX)
+"""Names in a results folder that are written to, or below."""
 
 
 class Store:
     """The results folder of one sweep."""
 
     def __init__(self, folder: str | Path) -> None:
-        """A local folder, or the URI of one that pyarrow.fs or fsspec reaches."""
+        """A local folder, or the URI of one that pyarrow.fs or fsspec reaches. StoreError where the
+        URI cannot be split."""
         given = str(folder).removeprefix("file://")
-        self.remote = Remote(given) if "://" in given else None
-        self._given = self.remote.uri if self.remote else Path(given)
+        self.remote = None
+        if isinstance(folder, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", given):
+            raise StoreError(
+                "a Path takes the '//' out of a URI; give the URI of a store as a string."
+            )
+        if is_uri(given):
+            with writing(shown(given), "used"):
+                self.remote = Remote(given)
+        self._given = shown(self.remote.uri) if self.remote else Path(given)
         self.folder = self.remote.mirror if self.remote else Path(given).absolute()
         self._pulled = -math.inf
+        self._told: set[str] = set()
+        self._table = MergedTable(self.folder, self.said)
+        self._odd = 0
         self.messages: list[str] = []
         """What was set aside or repaired while reading, for the user to see."""
         self.stop_file = self.folder / ".stop"
@@ -89,25 +98,40 @@ class Store:
     # -------------------------------------------------------------- reading
 
     def run_folder(self, run_id: str) -> Path:
+        """Where a run keeps its files. Raises StoreError for what cannot be the id of a run."""
+        if not is_run_id(run_id):
+            raise StoreError(
+                f"{self._given}: {run_id!r} cannot be the id of a run, which is one plain word."
+            )
         return self.folder / "runs" / run_id
 
     def said(self, path: Path) -> Path | str:
         """A path in this store as messages name it: below the folder as it was given."""
         inner = path.relative_to(self.folder)
-        return f"{self._given}/{inner}" if isinstance(self._given, str) else self._given / inner
+        if isinstance(self._given, Path):
+            return self._given / inner
+        return join(self._given, str(inner)) if inner.parts else self._given
 
     def rows(self) -> dict[str, Row]:
-        """{run_id: row} of every finished run, from the merged table and from what came after it."""
-        self.pull()
-        rows = self._table_rows()
-        for run_id in self._run_ids():
-            if run_id not in rows and (finished := self.result(run_id)):
-                rows[run_id] = finished.row
-        return rows
+        """{run_id: row} of every finished run, from the merged table and from what came after it.
 
-    def merged(self) -> set[str]:
-        """Runs whose rows are in the merged table."""
-        return set(self._table_rows())
+        Where the table is not as it was written, and a row differs from the result of its run, the
+        result counts, and a message says so.
+        """
+        self.pull()
+        rows: dict[str, Row] = dict(self._table.rows())
+        ids = self._run_ids()
+        edited = bool(rows) and not self._table.intact("runs.csv")
+        measured: dict[str, Row] = {}
+        for run_id in ids:
+            if run_id not in rows:
+                if finished := self.result(run_id):
+                    rows[run_id] = finished.row
+            elif edited and self.has_result(run_id) and (finished := self.result(run_id)):
+                measured[run_id] = finished.row
+        if measured:
+            self._say(self._table.differing(rows, measured))
+        return rows | measured
 
     def result(self, run_id: str) -> Finished | None:
         """The result of a run; None where it has not finished.
@@ -116,38 +140,36 @@ class Store:
         """
         path = self.run_folder(run_id) / "result.json"
         try:
-            text = path.read_bytes()
+            data = files.read_bytes(path)
         except (FileNotFoundError, NotADirectoryError):
             if self.remote is None or (found := self._fetch(run_id)) is None:
                 return None
-            text = found
+            data = found
         except OSError as error:
-            raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
+            raise StoreError(f"{self.said(path)} cannot be read: {why(error)}") from None
         try:
-            values = json.loads(text)
-            if values["format"] > FORMAT:
-                raise StoreError(self._newer(path, values["format"]))
-            row, curve = _NEW_FIELDS | values["row"], values["curve"]
-            tests = values.get("tests", [])
-            if row["run_id"] != run_id or row["status"] not in table.STATUSES:
-                raise ValueError(f"it belongs to run {row['run_id']} ({row['status']})")
-            if not all(isinstance(point, dict) for point in curve):
-                raise ValueError("its curve is no list of points")
-        except StoreError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            aside = self.set_aside(path)
-            self.messages.append(
-                f"{self.said(path)} is damaged ({error}); kept as {aside.name}, trains again."
-            )
+            return parse(data, run_id)
+        except NewerFormat as error:
+            raise StoreError(self._newer(path, error)) from None
+        except ValueError as error:
+            self._set_aside(path, error, "trains again.")
             return None
-        return Finished(row, curve, tests)
 
-    def _newer(self, path: Path, format: int) -> str:
+    def _set_aside(self, path: Path, error: Exception, what: str) -> None:
+        aside = self.set_aside(path)
+        self._say(f"{self.said(path)} is damaged ({error}); kept as {aside.name}, {what}")
+
+    def _newer(self, path: Path, error: Exception) -> str:
         return (
-            f"{self.said(path)} was written by a newer version (format {format}, this one reads up to "
-            f"{FORMAT}). Update the package, or use another results folder."
+            f"{self.said(path)} was written by a newer version ({error}). Update the package, or use "
+            "another results folder."
         )
+
+    def _say(self, message: str) -> None:
+        """Tell the user, once."""
+        if message and message not in self._told:
+            self._told.add(message)
+            self.messages.append(message)
 
     def has_result(self, run_id: str) -> bool:
         """Whether the result of a run lies on this machine; it is not read."""
@@ -156,11 +178,11 @@ class Store:
     def results(self, run_ids: Iterable[str] | None = None) -> Iterator[Finished]:
         """Finished runs (all, or those named) with curves, from files of their own or the table."""
         self.pull()
-        rows, files = self._table_rows(), set(self._run_ids())
-        wanted = {*files, *rows} if run_ids is None else set(run_ids)
-        alone = wanted & rows.keys() - files
+        rows, folders = self._table.rows(), set(self._run_ids())
+        wanted = {*folders, *rows} if run_ids is None else set(run_ids)
+        alone = wanted & rows.keys() - folders
         curves, tests = (
-            self._table_points(name, alone) if alone else {}
+            self._table.points(name, alone) if alone else {}
             for name in ("curves.parquet", "tests.parquet")
         )
         for run_id in sorted(wanted):
@@ -177,125 +199,166 @@ class Store:
             deaths += attempt.get("event") == "killed"
         return deaths
 
-    def attempts(self, run_id: str) -> list[Row]:
-        """The events of a run's attempts, oldest first; a torn last line is left out."""
+    def attempts(self, run_id: str) -> list[dict[str, Any]]:
+        """The events of a run's attempts, oldest first; what is no event, such as a torn last line,
+        is left out."""
         try:
-            lines = (self.run_folder(run_id) / "attempts.jsonl").read_bytes().splitlines()
-        except FileNotFoundError:
+            lines = files.read_bytes(self.run_folder(run_id) / "attempts.jsonl").splitlines()
+        except OSError:
             return []
         events = []
         for line in lines:
             with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+                events.append(from_json(line))
         return [event for event in events if isinstance(event, dict)]
 
-    def progress(self, run_id: str) -> Row | None:
-        """What a run under way last said of itself; None where it has said nothing."""
+    def progress(self, run_id: str) -> dict[str, float] | None:
+        """What a run under way last reported, its numbers; None where it has reported nothing."""
+        values = self._object(self.run_folder(run_id) / "progress.json")
+        if values is None:
+            return None
+        numbers = {k: v for k, v in values.items() if type(v) in (int, float) and abs(v) < 2**63}
+        return {key: value for key, value in numbers.items() if value >= 0}
+
+    def _object(self, path: Path) -> dict[str, Any] | None:
+        """The object of a JSON file; None where there is none that can be read."""
         try:
-            values = json.loads((self.run_folder(run_id) / "progress.json").read_bytes())
+            values = from_json(files.read_bytes(path))
         except (OSError, ValueError):
             return None
         return values if isinstance(values, dict) else None
 
-    def manifest(self) -> Row:
+    def manifest(self) -> dict[str, Any]:
         """The manifest; empty where there is none yet, or where it cannot be read."""
         self.pull()
-        try:
-            values = json.loads((self.folder / "manifest.json").read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
+        return self._object(self.folder / "manifest.json") or {}
 
     def rounds(self) -> list[Round]:
         """Rounds of designed runs, oldest first. A file that holds none is set aside, with a message:
         that round was not decided."""
         self.pull()
         rounds = []
-        for path in sorted((self.folder / "rounds").glob("????.json")):
+        for path in self._round_files():
             try:
-                values = json.loads(path.read_bytes())
+                values = from_json(files.read_bytes(path))
                 if values["format"] > FORMAT:
-                    raise StoreError(self._newer(path, values["format"]))
+                    newer = NewerFormat(f"format {values['format']}, this one reads up to {FORMAT}")
+                    raise StoreError(self._newer(path, newer))
                 rounds.append(Round.of(values))
             except StoreError:
                 raise
             except OSError as error:
-                raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                aside = self.set_aside(path)
-                self.messages.append(
-                    f"{self.said(path)} is damaged ({error}); kept as {aside.name}: its runs are no "
-                    "longer part of the sweep."
-                )
+                raise StoreError(f"{self.said(path)} cannot be read: {why(error)}") from None
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                self._set_aside(path, error, "and its runs are no longer part of the sweep.")
         return rounds
+
+    def _round_files(self) -> list[Path]:
+        return sorted((self.folder / "rounds").glob("[0-9][0-9][0-9][0-9].json"))
 
     def running(self, run_ids: Iterable[str]) -> list[str]:
         """Those of the runs whose lease is held by some process now."""
-        return [run_id for run_id in run_ids if self._locked(self.run_folder(run_id) / "lock")]
+        return [run_id for run_id in run_ids if leases.locked(self.run_folder(run_id) / "lock")]
 
     def driver(self) -> tuple[int, str] | None:
         """(pid, host) of the process that works on this sweep now; None where there is none."""
-        path = self.folder / "lock"
-        if not self._locked(path):
-            return None
-        try:
-            said = re.fullmatch(r"process (\d+) on (.+)\n", path.read_text())
-        except OSError:
-            return None
-        return (int(said[1]), said[2]) if said else None
+        return leases.holder(self.folder / "lock")
 
     def tags(self) -> dict[str, str]:
         """{run_id: tag} of every run that has a row or a folder here; '' where it has none."""
-        tags = {run_id: row.get("tag") or "" for run_id, row in self._table_rows().items()}
+        tags = {run_id: row.get("tag") or "" for run_id, row in self._table.rows().items()}
         for run_id in self._run_ids():
             if run_id not in tags:
-                config: Row = {}
-                with contextlib.suppress(OSError, ValueError):
-                    config = json.loads((self.run_folder(run_id) / "config.json").read_bytes())
-                tags[run_id] = config.get("tag") or ""
+                config = self._object(self.run_folder(run_id) / "config.json") or {}
+                tag = config.get("tag")
+                tags[run_id] = tag if isinstance(tag, str) else ""
         return tags
+
+    def _run_ids(self) -> list[str]:
+        """Names of the run folders. Links and what cannot be the id of a run are left out."""
+        try:
+            with os.scandir(self.folder / "runs") as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"{self.said(self.folder / 'runs')} cannot be read: {why(error)}"
+            ) from None
+        return sorted(name for name, is_folder in found if is_folder and is_run_id(name))
+
+    # -------------------------------------------------------------- tidying up
 
     def litter(self) -> dict[Path, int]:
         """{path: bytes} of what finished runs and killed processes left and nobody needs any more.
 
         Only to be removed while the sweep is held (:meth:`drive`).
         """
-        paths = [p for p in self.folder.glob(".*") if p.name.startswith((".merge-", ".probe-"))]
+        paths = self._leftovers(self._run_ids())
         for run_id in self.rows():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                folder = self.run_folder(run_id)
-                paths += [path for path in folder.iterdir() if path.name not in _KEPT]
-        return {
-            path: sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
-            for path in sorted(paths)
-        }
+            folder = self.run_folder(run_id)
+            with contextlib.suppress(OSError):
+                files.check_inside(folder, self.folder)
+                paths += [path for path in folder.iterdir() if _LITTER.fullmatch(path.name)]
+        return {path: _size(path) for path in sorted(set(paths))}
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Delete files and folders of this store. Raises StoreError for what lies outside it."""
+        for path in paths:
+            with writing(path, "removed"):
+                files.remove(path, self.folder)
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed processes left half written. Only while the sweep is held."""
+        finished = self._table.rows().keys()
+        self.remove(self._leftovers([i for i in self._run_ids() if i not in finished]))
+
+    def _leftovers(self, run_ids: Sequence[str]) -> list[Path]:
+        """Temporary files and folders whose process is gone. Here and in rounds/ only the driver
+        writes; in a run's folder, and of its rungs, who holds its lease."""
+        found = [*self.folder.glob(".merge-*"), *self.folder.glob(".probe-*")]
+        found += [p for p in self.folder.glob("rungs/*/.*") if _is_left(p.name)]
+        for folder in (self.folder, self.folder / "rounds"):
+            found += [path for path in folder.glob(".*") if _is_left(path.name)]
+        for run_id in run_ids:
+            with contextlib.suppress(OSError), os.scandir(self.run_folder(run_id)) as entries:
+                left = [entry.name for entry in entries if _is_left(entry.name)]
+                if left and not self.running([run_id]):
+                    found += [self.run_folder(run_id) / name for name in left]
+        return found
 
     # -------------------------------------------------------------- writing
 
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """As :func:`sweeps.errors.writing`, of a path that no link leads to."""
+        with writing(self.said(path)):
+            files.check_inside(path, self.folder)
+            yield
+
     def begin(self, run: RunConfig) -> Path:
-        """Make a run's folder, holding its config; returns it."""
+        """Make a run's folder, holding its config; returns it. Raises StoreError where the folder or
+        anything in it is a symbolic link: it would be written through."""
         folder = self.run_folder(run.run_id)
         path = folder / "config.json"
-        with writing(self.said(path)):
+        with self._writing(path):
             folder.mkdir(parents=True, exist_ok=True)
+            with os.scandir(folder) as entries:
+                for link in [entry.path for entry in entries if entry.is_symlink()]:
+                    files.check_inside(Path(link), self.folder)
             if not path.exists():
-                write_atomic(path, _json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
+                write_atomic(path, to_json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
         return folder
 
-    def finish(self, row: Row, curve: list[Row], tests: list[Row] | None = None) -> None:
+    def finish(
+        self, row: Row, curve: Sequence[Point], tests: Sequence[Point] | None = None
+    ) -> None:
         """Write a run's result; from here on it has finished. Raises StoreError."""
         folder = self.run_folder(row["run_id"])
-        values = {
-            "format": FORMAT,
-            "recipe": RECIPE,
-            "row": row,
-            "curve": curve,
-            "tests": tests or [],
-        }
         path = folder / "result.json"
-        with writing(self.said(path)):
+        with self._writing(path):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data := _json(values))
+            write_atomic(path, data := dump(row, curve, tests or []))
             if self.remote:
                 self.remote.write(f"results/{row['run_id']}.json", data)
         for name in ("checkpoint.pt", "progress.json"):
@@ -309,11 +372,11 @@ class Store:
         """
         self.pull(at_once=True)
         folder = self.folder / "rounds"
-        with writing(self.said(folder)):
+        with self._writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            there = [int(path.stem) for path in folder.glob("????.json")]
+            there = [int(path.stem) for path in self._round_files()]
             path = folder / f"{max(there, default=0) + 1:04d}.json"
-            write_atomic(path, data := _json({"format": FORMAT} | round.record(), indent=1))
+            write_atomic(path, data := to_json({"format": FORMAT} | round.record(), indent=1))
             if self.remote:
                 self.remote.write(f"rounds/{path.name}", data)
 
@@ -321,17 +384,17 @@ class Store:
         """Append an event to a run's attempts."""
         path = self.run_folder(run_id) / "attempts.jsonl"
         values = {"event": event, "time": now(), **details}
-        with writing(self.said(path)):
+        with self._writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 if file.tell() and not _ends_line(path):
                     file.write(b"\n")
-                file.write(_json(values) + b"\n")
+                file.write(to_json(values) + b"\n")
 
     def log(self, run_id: str, text: str) -> None:
         """Append to a run's output.log what its worker could not write itself."""
         path = self.run_folder(run_id) / "output.log"
-        with writing(self.said(path)):
+        with self._writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{text.rstrip()}\n")
@@ -341,30 +404,24 @@ class Store:
         path = self.run_folder(run_id) / "progress.json"
         with contextlib.suppress(OSError):
             temporary = path.with_name(f".progress.{os.getpid()}")
-            temporary.write_bytes(_json(values))
+            temporary.write_bytes(to_json(values))
             os.replace(temporary, path)
 
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged file to the next free `<name>.bad-<n>`; returns the new path."""
-        number = 1
-        while (aside := path.with_name(f"{path.name}.bad-{number}")).exists():
-            number += 1
-        with writing(self.said(path)):
-            os.replace(path, aside)
-        return aside
+        with self._writing(path.parent if path.is_symlink() else path):
+            return set_aside(path)
 
     def forget(self, run_ids: Iterable[str]) -> None:
         """Let runs train again: their results are set aside and their rows leave the table."""
         run_ids = set(run_ids)
         if not run_ids:
             return
-        if run_ids & self._table_rows().keys():
-            self._write_table(without=run_ids)
+        if run_ids & self._table.rows().keys():
+            self._merge(without=run_ids)
         for run_id in sorted(run_ids):
             path = self.run_folder(run_id) / "result.json"
-            with writing(self.said(self.folder / "rungs")):
-                for record in self.folder.glob(f"rungs/*/{run_id}.json"):
-                    record.unlink()
+            self.remove(self.folder.glob(f"rungs/*/{run_id}.json"))
             if path.exists():
                 self.set_aside(path)
             if self.remote:
@@ -373,16 +430,33 @@ class Store:
             self.note(run_id, "retry")
 
     def merge(self) -> None:
-        """Write runs.csv, curves.parquet and tests.parquet from everything that has finished."""
+        """Write runs.csv, curves.parquet and tests.parquet from everything that has finished; nothing
+        where they are as this would write them."""
         self.pull(at_once=True)
-        self._write_table(without=set())
+        self._merge(without=set())
+
+    def _merge(self, *, without: set[str]) -> None:
+        with self._writing(self.folder / "runs.csv"):
+            written = self._table.merge(
+                self._run_ids(), self.result, without=frozenset(without), say=self._say
+            )
+            for name, data in written.items() if self.remote else ():
+                assert self.remote
+                self.remote.write(name, data)
+
+    def merge_is_due(self) -> bool:
+        """Whether the table differs from what :meth:`merge` would write."""
+        return self._table.pending(self._run_ids())
 
     def write_manifest(self, values: Row) -> None:
-        """Write manifest.json. Raises StoreError."""
+        """Write manifest.json. One that cannot be read is set aside first, with a message. Raises
+        StoreError."""
         path = self.folder / "manifest.json"
-        with writing(self.said(path)):
+        if path.is_file() and self._object(path) is None:
+            self._set_aside(path, ValueError("it is no JSON object"), "and begun anew.")
+        with self._writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data := _json(values, indent=2) + b"\n")
+            write_atomic(path, data := to_json(values, indent=2) + b"\n")
             if self.remote:
                 self.remote.write(path.name, data)
 
@@ -391,6 +465,7 @@ class Store:
         probe = self.folder / f".probe-{os.getpid()}"
         with writing(self._given):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+            self._check_links()
             probe.write_bytes(b"x")
             probe.unlink()
             if self.remote:
@@ -403,6 +478,11 @@ class Store:
                 "checkpoints. Free some space, or choose another folder with --results."
             )
 
+    def _check_links(self) -> None:
+        """Raise OSError where a link stands in place of what is written here."""
+        for name in _OURS:
+            files.check_inside(self.folder / name, self.folder)
+
     # -------------------------------------------------------------- a store on a URI
 
     def pull(self, *, at_once: bool = False) -> None:
@@ -414,29 +494,41 @@ class Store:
             return
         with writing(self._given, "reached"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            there = self.remote.run_ids()
+            there = set(filter(is_run_id, self.remote.run_ids()))
             for name in ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json"):
                 if (data := self.remote.read(name)) is not None:
                     write_atomic(self.folder / name, data)
-            files = set(filter(self.has_result, self._run_ids()))
-            rows = self._table_rows()
-            for run_id, data in self.remote.results(there - files - rows.keys()):
+            here = set(filter(self.has_result, self._run_ids()))
+            rows = self._table.rows()
+            for run_id, data in self.remote.results(there - here - rows.keys()):
                 self._keep(run_id, data)
-            for run_id in files - there - rows.keys():  # written here as the connection broke
+            for run_id in here - there - rows.keys():  # written here as the connection broke
                 data = (self.run_folder(run_id) / "result.json").read_bytes()
                 self.remote.write(f"results/{run_id}.json", data)
             self._pull_rounds(self.remote)
+        self._say_odd(self.remote)
         self._pulled = time.monotonic()
 
     def _pull_rounds(self, remote: Remote) -> None:
         folder = self.folder / "rounds"
-        here, there = ({path.name for path in folder.glob("????.json")}, remote.names("rounds"))
+        here = {path.name for path in self._round_files()}
+        there = {name for name in remote.names("rounds") if re.fullmatch(r"\d{4}\.json", name)}
         for name in there - here:
             if (data := remote.read(f"rounds/{name}")) is not None:
                 folder.mkdir(exist_ok=True)
                 write_atomic(folder / name, data)
         for name in here - there:
             remote.write(f"rounds/{name}", (folder / name).read_bytes())
+
+    def _say_odd(self, remote: Remote) -> None:
+        """Name once the objects whose names could not be those of files here."""
+        if odd := remote.odd[self._odd :]:
+            some = ", ".join(map(repr, odd[:3])) + (", ..." if len(odd) > 3 else "")
+            self.messages.append(
+                f"{self._given} has {len(odd)} objects whose names are no plain words ({some}); they "
+                "are left alone."
+            )
+            self._odd = len(remote.odd)
 
     def _fetch(self, run_id: str) -> bytes | None:
         """A result that another machine has stored since the last look."""
@@ -458,17 +550,18 @@ class Store:
     def drive(self) -> Iterator[None]:
         """Hold the sweep: a second driver on one folder gets a StoreError that names the first."""
         path = self.folder / "lock"
-        lease = self._lease(
-            path, patience=0.5
-        )  # whoever looks whether it is held, holds it shortly
+        with writing(self._given):
+            self._check_links()
+        # Others take the lock for a moment to see whether it is held.
+        lease = leases.take(path, self.said(path), patience=0.5)
         if lease is None:
-            with contextlib.suppress(OSError):
-                held = path.read_text().strip()
-                raise StoreError(
-                    f"{self._given} is being worked on by {held or 'another process'}. Wait for it "
-                    "(`scaling status` shows it), or choose another folder with --results."
-                )
-            raise StoreError(f"{self._given} is being worked on by another process.")
+            held = "another process"
+            with contextlib.suppress(OSError, ValueError):
+                held = files.read_text(path).strip() or held
+            raise StoreError(
+                f"{self._given} is being worked on by {held}. Wait for it (`scaling status` shows "
+                "it), or choose another folder with --results."
+            )
         try:
             yield
         finally:
@@ -480,174 +573,15 @@ class Store:
 
         Waits up to `patience` seconds: a worker outlives a killed driver by a moment.
         """
-        lease = self._lease(self.run_folder(run_id) / "lock", patience)
+        path = self.run_folder(run_id) / "lock"
+        with self._writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lease = leases.take(path, self.said(path), patience)
         try:
             yield lease is not None
         finally:
             if lease is not None:
                 lease.close()
-
-    def _lease(self, path: Path, patience: float) -> Any:
-        """An open, locked file, or None where another process still holds it after `patience` s."""
-        deadline = time.monotonic() + patience
-        while (lease := self._try_lease(path)) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return lease
-
-    def _try_lease(self, path: Path) -> Any:
-        with writing(self.said(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return None
-            raise StoreError(
-                f"{self.said(path)} cannot be locked ({error.strerror}); keep results on a file system that "
-                "supports flock."
-            ) from None
-        with contextlib.suppress(OSError):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        return file
-
-    @staticmethod
-    def _locked(path: Path) -> bool:
-        try:
-            with path.open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
-
-    # -------------------------------------------------------------- the merged table
-
-    def _run_ids(self) -> list[str]:
-        try:
-            with os.scandir(self.folder / "runs") as entries:
-                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def _table_rows(self) -> dict[str, Row]:
-        """Rows of runs.csv. The csv module reads floats exactly, and starts in no time."""
-        path = self.folder / "runs.csv"
-        kinds = {c.name: c.dtype for c in table.COLUMNS}
-        rows = {}
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.reader(file)
-                header = next(reader, [])
-                if "run_id" not in header or "status" not in header:
-                    raise StoreError(
-                        f"{self.said(path)} is not a results table (no run_id, no status). Move it away, or "
-                        "choose another folder with --results."
-                    )
-                parse = [_PARSE[kinds.get(name, "str")] for name in header]
-                index = header.index("run_id")
-                new = {name: value for name, value in _NEW_FIELDS.items() if name not in header}
-                for cells in reader:
-                    if len(cells) != len(header):
-                        raise ValueError(f"line {reader.line_num} has {len(cells)} cells")
-                    row = {
-                        name: read(cell) if cell or read is str else None
-                        for name, read, cell in zip(header, parse, cells, strict=True)
-                    }
-                    rows[cells[index]] = new | row if new else row
-        except FileNotFoundError:
-            return {}
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(f"{self.said(path)} cannot be read: {_why(error)}") from None
-        except (ValueError, csv.Error) as error:
-            raise StoreError(
-                f"{self.said(path)} is damaged: {error}. Restore it; or delete it, and it is written again "
-                "from the finished runs in runs/."
-            ) from None
-        return rows
-
-    def _table_points(self, name: str, run_ids: set[str]) -> dict[str, list[Row]]:
-        """{run_id: points} as curves.parquet or tests.parquet has them; none where it has none."""
-        found: dict[str, list[Row]] = {run_id: [] for run_id in run_ids}
-        points = table.read_points(self.folder, name)
-        for point in points[points.run_id.isin(run_ids)].to_dict("records"):
-            plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in point.items()}
-            found[point["run_id"]].append(plain)
-        return found
-
-    def _write_table(self, *, without: set[str]) -> None:
-        rows = self._table_rows()
-        old = {name: table.read_points(self.folder, name) for name in table.POINTS}
-        merged = rows.keys() & set(old["curves.parquet"].run_id)
-        new: dict[str, list[Row]] = {name: [] for name in table.POINTS}
-        for run_id in self._run_ids():
-            if run_id not in merged and (finished := self.result(run_id)):
-                rows[run_id] = finished.row
-                new["curves.parquet"] += finished.curve
-                new["tests.parquet"] += finished.tests
-        fresh = {point["run_id"] for points in new.values() for point in points}
-        stay = rows.keys() - fresh - without
-        points = {
-            name: table.points(name, old[name][old[name].run_id.isin(stay)], new[name])
-            for name in table.POINTS
-        }
-        with writing(self.said(self.folder / "runs.csv")):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".merge-", dir=self.folder) as scratch:
-                kept = [row for run_id, row in rows.items() if run_id not in without]
-                table.write_points(scratch, kept, points)
-                # The rows last: a run counts as finished by its row.
-                for name in (*table.POINTS, "runs.csv"):
-                    write_atomic(self.folder / name, data := Path(scratch, name).read_bytes())
-                    if self.remote:
-                        self.remote.write(name, data)
-
-
-_NEW_FIELDS = {key.rpartition(".")[2]: default for key, (_, default) in fields_of().items()}
-"""What a run of an older version was, in fields that it did not know: a field's default leaves
-existing runs as they were."""
-_NEW_FIELDS = table.config_row(_NEW_FIELDS)
-
-_PARSE = {
-    "str": str,
-    "int": lambda cell: int(cell) if cell.lstrip("-").isdigit() else int(float(cell)),
-    "float": float,
-    "bool": lambda cell: cell == "True",
-}
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is either there in full or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _json(values: Row, indent: int | None = None) -> bytes:
-    return json.dumps(table.finite(values), allow_nan=False, indent=indent, default=_plain).encode()
-
-
-def _plain(value: Any) -> str:
-    return str(value)
 
 
 def _ends_line(path: Path) -> bool:
@@ -656,32 +590,27 @@ def _ends_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-_OTHER_FOLDER = "choose another folder with --results."
-_HINTS = {
-    errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
-    errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs are kept.",
-    errno.EROFS: f"the file system is read-only; {_OTHER_FOLDER}",
-    errno.EACCES: f"no permission; {_OTHER_FOLDER}",
-    errno.EPERM: f"no permission; {_OTHER_FOLDER}",
-    errno.ENOTDIR: f"a file is where a folder should be; {_OTHER_FOLDER}",
-    errno.EEXIST: f"a file is where a folder should be; {_OTHER_FOLDER}",
-}
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder; links are not followed."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            return sum(_size(inner) for inner in path.iterdir())
+        return path.lstat().st_size
+    return 0
 
 
-def _why(error: OSError) -> str:
-    """What the system refused, and what to do."""
-    return _HINTS.get(error.errno or 0, f"{error.strerror or error}.")
-
-
-@contextlib.contextmanager
-def writing(path: Path | str, what: str = "written") -> Iterator[None]:
-    """Turn the system's refusals into one clear StoreError, which names `path`."""
+def _is_left(name: str) -> bool:
+    """Whether a temporary file of this name belongs to a process that is gone from this machine."""
+    pid = files.owner(name)
+    if pid is None:
+        return False
     try:
-        yield
-    except OSError as error:
-        if isinstance(error, ValueError):
-            raise
-        raise StoreError(f"{path} cannot be {what}: {_why(error)}") from None
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 def now() -> str:

@@ -8,23 +8,22 @@ and the order of things here were found by experiment with Ray 2.60.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling import interpreter
 from scaling.config import ConfigError, Execution
 from sweeps.jobs import Job, Outcome, Queue, execute
+from sweeps.session import job_config, private_folder
 from sweeps.store import Store, StoreError
 
 _ENVIRONMENT = {
@@ -43,6 +42,10 @@ _ENVIRONMENT = {
 }
 # Ray reads these, and how to authenticate, once, when it is imported.
 os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
+if "ray" not in sys.modules:
+    # A sweep that starts Ray has this machine only: its processes listen on loopback. Ray offers this
+    # for other systems, by the only switch that there is.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
     # Other users of this machine can reach Ray's ports; they cannot guess this.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -197,8 +200,11 @@ class _Handout(Searcher):
         pass
 
 
-class _NodeDied(Exception):
-    """The raylet or the head of the cluster that was started here is gone."""
+class _NodeDied(BaseException):
+    """The raylet or the head of the cluster that was started here is gone.
+
+    No Exception: for these Tune waits until its actors have ended, which without the head they never do.
+    """
 
 
 class _Watch(tune.Callback):
@@ -225,15 +231,12 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
-    # A folder of its own, so that neither another cluster on this machine nor a stale one is ever
-    # joined. Sockets lie 70 characters below it, and their paths may have 107.
-    base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 15 else "/tmp"
-    prefix = f"sweep-{hashlib.sha256(str(queue.store.folder).encode()).hexdigest()[:6]}-"
-    for stale in Path(base).glob(f"{prefix}*"):
-        shutil.rmtree(stale, ignore_errors=True)  # of a driver of this folder that was killed
-    session = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     try:
-        with _quiet(queue.store.folder / "ray.log"), _signals_kept():
+        with (
+            private_folder() as session,
+            _quiet(queue.store.folder / "ray.log"),
+            _signals_kept(),
+        ):
             joined = ray.is_initialized()
             for lives_left in reversed(range(_LIVES)):
                 if not joined:
@@ -255,7 +258,6 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                         ray.shutdown()
     finally:
         stop.unlink(missing_ok=True)
-        shutil.rmtree(session, ignore_errors=True)
 
 
 def _init(cpus: int, session: Path) -> None:
@@ -267,6 +269,7 @@ def _init(cpus: int, session: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
+            job_config=job_config(interpreter.search_path()),
             object_store_memory=100 << 20,
             _temp_dir=str(session),
         )
@@ -354,6 +357,9 @@ def _fit(
         searcher.release()
         raise
     except RuntimeError as error:
+        if _node_died():
+            searcher.release()
+            raise _NodeDied from None
         # Ray's memory monitor ends the experiment together with the worker that it kills.
         if not searcher._jobs:
             raise

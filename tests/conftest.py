@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
+from disturbed import LONG, Project, kill_tree, tree
 
 from scaling.config import RunConfig, from_dict
+from sweeps.store import Store
 
 TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
 """A law of the size that small language models show on prose with a small vocabulary."""
@@ -156,6 +159,34 @@ def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     shutil.copy(text_file, "corpus.txt")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def sweeps_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for the sweeps of one file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Project]:
+    """A folder with a corpus and specs, and drivers that are started in it."""
+    project = Project(tmp_path, sweeps_cache, text_file)
+    yield project
+    for driver in project.started:
+        if driver.poll() is None:
+            kill_tree([*tree(driver), psutil.Process(driver.pid)])
+        driver.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, sweeps_cache: Path, text_file: Path
+) -> Store:
+    """The long sweep, trained in one process without incident."""
+    project = Project(tmp_path_factory.mktemp("undisturbed"), sweeps_cache, text_file)
+    project.spec("long", LONG)
+    project.run("long", "results", "in_process=1")
+    return project.store("long", "results")
 
 
 @pytest.fixture

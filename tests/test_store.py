@@ -17,9 +17,12 @@ import pytest
 
 from scaling import table
 from scaling.config import RunConfig, override
+from scaling.files import write_atomic
+from sweeps.errors import StoreError
 from sweeps.jobs import failed_row
 from sweeps.remote import Remote
-from sweeps.store import FORMAT, Store, StoreError, write_atomic
+from sweeps.result import FORMAT
+from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,9 +31,9 @@ def run_number(seed: int) -> RunConfig:
     return override(RunConfig(), {"seed": seed, "tag": 'a, "b"\nc' if seed == 3 else ""})
 
 
-def finish(store: Store, run: RunConfig, L: float = 2.0) -> dict:
+def finish(store: Store, run: RunConfig, L: float = 2.0, status: str = "ok") -> dict:
     row = failed_row(run, "") | {
-        "status": "ok",
+        "status": status,
         "L": L,
         "seconds": 0.1 + 0.2,
         "corpus_hash": "00e1",
@@ -80,8 +83,8 @@ def test_a_result_survives_the_round_trip_through_file_and_table(store: Store):
 
 
 def test_numbers_that_json_lacks_become_null(store: Store):
-    finish(store, run_number(0), L=math.nan)
-    finish(store, run_number(1), L=math.inf)
+    finish(store, run_number(0), L=math.nan, status="diverged")
+    finish(store, run_number(1), L=math.inf, status="diverged")
     for seed in (0, 1):
         path = store.run_folder(run_number(seed).run_id) / "result.json"
         values = json.loads(path.read_text(), parse_constant=pytest.fail)
@@ -129,7 +132,7 @@ def test_a_newer_format_is_refused_not_set_aside(store: Store):
     [
         ("", "not a results table"),
         ("a,b\n1,2\n", "not a results table"),
-        ("run_id,status,N\nx,ok,1\ny,ok", "line 3 has 2 cells"),
+        ("run_id,status,N\nx,ok,1\ny,ok", "line 3: it has 2 cells"),
         ("run_id,status,N\nx,ok,many\n", "damaged"),
     ],
 )
@@ -176,6 +179,7 @@ sys.path.insert(0, sys.argv[2])
 from sweeps.store import Store, StoreError
 from sweeps.jobs import failed_row
 from scaling.config import RunConfig, override
+from scaling.files import write_atomic
 store, done = Store(sys.argv[1]), 0
 try:
     for seed in range(100):
@@ -342,7 +346,7 @@ def test_a_merge_that_fails_leaves_the_table_and_nothing_else(
             store.merge()
     assert {p.name: p.read_bytes() for p in store.folder.iterdir() if p.is_file()} == before
     left = sorted(p.name for p in store.folder.iterdir())
-    assert left == ["curves.parquet", "runs", "runs.csv", "tests.parquet"]
+    assert left == [".index.json", "curves.parquet", "runs", "runs.csv", "tests.parquet"]
 
 
 def test_tests_are_merged_once_and_kept(store: Store):

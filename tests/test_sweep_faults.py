@@ -5,6 +5,7 @@ Whatever happens, what has finished stays, the rest resumes, and the table ends 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,53 +17,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from disturbed import (
+    BASE,
+    LONG,
+    Project,
+    alive,
+    assert_same_results,
+    kill_tree,
+    results_of,
+    starts,
+    tree,
+    wait_for,
+)
 
 from scaling import table
-from scaling.config import DataConfig
 from sweeps.estimate import Machine
-from sweeps.spec import Spec
 from sweeps.store import Store
-
-ROOT = Path(__file__).parents[1]
-
-DRIVER = """
-import sys
-from sweeps import Sweep
-from sweeps.store import StoreError
-options = dict(word.split("=") for word in sys.argv[3:])
-if options.get("unchecked") == "1":  # as where a mistake shows on the worker's machine only
-    Sweep._prepare = lambda self, *_: {}
-if "experiment" in options:
-    import sweeps.tune
-    sweeps.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])
-try:
-    Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
-        workers=int(options.get("workers", 2)),
-        threads=int(options.get("threads", 1)),
-        devices=int(options.get("devices", 1)),
-        nodes=int(options.get("nodes", 1)),
-        address=options.get("address"),
-        in_process=options.get("in_process") == "1",
-        retries=int(options.get("retries", 2)),
-        retry_failed=options.get("retry_failed") == "1",
-        packs=options.get("packs") == "1",
-        checkpoint_seconds=0.2,
-    )
-except KeyboardInterrupt as stop:
-    print(stop)
-    sys.exit(130)
-except ValueError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-print("ray imported" if "ray" in sys.modules else "ray not imported")
-"""
 
 CLUSTER = """
 import sys
@@ -76,163 +53,6 @@ for line in sys.stdin:
     add()
 cluster.shutdown()
 """
-
-BASE = """
-[base]
-data = { corpus = "corpus.txt", tokenizer = "bytes" }
-model = { n_layer = 1, d_model = 16, n_head = 1, n_ctx = 32 }
-batch_tokens = 256
-eval = { test_tokens = 2048, points = 4 }
-"""
-
-# Two runs of some seconds each and two short ones: time enough to be disturbed.
-LONG = 'name = "long"\n' + BASE + "[axes]\ntokens = [20480, 30720, 256_000, 409_600]\n"
-
-MEASURED_ANEW = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_flops", "memory"]
-
-
-class Project:
-    """A folder with a corpus and specs, and drivers started in it."""
-
-    def __init__(self, folder: Path, cache: Path, text: Path) -> None:
-        self.folder = folder
-        self.environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "SCALING_CACHE": str(cache),
-            "HOME": "/dev/null/home",  # nobody can write there, not even root
-            "RAY_TMPDIR": str(folder),
-        }
-        # What a cluster leaves that is long gone; whoever joins it waits for minutes.
-        (folder / "ray").mkdir()
-        (folder / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")
-        self.started: list[subprocess.Popen[str]] = []
-        shutil.copy(text, folder / "corpus.txt")
-
-    def spec(self, name: str, text: str) -> Spec:
-        (self.folder / f"{name}.toml").write_text(text)
-        return Spec.from_toml(self.folder / f"{name}.toml")
-
-    def start(self, name: str, results: str, *options: str) -> subprocess.Popen[str]:
-        driver = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, f"{name}.toml", results, *options],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.started.append(driver)
-        return driver
-
-    def run(self, name: str, results: str, *options: str) -> str:
-        """Run a driver to its end; returns its output. Its stderr must be silent."""
-        out, err = self.start(name, results, *options).communicate(timeout=200)
-        assert err == ""
-        return out
-
-    def command(self, words: list[str]) -> str:
-        """Run a command line of `scaling` as a person would; returns its output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "scaling.cli", *words],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    def damage_tokens(self, data: DataConfig) -> None:
-        """Prepare a corpus, then write ids to its token file that no vocabulary has."""
-        code = (
-            "import sys, json; from scaling.config import DataConfig; from scaling import corpus\n"
-            "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(vars(data))],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        train = Path(done.stdout.strip())
-        np.full_like(np.fromfile(train, np.uint16), 60_000).tofile(train)
-
-    def store(self, name: str, results: str) -> Store:
-        return Store(self.folder / results / name)
-
-
-def kill_tree(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=10)
-
-
-def tree(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The driver's descendants, as far as they are its own session's doing."""
-    try:
-        return psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def project(tmp_path: Path, cache: Path, text_file: Path) -> Iterator[Project]:
-    project = Project(tmp_path, cache, text_file)
-    yield project
-    for driver in project.started:
-        if driver.poll() is None:
-            kill_tree([*tree(driver), psutil.Process(driver.pid)])
-        driver.communicate()
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def starts(store: Store, run_id: str) -> list[int]:
-    """Worker pids of a run's attempts."""
-    return [e["pid"] for e in store.attempts(run_id) if e["event"] == "start"]
-
-
-def results_of(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What a sweep measured, without what differs by the clock."""
-    return table.read(store.folder).drop(columns=MEASURED_ANEW), table.read_curves(store.folder)
-
-
-def assert_same_results(one: Store, other: Store) -> None:
-    for mine, theirs in zip(results_of(one), results_of(other), strict=True):
-        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path, text_file: Path) -> Store:
-    """The long sweep, trained in one process without incident."""
-    project = Project(tmp_path_factory.mktemp("undisturbed"), cache, text_file)
-    project.spec("long", LONG)
-    project.run("long", "results", "in_process=1")
-    return project.store("long", "results")
 
 
 def test_tune_and_in_process_agree_and_failures_are_results(project: Project):
@@ -329,6 +149,16 @@ def test_a_mistake_that_a_worker_finds_ends_the_sweep(project: Project):
     assert not store.stop_file.exists()
 
 
+def listened_on(processes: list[psutil.Process]) -> set[str]:
+    """The addresses on which these processes wait for connections."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            waiting = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            found |= {c.laddr.ip.removeprefix("::ffff:") for c in waiting}
+    return found
+
+
 def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     spec = project.spec("long", LONG)
     driver = project.start("long", "results")
@@ -339,6 +169,10 @@ def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     pids = {pid for run in spec.runs for pid in starts(store, run.run_id)}
     workers = [process for process in tree(driver) if process.pid in pids]
     assert workers
+    session = ray_session(driver)
+    private = session.parent.lstat()  # what Ray opens to everybody, it opens in here
+    assert (private.st_mode & 0o777, private.st_uid) == (0o700, os.getuid())
+    assert {"127.0.0.1"} == listened_on([psutil.Process(driver.pid), *tree(driver)])
     driver.kill()
     driver.wait()
     finished = {run.run_id for run in spec.runs if store.result(run.run_id)}
@@ -353,6 +187,7 @@ def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     assert_same_results(store, undisturbed)
     assert before > 300 and cheap in store.rows()
     assert not any(process.is_running() for process in workers)
+    assert not session.exists()  # what the killed driver had left
 
 
 def test_ctrl_c_stops_cleanly_and_a_second_driver_is_refused(project: Project, undisturbed: Store):
@@ -455,15 +290,23 @@ def test_experiments_of_tune_follow_one_another(project: Project):
     assert_same_results(store, project.store("many", "here"))
 
 
+def ray_session(driver: subprocess.Popen[str]) -> Path:
+    """The folder that Ray was given by a driver."""
+    (raylet,) = (process for process in tree(driver) if process.name() == "raylet")
+    (socket,) = (w for w in raylet.cmdline() if w.startswith("--raylet_socket_name="))
+    return Path(socket.partition("=")[2]).parents[2]
+
+
 @pytest.mark.slow
-def test_a_killed_raylet_and_sigterm(project: Project, undisturbed: Store):
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_killed_part_of_ray_and_sigterm(project: Project, undisturbed: Store, part: str):
     spec = project.spec("long", LONG)
     driver = project.start("long", "results")
     store = project.store("long", "results")
     dear = spec.runs[-1].run_id
     wait_for(lambda: (store.run_folder(dear) / "checkpoint.pt").exists())
-    (raylet,) = (process for process in tree(driver) if process.name() == "raylet")
-    raylet.kill()
+    (process,) = (process for process in tree(driver) if process.name() == part)
+    process.kill()
     wait_for(lambda: len(starts(store, dear)) == 2)
     assert store.killed(dear) == 0  # not the run's fault
 
@@ -479,7 +322,7 @@ def test_a_killed_raylet_and_sigterm(project: Project, undisturbed: Store):
 
 
 def test_packs_and_branches_that_are_killed_end_as_each_run_alone(
-    project: Project, cache: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, sweeps_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spec = project.spec(
         "packed",
@@ -492,7 +335,7 @@ def test_packs_and_branches_that_are_killed_end_as_each_run_alone(
         seed = [0, 1, 2, 3]
         """,
     )
-    monkeypatch.setenv("SCALING_CACHE", str(cache))
+    monkeypatch.setenv("SCALING_CACHE", str(sweeps_cache))
     path = Machine(2, 1).path(spec.runs[0])  # as if packs of two had been measured to pay
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({1: 0.01, 2: 0.011}))

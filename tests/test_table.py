@@ -31,6 +31,15 @@ def test_every_config_field_is_a_column():
         assert name in names or name in ("tokens", "batch_tokens")
 
 
+def test_any_text_in_a_cell_leaves_the_table_whole(tmp_path):
+    texts = ["a\rb", "c\r\nd", "e\nf", 'g"h,i', "größe", "\x1b[31m", "name\udcff"]
+    rows = [row(run_id=f"{i:012x}", tag=text, error=text) for i, text in enumerate(texts)]
+    table.write(tmp_path, rows, [])
+    runs = table.read(tmp_path)
+    assert runs.tag.tolist() == runs.error.tolist() == [*texts[:-1], "name\\udcff"]
+    assert (tmp_path / "runs.csv").read_bytes().count(b"\r\n") == 2  # those of the text, twice
+
+
 def test_round_trip(tmp_path):
     config = table.config_row(flatten(from_dict({"optim.lr": "kaplan", "model.tied": False})))
     point = {"run_id": "a" * 12, "S": 1, "D": 100, "C": 6e5, "L": 4.0, "L_train": 4.1, "lr": 0.1}

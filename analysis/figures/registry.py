@@ -19,6 +19,7 @@ from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fit import FitError
 from analysis.load import load as load_table
 from scaling.config import ConfigError
+from scaling.files import check_inside
 from scaling.table import TableError, read_tests
 
 from .parts import Width
@@ -158,7 +159,9 @@ def draw(
     out  see `save`; <results>/figures/<name> where not given.
     """
     made = of_results(name, results, width=width, critical=critical)
-    return save(made, out or Path(results) / "figures" / name)
+    if out is not None:
+        return save(made, out)
+    return save(made, Path(results) / "figures" / name, inside=Path(results))
 
 
 def drawings(
@@ -195,19 +198,25 @@ def draw_all(
     if there == []:
         raise TableError(f"{folder} holds no figure to draw again; `scaling figure all {results}`.")
     made, lacking = drawings(results, names=there, width=width, critical=critical)
-    files = [path for name, one in made.items() for path in save(one, folder / name)]
+    inside = Path(results) if out is None else None
+    files = [path for name, one in made.items() for path in save(one, folder / name, inside=inside)]
     return files, lacking
 
 
-def save(figure: Figure, path: str | Path) -> list[Path]:
+def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> list[Path]:
     """Write `path`, a .pdf, .png or .svg, or both a .pdf and a .png where it has no such suffix;
     the files written.
 
-    The same figure gives the same bytes every time: no dates are written. Fonts are Type 42.
+    The same figure gives the same bytes every time: no dates are written. Fonts are Type 42. With
+    `inside`, a folder that may be somebody else's, OSError where a symbolic link in it would be
+    written through.
     """
     path = Path(path)
     known = path.suffix.lower() in (".pdf", ".png", ".svg")
     files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
+    if inside is not None:
+        for file in files:
+            check_inside(file, inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         nothing = {

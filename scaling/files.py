@@ -1,0 +1,206 @@
+"""Files and folders that anyone may have made.
+
+Only regular files are read: a pipe would wait for ever, and a device such as /dev/zero has no end.
+Symbolic links are neither written through nor deleted through.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+# The mark of UTF-32 (little endian) begins with that of UTF-16.
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+class EncodingError(ValueError):
+    """Text that is not UTF-8; its message goes on where "<file> is" ends."""
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise OSError where `path` is not a regular file (or a link to one), or is not there."""
+    _check(os.stat(path).st_mode, path)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read bytes, without ever waiting for it.
+
+    Raises OSError as open does; for a pipe, socket or device one with errno EINVAL, whose strerror
+    says what it is.
+    """
+    try:
+        # Otherwise open() waits for somebody who writes to the pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket cannot be opened
+            check_regular(path)
+        raise
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a regular file. Raises OSError as :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: str | Path) -> str:
+    """All of a regular file of UTF-8 text, without its byte order mark, with '\\n' for line ends.
+
+    Raises OSError as :func:`open_regular`, EncodingError where it is not UTF-8.
+    """
+    return decode(read_bytes(path)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 as text, without its byte order mark. Raises EncodingError, which names another encoding
+    where the text begins with its mark."""
+    _check_mark(data)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EncodingError(
+            f"not UTF-8 text (byte {error.start}); convert it, say with iconv"
+        ) from None
+
+
+def check_utf8(path: str | Path) -> None:
+    """Check a file that another library is to read as UTF-8 text: raise OSError as
+    :func:`open_regular`, EncodingError where it begins with the mark of another encoding."""
+    with open_regular(path) as file:
+        _check_mark(file.read(4))
+
+
+def _check_mark(data: bytes) -> None:
+    for mark, name in _OTHER_MARKS:
+        if data.startswith(mark):
+            raise EncodingError(
+                f"not UTF-8 text but {name} (by its byte order mark); convert it, say with "
+                f"iconv -f {name} -t UTF-8"
+            )
+
+
+def _check(mode: int, path: str | Path) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
+    raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+# ------------------------------------------------------------------ writing and removing
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there in full or not at all. Raises OSError.
+
+    The temporary file beside it is called `.<name>.<pid>`; :func:`owner` reads that name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a regular file, made if it is not there, to write UTF-8 text at its end. Raises OSError
+    (ELOOP) for a symbolic link, and as :func:`open_regular`; it never waits."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "symbolic links are not followed"
+        elif error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            check_regular(path)
+        raise
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def owner(name: str) -> int | None:
+    """The process that made a temporary file of this name; None where it is no such name."""
+    found = re.fullmatch(r"\..+\.(\d{1,10})", name)
+    return int(found[1]) if found else None
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise OSError (ELOOP) unless `path` lies below `folder` and no symbolic link is on the way.
+
+    Neither the last component nor those before it may be a link; components that do not exist are
+    fine. `folder` itself may be reached through links.
+    """
+    here = folder
+    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
+    if not parts or ".." in parts:
+        raise OSError(errno.ELOOP, f"it does not lie inside {folder}", str(path))
+    for part in parts:
+        here = here / part
+        try:
+            mode = os.lstat(here).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "symbolic links are not followed", str(here))
+
+
+def remove(path: Path, folder: Path) -> None:
+    """Delete a file, a link or a whole folder that lies below `folder`, and nothing else.
+
+    A link is removed itself, never what it points to. Raises OSError (ELOOP) where `path` does not
+    lie below `folder` or a link is on the way; nothing happens where `path` does not exist.
+    """
+    if path.parent != folder:
+        check_inside(path.parent, folder)
+    if path.name in ("", ".", "..") or path == folder:
+        raise OSError(errno.ELOOP, f"it does not lie inside {folder}", str(path))
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

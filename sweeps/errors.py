@@ -1,0 +1,45 @@
+"""What cannot be done with a results folder, as one clear message."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class StoreError(ValueError):
+    """A results folder that cannot be used or written: names the file and what to do."""
+
+
+_OTHER_FOLDER = "choose another folder with --results."
+_HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs are kept.",
+    errno.EROFS: f"the file system is read-only; {_OTHER_FOLDER}",
+    errno.EACCES: f"no permission; {_OTHER_FOLDER}",
+    errno.EPERM: f"no permission; {_OTHER_FOLDER}",
+    errno.ENOTDIR: f"a file is where a folder should be; {_OTHER_FOLDER}",
+    errno.EEXIST: f"a file is where a folder should be; {_OTHER_FOLDER}",
+}
+
+
+def why(error: OSError) -> str:
+    """What the system refused, and what to do."""
+    if error.errno == errno.ELOOP and error.filename:
+        return (
+            f"{error.filename}: {error.strerror}. Put a folder or file of its own there, or "
+            f"{_OTHER_FOLDER}"
+        )
+    return _HINTS.get(error.errno or 0, f"{error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, what: str = "written") -> Iterator[None]:
+    """Turn the system's refusals into one clear StoreError, which names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ValueError):
+            raise
+        raise StoreError(f"{path} cannot be {what}: {why(error)}") from None

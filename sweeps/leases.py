@@ -1,0 +1,72 @@
+"""Locks that say who works on a sweep or a run. The kernel ends them with their process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import IO
+
+from scaling import files
+from sweeps.errors import StoreError, writing
+
+
+def take(path: Path, said: Path | str, patience: float = 0.0) -> IO[str] | None:
+    """The lock file, locked until it is closed; None where another process still holds it after
+    `patience` seconds. `said` names the file in messages. Raises StoreError where it cannot be
+    locked at all."""
+    deadline = time.monotonic() + patience
+    while (lease := _try(path, said)) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return lease
+
+
+def _try(path: Path, said: Path | str) -> IO[str] | None:
+    with writing(said):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o666), "a+")
+    try:
+        files.check_regular(path)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return None
+        raise StoreError(
+            f"{said} cannot be locked ({error.strerror}); keep results on a file system that "
+            "supports flock."
+        ) from None
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return file
+
+
+def locked(path: Path) -> bool:
+    """Whether some process holds the lock now. To look takes it for a moment, shared."""
+    try:
+        with files.open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
+
+
+def holder(path: Path) -> tuple[int, str] | None:
+    """(pid, host) of the process that holds the lock now; None where none does."""
+    if not locked(path):
+        return None
+    try:
+        found = re.fullmatch(r"process (\d{1,10}) on (.+)\n", files.read_text(path))
+    except (OSError, ValueError):
+        return None
+    return (int(found[1]), found[2]) if found else None

@@ -1,0 +1,43 @@
+"""Sizes of models of the user's own families, as the manifest keeps them.
+
+Only running a family's code shows its sizes, and commands that look at a results folder run nobody's
+code. So a sweep writes down what it counted. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from scaling import count
+from scaling.config import FAMILIES, ConfigError, ModelConfig, RunConfig
+
+
+def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
+    """The sizes of those models that are of one's own families, as plain values."""
+    shapes = {(run.model, run.data.vocab_size) for run in runs if run.model.family not in FAMILIES}
+    records = []
+    for model, vocab_size in sorted(shapes, key=repr):
+        sizes = count.own_sizes(model, vocab_size)
+        shape: dict[str, Any] = {"model": dataclasses.asdict(model), "vocab_size": vocab_size}
+        records.append(shape | vars(sizes.parameters) | {"flops_per_token": dict(sizes.flops)})
+    return records
+
+
+def recall(records: Any) -> None:
+    """Take the sizes of a manifest for models whose code is not allowed here. What is no record of
+    sizes is left out."""
+    for values in records if isinstance(records, list) else ():
+        with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError, ValueError):
+            model = ModelConfig(**values["model"])
+            names = [f.name for f in dataclasses.fields(count.Parameters)]
+            numbers = [values[name] for name in (*names, "vocab_size")]
+            flops = {str(k): float(v) for k, v in values["flops_per_token"].items()}
+            whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+            finite = all(math.isfinite(v) and v > 0 for v in flops.values())
+            if whole and finite and values["N"] > 0 and {"6N", "matmul"} <= flops.keys():
+                parameters = count.Parameters(*numbers[:-1])
+                count.remember(model, values["vocab_size"], count.OwnSizes(parameters, flops))

@@ -1,0 +1,200 @@
+"""A run's result.json: what it holds, and the check of one that somebody else may have written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling import table
+from scaling.config import RECIPE, fields_of
+
+FORMAT = 1
+"""Version of result.json."""
+
+Row = Mapping[str, Any]
+"""{column: value} of one run."""
+
+Point = dict[str, Any]
+"""{column: value} of one evaluation or test."""
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_SIZES = ("N", "D", "C", "B", "S")
+
+_NESTING = "it is nested too deeply"
+
+
+class NewerFormat(ValueError):
+    """A file of a newer version of this package."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run as the store holds it."""
+
+    row: Row
+    """Keys of scaling.table.COLUMNS."""
+    curve: list[Point]
+    """Keys of scaling.table.CURVE_COLUMNS."""
+    tests: list[Point] = field(default_factory=list)
+    """Keys of scaling.table.TEST_COLUMNS."""
+
+
+def is_run_id(name: object) -> bool:
+    """Whether `name` can be the id of a run, and so the name of its folder: one plain word."""
+    return isinstance(name, str) and _PLAIN_WORD.fullmatch(name) is not None
+
+
+def dump(row: Row, curve: Iterable[Row], tests: Iterable[Row]) -> bytes:
+    """A result as the bytes of result.json; numbers that JSON lacks become null."""
+    values = {"format": FORMAT, "recipe": RECIPE, "row": dict(row)}
+    values |= {"curve": list(curve), "tests": list(tests)}
+    return to_json(values)
+
+
+def to_json(values: Any, indent: int | None = None) -> bytes:
+    """Plain JSON; what it has no word for becomes null or text."""
+    return json.dumps(table.finite(values), allow_nan=False, indent=indent, default=str).encode()
+
+
+def from_json(data: bytes) -> Any:
+    """The value of JSON text. Raises ValueError, also for what is nested too deeply to be ours."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError(_NESTING) from None
+
+
+def parse(data: bytes, run_id: str) -> Finished:
+    """The result in the bytes of a result.json. Raises ValueError with the first thing that is wrong
+    (a column, its value and what it must be), NewerFormat for a file of a newer version."""
+    values = from_json(data)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    format = values.get("format")
+    if isinstance(format, bool) or not isinstance(format, int):
+        raise ValueError(f"format={_short(format)} is no whole number")
+    if format > FORMAT:
+        raise NewerFormat(f"format {format}, this one reads up to {FORMAT}")
+    row = values.get("row")
+    if not isinstance(row, dict):
+        raise ValueError("it has no row")
+    row = _EMPTY | _checked(row, _ROW)
+    if row["run_id"] != run_id:
+        raise ValueError(f"it belongs to run {_short(row['run_id'])}")
+    if row["status"] not in table.STATUSES:
+        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(table.STATUSES)}")
+    for name in (*_SIZES, "L") if row["status"] == "ok" else ():
+        if row[name] is None or not row[name] > 0:
+            raise ValueError(f"{name}={_short(row[name])} of an 'ok' run must be positive")
+    return Finished(
+        row,
+        _points(values.get("curve"), _CURVE, "curve", run_id, needed=("S", "D")),
+        _points(values.get("tests", []), _TEST, "tests", run_id, needed=("corpus",)),
+    )
+
+
+# ------------------------------------------------------------------ columns and their types
+
+
+def _config_types() -> dict[str, tuple[type, ...]]:
+    """{column: types} of the fields of a config, of which one may be a number or a rule."""
+    found = {}
+    for key, (hint, _) in fields_of().items():
+        options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+        plain = tuple(t for t in options if t in (int, float, bool, str))
+        found[key.rpartition(".")[2]] = plain or (str,)
+    return found
+
+
+_OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in table.COLUMNS}
+_ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
+_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in table.CURVE_COLUMNS}
+_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
+
+NEW_FIELDS: dict[str, Any] = table.config_row(
+    {key: default for key, (_, default) in fields_of().items()}
+)
+"""What a run of an older version was, in fields that it did not know: a field's default leaves
+existing runs as they were."""
+NEW_FIELDS = {key.rpartition(".")[2]: value for key, value in NEW_FIELDS.items()}
+
+_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in table.COLUMNS}
+_EMPTY |= NEW_FIELDS
+
+
+def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> Point:
+    """The values, each of a type that its column may hold; floats that are not finite become None.
+    Columns of another version are kept as they are."""
+    found: Point = {}
+    for name, value in values.items():
+        allowed = types.get(name)
+        if value is None or allowed is None:
+            found[name] = value
+            continue
+        kind = type(value)
+        if kind is float and float in allowed:
+            found[name] = value if math.isfinite(value) else None
+        elif kind is str and str in allowed:
+            if not _is_text(value):
+                raise ValueError(f"{name}={_short(value)} is no text")
+            found[name] = value
+        elif kind is int and (int in allowed or float in allowed) and -(2**63) <= value < 2**63:
+            found[name] = value
+        elif kind is float and int in allowed and value % 1 == 0 and abs(value) < 2**63:
+            found[name] = int(value)
+        elif (kind is bool and bool in allowed) or (
+            kind is list and list in allowed and all(map(_is_number, value))
+        ):
+            found[name] = value
+        else:
+            what = " or ".join(_IN_WORDS[option] for option in allowed)
+            raise ValueError(f"{name}={_short(value)} must be {what}")
+    return found
+
+
+_IN_WORDS = {
+    str: "text",
+    int: "a whole number below 2^63",
+    float: "a number",
+    bool: "true or false",
+    list: "a list of numbers",
+}
+
+
+def _points(
+    points: Any,
+    types: Mapping[str, tuple[type, ...]],
+    what: str,
+    run_id: str,
+    needed: tuple[str, ...],
+) -> list[Point]:
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError(f"its {what} is no list of points")
+    found = [_checked(point, types) for point in points]
+    for number, point in enumerate(found):
+        if point.get("run_id") != run_id:
+            raise ValueError(f"point {number} of its {what} belongs to another run")
+        if absent := [name for name in needed if point.get(name) is None]:
+            raise ValueError(f"point {number} of its {what} has no {absent[0]}")
+    return found
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair can be written in JSON, but in no file."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _short(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:50]}..."
