@@ -249,7 +249,7 @@ class FitResult:
 
     def text(self, level: float = 0.95) -> str:
         """The summary with what belongs beside it: data, objective, residuals, status."""
-        rows = self.summary(level).map("{:.5g}".format)
+        rows = self.summary(level).map(lambda x: "-" if x != x else f"{x:.5g}")
         rows.columns = ["value", "stderr", f"{100 * level:g} % low", "high"]
         lines = [f"{self.law.name}: {self.law.formula}", f"  {self._data()}"]
         lines += ["  " + line for line in rows.to_string().splitlines()]
@@ -774,7 +774,13 @@ def _groups(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
             f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
             "them in, or pass cluster=None where every row is a run of its own."
         )
-    codes, _ = pd.factorize(runs[cluster])
+    try:
+        codes, _ = pd.factorize(runs[cluster])
+    except TypeError:
+        raise TableError(
+            f"column {cluster!r} says which run a row belongs to, but holds lists or tables "
+            f"({cluster}={runs[cluster].iloc[0]!r}); give text or numbers, or another cluster."
+        ) from None
     return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
 
 

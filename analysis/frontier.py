@@ -890,8 +890,10 @@ def _noise(budgets: Sequence[pd.DataFrame]) -> float:
 def _birge(x: np.ndarray, y: np.ndarray) -> float:
     """sqrt(chi2 / dof) of the estimates y[0] about their line, at least 1 (Birge 1932)."""
     freedom = len(x) - 2
+    if freedom < 1 or not np.isfinite(y[1:]).any(axis=0).all():
+        return 1.0
     spread = np.nanstd(y[1:], axis=0)
-    if freedom < 1 or not (spread > 0).all():
+    if not (spread > 0).all():
         return 1.0
     intercept, slope = _line(x, y[:1])[0]
     chi2 = np.sum(((y[0] - intercept - slope * x) / spread) ** 2)

@@ -138,6 +138,11 @@ def validate(
     cluster = options.get("cluster", "run_id")
     if by is None:
         by = "C" if "C" in runs.columns else law.inputs[0]
+    elif by in runs.columns and not pd.api.types.is_numeric_dtype(runs[by]):
+        raise TableError(
+            f"by={by!r} is no column of numbers ({by}={runs[by].iloc[0]!r}): its largest values are "
+            "held out. Give C, N, D or another size."
+        )
     if by not in runs.columns:
         raise TableError(missing_column(by, runs.columns))
     size = _scale_of_run(runs, by, cluster)

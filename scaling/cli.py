@@ -390,6 +390,7 @@ def fit(
         json: Print one JSON object instead of tables.
         latex: Print LaTeX tables (booktabs) instead.
     """
+    _one_format(json, latex)
     from analysis import fit as fit_law
     from analysis import laws as all_laws
 
@@ -553,6 +554,7 @@ def frontier(
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
 
+    _one_format(json, latex)
     if critical is not None and method != "kaplan":
         raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
     runs, curves = _runs_and_curves(results, map, method)
@@ -1217,6 +1219,11 @@ def _text(path: Path) -> str:
         return read_text(path)
     except EncodingError as error:
         raise ConfigError(f"{path} is {error}.") from None
+
+
+def _one_format(json: bool, latex: bool) -> None:
+    if json and latex:
+        raise ConfigError("--json and --latex are two formats of one answer; give one of them.")
 
 
 def _print_json(value: Any) -> None:
