@@ -78,7 +78,7 @@ def test_workers_of_ray_find_what_the_script_finds_and_nothing_else(
     (scripts / "beside.py").write_text("from scaling.model import Model\n")
     own = own_family.read_text().replace("import Model, family", "import family")
     (scripts / "my.py").write_text(f"from beside import Model\n{own}")
-    base = BASE.replace("n_layer = 1", 'family = "my.py:Mean", n_layer = 1')
+    base = BASE.replace("n_layer = 1", 'family = "scripts/my.py:Mean", n_layer = 1')
     base = base.replace("corpus.txt", str(project.folder / "corpus.txt"))
     (scripts / "own.toml").write_text(f'name = "own"\n{base}tokens = 2560\n[axes]\nseed = [0]\n')
     (scripts / "run.py").write_text(

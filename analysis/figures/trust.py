@@ -41,6 +41,8 @@ def held_out(
         colour = None
         for ax, law in zip(axes, against, strict=True):
             cuts = validate(law, runs, against=(), bootstrap=0).backtest["cut"]
+            if not len(cuts):
+                raise TableError(f"{law.name} could be fitted below no cut-off.")
             colour = colour or Colours(cuts)
             errors = []
             for cut in cuts:
