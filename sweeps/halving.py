@@ -46,7 +46,7 @@ from scaling.config import RunConfig
 from scaling.files import read_bytes, write_atomic
 from scaling.schedule import evaluation_steps, warmup_steps
 from sweeps.errors import writing
-from sweeps.result import Row
+from sweeps.result import Row, is_run_id
 from sweeps.store import Store
 from sweeps.until import family
 
@@ -157,7 +157,7 @@ class Halving:
         """The arms of a run's family of which there are records, with what became of them."""
         arms: dict[str, Arm] = {}
         for path in self._path(run).parent.glob("*.json"):
-            if arm := self._read(path):
+            if is_run_id(path.stem) and (arm := self._read(path)):
                 if self.store.has_result(path.stem) and (found := self.store.result(path.stem)):
                     arm.status = found.row["status"]
                 arms[path.stem] = arm

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,61 @@ def test_links_are_neither_written_nor_deleted_through(
     before = listing(outside)
     assert call(command[0], store.folder, *command[1:]) in (0, 2)
     assert listing(outside) == before
+
+
+@pytest.fixture
+def tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the package: what writes a file of events where it is told to."""
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            Path(folder).mkdir(parents=True)
+            self.path = Path(folder, "events")
+
+        def add_event(self, event: object) -> None:
+            self.path.write_text("events")
+
+        def close(self) -> None:
+            pass
+
+    def some(**values: object) -> dict[str, object]:
+        return values
+
+    some.Value = some  # type: ignore[attr-defined]
+    of = {
+        "compat.proto.event_pb2": {"Event": some},
+        "compat.proto.summary_pb2": {"Summary": some},
+        "summary.writer.event_file_writer": {"EventFileWriter": Writer},
+    }
+    for name in ("", ".compat", ".compat.proto", ".summary", ".summary.writer"):
+        monkeypatch.setitem(sys.modules, f"tensorboard{name}", types.ModuleType("tensorboard"))
+    for name, values in of.items():
+        module = types.SimpleNamespace(**values)
+        monkeypatch.setitem(sys.modules, f"tensorboard.{name}", module)
+
+
+@pytest.mark.parametrize("kind", ["id", "tensorboard", "run"])
+def test_export_replaces_nothing_outside(
+    store: Store, spec: Spec, tmp_path: Path, kind: str, tensorboard: None
+):
+    words = ("export", store.folder, "--to", "tensorboard", "--again")
+    assert call(*words) == 0 and call(*words) == 0
+    run_id = spec.runs[0].run_id
+    outside = tmp_path / "mine"
+    (outside / run_id).mkdir(parents=True)
+    (outside / run_id / "thesis.txt").write_text("three years")
+    place = store.folder / "tensorboard"
+    if kind == "id":
+        text = (store.folder / "runs.csv").read_text()
+        (store.folder / "runs.csv").write_text(text.replace(run_id, str(outside / run_id)))
+    else:
+        place = place if kind == "tensorboard" else place / run_id
+        place.rename(tmp_path / "moved")
+        place.symlink_to(outside if kind == "tensorboard" else outside / run_id)
+    before = listing(outside)
+    assert call(*words) == (0 if kind == "run" else 2)
+    assert listing(outside) == before
+    assert kind != "run" or (place / "events").exists()  # the link has made room
 
 
 @pytest.mark.parametrize("place", ["report.html", "figures", "figures/kaplan2.pdf"])
