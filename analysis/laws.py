@@ -630,7 +630,7 @@ def _from_file(reference: str) -> Law:
         spec.loader.exec_module(module)
     except LawError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LawError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     found = {
         key: replace(value, origin=(_from_file, (f"{file.resolve()}:{key}",)))
@@ -638,12 +638,28 @@ def _from_file(reference: str) -> Law:
         if isinstance(value, Law) and value.function.__module__ == module.__name__
     }
     if name in found:
-        return found[name]
+        return _tried(found[name], path)
     if not found:
         raise LawError(f"{path} defines no law: put @law(...) above a function.")
     if not name and len(found) == 1:
-        return next(iter(found.values()))
+        return _tried(next(iter(found.values())), path)
     raise LawError(f"{path} has no law {name!r}; it has {', '.join(found)}: use {path}:NAME.")
+
+
+def _tried(law: Law, path: str) -> Law:
+    """The law, if it can be computed where its search begins. Raises LawError."""
+    columns = {name: np.array([1e6, 2e6]) for name in law.inputs}
+    params = {
+        name: sum(r.ends({r.of: np.ones(1)} if r.of else {})) / 2 for name, r in law.ranges.items()
+    }
+    try:
+        with np.errstate(all="ignore"):
+            law.predict(params, **columns)
+    except (Exception, SystemExit) as error:
+        raise LawError(
+            f"{path}: the law {law.name} cannot be computed: {type(error).__name__}: {error}"
+        ) from error
+    return law
 
 
 def table() -> pd.DataFrame:

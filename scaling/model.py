@@ -404,7 +404,7 @@ def _load(file: Path, said: str) -> None:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{said} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

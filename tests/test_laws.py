@@ -161,9 +161,15 @@ def test_resolve_by_name_column_and_file(tmp_path):
         laws.resolve(f"{file}:two")
     with pytest.raises(LawError, match="no such file"):
         laws.resolve(f"{tmp_path}/absent.py:one")
-    file.write_text("1 / 0\n")
-    with pytest.raises(LawError, match="cannot be loaded: ZeroDivisionError"):
-        laws.resolve(f"{file}:one")
+    good = file.read_text()
+    for bad, said in (
+        ("1 / 0\n", "cannot be loaded: ZeroDivisionError"),
+        ("import sys; sys.exit(0)\n", "cannot be loaded: SystemExit"),
+        (good.replace("A / N\n", "A / M\n"), "the law one cannot be computed: NameError"),
+    ):
+        file.write_text(bad)
+        with pytest.raises(LawError, match=said):
+            laws.resolve(f"{file}:one")
 
 
 def test_laws_pickle_and_are_keys(tmp_path):
