@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from small import SMALL
 
 from analysis import load
 from analysis.load import check_one_text
@@ -26,17 +27,7 @@ from sweeps.store import StoreError
 
 ROOT = Path(__file__).parents[1]
 
-SPEC = """
-name = "small"
-[base]
-data = { corpus = "corpus.txt", tokenizer = "bytes" }
-model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }
-batch_tokens = 256
-tokens = 2560
-eval = { test_tokens = 2048, points = 4 }
-[axes]
-seed = [0, 1, 2]
-"""
+SPEC = SMALL.replace("[0, 1]", "[0, 1, 2]")
 OTHER = SPEC.replace("points = 4", 'points = 4, others = "other.txt"')
 BYTES = DataConfig(corpus="corpus.txt", tokenizer="bytes")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from small import SMALL
 
 import sweeps.store
 from scaling import table
@@ -239,17 +240,7 @@ def test_the_command_line_is_quoted_without_credentials(
 # ------------------------------------------------------------------ a real server
 
 SECRET = "wJalr/K7+MDENG=bPx"
-SPEC = """
-name = "small"
-[base]
-data = { corpus = "corpus.txt", tokenizer = "bytes" }
-model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }
-batch_tokens = 256
-tokens = 1280
-eval = { test_tokens = 2048, points = 2 }
-[axes]
-seed = [0, 1]
-"""
+SPEC = SMALL.replace("2560", "1280").replace("points = 4", "points = 2")
 
 
 def free_ports(number: int) -> list[int]:

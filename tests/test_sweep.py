@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from small import BASE, SMALL
 
 from scaling import table
 from scaling.cli import main
@@ -30,18 +31,6 @@ from sweeps.status import status
 from sweeps.store import Store, StoreError
 
 ROOT = Path(__file__).parents[1]
-
-BASE = """
-name = "small"
-[base]
-data = { corpus = "corpus.txt", tokenizer = "bytes" }
-model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }
-batch_tokens = 256
-tokens = 2560
-eval = { test_tokens = 2048, points = 4 }
-[axes]
-"""
-SMALL = BASE + "seed = [0, 1]\n"
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from small import SMALL
 
 from scaling import table
 from scaling.cli import main
@@ -22,17 +23,6 @@ from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 
-SPEC = """
-name = "small"
-[base]
-data = { corpus = "corpus.txt", tokenizer = "bytes" }
-model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }
-batch_tokens = 256
-tokens = 2560
-eval = { test_tokens = 2048, points = 4 }
-[axes]
-seed = [0, 1]
-"""
 EVIL = "a\x1b[31mred\x1b]0;title\x07\rover\b\0\x7f\x9b2J\u202egnp\u2066\u200b"
 SHOWN = r"a\x1b[31mred\x1b]0;title\x07\rover\x08\x00\x7f\x9b2J\u202egnp\u2066\u200b"  # as Python writes it
 
@@ -46,7 +36,7 @@ def is_clean(text: str) -> bool:
     return not any(character in text for character in EVIL if not character.isprintable())
 
 
-def spec(text: str = SPEC) -> Sweep:
+def spec(text: str = SMALL) -> Sweep:
     Path("small.toml").write_text(text, "utf-8")
     return Sweep.from_toml("small.toml")
 
@@ -69,7 +59,7 @@ def test_lines_are_printed_as_they_are():
 def evil() -> Path:
     """A sweep whose tags, errors, description and logs are a stranger's."""
     escaped = EVIL.encode("unicode_escape").decode().replace("\\x", "\\u00")
-    it = spec(SPEC.replace("[axes]", f'tag = "{escaped}"\n[axes]'))
+    it = spec(SMALL.replace("[axes]", f'tag = "{escaped}"\n[axes]'))
     it.run(in_process=True, packs=False, quiet=True)
     assert {run.tag for run in it.spec.runs} == {EVIL}
     store = it.store
@@ -192,7 +182,7 @@ POSIX = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 @pytest.mark.parametrize("environment", [ASCII, POSIX], ids=["ascii", "C"])
 def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
-    tagged = SPEC.replace("[axes]", 'tag = "größe-π"\n[axes]')
+    tagged = SMALL.replace("[axes]", 'tag = "größe-π"\n[axes]')
     spec(tagged.replace("seed = [0, 1]", "seed = [0]"))
     code = (
         "import time, scaling.train, sweeps.progress\n"
@@ -215,7 +205,7 @@ def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
 
 @pytest.mark.parametrize("environment", [ASCII, POSIX], ids=["ascii", "C"])
 def test_commands_survive_an_ascii_stdout(environment):
-    text = SPEC.replace("[axes]", 'tag = "größe-π"\n[axes]').replace(
+    text = SMALL.replace("[axes]", 'tag = "größe-π"\n[axes]').replace(
         '"small"', '"small"\ndescription = "→ ∞"'
     )
     it = spec(text)

@@ -1,0 +1,13 @@
+"""A sweep of seconds, on the text that the fixture `here` copies."""
+
+BASE = """
+name = "small"
+[base]
+data = { corpus = "corpus.txt", tokenizer = "bytes" }
+model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }
+batch_tokens = 256
+tokens = 2560
+eval = { test_tokens = 2048, points = 4 }
+[axes]
+"""
+SMALL = BASE + "seed = [0, 1]\n"
