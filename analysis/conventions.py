@@ -113,8 +113,8 @@ def _of_shape(row: Mapping[Any, Any], name: str) -> float:
         ) from None
     if model.family not in FAMILIES:
         raise TableError(
-            f"{name} of model.family={model.family!r} is known only by running its code, which the "
-            "analysis does not do. Choose a count that is a column of the table."
+            f"{name} of model.family={model.family!r} cannot be known without running its code, which "
+            "the analysis does not do. Choose a count that is a column of the table."
         )
     if name in _FLOPS:
         return flops_per_token(model, vocab, _FLOPS[name])

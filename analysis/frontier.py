@@ -441,6 +441,11 @@ class _Envelopes:
             for runs in self.of_size
         ]
         slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
+        if not len(slopes):
+            raise TableError(
+                "the envelope needs learning curves; here no run, and no size, has two evaluations "
+                "of different C. Give tables with rows along each run, or use another method."
+            )
         self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
         self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
         self.ends = np.array([(u[0], u[-1]) for u, _ in corners])

@@ -23,12 +23,12 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scaling.count import code_file
 from scaling.table import COLUMNS
 
 
@@ -620,7 +620,7 @@ def resolve(name: str | Law) -> Law:
 
 def _from_file(reference: str) -> Law:
     path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
-    file = Path(path)
+    file = code_file(reference)
     if not file.is_file():
         raise LawError(f"{path}: no such file (in the law {reference!r}).")
     spec = importlib.util.spec_from_file_location(f"law_{file.stem}", file)

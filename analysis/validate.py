@@ -140,7 +140,7 @@ def validate(
         by = "C" if "C" in runs.columns else law.inputs[0]
     elif by in runs.columns and not pd.api.types.is_numeric_dtype(runs[by]):
         raise TableError(
-            f"by={by!r} is no column of numbers ({by}={runs[by].iloc[0]!r}): its largest values are "
+            f"by={by!r} is not a numeric column ({by}={runs[by].iloc[0]!r}): its largest values are "
             "held out. Give C, N, D or another size."
         )
     if by not in runs.columns:

@@ -16,7 +16,7 @@ from scaling.evaluate import HeldOut
 from scaling.files import check_regular
 
 FORMAT = 7
-"""Of the values of a checkpoint."""
+"""Version of the checkpoint format."""
 
 
 def read(path: Path, *, device: torch.device | str, mmap: bool, whole: bool) -> dict[str, Any]:

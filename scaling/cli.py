@@ -135,8 +135,8 @@ def sweep(
         filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
             more than once.
         tag: Only the runs of this tag.
-        allow_code: A Python file outside the spec's folder, of a model family or law that the spec
-            names, which may be run; may be given more than once.
+        allow_code: Allow this Python file, from outside the spec's folder, to be run for a model family
+            or law that the spec names; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
@@ -184,7 +184,7 @@ def sweep(
 
 def _say_code(file: Path) -> None:
     """Name a file of the user's own whose code is about to run."""
-    _note(f"this runs the code in {file}")
+    _note(f"running code from {file}")
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:
@@ -1140,7 +1140,7 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair!r} is not KEY=VALUE, such as data.corpus=my.txt.")
         try:
             changes[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             changes[key] = text
     return changes
 

@@ -46,6 +46,9 @@ _ALIASES = {
 FAMILIES = {"decoder": "scaling.model", "lstm": "scaling.lstm"}
 """Built-in model families and their modules."""
 
+_HUGE = 10**308
+"""No number of a config is larger: it would be no float."""
+
 _PREFIX = {
     "ModelConfig": "model.",
     "DataConfig": "data.",
@@ -393,6 +396,12 @@ class RunConfig(_Part):
                     f"{key}={value} is not a multiple of model.n_ctx={n_ctx}; the nearest are "
                     f"{low} and {low + n_ctx}."
                 )
+        warmup = self.optim.batch_warmup_tokens
+        if warmup is not None and warmup > 100_000 * self.batch_tokens:
+            raise ConfigError(
+                f"optim.batch_warmup_tokens={warmup} is more than 100000 steps of batch_tokens="
+                f"{self.batch_tokens}; let the batch grow over fewer tokens."
+            )
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
         if parts is not None and self.optim.batch_warmup_tokens is not None:
             raise ConfigError(
@@ -407,8 +416,8 @@ class RunConfig(_Part):
             )
 
     def with_own(self, **values: Any) -> RunConfig:
-        """This run with other values of fields that belong to no part; as dataclasses.replace, at half
-        the price."""
+        """This run with other values of fields that belong to no part; as dataclasses.replace, in half
+        the time."""
         run: RunConfig = object.__new__(RunConfig)
         run.__dict__.update({name: self.__dict__[name] for name in _names()} | values)
         run.__post_init__()
@@ -517,8 +526,11 @@ class Execution(_Part):
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    below = next(h for h in range(min(wanted, number), 0, -1) if number % h == 0)
-    above = next((h for h in range(wanted, min(2 * wanted, number)) if number % h == 0), below)
+    """A divisor of `number` near `wanted`, for a message: 1 where none is within a hundred thousand."""
+    first, far = min(wanted, number), 100_000
+    below = next((h for h in range(first, max(0, first - far), -1) if number % h == 0), 1)
+    last = min(2 * wanted, number, wanted + far)
+    above = next((h for h in range(wanted, last) if number % h == 0), below)
     return min(below, above, key=lambda h: abs(h - wanted))
 
 
@@ -772,7 +784,7 @@ def coerce(value: Any, hint: Any) -> Any:
     origin, options = _taken_apart(hint)
     if origin is Literal:
         if value not in options:
-            raise ConfigError(f"{value!r} is not one of {', '.join(map(repr, options))}.")
+            raise ConfigError(f"{_short(value)} is not one of {', '.join(map(repr, options))}.")
         return value
     if origin in (typing.Union, types.UnionType):
         for option in options:
@@ -781,7 +793,9 @@ def coerce(value: Any, hint: Any) -> Any:
             except ConfigError:
                 continue
         names = [getattr(option, "__name__", str(option)) for option in options]
-        raise ConfigError(f"{value!r} is not {' or '.join(names).replace('NoneType', 'none')}.")
+        raise ConfigError(
+            f"{_short(value)} is not {' or '.join(names).replace('NoneType', 'none')}."
+        )
     if hint is type(None):
         if value is None or value == "none":  # TOML has no null
             return None
@@ -792,11 +806,17 @@ def coerce(value: Any, hint: Any) -> Any:
         if not isinstance(value, bool) and isinstance(value, int | float) and value % 1 == 0:
             return int(value)
     elif hint is float:
-        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+        if not isinstance(value, bool) and isinstance(value, int | float) and abs(value) < _HUGE:
             return float(value) + 0.0  # -0.0 is 0.0
     elif hint is str and isinstance(value, str):
         return value
-    raise ConfigError(f"{value!r} is not {getattr(hint, '__name__', hint)}.")
+    raise ConfigError(f"{_short(value)} is not {getattr(hint, '__name__', hint)}.")
+
+
+def _short(value: Any) -> str:
+    """A value as messages show it; an integer of thousands of digits has no text."""
+    huge = isinstance(value, int) and abs(value) >= _HUGE
+    return "a number of hundreds of digits" if huge else repr(value)
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

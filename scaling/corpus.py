@@ -538,8 +538,8 @@ def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> No
             raise CorpusError(
                 f"the text of corpus {name!r} changed since the sweep began: it had hash "
                 f"{before[:16]} and has {now[:16]} now. Losses would not compare. Restore the text "
-                "and start again, which goes on with what is left; or train on the new text in "
-                "another results folder."
+                "and run the same command: it continues with the remaining runs. Or train on the "
+                "new text in another results folder."
             )
 
 
@@ -549,13 +549,13 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # What is written names no file, and what is written lies in the cache.
+        # A failed write names no file; writes go to the cache.
         place = cache() if error.filename is None else error.filename
         ours = str(place).startswith(str(cache()))
         raise CorpusError(
             f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
             f"({_short(str(place))}). "
-            + ("SCALING_CACHE names another cache folder." if ours else "Name another text.")
+            + ("SCALING_CACHE names another cache folder." if ours else "Choose another corpus.")
         ) from None
 
 

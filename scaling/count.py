@@ -166,8 +166,8 @@ def own_sizes(model: ModelConfig, vocab_size: int) -> OwnSizes:
     if found := _told.get((model, vocab_size)):
         return found
     raise ConfigError(
-        f"model.family={model.family!r}: its sizes are known only by running its code, which nobody "
-        f"has allowed here. A sweep runs the code beside its spec, or that of --allow-code "
+        f"model.family={model.family!r}: its sizes cannot be known without running its code, which is "
+        f"not allowed here. A sweep runs the code beside its spec, or that of --allow-code "
         f"{model.family.rpartition(':')[0]}; from Python, call scaling.count.allow first."
     )
 

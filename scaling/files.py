@@ -10,7 +10,6 @@ import codecs
 import contextlib
 import errno
 import os
-import re
 import shutil
 import stat
 from pathlib import Path
@@ -119,15 +118,11 @@ def _check(mode: int, path: str | Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is there in full or not at all. Raises OSError.
 
-    The temporary file beside it is called `.<name>.<pid>`; :func:`owner` reads that name.
+    The temporary file beside it is called `.<name>.<pid>`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(temporary, data, sync=True)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -138,6 +133,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a file of this process's own in place of whatever has its name, which is not followed if
+    it is a link, nor waited for if it is a pipe. With `sync`, it is on the disk. Raises OSError."""
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def open_to_append(path: Path) -> TextIO:
@@ -160,17 +166,11 @@ def open_to_append(path: Path) -> TextIO:
         raise
 
 
-def owner(name: str) -> int | None:
-    """The process that made a temporary file of this name; None where it is no such name."""
-    found = re.fullmatch(r"\..+\.(\d{1,10})", name)
-    return int(found[1]) if found else None
-
-
 def check_inside(path: Path, folder: Path) -> None:
-    """Raise OSError (ELOOP) unless `path` lies below `folder` and no symbolic link is on the way.
+    """Raise OSError unless `path` lies below `folder`, by way of folders and files alone.
 
-    Neither the last component nor those before it may be a link; components that do not exist are
-    fine. `folder` itself may be reached through links.
+    No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a device
+    (EINVAL); components that do not exist are fine. `folder` itself may be reached through links.
     """
     here = folder
     parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
@@ -184,6 +184,8 @@ def check_inside(path: Path, folder: Path) -> None:
             return
         if stat.S_ISLNK(mode):
             raise OSError(errno.ELOOP, "symbolic links are not followed", str(here))
+        if not stat.S_ISDIR(mode):
+            _check(mode, here)
 
 
 def remove(path: Path, folder: Path) -> None:

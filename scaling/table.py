@@ -287,12 +287,11 @@ def _identified(table: pd.DataFrame, path: Path) -> None:
     if twice.any():
         run_id = table["run_id"][twice].iloc[0]
         same = table[table["run_id"] == run_id]
-        lines = [
-            _line(path, row) for row in range(len(table)) if table["run_id"].iloc[row] == run_id
-        ]
+        rows = (table["run_id"] == run_id).to_numpy().nonzero()[0][:5]
+        lines = [_line(path, int(row)) for row in rows]
         said = "are equal" if len(same.drop_duplicates()) == 1 else "differ"
         raise TableError(
-            f"{path}: lines {', '.join(map(str, lines[:5]))} are of one run, run_id={run_id!r}, and "
+            f"{path}: lines {', '.join(map(str, lines))} are of one run, run_id={run_id!r}, and "
             f"{said}. A run has one row; remove the others."
         )
 

@@ -31,6 +31,8 @@ def why(error: OSError) -> str:
             f"{error.filename}: {error.strerror}. Put a folder or file of its own there, or "
             f"{_OTHER_FOLDER}"
         )
+    if error.errno == errno.EISDIR and error.filename:
+        return f"{error.filename}: a folder is where a file should be; {_OTHER_FOLDER}"
     return _HINTS.get(error.errno or 0, f"{error.strerror or error}.")
 
 

@@ -83,6 +83,7 @@ def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
     return [
         (int(point["S"]), {k: float(point[k]) for k in _METRICS if point.get(k) is not None})
         for point in map(table.finite, finished.curve)
+        if point.get("S") is not None
     ]
 
 

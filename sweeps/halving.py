@@ -43,10 +43,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaling.config import RunConfig
-from scaling.files import read_bytes, write_atomic
+from scaling.files import check_inside, read_bytes, write_atomic
 from scaling.schedule import evaluation_steps, warmup_steps
 from sweeps.errors import writing
-from sweeps.result import Row, is_run_id
+from sweeps.result import Row, from_json, is_run_id
 from sweeps.store import Store
 from sweeps.until import family
 
@@ -167,10 +167,11 @@ class Halving:
     def _read(path: Path) -> Arm | None:
         """A record; None where there is none that can be read."""
         try:
-            values = json.loads(read_bytes(path))
+            values = from_json(read_bytes(path))
             passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
-            return Arm(passed, str(values.get("status", "")))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            finite = all(math.isfinite(L) for L, _ in passed.values())
+            return Arm(passed, str(values.get("status", ""))) if finite else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
     def _write(self, run: RunConfig, arm: Arm) -> None:
@@ -179,6 +180,7 @@ class Halving:
 
     def _save(self, run: RunConfig, arm: Arm) -> None:
         path = self._path(run)
+        check_inside(path, self.store.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         passed = [[S, *point] for S, point in sorted(arm.passed.items())]
         values = {"passed": passed} | ({"status": arm.status} if arm.status else {})

@@ -104,6 +104,9 @@ class Round:
                 raise ValueError(f"its run {run_id} is run {run.run_id} of this version")
         for key in ("width", "expected"):  # JSON has no word for infinity
             values[key] = math.inf if values[key] is None else float(values[key])
+        if not isinstance(values["why"], str) or type(values["after"]) is not int:
+            raise ValueError("it does not say why, or after which round")
+        values["why"] = " ".join(values["why"].split())
         if not values["asked"].keys() >= {"law", "parameter"}:
             raise ValueError("it does not say what was asked")
         values["runs"] = tuple(runs.values())

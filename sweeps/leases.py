@@ -10,13 +10,13 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 from scaling import files
 from sweeps.errors import StoreError, writing
 
 
-def take(path: Path, said: Path | str, patience: float = 0.0) -> IO[str] | None:
+def take(path: Path, said: Path | str, patience: float = 0.0) -> TextIO | None:
     """The lock file, locked until it is closed; None where another process still holds it after
     `patience` seconds. `said` names the file in messages. Raises StoreError where it cannot be
     locked at all."""
@@ -26,13 +26,11 @@ def take(path: Path, said: Path | str, patience: float = 0.0) -> IO[str] | None:
     return lease
 
 
-def _try(path: Path, said: Path | str) -> IO[str] | None:
+def _try(path: Path, said: Path | str) -> TextIO | None:
     with writing(said):
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.fdopen(os.open(path, flags, 0o666), "a+")
+        file = files.open_to_append(path)
     try:
-        files.check_regular(path)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
@@ -50,7 +48,7 @@ def _try(path: Path, said: Path | str) -> IO[str] | None:
 
 
 def locked(path: Path) -> bool:
-    """Whether some process holds the lock now. To look takes it for a moment, shared."""
+    """Whether some process holds the lock now. Checking takes a shared lock for a moment."""
     try:
         with files.open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -66,7 +64,7 @@ def holder(path: Path) -> tuple[int, str] | None:
     if not locked(path):
         return None
     try:
-        found = re.fullmatch(r"process (\d{1,10}) on (.+)\n", files.read_text(path))
+        found = re.fullmatch(r"process ([1-9][0-9]{0,9}) on (.+)\n", files.read_text(path))
     except (OSError, ValueError):
         return None
-    return (int(found[1]), found[2]) if found else None
+    return (int(found[1]), found[2]) if found and int(found[1]) < 2**31 else None

@@ -5,8 +5,8 @@
 
 The index holds size, time and hash of the files of the table, and size and time of every result.json
 that went into it. Where they agree there is nothing to merge and nothing to compare. Where they do
-not, somebody else has written: the results are read again, they count, and the table is written
-anew. The index may be deleted at any time.
+not, something else has changed them: the results are read again and take precedence, and the table is
+written anew. The index may be deleted at any time.
 
 Imports pandas only to write.
 """
@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import files, table
 from sweeps.errors import StoreError, why
-from sweeps.result import NEW_FIELDS, Finished, Point, Row, from_json, is_run_id, to_json
+from sweeps.result import (
+    NEW_FIELDS,
+    Finished,
+    Point,
+    Row,
+    fault_of,
+    from_json,
+    is_run_id,
+    to_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +71,12 @@ class TableRow(Mapping[str, Any]):
             self._cells = self._columns.parse(self._line, self._where)
             self._line = ""
         return self._cells
+
+    def check(self) -> None:
+        """Raise StoreError for a cell that is no value of its column, and an 'ok' row without sizes or
+        loss."""
+        if fault := fault_of(self.whole()):
+            raise StoreError(_damaged(self._where, fault))
 
     def __getitem__(self, name: str) -> Any:
         if name == "run_id":
@@ -116,7 +131,10 @@ def _damaged(where: _Line | str, why: str) -> str:
 
 
 def _integer(cell: str) -> int:
-    value = int(cell) if cell.lstrip("+-").isdigit() else int(float(cell))
+    value = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
+    if value % 1:
+        raise ValueError
+    value = int(value)
     if not -(2**63) <= value < 2**63:
         raise OverflowError
     return value
@@ -160,7 +178,7 @@ class MergedTable:
             rows = self._rows_of(path)
             if not self.intact("runs.csv"):  # ours need no second look
                 for row in rows.values():
-                    row.whole()
+                    row.check()
             self._read = stamp, rows
         return dict(self._read[1])
 
@@ -262,12 +280,12 @@ class MergedTable:
         what = "row differs" if number == 1 else "rows differ"
         return (
             f"{self._said(self._folder / 'runs.csv')}: {number} {what} from the result of its run "
-            f"({first}). The results in runs/ count, and the table is written again from them; keep "
-            "a table that you edit elsewhere."
+            f"({first}). The results in runs/ count, and the next sweep writes the table again "
+            "from them; copy the table elsewhere before you edit it."
         )
 
     def pending(self, run_ids: Iterable[str]) -> bool:
-        """Whether the table lacks, or contradicts, results of the runs `run_ids` in runs/. A table
+        """Whether the table is missing or contradicts results of the runs `run_ids` in runs/. A table
         whose raw runs are gone, as in a clone, is left as it is."""
         index = self._index(results=True)
         stamps = self.stamps(run_ids)
@@ -387,18 +405,19 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     Lines without anything in them are left out."""
     if "\r" in text:
         text = text.replace("\r\n", "\n")
-    begun, start = "", 0
+    begun: list[str] = []
+    """Lines of a record whose quotes are not closed yet."""
     for number, line in enumerate(text.split("\n"), 1):
-        if begun:
-            line = f"{begun}\n{line}"
-        if '"' in line and line.count('"') % 2:
-            begun, start = line, start or number
-            continue
-        if line:
-            yield start or number, line
-        begun, start = "", 0
+        closes = '"' in line and line.count('"') % 2 == 1
+        if begun or closes:
+            begun.append(line)
+            if closes and len(begun) > 1:
+                yield number - len(begun) + 1, "\n".join(begun)
+                begun = []
+        elif line:
+            yield number, line
     if begun:
-        yield start, begun
+        yield number - len(begun) + 1, "\n".join(begun)
 
 
 def _differs(row: Row, result: Row) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from scaling import count
-from scaling.config import FAMILIES, ConfigError, ModelConfig, RunConfig
+from scaling.config import FAMILIES, ModelConfig, RunConfig
 
 
 def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
@@ -27,11 +27,18 @@ def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
     return records
 
 
+def together(before: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of two lists, each shape once; what is no record is left out."""
+    old = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+    shapes = {repr((each.get("model"), each.get("vocab_size"))): each for each in (*old, *new)}
+    return list(shapes.values())
+
+
 def recall(records: Any) -> None:
     """Take the sizes of a manifest for models whose code is not allowed here. What is no record of
     sizes is left out."""
     for values in records if isinstance(records, list) else ():
-        with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError, ValueError):
+        with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError, OverflowError):
             model = ModelConfig(**values["model"])
             names = [f.name for f in dataclasses.fields(count.Parameters)]
             numbers = [values[name] for name in (*names, "vocab_size")]

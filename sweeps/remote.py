@@ -34,6 +34,7 @@ _URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.:-]{0,60}://\S+")
 
 _SECRET = re.compile(
     r"secret|passw|passphrase|token|credential|signature|(access|account|api|private|shared)[-_]?key"
+    r"|connection[-_]?str|conn[-_]?str"
     r"|^(auth|authorization|key|pass|pwd|sas|sig)$",
     re.IGNORECASE,
 )
@@ -193,12 +194,14 @@ class Remote:
         name = parts.path.rpartition("/")[2] or parts.host
         return cache() / "stores" / digest / ("results" if name in ("", ".", "..") else name)
 
-    def run_ids(self) -> set[str]:
-        """Runs that have a result here."""
-        return {name.removesuffix(".json") for name in self.names("results")}
+    def results_here(self) -> dict[str, tuple[int, float]]:
+        """{run_id: (bytes, time of the last change, 0 where it is not known)} of the results here."""
+        found = self.objects("results")
+        return {name.removesuffix(".json"): stamp for name, stamp in found.items()}
 
-    def names(self, folder: str) -> set[str]:
-        """Names of the .json objects of a folder; none where it is not there.
+    def objects(self, folder: str) -> dict[str, tuple[int, float]]:
+        """{name: (bytes, time of the last change)} of the .json objects of a folder; none where it is
+        not there.
 
         Others write there too: a name that is no plain word is kept in `odd`, and not returned.
         """
@@ -207,10 +210,11 @@ class Remote:
         with self._calling() as (filesystem, root):
             selector = FileSelector(f"{root}/{folder}", allow_not_found=True)
             files = [f for f in filesystem.get_file_info(selector) if f.type == FileType.File]
-        names = {f.base_name for f in files if f.base_name.endswith(".json")}
-        plain = {name for name in names if _PLAIN.fullmatch(name.removesuffix(".json"))}
-        self.odd += sorted({f"{folder}/{name}" for name in names - plain} - set(self.odd))
-        return plain
+        json = [f for f in files if f.base_name.endswith(".json")]
+        plain = [f for f in json if _PLAIN.fullmatch(f.base_name.removesuffix(".json"))]
+        names = {f.base_name for f in json} - {f.base_name for f in plain}
+        self.odd += sorted({f"{folder}/{name}" for name in names} - set(self.odd))
+        return {f.base_name: (f.size or 0, (f.mtime_ns or 0) / 1e9) for f in plain}
 
     def read(self, name: str) -> bytes | None:
         """An object; None where there is none."""

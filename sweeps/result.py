@@ -75,7 +75,7 @@ def parse(data: bytes, run_id: str) -> Finished:
     (a column, its value and what it must be), NewerFormat for a file of a newer version."""
     values = from_json(data)
     if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     format = values.get("format")
     if isinstance(format, bool) or not isinstance(format, int):
         raise ValueError(f"format={_short(format)} is no whole number")
@@ -83,20 +83,37 @@ def parse(data: bytes, run_id: str) -> Finished:
         raise NewerFormat(f"format {format}, this one reads up to {FORMAT}")
     row = values.get("row")
     if not isinstance(row, dict):
-        raise ValueError("it has no row")
+        raise ValueError("it lacks a row")
     row = _EMPTY | _checked(row, _ROW)
     if row["run_id"] != run_id:
         raise ValueError(f"it belongs to run {_short(row['run_id'])}")
     if row["status"] not in table.STATUSES:
         raise ValueError(f"status={_short(row['status'])} is none of {', '.join(table.STATUSES)}")
-    for name in (*_SIZES, "L") if row["status"] == "ok" else ():
-        if row[name] is None or not row[name] > 0:
-            raise ValueError(f"{name}={_short(row[name])} of an 'ok' run must be positive")
+    if fault := fault_of(row):
+        raise ValueError(fault)
     return Finished(
         row,
         _points(values.get("curve"), _CURVE, "curve", run_id, needed=("S", "D")),
         _points(values.get("tests", []), _TEST, "tests", run_id, needed=("corpus",)),
     )
+
+
+def fault_of(row: Row) -> str:
+    """What an 'ok' row lacks for its loss to count, of the columns that it has; nothing where it is
+    well."""
+    for name in (*_SIZES, "L") if row["status"] == "ok" else ():
+        if name not in row:
+            continue
+        value = row[name]
+        # The loss of a text that repeats itself may round to nothing.
+        good = (
+            value is not None
+            and math.isfinite(value)
+            and (value > 0 or (name == "L" and value == 0))
+        )
+        if not good:
+            return f"{name}={_short(value)} of an 'ok' run must be positive"
+    return ""
 
 
 # ------------------------------------------------------------------ columns and their types
@@ -121,8 +138,8 @@ _TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
 NEW_FIELDS: dict[str, Any] = table.config_row(
     {key: default for key, (_, default) in fields_of().items()}
 )
-"""What a run of an older version was, in fields that it did not know: a field's default leaves
-existing runs as they were."""
+"""Values, for runs of older versions, of the fields added since: a field's default leaves existing
+runs as they were."""
 NEW_FIELDS = {key.rpartition(".")[2]: value for key, value in NEW_FIELDS.items()}
 
 _EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in table.COLUMNS}
@@ -142,9 +159,7 @@ def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -
         if kind is float and float in allowed:
             found[name] = value if math.isfinite(value) else None
         elif kind is str and str in allowed:
-            if not _is_text(value):
-                raise ValueError(f"{name}={_short(value)} is no text")
-            found[name] = value
+            found[name] = value if value.isascii() else _encodable(value)
         elif kind is int and (int in allowed or float in allowed) and -(2**63) <= value < 2**63:
             found[name] = value
         elif kind is float and int in allowed and value % 1 == 0 and abs(value) < 2**63:
@@ -176,7 +191,7 @@ def _points(
     needed: tuple[str, ...],
 ) -> list[Point]:
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ValueError(f"its {what} is no list of points")
+        raise ValueError(f"its {what} is not a list of points")
     found = [_checked(point, types) for point in points]
     for number, point in enumerate(found):
         if point.get("run_id") != run_id:
@@ -186,9 +201,9 @@ def _points(
     return found
 
 
-def _is_text(value: str) -> bool:
-    """Half a surrogate pair can be written in JSON, but in no file."""
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+def _encodable(value: str) -> str:
+    """Half a surrogate pair, as a name that is not UTF-8 has, can be written in JSON but in no file."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ _PRECISION_GAINS = 0.1
 """Steps in the other precision must be shorter by this part to be spoken of."""
 
 _LONGEST_SECONDS = 1e9
-"""Of a sweep whose end has a date, some 30 years."""
+"""The longest estimate for which an end is shown (about 30 years)."""
+
 _CREDENTIALS = (
     "The credentials of --results are left out here: give them in the environment (of s3: AWS_ACCESS_KEY_ID "
     "and AWS_SECRET_ACCESS_KEY), or in the URI again."
@@ -510,9 +511,12 @@ class Sweep:
             self._train(plan, rows, on, call, console, on_finish)
         else:
             if self.store.merge_is_due():
-                with self.store.drive():
-                    self.store.remove_leftovers()
-                    self.store.merge()
+                try:
+                    with self.store.drive():
+                        self.store.remove_leftovers()
+                        self.store.merge()
+                except StoreError as error:  # nothing is lost by it
+                    say(console, f"the table was not written again: {error}")
                 self._say_messages(console)
             failed = list(plan.finished.values()).count("failed")
             again = f" ({failed} failed; --retry-failed trains them again)" if failed else ""
@@ -603,7 +607,8 @@ class Sweep:
                 if not (on_finish or self.spec.until):
                     return
                 result = self.store.result(outcome.run_id)
-                assert result is not None
+                if result is None:  # set aside, with a message
+                    return
                 known[outcome.run_id] = result.row
                 if on_finish:
                     on_finish(result)
@@ -641,6 +646,7 @@ class Sweep:
                 raise queue.fatal
             self.store.merge()
             self._say_messages(console)
+            session.note_sizes(plan.runs.values())
             session.end(queue)
             self._say_end(queue, session.seconds, console)
             for line in self.designed(known).said if self.spec.until else ():
@@ -756,8 +762,9 @@ class Sweep:
                     "folder with --results, or restore the text."
                 )
             for other in str(row.get("others") or "").split(","):
-                was = noted.get(name := names.get(other.strip(), ""))
-                if isinstance(was, str) and was != found[name]:
+                name = names.get(other.strip())
+                was = noted.get(name) if name else None
+                if name and isinstance(was, str) and was != found[name]:
                     raise StoreError(
                         f"{self.store.said(self.folder)}: run {row['run_id']} was tested on another "
                         f"text: corpus {other!r} of eval.others had hash {was[:16]} and has "
@@ -871,9 +878,15 @@ class _Session:
             **rests_on,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
-        if sizes := own_sizes.record(plan.runs.values()):
-            self._top["own_sizes"] = sizes
+        self._sizes = own_sizes.together(before.get("own_sizes"), [])
+        self.note_sizes([*spec.runs, *plan.runs.values()])
         self._write()
+
+    def note_sizes(self, runs: Iterable[RunConfig]) -> None:
+        """Record the sizes of models of one's own families, when the manifest is written next."""
+        self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
+        if self._sizes:
+            self._top["own_sizes"] = self._sizes
 
     @property
     def seconds(self) -> float:

@@ -77,10 +77,16 @@ _PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "."
 _LARGEST = 1e300
 """Numbers of a spec lie below it, so that sizes made of them can be computed."""
 
+_MOST_BITS = 10_000
+"""Of an integer that can be written in decimal digits: Python refuses more than 4300 of them."""
+
 _MOST = 2**63
 """Sizes and tokens lie below it: the table's integers."""
 _MOST_POINTS = 100_000
-"""Of a range."""
+"""Points of one range, at most."""
+
+_MOST_RUNS = 1_000_000
+"""Runs of one block, at most."""
 
 _MUTUAL = (
     "model.n_head",
@@ -222,6 +228,7 @@ class Spec:
             line = re.search(r"line (\d+)", str(error))
             at = f"{where}:{line[1]}" if line else where
             raise ConfigError(f"{at}: not valid TOML: {error}.") from None
+        _refuse_huge({"": values, "changes": changes}, where)
         _known(values, _SECTIONS, where)
         fields = {key: value for key, value in changes.items() if key not in ("name", "scale")}
         fields = _flat(fields, f"{where}, changes")
@@ -280,12 +287,24 @@ def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -
         file = count.code_file(reference)
         if not (file in good or file.is_relative_to(path.parent.resolve())):
             raise ConfigError(
-                f"{path}, or a change to it, names code, {reference!r}, in a file that does not lie in its folder: {file}. "
-                f"Read that file; if it may be run, add --allow-code {shlex.quote(str(file))}."
+                f"{path}, or a change to it, names code outside its own folder: {reference!r} is {file}. "
+                f"Read that file; to allow it, add --allow-code {shlex.quote(str(file))}."
             )
         count.allow(reference)
         files.append(file)
     return list(dict.fromkeys(files))
+
+
+def _refuse_huge(value: Any, where: str, key: str = "") -> None:
+    """Raise ConfigError for an integer of thousands of digits: not even a message can show it."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            _refuse_huge(item, where, f"{key}.{inner}".strip("."))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_huge(item, where, key)
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ConfigError(f"{where}: {key} is too large: a number of thousands of digits.")
 
 
 def _code(value: Any, key: str = "") -> Iterator[str]:
@@ -337,8 +356,9 @@ def _condition(text: str) -> Callable[[RunConfig], bool]:
         )
     key, sign, word = found.groups()
     value: Any = word
-    with contextlib.suppress(tomllib.TOMLDecodeError):
+    with contextlib.suppress(ValueError, RecursionError):
         value = tomllib.loads(f"value = {word}")["value"]
+    _refuse_huge(value, f"--filter {text[:60]!r}", key)
     compare = _OPERATORS[sign]
     if key in _SIZES:
         _number(value, f"{where}: {key}")
@@ -488,6 +508,11 @@ def _block(
             return f"{where} [isoflop]: C"
         return f"{where} [axes]: {key}" if key in keys else f"{where} [base]: {key}"
 
+    number = math.prod(map(len, axes))
+    if number > _MOST_RUNS:
+        raise ConfigError(
+            f"{where}: the axes make {number:.3g} runs; at most {_MOST_RUNS:g} can be."
+        )
     runs, ratios = [], []
     for points in itertools.product(*axes):
         point = functools.reduce(operator.or_, points, {})

@@ -113,7 +113,11 @@ def status(
         spec = spec.select(filters, tag)
     rows = store.rows()
     rounds = store.rounds() if spec and spec.by_design else ()
-    growth = spec.designed(rows, None, rounds) if spec else Growth()
+    growth = Growth()
+    try:
+        growth = spec.designed(rows, None, rounds) if spec else growth
+    except ConfigError as error:  # sizes that only somebody's code knows
+        store.messages.append(f"the runs that [until] asks for are not known: {error}")
     runs = growth.runs
     rows = {run_id: row for run_id, row in rows.items() if run_id not in growth.unfinished}
     ids = list(runs) if runs else sorted(rows)
@@ -157,7 +161,8 @@ def _recorded(store: Store) -> Spec | None:
     changes = changes if isinstance(changes, dict) else {}
     try:
         return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes)
-    except ConfigError:
+    except ConfigError as error:
+        store.messages.append(f"the spec in {store.said(store.folder / 'manifest.json')}: {error}")
         return None
 
 

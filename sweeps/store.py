@@ -59,11 +59,19 @@ from sweeps.result import (
 
 _PULL_SECONDS = 5.0
 
+_ITS_ROW = "its row in the table counts."
+
 _LITTER = re.compile(
     r"(checkpoint\.pt|result\.json|config\.json)\.bad-\d+|checkpoint\.(pt|pt\.new|damaged)"
     r"|progress\.json|lock"
 )
 """What nobody needs any more in the folder of a finished run."""
+
+_TEMPORARY = re.compile(
+    r"\.(((result|config|manifest|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
+    r"|(curves|tests)\.parquet|progress)\.|probe-)(?P<pid>[1-9]\d{0,6})"
+)
+"""Names that files have while a process writes them."""
 
 _OURS = ("lock", ".stop", "ray.log", "runs", "rounds", "rungs", "tensorboard", "wandb", INDEX)
 """Names in a results folder that are written to, or below."""
@@ -121,7 +129,8 @@ class Store:
         self.pull()
         rows: dict[str, Row] = dict(self._table.rows())
         ids = self._run_ids()
-        edited = bool(rows) and not self._table.intact("runs.csv")
+        # Behind a URI the table is another machine's as often as not.
+        edited = bool(rows) and self.remote is None and not self._table.intact("runs.csv")
         measured: dict[str, Row] = {}
         for run_id in ids:
             if run_id not in rows:
@@ -152,12 +161,13 @@ class Store:
         except NewerFormat as error:
             raise StoreError(self._newer(path, error)) from None
         except ValueError as error:
-            self._set_aside(path, error, "trains again.")
+            kept = run_id in self._table.rows()
+            self._set_aside(path, error, f"and {_ITS_ROW if kept else 'the run will train again.'}")
             return None
 
     def _set_aside(self, path: Path, error: Exception, what: str) -> None:
         aside = self.set_aside(path)
-        self._say(f"{self.said(path)} is damaged ({error}); kept as {aside.name}, {what}")
+        self._say(f"{self.said(path)} is damaged ({error}); it was kept as {aside.name}, {what}")
 
     def _newer(self, path: Path, error: Exception) -> str:
         return (
@@ -178,9 +188,9 @@ class Store:
     def results(self, run_ids: Iterable[str] | None = None) -> Iterator[Finished]:
         """Finished runs (all, or those named) with curves, from files of their own or the table."""
         self.pull()
-        rows, folders = self._table.rows(), set(self._run_ids())
-        wanted = {*folders, *rows} if run_ids is None else set(run_ids)
-        alone = wanted & rows.keys() - folders
+        rows = self._table.rows()
+        wanted = {*self._run_ids(), *rows} if run_ids is None else set(run_ids)
+        alone = {run_id for run_id in wanted & rows.keys() if not self.has_result(run_id)}
         curves, tests = (
             self._table.points(name, alone) if alone else {}
             for name in ("curves.parquet", "tests.parquet")
@@ -234,8 +244,8 @@ class Store:
         return self._object(self.folder / "manifest.json") or {}
 
     def rounds(self) -> list[Round]:
-        """Rounds of designed runs, oldest first. A file that holds none is set aside, with a message:
-        that round was not decided."""
+        """Rounds of designed runs, oldest first. A file that cannot be read is set aside, with a
+        message, and its round counts as undecided."""
         self.pull()
         rounds = []
         for path in self._round_files():
@@ -249,12 +259,15 @@ class Store:
                 raise
             except OSError as error:
                 raise StoreError(f"{self.said(path)} cannot be read: {why(error)}") from None
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except (
+                ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError
+            ) as error:  # fmt: skip
                 self._set_aside(path, error, "and its runs are no longer part of the sweep.")
         return rounds
 
     def _round_files(self) -> list[Path]:
-        return sorted((self.folder / "rounds").glob("[0-9][0-9][0-9][0-9].json"))
+        paths = (self.folder / "rounds").glob("*.json")
+        return sorted((p for p in paths if _is_round(p.name)), key=lambda path: int(path.stem))
 
     def running(self, run_ids: Iterable[str]) -> list[str]:
         """Those of the runs whose lease is held by some process now."""
@@ -316,7 +329,7 @@ class Store:
     def _leftovers(self, run_ids: Sequence[str]) -> list[Path]:
         """Temporary files and folders whose process is gone. Here and in rounds/ only the driver
         writes; in a run's folder, and of its rungs, who holds its lease."""
-        found = [*self.folder.glob(".merge-*"), *self.folder.glob(".probe-*")]
+        found = [p for p in self.folder.glob(".merge-*") if p.is_dir()]
         found += [p for p in self.folder.glob("rungs/*/.*") if _is_left(p.name)]
         for folder in (self.folder, self.folder / "rounds"):
             found += [path for path in folder.glob(".*") if _is_left(path.name)]
@@ -325,7 +338,13 @@ class Store:
                 left = [entry.name for entry in entries if _is_left(entry.name)]
                 if left and not self.running([run_id]):
                     found += [self.run_folder(run_id) / name for name in left]
-        return found
+        return [path for path in found if self._is_inside(path)]
+
+    def _is_inside(self, path: Path) -> bool:
+        with contextlib.suppress(OSError):
+            files.check_inside(path, self.folder)
+            return True
+        return False
 
     # -------------------------------------------------------------- writing
 
@@ -361,6 +380,7 @@ class Store:
             write_atomic(path, data := dump(row, curve, tests or []))
             if self.remote:
                 self.remote.write(f"results/{row['run_id']}.json", data)
+                os.utime(path)  # not older than what lies there
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
@@ -386,17 +406,16 @@ class Store:
         values = {"event": event, "time": now(), **details}
         with self._writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                if file.tell() and not _ends_line(path):
-                    file.write(b"\n")
-                file.write(to_json(values) + b"\n")
+            with files.open_to_append(path) as file:
+                torn = os.fstat(file.fileno()).st_size and not _ends_line(path)
+                file.write(("\n" if torn else "") + to_json(values).decode() + "\n")
 
     def log(self, run_id: str, text: str) -> None:
         """Append to a run's output.log what its worker could not write itself."""
         path = self.run_folder(run_id) / "output.log"
         with self._writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
+            with files.open_to_append(path) as file:
                 file.write(f"{text.rstrip()}\n")
 
     def report_progress(self, run_id: str, values: Row) -> None:
@@ -404,7 +423,7 @@ class Store:
         path = self.run_folder(run_id) / "progress.json"
         with contextlib.suppress(OSError):
             temporary = path.with_name(f".progress.{os.getpid()}")
-            temporary.write_bytes(to_json(values))
+            files.write_new(temporary, to_json(values))
             os.replace(temporary, path)
 
     def set_aside(self, path: Path) -> Path:
@@ -453,7 +472,7 @@ class Store:
         StoreError."""
         path = self.folder / "manifest.json"
         if path.is_file() and self._object(path) is None:
-            self._set_aside(path, ValueError("it is no JSON object"), "and begun anew.")
+            self._set_aside(path, ValueError("it is not a JSON object"), "and begun anew.")
         with self._writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data := to_json(values, indent=2) + b"\n")
@@ -466,7 +485,7 @@ class Store:
         with writing(self._given):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             self._check_links()
-            probe.write_bytes(b"x")
+            files.write_new(probe, b"x")
             probe.unlink()
             if self.remote:
                 self.remote.write("probe", b"x")
@@ -494,13 +513,16 @@ class Store:
             return
         with writing(self._given, "reached"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            there = set(filter(is_run_id, self.remote.run_ids()))
+            stamps = {i: at for i, at in self.remote.results_here().items() if is_run_id(i)}
+            there = stamps.keys()
             for name in ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json"):
-                if (data := self.remote.read(name)) is not None:
+                data = self.remote.read(name)
+                if data is not None and data != self._bytes(self.folder / name):
                     write_atomic(self.folder / name, data)
             here = set(filter(self.has_result, self._run_ids()))
             rows = self._table.rows()
-            for run_id, data in self.remote.results(there - here - rows.keys()):
+            older = {run_id for run_id in here & there if self._is_older(run_id, *stamps[run_id])}
+            for run_id, data in self.remote.results((there - here - rows.keys()) | older):
                 self._keep(run_id, data)
             for run_id in here - there - rows.keys():  # written here as the connection broke
                 data = (self.run_folder(run_id) / "result.json").read_bytes()
@@ -509,10 +531,21 @@ class Store:
         self._say_odd(self.remote)
         self._pulled = time.monotonic()
 
+    @staticmethod
+    def _bytes(path: Path) -> bytes | None:
+        with contextlib.suppress(OSError):
+            return files.read_bytes(path)
+        return None
+
+    def _is_older(self, run_id: str, size: int, changed: float) -> bool:
+        """Whether another machine has replaced a result since it was written, or fetched, here."""
+        status = (self.run_folder(run_id) / "result.json").stat()
+        return status.st_size != size or status.st_mtime < changed
+
     def _pull_rounds(self, remote: Remote) -> None:
         folder = self.folder / "rounds"
         here = {path.name for path in self._round_files()}
-        there = {name for name in remote.names("rounds") if re.fullmatch(r"\d{4}\.json", name)}
+        there = {name for name in remote.objects("rounds") if _is_round(name)}
         for name in there - here:
             if (data := remote.read(f"rounds/{name}")) is not None:
                 folder.mkdir(exist_ok=True)
@@ -535,14 +568,24 @@ class Store:
         assert self.remote is not None
         with writing(self._given, "reached"):
             data = self.remote.read(f"results/{run_id}.json")
-            if data is not None:
-                self._keep(run_id, data)
-        return data
+            if data is not None and self._keep(run_id, data):
+                return data
+        return None
 
-    def _keep(self, run_id: str, data: bytes) -> None:
-        folder = self.run_folder(run_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "result.json", data)
+    def _keep(self, run_id: str, data: bytes) -> bool:
+        """Store a result of the URI here; one that is damaged stays there until the run is trained
+        again, and a message says so."""
+        path = self.run_folder(run_id) / "result.json"
+        try:
+            parse(data, run_id)
+        except NewerFormat as error:
+            raise StoreError(self._newer(path, error)) from None
+        except ValueError as error:
+            self._say(f"{self.said(path)} is damaged ({error}); the run will train again.")
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+        return True
 
     # -------------------------------------------------------------- leases
 
@@ -599,13 +642,18 @@ def _size(path: Path) -> int:
     return 0
 
 
+def _is_round(name: str) -> bool:
+    return re.fullmatch(r"[0-9]{4,9}\.json", name) is not None
+
+
 def _is_left(name: str) -> bool:
-    """Whether a temporary file of this name belongs to a process that is gone from this machine."""
-    pid = files.owner(name)
-    if pid is None:
+    """Whether a temporary file of this name, one that we give, is of a process that is gone from this
+    machine."""
+    found = _TEMPORARY.fullmatch(name)
+    if found is None:
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(int(found["pid"]), 0)
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):

@@ -25,10 +25,13 @@ from small import SMALL
 import sweeps.store
 from scaling import table
 from scaling.cli import main
+from scaling.config import RunConfig
 from sweeps import Sweep
 from sweeps.control import cancel, logs
 from sweeps.export import EXPORTERS
+from sweeps.jobs import failed_row
 from sweeps.remote import Remote, join, masked, shown, without_credentials
+from sweeps.result import dump
 from sweeps.status import status
 from sweeps.store import Store, StoreError
 
@@ -151,9 +154,11 @@ def test_names_that_are_no_plain_words_are_left_alone(tmp_path: Path, own_cache:
         (bucket / folder).mkdir(parents=True)
         for name in [*odd, "plain_1.x-2.json", "notes.txt"]:
             (bucket / folder / name).write_text("{}")
+    row = failed_row(RunConfig(), "") | {"run_id": "plain_1.x-2"}
+    (bucket / "results" / "plain_1.x-2.json").write_bytes(dump(row, [], []))
     store = Store(f"local://{bucket}")
-    assert store.remote is not None and store.remote.run_ids() == {"plain_1.x-2"}
-    assert store.remote.names("rounds") == {"plain_1.x-2.json"}
+    assert store.remote is not None and store.remote.results_here().keys() == {"plain_1.x-2"}
+    assert store.remote.objects("rounds").keys() == {"plain_1.x-2.json"}
     store = Store(f"local://{bucket}")
     store.pull()
     assert [path.name for path in store.folder.glob("runs/*")] == ["plain_1.x-2"]

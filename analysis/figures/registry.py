@@ -18,7 +18,6 @@ from analysis import style
 from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fit import FitError
 from analysis.load import load as load_table
-from scaling.config import ConfigError
 from scaling.files import check_inside
 from scaling.table import TableError, read_tests
 
@@ -90,7 +89,7 @@ class _Tables:
         options = {"critical": self.critical} if one.takes_critical else {}
         try:
             return one.draw(self.runs, self.curves, width=width, **options)
-        except (TableError, FitError, ConfigError) as error:
+        except (ValueError, ArithmeticError) as error:  # ours, and of odd values such as n_ctx = 0
             raise TableError(
                 f"{self.folder}: the figure {one.name!r}: {error} {measures}"
             ) from None
