@@ -966,9 +966,12 @@ def _version() -> str:
 
 
 def _say(message: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it
-        line = printable(_masked(message.strip())).replace("\n", "\\n")
-        print(f"scaling: {line}", file=sys.stderr)
+    line = printable(_masked(message.strip())).replace("\n", "\\n")
+    try:
+        print(f"scaling: {line}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it; what is left in the buffer must not fail again at the end
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _masked(text: str) -> str:

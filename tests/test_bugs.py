@@ -136,6 +136,7 @@ def test_nobody_reads_what_went_wrong():
     reader, writer = os.pipe()
     os.close(reader)
     words = [sys.executable, "-m", "scaling.cli", "fit", "nowhere.csv"]
-    done = subprocess.run(words, stderr=writer, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    for buffered in ("", "1"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered}
+        assert subprocess.run(words, stderr=writer, env=environment).returncode == 2
     os.close(writer)
-    assert done.returncode == 2
