@@ -453,10 +453,16 @@ class RunConfig(_Part):
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
         # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the text
         # of each part made once for all runs that share it. Keys of a part are neighbours.
-        found = [(f"{name}.", getattr(self, name).canonical_text) for name in _parts()]
-        for key, value in _own_canonical(self).items():
-            found.append((key, f'"{key}":{value if type(value) is int else json.dumps(value)}'))
-        items = ",".join([text for _, text in sorted(found) if text])
+        texts, values = [], self.__dict__
+        for name, is_part, default in _in_order():
+            if is_part:
+                texts.append(values[name].canonical_text)
+                continue
+            value = self.D if name == "tokens" else values[name]
+            if value != default:
+                text = value if type(value) is int else json.dumps(value)
+                texts.append(f'"{name}":{text}')
+        items = ",".join(filter(None, texts))
         return hashlib.sha256(f"[{RECIPE},{{{items}}}]".encode()).hexdigest()[:12]
 
 
@@ -645,6 +651,16 @@ def _parts() -> tuple[str, ...]:
     return tuple(
         f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name])
     )
+
+
+@functools.cache
+def _in_order() -> tuple[tuple[str, bool, Any], ...]:
+    """Of what identifies a run, the fields of a RunConfig as sorted keys have them: name, whether it is
+    a part, and the default of one that is none."""
+    names = [(f"{name}.", name, True, None) for name in _parts()]
+    own = (name for name, *_ in _leaves(RunConfig) if name != "tag")
+    names += [(name, name, False, fields_of()[name][1]) for name in own]
+    return tuple((name, is_part, default) for _, name, is_part, default in sorted(names))
 
 
 def _own_canonical(config: RunConfig) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def status(
     finished = {state: counts[state] for state in table.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
-    parts |= {row["run_id"]: 1.0 for row in done}
+    C_done = sum(C.get(row["run_id"], 0.0) for row in done)
+    C_done += sum(part * C[run_id] for run_id, part in parts.items())
     return Status(
         folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
@@ -145,7 +146,7 @@ def status(
             if row["status"] == "failed"
         },
         C=sum(C.values()),
-        C_done=sum(part * C.get(run_id, 0.0) for run_id, part in parts.items()),
+        C_done=C_done,
         said=tuple(growth.said),
         notes=tuple(store.messages),
     )

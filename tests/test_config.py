@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.config import (
+    RECIPE,
     ConfigError,
     OptimConfig,
     RunConfig,
@@ -35,6 +37,29 @@ GOLDEN = {
 @pytest.mark.parametrize(("changes", "run_id"), GOLDEN.items())
 def test_run_id_is_golden(changes, run_id):
     assert from_dict(json.loads(changes)).run_id == run_id
+
+
+CHANGES = {
+    "seed": st.integers(0, 2**40),
+    "tokens": st.integers(1, 10**12),
+    "batch_tokens": st.integers(1, 64).map(lambda rows: 128 * rows),
+    "precision": st.sampled_from(["float32", "bfloat16"]),
+    "tag": st.text(max_size=4),
+    "model.n_layer": st.integers(1, 9),
+    "model.tied": st.booleans(),
+    "data.corpus": st.text(min_size=1, max_size=6),
+    "optim.lr": st.one_of(st.floats(1e-6, 1), st.just("0.05 N^-0.25")),
+    "optim.clip": st.one_of(st.just("none"), st.floats(0.1, 9)),
+    "eval.points": st.integers(1, 99),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=CHANGES))
+def test_run_id_is_the_hash_of_the_canonical_config(changes):
+    run = from_dict(changes)
+    text = json.dumps([RECIPE, canonical(run)], sort_keys=True, separators=(",", ":"))
+    assert run.run_id == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert from_dict(canonical(run)).run_id == run.run_id
 
 
 def test_run_id_is_the_same_in_another_process():
