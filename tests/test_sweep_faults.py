@@ -299,12 +299,17 @@ def ray_session(driver: subprocess.Popen[str]) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_a_killed_part_of_ray_and_sigterm(project: Project, undisturbed: Store, part: str):
-    spec = project.spec("long", LONG)
+def test_a_killed_part_of_ray_and_sigterm(project: Project, part: str):
+    # Workers outlive the head by seconds, in which no run of this length ends.
+    spec = project.spec("long", LONG.replace("409_600", "2_560_000"))
     driver = project.start("long", "results")
     store = project.store("long", "results")
     dear = spec.runs[-1].run_id
     wait_for(lambda: (store.run_folder(dear) / "checkpoint.pt").exists())
+    if (
+        part == "gcs_server"
+    ):  # docs/faults.md: its death while Ray and the experiment begin is not covered
+        wait_for(lambda: (store.progress(dear) or {}).get("step", 0) > 2000)
     (process,) = (process for process in tree(driver) if process.name() == part)
     process.kill()
     wait_for(lambda: len(starts(store, dear)) == 2)
@@ -318,7 +323,8 @@ def test_a_killed_part_of_ray_and_sigterm(project: Project, undisturbed: Store, 
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == [] and store.result(dear) is None
     project.run("long", "results", "in_process=1")
-    assert_same_results(store, undisturbed)
+    project.run("long", "undisturbed", "in_process=1")
+    assert_same_results(store, project.store("long", "undisturbed"))
 
 
 def test_packs_and_branches_that_are_killed_end_as_each_run_alone(
