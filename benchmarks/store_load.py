@@ -1,7 +1,7 @@
 """What a results folder of very many finished runs costs the commands that look at it.
 
 A folder of 1e5 runs and 1e6 curve points is made, with the spec that asks for them, and each command
-runs in a process of its own; user and system CPU seconds and the most memory are printed. The
+runs in a process of its own; user CPU seconds and the most memory are printed. The
 baseline of each is the plainest program that reads the same files, run right after it: json.loads of
 every result.json, or pandas.read_csv of the table.
 
@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 GOALS = {"status": 3.0, "dry_run": 3.0, "merge_again": 2.0, "merge_again_gb": 0.5, "spec": 6.0}
-"""CPU seconds, and gigabytes, at 1e5 runs: at most."""
+"""User CPU seconds, and gigabytes, at 1e5 runs: at most."""
 
 POINTS = 10
 SHAPES = ((1, 32, 2), (2, 64, 2), (2, 96, 3), (3, 128, 4), (4, 128, 4))
@@ -66,7 +66,7 @@ def make(folder: Path, runs: int) -> None:
 
 
 def measured(code: str, *words: str, cwd: Path) -> tuple[float, float]:
-    """(CPU seconds, gigabytes) of a Python program in a process of its own."""
+    """(user CPU seconds, gigabytes) of a Python program in a process of its own."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = (
         "import resource, sys\n" + code + "\n"
@@ -79,8 +79,7 @@ def measured(code: str, *words: str, cwd: Path) -> tuple[float, float]:
     if done.returncode:
         sys.exit(f"{code}\nfailed:\n{done.stdout}{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent, float(done.stderr.splitlines()[-1])
+    return after.ru_utime - before.ru_utime, float(done.stderr.splitlines()[-1])
 
 
 COMMAND = "from scaling.cli import main; main(sys.argv[1:])"
