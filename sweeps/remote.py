@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, unquote_plus
 
+from sweeps.result import is_run_id
+
 _AT_ONCE = 32
 """Requests under way: an object store answers each slowly and many as fast as one."""
 
@@ -46,8 +48,6 @@ _NESTED = re.compile(r"[^/@]*:[^/@]*@")
 _USER_IS_A_KEY = ("s3", "s3a", "s3n")
 """Schemes whose user is half of the credentials. Elsewhere it may be part of the address: the
 container of abfs://container@account/, the account of sftp://user@host/."""
-
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _FEWEST = 4
 """A shorter secret is masked where it stands alone: it may be part of any word."""
@@ -211,7 +211,7 @@ class Remote:
             selector = FileSelector(f"{root}/{folder}", allow_not_found=True)
             files = [f for f in filesystem.get_file_info(selector) if f.type == FileType.File]
         json = [f for f in files if f.base_name.endswith(".json")]
-        plain = [f for f in json if _PLAIN.fullmatch(f.base_name.removesuffix(".json"))]
+        plain = [f for f in json if is_run_id(f.base_name.removesuffix(".json"))]
         names = {f.base_name for f in json} - {f.base_name for f in plain}
         self.odd += sorted({f"{folder}/{name}" for name in names} - set(self.odd))
         return {f.base_name: (f.size or 0, (f.mtime_ns or 0) / 1e9) for f in plain}

@@ -26,8 +26,6 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _SIZES = ("N", "D", "C", "B", "S")
 
-_NESTING = "it is nested too deeply"
-
 
 class NewerFormat(ValueError):
     """A file of a newer version of this package."""
@@ -71,7 +69,7 @@ def from_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
-        raise ValueError(_NESTING) from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def parse(data: bytes, run_id: str) -> Finished:

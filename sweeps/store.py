@@ -513,7 +513,7 @@ class Store:
             return
         with writing(self._given, "reached"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            stamps = {i: at for i, at in self.remote.results_here().items() if is_run_id(i)}
+            stamps = self.remote.results_here()
             there = stamps.keys()
             for name in ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json"):
                 data = self.remote.read(name)

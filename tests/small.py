@@ -1,4 +1,6 @@
-"""A sweep of seconds, on the text that the fixture `here` copies."""
+"""A sweep of seconds, on the text that the fixture `here` copies, and the command line in this process."""
+
+from scaling.cli import main
 
 BASE = """
 name = "small"
@@ -11,3 +13,12 @@ eval = { test_tokens = 2048, points = 4 }
 [axes]
 """
 SMALL = BASE + "seed = [0, 1]\n"
+
+
+def call(*words: object) -> int:
+    """Exit code of a command."""
+    try:
+        main([*map(str, words)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import call
 
 from scaling import table
-from scaling.cli import main
 from scaling.config import RunConfig
 from scaling.files import remove, write_atomic
 from sweeps.control import clean
@@ -60,15 +60,6 @@ def finish(store: Store, run: RunConfig, **changes: Any) -> None:
     row = failed_row(run, "") | {"status": "ok", "L": 2.5, "corpus_hash": "00e1"} | changes
     point = {"run_id": run.run_id, "S": 1, "D": 128, "C": 1e9, "L": 2.75, "L_train": 2.8}
     store.finish(row, [point, point | {"S": 4}])
-
-
-def call(*words: object) -> int:
-    """Exit code of a command."""
-    try:
-        main([*map(str, words)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int, bytes | str]]:
@@ -402,9 +393,6 @@ def test_status_knows_the_sizes_of_an_own_family_without_its_code(here: Path, ca
 
 
 # ------------------------------------------------------------------ results
-
-
-GOOD = object()
 
 
 @pytest.mark.parametrize(

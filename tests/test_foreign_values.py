@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import SMALL
+from small import SMALL, call
 
 from scaling import table
-from scaling.cli import main
 from scaling.config import ConfigError, RunConfig, from_dict, override
 from sweeps import control, own_sizes
 from sweeps.errors import StoreError
@@ -44,14 +43,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def finish(store: Store, run: RunConfig, **changes: Any) -> None:
     row = failed_row(run, "") | {"status": "ok", "L": 2.5} | changes
     store.finish(row, [{"run_id": run.run_id, "S": 1, "D": 256, "L": 2.75}])
-
-
-def call(*words: object) -> int:
-    try:
-        main([*map(str, words)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 # ------------------------------------------------------------------ results
