@@ -35,9 +35,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
 
     from rich.console import Console
 
-    from scaling.train import Progress
+    from scaling.train import Interrupted, Progress
     from scaling.train import train as train_run
-    from scaling.training.result import Interrupted
 
     console = Console(stderr=True)
     if config.model.family not in FAMILIES:

@@ -324,8 +324,7 @@ def _together(
     whose account.
     """
     from scaling.errors import CorpusError
-    from scaling.train import Result, train_pack
-    from scaling.training.result import Interrupted
+    from scaling.train import Interrupted, Result, train_pack
 
     outcomes: list[Outcome] = []
     runs: dict[str, RunConfig] = {}
@@ -466,9 +465,8 @@ def _train(
 ) -> tuple[Row, list[Point], list[Point]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
     from scaling.errors import CorpusError
-    from scaling.train import train
+    from scaling.train import Interrupted, train
     from scaling.training.checkpoint import CHECKPOINT
-    from scaling.training.result import Interrupted
 
     folder = store.run_folder(run.run_id)
 

@@ -24,9 +24,8 @@ from scaling.devices.device import device_of
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.train import train, train_pack
+from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
-from scaling.training.result import Interrupted
 from sweeps import Sweep, estimate
 from sweeps.budget import Budget
 from sweeps.run import _Call

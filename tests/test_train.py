@@ -24,9 +24,8 @@ from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.model import Model
-from scaling.train import train, train_pack
+from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
-from scaling.training.result import Interrupted
 from scaling.training.schedule import evaluation_steps
 from scaling.training.trainer import Trainer
 
