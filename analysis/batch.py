@@ -17,7 +17,8 @@ import pandas as pd
 from analysis import laws
 from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.frontier import Frontier, envelope, quantiles
-from scaling.table import TableError, check, missing_column
+from scaling.errors import TableError
+from scaling.table import check, missing_column
 
 _FEWEST = 3
 """Batch sizes that a trade-off needs: two parameters and something to judge them by."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.config import ConfigError, ModelConfig
-from scaling.count import parameters
+from scaling.config import ModelConfig
+from scaling.errors import ConfigError
+from scaling.size import parameters
 
 MFU = 0.4
 """Share of the peak that training keeps busy where it was not measured: PaLM 540B 46 % (Chowdhery

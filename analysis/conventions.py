@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.config import FAMILIES, ConfigError, ModelConfig
-from scaling.count import flops_per_token, parameters
-from scaling.table import COLUMNS, TableError, check, missing_column
+from scaling.config import FAMILIES, ModelConfig
+from scaling.errors import ConfigError, TableError
+from scaling.schema import COLUMNS
+from scaling.size import flops_per_token, parameters
+from scaling.table import check, missing_column
 
 _MEANING = {column.name: column.meaning for column in COLUMNS}
 _COUNTS = {

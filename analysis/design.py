@@ -26,9 +26,10 @@ from analysis.fit import Estimate, FitError, FitResult, check_level, fit
 from analysis.frontier import _optimal
 from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape
-from scaling.config import ConfigError, ModelConfig, RunConfig, fields_of
-from scaling.count import parameters
-from scaling.table import LARGEST, TableError, sensible
+from scaling.config import ModelConfig, RunConfig, fields_of
+from scaling.errors import ConfigError, TableError
+from scaling.size import parameters
+from scaling.table import LARGEST, sensible
 
 _DRAWS = 48
 """Draws of the parameters that the criterion is averaged over."""

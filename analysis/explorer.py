@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from analysis import style
-from scaling.table import COLUMNS
+from scaling.schema import COLUMNS
 
 _AXES = {
     "C": "Compute C = 6ND [FLOPs]",

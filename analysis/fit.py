@@ -17,7 +17,7 @@ from analysis import engine, uncertainty
 from analysis.engine import Minimum, Problem
 from analysis.laws import Law, resolve
 from scaling import table
-from scaling.table import TableError
+from scaling.errors import TableError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,8 +24,8 @@ from analysis.conventions import counted, in_words, meaning, per_token, six
 from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.laws import Law
 from analysis.uncertainty import interval
-from scaling.config import ConfigError
-from scaling.table import TableError, sensible
+from scaling.errors import ConfigError, TableError
+from scaling.table import sensible
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
 _GRID = 512

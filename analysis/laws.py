@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.count import code_file
-from scaling.table import COLUMNS
+from scaling.files import code_file
+from scaling.schema import COLUMNS
 
 
 class LawError(ValueError):

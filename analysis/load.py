@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scaling.errors import TableError
 from scaling.files import EncodingError, check_regular, check_utf8
-from scaling.table import STATUSES, TableError, check, missing_column, read, read_curves
+from scaling.schema import STATUSES
+from scaling.table import check, missing_column, read, read_curves
 
 # Exact identities by the column they give; D = S B first, as it needs no convention.
 _IDENTITIES = {

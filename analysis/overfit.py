@@ -19,7 +19,7 @@ from analysis.batch import Efficient
 from analysis.fit import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 
 
 @dataclass(frozen=True)

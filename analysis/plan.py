@@ -20,9 +20,11 @@ from analysis.overfit import repeating
 from analysis.recipe import Recipe, recipe
 from analysis.uncertainty import interval
 from analysis.validate import held_out
-from scaling.config import ConfigError, ModelConfig
-from scaling.count import PF_DAY, parameters
-from scaling.table import LARGEST, TableError, sensible
+from scaling.config import ModelConfig
+from scaling.count import PF_DAY
+from scaling.errors import ConfigError, TableError
+from scaling.size import parameters
+from scaling.table import LARGEST, sensible
 
 _WRONG = ("not converged", "wrong sign")
 """What a fit's status may say that leaves a plan without a basis."""

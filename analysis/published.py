@@ -19,7 +19,7 @@ from analysis import engine, laws
 from analysis.fit import FitResult, fit
 from analysis.frontier import isoflop
 from analysis.laws import Law
-from scaling.table import TableError
+from scaling.errors import TableError
 
 PF_DAY = 1e15 * 86400
 """One petaflop/s-day in FLOPs, the unit of compute in Kaplan et al. 2020."""

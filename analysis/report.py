@@ -22,8 +22,8 @@ from analysis import style
 from analysis.explorer import explorer, policy, scripts
 from analysis.figures.registry import FIGURES, drawings
 from analysis.summary import NEXT, Summary, summarise
+from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
-from scaling.table import TableError
 
 _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",

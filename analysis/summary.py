@@ -17,8 +17,8 @@ from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans
 from analysis.uncertainty import interval
 from analysis.validate import Validation, validate
-from scaling.config import ConfigError
-from scaling.table import TableError, missing_column
+from scaling.errors import ConfigError, TableError
+from scaling.table import missing_column
 
 NEXT = 10.0
 """The plan is for this many times the compute of the largest run."""

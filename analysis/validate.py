@@ -18,7 +18,8 @@ from analysis import engine
 from analysis import laws as known
 from analysis.fit import FitError, FitResult, _plain, check_level, fit
 from analysis.laws import Law, resolve
-from scaling.table import TableError, missing_column
+from scaling.errors import TableError
+from scaling.table import missing_column
 
 NARROW = 1.0
 """Decades of a size (parameters, tokens, FLOPs, ...) below which an exponent is hardly known."""

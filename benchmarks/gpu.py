@@ -31,8 +31,9 @@ LARGE = {"n_layer": 14, "d_model": 768, "n_head": 12, "n_ctx": 1024}
 
 def step_seconds(values: dict, K: int, device: str, seconds: float, **execution) -> float:
     """Of one step of K runs, the least of five tries, each of which waits for the device."""
-    from scaling.config import Execution, from_dict, override
-    from scaling.train import Trainer
+    from scaling.config import from_dict, override
+    from scaling.execution import Execution
+    from scaling.training.trainer import Trainer
 
     run = from_dict(values)
     runs = [override(run, {"seed": k}) for k in range(K)]
@@ -76,10 +77,10 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace, text: str) -> dict:
-    from scaling import count
+    from scaling import size
     from scaling.config import ModelConfig
-    from scaling.hardware import peak_flops
-    from scaling.train import device_of
+    from scaling.devices.device import device_of
+    from scaling.devices.hardware import peak_flops
 
     device = device_of(arguments.device)
     cuda = device.type == "cuda"
@@ -109,8 +110,8 @@ def measure(arguments: argparse.Namespace, text: str) -> dict:
     values |= {"eval.test_tokens": model.n_ctx, "precision": "bfloat16"}
     took = step_seconds(values, 1, arguments.device, seconds, compile=not arguments.tiny)
     peak = arguments.peak_flops or peak_flops(device, torch.bfloat16, torch.get_num_threads())
-    flops = count.flops_per_token(model, 256, "matmul") * B / took
-    figures |= {"N": count.parameters(model, 256).N, "tokens_per_second": round(B / took)}
+    flops = size.flops_per_token(model, 256, "matmul") * B / took
+    figures |= {"N": size.parameters(model, 256).N, "tokens_per_second": round(B / took)}
     figures |= {"peak_flops": peak, "mfu": round(flops / peak, 3)}
     print(f"N={figures['N']:,}: {B / took:,.0f} tokens/s, {100 * flops / peak:.1f} % of {peak:.3g}")
     return figures

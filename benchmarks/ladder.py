@@ -26,8 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from scaling import corpus
 from scaling.config import RunConfig, flatten, from_dict
+from scaling.data import corpus
 
 SPEC = """
 name = "ladder"
@@ -57,8 +57,8 @@ def plain(runs: list[RunConfig]) -> dict[str, float]:
     from torch import nn
     from train_speed import Reference
 
-    from scaling.schedule import peaks, schedule
-    from scaling.tokens import held_out_windows
+    from scaling.data.windows import held_out_windows
+    from scaling.training.schedule import peaks, schedule
 
     torch.set_num_threads(1)
     losses = {}
@@ -96,7 +96,7 @@ def plain(runs: list[RunConfig]) -> dict[str, float]:
 
 def plain_side_by_side(runs: list[RunConfig], workers: int) -> tuple[dict[str, float], float]:
     """{run_id: L} and seconds, longest first, in turn to each process."""
-    from scaling.count import flops_per_token
+    from scaling.size import flops_per_token
 
     cost = {run.run_id: run.D * flops_per_token(run.model, 256, "matmul") for run in runs}
     ordered = sorted(runs, key=lambda run: -cost[run.run_id])

@@ -28,10 +28,12 @@ from typing import Any
 import torch
 from train_speed import SHAPES, reference_apart
 
-from scaling import corpus, count
-from scaling.config import Execution, RunConfig, from_dict
-from scaling.hardware import peak_flops
-from scaling.train import Trainer
+from scaling import size
+from scaling.config import RunConfig, from_dict
+from scaling.data import corpus
+from scaling.devices.hardware import peak_flops
+from scaling.execution import Execution
+from scaling.training.trainer import Trainer
 
 GOALS = {"3e3:256": 4.0, "3e4:256": 2.2}
 """Of packs."""
@@ -155,7 +157,7 @@ def main() -> int:
             K = 1
         times = {what: r / rate["reference"] for what, r in rate.items() if "cold" not in what}
         key, gain = f"N{name}_B{B}", rate[f"{K}"] / rate["1"]
-        N = count.parameters(SHAPES[name], 256).N
+        N = size.parameters(SHAPES[name], 256).N
         line = f"{N:>9,} {B:>6} {rate['reference']:>11,.0f} {rate['1']:>11,.0f} "
         line += f"{rate[f'{K}']:>11,.0f} {K:>3}  one run {times['1']:.2f}, pack {times[f'{K}']:.2f}"
         alone = ("1", "compiled_1", "bfloat16", "compiled_bfloat16")

@@ -78,10 +78,10 @@ def trial(config: dict) -> None:
     from ray import tune
     from train_speed import Reference
 
-    from scaling import corpus
     from scaling.config import from_dict
-    from scaling.schedule import schedule
-    from scaling.tokens import held_out_windows
+    from scaling.data import corpus
+    from scaling.data.windows import held_out_windows
+    from scaling.training.schedule import schedule
 
     torch.set_num_threads(1)
     run = from_dict(config["run"])
@@ -136,7 +136,7 @@ def plain_tune(runs, workers: int, folder: Path) -> dict[str, float]:
 def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
     from rich.console import Console
 
-    from scaling import corpus
+    from scaling.data import corpus
     from sweeps import Sweep
 
     os.environ["SCALING_CACHE"] = str(folder / name / "cache")  # nothing is measured as yet
@@ -166,7 +166,7 @@ def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
 
 
 def planner() -> dict[str, float]:
-    from scaling.schedule import shape
+    from scaling.training.pack_key import shape
     from sweeps import estimate, pack
 
     runs = seeds(100_000).runs
@@ -185,7 +185,7 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
     """Jobs whose runs have finished already, through Tune."""
     import psutil
 
-    from scaling.config import Execution
+    from scaling.execution import Execution
     from sweeps.jobs import Job, Queue, failed_row
     from sweeps.store import Store
     from sweeps.tune import jobs_of_an_experiment, run_on_ray

@@ -25,9 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scaling import corpus, count
-from scaling.config import Execution, ModelConfig, RunConfig, from_dict
-from scaling.train import Trainer
+from scaling import size
+from scaling.config import ModelConfig, RunConfig, from_dict
+from scaling.data import corpus
+from scaling.execution import Execution
+from scaling.training.trainer import Trainer
 
 SHAPES = {
     "3e3": ModelConfig(n_layer=1, d_model=16, n_head=1),
@@ -179,7 +181,7 @@ def main() -> int:
     for name, shape in SHAPES.items():
         for batch_tokens in arguments.batch_tokens:
             ours, theirs, r, error = ratio(name, batch_tokens, arguments.turns, arguments.seconds)
-            N = count.parameters(shape, 1024).N
+            N = size.parameters(shape, 1024).N
             print(
                 f"{N:>9,} {batch_tokens:>6} {ours:>12,.0f} {theirs:>12,.0f} {r:>7.3f} {error:>6.3f}"
             )

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
-from scaling.count import code_file
-from scaling.memory import one_line, out_of_memory
+from scaling.config import FAMILIES, RunConfig
+from scaling.errors import ConfigError, one_line, out_of_memory
+from scaling.execution import Execution
+from scaling.files import code_file
 from scaling.text import printable
 
 # ------------------------------------------------------------------ training
@@ -314,7 +315,7 @@ def data_prepare(
         max_bytes: Read at most this much text.
     """
     from scaling.config import DataConfig
-    from scaling.corpus import prepare
+    from scaling.data.corpus import prepare
 
     files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
     per_token = files.train_bytes / files.train_tokens
@@ -326,7 +327,8 @@ def data_prepare(
 
 def data_list() -> None:
     """The bundled corpora, and which of them are prepared."""
-    from scaling.corpus import CORPORA, cache
+    from scaling.data.sources import CORPORA
+    from scaling.files import cache
 
     for name, bundled in CORPORA.items():
         prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
@@ -642,7 +644,7 @@ def plan(
     from analysis.budget import budget
     from analysis.fit import FitError
     from analysis.plan import plans
-    from scaling.table import TableError
+    from scaling.errors import TableError
 
     words = None
     if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
@@ -1165,7 +1167,7 @@ def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[An
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
     from analysis.load import check_one_text
-    from scaling.table import TableError
+    from scaling.errors import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
@@ -1230,7 +1232,7 @@ def _one_format(json: bool, latex: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from scaling.table import finite
+    from scaling.jsonable import finite
 
     print(json.dumps(finite(value), indent=2, allow_nan=False))
 

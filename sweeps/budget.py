@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scaling.config import ConfigError, RunConfig
+from scaling.config import RunConfig
+from scaling.errors import ConfigError
 from sweeps.progress import clock, flops, si
 
 

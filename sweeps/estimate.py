@@ -22,15 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaling import count, interpreter
-from scaling.config import EvalConfig, Execution, RunConfig, flatten, from_dict
+from scaling import interpreter, size
+from scaling.config import EvalConfig, RunConfig, flatten, from_dict
+from scaling.execution import Execution
 from scaling.files import write_atomic
-from scaling.schedule import shape
+from scaling.training.pack_key import shape
 from sweeps.jobs import headline
 from sweeps.store import machine
 
 if TYPE_CHECKING:
-    from scaling.parallel import Ranks
+    from scaling.devices.ranks import Ranks
 
 V = TypeVar("V")
 
@@ -74,7 +75,7 @@ class Speed:
 
     def step_seconds(self, run: RunConfig) -> float:
         """Of one training step."""
-        F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
+        F = size.flops_per_token(run.model, run.data.vocab_size, "matmul")
         return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
 
     def test(self, run: RunConfig) -> float:
@@ -181,7 +182,7 @@ class Machine:
         """Where the measurements of a run's shape are kept."""
         from importlib.metadata import version
 
-        from scaling.corpus import cache
+        from scaling.files import cache
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
@@ -328,7 +329,7 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
         (
             run.batch_tokens,
             run.model.n_layer,
-            count.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+            size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
             packs[key][1] / run.batch_tokens,
         )
         for key, run in {shape(run): run for run in runs}.items()
@@ -340,7 +341,7 @@ def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
     """The cheapest, the middle and the dearest shape, by FLOPs a token; to be measured alone."""
     ordered = sorted(
         {shape(run): run for run in runs}.values(),
-        key=lambda run: count.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+        key=lambda run: size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
     )
     picks = {0, len(ordered) // 2, len(ordered) - 1} if ordered else ()
     return [(ordered[i], 1) for i in sorted(picks)]
@@ -355,19 +356,19 @@ def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
     """What :meth:`Machine.measure` asks for; each of several devices goes through it."""
     import torch
 
-    from scaling import parallel
+    from scaling.devices import launch
 
     how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
     execution = Execution(**how)
     torch.set_num_threads(execution.threads)
-    with parallel.together(execution, partial(_answers, request)) as ranks:
+    with launch.together(execution, partial(_answers, request)) as ranks:
         return _measured(request, execution, ranks)
 
 
 def _measured(
     request: dict[str, Any], execution: Execution, ranks: Ranks
 ) -> list[dict[int, float]]:
-    from scaling.train import Trainer
+    from scaling.training.trainer import Trainer
 
     def trainer_of(run: RunConfig, B: int, K: int) -> Trainer:
         test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
@@ -380,8 +381,8 @@ def _measured(
     items = []
     for item in request["items"]:
         run = from_dict(item["run"])
-        count.allow(run.model.family)
-        F = count.flops_per_token(run.model, run.data.vocab_size, "matmul")
+        size.allow(run.model.family)
+        F = size.flops_per_token(run.model, run.data.vocab_size, "matmul")
         # A step of the largest model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size
         B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // unit) * unit
@@ -418,7 +419,7 @@ def _crowded(device: Any, workers: int) -> bool:
     """Whether so many processes such as this one would take most of the memory."""
     import torch
 
-    from scaling.hardware import peak_memory
+    from scaling.devices.hardware import peak_memory
 
     if device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]

@@ -44,7 +44,7 @@ from pathlib import Path
 
 from scaling.config import RunConfig
 from scaling.files import check_inside, read_bytes, write_atomic
-from scaling.schedule import evaluation_steps, warmup_steps
+from scaling.training.schedule import evaluation_steps, warmup_steps
 from sweeps.errors import writing
 from sweeps.result import Row, from_json, is_run_id
 from sweeps.store import Store

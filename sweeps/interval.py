@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scaling import count
-from scaling.config import ConfigError, ModelConfig, RunConfig, canonical, flatten, from_dict
+from scaling import size
+from scaling.config import ModelConfig, RunConfig, canonical, flatten, from_dict
+from scaling.errors import ConfigError
 from sweeps.shapes import shape_between, shape_beyond
 
 Row = Mapping[str, Any]
@@ -304,7 +305,7 @@ def _ladder(runs: Sequence[RunConfig], reach: float) -> list[ModelConfig]:
 
 @functools.lru_cache(maxsize=2**16)
 def _N(run: RunConfig) -> int:
-    return count.parameters(run.model, run.data.vocab_size).N
+    return size.parameters(run.model, run.data.vocab_size).N
 
 
 def _flops(run: RunConfig) -> float:

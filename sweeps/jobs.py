@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
-from scaling import count, table
-from scaling.config import ConfigError, Execution, RunConfig, flatten
+from scaling import count, schema
+from scaling import size as model_size
+from scaling.config import RunConfig, flatten
+from scaling.errors import ConfigError, out_of_memory
+from scaling.execution import Execution
 from scaling.files import open_to_append
-from scaling.memory import out_of_memory
 from sweeps.errors import StoreError, writing
 from sweeps.halving import Halving
 from sweeps.result import Point, Row
@@ -194,7 +196,7 @@ class Queue:
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status in table.STATUSES:
+        if outcome.status in schema.STATUSES:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
@@ -262,15 +264,15 @@ def headline(error: str) -> str:
 
 def failed_row(run: RunConfig, error: str) -> Row:
     """The table's row of a run that has no loss: its sizes and what happened."""
-    size = count.parameters(run.model, run.data.vocab_size)
+    size = model_size.parameters(run.model, run.data.vocab_size)
     per_token = {
-        name: count.flops_per_token(run.model, run.data.vocab_size, name)
+        name: model_size.flops_per_token(run.model, run.data.vocab_size, name)
         for name in count.CONVENTIONS
     }
-    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
+    row: Row = {column.name: "" if column.dtype == "str" else None for column in schema.COLUMNS}
     return (
         row
-        | table.config_row(flatten(run))
+        | schema.config_row(flatten(run))
         | {
             "run_id": run.run_id,
             "status": "failed",
@@ -321,7 +323,7 @@ def _together(
     Runs without an outcome are left for :func:`_execute`: the pack raised, and it is not known on
     whose account.
     """
-    from scaling.corpus import CorpusError
+    from scaling.errors import CorpusError
     from scaling.train import Interrupted, Result, train_pack
 
     outcomes: list[Outcome] = []
@@ -462,8 +464,9 @@ def _train(
     texts: Mapping[str, str] | None,
 ) -> tuple[Row, list[Point], list[Point]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
-    from scaling.corpus import CorpusError
-    from scaling.train import CHECKPOINT, Interrupted, train
+    from scaling.errors import CorpusError
+    from scaling.train import Interrupted, train
+    from scaling.training.checkpoint import CHECKPOINT
 
     folder = store.run_folder(run.run_id)
 

@@ -20,10 +20,10 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from scaling.config import Execution
+from scaling.execution import Execution
 
 if TYPE_CHECKING:
-    from scaling.parallel import Start
+    from scaling.devices.launch import Start
 
 _ANSWER_SECONDS = 60.0
 """For a node to do what it is told, which takes moments; the first time it imports torch."""
@@ -44,7 +44,7 @@ class _Actor:
     def __init__(self) -> None:
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # as workers do
-        from scaling.parallel import LocalNode
+        from scaling.devices.launch import LocalNode
 
         self._node = LocalNode()
 
@@ -143,7 +143,7 @@ def reached(others: Sequence[RayNode]) -> Iterator[None]:
     if not others:
         yield
         return
-    from scaling import parallel
+    from scaling.devices import launch
 
-    with parallel.reaching(ray.util.get_node_ip_address(), others):
+    with launch.reaching(ray.util.get_node_ip_address(), others):
         yield

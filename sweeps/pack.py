@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scaling.config import RunConfig
-from scaling.schedule import parts_at, shape, trunk
+from scaling.training.pack_key import parts_at, shape, trunk
 from sweeps import estimate
 from sweeps.estimate import Costs, Machine
 from sweeps.jobs import Job

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling import count, table
+from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.text import printable
 from sweeps.jobs import Outcome, Queue, headline
@@ -52,7 +52,7 @@ def clock(seconds: float) -> str:
 
 def flops(run: RunConfig) -> float:
     """C = 6 N D of a run [FLOPs]."""
-    return count.flops_per_token(run.model, run.data.vocab_size) * run.D
+    return size.flops_per_token(run.model, run.data.vocab_size) * run.D
 
 
 def escaped(console: Console, text: object) -> str:
@@ -155,7 +155,7 @@ class Display:
                     said = row["status"], row["error"] or "", row["L"]
                     self._known[run_id] = Outcome(run_id, *said)
         for outcome in self._queue.outcomes:
-            if outcome.status in table.STATUSES:
+            if outcome.status in schema.STATUSES:
                 self._known.setdefault(outcome.run_id, outcome)
         return list(self._known.values())
 
@@ -180,7 +180,7 @@ class Display:
         elapsed = time.monotonic() - self._start
         seconds = eta(max(0.0, now - before), elapsed, remaining, self._workers)
         words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
-        for status in table.STATUSES[1:]:
+        for status in schema.STATUSES[1:]:
             if number := sum(outcome.status == status for outcome in finished):
                 words += f", {number} {status}"
         return done_C, sum(self._C.values()), seconds, words
@@ -228,7 +228,7 @@ class Display:
 
     def _ended(self, outcome: Outcome) -> str:
         run = self._runs[outcome.run_id]
-        N = count.parameters(run.model, run.data.vocab_size).N
+        N = size.parameters(run.model, run.data.vocab_size).N
         ok = outcome.status == "ok" and outcome.L is not None
         said = f"L={outcome.L:.4f}" if ok else outcome.status
         return f"N={si(N)} D={si(run.D)} {said}"
@@ -252,7 +252,7 @@ def _running(runs: list[tuple[RunConfig, Row | None]]) -> list[str]:
     if not runs:
         return ["  ending"]
     run, _ = runs[0]
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters(run.model, run.data.vocab_size).N
     D = sorted({run.D for run, _ in runs})
     span = si(D[0]) if len(D) == 1 else f"{si(D[0])}..{si(D[-1])}"
     name = run.run_id if len(runs) == 1 else f"{run.run_id} and {len(runs) - 1} more"

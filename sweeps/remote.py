@@ -185,7 +185,7 @@ class Remote:
         """The local folder that stands for this one on this machine, whatever the credentials."""
         import hashlib
 
-        from scaling.corpus import cache
+        from scaling.files import cache
 
         where = without_credentials(self.uri)
         digest = hashlib.sha256(where.encode()).hexdigest()[:12]

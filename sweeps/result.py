@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import table
+from scaling import jsonable, schema
 from scaling.config import RECIPE, fields_of
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def dump(row: Row, curve: Iterable[Row], tests: Iterable[Row]) -> bytes:
 
 def to_json(values: Any, indent: int | None = None) -> bytes:
     """Plain JSON; what it has no word for becomes null or text."""
-    return json.dumps(table.finite(values), allow_nan=False, indent=indent, default=str).encode()
+    return json.dumps(jsonable.finite(values), allow_nan=False, indent=indent, default=str).encode()
 
 
 def from_json(data: bytes) -> Any:
@@ -89,8 +89,8 @@ def parse(data: bytes, run_id: str) -> Finished:
     row = _EMPTY | _checked(row, _ROW)
     if row["run_id"] != run_id:
         raise ValueError(f"it belongs to run {_short(row['run_id'])}")
-    if row["status"] not in table.STATUSES:
-        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(table.STATUSES)}")
+    if row["status"] not in schema.STATUSES:
+        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(schema.STATUSES)}")
     if fault := fault_of(row):
         raise ValueError(fault)
     return Finished(
@@ -132,19 +132,19 @@ def _config_types() -> dict[str, tuple[type, ...]]:
 
 
 _OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
-_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in table.COLUMNS}
+_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.COLUMNS}
 _ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
-_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in table.CURVE_COLUMNS}
-_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
+_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.CURVE_COLUMNS}
+_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.TEST_COLUMNS}
 
-NEW_FIELDS: dict[str, Any] = table.config_row(
+NEW_FIELDS: dict[str, Any] = schema.config_row(
     {key: default for key, (_, default) in fields_of().items()}
 )
 """Values, for runs of older versions, of the fields added since: a field's default leaves existing
 runs as they were."""
 NEW_FIELDS = {key.rpartition(".")[2]: value for key, value in NEW_FIELDS.items()}
 
-_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in table.COLUMNS}
+_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in schema.COLUMNS}
 _EMPTY |= NEW_FIELDS
 
 

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from scaling import count, table
-from scaling.config import ConfigError, DataConfig, Execution, RunConfig
-from scaling.schedule import shape
+from scaling import schema, size, table
+from scaling.config import DataConfig, RunConfig
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.training.pack_key import shape
 from sweeps import estimate, own_sizes, pack
 from sweeps.budget import Budget
 from sweeps.cluster import joined, probe
@@ -36,7 +38,7 @@ from sweeps.until import Growth
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.corpus import TokenFiles
+    from scaling.data.corpus import TokenFiles
 
 _PRECISION_GAINS = 0.1
 """Steps in the other precision must be shorter by this part to be spoken of."""
@@ -105,7 +107,7 @@ class Plan:
     def __str__(self) -> str:
         states = list(self.finished.values())
         counts = [f"{len(states)} finished"] if states else []
-        for status in table.STATUSES[1:]:
+        for status in schema.STATUSES[1:]:
             if status in states:
                 counts.append(f"{states.count(status)} of them {status}")
         lines = [
@@ -116,7 +118,7 @@ class Plan:
             return "\n".join(lines)
         sizes: dict[int, dict[str, RunConfig]] = {}
         for run_id, run in self.missing.items():
-            N = count.parameters(run.model, run.data.vocab_size).N
+            N = size.parameters(run.model, run.data.vocab_size).N
             sizes.setdefault(N, {})[run_id] = run
         lines.append(
             f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
@@ -717,19 +719,19 @@ class Sweep:
         """
         # What is everywhere needs no check, and torch takes seconds.
         if execution.device not in ("auto", "cpu"):
-            from scaling.train import device_of
+            from scaling.devices.device import device_of
 
             device_of(execution.device)
-        from scaling import corpus
+        from scaling.data import corpus
 
         texts: dict[tuple[Any, ...], _Text] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
                 if execution.devices > 1:
-                    from scaling import parallel
+                    from scaling.devices import launch
 
-                    parallel.check(run, execution)
+                    launch.check(run, execution)
                 _check_run(run, texts, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
@@ -776,7 +778,7 @@ class Sweep:
 
     def _say_end(self, queue: Queue, wall: float, console: Console) -> None:
         states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
-        counts = [f"{states.count(s)} {s}" for s in table.STATUSES if states.count(s)]
+        counts = [f"{states.count(s)} {s}" for s in schema.STATUSES if states.count(s)]
         busy, idle, jobs = _busy_and_idle(queue)
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
@@ -874,7 +876,7 @@ class _Session:
         self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
-            "schema": table.SCHEMA,
+            "schema": schema.SCHEMA,
             **rests_on,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
@@ -932,9 +934,9 @@ def _check_run(
 
     `texts` and `checked` remember what earlier runs share with this one.
     """
-    from scaling import corpus
-    from scaling.schedule import peaks
-    from scaling.tokens import TrainTokens, held_out_windows
+    from scaling.data import corpus
+    from scaling.data.windows import TrainTokens, held_out_windows
+    from scaling.training.schedule import peaks
 
     try:
         peaks(run)

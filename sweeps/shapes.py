@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from scaling import count
-from scaling.config import ConfigError, ModelConfig, RunConfig
+from scaling import size
+from scaling.config import ModelConfig, RunConfig
+from scaling.errors import ConfigError
 
 
 def with_flops(run: RunConfig, C: float) -> RunConfig:
     """The run with D = C / (6 N), in whole steps."""
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters(run.model, run.data.vocab_size).N
     steps = max(1, round(C / (6 * N) / run.batch_tokens))
     return dataclasses.replace(run, tokens=steps * run.batch_tokens)
 

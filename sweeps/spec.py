@@ -57,8 +57,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaling import count
-from scaling.config import ConfigError, RunConfig, coerce, fields_of, from_dict, unknown_key
+from scaling import files as file_access
+from scaling import size
+from scaling.config import RunConfig, fields_of, from_dict, unknown_key
+from scaling.errors import ConfigError
+from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
 from sweeps.halving import rungs
 from sweeps.interval import Interval, Round, Row, Width, alike
@@ -281,16 +284,16 @@ def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -
         named = [*_code(tomllib.loads(text)), *_code(changes)]
     except (ValueError, RecursionError):  # said when the spec is read
         return []
-    good = {count.code_file(file) for file in allowed}
+    good = {file_access.code_file(file) for file in allowed}
     files = []
     for reference in named:
-        file = count.code_file(reference)
+        file = file_access.code_file(reference)
         if not (file in good or file.is_relative_to(path.parent.resolve())):
             raise ConfigError(
                 f"{path}, or a change to it, names code outside its own folder: {reference!r} is {file}. "
                 f"Read that file; to allow it, add --allow-code {shlex.quote(str(file))}."
             )
-        count.allow(reference)
+        size.allow(reference)
         files.append(file)
     return list(dict.fromkeys(files))
 
@@ -381,9 +384,9 @@ def _condition(text: str) -> Callable[[RunConfig], bool]:
 
 
 _SIZES: dict[str, Callable[[RunConfig], float]] = {
-    "N": lambda run: count.parameters(run.model, run.data.vocab_size).N,
+    "N": lambda run: size.parameters(run.model, run.data.vocab_size).N,
     "D": lambda run: run.D,
-    "C": lambda run: count.flops_per_token(run.model, run.data.vocab_size) * run.D,
+    "C": lambda run: size.flops_per_token(run.model, run.data.vocab_size) * run.D,
     "B": lambda run: run.batch_tokens,
 }
 
@@ -519,7 +522,7 @@ def _block(
         whole = _over(base, point)
         run = _run(_over(whole, changes) if changes else whole, where, section)
         if window:
-            ratios.append(run.D / count.parameters(run.model, run.data.vocab_size).N)
+            ratios.append(run.D / size.parameters(run.model, run.data.vocab_size).N)
             if not window[0] <= ratios[-1] <= window[1]:
                 continue
         C = point["flops"] if "isoflop" in values and not set(_HORIZONS) & changes.keys() else None
@@ -546,7 +549,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     D = _snap(plain, snap) if snap else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
     run = _like(tuple(plain.items()), where)
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters(run.model, run.data.vocab_size).N
     if N >= _MOST:
         sizes = ", ".join(
             f"{section(key).removeprefix(where).strip(' :')}={_plain(value)}"

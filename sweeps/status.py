@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import table
-from scaling.config import ConfigError, RunConfig
+from scaling import schema
+from scaling.config import RunConfig
+from scaling.errors import ConfigError
 from sweeps import estimate, own_sizes
 from sweeps.jobs import headline
 from sweeps.progress import clock, eta, flops, si
@@ -126,7 +127,7 @@ def status(
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
-    finished = {state: counts[state] for state in table.STATUSES}
+    finished = {state: counts[state] for state in schema.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     C_done = sum(C.get(row["run_id"], 0.0) for row in done)

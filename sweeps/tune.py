@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from scaling import interpreter
-from scaling.config import ConfigError, Execution
+from scaling.errors import ConfigError
+from scaling.execution import Execution
 from sweeps.jobs import Job, Outcome, Queue, execute
 from sweeps.session import job_config, private_folder
 from sweeps.store import Store, StoreError

@@ -26,8 +26,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from scaling import count
-from scaling.config import ModelConfig, RunConfig, flatten, peak_lr
+from scaling import size
+from scaling.config import ModelConfig, RunConfig, flatten
+from scaling.lr_rule import peak_lr
 from sweeps import interval
 from sweeps.interval import Due, Interval, Round, Row, Width
 from sweeps.shapes import shape_between, shape_beyond, with_flops
@@ -323,7 +324,7 @@ def _rate(run: RunConfig) -> float:
 @_remembered
 def _size(run: RunConfig) -> tuple[int, int]:
     """N and D."""
-    return count.parameters(run.model, run.data.vocab_size).N, run.D
+    return size.parameters(run.model, run.data.vocab_size).N, run.D
 
 
 @_remembered
@@ -380,7 +381,7 @@ def _isoflop(
         def between(
             left: ModelConfig, best: ModelConfig, right: ModelConfig, V: int = first.data.vocab_size
         ) -> tuple[bool, ModelConfig] | None:
-            N = [count.parameters(m, V).N for m in (left, best, right)]
+            N = [size.parameters(m, V).N for m in (left, best, right)]
             gaps = math.log(N[1] / N[0]), math.log(N[2] / N[1])
             for to_left in sorted((True, False), key=lambda side: -gaps[0 if side else 1]):
                 gap, pair = (gaps[0], (left, best)) if to_left else (gaps[1], (best, right))
@@ -388,7 +389,7 @@ def _isoflop(
                     return to_left, new
             return None
 
-        models = sorted(by_model, key=lambda m: count.parameters(m, first.data.vocab_size).N)
+        models = sorted(by_model, key=lambda m: size.parameters(m, first.data.vocab_size).N)
         if len(models) < 2:
             continue
         found = _Found(None)
@@ -401,6 +402,6 @@ def _isoflop(
         if rates is None:
             growth.add(map(at, models))
         if found.index is not None:
-            N = count.parameters(models[found.index], first.data.vocab_size).N
+            N = size.parameters(models[found.index], first.data.vocab_size).N
             where = "" if found.inside else " at the end of what was tried"
             growth.said.append(f"best size N={N}{where}: C={C:.3g}")

@@ -125,7 +125,7 @@ class Project:
     def damage_tokens(self, data: DataConfig) -> None:
         """Prepare a corpus, then write ids to its token file that no vocabulary has."""
         code = (
-            "import sys, json; from scaling.config import DataConfig; from scaling import corpus\n"
+            "import sys, json; from scaling.config import DataConfig; from scaling.data import corpus\n"
             "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
         )
         done = subprocess.run(

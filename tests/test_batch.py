@@ -17,7 +17,7 @@ from analysis.batch import (
 from analysis.frontier import envelope
 from analysis.overfit import contradiction
 from scaling.cli import main
-from scaling.table import TableError
+from scaling.errors import TableError
 
 
 def tradeoff(L=(3.0, 3.2, 3.5, 4.0), B=(256, 1024, 4096, 16384, 65536), noise=0.0, seed=0):

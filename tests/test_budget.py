@@ -23,8 +23,9 @@ from analysis.overfit import (
 from analysis.plan import plan, plans
 from analysis.published import hoffmann2022, kaplan2020, muennighoff2023
 from analysis.recipe import recipe
-from scaling.config import ConfigError, ModelConfig
-from scaling.count import parameters
+from scaling.config import ModelConfig
+from scaling.errors import ConfigError
+from scaling.size import parameters
 
 
 def known(published) -> FitResult:

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 
 from scaling.config import (
     RECIPE,
-    ConfigError,
     OptimConfig,
     RunConfig,
     canonical,
     fields_of,
     flatten,
     from_dict,
-    lr_rule,
     override,
-    peak_lr,
 )
+from scaling.errors import ConfigError
+from scaling.lr_rule import lr_rule, peak_lr
 
 # Identities are kept in results folders: a change here orphans everybody's runs.
 GOLDEN = {

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from sweeps import control
 from sweeps.export import export, exporter
 from sweeps.jobs import failed_row

@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 from analysis import fit, laws, load
 from analysis.design import achieved, design, expected
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from sweeps.spec import Spec
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import figures, fit, frontier, laws, load, style
 from analysis.batch import contours, critical_batch, efficient
 from scaling import table
-from scaling.table import TableError
+from scaling.errors import TableError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis import FitError, LawError, Range, fit, law, laws
-from scaling.table import TableError
+from scaling.errors import TableError
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
     "example_parameters"

@@ -13,7 +13,8 @@ import pytest
 from small import SMALL, call
 
 from scaling import table
-from scaling.config import ConfigError, RunConfig, from_dict, override
+from scaling.config import RunConfig, from_dict, override
+from scaling.errors import ConfigError
 from sweeps import control, own_sizes
 from sweeps.errors import StoreError
 from sweeps.export import _points

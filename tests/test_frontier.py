@@ -11,8 +11,7 @@ from analysis.conventions import six
 from analysis.fit import FitError, FitResult
 from analysis.frontier import Comparison, _argmin, slices
 from analysis.overfit import data_rule
-from scaling.config import ConfigError
-from scaling.table import TableError
+from scaling.errors import ConfigError, TableError
 
 C_MIDDLE = 1e12
 

@@ -28,7 +28,7 @@ from fuzzing import RUNS, SPEC, Case, TooLong, World, limits
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from scaling.table import COLUMNS as COLUMNS_OF_RUNS
+from scaling.schema import COLUMNS as COLUMNS_OF_RUNS
 from sweeps.estimate import Machine
 from sweeps.spec import Spec
 

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from scaling import count
-from scaling.config import ConfigError, Execution, RunConfig, flatten, override
-from scaling.table import config_row
+from scaling import size
+from scaling.config import RunConfig, flatten, override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.halving import Arm, Halving, rungs, verdict
 from sweeps.jobs import Job, execute, failed_row
@@ -99,7 +101,7 @@ Curve = Callable[[RunConfig, int], float | None]
 
 
 def row(run: RunConfig, status: str, S: int, L: float | None) -> dict[str, Any]:
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters(run.model, run.data.vocab_size).N
     D = run.tokens_at(S)
     measured = {"run_id": run.run_id, "N": N, "D": D, "C": 6.0 * N * D, "B": run.batch_tokens}
     return config_row(flatten(run)) | measured | {"S": S, "L": L, "status": status}

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis.design import interval_runs, interval_width
-from scaling import count
+from scaling import size
 from scaling.cli import main
-from scaling.config import ConfigError, RunConfig, flatten
-from scaling.table import config_row
+from scaling.config import RunConfig, flatten
+from scaling.errors import ConfigError
+from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.interval import Due, Interval, Round, alike, decide
 from sweeps.run import BudgetSpent
@@ -42,7 +43,7 @@ interval = {{ width = 0.1 }}
 
 
 def N_of(run: RunConfig) -> int:
-    return count.parameters(run.model, run.data.vocab_size).N
+    return size.parameters(run.model, run.data.vocab_size).N
 
 
 def C_of(runs: Any) -> float:

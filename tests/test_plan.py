@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from analysis import fit, frontier, laws, load, plan
 from analysis.plan import shape
-from scaling.config import ConfigError, ModelConfig
-from scaling.count import parameters
+from scaling.config import ModelConfig
+from scaling.errors import ConfigError
+from scaling.size import parameters
 
 
 @pytest.fixture

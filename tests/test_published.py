@@ -10,7 +10,7 @@ import pytest
 
 from analysis import engine, fit, laws
 from analysis import published as constants
-from scaling.table import TableError
+from scaling.errors import TableError
 
 
 def test_kaplan_constants_predict_the_papers_losses():

@@ -19,8 +19,10 @@ from small import BASE, SMALL
 
 from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError, Execution, flatten, override
-from scaling.schedule import shape
+from scaling.config import flatten, override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.training.pack_key import shape
 from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
 from sweeps.jobs import Job, Outcome, Queue, execute, failed_row, headline
@@ -552,17 +554,17 @@ def test_a_measurement_that_fails_says_so_in_one_line(
 
 def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
     """Fields that are none stay none on their way to the child."""
-    import scaling.train
+    import scaling.training.trainer
 
     text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
     (first, _) = sweep(text).spec.runs
-    trainer, seen = scaling.train.Trainer, []
+    trainer, seen = scaling.training.trainer.Trainer, []
 
     def note(runs, *rest):
         seen.append(runs)
         return trainer(runs, *rest)
 
-    monkeypatch.setattr(scaling.train, "Trainer", note)
+    monkeypatch.setattr(scaling.training.trainer, "Trainer", note)
     monkeypatch.setattr(estimate, "_MEASURE_SECONDS", 0.01)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)

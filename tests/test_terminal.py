@@ -15,7 +15,7 @@ from small import SMALL
 
 from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from scaling.text import printable
 from sweeps import Sweep, control
 from sweeps.progress import Display, say
@@ -324,8 +324,8 @@ def marked(path: str | Path, encoding: str = "utf-8-sig") -> None:
 
 
 def test_a_mark_before_a_text_is_no_part_of_it(capsys):
-    from scaling import corpus
     from scaling.config import DataConfig
+    from scaling.data import corpus
 
     data = DataConfig(corpus="corpus.txt", tokenizer="bytes")
     plain = corpus.prepare(data)

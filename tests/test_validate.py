@@ -10,7 +10,7 @@ import pytest
 
 from analysis import Range, fit, law, laws, validate
 from analysis.validate import curvature, lack_of_fit
-from scaling.table import TableError
+from scaling.errors import TableError
 
 TRUTH = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
 

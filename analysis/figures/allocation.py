@@ -17,7 +17,7 @@ from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, envelope, quantiles
 from analysis.overfit import contradiction
-from scaling.table import TableError
+from scaling.errors import TableError
 
 from .parts import (
     LABELS,

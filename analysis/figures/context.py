@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import laws, style
 from analysis.fit import fit as fit_law
-from scaling.table import TableError
+from scaling.errors import TableError
 
 from .parts import LABELS, Colours, Width, latex, panels, sizes, usable
 from .registry import figure as listed

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import laws, style
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
-from scaling.table import TableError
+from scaling.errors import TableError
 
 from .parts import (
     BEYOND,

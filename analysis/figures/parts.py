@@ -18,7 +18,8 @@ from analysis.batch import CriticalBatch, contours, critical_batch, settled
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, envelope, parametric, quantiles
-from scaling.table import TableError, check
+from scaling.errors import TableError
+from scaling.table import check
 
 LABELS = {
     "N": "Parameters $N$",

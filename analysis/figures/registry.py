@@ -18,8 +18,9 @@ from analysis import style
 from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fit import FitError
 from analysis.load import load as load_table
+from scaling.errors import TableError
 from scaling.files import check_inside
-from scaling.table import TableError, read_tests
+from scaling.table import read_tests
 
 from .parts import Width
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.fit import fit as fit_law
 from analysis.laws import Range, law
-from scaling.config import peak_lr
-from scaling.table import TableError
+from scaling.errors import TableError
+from scaling.lr_rule import peak_lr
 
 from .parts import LABELS, Colours, Width, between, joined, latex, line, needed, panels, usable
 from .registry import figure as listed

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws, style
 from analysis.fit import fit as fit_law
-from scaling.table import TableError
+from scaling.errors import TableError
 
 from .parts import (
     LABELS,

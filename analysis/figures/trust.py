@@ -16,7 +16,7 @@ from analysis.fit import fit as fit_law
 from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.validate import validate
-from scaling.table import TableError
+from scaling.errors import TableError
 
 from .parts import Colours, Width, headline, panels, usable
 from .registry import figure as listed

@@ -4,7 +4,7 @@ All ranks run one and the same program: :func:`scaling.train.train_pack`. Each t
 step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
 decisions of rank 0 (stop, save), is exchanged, so that all of them do the same thing next. Data
 parallel: one all-reduce of the flat gradient, and everybody updates everything. Sharded: each rank
-keeps a part of everything, see scaling/fsdp.py.
+keeps a part of everything, see scaling/training/fsdp.py.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from scaling import interpreter
-from scaling.config import ConfigError, Execution, RunConfig
-from scaling.optim import norm
+from scaling.config import RunConfig
+from scaling.devices.ranks import ALONE, Lost, Ranks, exchange
+from scaling.errors import ConfigError
+from scaling.execution import Execution
 
 _PATIENCE = timedelta(minutes=10)
 """For another rank to come to where this one is."""
@@ -42,93 +43,6 @@ _LOST = 3
 """Exit code of a rank that ends because it has lost the others."""
 
 _TCPStore = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
-# torch 2.13 has new names for what it deprecates.
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-
-
-class _Lost(Exception):
-    """An exchange failed: another rank has died, or did not come in time."""
-
-
-@contextlib.contextmanager
-def _exchange() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise _Lost(str(error).strip().splitlines()[0]) from error
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that train together, as one of them sees them. All call the same methods in the
-    same order; where there is but one, nothing happens."""
-
-    rank: int = 0
-    size: int = 1
-    sharded: bool = False
-    """Each has a part of the parameters (scaling/fsdp.py)."""
-    local: int = 0
-    """Its number among the ranks of its node: its GPU."""
-
-    @property
-    def apart(self) -> int:
-        """Of how many the gradient of their own share is known: of sharded parameters it is reduced as
-        it comes."""
-        return 1 if self.sharded else self.size
-
-    def share(self, n: int) -> slice:
-        """This rank's of n things in a row."""
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
-
-    def add(self, tensor: Tensor) -> Tensor:
-        """Make a tensor the sum of those of all ranks, in place."""
-        if self.size > 1:
-            with _exchange():
-                dist.all_reduce(tensor)
-        return tensor
-
-    def mean(self, tensor: Tensor, weight: float) -> Tensor:
-        """Make a tensor the mean of those of all ranks, this one's of so much weight, in place."""
-        return tensor if self.size == 1 else self.add(tensor.mul_(weight))
-
-    def mean_gradient(self, grad_kp: Tensor, weight: float) -> Tensor:
-        """The mean over all ranks; of sharded parameters it came as that."""
-        return grad_kp if self.sharded else self.mean(grad_kp, weight)
-
-    def square(self, x_kp: Tensor) -> Tensor:
-        """Squared norms [K] of whole rows, of which these are this rank's where they are sharded."""
-        square_k = norm(x_kp) ** 2
-        return self.add(square_k) if self.sharded else square_k
-
-    def gather(self, part_ku: Tensor) -> Tensor:
-        """The parts of all ranks, one behind the other [K, size U]."""
-        K, U = part_ku.shape
-        parts_sku = part_ku.new_empty(self.size, K, U)
-        with _exchange():
-            _all_gather(parts_sku.view(-1), part_ku.contiguous().view(-1))
-        return parts_sku.transpose(0, 1).reshape(K, self.size * U)
-
-    def scatter_mean(self, whole_ku: Tensor) -> Tensor:
-        """This rank's part [K, U] of the mean over all ranks of what each has as a whole [K, size U]."""
-        K = len(whole_ku)
-        parts_sku = whole_ku.view(K, self.size, -1).transpose(0, 1).contiguous()
-        part_ku = torch.empty_like(parts_sku[0])
-        with _exchange():
-            _reduce_scatter(part_ku.view(-1), parts_sku.view(-1))
-        return part_ku.div_(self.size)
-
-    def agreed(self, *values: float) -> tuple[float, ...]:
-        """What rank 0 gives, to all: for what a rank cannot know of the others, such as a clock's."""
-        if self.size == 1:
-            return values
-        told = torch.tensor(values, dtype=torch.float64)
-        with _exchange():
-            dist.broadcast(told, 0)
-        return tuple(told.tolist())
-
-
-ALONE = Ranks()
 
 
 def check(run: RunConfig, execution: Execution) -> None:
@@ -218,7 +132,7 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
         try:
             _joined = _joined or _join(None, rank, local, devices, cuda)
             yield replace(_joined, sharded=shard)
-        except _Lost as lost:
+        except Lost as lost:
             raise ChildProcessError(f"the ranks of torchrun lost each other: {lost}") from lost
     elif _joined is not None:
         yield replace(_joined, sharded=shard)
@@ -293,7 +207,7 @@ def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Itera
             node.wait_until_ready()
         yield _join(store, 0, 0, devices, cuda)
         well = True
-    except _Lost as lost:
+    except Lost as lost:
         raise _what_happened(nodes, devices, str(lost)) from lost
     finally:
         _part(well, cuda)
@@ -305,7 +219,7 @@ def _join(store: Any, rank: int, local: int, size: int, cuda: bool) -> Ranks:
     """Become a rank; without a `store`, as torchrun's environment says."""
     if cuda:
         torch.cuda.set_device(local)
-    with _exchange():
+    with exchange():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -392,7 +306,7 @@ class _Child:
         self.rank = start.rank
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self.process = subprocess.Popen(
-            interpreter.command("scaling.parallel", "_follow"),
+            interpreter.command("scaling.devices.launch", "_follow"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -477,7 +391,7 @@ def _follow() -> NoReturn:
         _joined = _join(store, told.rank, told.local, told.size, told.cuda)
         told.again()
         _part(True, told.cuda)
-    except _Lost:
+    except Lost:
         os._exit(_LOST)
     except BaseException as error:
         try:

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from scaling.compile import compiled
-from scaling.config import ConfigError, OptimConfig
+from scaling.config import OptimConfig
+from scaling.devices.compilation import compiled
+from scaling.errors import ConfigError
 from scaling.model import Model
-from scaling.schedule import lr_divisor
+from scaling.norm import norm
+from scaling.training.schedule import lr_divisor
 
 T = TypeVar("T")
 
@@ -106,20 +108,6 @@ class Optimizer:
     def _states(self, k: int) -> list[dict[str, Any]]:
         owner = {id(g): optimizer for optimizer in self.torch for g in optimizer.param_groups}
         return [owner[id(group)].state[group["params"][0]] for group in self.groups[k]]
-
-
-def norm(x_kp: Tensor) -> Tensor:
-    """Norms of rows [K], of blocks first: on a CPU torch adds up the squares of a long row in so few
-    sums that a norm over 6e7 comes out 0.5 % short."""
-    whole = x_kp.shape[1] - x_kp.shape[1] % _BLOCK
-    if not whole:
-        return x_kp.norm(dim=1)
-    blocks_kb = x_kp[:, :whole].unflatten(1, (-1, _BLOCK)).norm(dim=2)
-    rest_k1 = x_kp[:, whole:].norm(dim=1, keepdim=True)
-    return torch.cat([blocks_kb, rest_k1], dim=1).norm(dim=1)
-
-
-_BLOCK = 2**15
 
 
 class CompiledAdamW:

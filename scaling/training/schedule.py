@@ -1,33 +1,13 @@
-"""Learning rates of a run, step by step, and which runs can train together. Imports nothing heavy."""
+"""The schedule of a run: learning rates step by step, evaluations. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Hashable
-from dataclasses import fields
-from operator import attrgetter
 
-from scaling.config import ModelConfig, OptimConfig, RunConfig, canonical, peak_lr
-from scaling.count import parameters
-
-SHARED = (
-    *(f"model.{f.name}" for f in fields(ModelConfig)),
-    "data.corpus",
-    "data.tokenizer",
-    "data.max_bytes",
-    "eval.test_tokens",
-    "eval.noise_parts",
-    "optim.z_loss",
-    "optim.batch_warmup_tokens",
-    "batch_tokens",
-    "precision",
-)
-"""What the runs of one pack have in common; seeds, learning rates, horizons, subsets may differ."""
-
-
-shape = attrgetter("model", *(key for key in SHARED if not key.startswith("model.")))
-"""Equal, and hashable, for runs that can train in one pack: the values of :data:`SHARED`."""
+from scaling.config import ModelConfig, OptimConfig, RunConfig
+from scaling.lr_rule import peak_lr
+from scaling.size import parameters
 
 
 def warmup_steps(run: RunConfig) -> int:
@@ -78,37 +58,12 @@ def schedule(run: RunConfig, step: int) -> float:
     if o.schedule == "constant":
         return 1.0
     if o.schedule == "wsd":
-        return min(1.0, (S - step) / _cooldown(run))
+        return min(1.0, (S - step) / cooldown_steps(run))
     progress = (step - W) / max(1, S - 1 - W)
     if o.schedule == "linear":
         return 1 - (1 - o.final_fraction) * progress
     return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parts_at(run: RunConfig) -> int:
-    """Steps up to which the learning rate does not know how long the run is: a wsd run until it
-    cools down, a constant one to its end."""
-    if run.optim.schedule == "wsd":
-        return run.S - _cooldown(run)
-    return run.S
-
-
-def trunk(run: RunConfig) -> Hashable:
-    """Runs with equal trunks go through the same parameters, step by step, until the first of them
-    parts (:func:`parts_at`): they differ only in how long they are, how they cool down and when
-    they are measured. A warm-up, or a rule for the learning rate, that depends on the horizon
-    makes a trunk of its own."""
-    same = canonical(run)
-    for key in ("tokens", "eval.points", "eval.others", "eval.patience", "optim.cooldown_fraction"):
-        same.pop(key, None)
-    free = run.optim.schedule in ("wsd", "constant")
-    return (
-        tuple(sorted((key, repr(value)) for key, value in same.items())),
-        warmup_steps(run),
-        peaks(run),
-        None if free else run.S,
-    )
-
-
-def _cooldown(run: RunConfig) -> int:
+def cooldown_steps(run: RunConfig) -> int:
     return max(1, round(run.optim.cooldown_fraction * run.S))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scaling.devices.ranks import ALONE, Ranks
 from scaling.model import Model
-from scaling.parallel import ALONE, Ranks
 
 _CHUNK_TOKENS = 16_384  # bounds the memory of the activations
 

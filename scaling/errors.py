@@ -1,8 +1,21 @@
-"""How running out of memory is said: by Python, CUDA, torch on a CPU, code compiled for one, and Ray."""
+"""The errors that are shown to users in one line, and how running out of memory reads."""
 
 from __future__ import annotations
 
 import re
+
+
+class ConfigError(ValueError):
+    """A run or a spec that cannot be: names the key, its value and what to do."""
+
+
+class TableError(ValueError):
+    """A results table that cannot be used: names the column, the row and what to do."""
+
+
+class CorpusError(ConfigError):
+    """A corpus that is not there or cannot be used."""
+
 
 _SAID = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
 

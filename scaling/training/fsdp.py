@@ -19,7 +19,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +28,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from scaling.config import OptimConfig
+from scaling.devices.ranks import Ranks
 from scaling.model import Model
-from scaling.optim import Optimizer, pieces
-from scaling.parallel import Ranks
-
-if TYPE_CHECKING:
-    from scaling.train import State
+from scaling.training.optim import Optimizer, pieces
+from scaling.training.state import State
 
 VECTORS = "vectors"
 """The unit of all gains and biases."""

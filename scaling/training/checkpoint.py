@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from scaling.config import RECIPE
-from scaling.evaluate import HeldOut
+from scaling.errors import ConfigError
 from scaling.files import check_regular
+from scaling.training.evaluate import HeldOut
 
 FORMAT = 7
 """Version of the checkpoint format."""
+
+CHECKPOINT = "checkpoint.pt"
 
 
 def read(path: Path, *, device: torch.device | str, mmap: bool, whole: bool) -> dict[str, Any]:
@@ -86,3 +89,17 @@ def _be(good: bool, name: str, value: Any) -> None:
     if not good:
         said = repr(value)
         raise ValueError(f"its {name} cannot be {said if len(said) < 60 else f'{said[:60]}...'}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for checkpoints now, not when the first one is due. ConfigError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{CHECKPOINT}.probe"
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
+        ) from None

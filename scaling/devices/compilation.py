@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 
 R = TypeVar("R")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.config import ConfigError, DataConfig
-from scaling.corpus import TokenFiles
+from scaling.config import DataConfig
+from scaling.data.corpus import TokenFiles
+from scaling.errors import ConfigError
 
 # Independent Philox streams.
 _ORDER, _SUBSET, _TEST = 0, 1, 2
