@@ -187,8 +187,8 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
 
     from scaling.config import Execution
     from sweeps.jobs import Job, Queue, failed_row
+    from sweeps.on_ray.tune import jobs_of_an_experiment, run_on_ray
     from sweeps.store import Store
-    from sweeps.tune import jobs_of_an_experiment, run_on_ray
 
     few = jobs_of_an_experiment(workers)
     if number < 3 * few:

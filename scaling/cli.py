@@ -1114,7 +1114,8 @@ def _folder(text: str) -> Path:
     """A path; of a URI the local folder that stands for it, level with it."""
     if "://" not in text:
         return Path(text)
-    from sweeps.store import Store, StoreError
+    from sweeps.errors import StoreError
+    from sweeps.store import Store
 
     try:
         store = Store(text)

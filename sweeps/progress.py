@@ -17,8 +17,10 @@ from rich.text import Text
 from scaling import count, table
 from scaling.config import RunConfig
 from scaling.text import printable
+from sweeps.errors import StoreError
 from sweeps.jobs import Outcome, Queue, headline
-from sweeps.store import Row, Store, StoreError
+from sweeps.result import Row
+from sweeps.store import Store
 
 _FIRST_LINE_SECONDS = 5.0
 _MOST_LINE_SECONDS = 300.0

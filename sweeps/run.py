@@ -23,14 +23,16 @@ from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
 from sweeps import estimate, own_sizes, pack
 from sweeps.budget import Budget
-from sweeps.cluster import joined, probe
+from sweeps.errors import StoreError
 from sweeps.halving import Halving
 from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
+from sweeps.on_ray.cluster import joined, probe
 from sweeps.progress import Display, clock, flops, say, si
 from sweeps.remote import join, masked, without_credentials
+from sweeps.result import Finished, Row
 from sweeps.spec import Spec
-from sweeps.store import Finished, Row, Store, StoreError, machine
+from sweeps.store import Store, machine
 from sweeps.until import Growth
 
 if TYPE_CHECKING:
@@ -634,7 +636,7 @@ class Sweep:
                             _run_here(queue, execution)
                         else:
                             with joined(call.address):
-                                from sweeps.tune import run_on_ray
+                                from sweeps.on_ray.tune import run_on_ray
 
                                 run_on_ray(queue, workers=plan.workers, execution=execution)
                 except KeyboardInterrupt:

@@ -61,7 +61,8 @@ from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, from_dict, unknown_key
 from scaling.files import EncodingError, read_text
 from sweeps.halving import rungs
-from sweeps.interval import Interval, Round, Row, Width, alike
+from sweeps.interval import Interval, Round, Width, alike
+from sweeps.result import Row
 from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
 
 SPECS = Path(__file__).parent / "specs"

@@ -29,7 +29,8 @@ from typing import Any, TypeVar
 from scaling import count
 from scaling.config import ModelConfig, RunConfig, flatten, peak_lr
 from sweeps import interval
-from sweeps.interval import Due, Interval, Round, Row, Width
+from sweeps.interval import Due, Interval, Round, Width
+from sweeps.result import Row
 from sweeps.shapes import shape_between, shape_beyond, with_flops
 
 _GOLDEN = (3 - math.sqrt(5)) / 2

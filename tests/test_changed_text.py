@@ -23,7 +23,7 @@ from scaling.config import ConfigError, DataConfig, Execution, RunConfig, overri
 from scaling.table import TableError
 from scaling.train import CHECKPOINT, Interrupted, train
 from sweeps import Sweep
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 
 ROOT = Path(__file__).parents[1]
 

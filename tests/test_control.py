@@ -18,11 +18,12 @@ from rich.console import Console
 from scaling.cli import main
 from scaling.config import ConfigError
 from sweeps import control
+from sweeps.errors import StoreError
 from sweeps.export import export, exporter
 from sweeps.jobs import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 

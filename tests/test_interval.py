@@ -21,11 +21,12 @@ from scaling.cli import main
 from scaling.config import ConfigError, RunConfig, flatten
 from scaling.table import config_row
 from sweeps import Sweep
+from sweeps.errors import StoreError
 from sweeps.interval import Due, Interval, Round, alike, decide
 from sweeps.run import BudgetSpent
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 GRID = f"""

@@ -23,8 +23,8 @@ from scaling.config import ConfigError, Execution, canonical, from_dict, overrid
 from scaling.train import CHECKPOINT, Interrupted, device_of, train, train_pack
 from sweeps import Sweep, estimate
 from sweeps.budget import Budget
+from sweeps.errors import StoreError
 from sweeps.run import _Call
-from sweeps.store import StoreError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -374,7 +374,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
 
 
 def test_what_several_devices_of_a_worker_ask_of_ray():
-    from sweeps.tune import _resources
+    from sweeps.on_ray.tune import _resources
 
     def asked(workers, execution, *nodes):
         group = _resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])

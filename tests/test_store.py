@@ -176,7 +176,8 @@ def test_a_disk_that_is_truly_full(tmp_path: Path):
     code = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from sweeps.store import Store, StoreError
+from sweeps.errors import StoreError
+from sweeps.store import Store
 from sweeps.jobs import failed_row
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic

@@ -23,12 +23,13 @@ from scaling.config import ConfigError, Execution, flatten, override
 from scaling.schedule import shape
 from sweeps import Sweep, estimate, pack
 from sweeps.budget import Budget
+from sweeps.errors import StoreError
 from sweeps.jobs import Job, Outcome, Queue, execute, failed_row, headline
 from sweeps.progress import Display, clock, eta, si
 from sweeps.run import Stopped, _Call, _interruptible
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 

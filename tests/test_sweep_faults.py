@@ -416,7 +416,7 @@ import sys, ray
 options = {"include_dashboard": False, "logging_level": "critical", "_temp_dir": sys.argv[1]}
 ray.init(address="local", num_cpus=1, **options)
 import sweeps.run
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 sweep = sweeps.run.Sweep.from_toml("mine.toml")
 try:
     sweep.run(workers=1, threads=2, quiet=True)

@@ -22,9 +22,10 @@ from typing import Any
 
 from scaling import interpreter
 from scaling.config import ConfigError, Execution
+from sweeps.errors import StoreError
 from sweeps.jobs import Job, Outcome, Queue, execute
-from sweeps.session import job_config, private_folder
-from sweeps.store import Store, StoreError
+from sweeps.on_ray.session import job_config, private_folder
+from sweeps.store import Store
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -55,7 +56,7 @@ from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeps.nodes import RayNode, other_nodes, reached  # noqa: E402
+from sweeps.on_ray.nodes import RayNode, other_nodes, reached  # noqa: E402
 
 _NAME = "job-"
 _LIVES = 4
