@@ -21,8 +21,8 @@ from scaling import count, table
 from scaling.config import ConfigError, Execution, RunConfig, flatten
 from scaling.files import open_to_append
 from scaling.memory import out_of_memory
+from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, writing
-from sweeps.halving import Halving
 from sweeps.result import Point, Row
 from sweeps.store import Store
 
@@ -52,7 +52,7 @@ class Job:
     compile: bool = False
     """Train them compiled."""
     halving: float | None = None
-    """Stop those early that are not among the best 1/halving of their family (sweeps.halving)."""
+    """Stop those early that are not among the best 1/halving of their family (sweeps.adaptive.halving)."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """What the call found the texts to be as it began (scaling.corpus.hashes): on others the runs are
     not trained."""

@@ -22,10 +22,11 @@ from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
 from sweeps import estimate, own_sizes, pack
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.interval import Design, Round, Width, decide
 from sweeps.budget import Budget
+from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError
-from sweeps.halving import Halving
-from sweeps.interval import Design, Round, Width, decide
 from sweeps.jobs import Job, Outcome, Queue, execute, headline
 from sweeps.on_ray.cluster import joined, probe
 from sweeps.progress import Display, clock, flops, say, si
@@ -33,7 +34,6 @@ from sweeps.remote import join, masked, without_credentials
 from sweeps.result import Finished, Row
 from sweeps.spec import Spec
 from sweeps.store import Store, machine
-from sweeps.until import Growth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +231,7 @@ class Sweep:
         and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
-        narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
+        narrow (sweeps.adaptive.interval): analysis.design.interval_width and interval_runs.
         """
         self.spec = spec
         self._width, self._design = width, design

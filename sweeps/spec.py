@@ -27,7 +27,7 @@
     base.precision = "bfloat16"             # here takes the place of what is above, key by key (sets
     axes.tokens_per_parameter = [20, 40]    # by name); the results folder is example-gpu
 
-    [until]                                 # add runs as results come in (sweeps/until.py)
+    [until]                                 # add runs as results come in (sweeps/adaptive)
     lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden section;
                                             # halving = 2: stop what is in the worse half early
     isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
@@ -60,10 +60,13 @@ from typing import Any, NamedTuple
 from scaling import count
 from scaling.config import ConfigError, RunConfig, coerce, fields_of, from_dict, unknown_key
 from scaling.files import EncodingError, read_text
-from sweeps.halving import rungs
-from sweeps.interval import Interval, Round, Width, alike
+from sweeps.adaptive.grow import Until, grow
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.halving import rungs
+from sweeps.adaptive.interval import Interval, Round, Width, alike
+from sweeps.adaptive.isoflop import IsoFlop
+from sweeps.adaptive.learning_rate import LearningRate
 from sweeps.result import Row
-from sweeps.until import Growth, IsoFlop, LearningRate, Until, grow
 
 SPECS = Path(__file__).parent / "specs"
 """The bundled specs, found by their bare names."""
@@ -172,7 +175,7 @@ class Spec:
         rounds: Sequence[Round] = (),
     ) -> Growth:
         """The runs that the TOML and, with [until], the results so far ask for; `rows` are
-        {run_id: row} (:func:`sweeps.until.grow`)."""
+        {run_id: row} (:func:`sweeps.adaptive.grow.grow`)."""
         return grow(self.by_id, self.budgets, self.until, rows, width, rounds)
 
     @property
@@ -183,7 +186,7 @@ class Spec:
 
     @property
     def halving(self) -> float | None:
-        """How many arms there are for one that goes on; None where all do (sweeps.halving)."""
+        """How many arms there are for one that goes on; None where all do (sweeps.adaptive.halving)."""
         return self.until.halving if self.until else None
 
     @classmethod

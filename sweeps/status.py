@@ -10,13 +10,13 @@ from pathlib import Path
 from scaling import table
 from scaling.config import ConfigError, RunConfig
 from sweeps import estimate, own_sizes
+from sweeps.adaptive.growth import Growth
 from sweeps.errors import StoreError
 from sweeps.jobs import headline
 from sweeps.progress import clock, eta, flops, si
 from sweeps.result import Row
 from sweeps.spec import Spec
 from sweeps.store import Store
-from sweeps.until import Growth
 
 
 @dataclass(frozen=True)

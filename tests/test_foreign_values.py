@@ -15,9 +15,10 @@ from small import SMALL, call
 from scaling import table
 from scaling.config import ConfigError, RunConfig, from_dict, override
 from sweeps import control, own_sizes
+from sweeps.adaptive.halving import Arm
+from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError
 from sweeps.export import _points
-from sweeps.halving import Arm, Halving
 from sweeps.jobs import failed_row
 from sweeps.result import Finished, dump, parse
 from sweeps.spec import Spec

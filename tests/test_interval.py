@@ -21,8 +21,8 @@ from scaling.cli import main
 from scaling.config import ConfigError, RunConfig, flatten
 from scaling.table import config_row
 from sweeps import Sweep
+from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
 from sweeps.errors import StoreError
-from sweeps.interval import Due, Interval, Round, alike, decide
 from sweeps.run import BudgetSpent
 from sweeps.spec import Spec
 from sweeps.status import status

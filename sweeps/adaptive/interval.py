@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from scaling import count
 from scaling.config import ConfigError, ModelConfig, RunConfig, canonical, flatten, from_dict
+from sweeps.adaptive.sizes import shape_between, shape_beyond
 from sweeps.result import Row
-from sweeps.shapes import shape_between, shape_beyond
 
 _SIZES = 12
 """Sizes to choose from; more where the spec has more."""
