@@ -9,7 +9,6 @@ from typing import TypeVar
 _MOST_POINTS = 40
 """Of one search: far more than any needs that converges."""
 
-
 T = TypeVar("T")
 
 
