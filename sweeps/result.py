@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import table
-from scaling.config import RECIPE, fields_of
+from scaling import count, table
+from scaling.config import RECIPE, RunConfig, fields_of, flatten
 
 FORMAT = 1
 """Version of result.json."""
@@ -215,3 +215,32 @@ def _is_number(value: Any) -> bool:
 def _short(value: object) -> str:
     said = repr(value)
     return said if len(said) <= 60 else f"{said[:50]}..."
+
+
+def failed_row(run: RunConfig, error: str) -> Row:
+    """The table's row of a run that has no loss: its sizes and what happened."""
+    size = count.parameters(run.model, run.data.vocab_size)
+    per_token = {
+        name: count.flops_per_token(run.model, run.data.vocab_size, name)
+        for name in count.CONVENTIONS
+    }
+    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
+    return (
+        row
+        | table.config_row(flatten(run))
+        | {
+            "run_id": run.run_id,
+            "status": "failed",
+            "N": size.N,
+            "N_total": size.N_total,
+            "D": run.D,
+            "C": per_token["6N"] * run.D,
+            "C_kaplan": per_token["kaplan"] * run.D,
+            "C_chinchilla": per_token["chinchilla"] * run.D,
+            "C_matmul": per_token["matmul"] * run.D,
+            "B": run.batch_tokens,
+            "S": run.S,
+            "vocab_size": run.data.vocab_size,
+            "error": error,
+        }
+    )

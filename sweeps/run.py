@@ -21,19 +21,24 @@ from rich.console import Console
 from scaling import count, table
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig
 from scaling.schedule import shape
-from sweeps import estimate, own_sizes, pack
+from scaling.units import clock, si
+from sweeps import own_sizes, packing
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Design, Round, Width, decide
-from sweeps.budget import Budget
+from sweeps.budget import Budget, flops
+from sweeps.costs import Costs, costs_of, typical
+from sweeps.display import Display, say
 from sweeps.early_stopping import Halving
-from sweeps.errors import StoreError
-from sweeps.jobs import Job, Outcome, Queue, execute, headline
+from sweeps.errors import StoreError, headline
+from sweeps.execute import execute
+from sweeps.measure import OTHER_PRECISION, Machine
 from sweeps.on_ray.cluster import joined, probe
-from sweeps.progress import Display, clock, flops, say, si
+from sweeps.provenance import machine
+from sweeps.queue import Job, Outcome, Queue
 from sweeps.remote import join, masked, without_credentials
 from sweeps.result import Finished, Row
 from sweeps.spec import Spec
-from sweeps.store import Store, machine
+from sweeps.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +82,7 @@ class Plan:
     """What the missing runs are trained in: alone, in packs, as trunks with branches."""
     seconds: dict[str, float]
     """{run_id: estimated seconds on one worker} of the missing ones; of a job, the run's share."""
-    costs: estimate.Costs
+    costs: Costs
     workers: int
     """That will run: no more than there are jobs."""
     price: float | None = None
@@ -102,7 +107,7 @@ class Plan:
     @property
     def wall_seconds(self) -> float:
         """Estimated wall clock: longest first, each job to the worker that is free first."""
-        return pack.makespan((job.seconds for job in self.jobs), self.workers)
+        return packing.makespan((job.seconds for job in self.jobs), self.workers)
 
     def __str__(self) -> str:
         states = list(self.finished.values())
@@ -159,7 +164,7 @@ class Plan:
             return lines
         runs = sum(len(job.runs) for job in packed)
         widest = max(job.slots for job in packed)
-        trained = sum(map(pack.tokens, self.jobs))
+        trained = sum(map(packing.tokens, self.jobs))
         saved = f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
         return [
             *lines,
@@ -177,7 +182,7 @@ class Plan:
                 each.append((self.seconds[run_id], self.costs.other[key]))
         lines = []
         for precision, each in found.items():
-            other = estimate.OTHER_PRECISION[precision]
+            other = OTHER_PRECISION[precision]
             part = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
             lines.append(
                 f'precision = "{other}" would be faster for {len(each)} runs: a step of one alone, uncompiled, '
@@ -307,19 +312,19 @@ class Sweep:
         workers = _workers_of(workers, execution, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = estimate.Machine(workers, threads, device, compile, devices, nodes)
+        on = Machine(workers, threads, device, compile, devices, nodes)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
         self._prepare(list(plan.missing.values()), rows, execution)
         return replace(self._measured(plan, rows, on, packs, guess=False), price=price)
 
-    def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
+    def _plan(self, rows: dict[str, Row], on: Machine, packs: bool) -> Plan:
         growth = self.designed(rows)
         runs, again = growth.runs, frozenset(growth.unfinished)
         rows = {run_id: row for run_id, row in rows.items() if run_id not in again}
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
-        costs = estimate.costs(on, missing.values(), rows.values())
+        costs = costs_of(on, missing.values(), rows.values())
         jobs = self._jobs(list(missing.values()), costs, on.workers, packs)
         seconds = _shares(jobs)
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
@@ -343,14 +348,12 @@ class Sweep:
             again,
         )
 
-    def _jobs(
-        self, runs: list[RunConfig], costs: estimate.Costs, workers: int, packs: bool
-    ) -> list[Job]:
-        jobs = pack.form(runs, costs, workers, packs=packs)
+    def _jobs(self, runs: list[RunConfig], costs: Costs, workers: int, packs: bool) -> list[Job]:
+        jobs = packing.form(runs, costs, workers, packs=packs)
         return [replace(job, halving=self.spec.halving) for job in jobs]
 
     def _measured(
-        self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
+        self, plan: Plan, rows: dict[str, Row], on: Machine, packs: bool, *, guess: bool
     ) -> Plan:
         """The plan again, after measuring packs where these may pay; and, unless a guess will do,
         the speed where nothing is known of it."""
@@ -358,24 +361,24 @@ class Sweep:
             return plan
         runs = plan.missing.values()
         if not guess and not plan.costs.speed.samples:
-            self._measure(on, estimate.typical(runs))
+            self._measure(on, typical(runs))
             plan = self._plan(rows, on, packs)
-        asked = pack.worth_measuring(runs, plan.costs) if packs else []
+        asked = packing.worth_measuring(runs, plan.costs) if packs else []
         if asked:
             self._measure(on, asked)
             plan = self._plan(rows, on, packs)
-        asked = pack.worth_compiling(runs, plan.costs, on) if on.compile else []
+        asked = packing.worth_compiling(runs, plan.costs, on) if on.compile else []
         if asked:
             self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
             self._measure(on, asked, compiled=True)
             plan = self._plan(rows, on, packs)
-        if compared := pack.worth_comparing(runs, plan.costs):
+        if compared := packing.worth_comparing(runs, plan.costs):
             on.compare(compared)
             plan = replace(plan, costs=replace(plan.costs, other=on.compared(runs)))
         return plan
 
     def _measure(
-        self, on: estimate.Machine, asked: list[tuple[RunConfig, int]], *, compiled: bool = False
+        self, on: Machine, asked: list[tuple[RunConfig, int]], *, compiled: bool = False
     ) -> None:
         try:
             on.measure(asked, compiled=compiled)
@@ -504,7 +507,7 @@ class Sweep:
             rows = self.store.rows()
             others = ", ".join(masked(str(other)) for other in reuse)
             say(console, f"{len(reused)} finished runs taken from {others}")
-        on = estimate.Machine(processes, threads, device, compile, devices, nodes)
+        on = Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
@@ -577,7 +580,7 @@ class Sweep:
         self,
         plan: Plan,
         rows: dict[str, Row],
-        on: estimate.Machine,
+        on: Machine,
         call: _Call,
         console: Console,
         on_finish: Callable[[Finished], None] | None,

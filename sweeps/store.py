@@ -29,7 +29,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -664,21 +663,3 @@ def _is_left(name: str) -> bool:
 def now() -> str:
     """The time of day with its zone, as events carry it."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
-
-
-def machine() -> Row:
-    """Where this runs, for the manifest: what numbers and speed hang on, nothing that names it."""
-    import platform
-
-    model = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
-    return {
-        "system": platform.system(),
-        "release": ".".join(platform.release().split(".")[:2]),
-        "architecture": platform.machine(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
-    }

@@ -20,7 +20,7 @@ from scaling.config import ConfigError
 from sweeps import control
 from sweeps.errors import StoreError
 from sweeps.export import export, exporter
-from sweeps.jobs import failed_row
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store

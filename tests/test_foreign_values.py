@@ -19,8 +19,7 @@ from sweeps.adaptive.halving import Arm
 from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError
 from sweeps.export import _points
-from sweeps.jobs import failed_row
-from sweeps.result import Finished, dump, parse
+from sweeps.result import Finished, dump, failed_row, parse
 from sweeps.spec import Spec
 from sweeps.store import Store
 

@@ -25,7 +25,9 @@ from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, rungs, verdict
 from sweeps.adaptive.learning_rate import _rate
 from sweeps.early_stopping import Halving
-from sweeps.jobs import Job, execute, failed_row
+from sweeps.execute import execute
+from sweeps.queue import Job
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store

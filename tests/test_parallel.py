@@ -21,9 +21,10 @@ import torch
 from scaling import parallel
 from scaling.config import ConfigError, Execution, canonical, from_dict, override
 from scaling.train import CHECKPOINT, Interrupted, device_of, train, train_pack
-from sweeps import Sweep, estimate
+from sweeps import Sweep
 from sweeps.budget import Budget
 from sweeps.errors import StoreError
+from sweeps.measure import Machine
 from sweeps.run import _Call
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -355,9 +356,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         with pytest.raises(ConfigError, match=r"compile is decided by measurements.* nodes=2"):
             ask(workers=1, compile=True, **how)
     assert not it.folder.exists() and not started
-    paths = {
-        estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
-    }
+    paths = {Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)}
     assert len(paths) == 2
     known = ["cpu x1", "2 x cpu x1", "2 x cpu x4", "2 x NVIDIA H100", "NVIDIA H100", ""]
     for device, threads, devices, like in (
@@ -366,7 +365,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         ("auto", 1, 2, known[1:4:2]),
         ("cuda", 1, 1, known[4:5]),
     ):
-        on = estimate.Machine(1, threads, device, devices=devices)
+        on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
     two_nodes = dataclasses.replace(SHARDED, nodes=2)
     words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
@@ -417,7 +416,7 @@ def test_a_sweep_on_two_devices_through_ray(sweep):
     alone = sweep("alone", [0, 1, 2]).run(in_process=True, quiet=True)
     it = sweep("two", [0, 1, 2])
     run = it.spec.runs[0]
-    found = estimate.Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
+    found = Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
     assert all(0 < seconds < 10 for sizes in found.values() for seconds in sizes.values())
     runs = it.run(workers=1, devices=2, device="cpu", quiet=True)
     assert runs.status.tolist() == ["ok"] * 3 and set(runs.device) == {"2 x cpu x1"}

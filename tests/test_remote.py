@@ -30,9 +30,8 @@ from sweeps import Sweep
 from sweeps.control import cancel, logs
 from sweeps.errors import StoreError
 from sweeps.export import EXPORTERS
-from sweeps.jobs import failed_row
 from sweeps.remote import Remote, join, masked, shown, without_credentials
-from sweeps.result import dump
+from sweeps.result import dump, failed_row
 from sweeps.status import status
 from sweeps.store import Store
 

@@ -19,9 +19,8 @@ from scaling import table
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 from sweeps.errors import StoreError
-from sweeps.jobs import failed_row
 from sweeps.remote import Remote
-from sweeps.result import FORMAT
+from sweeps.result import FORMAT, failed_row
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +177,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from sweeps.errors import StoreError
 from sweeps.store import Store
-from sweeps.jobs import failed_row
+from sweeps.result import failed_row
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 store, done = Store(sys.argv[1]), 0

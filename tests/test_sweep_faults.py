@@ -38,7 +38,7 @@ from disturbed import (
 )
 
 from scaling import table
-from sweeps.estimate import Machine
+from sweeps.measure import Machine
 from sweeps.store import Store
 
 CLUSTER = """

@@ -23,8 +23,9 @@ from typing import Any
 from scaling import interpreter
 from scaling.config import ConfigError, Execution
 from sweeps.errors import StoreError
-from sweeps.jobs import Job, Outcome, Queue, execute
+from sweeps.execute import execute
 from sweeps.on_ray.session import job_config, private_folder
+from sweeps.queue import Job, Outcome, Queue
 from sweeps.store import Store
 
 _ENVIRONMENT = {
