@@ -140,7 +140,7 @@ def sweep(
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
-    from sweeps.run import BudgetSpent
+    from sweeps.errors import BudgetSpent
 
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(

@@ -1,4 +1,4 @@
-"""What cannot be done with a results folder, as one clear message."""
+"""The errors of a sweep, and how failures are told in one clear message."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from scaling.memory import out_of_memory
 
 class StoreError(ValueError):
     """A results folder that cannot be used or written: names the file and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
+
+
+class BudgetSpent(Stopped):
+    """Runs are left that the budget did not let begin."""
 
 
 _OTHER_FOLDER = "choose another folder with --results."

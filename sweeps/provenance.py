@@ -26,3 +26,37 @@ def machine() -> Row:
         "cores": os.cpu_count(),
         "python": sys.version.split()[0],
     }
+
+
+def revision() -> str | None:
+    """Git revision of this package's source, with '+' where it has changes; None outside git."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = git("rev-parse", "HEAD")
+    if not revision:
+        return None
+    return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from scaling import __distribution__
+
+    found = {}
+    for name in (__distribution__, "torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -8,6 +8,7 @@ executors, Ray's and the one in this process, take jobs from one :class:`Queue` 
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -230,3 +231,17 @@ class Queue:
             self._note(Outcome(run.run_id, "failed", said))
         except StoreError as trouble:
             self.fatal = trouble
+
+
+def busy_and_idle(queue: Queue) -> tuple[float, float, int]:
+    """Seconds that workers trained, seconds that they waited between two jobs, and the jobs."""
+    by_worker: dict[int, list[tuple[float, float]]] = {}
+    for outcome in queue.outcomes:
+        if outcome.pid:
+            by_worker.setdefault(outcome.pid, []).append((outcome.started, outcome.ended))
+    busy = idle = 0.0
+    for spans in by_worker.values():
+        spans.sort()
+        busy += sum(end - start for start, end in spans)
+        idle += sum(b[0] - a[1] for a, b in itertools.pairwise(spans))
+    return busy, idle, sum(map(len, by_worker.values()))

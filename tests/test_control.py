@@ -133,10 +133,10 @@ def test_status_of_chosen_runs(store: Store, capsys: pytest.CaptureFixture[str])
 DRIVER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from sweeps.run import _interruptible
+from sweeps.driver import interruptible
 from sweeps.store import Store
 store, asked = Store(sys.argv[1]), []
-with store.drive(), _interruptible(lambda: asked.append(1)):
+with store.drive(), interruptible(lambda: asked.append(1)):
     print("holds", flush=True)
     try:
         while not asked or sys.argv[3] == "stubborn":

@@ -22,8 +22,7 @@ from scaling.config import ConfigError, RunConfig, flatten
 from scaling.table import config_row
 from sweeps import Sweep
 from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
-from sweeps.errors import StoreError
-from sweeps.run import BudgetSpent
+from sweeps.errors import BudgetSpent, StoreError
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store

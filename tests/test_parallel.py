@@ -25,7 +25,7 @@ from sweeps import Sweep
 from sweeps.budget import Budget
 from sweeps.errors import StoreError
 from sweeps.measure import Machine
-from sweeps.run import _Call
+from sweeps.options import Call
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -368,7 +368,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
     two_nodes = dataclasses.replace(SHARDED, nodes=2)
-    words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
+    words = it._command(Call(1, False, None, 2, True, two_nodes, Budget()))
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 

@@ -26,12 +26,13 @@ from sweeps import Sweep, measure, packing
 from sweeps.budget import Budget
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
-from sweeps.errors import StoreError, headline
+from sweeps.driver import interruptible
+from sweeps.errors import Stopped, StoreError, headline
 from sweeps.execute import execute
 from sweeps.measure import Machine
+from sweeps.options import Call
 from sweeps.queue import Job, Outcome, Queue
 from sweeps.result import failed_row
-from sweeps.run import Stopped, _Call, _interruptible
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store
@@ -128,7 +129,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(_Call(2, False, None, 2, True, Execution(), Budget())).endswith(
+    assert it._command(Call(2, False, None, 2, True, Execution(), Budget())).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
@@ -359,13 +360,13 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
 
 
 def test_sessions_keep_what_they_started_with(monkeypatch: pytest.MonkeyPatch):
-    import sweeps.run
+    import sweeps.manifest
 
-    monkeypatch.setattr(sweeps.run, "_revision", lambda: "one")
+    monkeypatch.setattr(sweeps.manifest, "revision", lambda: "one")
     it = sweep()
     run(it)
     revisions = iter(["two", "changed while it trained"])
-    monkeypatch.setattr(sweeps.run, "_revision", lambda: next(revisions))
+    monkeypatch.setattr(sweeps.manifest, "revision", lambda: next(revisions))
     second = Sweep(Spec.from_text(SMALL.replace("[0, 1]", "[0, 1, 2]")), None)
     before = it.store.manifest()
     run(second)
@@ -510,7 +511,7 @@ def test_a_second_ctrl_c_stops_at_once_and_handlers_return():
 
     before = signal.getsignal(signal.SIGINT)
     asked = []
-    with pytest.raises(KeyboardInterrupt), _interruptible(lambda: asked.append(1)):
+    with pytest.raises(KeyboardInterrupt), interruptible(lambda: asked.append(1)):
         os.kill(os.getpid(), signal.SIGINT)
         assert asked == [1]
         os.kill(os.getpid(), signal.SIGINT)

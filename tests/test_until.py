@@ -25,7 +25,7 @@ from sweeps.adaptive.interval import Interval
 from sweeps.adaptive.learning_rate import _rate
 from sweeps.adaptive.sizes import shape_between, shape_beyond
 from sweeps.budget import Budget
-from sweeps.run import BudgetSpent
+from sweeps.errors import BudgetSpent
 from sweeps.spec import Spec
 from sweeps.status import status
 
