@@ -559,7 +559,7 @@ def _checks(every: Sequence[Point], budget: float) -> tuple[tuple[Point, float],
 def interval_width(asked: Any, rows: Sequence[Mapping[str, Any]]) -> float:
     """Width of the 95 % interval of `asked.parameter` in a fit of `asked.law` to these rows.
 
-    `asked` is a sweeps.interval.Interval. Infinite where there is none. Raises ConfigError where
+    `asked` is a sweeps.adaptive.interval.Interval. Infinite where there is none. Raises ConfigError where
     there is no such law or parameter, or none that runs could be designed for.
     """
     law = _asked(asked)
@@ -583,7 +583,7 @@ def interval_runs(due: Any) -> tuple[list[int], float, str]:
     """The next round of runs for an interval: (which of the candidates, the width expected with them,
     why there are none).
 
-    `due` is a sweeps.interval.Due. The runs are as many as its FLOPs pay for, or fewer that are
+    `due` is a sweeps.adaptive.interval.Due. The runs are as many as its FLOPs pay for, or fewer that are
     expected to do. The expected width is the one so far, times the ratio of linearised ones.
     """
     asked = due.asked

@@ -167,15 +167,14 @@ def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
 
 def planner() -> dict[str, float]:
     from scaling.training.pack_key import shape
-    from sweeps import estimate, pack
+    from sweeps import packing
+    from sweeps.costs import Costs, fit_speed
 
     runs = seeds(100_000).runs
 
-    costs = estimate.Costs(
-        estimate.speed([]), {shape(run): {1: 3e-3, 4: 6e-3, 16: 2e-2} for run in runs}
-    )
+    costs = Costs(fit_speed([]), {shape(run): {1: 3e-3, 4: 6e-3, 16: 2e-2} for run in runs})
     start = time.perf_counter()
-    jobs = pack.form(runs, costs, 64)
+    jobs = packing.form(runs, costs, 64)
     took = time.perf_counter() - start
     print(f"{len(runs)} runs planned in {took:.2f} s: {len(jobs)} jobs")
     return {"plan_runs": len(runs), "plan_s": round(took, 2)}
@@ -186,9 +185,10 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
     import psutil
 
     from scaling.execution import Execution
-    from sweeps.jobs import Job, Queue, failed_row
+    from sweeps.on_ray.tune import jobs_of_an_experiment, run_on_ray
+    from sweeps.queue import Job, Queue
+    from sweeps.result import failed_row
     from sweeps.store import Store
-    from sweeps.tune import jobs_of_an_experiment, run_on_ray
 
     few = jobs_of_an_experiment(workers)
     if number < 3 * few:

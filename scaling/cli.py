@@ -141,7 +141,7 @@ def sweep(
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
-    from sweeps.run import BudgetSpent
+    from sweeps.errors import BudgetSpent
 
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
@@ -1116,7 +1116,8 @@ def _folder(text: str) -> Path:
     """A path; of a URI the local folder that stands for it, level with it."""
     if "://" not in text:
         return Path(text)
-    from sweeps.store import Store, StoreError
+    from sweeps.errors import StoreError
+    from sweeps.store import Store
 
     try:
         store = Store(text)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling import errors, files, schema, table
+from scaling import files, schema, table
 from sweeps.errors import StoreError, why
 from sweeps.result import (
     NEW_FIELDS,
@@ -50,7 +50,7 @@ Stamp = list[int]
 ReadResult = Callable[[str], Finished | None]
 """The result of a run; None where it has not finished."""
 
-_KINDS = {column.name: column.dtype for column in schema.COLUMNS}
+_KINDS = {column.name: column.dtype for column in table.COLUMNS}
 
 
 class TableRow(Mapping[str, Any]):
@@ -361,7 +361,7 @@ class MergedTable:
         found: dict[str, list[Point]] = {run_id: [] for run_id in run_ids}
         try:
             points = self._points(name)
-        except errors.TableError as error:
+        except table.TableError as error:
             raise StoreError(
                 f"{error} Restore the file; or delete it, and it is written again from the runs in "
                 "runs/, as far as they are there."
@@ -381,7 +381,7 @@ class MergedTable:
         """The points of a file. One that is damaged is set aside: what runs/ holds is written anew."""
         try:
             return self._points(name)
-        except (errors.TableError, OSError) as error:
+        except (table.TableError, OSError) as error:
             path = self._folder / name
             aside = set_aside(path)
             say(

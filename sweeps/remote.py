@@ -25,7 +25,6 @@ from sweeps.result import is_run_id
 _AT_ONCE = 32
 """Requests under way: an object store answers each slowly and many as fast as one."""
 
-
 _MASK = "***"
 
 _URI = re.compile(r"(?s)(?P<scheme>.*?)://(?P<authority>[^/?#]*)(?P<path>[^?]*)(?P<query>.*)")

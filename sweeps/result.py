@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import jsonable, schema
-from scaling.config import RECIPE, fields_of
+from scaling import count, jsonable, schema, table
+from scaling import size as model_size
+from scaling.config import RECIPE, RunConfig, fields_of, flatten
 
 FORMAT = 1
 """Version of result.json."""
@@ -132,10 +133,10 @@ def _config_types() -> dict[str, tuple[type, ...]]:
 
 
 _OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
-_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.COLUMNS}
+_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in table.COLUMNS}
 _ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
-_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.CURVE_COLUMNS}
-_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.TEST_COLUMNS}
+_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in table.CURVE_COLUMNS}
+_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
 
 NEW_FIELDS: dict[str, Any] = schema.config_row(
     {key: default for key, (_, default) in fields_of().items()}
@@ -144,7 +145,7 @@ NEW_FIELDS: dict[str, Any] = schema.config_row(
 runs as they were."""
 NEW_FIELDS = {key.rpartition(".")[2]: value for key, value in NEW_FIELDS.items()}
 
-_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in schema.COLUMNS}
+_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in table.COLUMNS}
 _EMPTY |= NEW_FIELDS
 
 
@@ -215,3 +216,32 @@ def _is_number(value: Any) -> bool:
 def _short(value: object) -> str:
     said = repr(value)
     return said if len(said) <= 60 else f"{said[:50]}..."
+
+
+def failed_row(run: RunConfig, error: str) -> Row:
+    """The table's row of a run that has no loss: its sizes and what happened."""
+    size = model_size.parameters(run.model, run.data.vocab_size)
+    per_token = {
+        name: model_size.flops_per_token(run.model, run.data.vocab_size, name)
+        for name in count.CONVENTIONS
+    }
+    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
+    return (
+        row
+        | schema.config_row(flatten(run))
+        | {
+            "run_id": run.run_id,
+            "status": "failed",
+            "N": size.N,
+            "N_total": size.N_total,
+            "D": run.D,
+            "C": per_token["6N"] * run.D,
+            "C_kaplan": per_token["kaplan"] * run.D,
+            "C_chinchilla": per_token["chinchilla"] * run.D,
+            "C_matmul": per_token["matmul"] * run.D,
+            "B": run.batch_tokens,
+            "S": run.S,
+            "vocab_size": run.data.vocab_size,
+            "error": error,
+        }
+    )

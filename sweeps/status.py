@@ -10,12 +10,16 @@ from pathlib import Path
 from scaling import schema
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
-from sweeps import estimate, own_sizes
-from sweeps.jobs import headline
-from sweeps.progress import clock, eta, flops, si
+from scaling.units import clock, si
+from sweeps import own_sizes
+from sweeps.adaptive.growth import Growth
+from sweeps.budget import flops
+from sweeps.costs import fit_speed, samples_of
+from sweeps.display import eta
+from sweeps.errors import StoreError, headline
+from sweeps.result import Row
 from sweeps.spec import Spec
-from sweeps.store import Row, Store, StoreError
-from sweeps.until import Growth
+from sweeps.store import Store
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _to_go(
 ) -> float | None:
     if not running:
         return None
-    speed = estimate.speed(estimate.samples_of(rows.values()))
+    speed = fit_speed(samples_of(rows.values()))
     total = 0.0
     for run_id, run in runs.items():
         if run_id not in rows:

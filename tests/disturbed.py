@@ -26,13 +26,13 @@ ROOT = Path(__file__).parents[1]
 DRIVER = """
 import sys
 from sweeps import Sweep
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
 if options.get("unchecked") == "1":  # as where a mistake shows on the worker's machine only
     Sweep._prepare = lambda self, *_: {}
 if "experiment" in options:
-    import sweeps.tune
-    sweeps.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])
+    import sweeps.on_ray.tune
+    sweeps.on_ray.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])
 try:
     Sweep.from_toml(sys.argv[1], results=sys.argv[2]).run(
         workers=int(options.get("workers", 2)),

@@ -26,7 +26,7 @@ from scaling.execution import Execution
 from scaling.train import Interrupted, train
 from scaling.training.checkpoint import CHECKPOINT
 from sweeps import Sweep
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 
 ROOT = Path(__file__).parents[1]
 

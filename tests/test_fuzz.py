@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from scaling.schema import COLUMNS as COLUMNS_OF_RUNS
-from sweeps.estimate import Machine
+from sweeps.measure import Machine
 from sweeps.spec import Spec
 
 # ------------------------------------------------------------------ what is drawn

@@ -23,12 +23,16 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.schema import config_row
 from sweeps import Sweep
-from sweeps.halving import Arm, Halving, rungs, verdict
-from sweeps.jobs import Job, execute, failed_row
+from sweeps.adaptive.families import family
+from sweeps.adaptive.halving import Arm, rungs, verdict
+from sweeps.adaptive.learning_rate import _rate
+from sweeps.early_stopping import Halving
+from sweeps.execute import execute
+from sweeps.queue import Job
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store
-from sweeps.until import _rate, family
 
 LR = """
 name = "rates"
@@ -315,7 +319,7 @@ def test_torn_records_and_full_disks_cost_a_comparison_and_nothing_else(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sweeps.halving.write_atomic", full)
+    monkeypatch.setattr("sweeps.early_stopping.write_atomic", full)
     assert list(halving([(bad, points(bad, 3.0)[:2])])) == [
         bad.run_id
     ]  # it needs no record for that

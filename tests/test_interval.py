@@ -22,11 +22,11 @@ from scaling.config import RunConfig, flatten
 from scaling.errors import ConfigError
 from scaling.schema import config_row
 from sweeps import Sweep
-from sweeps.interval import Due, Interval, Round, alike, decide
-from sweeps.run import BudgetSpent
+from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
+from sweeps.errors import BudgetSpent, StoreError
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 GRID = f"""

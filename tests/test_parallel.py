@@ -26,10 +26,11 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
-from sweeps import Sweep, estimate
+from sweeps import Sweep
 from sweeps.budget import Budget
-from sweeps.run import _Call
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
+from sweeps.measure import Machine
+from sweeps.options import Call
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -361,9 +362,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         with pytest.raises(ConfigError, match=r"compile is decided by measurements.* nodes=2"):
             ask(workers=1, compile=True, **how)
     assert not it.folder.exists() and not started
-    paths = {
-        estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
-    }
+    paths = {Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)}
     assert len(paths) == 2
     known = ["cpu x1", "2 x cpu x1", "2 x cpu x4", "2 x NVIDIA H100", "NVIDIA H100", ""]
     for device, threads, devices, like in (
@@ -372,15 +371,15 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         ("auto", 1, 2, known[1:4:2]),
         ("cuda", 1, 1, known[4:5]),
     ):
-        on = estimate.Machine(1, threads, device, devices=devices)
+        on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
     two_nodes = dataclasses.replace(SHARDED, nodes=2)
-    words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
+    words = it._command(Call(1, False, None, 2, True, two_nodes, Budget()))
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 
 def test_what_several_devices_of_a_worker_ask_of_ray():
-    from sweeps.tune import _resources
+    from sweeps.on_ray.tune import _resources
 
     def asked(workers, execution, *nodes):
         group = _resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])
@@ -423,7 +422,7 @@ def test_a_sweep_on_two_devices_through_ray(sweep):
     alone = sweep("alone", [0, 1, 2]).run(in_process=True, quiet=True)
     it = sweep("two", [0, 1, 2])
     run = it.spec.runs[0]
-    found = estimate.Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
+    found = Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
     assert all(0 < seconds < 10 for sizes in found.values() for seconds in sizes.values())
     runs = it.run(workers=1, devices=2, device="cpu", quiet=True)
     assert runs.status.tolist() == ["ok"] * 3 and set(runs.device) == {"2 x cpu x1"}

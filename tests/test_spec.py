@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scaling import size as model_size
 from scaling.errors import ConfigError
-from sweeps.estimate import _TYPICAL, Speed
+from sweeps.costs import _TYPICAL, Speed
 from sweeps.spec import Spec, bundled, find
 
 PATH = Path("specs/it.toml")

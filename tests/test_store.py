@@ -19,9 +19,8 @@ from scaling import schema, table
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 from sweeps.errors import StoreError
-from sweeps.jobs import failed_row
 from sweeps.remote import Remote
-from sweeps.result import FORMAT
+from sweeps.result import FORMAT, failed_row
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -176,8 +175,9 @@ def test_a_disk_that_is_truly_full(tmp_path: Path):
     code = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from sweeps.store import Store, StoreError
-from sweeps.jobs import failed_row
+from sweeps.errors import StoreError
+from sweeps.store import Store
+from sweeps.result import failed_row
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 store, done = Store(sys.argv[1]), 0

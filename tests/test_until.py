@@ -21,13 +21,14 @@ from scaling.config import ModelConfig, RunConfig, flatten
 from scaling.errors import ConfigError
 from scaling.schema import config_row
 from sweeps import Sweep
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.interval import Interval
+from sweeps.adaptive.learning_rate import _rate
+from sweeps.adaptive.sizes import shape_between, shape_beyond
 from sweeps.budget import Budget
-from sweeps.interval import Interval
-from sweeps.run import BudgetSpent
-from sweeps.shapes import shape_between, shape_beyond
+from sweeps.errors import BudgetSpent
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.until import Growth, _rate
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 LR = f"""

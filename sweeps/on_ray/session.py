@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 
 _LONGEST = 38
 """Characters of the folder's path: those of sockets lie up to 69 below it, and may have 107."""

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sweeps.session import job_config, script_folder
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
+from sweeps.on_ray.session import job_config, script_folder
 
 _PATIENCE = 3.0
 """Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
@@ -26,13 +26,13 @@ def joined(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    # Before sweeps.tune, which would lock this process in with a token of its own.
+    # Before sweeps.on_ray.tune, which would lock this process in with a token of its own.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import logging
 
     import ray
 
-    packages = [Path(__file__).parents[1] / name for name in ("scaling", "sweeps")]
+    packages = [Path(__file__).parents[2] / name for name in ("scaling", "sweeps")]
     try:
         ray.init(
             address=address,

@@ -25,9 +25,8 @@ from typing import Any, Literal
 from scaling import size
 from scaling.config import ModelConfig, RunConfig, canonical, flatten, from_dict
 from scaling.errors import ConfigError
-from sweeps.shapes import shape_between, shape_beyond
-
-Row = Mapping[str, Any]
+from sweeps.adaptive.sizes import shape_between, shape_beyond
+from sweeps.result import Row
 
 _SIZES = 12
 """Sizes to choose from; more where the spec has more."""

@@ -17,8 +17,12 @@ from rich.text import Text
 from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.text import printable
-from sweeps.jobs import Outcome, Queue, headline
-from sweeps.store import Row, Store, StoreError
+from scaling.units import clock, si
+from sweeps.budget import flops
+from sweeps.errors import StoreError, headline
+from sweeps.queue import Outcome, Queue
+from sweeps.result import Row
+from sweeps.store import Store
 
 _FIRST_LINE_SECONDS = 5.0
 _MOST_LINE_SECONDS = 300.0
@@ -28,31 +32,6 @@ _LAST_LOSSES = 4
 _LAST_FAILURES = 3
 _MOST_ROWS = 20
 """Of the live display: jobs under way."""
-
-
-def si(value: float, unit: str = "") -> str:
-    """A number in three digits with its SI prefix, such as 1.25M."""
-    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * scale:
-            return f"{value / scale:.3g}{prefix}{unit}"
-    return f"{value:.3g}{unit}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42s, 3m05s, 2h10m or 3d04h."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    if seconds < 86_400:
-        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-    return f"{seconds // 86_400}d{seconds % 86_400 // 3600:02d}h"
-
-
-def flops(run: RunConfig) -> float:
-    """C = 6 N D of a run [FLOPs]."""
-    return size.flops_per_token(run.model, run.data.vocab_size) * run.D
 
 
 def escaped(console: Console, text: object) -> str:
@@ -101,7 +80,7 @@ class Display:
         """Of the console; None where it follows sys.stdout."""
 
     def __enter__(self) -> Display:
-        # A run in this process has its log for sys.stdout (sweeps.jobs), where this does not belong.
+        # A run in this process has its log for sys.stdout (sweeps.execute), where this does not belong.
         self._file, self._console.file = self._console._file, self._console.file
         if self._console.is_terminal:
             live = self._live = Live(

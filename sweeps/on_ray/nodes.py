@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from scaling.devices import launch
 from scaling.execution import Execution
 
 if TYPE_CHECKING:
@@ -143,7 +144,6 @@ def reached(others: Sequence[RayNode]) -> Iterator[None]:
     if not others:
         yield
         return
-    from scaling.devices import launch
 
     with launch.reaching(ray.util.get_node_ip_address(), others):
         yield

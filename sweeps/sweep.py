@@ -3,211 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import os
 import shlex
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from scaling import schema, size, table
-from scaling.config import DataConfig, RunConfig
+from scaling import schema, table
+from scaling.config import RunConfig
+from scaling.devices import launch
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import shape
-from sweeps import estimate, own_sizes, pack
-from sweeps.budget import Budget
-from sweeps.cluster import joined, probe
-from sweeps.halving import Halving
-from sweeps.interval import Design, Round, Width, decide
-from sweeps.jobs import Job, Outcome, Queue, execute, headline
-from sweeps.progress import Display, clock, flops, say, si
+from scaling.units import clock, si
+from sweeps import packing
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.interval import Design, Round, Width, decide
+from sweeps.budget import Budget, flops
+from sweeps.checks import TEXT_FIELDS, Text, check_run, check_workers
+from sweeps.costs import Costs, costs_of, typical
+from sweeps.display import Display, say
+from sweeps.driver import interruptible, run_here
+from sweeps.early_stopping import Halving
+from sweeps.errors import BudgetSpent, Stopped, StoreError, headline
+from sweeps.manifest import Session
+from sweeps.measure import Machine
+from sweeps.on_ray.cluster import joined, probe
+from sweeps.options import Call
+from sweeps.queue import Job, Outcome, Queue, busy_and_idle
 from sweeps.remote import join, masked, without_credentials
-from sweeps.spec import Spec
-from sweeps.store import Finished, Row, Store, StoreError, machine
-from sweeps.until import Growth
+from sweeps.result import Finished, Row
+from sweeps.spec import SPECS, Spec
+from sweeps.store import Store
+from sweeps.sweep_plan import Plan, on_workers, shares
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scaling.data.corpus import TokenFiles
-
-_PRECISION_GAINS = 0.1
-"""Steps in the other precision must be shorter by this part to be spoken of."""
-
-_LONGEST_SECONDS = 1e9
-"""The longest estimate for which an end is shown (about 30 years)."""
 
 _CREDENTIALS = (
     "The credentials of --results are left out here: give them in the environment (of s3: AWS_ACCESS_KEY_ID "
     "and AWS_SECRET_ACCESS_KEY), or in the URI again."
 )
-
-_GRACE_SECONDS = 6.0
-"""After Ctrl-C, workers have this long to write their checkpoints."""
-
-
-class Stopped(KeyboardInterrupt):
-    """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
-
-
-class BudgetSpent(Stopped):
-    """Runs are left that the budget did not let begin."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep has left to do."""
-
-    runs: dict[str, RunConfig]
-    """{run_id: run}: all of the spec."""
-    finished: dict[str, str]
-    """{run_id: status} of those that need no training."""
-    missing: dict[str, RunConfig]
-    """{run_id: run}, dearest first."""
-    jobs: list[Job]
-    """What the missing runs are trained in: alone, in packs, as trunks with branches."""
-    seconds: dict[str, float]
-    """{run_id: estimated seconds on one worker} of the missing ones; of a job, the run's share."""
-    costs: estimate.Costs
-    workers: int
-    """That will run: no more than there are jobs."""
-    price: float | None = None
-    """Dollars an hour of wall clock."""
-    grows: bool = False
-    """More runs follow from the results of these: the spec has [until]."""
-    said: tuple[str, ...] = ()
-    """Where the searches of [until] stand, a line each."""
-    again: frozenset[str] = frozenset()
-    """Those of the missing runs that were stopped early, and are asked for to their end."""
-
-    @property
-    def tokens(self) -> int:
-        """Training tokens to process."""
-        return sum(run.D for run in self.missing.values())
-
-    @property
-    def flops(self) -> float:
-        """Training FLOPs to spend, 6 N D."""
-        return sum(flops(run) for run in self.missing.values())
-
-    @property
-    def wall_seconds(self) -> float:
-        """Estimated wall clock: longest first, each job to the worker that is free first."""
-        return pack.makespan((job.seconds for job in self.jobs), self.workers)
-
-    def __str__(self) -> str:
-        states = list(self.finished.values())
-        counts = [f"{len(states)} finished"] if states else []
-        for status in schema.STATUSES[1:]:
-            if status in states:
-                counts.append(f"{states.count(status)} of them {status}")
-        lines = [
-            f"{len(self.runs)} runs: {', '.join([*counts, f'{len(self.missing)} to train'])}",
-        ]
-        lines += self.said
-        if not self.missing:
-            return "\n".join(lines)
-        sizes: dict[int, dict[str, RunConfig]] = {}
-        for run_id, run in self.missing.items():
-            N = size.parameters(run.model, run.data.vocab_size).N
-            sizes.setdefault(N, {})[run_id] = run
-        lines.append(
-            f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
-        )
-        for N, by_id in sorted(sizes.items()):
-            runs = list(by_id.values())
-            shapes = {
-                f"{r.model.n_layer} x {r.model.d_model}, {r.model.n_head} heads" for r in runs
-            }
-            D = sorted({run.D for run in runs})
-            span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
-            seconds = sum(self.seconds[run_id] for run_id in by_id)
-            shape = shapes.pop() if len(shapes) == 1 else f"{len(shapes)} shapes"
-            total = si(sum(map(flops, runs)))
-            lines.append(
-                f"{si(N):>8}  {shape:<22} {len(runs):>5}  {span:<15} {total:>8} {clock(seconds):>7}"
-            )
-        samples = self.costs.speed.samples
-        ground = {0: "a guess: nothing measured on this machine"}.get(
-            samples, f"from {samples} measurements"
-        )
-        lines += [*self._packs(), *self.precisions()]
-        early = f"{len(self.again)} of these were stopped early and are trained to the end"
-        lines += [early] if self.again else []
-        lines += ["more runs follow from the results of these ([until])"] if self.grows else []
-        lines.append(
-            f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
-            f"{clock(self.wall_seconds)} {_workers(self.workers)} ({ground}){self._end()}"
-        )
-        return "\n".join(lines)
-
-    def _packs(self) -> list[str]:
-        """What is compiled, and the jobs of several runs, each in one line; none where there are none."""
-        compiled = sum(len(job.runs) for job in self.jobs if job.compile)
-        lines = [f"{compiled} runs compiled, which was measured to be faster"] if compiled else []
-        packed = [job for job in self.jobs if len(job.runs) > 1]
-        if not packed:
-            return lines
-        runs = sum(len(job.runs) for job in packed)
-        widest = max(job.slots for job in packed)
-        trained = sum(map(pack.tokens, self.jobs))
-        saved = f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
-        return [
-            *lines,
-            f"{len(self.jobs)} jobs: {runs} runs in {len(packed)} packs of up to {widest} at once"
-            f"{saved if trained < self.tokens else ''}",
-        ]
-
-    def precisions(self) -> list[str]:
-        """What the other precision would save, a line each, where that was measured to be much."""
-        gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAINS}
-        found: dict[str, list[tuple[float, float]]] = {}
-        for run_id, run in self.missing.items() if gains else ():
-            if (key := shape(run)) in gains:
-                each = found.setdefault(run.precision, [])
-                each.append((self.seconds[run_id], self.costs.other[key]))
-        lines = []
-        for precision, each in found.items():
-            other = estimate.OTHER_PRECISION[precision]
-            part = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
-            lines.append(
-                f'precision = "{other}" would be faster for {len(each)} runs: a step of one alone, uncompiled, '
-                f"takes {part:.2f} of its time in {precision} here"
-            )
-        return lines
-
-    def _end(self) -> str:
-        """When it would be done if it began now, and what that costs."""
-        if self.wall_seconds > _LONGEST_SECONDS:
-            return ""
-        end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
-        cost = (
-            "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
-        )
-        return f"; done by {end} if begun now{cost}"
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How a call of :meth:`Sweep.run` trains."""
-
-    workers: int
-    """As asked for; fewer may run."""
-    in_process: bool
-    address: str | None
-    retries: int
-    packs: bool
-    execution: Execution
-    budget: Budget
 
 
 class Sweep:
@@ -231,7 +72,7 @@ class Sweep:
         and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
-        narrow (sweeps.interval): analysis.design.interval_width and interval_runs.
+        narrow (sweeps.adaptive.interval): analysis.design.interval_width and interval_runs.
         """
         self.spec = spec
         self._width, self._design = width, design
@@ -304,24 +145,24 @@ class Sweep:
             shard=shard,
             compile=compile,
         )
-        workers = _workers_of(workers, execution, in_process, address)
+        workers = check_workers(workers, execution, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = estimate.Machine(workers, threads, device, compile, devices, nodes)
+        on = Machine(workers, threads, device, compile, devices, nodes)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
         self._prepare(list(plan.missing.values()), rows, execution)
         return replace(self._measured(plan, rows, on, packs, guess=False), price=price)
 
-    def _plan(self, rows: dict[str, Row], on: estimate.Machine, packs: bool) -> Plan:
+    def _plan(self, rows: dict[str, Row], on: Machine, packs: bool) -> Plan:
         growth = self.designed(rows)
         runs, again = growth.runs, frozenset(growth.unfinished)
         rows = {run_id: row for run_id, row in rows.items() if run_id not in again}
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
-        costs = estimate.costs(on, missing.values(), rows.values())
+        costs = costs_of(on, missing.values(), rows.values())
         jobs = self._jobs(list(missing.values()), costs, on.workers, packs)
-        seconds = _shares(jobs)
+        seconds = shares(jobs)
         dearest_first = sorted(missing, key=lambda run_id: -seconds[run_id])
         missing = {run_id: missing[run_id] for run_id in dearest_first}
         finished = {run_id: rows[run_id]["status"] for run_id in runs if run_id in rows}
@@ -343,14 +184,12 @@ class Sweep:
             again,
         )
 
-    def _jobs(
-        self, runs: list[RunConfig], costs: estimate.Costs, workers: int, packs: bool
-    ) -> list[Job]:
-        jobs = pack.form(runs, costs, workers, packs=packs)
+    def _jobs(self, runs: list[RunConfig], costs: Costs, workers: int, packs: bool) -> list[Job]:
+        jobs = packing.form(runs, costs, workers, packs=packs)
         return [replace(job, halving=self.spec.halving) for job in jobs]
 
     def _measured(
-        self, plan: Plan, rows: dict[str, Row], on: estimate.Machine, packs: bool, *, guess: bool
+        self, plan: Plan, rows: dict[str, Row], on: Machine, packs: bool, *, guess: bool
     ) -> Plan:
         """The plan again, after measuring packs where these may pay; and, unless a guess will do,
         the speed where nothing is known of it."""
@@ -358,24 +197,24 @@ class Sweep:
             return plan
         runs = plan.missing.values()
         if not guess and not plan.costs.speed.samples:
-            self._measure(on, estimate.typical(runs))
+            self._measure(on, typical(runs))
             plan = self._plan(rows, on, packs)
-        asked = pack.worth_measuring(runs, plan.costs) if packs else []
+        asked = packing.worth_measuring(runs, plan.costs) if packs else []
         if asked:
             self._measure(on, asked)
             plan = self._plan(rows, on, packs)
-        asked = pack.worth_compiling(runs, plan.costs, on) if on.compile else []
+        asked = packing.worth_compiling(runs, plan.costs, on) if on.compile else []
         if asked:
             self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
             self._measure(on, asked, compiled=True)
             plan = self._plan(rows, on, packs)
-        if compared := pack.worth_comparing(runs, plan.costs):
+        if compared := packing.worth_comparing(runs, plan.costs):
             on.compare(compared)
             plan = replace(plan, costs=replace(plan.costs, other=on.compared(runs)))
         return plan
 
     def _measure(
-        self, on: estimate.Machine, asked: list[tuple[RunConfig, int]], *, compiled: bool = False
+        self, on: Machine, asked: list[tuple[RunConfig, int]], *, compiled: bool = False
     ) -> None:
         try:
             on.measure(asked, compiled=compiled)
@@ -477,7 +316,7 @@ class Sweep:
             compile=compile,
             checkpoint_seconds=checkpoint_seconds,
         )
-        processes = _workers_of(workers, execution, in_process, address)
+        processes = check_workers(workers, execution, in_process, address)
         if retries < 0:
             raise ConfigError(f"retries={retries} must not be negative.")
         budget = Budget(budget_flops, budget_hours)
@@ -504,12 +343,12 @@ class Sweep:
             rows = self.store.rows()
             others = ", ".join(masked(str(other)) for other in reuse)
             say(console, f"{len(reused)} finished runs taken from {others}")
-        on = estimate.Machine(processes, threads, device, compile, devices, nodes)
+        on = Machine(processes, threads, device, compile, devices, nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
         if plan.missing:
-            call = _Call(workers, in_process, address, retries, packs, execution, budget)
+            call = Call(workers, in_process, address, retries, packs, execution, budget)
             self._train(plan, rows, on, call, console, on_finish)
         else:
             if self.store.merge_is_due():
@@ -577,8 +416,8 @@ class Sweep:
         self,
         plan: Plan,
         rows: dict[str, Row],
-        on: estimate.Machine,
-        call: _Call,
+        on: Machine,
+        call: Call,
         console: Console,
         on_finish: Callable[[Finished], None] | None,
     ) -> None:
@@ -588,8 +427,8 @@ class Sweep:
             self.store.remove_leftovers()
             hashes = self._prepare(list(plan.missing.values()), rows, execution)
             plan = self._measured(plan, rows, on, call.packs, guess=True)
-            session = _Session(self.spec, self.store, hashes, plan, call)
-            where = "in this process" if call.in_process else _workers(plan.workers, "on")
+            session = Session(self.spec, self.store, hashes, plan, call)
+            where = "in this process" if call.in_process else on_workers(plan.workers, "on")
             say(
                 console,
                 f"{self.spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
@@ -629,14 +468,14 @@ class Sweep:
                 queue, self.store, plan.runs, plan.seconds, workers=plan.workers, console=console
             )
             hard = False
-            with _interruptible(stop):
+            with interruptible(stop):
                 try:
                     with display:
                         if call.in_process:
-                            _run_here(queue, execution)
+                            run_here(queue, execution)
                         else:
                             with joined(call.address):
-                                from sweeps.tune import run_on_ray
+                                from sweeps.on_ray.tune import run_on_ray
 
                                 run_on_ray(queue, workers=plan.workers, execution=execution)
                 except KeyboardInterrupt:
@@ -666,7 +505,7 @@ class Sweep:
         known: dict[str, Row],
         hashes: dict[str, str],
         queue: Queue,
-        call: _Call,
+        call: Call,
     ) -> None:
         """Queue what the results so far ask for and the plan does not hold yet. Texts that have
         `hashes` must have them still; those of other texts are added."""
@@ -685,7 +524,7 @@ class Sweep:
         asked = new | {run_id: plan.runs[run_id] for run_id in growth.unfinished}
         missing = [run for run_id, run in asked.items() if run_id not in known]
         jobs = self._jobs(missing, plan.costs, plan.workers, call.packs) if missing else []
-        plan.seconds.update(_shares(jobs))
+        plan.seconds.update(shares(jobs))
         queue.add(replace(job, texts=hashes) for job in jobs)
 
     def _say_budget(self, budget: Budget, plan: Plan, console: Console) -> None:
@@ -724,15 +563,13 @@ class Sweep:
             device_of(execution.device)
         from scaling.data import corpus
 
-        texts: dict[tuple[Any, ...], _Text] = {}
+        texts: dict[tuple[Any, ...], Text] = {}
         checked: set[tuple[Any, ...]] = set()
         for run in missing:
             try:
                 if execution.devices > 1:
-                    from scaling.devices import launch
-
                     launch.check(run, execution)
-                _check_run(run, texts, checked)
+                check_run(run, texts, checked)
             except ConfigError as error:
                 tag = f" {run.tag!r}" if run.tag else ""
                 raise ConfigError(f"{self.spec.name}, run {run.run_id}{tag}: {error}") from None
@@ -746,14 +583,14 @@ class Sweep:
         return known
 
     def _check_rows(
-        self, rows: dict[str, Row], key: tuple[Any, ...], text: _Text, found: dict[str, str]
+        self, rows: dict[str, Row], key: tuple[Any, ...], text: Text, found: dict[str, str]
     ) -> None:
         """Raise StoreError where finished runs were trained, or tested, on another text."""
         noted = self.store.manifest().get("corpus_hashes")
         noted = noted if isinstance(noted, dict) else {}
         names = dict(zip(text.others, list(found)[1:], strict=True))
         for row in rows.values():
-            if tuple(row.get(name) for name in _TEXT) != key:
+            if tuple(row.get(name) for name in TEXT_FIELDS) != key:
                 continue
             was = row.get("corpus_hash")  # the table keeps its first digits
             if was and not text.files.hash.startswith(was):
@@ -779,7 +616,7 @@ class Sweep:
     def _say_end(self, queue: Queue, wall: float, console: Console) -> None:
         states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
         counts = [f"{states.count(s)} {s}" for s in schema.STATUSES if states.count(s)]
-        busy, idle, jobs = _busy_and_idle(queue)
+        busy, idle, jobs = busy_and_idle(queue)
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
@@ -792,16 +629,16 @@ class Sweep:
             say(console, message)
         self.store.messages.clear()
 
-    def _resume(self, call: _Call) -> str:
+    def _resume(self, call: Call) -> str:
         results = "" if self._results is None else str(self._results)
         left_out = without_credentials(results) != results
         hint = f"{_CREDENTIALS} " if left_out else ""
         return f"{hint}Resume with: {self._command(call)}"
 
-    def _command(self, call: _Call) -> str:
+    def _command(self, call: Call) -> str:
         """The command line that goes on where this call stopped."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
-        if self.spec.path and self.spec.path.parent == Path(__file__).parent / "specs":
+        if self.spec.path and self.spec.path.parent == SPECS:
             name = self.spec.path.stem
         words = ["scaling", "sweep", name, "--workers", str(call.workers)]
         if self._results is not None:
@@ -825,269 +662,3 @@ class Sweep:
         words += [] if call.packs else ["--no-packs"]
         words += ["--compile"] if call.execution.compile else []
         return shlex.join([*words, *(["--in-process"] if call.in_process else [])])
-
-
-def _shares(jobs: list[Job]) -> dict[str, float]:
-    """{run_id: its share of the estimated seconds of its job}."""
-    return {
-        run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
-        for job in jobs
-        for run in job.runs
-    }
-
-
-class _Session:
-    """This call's entry in the manifest: what its results rest on, taken once, as it starts."""
-
-    def __init__(
-        self,
-        spec: Spec,
-        store: Store,
-        hashes: dict[str, str],
-        plan: Plan,
-        call: _Call,
-    ) -> None:
-        """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
-        self._store = store
-        self._started = time.monotonic()
-        rests_on = {
-            "revision": _revision(),
-            "versions": _versions(),
-            "machine": machine(),
-            "spec": spec.text,
-            "changes": spec.changes,
-        }
-        self._entry: dict[str, Any] = {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "executor": "in process" if call.in_process else "ray tune",
-            "workers": plan.workers,
-            "threads": call.execution.threads,
-            "device": call.execution.device,
-            "devices": call.execution.devices,
-            "nodes": call.execution.nodes,
-            "shard": call.execution.shard,
-            "compile": call.execution.compile,
-            **rests_on,
-        }
-        before = store.manifest()
-        sessions, old = before.get("sessions"), before.get("corpus_hashes")
-        earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
-        self._sessions: list[dict[str, Any]] = [*earlier, self._entry]
-        self._top: dict[str, Any] = {
-            "name": spec.name,
-            "description": spec.description,
-            "schema": schema.SCHEMA,
-            **rests_on,
-            "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
-        }
-        self._sizes = own_sizes.together(before.get("own_sizes"), [])
-        self.note_sizes([*spec.runs, *plan.runs.values()])
-        self._write()
-
-    def note_sizes(self, runs: Iterable[RunConfig]) -> None:
-        """Record the sizes of models of one's own families, when the manifest is written next."""
-        self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
-        if self._sizes:
-            self._top["own_sizes"] = self._sizes
-
-    @property
-    def seconds(self) -> float:
-        """Wall clock so far."""
-        return time.monotonic() - self._started
-
-    def end(self, queue: Queue) -> None:
-        """Add the account of what was done to the entry. Raises StoreError."""
-        busy, idle, jobs = _busy_and_idle(queue)
-        self._entry |= {
-            "wall_seconds": round(self.seconds, 2),
-            "jobs": jobs,
-            "busy_seconds": round(busy, 2),
-            "idle_seconds_between_jobs": round(idle, 2),
-        }
-        self._write()
-
-    def _write(self) -> None:
-        spent = (session.get("wall_seconds") for session in self._sessions)
-        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < 1e12)
-        whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
-        self._store.write_manifest(self._top | whole)
-
-
-_TEXT = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-"""What makes token files, from which subsets are drawn."""
-
-
-@dataclass
-class _Text:
-    """The token files that runs share."""
-
-    data: DataConfig
-    files: TokenFiles
-    others: dict[str, Path] = field(default_factory=dict)
-    """{corpus: test split in these tokens} of all eval.others."""
-
-
-def _check_run(
-    run: RunConfig, texts: dict[tuple[Any, ...], _Text], checked: set[tuple[Any, ...]]
-) -> None:
-    """Raise ConfigError where training would: rates, text, subset or test windows that cannot be.
-
-    `texts` and `checked` remember what earlier runs share with this one.
-    """
-    from scaling.data import corpus
-    from scaling.data.windows import TrainTokens, held_out_windows
-    from scaling.training.schedule import peaks
-
-    try:
-        peaks(run)
-    except OverflowError:
-        raise ConfigError(
-            f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."
-        ) from None
-    key = tuple(getattr(run.data, name) for name in _TEXT)
-    if key not in texts:
-        texts[key] = _Text(run.data, corpus.prepare(run.data))
-    files, others = texts[key].files, texts[key].others
-    n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
-    if (subset := (run.data, n_ctx)) not in checked:
-        TrainTokens(files, run.data, n_ctx)
-    if (test := (key, n_ctx, test_tokens)) not in checked:
-        held_out_windows(files.test, test_tokens, n_ctx)
-    for name in run.eval.other_corpora:
-        if name != run.data.corpus and name not in others:
-            others[name] = files.test_of(name)
-    checked |= {subset, test}
-
-
-def _workers_of(
-    workers: int, execution: Execution, in_process: bool, address: str | None = None
-) -> int:
-    """How many workers will run. ConfigError where this machine has too few cores for them, or is one
-    where several nodes are asked for."""
-    _positive(workers, "workers")
-    if execution.nodes > 1 and in_process:
-        raise ConfigError(
-            f"nodes={execution.nodes}, but in_process trains on this machine only. Give the address of a "
-            "Ray cluster instead; or train one run, without Ray, with `torchrun --nnodes "
-            f"{execution.nodes} ... -m scaling.cli train` on every node (docs/cluster.md)."
-        )
-    if execution.nodes > 1 and execution.compile:
-        raise ConfigError(
-            f"compile is decided by measurements, which are not made with nodes={execution.nodes}; "
-            "leave it out."
-        )
-    workers = 1 if in_process else workers
-    ray = sys.modules.get("ray")
-    if address or (ray is not None and ray.is_initialized() and not in_process):
-        return workers  # the cluster says what it has
-    if execution.nodes > 1:
-        raise ConfigError(
-            f"nodes={execution.nodes}, but without an address the sweep has this machine only. Start Ray "
-            "on the nodes and give --address host:port, or auto (docs/cluster.md)."
-        )
-    # Not every system can say which of its cores this process may use.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    each, devices = execution.threads * execution.devices, execution.devices
-    if workers * each > cores:
-        several = f" on devices={devices}" if devices > 1 else ""
-        raise ConfigError(
-            f"workers={workers} of threads={execution.threads}{several} take {workers * each} cores, "
-            f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
-        )
-    return workers
-
-
-def _workers(number: int, word: str = "with") -> str:
-    return f"{word} {number} worker{'' if number == 1 else 's'}"
-
-
-def _run_here(queue: Queue, execution: Execution) -> None:
-    """The executor without Ray: one job after another in this process."""
-    while job := queue.take():
-        try:
-            queue.finish(job, execute(job, queue.store, execution, lambda: queue.stopping))
-        except (ConfigError, StoreError) as error:
-            queue.fatal = error
-            queue.release(job)
-
-
-@contextlib.contextmanager
-def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) once: `stop()`, and the block ends by itself. Twice, or after the grace
-    period: KeyboardInterrupt in the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
-    timer.daemon = True
-    asked = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        timer.start()
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _busy_and_idle(queue: Queue) -> tuple[float, float, int]:
-    """Seconds that workers trained, seconds that they waited between two jobs, and the jobs."""
-    by_worker: dict[int, list[tuple[float, float]]] = {}
-    for outcome in queue.outcomes:
-        if outcome.pid:
-            by_worker.setdefault(outcome.pid, []).append((outcome.started, outcome.ended))
-    busy = idle = 0.0
-    for spans in by_worker.values():
-        spans.sort()
-        busy += sum(end - start for start, end in spans)
-        idle += sum(b[0] - a[1] for a, b in itertools.pairwise(spans))
-    return busy, idle, sum(map(len, by_worker.values()))
-
-
-def _revision() -> str | None:
-    """Git revision of this package's source, with '+' where it has changes; None outside git."""
-    import subprocess
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
-                capture_output=True,
-                text=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    revision = git("rev-parse", "HEAD")
-    if not revision:
-        return None
-    return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from sweeps import __distribution__
-
-    found = {}
-    for name in (__distribution__, "torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _positive(value: int, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")

@@ -23,9 +23,11 @@ from typing import Any
 from scaling import interpreter
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from sweeps.jobs import Job, Outcome, Queue, execute
-from sweeps.session import job_config, private_folder
-from sweeps.store import Store, StoreError
+from sweeps.errors import StoreError
+from sweeps.execute import execute
+from sweeps.on_ray.session import job_config, private_folder
+from sweeps.queue import Job, Outcome, Queue
+from sweeps.store import Store
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -56,7 +58,7 @@ from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeps.nodes import RayNode, other_nodes, reached  # noqa: E402
+from sweeps.on_ray.nodes import RayNode, other_nodes, reached  # noqa: E402
 
 _NAME = "job-"
 _LIVES = 4

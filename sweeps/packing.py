@@ -1,7 +1,7 @@
 """Jobs from runs: packs of one shape, and trunks with their branches, cut so that no worker stands
 idle. Imports neither torch nor ray.
 
-A pack trains K runs as one stacked model; what that gains is measured (sweeps.estimate). Runs with
+A pack trains K runs as one stacked model; what that gains is measured (sweeps.measure). Runs with
 one trunk (scaling.schedule) are kept together: what they share is trained once.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from scaling.config import RunConfig
 from scaling.training.pack_key import parts_at, shape, trunk
-from sweeps import estimate
-from sweeps.estimate import Costs, Machine
-from sweeps.jobs import Job
+from sweeps.costs import Costs, fit_speed
+from sweeps.measure import Machine
+from sweeps.queue import Job
 
 _MOST_RUNS = 64
 """In one job: each holds a lease, an open file."""
@@ -156,7 +156,7 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 def tokens(job: Job) -> int:
     """Training tokens that a job processes: those of a common trunk once."""
-    units = _units(list(job.runs), estimate.Costs(estimate.speed([])), apart=len(job.runs) == 1)
+    units = _units(list(job.runs), Costs(fit_speed([])), apart=len(job.runs) == 1)
     return sum(unit.steps * unit.runs[0].batch_tokens for unit in units)
 
 
