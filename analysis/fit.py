@@ -7,7 +7,7 @@ import html
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,28 @@ if TYPE_CHECKING:
 
 class FitError(ValueError):
     """No usable fit exists for this law and this table; the message says what to change."""
+
+
+class Status(str):
+    """One line of a fit's status: text for people, `code` for programs.
+
+    The text is the code in words, and a detail: ``Status("at_bound", "E")`` is 'at bound: E'.
+    """
+
+    code: str
+    detail: str
+
+    def __new__(cls, code: str, detail: str = "") -> Status:
+        words = code.replace("_", " ")
+        self = super().__new__(cls, f"{words}: {detail}" if detail else words)
+        self.code, self.detail = code, detail
+        return self
+
+    def __reduce__(self) -> tuple[type[Status], tuple[str, str]]:
+        return Status, (self.code, self.detail)
+
+
+CONVERGED = Status("converged")
 
 
 class Estimate(NamedTuple):
@@ -60,7 +82,7 @@ class FitResult:
     """The objective at its minimum, summed or averaged over rows as `loss` says."""
     loss: str
     """The objective in words, such as 'Huber(delta=0.001) of log L, sum'."""
-    status: tuple[str, ...]
+    status: tuple[Status, ...]
     """'converged' or 'not converged', then everything a reader should be warned of."""
     certificate: dict[str, Any] = field(repr=False)
     """Evidence that the minimum is the global one, and what the data leave open."""
@@ -70,6 +92,8 @@ class FitResult:
     """Seconds spent, by stage."""
     problem: Problem | None = field(default=None, repr=False)
     minimum: Minimum | None = field(default=None, repr=False)
+    objective_kind: Literal["huber", "ls", "lad"] = "huber"
+    """What was minimised: Huber's function, half the squares or the absolute values."""
 
     @property
     def n(self) -> int:
@@ -79,7 +103,12 @@ class FitResult:
     @property
     def ok(self) -> bool:
         """Converged, and nothing to be warned of."""
-        return self.status == ("converged",)
+        return self.status == (CONVERGED,)
+
+    @property
+    def warnings(self) -> tuple[Status, ...]:
+        """Everything in `status` that a reader should be warned of."""
+        return tuple(line for line in self.status if line != CONVERGED)
 
     @property
     def fitted(self) -> pd.Series:
@@ -564,6 +593,7 @@ def fit(
             },
             problem,
             minimum,
+            "ls" if objective == "ls" else "lad" if objective == "lad" else "huber",
         )
 
 
@@ -817,39 +847,52 @@ def _check_data(problem: Problem) -> None:
             )
 
 
-def _status(problem: Problem, minimum: Minimum, certificate: Mapping[str, Any]) -> tuple[str, ...]:
-    words = ["converged" if minimum.converged else "not converged"]
+def _status(
+    problem: Problem, minimum: Minimum, certificate: Mapping[str, Any]
+) -> tuple[Status, ...]:
+    words = [CONVERGED if minimum.converged else Status("not_converged")]
     if certificate["intervals"] == "none":
         words.append(
-            f"intervals not determined: {certificate['groups']} runs for {problem.q} parameters, "
-            "and rows of one run are not independent"
+            Status(
+                "intervals_not_determined",
+                f"{certificate['groups']} runs for {problem.q} parameters, "
+                "and rows of one run are not independent",
+            )
         )
     elif certificate["intervals"] != "delta" and problem.units() < min(
         uncertainty.SMALL, problem.n
     ):
         # Measured: 95 % percentile intervals cover 84 % with 8 runs and 91 % with 16.
-        words.append(f"few runs: intervals rest on {certificate['groups']} runs and are narrow")
+        words.append(
+            Status("few_runs", f"intervals rest on {certificate['groups']} runs and are narrow")
+        )
     if certificate["reached"] < 2 <= certificate["starts"]:
-        words.append(f"reached by few starts: {certificate['reached']} of {certificate['starts']}")
+        words.append(
+            Status("reached_by_few_starts", f"{certificate['reached']} of {certificate['starts']}")
+        )
     if certificate.get("resamples", 1.0) < 0.95:
-        words.append(f"resamples not converged: {100 * (1 - certificate['resamples']):.0f} %")
+        words.append(
+            Status("resamples_not_converged", f"{100 * (1 - certificate['resamples']):.0f} %")
+        )
     if certificate.get("overflowed", 0.0) > 0:
-        words.append(f"draws unbounded: {100 * certificate['overflowed']:.2g} %")
+        words.append(Status("draws_unbounded", f"{100 * certificate['overflowed']:.2g} %"))
     if certificate["at_bound"]:
-        words.append(f"at bound: {', '.join(certificate['at_bound'])}")
+        words.append(Status("at_bound", ", ".join(certificate["at_bound"])))
     if certificate["wrong_sign"]:
-        words.append(f"wrong sign: {', '.join(certificate['wrong_sign'])}")
+        words.append(Status("wrong_sign", ", ".join(certificate["wrong_sign"])))
     if certificate["not_identified"]:
-        words.append(f"not identified: {', '.join(certificate['not_identified'])}")
+        words.append(Status("not_identified", ", ".join(certificate["not_identified"])))
     if certificate["gap"] is not None and certificate["gap"] < 0.05:
-        words.append(f"several basins: another is only {100 * certificate['gap']:.2g} % higher")
+        words.append(
+            Status("several_basins", f"another is only {100 * certificate['gap']:.2g} % higher")
+        )
     if certificate["correlated"]:
         pairs = [f"{p}~{q} ({rho:.4f})" for p, q, rho in certificate["correlated"]]
-        words.append(f"correlated: {', '.join(pairs)}")
+        words.append(Status("correlated", ", ".join(pairs)))
     return tuple(words)
 
 
-def _alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[str]:
+def _alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[Status]:
     """Rows that look like checkpoints of a few runs, but are fitted as independent.
 
     They share size and batch, there are at least four of each, and their residuals agree: the
@@ -873,8 +916,11 @@ def _alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[str]:
     if agreement < 0.5 or np.abs(r).max() < 1e-9:
         return []
     return [
-        f"rows alike: {n} rows share {G} values of {' and '.join(keys)} and their residuals agree "
-        f"({agreement:.2f}): if they are checkpoints of one run each, name its column, cluster=..."
+        Status(
+            "rows_alike",
+            f"{n} rows share {G} values of {' and '.join(keys)} and their residuals agree "
+            f"({agreement:.2f}): if they are checkpoints of one run each, name its column, cluster=...",
+        )
     ]
 
 
@@ -882,7 +928,7 @@ _NARROW = 3.0
 """N, D or C over a smaller factor: a power law and anything else that is smooth look the same."""
 
 
-def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
+def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[Status]:
     """What looks wrong in the table itself."""
     words = []
     x, L = problem.columns, problem.target
@@ -890,21 +936,30 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
     again = runs.duplicated(told).to_numpy()
     if again.any():
         words.append(
-            f"duplicates: {again.sum()} rows repeat another exactly, first row "
-            f"{runs.index[int(np.argmax(again))]} (drop them with runs.drop_duplicates())"
+            Status(
+                "duplicates",
+                f"{again.sum()} rows repeat another exactly, first row "
+                f"{runs.index[int(np.argmax(again))]} (drop them with runs.drop_duplicates())",
+            )
         )
     if "N" in x and "D" in x and x["N"].max() < 1e3 and x["D"].max() < 1e5:
-        words.append("implausible: N below 1000 and D below 100000 (in millions?)")
+        words.append(Status("implausible", "N below 1000 and D below 100000 (in millions?)"))
     if "N" in x and "D" in x and np.mean(x["N"] > x["D"]) > 0.9:
         words.append(
-            f"implausible: N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
-            "(are the columns swapped?)"
+            Status(
+                "implausible",
+                f"N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
+                "(are the columns swapped?)",
+            )
         )
     for name in [name for name in ("N", "D", "C") if name in x]:
         if (span := x[name].max() / x[name].min()) < _NARROW:
             words.append(
-                f"narrow range: {name} spans a factor of {span:.3g} only, too little to tell an "
-                f"exponent or to extrapolate (give {_NARROW:g} at least)"
+                Status(
+                    "narrow_range",
+                    f"{name} spans a factor of {span:.3g} only, too little to tell an "
+                    f"exponent or to extrapolate (give {_NARROW:g} at least)",
+                )
             )
     if problem.law.target == "L":
         # A model that knows nothing has L = ln(vocabulary): 12.5 for the largest in use.
@@ -918,9 +973,12 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[str]:
         if over.any():
             worst = int(np.argmax(L - limit))
             words.append(
-                f"implausible: L={L[worst]:.3g} in {over.sum()} rows like row {runs.index[worst]}, "
-                f"above ln(vocabulary) = {limit[worst]:.3g} (bits or perplexity rather than nats "
-                "per token?)"
+                Status(
+                    "implausible",
+                    f"L={L[worst]:.3g} in {over.sum()} rows like row {runs.index[worst]}, "
+                    f"above ln(vocabulary) = {limit[worst]:.3g} (bits or perplexity rather than nats "
+                    "per token?)",
+                )
             )
     return words
 

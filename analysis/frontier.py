@@ -917,8 +917,8 @@ def parametric(
 ) -> Frontier:
     """The least of a fitted law of N and D at each C, for every resample of the fit.
 
-    Closed form for E + A / N^alpha + B / D^beta with C = 6 N D; otherwise the law is minimised
-    over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent below 0, say)
+    By the law's own closed form (Law.optimum), if it has one and C = 6 N D; otherwise the law is
+    minimised over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent below 0, say)
     is nan and counted in `status`; FitError where the fit itself has none.
 
     served  tokens of inference to come: C = C_training + 2 N served is what is kept fixed, which
@@ -955,7 +955,7 @@ def parametric(
     x = np.log(C)
     centre = float(x.mean())
     lines = {name: _line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
-    status = [line for line in result.status if line != "converged"]
+    status: list[str] = [*result.warnings]
     status += _few(lines["N"], len(result.samples))
     inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)  # not nan
     if not inner.all():
@@ -992,12 +992,8 @@ def _optimal(
     """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
     there is none: a draw far out may have an exponent below 0, or overflow."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.name == "chinchilla" and per is six and not served:
-        known = np.all([p[name] > 0 for name in ("A", "B", "alpha", "beta")], axis=0)
-        p = {name: np.where(known, value, np.nan) for name, value in p.items()}
-        with np.errstate(all="ignore"):
-            G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
-            N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
+    if law.optimum is not None and per is six and not served:
+        N = law.optimum(C, **{name: p[name] for name in law.params})
     else:
         N = _argmin(law, p, C, per, served)
     with np.errstate(all="ignore"):

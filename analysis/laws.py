@@ -88,6 +88,9 @@ class Law:
     alike: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """Groups of parameters that may trade places, as the breaks of a broken power law may: a fit
     lists them by rising values of the first of each group."""
+    optimum: Callable[..., Any] | None = field(default=None, repr=False)
+    """N of least loss at C = 6 N D in closed form, for a law of N and D: a function of C and the
+    parameters (arrays that broadcast), nan where there is no minimum. None: found numerically."""
     origin: tuple[Callable[..., Law], tuple[Any, ...]] | None = field(default=None, repr=False)
     """What makes this law again, and its arguments; None for a law of a module."""
 
@@ -159,13 +162,15 @@ def law(
     *,
     derived: Mapping[str, str] | None = None,
     alike: tuple[tuple[str, ...], ...] = (),
+    optimum: Callable[..., Any] | None = None,
     **ranges: Any,
 ) -> Callable[[Callable[..., Any]], Law]:
     """Make a :class:`Law` of a function; `ranges` names each of its keyword-only arguments.
 
     `target` is the column the law predicts; `derived` names expressions of the parameters that
-    every summary should show; `alike` groups of them that may trade places (see Law.alike). Raises
-    LawError where signature and ranges disagree.
+    every summary should show; `alike` groups of them that may trade places (see Law.alike);
+    `optimum` is the closed form of the compute-optimal N (see Law.optimum). Raises LawError where
+    signature and ranges disagree.
     """
 
     def wrap(function: Callable[..., Any]) -> Law:
@@ -207,7 +212,9 @@ def law(
             if p not in ranges:
                 raise LawError(f"law {name}: alike names {p!r}, which is not fitted.")
         order = {p: ranges[p] for p in fitted + optional if p in ranges}
-        return Law(name, function, tuple(inputs), order, target, derived or {}, alike)
+        return Law(
+            name, function, tuple(inputs), order, target, derived or {}, alike, optimum=optimum
+        )
 
     return wrap
 
@@ -407,6 +414,17 @@ def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
     return (N_c / N) ** alpha_N + (S_c / S) ** alpha_S
 
 
+def _optimal_size(C, *, E, A, B, alpha, beta):
+    """N that minimises E + A / N^alpha + B / D^beta at C = 6 N D; nan without a minimum.
+
+    Source: Hoffmann et al. 2022 (arXiv 2203.15556), eq. 4
+    """
+    known = np.all([np.asarray(x) > 0 for x in (A, B, alpha, beta)], axis=0)
+    with np.errstate(all="ignore"):
+        G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+        return np.where(known, G * (C / 6) ** (beta / (alpha + beta)), np.nan)
+
+
 @law(
     E=FLOOR,
     A=COEFFICIENT,
@@ -414,6 +432,7 @@ def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
     alpha=EXPONENT,
     beta=EXPONENT,
     derived={"a": "beta / (alpha + beta)", "b": "alpha / (alpha + beta)"},
+    optimum=_optimal_size,
 )
 def chinchilla(N, D, *, E, A, B, alpha, beta):
     """L(N, D) = E + A / N^alpha + B / D^beta.

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from analysis.batch import CriticalBatch
 from analysis.budget import memory
-from analysis.fit import FitError, FitResult, check_level
+from analysis.fit import FitError, FitResult, Status, check_level
 from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
 from analysis.overfit import repeating
@@ -24,10 +24,10 @@ from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters
 from scaling.table import LARGEST, TableError, sensible
 
-_WRONG = ("not converged", "wrong sign")
-"""What a fit's status may say that leaves a plan without a basis."""
-_OPEN = ("not identified", "at bound")
-"""What does so where it leaves the plan open: a scale far from the data may be unknown, and the best
+_WRONG = ("not_converged", "wrong_sign")
+"""Codes of a fit's status that leave a plan without a basis."""
+_OPEN = ("not_identified", "at_bound")
+"""Codes that do so where they leave the plan open: a scale far from the data may be unknown, and the best
 size among the data is not."""
 _WIDE = 100.0
 """High over low of N beyond which a plan is open."""
@@ -126,7 +126,9 @@ class Plan:
         """What the fit says against planning with it: parameters that the data leave open, ..."""
         narrow = self.N.high <= _WIDE * self.N.low
         doubtful = _WRONG if narrow else _WRONG + _OPEN
-        return tuple(line for line in self.status if line.startswith(doubtful))
+        return tuple(
+            line for line in self.status if isinstance(line, Status) and line.code in doubtful
+        )
 
     @property
     def headline(self) -> str:

@@ -239,7 +239,7 @@ def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
     assert result.problem is not None and result.minimum is not None
     theta = result.problem.theta({**result.params, **params})
     r = result.problem.residuals(theta)[0]
-    rho = np.abs(r) if "absolute" in result.loss else engine.huber(r, result.minimum.delta)
+    rho = np.abs(r) if result.objective_kind == "lad" else engine.huber(r, result.minimum.delta)
     return float(rho @ result.problem.weights)
 
 

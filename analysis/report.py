@@ -161,7 +161,7 @@ def _words(summary: Summary) -> list[str]:
 def _laws(summary: Summary) -> list[str]:
     rows = []
     for name, result in summary.laws.items():
-        notes = "; ".join(word for word in result.status if word != "converged")
+        notes = "; ".join(result.warnings)
         for parameter, row in result.interval().iterrows():
             rows.append((name, str(parameter), row["value"], row["low"], row["high"], notes))
             name = notes = ""

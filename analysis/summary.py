@@ -75,7 +75,7 @@ class Summary:
         for result in self.laws.values():
             lines.append(f"  {result.law.formula}   [{result.n} points]")
             lines.append(f"      {_parameters(result)}")
-            lines += [f"      ! {word}" for word in result.status if word != "converged"]
+            lines += [f"      ! {word}" for word in result.warnings]
         if self.held_out:
             lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
         for name, validation in self.held_out.items():

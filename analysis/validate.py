@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 from analysis import engine
 from analysis import laws as known
-from analysis.fit import FitError, FitResult, _plain, check_level, fit
+from analysis.fit import CONVERGED, FitError, FitResult, Status, _plain, check_level, fit
 from analysis.laws import Law, resolve
 from scaling.table import TableError, missing_column
 
@@ -48,15 +48,17 @@ class Validation:
     """Competing laws, one row each: q free parameters, aicc (differences from the best, of the
     likelihood that `likelihood` names), error (in sample), held_out and left_out (mean errors of
     the two tests above), status."""
-    verdict: tuple[str, ...]
-    """Plain sentences."""
+    objections: tuple[str, ...]
+    """What speaks against the law, in plain sentences."""
+    notes: tuple[str, ...]
+    """What a reader should know besides."""
 
     @property
     def likelihood(self) -> str:
         """The likelihood behind AICc, in words, and what counts as one observation."""
         assert self.fit.problem is not None and self.fit.minimum is not None
         density = "Gaussian"
-        if "absolute" in self.fit.loss:
+        if self.fit.objective_kind == "lad":
             density = "Laplace"
         elif np.isfinite(self.fit.minimum.delta):
             density = "Huber's density"
@@ -67,7 +69,13 @@ class Validation:
     @property
     def supported(self) -> bool:
         """No objection was found."""
-        return self.verdict[0].startswith("supported")
+        return not self.objections
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """Plain sentences: the conclusion, then objections and notes."""
+        head = "supported by these runs" if self.supported else "not fully supported by these runs"
+        return (head, *self.objections, *self.notes)
 
     def summary(self) -> pd.DataFrame:
         return self.laws
@@ -154,8 +162,18 @@ def validate(
     objective, delta = _objective(whole)
     same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
     compared = _compare(whole, rivals, size, cutoffs, same)
-    verdict = (*_verdict(whole, backtest, compared, level), *failed)
-    return Validation(law, whole, by, level, backtest, scales, compared, verdict)
+    objections, notes = _verdict(whole, backtest, compared, level)
+    return Validation(
+        law,
+        whole,
+        by,
+        level,
+        backtest,
+        scales,
+        compared,
+        tuple(objections),
+        (*notes, *failed),
+    )
 
 
 def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, float]:
@@ -197,7 +215,7 @@ def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
 
 def _objective(result: FitResult) -> tuple[str, float | None]:
     """The arguments of fit() that repeat a fit's objective, threshold and all."""
-    if "absolute" in result.loss:
+    if result.objective_kind == "lad":
         return "lad", None
     delta = result.certificate["delta"]
     return ("ls", None) if delta is None else ("huber", delta)
@@ -340,7 +358,7 @@ def _compare(
             "error": _rms(result.log_residuals),
             "held_out": _held_out(result, size, cutoffs).mean(),
             "left_out": _leave_one_out(result)["error"].mean(),
-            "status": "; ".join(word.split(":")[0] for word in result.status),
+            "status": "; ".join(Status(word.code) for word in result.status),
         }
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index.name = "law"
@@ -358,7 +376,7 @@ def _deviance(result: FitResult) -> float:
     assert result.problem is not None and result.minimum is not None
     problem, delta = result.problem, result.minimum.delta
     r = problem.residuals(result.minimum.theta)[0]
-    if "absolute" in result.loss:
+    if result.objective_kind == "lad":
         mean = float(np.average(np.abs(r), weights=problem.weights))
         return 2 * np.log(2 * max(mean, 1e-300)) + 2
     F = max(float(np.average(engine.huber(r, delta), weights=problem.weights)), 1e-300)
@@ -439,7 +457,8 @@ def _left_over(r: np.ndarray, design: np.ndarray) -> tuple[int, float]:
 
 def _verdict(
     whole: FitResult, backtest: pd.DataFrame, compared: pd.DataFrame, level: float
-) -> tuple[str, ...]:
+) -> tuple[list[str], list[str]]:
+    """Objections to the law, and notes."""
     against, notes = [], []
     law, x = whole.law, whole.runs
     for name in law.inputs:
@@ -450,7 +469,7 @@ def _verdict(
     if whole.certificate["not_identified"]:
         names = ", ".join(whole.certificate["not_identified"])
         against.append(f"the data do not determine {names}")
-    if whole.status[0] != "converged":
+    if CONVERGED not in whole.status:
         against.append("the fit did not converge")
     if whole.certificate["wrong_sign"]:
         against.append(f"wrong sign of {', '.join(whole.certificate['wrong_sign'])}")
@@ -469,7 +488,7 @@ def _verdict(
                 f"{100 * level:g} % intervals cover {100 * covered:.0f} % of larger runs: widen "
                 f"them {wider:.2g} times when extrapolating"
             )
-    notes += [word for word in whole.status if word.startswith(("implausible", "duplicates"))]
+    notes += [word for word in whole.status if word.code in ("implausible", "duplicates")]
     notes += _floor_note(whole, compared)
     if len(compared) > 1:
         here = compared.loc[law.name]
@@ -489,8 +508,7 @@ def _verdict(
                     f"{name} {'fits' if better_fit else 'predicts larger runs'} better but does "
                     f"not {'predict larger runs' if better_fit else 'fit'} better: undetermined"
                 )
-    head = "supported by these runs" if not against else "not fully supported by these runs"
-    return (head, *against, *notes)
+    return against, notes
 
 
 def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:

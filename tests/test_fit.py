@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis import FitError, LawError, Range, fit, law, laws
+from analysis.fit import Status
 from scaling.table import TableError
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
@@ -393,3 +394,11 @@ def test_checkpoints_without_their_run_are_noticed():
             "chinchilla", runs.assign(run=np.repeat(range(20), 8)), bootstrap=0, cluster="run"
         )
         assert not any(w.startswith("rows alike") for w in named.status)
+
+
+def test_status_lines_carry_a_code_and_survive_pickling(noisy):
+    line = Status("at_bound", "E, A")
+    assert line == "at bound: E, A" and line.code == "at_bound" and line.detail == "E, A"
+    again = pickle.loads(pickle.dumps(line))
+    assert again == line and again.code == "at_bound"
+    assert all(line.code for line in noisy.status) and "converged" not in noisy.warnings

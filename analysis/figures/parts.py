@@ -263,7 +263,7 @@ _FORMULAE = {
 def formula(result: FitResult) -> str:
     """The law with its fitted numbers, for a legend; its name where it has no short form."""
     pattern = _FORMULAE.get(result.law.name)
-    if pattern is None:
+    if pattern is None or result.law != laws.resolve(result.law.name):
         return result.law.name
     floor = 1e-6 * float(result.runs[result.law.target].min())
     numbers = {k: "0" if k == "E" and v < floor else latex(v) for k, v in result.params.items()}
