@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis import powers
 from analysis.dual import Dual
 from analysis.laws import Law, LawError
+from analysis.powers import Term, terms
 
 STEP = 2.5
 """Longest step in any unknown: a factor e^2.5 in a coefficient."""
@@ -70,7 +70,7 @@ class Problem:
 
     @cached_property
     def model(self) -> Powers | General:
-        found = powers.terms(self.law, self.columns, self.fixed)
+        found = terms(self.law, self.columns, self.fixed)
         return General(self) if found is None else Powers(self, found)
 
     def take(self, rows: np.ndarray) -> Problem:
@@ -169,7 +169,7 @@ class Powers:
     than at N = 1: the conditioning of the Hessian drops by some three decades.
     """
 
-    def __init__(self, problem: Problem, terms: list[powers.Term]) -> None:
+    def __init__(self, problem: Problem, terms: list[Term]) -> None:
         self.on_log = problem.on == "log"
         free = problem.free
         q = len(free)

@@ -13,9 +13,21 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis import engine, uncertainty
-from analysis.engine import Minimum, Problem
+from analysis.engine import Minimum, Problem, gradients, minimise, starts
 from analysis.laws import Law, resolve
+from analysis.uncertainty import (
+    METHODS,
+    SMALL,
+    Profile,
+    covariance,
+    draw,
+    moves,
+    null_directions,
+    profile,
+    root,
+    undetermined,
+    unidentified,
+)
 from scaling import table
 from scaling.table import TableError
 
@@ -60,7 +72,7 @@ class Estimate(NamedTuple):
 
 _DEFAULT_CLUSTER = "run_id"
 OBJECTIVES = ("auto", "huber", "ls", "lad")
-INTERVALS = ("auto", *uncertainty.METHODS)
+INTERVALS = ("auto", *METHODS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +99,7 @@ class FitResult:
     certificate: dict[str, Any] = field(repr=False)
     """Evidence that the minimum is the global one, and what the data leave open."""
     intervals: str = "bootstrap"
-    """Where they come from: one of uncertainty.METHODS, or 'none' where the data give none."""
+    """Where they come from: one of METHODS, or 'none' where the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
     """Seconds spent, by stage."""
     problem: Problem | None = field(default=None, repr=False)
@@ -186,7 +198,7 @@ class FitResult:
             rows[p] = estimate._replace(stderr=self.stderr[p])
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(Estimate._fields))
 
-    def profile(self, name: str, level: float = 0.95) -> uncertainty.Profile:
+    def profile(self, name: str, level: float = 0.95) -> Profile:
         """Profile likelihood of one fitted parameter: the curve and its interval."""
         if self.problem is None or self.minimum is None:
             raise FitError("this result carries no data to profile: fit it again.")
@@ -200,7 +212,7 @@ class FitResult:
                 f"no profile of {name}: {self._groups()} runs cannot tell how {len(self._names())} "
                 "parameters vary. Add runs, or fix parameters."
             )
-        return uncertainty.profile(self.problem, self.minimum, name, level)
+        return profile(self.problem, self.minimum, name, level)
 
     def derived(
         self, what: str | Callable[[Mapping[str, Any]], Any], level: float = 0.95
@@ -220,10 +232,10 @@ class FitResult:
             if self.intervals == "none":
                 moving = bool(np.any(gradient))
                 return Estimate(value, *((np.nan,) * 3 if moving else (0.0, value, value)))
-            if uncertainty.moves(null, gradient):
+            if moves(null, gradient):
                 return Estimate(value, np.inf, -np.inf, np.inf)
             if not len(self.samples):
-                stderr = float(np.linalg.norm(gradient @ uncertainty.root(cov)))
+                stderr = float(np.linalg.norm(gradient @ root(cov)))
                 half = self._quantile(level) * stderr
                 return Estimate(value, stderr, value - half, value + half)
         with np.errstate(all="ignore"):  # a draw may lie far out
@@ -381,8 +393,8 @@ class FitResult:
                 for k in range(2 * q)
             ]
         gradient = np.nan_to_num((np.array(y[:q]) - np.array(y[q:])) / (2 * step))
-        null = uncertainty.null_directions(self.problem, self.minimum)
-        return gradient, null, uncertainty.covariance(self.problem, self.minimum)[0]
+        null = null_directions(self.problem, self.minimum)
+        return gradient, null, covariance(self.problem, self.minimum)[0]
 
     def _residuals_on_scale(self) -> np.ndarray:
         if self._on_log():
@@ -405,10 +417,10 @@ class FitResult:
         """Student's t interval of the law at columns (m, 1), linearised on the scale of the fit:
         draws of strongly curved parameters (N_c and alpha, say) would lie lopsided about it."""
         assert self.problem is not None and self.minimum is not None
-        cov, freedom = uncertainty.covariance(self.problem, self.minimum)
-        root = uncertainty.root(cov)  # columns: one standard error
-        step = 1e-4 / np.maximum(1.0, np.abs(root).max(axis=0))
-        theta = np.concatenate([root * step, -root * step], axis=1) + self.minimum.theta
+        cov, freedom = covariance(self.problem, self.minimum)
+        one = root(cov)  # columns: one standard error
+        step = 1e-4 / np.maximum(1.0, np.abs(one).max(axis=0))
+        theta = np.concatenate([one * step, -one * step], axis=1) + self.minimum.theta
         with np.errstate(all="ignore"):
             y = self.law.predict(self.problem.params(theta), **columns)
             y = np.log(y) if self._on_log() else y
@@ -523,7 +535,7 @@ def fit(
     )
     _check_data(problem)
     clustered = problem.units() < problem.n
-    small = problem.units() < uncertainty.SMALL
+    small = problem.units() < SMALL
     if objective == "auto":
         objective = "ls" if small and not clustered and delta is None else "huber"
     if clustered and problem.units() <= problem.q:
@@ -538,7 +550,7 @@ def fit(
             "runs: use 'wild' or 'bootstrap', which keep a run's rows together, or cluster=None."
         )
     with _computable(problem, runs, seed):
-        minimum = engine.minimise(problem, objective, delta, seed, _warm(problem, warm))
+        minimum = minimise(problem, objective, delta, seed, _warm(problem, warm))
         solved = time.perf_counter()
         certificate = _certificate(problem, minimum) | {
             "left_out": left_out,
@@ -557,7 +569,7 @@ def fit(
         if intervals == "none":
             stderr |= dict.fromkeys(problem.free, np.nan)
         elif bootstrap:
-            draws = uncertainty.draw(problem, minimum, intervals, bootstrap, seed)
+            draws = draw(problem, minimum, intervals, bootstrap, seed)
             samples = pd.DataFrame(problem.params(draws.theta))
             far = ~(samples[list(problem.free)].abs() < _FAR).all(axis=1)
             certificate |= {
@@ -776,7 +788,7 @@ def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
 
     Raises TableError where that is because a column is not positive.
     """
-    r = problem.residuals(engine.starts(problem, seed, count=64))
+    r = problem.residuals(starts(problem, seed, count=64))
     bad = ~np.isfinite(r).any(axis=0)
     if not bad.any():
         return ""
@@ -859,9 +871,7 @@ def _status(
                 "and rows of one run are not independent",
             )
         )
-    elif certificate["intervals"] != "delta" and problem.units() < min(
-        uncertainty.SMALL, problem.n
-    ):
+    elif certificate["intervals"] != "delta" and problem.units() < min(SMALL, problem.n):
         # Measured: 95 % percentile intervals cover 84 % with 8 runs and 91 % with 16.
         words.append(
             Status("few_runs", f"intervals rest on {certificate['groups']} runs and are narrow")
@@ -988,14 +998,14 @@ def _suspicions(problem: Problem, runs: pd.DataFrame) -> list[Status]:
 
 def _natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
     """Covariance (q, q) of the logs of coefficients, and of exponents; degrees of freedom."""
-    cov, freedom = uncertainty.covariance(problem, minimum)
-    half = problem.model.natural(np.eye(problem.q)) @ uncertainty.root(cov)
+    cov, freedom = covariance(problem, minimum)
+    half = problem.model.natural(np.eye(problem.q)) @ root(cov)
     return half @ half.T, freedom  # a product with its own transpose has no negative diagonal
 
 
 def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
     free = problem.free
-    J = engine.gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
     r = problem.residuals(minimum.theta)[0]
     psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(problem.weights)
     norms = np.linalg.norm(J, axis=0) + 1e-300
@@ -1013,8 +1023,8 @@ def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
     gap = float(others[0] / max(minimum.objective, 1e-300) - 1) if len(others) else None
     params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
     ranges = problem.law.ranges
-    undetermined = uncertainty.undetermined(problem, minimum)
-    loose = {*uncertainty.unidentified(problem, minimum), *undetermined}
+    open_ = undetermined(problem, minimum)
+    loose = {*unidentified(problem, minimum), *open_}
     return {
         "rows": problem.n,
         "groups": problem.units(),
@@ -1028,7 +1038,7 @@ def _certificate(problem: Problem, minimum: Minimum) -> dict[str, Any]:
         "at_bound": _at_bound(problem, params),
         "wrong_sign": [p for p in free if ranges[p].positive and params[p] <= 0],
         "not_identified": [p for p in free if p in loose],
-        "undetermined": undetermined,
+        "undetermined": open_,
         "correlated": pairs,
     }
 

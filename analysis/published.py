@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import engine, laws
+from analysis import laws
+from analysis.engine import huber
 from analysis.fit import FitResult, fit
 from analysis.frontier import isoflop
 from analysis.laws import Law
@@ -239,7 +240,7 @@ def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
     assert result.problem is not None and result.minimum is not None
     theta = result.problem.theta({**result.params, **params})
     r = result.problem.residuals(theta)[0]
-    rho = np.abs(r) if result.objective_kind == "lad" else engine.huber(r, result.minimum.delta)
+    rho = np.abs(r) if result.objective_kind == "lad" else huber(r, result.minimum.delta)
     return float(rho @ result.problem.weights)
 
 

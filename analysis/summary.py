@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import figures as drawings
 from analysis.fit import FitError, FitResult, fit
 from analysis.frontier import Comparison, Frontier, frontier
-from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
+from analysis.laws.forms import (chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND)
 from analysis.load import load
 from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans

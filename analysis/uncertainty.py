@@ -17,8 +17,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from analysis import engine
-from analysis.engine import Minimum, Problem
+from analysis.engine import (
+    Minimum,
+    Problem,
+    Solutions,
+    chunks,
+    evenly,
+    gradients,
+    huber,
+    solve,
+    spaced,
+    typical,
+)
 
 METHODS = ("bootstrap", "residual", "wild", "delta")
 SMALL = 25
@@ -70,7 +80,7 @@ def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int)
     fitted = problem.model.value(minimum.theta)[0]
     r = (problem.y - fitted) * np.sqrt(problem.n / max(problem.n - problem.q, 1))
     parts = []
-    for part in engine.chunks(count, max(1, _TARGETS // problem.n)):
+    for part in chunks(count, max(1, _TARGETS // problem.n)):
         B = part.stop - part.start
         if method == "residual":
             noise = rng.choice(r - np.average(r, weights=problem.weights), (B, problem.n))
@@ -89,10 +99,10 @@ _TARGETS = 2**23
 
 def _rounded(problem: Problem, minimum: Minimum) -> Minimum:
     """The minimum with a threshold that resamples can be fitted with: see _KINK."""
-    spread = 1.4826 * engine.typical(problem, minimum.theta)
+    spread = 1.4826 * typical(problem, minimum.theta)
     if minimum.delta >= _KINK * spread:
         return minimum
-    found = engine.solve(problem, minimum.basins, _KINK * spread)
+    found = solve(problem, minimum.basins, _KINK * spread)
     order = np.argsort(found.objective, kind="stable")
     return replace(
         minimum,
@@ -122,12 +132,12 @@ def _refit(
     rivals = np.flatnonzero(minimum.objectives[1:3] < 2 * minimum.objective) + 1
     for k in (0, *rivals):
         start = starts if k == 0 else np.repeat(minimum.basins[:, [k]], B, 1)
-        found = engine.solve(problem, start, minimum.delta, targets=targets)
+        found = solve(problem, start, minimum.delta, targets=targets)
         if best is None:
             best = found
         else:
             win = found.objective < best.objective
-            best = engine.Solutions(
+            best = Solutions(
                 np.where(win, found.theta, best.theta),
                 np.minimum(found.objective, best.objective),
                 np.where(win, found.converged, best.converged),
@@ -146,7 +156,7 @@ def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndar
     sizes = np.bincount(problem.groups, minlength=G)
     need = min(problem.q + 1, problem.n)
     counts = np.zeros((count, G), np.uint16 if G > 1000 else np.int64)
-    for part in engine.chunks(count, max(1, 2**21 // G)):
+    for part in chunks(count, max(1, 2**21 // G)):
         rows = part.stop - part.start
         todo = np.arange(rows)
         for _ in range(200):
@@ -163,11 +173,11 @@ def _bootstrap(
     problem: Problem, minimum: Minimum, start: np.ndarray, rng: np.random.Generator
 ) -> Draws:
     counts = resamples(problem, start.shape[1], rng)
-    found = engine.solve(problem, start, minimum.delta, counts=counts)
+    found = solve(problem, start, minimum.delta, counts=counts)
     theta, value = found.theta.copy(), found.objective.copy()
     converged = found.converged.copy()
     if problem.n < _FEW_ROWS:
-        pool = np.concatenate([minimum.basins, engine.spaced(minimum.pool, 128)], 1)
+        pool = np.concatenate([minimum.basins, spaced(minimum.pool, 128)], 1)
         _restart(problem, minimum.delta, counts, pool, theta, value, converged, tries=12)
     rescued = 0
     for _ in range(5):
@@ -176,7 +186,7 @@ def _bootstrap(
             break
         rescued += len(better)
         which, source = better.T
-        again = engine.solve(problem, theta[:, source], minimum.delta, counts=counts[which])
+        again = solve(problem, theta[:, source], minimum.delta, counts=counts[which])
         win = again.objective < value[which]
         theta[:, which[win]] = again.theta[:, win]
         value[which[win]] = again.objective[win]
@@ -200,7 +210,7 @@ def _restart(
     F = counts @ _misfit(problem, pool, delta).T
     best = np.argsort(F, axis=1)[:, :tries]
     for k in range(best.shape[1]):
-        found = engine.solve(problem, pool[:, best[:, k]], delta, counts=counts, limit=40)
+        found = solve(problem, pool[:, best[:, k]], delta, counts=counts, limit=40)
         win = found.objective < value * (1 - 1e-9)
         theta[:, win], value[win] = found.theta[:, win], found.objective[win]
         converged[win] = found.converged[win]
@@ -209,8 +219,8 @@ def _restart(
 def _misfit(problem: Problem, theta: np.ndarray, delta: float) -> np.ndarray:
     """(M, G) weighted rho summed over each group, for unknowns (q, M)."""
     parts = []
-    for part in engine.chunks(theta.shape[1], problem.slots):
-        rho = engine.huber(problem.residuals(theta[:, part]), delta) * problem.weights
+    for part in chunks(theta.shape[1], problem.slots):
+        rho = huber(problem.residuals(theta[:, part]), delta) * problem.weights
         rho = np.nan_to_num(problem.per_group(rho), nan=1e30, posinf=1e30)
         parts.append(np.minimum(rho, 1e30).astype(np.float32))
     return np.concatenate(parts)
@@ -233,7 +243,7 @@ def _beaten(
     candidates = np.arange(B) if B <= 512 else rng.choice(B, 512, replace=False)
     misfit = _misfit(problem, theta[:, candidates], minimum.delta).T
     out = []
-    for part in engine.chunks(B, max(1, 2**22 // max(problem.units(), 512))):
+    for part in chunks(B, max(1, 2**22 // max(problem.units(), 512))):
         F = counts[part].astype(np.float32) @ misfit
         best = np.argmin(F, axis=1)
         lowest = F[np.arange(len(F)), best]
@@ -256,7 +266,7 @@ def covariance(
     M-estimate, with scores summed over groups and jackknifed (over rows without `clustered`).
     Directions that the data leave flat get a huge variance.
     """
-    J = engine.gradients(problem, minimum.theta)
+    J = gradients(problem, minimum.theta)
     r, w = problem.residuals(minimum.theta)[0], problem.weights
     bread = _inverse(J.T @ (J * w[:, None])) / curvature(problem, minimum)
     G, n, q = problem.units(), problem.n, problem.q
@@ -317,7 +327,7 @@ def curvature(problem: Problem, minimum: Minimum) -> float:
 
 def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
     """(q, K) directions of the unknowns along which the fitted values do not change at all."""
-    J = engine.gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
     norms = np.linalg.norm(J, axis=0)
     norms = np.maximum(norms, 1e-12 * norms.max() + 1e-300)
     _, sizes, rows = np.linalg.svd(J / norms, full_matrices=False)
@@ -349,7 +359,7 @@ def root(cov: np.ndarray) -> np.ndarray:
 def _delta(problem: Problem, minimum: Minimum, count: int, seed: int) -> Draws:
     cov, freedom = covariance(problem, minimum)
     # Evenly spread draws and their mirror images: quantiles closer than independent draws give.
-    u = engine.evenly((count + 1) // 2, problem.q + 1, seed)
+    u = evenly((count + 1) // 2, problem.q + 1, seed)
     u = np.clip(u, 1e-9, 1 - 1e-9)
     z = special.ndtri(u[:, :-1])
     z *= np.sqrt(freedom / special.chdtri(freedom, u[:, -1:]))
@@ -420,7 +430,7 @@ def held(
     start, normals = np.array(theta).T, np.array(hold).T
     # Where the straight path leads astray, the fitted point with one coordinate moved may not.
     plain = normals / np.einsum("is,is->s", normals, normals) * np.ravel(shifts) + minimum.theta
-    found = engine.solve(
+    found = solve(
         problem,
         np.concatenate([start, plain], 1),
         minimum.delta,
@@ -487,7 +497,7 @@ def _levelled(
     for _ in range(8):
         start = np.concatenate([theta[:, :-1] + step, theta[:, 1:] - step], 1)
         hold = np.repeat(a[:, None], start.shape[1], 1)
-        found = engine.solve(problem, start, minimum.delta, hold=hold, limit=60)
+        found = solve(problem, start, minimum.delta, hold=hold, limit=60)
         before = value.copy()
         for objective, ends, to in (
             (found.objective[: len(x) - 1], found.theta[:, : len(x) - 1], slice(1, None)),

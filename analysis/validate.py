@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from analysis import engine
 from analysis import laws as known
+from analysis.engine import gradients, huber, minimise
 from analysis.fit import CONVERGED, FitError, FitResult, Status, _plain, check_level, fit
 from analysis.laws import Law, resolve
 from scaling.table import TableError, missing_column
@@ -233,7 +233,7 @@ def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
     warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
     try:
         with np.errstate(all="ignore"):
-            found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+            found = minimise(problem, *_objective(result), seed=0, warm=warm)
     except (FloatingPointError, np.linalg.LinAlgError):
         return None
     params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
@@ -379,7 +379,7 @@ def _deviance(result: FitResult) -> float:
     if result.objective_kind == "lad":
         mean = float(np.average(np.abs(r), weights=problem.weights))
         return 2 * np.log(2 * max(mean, 1e-300)) + 2
-    F = max(float(np.average(engine.huber(r, delta), weights=problem.weights)), 1e-300)
+    F = max(float(np.average(huber(r, delta), weights=problem.weights)), 1e-300)
     if np.isinf(delta):
         return np.log(2 * np.pi * 2 * F) + 1
 
@@ -437,7 +437,7 @@ def lack_of_fit(result: FitResult) -> float:
     logs = [np.log(x) for x in problem.columns.values()]
     u = [(x - x.mean()) / (x.std() + 1e-300) for x in logs]
     terms = [*u, *(u[i] * u[j] for i in range(len(u)) for j in range(i + 1))]
-    gradient = engine.gradients(problem, theta)
+    gradient = gradients(problem, theta)
     gradient = gradient / (np.linalg.norm(gradient, axis=0) + 1e-300)
     own, before = _left_over(r, gradient)
     rank, after = _left_over(r, np.column_stack([gradient, np.ones(len(r)), *terms]))

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import engine, fit, laws
+from analysis import fit, laws
 from analysis import published as constants
+from analysis.engine import huber, solve
 from scaling.table import TableError
 
 
@@ -85,10 +86,8 @@ def test_muennighoff_local_and_global_optimum(published):
     assert r.problem is not None
     # From the published point the fit stays in the published basin ...
     start = r.problem.theta(params)
-    assert engine.huber(r.problem.residuals(start), 1e-3).sum() == pytest.approx(
-        0.01582594, abs=1e-8
-    )
-    local = engine.solve(r.problem, start, 1e-3)
+    assert huber(r.problem.residuals(start), 1e-3).sum() == pytest.approx(0.01582594, abs=1e-8)
+    local = solve(r.problem, start, 1e-3)
     near = r.problem.params(local.theta)
     assert near["R_D"][0] == pytest.approx(15.372, abs=2e-3)
     assert near["R_N"][0] == pytest.approx(5.315, abs=2e-3)

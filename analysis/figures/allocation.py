@@ -13,13 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import laws, style
 from analysis.batch import CriticalBatch, Efficient, adjusted, efficient
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier, envelope, quantiles
-from analysis.overfit import contradiction
-from scaling.table import TableError
-
-from .parts import (
+from analysis.figures.parts import (
     LABELS,
     Colours,
     Curve,
@@ -36,7 +30,12 @@ from .parts import (
     panels,
     usable,
 )
-from .registry import figure as listed
+from analysis.figures.registry import figure as listed
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier, envelope, quantiles
+from analysis.overfit import contradiction
+from scaling.table import TableError
 
 C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"
 INCREASE = 1e9

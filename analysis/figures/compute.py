@@ -13,12 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis import laws, style
 from analysis.batch import contours, critical_batch, settled
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
-from scaling.count import PF_DAY
-
-from .parts import (
+from analysis.figures.parts import (
     BEYOND,
     LABELS,
     Colours,
@@ -36,7 +31,11 @@ from .parts import (
     span,
     usable,
 )
-from .registry import figure as listed
+from analysis.figures.registry import figure as listed
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
+from scaling.count import PF_DAY
 
 
 def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:

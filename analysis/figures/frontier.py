@@ -15,15 +15,25 @@ from analysis import laws, style
 from analysis.batch import CriticalBatch
 from analysis.batch import contours as contours_of
 from analysis.batch import critical_batch as fit_critical_batch
+from analysis.figures.parts import (
+    BEYOND,
+    LABELS,
+    Colours,
+    Width,
+    along,
+    between,
+    latex,
+    line,
+    panels,
+    usable,
+)
+from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parametric, slices
 from analysis.frontier import frontier as optimal
 from analysis.frontier import isoflop as fit_isoflop
 from analysis.plan import price
-
-from .parts import BEYOND, LABELS, Colours, Width, along, between, latex, line, panels, usable
-from .registry import figure as listed
 
 
 @listed("frontier", spec="headline")

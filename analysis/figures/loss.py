@@ -9,12 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis import laws, style
 from analysis.batch import CriticalBatch, adjusted
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier
-from scaling.count import PF_DAY
-
-from .parts import (
+from analysis.figures.parts import (
     BEYOND,
     LABELS,
     Colours,
@@ -37,7 +32,11 @@ from .parts import (
     span,
     usable,
 )
-from .registry import figure as listed
+from analysis.figures.registry import figure as listed
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from analysis.frontier import Frontier
+from scaling.count import PF_DAY
 
 
 @listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="headline")

@@ -8,11 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import laws, style
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from scaling.table import TableError
-
-from .parts import (
+from analysis.figures.parts import (
     BEYOND,
     LABELS,
     Colours,
@@ -31,7 +27,10 @@ from .parts import (
     span,
     usable,
 )
-from .registry import figure as listed
+from analysis.figures.registry import figure as listed
+from analysis.fit import FitResult
+from analysis.fit import fit as fit_law
+from scaling.table import TableError
 
 UNIQUE = "Distinct tokens $D$"
 

@@ -8,13 +8,23 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.figures.parts import (
+    LABELS,
+    Colours,
+    Width,
+    between,
+    joined,
+    latex,
+    line,
+    needed,
+    panels,
+    usable,
+)
+from analysis.figures.registry import figure as listed
 from analysis.fit import fit as fit_law
 from analysis.laws import Range, law
 from scaling.config import peak_lr
 from scaling.table import TableError
-
-from .parts import LABELS, Colours, Width, between, joined, latex, line, needed, panels, usable
-from .registry import figure as listed
 
 
 @law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5))

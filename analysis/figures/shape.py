@@ -8,10 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws, style
-from analysis.fit import fit as fit_law
-from scaling.table import TableError
-
-from .parts import (
+from analysis.figures.parts import (
     LABELS,
     Colours,
     Width,
@@ -24,7 +21,9 @@ from .parts import (
     sizes,
     usable,
 )
-from .registry import figure as listed
+from analysis.figures.registry import figure as listed
+from analysis.fit import fit as fit_law
+from scaling.table import TableError
 
 _RATIOS = (
     ("feed_forward", "Feed-forward ratio $d_\\mathrm{ff} / d_\\mathrm{model}$"),
