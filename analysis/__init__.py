@@ -13,8 +13,8 @@ from analysis import laws, published
 from analysis.fit import FitError, FitResult, fit
 from analysis.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
-from analysis.load import load
 from analysis.plan import plan, plans
+from analysis.tables.load import load
 from analysis.validate import validate
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.conventions import six
 from analysis.fit import Estimate, FitError, FitResult, check_level, fit
 from analysis.frontier import _optimal
 from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape
+from analysis.tables.conventions import six
 from scaling.config import ConfigError, ModelConfig, RunConfig, fields_of
 from scaling.count import parameters
 from scaling.table import LARGEST, TableError, sensible

@@ -20,9 +20,9 @@ import pandas as pd
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from analysis import laws
-from analysis.conventions import counted, in_words, meaning, per_token, six
 from analysis.fit import FitError, FitResult, check_draws, check_level, fit
 from analysis.laws import Law
+from analysis.tables.conventions import counted, in_words, meaning, per_token, six
 from analysis.uncertainty import interval
 from scaling.config import ConfigError
 from scaling.table import TableError, sensible

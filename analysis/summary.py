@@ -11,10 +11,10 @@ import pandas as pd
 from analysis import figures as drawings
 from analysis.fit import FitError, FitResult, fit
 from analysis.frontier import Comparison, Frontier, frontier
-from analysis.laws.forms import (chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND)
-from analysis.load import load
+from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans
+from analysis.tables.load import load
 from analysis.uncertainty import interval
 from analysis.validate import Validation, validate
 from scaling.config import ConfigError

@@ -741,7 +741,7 @@ def design(
     import analysis.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.load import check_one_text
+    from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
@@ -1164,7 +1164,7 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
-    from analysis.load import check_one_text
+    from analysis.tables.load import check_one_text
     from scaling.table import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]

@@ -16,7 +16,7 @@ from rich.console import Console
 from small import SMALL
 
 from analysis import load
-from analysis.load import check_one_text
+from analysis.tables.load import check_one_text
 from scaling import corpus, table
 from scaling.cli import main
 from scaling.config import ConfigError, DataConfig, Execution, RunConfig, override

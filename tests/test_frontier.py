@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Law, LawError, Range, fit, frontier, law, laws, load
-from analysis.conventions import six
 from analysis.fit import FitError, FitResult
 from analysis.frontier import Comparison, _argmin, parametric, slices
 from analysis.overfit import data_rule
+from analysis.tables.conventions import six
 from scaling.config import ConfigError
 from scaling.table import TableError
 

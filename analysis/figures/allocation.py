@@ -25,16 +25,14 @@ from analysis.figures.parts import (
     limits,
     line,
     lines,
-    lower_edge,
-    needed,
     panels,
-    usable,
 )
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, envelope, quantiles
 from analysis.overfit import contradiction
+from analysis.tables.select import lower_edge, needed, usable
 from scaling.table import TableError
 
 C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"

@@ -24,17 +24,14 @@ from analysis.figures.parts import (
     latex,
     limits,
     lines,
-    longest,
-    needed,
-    of_steps,
     panels,
     span,
-    usable,
 )
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
+from analysis.tables.select import longest, needed, of_steps, usable
 from scaling.count import PF_DAY
 
 

@@ -25,7 +25,6 @@ from analysis.figures.parts import (
     latex,
     line,
     panels,
-    usable,
 )
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
@@ -34,6 +33,7 @@ from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parame
 from analysis.frontier import frontier as optimal
 from analysis.frontier import isoflop as fit_isoflop
 from analysis.plan import price
+from analysis.tables.select import usable
 
 
 @listed("frontier", spec="headline")

@@ -24,18 +24,14 @@ from analysis.figures.parts import (
     law_line,
     limits,
     lines,
-    longest,
-    lower_edge,
-    needed,
-    of_steps,
     panels,
     span,
-    usable,
 )
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier
+from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
 from scaling.count import PF_DAY
 
 

@@ -17,19 +17,15 @@ from analysis.figures.parts import (
     fitted,
     formula,
     headline,
-    joined,
     latex,
     limits,
-    longest,
-    needed,
-    of_steps,
     panels,
     span,
-    usable,
 )
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
+from analysis.tables.select import joined, longest, needed, of_steps, usable
 from scaling.table import TableError
 
 UNIQUE = "Distinct tokens $D$"

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws, style
-from analysis.batch import CriticalBatch, contours, critical_batch, settled
+from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fit import FitResult
 from analysis.fit import fit as fit_law
 from analysis.frontier import Frontier, envelope, parametric, quantiles
-from scaling.table import TableError, check
+from scaling.table import TableError
 
 LABELS = {
     "N": "Parameters $N$",
@@ -33,8 +33,6 @@ LABELS = {
 BEYOND = 3.0
 """How far a fitted line is drawn past the data, dashed."""
 
-_SAME = 0.08
-"""Runs whose N differ by less than this share count as one size."""
 
 Width = Literal["column", "full"]
 """Of a figure: one column of a page, or all of its text."""
@@ -282,36 +280,10 @@ def latex(value: float) -> str:
     return rf"{mantissa}\cdot 10^{{{int(power)}}}"
 
 
-def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
-    """The runs that no run with as little of `x` beats, one at each x.
-
-    On a grid of N x D that is the best loss at each N (the runs of most data) or at each D (those
-    of most parameters): the loss as N or D alone limits it (Kaplan et al. 2020, section 3).
-    """
-    order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
-    best = order["L"].cummin()
-    return order[order["L"] <= best]
-
-
 def default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
     if curves is None:
         return parametric(fit_law(laws.chinchilla, runs))
     return envelope(curves)
-
-
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    check(table, need=("N", "D", "C", "L"))
-    if "status" in table.columns:
-        table = table[table["status"] == "ok"]
-    if table.empty:
-        raise TableError("no run has status 'ok': there is nothing to draw.")
-    return table
-
-
-def needed(curves: pd.DataFrame) -> pd.DataFrame:
-    if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
-        raise TableError("this figure needs learning curves: load(folder, curves=True).")
-    return usable(curves)
 
 
 def bcrit(points: pd.DataFrame, critical: CriticalBatch | None = None) -> CriticalBatch:
@@ -320,51 +292,6 @@ def bcrit(points: pd.DataFrame, critical: CriticalBatch | None = None) -> Critic
     if critical.law is None:
         raise TableError("B_crit(L) takes contours at three losses or more.")
     return critical
-
-
-def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
-    """The `settled` evaluations of curves, as L(N, S) takes them.
-
-    Raises TableError where the learning rate decays over different horizons, as the loss along a
-    decay is that of its horizon (in the paper all share one, section 5.2), and where all but single
-    evaluations lie within warm-ups and cooldowns.
-    """
-    decaying = curves["schedule"].isin(("cosine", "linear")) if "schedule" in curves else None
-    if decaying is not None and decaying.any():
-        ends = curves.loc[decaying].groupby("run_id")["S"].max()
-        if ends.max() > 1.02 * ends.min():
-            raise TableError(
-                "L(N, S) takes learning curves of one schedule: here the rate decays over "
-                f"{ends.min():.4g} to {ends.max():.4g} steps, and the loss on the way is that of the "
-                "schedule. Give all sizes one horizon, or train with optim.schedule = 'constant' or "
-                "'wsd'."
-            )
-    late = settled(curves)
-    if late["run_id"].value_counts().max() < 3:
-        raise TableError(
-            "L(N, S) takes three evaluations of a run between its warm-up and its cooldown, and no "
-            "run has so many: raise eval.points."
-        )
-    return late
-
-
-def sizes(N: pd.Series) -> pd.Series:
-    """The size group of every run, as the median N of its group."""
-    order = N.sort_values().astype(float)
-    group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
-    return order.groupby(group).transform("median").reindex(N.index)
-
-
-def longest(curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves of one run a size: that of the most data, of several the best."""
-    order = curves.sort_values(["N", "D_total", "L_final"], ascending=[True, False, True])
-    return curves[curves["run_id"].isin(order.drop_duplicates("N")["run_id"])]
-
-
-def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """`curves` with columns of their runs."""
-    more = [name for name in names if name not in curves.columns]
-    return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
 
 
 def span(values: Any, *, beyond: float = 1.0) -> np.ndarray:

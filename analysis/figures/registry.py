@@ -18,7 +18,7 @@ from analysis import style
 from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.figures.parts import Width
 from analysis.fit import FitError
-from analysis.load import load as load_table
+from analysis.tables.load import load as load_table
 from scaling.files import check_inside
 from scaling.table import TableError, read_tests
 

@@ -8,21 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws, style
-from analysis.figures.parts import (
-    LABELS,
-    Colours,
-    Width,
-    headline,
-    latex,
-    law_line,
-    limits,
-    lower_edge,
-    panels,
-    sizes,
-    usable,
-)
+from analysis.figures.parts import LABELS, Colours, Width, headline, latex, law_line, limits, panels
 from analysis.figures.registry import figure as listed
 from analysis.fit import fit as fit_law
+from analysis.tables.select import lower_edge, sizes, usable
 from scaling.table import TableError
 
 _RATIOS = (

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import laws, style
-from analysis.figures.parts import Colours, Width, headline, panels, usable
+from analysis.figures.parts import Colours, Width, headline, panels
 from analysis.figures.registry import figure as listed
 from analysis.fit import FitError, FitResult
 from analysis.fit import fit as fit_law
 from analysis.latex import symbol
 from analysis.laws import Law
+from analysis.tables.select import usable
 from analysis.validate import validate
 from scaling.table import TableError
 
