@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 # Functions that share their module's name are bound here, before anyone imports the module.
 from analysis import laws, published
-from analysis.fit import FitError, FitResult, fit
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit
+from analysis.fitting.result import FitResult
 from analysis.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
 from analysis.plan import plan, plans

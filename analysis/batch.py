@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.fit import FitError, FitResult, check_draws, check_level, fit
+from analysis.fitting.checks import FitError, check_draws, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.result import FitResult
 from analysis.frontier import Frontier, envelope, quantiles
 from analysis.tables.select import settled
 from scaling.table import TableError, check, missing_column

@@ -21,7 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.fit import Estimate, FitError, FitResult, check_level, fit
+from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.result import Estimate, FitResult
 from analysis.frontier import _optimal
 from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape

@@ -20,10 +20,12 @@ import pandas as pd
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from analysis import laws
-from analysis.fit import FitError, FitResult, check_draws, check_level, fit
+from analysis.fitting.checks import FitError, check_draws, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
 from analysis.laws import Law
 from analysis.tables.conventions import counted, in_words, meaning, per_token, six
-from analysis.uncertainty import interval
 from scaling.config import ConfigError
 from scaling.table import TableError, sensible
 

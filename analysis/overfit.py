@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.batch import Efficient
-from analysis.fit import Estimate, FitResult
+from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
 from scaling.config import ConfigError

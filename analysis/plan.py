@@ -13,12 +13,14 @@ from scipy.optimize import brentq
 
 from analysis.batch import CriticalBatch
 from analysis.budget import memory
-from analysis.fit import FitError, FitResult, Status, check_level
+from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
+from analysis.fitting.status import Status
 from analysis.frontier import Comparison, Frontier, parametric
 from analysis.frontier import frontier as optimal
 from analysis.overfit import repeating
 from analysis.recipe import Recipe, recipe
-from analysis.uncertainty import interval
 from analysis.validate import held_out
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import PF_DAY, parameters

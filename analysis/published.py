@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.engine import huber
-from analysis.fit import FitResult, fit
+from analysis.fitting.fit import fit
+from analysis.fitting.problem import huber
+from analysis.fitting.result import FitResult
 from analysis.frontier import isoflop
 from analysis.laws import Law
 from scaling.table import TableError

@@ -9,13 +9,15 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures as drawings
-from analysis.fit import FitError, FitResult, fit
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
 from analysis.frontier import Comparison, Frontier, frontier
 from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans
 from analysis.tables.load import load
-from analysis.uncertainty import interval
 from analysis.validate import Validation, validate
 from scaling.config import ConfigError
 from scaling.table import TableError, missing_column

@@ -15,8 +15,13 @@ import pandas as pd
 from scipy import optimize, special
 
 from analysis import laws as known
-from analysis.engine import gradients, huber, minimise
-from analysis.fit import CONVERGED, FitError, FitResult, Status, _plain, check_level, fit
+from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.minimise import minimise
+from analysis.fitting.problem import huber
+from analysis.fitting.result import FitResult, plain
+from analysis.fitting.solver import gradients
+from analysis.fitting.status import CONVERGED, Status
 from analysis.laws import Law, resolve
 from scaling.table import TableError, missing_column
 
@@ -82,7 +87,7 @@ class Validation:
 
     def record(self) -> dict[str, Any]:
         """Plain numbers and strings, ready for JSON."""
-        return _plain(
+        return plain(
             {
                 "law": self.law.name,
                 "by": self.by,

@@ -27,11 +27,12 @@ from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
 from analysis import fit, laws, published
-from analysis.engine import Problem, minimise
-from analysis.engine import huber as rho_of
-from analysis.fit import FitResult
-from analysis.uncertainty import draw
-from analysis.uncertainty import resamples as draw_counts
+from analysis.fitting.bootstrap import draw
+from analysis.fitting.bootstrap import resamples as draw_counts
+from analysis.fitting.minimise import minimise
+from analysis.fitting.problem import Problem
+from analysis.fitting.problem import huber as rho_of
+from analysis.fitting.result import FitResult
 
 RESAMPLES = 4000
 STARTS = 4500

@@ -640,7 +640,7 @@ def plan(
     from analysis import laws as all_laws
     from analysis.batch import contours, critical_batch
     from analysis.budget import budget
-    from analysis.fit import FitError
+    from analysis.fitting.checks import FitError
     from analysis.plan import plans
     from scaling.table import TableError
 

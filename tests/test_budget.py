@@ -11,7 +11,7 @@ import pytest
 from analysis import fit, laws
 from analysis.batch import critical_batch
 from analysis.budget import GPUS, budget, memory
-from analysis.fit import FitResult
+from analysis.fitting.result import FitResult
 from analysis.frontier import parametric
 from analysis.overfit import (
     convergence,

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares, linprog
 
 from analysis import laws
-from analysis.dual import Dual
-from analysis.engine import General, Powers, Problem, gradients, minimise, solve
-from analysis.powers import terms
+from analysis.fitting.autodiff import Dual
+from analysis.fitting.minimise import minimise
+from analysis.fitting.power_terms import terms
+from analysis.fitting.problem import General, Powers, Problem
+from analysis.fitting.solver import gradients, solve
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
     "example_parameters"

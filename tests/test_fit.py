@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis import FitError, LawError, Range, fit, law, laws
-from analysis.fit import Status
+from analysis.fitting.status import Status
 from scaling.table import TableError
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
@@ -255,10 +255,10 @@ def test_an_exact_fit_is_reached_by_many_starts_and_its_resamples_converge():
 
 
 def test_poor_convergence_is_told(noisy):
-    from analysis.fit import _status
+    from analysis.fitting.status import status_of
 
     c = noisy.certificate | {"resamples": 0.01, "reached": 1, "overflowed": 0.03}
-    words = _status(noisy.problem, noisy.minimum, c)
+    words = status_of(noisy.problem, noisy.minimum, c)
     assert "resamples not converged: 99 %" in words
     assert f"reached by few starts: 1 of {c['starts']}" in words and "draws unbounded: 3 %" in words
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Law, LawError, Range, fit, frontier, law, laws, load
-from analysis.fit import FitError, FitResult
+from analysis.fitting.checks import FitError
+from analysis.fitting.result import FitResult
 from analysis.frontier import Comparison, _argmin, parametric, slices
 from analysis.overfit import data_rule
 from analysis.tables.conventions import six

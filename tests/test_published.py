@@ -10,7 +10,8 @@ import pytest
 
 from analysis import fit, laws
 from analysis import published as constants
-from analysis.engine import huber, solve
+from analysis.fitting.problem import huber
+from analysis.fitting.solver import solve
 from scaling.table import TableError
 
 

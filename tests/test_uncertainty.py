@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from analysis import FitError, fit, laws, load
-from analysis.uncertainty import draw, resamples, root
+from analysis.fitting.bootstrap import draw, resamples
+from analysis.fitting.intervals import root
 
 POWER = laws.power("N")
 
@@ -111,7 +112,7 @@ def test_no_resample_is_left_in_a_worse_basin():
     problem, minimum = result.problem, result.minimum
     counts = resamples(problem, 200, np.random.default_rng(0))
     draws = draw(problem, minimum, "bootstrap", 200, 0)
-    from analysis.engine import huber
+    from analysis.fitting.problem import huber
 
     rho = huber(problem.residuals(draws.theta), minimum.delta)
     mine = np.einsum("bn,bn->b", rho, counts)
@@ -284,13 +285,13 @@ def surface(n=80, noise=0.003, seed=0):
 
 
 def test_draws_that_overflow_make_an_interval_unbounded():
-    from analysis.fit import _quantiles, _spread
+    from analysis.fitting.result import quantiles, spread
 
     draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
-    assert _quantiles(draws, 0.9)[1] < 10
-    low, high = _quantiles(draws, 0.99)
+    assert quantiles(draws, 0.9)[1] < 10
+    low, high = quantiles(draws, 0.99)
     assert low > 0 and high == np.inf
-    assert _spread(draws) == pytest.approx(1, rel=0.1)
+    assert spread(draws) == pytest.approx(1, rel=0.1)
 
 
 def test_covariances_of_nearly_flat_fits_have_no_negative_variance():

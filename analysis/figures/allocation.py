@@ -28,8 +28,8 @@ from analysis.figures.parts import (
     panels,
 )
 from analysis.figures.registry import figure as listed
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.frontier import Frontier, envelope, quantiles
 from analysis.overfit import contradiction
 from analysis.tables.select import lower_edge, needed, usable

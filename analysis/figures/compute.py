@@ -28,8 +28,8 @@ from analysis.figures.parts import (
     span,
 )
 from analysis.figures.registry import figure as listed
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
 from analysis.tables.select import longest, needed, of_steps, usable
 from scaling.count import PF_DAY

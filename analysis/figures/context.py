@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis import laws, style
 from analysis.figures.parts import LABELS, Colours, Width, latex, panels
 from analysis.figures.registry import figure as listed
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import sizes, usable
 from scaling.table import TableError
 

@@ -27,8 +27,8 @@ from analysis.figures.parts import (
     panels,
 )
 from analysis.figures.registry import figure as listed
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parametric, slices
 from analysis.frontier import frontier as optimal
 from analysis.frontier import isoflop as fit_isoflop

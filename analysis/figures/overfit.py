@@ -23,8 +23,8 @@ from analysis.figures.parts import (
     span,
 )
 from analysis.figures.registry import figure as listed
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.tables.select import joined, longest, needed, of_steps, usable
 from scaling.table import TableError
 

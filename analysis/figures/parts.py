@@ -15,8 +15,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from analysis import laws, style
 from analysis.batch import CriticalBatch, contours, critical_batch
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.frontier import Frontier, envelope, parametric, quantiles
 from scaling.table import TableError
 

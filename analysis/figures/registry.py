@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.figures.parts import Width
-from analysis.fit import FitError
+from analysis.fitting.checks import FitError
 from analysis.tables.load import load as load_table
 from scaling.files import check_inside
 from scaling.table import TableError, read_tests

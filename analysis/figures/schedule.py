@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import style
 from analysis.figures.parts import LABELS, Colours, Width, between, latex, line, panels
 from analysis.figures.registry import figure as listed
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law
 from analysis.tables.select import joined, needed, usable
 from scaling.config import peak_lr

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from analysis import laws, style
 from analysis.figures.parts import LABELS, Colours, Width, headline, latex, law_line, limits, panels
 from analysis.figures.registry import figure as listed
-from analysis.fit import fit as fit_law
+from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import lower_edge, sizes, usable
 from scaling.table import TableError
 

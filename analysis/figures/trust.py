@@ -13,8 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis import laws, style
 from analysis.figures.parts import Colours, Width, headline, panels
 from analysis.figures.registry import figure as listed
-from analysis.fit import FitError, FitResult
-from analysis.fit import fit as fit_law
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.tables.select import usable
