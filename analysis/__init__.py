@@ -13,7 +13,7 @@ from analysis import laws, published
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
-from analysis.frontier import frontier
+from analysis.frontiers.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
 from analysis.plan import plan, plans
 from analysis.tables.load import load

@@ -18,7 +18,8 @@ from analysis import laws
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
-from analysis.frontier import Frontier, envelope, quantiles
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.result import Frontier, quantiles
 from analysis.tables.select import settled
 from scaling.table import TableError, check, missing_column
 

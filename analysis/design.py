@@ -24,7 +24,7 @@ from scipy import special
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import Estimate, FitResult
-from analysis.frontier import _optimal
+from analysis.frontiers.optimum import optimum_at
 from analysis.laws import Law, LawError, resolve
 from analysis.plan import shape
 from analysis.tables.conventions import six
@@ -411,7 +411,7 @@ def _target(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndar
         around = np.array([1e-1, 1e1])
 
         def slope(p: Mapping[str, np.ndarray]) -> np.ndarray:
-            N = np.log(_optimal(law, dict(p), 1e18 * around, six)["N"])
+            N = np.log(optimum_at(law, dict(p), 1e18 * around, six)["N"])
             return (N[:, 1] - N[:, 0]) / np.log(around[1] / around[0])
 
         return slope
@@ -425,7 +425,7 @@ def _target(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndar
             f"the best loss or size at so many FLOPs, or a parameter of {law.name}: "
             f"{', '.join(law.params)}."
         )
-    return lambda p: np.log(_optimal(law, dict(p), np.array([C]), six)[what][:, 0])
+    return lambda p: np.log(optimum_at(law, dict(p), np.array([C]), six)[what][:, 0])
 
 
 def _draws(result: FitResult, seed: int) -> dict[str, np.ndarray]:

@@ -17,8 +17,9 @@ from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Status
-from analysis.frontier import Comparison, Frontier, parametric
-from analysis.frontier import frontier as optimal
+from analysis.frontiers.frontier import frontier as optimal
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison, Frontier
 from analysis.overfit import repeating
 from analysis.recipe import Recipe, recipe
 from analysis.validate import held_out

@@ -19,7 +19,7 @@ from analysis import laws
 from analysis.fitting.fit import fit
 from analysis.fitting.problem import huber
 from analysis.fitting.result import FitResult
-from analysis.frontier import isoflop
+from analysis.frontiers.isoflop import isoflop
 from analysis.laws import Law
 from scaling.table import TableError
 

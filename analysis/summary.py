@@ -13,7 +13,8 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.frontier import Comparison, Frontier, frontier
+from analysis.frontiers.frontier import frontier
+from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.overfit import DataRule, data_rule
 from analysis.plan import Plan, plan, plans

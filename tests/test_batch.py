@@ -14,7 +14,7 @@ from analysis.batch import (
     efficient,
     settled,
 )
-from analysis.frontier import envelope
+from analysis.frontiers.envelope import envelope
 from analysis.overfit import contradiction
 from scaling.cli import main
 from scaling.table import TableError

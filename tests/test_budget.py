@@ -12,7 +12,7 @@ from analysis import fit, laws
 from analysis.batch import critical_batch
 from analysis.budget import GPUS, budget, memory
 from analysis.fitting.result import FitResult
-from analysis.frontier import parametric
+from analysis.frontiers.parametric import parametric
 from analysis.overfit import (
     convergence,
     data_for,

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from analysis import Law, LawError, Range, fit, frontier, law, laws, load
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
-from analysis.frontier import Comparison, _argmin, parametric, slices
+from analysis.frontiers.budgets import slices
+from analysis.frontiers.optimum import _argmin
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison
 from analysis.overfit import data_rule
 from analysis.tables.conventions import six
 from scaling.config import ConfigError

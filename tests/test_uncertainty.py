@@ -285,11 +285,11 @@ def surface(n=80, noise=0.003, seed=0):
 
 
 def test_draws_that_overflow_make_an_interval_unbounded():
-    from analysis.fitting.result import quantiles, spread
+    from analysis.fitting.result import _quantiles, spread
 
     draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
-    assert quantiles(draws, 0.9)[1] < 10
-    low, high = quantiles(draws, 0.99)
+    assert _quantiles(draws, 0.9)[1] < 10
+    low, high = _quantiles(draws, 0.99)
     assert low > 0 and high == np.inf
     assert spread(draws) == pytest.approx(1, rel=0.1)
 

@@ -30,7 +30,8 @@ from analysis.figures.parts import (
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontier import Frontier, envelope, quantiles
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.result import Frontier, quantiles
 from analysis.overfit import contradiction
 from analysis.tables.select import lower_edge, needed, usable
 from scaling.table import TableError

@@ -30,7 +30,10 @@ from analysis.figures.parts import (
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
+from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Frontier
 from analysis.tables.select import longest, needed, of_steps, usable
 from scaling.count import PF_DAY
 

@@ -29,9 +29,12 @@ from analysis.figures.parts import (
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parametric, slices
-from analysis.frontier import frontier as optimal
-from analysis.frontier import isoflop as fit_isoflop
+from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.frontier import frontier as optimal
+from analysis.frontiers.isoflop import isoflop as fit_isoflop
+from analysis.frontiers.isoflop import parabola
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison, Frontier
 from analysis.plan import price
 from analysis.tables.select import usable
 

@@ -30,7 +30,7 @@ from analysis.figures.parts import (
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontier import Frontier
+from analysis.frontiers.result import Frontier
 from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
 from scaling.count import PF_DAY
 

@@ -17,7 +17,9 @@ from analysis import laws, style
 from analysis.batch import CriticalBatch, contours, critical_batch
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontier import Frontier, envelope, parametric, quantiles
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Frontier, quantiles
 from scaling.table import TableError
 
 LABELS = {

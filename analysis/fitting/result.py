@@ -132,13 +132,13 @@ class FitResult:
             r = self._residuals_on_scale() * np.sqrt(self.n / max(self.n - self._free(), 1))
             r = np.random.default_rng(0).choice(r, y.shape)
             y = y * np.exp(r) if self._on_log() else y + r
-        low, high = quantiles(y, level)
+        low, high = _quantiles(y, level)
         return low.reshape(shape), high.reshape(shape)
 
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
         """Each parameter's value, stderr, low and high, one row a parameter.
 
-        From the samples' quantiles; linearised where there are none, or where the samples are
+        From the samples' _quantiles; linearised where there are none, or where the samples are
         draws of the linearised fit; with `profile` from the profile likelihood. Unbounded for a
         parameter that the data leave open.
         """
@@ -402,7 +402,7 @@ class FitResult:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
-        low, high = quantiles(draws, level)
+        low, high = _quantiles(draws, level)
         with np.errstate(over="ignore", invalid="ignore"):
             sd = spread(draws)
         if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
@@ -418,7 +418,7 @@ FAR = 1e250
 """A draw beyond this has overflowed: its parameter, or what follows from it, is unbounded."""
 
 
-def quantiles(draws: np.ndarray, level: float) -> np.ndarray:
+def _quantiles(draws: np.ndarray, level: float) -> np.ndarray:
     """The central interval along the last axis; infinite where it reaches draws that overflowed.
 
     A draw at which the quantity does not exist (nan) counts as overflowed upwards.
@@ -431,7 +431,7 @@ def quantiles(draws: np.ndarray, level: float) -> np.ndarray:
 def spread(draws: np.ndarray) -> float:
     """Standard deviation, or half the central 68 % where a few draws far out would decide it."""
     one = float(special.ndtr(1.0))
-    low, high = quantiles(draws, 2 * one - 1)
+    low, high = _quantiles(draws, 2 * one - 1)
     with np.errstate(over="ignore", invalid="ignore"):
         sd, robust = float(np.std(draws, ddof=1)), float(high - low) / 2
     return sd if np.isfinite(sd) and sd <= 10 * robust else robust
