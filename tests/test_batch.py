@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import fit, frontier, laws
-from analysis.batch import (
+from analysis.critical_batch import (
     adjusted,
     batch_at_overhead,
     compute_exponents,
@@ -14,8 +14,8 @@ from analysis.batch import (
     efficient,
     settled,
 )
+from analysis.data_limits import contradiction
 from analysis.frontiers.envelope import envelope
-from analysis.overfit import contradiction
 from scaling.cli import main
 from scaling.table import TableError
 

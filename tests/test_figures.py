@@ -7,8 +7,9 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from analysis import figures, fit, frontier, laws, load, style
-from analysis.batch import contours, critical_batch, efficient
+from analysis import figures, fit, frontier, laws, load
+from analysis.critical_batch import contours, critical_batch, efficient
+from analysis.figures import style
 from scaling import table
 from scaling.table import TableError
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import Law, LawError, Range, fit, frontier, law, laws, load
+from analysis.data_limits import data_rule
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import slices
 from analysis.frontiers.optimum import _argmin
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison
-from analysis.overfit import data_rule
 from analysis.tables.conventions import six
 from scaling.config import ConfigError
 from scaling.table import TableError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import fit, frontier, laws, load, plan
-from analysis.plan import shape
+from analysis.planning.model_shape import shape
 from scaling.config import ConfigError, ModelConfig
 from scaling.count import parameters
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis import Range, fit, law, laws, validate
-from analysis.published import objective_at
-from analysis.validate import curvature, lack_of_fit
+from analysis.validation.goodness import curvature, lack_of_fit
+from analysis.verify import objective_at
 from scaling.table import TableError
 
 TRUTH = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}

@@ -13,14 +13,16 @@ from analysis.figures.compute import (
     sample_efficiency,
 )
 from analysis.figures.context import distributions, generalization, positions
+from analysis.figures.formula import formula
 from analysis.figures.frontier import critical_batch, deviation, frontier, isoflop
 from analysis.figures.loss import embeddings, forms, kaplan_triptych, learning_curves, size_and_data
+from analysis.figures.marks import BEYOND
 from analysis.figures.overfit import early_stopping, overfitting
-from analysis.figures.parts import BEYOND, LABELS, formula
+from analysis.figures.panels import LABELS
 from analysis.figures.registry import FIGURES, draw, draw_all, listing, of_results, save
 from analysis.figures.schedule import best_rates, schedules, transfer
 from analysis.figures.shape import families, proportions, recurrence
-from analysis.figures.trust import held_out, parameters
+from analysis.figures.validation import held_out, parameters
 from analysis.tables.select import lower_edge
 
 __all__ = [

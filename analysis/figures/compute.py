@@ -11,22 +11,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.batch import contours, critical_batch, settled
-from analysis.figures.parts import (
-    BEYOND,
-    LABELS,
-    Colours,
-    Width,
-    formula,
-    frontier_line,
-    headline,
-    latex,
-    limits,
-    lines,
-    panels,
-    span,
-)
+from analysis import laws
+from analysis.critical_batch import contours, critical_batch, settled
+from analysis.figures import style
+from analysis.figures.formula import formula, latex
+from analysis.figures.marks import BEYOND, frontier_line, headline, limits, lines, span
+from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult

@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis import laws, style
-from analysis.figures.parts import LABELS, Colours, Width, latex, panels
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import latex
+from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import sizes, usable

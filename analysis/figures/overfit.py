@@ -7,21 +7,11 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.figures.parts import (
-    BEYOND,
-    LABELS,
-    Colours,
-    Width,
-    dots,
-    fitted,
-    formula,
-    headline,
-    latex,
-    limits,
-    panels,
-    span,
-)
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import formula, latex
+from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
+from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult

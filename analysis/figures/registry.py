@@ -14,9 +14,9 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.batch import CriticalBatch, contours, critical_batch
-from analysis.figures.parts import Width
+from analysis.critical_batch import CriticalBatch, contours, critical_batch
+from analysis.figures import style
+from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
 from analysis.tables.load import load as load_table
 from scaling.files import check_inside

@@ -7,8 +7,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.figures.parts import LABELS, Colours, Width, between, latex, line, panels
+from analysis.figures import style
+from analysis.figures.formula import between, latex
+from analysis.figures.marks import line
+from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law

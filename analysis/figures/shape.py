@@ -7,8 +7,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import laws, style
-from analysis.figures.parts import LABELS, Colours, Width, headline, latex, law_line, limits, panels
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import latex
+from analysis.figures.marks import headline, law_line, limits
+from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import lower_edge, sizes, usable

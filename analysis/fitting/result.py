@@ -114,7 +114,7 @@ class FitResult:
         """(low, high) of the law at `columns`, each of the columns' common shape.
 
         With `noise` the interval is that of one new run there: the residuals of this fit are
-        added. Neither knows of a law that is wrong: see analysis.validate.
+        added. Neither knows of a law that is wrong: see analysis.validation.
         """
         check_level(level)
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
@@ -138,7 +138,7 @@ class FitResult:
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
         """Each parameter's value, stderr, low and high, one row a parameter.
 
-        From the samples' _quantiles; linearised where there are none, or where the samples are
+        From the samples' quantiles; linearised where there are none, or where the samples are
         draws of the linearised fit; with `profile` from the profile likelihood. Unbounded for a
         parameter that the data leave open.
         """

@@ -85,7 +85,7 @@ def envelope(
         status.append(
             f"runs of several batch sizes ({B.min():.4g} to {B.max():.4g} tokens) in one envelope: it "
             "takes the best, but batches far above the critical one spend more than C_min; see "
-            "method kaplan, or analysis.batch.adjusted"
+            "method kaplan, or analysis.critical_batch.adjusted"
         )
     status += curvature_notes(marks.touches[:, 0], marks.touches[:, 2])
     both = np.concatenate([marks.crossings, marks.touches])

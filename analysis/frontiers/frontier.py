@@ -55,7 +55,7 @@ def frontier(
     law      what the parametric method fits to runs.
     params   what N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    what C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
-             shape (see analysis.conventions); for the parametric method also a function of N that
+             shape (see analysis.tables.conventions); for the parametric method also a function of N that
              gives the FLOPs of one token.
     tolerance  how far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
 

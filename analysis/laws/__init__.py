@@ -5,4 +5,4 @@ from analysis.laws.forms import LAWS
 from analysis.laws.law import Law, LawError, Range, law
 from analysis.laws.lookup import resolve, table
 
-__all__ = ["LAWS", "Law", "LawError", "Range", "law", "resolve", "table", *LAWS]
+__all__ = ["LAWS", "Law", "LawError", "Range", "law", "resolve", "table"]

@@ -18,10 +18,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.explorer import explorer, policy, scripts
+from analysis.figures import style
 from analysis.figures.registry import FIGURES, drawings
-from analysis.summary import NEXT, Summary, summarise
+from analysis.reporting.explorer import explorer, policy, scripts
+from analysis.reporting.summary import NEXT, Summary, summarise
 from scaling.files import check_inside, decode, read_bytes
 from scaling.table import TableError
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.batch import Efficient
+from analysis.critical_batch import Efficient
 from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023

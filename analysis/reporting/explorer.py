@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from analysis import style
+from analysis.figures import style
 from scaling.table import COLUMNS
 
 _AXES = {

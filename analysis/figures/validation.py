@@ -10,8 +10,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import laws, style
-from analysis.figures.parts import Colours, Width, headline, panels
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.marks import headline
+from analysis.figures.panels import Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit as fit_law
@@ -19,7 +21,7 @@ from analysis.fitting.result import FitResult
 from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.tables.select import usable
-from analysis.validate import validate
+from analysis.validation.validate import validate
 from scaling.table import TableError
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures as drawings
+from analysis.data_limits import DataRule, data_rule
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.intervals import interval
@@ -16,10 +17,10 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.frontier import frontier
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
-from analysis.overfit import DataRule, data_rule
-from analysis.plan import Plan, plan, plans
+from analysis.planning.plan import Plan, plan
+from analysis.planning.plans import plans
 from analysis.tables.load import load
-from analysis.validate import Validation, validate
+from analysis.validation.validate import Validation, validate
 from scaling.config import ConfigError
 from scaling.table import TableError, missing_column
 
