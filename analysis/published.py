@@ -139,6 +139,3 @@ gadre2024 = SimpleNamespace(
     }
 )
 """Over-training; C4 validation loss of models trained on each set."""
-
-
-# --- Refitting published tables -------------------------------------------------------------------

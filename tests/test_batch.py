@@ -12,10 +12,10 @@ from analysis.critical_batch import (
     contours,
     critical_batch,
     efficient,
-    settled,
 )
 from analysis.data_limits import contradiction
 from analysis.frontiers.envelope import envelope
+from analysis.tables.select import settled
 from scaling.cli import main
 from scaling.table import TableError
 

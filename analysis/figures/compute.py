@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import laws
-from analysis.critical_batch import contours, critical_batch, settled
+from analysis.critical_batch import contours, critical_batch
 from analysis.figures import style
 from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, frontier_line, headline, limits, lines, span
@@ -24,7 +24,7 @@ from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
-from analysis.tables.select import longest, needed, of_steps, usable
+from analysis.tables.select import longest, needed, of_steps, settled, usable
 from scaling.count import PF_DAY
 
 

@@ -168,9 +168,6 @@ def fit(
         )
 
 
-# --- Checks ---------------------------------------------------------------------------------------
-
-
 def _warm(problem: Problem, result: FitResult | None) -> np.ndarray | None:
     """The minima of another result as unknowns of this problem."""
     if result is None or result.problem is None or result.minimum is None:
@@ -181,12 +178,6 @@ def _warm(problem: Problem, result: FitResult | None) -> np.ndarray | None:
     if not same or result.problem.free != problem.free:
         raise FitError(f"warm: that result is of {result.law.name} with other free parameters.")
     return problem.model.centred(result.problem.model.natural(result.minimum.basins))
-
-
-# --- Certificate ----------------------------------------------------------------------------------
-
-
-# --- In words -------------------------------------------------------------------------------------
 
 
 def _stated(problem: Problem, minimum: Minimum, objective: str, reduce: str) -> float:

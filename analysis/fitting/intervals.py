@@ -27,9 +27,6 @@ def interval(low: float, high: float, form: str) -> str:
     return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
 
 
-# --- Bootstrap over groups ------------------------------------------------------------------------
-
-
 # --- Delta method ---------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ class FitResult:
     certificate: dict[str, Any] = field(repr=False)
     """Evidence that the minimum is the global one, and what the data leave open."""
     intervals: str = "bootstrap"
-    """Where they come from: one of METHODS, or 'none' where the data give none."""
+    """Where they come from: one of bootstrap.METHODS, or 'none' where the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
     """Seconds spent, by stage."""
     problem: Problem | None = field(default=None, repr=False)

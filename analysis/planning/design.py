@@ -29,6 +29,7 @@ from analysis.planning.design_spec import (
     shared_fields,
     toml_value,
 )
+from analysis.planning.model_shape import shape
 from analysis.planning.optimal_design import (
     DesignProblem,
     draws_of,
@@ -37,7 +38,6 @@ from analysis.planning.optimal_design import (
     noise_of,
     target_function,
 )
-from analysis.planning.plan import shape
 from scaling.config import ConfigError, ModelConfig, RunConfig
 from scaling.count import parameters
 from scaling.table import LARGEST, sensible
@@ -386,9 +386,3 @@ def _checks(every: Sequence[Point], budget: float) -> tuple[tuple[Point, float],
         if 2 * point.C + sum(p.C for p, _ in found) <= budget / 5:
             found += [(point, 0.5), (point, 2.0)]
     return tuple(found)
-
-
-# ------------------------------------------------------------------ adaptive sweeps
-
-
-# ------------------------------------------------------------------ TOML

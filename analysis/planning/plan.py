@@ -376,9 +376,6 @@ def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.n
     return there / (float(front.per_token(N)) * D + 2 * N * front.served), tokens
 
 
-# ------------------------------------------------------------------ shapes
-
-
 # ------------------------------------------------------------------ words
 
 
