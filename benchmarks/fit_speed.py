@@ -26,8 +26,13 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
-from analysis import engine, fit, laws, published, uncertainty
-from analysis.fit import FitResult
+from analysis import fit, laws, published
+from analysis.fitting.bootstrap import draw
+from analysis.fitting.bootstrap import resamples as draw_counts
+from analysis.fitting.minimise import minimise
+from analysis.fitting.problem import Problem
+from analysis.fitting.problem import huber as rho_of
+from analysis.fitting.result import FitResult
 
 RESAMPLES = 4000
 STARTS = 4500
@@ -103,22 +108,22 @@ def against_recipe(runs: pd.DataFrame, starts: int, resamples: int, repeats: int
     times, parts = [], {}
     for _ in range(repeats):
         began = time.perf_counter()
-        problem = engine.Problem(
+        problem = Problem(
             laws.chinchilla, columns, runs["L"].to_numpy(), np.ones(len(runs)),
             np.arange(len(runs)), {}, "log",
         )  # fmt: skip
-        minimum = engine.minimise(problem, "huber", DELTA, 0)
+        minimum = minimise(problem, "huber", DELTA, 0)
         middle = time.perf_counter()
-        draws = uncertainty.draw(problem, minimum, "bootstrap", RESAMPLES, 0)
+        draws = draw(problem, minimum, "bootstrap", RESAMPLES, 0)
         ended = time.perf_counter()
         if not times or ended - began < min(times):
             parts = {"global": middle - began, "resamples": ended - middle}
         times.append(ended - began)
-    counts = uncertainty.resamples(problem, RESAMPLES, np.random.default_rng(0))
+    counts = draw_counts(problem, RESAMPLES, np.random.default_rng(0))
     seconds, _, theirs = recipe(runs, counts, starts, resamples, 0)
     ours = np.empty(resamples)
     for b in range(resamples):
-        rho = engine.huber(problem.residuals(draws.theta[:, [b]]), DELTA)[0]
+        rho = rho_of(problem.residuals(draws.theta[:, [b]]), DELTA)[0]
         ours[b] = rho @ counts[b]
     gap = ours / theirs - 1
     return {

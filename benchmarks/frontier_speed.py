@@ -26,7 +26,9 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from analysis import frontier, published
-from analysis.frontier import METHODS, Comparison, budgets_of
+from analysis.frontiers.budgets import budgets_of
+from analysis.frontiers.frontier import METHODS
+from analysis.frontiers.result import Comparison
 
 GOALS = {"seconds": ("at most", 5.0)}
 """Figure of the last line: (direction, goal)."""

@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from analysis import laws
 from scaling.config import RunConfig, flatten, from_dict
 from scaling.data import corpus
 
@@ -140,7 +141,7 @@ def main() -> int:
 
     from rich.console import Console
 
-    from analysis import fit, laws
+    from analysis import fit
     from sweeps import Sweep
     from sweeps.spec import Spec
 
