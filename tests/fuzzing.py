@@ -86,7 +86,7 @@ class World:
         self.results = self.good / "results/sweep"
 
     def _tidy(self, store: Store) -> None:
-        """Replace the results by those of a law, equal on all machines; leave two runs unfinished."""
+        """Replace the results by those of a law, equal on all machines; two runs are unfinished."""
         for name in ("runs.csv", "curves.parquet", "tests.parquet"):
             (store.folder / name).unlink()
         for number, run_id in enumerate(self.ids):
@@ -249,7 +249,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def limits(seconds: float, memory: int) -> Iterator[None]:
-    """Limit CPU seconds, wall-clock time to ten times as many seconds, and extra memory in bytes."""
+    """Limit CPU time (wall-clock time to ten times that) in seconds, and extra memory in bytes."""
 
     def stop(number: int, frame: object) -> None:
         raise TooLong(f"more than {seconds} s of CPU, or blocked")
