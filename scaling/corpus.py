@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling.config import ConfigError, DataConfig
+from scaling.extras import pip_install
 from scaling.files import EncodingError, read_bytes, read_text
 
 BLOCK_BYTES = 16_384
@@ -313,7 +314,7 @@ def _hub(name: str) -> Iterator[tuple[str, str]]:
         import datasets  # type: ignore[import-not-found]
     except ImportError:
         raise CorpusError(
-            f"data.corpus={name!r} needs the extra 'hub': pip install 'scaling-laws-lab[hub]'."
+            f"data.corpus={name!r} needs the extra 'hub': {pip_install('hub')}."
         ) from None
     _, dataset, *config = name.split(":")
     try:

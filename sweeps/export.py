@@ -13,6 +13,7 @@ from typing import Any
 
 from scaling import table
 from scaling.config import ConfigError, fields_of
+from scaling.extras import pip_install
 from sweeps.result import Finished, Row
 from sweeps.store import Store
 
@@ -46,7 +47,7 @@ def exporter(store: Store, to: str) -> Exporter:
         send = EXPORTERS[to](store)
     except ImportError as error:
         raise ConfigError(
-            f"export to {to} needs its package ({error}): pip install 'scaling-laws-lab[{to}]'."
+            f"export to {to} needs its package ({error}): {pip_install(to)}."
         ) from None
 
     def send_and_note(finished: Finished) -> None:

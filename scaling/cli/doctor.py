@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaling.cli.output import show
 from scaling.config import ConfigError
+from scaling.extras import EXTRAS, pip_install
 
 
 def doctor() -> None:
@@ -24,11 +25,13 @@ def doctor() -> None:
         fine &= ours
         note = "" if ours else f"  NOT OURS: it belongs to {', '.join(owners.get(package, ['?']))}"
         show(f"{package:<9} {origin or 'is not installed'}{note}")
-    for name in ("scaling-laws-lab", "torch", "ray", "numpy", "scipy", "pandas", "matplotlib"):
+    for name in ("scaling-laws-lab", "numpy", "scipy", "pandas", "pyarrow", "matplotlib", *EXTRAS):
         try:
-            show(f"{name:<17} {importlib.metadata.version(name)}")
+            state = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            show(f"{name:<17} not installed")
+            hint = f": {pip_install(EXTRAS[name])}" if name in EXTRAS else ""
+            state = f"not installed{hint}"
+        show(f"{name:<17} {state}")
     show(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
     if not fine:
         raise ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from scaling.cli.doctor import version
 from scaling.cli.output import masked
+from scaling.extras import EXTRAS, missing
 from scaling.memory import one_line, out_of_memory
 
 BUG = 70
@@ -18,6 +19,8 @@ def mistake(error: Exception) -> str | None:
         return f"out of memory: {one_line(error)} Use a smaller model or batch_tokens."
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    if isinstance(error, ModuleNotFoundError) and (name := error.name) in EXTRAS:
+        return missing(name)
     # Ours say what, where and what to do; anything else is a bug.
     ours = type(error).__module__.partition(".")[0] in ("scaling", "sweeps", "analysis")
     return str(error) if isinstance(error, ValueError) and ours else None

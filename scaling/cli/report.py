@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scaling.cli.output import say, show
+from scaling.cli.output import note, say, show
 from scaling.config import ConfigError
+from scaling.extras import installed, missing
 
 
 def summary(results: Path, *, figures: Path | None = None) -> None:
@@ -75,3 +76,5 @@ def report(results: Path, *, out: Path | None = None) -> None:
     from analysis.report import report as write
 
     show(write(results, out))
+    if not installed("plotly"):
+        note(f"the page has no interactive plot; {missing('plotly')}")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from scaling.cli.arguments import settings
 from scaling.cli.output import note, note_code, say, show
+from scaling.extras import require
 
 
 def sweep(
@@ -74,6 +75,8 @@ def sweep(
             or law that the spec names; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
+    ray = () if dry_run or in_process else ("ray",)
+    require("torch", *ray, extra="train" if in_process else "sweep")
     from sweeps import Sweep
     from sweeps.run import BudgetSpent
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from scaling.cli.output import note_code, show, show_json
 from scaling.config import FAMILIES, DataConfig, Execution, RunConfig
 from scaling.count import code_file
+from scaling.extras import require
 
 
 def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
@@ -17,6 +18,7 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     Args:
         folder: Keep a checkpoint here, and resume from it.
     """
+    require("torch")
     from rich.console import Console
 
     from scaling.train import Interrupted, Progress
@@ -69,6 +71,7 @@ def data_prepare(
         tokenizer: 'bytes' or 'bpe-<vocabulary size>'.
         max_bytes: Read at most this much text.
     """
+    require("tokenizers", "tiktoken", "filelock")
     from scaling.corpus import prepare
 
     files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
