@@ -9,7 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from scaling.cli.arguments import parse_and_call
+from scaling.cli.arguments import options, parse_and_call, usage
+from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
@@ -19,6 +20,27 @@ from scaling.cli.report import figure, report, summary
 from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
 from scaling.config import ConfigError
+
+
+def completion(shell: Shell, *, install: bool = False) -> None:
+    """Print the completion script of a shell, or install it.
+
+    Example: scaling completion bash --install
+
+    Args:
+        shell: bash, zsh or fish.
+        install: Write the script to where the shell looks for it, and print what else is needed.
+            Repeat this after an upgrade.
+    """
+    text = script(shell, {name: options(name, command) for name, command in COMMANDS.items()})
+    if not install:
+        show(text.rstrip("\n"))
+        return
+    path, hint = place(shell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    show(f"{path}: {hint}")
+
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
@@ -41,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "data prepare": data_prepare,
     "data list": data_list,
+    "completion": completion,
     "doctor": doctor,
 }
 """Each imports what it needs when it is called: help loads neither torch nor Ray nor pandas."""
@@ -61,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             with warnings.catch_warnings():
                 warnings.showwarning = note
                 name, rest = _command(arguments)
+                if not rest and (needed := usage(name, COMMANDS[name])):
+                    print(needed, file=sys.stderr)
+                    raise SystemExit(2)
                 parse_and_call(name, COMMANDS[name], rest)
             sys.stdout.flush()
         except BrokenPipeError:
@@ -109,5 +135,7 @@ def _overview() -> str:
         "  scaling sweep quickstart --dry-run       what it would train, and how long that takes",
         "  scaling sweep quickstart --workers 2     train what is missing",
         "  scaling summary results/quickstart       laws, frontier, plan, figures",
+        "",
+        "Completion for bash, zsh or fish: scaling completion bash --install",
     ]
     return "\n".join(lines)

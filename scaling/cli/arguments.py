@@ -6,15 +6,16 @@ import contextlib
 import inspect
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from scaling.cli.output import say
-from scaling.config import ConfigError
+from scaling.config import ConfigError, Execution, fields_of
 
-_POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run"}
+_POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell"}
 
 
 def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]) -> None:
@@ -24,16 +25,11 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
     def parsed(*args: Any, **options: Any) -> Callable[[], None]:
         return lambda: command(*args, **options)
 
-    hints = get_type_hints(command)
-    signature = inspect.signature(command)
-    parameters = [
-        parameter.replace(annotation=_marked(name, key, hints[key]))
-        for key, parameter in signature.parameters.items()
-    ]
+    parameters = [each.replace(annotation=_marked(name, each)) for each in _parameters(command)]
     parsed.__doc__ = command.__doc__
-    parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {each.name: each.annotation for each in parameters}
-    with _masked_errors(words):
+    with _masked_errors(words), _plain_if_asked():
         call = tyro.cli(
             parsed,
             prog=f"scaling {name}",
@@ -43,6 +39,72 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
             config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
         )
     call()
+
+
+def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...]]:
+    """The long options of a command, each with its values if it has a fixed set of them."""
+    found: dict[str, tuple[str, ...]] = {"--help": ()}
+
+    def add(key: str, hint: Any, default: Any, pair: bool) -> None:
+        parts = key.replace("_", "-").rpartition(".")
+        plain, negated = "--" + "".join(parts), f"--{parts[0]}{parts[1]}no-{parts[2]}"
+        names = [plain]
+        if _bare(hint) is bool:
+            names = [plain, negated] if pair else [negated] if default else [plain]
+        found.update(dict.fromkeys(names, _choices(hint)))
+
+    for each in _parameters(command):
+        if each.name == "config":
+            for key, (hint, _) in fields_of().items():
+                add(key, hint, None, pair=True)
+        elif each.name == "execution":
+            for key, (hint, _) in fields_of(Execution, "execution.").items():
+                add(key, hint, None, pair=True)
+        elif not _positional(name, each.name):
+            add(each.name, each.annotation, each.default, pair=False)
+    return found
+
+
+def usage(name: str, command: Callable[..., None]) -> str | None:
+    """Usage in a few lines with an example; None for a command that needs no arguments."""
+    needed = []
+    for each in _parameters(command):
+        if each.default is not each.empty or each.name in ("config", "execution"):
+            continue
+        word = "|".join(_choices(each.annotation)) or each.name.upper()
+        needed.append(word if _positional(name, each.name) else f"--{each.name} {word}")
+    if not needed:
+        return None
+    text = inspect.getdoc(command) or ""
+    example = re.search(r"^Example: (.*)$", text, re.M)
+    lines = [f"usage: scaling {name} {' '.join(needed)} [OPTIONS]", text.partition("\n")[0]]
+    if example:
+        lines.append(f"example: {example[1]}")
+    return "\n".join([*lines, f"`scaling {name} --help` explains every option."])
+
+
+def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+    """The parameters of a command, their types evaluated."""
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        each.replace(annotation=hints[each.name])
+        for each in inspect.signature(command).parameters.values()
+    ]
+
+
+def _positional(name: str, key: str) -> bool:
+    return key in _POSITIONAL and not (key == "results" and name == "sweep")
+
+
+def _bare(hint: Any) -> Any:
+    """A type without what is annotated to it."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    hint = _bare(hint)
+    each = [hint, *get_args(hint)]
+    return tuple(str(v) for h in each if get_origin(h) is Literal for v in get_args(h))
 
 
 def _registry() -> Any:
@@ -69,17 +131,33 @@ def _registry() -> Any:
     return registry
 
 
-def _marked(name: str, key: str, hint: Any) -> Any:
-    """A parameter's type with its place on the command line."""
+def _marked(name: str, parameter: inspect.Parameter) -> Any:
+    """A parameter's type with its place and help on the command line."""
     from tyro import conf
 
+    hint, key = _bare(parameter.annotation), parameter.name
     if key == "config":  # its fields need no prefix: --model.n-layer 6 --tokens 2e8
         return Annotated[hint, conf.arg(name="")]
-    if key in _POSITIONAL and not (key == "results" and name == "sweep"):
+    if _positional(name, key):
         return conf.Positional[hint]
-    if hint == tuple[str, ...]:  # --set a=1 --set b=2
-        return conf.UseAppendAction[hint]
-    return hint
+    marked = conf.UseAppendAction[hint] if hint == tuple[str, ...] else hint  # --set a=1 --set b=2
+    if hint is parameter.annotation:
+        return marked
+    return Annotated[marked, conf.arg(help=parameter.annotation.__metadata__[0])]
+
+
+@contextlib.contextmanager
+def _plain_if_asked() -> Iterator[None]:
+    """NO_COLOR, which the parser does not know, makes the terminal one without colours for it."""
+    terminal = os.environ.get("TERM")
+    if terminal is None or not os.environ.get("NO_COLOR"):
+        yield
+        return
+    os.environ["TERM"] = "dumb"
+    try:
+        yield
+    finally:
+        os.environ["TERM"] = terminal
 
 
 @contextlib.contextmanager

@@ -11,7 +11,10 @@ from scaling.extras import EXTRAS, pip_install
 
 
 def doctor() -> None:
-    """Where each package comes from, its version, and this machine."""
+    """Where each package comes from, its version, and this machine.
+
+    Example: scaling doctor
+    """
     import importlib.metadata
     import importlib.util
     import platform

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from scaling.cli.options import Cluster, Delta, Json, Latex, Level, Map, Objective, On, Seed, Where
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows
 
@@ -13,41 +14,31 @@ def fit(
     runs: Path,
     *,
     law: tuple[str, ...] = (),
-    map: tuple[str, ...] = (),
-    objective: Literal["auto", "huber", "ls", "lad"] = "auto",
-    delta: float | None = None,
-    on: Literal["log", "raw"] = "log",
+    map: Map = (),
+    objective: Objective = "auto",
+    delta: Delta = None,
+    on: On = "log",
     reduce: Literal["sum", "mean"] = "sum",
     bootstrap: int = 1000,
     intervals: Literal["auto", "bootstrap", "residual", "wild", "delta"] = "auto",
-    cluster: str = "run_id",
-    level: float = 0.95,
-    where: str | None = None,
-    seed: int = 0,
-    json: bool = False,
-    latex: bool = False,
+    cluster: Cluster = "run_id",
+    level: Level = 0.95,
+    where: Where = None,
+    seed: Seed = 0,
+    json: Json = False,
+    latex: Latex = False,
 ) -> None:
     """Fit laws to a table of runs.
+
+    Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
         law: A law's name (`scaling laws`), or file.py:name for your own; chinchilla where none is
             given. May be given more than once.
-        map: Column names there and here, such as loss=L,params=N,tokens=D; what is there may be an
-            expression, such as 1e6*params_M=N or 10**log10_flops=C.
-        objective: Huber, least squares, or least absolute deviations; auto is Huber, or least squares
-            for fewer than 25 runs.
-        delta: Huber's threshold; tied to the residual scale where not given. Hoffmann et al. used 1e-3.
-        on: Residuals of log loss, or of the loss itself.
         reduce: Sum or mean over the rows.
         bootstrap: Draws behind the intervals; 0 for none.
         intervals: Bootstrap over runs, or linearised with Student's t (delta) for fewer than 25.
-        cluster: The column whose equal values are one run, drawn together.
-        level: Of the intervals.
-        where: Keep the rows that match, such as "D == D.max()" or "n_layer > 1".
-        seed: Of starts and draws.
-        json: Print one JSON object instead of tables.
-        latex: Print LaTeX tables (booktabs) instead.
     """
     check_one_format(json, latex)
     from analysis import fit as fit_law
@@ -81,11 +72,10 @@ def fit(
         show_json(records[0] if len(records) == 1 else records)
 
 
-def laws(*, json: bool = False) -> None:
+def laws(*, json: Json = False) -> None:
     """The laws that can be fitted, with formula and source.
 
-    Args:
-        json: Print one JSON list, with the inputs and parameters of each.
+    Example: scaling laws --json
     """
     import shutil
     import textwrap
@@ -111,34 +101,27 @@ def validate(
     law: str = "chinchilla",
     against: tuple[str, ...] = (),
     by: str | None = None,
-    level: float = 0.9,
-    map: tuple[str, ...] = (),
-    objective: Literal["auto", "huber", "ls", "lad"] = "auto",
-    delta: float | None = None,
-    on: Literal["log", "raw"] = "log",
+    level: Level = 0.9,
+    map: Map = (),
+    objective: Objective = "auto",
+    delta: Delta = None,
+    on: On = "log",
     bootstrap: int = 400,
-    cluster: str = "run_id",
-    where: str | None = None,
-    seed: int = 0,
-    json: bool = False,
+    cluster: Cluster = "run_id",
+    where: Where = None,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Test a law on held-out larger runs, and beside competing laws.
+
+    Example: scaling validate results/quickstart --law chinchilla --against bottleneck
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
         law: Name of a law (`scaling laws`), or file.py:name for your own.
         against: Competing laws; those that differ in one assumption where not given.
         by: The column whose largest values are held out; C where there is one.
-        level: Of the predictive intervals whose coverage is counted.
-        map: Column names there and here, such as loss=L,params=N,tokens=D.
-        objective: Huber, least squares, or least absolute deviations, as for `scaling fit`.
-        delta: Huber's threshold; tied to the residual scale where not given.
-        on: Residuals of log loss, or of the loss itself.
         bootstrap: Draws behind the predictive intervals.
-        cluster: The column whose equal values are one run, held out and counted together.
-        where: Keep the rows that match.
-        seed: Of starts and draws.
-        json: Print one JSON object instead of tables.
     """
     from analysis import laws as all_laws
     from analysis import validate as validate_law
@@ -160,12 +143,13 @@ def validate(
     show_json(found.record()) if json else show(found)
 
 
-def verify_published(data: Path, *, json: bool = False) -> None:
+def verify_published(data: Path, *, json: Json = False) -> None:
     """Refit published tables: published value, ours, objective at both, verdict.
+
+    Example: scaling verify-published published
 
     Args:
         data: Folder of published tables, one sub-folder a paper.
-        json: Print one JSON object instead of a table.
     """
     from analysis.published import verify
 

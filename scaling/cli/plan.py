@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.cli.options import Critical, Json, Latex, Level, Map, Seed, Where
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.config import ConfigError
@@ -19,15 +20,18 @@ def frontier(
     params: str = "N",
     flops: str = "C",
     tolerance: float | None = None,
-    critical: Path | None = None,
-    map: tuple[str, ...] = (),
+    critical: Critical = None,
+    map: Map = (),
+    where: Where = None,
     bootstrap: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    json: bool = False,
-    latex: bool = False,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    json: Json = False,
+    latex: Latex = False,
 ) -> None:
     """The compute-optimal frontier, by several methods side by side.
+
+    Example: scaling frontier results/quickstart --method isoflop
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id).
@@ -39,14 +43,7 @@ def frontier(
         flops: What C counts: a column, "6 N_total D", or C_kaplan, C_chinchilla, C_matmul counted
             from the shape.
         tolerance: How far apart the C of one isoFLOP budget may lie, such as 0.1.
-        critical: A results folder with several batch sizes, such as results/batch, whose critical
-            batch size method kaplan takes, for runs that have but one.
-        map: Column names there and here, such as loss=L,params=N,flops=C.
         bootstrap: Draws behind the intervals.
-        level: Of the intervals.
-        seed: Of the draws.
-        json: Print one JSON object.
-        latex: Print the exponents as a LaTeX table (booktabs).
     """
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
@@ -54,7 +51,7 @@ def frontier(
     check_one_format(json, latex)
     if critical is not None and method != "kaplan":
         raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
-    runs, curves = load_runs_and_curves(results, map, method)
+    runs, curves = load_runs_and_curves(results, map, where, method)
     if method == "kaplan":
         if latex:
             raise ConfigError(
@@ -105,11 +102,15 @@ def plan(
     inference_tokens: float = 0.0,
     unique_tokens: float | None = None,
     law: tuple[str, ...] = (),
-    map: tuple[str, ...] = (),
-    level: float = 0.95,
-    json: bool = False,
+    map: Map = (),
+    where: Where = None,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """What to train next: give one of a budget, a size, a number of tokens, a loss.
+
+    Example: scaling plan results/quickstart --flops 1e18
 
     Args:
         results: A results folder, or a table of runs.
@@ -129,13 +130,12 @@ def plan(
         law: Laws of N and D to plan with, the first to be read. Where none is given, chinchilla,
             kaplan_ND, bottleneck and shared_exponent; first, of those that the data determine, the
             one that predicts the larger of these runs best. May be given more than once.
-        map: Column names there and here.
-        level: Of the intervals.
-        json: Print one JSON object.
     """
     from analysis import laws as all_laws
     from analysis.budget import budget
+    from analysis.fit import FitError
     from analysis.plan import plans
+    from scaling.table import TableError
 
     words = None
     if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
@@ -150,9 +150,14 @@ def plan(
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
     chosen = [all_laws.resolve(name) for name in law or usual]
-    runs = load_rows(results, map, None, chosen)
-    fits, skipped = _fits(chosen, runs, need_first=bool(law))
-    critical = _critical_batch(results, map, runs, skipped)
+    runs = load_rows(results, map, where, chosen)
+    fits, skipped = _fits(chosen, runs, seed=seed, need_first=bool(law))
+    critical = None
+    if "B" in runs.columns and runs["B"].nunique() >= 3:
+        try:
+            critical = _critical_batch(load_runs_and_curves(results, map, where)[1], seed)
+        except (FitError, TableError) as error:
+            skipped["batch size of these runs"] = str(error)
     found = plans(
         fits, rank=not law, **given, level=level, served=inference_tokens, unique=unique_tokens,
         critical=critical,
@@ -165,7 +170,7 @@ def plan(
 
 
 def _fits(
-    laws: Sequence[Any], runs: Any, *, need_first: bool
+    laws: Sequence[Any], runs: Any, *, seed: int, need_first: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The laws that can be fitted, by name, and why the others cannot."""
     from analysis import fit
@@ -175,7 +180,7 @@ def _fits(
     fits, skipped = {}, {}
     for law in laws:
         try:
-            fits[law.name] = fit(law, runs)
+            fits[law.name] = fit(law, runs, seed=seed)
         except (FitError, TableError) as error:
             if law is laws[0] and need_first:
                 raise
@@ -185,20 +190,11 @@ def _fits(
     return fits, skipped
 
 
-def _critical_batch(results: Path, map: Sequence[str], runs: Any, skipped: dict[str, str]) -> Any:
-    """The critical batch size, where the runs have three batch sizes and learning curves."""
+def _critical_batch(curves: Any, seed: int) -> Any:
+    """The critical batch size of learning curves, if there are any."""
     from analysis.batch import contours, critical_batch
-    from analysis.fit import FitError
-    from scaling.table import TableError
 
-    if "B" not in runs.columns or runs["B"].nunique() < 3:
-        return None
-    try:
-        curves = load_runs_and_curves(results, map)[1]
-        return None if curves is None else critical_batch(contours(curves))
-    except (FitError, TableError) as error:
-        skipped["batch size of these runs"] = str(error)
-        return None
+    return None if curves is None else critical_batch(contours(curves), seed=seed)
 
 
 def design(
@@ -217,14 +213,16 @@ def design(
     tokens: tuple[float, float] | None = None,
     tokens_per_parameter: tuple[float, float] | None = None,
     noise: float | None = None,
-    map: tuple[str, ...] = (),
-    where: str | None = None,
+    map: Map = (),
+    where: Where = None,
     bootstrap: int = 400,
-    level: float = 0.95,
-    seed: int = 0,
-    json: bool = False,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """The runs to train next, so that one number becomes as certain as a budget allows.
+
+    Example: scaling design results/quickstart --budget 1e16 --out next.toml
 
     Args:
         results: The runs so far: a results folder, or a table.
@@ -233,7 +231,7 @@ def design(
             size at so many FLOPs; L or N alone are at 1000 times the budget; or a parameter of the
             law, such as alpha.
         law: The law of N and D to be fitted.
-        out: Write a sweep's TOML here, for `scaling sweep`.
+        out: Output file: the TOML of a sweep, for `scaling sweep`.
         achieved: The results folder of a sweep that this wrote (its TOML given as --out): print the
             interval that was expected beside the one that came out.
         alone: The new runs must tell on their own, without those so far.
@@ -244,12 +242,7 @@ def design(
         tokens: Smallest and largest D, likewise.
         tokens_per_parameter: Least and most D / N; the data's where not given.
         noise: Standard deviation of ln L about the law; the fit's residuals' where not given.
-        map: Column names there and here.
-        where: Keep the rows that match.
         bootstrap: Draws of the law's parameters that the design is averaged over.
-        level: Of the intervals.
-        seed: Of the draws.
-        json: Print one JSON object.
     """
     import pandas as pd
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from scaling.cli.options import Critical
 from scaling.cli.output import note, say, show
 from scaling.config import ConfigError
 from scaling.extras import installed, missing
@@ -12,6 +13,8 @@ from scaling.extras import installed, missing
 
 def summary(results: Path, *, figures: Path | None = None) -> None:
     """Laws with intervals, held-out error, frontier, plan and figures of a sweep.
+
+    Example: scaling summary results/quickstart
 
     Args:
         results: A sweep's results folder.
@@ -28,20 +31,20 @@ def figure(
     *,
     out: Path | None = None,
     width: Literal["column", "full"] | None = None,
-    critical: Path | None = None,
+    critical: Critical = None,
     list: bool = False,
 ) -> None:
     """Draw a figure of the papers from a results folder, or all that it allows.
 
+    Example: scaling figure kaplan1 results/quickstart --out kaplan1.pdf
+
     Args:
         name: Which figure (--list shows them), all, or again: those that lie there already.
         results: A results folder.
-        out: A file name; its suffix, .pdf, .png or .svg, says the format. Where not given, a .pdf
+        out: Output file; its suffix, .pdf, .png or .svg, says the format. Where not given, a .pdf
             and a .png are written to the results folder's `figures`. A folder for all and again.
         width: One column of a page (3.25 inches) or the full text (6.75); what suits the figure
             where not given.
-        critical: A results folder with several batch sizes, such as results/batch, for figures that
-            take the critical batch size, of runs that have but one.
         list: List the figures, the columns that they take and the spec that measures these.
     """
     from analysis import figures
@@ -69,9 +72,11 @@ def figure(
 def report(results: Path, *, out: Path | None = None) -> None:
     """Write one HTML page of a sweep: laws, verdicts, figures, plan, runs, provenance.
 
+    Example: scaling report results/quickstart --out report.html
+
     Args:
         results: A sweep's results folder.
-        out: The file to write; report.html in the results folder where not given.
+        out: Output file; report.html in the results folder by default.
     """
     from analysis.report import report as write
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scaling.cli.arguments import settings
+from scaling.cli.options import Filter, Tag
 from scaling.cli.output import note, note_code, say, show
 from scaling.extras import require
 
@@ -33,12 +34,14 @@ def sweep(
     budget_flops: float | None = None,
     budget_hours: float | None = None,
     set: tuple[str, ...] = (),
-    filter: tuple[str, ...] = (),
-    tag: str | None = None,
+    filter: Filter = (),
+    tag: Tag = None,
     allow_code: tuple[str, ...] = (),
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
     """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
+
+    Example: scaling sweep quickstart --workers 2
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
@@ -68,9 +71,6 @@ def sweep(
             is 3 and the same command goes on.
         set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
             name=... renames the sweep and so its folder.
-        filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
-            more than once.
-        tag: Only the runs of this tag.
         allow_code: Allow this Python file, from outside the spec's folder, to be run for a model family
             or law that the spec names; may be given more than once.
         export: Hand every run over as it finishes; `scaling export` does so later.
@@ -137,13 +137,13 @@ def _exporter(store: Any, to: str) -> Any:
     return try_to_send
 
 
-def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = None) -> None:
+def status(results: Path, *, filter: Filter = (), tag: Tag = None) -> None:
     """What a results folder holds: done, running, failed, missing.
+
+    Example: scaling status results/quickstart
 
     Args:
         results: A sweep's results folder.
-        filter: Only the runs for which this holds, as for `scaling sweep`.
-        tag: Only the runs of this tag.
     """
     from sweeps.status import status as status_of
 
@@ -155,6 +155,8 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
 
 def watch(results: Path, *, every: float = 2.0) -> None:
     """Show the status of a sweep until it ends; it runs in another terminal.
+
+    Example: scaling watch results/quickstart
 
     Args:
         results: A sweep's results folder.
@@ -168,6 +170,8 @@ def watch(results: Path, *, every: float = 2.0) -> None:
 def logs(results: Path, run: str) -> None:
     """A run's attempts and what it printed.
 
+    Example: scaling logs results/quickstart 3f2a
+
     Args:
         results: A sweep's results folder.
         run: The beginning of its id, or its tag.
@@ -179,6 +183,8 @@ def logs(results: Path, run: str) -> None:
 
 def cancel(results: Path, *, now: bool = False) -> None:
     """Stop the sweep that works on a folder: checkpoints are written, the sweep can go on later.
+
+    Example: scaling cancel results/quickstart
 
     Args:
         results: A sweep's results folder.
@@ -192,6 +198,8 @@ def cancel(results: Path, *, now: bool = False) -> None:
 
 def clean(results: Path, *, dry_run: bool = False) -> None:
     """Remove checkpoints and litter of finished runs, never results.
+
+    Example: scaling clean results/quickstart --dry-run
 
     Args:
         results: A sweep's results folder.
@@ -210,6 +218,8 @@ def export(
     results: Path, *, to: Literal["tensorboard", "wandb", "mlflow"], again: bool = False
 ) -> None:
     """Hand finished runs over to TensorBoard, Weights & Biases or MLflow.
+
+    Example: scaling export results/quickstart --to tensorboard
 
     Args:
         results: A sweep's results folder.

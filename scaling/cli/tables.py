@@ -29,6 +29,15 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
     if not where:
         check_one_text(table, str(path))
         return table
+    kept = _matching(table, where)
+    check_one_text(kept, str(path))
+    return kept
+
+
+def _matching(table: Any, where: str) -> Any:
+    """The rows for which the condition of --where holds."""
+    from scaling.table import TableError
+
     try:
         kept = table.query(where)
         if not isinstance(kept, type(table)):
@@ -43,13 +52,15 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
         raise TableError(
             f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
         )
-    check_one_text(kept, str(path))
     return kept
 
 
-def load_runs_and_curves(path: Path, pairs: Sequence[str], method: str = "all") -> tuple[Any, Any]:
+def load_runs_and_curves(
+    path: Path, pairs: Sequence[str], where: str | None = None, method: str = "all"
+) -> tuple[Any, Any]:
     """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
-    comes back is one of learning curves."""
+    comes back is one of learning curves. The condition `where` chooses runs of a folder, and rows of
+    a table."""
     from analysis import load
 
     names = column_map(pairs)
@@ -59,6 +70,11 @@ def load_runs_and_curves(path: Path, pairs: Sequence[str], method: str = "all") 
     folder = path.is_dir() and (path / "curves.parquet").exists()
     repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
     if not (folder or repeated):
-        return runs, None
+        return (_matching(runs, where) if where else runs), None
     curves = load(path, map=names, curves=True, need=need)
+    if where and folder:
+        runs = _matching(runs, where)
+        curves = curves[curves["run_id"].isin(runs["run_id"])]
+    elif where:
+        curves = _matching(curves, where)
     return (runs, curves) if folder else (curves, None)

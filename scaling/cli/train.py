@@ -15,6 +15,8 @@ from scaling.extras import require
 def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
     """Train one run and print its row.
 
+    Example: scaling train --tokens 2e6 --model.n-layer 4 --optim.lr 3e-3
+
     Args:
         folder: Keep a checkpoint here, and resume from it.
     """
@@ -66,6 +68,8 @@ def data_prepare(
 ) -> None:
     """Read a corpus, split it, train its tokenizer, write token files to the cache.
 
+    Example: scaling data prepare my_text.txt --tokenizer bpe-1024
+
     Args:
         corpus: A bundled corpus, a text file or folder, or hub:<name>.
         tokenizer: 'bytes' or 'bpe-<vocabulary size>'.
@@ -83,7 +87,10 @@ def data_prepare(
 
 
 def data_list() -> None:
-    """The bundled corpora, and which of them are prepared."""
+    """The bundled corpora, and which of them are prepared.
+
+    Example: scaling data list
+    """
     from scaling.corpus import CORPORA, cache
 
     for name, bundled in CORPORA.items():
