@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo test test-slow fuzz lint type figures docs bench clean
+.PHONY: install data demo test test-slow test-wheel fuzz lint type figures docs bench clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ test: data
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Install the wheel without its extras into a bare environment and test it there.
+test-wheel: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout 1000 tests/test_light_install.py
 
 # Try random specs, tables and folders for ten minutes. Failures are printed with their seed; -s
 # shows the number of examples.

@@ -14,6 +14,7 @@ from typing import Any
 from scaling import jsonable
 from scaling.config import fields_of
 from scaling.errors import ConfigError
+from scaling.extras import pip_install
 from sweeps.result import Finished, Row
 from sweeps.store import Store
 
@@ -47,7 +48,7 @@ def exporter(store: Store, to: str) -> Exporter:
         send = EXPORTERS[to](store)
     except ImportError as error:
         raise ConfigError(
-            f"export to {to} needs its package ({error}): pip install 'scaling-laws-lab[{to}]'."
+            f"export to {to} needs its package ({error}): {pip_install(to)}."
         ) from None
 
     def send_and_note(finished: Finished) -> None:

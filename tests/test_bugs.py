@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scaling import cli
+from scaling.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,7 +96,7 @@ def test_a_traceback_is_printed_where_asked_for(monkeypatch, tmp_path):
     ("error", "code", "said"),
     [
         (MemoryError(), 2, "out of memory: MemoryError. Use a smaller model"),
-        (cli.ConfigError("no such thing"), 2, "no such thing"),
+        (ConfigError("no such thing"), 2, "no such thing"),
         (PermissionError(13, "Permission denied", "/x"), 2, "Permission denied: /x."),
         (KeyboardInterrupt(), 130, "stopped."),
     ],

@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from analysis.figures import style
+from scaling.extras import installed
 from scaling.schema import COLUMNS
 
 _AXES = {
@@ -28,6 +29,7 @@ _AXES = {
     "S": "Steps S",
     "N": "Parameters N",
 }
+_NO_PLOT = '<p class="note">No plot: plotly was not installed when this page was written.</p>'
 _GROUPS = 12  # of sizes, at most: curves of one colour are one line with gaps
 _SAID = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
 """Of what was measured; and of the config, what differs."""
@@ -46,13 +48,15 @@ def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
         "<h2>Explore</h2>",
         "<p>Hover over a run, or its row in the table below: its config and its curve. Drag to zoom.</p>",
         f'<p>{choice if tags else ""} <label>Against <select id="axis">{axes}</select></label></p>',
-        '<div id="explorer"></div><pre id="run" aria-live="polite">No run chosen.</pre>',
+        f'<div id="explorer">{"" if installed("plotly") else _NO_PLOT}</div><pre id="run" aria-live="polite">No run chosen.</pre>',
         f'<script id="data" type="application/json">{values}</script>',
     ]
 
 
 def scripts() -> list[str]:
-    """The code of plotly and of what drives it, each for a <script> at the end of the page."""
+    """The scripts at the end of the page: plotly, if it is installed, and the explorer's own."""
+    if not installed("plotly"):
+        return [_SCRIPT]
     from plotly.offline import get_plotlyjs
 
     return [get_plotlyjs(), _SCRIPT]
@@ -121,6 +125,7 @@ const search = document.getElementById('search');
 const rows = new Map();
 for (const row of document.querySelectorAll('#runs tbody tr')) rows.set(row.cells[0].textContent, row);
 const byId = new Map(data.runs.map(run => [run.id, run]));
+const plotly = typeof Plotly !== 'undefined';  // without it, the search and the configs still work
 let marked = null;
 
 // Plotly reads tags and entities in the text that it draws.
@@ -140,6 +145,7 @@ function draw() {
   const shown = new Set(runs.map(run => run.id));
   for (const [id, row] of rows) row.hidden = !shown.has(id);
   for (const run of runs) groups.set(run.group, [...(groups.get(run.group) || []), run]);
+  if (!plotly) return;
   const lines = x === 'N' ? [] : [...groups.values()].map(some => curves(some, x, some[0].colour));
   const traces = [{x: [], y: [], mode: 'lines', hoverinfo: 'skip', line: {color: '#c1272d', width: 2}}, ...lines, {
     x: runs.map(run => run[x]), y: runs.map(run => run.L), mode: 'markers', customdata: runs.map(run => run.id),
@@ -161,13 +167,14 @@ function show(id) {
   if (marked) marked.classList.add('marked');
   const config = Object.entries(run.config).map(([key, value]) => key + ' = ' + value).join('   ');
   text.textContent = run.id + (run.tag ? '  ' + run.tag : '') + '\n' + config;
+  if (!plotly) return;
   const x = axis.value === 'N' ? [] : run.curve[axis.value];
   Plotly.restyle(plot, {x: [x], y: [x.length ? run.curve.L : []]}, [0]);
 }
 for (const control of [tag, axis]) if (control) control.addEventListener('change', draw);
 search.addEventListener('input', draw);
 draw();
-plot.on('plotly_hover', event => { const id = event.points[0].customdata; if (id) show(id); });
+if (plotly) plot.on('plotly_hover', event => { const id = event.points[0].customdata; if (id) show(id); });
 document.getElementById('runs').addEventListener('mouseover', event => {
   const row = event.target.closest('tbody tr');
   if (row) show(row.cells[0].textContent);

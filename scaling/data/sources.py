@@ -23,6 +23,7 @@ from pathlib import Path
 
 from scaling.config import DataConfig
 from scaling.errors import CorpusError
+from scaling.extras import pip_install
 from scaling.files import EncodingError, cache, read_bytes, read_text
 
 _TICK_NS = 2_000_000_000
@@ -220,7 +221,7 @@ def _hub(name: str) -> Iterator[tuple[str, str]]:
         import datasets  # type: ignore[import-not-found]
     except ImportError:
         raise CorpusError(
-            f"data.corpus={name!r} needs the extra 'hub': pip install 'scaling-laws-lab[hub]'."
+            f"data.corpus={name!r} needs the extra 'hub': {pip_install('hub')}."
         ) from None
     _, dataset, *config = name.split(":")
     try:

@@ -1,0 +1,141 @@
+"""The `scaling` command."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from scaling.cli.arguments import options, parse_and_call, usage
+from scaling.cli.completion import Shell, place, script
+from scaling.cli.doctor import doctor, version
+from scaling.cli.failures import BUG, mistake, report_bug
+from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.output import note, say, show
+from scaling.cli.plan import design, frontier, plan
+from scaling.cli.report import figure, report, summary
+from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
+from scaling.cli.train import data_list, data_prepare, train
+from scaling.errors import ConfigError
+
+
+def completion(shell: Shell, *, install: bool = False) -> None:
+    """Print the completion script of a shell, or install it.
+
+    Example: scaling completion bash --install
+
+    Args:
+        shell: bash, zsh or fish.
+        install: Write the script to where the shell looks for it, and print what else is needed.
+            Repeat this after an upgrade.
+    """
+    text = script(shell, {name: options(name, command) for name, command in COMMANDS.items()})
+    if not install:
+        show(text.rstrip("\n"))
+        return
+    path, hint = place(shell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    show(f"{path}: {hint}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "sweep": sweep,
+    "status": status,
+    "watch": watch,
+    "logs": logs,
+    "cancel": cancel,
+    "clean": clean,
+    "export": export,
+    "summary": summary,
+    "fit": fit,
+    "laws": laws,
+    "validate": validate,
+    "verify-published": verify_published,
+    "frontier": frontier,
+    "plan": plan,
+    "design": design,
+    "figure": figure,
+    "report": report,
+    "data prepare": data_prepare,
+    "data list": data_list,
+    "completion": completion,
+    "doctor": doctor,
+}
+"""Each imports what it needs when it is called: help loads neither torch nor Ray nor pandas."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C, 70 for a bug.
+
+    The traceback of a bug is written to a file in the system's temporary folder, and a line says
+    where; SCALING_DEBUG=1 prints it instead.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # what an ASCII terminal cannot show is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = note
+                name, rest = _command(arguments)
+                if not rest and (needed := usage(name, COMMANDS[name])):
+                    print(needed, file=sys.stderr)
+                    raise SystemExit(2)
+                parse_and_call(name, COMMANDS[name], rest)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+        except Exception as error:
+            message = mistake(error)
+            if message is None and os.environ.get("SCALING_DEBUG") == "1":
+                raise
+            say(message or report_bug(error, arguments))
+            raise SystemExit(2 if message else BUG) from None
+    except KeyboardInterrupt as stop:
+        say(str(stop) or "stopped.")
+        raise SystemExit(130) from None
+
+
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        show(_overview())
+        raise SystemExit(0)
+    if arguments[0] == "--version":
+        show(version())
+        raise SystemExit(0)
+    for words in (1, 2):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, arguments[words:]
+    if arguments[0] == "data":
+        raise ConfigError("`scaling data` needs one of: prepare, list.")
+    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "`scaling --help` lists the commands."
+    raise ConfigError(f"there is no command {arguments[0]!r}. {hint}")
+
+
+def _overview() -> str:
+    lines = [
+        "scaling: train, sweep and fit neural scaling laws",
+        "",
+        "usage: scaling COMMAND [--help] ...",
+        "",
+    ]
+    for name, function in COMMANDS.items():
+        lines.append(f"  {name:<17} {(function.__doc__ or '').splitlines()[0]}")
+    lines += [
+        "",
+        "  scaling sweep quickstart --dry-run       what it would train, and how long that takes",
+        "  scaling sweep quickstart --workers 2     train what is missing",
+        "  scaling summary results/quickstart       laws, frontier, plan, figures",
+        "",
+        "Completion for bash, zsh or fish: scaling completion bash --install",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""Commands that fit laws to a table and test them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from scaling.cli.options import Cluster, Delta, Json, Latex, Level, Map, Objective, On, Seed, Where
+from scaling.cli.output import check_one_format, show, show_json
+from scaling.cli.tables import load_rows
+
+
+def fit(
+    runs: Path,
+    *,
+    law: tuple[str, ...] = (),
+    map: Map = (),
+    objective: Objective = "auto",
+    delta: Delta = None,
+    on: On = "log",
+    reduce: Literal["sum", "mean"] = "sum",
+    bootstrap: int = 1000,
+    intervals: Literal["auto", "bootstrap", "residual", "wild", "delta"] = "auto",
+    cluster: Cluster = "run_id",
+    level: Level = 0.95,
+    where: Where = None,
+    seed: Seed = 0,
+    json: Json = False,
+    latex: Latex = False,
+) -> None:
+    """Fit laws to a table of runs.
+
+    Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
+
+    Args:
+        runs: A results folder, or a CSV, parquet or JSONL table.
+        law: A law's name (`scaling laws`), or file.py:name for your own; chinchilla where none is
+            given. May be given more than once.
+        reduce: Sum or mean over the rows.
+        bootstrap: Draws behind the intervals; 0 for none.
+        intervals: Bootstrap over runs, or linearised with Student's t (delta) for fewer than 25.
+    """
+    check_one_format(json, latex)
+    from analysis import fit as fit_law
+    from analysis import laws as all_laws
+
+    chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
+    table = load_rows(runs, map, where, chosen)
+    records = []
+    for each in chosen:
+        result = fit_law(
+            each,
+            table,
+            objective=objective,
+            delta=delta,
+            on=on,
+            reduce=reduce,
+            bootstrap=bootstrap,
+            intervals=intervals,
+            cluster=cluster,
+            seed=seed,
+        )
+        if json:
+            records.append(result.record(level))
+        elif latex:
+            from analysis.latex import tabular
+
+            show(tabular(result.interval(level), result.law.formula))
+        else:
+            show(result.text(level))
+    if json:
+        show_json(records[0] if len(records) == 1 else records)
+
+
+def laws(*, json: Json = False) -> None:
+    """The laws that can be fitted, with formula and source.
+
+    Example: scaling laws --json
+    """
+    import shutil
+    import textwrap
+
+    from analysis import laws as all_laws
+
+    rows = all_laws.table().to_dict("records")
+    if json:
+        show_json(rows)
+        return
+    indent = max(len(row["name"]) for row in rows) + 2
+    width = shutil.get_terminal_size((100, 24)).columns
+    wrap = textwrap.TextWrapper(max(width, 2 * indent), subsequent_indent=" " * indent)
+    for row in rows:
+        show(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
+        show(wrap.fill(f"{'':<{indent}}{row['source']}"))
+    show("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
+
+
+def validate(
+    runs: Path,
+    *,
+    law: str = "chinchilla",
+    against: tuple[str, ...] = (),
+    by: str | None = None,
+    level: Level = 0.9,
+    map: Map = (),
+    objective: Objective = "auto",
+    delta: Delta = None,
+    on: On = "log",
+    bootstrap: int = 400,
+    cluster: Cluster = "run_id",
+    where: Where = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Test a law on held-out larger runs, and beside competing laws.
+
+    Example: scaling validate results/quickstart --law chinchilla --against bottleneck
+
+    Args:
+        runs: A results folder, or a CSV, parquet or JSONL table.
+        law: Name of a law (`scaling laws`), or file.py:name for your own.
+        against: Competing laws; those that differ in one assumption where not given.
+        by: The column whose largest values are held out; C where there is one.
+        bootstrap: Draws behind the predictive intervals.
+    """
+    from analysis import laws as all_laws
+    from analysis import validate as validate_law
+
+    chosen = [all_laws.resolve(name) for name in (law, *against)]
+    found = validate_law(
+        chosen[0],
+        load_rows(runs, map, where, chosen),
+        against=chosen[1:] or None,
+        by=by,
+        level=level,
+        objective=objective,
+        delta=delta,
+        on=on,
+        bootstrap=bootstrap,
+        cluster=cluster,
+        seed=seed,
+    )
+    show_json(found.record()) if json else show(found)
+
+
+def verify_published(data: Path, *, json: Json = False) -> None:
+    """Refit published tables: published value, ours, objective at both, verdict.
+
+    Example: scaling verify-published published
+
+    Args:
+        data: Folder of published tables, one sub-folder a paper.
+    """
+    from analysis.verify import verify
+
+    found = verify(data)
+    show_json(found.record()) if json else show(found)

@@ -1,0 +1,80 @@
+"""The tables that a command names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.cli.arguments import column_map
+
+
+def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
+    """The rows that count, with the columns of `laws` and those that `where` names."""
+    from analysis import load
+    from analysis.tables.load import check_one_text
+    from scaling.errors import TableError
+
+    need = [name for law in laws for name in (*law.inputs, law.target)]
+    need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
+    everything = load(path, map=column_map(pairs), need=need, mixed=True)
+    table = everything
+    if "status" in table.columns:
+        table = table[table.status == "ok"]
+    if table.empty:
+        counts = everything.status.value_counts().items()
+        said = ", ".join(f"{n} {word}" for word, n in counts)
+        raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
+    if not where:
+        check_one_text(table, str(path))
+        return table
+    kept = _matching(table, where)
+    check_one_text(kept, str(path))
+    return kept
+
+
+def _matching(table: Any, where: str) -> Any:
+    """The rows for which the condition of --where holds."""
+    from scaling.errors import TableError
+
+    try:
+        kept = table.query(where)
+        if not isinstance(kept, type(table)):
+            raise TypeError("it is not true or false for each row")
+    except Exception as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise TableError(
+            f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
+            f"'D > 1e9' or 'D == D.max()'; there are {', '.join(map(str, table.columns))}."
+        ) from None
+    if kept.empty:
+        raise TableError(
+            f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
+        )
+    return kept
+
+
+def load_runs_and_curves(
+    path: Path, pairs: Sequence[str], where: str | None = None, method: str = "all"
+) -> tuple[Any, Any]:
+    """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
+    comes back is one of learning curves. The condition `where` chooses runs of a folder, and rows of
+    a table."""
+    from analysis import load
+
+    names = column_map(pairs)
+    # A law that is fitted says itself where N and D look swapped; once is enough.
+    need = ("N", "D", "C", "L") if method in ("parametric", "all") else None
+    runs = load(path, map=names, need=need)
+    folder = path.is_dir() and (path / "curves.parquet").exists()
+    repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
+    if not (folder or repeated):
+        return (_matching(runs, where) if where else runs), None
+    curves = load(path, map=names, curves=True, need=need)
+    if where and folder:
+        runs = _matching(runs, where)
+        curves = curves[curves["run_id"].isin(runs["run_id"])]
+    elif where:
+        curves = _matching(curves, where)
+    return (runs, curves) if folder else (curves, None)

