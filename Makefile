@@ -48,9 +48,10 @@ figures: $(STAMP)
 	  $(BIN)/scaling figure again $$results $$critical || exit; \
 	done
 
-# The notebooks, run, as HTML in build/docs.
+# The documentation, its notebooks run, as HTML in build/docs. A warning is an error.
 docs: data
-	$(BIN)/jupyter-nbconvert --execute --to html --output-dir build/docs notebooks/*.ipynb
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 bench: data
 	$(BIN)/python benchmarks/train_speed.py --check

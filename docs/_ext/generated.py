@@ -181,7 +181,7 @@ def _help(*command: str) -> str:
 # ---------------------------------------------------------------- Python
 
 
-def api(package: str) -> str:
+def api(package: str, heading: str = "###") -> str:
     """What `package` exports: functions, then classes, those that functions return included."""
     module = importlib.import_module(package)
     exported = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
@@ -191,15 +191,15 @@ def api(package: str) -> str:
     for each in functions.values():
         for cls in _returned(each):
             paths.setdefault(cls, f"{cls.__module__}.{cls.__qualname__}")
-    return "\n\n".join(_directive(path, each) for each, path in paths.items())
+    return "\n\n".join(_directive(heading, path, each) for each, path in paths.items())
 
 
-def _directive(path: str, each: Any) -> str:
+def _directive(heading: str, path: str, each: Any) -> str:
     kind, members = "autofunction", ""
     if inspect.isclass(each):
         kind = "autoexception" if issubclass(each, Exception) else "autoclass"
         members = "\n   :members:"
-    title = f"### {path.rpartition('.')[2]}"
+    title = f"{heading} {path.rpartition('.')[2]}"
     return f"{title}\n\n```{{eval-rst}}\n.. {kind}:: {path}{members}\n```"
 
 
@@ -230,9 +230,10 @@ def gallery() -> str:
             source = f" Layout of {_cited(drawing.source)}." if drawing.source else ""
             others = [f"`{each.parents[1].relative_to(ROOT)}`" for each in files if each != file]
             also = f" Also drawn for {', '.join(others)}." if others else ""
+            wide = int.from_bytes(file.read_bytes()[16:20]) > 1000  # the width of a PNG
             parts.append(
-                f"## {name}\n\n"
-                f":::{{figure}} ../{file.relative_to(ROOT)}\n:alt: {drawing.shows}\n\n"
+                f"## {name}\n\n:::{{figure}} ../{file.relative_to(ROOT)}\n"
+                f":alt: {drawing.shows}\n:figclass: {'page' if wide else 'column'}\n\n"
                 f"{drawing.shows}.{source}\n`scaling figure {name} {folder}`; the runs are those of "
                 f"`scaling sweep {drawing.spec}`.{also}\n:::"
             )
@@ -279,13 +280,6 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"^<!-- generated: (\w+)(.*?)-->$", made, source[0], flags=re.M)
 
 
-def _changing(app: Sphinx, *_: Any) -> list[str]:
-    """Pages with generated parts are made anew each time."""
-    marked = [page for page in DOCS.rglob("*.md") if "<!-- generated: " in page.read_text()]
-    return [page.relative_to(DOCS).with_suffix("").as_posix() for page in marked]
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _read)
-    app.connect("env-get-outdated", _changing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
