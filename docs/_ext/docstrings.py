@@ -14,7 +14,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 _CODE = re.compile(r"(?::\w+:)?(`+)(.+?)\1")
-_ENTRY = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*)(?:: +| {2,})(\S.*)")
+_ENTRY = re.compile(r"((?:[a-z_]\w*|[A-Z])(?:, (?:[a-z_]\w*|[A-Z]))*)(?:: +| {2,})(\S.*)")
 
 _LARGEST = 4
 """A dataclass of more fields is the result of a function rather than an argument."""

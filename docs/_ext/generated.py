@@ -257,6 +257,8 @@ def _flattened(text: str, folder: Path) -> str:
             path.is_relative_to(DOCS) or path.is_relative_to(ROOT / "notebooks")
         ):
             return match[0]
+        if path.is_relative_to(DOCS) and folder == ROOT:  # shown by a page at the top of docs/
+            return f"[{words}]({path.relative_to(DOCS)})"
         name = path.relative_to(ROOT)
         return words if f"`{name}`" in words.replace("/`", "`") else f"{words} (`{name}`)"
 
