@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import FAMILIES, ConfigError, Execution, RunConfig
-from scaling.count import code_file
-from scaling.memory import one_line, out_of_memory
+from scaling.config import FAMILIES, RunConfig
+from scaling.errors import ConfigError, one_line, out_of_memory
+from scaling.execution import Execution
+from scaling.files import code_file
 from scaling.text import printable
 
 # ------------------------------------------------------------------ training
@@ -140,7 +141,7 @@ def sweep(
         export: Hand every run over as it finishes; `scaling export` does so later.
     """
     from sweeps import Sweep
-    from sweeps.run import BudgetSpent
+    from sweeps.errors import BudgetSpent
 
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
@@ -188,13 +189,13 @@ def _say_code(file: Path) -> None:
 
 
 def _interval_width(asked: Any, rows: list[Any]) -> float:
-    from analysis.design import interval_width
+    from analysis.planning.adaptive import interval_width
 
     return interval_width(asked, rows)
 
 
 def _interval_runs(due: Any) -> Any:
-    from analysis.design import interval_runs
+    from analysis.planning.adaptive import interval_runs
 
     return interval_runs(due)
 
@@ -314,7 +315,7 @@ def data_prepare(
         max_bytes: Read at most this much text.
     """
     from scaling.config import DataConfig
-    from scaling.corpus import prepare
+    from scaling.data.corpus import prepare
 
     files = prepare(DataConfig(corpus=corpus, tokenizer=tokenizer, max_bytes=max_bytes))
     per_token = files.train_bytes / files.train_tokens
@@ -326,7 +327,8 @@ def data_prepare(
 
 def data_list() -> None:
     """The bundled corpora, and which of them are prepared."""
-    from scaling.corpus import CORPORA, cache
+    from scaling.data.sources import CORPORA
+    from scaling.files import cache
 
     for name, bundled in CORPORA.items():
         prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
@@ -345,7 +347,7 @@ def summary(results: Path, *, figures: Path | None = None) -> None:
         results: A sweep's results folder.
         figures: Where figures go; the results folder's own `figures` where not given.
     """
-    from analysis.summary import summarise
+    from analysis.reporting.summary import summarise
 
     _print(summarise(results, figures=figures))
 
@@ -508,7 +510,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
         data: Folder of published tables, one sub-folder a paper.
         json: Print one JSON object instead of a table.
     """
-    from analysis.published import verify
+    from analysis.verify import verify
 
     found = verify(data)
     _print_json(found.record()) if json else _print(found)
@@ -564,7 +566,7 @@ def frontier(
                 "--latex prints exponents, which method 'kaplan' gives as text or --json."
             )
         from analysis import load
-        from analysis.batch import contours, critical_batch, efficient
+        from analysis.critical_batch import contours, critical_batch, efficient
 
         points = runs if curves is None else curves
         of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
@@ -638,11 +640,11 @@ def plan(
     """
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.batch import contours, critical_batch
-    from analysis.budget import budget
-    from analysis.fit import FitError
-    from analysis.plan import plans
-    from scaling.table import TableError
+    from analysis.critical_batch import contours, critical_batch
+    from analysis.fitting.checks import FitError
+    from analysis.planning.accelerators import budget
+    from analysis.planning.plans import plans
+    from scaling.errors import TableError
 
     words = None
     if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
@@ -738,10 +740,11 @@ def design(
     """
     import pandas as pd
 
-    import analysis.design as designs
+    import analysis.planning.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.load import check_one_text
+    from analysis.planning.design_spec import expected
+    from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
@@ -750,7 +753,7 @@ def design(
             raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
         text = _text(out)
         new = _load(achieved, map, where, [chosen])
-        if designs.expected(text)["kept"]:
+        if expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
             check_one_text(new, f"{results} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
@@ -822,7 +825,7 @@ def report(results: Path, *, out: Path | None = None) -> None:
         results: A sweep's results folder.
         out: The file to write; report.html in the results folder where not given.
     """
-    from analysis.report import report as write
+    from analysis.reporting.html import report as write
 
     _print(write(results, out))
 
@@ -1114,7 +1117,8 @@ def _folder(text: str) -> Path:
     """A path; of a URI the local folder that stands for it, level with it."""
     if "://" not in text:
         return Path(text)
-    from sweeps.store import Store, StoreError
+    from sweeps.errors import StoreError
+    from sweeps.store import Store
 
     try:
         store = Store(text)
@@ -1164,8 +1168,8 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
-    from analysis.load import check_one_text
-    from scaling.table import TableError
+    from analysis.tables.load import check_one_text
+    from scaling.errors import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
@@ -1230,7 +1234,7 @@ def _one_format(json: bool, latex: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from scaling.table import finite
+    from scaling.jsonable import finite
 
     print(json.dumps(finite(value), indent=2, allow_nan=False))
 

@@ -14,11 +14,14 @@ import json
 import math
 import posixpath
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from scaling.errors import ConfigError
+from scaling.fields import PREFIX, Part, check_positive, check_seed, coerce, own_fields, type_hints
+from scaling.lr_rule import lr_rule, spelled
 
 RECIPE = 1
 """Version of the training recipe. Raised when the same config would train to other numbers, by more
@@ -42,61 +45,12 @@ _ALIASES = {
     "batch_size": "batch_tokens",
 }
 
-
-FAMILIES = {"decoder": "scaling.model", "lstm": "scaling.lstm"}
+FAMILIES = {"decoder": "scaling.models.decoder", "lstm": "scaling.models.lstm"}
 """Built-in model families and their modules."""
 
-_HUGE = 10**308
-"""No number of a config is larger: it would be no float."""
 
-_PREFIX = {
-    "ModelConfig": "model.",
-    "DataConfig": "data.",
-    "OptimConfig": "optim.",
-    "EvalConfig": "eval.",
-    "Execution": "execution.",
-}
-
-_hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
-
-
-@functools.cache
-def _leaves(cls: type) -> tuple[tuple[str, Any, frozenset[type], tuple[Any, ...]], ...]:
-    """Of the fields of a part that are no parts themselves: name, type, and what may stay as it is,
-    values of these types or these words."""
-    found = []
-    for name, hint in _hints(cls).items():
-        if not dataclasses.is_dataclass(hint):
-            origin, options = _taken_apart(hint)
-            words = options if origin is Literal else ()
-            kinds = frozenset({hint, *(() if words else options)} & {int, bool, str, type(None)})
-            found.append((name, hint, kinds, words))
-    return tuple(found)
-
-
-class ConfigError(ValueError):
-    """A run or a spec that cannot be: names the key, its value and what to do."""
-
-
-class _Part:
-    """A part of a config: values are coerced to the types of their fields, or refused."""
-
-    def __post_init__(self) -> None:
-        values = self.__dict__
-        for name, hint, kinds, options in _leaves(type(self)):
-            value = values[name]
-            kind = type(value)
-            if kind in kinds or (kind is str and value in options):
-                continue
-            try:
-                values[name] = coerce(value, hint)  # frozen: __dict__ is the way in
-            except ConfigError as error:
-                prefix = _PREFIX.get(type(self).__name__, "")
-                raise ConfigError(f"{prefix}{name}: {error}") from None
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError for values that cannot be, or not together."""
+class _Identifying(Part):
+    """A part of a RunConfig whose fields identify the run."""
 
     @functools.cached_property
     def canonical_text(self) -> str:
@@ -106,7 +60,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Part):
+class ModelConfig(_Identifying):
     """Shape of the model. The defaults are the GPT-2-style decoder (Radford et al. 2019; Kaplan et al.
     2020, section 2.1)."""
 
@@ -151,10 +105,10 @@ class ModelConfig(_Part):
 
     def check(self) -> None:
         for name in ("n_layer", "d_model", "n_head", "n_ctx", "n_repeat"):
-            _positive(self, name)
+            check_positive(self, name)
         for name in ("d_ff", "n_kv_head", "mup_base_width"):
             if getattr(self, name) is not None:
-                _positive(self, name)
+                check_positive(self, name)
         if self.family not in FAMILIES and not re.search(r"\.py:\w+$", self.family):
             near = difflib.get_close_matches(self.family, FAMILIES, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -206,7 +160,7 @@ class ModelConfig(_Part):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Part):
+class DataConfig(_Identifying):
     """Which text, cut into which tokens."""
 
     corpus: str = "prose"
@@ -226,10 +180,10 @@ class DataConfig(_Part):
                 "data.corpus is empty; name a corpus (`scaling data list`) or a file."
             )
         if self.unique_tokens is not None:
-            _positive(self, "unique_tokens")
+            check_positive(self, "unique_tokens")
         if self.max_bytes is not None:
-            _positive(self, "max_bytes")
-        _seed(self, "data_seed")
+            check_positive(self, "max_bytes")
+        check_seed(self, "data_seed")
         _ = self.vocab_size
 
     @functools.cached_property
@@ -247,7 +201,7 @@ class DataConfig(_Part):
 
 
 @dataclass(frozen=True)
-class OptimConfig(_Part):
+class OptimConfig(_Identifying):
     """The optimiser and its schedule."""
 
     lr: float | str = 3e-3
@@ -318,7 +272,7 @@ class OptimConfig(_Part):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"optim.{name}={value} must be positive and finite.")
         if self.batch_warmup_tokens is not None:
-            _positive(self, "batch_warmup_tokens")
+            check_positive(self, "batch_warmup_tokens")
         if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
             raise ConfigError(f"optim.z_loss={self.z_loss} must not be negative.")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -328,7 +282,7 @@ class OptimConfig(_Part):
 
 
 @dataclass(frozen=True)
-class EvalConfig(_Part):
+class EvalConfig(_Identifying):
     """How the held-out loss is measured."""
 
     test_tokens: int = 131_072
@@ -349,10 +303,10 @@ class EvalConfig(_Part):
     update of the matrices over their norm."""
 
     def check(self) -> None:
-        _positive(self, "test_tokens")
-        _positive(self, "points")
+        check_positive(self, "test_tokens")
+        check_positive(self, "points")
         if self.patience is not None:
-            _positive(self, "patience")
+            check_positive(self, "patience")
         if self.noise_parts is not None and self.noise_parts < 2:
             raise ConfigError(f"eval.noise_parts={self.noise_parts} must be at least 2.")
 
@@ -362,7 +316,7 @@ class EvalConfig(_Part):
 
 
 @dataclass(frozen=True)
-class RunConfig(_Part):
+class RunConfig(Part):
     """One training run. Two equal configs have one `run_id`, on any machine."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -381,9 +335,9 @@ class RunConfig(_Part):
     """A label for filtering; not part of the run's identity."""
 
     def check(self) -> None:
-        _positive(self, "tokens")
-        _positive(self, "batch_tokens")
-        _seed(self, "seed")
+        check_positive(self, "tokens")
+        check_positive(self, "batch_tokens")
+        check_seed(self, "seed")
         n_ctx = self.model.n_ctx
         for key, value in (
             ("batch_tokens", self.batch_tokens),
@@ -475,62 +429,6 @@ def _ramp(batch_tokens: int, n_ctx: int, warmup_tokens: int) -> tuple[int, ...]:
     return tuple(done)
 
 
-@dataclass(frozen=True)
-class Execution(_Part):
-    """How a run is executed on this machine. Never part of its identity."""
-
-    device: str = "auto"
-    """'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1', ..."""
-    threads: int = 1
-    """CPU threads of each process. Sums depend on it in their last digits: bit-equal runs need the same
-    number."""
-    devices: int = 1
-    """Devices that train a run together, each in a process of its own: so many GPUs, or on a CPU so
-    many times `threads`. They share the sequences of each step; sums depend on it in their last
-    digits."""
-    nodes: int = 1
-    """Machines that the devices are on, as many on each: under torchrun, or of a sweep's Ray cluster."""
-    shard: bool = False
-    """Share parameters, gradients and AdamW's state among the devices as well (FSDP), for models that
-    do not fit on one; a tensor is whole only while the model computes with it."""
-    compile: bool = False
-    """Use torch.compile, which needs a C++ compiler; numbers differ from uncompiled ones in the last
-    digits. A shape takes up to a minute or so the first time, then seconds, from torch's cache."""
-    checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints (when a folder is given)."""
-    micro_tokens: int | None = None
-    """Most tokens of a run in one forward and backward pass of a device; its share of a step is done in
-    equal parts. Where not given that is one part, and on one device halved once where memory runs
-    out. Sums depend on it in their last digits."""
-    recompute: bool = False
-    """Keep no activations within blocks: compute them again in the backward pass (less memory, a
-    third more time)."""
-    peak_flops: float | None = None
-    """FLOP/s of the hardware, for model FLOP utilisation: say, 989e12 for bfloat16 on an H100. Where
-    not given, a large matrix product is timed."""
-
-    def check(self) -> None:
-        _positive(self, "threads")
-        _positive(self, "devices")
-        _positive(self, "nodes")
-        if self.devices % self.nodes:
-            raise ConfigError(
-                f"execution.nodes={self.nodes} cannot have equal parts of execution.devices="
-                f"{self.devices}; give {self.nodes}, or a multiple of it, as devices."
-            )
-        if self.shard and self.devices == 1:
-            raise ConfigError(
-                "execution.shard has nothing to share with execution.devices=1; give 2 or more."
-            )
-        for name in ("peak_flops", "micro_tokens"):
-            if getattr(self, name) is not None:
-                _positive(self, name)
-        if self.checkpoint_seconds < 0:
-            raise ConfigError(
-                f"execution.checkpoint_seconds={self.checkpoint_seconds} must not be negative."
-            )
-
-
 def _nearest_divisor(number: int, wanted: int) -> int:
     """A divisor of `number` near `wanted`, for a message: 1 where none is within a hundred thousand."""
     first, far = min(wanted, number), 100_000
@@ -540,70 +438,6 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(below, above, key=lambda h: abs(h - wanted))
 
 
-def _seed(part: Any, name: str) -> None:
-    value = getattr(part, name)
-    if not 0 <= value < 2**63:
-        raise ConfigError(
-            f"{_PREFIX.get(type(part).__name__, '')}{name}={value} must lie between 0 and 2^63 - 1."
-        )
-
-
-def _positive(part: Any, name: str) -> None:
-    value = getattr(part, name)
-    if value <= 0:
-        raise ConfigError(f"{_PREFIX.get(type(part).__name__, '')}{name}={value} must be positive.")
-
-
-# ------------------------------------------------------------------ the learning-rate rule
-
-
-def lr_rule(text: str, key: str = "optim.lr") -> tuple[float, dict[str, float]] | None:
-    """Parse a learning-rate rule: None for 'kaplan', else (coefficient, {symbol: exponent}).
-
-    Raises ConfigError for anything else than 'kaplan' or '<number> N^<p> D^<q> B^<r>'.
-    """
-    if text == "kaplan":
-        return None
-    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    terms = text.replace("*", " ").split()
-    good = bool(terms) and re.fullmatch(number, terms[0]) and float(terms[0]) > 0
-    powers: dict[str, float] = {}
-    for term in terms[1:]:
-        match = re.fullmatch(rf"([NDB])\^\(?({number})\)?", term)
-        if not match or match[1] in powers:
-            good = False
-            break
-        powers[match[1]] = float(match[2])
-    if not good:
-        raise ConfigError(
-            f"{key}={text!r} is neither a number, nor 'kaplan', nor a power law such as "
-            "'0.05 N^-0.25 B^0.5' in N (non-embedding parameters), D and B (tokens)."
-        )
-    return float(terms[0]), powers
-
-
-def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
-    """Peak learning rate of a run with N non-embedding parameters, D tokens and B tokens a step.
-
-    'kaplan' is eq. D.1 of Kaplan et al. 2020, LR(N) = 0.003239 - 0.0001395 ln N, which is not
-    positive above N = 1.2e10: ConfigError there.
-    """
-    if not isinstance(rule, str):
-        return float(rule)
-    parsed = lr_rule(rule)
-    if parsed is None:
-        lr = 0.003239 - 0.0001395 * math.log(N)
-        if lr <= 0:
-            raise ConfigError(
-                f"optim.lr='kaplan' (eq. D.1) gives {lr:.2g} at N={N:.3g}; the rule holds below "
-                "N=1.2e10. Give a number or a power law instead."
-            )
-        return lr
-    coefficient, powers = parsed
-    values = {"N": N, "D": D, "B": B}
-    return coefficient * math.prod(values[symbol] ** p for symbol, p in powers.items())
-
-
 # ------------------------------------------------------------------ fields, overrides, identity
 
 
@@ -611,7 +445,7 @@ def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
 def fields_of(cls: type = RunConfig, prefix: str = "") -> Mapping[str, tuple[Any, Any]]:
     """Every leaf of a config class: {dotted key: (type, default)}."""
     leaves: dict[str, tuple[Any, Any]] = {}
-    hints = _hints(cls)
+    hints = type_hints(cls)
     for f in dataclasses.fields(cls):
         hint = hints[f.name]
         if dataclasses.is_dataclass(hint):
@@ -647,7 +481,7 @@ def _names() -> tuple[str, ...]:
 @functools.cache
 def _parts() -> tuple[str, ...]:
     """Names of the parts of a RunConfig."""
-    hints = _hints(RunConfig)
+    hints = type_hints(RunConfig)
     return tuple(
         f.name for f in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(hints[f.name])
     )
@@ -658,14 +492,14 @@ def _in_order() -> tuple[tuple[str, bool, Any], ...]:
     """Of what identifies a run, the fields of a RunConfig as sorted keys have them: name, whether it is
     a part, and the default of one that is none."""
     names = [(f"{name}.", name, True, None) for name in _parts()]
-    own = (name for name, *_ in _leaves(RunConfig) if name != "tag")
+    own = (name for name, *_ in own_fields(RunConfig) if name != "tag")
     names += [(name, name, False, fields_of()[name][1]) for name in own]
     return tuple((name, is_part, default) for _, name, is_part, default in sorted(names))
 
 
 def _own_canonical(config: RunConfig) -> dict[str, Any]:
     """Of a canonical config, what belongs to no part."""
-    flat = {name: getattr(config, name) for name, *_ in _leaves(RunConfig) if name != "tag"}
+    flat = {name: getattr(config, name) for name, *_ in own_fields(RunConfig) if name != "tag"}
     flat["tokens"] = config.D
     return {key: value for key, value in flat.items() if value != fields_of()[key][1]}
 
@@ -673,8 +507,8 @@ def _own_canonical(config: RunConfig) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4096)
 def _canonical(part: Any) -> Mapping[str, Any]:
     """Of a canonical config, the fields of one part."""
-    prefix = _PREFIX[type(part).__name__]
-    flat = {name: getattr(part, name) for name, *_ in _leaves(type(part))}
+    prefix = PREFIX[type(part).__name__]
+    flat = {name: getattr(part, name) for name, *_ in own_fields(type(part))}
     without_effect: set[str] = set()
     if isinstance(part, ModelConfig):
         if part.d_ff == dataclasses.replace(part, d_ff=None).ff_width:
@@ -693,7 +527,7 @@ def _canonical(part: Any) -> Mapping[str, Any]:
             flat["corpus"] = posixpath.normpath(part.corpus)
     elif isinstance(part, OptimConfig):
         for key in ("lr", "lr_embedding"):
-            flat[key] = _spelled(flat[key])
+            flat[key] = spelled(flat[key])
         if flat["lr_embedding"] == flat["lr"]:
             flat["lr_embedding"] = None
         effects = {
@@ -714,18 +548,6 @@ def _canonical(part: Any) -> Mapping[str, Any]:
 
 def _json_items(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"))[1:-1]
-
-
-def _spelled(rule: float | str | None) -> float | str | None:
-    """A learning-rate rule in one spelling; a rule that is only a number is that number."""
-    parsed = lr_rule(rule) if isinstance(rule, str) else None
-    if parsed is None:
-        return rule
-    coefficient, powers = parsed
-    used = {symbol: p for symbol, p in sorted(powers.items()) if p != 0}
-    if not used:
-        return coefficient
-    return " ".join([repr(coefficient), *(f"{symbol}^{p!r}" for symbol, p in used.items())])
 
 
 def override(config: RunConfig, changes: dict[str, Any], *, where: str = "") -> RunConfig:
@@ -776,7 +598,7 @@ def unknown_key(key: str) -> str:
     parent, _, name = key.rpartition(".")
     leaves = list(fields_of())
     owner = {"": "RunConfig"} | {
-        f.name: _hints(RunConfig)[f.name].__name__ for f in dataclasses.fields(RunConfig)
+        f.name: type_hints(RunConfig)[f.name].__name__ for f in dataclasses.fields(RunConfig)
     }
     guess = _ALIASES.get(name)
     if guess == key or guess not in leaves:
@@ -788,51 +610,6 @@ def unknown_key(key: str) -> str:
         return f"{said} The fields are {', '.join(leaves)}."
     same_part = guess.rpartition(".")[0] == parent
     return f"{said} Did you mean {guess.rpartition('.')[2] if same_part else guess!r}?"
-
-
-@functools.cache
-def _taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    return typing.get_origin(hint), typing.get_args(hint)
-
-
-def coerce(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`, without guessing: 1e6 may be an int, '8' and True may not."""
-    origin, options = _taken_apart(hint)
-    if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{_short(value)} is not one of {', '.join(map(repr, options))}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for option in options:
-            try:
-                return coerce(value, option)
-            except ConfigError:
-                continue
-        names = [getattr(option, "__name__", str(option)) for option in options]
-        raise ConfigError(
-            f"{_short(value)} is not {' or '.join(names).replace('NoneType', 'none')}."
-        )
-    if hint is type(None):
-        if value is None or value == "none":  # TOML has no null
-            return None
-    elif hint is bool:
-        if isinstance(value, bool):
-            return value
-    elif hint is int:
-        if not isinstance(value, bool) and isinstance(value, int | float) and value % 1 == 0:
-            return int(value)
-    elif hint is float:
-        if not isinstance(value, bool) and isinstance(value, int | float) and abs(value) < _HUGE:
-            return float(value) + 0.0  # -0.0 is 0.0
-    elif hint is str and isinstance(value, str):
-        return value
-    raise ConfigError(f"{_short(value)} is not {getattr(hint, '__name__', hint)}.")
-
-
-def _short(value: Any) -> str:
-    """A value as messages show it; an integer of thousands of digits has no text."""
-    huge = isinstance(value, int) and abs(value) >= _HUGE
-    return "a number of hundreds of digits" if huge else repr(value)
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

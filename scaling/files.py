@@ -15,6 +15,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from scaling.errors import ConfigError
+
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -206,3 +208,20 @@ def remove(path: Path, folder: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def code_file(reference: str) -> Path:
+    """The file of a family or law such as 'my.py:Name', from the current folder."""
+    path = reference.rpartition(":")[0] if ".py:" in reference else reference
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown user, a loop of links
+        raise ConfigError(f"{reference!r} names no file: {error}.") from None
+
+
+def cache() -> Path:
+    """Where corpora and token files are kept: $SCALING_CACHE, or the user's cache folder."""
+    if "SCALING_CACHE" in os.environ:
+        return Path(os.environ["SCALING_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "scaling-laws-lab"

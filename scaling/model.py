@@ -31,7 +31,6 @@ import importlib
 import importlib.util
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -40,21 +39,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.attention import attend
-from scaling.config import FAMILIES, ConfigError, ModelConfig
-from scaling.count import Parameters, code_file
-
-# Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
-_CHUNK_LOGITS = {"cpu": 1 << 20}
-
-# Of one model, held whole by compiled code; more is cut into chunks as above.
-_FUSED_LOGITS = 1 << 22
+from scaling.config import FAMILIES, ModelConfig
+from scaling.count import Parameters
+from scaling.errors import ConfigError
+from scaling.files import code_file
+from scaling.models.output_loss import FUSED_LOGITS, FusedLoss, OutputLoss, output_loss
 
 _KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row
-
 
 M = TypeVar("M", bound="Model")
 
@@ -109,14 +102,15 @@ class Model:
 
     gains: Sequence[str] = ()
     """Names of the gains and biases that may come as [K B, D], a row a sequence, in place of [K, D]:
-    their gradients are then those of each sequence (scaling/noise.py)."""
+    their gradients are then those of each sequence (scaling/training/noise.py)."""
 
     recompute = False
     """Keep no activations within blocks for the backward pass; compute them again (for families whose
     hidden states are made of blocks)."""
 
     gather: Callable[[Tensor, dict[str, Tensor] | None], Mapping[str, Tensor]] | None = None
-    """Does what :meth:`named` does where a process has only a part of every row (scaling/fsdp.py)."""
+    """Does what :meth:`named` does where a process has only a part of every row
+    (scaling/training/fsdp.py)."""
 
     z_loss = 0.0
     """Weight of (ln Z)^2 in the gradient, Z the sum of the exponentials of a token's logits."""
@@ -227,12 +221,12 @@ class Model:
         hold inputs and, one to the right, targets."""
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs)
-        loss_kn, *_ = _output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
+        loss_kn, *_ = output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
     def fuses_loss(self, tokens: int) -> bool:
         """Whether compiled code holds the logits of so many tokens of a model whole."""
-        return tokens * self.vocab_size <= _FUSED_LOGITS
+        return tokens * self.vocab_size <= FUSED_LOGITS
 
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
@@ -246,110 +240,6 @@ class Model:
             # The compiler fuses what OutputLoss does in place, and spares its price per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
-
-
-def _output_loss(
-    x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, *, grad: bool, z_loss: float = 0.0
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Cross-entropy [K, N] of an output layer and, if asked, the gradients of its mean over N.
-
-    Works on chunks of models and tokens whose logits fit the cache: for a small model they are most
-    of the memory traffic of a step, and on no device is [tokens, vocabulary] ever held whole. How
-    the tokens are cut does not depend on K: sums are then the same alone and in a pack.
-    """
-    k, n, _ = x_knd.shape
-    device = x_knd.device.type
-    most = _CHUNK_LOGITS.get(device, 1 << 27)
-    tokens = max(1, most // head_kvd.shape[1])
-    models = max(1, most // (n * head_kvd.shape[1]))
-    grad_x = torch.empty_like(x_knd) if grad else None
-    grad_head = torch.zeros_like(head_kvd) if grad else None
-    loss_kn = torch.empty(targets_kn.shape, dtype=torch.float32, device=x_knd.device)
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x_knd, head_kvd = x_knd.to(dtype), head_kvd.to(dtype)
-    with torch.autocast(device, enabled=False):
-        for i, a in itertools.product(range(0, k, models), range(0, n, tokens)):
-            part = slice(i, i + models), slice(a, a + tokens)
-            x_kcd, target_kc1, head_mvd = (
-                x_knd[part],
-                targets_kn[part][..., None],
-                head_kvd[part[0]],
-            )
-            p_kcv = torch.bmm(x_kcd, head_mvd.transpose(1, 2))
-            if p_kcv.dtype == torch.bfloat16:
-                p_kcv = p_kcv.float()
-            top_kc1 = p_kcv.amax(2, keepdim=True)
-            at_target_kc1 = p_kcv.gather(2, target_kc1) - top_kc1
-            total_kc1 = p_kcv.sub_(top_kc1).exp_().sum(2, keepdim=True)
-            loss_kn[part] = (total_kc1.log() - at_target_kc1)[:, :, 0]
-            if grad_x is not None and grad_head is not None:
-                # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials; and
-                # d z_loss (ln Z)^2 / d logits = 2 z_loss ln Z softmax
-                if z_loss:
-                    p_kcv.mul_(1 + 2 * z_loss * (top_kc1 + total_kc1.log()))
-                p_kcv.div_(total_kc1.mul_(n))
-                p_kcv.scatter_add_(2, target_kc1, torch.full_like(total_kc1, -1.0 / n))
-                p_kcv = p_kcv.to(x_kcd.dtype)
-                grad_x[part] = torch.bmm(p_kcv, head_mvd)
-                grad_head[part[0]] += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
-    return loss_kn, grad_x, grad_head
-
-
-class OutputLoss(torch.autograd.Function):
-    """Mean cross-entropy of each model's output layer [K]; its gradients come with the loss."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx, x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, z_loss: float
-    ) -> Tensor:
-        loss_kn, grad_x, grad_head = _output_loss(
-            x_knd, head_kvd, targets_kn, grad=True, z_loss=z_loss
-        )
-        ctx.save_for_backward(grad_x, grad_head)
-        return loss_kn.mean(1)
-
-    @staticmethod
-    def backward(ctx, grad_k: Tensor):  # type: ignore[override]
-        grad_x, grad_head = ctx.saved_tensors
-        grad_k11 = grad_k[:, None, None]
-        return grad_x * grad_k11, grad_head * grad_k11, None, None
-
-
-class FusedLoss(torch.autograd.Function):
-    """:class:`OutputLoss` written to be compiled into one pass over logits that are held whole; what
-    comes of differentiating a cross-entropy takes three times as long."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, z_loss: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n, target_kn1 = targets_kn.shape[1], targets_kn[..., None]
-        logits_knv = torch.bmm(x_knd, head_kvd.transpose(1, 2))
-        x_knv = logits_knv.float()
-        top_kn1 = x_knv.amax(2, keepdim=True)
-        p_knv = (x_knv - top_kn1).exp()
-        total_kn1 = p_knv.sum(2, keepdim=True)
-        ln_z_kn1 = top_kn1 + total_kn1.log()
-        loss_kn1 = ln_z_kn1 - x_knv.gather(2, target_kn1)
-        p_knv = p_knv * ((1 + 2 * z_loss * ln_z_kn1) / (n * total_kn1))
-        token_v = torch.arange(x_knv.shape[2], device=x_knv.device, dtype=torch.int32)
-        p_knv = p_knv - torch.where(token_v == target_kn1.int(), 1 / n, 0.0)
-        grad_knv = p_knv.to(logits_knv.dtype)
-        grad_x = torch.bmm(grad_knv, head_kvd).to(x_knd.dtype)
-        grad_head = torch.bmm(grad_knv.transpose(1, 2), x_knd).to(head_kvd.dtype)
-        return loss_kn1[:, :, 0].mean(1), grad_x, grad_head
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
-
-    @staticmethod
-    def backward(ctx, grad_k: Tensor, *_):  # type: ignore[override]
-        grad_x, grad_head = ctx.saved_tensors
-        grad_k11 = grad_k[:, None, None]
-        return grad_x * grad_k11, grad_head * grad_k11, None, None
 
 
 FAMILY: dict[str, type[Model]] = {}
@@ -406,182 +296,3 @@ def _load(file: Path, said: str) -> None:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{said} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-@family
-class Decoder(Model):
-    """Pre-norm decoder: GPT-2's (learned positions, LayerNorm, GELU, biases), or with any of the
-    options of :class:`scaling.config.ModelConfig`."""
-
-    def __init__(self, model: ModelConfig, vocab_size: int) -> None:
-        super().__init__(model, vocab_size)
-        self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self.in_block = [n.removeprefix("0.") for n in self.shapes if n.startswith("0.")]
-        self.gains = [n for n in self.shapes if re.fullmatch(r"(\d+\.)?norm\d?\.(weight|bias)", n)]
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        m = self.model
-        d, f = m.d_model, m.ff_width
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def linear(name: str, i: int, o: int) -> None:
-            shapes[f"{name}.weight"] = (i, o)
-            if m.bias:
-                shapes[f"{name}.bias"] = (o,)
-
-        def norm(name: str) -> None:
-            shapes[f"{name}.weight"] = (d,)
-            if m.bias and m.norm == "layernorm":
-                shapes[f"{name}.bias"] = (d,)
-
-        if m.position == "learned":
-            shapes["position_embedding"] = (m.n_ctx, d)
-        for i in range(m.n_layer):
-            norm(f"{i}.norm1")
-            linear(f"{i}.qkv", d, d + 2 * m.kv_width)
-            if m.qk_norm:
-                shapes |= {f"{i}.{x}_norm.weight": (m.head_width,) for x in ("query", "key")}
-            linear(f"{i}.projection", d, d)
-            norm(f"{i}.norm2")
-            linear(f"{i}.up", d, f if m.activation == "gelu" else 2 * f)
-            linear(f"{i}.down", f, d)
-        norm("norm")
-        return shapes
-
-    def std(self, name: str) -> float:
-        """0.02; the matrices that write to the residual stream divided by sqrt(2 n_layer n_repeat)
-        (Radford et al. 2019; position embeddings like the rest, as is now common)."""
-        if name.endswith(("projection.weight", "down.weight")):
-            return 0.02 / math.sqrt(2 * self.model.n_layer * self.model.n_repeat)
-        return 0.02
-
-    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        m = self.model
-        if name.endswith("qkv.weight"):
-            return tensor.split([m.d_model, m.kv_width, m.kv_width], dim=1)
-        if name.endswith("up.weight") and m.activation == "swiglu":
-            return tensor.chunk(2, dim=1)
-        return [tensor]
-
-    def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
-        k, b, t = tokens_kbt.shape
-        x_kbtd = self.embed(p, tokens_kbt)
-        if self.model.position == "learned":
-            position_ktd = p["position_embedding"]
-            if t < self.model.n_ctx:
-                position_ktd = position_ktd[:, :t]
-            x_kbtd = x_kbtd + position_ktd.unsqueeze(1)
-        x_knd = x_kbtd.view(k, b * t, -1)
-        for _ in range(self.model.n_repeat):
-            for i in range(self.model.n_layer):
-                if self.recompute and torch.is_grad_enabled():
-                    x_knd = checkpoint(self._layer, p, i, x_knd, t, use_reentrant=False)
-                else:
-                    x_knd = self._layer(p, i, x_knd, t)
-        return self._norm(p, "norm", x_knd)
-
-    def _layer(self, p: Mapping[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
-        return self.block({name: p[f"{i}.{name}"] for name in self.in_block}, x_knd, t)
-
-    def block(self, p: Mapping[str, Tensor], x_knd: Tensor, t: int) -> Tensor:
-        """One layer, from its own tensors: the same code for all of them."""
-        y_knd = self._norm(p, "norm1", x_knd)
-        y_knd = self._attention(p, y_knd, t)
-        x_knd = x_knd + _linear(p, "projection", y_knd)
-        up = _linear(p, "up", self._norm(p, "norm2", x_knd))
-        if self.model.activation == "gelu":
-            y_knf = _gelu(up)
-        else:
-            gate_knf, value_knf = up.chunk(2, dim=2)
-            y_knf = F.silu(gate_knf) * value_knf
-        return x_knd + _linear(p, "down", y_knf)
-
-    def _attention(self, p: Mapping[str, Tensor], y_knd: Tensor, t: int) -> Tensor:
-        m = self.model
-        k, n, d = y_knd.shape
-        h, g, c = m.n_head, m.kv_heads, m.head_width
-        qkv = _linear(p, "qkv", y_knd).view(n * k // t, t, d + 2 * m.kv_width)
-        query, key, value = (
-            part.view(n * k // t, t, -1, c).transpose(1, 2)
-            for part in qkv.split([d, m.kv_width, m.kv_width], dim=2)
-        )
-        if m.qk_norm:
-            query = _rms(query, p["query_norm.weight"].repeat_interleave(n // t, 0))
-            key = _rms(key, p["key_norm.weight"].repeat_interleave(n // t, 0))
-        if m.position == "rope":
-            query, key = self._rotate(query), self._rotate(key)
-        if g < h:
-            key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
-        scale = c**-0.5 if m.mup_base_width is None else 1 / c
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            # whose kernel's backward pass takes thrice as long there as that of float32
-            with torch.autocast("cpu", enabled=False):
-                y_bhtc = attend(query.float(), key.float(), value.float(), scale).to(query.dtype)
-        else:
-            y_bhtc = attend(query, key, value, scale)
-        return y_bhtc.transpose(1, 2).reshape(k, n, d)
-
-    def _rotate(self, x_bhtc: Tensor) -> Tensor:
-        """Turn channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al. 2021)."""
-        device = x_bhtc.device
-        if device not in self._rotations:
-            j = torch.arange(0, self.model.head_width, 2, device=device, dtype=torch.float64)
-            t = torch.arange(self.model.n_ctx, device=device, dtype=torch.float64)
-            angle_tc = t[:, None] * 1e4 ** (-j / self.model.head_width)
-            self._rotations[device] = angle_tc.cos(), angle_tc.sin()
-        steps = x_bhtc.shape[2]
-        cos_tc, sin_tc = (x[:steps].to(x_bhtc.dtype) for x in self._rotations[device])
-        a, b = x_bhtc.chunk(2, dim=3)
-        return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
-
-    def _norm(self, p: Mapping[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
-        weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
-        if (
-            self.model.norm == "layernorm"
-            and not torch.compiler.is_compiling()  # which fuses them itself
-            and len(weight_kd) == len(x_knd)
-            and x_knd[0].numel() >= _LARGE
-        ):
-            # One model at a time, gains fused; by the size of one, so that a pack changes no digit.
-            biases = [None] * len(x_knd) if bias_kd is None else bias_kd.unbind()
-            each = zip(x_knd.unbind(), weight_kd.unbind(), biases, strict=True)
-            y = [F.layer_norm(x_nd, (d,), weight_d, bias_d) for x_nd, weight_d, bias_d in each]
-            return y[0].unsqueeze(0) if len(y) == 1 else torch.stack(y)
-        if self.model.norm == "rmsnorm":
-            y_knd = F.rms_norm(x_knd, (d,), eps=_EPS)
-        else:
-            y_knd = F.layer_norm(x_knd, (d,))
-        if len(weight_kd) != len(x_knd):  # gains of each sequence
-            y_knd = y_knd.view(len(weight_kd), -1, d)
-        if bias_kd is None:
-            y_knd = y_knd * weight_kd[:, None]
-        else:
-            y_knd = torch.addcmul(bias_kd[:, None], y_knd, weight_kd[:, None])
-        return y_knd.view(x_knd.shape)
-
-
-_EPS = 1e-5  # of norms, as torch's layer_norm has it
-_LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K calls
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """In its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
-    if torch.compiler.is_compiling():  # the same by an exponential, in half the time of a tanh
-        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
-    return F.gelu(x, approximate="tanh")
-
-
-def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
-    # autocast would leave float32, which attention cannot mix
-    y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=_EPS)
-    return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
-
-
-def _linear(p: Mapping[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
-    weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
-    if bias_ko is None:
-        return torch.bmm(x_kni, weight_kio)
-    if torch.compiler.is_compiling():  # which fuses the sum with what follows
-        y_kno = torch.bmm(x_kni, weight_kio)
-        return y_kno + bias_ko[:, None].type_as(y_kno)
-    return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sweeps.errors import BudgetSpent, Stopped, StoreError
+
 if TYPE_CHECKING:
-    from sweeps.run import Sweep
+    from sweeps.sweep import Sweep
 
 __distribution__ = "scaling-laws-lab"
-__all__ = ["Sweep"]
+__all__ = ["BudgetSpent", "Stopped", "StoreError", "Sweep"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Sweep":
-        from sweeps.run import Sweep
+        from sweeps.sweep import Sweep
 
         return Sweep
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,8 +6,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scaling.config import ConfigError, RunConfig
-from sweeps.progress import clock, flops, si
+from scaling import size
+from scaling.config import RunConfig
+from scaling.errors import ConfigError
+from scaling.units import clock, si
+
+
+def flops(run: RunConfig) -> float:
+    """C = 6 N D of a run [FLOPs]."""
+    return size.flops_per_token(run.model, run.data.vocab_size) * run.D
 
 
 @dataclass

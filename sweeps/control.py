@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.text import Text
 
 from scaling.files import read_bytes
+from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
-from sweeps.progress import escaped, say
 from sweeps.status import Status, status
 from sweeps.store import Store
 

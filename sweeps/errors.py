@@ -1,15 +1,26 @@
-"""What cannot be done with a results folder, as one clear message."""
+"""The errors of a sweep, and how failures are told in one clear message."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from scaling.errors import out_of_memory
 
 
 class StoreError(ValueError):
     """A results folder that cannot be used or written: names the file and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
+
+
+class BudgetSpent(Stopped):
+    """Runs are left that the budget did not let begin."""
 
 
 _OTHER_FOLDER = "choose another folder with --results."
@@ -45,3 +56,18 @@ def writing(path: Path | str, what: str = "written") -> Iterator[None]:
         if isinstance(error, ValueError):
             raise
         raise StoreError(f"{path} cannot be {what}: {why(error)}") from None
+
+
+def headline(error: str) -> str:
+    """The one line of an error that says most, without the folders of absolute paths.
+
+    The last line of a traceback, the line about memory where that ran out, else the first. Names of
+    our own and of Ray's exceptions are left out: their messages say it all.
+    """
+    lines = error.strip().splitlines() or ["no message"]
+    if "Traceback (most recent call last)" in error:
+        line = lines[-1]
+    else:
+        line = next((line.strip() for line in lines if out_of_memory(line)), lines[0])
+    line = re.sub(r"^(?:scaling|sweeps|ray)\.[\w.]+: ", "", line)
+    return re.sub(r"(?<![\w./])/(?:[^\s/'\":]+/)+", "", line)

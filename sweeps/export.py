@@ -11,8 +11,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from scaling import table
-from scaling.config import ConfigError, fields_of
+from scaling import jsonable
+from scaling.config import fields_of
+from scaling.errors import ConfigError
 from sweeps.result import Finished, Row
 from sweeps.store import Store
 
@@ -82,7 +83,7 @@ def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
     """(S, metrics) of the curve; numbers that are not finite have no place in it."""
     return [
         (int(point["S"]), {k: float(point[k]) for k in _METRICS if point.get(k) is not None})
-        for point in map(table.finite, finished.curve)
+        for point in map(jsonable.finite, finished.curve)
         if point.get("S") is not None
     ]
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling import files, table
+from scaling import files, schema, table
 from sweeps.errors import StoreError, why
 from sweeps.result import (
     NEW_FIELDS,
@@ -215,8 +215,8 @@ class MergedTable:
             if not is_run_id(run_id):
                 fault = f"run_id={run_id!r} is not one plain word" if run_id else "it has no run_id"
                 raise StoreError(_damaged(at, fault))
-            if status not in table.STATUSES:
-                known = ", ".join(table.STATUSES)
+            if status not in schema.STATUSES:
+                known = ", ".join(schema.STATUSES)
                 raise StoreError(_damaged(at, f"status={status!r} is none of {known}"))
             if run_id in rows:
                 raise StoreError(_damaged(at, f"run {run_id} is in line {numbers[run_id]} as well"))

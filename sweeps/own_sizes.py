@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from scaling import count
+from scaling import count, size
 from scaling.config import FAMILIES, ModelConfig, RunConfig
 
 
@@ -21,7 +21,7 @@ def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
     shapes = {(run.model, run.data.vocab_size) for run in runs if run.model.family not in FAMILIES}
     records = []
     for model, vocab_size in sorted(shapes, key=repr):
-        sizes = count.own_sizes(model, vocab_size)
+        sizes = size.own_sizes(model, vocab_size)
         shape: dict[str, Any] = {"model": dataclasses.asdict(model), "vocab_size": vocab_size}
         records.append(shape | vars(sizes.parameters) | {"flops_per_token": dict(sizes.flops)})
     return records
@@ -47,4 +47,4 @@ def recall(records: Any) -> None:
             finite = all(math.isfinite(v) and v > 0 for v in flops.values())
             if whole and finite and values["N"] > 0 and {"6N", "matmul"} <= flops.keys():
                 parameters = count.Parameters(*numbers[:-1])
-                count.remember(model, values["vocab_size"], count.OwnSizes(parameters, flops))
+                size.remember(model, values["vocab_size"], size.OwnSizes(parameters, flops))

@@ -25,7 +25,6 @@ from sweeps.result import is_run_id
 _AT_ONCE = 32
 """Requests under way: an object store answers each slowly and many as fast as one."""
 
-
 _MASK = "***"
 
 _URI = re.compile(r"(?s)(?P<scheme>.*?)://(?P<authority>[^/?#]*)(?P<path>[^?]*)(?P<query>.*)")
@@ -185,7 +184,7 @@ class Remote:
         """The local folder that stands for this one on this machine, whatever the credentials."""
         import hashlib
 
-        from scaling.corpus import cache
+        from scaling.files import cache
 
         where = without_credentials(self.uri)
         digest = hashlib.sha256(where.encode()).hexdigest()[:12]

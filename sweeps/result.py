@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import table
-from scaling.config import RECIPE, fields_of
+from scaling import count, jsonable, schema, table
+from scaling import size as model_size
+from scaling.config import RECIPE, RunConfig, fields_of, flatten
 
 FORMAT = 1
 """Version of result.json."""
@@ -61,7 +62,7 @@ def dump(row: Row, curve: Iterable[Row], tests: Iterable[Row]) -> bytes:
 
 def to_json(values: Any, indent: int | None = None) -> bytes:
     """Plain JSON; what it has no word for becomes null or text."""
-    return json.dumps(table.finite(values), allow_nan=False, indent=indent, default=str).encode()
+    return json.dumps(jsonable.finite(values), allow_nan=False, indent=indent, default=str).encode()
 
 
 def from_json(data: bytes) -> Any:
@@ -89,8 +90,8 @@ def parse(data: bytes, run_id: str) -> Finished:
     row = _EMPTY | _checked(row, _ROW)
     if row["run_id"] != run_id:
         raise ValueError(f"it belongs to run {_short(row['run_id'])}")
-    if row["status"] not in table.STATUSES:
-        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(table.STATUSES)}")
+    if row["status"] not in schema.STATUSES:
+        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(schema.STATUSES)}")
     if fault := fault_of(row):
         raise ValueError(fault)
     return Finished(
@@ -137,7 +138,7 @@ _ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
 _CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in table.CURVE_COLUMNS}
 _TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
 
-NEW_FIELDS: dict[str, Any] = table.config_row(
+NEW_FIELDS: dict[str, Any] = schema.config_row(
     {key: default for key, (_, default) in fields_of().items()}
 )
 """Values, for runs of older versions, of the fields added since: a field's default leaves existing
@@ -215,3 +216,32 @@ def _is_number(value: Any) -> bool:
 def _short(value: object) -> str:
     said = repr(value)
     return said if len(said) <= 60 else f"{said[:50]}..."
+
+
+def failed_row(run: RunConfig, error: str) -> Row:
+    """The table's row of a run that has no loss: its sizes and what happened."""
+    size = model_size.parameters(run.model, run.data.vocab_size)
+    per_token = {
+        name: model_size.flops_per_token(run.model, run.data.vocab_size, name)
+        for name in count.CONVENTIONS
+    }
+    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
+    return (
+        row
+        | schema.config_row(flatten(run))
+        | {
+            "run_id": run.run_id,
+            "status": "failed",
+            "N": size.N,
+            "N_total": size.N_total,
+            "D": run.D,
+            "C": per_token["6N"] * run.D,
+            "C_kaplan": per_token["kaplan"] * run.D,
+            "C_chinchilla": per_token["chinchilla"] * run.D,
+            "C_matmul": per_token["matmul"] * run.D,
+            "B": run.batch_tokens,
+            "S": run.S,
+            "vocab_size": run.data.vocab_size,
+            "error": error,
+        }
+    )

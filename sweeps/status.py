@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import table
-from scaling.config import ConfigError, RunConfig
-from sweeps import estimate, own_sizes
-from sweeps.jobs import headline
-from sweeps.progress import clock, eta, flops, si
+from scaling import schema
+from scaling.config import RunConfig
+from scaling.errors import ConfigError
+from scaling.units import clock, si
+from sweeps import own_sizes
+from sweeps.adaptive.growth import Growth
+from sweeps.budget import flops
+from sweeps.costs import fit_speed, samples_of
+from sweeps.display import eta
+from sweeps.errors import StoreError, headline
+from sweeps.result import Row
 from sweeps.spec import Spec
-from sweeps.store import Row, Store, StoreError
-from sweeps.until import Growth
+from sweeps.store import Store
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def status(
     running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
-    finished = {state: counts[state] for state in table.STATUSES}
+    finished = {state: counts[state] for state in schema.STATUSES}
     C = {run_id: flops(run) for run_id, run in runs.items()}
     parts = {r: min(1.0, said.get("D", 0) / runs[r].D) for r, said in running.items() if r in runs}
     C_done = sum(C.get(row["run_id"], 0.0) for row in done)
@@ -172,7 +177,7 @@ def _to_go(
 ) -> float | None:
     if not running:
         return None
-    speed = estimate.speed(estimate.samples_of(rows.values()))
+    speed = fit_speed(samples_of(rows.values()))
     total = 0.0
     for run_id, run in runs.items():
         if run_id not in rows:

@@ -3,11 +3,11 @@
     results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, wall time
                     lock                        held by the driver of the sweep
-                    rounds/0001.json            a round of designed runs, decided (sweeps/interval.py)
+                    rounds/0001.json            a round of designed runs, decided (adaptive/interval.py)
                     runs/<run_id>/result.json   row and curve: it alone says that a run has finished
                                   config.json, attempts.jsonl, output.log
                                   checkpoint.pt, progress.json, lock    while it is under way
-                    rungs/              where runs were compared on their way (sweeps.halving)
+                    rungs/              where runs were compared on their way (sweeps.early_stopping)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived, and a run
 whose row is in it counts as finished even where its raw folder is gone, so a committed table can
@@ -29,7 +29,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -40,8 +39,8 @@ from scaling import files
 from scaling.config import RECIPE, RunConfig, flatten
 from scaling.files import write_atomic
 from sweeps import leases
+from sweeps.adaptive.interval import Round
 from sweeps.errors import StoreError, why, writing
-from sweeps.interval import Round
 from sweeps.merged import INDEX, MergedTable, set_aside
 from sweeps.remote import Remote, is_uri, join, shown
 from sweeps.result import (
@@ -664,21 +663,3 @@ def _is_left(name: str) -> bool:
 def now() -> str:
     """The time of day with its zone, as events carry it."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
-
-
-def machine() -> Row:
-    """Where this runs, for the manifest: what numbers and speed hang on, nothing that names it."""
-    import platform
-
-    model = ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
-    return {
-        "system": platform.system(),
-        "release": ".".join(platform.release().split(".")[:2]),
-        "architecture": platform.machine(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
-    }

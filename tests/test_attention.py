@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from scaling import attention
-from scaling.attention import BlockedAttention, attend
+from scaling.models import attention
+from scaling.models.attention import BlockedAttention, attend
 
 
 def random(seed: int, *shape: int) -> list[torch.Tensor]:

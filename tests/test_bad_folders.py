@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling import cli, table
-from scaling.table import TableError
+from scaling import cli, schema, table
+from scaling.errors import TableError
 
 READERS = (
     ["fit", "--bootstrap", "10"],
@@ -86,7 +86,7 @@ def test_a_line_is_counted_where_text_has_line_ends(folder, refused):
     assert "line 7 has seed=inf" in refused("fit")
 
 
-WHOLE = [c.name for c in table.COLUMNS if c.dtype == "int"]
+WHOLE = [c.name for c in schema.COLUMNS if c.dtype == "int"]
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "1e999"])
@@ -198,7 +198,7 @@ def test_the_manifest_is_not_looked_at_where_it_does_not_matter(folder, capsys):
 
 def test_words_in_place_of_seconds_are_shown(folder, monkeypatch):
     from analysis.figures import registry
-    from analysis.report import report
+    from analysis.reporting.html import report
 
     monkeypatch.setattr(registry, "FIGURES", {})
     manifest = {"wall_seconds": "\ud800 an hour", "sessions": [{"wall_seconds": "1 h"}, 3]}

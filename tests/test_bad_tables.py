@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import FitError, LawError, Range, fit, law
-from scaling.table import TableError
+from scaling.errors import TableError
 
 
 def good(n=30, seed=0):

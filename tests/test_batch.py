@@ -5,19 +5,19 @@ import pandas as pd
 import pytest
 
 from analysis import fit, frontier, laws
-from analysis.batch import (
+from analysis.critical_batch import (
     adjusted,
     batch_at_overhead,
     compute_exponents,
     contours,
     critical_batch,
     efficient,
-    settled,
 )
-from analysis.frontier import envelope
-from analysis.overfit import contradiction
+from analysis.data_limits import contradiction
+from analysis.frontiers.envelope import envelope
+from analysis.tables.select import settled
 from scaling.cli import main
-from scaling.table import TableError
+from scaling.errors import TableError
 
 
 def tradeoff(L=(3.0, 3.2, 3.5, 4.0), B=(256, 1024, 4096, 16384, 65536), noise=0.0, seed=0):

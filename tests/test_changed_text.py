@@ -16,14 +16,17 @@ from rich.console import Console
 from small import SMALL
 
 from analysis import load
-from analysis.load import check_one_text
-from scaling import corpus, table
+from analysis.tables.load import check_one_text
+from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError, DataConfig, Execution, RunConfig, override
-from scaling.table import TableError
-from scaling.train import CHECKPOINT, Interrupted, train
+from scaling.config import DataConfig, RunConfig, override
+from scaling.data import corpus, sources
+from scaling.errors import ConfigError, TableError
+from scaling.execution import Execution
+from scaling.train import Interrupted, train
+from scaling.training.checkpoint import CHECKPOINT
 from sweeps import Sweep
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
 
 ROOT = Path(__file__).parents[1]
 
@@ -189,7 +192,7 @@ def test_changes_within_one_tick_of_the_clock_are_seen():
 
 
 def test_a_text_that_changes_while_it_is_read_makes_no_token_files(monkeypatch):
-    read = corpus._local
+    read = sources._local
 
     def late(path: Path):
         turned(path)
@@ -197,7 +200,7 @@ def test_a_text_that_changes_while_it_is_read_makes_no_token_files(monkeypatch):
 
     data = DataConfig(corpus="corpus.txt", tokenizer="bpe-300")
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "_local", late)
+        patch.setattr(sources, "_local", late)
         with pytest.raises(ConfigError, match="changed while it was read"):
             corpus.prepare(data)
     changed = corpus.prepare(data)

@@ -9,8 +9,10 @@ import random
 import pytest
 import torch
 
-from scaling.config import Execution, override
-from scaling.train import CHECKPOINT, Interrupted, train, train_pack
+from scaling.config import override
+from scaling.execution import Execution
+from scaling.train import Interrupted, train, train_pack
+from scaling.training.checkpoint import CHECKPOINT
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

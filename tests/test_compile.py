@@ -10,10 +10,11 @@ import sys
 import pytest
 import torch
 
-from scaling.compile import compiled
-from scaling.config import ConfigError, Execution, flatten, override
-from scaling.memory import one_line, out_of_memory
-from scaling.train import Trainer
+from scaling.config import flatten, override
+from scaling.devices.compilation import compiled
+from scaling.errors import ConfigError, one_line, out_of_memory
+from scaling.execution import Execution
+from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

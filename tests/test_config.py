@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis import laws
 from scaling.config import (
     RECIPE,
-    ConfigError,
     OptimConfig,
     RunConfig,
     canonical,
     fields_of,
     flatten,
     from_dict,
-    lr_rule,
     override,
-    peak_lr,
 )
+from scaling.errors import ConfigError
+from scaling.lr_rule import lr_rule, peak_lr
 
 # Identities are kept in results folders: a change here orphans everybody's runs.
 GOLDEN = {
@@ -223,7 +223,7 @@ def test_power_law_learning_rate(c, p, q):
 def test_a_fitted_law_is_a_rule():
     import pandas as pd
 
-    from analysis import fit, laws
+    from analysis import fit
 
     best = pd.DataFrame(
         [(N, D, 0.7 * N**-0.4 * D**0.1) for N in (1e3, 1e4, 1e5) for D in (1e5, 1e6, 1e7)],

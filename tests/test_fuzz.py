@@ -28,8 +28,8 @@ from fuzzing import RUNS, SPEC, Case, TooLong, World, limits
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from scaling.table import COLUMNS as COLUMNS_OF_RUNS
-from sweeps.estimate import Machine
+from scaling.schema import COLUMNS as COLUMNS_OF_RUNS
+from sweeps.measure import Machine
 from sweeps.spec import Spec
 
 # ------------------------------------------------------------------ what is drawn

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from analysis.plan import shape
+from analysis.planning.model_shape import shape
 from analysis.published import brown2020, kaplan2020
 from scaling.config import ModelConfig
-from scaling.count import PF_DAY, flops_per_token, parameters
+from scaling.count import PF_DAY
+from scaling.size import flops_per_token, parameters
 
 
 def test_the_eight_models():

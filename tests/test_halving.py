@@ -17,16 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from scaling import count
-from scaling.config import ConfigError, Execution, RunConfig, flatten, override
-from scaling.table import config_row
+from scaling import size
+from scaling.config import RunConfig, flatten, override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.schema import config_row
 from sweeps import Sweep
-from sweeps.halving import Arm, Halving, rungs, verdict
-from sweeps.jobs import Job, execute, failed_row
+from sweeps.adaptive.families import family
+from sweeps.adaptive.halving import Arm, rungs, verdict
+from sweeps.adaptive.learning_rate import _rate
+from sweeps.early_stopping import Halving
+from sweeps.execute import execute
+from sweeps.queue import Job
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store
-from sweeps.until import _rate, family
 
 LR = """
 name = "rates"
@@ -99,7 +105,7 @@ Curve = Callable[[RunConfig, int], float | None]
 
 
 def row(run: RunConfig, status: str, S: int, L: float | None) -> dict[str, Any]:
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters(run.model, run.data.vocab_size).N
     D = run.tokens_at(S)
     measured = {"run_id": run.run_id, "N": N, "D": D, "C": 6.0 * N * D, "B": run.batch_tokens}
     return config_row(flatten(run)) | measured | {"S": S, "L": L, "status": status}
@@ -313,7 +319,7 @@ def test_torn_records_and_full_disks_cost_a_comparison_and_nothing_else(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sweeps.halving.write_atomic", full)
+    monkeypatch.setattr("sweeps.early_stopping.write_atomic", full)
     assert list(halving([(bad, points(bad, 3.0)[:2])])) == [
         bad.run_id
     ]  # it needs no record for that

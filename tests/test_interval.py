@@ -15,17 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.design import interval_runs, interval_width
-from scaling import count
+from analysis.planning.adaptive import interval_runs, interval_width
+from scaling import size
 from scaling.cli import main
-from scaling.config import ConfigError, RunConfig, flatten
-from scaling.table import config_row
+from scaling.config import RunConfig, flatten
+from scaling.errors import ConfigError
+from scaling.schema import config_row
 from sweeps import Sweep
-from sweeps.interval import Due, Interval, Round, alike, decide
-from sweeps.run import BudgetSpent
+from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
+from sweeps.errors import BudgetSpent, StoreError
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 GRID = f"""
@@ -42,7 +43,7 @@ interval = {{ width = 0.1 }}
 
 
 def N_of(run: RunConfig) -> int:
-    return count.parameters(run.model, run.data.vocab_size).N
+    return size.parameters(run.model, run.data.vocab_size).N
 
 
 def C_of(runs: Any) -> float:

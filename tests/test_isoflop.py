@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from analysis import frontier, load
-from analysis.conventions import counted
+from analysis.tables.conventions import counted
 from scaling.cli import main
 from scaling.config import ModelConfig
-from scaling.count import flops_per_token, parameters
-from scaling.table import TableError
+from scaling.errors import TableError
+from scaling.size import flops_per_token, parameters
 
 BUDGETS = (1e10, 1e11, 1e12, 1e13)
 FACTORS = tuple(np.geomspace(0.2, 5, 7))

@@ -19,7 +19,7 @@ import pytest
 from disturbed import BASE, LONG, Project, assert_same_results, starts, tree, wait_for
 
 from scaling import table
-from sweeps.estimate import Machine
+from sweeps.measure import Machine
 from sweeps.store import Store
 
 HOW = ("pack", "D_shared")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from analysis import load
 from scaling import table
-from scaling.table import TableError
+from scaling.errors import TableError
 
 positive = st.floats(1e2, 1e12)
 

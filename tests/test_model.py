@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scaling import count
-from scaling.config import ConfigError, ModelConfig
-from scaling.model import Decoder, build
+from scaling import size
+from scaling.config import ModelConfig
+from scaling.errors import ConfigError
+from scaling.model import build
+from scaling.models.decoder import Decoder
 
 SHAPE = ModelConfig(n_layer=2, d_model=24, n_head=3, d_ff=40, n_ctx=16)
 V = 50
@@ -88,7 +90,7 @@ def test_large_norms_are_the_same_function(changes, monkeypatch):
     windows = torch.randint(0, 50, (2, 3, 9), generator=torch.Generator().manual_seed(0))
     seen = []
     for large in (0, 10**9):
-        monkeypatch.setattr("scaling.model._LARGE", large)
+        monkeypatch.setattr("scaling.models.decoder._LARGE", large)
         loss = decoder.mean_loss(flat, windows)
         seen.append((loss.detach(), *torch.autograd.grad(loss.sum(), flat)))
     for fused, plain in zip(*seen, strict=True):
@@ -148,7 +150,7 @@ def test_recomputed_activations_change_no_bit(decoder):
 
 
 def test_gradient_over_several_chunks(decoder, monkeypatch):
-    monkeypatch.setattr("scaling.model._CHUNK_LOGITS", {"cpu": 7 * V})
+    monkeypatch.setattr("scaling.models.output_loss._CHUNK_LOGITS", {"cpu": 7 * V})
     test_loss_and_gradient_equal_autograd(decoder)
 
 
@@ -248,11 +250,11 @@ def test_a_family_of_ones_own(own_family):
     model = build(shape, V)
     test_members_of_a_stack_are_the_models_alone(model)
     test_causality(model)
-    count.allow(shape.family)
-    n = count.parameters(shape, V)
+    size.allow(shape.family)
+    n = size.parameters(shape, V)
     assert (n.N, n.N_total) == (24 * 24, 24 * 24 + V * 24)
-    assert count.flops_per_token(shape, V, "matmul") == 6 * (24 * 24 + V * 24)
-    assert math.isnan(count.flops_per_token(shape, V, "chinchilla"))
+    assert size.flops_per_token(shape, V, "matmul") == 6 * (24 * 24 + V * 24)
+    assert math.isnan(size.flops_per_token(shape, V, "chinchilla"))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaling.config import ConfigError, Execution, ModelConfig, from_dict, override
-from scaling.model import Decoder
-from scaling.noise import NoiseScale, moments
-from scaling.train import Interrupted, Trainer, train, train_pack
+from scaling.config import ModelConfig, from_dict, override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.models.decoder import Decoder
+from scaling.train import Interrupted, train, train_pack
+from scaling.training.noise import NoiseScale, moments
+from scaling.training.trainer import Trainer
 
 ONE = Execution(threads=1, device="cpu")
 

@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import optim
-from scaling.config import ConfigError, ModelConfig, OptimConfig, from_dict, override
-from scaling.model import Decoder
-from scaling.optim import CompiledAdamW, Optimizer
-from scaling.schedule import peaks, schedule, warmup_steps
+from scaling.config import ModelConfig, OptimConfig, from_dict, override
+from scaling.errors import ConfigError
+from scaling.models.decoder import Decoder
+from scaling.training import optim
+from scaling.training.optim import CompiledAdamW, Optimizer
+from scaling.training.schedule import peaks, schedule, warmup_steps
 
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
 fractions = st.one_of(st.just(0.0), st.floats(1e-6, 1))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scaling.config import ConfigError, Execution, override
-from scaling.train import CHECKPOINT, Interrupted, train, train_pack
+from scaling.config import override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.train import Interrupted, train, train_pack
+from scaling.training.checkpoint import CHECKPOINT
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -63,7 +66,7 @@ def test_members_with_large_norms_are_the_runs_alone(run):
 
 
 def test_gradients_of_a_pack_are_exact_in_float64(runs):
-    from scaling.model import Decoder
+    from scaling.models.decoder import Decoder
 
     decoder = Decoder(runs[0].model, 256)
     flat = decoder.init([0, 1, 2]).double().requires_grad_()

@@ -18,13 +18,19 @@ import psutil
 import pytest
 import torch
 
-from scaling import parallel
-from scaling.config import ConfigError, Execution, canonical, from_dict, override
-from scaling.train import CHECKPOINT, Interrupted, device_of, train, train_pack
-from sweeps import Sweep, estimate
+from scaling.config import canonical, from_dict, override
+from scaling.devices import launch
+from scaling.devices.device import device_of
+from scaling.devices.ranks import Ranks
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.train import Interrupted, train, train_pack
+from scaling.training.checkpoint import CHECKPOINT
+from sweeps import Sweep
 from sweeps.budget import Budget
-from sweeps.run import _Call
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
+from sweeps.measure import Machine
+from sweeps.options import Call
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -74,13 +80,13 @@ def ended(pids, seconds=10.0):
 @pytest.fixture
 def started(monkeypatch):
     """Process ids of the ranks that this process has started."""
-    pids, start = [], parallel._Child.__init__
+    pids, start = [], launch._Child.__init__
 
     def noted(child, request):
         start(child, request)
         pids.append(child.process.pid)
 
-    monkeypatch.setattr(parallel._Child, "__init__", noted)
+    monkeypatch.setattr(launch._Child, "__init__", noted)
     return pids
 
 
@@ -114,7 +120,7 @@ def test_a_pack_on_two_devices_has_the_numbers_of_one(pack, started):
 
 def test_nodes_that_can_be_reached_have_their_ranks(pack, started):
     four = dataclasses.replace(ONE, devices=4, nodes=2)
-    with parallel.reaching("127.0.0.1", [parallel.LocalNode()]):
+    with launch.reaching("127.0.0.1", [launch.LocalNode()]):
         results = train_pack(pack, execution=four)
         assert len(started) == 3 and ended(started, 0.1)
         with pytest.raises(ConfigError, match="nodes=4, but this process starts ranks on its own"):
@@ -171,14 +177,14 @@ def test_a_rank_that_does_not_come_up_is_waited_for_no_longer_than_said(run, tmp
     slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\nexec sleep 100")
     slow.chmod(0o755)
-    monkeypatch.setattr(parallel.sys, "executable", str(slow))
-    monkeypatch.setattr(parallel, "_PATIENCE", timedelta(seconds=0.1))
+    monkeypatch.setattr(launch.sys, "executable", str(slow))
+    monkeypatch.setattr(launch, "_PATIENCE", timedelta(seconds=0.1))
     with pytest.raises(
         ChildProcessError, match=r"rank 1 \(process \d+\) has not started within 0.1 s"
     ):
         train(run, execution=TWO)
     slow.write_text("#!/bin/sh\necho no such library >&2; exit 7")
-    monkeypatch.setattr(parallel, "_PATIENCE", timedelta(seconds=100))
+    monkeypatch.setattr(launch, "_PATIENCE", timedelta(seconds=100))
     with pytest.raises(ChildProcessError, match=r"rank 1 .* exit code 7: no such library; the run"):
         train(run, execution=TWO)
 
@@ -206,14 +212,15 @@ def test_what_a_rank_raises_is_raised(run, own_family, started):
 def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from scaling import parallel\n"
-        "from scaling.config import Execution, from_dict\n"
+        "from scaling.devices import launch\n"
+        "from scaling.config import from_dict\n"
+        "from scaling.execution import Execution\n"
         "from scaling.train import train\n"
-        "start = parallel._Child.__init__\n"
+        "start = launch._Child.__init__\n"
         "def noted(child, request):\n"
         "    start(child, request)\n"
         "    print(child.process.pid, flush=True)\n"
-        "parallel._Child.__init__ = noted\n"
+        "launch._Child.__init__ = noted\n"
         "ex = Execution(device='cpu', devices=2, checkpoint_seconds=0.05)\n"
         "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
     )
@@ -285,7 +292,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
 def test_shares_are_all_of_it_once():
     for n in (0, 1, 2, 7, 64):
         for size in (1, 2, 3, 8):
-            shares = [list(range(n))[parallel.Ranks(r, size).share(n)] for r in range(size)]
+            shares = [list(range(n))[Ranks(r, size).share(n)] for r in range(size)]
             assert [i for share in shares for i in share] == list(range(n))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -355,9 +362,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         with pytest.raises(ConfigError, match=r"compile is decided by measurements.* nodes=2"):
             ask(workers=1, compile=True, **how)
     assert not it.folder.exists() and not started
-    paths = {
-        estimate.Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)
-    }
+    paths = {Machine(1, 1, "cpu", devices=devices).path(it.spec.runs[0]) for devices in (1, 2)}
     assert len(paths) == 2
     known = ["cpu x1", "2 x cpu x1", "2 x cpu x4", "2 x NVIDIA H100", "NVIDIA H100", ""]
     for device, threads, devices, like in (
@@ -366,15 +371,15 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
         ("auto", 1, 2, known[1:4:2]),
         ("cuda", 1, 1, known[4:5]),
     ):
-        on = estimate.Machine(1, threads, device, devices=devices)
+        on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
     two_nodes = dataclasses.replace(SHARDED, nodes=2)
-    words = it._command(_Call(1, False, None, 2, True, two_nodes, Budget()))
+    words = it._command(Call(1, False, None, 2, True, two_nodes, Budget()))
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 
 def test_what_several_devices_of_a_worker_ask_of_ray():
-    from sweeps.tune import _resources
+    from sweeps.on_ray.tune import _resources
 
     def asked(workers, execution, *nodes):
         group = _resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])
@@ -417,7 +422,7 @@ def test_a_sweep_on_two_devices_through_ray(sweep):
     alone = sweep("alone", [0, 1, 2]).run(in_process=True, quiet=True)
     it = sweep("two", [0, 1, 2])
     run = it.spec.runs[0]
-    found = estimate.Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
+    found = Machine(1, 1, "cpu", devices=2).measure([(run, 2)])
     assert all(0 < seconds < 10 for sizes in found.values() for seconds in sizes.values())
     runs = it.run(workers=1, devices=2, device="cpu", quiet=True)
     assert runs.status.tolist() == ["ok"] * 3 and set(runs.device) == {"2 x cpu x1"}

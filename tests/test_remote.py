@@ -28,12 +28,12 @@ from scaling.cli import main
 from scaling.config import RunConfig
 from sweeps import Sweep
 from sweeps.control import cancel, logs
+from sweeps.errors import StoreError
 from sweeps.export import EXPORTERS
-from sweeps.jobs import failed_row
 from sweeps.remote import Remote, join, masked, shown, without_credentials
-from sweeps.result import dump
+from sweeps.result import dump, failed_row
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 S3 = "s3://key:SECRET@bucket/results?endpoint_override=127.0.0.1:9000&scheme=http"
 OPEN = "s3://bucket/results?endpoint_override=127.0.0.1:9000&scheme=http"

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from matplotlib.cbook import is_math_text
 
-from analysis import style
-from analysis.figures import registry
+from analysis.figures import registry, style
 from analysis.latex import tabular
-from analysis.report import report
-from scaling import table
-from scaling.table import TableError
+from analysis.reporting.html import report
+from scaling import schema, table
+from scaling.errors import TableError
 
 
 class Page(HTMLParser):
@@ -202,7 +201,7 @@ def hostile(folder, sweep):
     """A results folder whose every text is one of EVIL."""
     runs, curves = sweep()
     names = {run: f"{run}{EVIL[i % len(EVIL)]}" for i, run in enumerate(runs["run_id"])}
-    text = [c.name for c in table.COLUMNS if c.dtype == "str" and c.name != "status"]
+    text = [c.name for c in schema.COLUMNS if c.dtype == "str" and c.name != "status"]
     rows = []
     for i, run in enumerate(runs.to_dict("records")):
         row = {name: EVIL[(i + j) % len(EVIL)] for j, name in enumerate(text)}

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from disturbed import ROOT
 
-from sweeps import session
-from sweeps.session import job_config, private_folder, script_folder
-from sweeps.store import StoreError
+from sweeps.errors import StoreError
+from sweeps.on_ray import session
+from sweeps.on_ray.session import job_config, private_folder, script_folder
 
 HOLD = """
 import sys
-from sweeps.session import job_config, private_folder, script_folder
+from sweeps.on_ray.session import job_config, private_folder, script_folder
 with private_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()
@@ -81,7 +81,7 @@ def holder(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Another process and the folder that it holds."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += f"import tempfile; tempfile.tempdir = {str(temporary)!r}\n"
-    code += "from sweeps import session; session._LONGEST = 300\n"
+    code += "from sweeps.on_ray import session; session._LONGEST = 300\n"
     process = subprocess.Popen(
         [sys.executable, "-c", code + HOLD],
         stdin=subprocess.PIPE,
@@ -127,7 +127,7 @@ def test_sockets_below_it_have_short_paths(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_ray_adds_to_the_search_path_of_workers_is_left_out():
-    import sweeps.tune  # before Ray itself is imported  # noqa: F401
+    import sweeps.on_ray.tune  # before Ray itself is imported  # noqa: F401
 
     config = job_config(["/first", "/second"])
     config._py_driver_sys_path.extend(["/scripts", os.getcwd()])  # as ray.init() does

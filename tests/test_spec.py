@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import count
-from scaling.config import ConfigError
-from sweeps.estimate import _TYPICAL, Speed
+from scaling import size as model_size
+from scaling.errors import ConfigError
+from sweeps.costs import _TYPICAL, Speed
 from sweeps.spec import Spec, bundled, find
 
 PATH = Path("specs/it.toml")
@@ -37,7 +37,7 @@ def refused(text: str, name: str = 'name = "it"\n') -> str:
 
 
 def N_of(run) -> int:
-    return count.parameters(run.model, run.data.vocab_size).N
+    return model_size.parameters(run.model, run.data.vocab_size).N
 
 
 def test_a_grid_is_every_combination_over_the_base():
@@ -271,7 +271,7 @@ def test_a_bundled_spec_stands_for_runs_at_every_scale(name):
         assert scaled.name == f"{name}-{scale}"
         assert not set(scaled.by_id) & set(plain.by_id)
         size = [
-            max(count.parameters(r.model, r.data.vocab_size).N for r in s.runs)
+            max(model_size.parameters(r.model, r.data.vocab_size).N for r in s.runs)
             for s in (plain, scaled)
         ]
         assert size[1] > 10 * size[0]
@@ -312,7 +312,7 @@ def test_a_scale_takes_the_place_of_what_it_names():
         (2, 8192, 3),
     ]
     assert all(r.precision == "bfloat16" for r in gpu.runs) and gpu.name == "e-gpu"
-    N = count.parameters(gpu.runs[0].model, gpu.runs[0].data.vocab_size).N
+    N = model_size.parameters(gpu.runs[0].model, gpu.runs[0].data.vocab_size).N
     assert pytest.approx(20 * N, rel=0.05) == gpu.runs[0].D
     assert Spec.from_text(SCALED, changes={"scale": "gpu", "name": "mine"}).name == "mine"
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling import table
+from scaling import schema, table
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 from sweeps.errors import StoreError
-from sweeps.jobs import failed_row
 from sweeps.remote import Remote
-from sweeps.result import FORMAT
+from sweeps.result import FORMAT, failed_row
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def finish(store: Store, run: RunConfig, L: float = 2.0, status: str = "ok") -> 
 
 def as_in_a_table(rows: list[dict]) -> dict[str, dict]:
     """Rows as CSV keeps them: no text is empty text."""
-    text = {column.name for column in table.COLUMNS if column.dtype == "str"}
+    text = {column.name for column in schema.COLUMNS if column.dtype == "str"}
     plain = [
         {k: str("" if v is None else v) if k in text else v for k, v in r.items()} for r in rows
     ]
@@ -149,7 +148,7 @@ def test_a_table_of_an_older_schema_is_read_and_extended(store: Store):
     finish(store, run_number(0))
     store.merge()
     rows = table.read(store.folder)
-    assert list(rows.columns) == [column.name for column in table.COLUMNS]
+    assert list(rows.columns) == [column.name for column in schema.COLUMNS]
     assert rows.set_index("run_id").N["abc"] == 10 and len(rows) == 2
 
 
@@ -176,8 +175,9 @@ def test_a_disk_that_is_truly_full(tmp_path: Path):
     code = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from sweeps.store import Store, StoreError
-from sweeps.jobs import failed_row
+from sweeps.errors import StoreError
+from sweeps.store import Store
+from sweeps.result import failed_row
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 store, done = Store(sys.argv[1]), 0

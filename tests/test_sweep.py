@@ -19,16 +19,25 @@ from small import BASE, SMALL
 
 from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError, Execution, flatten, override
-from scaling.schedule import shape
-from sweeps import Sweep, estimate, pack
+from scaling.config import flatten, override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
+from scaling.training.pack_key import shape
+from scaling.units import clock, si
+from sweeps import Sweep, measure, packing
 from sweeps.budget import Budget
-from sweeps.jobs import Job, Outcome, Queue, execute, failed_row, headline
-from sweeps.progress import Display, clock, eta, si
-from sweeps.run import Stopped, _Call, _interruptible
+from sweeps.costs import Costs, Speed, costs_of, fit_speed
+from sweeps.display import Display, eta
+from sweeps.driver import interruptible
+from sweeps.errors import Stopped, StoreError, headline
+from sweeps.execute import execute
+from sweeps.measure import Machine
+from sweeps.options import Call
+from sweeps.queue import Job, Outcome, Queue
+from sweeps.result import failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.store import Store, StoreError
+from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,7 +131,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(_Call(2, False, None, 2, True, Execution(), Budget())).endswith(
+    assert it._command(Call(2, False, None, 2, True, Execution(), Budget())).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
@@ -191,7 +200,7 @@ def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
         return train(config, **options)
 
     monkeypatch.setattr(scaling.train, "train", look)
-    monkeypatch.setattr("sweeps.jobs._MERGE_SECONDS", 0.0)
+    monkeypatch.setattr("sweeps.queue._MERGE_SECONDS", 0.0)
     run(sweep())
     assert seen == [0, 1]
 
@@ -353,13 +362,13 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
 
 
 def test_sessions_keep_what_they_started_with(monkeypatch: pytest.MonkeyPatch):
-    import sweeps.run
+    import sweeps.manifest
 
-    monkeypatch.setattr(sweeps.run, "_revision", lambda: "one")
+    monkeypatch.setattr(sweeps.manifest, "revision", lambda: "one")
     it = sweep()
     run(it)
     revisions = iter(["two", "changed while it trained"])
-    monkeypatch.setattr(sweeps.run, "_revision", lambda: next(revisions))
+    monkeypatch.setattr(sweeps.manifest, "revision", lambda: next(revisions))
     second = Sweep(Spec.from_text(SMALL.replace("[0, 1]", "[0, 1, 2]")), None)
     before = it.store.manifest()
     run(second)
@@ -504,7 +513,7 @@ def test_a_second_ctrl_c_stops_at_once_and_handlers_return():
 
     before = signal.getsignal(signal.SIGINT)
     asked = []
-    with pytest.raises(KeyboardInterrupt), _interruptible(lambda: asked.append(1)):
+    with pytest.raises(KeyboardInterrupt), interruptible(lambda: asked.append(1)):
         os.kill(os.getpid(), signal.SIGINT)
         assert asked == [1]
         os.kill(os.getpid(), signal.SIGINT)
@@ -552,24 +561,24 @@ def test_a_measurement_that_fails_says_so_in_one_line(
 
 def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
     """Fields that are none stay none on their way to the child."""
-    import scaling.train
+    import scaling.training.trainer
 
     text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
     (first, _) = sweep(text).spec.runs
-    trainer, seen = scaling.train.Trainer, []
+    trainer, seen = scaling.training.trainer.Trainer, []
 
     def note(runs, *rest):
         seen.append(runs)
         return trainer(runs, *rest)
 
     monkeypatch.setattr(scaling.train, "Trainer", note)
-    monkeypatch.setattr(estimate, "_MEASURE_SECONDS", 0.01)
+    monkeypatch.setattr(measure, "_MEASURE_SECONDS", 0.01)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     request = {"workers": 2, "threads": 1, "device": "cpu", "compile": False, "devices": 1}
     request["items"] = [{"run": flatten(first), "most": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
-    estimate._child()
+    measure._child()
     (found,) = json.loads(out.getvalue())
     assert set(found) == {"1", "2"} and 0 < found["1"] < found["2"] * 2
     assert [len(runs) for runs in seen] == [1, 2]
@@ -583,7 +592,7 @@ PACKED = BASE.replace("d_model = 8", "d_model = 12")  # a shape of these tests a
 def remember(it: Sweep, seconds: dict[int, float], workers: int = 1) -> None:
     """As if packs of every shape of a sweep had been measured to take so long."""
     for one in it.spec.runs:
-        path = estimate.Machine(workers, 1).path(one)
+        path = Machine(workers, 1).path(one)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(seconds))
 
@@ -593,28 +602,25 @@ FLAT = {1: 1.0, 2: 1.1, 4: 1.2, 8: 3.0}  # steps of up to four runs take about a
 
 def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     many = sweep(PACKED + f"seed = {list(range(16))}\n")
-    costs = {
-        workers: estimate.Costs(estimate.speed([]), {shape(many.spec.runs[0]): FLAT})
-        for workers in (1, 2)
-    }
-    (job,) = pack.form(many.spec.runs, costs[1], 1)
+    costs = {workers: Costs(fit_speed([]), {shape(many.spec.runs[0]): FLAT}) for workers in (1, 2)}
+    (job,) = packing.form(many.spec.runs, costs[1], 1)
     assert (len(job.runs), job.slots) == (16, 4)
-    two = pack.form(many.spec.runs, costs[2], 2)
+    two = packing.form(many.spec.runs, costs[2], 2)
     assert [(len(job.runs), job.slots) for job in two] == [(8, 4), (8, 4)]
-    assert len(pack.form(many.spec.runs, costs[2], 2, packs=False)) == 16
+    assert len(packing.form(many.spec.runs, costs[2], 2, packs=False)) == 16
     # As many workers as runs: together they would only take longer.
-    assert len(pack.form(many.spec.runs[:4], costs[2], 4)) == 4
+    assert len(packing.form(many.spec.runs[:4], costs[2], 4)) == 4
     # One long run and short ones: the long one is not held up.
     mixed = sweep(PACKED + "tokens = [2560, 5120, 10_240, 256_000]\n").spec.runs
-    jobs = pack.form(mixed, costs[2], 2)
+    jobs = packing.form(mixed, costs[2], 2)
     (long,) = (job for job in jobs if mixed[-1] in job.runs)
-    assert pack.makespan([job.seconds for job in jobs], 2) <= pack.makespan([long.seconds], 1)
+    assert packing.makespan([job.seconds for job in jobs], 2) <= packing.makespan([long.seconds], 1)
     # Unmeasured, or measured not to pay: one at a time.
     for known in ({}, {shape(mixed[0]): {1: 1.0, 2: 1.98}}):
-        slow = estimate.Costs(estimate.Speed(1.0, 0, 0), known)
-        assert all(job.slots == 1 for job in pack.form(many.spec.runs, slow, 2))
+        slow = Costs(Speed(1.0, 0, 0), known)
+        assert all(job.slots == 1 for job in packing.form(many.spec.runs, slow, 2))
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in many.spec.runs]
-    assert all(len(job.runs) == 1 for job in pack.form(growing, costs[1], 1))
+    assert all(len(job.runs) == 1 for job in packing.form(growing, costs[1], 1))
     remember(many, FLAT)
     plan = many.plan(in_process=True, price=3.6)
     assert "1 jobs: 16 runs in 1 packs of up to 4 at once" in str(plan) and "dollars" in str(plan)
@@ -640,24 +646,24 @@ def test_children_compile_different_shapes_first_and_each_answer_finds_its_shape
             return 0
 
     children = []
-    monkeypatch.setattr(estimate.subprocess, "Popen", Child)
-    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(measure.subprocess, "Popen", Child)
+    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6, 8]\n"
     runs = sweep(shapes).spec.runs
-    found = estimate.Machine(2, 1, compile=True).measure([(r, 1) for r in runs], compiled=True)
+    found = Machine(2, 1, compile=True).measure([(r, 1) for r in runs], compiled=True)
     assert found == {shape(run): {1: run.model.d_model} for run in runs}
     assert [request["first"] for request in asked] == [0, 1]
 
 
 def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
-    it, on = sweep(shapes), estimate.Machine(1, 1, compile=True)
-    monkeypatch.setattr(pack, "_WORTH_COMPILING_SECONDS", 1e9)
+    it, on = sweep(shapes), Machine(1, 1, compile=True)
+    monkeypatch.setattr(packing, "_WORTH_COMPILING_SECONDS", 1e9)
     small, large = it.spec.runs[0], it.spec.runs[-1]
     remember(it, {1: 1.0, 2: 1.1})
     for run, seconds in ((small, {1: 0.6, 2: 0.9}), (large, {1: 1.0, 2: 1.06})):
         on.path(run, compiled=True).write_text(json.dumps(seconds))
-    costs = estimate.costs(on, it.spec.runs, [])
+    costs = costs_of(on, it.spec.runs, [])
     assert costs.compiled == {shape(small)} and costs.step(small, 1) == 0.6
     plan = it.plan(in_process=True, compile=True)
     assert {job.compile for job in plan.jobs if small in job.runs} == {True}
@@ -665,14 +671,14 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     assert "2 runs compiled" in str(plan)
     assert not any(job.compile for job in it.plan(in_process=True).jobs)  # unless asked for
     # a shape is asked about once
-    monkeypatch.setattr(pack, "_WORTH_COMPILING_SECONDS", 1.0)
-    assert not pack.worth_compiling(it.spec.runs, costs, on)
+    monkeypatch.setattr(packing, "_WORTH_COMPILING_SECONDS", 1.0)
+    assert not packing.worth_compiling(it.spec.runs, costs, on)
     on.path(large, compiled=True).unlink()
-    assert pack.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
+    assert packing.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
     # and a worker does as the job says
     seen = []
     monkeypatch.setattr(
-        "sweeps.jobs._execute", lambda run, store, how, *_: seen.append(how.compile)
+        "sweeps.execute._execute", lambda run, store, how, *_: seen.append(how.compile)
     )
     for job in (Job((small,), 1.0, compile=True), Job((large,), 1.0)):
         execute(job, it.store, Execution(compile=True), lambda: False)
@@ -683,16 +689,16 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     monkeypatch,
 ):
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6]\nseed = [0, 1]\n"
-    it, on = sweep(shapes), estimate.Machine(1, 1)
+    it, on = sweep(shapes), Machine(1, 1)
     small, large = it.spec.runs[0], it.spec.runs[-1]
     remember(it, {1: 1.0, 2: 2.0})
-    monkeypatch.setattr(estimate.Machine, "_timed", None)
-    costs = estimate.costs(on, it.spec.runs, [])
-    assert not costs.other and not pack.worth_comparing(it.spec.runs, costs)  # for a minute
+    monkeypatch.setattr(Machine, "_timed", None)
+    costs = costs_of(on, it.spec.runs, [])
+    assert not costs.other and not packing.worth_comparing(it.spec.runs, costs)  # for a minute
     said = str(it.plan(in_process=True, measure=True))
     assert "bfloat16" not in said
     # for longer
-    monkeypatch.setattr(pack, "_WORTH_COMPARING_SECONDS", 1.0)
+    monkeypatch.setattr(packing, "_WORTH_COMPARING_SECONDS", 1.0)
     asked = []
 
     def timed(on, runs, compiled):
@@ -701,18 +707,18 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
         gain = {4: 1.3, 6: 0.6}
         return [{1: gain[r.model.d_model] if r.precision == "bfloat16" else 1.0} for r, _ in runs]
 
-    monkeypatch.setattr(estimate.Machine, "_timed", timed)
+    monkeypatch.setattr(Machine, "_timed", timed)
     said = str(it.plan(in_process=True, measure=True))
     assert 'precision = "bfloat16" would be faster for 2 runs: ' in said
     assert "takes 0.60 of its time in float32 here" in said
     assert asked == [(d, p, 1) for d in (6, 4) for p in ("float32", "bfloat16")]
     assert str(it.plan(in_process=True, measure=True)) == said and len(asked) == 4  # once
-    costs = estimate.costs(on, it.spec.runs, [])
+    costs = costs_of(on, it.spec.runs, [])
     assert costs.other == {shape(small): 1.3, shape(large): 0.6}
     # what is known of packs is what it was: of neither precision anything but what was measured of them
     assert costs.packs == {shape(small): {1: 1.0, 2: 2.0}, shape(large): {1: 1.0, 2: 2.0}}
     slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
-    assert not estimate.costs(on, slow.spec.runs, []).packs
+    assert not costs_of(on, slow.spec.runs, []).packs
     remember(slow, {1: 1.0, 2: 2.0})
     said = str(slow.plan(in_process=True, measure=True))
     assert 'precision = "float32" would be faster for 2 runs' in said and "takes 0.77 of" in said
@@ -721,14 +727,14 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
 def test_a_precision_that_cannot_be_had_stops_no_sweep(monkeypatch):
     it = sweep(PACKED.replace("d_model = 12", "d_model = 10") + "seed = [0, 1]\n")
     remember(it, {1: 1.0, 2: 2.0})
-    monkeypatch.setattr(pack, "_WORTH_COMPARING_SECONDS", 1.0)
+    monkeypatch.setattr(packing, "_WORTH_COMPARING_SECONDS", 1.0)
     calls = []
 
     def timed(on, runs, compiled):
         calls.append(runs)
         raise RuntimeError("index_add_(): self and source expected to have the same dtype")
 
-    monkeypatch.setattr(estimate.Machine, "_timed", timed)
+    monkeypatch.setattr(Machine, "_timed", timed)
     for _ in range(2):
         assert "precision" not in str(it.plan(in_process=True, measure=True))
     assert len(calls) == 1
@@ -743,15 +749,15 @@ def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
     (first, *_) = seeds
 
     def asked(runs, second_a_step=1.0, known=()):
-        speed = estimate.Speed(second_a_step, 0, 0)
-        return pack.worth_measuring(runs, estimate.Costs(speed, dict.fromkeys(known, FLAT)))
+        speed = Speed(second_a_step, 0, 0)
+        return packing.worth_measuring(runs, Costs(speed, dict.fromkeys(known, FLAT)))
 
     # four trunks with branches are no more than five times the longest; one is one and a half
     assert asked(seeds) == [(first, 5)]
     assert asked(sweep(ladder).spec.runs) == [(first, 2)]
     assert not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [shape(first)])
-    speed, alone = estimate.Speed(1.0, 0, 0), {shape(first): {1: 1.0}}  # measured for its speed
-    assert pack.worth_measuring(seeds, estimate.Costs(speed, alone)) == [(first, 5)]
+    speed, alone = Speed(1.0, 0, 0), {shape(first): {1: 1.0}}  # measured for its speed
+    assert packing.worth_measuring(seeds, Costs(speed, alone)) == [(first, 5)]
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in seeds]
     assert not asked(growing)
 
@@ -814,18 +820,18 @@ def test_the_last_attempt_of_a_pack_that_dies_is_made_alone(tmp_path: Path):
 
 
 def test_speed_recovers_prices_from_samples():
-    true = estimate.Speed(1e-3, 5e-4, 2e-11)
+    true = Speed(1e-3, 5e-4, 2e-11)
     samples = [
         (B, layers, F, true.step / B + true.layer * layers / B + true.flop * F)
         for B in (256, 4096)
         for layers in (1, 4)
         for F in (1e5, 1e7)
     ]
-    fitted = estimate.speed(samples)
+    fitted = fit_speed(samples)
     for B, layers, F, seconds in samples:
         guess = fitted.step / B + fitted.layer * layers / B + fitted.flop * F
         assert abs(guess / seconds - 1) < 0.1
-    one = estimate.speed(samples[:1])
+    one = fit_speed(samples[:1])
     assert min(one.step, one.layer, one.flop) > 0 and one.samples == 1
 
 
@@ -871,7 +877,7 @@ def test_jobs_that_ran_out_of_memory_together_are_tried_alone(tmp_path: Path):
 def test_a_run_that_another_process_holds_is_not_trained_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("sweeps.jobs._LEASE_PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.execute.LEASE_PATIENCE", 0.2)
     store = Store(tmp_path / "s")
     job = Job(Spec.from_text(SMALL).runs[:1], 1.0)
     with store.lease(job.id) as held:

@@ -38,7 +38,7 @@ from disturbed import (
 )
 
 from scaling import table
-from sweeps.estimate import Machine
+from sweeps.measure import Machine
 from sweeps.store import Store
 
 CLUSTER = """
@@ -415,9 +415,9 @@ def test_a_cluster_of_the_caller_is_used_and_left_running(project: Project, ray_
 import sys, ray
 options = {"include_dashboard": False, "logging_level": "critical", "_temp_dir": sys.argv[1]}
 ray.init(address="local", num_cpus=1, **options)
-import sweeps.run
-from sweeps.store import StoreError
-sweep = sweeps.run.Sweep.from_toml("mine.toml")
+import sweeps.sweep
+from sweeps.errors import StoreError
+sweep = sweeps.sweep.Sweep.from_toml("mine.toml")
 try:
     sweep.run(workers=1, threads=2, quiet=True)
 except StoreError as error:

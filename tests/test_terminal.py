@@ -15,10 +15,10 @@ from small import SMALL
 
 from scaling import table
 from scaling.cli import main
-from scaling.config import ConfigError
+from scaling.errors import ConfigError
 from scaling.text import printable
 from sweeps import Sweep, control
-from sweeps.progress import Display, say
+from sweeps.display import Display, say
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def test_errors_of_runs_are_escaped_in_status_and_in_the_progress(monkeypatch, c
         raise RuntimeError(EVIL)
 
     monkeypatch.setattr(scaling.train, "train", fails)
-    monkeypatch.setattr("sweeps.progress._FIRST_LINE_SECONDS", 0.01)
+    monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.01)
     for console in (Console(file=sys.stdout), Console(file=sys.stdout, force_terminal=True)):
         spec().run(in_process=True, packs=False, retry_failed=True, console=console)
         out = capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_errors_of_runs_are_escaped_in_status_and_in_the_progress(monkeypatch, c
 
 
 def test_the_live_display_of_errors_is_escaped():
-    from sweeps.jobs import Outcome, Queue
+    from sweeps.queue import Outcome, Queue
 
     it = spec()
     queue = Queue(it.store, retries=0)
@@ -148,7 +148,7 @@ def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
         return train_pack(*args, **options)
 
     monkeypatch.setattr(scaling.train, "train_pack", slowly)
-    monkeypatch.setattr("sweeps.progress._FIRST_LINE_SECONDS", 0.2)
+    monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.2)
     console = Console(force_terminal=True) if terminal else None
     it = spec()
     it.run(in_process=True, packs=packs, console=console)
@@ -185,9 +185,9 @@ def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
     tagged = SMALL.replace("[axes]", 'tag = "größe-π"\n[axes]')
     spec(tagged.replace("seed = [0, 1]", "seed = [0]"))
     code = (
-        "import time, scaling.train, sweeps.progress\n"
+        "import time, scaling.train, sweeps.display\n"
         "from sweeps import Sweep\n"
-        "sweeps.progress._FIRST_LINE_SECONDS = 0.05\n"
+        "sweeps.display._FIRST_LINE_SECONDS = 0.05\n"
         "train = scaling.train.train\n"
         "def slowly(*args, **options):\n"
         "    print(chr(252))\n"
@@ -324,8 +324,8 @@ def marked(path: str | Path, encoding: str = "utf-8-sig") -> None:
 
 
 def test_a_mark_before_a_text_is_no_part_of_it(capsys):
-    from scaling import corpus
     from scaling.config import DataConfig
+    from scaling.data import corpus
 
     data = DataConfig(corpus="corpus.txt", tokenizer="bytes")
     plain = corpus.prepare(data)

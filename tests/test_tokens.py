@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.config import ConfigError, DataConfig
-from scaling.corpus import prepare
-from scaling.tokens import TrainTokens, held_out_windows
+from scaling.config import DataConfig
+from scaling.data.corpus import prepare
+from scaling.data.windows import TrainTokens, held_out_windows
+from scaling.errors import ConfigError
 
 CTX = 32
 

@@ -19,10 +19,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import count, table
-from scaling.config import ConfigError, Execution, override
+from scaling import schema, size
+from scaling.config import override
+from scaling.errors import ConfigError
+from scaling.execution import Execution
 from scaling.model import Model
-from scaling.train import CHECKPOINT, Interrupted, Trainer, evaluation_steps, train, train_pack
+from scaling.train import Interrupted, train, train_pack
+from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.schedule import evaluation_steps
+from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -45,13 +50,13 @@ def test_training_learns_and_its_row_is_exact(run):
     assert 0 < row["mfu"] < 1 and row["peak_flops"] > 1e8 and row["memory"] > 1e7
     assert row["step_seconds"] == pytest.approx(256 / row["tokens_per_second"])
     (test,) = result.tests  # its own corpus
-    assert set(test) == {c.name for c in table.TEST_COLUMNS}
+    assert set(test) == {c.name for c in schema.TEST_COLUMNS}
     assert test["L"] == row["L"] == pytest.approx(sum(test["L_position"]) / 32)
     assert test["L_position"][0] > test["L_position"][31]  # context helps
-    assert set(row) | {"tag"} == {c.name for c in table.COLUMNS}
+    assert set(row) | {"tag"} == {c.name for c in schema.COLUMNS}
     assert row["L"] < 3.3 < math.log(256) - 1
     assert (row["S"], row["D"], row["B"]) == (60, 60 * 256, 256)
-    assert row["N"] == count.parameters(run.model, 256).N
+    assert row["N"] == size.parameters(run.model, 256).N
     assert row["C"] == 6 * row["N"] * row["D"]
     assert row["L"] == result.curve[-1]["L"]
     # byte tokens: a byte is a token, and end-of-text hardly occurs
@@ -98,7 +103,8 @@ def test_killed_and_resumed_equals_undisturbed(run, tmp_path):
     run = override(run, {"tokens": 1000 * 256})
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from scaling.config import Execution, from_dict\n"
+        "from scaling.config import from_dict\n"
+        "from scaling.execution import Execution\n"
         "from scaling.train import train\n"
         "ex = Execution(threads=1, device='cpu', checkpoint_seconds=0.05)\n"
         "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
@@ -318,7 +324,7 @@ def test_a_step_as_one_function_is_the_step(run, monkeypatch, precision):
     changes = {"precision": precision, "optim.clip": 0.3, "optim.z_loss": 1e-3}
     runs = [override(run, {"seed": k} | changes) for k in range(2)]
     apart = Trainer(runs, ONE, [None, None])
-    monkeypatch.setattr("scaling.train.compiled", lambda function, *_, **__: function)
+    monkeypatch.setattr("scaling.training.trainer.compiled", lambda function, *_, **__: function)
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
     as_one = Trainer(runs, dataclasses.replace(ONE, compile=True), [None, None])
     monkeypatch.setattr(as_one, "_gradient", None)  # not by this way
@@ -374,7 +380,7 @@ def test_memory_that_a_step_frees_serves_the_next():
     program = """
 import resource
 import numpy as np
-from scaling.hardware import keep_memory
+from scaling.devices.hardware import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,19 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.design import interval_width
-from scaling import count
+from analysis.planning.adaptive import interval_width
+from scaling import size as model_size
 from scaling.cli import main
-from scaling.config import ConfigError, ModelConfig, RunConfig, flatten
-from scaling.table import config_row
+from scaling.config import ModelConfig, RunConfig, flatten
+from scaling.errors import ConfigError
+from scaling.schema import config_row
 from sweeps import Sweep
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.interval import Interval
+from sweeps.adaptive.learning_rate import _rate
+from sweeps.adaptive.sizes import shape_between, shape_beyond
 from sweeps.budget import Budget
-from sweeps.interval import Interval
-from sweeps.run import BudgetSpent
-from sweeps.shapes import shape_between, shape_beyond
+from sweeps.errors import BudgetSpent
 from sweeps.spec import Spec
 from sweeps.status import status
-from sweeps.until import Growth, _rate
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 LR = f"""
@@ -53,7 +55,7 @@ isoflop = {{ within = 1.5 }}
 
 
 def row(run: RunConfig, L: float | None) -> dict[str, Any]:
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = model_size.parameters(run.model, run.data.vocab_size).N
     measured = {
         "run_id": run.run_id,
         "N": N,
@@ -83,7 +85,7 @@ def settle(
 
 
 def best_lr(run: RunConfig) -> float:
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = model_size.parameters(run.model, run.data.vocab_size).N
     return 2.0 * N**-0.6 * (run.D / 1e4) ** 0.1
 
 
@@ -108,7 +110,7 @@ def test_the_best_learning_rate_of_every_run_is_found_in_few_runs():
         lr = (
             best.optim.lr
             if isinstance(best.optim.lr, float)
-            else 0.05 * count.parameters(best.model, 256).N ** -0.25
+            else 0.05 * model_size.parameters(best.model, 256).N ** -0.25
         )
         assert 1 / 1.2 < lr / best_lr(best) < 1.2
     # A grid as fine over as wide a range has more than twice as many.
@@ -184,7 +186,7 @@ def test_any_valley_is_bracketed_within_the_factor(shift: float, within: float, 
 
 
 def chinchilla(run: RunConfig) -> float:
-    N = count.parameters(run.model, run.data.vocab_size).N
+    N = model_size.parameters(run.model, run.data.vocab_size).N
     return 1.5 + 9.0 * N**-0.25 + 38.0 * run.D**-0.3
 
 
@@ -215,10 +217,10 @@ def test_shapes_between_and_beyond_are_shapes(n_layer, n_head, width, more_layer
     large = ModelConfig(
         n_layer=n_layer + more_layers, d_model=n_head * (width + wider) * 4, n_head=n_head
     )
-    size = [count.parameters(m, 256).N for m in (small, large)]
+    size = [model_size.parameters(m, 256).N for m in (small, large)]
     between, beyond = shape_between(small, large), shape_beyond(small, large)
-    assert between is None or size[0] < count.parameters(between, 256).N < size[1]
-    assert beyond is not None and size[1] < count.parameters(beyond, 256).N
+    assert between is None or size[0] < model_size.parameters(between, 256).N < size[1]
+    assert beyond is not None and size[1] < model_size.parameters(beyond, 256).N
 
 
 def test_learning_rate_and_isoflop_together():
@@ -332,7 +334,7 @@ def test_an_adaptive_sweep_stops_at_its_budget_and_goes_on_to_the_same_end(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):
     text = REAL.replace("[0, 1]", "[0]") + "[until]\nlr = { within = 1.7 }\n"
-    one = count.flops_per_token(Spec.from_text(text).runs[0].model, 256) * 2560
+    one = model_size.flops_per_token(Spec.from_text(text).runs[0].model, 256) * 2560
     assert "more runs follow" in str(Sweep(Spec.from_text(text)).plan(in_process=True))
     with pytest.raises(
         BudgetSpent, match=r"runs are left. Resume with: scaling sweep real.toml.*--budget-flops"
@@ -366,7 +368,7 @@ def test_a_budget_below_every_run_is_refused_before_anything_starts(here: Path):
 
 def test_a_budget_counts_each_run_once():
     runs = Spec.from_text(REAL).runs
-    one = count.flops_per_token(runs[0].model, 256) * 2560
+    one = model_size.flops_per_token(runs[0].model, 256) * 2560
     budget = Budget(flops=1.5 * one)
     assert budget and not Budget()
     assert budget.admits(runs[:1]) and budget.admits(runs[:1]) and not budget.admits(runs[1:])

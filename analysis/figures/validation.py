@@ -1,0 +1,135 @@
+"""How far to trust a fit: errors on runs it has not seen, and what the data say of each parameter."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.marks import headline
+from analysis.figures.panels import Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.latex import symbol
+from analysis.laws import Law
+from analysis.tables.select import usable
+from analysis.validation.validate import validate
+from scaling.errors import TableError
+
+
+@listed("holdout", spec="headline")
+def held_out(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    against: tuple[Law, ...] = (laws.chinchilla, laws.kaplan_ND),
+    width: Width | None = None,
+) -> Figure:
+    """Error on larger runs that a fit has not seen, against how far it extrapolates.
+
+    A panel a law: fitted to the runs up to each cut-off in C, its error at every larger run. The
+    grey band is 1 %.
+    """
+    runs = usable(runs)
+    with rc_context(style.paper()):
+        figure, axes = panels(len(against), width, height=2.4, share=True)
+        colour = None
+        for ax, law in zip(axes, against, strict=True):
+            cuts = validate(law, runs, against=(), bootstrap=0).backtest["cut"]
+            if not len(cuts):
+                raise TableError(f"{law.name} could be fitted below no cut-off.")
+            colour = colour or Colours(cuts)
+            errors = []
+            for cut in cuts:
+                large = runs[runs["C"] > cut * (1 + 1e-9)]
+                try:
+                    result = fit_law(law, runs[runs["C"] <= cut * (1 + 1e-9)], bootstrap=0)
+                except FitError:
+                    continue
+                predicted = result.predict(**{x: large[x].to_numpy(float) for x in law.inputs})
+                off = 100 * (predicted / large["L"].to_numpy(float) - 1)
+                ax.plot(large["C"] / cut, off, "o", color=colour(cut), ms=2.6, mew=0)
+                errors.append(off)
+            if not errors:
+                raise TableError(f"{law.name} could be fitted below no cut-off.")
+            rms = math.sqrt(float(np.mean(np.concatenate(errors) ** 2)))
+            ax.axhspan(-1, 1, color=style.GREY, alpha=0.2, lw=0)
+            ax.axhline(0, color=style.INK, lw=0.5)
+            ax.set_xlabel("Compute over the largest fitted")
+            style.count_axis(ax)
+            ax.label_outer(remove_inner_ticks=False)
+            headline(ax, f"{law.name}: {rms:.2g} % rms", side="left")
+        axes[0].set_ylabel("Predicted over measured loss [%]")
+        assert colour is not None
+        colour.bar(figure, axes, label="Fitted up to $C$ [FLOPs]", own=True)
+    return figure
+
+
+@listed("profile", spec="headline")
+def _parameters_of(
+    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+) -> Figure:
+    """Bootstrap draws and profile likelihood of each parameter of the Chinchilla law."""
+    return parameters(fit_law(laws.chinchilla, usable(runs)), width=width)
+
+
+def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
+    """Of every fitted parameter: bootstrap draws (bars), profile likelihood over its most (line),
+    both 95 % intervals (bar, line under the axis) and the estimate.
+
+    What the two disagree on, and what has no end, is not determined by the data.
+    """
+    assert result.problem is not None
+    names = list(result.problem.free)
+    intervals = result.interval()
+    across = 1 if width == "column" else 3
+    down = math.ceil(len(names) / across)
+    with rc_context(style.paper()):
+        size = (style.COLUMN if across == 1 else style.FULL, 1.5 * down)
+        figure = Figure(figsize=size)
+        grid = figure.subplots(down, across, squeeze=False)
+        for ax in grid.flat[len(names) :]:
+            ax.set_axis_off()
+        for ax, name in zip(grid.flat, names, strict=False):
+            profile = result.profile(name)
+            draws = result.samples[name].to_numpy(float)
+            low, high = intervals.loc[name, ["low", "high"]].to_numpy(float)
+            value = result.params[name]
+            shown = np.array([low, high, profile.low, profile.high, value])
+            shown = shown[np.isfinite(shown)]
+            log = bool((shown > 0).all() and shown.max() > 5 * shown.min())
+            ends = np.log(shown) if log else shown
+            margin = 0.35 * (ends.max() - ends.min())
+            ends = np.array([ends.min() - margin, ends.max() + margin])
+            bins = np.linspace(ends[0], ends[1], 41)
+            limits = tuple(np.exp(ends) if log else ends)
+            heights, edges = np.histogram(draws, np.exp(bins) if log else bins)
+            if heights.any():
+                ax.stairs(
+                    heights / heights.max(), edges, fill=True, color="#c9d6df", label="bootstrap"
+                )
+            x = np.linspace(ends[0], ends[1], 301)
+            x = np.exp(x) if log else x
+            rise = np.interp(x, profile.value, profile.drop)
+            ax.plot(x, np.exp(-0.5 * rise**2), color=style.FIT, lw=0.9, label="profile likelihood")
+            ax.axvline(value, color=style.INK, lw=0.6)
+            ax.plot([low, high], [-0.08, -0.08], color="#8aa4b4", lw=2.5, solid_capstyle="butt")
+            inside = np.clip([profile.low, profile.high], *limits)
+            ax.plot(inside, [-0.17, -0.17], color=style.FIT, lw=2.5, solid_capstyle="butt")
+            ax.set(xlim=limits, ylim=(-0.23, 1.05), xlabel=f"${symbol(name)}$", yticks=[])
+            ax.spines["left"].set_visible(False)
+            if log:
+                style.count_axis(ax)
+            else:
+                ax.xaxis.set_major_locator(MaxNLocator(5))
+                ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure

@@ -1,0 +1,317 @@
+"""Covariance, profile likelihood and identifiability of a fit's parameters.
+
+Sources: Bell & McCaffrey 2002 and Hansen 2022, Jackknife Standard Errors for Clustered Regression
+(few clusters); Huber & Ronchetti 2009, Robust Statistics, sections 3.2 and 7.6 (covariance and
+likelihood ratio of M-estimates); Powell 1991 (kernel estimate of the density at zero that least
+absolute deviations needs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from analysis.fitting.minimise import Minimum
+from analysis.fitting.problem import Problem
+from analysis.fitting.solver import gradients, solve
+
+NULL = 1e-7
+"""A direction of the unknowns whose effect on the fitted values is smaller than this, relative to
+that of the best known direction, is a direction that the data say nothing of."""
+
+
+def interval(low: float, high: float, form: str) -> str:
+    """An interval in brackets, its ends in the format `form`; in words where nothing is known of it."""
+    return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
+
+
+# --- Delta method ---------------------------------------------------------------------------------
+
+
+def covariance(
+    problem: Problem, minimum: Minimum, *, clustered: bool = True
+) -> tuple[np.ndarray, float]:
+    """Covariance (q, q) of the unknowns, and its degrees of freedom.
+
+    Least squares with one row a group: the classical s^2 (J'WJ)^-1. Otherwise the sandwich of the
+    M-estimate, with scores summed over groups and jackknifed (over rows without `clustered`).
+    Directions that the data leave flat get a huge variance.
+    """
+    J = gradients(problem, minimum.theta)
+    r, w = problem.residuals(minimum.theta)[0], problem.weights
+    bread = _inverse(J.T @ (J * w[:, None])) / curvature(problem, minimum)
+    G, n, q = problem.units(), problem.n, problem.q
+    grouped = clustered and n > G
+    if np.isinf(minimum.delta) and not grouped:
+        freedom = max(n - q, 1)
+        return bread * float(np.sum(w * r * r)) / freedom, freedom
+    psi = np.clip(r, -minimum.delta, minimum.delta)
+    score = (J * (w * psi)[:, None]).T
+    if grouped:
+        score = _without_own(problem, J * np.sqrt(w)[:, None], problem.per_group(score))
+        freedom = max(G - 1, 1)
+        correction = freedom / G
+    else:
+        freedom = max(n - q, 1)
+        correction = n / freedom
+    return bread @ (score @ score.T) @ bread * correction, freedom
+
+
+def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Scores (q, G) of the groups as if each had been predicted from all others.
+
+    A fit follows its own rows, and few runs are followed closely: J_g' r_g becomes
+    (I - M_g A)^-1 J_g' r_g, with M_g = J_g' J_g and A the inverse of their sum. The sandwich of these
+    is the jackknife over runs, linearised (CR3; Bell & McCaffrey 2002, Hansen 2022).
+    """
+    q = problem.q
+    half = root(_inverse(J.T @ J))
+    M = problem.per_group(np.einsum("ni,nj->ijn", J @ half, J @ half).reshape(q * q, -1))
+    share, axes = np.linalg.eigh(M.T.reshape(-1, q, q))
+    # A direction that one run alone decides leaves no residual there: 0 / 0.
+    scaled = np.einsum("gji,kj,kg->gi", axes, half, score) / np.maximum(1 - share, 1e-3)
+    back = np.einsum("gij,gj->ig", axes, scaled)
+    return np.linalg.pinv(half.T) @ back
+
+
+def curvature(problem: Problem, minimum: Minimum) -> float:
+    """Mean second derivative of Huber's function over the distribution of the residuals.
+
+    The fraction of rows within the threshold. A threshold that is small against the residuals holds
+    too few rows to count, at worst only those that the fit runs through: the density at zero is then
+    estimated from a wider window (Powell 1991), leaving out the q rows nearest to zero, which a fit
+    of least absolute deviations meets exactly.
+    """
+    if np.isinf(minimum.delta):
+        return 1.0
+    size, w = np.abs(problem.residuals(minimum.theta)[0]), problem.weights
+    order = np.argsort(size)
+    size, w = size[order], w[order]
+    # Silverman's rule for the width of the window, with the spread of a normal distribution.
+    window = 1.06 * 1.4826 * float(np.median(size)) * problem.n**-0.2
+    if minimum.delta >= window:
+        return max(float(np.average(size <= minimum.delta, weights=w)), 1 / problem.n)
+    size, w = size[problem.q :], w[problem.q :]
+    window = max(window, float(size[0]))
+    return float(np.average(size <= window, weights=w)) * minimum.delta / window
+
+
+def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
+    """(q, K) directions of the unknowns along which the fitted values do not change at all."""
+    J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    norms = np.linalg.norm(J, axis=0)
+    norms = np.maximum(norms, 1e-12 * norms.max() + 1e-300)
+    _, sizes, rows = np.linalg.svd(J / norms, full_matrices=False)
+    return (rows[sizes <= NULL * sizes[0]] / norms).T
+
+
+def moves(null: np.ndarray, gradient: np.ndarray) -> bool:
+    """Whether a quantity with this gradient (q,) in the unknowns changes along open directions."""
+    size = np.linalg.norm(gradient) * np.linalg.norm(null, axis=0)
+    return bool(np.any(np.abs(gradient @ null) > 1e-3 * size))
+
+
+def _inverse(A: np.ndarray) -> np.ndarray:
+    """Inverse of a positive semi-definite matrix; flat directions get variance 1e12 of a scale."""
+    diagonal = np.diag(A)
+    scale = np.sqrt(np.maximum(diagonal, 1e-20 * diagonal.max() + 1e-60))
+    values, vectors = np.linalg.eigh(A / np.outer(scale, scale))
+    values = np.maximum(values, 1e-12)
+    return (vectors / values) @ vectors.T / np.outer(scale, scale)
+
+
+def root(cov: np.ndarray) -> np.ndarray:
+    """A with A A' = cov; what rounding made negative counts as zero."""
+    scale = np.sqrt(np.maximum(np.diag(cov), 1e-300))
+    values, vectors = np.linalg.eigh(cov / np.outer(scale, scale))
+    return scale[:, None] * vectors * np.sqrt(np.maximum(values, 0))
+
+
+# --- Profiles -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The objective minimised over everything else, as one parameter is held at each value."""
+
+    name: str
+    value: np.ndarray
+    """(K,) values of the parameter, rising; the fitted one is among them."""
+    drop: np.ndarray
+    """(K,) signed root of the likelihood-ratio statistic: like a t statistic, 0 at the fit."""
+    low: float
+    """Ends of the interval; -inf, 0 or inf where the profile never rises enough."""
+    high: float
+
+
+def scale(problem: Problem, minimum: Minimum) -> float:
+    """What turns 2 (F - F_min) into a statistic with a chi-square law: s^2 for least squares."""
+    r = problem.residuals(minimum.theta)[0]
+    w = problem.weights
+    psi = np.clip(r, -minimum.delta, minimum.delta)
+    freedom = max(problem.n - problem.q, 1)
+    return float(np.sum(w * psi**2) / freedom / curvature(problem, minimum))
+
+
+def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
+    """How much larger the variance of a . theta is because rows of one run agree; at least 1.
+
+    The likelihood counts rows as independent: what it says must be stretched by this.
+    """
+    if problem.units() == problem.n:
+        return 1.0
+    clustered, _ = covariance(problem, minimum)
+    naive, _ = covariance(problem, minimum, clustered=False)
+    return max(1.0, float(a @ clustered @ a) / max(float(a @ naive @ a), 1e-300))
+
+
+def direction(problem: Problem, name: str) -> np.ndarray:
+    """(q,) a with a . theta = log of a coefficient (or positive parameter), or the parameter."""
+    return problem.model.natural(np.eye(problem.q))[problem.free.index(name)]
+
+
+def held(
+    problem: Problem, minimum: Minimum, names: list[str], shifts: np.ndarray, limit: int = 60
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refit with each parameter shifted (in its log, where it is positive) and held there.
+
+    shifts: (len(names), K). Returns the objectives (len(names), K) and the unknowns
+    (q, len(names), K).
+    """
+    cov, _ = covariance(problem, minimum)
+    theta, hold = [], []
+    for name, row in zip(names, shifts, strict=True):
+        a = direction(problem, name)
+        variance = float(a @ cov @ a)  # nothing for an exact fit
+        path = cov @ a / variance if variance > 1e-300 else a / (a @ a)
+        for shift in row:
+            theta.append(minimum.theta[:, 0] + path * shift)
+            hold.append(a)
+    start, normals = np.array(theta).T, np.array(hold).T
+    # Where the straight path leads astray, the fitted point with one coordinate moved may not.
+    plain = normals / np.einsum("is,is->s", normals, normals) * np.ravel(shifts) + minimum.theta
+    found = solve(
+        problem,
+        np.concatenate([start, plain], 1),
+        minimum.delta,
+        hold=np.concatenate([normals, normals], 1),
+        limit=limit,
+    )
+    objective = found.objective.reshape(2, *shifts.shape)
+    theta_out = found.theta.reshape(problem.q, 2, *shifts.shape)
+    first = objective[0] <= objective[1]
+    return np.min(objective, 0), np.where(first, theta_out[:, 0], theta_out[:, 1])
+
+
+def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) -> Profile:
+    """Profile likelihood of one free parameter, and its interval at `level`.
+
+    The likelihood ratio, over the design effect where rows are clustered in runs, is compared with
+    Student's t squared at the degrees of freedom of the covariance.
+    """
+    j = problem.free.index(name)
+    positive = problem.model.log[j]
+    a = direction(problem, name)
+    cov, freedom = covariance(problem, minimum)
+    quantile = float(special.stdtrit(freedom, (1 + level) / 2))
+    unit = scale(problem, minimum) * design_effect(problem, minimum, a)
+    unit = max(unit, problem.rounding)
+    sd = float(np.sqrt(max(a @ cov @ a, 1e-300)))
+    steps = quantile * np.array([0.25, 0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.8, 2.5, 4, 8, 16])
+    # Beyond a factor e^25 a coefficient is as good as zero or infinite.
+    steps = np.unique(np.minimum(steps * sd, 25.0)) if positive else steps * sd
+    shifts = np.concatenate([-steps[::-1], steps])[None]
+    for _ in range(2):
+        value, theta = held(problem, minimum, [name], shifts)
+        x = np.concatenate([shifts[0], [0.0]])
+        value = np.concatenate([value[0], [minimum.objective]])
+        theta = np.concatenate([theta[:, 0], minimum.theta[:, :1]], 1)
+        order = np.argsort(x)
+        x, value = x[order], _levelled(problem, minimum, a, x[order], value[order], theta[:, order])
+        t = np.sign(x) * np.sqrt(np.maximum(2 * (value - minimum.objective) / unit, 0))
+        ends = _crossing(x, t, -quantile), _crossing(x, t, quantile)
+        near = [e * f for e in ends if np.isfinite(e) for f in (0.98, 1.0, 1.02)]
+        if not near:
+            break
+        shifts = np.unique(np.concatenate([shifts[0], near]))[None]
+    centre = float((a @ minimum.theta)[0])
+    natural = np.exp(centre + x) if positive else centre + x
+    low, high = (centre + e for e in ends)
+    if positive:
+        low, high = float(np.exp(low)), float(np.exp(high))
+    return Profile(name, np.asarray(natural), t, float(low), float(high))
+
+
+def _levelled(
+    problem: Problem,
+    minimum: Minimum,
+    a: np.ndarray,
+    x: np.ndarray,
+    value: np.ndarray,
+    theta: np.ndarray,
+) -> np.ndarray:
+    """Objectives (K,) of a profile at ascending shifts x, each tried again from its neighbours' ends
+    (q, K) while that helps, at most a few times: a profile has no pits."""
+    value, theta = value.copy(), theta.copy()
+    step = a[:, None] / (a @ a) * np.diff(x)
+    for _ in range(8):
+        start = np.concatenate([theta[:, :-1] + step, theta[:, 1:] - step], 1)
+        hold = np.repeat(a[:, None], start.shape[1], 1)
+        found = solve(problem, start, minimum.delta, hold=hold, limit=60)
+        before = value.copy()
+        for objective, ends, to in (
+            (found.objective[: len(x) - 1], found.theta[:, : len(x) - 1], slice(1, None)),
+            (found.objective[len(x) - 1 :], found.theta[:, len(x) - 1 :], slice(None, -1)),
+        ):
+            better = objective < value[to]
+            value[to] = np.where(better, objective, value[to])
+            theta[:, to] = np.where(better, ends, theta[:, to])
+        if np.all(value >= before * (1 - 1e-9)):  # which the infinite are, too
+            break
+    return value
+
+
+def _crossing(x: np.ndarray, t: np.ndarray, level: float) -> float:
+    """Where the signed root first passes `level`, walking outwards from the fit; else infinite."""
+    sign = np.sign(level)
+    side = x * sign >= 0
+    x, t = x[side] * sign, t[side] * sign
+    order = np.argsort(x)
+    x, t = x[order], t[order]
+    above = np.flatnonzero(t >= abs(level))
+    if not len(above):
+        return sign * np.inf
+    i = int(above[0])
+    if i == 0:
+        return 0.0
+    f = (abs(level) - t[i - 1]) / (t[i] - t[i - 1])
+    return float(sign * (x[i - 1] + f * (x[i] - x[i - 1])))
+
+
+def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tuple[str, ...]:
+    """Free parameters that could be `factor` times larger or smaller at no real cost.
+
+    The others are refitted; 'no real cost' is a likelihood ratio below the 95 % chi-square point.
+    A parameter that may have either sign is moved by the width of its starting range instead.
+    """
+    names = list(problem.free)
+    shifts = []
+    for p, log in zip(names, problem.model.log, strict=True):
+        region = problem.law.ranges[p]
+        low, high = region.ends(problem.columns)
+        size = np.log(factor) if log else high - low
+        shifts.append([-size, size])
+    value, _ = held(problem, minimum, names, np.array(shifts), limit=30)
+    effect = [design_effect(problem, minimum, direction(problem, p)) for p in names]
+    unit = np.maximum(scale(problem, minimum) * np.array(effect), problem.rounding)
+    statistic = 2 * (value - minimum.objective) / unit[:, None]
+    limit = float(special.chdtri(1, 0.05))
+    return tuple(p for p, s in zip(names, statistic, strict=True) if np.any(s < limit))
+
+
+def undetermined(problem: Problem, minimum: Minimum) -> list[str]:
+    """Free parameters that change along a direction in which the fitted values do not."""
+    null = null_directions(problem, minimum)
+    return [p for p in problem.free if moves(null, direction(problem, p))]

@@ -1,0 +1,149 @@
+"""What hardware and money buy in FLOPs, and what a run asks of memory."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaling.config import ModelConfig
+from scaling.errors import ConfigError
+from scaling.size import parameters
+
+MFU = 0.4
+"""Share of the peak that training keeps busy where it was not measured: PaLM 540B 46 % (Chowdhery
+et al. 2022, Table 3), Llama 3 405B 38 to 43 % (Grattafiori et al. 2024, Table 4)."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One device: dense peak [FLOP/s] by precision, memory [bytes], and where the numbers are from."""
+
+    peak: Mapping[str, float]
+    memory: float
+    source: str
+
+
+def _device(memory: float, source: str, **peak: float) -> Accelerator:
+    return Accelerator({name: 1e12 * tera for name, tera in peak.items()}, memory * 2**30, source)
+
+
+GPUS = {
+    "v100": _device(32, "NVIDIA V100 SXM2 datasheet", fp16=125, fp32=15.7),
+    "a100": _device(80, "NVIDIA A100 SXM datasheet", bf16=312, fp16=312, tf32=156, fp32=19.5),
+    "h100": _device(
+        80, "NVIDIA H100 SXM datasheet, without sparsity",
+        fp8=1979, bf16=989.5, fp16=989.5, tf32=494.5, fp32=67,
+    ),
+    "h100-pcie": _device(
+        80, "NVIDIA H100 PCIe datasheet, without sparsity",
+        fp8=1513, bf16=756.5, fp16=756.5, tf32=378, fp32=51,
+    ),
+    "h200": _device(
+        141, "NVIDIA H200 SXM datasheet, without sparsity",
+        fp8=1979, bf16=989.5, fp16=989.5, tf32=494.5, fp32=67,
+    ),
+    "b200": _device(
+        180, "NVIDIA DGX B200 datasheet / 8, without sparsity", fp8=4500, bf16=2250, fp16=2250
+    ),
+    "l4": _device(24, "NVIDIA L4 datasheet, without sparsity", fp8=242.5, bf16=121, fp32=30.3),
+    "rtx4090": _device(
+        24, "NVIDIA Ada architecture whitepaper, 32-bit accumulation",
+        fp8=330.3, bf16=165.2, fp16=165.2, fp32=82.6,
+    ),
+    "mi300x": _device(
+        192, "AMD MI300X datasheet, without sparsity", fp8=2614.9, bf16=1307.4, fp16=1307.4, fp32=163.4
+    ),
+    "tpu-v4": _device(32, "Google Cloud TPU v4 documentation", bf16=275),
+    "tpu-v5e": _device(16, "Google Cloud TPU v5e documentation", bf16=197),
+    "tpu-v5p": _device(95, "Google Cloud TPU v5p documentation", bf16=459),
+}  # fmt: skip
+"""Accelerators by name."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Compute for one run."""
+
+    C: float
+    """FLOPs."""
+    said: str
+    """How it came about, assumptions included."""
+
+
+def budget(
+    *,
+    gpus: float | None = None,
+    hours: float | None = None,
+    gpu: str = "h100",
+    mfu: float | None = None,
+    precision: str = "bf16",
+    dollars: float | None = None,
+    dollars_per_hour: float | None = None,
+) -> Budget:
+    """The FLOPs of `gpus` for `hours`, or of `dollars` at `dollars_per_hour` for one GPU.
+
+    mfu  model FLOPs utilisation, measured; 0.4 is assumed, and said, where it is not given.
+
+    Raises ConfigError for an unknown GPU or precision, and for numbers missing or not positive.
+    """
+    if gpu not in GPUS:
+        near = difflib.get_close_matches(gpu, GPUS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"gpu={gpu!r} is not known. {hint}Known are {', '.join(GPUS)}.")
+    device = GPUS[gpu]
+    if precision not in device.peak:
+        raise ConfigError(
+            f"precision={precision!r}: no peak of {gpu} is known for it; there are "
+            f"{', '.join(device.peak)} ({device.source})."
+        )
+    given = {
+        "gpus": gpus, "hours": hours, "mfu": mfu, "dollars": dollars,
+        "dollars_per_hour": dollars_per_hour,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{name}={value} must be positive and finite.")
+    share = MFU if mfu is None else mfu
+    if share > 1:
+        raise ConfigError(f"mfu={share:g} is a share of the peak: at most 1, such as 0.4.")
+    if dollars is not None:
+        if hours is not None:
+            raise ConfigError("a budget is dollars, or GPUs and hours, not both.")
+        if dollars_per_hour is None:
+            raise ConfigError(
+                f"dollars={dollars:g} needs dollars_per_hour, what one {gpu} costs for an hour."
+            )
+        device_hours = dollars / dollars_per_hour
+        said = f"${dollars:,.0f} at ${dollars_per_hour:g} an hour: {device_hours:,.0f} {gpu} hours"
+    else:
+        if gpus is None or hours is None:
+            missing = "gpus" if gpus is None else "hours"
+            raise ConfigError(f"a budget of GPUs and hours needs both; {missing} is missing.")
+        device_hours = gpus * hours
+        said = f"{gpus:g} {gpu} for {hours:g} hours"
+    how = "assumed, not measured" if mfu is None else "as given"
+    peak = device.peak[precision]
+    said += f", {precision} at {share:.0%} of {peak / 1e12:g} TFLOP/s (MFU {how}; {device.source})"
+    return Budget(device_hours * 3600 * peak * share, said)
+
+
+def memory(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """Bytes to train a decoder in mixed precision with AdamW, and the fewest GPUs that hold it.
+
+    states        16 bytes a parameter: weights and gradients in 16 bits, and in 32 bits master
+                  weights and two moments (Rajbhandari et al. 2020, arXiv 1910.02054, section 3.1).
+    activations   of one sequence: 34 n_ctx d_model a layer, without recomputation and with fused
+                  attention, that is eq. 1 of Korthikanti et al. 2022 (arXiv 2205.05198) without its
+                  attention term; and the logits, 6 bytes each.
+    gpus          {name: fewest of them for both, sharded, a tenth kept free}.
+    """
+    states = 16.0 * parameters(model, vocab_size).N_total
+    activations = (
+        34.0 * model.n_ctx * model.d_model * model.n_layer + 6.0 * model.n_ctx * vocab_size
+    )
+    need = (states + activations) / 0.9
+    fewest = {name: math.ceil(need / GPUS[name].memory) for name in ("rtx4090", "a100", "h200")}
+    return {"states": states, "activations": activations, "gpus": fewest}

@@ -1,0 +1,175 @@
+"""The runs of a report under the mouse: learning curves and final losses, drawn by plotly.
+
+Everything is in the page: plotly's script, the runs, their curves. Hovering over a run, or its row in
+the table, shows its config and its curve; a tag, and the words that are searched for, choose among them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from analysis.figures import style
+from scaling.schema import COLUMNS
+
+_AXES = {
+    "C": "Compute C = 6ND [FLOPs]",
+    "D": "Training tokens D",
+    "S": "Steps S",
+    "N": "Parameters N",
+}
+_GROUPS = 12  # of sizes, at most: curves of one colour are one line with gaps
+_SAID = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
+"""Of what was measured; and of the config, what differs."""
+
+
+def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """The section of a page, for runs with columns of scaling.table; it expects the runs' table under the
+    id `runs`, run_id in its first column, and a search box under the id `search`."""
+    runs = runs.sort_values(["N", "D"])
+    tags = sorted({str(tag) for tag in runs.get("tag", pd.Series(dtype=str)).dropna()} - {""})
+    values = embedded({"runs": _records(runs, curves), "axes": _AXES})
+    options = "".join(f"<option>{html.escape(tag)}</option>" for tag in tags)
+    choice = f'<label>Tag <select id="tag"><option value="">all</option>{options}</select></label>'
+    axes = "".join(f"<option>{axis}</option>" for axis in _AXES)
+    return [
+        "<h2>Explore</h2>",
+        "<p>Hover over a run, or its row in the table below: its config and its curve. Drag to zoom.</p>",
+        f'<p>{choice if tags else ""} <label>Against <select id="axis">{axes}</select></label></p>',
+        '<div id="explorer"></div><pre id="run" aria-live="polite">No run chosen.</pre>',
+        f'<script id="data" type="application/json">{values}</script>',
+    ]
+
+
+def scripts() -> list[str]:
+    """The code of plotly and of what drives it, each for a <script> at the end of the page."""
+    from plotly.offline import get_plotlyjs
+
+    return [get_plotlyjs(), _SCRIPT]
+
+
+def policy(scripts: Iterable[str]) -> str:
+    """A content security policy: nothing is loaded, and no code runs but `scripts`, by their hashes.
+
+    Plotly sets styles as it draws, and makes pictures from data: and blob: URLs.
+    """
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()) for code in scripts]
+    hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded(value: Any) -> str:
+    """`value` as JSON that may stand in a <script>: no text in it can end or change that element, and
+    none is a line end of JavaScript."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
+    config = [c.name for c in COLUMNS if c.is_config and c.name in runs]
+    varied = [c for c in config if runs[c].astype(str).nunique() > 1]
+    said = [c for c in (*_SAID, *varied) if c in runs]
+    sizes = np.unique(runs["N"].to_numpy(float))
+    norm, colours = style.size_norm(sizes), style.size_map()
+    group = np.searchsorted(sizes, runs["N"]) * min(_GROUPS, len(sizes)) // len(sizes)
+    by_run = dict(tuple(curves.sort_values("S").groupby("run_id")))
+    records = []
+    for number, (_, run) in zip(group, runs.iterrows(), strict=True):
+        curve = by_run.get(run["run_id"], pd.DataFrame(columns=["C", "D", "S", "L"]))
+        records.append(
+            {
+                "id": run["run_id"],
+                "tag": _plain(run.get("tag")) or "",
+                "group": int(number),
+                "colour": to_hex(colours(norm(run["N"]))),
+                "config": {c: _plain(run[c]) for c in said if _plain(run[c]) is not None},
+                "curve": {c: [_plain(x) for x in curve[c]] for c in ("C", "D", "S", "L")},
+            }
+            | {c: _plain(run.get(c)) for c in ("C", "D", "S", "N", "L")}
+        )
+    return records
+
+
+def _plain(value: Any) -> str | float | None:
+    """As JSON has it, in five digits; None for what is missing."""
+    if value is None or value is pd.NA or value != value:
+        return None
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    return float(f"{number:.5g}") if math.isfinite(number) else None
+
+
+_SCRIPT = r"""
+const data = JSON.parse(document.getElementById('data').textContent);
+const plot = document.getElementById('explorer'), text = document.getElementById('run');
+const tag = document.getElementById('tag'), axis = document.getElementById('axis');
+const search = document.getElementById('search');
+const rows = new Map();
+for (const row of document.querySelectorAll('#runs tbody tr')) rows.set(row.cells[0].textContent, row);
+const byId = new Map(data.runs.map(run => [run.id, run]));
+let marked = null;
+
+// Plotly reads tags and entities in the text that it draws.
+function plain(text) { return text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;'); }
+function chosen(run) {
+  const row = rows.get(run.id), words = search.value.toLowerCase().split(/\s+/);
+  return (!tag || !tag.value || run.tag === tag.value)
+    && (!row || words.every(word => row.textContent.toLowerCase().includes(word)));
+}
+function curves(runs, x, colour) {
+  const line = {x: [], y: [], mode: 'lines', hoverinfo: 'skip', opacity: .45, line: {color: colour, width: 1}};
+  for (const run of runs) { line.x.push(...run.curve[x], null); line.y.push(...run.curve.L, null); }
+  return line;
+}
+function draw() {
+  const x = axis.value, runs = data.runs.filter(chosen), groups = new Map();
+  const shown = new Set(runs.map(run => run.id));
+  for (const [id, row] of rows) row.hidden = !shown.has(id);
+  for (const run of runs) groups.set(run.group, [...(groups.get(run.group) || []), run]);
+  const lines = x === 'N' ? [] : [...groups.values()].map(some => curves(some, x, some[0].colour));
+  const traces = [{x: [], y: [], mode: 'lines', hoverinfo: 'skip', line: {color: '#c1272d', width: 2}}, ...lines, {
+    x: runs.map(run => run[x]), y: runs.map(run => run.L), mode: 'markers', customdata: runs.map(run => run.id),
+    text: runs.map(run => plain(run.id)),
+    marker: {color: runs.map(run => run.colour), size: 7},
+    hovertemplate: '%{text}<br>' + x + ' = %{x:.4s}<br>L = %{y:.4f}<extra></extra>',
+  }];
+  Plotly.react(plot, traces, {
+    showlegend: false, hovermode: 'closest', height: 430, margin: {l: 55, r: 10, t: 10, b: 50},
+    xaxis: {type: 'log', title: {text: data.axes[x]}, exponentformat: 'power', dtick: 1},
+    yaxis: {type: 'log', title: {text: 'Test loss L [nats/token]'}, nticks: 8},
+  }, {responsive: true, displaylogo: false});
+}
+function show(id) {
+  const run = byId.get(id);
+  if (!run) return;
+  if (marked) marked.classList.remove('marked');
+  marked = rows.get(id);
+  if (marked) marked.classList.add('marked');
+  const config = Object.entries(run.config).map(([key, value]) => key + ' = ' + value).join('   ');
+  text.textContent = run.id + (run.tag ? '  ' + run.tag : '') + '\n' + config;
+  const x = axis.value === 'N' ? [] : run.curve[axis.value];
+  Plotly.restyle(plot, {x: [x], y: [x.length ? run.curve.L : []]}, [0]);
+}
+for (const control of [tag, axis]) if (control) control.addEventListener('change', draw);
+search.addEventListener('input', draw);
+draw();
+plot.on('plotly_hover', event => { const id = event.points[0].customdata; if (id) show(id); });
+document.getElementById('runs').addEventListener('mouseover', event => {
+  const row = event.target.closest('tbody tr');
+  if (row) show(row.cells[0].textContent);
+});
+"""

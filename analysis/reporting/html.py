@@ -1,0 +1,286 @@
+"""A sweep as one HTML page: laws with intervals, verdicts, figures, plan, every run, provenance.
+
+The page is one file that loads nothing. Without JavaScript only its explorer and the search box of its
+table are idle.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.figures.registry import FIGURES, drawings
+from analysis.reporting.explorer import explorer, policy, scripts
+from analysis.reporting.summary import NEXT, Summary, summarise
+from scaling.errors import TableError
+from scaling.files import check_inside, decode, read_bytes
+
+_COLUMNS = (
+    "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
+    "d_model", "n_head", "family", "schedule", "seed", "seconds",
+)  # fmt: skip
+"""Of the table of runs, as far as they are there and differ or are no config."""
+
+_STYLE = """
+:root { --ink: #1a1a1a; --grey: #6b6b6b; --rule: #dddddd; --fit: #c1272d; }
+* { box-sizing: border-box; }
+body { color: var(--ink); font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 0 auto; max-width: 62rem;
+  padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { border-top: 1px solid var(--rule); font-size: 1.2rem;
+  margin: 2.2rem 0 .6rem; padding-top: .9rem; }
+p { margin: .4rem 0; } .lead, .note, figcaption { color: var(--grey); } .note { color: var(--fit); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
+th, td { padding: .18rem .7rem .18rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
+th { border-bottom: 1px solid var(--ink); font-weight: normal; color: var(--grey); }
+tbody tr:hover { background: #f5f2ea; } td.number { font-variant-numeric: tabular-nums; text-align: right; }
+figure { margin: 1.2rem 0 2rem; } figure svg { height: auto; max-width: 100%; } figcaption { font-size: .86rem; }
+code, pre { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; }
+input, select { border: 1px solid var(--rule); font: inherit; margin: .3rem 0 .6rem; padding: .25rem .5rem; }
+input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; } tr.marked { background: #f5f2ea; }
+#run { min-height: 4.5rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+"""
+
+
+def report(results: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a results folder; its path, <results>/report.html where `out` is not given.
+
+    Raises TableError as `summarise` does, and for a manifest that is none. What the data do not allow
+    is said, not shown.
+    """
+    folder = Path(results)
+    if out is None:
+        check_inside(folder / "report.html", folder)
+    out = Path(out) if out else folder / "report.html"
+    manifest = _manifest(folder)
+    summary = summarise(folder, draw=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A lone surrogate, as JSON and file names may hold, has no UTF-8.
+    out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")
+    return out
+
+
+_MANIFEST: dict[str, type] = {
+    "name": str, "description": str, "revision": str, "versions": dict, "machine": dict, "spec": str,
+    "changes": dict, "corpus_hashes": dict, "sessions": list,
+}  # fmt: skip
+"""Keys of the manifest and the types of their values; null stands for what is not known."""
+_WORDS = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a results folder, empty where there is none. TableError where it is damaged."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    again = "Remove it: the next `scaling sweep` writes it anew, and without it a report has no provenance."
+    try:
+        manifest = json.loads(decode(read_bytes(path)))
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path} cannot be read as JSON ({error}). {again}") from None
+    if not isinstance(manifest, dict):
+        raise TableError(f"{path} must be a JSON object, not {_word(manifest)}. {again}")
+    for key, kind in _MANIFEST.items():
+        if not isinstance(value := manifest.get(key), kind | None):
+            raise TableError(f"{path}: {key!r} must be {_WORDS[kind]}, not {_word(value)}. {again}")
+    return manifest
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else _WORDS.get(type(value), "a number")
+
+
+def page(summary: Summary, manifest: dict[str, Any]) -> str:
+    """The HTML of a summary, with what the manifest of its folder says."""
+    folder = summary.folder
+    made, lacking = drawings(folder)
+    name = str(manifest.get("name", folder.name))
+    parts = [
+        f"<h1>{html.escape(name)}</h1>",
+        f'<p class="lead">{html.escape(str(manifest.get("description", "")))}</p>',
+        *_words(summary),
+        *_laws(summary),
+        *_frontier(summary),
+        *explorer(summary.runs, summary.curves),
+        "<h2>Figures</h2>",
+        *(_figure(key, figure) for key, figure in made.items()),
+        *_runs(summary),
+        *_lacking(summary, lacking),
+        *_provenance(manifest),
+    ]
+    code = scripts()
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy(code)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
+            *parts,
+            *(f"<script>{each}</script>" for each in code),
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an inline <svg>, its letters drawn as paths: the page brings no fonts."""
+    text = io.StringIO()
+    with rc_context({**style.paper(), "svg.fonttype": "path", "svg.hashsalt": "figure"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    body = text.getvalue()
+    return body[body.index("<svg") :]
+
+
+def _words(summary: Summary) -> list[str]:
+    runs = summary.runs
+    spans = ", ".join(
+        f"{name} from {runs[name].min():.3g} to {runs[name].max():.3g}"
+        for name in ("N", "D", "C", "L")
+    )
+    counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items())
+    lines = [f"<p>{html.escape(counts)}: {html.escape(spans)} [nats/token].</p>"]
+    if summary.plan:
+        lines.append(
+            f"<p>Next, with {NEXT:g} times the compute of the largest run: "
+            f"{html.escape(summary.plan.headline)}.</p>"
+        )
+    return lines
+
+
+def _laws(summary: Summary) -> list[str]:
+    rows = []
+    for name, result in summary.laws.items():
+        notes = "; ".join(result.warnings)
+        for parameter, row in result.interval().iterrows():
+            rows.append((name, str(parameter), row["value"], row["low"], row["high"], notes))
+            name = notes = ""
+    out = ["<h2>Laws</h2>", "<p>95 % intervals, clustered by run.</p>"]
+    for result in summary.laws.values():
+        out.append(f"<p><code>{html.escape(result.law.formula)}</code></p>")
+    out.append(_table(("law", "", "value", "low", "high", "remarks"), rows))
+    held = [
+        (name, f"{row.cut:.2g}", row.n_held, f"{row.error:.2%}", f"{row.bias:+.2%}")
+        for name, validation in summary.held_out.items()
+        for row in validation.backtest.itertuples()
+    ]
+    if held:
+        out += [
+            "<h2>Held out</h2>",
+            "<p>Laws fitted to the runs up to a compute predict the larger ones.</p>",
+            _table(("law", "fitted up to C", "runs held out", "rms error", "bias"), held),
+        ]
+        for name, validation in summary.held_out.items():
+            verdict = "; ".join(validation.verdict)
+            kind = "" if validation.supported else ' class="note"'
+            out.append(f"<p{kind}>{html.escape(f'{name}: {verdict}.')}</p>")
+    return out
+
+
+def _frontier(summary: Summary) -> list[str]:
+    rows = [
+        (name, row.exponent, row.value, row.low, row.high)
+        for name, front in summary.frontiers.items()
+        for row in front.exponents.itertuples()
+    ]
+    out = []
+    if rows:
+        out += [
+            "<h2>Compute-optimal frontier</h2>",
+            _table(("method", "power of C", "exponent", "low", "high"), rows),
+        ]
+    if summary.rule:
+        out.append(f"<p>{html.escape(str(summary.rule))}</p>")
+    if summary.plan:
+        out.append("<h2>Plan</h2>")
+    for times, following in ((NEXT, summary.plan), (NEXT**2, summary.further)):
+        if following:
+            out.append(f"<p>With {times:g} times the compute of the largest run:</p>")
+            out.append(f"<pre>{html.escape(str(following))}</pre>")
+    return out
+
+
+def _figure(name: str, figure: Figure) -> str:
+    one = FIGURES[name]
+    source = f" After {one.source}." if one.source else ""
+    caption = html.escape(f"{one.shows}.{source}")
+    return f'<figure id="{name}">{svg(figure)}<figcaption>{caption}</figcaption></figure>'
+
+
+def _runs(summary: Summary) -> list[str]:
+    table = summary.table
+    varied = [
+        c for c in _COLUMNS
+        if c in table.columns and (c[0].isupper() or table[c].nunique(dropna=False) > 1)
+    ]  # fmt: skip
+    rows = table.loc[table["status"] == "ok", varied].itertuples(index=False, name=None)
+    out = [
+        "<h2>Runs</h2>",
+        '<input id="search" type="search" placeholder="search, such as a tag or an id" aria-label="search">',
+        _table(varied, rows, name="runs"),
+    ]
+    ended = table[table["status"] != "ok"]
+    if len(ended):
+        columns = [c for c in ("run_id", "status", "N", "D", "B", "lr_peak", "error") if c in ended]
+        out += [
+            "<h2>Failed, diverged and stopped</h2>",
+            _table(columns, ended[columns].itertuples(index=False, name=None)),
+        ]
+    return out
+
+
+def _lacking(summary: Summary, lacking: dict[str, str]) -> list[str]:
+    said = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(lacking.values())
+    if not said:
+        return []
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in said)
+    return [
+        f"<details><summary>What these runs do not allow ({len(said)})</summary><ul>{items}</ul></details>"
+    ]
+
+
+def _provenance(manifest: dict) -> list[str]:
+    if not manifest:
+        return []
+    rows = [
+        (
+            key,
+            json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value),
+        )
+        for key, value in manifest.items()
+        if key not in ("spec", "sessions", "description")
+    ]
+    out = ["<h2>Provenance</h2>", _table(("", ""), rows)]
+    if "spec" in manifest:
+        spec = html.escape(str(manifest["spec"]))
+        out.append(f"<details><summary>The spec</summary><pre>{spec}</pre></details>")
+    return out
+
+
+def _table(header: Iterable[str], rows: Iterable[tuple], *, name: str = "") -> str:
+    head = "".join(f"<th>{html.escape(str(h))}</th>" for h in header)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    id_ = f' id="{name}"' if name else ""
+    return f'<div class="wide"><table{id_}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool | str) or value is None or value is pd.NA:
+        text = "" if value is None or value is pd.NA else str(value)
+        return f"<td>{html.escape(text)}</td>"
+    if value != value:  # nan
+        return "<td></td>"
+    number = float(value)  # pyright: ignore[reportArgumentType]
+    text = f"{number:.0f}" if number % 1 == 0 and abs(number) < 1e5 else f"{number:.4g}"
+    text = re.sub(r"e\+?(-?)0*", r"e\1", text)
+    return f'<td class="number">{text}</td>'

@@ -1,0 +1,296 @@
+"""Text -> train and test splits -> token files with a manifest, in a cache.
+
+The default corpus is 19.6 MB of public-domain English prose read as data from two Python packages;
+text is never part of this repository. Everything is deterministic: the same text gives the same
+split, tokenizer and files, bit for bit.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scaling.config import DataConfig
+from scaling.data.sources import CORPORA, SOTU, content_hash, source
+from scaling.data.tokenizer import PATTERN, encoder, train_bpe
+from scaling.errors import CorpusError
+from scaling.files import cache
+
+BLOCK_BYTES = 16_384
+"""Text is split into train and test by paragraph-aligned blocks of about this size: large enough
+that only 0.5 % of test words lie in a 13-gram seen in training."""
+
+TEST_PERCENT = 5
+MINIMUM_BYTES = 20_000
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Prepared token files of one corpus under one tokenizer."""
+
+    folder: Path
+    hash: str
+    """Content hash of both token files."""
+    vocab_size: int
+    train_tokens: int
+    test_tokens: int
+    train_bytes: int
+    test_bytes: int
+
+    @property
+    def train(self) -> Path:
+        return self.folder / "train.bin"
+
+    @property
+    def test(self) -> Path:
+        return self.folder / "test.bin"
+
+    def token_bytes(self) -> np.ndarray:
+        """Length in bytes of every token id [vocab_size]; 0 for end-of-text."""
+        tokens = self._tokens()
+        if tokens is None:
+            return np.array([0] + [1] * 255)
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        lengths[: len(tokens)] = [len(token) for token in tokens]
+        return lengths
+
+    def _tokens(self) -> list[bytes] | None:
+        """The tokenizer's tokens by rank; None where tokens are bytes."""
+        path = self.folder / "tokenizer.json"
+        if not path.exists():
+            return None
+        return [base64.b64decode(token) for token in json.loads(path.read_text())["tokens"]]
+
+    def test_of(self, corpus: str) -> Path:
+        """The test split of another corpus in these tokens; made if it is not in the cache yet.
+
+        The split goes by the content of blocks, so that text which both corpora have is on the same
+        side in both. CorpusError as for :func:`prepare`.
+        """
+        from filelock import FileLock
+
+        with _readable(corpus):
+            name, known, read = source(DataConfig(corpus=corpus))
+            if known is None:
+                known = content_hash(read())
+            path = self.folder / "others" / f"{name}-{known[:12]}.bin"
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                with FileLock(path.with_suffix(".lock")):
+                    _, test = split(_documents(DataConfig(corpus=corpus), known, read))
+                    ids = encoder(self._tokens(), self.vocab_size)(test)
+                    path.with_suffix(".tmp").write_bytes(ids.data)
+                    os.replace(path.with_suffix(".tmp"), path)
+        return path
+
+
+def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """(train, test): for every document its blocks of text.
+
+    A block is whole paragraphs, about 16 KB (less for a corpus below 6.5 MB, so that about 20 blocks
+    are test); sha256(block) % 100 < 5 sends it to the test split.
+    """
+    texts = [text for _, text in documents]
+    size = min(BLOCK_BYTES, max(512, sum(map(len, texts)) // 400))
+    train: list[list[str]] = []
+    test: list[list[str]] = []
+    for text in texts:
+        sides: tuple[list[str], list[str]] = ([], [])
+        for block in _blocks(text, size):
+            digest = int.from_bytes(hashlib.sha256(block.encode()).digest(), "big")
+            sides[digest % 100 < TEST_PERCENT].append(block)
+        for side, documents_of_side in zip(sides, (train, test), strict=True):
+            if side:
+                documents_of_side.append(side)
+    return train, test
+
+
+def _blocks(text: str, size: int) -> Iterator[str]:
+    block: list[str] = []
+    length = 0
+    # A paragraph keeps the blank lines that end it; one without any is cut at line ends.
+    for paragraph in re.split(r"(?<=\n\n)(?=[^\n])", text):
+        pieces = [paragraph] if len(paragraph) <= 2 * size else paragraph.splitlines(keepends=True)
+        for piece in pieces:
+            block.append(piece)
+            length += len(piece)
+            if length >= size:
+                yield "".join(block)
+                block, length = [], 0
+    if block:
+        yield "".join(block)
+
+
+def prepare(data: DataConfig) -> TokenFiles:
+    """The token files of `data`, made if they are not in the cache yet.
+
+    Deterministic, safe to call from several processes at once, and quick when nothing is to be done.
+    Raises CorpusError where the corpus is missing, empty or too small.
+    """
+    from filelock import FileLock
+
+    limit = f"-{data.max_bytes}" if data.max_bytes else ""
+    with _readable(data.corpus):
+        name, known, read = source(data)
+        if known is None:
+            known = content_hash(read())
+        folder = cache() / "tokens" / f"{name}-{known[:12]}{limit}" / data.tokenizer
+        if (folder / "manifest.json").exists():
+            return _open(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{data.tokenizer}.lock"):
+            if not (folder / "manifest.json").exists():
+                _write(folder, data, known, read)
+        return _open(folder)
+
+
+def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> dict[str, str]:
+    """{name: hash} of the token files of `data` and of the test splits {corpus: path} of other corpora
+    in the same tokens (:meth:`TokenFiles.test_of`)."""
+    name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
+    found = {name: files.hash}
+    for other, path in others.items():
+        found[f"{name}; test of {other}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    """Raise CorpusError where texts have other :func:`hashes` than were recorded for the same names."""
+    for name, now in found.items():
+        before = recorded.get(name, now)
+        if before != now:
+            raise CorpusError(
+                f"the text of corpus {name!r} changed since the sweep began: it had hash "
+                f"{before[:16]} and has {now[:16]} now. Losses would not compare. Restore the text "
+                "and run the same command: it continues with the remaining runs. Or train on the "
+                "new text in another results folder."
+            )
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn the system's refusals into a CorpusError that names the corpus."""
+    try:
+        yield
+    except OSError as error:
+        # A failed write names no file; writes go to the cache.
+        place = cache() if error.filename is None else error.filename
+        ours = str(place).startswith(str(cache()))
+        raise CorpusError(
+            f"could not prepare data.corpus={_short(name)}: {error.strerror or error} "
+            f"({_short(str(place))}). "
+            + ("SCALING_CACHE names another cache folder." if ours else "Choose another corpus.")
+        ) from None
+
+
+def _short(text: object) -> str:
+    said = repr(text)
+    return said if len(said) < 200 else f"{said[:100]}...{said[-50:]}"
+
+
+def _open(folder: Path) -> TokenFiles:
+    m = json.loads((folder / "manifest.json").read_text())
+    return TokenFiles(
+        folder=folder,
+        hash=m["hash"],
+        vocab_size=m["vocab_size"],
+        train_tokens=m["train"]["tokens"],
+        test_tokens=m["test"]["tokens"],
+        train_bytes=m["train"]["bytes"],
+        test_bytes=m["test"]["bytes"],
+    )
+
+
+def _limited(documents: Iterable[tuple[str, str]], max_bytes: int | None) -> list[tuple[str, str]]:
+    if max_bytes is None:
+        return list(documents)
+    kept: list[tuple[str, str]] = []
+    left = max_bytes
+    for name, text in documents:
+        raw = text.encode()[:left]
+        kept.append((name, raw.decode(errors="ignore")))
+        left -= len(raw)
+        if left <= 0:
+            break
+    return kept
+
+
+def _checked(
+    documents: Iterable[tuple[str, str]], corpus: str, max_bytes: int | None = None
+) -> list[tuple[str, str]]:
+    """The documents, if they are the pinned ones and enough. Raises CorpusError."""
+    kept = _limited(documents, max_bytes)
+    pinned = CORPORA[corpus].hash if corpus in CORPORA else None
+    if pinned is not None and not max_bytes and content_hash(kept) != pinned:
+        raise CorpusError(
+            f"the text of corpus {corpus!r} is not the pinned one (sha256 "
+            f"{content_hash(kept)[:12]}..., not {pinned[:12]}...); install {SOTU} again."
+        )
+    size = sum(len(text.encode()) for _, text in kept)
+    if size < MINIMUM_BYTES:
+        raise CorpusError(
+            f"data.corpus={corpus!r} has {size} bytes of text; a train and a test split need at "
+            f"least {MINIMUM_BYTES}."
+        )
+    return kept
+
+
+def _documents(
+    data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """The text whose source has the hash `known`, checked. Raises CorpusError."""
+    documents = _checked(read(), data.corpus, data.max_bytes)
+    if source(data)[1] not in (None, known):  # else files named by one text would hold another
+        raise CorpusError(
+            f"data.corpus={data.corpus!r} changed while it was read; start again once it is written."
+        )
+    return documents
+
+
+def _write(
+    folder: Path, data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
+) -> None:
+    documents = _documents(data, known, read)
+    train, test = split(documents)
+    if not train or not test:
+        raise CorpusError(
+            f"data.corpus={data.corpus!r}: the text falls into too few blocks for a train and a test "
+            "split; use text with paragraphs or lines."
+        )
+    tokens = None if data.tokenizer == "bytes" else train_bpe(train, data.vocab_size)
+    encode = encoder(tokens, data.vocab_size)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{data.tokenizer}-", dir=folder.parent))
+    try:
+        digest = hashlib.sha256()
+        manifest: dict = {"corpus": data.corpus, "source_hash": known, "tokenizer": data.tokenizer}
+        for side, side_documents in (("train", train), ("test", test)):
+            ids = encode(side_documents)
+            (partial / f"{side}.bin").write_bytes(ids.data)
+            digest.update(ids.tobytes())
+            manifest[side] = {
+                "tokens": len(ids),
+                "bytes": sum(len(b.encode()) for blocks in side_documents for b in blocks),
+                "documents": len(side_documents),
+            }
+        if tokens is not None:
+            saved = {"pattern": PATTERN, "tokens": [base64.b64encode(t).decode() for t in tokens]}
+            (partial / "tokenizer.json").write_text(json.dumps(saved))
+        manifest |= {"vocab_size": data.vocab_size, "hash": digest.hexdigest()}
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        if folder.exists():  # left by an older, interrupted preparation
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The built-in model families and their parts."""

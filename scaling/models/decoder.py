@@ -1,0 +1,194 @@
+"""The decoder: a pre-norm transformer. Shape suffixes as in scaling/model.py."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from scaling.config import ModelConfig
+from scaling.model import Model, family
+from scaling.models.attention import attend
+
+_EPS = 1e-5  # of norms, as torch's layer_norm has it
+_LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K calls
+
+
+@family
+class Decoder(Model):
+    """Pre-norm decoder: GPT-2's (learned positions, LayerNorm, GELU, biases), or with any of the
+    options of :class:`scaling.config.ModelConfig`."""
+
+    def __init__(self, model: ModelConfig, vocab_size: int) -> None:
+        super().__init__(model, vocab_size)
+        self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.in_block = [n.removeprefix("0.") for n in self.shapes if n.startswith("0.")]
+        self.gains = [n for n in self.shapes if re.fullmatch(r"(\d+\.)?norm\d?\.(weight|bias)", n)]
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        m = self.model
+        d, f = m.d_model, m.ff_width
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def linear(name: str, i: int, o: int) -> None:
+            shapes[f"{name}.weight"] = (i, o)
+            if m.bias:
+                shapes[f"{name}.bias"] = (o,)
+
+        def norm(name: str) -> None:
+            shapes[f"{name}.weight"] = (d,)
+            if m.bias and m.norm == "layernorm":
+                shapes[f"{name}.bias"] = (d,)
+
+        if m.position == "learned":
+            shapes["position_embedding"] = (m.n_ctx, d)
+        for i in range(m.n_layer):
+            norm(f"{i}.norm1")
+            linear(f"{i}.qkv", d, d + 2 * m.kv_width)
+            if m.qk_norm:
+                shapes |= {f"{i}.{x}_norm.weight": (m.head_width,) for x in ("query", "key")}
+            linear(f"{i}.projection", d, d)
+            norm(f"{i}.norm2")
+            linear(f"{i}.up", d, f if m.activation == "gelu" else 2 * f)
+            linear(f"{i}.down", f, d)
+        norm("norm")
+        return shapes
+
+    def std(self, name: str) -> float:
+        """0.02; the matrices that write to the residual stream divided by sqrt(2 n_layer n_repeat)
+        (Radford et al. 2019; position embeddings like the rest, as is now common)."""
+        if name.endswith(("projection.weight", "down.weight")):
+            return 0.02 / math.sqrt(2 * self.model.n_layer * self.model.n_repeat)
+        return 0.02
+
+    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        m = self.model
+        if name.endswith("qkv.weight"):
+            return tensor.split([m.d_model, m.kv_width, m.kv_width], dim=1)
+        if name.endswith("up.weight") and m.activation == "swiglu":
+            return tensor.chunk(2, dim=1)
+        return [tensor]
+
+    def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
+        k, b, t = tokens_kbt.shape
+        x_kbtd = self.embed(p, tokens_kbt)
+        if self.model.position == "learned":
+            position_ktd = p["position_embedding"]
+            if t < self.model.n_ctx:
+                position_ktd = position_ktd[:, :t]
+            x_kbtd = x_kbtd + position_ktd.unsqueeze(1)
+        x_knd = x_kbtd.view(k, b * t, -1)
+        for _ in range(self.model.n_repeat):
+            for i in range(self.model.n_layer):
+                if self.recompute and torch.is_grad_enabled():
+                    x_knd = checkpoint(self._layer, p, i, x_knd, t, use_reentrant=False)
+                else:
+                    x_knd = self._layer(p, i, x_knd, t)
+        return self._norm(p, "norm", x_knd)
+
+    def _layer(self, p: Mapping[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
+        return self.block({name: p[f"{i}.{name}"] for name in self.in_block}, x_knd, t)
+
+    def block(self, p: Mapping[str, Tensor], x_knd: Tensor, t: int) -> Tensor:
+        """One layer, from its own tensors: the same code for all of them."""
+        y_knd = self._norm(p, "norm1", x_knd)
+        y_knd = self._attention(p, y_knd, t)
+        x_knd = x_knd + _linear(p, "projection", y_knd)
+        up = _linear(p, "up", self._norm(p, "norm2", x_knd))
+        if self.model.activation == "gelu":
+            y_knf = _gelu(up)
+        else:
+            gate_knf, value_knf = up.chunk(2, dim=2)
+            y_knf = F.silu(gate_knf) * value_knf
+        return x_knd + _linear(p, "down", y_knf)
+
+    def _attention(self, p: Mapping[str, Tensor], y_knd: Tensor, t: int) -> Tensor:
+        m = self.model
+        k, n, d = y_knd.shape
+        h, g, c = m.n_head, m.kv_heads, m.head_width
+        qkv = _linear(p, "qkv", y_knd).view(n * k // t, t, d + 2 * m.kv_width)
+        query, key, value = (
+            part.view(n * k // t, t, -1, c).transpose(1, 2)
+            for part in qkv.split([d, m.kv_width, m.kv_width], dim=2)
+        )
+        if m.qk_norm:
+            query = _rms(query, p["query_norm.weight"].repeat_interleave(n // t, 0))
+            key = _rms(key, p["key_norm.weight"].repeat_interleave(n // t, 0))
+        if m.position == "rope":
+            query, key = self._rotate(query), self._rotate(key)
+        if g < h:
+            key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
+        scale = c**-0.5 if m.mup_base_width is None else 1 / c
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            # whose kernel's backward pass takes thrice as long there as that of float32
+            with torch.autocast("cpu", enabled=False):
+                y_bhtc = attend(query.float(), key.float(), value.float(), scale).to(query.dtype)
+        else:
+            y_bhtc = attend(query, key, value, scale)
+        return y_bhtc.transpose(1, 2).reshape(k, n, d)
+
+    def _rotate(self, x_bhtc: Tensor) -> Tensor:
+        """Turn channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al. 2021)."""
+        device = x_bhtc.device
+        if device not in self._rotations:
+            j = torch.arange(0, self.model.head_width, 2, device=device, dtype=torch.float64)
+            t = torch.arange(self.model.n_ctx, device=device, dtype=torch.float64)
+            angle_tc = t[:, None] * 1e4 ** (-j / self.model.head_width)
+            self._rotations[device] = angle_tc.cos(), angle_tc.sin()
+        steps = x_bhtc.shape[2]
+        cos_tc, sin_tc = (x[:steps].to(x_bhtc.dtype) for x in self._rotations[device])
+        a, b = x_bhtc.chunk(2, dim=3)
+        return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
+
+    def _norm(self, p: Mapping[str, Tensor], name: str, x_knd: Tensor) -> Tensor:
+        weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
+        if (
+            self.model.norm == "layernorm"
+            and not torch.compiler.is_compiling()  # which fuses them itself
+            and len(weight_kd) == len(x_knd)
+            and x_knd[0].numel() >= _LARGE
+        ):
+            # One model at a time, gains fused; by the size of one, so that a pack changes no digit.
+            biases = [None] * len(x_knd) if bias_kd is None else bias_kd.unbind()
+            each = zip(x_knd.unbind(), weight_kd.unbind(), biases, strict=True)
+            y = [F.layer_norm(x_nd, (d,), weight_d, bias_d) for x_nd, weight_d, bias_d in each]
+            return y[0].unsqueeze(0) if len(y) == 1 else torch.stack(y)
+        if self.model.norm == "rmsnorm":
+            y_knd = F.rms_norm(x_knd, (d,), eps=_EPS)
+        else:
+            y_knd = F.layer_norm(x_knd, (d,))
+        if len(weight_kd) != len(x_knd):  # gains of each sequence
+            y_knd = y_knd.view(len(weight_kd), -1, d)
+        if bias_kd is None:
+            y_knd = y_knd * weight_kd[:, None]
+        else:
+            y_knd = torch.addcmul(bias_kd[:, None], y_knd, weight_kd[:, None])
+        return y_knd.view(x_knd.shape)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """In its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    if torch.compiler.is_compiling():  # the same by an exponential, in half the time of a tanh
+        return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    return F.gelu(x, approximate="tanh")
+
+
+def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
+    # autocast would leave float32, which attention cannot mix
+    y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=_EPS)
+    return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
+
+
+def _linear(p: Mapping[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
+    weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
+    if bias_ko is None:
+        return torch.bmm(x_kni, weight_kio)
+    if torch.compiler.is_compiling():  # which fuses the sum with what follows
+        y_kno = torch.bmm(x_kni, weight_kio)
+        return y_kno + bias_ko[:, None].type_as(y_kno)
+    return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)

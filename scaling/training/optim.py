@@ -1,0 +1,271 @@
+"""Optimisers over the flat parameters of K models."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from scaling.config import OptimConfig
+from scaling.devices.compilation import compiled
+from scaling.errors import ConfigError
+from scaling.model import Model
+from scaling.norm import norm
+from scaling.training.schedule import lr_divisor
+
+T = TypeVar("T")
+
+
+class Optimizer:
+    """Updates rows of flat parameters [K, P]; every row has its own kind of optimiser, learning rates,
+    decay and clipping, and torch's own optimisers work on views of it.
+
+    AdamW: decoupled (Loshchilov & Hutter 2019), torch's fused kernel on two or three slices of each
+    row, so that a row is the same alone and in a pack. Adafactor (Shazeer & Stern 2018; torch's is
+    that of Zhai et al. 2022): every tensor by itself. Muon (Jordan et al. 2024): every matrix by itself,
+    queries, keys, values and gates apart, with updates as large as AdamW's (Liu et al. 2025); all else
+    is AdamW's.
+    """
+
+    def __init__(
+        self,
+        flat_kp: Tensor,
+        model: Model,
+        configs: Sequence[OptimConfig],
+    ) -> None:
+        self.flat_kp = flat_kp
+        self.clip_k = flat_kp.new_tensor([math.inf if c.clip is None else c.clip for c in configs])
+        self.pieces = [pieces(model, c) for c in configs]
+        groups: dict[str, list[dict[str, Any]]] = {}
+        self.groups: list[list[dict[str, Any]]] = []  # of each row, in the order of its pieces
+        for row_p, c, mine in zip(flat_kp.detach(), configs, self.pieces, strict=True):
+            # lr and decay act as a product, which stays that of the base width
+            decay = c.weight_decay * lr_divisor(model.model, c)
+            self.groups.append([])
+            for piece in mine:
+                group = {"params": [piece.view(row_p)], "lr": 0.0}
+                group["weight_decay"] = decay if piece.decayed else 0.0
+                if piece.kind == "adamw":
+                    group |= {"betas": (c.beta1, c.beta2), "eps": c.eps}
+                groups.setdefault(piece.kind, []).append(group)
+        self.torch = [_KINDS[kind](found) for kind, found in groups.items()]
+        by_place = {
+            group["params"][0].data_ptr(): group
+            for optimizer in self.torch
+            for group in optimizer.param_groups
+        }
+        for row_p, mine, found in zip(flat_kp.detach(), self.pieces, self.groups, strict=True):
+            found += [by_place[piece.view(row_p).data_ptr()] for piece in mine]
+
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+        """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
+        clipped in place, each row by its own norm. Returns the norms before clipping [K]."""
+        norm_k = self.norm(grad_kp)
+        scale_k = (self.clip_k / (norm_k + 1e-6)).clamp_(max=1.0)
+        if scale_k.is_cuda or bool(
+            (scale_k < 1).any()
+        ):  # to look costs a GPU more than to multiply
+            grad_kp.mul_(scale_k[:, None])
+        rows = zip(self.groups, self.pieces, grad_kp, lr, strict=True)
+        for groups, mine, grad_p, (matrices, other) in rows:
+            for group, piece in zip(groups, mine, strict=True):
+                group["lr"] = matrices if piece.matrix else other
+                group["params"][0].grad = piece.view(grad_p)
+        for optimizer in self.torch:
+            optimizer.step()
+        return norm_k
+
+    def norm(self, grad_kp: Tensor) -> Tensor:
+        """Norms of the gradients of whole rows [K]."""
+        return norm(grad_kp)
+
+    def row(self, k: int) -> dict[str, Any]:
+        """What a checkpoint holds of row k: torch's state of each of its pieces."""
+        return {
+            f"{number}.{name}": value
+            for number, state in enumerate(self._states(k))
+            for name, value in state.items()
+        }
+
+    def load_row(self, k: int, saved: dict[str, Any]) -> None:
+        """The reverse of :meth:`row`."""
+        states = self._states(k)
+        for state in states:
+            state.clear()
+        for key, value in saved.items():
+            number, _, name = key.partition(".")
+            if isinstance(value, Tensor):
+                value = value.to(self.flat_kp.device, copy=True)
+            states[int(number)][name] = value
+
+    def _states(self, k: int) -> list[dict[str, Any]]:
+        owner = {id(g): optimizer for optimizer in self.torch for g in optimizer.param_groups}
+        return [owner[id(group)].state[group["params"][0]] for group in self.groups[k]]
+
+
+class CompiledAdamW:
+    """:class:`Optimizer` for rows of AdamW alone, as one compiled kernel over all of them. Equal to it
+    but for the last digits, and in what a checkpoint holds."""
+
+    def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
+        self.flat_kp = flat_kp
+        self.m_kp, self.v_kp = (
+            torch.zeros_like(flat_kp.detach()),
+            torch.zeros_like(flat_kp.detach()),
+        )
+        self.pieces = [pieces(model, c) for c in configs]
+        self.matrices = model.ends["matrix"]
+        self.betas = [(c.beta1, c.beta2) for c in configs]
+        self.t = [0] * len(configs)
+        decayed = [[_decayed(model, c)] for c in configs]
+        self.decayed_k1 = torch.tensor(decayed, device=flat_kp.device)
+        self.fixed_k5 = flat_kp.new_tensor(
+            [
+                (
+                    math.inf if c.clip is None else c.clip,
+                    c.weight_decay * lr_divisor(model.model, c),
+                    c.beta1,
+                    c.beta2,
+                    c.eps,
+                )
+                for c in configs
+            ],
+            dtype=torch.float64,
+        ).float()
+
+    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+        """As :meth:`Optimizer.step`, but that `grad_kp` is left as it is."""
+        torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
+        return self.within(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
+
+    def within(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
+        """What compiled code that ends in :func:`adamw` returns: `update` is called with its arguments
+        but for the gradient, the parameters first."""
+        t_after = [t + 1 for t in self.t]
+        moving = [
+            (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
+            for rates, (beta1, beta2), t in zip(lr, self.betas, t_after, strict=True)
+        ]
+        moving_k4 = torch.tensor(moving).to(self.m_kp.device, non_blocking=True)
+        flat_kp = self.flat_kp.detach()
+        rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
+        for tensor in rows:  # once for packs of every size
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        answer = update(*rows, self.matrices)
+        self.t = t_after
+        return answer
+
+    def row(self, k: int) -> dict[str, Any]:
+        """What a checkpoint holds of row k, as :meth:`Optimizer.row` has it."""
+        if not self.t[k]:
+            return {}
+        return {
+            f"{number}.{name}": value
+            for number, piece in enumerate(self.pieces[k])
+            for name, value in (
+                ("step", torch.tensor(float(self.t[k]), device=self.m_kp.device)),
+                ("exp_avg", piece.view(self.m_kp[k])),
+                ("exp_avg_sq", piece.view(self.v_kp[k])),
+            )
+        }
+
+    def load_row(self, k: int, saved: dict[str, Any]) -> None:
+        """The reverse of :meth:`row`."""
+        for number, piece in enumerate(self.pieces[k]):
+            piece.view(self.m_kp[k]).copy_(saved[f"{number}.exp_avg"])
+            piece.view(self.v_kp[k]).copy_(saved[f"{number}.exp_avg_sq"])
+        self.t[k] = int(saved["0.step"])
+
+
+def adamw(
+    grad_kp: Tensor,
+    flat_kp: Tensor,
+    m_kp: Tensor,
+    v_kp: Tensor,
+    decayed_k1: Tensor,
+    fixed_k5: Tensor,
+    moving_k4: Tensor,
+    matrices: int,
+) -> Tensor:
+    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2) in place; the norms before clipping."""
+    clip, decay, beta1, beta2, eps = fixed_k5.split(1, dim=1)
+    lr_matrix, lr_other, correction1, correction2 = moving_k4.split(1, dim=1)
+    norm_k1 = grad_kp.norm(dim=1, keepdim=True)
+    g_kp = grad_kp * (clip / (norm_k1 + 1e-6)).clamp(max=1.0)
+    place_p = torch.arange(grad_kp.shape[1], device=grad_kp.device)
+    lr_kp = torch.where(place_p < matrices, lr_matrix, lr_other)
+    decay_kp = torch.where(place_p < decayed_k1, decay, 0.0)
+    m_kp.lerp_(g_kp, 1 - beta1)
+    v_kp.mul_(beta2).add_((1 - beta2) * g_kp * g_kp)
+    update_kp = (m_kp / correction1) / (v_kp.sqrt() / correction2 + eps)
+    flat_kp.mul_(1 - lr_kp * decay_kp).sub_(lr_kp * update_kp)
+    return norm_k1[:, 0]
+
+
+@functools.cache
+def _compiled_adamw(device: torch.device) -> Callable[..., Tensor]:
+    return compiled(adamw, device)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a row that is one parameter of one of torch's optimisers."""
+
+    view: Callable[[Tensor], Tensor]
+    kind: str
+    matrix: bool
+    decayed: bool
+
+
+def pieces(model: Model, c: OptimConfig) -> list[Piece]:
+    """The pieces of a row; together they are the whole of it."""
+    end, P_decayed = model.ends["matrix"], _decayed(model, c)
+    begin = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]  # of AdamW's part
+    found = []
+    for name, at in model.offsets.items():
+        if at < begin:
+            whole = torch.empty(model.shapes[name], device="meta")
+            for number in range(len(model.parts(name, whole))):
+                view = partial(_part, model, name, number)
+                found.append(Piece(view, c.optimizer, at < end, at < P_decayed))
+    cuts = sorted({begin, *(x for x in (end, P_decayed, model.P) if x > begin)})
+    for a, b in itertools.pairwise(cuts):
+        found.append(Piece(partial(_cut, a, b), "adamw", b <= end, b <= P_decayed))
+    return found
+
+
+def _decayed(model: Model, c: OptimConfig) -> int:
+    """How much of a row decays: it comes first."""
+    ends = {"matrices": model.ends["matrix"], "embeddings": model.ends["head"], "all": model.P}
+    return ends[c.decay]
+
+
+def _cut(a: int, b: int, row_p: Tensor) -> Tensor:
+    return row_p[a:b]
+
+
+def _part(model: Model, name: str, number: int, row_p: Tensor) -> Tensor:
+    shape, a = model.shapes[name], model.offsets[name]
+    return model.parts(name, row_p[a : a + math.prod(shape)].view(shape))[number]
+
+
+def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            f"optim.optimizer='muon' needs torch 2.9 or later; this is {torch.__version__}."
+        )
+    return torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw")
+
+
+_KINDS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adafactor": torch.optim.Adafactor,
+    "muon": _muon,
+}

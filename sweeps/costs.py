@@ -1,0 +1,171 @@
+"""How long runs take on this machine: learned from finished runs, or from a few measured seconds.
+
+Training one token costs  t = a / B + b n_layer / B + c F  seconds: a step and each of its layers have
+a fixed price, and every FLOP has one (F: matrix-product FLOPs a token, scaling.count 'matmul').
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling import size
+from scaling.config import RunConfig
+from scaling.training.pack_key import shape
+from sweeps.measure import Machine, Packs
+
+Sample = tuple[float, float, float, float]
+"""(B, n_layer, F, seconds a token) of something that was measured."""
+
+_TYPICAL = (8e-4, 8e-4, 4e-11)
+"""a, b, c of one laptop core, where nothing was measured."""
+
+_COMPILED_GAINS = 0.05
+"""Compiled steps must be shorter by this part."""
+
+_MOST_SAMPLES = 2000
+"""Finished runs that the speed is learned from; three prices need no more."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds from sizes, for one worker."""
+
+    step: float
+    """a [s]."""
+    layer: float
+    """b [s]."""
+    flop: float
+    """c [s]."""
+    samples: int = 0
+    """How many measurements it rests on; 0 is a guess."""
+
+    def step_seconds(self, run: RunConfig) -> float:
+        """Of one training step."""
+        F = size.flops_per_token(run.model, run.data.vocab_size, "matmul")
+        return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
+
+    def test(self, run: RunConfig) -> float:
+        """Of one evaluation: forward passes only."""
+        return max(1.0, run.eval.test_tokens / run.batch_tokens) * self.step_seconds(run) / 3
+
+    def seconds(self, run: RunConfig) -> float:
+        """Expected seconds of a run, evaluations included."""
+        tests = min(run.eval.points, run.S)
+        return run.S * self.step_seconds(run) + tests * self.test(run)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What runs cost one worker, alone and in packs."""
+
+    speed: Speed
+    packs: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
+    """{shape: {K: seconds a step of K runs}} of the shapes that were measured."""
+    compiled: frozenset[Hashable] = frozenset()
+    """The shapes that are to be trained compiled; `packs` has what that takes."""
+    other: Mapping[Hashable, float] = field(default_factory=dict)
+    """{shape: how long a step of one run is in the other precision, in times of its own, uncompiled}
+    where that was measured; nan where it cannot be."""
+
+    def sizes(self, run: RunConfig) -> list[int]:
+        """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
+        return sorted(self.packs.get(shape(run), ())) or [1]
+
+    def step(self, run: RunConfig, K: float) -> float:
+        """Seconds of one step of K runs on average, between measured sizes by a straight line."""
+        known = self.packs.get(shape(run))
+        if not known:
+            return self.speed.step_seconds(run)
+        sizes = sorted(known)
+        above = next((k for k in sizes if k >= K), sizes[-1])
+        below = max((k for k in sizes if k < above), default=above)
+        if below == above:
+            return known[above]
+        return known[below] + (known[above] - known[below]) * (K - below) / (above - below)
+
+    def test(self, run: RunConfig) -> float:
+        """Seconds of one evaluation of a run."""
+        return self.speed.test(run)
+
+
+def fit_speed(samples: Iterable[Sample]) -> Speed:
+    """The prices that explain the samples best, in relative terms; none of them negative."""
+    samples = [s for s in samples if all(x > 0 for x in s)]
+    if not samples:
+        return Speed(*_TYPICAL)
+    import numpy as np
+    from scipy.optimize import nnls
+
+    B, layers, F, seconds = np.array(samples, float).T
+    features = np.stack([1 / B, layers / B, F], axis=1)
+    scale = float(np.median(seconds / (features @ _TYPICAL)))
+    # A weak pull to the typical ratio of the three keeps few samples from giving nonsense.
+    prior = 0.1 * np.eye(3)
+    design = np.concatenate([features * _TYPICAL * scale / seconds[:, None], prior])
+    target = np.concatenate([np.ones(len(seconds)), 0.1 * np.ones(3)])
+    price = nnls(design, target)[0] * _TYPICAL * scale
+    return Speed(*map(float, price), samples=len(samples))
+
+
+def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
+    """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
+    on as many devices of its kind as it has."""
+    samples = []
+    for row in rows:
+        if on is not None and not on.like(row.get("device") or ""):
+            continue
+        values = [row.get(key) for key in ("B", "n_layer", "C_matmul", "D", "tokens_per_second")]
+        if row.get("status") == "ok" and all(values) and row.get("pack") in (None, 1):
+            B, layers, C, D, rate = (float(v) for v in values if v)
+            samples.append((B, layers, C / D, 1 / rate))
+    return samples
+
+
+def costs_of(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
+    """What is known of the costs of `runs`, from measurements and from finished runs.
+
+    Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
+    one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
+    """
+    if not runs:  # nothing to price
+        return Costs(fit_speed([]))
+    shapes = {shape(run): run for run in runs}
+    runs = shapes.values()
+    packs = on.known(runs)
+    known = list(rows)
+    some = known[:: max(1, len(known) // _MOST_SAMPLES)]
+    price = fit_speed([*samples_of_packs(packs, runs), *samples_of(some, on)])
+    fast: Packs = {}
+    for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
+        plain = packs.get(key, {})
+        ratios = [compiled[K] / plain[K] for K in compiled.keys() & plain.keys()]
+        if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAINS:
+            fast[key] = compiled
+    return Costs(price, packs | fast, frozenset(fast), on.compared(runs))
+
+
+def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
+    """What measured packs of one say of the speed."""
+    return [
+        (
+            run.batch_tokens,
+            run.model.n_layer,
+            size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+            packs[key][1] / run.batch_tokens,
+        )
+        for key, run in {shape(run): run for run in runs}.items()
+        if key in packs
+    ]
+
+
+def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
+    """The cheapest, the middle and the dearest shape, by FLOPs a token; to be measured alone."""
+    ordered = sorted(
+        {shape(run): run for run in runs}.values(),
+        key=lambda run: size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+    )
+    picks = {0, len(ordered) // 2, len(ordered) - 1} if ordered else ()
+    return [(ordered[i], 1) for i in sorted(picks)]

@@ -1,0 +1,1 @@
+"""Execution of a sweep's jobs on Ray."""

@@ -1,0 +1,80 @@
+"""Joining a Ray cluster that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweeps.errors import StoreError
+from sweeps.on_ray.session import job_config, script_folder
+
+_PATIENCE = 3.0
+"""Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
+
+
+@contextlib.contextmanager
+def joined(address: str | None) -> Iterator[None]:
+    """Be part of the cluster at `address` ('host:port', or 'auto') for the block.
+
+    This machine must be one of the cluster's. This package travels to the cluster's workers. Nothing happens where no address is given.
+    Raises StoreError where no cluster answers.
+    """
+    if address is None:
+        yield
+        return
+    # Before sweeps.on_ray.tune, which would lock this process in with a token of its own.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import logging
+
+    import ray
+
+    packages = [Path(__file__).parents[2] / name for name in ("scaling", "sweeps")]
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"py_modules": [str(path) for path in packages]},
+            job_config=job_config(script_folder()),
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise _none(address, str(error).strip().splitlines()[0]) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def probe(address: str) -> None:
+    """Raise StoreError, at once, where no cluster answers."""
+    if address.startswith("ray://"):
+        raise StoreError(
+            f"address={address!r} is of Ray Client, which a sweep cannot use: its queue lives in the "
+            "driver. Run the sweep on a machine of the cluster, with --address host:port."
+        )
+    place = address
+    if address == "auto":
+        place = os.environ.get("RAY_ADDRESS", "")
+        current = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray")
+        with contextlib.suppress(OSError):
+            place = place or (current / "ray_current_cluster").read_text().strip()
+        if not place:
+            raise _none(address, "none was started on this machine")
+    host, _, port = place.rpartition(":")
+    if not (host and port.isdigit()):
+        raise StoreError(f"address={address!r} is neither 'auto' nor host:port.")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _none(address, f"{place}: {error}") from None
+
+
+def _none(address: str, why: str) -> StoreError:
+    return StoreError(
+        f"no Ray cluster at address={address!r} ({why}). Start one with `ray start --head`, or leave "
+        "the address out: Ray is then started here for the sweep."
+    )

@@ -1,0 +1,62 @@
+"""Where results come from: the machine, the revision of the source, and the versions of packages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from sweeps.result import Row
+
+
+def machine() -> Row:
+    """Where this runs, for the manifest: what numbers and speed hang on, nothing that names it."""
+    import platform
+
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+    return {
+        "system": platform.system(),
+        "release": ".".join(platform.release().split(".")[:2]),
+        "architecture": platform.machine(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }
+
+
+def revision() -> str | None:
+    """Git revision of this package's source, with '+' where it has changes; None outside git."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = git("rev-parse", "HEAD")
+    if not revision:
+        return None
+    return revision + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from scaling import __distribution__
+
+    found = {}
+    for name in (__distribution__, "torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
