@@ -162,10 +162,13 @@ def columns() -> str:
 
 def commands() -> str:
     """The help of `scaling` and of each of its commands."""
-    parts = [f"```text\n{_help()}\n```"]
-    for line in _help().splitlines():
-        if match := re.fullmatch(r"  ([a-z][a-z-]*(?: [a-z]+)?) {2,}(.*)", line):
-            parts += [f"## {match[1]}", f"```text\n{_help(*match[1].split())}\n```"]
+    from scaling.cli import COMMANDS
+
+    overview = _help()
+    listed = re.findall(r"^  ([a-z][a-z-]*(?: [a-z]+)?) {2,}\S", overview, flags=re.M)
+    parts = [f"```text\n{overview}\n```"]
+    for name in dict.fromkeys([*listed, *COMMANDS]):
+        parts += [f"## {name}", f"```text\n{_help(*name.split())}\n```"]
     return "\n\n".join(parts)
 
 
