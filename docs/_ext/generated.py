@@ -165,7 +165,7 @@ def commands() -> str:
     from scaling.cli import COMMANDS
 
     overview = _help()
-    listed = re.findall(r"^  ([a-z][a-z-]*(?: [a-z]+)?) {2,}\S", overview, flags=re.M)
+    listed = re.findall(r"^  (?!scaling )([a-z][a-z-]*(?: [a-z]+)?) {2,}\S", overview, flags=re.M)
     parts = [f"```text\n{overview}\n```"]
     for name in dict.fromkeys([*listed, *COMMANDS]):
         parts += [f"## {name}", f"```text\n{_help(*name.split())}\n```"]
