@@ -49,7 +49,8 @@ def _entries(lines: list[str], names: frozenset[str]) -> str:
             entries.append((name, f"{meaning} {line.strip()}"))
     known = all(set(name.split(", ")) <= names for name, _ in entries)
     if known:
-        return "\n".join(f":param {name}: {_prose(meaning)}" for name, meaning in entries)
+        fields = [(name.replace(", ", ","), meaning) for name, meaning in entries]
+        return "\n".join(f":param {name}: {_prose(meaning)}" for name, meaning in fields)
     return "\n".join(f"``{name}``\n    {_prose(meaning)}" for name, meaning in entries)
 
 
@@ -64,7 +65,7 @@ def _prose(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    text = re.sub(r"([\\*|`])", r"\\\1", text)
+    text = re.sub(r"([\\*|`@])", r"\\\1", text)
     text = re.sub(r"(\w)_(?!\w)", r"\1\\_", text)
     return re.sub(r"^(\s*)([=+~^\"'.]{3,}|\.\.)", r"\1\\\2", text, flags=re.M)
 
