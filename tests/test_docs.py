@@ -1,124 +1,220 @@
-"""What the README and the notebooks say is run."""
+"""What README, how-to pages, concepts and notebooks show is run, planned or parsed."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+import tyro
 
+from analysis import laws
 from scaling import cli
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / "docs" / "getting_started.md",
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
+    *sorted((ROOT / "docs" / "concepts").glob("*.md")),
+]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PLOTTED = {"01_launch": 1, "02_fit": 1, "03_figures": 6, "04_plan": 2}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.S | re.M)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.S | re.M)
 
 
-def commands() -> list[list[str]]:
-    lines = "\n".join(blocks("sh")).splitlines()
+def commands(page: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(page, "sh")).splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [w[1:] for w in words if w and w[0] == "scaling"]
 
 
+def every_command() -> dict[str, tuple[Path, list[str]]]:
+    """Each command of the pages once, unless it reads a file that the page itself shows."""
+    found = {}
+    for page in PAGES:
+        for words in commands(page):
+            own = any(word.partition(":")[0].endswith((".toml", ".py")) for word in words)
+            key = f"{page.stem}: {shlex.join(words)}" if own else shlex.join(words)
+            found.setdefault(key, (page, words))
+    return found
+
+
+EVERY = every_command()
+# What needs several GPUs, a cluster, the network or a minute is only parsed.
+PARSED = {
+    key
+    for key, (_, words) in EVERY.items()
+    if {"--devices", "--execution.devices", "--scale"} & set(words)
+    or any(word.startswith("hub:") for word in words)
+    or words[0] == "report"  # a minute; tests/test_report.py writes the same page
+}
 # What trains for minutes is shown by `make demo` and the tests of sweeps.
-TRAINS = [w for w in commands() if w[0] == "sweep" and "--dry-run" not in w]
+PLANNED = {
+    key for key, (_, w) in EVERY.items() if w[0] == "sweep" and "--dry-run" not in w
+} - PARSED
+RUN = {key for key in EVERY if key not in PARSED | PLANNED}
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, text_file, own_cache):
-    """A folder as the README's reader has it: results of the demo and of headline, a text, a table."""
+    """A reader's folder: results of the demo and of headline, a text, tables from elsewhere."""
     results = tmp_path / "results"
-    shutil.copytree(
-        ROOT / "results" / "headline", results / "headline", ignore=shutil.ignore_patterns("runs")
-    )
+    for name in ("headline", "batch", "isoflop"):
+        shutil.copytree(
+            ROOT / "results" / name, results / name, ignore=shutil.ignore_patterns("runs")
+        )
     shutil.copytree(results / "headline", results / "quickstart")
     shutil.copy(text_file, tmp_path / "my_text.txt")
     runs = pd.read_csv(results / "headline" / "runs.csv").query("status == 'ok'")
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(tmp_path / "runs.csv", index=False)
+    other = {"bits": runs.L / 0.6931, "params_M": runs.N / 1e6, "tokens_B": runs.D / 1e9}
+    pd.DataFrame(other).to_csv(tmp_path / "other.csv", index=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SCALING_CACHE")
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "words", [w for w in commands() if w not in TRAINS], ids=lambda w: "-".join(w)[:40]
-)
-def test_readme_command(here, words):
-    done = subprocess.run(
-        [sys.executable, "-m", "scaling.cli", *words],
+def write_files_of(page: Path, folder: Path) -> None:
+    """The files that a page shows: specs by their names, the first Python block of own_*.md."""
+    for toml in blocks(page, "toml"):
+        if name := re.search(r'^name = "(\w+)"', toml, flags=re.M):
+            (folder / f"{name[1]}.toml").write_text(toml)
+    if page.stem in ("own_law", "own_family"):
+        name = {"own_law": "my_laws.py", "own_family": "my_family.py"}[page.stem]
+        (folder / name).write_text(blocks(page, "python")[0])
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         timeout=250,
     )
+
+
+@pytest.mark.parametrize("key", sorted(RUN))
+def test_command(here, key):
+    page, words = EVERY[key]
+    write_files_of(page, here)
+    done = run("-m", "scaling.cli", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or "--out" in words
 
 
-@pytest.mark.parametrize("words", TRAINS, ids=lambda w: "-".join(w)[:40])
-def test_readme_sweeps_parse(here, words):
+@pytest.mark.parametrize("key", sorted(PLANNED))
+def test_sweep_is_planned(here, key):
     """The flags and the spec of a sweep too long to run here."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scaling.cli", *words, "--dry-run"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=250,
-    )
+    page, words = EVERY[key]
+    write_files_of(page, here)
+    done = run("-m", "scaling.cli", *words, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "runs" in done.stdout
 
 
-def test_readme_python(here, capsys):
-    """Every Python block, in order, in one session."""
-    code = "\n".join(blocks("python"))
+@pytest.mark.parametrize("key", sorted(PARSED))
+def test_command_is_parsed(monkeypatch, key):
+    """The flags of what needs GPUs, a cluster or the network."""
+    parse, calls = tyro.cli, []
+
+    def parse_only(*arguments, **options):
+        calls.append(parse(*arguments, **options))
+        return lambda: None
+
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    cli.main(EVERY[key][1])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
+def test_python(here, page):
+    """The Python blocks of a page, in order, in one session."""
+    write_files_of(page, here)
+    code = "\n".join(blocks(page, "python"))
     code = code.replace("runs = sweep.run(workers=2)", "# shown by the tests of sweeps:")
     (here / "session.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "session.py"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=250,
-    )
+    done = run("session.py")
     assert done.returncode == 0, done.stderr
-    assert "train " in done.stdout and "kappa" in done.stdout
+    shown = {"README": ("train ", "alpha_N"), "own_law": ("kappa",), "plan": ("train ",)}
+    for words in shown.get(page.stem, ()):
+        assert words in done.stdout
 
 
-def test_readme_spec(tmp_path):
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "toml")], ids=lambda p: p.stem)
+def test_specs(tmp_path, page):
     from sweeps.spec import Spec
 
-    (toml,) = blocks("toml")
-    (tmp_path / "mine.toml").write_text(toml)
-    assert len(Spec.from_toml(tmp_path / "mine.toml").runs) == 6
+    write_files_of(page, tmp_path)
+    runs = {file.stem: len(Spec.from_toml(file).runs) for file in tmp_path.glob("*.toml")}
+    assert runs == {"sweep": {"mine": 6, "adaptive": 2}, "own_corpus": {"mine": 2}}[page.stem]
 
 
 def test_readme_make_targets_exist():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    used = re.findall(r"^make ([a-z-]+)", "\n".join(blocks("sh")), flags=re.M)
+    used = re.findall(r"^make ([a-z-]+)", "\n".join(blocks(README, "sh")), flags=re.M)
     assert used == ["demo", "test"] and set(used) <= set(targets)
 
 
-def test_readme_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def test_extras_exist():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    for page in PAGES:
+        for names in re.findall(r"scaling-laws-lab\[([a-z,]+)\]", page.read_text()):
+            assert set(names.split(",")) <= extras, page
 
 
-def test_readme_knows_every_command():
-    named = {name for name in cli.COMMANDS if f"scaling {name}" in README}
-    assert set(cli.COMMANDS) - named <= {"data list", "verify-published"}
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_pages_know_every_command():
+    text = "\n".join(page.read_text() for page in PAGES)
+    named = {name for name in cli.COMMANDS if f"scaling {name}" in text}
+    assert set(cli.COMMANDS) - named <= {"data list", "doctor", "verify-published"}
+
+
+def test_laws_page_says_when_to_use_each():
+    text = (ROOT / "docs" / "concepts" / "laws.md").read_text()
+    for name in laws.LAWS:
+        column = re.sub(r"_[NDC]$", "_X", name)
+        assert f"`{name}`" in text or f"`{column}`" in text, name
+
+
+def test_formulas_are_typeset():
+    path = ROOT / "docs" / "_ext" / "formula.py"
+    spec = importlib.util.spec_from_file_location("formula", path)
+    formula = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formula)
+    assert formula.tex("L(N, D) = E + A / N^alpha") == (
+        r"L(N, D) = E + \frac{A}{{N}^{\alpha}}",
+        "",
+    )
+    assert formula.tex("y(x) = (a_0 / x)^(1 / k), with x > 0") == (
+        r"y(x) = {(a_{0} / x)}^{1 / k}",
+        "with x > 0",
+    )
+    for law in laws.LAWS.values():
+        assert formula.tex(law.formula)[0].startswith(("L(", "B", "S(", r"\mathrm", r"\log"))
+    with pytest.raises(ValueError):
+        formula.tex("the loss, more or less")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -147,4 +243,4 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert len(drawn) >= {"01_launch": 1, "02_fit": 1, "03_figures": 6, "04_plan": 2}[path.stem]
+    assert len(drawn) >= PLOTTED[path.stem]

@@ -1,0 +1,290 @@
+"""Parts of pages that are made from the code, from results and from files of the repository.
+
+A page says where with a line such as `<!-- generated: laws -->`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from formula import symbol, tex
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+# ---------------------------------------------------------------- laws and symbols
+
+
+def laws() -> str:
+    """Every law with its formula, what its symbols mean, and its source."""
+    from analysis import laws as known
+
+    parts = []
+    for law in known.LAWS.values():
+        body = (inspect.getdoc(law.function) or "").partition("\n\n")[2]
+        explained = re.sub(r"Source:.*?(\n\n|\Z)", "", body, flags=re.S).strip()
+        parts += [f"### {law.name}", _formula(law.formula)]
+        parts += [_plain(explained)] if explained else []
+        parts.append(
+            f"Columns {_codes(law.inputs)} · parameters {_codes(law.params)} · predicts "
+            f"`{law.target}`" + "".join(
+                f" · ${symbol(name)}$ = `{expression}`" for name, expression in law.derived.items()
+            )
+        )  # fmt: skip
+        parts.append(f"Source: {_cited(law.source)}")
+    return "\n\n".join(parts)
+
+
+def _formula(text: str) -> str:
+    made, words = tex(text)
+    return f"$$\n{made}\n$$" + (f"\n\n{words[0].upper()}{words[1:]}." if words else "")
+
+
+def _plain(text: str) -> str:
+    """Paragraphs of a docstring in Markdown: what is indented is code."""
+    blocks = re.split(r"\n\s*\n", text)
+    return "\n\n".join(
+        f"```python\n{inspect.cleandoc(block)}\n```" if block.startswith("    ")
+        else re.sub(r"([\\*_<^~$])", r"\\\1", block)
+        for block in blocks
+    )  # fmt: skip
+
+
+def _cited(text: str) -> str:
+    link = r"[arXiv \1](https://arxiv.org/abs/\1)"
+    return re.sub(r"(?:arXiv )?\b(\d{4}\.\d{4,5})\b", link, text)
+
+
+def _codes(names: Iterator[str] | tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def glossary() -> str:
+    """The docstring of the package `scaling`, which defines the symbols."""
+    import scaling
+
+    return _page_of(inspect.getdoc(scaling) or "")
+
+
+def _page_of(text: str) -> str:
+    """A module's docstring: paragraphs, and indented blocks as they stand."""
+    made = []
+    for block in re.split(r"\n\s*\n(?=\S)", text):
+        words, _, code = block.partition("\n\n    ")
+        if block.startswith("    "):
+            words, code = "", block[4:]
+        made += [_cited(words.replace("``", "`"))] if words else []
+        made += [f"```text\n{inspect.cleandoc('    ' + code)}\n```"] if code else []
+    return "\n\n".join(made)
+
+
+# ---------------------------------------------------------------- specs and tables
+
+
+def spec_grammar() -> str:
+    """The docstring of sweeps.spec, whose example is the grammar."""
+    from sweeps import spec
+
+    text = inspect.getdoc(spec) or ""
+    code = "\n".join(
+        line for line in text.splitlines()[1:] if line.startswith("    ") or not line.strip()
+    ).strip("\n")
+    after = text.rpartition("\n    ")[2].partition("\n\n")[2].replace("``", "`")
+    return f"```toml\n{inspect.cleandoc(code)}\n```\n\n{after}"
+
+
+def fields() -> str:
+    """Every field of RunConfig: its key in a spec, type, default and meaning."""
+    from scaling.config import RunConfig
+
+    parts: dict[str, list[str]] = {}
+    for key, hint, default, meaning in _fields(RunConfig):
+        group = key.partition(".")[0] if "." in key else "run"
+        row = f"| `{key}` | {_type(hint)} | `{_toml(default)}` | {_cell(meaning)} |"
+        parts.setdefault(group, []).append(row)
+    head = "| key | type | default | meaning |\n|---|---|---|---|\n"
+    return "\n\n".join(f"### {group}\n\n{head}" + "\n".join(rows) for group, rows in parts.items())
+
+
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    hints = typing.get_type_hints(cls)
+    said = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            meaning = " ".join(said.get((cls.__name__, field.name), []))
+            yield prefix + field.name, hint, field.default, meaning
+
+
+def _type(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
+    options = [each for each in typing.get_args(hint) if each is not type(None)]
+    if typing.get_origin(hint) in (list, tuple):
+        return "list of " + " or ".join(each.__name__ for each in options if each is not ...)
+    return " or ".join(each.__name__ for each in options or [hint])
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([*_<|$])", r"\\\1", text) if "`" not in text else text.replace("|", r"\|")
+
+
+def columns() -> str:
+    """results/README.md, which the schema generates, without its title."""
+    return (ROOT / "results" / "README.md").read_text().partition("\n\n")[2]
+
+
+# ---------------------------------------------------------------- command line
+
+
+def commands() -> str:
+    """The help of `scaling` and of each of its commands."""
+    from scaling.cli import COMMANDS
+
+    overview = _help()
+    listed = re.findall(r"^  (?!scaling )([a-z][a-z-]*(?: [a-z]+)?) {2,}\S", overview, flags=re.M)
+    parts = [f"```text\n{overview}\n```"]
+    for name in dict.fromkeys([*listed, *COMMANDS]):
+        parts += [f"## {name}", f"```text\n{_help(*name.split())}\n```"]
+    return "\n\n".join(parts)
+
+
+def _help(*command: str) -> str:
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("scaling")), *command, "--help"],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+# ---------------------------------------------------------------- Python
+
+
+def api(package: str, heading: str = "###") -> str:
+    """What `package` exports: functions, then classes, those that functions return included."""
+    module = importlib.import_module(package)
+    exported = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
+    functions = {name: each for name, each in exported.items() if inspect.isroutine(each)}
+    classes = {name: each for name, each in exported.items() if inspect.isclass(each)}
+    paths = {each: f"{package}.{name}" for name, each in (functions | classes).items()}
+    for each in functions.values():
+        for cls in _returned(each):
+            paths.setdefault(cls, f"{cls.__module__}.{cls.__qualname__}")
+    return "\n\n".join(_directive(heading, path, each) for each, path in paths.items())
+
+
+def _directive(heading: str, path: str, each: Any) -> str:
+    kind, members = "autofunction", ""
+    if inspect.isclass(each):
+        kind = "autoexception" if issubclass(each, Exception) else "autoclass"
+        members = "\n   :members:"
+    title = f"{heading} {path.rpartition('.')[2]}"
+    return f"{title}\n\n```{{eval-rst}}\n.. {kind}:: {path}{members}\n```"
+
+
+def _returned(function: Any) -> list[type]:
+    """Our classes in the return annotation of a function."""
+    try:
+        hint = typing.get_type_hints(function).get("return")
+    except NameError:  # a name that is imported for type checkers only
+        return []
+    options = typing.get_args(hint) or (hint,)
+    ours = ("scaling", "sweeps", "analysis")
+    return [each for each in options if inspect.isclass(each) and each.__module__.startswith(ours)]
+
+
+# ---------------------------------------------------------------- results
+
+
+def gallery() -> str:
+    """The figures of the committed results, captioned by the registry of figures."""
+    from analysis.figures import FIGURES
+
+    parts = []
+    for name, drawing in FIGURES.items():
+        files = sorted(ROOT.glob(f"results/*/figures/{name}.png"))
+        best = [file for file in files if file.parts[-3] in (drawing.spec, "headline")] or files
+        for file in best[:1]:
+            folder = file.parents[1].relative_to(ROOT)
+            source = f" Layout of {_cited(drawing.source)}." if drawing.source else ""
+            others = [f"`{each.parents[1].relative_to(ROOT)}`" for each in files if each != file]
+            also = f" Also drawn for {', '.join(others)}." if others else ""
+            wide = int.from_bytes(file.read_bytes()[16:20]) > 1000  # the width of a PNG
+            parts.append(
+                f"## {name}\n\n:::{{figure}} ../{file.relative_to(ROOT)}\n"
+                f":alt: {drawing.shows}\n:figclass: {'page' if wide else 'column'}\n\n"
+                f"{drawing.shows}.{source}\n`scaling figure {name} {folder}`; the runs are those of "
+                f"`scaling sweep {drawing.spec}`.{also}\n:::"
+            )
+    return "\n\n".join(parts)
+
+
+def file(path: str) -> str:
+    """A Markdown file of the repository."""
+    return _flattened((ROOT / path).read_text(), (ROOT / path).parent)
+
+
+def _flattened(text: str, folder: Path) -> str:
+    """Links that lead out of the documentation become the names of the files."""
+
+    def flat(match: re.Match[str]) -> str:
+        words, target = match[1], match[2].partition("#")[0]
+        path = (folder / target).resolve()
+        if not target or ":" in target or not path.exists():
+            return match[0]
+        if folder.is_relative_to(DOCS) and (
+            path.is_relative_to(DOCS) or path.is_relative_to(ROOT / "notebooks")
+        ):
+            return match[0]
+        if path.is_relative_to(DOCS) and folder == ROOT:  # shown by a page at the top of docs/
+            return f"[{words}]({path.relative_to(DOCS)})"
+        name = path.relative_to(ROOT)
+        return words if f"`{name}`" in words.replace("/`", "`") else f"{words} (`{name}`)"
+
+    return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", flat, text)
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    each.__name__: each
+    for each in (laws, glossary, spec_grammar, fields, columns, commands, api, gallery, file)
+}
+
+
+def _read(app: Sphinx, name: str, source: list[str]) -> None:
+    def made(match: re.Match[str]) -> str:
+        return PARTS[match[1]](*match[2].split())
+
+    folder = Path(app.env.doc2path(name)).parent
+    if name.startswith("notebooks/"):
+        return
+    source[0] = _flattened(source[0], folder)
+    source[0] = re.sub(r"^<!-- generated: (\w+)(.*?)-->$", made, source[0], flags=re.M)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", _read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
