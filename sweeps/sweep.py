@@ -72,7 +72,7 @@ class Sweep:
         and written nowhere.
 
         `width` fits a law and `design` chooses runs, for a spec that goes on until an interval is
-        narrow (sweeps.adaptive.interval): analysis.design.interval_width and interval_runs.
+        narrow (sweeps.adaptive.interval): analysis.planning.adaptive.interval_width and interval_runs.
         """
         self.spec = spec
         self._width, self._design = width, design
@@ -326,8 +326,8 @@ class Sweep:
             if self._width is None or (self.spec.by_design and self._design is None):
                 raise ConfigError(
                     f"{self.spec.name} [until]: interval needs a fit. `scaling sweep` has one; from "
-                    "Python, give Sweep width=analysis.design.interval_width and "
-                    "design=analysis.design.interval_runs."
+                    "Python, give Sweep width=analysis.planning.adaptive.interval_width and "
+                    "design=analysis.planning.adaptive.interval_runs."
                 )
             self._width(self.spec.until.interval, [])  # is there such a law, such a parameter?
         console = console or Console(file=sys.stdout, quiet=quiet)

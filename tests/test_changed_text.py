@@ -16,7 +16,7 @@ from rich.console import Console
 from small import SMALL
 
 from analysis import load
-from analysis.load import check_one_text
+from analysis.tables.load import check_one_text
 from scaling import table
 from scaling.cli import main
 from scaling.config import DataConfig, RunConfig, override
