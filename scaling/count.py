@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from scaling.config import ModelConfig
+from scaling.model_config import ModelConfig
 
 PF_DAY = 1e15 * 86_400
 """FLOPs in one PF-day (Kaplan et al. 2020, section 1.3: 8.64e19)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scaling.config import ModelConfig
+from scaling.model_config import ModelConfig
 from scaling.model import Model, family
 
 
