@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scaling.model_config import ModelConfig
 from scaling.model import Model, family
+from scaling.model_config import ModelConfig
 from scaling.models.attention import attend
 
 _EPS = 1e-5  # of norms, as torch's layer_norm has it
