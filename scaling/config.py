@@ -1,7 +1,7 @@
 """What one training run is: :class:`RunConfig`.
 
-It is the single definition behind the command line, the keys of a sweep's TOML, a run's identity and
-the config columns of the results table. Imports nothing heavy.
+It is the single definition behind the command line, the keys of a sweep's TOML, a run's identity
+and the config columns of the results table. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from scaling.lr_rule import lr_rule, spelled
 from scaling.model_config import ModelConfig
 
 RECIPE = 1
-"""Version of the training recipe. It is raised when the same config would train to numbers that differ
-by more than the rounding of sums in another order."""
+"""Version of the training recipe. It is raised when the same config would train to numbers that
+differ by more than the rounding of sums in another order."""
 
 _SYNONYMS = {
     "lr": "optim.lr",
@@ -106,12 +106,12 @@ class OptimConfig(IdentifyingPart):
 
     lr: float | str = 3e-3
     """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
-    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5', for instance a fitted one
-    (analysis.laws.learning_rate)."""
+    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5', for instance a fitted
+    one (analysis.laws.learning_rate)."""
     lr_embedding: float | str | None = None
-    """Peak learning rate of embeddings, output layer, norms and biases (number or rule). Default: that
-    of the matrices. Unlike the matrices' rate, it need not fall with width (embeddings and biases:
-    Yang et al. 2022, Table 3; the output layer: results/LOG.md)."""
+    """Peak learning rate of embeddings, output layer, norms and biases (number or rule). Default:
+    that of the matrices. Unlike the matrices' rate, it need not fall with width (embeddings and
+    biases: Yang et al. 2022, Table 3; the output layer: results/LOG.md)."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after warm-up; wsd is constant, then a linear cooldown."""
     warmup_fraction: float = 0.05
@@ -133,21 +133,23 @@ class OptimConfig(IdentifyingPart):
     clip: float | None = 1.0
     """Largest norm of the gradient; 'none' turns clipping off."""
     optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
-    """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr has
-    another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon (Jordan et al. 2024)
-    is for the matrices, with steps as large as AdamW's at the same lr; AdamW trains all else."""
+    """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr
+    has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon (Jordan et al.
+    2024) is for the matrices, with steps as large as AdamW's at the same lr; AdamW trains all
+    else."""
     decay: Literal["matrices", "embeddings", "all"] = "matrices"
-    """What weight decay acts on: matrices; also embeddings and output layer; also biases and norms."""
+    """What weight decay acts on: matrices; also embeddings and output layer; also biases and
+    norms."""
     z_loss: float = 0.0
     """Weight of (ln Z)^2 in the training loss, with Z the normaliser of a token's logits (1e-4 in
     Chowdhery et al. 2022). Reported losses do not include it."""
     batch_warmup_tokens: int | None = None
-    """Tokens over which the batch grows, in whole contexts and linearly in the tokens seen, from one
-    eighth of batch_tokens to all of it (Brown et al. 2020, appendix B). A run then has more steps;
-    learning-rate schedules count steps."""
+    """Tokens over which the batch grows, in whole contexts and linearly in the tokens seen, from
+    one eighth of batch_tokens to all of it (Brown et al. 2020, appendix B). A run then has more
+    steps; learning-rate schedules count steps."""
     ema: float | None = None
-    """Measure a running mean of the weights instead of the weights, with this decay per step, such as
-    0.999; at step t the decay is at most (1 + t) / (10 + t)."""
+    """Measure a running mean of the weights instead of the weights, with this decay per step, such
+    as 0.999; at step t the decay is at most (1 + t) / (10 + t)."""
 
     def check(self) -> None:
         for name in ("lr", "lr_embedding"):
@@ -206,17 +208,18 @@ class EvalConfig(IdentifyingPart):
     test_tokens: int = 131_072
     """Number of test tokens behind every loss: always the same ones."""
     points: int = 16
-    """Number of evaluations along a run, at log-spaced steps; the last step is always one of them."""
+    """Number of evaluations along a run, at log-spaced steps; the last step is always one of
+    them."""
     others: str = ""
-    """Other distributions to measure the finished model on, such as 'kjv,wikipedia,api-docs,stdlib':
-    the test splits of these corpora, in the tokens of the training corpus (Kaplan et al. 2020,
-    Fig. 8)."""
+    """Other distributions to measure the finished model on, such as
+    'kjv,wikipedia,api-docs,stdlib': the test splits of these corpora, in the tokens of the training
+    corpus (Kaplan et al. 2020, Fig. 8)."""
     patience: int | None = None
     """Stop a run whose test loss has not fallen below its minimum for this many evaluations (the
     protocol of L(D): Kaplan et al. 2020, section 4.1); L, S, D and C are those at the minimum."""
     noise_parts: int | None = None
-    """Measure the gradient noise scale (McCandlish et al. 2018) by splitting each step into this many
-    equal parts, at least 2."""
+    """Measure the gradient noise scale (McCandlish et al. 2018) by splitting each step into this
+    many equal parts, at least 2."""
     update_ratio: bool = False
     """Measure the relative size of updates: at each evaluation, the norm of the last update of the
     matrices over their norm."""
@@ -326,8 +329,8 @@ class RunConfig(Part):
     @functools.cached_property
     def run_id(self) -> str:
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
-        # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the text
-        # of each part made once for all runs that share it. Keys of a part are neighbours.
+        # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the
+        # text of each part made once for all runs that share it. Keys of a part are neighbours.
         texts, values = [], self.__dict__
         for name, is_part, default in _in_order():
             if is_part:
@@ -401,10 +404,10 @@ def flatten(run: RunConfig) -> dict[str, Any]:
 
 
 def override(run: RunConfig, changes: Mapping[str, Any], *, where: str = "") -> RunConfig:
-    """Return a copy of `run` with {dotted key: value} changed; nested tables are accepted as well.
+    """Return a copy of `run` with {dotted key: value} changed; nested tables are accepted.
 
-    Raises ConfigError for an unknown key, with the nearest one, and for a value of another type. The
-    message begins with `where` (such as a file and its section).
+    Raises ConfigError for an unknown key, with the nearest one, and for a value of another type.
+    The message begins with `where` (such as a file and its section).
     """
     return fields.override(run, changes, where=where, synonyms=_SYNONYMS)
 

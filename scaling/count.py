@@ -21,7 +21,7 @@ CONVENTIONS = {
     "(Kaplan et al. 2020, Table 1 and eq. 2.2)",
     "chinchilla": "embedding, attention with softmax, dense and logits, backward = 2 forward "
     "(Hoffmann et al. 2022, appendix F)",
-    "matmul": "every matrix product of the model as built, attention unmasked, and the output layer",
+    "matmul": "every matrix product of the model as built, attention unmasked, and output layer",
 }
 """Training-FLOP conventions by name."""
 

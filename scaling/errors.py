@@ -1,4 +1,5 @@
-"""Errors that users see as one line, suggestions for misspelt names, and out-of-memory conditions."""
+"""Errors that users see as one line, suggestions for misspelt names, and out-of-memory
+conditions."""
 
 from __future__ import annotations
 

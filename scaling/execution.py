@@ -17,34 +17,34 @@ class Execution(Part):
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ..."""
     threads: int = 1
-    """CPU threads per process. The last digits of sums depend on it: runs are bit-equal only with the
-    same number."""
+    """CPU threads per process. The last digits of sums depend on it: runs are bit-equal only with
+    the same number."""
     devices: int = 1
-    """Number of devices that train a run together, with one process per device: that many GPUs, or on a
-    CPU that many times `threads`. They share the sequences of each step; the last digits of sums
-    depend on it."""
+    """Number of devices that train a run together, with one process per device: that many GPUs, or
+    on a CPU that many times `threads`. They share the sequences of each step; the last digits of
+    sums depend on it."""
     nodes: int = 1
     """Number of nodes to spread the devices over, evenly: under torchrun, or in a sweep's Ray
     cluster."""
     shard: bool = False
-    """Shard parameters, gradients and AdamW's state over the devices as well (FSDP), for models that do
-    not fit on one device. A tensor is whole only while the model computes with it."""
+    """Shard parameters, gradients and AdamW's state over the devices as well (FSDP), for models
+    that do not fit on one device. A tensor is whole only while the model computes with it."""
     compile: bool = False
-    """Use torch.compile, which needs a C++ compiler. Numbers differ from uncompiled ones in the last
-    digits. Each model shape takes up to about a minute the first time, then seconds, from torch's
-    cache."""
+    """Use torch.compile, which needs a C++ compiler. Numbers differ from uncompiled ones in the
+    last digits. Each model shape takes up to about a minute the first time, then seconds, from
+    torch's cache."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (if a folder is given)."""
     micro_tokens: int | None = None
-    """Most tokens of a run in one forward and backward pass of a device; larger steps are split into
-    equal parts. Default: one part; on a single device it is halved once if memory runs out. The last
-    digits of sums depend on it."""
+    """Most tokens of a run in one forward and backward pass of a device; larger steps are split
+    into equal parts. Default: one part; on a single device it is halved once if memory runs out.
+    The last digits of sums depend on it."""
     recompute: bool = False
-    """Keep no activations within blocks; recompute them in the backward pass (less memory, a third more
-    time)."""
+    """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
+    more time)."""
     peak_flops: float | None = None
-    """FLOP/s of the hardware, for model FLOP utilisation: for example 989e12 for bfloat16 on an H100.
-    Default: a large matrix product is timed."""
+    """FLOP/s of the hardware, for model FLOP utilisation: for example 989e12 for bfloat16 on an
+    H100. Default: a large matrix product is timed."""
 
     def check(self) -> None:
         check_positive(self, "threads", "devices", "nodes")
@@ -55,8 +55,8 @@ class Execution(Part):
             )
         if self.shard and self.devices == 1:
             raise ConfigError(
-                "execution.shard=true needs several devices to shard over, and execution.devices=1; "
-                "set execution.devices to 2 or more."
+                "execution.shard=true needs several devices to shard over, and "
+                "execution.devices=1; set execution.devices to 2 or more."
             )
         check_positive(self, "peak_flops", "micro_tokens")
         if self.checkpoint_seconds < 0:

@@ -1,5 +1,5 @@
-"""Typed parts of a config: dataclasses that coerce or refuse values, overrides by dotted key, and the
-fields that identify a run."""
+"""Typed parts of a config: dataclasses that coerce or refuse values, and overrides by dotted
+key."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _origin_and_options(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Return `value` as the type `hint`, without guessing: an int accepts 1e6, but not '8' or True."""
+    """Return `value` as type `hint`, without guessing: an int may be 1e6, but not '8' or True."""
     origin, options = _origin_and_options(hint)
     if origin is Literal:
         if value not in options:
@@ -185,7 +185,7 @@ def parts_of(cls: type) -> Mapping[str, type]:
 def override(
     config: T, changes: Mapping[str, Any], *, where: str, synonyms: Mapping[str, str]
 ) -> T:
-    """Return a copy of `config` with {dotted key: value} changed; nested tables are accepted as well.
+    """Return a copy of `config` with {dotted key: value} changed; nested tables are accepted.
 
     Raises ConfigError for an unknown key, with a suggestion that knows {word: dotted key} of
     `synonyms`, and for a value of another type. The message begins with `where`.

@@ -1,7 +1,7 @@
 """Files and folders that may come from anyone: reading, atomic writes, removal, the cache folder.
 
-Only regular files are read: reading a pipe would wait for ever, and a device such as /dev/zero has no
-end. Writing and deleting never follow symbolic links.
+Only regular files are read: reading a pipe would wait for ever, and a device such as /dev/zero has
+no end. Writing and deleting never follow symbolic links.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def open_to_append(path: Path) -> TextIO:
 def check_inside(path: Path, folder: Path) -> None:
     """Raise OSError unless `path` lies below `folder`, through folders and regular files alone.
 
-    No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a device
-    (EINVAL); components may be missing. `folder` itself may be reached through links.
+    No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a
+    device (EINVAL); components may be missing. `folder` itself may be reached through links.
     """
     here = folder
     parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
@@ -239,7 +239,7 @@ def remove(path: Path, folder: Path) -> None:
 
 
 def code_file(reference: str) -> Path:
-    """Return the file of a family or law such as 'my.py:Name', relative to the current folder."""
+    """Return the file of a family or law such as 'my.py:Name', from the current folder."""
     path = reference.rpartition(":")[0] if ".py:" in reference else reference
     try:
         return Path(path).expanduser().resolve()

@@ -10,8 +10,8 @@ from pathlib import Path
 def search_path() -> list[str]:
     """Return where a child process looks for modules: where this one does, and beside this package.
 
-    The empty entry of `python -c` and of notebooks, which stands for the current folder, is left out:
-    a file there may have the name of a module.
+    The empty entry of `python -c` and of notebooks, which stands for the current folder, is left
+    out: a file there may have the name of a module.
     """
     found = [os.path.abspath(entry) for entry in sys.path if entry]
     beside = str(Path(__file__).parents[1])

@@ -9,7 +9,8 @@ from typing import Any
 def finite(value: Any) -> Any:
     """Return `value` as JSON can hold it; floats that are not finite become None.
 
-    Dictionaries, lists and tuples are converted recursively; numpy and torch scalars become numbers.
+    Dictionaries, lists and tuples are converted recursively; numpy and torch scalars become
+    numbers.
     """
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

@@ -16,8 +16,8 @@ FAMILIES = {"decoder": "scaling.models.decoder", "lstm": "scaling.models.lstm"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(IdentifyingPart):
-    """Shape of the model. The defaults are the GPT-2-style decoder (Radford et al. 2019; Kaplan et al.
-    2020, section 2.1)."""
+    """Shape of the model. The defaults are the GPT-2-style decoder (Radford et al. 2019; Kaplan et
+    al. 2020, section 2.1)."""
 
     prefix = "model."
 
@@ -43,8 +43,8 @@ class ModelConfig(IdentifyingPart):
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation; rmsnorm subtracts no mean and has no bias (Zhang & Sennrich 2019)."""
     position: Literal["learned", "rope"] = "learned"
-    """Position encoding: learned embeddings, or rotary ones within attention (Su et al. 2021) with base
-    10,000."""
+    """Position encoding: learned embeddings, or rotary ones within attention (Su et al. 2021) with
+    base 10,000."""
     activation: Literal["gelu", "swiglu"] = "gelu"
     """Activation of the feed-forward layer; swiglu is gated (Shazeer 2020)."""
     qk_norm: bool = False
@@ -56,18 +56,19 @@ class ModelConfig(IdentifyingPart):
     """Number of key and value heads, each shared by a group of query heads (Ainslie et al. 2023).
     Default: n_head."""
     mup_base_width: int | None = None
-    """Use muP (Yang et al. 2022): the d_model at which it equals the standard parametrisation (except
-    in attention). With m = d_model / mup_base_width, the initial matrices shrink as m^-1/2, their
-    learning rate as 1/m (their weight decay grows as m) and the logits as 1/m; attention scales as
-    1/d_head. Keep d_ff / d_model fixed. The best learning rate is then that of the base width."""
+    """Use muP (Yang et al. 2022): the d_model at which it equals the standard parametrisation
+    (except in attention). With m = d_model / mup_base_width, the initial matrices shrink as m^-1/2,
+    their learning rate as 1/m (their weight decay grows as m) and the logits as 1/m; attention
+    scales as 1/d_head. Keep d_ff / d_model fixed. The best learning rate is then that of the base
+    width."""
 
     def check(self) -> None:
         check_positive(self, "n_layer", "d_model", "n_head", "n_ctx", "n_repeat")
         check_positive(self, "d_ff", "n_kv_head", "mup_base_width")
         if self.family not in FAMILIES and not re.search(r"\.py:\w+$", self.family):
             raise ConfigError(
-                f"model.family={self.family!r} is unknown.{did_you_mean(self.family, FAMILIES)} The "
-                f"built-in families are {', '.join(FAMILIES)}; write your own as my.py:Name."
+                f"model.family={self.family!r} is unknown.{did_you_mean(self.family, FAMILIES)} "
+                f"The built-in families are {', '.join(FAMILIES)}; write your own as my.py:Name."
             )
         if self.family == "lstm":
             return

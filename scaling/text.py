@@ -5,8 +5,9 @@ from __future__ import annotations
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of characters that are invisible: control characters (C0, DEL, C1), formats (such as those
-that reverse the direction of writing), lone surrogates, separators of lines and paragraphs."""
+"""Categories of characters that are invisible: control characters (C0, DEL, C1), formats (such as
+those that reverse the direction of writing), lone surrogates, separators of lines and
+paragraphs."""
 
 
 def printable(text: object, encoding: str | None = None) -> str:
