@@ -232,7 +232,7 @@ def pieces(model: Model, c: OptimConfig) -> list[Piece]:
     for name, at in model.offsets.items():
         if at < begin:
             whole = torch.empty(model.shapes[name], device="meta")
-            for number in range(len(model.parts(name, whole))):
+            for number in range(len(model.matrices_of(name, whole))):
                 view = partial(_part, model, name, number)
                 found.append(Piece(view, c.optimizer, at < end, at < P_decayed))
     cuts = sorted({begin, *(x for x in (end, P_decayed, model.P) if x > begin)})
@@ -253,7 +253,7 @@ def _cut(a: int, b: int, row_p: Tensor) -> Tensor:
 
 def _part(model: Model, name: str, number: int, row_p: Tensor) -> Tensor:
     shape, a = model.shapes[name], model.offsets[name]
-    return model.parts(name, row_p[a : a + math.prod(shape)].view(shape))[number]
+    return model.matrices_of(name, row_p[a : a + math.prod(shape)].view(shape))[number]
 
 
 def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
