@@ -13,7 +13,7 @@ from typing import Any
 
 from scaling import size
 from scaling.config import RunConfig
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from sweeps.measure import Machine, Packs
 
 Sample = tuple[float, float, float, float]
@@ -72,11 +72,11 @@ class Costs:
 
     def sizes(self, run: RunConfig) -> list[int]:
         """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
-        return sorted(self.packs.get(shape(run), ())) or [1]
+        return sorted(self.packs.get(pack_key(run), ())) or [1]
 
     def step(self, run: RunConfig, K: float) -> float:
         """Seconds of one step of K runs on average, between measured sizes by a straight line."""
-        known = self.packs.get(shape(run))
+        known = self.packs.get(pack_key(run))
         if not known:
             return self.speed.step_seconds(run)
         sizes = sorted(known)
@@ -132,7 +132,7 @@ def costs_of(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[st
     """
     if not runs:  # nothing to price
         return Costs(fit_speed([]))
-    shapes = {shape(run): run for run in runs}
+    shapes = {pack_key(run): run for run in runs}
     runs = shapes.values()
     packs = on.known(runs)
     known = list(rows)
@@ -156,7 +156,7 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
             size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
             packs[key][1] / run.batch_tokens,
         )
-        for key, run in {shape(run): run for run in runs}.items()
+        for key, run in {pack_key(run): run for run in runs}.items()
         if key in packs
     ]
 
@@ -164,7 +164,7 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
 def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
     """The cheapest, the middle and the dearest shape, by FLOPs a token; to be measured alone."""
     ordered = sorted(
-        {shape(run): run for run in runs}.values(),
+        {pack_key(run): run for run in runs}.values(),
         key=lambda run: size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
     )
     picks = {0, len(ordered) // 2, len(ordered) - 1} if ordered else ()

@@ -23,7 +23,7 @@ from scaling.config import EvalConfig, RunConfig, flatten, from_dict
 from scaling.devices import launch
 from scaling.execution import Execution
 from scaling.files import write_atomic
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from sweeps.errors import headline
 from sweeps.provenance import machine
 
@@ -98,7 +98,7 @@ class Machine:
         these will. Seconds a shape, `compiled` up to a minute. Raises RuntimeError with a child's last
         line where it fails.
         """
-        asked = {shape(run): (run, most) for run, most in runs}
+        asked = {pack_key(run): (run, most) for run, most in runs}
         found: Packs = {}
         each = self._timed([*asked.values()], compiled)
         for (key, (run, _)), seconds in zip(asked.items(), each, strict=True):
@@ -109,7 +109,7 @@ class Machine:
     def compare(self, runs: Iterable[RunConfig]) -> None:
         """Train one run of each shape for a moment in its own and in the other precision, and remember
         how long a step of the other is in times of its own; or that this cannot be."""
-        shapes = [*{shape(run): run for run in runs}.values()]
+        shapes = [*{pack_key(run): run for run in runs}.values()]
         both = [
             (dataclasses.replace(run, precision=precision), 1)
             for run in shapes
@@ -179,7 +179,7 @@ def _remembered(
     """What lies at the paths of the shapes of `runs`; nothing of those where it is not there, or
     torn: measured anew where it pays."""
     found: dict[Hashable, V] = {}
-    for key, run in {shape(run): run for run in runs}.items():
+    for key, run in {pack_key(run): run for run in runs}.items():
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             found[key] = read(json.loads(path(run).read_bytes()))
     return found
@@ -218,7 +218,7 @@ def _measured(
             dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
             for k in range(K)
         ]
-        return Trainer(runs, execution, [None] * K, None, ranks)
+        return Trainer(runs, execution, [None] * K, ranks=ranks)
 
     items = []
     for item in request["items"]:
@@ -277,7 +277,7 @@ def _step_seconds(trainer: Any) -> float:
     while len(tries) < 3 or spent < _MEASURE_SECONDS:
         start = time.perf_counter()
         trainer.steps(steps)
-        trainer.loss_sum_k.tolist()  # waits for a GPU
+        trainer.stack.loss_sum_k.tolist()  # waits for a GPU
         (took,) = trainer.ranks.agreed(time.perf_counter() - start)
         tries.append(took / steps)
         spent += took

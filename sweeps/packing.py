@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scaling.config import RunConfig
-from scaling.training.pack_key import parts_at, shape, trunk
+from scaling.training.pack_key import branch_step, pack_key, trunk
 from sweeps.costs import Costs, fit_speed
 from sweeps.measure import Machine
 from sweeps.queue import Job
@@ -112,7 +112,7 @@ def _work(runs: Iterable[RunConfig], costs: Costs) -> dict[Hashable, _Work]:
     """What there is to train of each shape."""
     found: dict[Hashable, _Work] = {}
     for group in _groups(runs):
-        run, key = group[0], shape(group[0])
+        run, key = group[0], pack_key(group[0])
         segments = [steps for unit in _units(group, costs) for steps in unit.segments]
         seconds = sum(segments) * costs.step(run, 1)
         # no more runs at once than end no later than the longest of them
@@ -142,7 +142,7 @@ def _groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     for run in runs:
         # Where batches grow, runs that are not in step have batches of different sizes.
         growing = run.run_id if run.optim.batch_warmup_tokens else None
-        found.setdefault((shape(run), growing), []).append(run)
+        found.setdefault((pack_key(run), growing), []).append(run)
     return list(found.values())
 
 
@@ -174,9 +174,9 @@ def _units(runs: list[RunConfig], costs: Costs, *, apart: bool = False) -> list[
     units = []
     for tree in trees.values():
         if len(tree) > 1:
-            tree.sort(key=lambda run: (-parts_at(run), -run.S))
+            tree.sort(key=lambda run: (-branch_step(run), -run.S))
         first, *others = tree
-        branches = [run.S - min(run.S, parts_at(run)) for run in others]
+        branches = [run.S - min(run.S, branch_step(run)) for run in others]
         tests = sum(min(run.eval.points, run.S) for run in tree) * a_test
         units.append(_Unit(tuple(tree), (first.S, *(steps for steps in branches if steps)), tests))
     return units
@@ -208,7 +208,7 @@ def _job(units: list[_Unit], costs: Costs) -> Job:
         if seconds < (1 - _WORTH) * best:
             best, slots = seconds, K
     seconds = best + sum(unit.tests for unit in units)
-    return Job(runs, seconds, slots, shape(runs[0]) in costs.compiled)
+    return Job(runs, seconds, slots, pack_key(runs[0]) in costs.compiled)
 
 
 _WORTH = 0.03

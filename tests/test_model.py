@@ -264,7 +264,7 @@ def test_a_family_of_ones_own(own_family):
         ("class", "1 / 0\nclass", "cannot be loaded: SyntaxError"),
         ("import torch", "import torch; 1 / 0", "cannot be loaded: ZeroDivisionError"),
         ("def tensors", "def other", "has no method 'tensors'"),
-        ("(Model)", "", "is no scaling.model.Model; derive it from Model"),
+        ("(Model)", "", "is not a scaling.model.Model; derive it from Model"),
         ("(d, d)", "(d, self.zzz)", "cannot be built: AttributeError"),
     ],
 )
