@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import interpreter, size
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
-from scaling.devices import launch
 from scaling.execution import Execution
 from scaling.files import write_atomic
 from scaling.training.pack_key import shape
@@ -203,6 +202,8 @@ def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
     how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
     execution = Execution(**how)
     torch.set_num_threads(execution.threads)
+    from scaling.devices import launch  # imports torch
+
     with launch.together(execution, partial(_answers, request)) as ranks:
         return _measured(request, execution, ranks)
 
