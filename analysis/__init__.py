@@ -8,17 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# Functions that share their module's name are bound here, before anyone imports the module.
 from analysis import laws, published
-from analysis.fit import FitError, FitResult, fit
-from analysis.frontier import frontier
+
+# A function that shares its module's name is bound here, before anyone imports the module.
+from analysis.critical_batch import contours, critical_batch
+from analysis.data_limits import data_rule
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit
+from analysis.fitting.result import FitResult
+from analysis.frontiers.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
-from analysis.load import load
-from analysis.plan import plan, plans
-from analysis.validate import validate
+from analysis.planning.plan import plan
+from analysis.planning.plans import plans
+from analysis.tables.load import load
+from analysis.validation.validate import validate
 
 if TYPE_CHECKING:
     from analysis import figures
+    from analysis.planning.design import design
+    from analysis.reporting.html import report
+    from analysis.reporting.summary import summarise
 
 __distribution__ = "scaling-laws-lab"
 
@@ -28,6 +37,10 @@ __all__ = [
     "Law",
     "LawError",
     "Range",
+    "contours",
+    "critical_batch",
+    "data_rule",
+    "design",
     "figures",
     "fit",
     "frontier",
@@ -37,11 +50,23 @@ __all__ = [
     "plan",
     "plans",
     "published",
+    "report",
+    "summarise",
     "validate",
 ]
+
+
+_LAZY = {
+    "design": "analysis.planning.design",
+    "report": "analysis.reporting.html",
+    "summarise": "analysis.reporting.summary",
+}
+"""Functions that few need: name and module."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "figures":  # matplotlib takes longer to import than a law to fit
         return importlib.import_module("analysis.figures")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'analysis' has no attribute {name!r}")

@@ -1,12 +1,12 @@
-"""Do intervals cover? Synthetic tables of a known law, fitted again and again.
+"""Coverage of the intervals, measured by fitting many synthetic tables of a known law.
 
-    python benchmarks/coverage.py                       # print the table
-    python benchmarks/coverage.py --out results/coverage # also write it there
-    python benchmarks/coverage.py --check               # exit 1 where a goal is missed
+    python benchmarks/coverage.py                         # print the table
+    python benchmarks/coverage.py --out results/coverage  # also write it to a folder
+    python benchmarks/coverage.py --check                 # exit with 1 if a goal is missed
 
-Each share is that of the tables whose interval holds the truth, for E, alpha, beta, a = beta /
-(alpha + beta), and ln N_opt and L_opt at 10 and 1000 times the largest compute that a table may
-hold; and their mean.
+Coverage is the share of tables whose interval contains the true value. It is measured for E, alpha,
+beta, a = beta / (alpha + beta), and for ln N_opt and L_opt at 10 and 1000 times the largest compute
+that a table can contain, and averaged over these.
 """
 
 # ruff: noqa: E402  (threads must be set before numpy is imported)
@@ -38,8 +38,8 @@ METHODS: dict[str, dict] = {
     "Huber 1e-3, bootstrap": {"objective": "huber", "delta": 1e-3},
     "profile": {},
 }
-"""fit() options of each way to make an interval; the first is what fit() does by itself, the last
-goes on to FitResult.profile, which is of parameters only."""
+"""Options of fit() for each kind of interval. The first is the default of fit(); the last calls
+FitResult.profile, which covers parameters only."""
 CASES = {
     "independent": "120 runs, 0.5 % Gaussian noise",
     "checkpoints": "40 runs of 8 checkpoints that share 90 % of the variance of their noise",
@@ -48,14 +48,14 @@ CASES = {
     "few runs": "16 runs of 8 checkpoints that share 90 % of the variance of their noise",
 }
 SHORT = ("small", "few runs")
-"""Cases whose shortfall is stated, not a goal."""
+"""Cases whose shortfall is reported but not a goal."""
 LARGEST = 1.6e10
 MOST = 300.0
-"""Parameters, and tokens per parameter, of the largest run."""
+"""The largest run has up to LARGEST parameters and MOST tokens per parameter."""
 
 
 def runs_of(case: str, seed: int) -> pd.DataFrame:
-    """One table of a case (see CASES)."""
+    """A synthetic table of a case (see CASES)."""
     rng = np.random.default_rng([list(CASES).index(case), seed])
     runs = int(CASES[case].split()[0])
     N = np.exp(rng.uniform(np.log(5e7), np.log(LARGEST), runs))
@@ -76,7 +76,7 @@ def runs_of(case: str, seed: int) -> pd.DataFrame:
 
 
 def optimum(p, C):
-    """ln N_opt and L_opt at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
+    """(ln N_opt, L_opt) at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
     G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
     N = G * (C / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
     L = p["E"] + p["A"] * N ** -p["alpha"] + p["B"] * (C / 6 / N) ** -p["beta"]
@@ -97,7 +97,7 @@ QUANTITIES = {
 
 
 def one(job: tuple[str, int, int]) -> list[dict]:
-    """All methods on one table."""
+    """Coverage and width of every interval for one table."""
     case, seed, draws = job
     runs = runs_of(case, seed)
     rows, first = [], None
@@ -130,14 +130,14 @@ def one(job: tuple[str, int, int]) -> list[dict]:
 
 
 def by_quantity(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Coverage of each quantity at one level: one row a case and method."""
+    """Coverage of each quantity at one level, one row per case and method."""
     rows = rows[rows["level"] == level]
     out = rows.groupby(["case", "method", "quantity"], sort=False)["covered"].mean()
     return out.unstack("quantity").reset_index()
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of each method and case at each level, and its width relative to the default's."""
+    """Mean coverage per case and method at each level, and width relative to the default's."""
     mean = rows.groupby(["case", "method", "level", "quantity"], sort=False)
     cells = mean.agg(covered=("covered", "mean"), width=("width", "median")).reset_index()
     base = cells[cells["method"] == "default"].set_index(["case", "level", "quantity"])["width"]
@@ -151,10 +151,10 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--tables", type=int, default=200, help="synthetic tables a case")
-    parser.add_argument("--draws", type=int, default=400, help="resamples a fit")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument("--tables", type=int, default=200, help="synthetic tables per case")
+    parser.add_argument("--draws", type=int, default=400, help="resamples per fit")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--out", type=Path, help="folder for coverage.csv and README.md")
     options = parser.parse_args()
 
@@ -172,10 +172,10 @@ def main() -> int:
     found = table(rows)
     apart = by_quantity(rows)
     note = (
-        f"{options.tables} tables a case, {options.draws} draws a fit. A share of one quantity has "
-        f"a standard error of {errors(options.tables)}; a mean over quantities, which one table "
-        "hits or misses together, has less, but more than a third of that. Widths are relative to "
-        "the default's"
+        f"There are {options.tables} tables per case and {options.draws} draws per fit. The "
+        f"coverage of one quantity has a standard error of {errors(options.tables)}. The mean over "
+        "quantities has a smaller one, but more than a third of that, because one table tends to "
+        "hit or miss all of them together. Widths are relative to the default's."
     )
     for each in (found, apart):
         print(each.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
@@ -197,14 +197,14 @@ def main() -> int:
         and abs(value - float(name[-2:]) / 100) > 0.03
     ]
     for line in missed:
-        print(f"missed: {line}, goal within .03 of nominal")
+        print(f"missed: {line}; the goal is within 0.03 of nominal")
     seconds = time.perf_counter() - began
     print(" ".join(f"{k}={v:.3f}" for k, v in figures.items()) + f" seconds={seconds:.0f}")
     return int(options.check and bool(missed))
 
 
 def errors(tables: int) -> str:
-    """The standard error of a share that is nominal, at each level."""
+    """Standard errors of a nominal coverage, at each level."""
     return " and ".join(
         f"{np.sqrt(level * (1 - level) / tables):.3f} at {100 * level:.0f} %" for level in LEVELS
     )
@@ -224,7 +224,7 @@ def markdown(found: pd.DataFrame) -> str:
 
 
 def write(folder: Path, found: pd.DataFrame, apart: pd.DataFrame, note: str) -> None:
-    """coverage.csv, by_quantity.csv, and a README.md with both tables and what they mean."""
+    """Write coverage.csv, by_quantity.csv, and a README.md that explains both tables."""
     folder.mkdir(parents=True, exist_ok=True)
     found.round(4).to_csv(folder / "coverage.csv", index=False)
     apart.round(4).to_csv(folder / "by_quantity.csv", index=False)
@@ -236,13 +236,15 @@ def write(folder: Path, found: pd.DataFrame, apart: pd.DataFrame, note: str) -> 
     )
     text = (
         "# Coverage of intervals\n\n"
-        "Share of synthetic tables of a known law (Hoffmann et al. 2022) whose interval holds the "
-        "truth: a 95 %\ninterval should hold it in .95 of them. First the mean over E, alpha, "
-        "beta, a = beta / (alpha + beta),\nand ln N_opt and L_opt at 10 and 1000 times the largest "
-        f"compute of the tables ({BUDGET:.2g} FLOPs), then\neach of these at 95 %. {note}.\n"
-        f"Made by `benchmarks/coverage.py`.\n\nTables:\n\n{cases}\n\nWays to make an interval "
-        f"(what is not said is the default):\n\n{methods}\n\n## Mean over quantities\n\n"
-        f"{markdown(found)}\n\n## Each quantity, 95 % intervals\n\n{markdown(apart)}\n"
+        "Coverage is the share of synthetic tables of a known law (Hoffmann et al. 2022) whose "
+        "interval contains the\ntrue value. For 95 % intervals it should be 0.95. The first table "
+        "below gives the mean over E, alpha, beta,\na = beta / (alpha + beta), and over ln N_opt "
+        "and L_opt at 10 and 1000 times the largest compute of the\nsynthetic tables "
+        f"({BUDGET:.2g} FLOPs). The second gives each of these at 95 %.\n\n{note}\n\n"
+        f"This page is generated by `benchmarks/coverage.py`.\n\n## Synthetic tables\n\n{cases}\n\n"
+        f"## Kinds of interval\n\nOptions that are not listed have their defaults.\n\n{methods}\n\n"
+        f"## Mean over quantities\n\n{markdown(found)}\n\n"
+        f"## Each quantity, 95 % intervals\n\n{markdown(apart)}\n"
     )
     (folder / "README.md").write_text(text)
 

@@ -1,11 +1,12 @@
-"""How fast laws are fitted, against the field's common recipe in the same process.
+"""Speed of fitting laws, compared with the field's common recipe in the same process.
 
-The recipe (Hoffmann et al. 2022, section D.2; Besiroglu et al. 2024, notebook): L-BFGS-B on the
-log-sum-exp form from a grid of 4500 starts, then one BFGS a resample from the optimum. A stated
-fraction of it is timed and extrapolated, as it takes minutes.
+The recipe (Hoffmann et al. 2022, section D.2; Besiroglu et al. 2024, notebook) runs L-BFGS-B on the
+log-sum-exp form from a grid of 4500 starts, then one BFGS per resample from the optimum. Because it
+takes minutes, only a part of it is timed, and the result is extrapolated; the output states which
+part.
 
     python benchmarks/fit_speed.py            # print the tables
-    python benchmarks/fit_speed.py --check    # exit 1 where a goal is missed
+    python benchmarks/fit_speed.py --check    # exit with 1 if a goal is missed
 """
 
 # ruff: noqa: E402  (threads must be set before numpy is imported)
@@ -26,8 +27,13 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
-from analysis import engine, fit, laws, published, uncertainty
-from analysis.fit import FitResult
+from analysis import fit, laws, published
+from analysis.fitting.bootstrap import draw
+from analysis.fitting.bootstrap import resamples as draw_counts
+from analysis.fitting.minimise import minimise
+from analysis.fitting.problem import Problem
+from analysis.fitting.problem import huber as rho_of
+from analysis.fitting.result import FitResult
 
 RESAMPLES = 4000
 STARTS = 4500
@@ -41,11 +47,11 @@ GOALS = {
     "peak_gib": ("at most", 2.0),
     "row_exponent": ("at most", 1.15),
 }
-"""Figure of the last line: (direction, goal). row_exponent: p in cost of the resamples ~ rows^p."""
+"""Goal for each figure on the last line. `row_exponent` is p in: cost of the resamples ~ rows^p."""
 
 
 def runs_like_chinchilla(n: int, seed: int) -> pd.DataFrame:
-    """n runs of the refitted Chinchilla law with 0.5 % noise, over the same region of N and D."""
+    """n runs of the refitted Chinchilla law with 0.5 % noise, over its region of N and D."""
     rng = np.random.default_rng(seed)
     N = np.exp(rng.uniform(np.log(5.7e7), np.log(1.6e10), n))
     D = np.exp(rng.uniform(np.log(8.2e8), np.log(3.2e11), n))
@@ -56,8 +62,11 @@ def runs_like_chinchilla(n: int, seed: int) -> pd.DataFrame:
 def recipe(
     runs: pd.DataFrame, counts: np.ndarray, starts: int, resamples: int, seed: int
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """The common recipe, written fresh. Seconds extrapolated to all starts and resamples, the
-    optimum (a, b, e, alpha, beta), and the objective of each resample done."""
+    """The common recipe, reimplemented.
+
+    Returns the seconds extrapolated to all starts and resamples, the optimum (a, b, e, alpha,
+    beta), and the objective of each resample that was computed.
+    """
     logs = np.log(runs["N"].to_numpy()), np.log(runs["D"].to_numpy())
     y = np.log(runs["L"].to_numpy())
 
@@ -81,8 +90,8 @@ def recipe(
     ]
     global_seconds = (time.perf_counter() - began) * STARTS / starts
     best = min(found, key=lambda r: r.fun).x
-    # Extrapolated starts would have found the optimum: polish, untimed, so that resamples start
-    # from it as the recipe's do.
+    # All starts together would have found the optimum. Polish the best one, untimed, so that the
+    # resamples start from the optimum, as in the recipe.
     best = minimize(objective, best, args=(one,), method="Nelder-Mead", options={
         "xatol": 1e-10, "fatol": 1e-15, "maxiter": 20000, "maxfev": 20000,
     }).x  # fmt: skip
@@ -98,27 +107,27 @@ def recipe(
 
 
 def against_recipe(runs: pd.DataFrame, starts: int, resamples: int, repeats: int) -> dict:
-    """The engine on the same rows and the same resamples, best of `repeats`."""
+    """Time of the engine on the same rows and resamples (best of `repeats`), and of the recipe."""
     columns = {name: runs[name].to_numpy() for name in ("N", "D")}
     times, parts = [], {}
     for _ in range(repeats):
         began = time.perf_counter()
-        problem = engine.Problem(
+        problem = Problem(
             laws.chinchilla, columns, runs["L"].to_numpy(), np.ones(len(runs)),
             np.arange(len(runs)), {}, "log",
         )  # fmt: skip
-        minimum = engine.minimise(problem, "huber", DELTA, 0)
+        minimum = minimise(problem, "huber", DELTA, 0)
         middle = time.perf_counter()
-        draws = uncertainty.draw(problem, minimum, "bootstrap", RESAMPLES, 0)
+        draws = draw(problem, minimum, "bootstrap", RESAMPLES, 0)
         ended = time.perf_counter()
         if not times or ended - began < min(times):
             parts = {"global": middle - began, "resamples": ended - middle}
         times.append(ended - began)
-    counts = uncertainty.resamples(problem, RESAMPLES, np.random.default_rng(0))
+    counts = draw_counts(problem, RESAMPLES, np.random.default_rng(0))
     seconds, _, theirs = recipe(runs, counts, starts, resamples, 0)
     ours = np.empty(resamples)
     for b in range(resamples):
-        rho = engine.huber(problem.residuals(draws.theta[:, [b]]), DELTA)[0]
+        rho = rho_of(problem.residuals(draws.theta[:, [b]]), DELTA)[0]
         ours[b] = rho @ counts[b]
     gap = ours / theirs - 1
     return {
@@ -134,7 +143,7 @@ def against_recipe(runs: pd.DataFrame, starts: int, resamples: int, repeats: int
 
 
 def every_law(n: int, resamples: int) -> pd.DataFrame:
-    """Seconds of a whole fit() of each law: n points with 0.5 % noise, `resamples` resamples."""
+    """Seconds per complete fit() of each law, on n points with 0.5 % noise."""
     rng = np.random.default_rng(1)
     spans = {
         "N": (1e6, 1e10), "D": (1e8, 1e12), "D_unique": (1e8, 1e12), "C": (1e15, 1e22),
@@ -165,7 +174,7 @@ def every_law(n: int, resamples: int) -> pd.DataFrame:
 
 
 def example_parameters() -> dict[str, dict[str, float]]:
-    """Parameters of each law near published ones."""
+    """Parameters for each law, close to published values."""
     p = published
     return {
         "kaplan_N": dict(p.kaplan2020.L_N.params),
@@ -183,7 +192,9 @@ def example_parameters() -> dict[str, dict[str, float]]:
         "shared_exponent": {"E": 1.6, "A": 200.0, "alpha": 0.27, "kappa": 20.0},
         "gadre": dict(p.gadre2024.c4.params),
         "muennighoff": {**p.muennighoff2023.params},
-        "routed": {"a": -0.082, "b": -0.108, "c": 0.009, "d": 1.104, "E_start": 1.847, "E_max": 314.5},
+        "routed": {
+            "a": -0.082, "b": -0.108, "c": 0.009, "d": 1.104, "E_start": 1.847, "E_max": 314.5,
+        },
         "critical_batch": dict(p.kaplan2020.B_crit.params),
         "mccandlish": {"S_min": 5e3, "E_min": 1e9},
         "learning_rate": {"c": 1.8, "p": -0.71, "q": 0.3},
@@ -193,7 +204,7 @@ def example_parameters() -> dict[str, dict[str, float]]:
 
 
 def many_rows(sizes: list[int], resamples: int, runs: int) -> pd.DataFrame:
-    """Seconds (best of 3) of a fit with `runs` runs of n / runs checkpoints, clustered by run."""
+    """Seconds (best of 3) per fit with `runs` runs of n / runs checkpoints, clustered by run."""
     rows = []
     for n in sizes:
         table = runs_like_chinchilla(n, 2).assign(run_id=np.arange(n) % runs)
@@ -218,10 +229,12 @@ def many_rows(sizes: list[int], resamples: int, runs: int) -> pd.DataFrame:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--starts", type=int, default=90, help="recipe's starts timed, of 4500")
-    parser.add_argument("--resamples", type=int, default=80, help="recipe's resamples, of 4000")
-    parser.add_argument("--runs", help="CSV of N, D, L (else 240 synthetic runs)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument(
+        "--starts", type=int, default=90, help="number of the recipe's 4500 starts that are timed"
+    )
+    parser.add_argument("--resamples", type=int, default=80, help="number of its 4000 resamples")
+    parser.add_argument("--runs", help="CSV with columns N, D and L (default: 240 synthetic runs)")
     options = parser.parse_args()
 
     runs = pd.read_csv(options.runs) if options.runs else runs_like_chinchilla(240, 0)
@@ -229,13 +242,13 @@ def main() -> int:
     print(
         f"chinchilla law, {len(runs)} runs, Huber(1e-3) of log L, {RESAMPLES} resamples, "
         f"one thread\n"
-        f"  engine: {chinchilla['seconds']:.3f} s (global {chinchilla['global']:.3f}, resamples and "
-        f"basin guard {chinchilla['resamples']:.3f}; best of 5)\n"
+        f"  engine: {chinchilla['seconds']:.3f} s (global fit {chinchilla['global']:.3f}, "
+        f"resamples and basin guard {chinchilla['resamples']:.3f}; best of 5)\n"
         f"  recipe: {chinchilla['recipe']:.1f} s, extrapolated from {options.starts} of {STARTS} "
         f"starts and {options.resamples} of {RESAMPLES} resamples\n"
-        f"  ratio:  {chinchilla['speedup']:.0f}x; resamples where the engine is worse than the "
-        f"recipe by 1e-9: {chinchilla['worse']} of {options.resamples}, the recipe worse by 1e-6: "
-        f"{100 * chinchilla['recipe_above']:.0f} %\n"
+        f"  ratio:  {chinchilla['speedup']:.0f}x; the engine is worse by 1e-9 on "
+        f"{chinchilla['worse']} of {options.resamples} resamples, the recipe by 1e-6 on "
+        f"{100 * chinchilla['recipe_above']:.0f} % of them\n"
     )
     each = every_law(300, 1000)
     print("every law, 300 points, 1000 resamples\n" + each.to_string(index=False) + "\n")
@@ -251,7 +264,7 @@ def main() -> int:
         "row_exponent": ratio / np.log(big["rows"].iloc[-1] / big["rows"].iloc[0]),
     }
     missed = [
-        f"{name} is {figures[name]:.3g}, goal {way} {goal:g}"
+        f"{name} is {figures[name]:.3g}; the goal is {way} {goal:g}"
         for name, (way, goal) in GOALS.items()
         if (figures[name] > goal if way == "at most" else figures[name] < goal)
     ]

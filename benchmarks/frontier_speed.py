@@ -1,11 +1,11 @@
-"""How fast the frontier is drawn by every method, against the plainest way in the same process.
+"""Speed of the frontier by every method, compared with a plain implementation in the same process.
 
-The baseline is the common recipe: for each resample one envelope of the smoothed curves by a
-Python loop over compute, `numpy.polyfit` and `scipy.interpolate.Akima1DInterpolator` a budget, and
-one L-BFGS fit of the law from the optimum. A stated number of resamples is timed and extrapolated.
+The baseline is the common recipe. Per resample, it takes one envelope of the smoothed curves in a
+Python loop, `numpy.polyfit` and `scipy.interpolate.Akima1DInterpolator` for each budget, and one
+L-BFGS fit of the law from the optimum. A few resamples are timed and extrapolated.
 
     python benchmarks/frontier_speed.py            # print the table
-    python benchmarks/frontier_speed.py --check    # exit 1 where a goal is missed
+    python benchmarks/frontier_speed.py --check    # exit with 1 if a goal is missed
 """
 
 # ruff: noqa: E402  (threads must be set before numpy is imported)
@@ -26,10 +26,12 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from analysis import frontier, published
-from analysis.frontier import METHODS, Comparison, budgets_of
+from analysis.frontiers.budgets import budgets_of
+from analysis.frontiers.frontier import METHODS
+from analysis.frontiers.result import Comparison
 
 GOALS = {"seconds": ("at most", 5.0)}
-"""Figure of the last line: (direction, goal)."""
+"""Goal for each figure on the last line."""
 
 SIZES, HORIZONS, EVALUATIONS = 20, 10, 100
 BUDGETS, SIZES_OF_BUDGET = 40, 50
@@ -37,7 +39,7 @@ LAW = published.besiroglu2024
 
 
 def tables(seed: int, small: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(runs, curves): isoFLOP sets of 2000 runs, and 200 learning curves of 100 evaluations."""
+    """(runs, curves): 2000 runs in isoFLOP sets, and 200 learning curves of 100 evaluations."""
     rng = np.random.default_rng(seed)
     budgets, sizes = (8, 12) if small else (BUDGETS, SIZES_OF_BUDGET)
     front = frontier_of_law()
@@ -76,7 +78,7 @@ def frontier_of_law():
 
 
 def recipe(runs: pd.DataFrame, curves: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
-    """Seconds a resample of each method as it is usually written."""
+    """Seconds per resample for each method as it is usually written."""
     rng = np.random.default_rng(seed)
     seconds = dict.fromkeys(METHODS, 0.0)
     grid = np.linspace(np.log(curves["C"].min()), np.log(curves["C"].max()), 512)
@@ -127,11 +129,15 @@ def recipe(runs: pd.DataFrame, curves: pd.DataFrame, resamples: int, seed: int) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--baseline", type=int, default=5, help="resamples of the recipe timed")
-    parser.add_argument("--repeats", type=int, default=3, help="the best of these counts")
-    parser.add_argument("--small", action="store_true", help="small tables, to see that it works")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument("--resamples", type=int, default=1000, help="resamples per method")
+    parser.add_argument(
+        "--baseline", type=int, default=5, help="number of the recipe's resamples that are timed"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repetitions, of which the best counts"
+    )
+    parser.add_argument("--small", action="store_true", help="small tables, for a quick test")
     options = parser.parse_args()
 
     runs, curves = tables(0, options.small)
@@ -142,12 +148,12 @@ def main() -> int:
             found = frontier(runs, method=method, curves=curves, bootstrap=options.resamples)
             seconds[method] = min(seconds[method], time.perf_counter() - began)
             if isinstance(found, Comparison) and found.skipped:
-                raise SystemExit(f"a method did not work: {found.skipped}")
+                raise SystemExit(f"a method failed: {found.skipped}")
     base = recipe(runs, curves, options.baseline, 1)
     print(
         f"{len(runs)} runs, {curves['run_id'].nunique()} curves of "
         f"{len(curves) // curves['run_id'].nunique()} points, {options.resamples} resamples, one "
-        f"thread, best of {options.repeats}; recipe from {options.baseline} resamples"
+        f"thread, best of {options.repeats}; recipe extrapolated from {options.baseline} resamples"
     )
     for method in METHODS:
         there = base[method] * options.resamples
@@ -159,7 +165,7 @@ def main() -> int:
         for method in METHODS
     }
     missed = [
-        f"{name} is {figures[name]:.3g}, goal {way} {goal:g}"
+        f"{name} is {figures[name]:.3g}; the goal is {way} {goal:g}"
         for name, (way, goal) in GOALS.items()
         if (figures[name] > goal if way == "at most" else figures[name] < goal)
     ]

@@ -1,13 +1,15 @@
-"""What a GPU makes of packs and of a large run: needs torch and `scaling`, neither Ray nor tyro.
+"""Speed of packs and of a large run on a GPU. Requires PyTorch and `scaling`, but not Ray or tyro.
 
-Packs of small models against the same runs one after another (tokens/s, by our own loop), one run and
-the best pack compiled as well, and the model FLOP utilisation of one large compiled run in bfloat16
-(matmul FLOPs, scaling.count, over the peak that a matrix product reaches here, or --peak-flops). Random
-tokens stand in for a corpus: speed does not depend on them. Writes one JSON file.
+Packs of small models are compared with the same runs one after another (tokens/s, our own loop); a
+single run and the best pack are also compiled. A large compiled run in bfloat16 gives the model
+FLOP utilisation: matmul FLOPs (scaling.count) over the peak of a matrix product on this device, or
+over --peak-flops. Random tokens replace a corpus, because speed does not depend on them. The
+results are written to a JSON file.
 
     python benchmarks/gpu.py [--check] [--device cuda] [--out gpu.json] [--tiny]
 
-Goals: packs at N <= 1e6 at least 10 times sequential; N = 1e8 at 40 % utilisation or better.
+Goals: packs at N <= 1e6 are at least 10 times as fast as sequential runs, and N = 1e8 reaches a
+utilisation of 40 %.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ LARGE = {"n_layer": 14, "d_model": 768, "n_head": 12, "n_ctx": 1024}
 
 
 def step_seconds(values: dict, K: int, device: str, seconds: float, **execution) -> float:
-    """Of one step of K runs, the least of five tries, each of which waits for the device."""
+    """Seconds per step of K runs: the least of five tries, each synchronised with the device."""
     from scaling.config import from_dict, override
     from scaling.execution import Execution
     from scaling.training.trainer import Trainer
@@ -52,11 +54,11 @@ def step_seconds(values: dict, K: int, device: str, seconds: float, **execution)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--tiny", action="store_true", help="small sizes: to see that it works")
-    parser.add_argument("--peak-flops", type=float, help="of the device in bfloat16")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument("--device", default="cuda", help="device to measure")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="output file")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, for a quick test")
+    parser.add_argument("--peak-flops", type=float, help="peak FLOP/s of the device in bfloat16")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -98,11 +100,14 @@ def measure(arguments: argparse.Namespace, text: str) -> dict:
             if each < best:
                 best, best_K = each, K
         figures |= {f"gain_{name}": round(alone / best, 2), f"K_{name}": best_K}
-        print(f"N={name}: {1024 / alone:,.0f} tokens/s alone, {1024 / best:,.0f} in {best_K}")
+        print(
+            f"N={name}: {1024 / alone:,.0f} tokens/s alone, "
+            f"{1024 / best:,.0f} in a pack of {best_K}"
+        )
         for K in sorted({1, best_K}):
             each = step_seconds(values, K, arguments.device, seconds, compile=True) / K
             figures[f"compiled_{name}_{K}"] = round(alone / each, 2)
-            print(f"N={name}: {1024 / each:,.0f} tokens/s compiled, {K} at once")
+            print(f"N={name}: {1024 / each:,.0f} tokens/s compiled, in a pack of {K}")
     shape = SHAPES["3e3"] if arguments.tiny else LARGE
     model = ModelConfig(**shape)
     B = 256 if arguments.tiny else 32 * model.n_ctx

@@ -1,16 +1,16 @@
-"""The L(N, D) ladder: six sizes, six horizons, by packs and branches against separate plain runs.
+"""An L(N, D) ladder of six sizes and six horizons: packs and branches against separate plain runs.
 
-Ours is a sweep as a user runs it with --compile (Ray, calibration, compiling where that is measured to
-pay, and store included): a wsd schedule whose warm-up does not depend on the horizon, so that the
-horizons of one size and seed share a trunk. The baseline trains every run from its start with the
-plain loop of train_speed.py, same schedule, longest first, in as many processes as ours has workers,
-without Ray. With more seeds there is more to pack; the baseline's time for S seeds is S times that
-of one.
+Ours is a sweep as a user would run it with --compile, including Ray, calibration, the store, and
+compiling where that is measured to pay. The wsd schedule has a warm-up that does not depend on the
+horizon, so the horizons of one size and seed share a trunk. The baseline trains every run from its
+start with the plain loop of train_speed.py and the same schedule, without Ray. It starts with the
+longest runs and uses as many processes as ours has workers. More seeds give more runs to pack; the
+baseline's time for S seeds is S times that of one seed.
 
     python benchmarks/ladder.py [--check] [--tokens 3145728] [--seeds 4]
 
-What a machine measures and compiles once for these shapes is in the first of the two sweeps (`once`);
-the second has it from there.
+The first of the two sweeps includes what a machine measures and compiles once for these shapes
+(`once`); the second reuses it.
 
 Goals: at most 0.4 of the baseline's wall clock, and exponents whose 95 % intervals overlap.
 """
@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from analysis import laws
 from scaling.config import RunConfig, flatten, from_dict
 from scaling.data import corpus
 
@@ -51,7 +52,7 @@ seed = {seeds}
 
 
 def plain(runs: list[RunConfig]) -> dict[str, float]:
-    """{run_id: L} of runs trained one after another by the plain loop."""
+    """{run_id: L} of runs trained one after another in the plain loop."""
     import numpy as np
     import torch
     from torch import nn
@@ -95,7 +96,7 @@ def plain(runs: list[RunConfig]) -> dict[str, float]:
 
 
 def plain_side_by_side(runs: list[RunConfig], workers: int) -> tuple[dict[str, float], float]:
-    """{run_id: L} and seconds, longest first, in turn to each process."""
+    """({run_id: L}, seconds) of the baseline, its runs balanced over processes, longest first."""
     from scaling.size import flops_per_token
 
     cost = {run.run_id: run.D * flops_per_token(run.model, 256, "matmul") for run in runs}
@@ -121,17 +122,17 @@ def plain_side_by_side(runs: list[RunConfig], workers: int) -> tuple[dict[str, f
     for child in children:
         out, _ = child.communicate()
         if child.returncode:
-            raise SystemExit(f"the baseline ended with exit code {child.returncode}")
+            raise SystemExit(f"the baseline failed with exit code {child.returncode}")
         losses |= json.loads(out.splitlines()[-1])
     return losses, time.perf_counter() - start
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--tokens", type=int, default=3_145_728, help="the longest horizon")
-    parser.add_argument("--seeds", type=int, default=4, help="of the second, packed ladder")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument("--tokens", type=int, default=3_145_728, help="longest horizon")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of the second sweep")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of each side")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -140,7 +141,7 @@ def main() -> int:
 
     from rich.console import Console
 
-    from analysis import fit, laws
+    from analysis import fit
     from sweeps import Sweep
     from sweeps.spec import Spec
 
@@ -150,7 +151,7 @@ def main() -> int:
         values = {"tokens": horizons, "warmup": horizons[-1] // 4, "seeds": list(range(seeds))}
         return Spec.from_text(SPEC.format(**values))
 
-    corpus.prepare(spec(1).runs[0].data)  # for both
+    corpus.prepare(spec(1).runs[0].data)  # used by both sides
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         ours = {}
@@ -171,9 +172,10 @@ def main() -> int:
         cost = figures[f"ours_{seeds}_s"] / (seeds * seconds)
         shared = runs.D_shared.sum() / runs.D.sum()
         print(
-            f"{len(runs)} runs: {figures[f'ours_{seeds}_s']} s, {figures[f'once_{seeds}_s']} s of it "
-            f"before the first begins, {cost:.2f} of separate plain runs; "
-            f"{100 * shared:.0f} % of the tokens in common, up to {runs['pack'].max()} rows at once"
+            f"{len(runs)} runs: {figures[f'ours_{seeds}_s']} s, "
+            f"{figures[f'once_{seeds}_s']} s of it before the first run starts, "
+            f"{cost:.2f} of separate plain runs; {100 * shared:.0f} % of the tokens shared, "
+            f"up to {runs['pack'].max()} rows at once"
         )
         figures[f"cost_{seeds}"] = round(cost, 3)
     if min(figures[f"cost_{seeds}"] for seeds in ours) > 0.4:

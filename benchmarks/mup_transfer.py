@@ -1,9 +1,10 @@
-"""Learning-rate transfer: does the best learning rate of a narrow model stay the best of a wide one?
+"""Learning-rate transfer: is the best learning rate of a narrow model the best for a wide one?
 
-Models of 16 times the width and 16 heads in place of one are trained at learning rates a factor of 2
-apart, in the standard parametrisation and in muP (Yang et al. 2022, arXiv 2203.03466, Fig. 1), which
-are one at the width --base but for attention. The optimum, between the points of the grid by a parabola,
-may move by a factor of 2 at most in muP, and must move by more in the standard parametrisation.
+Models of up to 16 times the width, with 16 heads instead of one, are trained at learning rates a
+factor of 2 apart, in the standard parametrisation and in muP (Yang et al. 2022, arXiv 2203.03466,
+Fig. 1). The two coincide at the width --base, except for attention. The optimum is interpolated by
+a parabola. It may move by at most a factor of 2 under muP, and must move by more under the standard
+parametrisation.
 
     python benchmarks/mup_transfer.py [--check] [--figure mup.png] [--widths 16 32 64 128 256]
 """
@@ -20,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-HEAD = 16  # channels of a head
+HEAD = 16  # channels per head
 
 Losses = dict[tuple[str, int], list[float]]
-"""{(parametrisation, width): loss at each learning rate}; inf where it diverged."""
+"""{(parametrisation, width): loss at each learning rate}; inf if it diverged."""
 
 
 def run_of(parametrisation: str, width: int, lr: float, base: int, tokens: int, seed: int):
@@ -43,7 +44,7 @@ def run_of(parametrisation: str, width: int, lr: float, base: int, tokens: int, 
 
 
 def losses(task: tuple[str, int, Sequence[float], int, int, Sequence[int]]) -> list[float]:
-    """Test loss at each learning rate, the mean over seeds; one pack, one thread."""
+    """Mean test loss over seeds at each learning rate, trained as one pack on one thread."""
     from scaling.execution import Execution
     from scaling.train import train_pack
 
@@ -64,7 +65,7 @@ def measure(
 ) -> Losses:
     tasks = [
         (parametrisation, width, (lr,), base, tokens, range(seeds))
-        for width in sorted(widths, reverse=True)  # the dearest first
+        for width in sorted(widths, reverse=True)  # most expensive first
         for parametrisation in ("standard", "muP")
         for lr in rates
     ]
@@ -77,8 +78,8 @@ def measure(
 
 
 def optimum(rates: Sequence[float], loss: Sequence[float]) -> float:
-    """log2 of the best learning rate: the vertex of the parabola through the best point of the grid
-    and its neighbours, that point itself where one of these is missing or diverged."""
+    """log2 of the best learning rate: the vertex of the parabola through the best grid point and
+    its neighbours, or the grid point itself if a neighbour is missing or diverged."""
     x, y = np.log2(rates), np.asarray(loss)
     i = int(np.argmin(y))
     if 0 < i < len(y) - 1 and np.isfinite(y[i - 1 : i + 2]).all():
@@ -112,16 +113,22 @@ def draw(path: Path, widths: Sequence[int], rates: Sequence[float], table: Losse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
-    parser.add_argument("--base", type=int, help="base width of muP; the widest where not given")
-    parser.add_argument("--tokens", type=float, default=196_608)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     parser.add_argument(
-        "--powers", type=int, nargs=2, default=[-11, -5], help="of 2, first and last"
+        "--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="values of d_model"
     )
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--base", type=int, help="base width of muP (default: the widest)")
+    parser.add_argument("--tokens", type=float, default=196_608, help="training tokens per run")
+    parser.add_argument(
+        "--powers",
+        type=int,
+        nargs=2,
+        default=[-11, -5],
+        help="first and last power of 2 of the rates",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="seeds per learning rate")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--figure", type=Path, help="file for a figure")
     a = parser.parse_args()
     widths = sorted(a.widths)
     rates = [2.0**p for p in range(a.powers[0], a.powers[1] + 1)]
@@ -144,7 +151,7 @@ def main() -> int:
         moved[parametrisation] = max(best) - min(best)
         grid[parametrisation] = max(at) - min(at)
     if edge:
-        print("note: an optimum lies at the end of the grid; widen it with --powers.")
+        print("note: an optimum is at the edge of the grid; widen the grid with --powers.")
     if a.figure:
         draw(a.figure, widths, rates, table)
     reached = moved["muP"] <= 1 and moved["standard"] > moved["muP"]

@@ -1,17 +1,17 @@
-"""Runs one at a time and in packs against the plain reference loop of train_speed.py, two workers
-side by side.
+"""Speed of single runs and packs, compared with the plain reference loop of train_speed.py.
 
-Each worker is a process of one thread; it trains the same shape on the same byte tokens with the
-reference loop, one run at a time with ours, and with packs, as they are and compiled, in turns that
-alternate, so that a noisy machine disturbs all alike. What is chosen is what took least, as the planner
-of a sweep chooses; it may be no pack. Compiling is not in the ratios: `cold` are its seconds, once a
-shape for one run and once for packs of every size. In bfloat16 where --bfloat16 says so.
+Two workers run side by side, each a process with one thread. Each trains the same shape on the same
+byte tokens with the reference loop, with ours one run at a time, and with packs, eager and
+compiled. Turns alternate, so that noise on the machine affects all of them alike. Like the planner
+of a sweep, the benchmark chooses the fastest, which may be no pack at all. The ratios exclude
+compiling, whose seconds are printed as `cold`: once per shape for single runs and once for packs of
+every size. --bfloat16 adds measurements in bfloat16.
 
     python benchmarks/pack_speed.py [--check] [--cells 3e3:256 3e3:1024 ...] [--compile 3e3:256 ...]
         [--bfloat16 3e6:4096] [--workers 2] [--seconds 0.4]
 
-Goals: the best one run at a time, and the best pack, in times of the reference; nowhere is what is
-chosen without compiling slower than one run at a time by more than 3 %.
+Goals: speedups over the reference for the best single run and the best pack. Without compiling, the
+choice is nowhere more than 3 % slower than one run at a time.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from scaling.execution import Execution
 from scaling.training.trainer import Trainer
 
 GOALS = {"3e3:256": 4.0, "3e4:256": 2.2}
-"""Of packs."""
+"""Speedups of packs."""
 ONE = {"3e3:256": 1.9, "3e4:256": 1.9, "3e5:256": 1.9, "3e3:4096": 1.4, "3e4:4096": 1.15}
 ONE |= {"3e5:4096": 1.15, "3e6:4096": 1.6}
-"""Of one run at a time."""
+"""Speedups of single runs."""
 SIZES = (1, 4, 8, 16, 32)
-MOST_TOKENS = 8192  # in one step of a pack
+MOST_TOKENS = 8192  # per step of a pack
 PACKED = ("3e3", "3e4", "3e5")
 
 
@@ -62,7 +62,7 @@ def trainer_of(
 def measure(
     name: str, batch_tokens: int, seconds: float, turns: int, compiled: bool, bfloat16: bool
 ) -> dict:
-    """{what: tokens/s} of the reference and of packs of each size, medians over alternating turns."""
+    """{kind: tokens/s} for the reference and each pack size, medians over alternating turns."""
     theirs = reference_apart(run_of(name, batch_tokens))
     next(theirs)
     ways: dict[str, tuple[Any, int]] = {"reference": (theirs.send, 1)}
@@ -99,7 +99,7 @@ def measure(
 
 
 def side_by_side(workers: int, request: dict[str, Any]) -> dict[str, float]:
-    """The sum over workers of what each measures at the same time as the others."""
+    """Measurements of simultaneous workers, summed; for `cold`, averaged."""
     command = [sys.executable, __file__, "--child", json.dumps(request)]
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(workers)
@@ -108,7 +108,7 @@ def side_by_side(workers: int, request: dict[str, Any]) -> dict[str, float]:
     for child in children:
         out, _ = child.communicate()
         if child.returncode:
-            raise SystemExit(f"a worker ended with exit code {child.returncode}")
+            raise SystemExit(f"a worker failed with exit code {child.returncode}")
         answers.append(json.loads(out.splitlines()[-1]))
     return {
         what: (statistics.mean if what.startswith("cold") else sum)(a[what] for a in answers)
@@ -118,15 +118,33 @@ def side_by_side(workers: int, request: dict[str, Any]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     cells = [f"{name}:{B}" for name in PACKED for B in (256, 1024, 4096)]
-    parser.add_argument("--cells", nargs="*", default=[*cells, "3e6:4096"], metavar="N:B")
+    parser.add_argument(
+        "--cells",
+        nargs="*",
+        default=[*cells, "3e6:4096"],
+        metavar="N:B",
+        help="sizes N and tokens per step B to measure",
+    )
     compiled = [cell for cell in cells if not cell.endswith("1024")]
-    parser.add_argument("--compile", nargs="*", default=[*compiled, "3e6:4096"], metavar="N:B")
-    parser.add_argument("--bfloat16", nargs="*", default=["3e6:4096"], metavar="N:B")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each turn")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        default=[*compiled, "3e6:4096"],
+        metavar="N:B",
+        help="cells that are also compiled",
+    )
+    parser.add_argument(
+        "--bfloat16",
+        nargs="*",
+        default=["3e6:4096"],
+        metavar="N:B",
+        help="cells that are also run in bfloat16",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side")
+    parser.add_argument("--turns", type=int, default=5, help="alternating turns per cell")
+    parser.add_argument("--seconds", type=float, default=0.4, help="seconds per turn")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -140,12 +158,12 @@ def main() -> int:
     figures: dict[str, float] = {"bfloat16_products": round(in_bfloat16 / products, 2)}
     missed = []
     print(
-        f"matrix products in bfloat16 {figures['bfloat16_products']:.2f} times as fast as in float32\n"
-        f"{arguments.workers} workers of one thread; bytes, context 128; tokens/s of all together"
+        f"bfloat16 matrix products: {figures['bfloat16_products']:.2f} times as fast as float32\n"
+        f"{arguments.workers} workers with one thread each; bytes, context 128; total tokens/s"
     )
     print(
         f"{'N':>9} {'B':>6} {'reference':>11} {'one run':>11} {'pack':>11} {'K':>3}"
-        "  times the reference"
+        "  speedup over the reference"
     )
     for cell in arguments.cells:
         name, B = cell.split(":")[0], int(cell.split(":")[1])

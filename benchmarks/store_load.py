@@ -1,12 +1,12 @@
-"""What a results folder of very many finished runs costs the commands that look at it.
+"""Cost of commands on a results folder with very many finished runs.
 
-A folder of 1e5 runs and 1e6 curve points is made, with the spec that asks for them, and each command
-runs in a process of its own; user CPU seconds and the most memory are printed. The
-baseline of each is the plainest program that reads the same files, run right after it: json.loads of
-every result.json, or pandas.read_csv of the table.
+The benchmark creates a folder with 1e5 runs and 1e6 curve points, and the spec that asks for them.
+It runs each command in its own process and prints user CPU seconds and peak memory. The baseline,
+run right after each command, is the simplest program that reads the same files: json.loads of every
+result.json, or pandas.read_csv of the table.
 
     python benchmarks/store_load.py            # print the table (about five minutes)
-    python benchmarks/store_load.py --check    # exit 1 where a goal is missed
+    python benchmarks/store_load.py --check    # exit with 1 if a goal is missed
     python benchmarks/store_load.py --runs 10000
 """
 
@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 GOALS = {"status": 3.0, "dry_run": 3.0, "merge_again": 2.0, "merge_again_gb": 0.5, "spec": 6.0}
-"""User CPU seconds, and gigabytes, at 1e5 runs: at most."""
+"""Upper limits at 1e5 runs, in user CPU seconds or gigabytes."""
 
 POINTS = 10
 SHAPES = ((1, 32, 2), (2, 64, 2), (2, 96, 3), (3, 128, 4), (4, 128, 4))
@@ -40,8 +40,9 @@ def spec_text(runs: int) -> str:
 
 
 def make(folder: Path, runs: int) -> None:
-    """A folder as a sweep leaves it before its first merge."""
-    from sweeps.result import dump, failed_row
+    """Create a folder as a sweep leaves it before its first merge."""
+    from sweeps.queue import failed_row
+    from sweeps.result import dump
     from sweeps.spec import Spec
     from sweeps.store import Store
 
@@ -65,7 +66,7 @@ def make(folder: Path, runs: int) -> None:
 
 
 def measured(code: str, *words: str, cwd: Path) -> tuple[float, float]:
-    """(user CPU seconds, gigabytes) of a Python program in a process of its own."""
+    """(user CPU seconds, peak gigabytes) of a Python program in its own process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = (
         "import resource, sys\n" + code + "\n"
@@ -86,7 +87,8 @@ MERGE = "from sweeps.store import Store; Store('results/load').merge()"
 PARSE = "from sweeps.spec import Spec; Spec.from_toml('load.toml')"
 JSON = (
     "import json, pathlib\n"
-    "for path in pathlib.Path('results/load/runs').glob('*/result.json'): json.loads(path.read_bytes())"
+    "for path in pathlib.Path('results/load/runs').glob('*/result.json'):\n"
+    "    json.loads(path.read_bytes())"
 )
 CSV = "import pandas; pandas.read_csv('results/load/runs.csv')"
 
@@ -100,13 +102,13 @@ STEPS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("sweep", COMMAND, ("sweep", "load.toml"), CSV),
     ("fit", COMMAND, ("fit", "results/load", "--bootstrap", "0"), CSV),
 )
-"""Name, program, its words, and the program that it is compared with."""
+"""Name, program, its arguments, and the baseline program."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100_000)
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
+    parser.add_argument("--runs", type=int, default=100_000, help="finished runs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     asked = parser.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="store-load-") as scratch:
@@ -120,7 +122,7 @@ def main() -> None:
             print(f"{name:<12} {seconds:8.2f} {memory:12.2f} {base:13.2f} {seconds / base:7.2f}")
     missed = [name for name, goal in GOALS.items() if figures[name] > goal]
     for name in missed:
-        print(f"missed: {name} {figures[name]:.2f}, at most {GOALS[name]:g}")
+        print(f"missed: {name} is {figures[name]:.2f}; the goal is at most {GOALS[name]:g}")
     print(" ".join(f"{name}={value:.3g}" for name, value in figures.items()))
     if asked.check and missed:
         sys.exit(1)

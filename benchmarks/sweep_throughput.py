@@ -1,19 +1,27 @@
-"""A sweep of 48 runs against plain Ray Tune, and what planning and driving cost.
+"""A sweep of 48 runs compared with plain Ray Tune, and the cost of planning and driving.
 
-The baseline is what one writes in an afternoon: one Tune function trial a run, each training the
-plain module tree of train_speed.py, with the same batches a step, schedule and test windows. Both
-sides start Ray themselves. Two sweeps: a ladder as `quickstart` is one, six sizes x eight horizons over
-1.5 decades, whose runs have a trunk in common; and six sizes x eight learning rates of the longest
-horizon, which have nothing in common and are three times the training. Each begins on a machine of
-which nothing was measured. Then: planning 1e5 runs; real Tune jobs that have nothing to train, for
-the overhead of a job and the growth of the driver's memory: between the second and the last Tune
-experiment of the sweep, as what one experiment keeps is given back when it ends.
+The baseline is what one would write in an afternoon: one Tune function trial per run, each training
+the plain module tree of train_speed.py with the same batch size, schedule and test windows. Both
+sides start Ray themselves. There are two sweeps, and each starts on a machine where nothing has
+been measured:
 
-    python benchmarks/sweep_throughput.py [--check] [--tokens 131072] [--only ladder rates plan jobs]
+- ladder: six sizes x eight horizons over 1.5 decades, whose runs share a trunk, as in `quickstart`;
+- rates: six sizes x eight learning rates at the longest horizon, which share nothing and take three
+  times the training.
 
-Goals: at least 4 times fewer seconds for the 48 runs of the ladder, mean losses within 2 %; 1e5 runs
-planned in under 5 s; at most 0.2 s a job; memory of the driver over 1e4 jobs, extrapolated, under 100
-MB more.
+Two more measurements follow:
+
+- plan: planning 1e5 runs;
+- jobs: real Tune jobs with nothing to train, for the overhead per job and the growth of the
+  driver's memory. Growth is measured between the second and the last Tune experiment of the sweep,
+  because an experiment releases its memory when it ends.
+
+    python benchmarks/sweep_throughput.py [--check] [--tokens 131072]
+        [--only ladder rates plan jobs]
+
+Goals: the ladder is at least 4 times as fast as the baseline, and mean losses agree within 2 %; 1e5
+runs are planned in under 5 s; a job takes at most 0.2 s; the driver grows by less than 100 MB over
+1e4 jobs (extrapolated).
 """
 
 from __future__ import annotations
@@ -71,7 +79,7 @@ def _spec(base: str, axis: str) -> Any:
 
 
 def trial(config: dict) -> None:
-    """One run of the baseline, in a process of its own."""
+    """One run of the baseline, in its own process."""
     sys.path.insert(0, str(HERE))
     import numpy as np
     import torch
@@ -139,8 +147,8 @@ def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
     from scaling.data import corpus
     from sweeps import Sweep
 
-    os.environ["SCALING_CACHE"] = str(folder / name / "cache")  # nothing is measured as yet
-    corpus.prepare(spec.runs[0].data)  # for both
+    os.environ["SCALING_CACHE"] = str(folder / name / "cache")  # nothing has been measured yet
+    corpus.prepare(spec.runs[0].data)  # used by both sides
     out = io.StringIO()
     start = time.perf_counter()
     it = Sweep(spec, folder / name / "ours")
@@ -154,8 +162,8 @@ def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
     shared = float(ours.D_shared.sum() / ours.D.sum())
     print(
         f"{name}: ours {ours_s:.1f} s, packs of up to {ours['pack'].max()}, "
-        f"{shared:.0%} of the tokens in common; plain Tune {theirs_s:.1f} s; mean loss "
-        f"{100 * difference:+.2f} % of the baseline's"
+        f"{shared:.0%} of the tokens shared; plain Tune {theirs_s:.1f} s; mean loss "
+        f"{100 * difference:+.2f} % from the baseline's"
     )
     return {
         f"{name}_s": round(ours_s, 1),
@@ -181,7 +189,7 @@ def planner() -> dict[str, float]:
 
 
 def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
-    """Jobs whose runs have finished already, through Tune."""
+    """Send jobs whose runs have already finished through Tune."""
     import psutil
 
     from scaling.execution import Execution
@@ -192,12 +200,12 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
 
     few = jobs_of_an_experiment(workers)
     if number < 3 * few:
-        raise SystemExit(f"--jobs {number} must be at least three experiments' {3 * few}.")
+        raise SystemExit(f"--jobs {number} must be at least {3 * few}, which is three experiments.")
     runs = seeds(number).runs
     store = Store(folder / "drive")
     for run in runs:
-        store.finish(failed_row(run, "stands for a result"), [])
-    store.merge()  # what it imports is not what jobs leave behind
+        store.finish(failed_row(run, "placeholder for a result"), [])
+    store.merge()  # so that its imports do not count as memory of the jobs
     queue = Queue(store, retries=0)
     queue.add(Job((run,), 1.0) for run in runs)
     process = psutil.Process(os.getpid())
@@ -210,18 +218,21 @@ def drive(number: int, workers: int, folder: Path) -> dict[str, float]:
     last = max(rss for _, rss in seen[-few:])
     growth = (last - second) / (len(seen) - 2 * few) * 1e4 / 2**20
     print(
-        f"{len(seen)} jobs: {a_job:.3f} s of a worker each; driver +{growth:.0f} MB over 1e4 jobs"
+        f"{len(seen)} jobs: {a_job:.3f} worker seconds per job; "
+        f"the driver grows by {growth:.0f} MB over 1e4 jobs"
     )
     return {"job_s": round(a_job, 3), "driver_MB_1e4": round(growth, 1)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where a goal is missed")
-    parser.add_argument("--tokens", type=int, default=131_072, help="of the longest runs")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=10_000, help="without training, through Tune")
-    parser.add_argument("--only", nargs="+", default=["ladder", "rates", "plan", "jobs"])
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    parser.add_argument("--tokens", type=int, default=131_072, help="tokens of the longest runs")
+    parser.add_argument("--workers", type=int, default=2, help="workers of each side")
+    parser.add_argument("--jobs", type=int, default=10_000, help="number of jobs without training")
+    parser.add_argument(
+        "--only", nargs="+", default=["ladder", "rates", "plan", "jobs"], help="what to measure"
+    )
     arguments = parser.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):

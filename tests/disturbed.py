@@ -1,4 +1,4 @@
-"""Sweeps in processes of their own, to be disturbed: what tests of faults and of kills share."""
+"""Sweeps in separate processes, which tests of faults and kills disturb."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import sys
 from sweeps import Sweep
 from sweeps.errors import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
-if options.get("unchecked") == "1":  # as where a mistake shows on the worker's machine only
+if options.get("unchecked") == "1":  # a mistake that shows only on the worker's machine
     Sweep._prepare = lambda self, *_: {}
 if "experiment" in options:
     import sweeps.on_ray.tune
@@ -63,24 +63,24 @@ batch_tokens = 256
 eval = { test_tokens = 2048, points = 4 }
 """
 
-# Two runs of some seconds each and two short ones: time enough to be disturbed.
+# Two runs of a few seconds each and two short ones, which leaves enough time to disturb them.
 LONG = 'name = "long"\n' + BASE + "[axes]\ntokens = [20480, 30720, 256_000, 409_600]\n"
 
 MEASURED_ANEW = ["seconds", "tokens_per_second", "step_seconds", "mfu", "peak_flops", "memory"]
 
 
 class Project:
-    """A folder with a corpus and specs, and drivers started in it."""
+    """A folder with a corpus and specs, in which drivers are started."""
 
     def __init__(self, folder: Path, cache: Path, text: Path) -> None:
         self.folder = folder
         self.environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "SCALING_CACHE": str(cache),
-            "HOME": "/dev/null/home",  # nobody can write there, not even root
+            "HOME": "/dev/null/home",  # not writable, not even by root
             "RAY_TMPDIR": str(folder),
         }
-        # What a cluster leaves that is long gone; whoever joins it waits for minutes.
+        # A file left behind by a cluster that is long gone. Trying to join it takes minutes.
         (folder / "ray").mkdir()
         (folder / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")
         self.started: list[subprocess.Popen[str]] = []
@@ -104,13 +104,13 @@ class Project:
         return driver
 
     def run(self, name: str, results: str, *options: str) -> str:
-        """Run a driver to its end; returns its output. Its stderr must be silent."""
+        """Run a driver to its end and return its output. Its stderr must be empty."""
         out, err = self.start(name, results, *options).communicate(timeout=200)
         assert err == ""
         return out
 
     def command(self, words: list[str]) -> str:
-        """Run a command line of `scaling` as a person would; returns its output."""
+        """Run a `scaling` command in a new process and return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "scaling.cli", *words],
             cwd=self.folder,
@@ -123,7 +123,7 @@ class Project:
         return done.stdout
 
     def damage_tokens(self, data: DataConfig) -> None:
-        """Prepare a corpus, then write ids to its token file that no vocabulary has."""
+        """Prepare a corpus, then fill its token file with ids outside of any vocabulary."""
         code = (
             "import sys, json; from scaling.config import DataConfig; from scaling.data import corpus\n"
             "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
@@ -153,7 +153,7 @@ def kill_tree(processes: list[psutil.Process]) -> None:
 
 
 def tree(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The driver's descendants, as far as they are its own session's doing."""
+    """Descendants of the driver."""
     try:
         return psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -170,17 +170,17 @@ def alive(process: psutil.Process) -> bool:
 def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
 def starts(store: Store, run_id: str) -> list[int]:
-    """Worker pids of a run's attempts."""
+    """Worker pids of a run's attempts, in order."""
     return [e["pid"] for e in store.attempts(run_id) if e["event"] == "start"]
 
 
 def results_of(store: Store, without: Sequence[str] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What a sweep measured, without what differs by the clock."""
+    """(runs, curves) of a sweep without the columns that depend on the clock."""
     rows = table.read(store.folder).drop(columns=[*MEASURED_ANEW, *without])
     return rows, table.read_curves(store.folder)
 

@@ -1,4 +1,4 @@
-"""What tests/test_fuzz.py tries: a command line, on a copy of a good results folder that was damaged."""
+"""The cases of tests/test_fuzz.py: a command line on a damaged copy of a good results folder."""
 
 from __future__ import annotations
 
@@ -52,22 +52,25 @@ RUNS = 12
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, and what it finds. In every text, @OUT is the folder of the user that nothing may
-    touch, and @ID0 to @ID11 are the ids of the runs."""
+    """A command line and the files that it finds.
+
+    In every text, @OUT stands for a folder of the user that nothing may touch, and @ID0 to @ID11
+    stand for the ids of the runs.
+    """
 
     words: tuple[str, ...]
     damage: tuple[tuple[Any, ...], ...] = ()
-    """What was done to a good results folder: the name of a function below, and its arguments."""
+    """Damage to a good results folder: names of functions below, with their arguments."""
     files: dict[str, str | bytes] = field(default_factory=dict)
-    """Other files of the current folder."""
+    """Other files in the current folder."""
 
 
 class TooLong(BaseException):
-    """Past every handler of the code under test."""
+    """Raised at a time limit; a BaseException, so that no handler under test catches it."""
 
 
 class World:
-    """A good results folder, and what becomes of copies of it."""
+    """A good results folder, and a check that damages and uses copies of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number = folder, 0
@@ -83,7 +86,7 @@ class World:
         self.results = self.good / "results/sweep"
 
     def _tidy(self, store: Store) -> None:
-        """Make the results those of a law, the same on each machine; the last two runs are under way."""
+        """Replace the results by those of a law, equal on all machines; two runs are unfinished."""
         for name in ("runs.csv", "curves.parquet", "tests.parquet"):
             (store.folder / name).unlink()
         for number, run_id in enumerate(self.ids):
@@ -112,7 +115,7 @@ class World:
         store.merge()
 
     def fill(self, text: Any) -> Any:
-        """The words of a case with its places."""
+        """Replace @OUT and @ID0 to @ID11 in a text of a case."""
         if isinstance(text, str):
             for number in reversed(range(RUNS)):
                 text = text.replace(f"@ID{number}", self.ids[number])
@@ -120,7 +123,7 @@ class World:
         return text
 
     def check(self, case: Case) -> None:
-        """Try a case. AssertionError where it went wrong; its folder then stays."""
+        """Run a case. If it fails, raise AssertionError and keep its folder."""
         self.number += 1
         self.root = self.folder / str(self.number)
         self.out, here = self.root / "out", self.root / "here"
@@ -140,7 +143,7 @@ class World:
             data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
             (here / name).write_bytes(data)
         for name, *arguments in case.damage:
-            with contextlib.suppress(Exception):  # what an earlier one has taken away
+            with contextlib.suppress(Exception):  # an earlier one may have removed its file
                 DAMAGE[name](here / "results/sweep", *map(self.fill, arguments))
         results = self._results(here)
         before = self._listing(here)
@@ -158,7 +161,7 @@ class World:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _results(self, here: Path) -> dict[Path, bytes]:
-        """The results that are whole."""
+        """Results that the damage left intact."""
         found = {}
         for run_id in self.ids:
             path = f"runs/{run_id}/result.json"
@@ -168,14 +171,14 @@ class World:
         return found
 
     def _listing(self, here: Path) -> dict[str, Any]:
-        """Kind, mode, time and content of all that is the user's own, but for results."""
+        """Type, mode, time and content of all files of the user outside the results."""
         found: dict[str, Any] = {}
         for top in (self.out, here):
             for folder, folders, files in os.walk(top):
                 if Path(folder) == here:
                     folders.remove("results")
                 for path in [Path(folder, name) for name in (*folders, *files)]:
-                    if path.parent == here and path.name.startswith("new"):  # for --out
+                    if path.parent == here and path.name.startswith("new"):  # a target of --out
                         continue
                     seen = path.lstat()
                     data = path.read_bytes() if stat.S_ISREG(seen.st_mode) else None
@@ -207,8 +210,11 @@ class World:
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 code = "".join(traceback.format_exception(error)[-8:])
-        said = (pipe.buffer.getvalue().decode("utf-8") for pipe in (out, err))  # type: ignore[attr-defined]
-        return (code or 0, *said)
+        texts = (
+            pipe.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+            for pipe in (out, err)
+        )
+        return (code or 0, *texts)
 
     def _judge(self, case: Case, code: Any, out: str, err: str) -> None:
         command = case.words[0]
@@ -218,15 +224,19 @@ class World:
         assert "out of memory" not in err, "out of memory"
         lines = [line for line in err.split("\n")[:-1] if not line.startswith("scaling: note: ")]
         if code:
-            assert len(lines) == 1 and lines[0].startswith("scaling: "), f"no one line: {lines}"
+            assert len(lines) == 1 and lines[0].startswith("scaling: "), (
+                f"not a single line: {lines}"
+            )
         if command not in ("status", "watch", "logs", "cancel", "clean", "export", "sweep"):
             number = re.search(r"(?i)(?<![\w'\"./-])nan(?![\w'\"./-])|= ?-?inf\b|\[inf", out)
-            assert number is None, f"no number: {out[max(0, number.start() - 60) : number.end()]}"
+            assert number is None, (
+                f"not a finite number: {out[max(0, number.start() - 60) : number.end()]}"
+            )
         if "--json" in case.words and "--latex" not in case.words and code == 0:
-            assert not re.search(r"\b(NaN|Infinity)\b", out), "no JSON"
+            assert not re.search(r"\b(NaN|Infinity)\b", out), "invalid JSON"
             json.loads(out)
         ran = (self.root / "ran").read_text() if (self.root / "ran").exists() else ""
-        mine = str(self.root / "here/evil.py")  # beside the spec: a sweep runs it, but says so
+        mine = str(self.root / "here/evil.py")  # beside the spec, so a sweep runs it, with a note
         strange = {
             f for f in ran.splitlines() if (command, f) != ("sweep", mine) or mine not in err
         }
@@ -239,10 +249,10 @@ def _holds(path: Path, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def limits(seconds: float, memory: int) -> Iterator[None]:
-    """No more seconds of CPU than that, ten times as many on the clock, and no more bytes."""
+    """Limit CPU time (wall-clock time to ten times that) in seconds, and extra memory in bytes."""
 
     def stop(number: int, frame: object) -> None:
-        raise TooLong(f"more than {seconds} s of CPU, or it waits")
+        raise TooLong(f"more than {seconds} s of CPU, or blocked")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -258,7 +268,7 @@ def limits(seconds: float, memory: int) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if left:  # the time limit of the whole test
+        if left:  # the time limit of the test itself
             signal.setitimer(signal.ITIMER_REAL, max(0.1, left - time.monotonic() + start))
 
 
@@ -266,7 +276,7 @@ def limits(seconds: float, memory: int) -> Iterator[None]:
 
 
 def regular(path: Path) -> Path:
-    if path.exists() and not path.is_file():  # a device or a pipe would keep us
+    if path.exists() and not path.is_file():  # a device or a pipe would block
         raise OSError(path)
     return path
 
@@ -314,7 +324,7 @@ def link(folder: Path, path: str, target: str) -> None:
 
 
 def lead_out(folder: Path, path: str, target: str) -> None:
-    """Move it to another place, and leave a link there."""
+    """Move a file elsewhere and leave a link in its place."""
     shutil.move(folder / path, target)
     (folder / path).symlink_to(target)
 
@@ -330,7 +340,7 @@ def mode(folder: Path, path: str, bits: int) -> None:
 
 
 def set_json(folder: Path, path: str, way: tuple[int | str, ...], value: Any) -> None:
-    """Replace what a way through a JSON value leads to: names, and numbers modulo the sizes."""
+    """Replace the value at a path of a JSON file: keys, or numbers modulo the sizes."""
     text = regular(folder / path).read_text()
     values = json.loads(text.splitlines()[0] if path.endswith("l") else text)
     here = values
@@ -350,7 +360,7 @@ def set_json(folder: Path, path: str, way: tuple[int | str, ...], value: Any) ->
 
 
 def set_row(folder: Path, row: int, column: str, text: str) -> None:
-    """Write a cell of runs.csv."""
+    """Set a cell of runs.csv."""
     with regular(folder / "runs.csv").open(newline="") as file:
         lines = list(csv.reader(file))
     lines[1 + row % (len(lines) - 1)][lines[0].index(column)] = text
@@ -365,7 +375,7 @@ def add_line(folder: Path, path: str, at: int, text: str) -> None:
 
 
 def set_points(folder: Path, path: str, column: str, value: Any) -> None:
-    """Make a column of a parquet file something else, or leave it out."""
+    """Replace or delete a column of a Parquet file."""
     table = pd.read_parquet(regular(folder / path))
     table = table.drop(columns=column) if value == "@DELETE" else table.assign(**{column: value})
     table.to_parquet(folder / path, index=False)

@@ -1,4 +1,4 @@
-"""A sweep of seconds, on the text that the fixture `here` copies, and the command line in this process."""
+"""A sweep of a few seconds on the text of the fixture `here`, and in-process command-line calls."""
 
 from scaling.cli import main
 
@@ -16,7 +16,7 @@ SMALL = BASE + "seed = [0, 1]\n"
 
 
 def call(*words: object) -> int:
-    """Exit code of a command."""
+    """Run a command in this process and return its exit code."""
     try:
         main([*map(str, words)])
     except SystemExit as stop:

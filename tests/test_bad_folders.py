@@ -198,7 +198,7 @@ def test_the_manifest_is_not_looked_at_where_it_does_not_matter(folder, capsys):
 
 def test_words_in_place_of_seconds_are_shown(folder, monkeypatch):
     from analysis.figures import registry
-    from analysis.report import report
+    from analysis.reporting.html import report
 
     monkeypatch.setattr(registry, "FIGURES", {})
     manifest = {"wall_seconds": "\ud800 an hour", "sessions": [{"wall_seconds": "1 h"}, 3]}

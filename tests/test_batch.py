@@ -5,17 +5,17 @@ import pandas as pd
 import pytest
 
 from analysis import fit, frontier, laws
-from analysis.batch import (
+from analysis.critical_batch import (
     adjusted,
     batch_at_overhead,
     compute_exponents,
     contours,
     critical_batch,
     efficient,
-    settled,
 )
-from analysis.frontier import envelope
-from analysis.overfit import contradiction
+from analysis.data_limits import contradiction
+from analysis.frontiers.envelope import envelope
+from analysis.tables.select import settled
 from scaling.cli import main
 from scaling.errors import TableError
 

@@ -9,20 +9,15 @@ import pandas as pd
 import pytest
 
 from analysis import fit, laws
-from analysis.batch import critical_batch
-from analysis.budget import GPUS, budget, memory
-from analysis.fit import FitResult
-from analysis.frontier import parametric
-from analysis.overfit import (
-    convergence,
-    data_for,
-    early_stop,
-    repeating,
-    worth,
-)  # fmt: skip
-from analysis.plan import plan, plans
+from analysis.critical_batch import critical_batch
+from analysis.data_limits import convergence, data_for, early_stop, repeating, worth  # fmt: skip
+from analysis.fitting.result import FitResult
+from analysis.frontiers.parametric import parametric
+from analysis.planning.accelerators import GPUS, budget, memory
+from analysis.planning.plan import plan
+from analysis.planning.plans import plans
+from analysis.planning.recipe import recipe
 from analysis.published import hoffmann2022, kaplan2020, muennighoff2023
-from analysis.recipe import recipe
 from scaling.config import ModelConfig
 from scaling.errors import ConfigError
 from scaling.size import parameters

@@ -17,7 +17,7 @@ from small import SMALL
 
 import sweeps.driver
 from analysis import load
-from analysis.load import check_one_text
+from analysis.tables.load import check_one_text
 from scaling import table
 from scaling.cli import main
 from scaling.config import DataConfig, RunConfig, override

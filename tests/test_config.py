@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis import laws
 from scaling.config import (
     RECIPE,
     OptimConfig,
@@ -222,7 +223,7 @@ def test_power_law_learning_rate(c, p, q):
 def test_a_fitted_law_is_a_rule():
     import pandas as pd
 
-    from analysis import fit, laws
+    from analysis import fit
 
     best = pd.DataFrame(
         [(N, D, 0.7 * N**-0.4 * D**0.1) for N in (1e3, 1e4, 1e5) for D in (1e5, 1e6, 1e7)],

@@ -8,7 +8,8 @@ import pytest
 from scipy.optimize import least_squares
 
 from analysis import fit, laws, load
-from analysis.design import achieved, design, expected
+from analysis.planning.design import achieved, design
+from analysis.planning.design_spec import expected
 from scaling.cli import main
 from scaling.errors import ConfigError
 from sweeps.spec import Spec

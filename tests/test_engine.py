@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares, linprog
 
-from analysis import engine, laws, powers
-from analysis.dual import Dual
+from analysis import laws
+from analysis.fitting.autodiff import Dual
+from analysis.fitting.minimise import minimise
+from analysis.fitting.power_terms import terms
+from analysis.fitting.problem import General, Powers, Problem
+from analysis.fitting.solver import gradients, solve
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
     "example_parameters"
@@ -36,7 +40,7 @@ def problem(law, *, n=40, noise=0.01, seed=0, on="log", fixed=None, params=None,
     y = law.predict(params or EXAMPLES[law.name], **x)
     y = y * np.exp(noise * np.random.default_rng(seed + 1).standard_normal(n))
     groups = np.arange(n) if groups is None else groups
-    return engine.Problem(law, x, y, np.ones(n), groups, fixed or {}, on)
+    return Problem(law, x, y, np.ones(n), groups, fixed or {}, on)
 
 
 @pytest.mark.parametrize("name", laws.LAWS)
@@ -44,7 +48,7 @@ def problem(law, *, n=40, noise=0.01, seed=0, on="log", fixed=None, params=None,
 def test_jacobian_is_that_of_finite_differences(name, on):
     p = problem(laws.LAWS[name], on=on, n=12)
     theta = p.theta(EXAMPLES[name])
-    J = engine.gradients(p, theta)
+    J = gradients(p, theta)
     for j in range(p.q):
         h = np.zeros_like(theta)
         h[j] = 1e-6
@@ -64,7 +68,7 @@ def test_parameters_and_unknowns_are_inverse(name):
 @pytest.mark.parametrize("name", ["chinchilla", "gadre", "floor_N", "kaplan_ND", "bottleneck"])
 def test_minimum_is_not_above_scipys(name, delta):
     p = problem(laws.LAWS[name], n=60, seed=3)
-    ours = engine.minimise(p, "ls" if np.isinf(delta) else "huber", delta, 0)
+    ours = minimise(p, "ls" if np.isinf(delta) else "huber", delta, 0)
     assert ours.converged
     theirs = least_squares(
         lambda t: p.residuals(t[:, None])[0],
@@ -80,7 +84,7 @@ def test_minimum_is_not_above_scipys(name, delta):
 def test_lad_is_the_linear_programs_minimum():
     # log L = log A - alpha log N is linear: least absolute deviations is a linear program.
     p = problem(laws.power("N"), n=31, noise=0.05, params={"A": 20.0, "alpha": 0.2})
-    found = engine.minimise(p, "lad", None, 0)
+    found = minimise(p, "lad", None, 0)
     x, n = np.log(p.columns["N"]), p.n
     A = np.block([[np.ones((n, 1)), -x[:, None], -np.eye(n), np.eye(n)]])
     cost = np.r_[0, 0, np.ones(2 * n)]
@@ -94,9 +98,9 @@ def test_lad_is_the_linear_programs_minimum():
 def test_sum_of_powers_and_general_solver_agree(name, on):
     p = problem(laws.LAWS[name], on=on, noise=0.003)
     q = problem(laws.LAWS[name], on=on, noise=0.003)
-    q.__dict__["model"] = engine.General(q)
-    assert isinstance(p.model, engine.Powers)
-    a, b = (engine.minimise(each, "ls", None, 0) for each in (p, q))
+    q.__dict__["model"] = General(q)
+    assert isinstance(p.model, Powers)
+    a, b = (minimise(each, "ls", None, 0) for each in (p, q))
     assert a.objective == pytest.approx(b.objective, rel=1e-9)
     for key, value in p.params(a.theta).items():
         assert value[0] == pytest.approx(q.params(b.theta)[key][0], rel=1e-4)
@@ -104,64 +108,62 @@ def test_sum_of_powers_and_general_solver_agree(name, on):
 
 def test_which_laws_are_sums_of_powers():
     found = {
-        name
-        for name, law in laws.LAWS.items()
-        if powers.terms(law, inputs(law, 5, 0), {}) is not None
+        name for name, law in laws.LAWS.items() if terms(law, inputs(law, 5, 0), {}) is not None
     }
     assert found == {
         "floor_N", "floor_D", "floor_C", "chinchilla", "gadre", "mccandlish", "learning_rate",
         "batch_size",
     }  # fmt: skip
     x = inputs(laws.chinchilla, 5, 0)
-    terms = powers.terms(laws.chinchilla, x, {"E": 1.8, "beta": 0.3})
-    assert terms is not None and [sorted(t.coefficients) for t in terms] == [[], ["A"], ["B"]]
+    found = terms(laws.chinchilla, x, {"E": 1.8, "beta": 0.3})
+    assert found is not None and [sorted(t.coefficients) for t in found] == [[], ["A"], ["B"]]
 
 
 def test_resampled_counts_are_repeated_rows():
     p = problem(laws.chinchilla, n=50)
     counts = np.random.default_rng(0).multinomial(50, np.ones(50) / 50, 3)
-    start = engine.minimise(p, "huber", 5e-3, 0).theta
-    batch = engine.solve(p, np.repeat(start, 3, 1), 5e-3, counts=counts)
+    start = minimise(p, "huber", 5e-3, 0).theta
+    batch = solve(p, np.repeat(start, 3, 1), 5e-3, counts=counts)
     for b, count in enumerate(counts):
         rows = np.repeat(np.arange(50), count)
-        alone = engine.Problem(
+        alone = Problem(
             p.law, {k: x[rows] for k, x in p.columns.items()}, p.target[rows],
             np.ones(50), np.arange(50), {}, "log",
         )  # fmt: skip
-        expected = engine.minimise(alone, "huber", 5e-3, 0)
+        expected = minimise(alone, "huber", 5e-3, 0)
         assert batch.objective[b] == pytest.approx(expected.objective, rel=1e-9)
 
 
 def test_more_fits_than_slots_give_what_one_at_a_time_gives():
     p = problem(laws.chinchilla, n=300)
     counts = np.random.default_rng(1).multinomial(300, np.ones(300) / 300, 250)
-    start = engine.minimise(p, "ls", None, 0).theta
+    start = minimise(p, "ls", None, 0).theta
     assert p.slots < 250
-    batch = engine.solve(p, np.repeat(start, 250, 1), np.inf, counts=counts)
+    batch = solve(p, np.repeat(start, 250, 1), np.inf, counts=counts)
     assert batch.converged.all()
     for b in (0, 131, 249):
-        alone = engine.solve(p, start, np.inf, counts=counts[[b]])
+        alone = solve(p, start, np.inf, counts=counts[[b]])
         assert batch.objective[b] == pytest.approx(alone.objective[0], rel=1e-10)
 
 
 def test_a_held_direction_keeps_its_value_and_the_rest_is_minimised():
     p = problem(laws.chinchilla, n=60)
-    found = engine.minimise(p, "ls", None, 0)
+    found = minimise(p, "ls", None, 0)
     a = p.model.natural(np.eye(p.q))[p.free.index("A")]
     start = found.theta + 0.3 * a[:, None] / (a @ a)
-    held = engine.solve(p, start, np.inf, hold=a[:, None])
+    held = solve(p, start, np.inf, hold=a[:, None])
     value = p.params(held.theta)["A"][0]
     assert np.log(value / p.params(found.theta)["A"][0]) == pytest.approx(0.3, abs=1e-4)
-    free = engine.Problem(p.law, p.columns, p.target, p.weights, p.groups, {"A": value}, "log")
-    alone = engine.minimise(free, "ls", None, 0)
+    free = Problem(p.law, p.columns, p.target, p.weights, p.groups, {"A": value}, "log")
+    alone = minimise(free, "ls", None, 0)
     assert held.objective[0] == pytest.approx(alone.objective, rel=1e-6)
 
 
 def test_many_rows_are_searched_in_a_thinned_table():
     p = problem(laws.chinchilla, n=9000, noise=0.004)
-    found = engine.minimise(p, "huber", None, 0)
+    found = minimise(p, "huber", None, 0)
     assert found.converged
-    assert np.abs(engine.gradients(p, found.theta).T @ np.clip(
+    assert np.abs(gradients(p, found.theta).T @ np.clip(
         p.residuals(found.theta)[0], -found.delta, found.delta)).max() < 1e-6  # fmt: skip
 
 
@@ -195,6 +197,6 @@ def test_a_law_that_numpy_cannot_batch_is_told_how_to_be_written():
         return A * math.exp(-alpha) / N
 
     x = {"N": np.array([1.0, 2.0, 3.0])}
-    p = engine.Problem(scalar, x, np.ones(3), np.ones(3), np.arange(3), {}, "log")
+    p = Problem(scalar, x, np.ones(3), np.ones(3), np.arange(3), {}, "log")
     with pytest.raises(laws.LawError, match="Use numpy functions"):
-        engine.minimise(p, "ls", None, 0)
+        minimise(p, "ls", None, 0)

@@ -7,8 +7,10 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from analysis import figures, fit, frontier, laws, load, style
-from analysis.batch import contours, critical_batch, efficient
+from analysis import figures, fit, frontier, laws, load
+from analysis.critical_batch import contours, critical_batch, efficient
+from analysis.figures import style
+from analysis.laws import forms
 from scaling import table
 from scaling.errors import TableError
 
@@ -582,7 +584,7 @@ def test_held_out_errors_of_the_true_law_are_small(sweep):
 
 
 def test_parameters_show_draws_profile_and_both_intervals(sweep):
-    result = fit(laws.floor_N, sweep(tokens=(3e7,))[0], bootstrap=100)
+    result = fit(forms.floor_N, sweep(tokens=(3e7,))[0], bootstrap=100)
     axes = figures.parameters(result).axes
     assert [ax.get_xlabel() for ax in axes] == ["$E$", "$A$", r"$\alpha$"]
     for ax, name in zip(axes, result.law.params, strict=True):

@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from analysis import FitError, LawError, Range, fit, law, laws
+from analysis.fitting.status import Status
 from scaling.errors import TableError
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
@@ -254,10 +255,10 @@ def test_an_exact_fit_is_reached_by_many_starts_and_its_resamples_converge():
 
 
 def test_poor_convergence_is_told(noisy):
-    from analysis.fit import _status
+    from analysis.fitting.status import status_of
 
     c = noisy.certificate | {"resamples": 0.01, "reached": 1, "overflowed": 0.03}
-    words = _status(noisy.problem, noisy.minimum, c)
+    words = status_of(noisy.problem, noisy.minimum, c)
     assert "resamples not converged: 99 %" in words
     assert f"reached by few starts: 1 of {c['starts']}" in words and "draws unbounded: 3 %" in words
 
@@ -393,3 +394,11 @@ def test_checkpoints_without_their_run_are_noticed():
             "chinchilla", runs.assign(run=np.repeat(range(20), 8)), bootstrap=0, cluster="run"
         )
         assert not any(w.startswith("rows alike") for w in named.status)
+
+
+def test_status_lines_carry_a_code_and_survive_pickling(noisy):
+    line = Status("at_bound", "E, A")
+    assert line == "at bound: E, A" and line.code == "at_bound" and line.detail == "E, A"
+    again = pickle.loads(pickle.dumps(line))
+    assert again == line and again.code == "at_bound"
+    assert all(line.code for line in noisy.status) and "converged" not in noisy.warnings

@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import Law, Range, fit, frontier, laws, load
-from analysis.conventions import six
-from analysis.fit import FitError, FitResult
-from analysis.frontier import Comparison, _argmin, slices
-from analysis.overfit import data_rule
+from analysis import Law, LawError, Range, fit, frontier, law, laws, load
+from analysis.data_limits import data_rule
+from analysis.fitting.checks import FitError
+from analysis.fitting.result import FitResult
+from analysis.frontiers.budgets import slices
+from analysis.frontiers.optimum import _argmin
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison
+from analysis.tables.conventions import six
 from scaling.errors import ConfigError, TableError
 
 C_MIDDLE = 1e12
@@ -348,10 +352,10 @@ def test_overfitting_to_be_allowed_is_positive():
 
 def test_draws_that_overflow_are_lost_without_a_warning():
     """Warnings are errors here: a draw may have any sign and size."""
-    for law in (laws.chinchilla, laws.bottleneck):
+    for form in (laws.chinchilla, laws.bottleneck):
         params = {"E": 2.0, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3}
-        params |= {"k": 1.0} if law is laws.bottleneck else {}
-        result = known(law, **params)
+        params |= {"k": 1.0} if form is laws.bottleneck else {}
+        result = known(form, **params)
         result.samples.loc[0, ["A", "B"]] = np.inf, np.inf
         result.samples.loc[1, "alpha"] = np.nan
         front = frontier(result)
@@ -360,3 +364,60 @@ def test_draws_that_overflow_are_lost_without_a_warning():
     wrong = known(laws.chinchilla, E=2.0, A=400.0, B=400.0, alpha=-0.1, beta=0.3)
     with pytest.raises(FitError, match=r"has no optimum at any compute.*Check the table"):
         frontier(wrong)
+
+
+# ------------------------------------------------------------------ own laws with a published name
+
+
+def law_named_chinchilla(function, **ranges):
+    function.__name__ = "chinchilla"
+    return law(**ranges)(function)
+
+
+def test_own_law_named_chinchilla_with_other_parameters():
+    def form(N, D, *, E, A_N, A_D, p, q):
+        return E + A_N * N**-p + A_D * D**-q
+
+    own = law_named_chinchilla(form, **dict.fromkeys(("E", "A_N", "A_D", "p", "q"), Range(0.1, 10)))
+    params = {"E": 1.69, "A_N": 406.4, "A_D": 410.7, "p": 0.34, "q": 0.28}
+    published = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+    found = parametric(known(own, **params)).at(C=1e18)
+    expected = parametric(known(laws.chinchilla, **published)).at(C=1e18)
+    assert found["N"][0] == pytest.approx(expected["N"][0], rel=1e-6)
+
+
+def test_own_law_named_chinchilla_with_another_formula():
+    """The optimum minimises the law that was fitted, whatever its name and parameter names are."""
+
+    def form(N, D, *, E, A, B, alpha, beta):
+        return E + (A * N**-alpha + B * D**-beta) * (1 + np.log(D / N) ** 2)
+
+    ranges = dict.fromkeys(("E", "A", "B", "alpha", "beta"), Range(0.1, 10))
+    own, C = law_named_chinchilla(form, **ranges), 1e14
+    params = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+    N = np.exp(np.linspace(0, np.log(C / 6), 200_001))
+    least = N[np.argmin(own.predict(params, N=N, D=C / (6 * N)))]
+    assert parametric(known(own, **params)).at(C=C)["N"][0] == pytest.approx(least, rel=1e-3)
+
+
+def test_a_law_may_have_a_closed_form_of_its_optimum():
+    def form(N, D, *, A, alpha):
+        return A * (1 / N + 20 / D) ** alpha
+
+    def optimum(C, *, A, alpha):
+        return np.sqrt(C / (6 * 20)) * np.ones_like(A)
+
+    ranges = {"A": Range(0.1, 10), "alpha": Range(0.1, 1)}
+    closed, open_ = law(optimum=optimum, **ranges)(form), law(**ranges)(form)
+    by_form, by_search = (parametric(known(one, A=50.0, alpha=0.3)) for one in (closed, open_))
+    assert by_form.at(C=1e18)["N"][0] == np.sqrt(1e18 / 120)
+    assert by_search.at(C=1e18)["N"][0] == pytest.approx(np.sqrt(1e18 / 120), rel=1e-6)
+
+
+def test_bounds_of_published_laws_need_those_laws():
+    def kaplan_ND(N, D, *, E, A):
+        return E + A / N + A / D
+
+    own = law(E=Range(0.1, 5), A=Range(1, 1e9))(kaplan_ND)
+    with pytest.raises(LawError, match="needs a fit of kaplan_ND"):
+        data_rule(known(own, E=2.0, A=1e5))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from analysis.plan import shape
+from analysis.planning.model_shape import shape
 from analysis.published import brown2020, kaplan2020
 from scaling.config import ModelConfig
 from scaling.count import PF_DAY

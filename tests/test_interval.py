@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.design import interval_runs, interval_width
+from analysis.planning.adaptive import interval_runs, interval_width
 from scaling import size
 from scaling.cli import main
 from scaling.config import RunConfig, flatten

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import frontier, load
-from analysis.conventions import counted
+from analysis.tables.conventions import counted
 from scaling.cli import main
 from scaling.config import ModelConfig
 from scaling.errors import TableError

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import LawError, Range, law, laws, published
+from analysis.laws import forms
 
 
 def test_chinchilla_at_chinchilla():
@@ -184,8 +185,8 @@ def test_laws_pickle_and_are_keys(tmp_path):
         x = dict.fromkeys(each.inputs, 7.0)
         p = {q: 0.6 + 0.1 * i for i, q in enumerate(each.params)}
         assert again.predict(p, **x) == each.predict(p, **x)
-    assert laws.broken("N", 2) != laws.broken("N") == laws.broken_N
-    assert laws.floor("N") == laws.floor_N != laws.floor_D
+    assert laws.broken("N", 2) != laws.broken("N") == forms.broken_N
+    assert laws.floor("N") == forms.floor_N != forms.floor_D
 
     @law(A=Range(1, 10))
     def local(N, *, A):

@@ -46,7 +46,7 @@ def test_analysis_needs_neither_torch_nor_ray():
         *("torch", "ray", "tyro", "rich", "tokenizers", "tiktoken"),
         code="import analysis\n"
         "for name in analysis.__all__: getattr(analysis, name)\n"
-        "import analysis.summary\n",
+        "import analysis.reporting.summary\n",
     )
 
 

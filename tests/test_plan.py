@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import fit, frontier, laws, load, plan
-from analysis.plan import shape
+from analysis.planning.model_shape import shape
 from scaling.config import ModelConfig
 from scaling.errors import ConfigError
 from scaling.size import parameters

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import engine, fit, laws
+from analysis import fit, laws
 from analysis import published as constants
+from analysis import verify as verification
+from analysis.fitting.problem import huber
+from analysis.fitting.solver import solve
 from scaling.errors import TableError
 
 
@@ -23,7 +26,7 @@ def test_kaplan_constants_predict_the_papers_losses():
 @pytest.fixture
 def chinchilla_runs(published):
     table = pd.read_csv(published / "besiroglu2024_epoch" / "svg_extracted_data.csv")
-    return constants.chinchilla_runs(table)
+    return verification.chinchilla_runs(table)
 
 
 def test_besiroglu_huber_minimum(chinchilla_runs):
@@ -68,7 +71,7 @@ def test_besiroglu_least_squares_and_all_rows(chinchilla_runs, published):
     expected = {"E": 1.86455, "A": 593.322, "B": 4875.64, "alpha": 0.36025, "beta": 0.40588}
     assert r.params == pytest.approx(expected, rel=2e-5)
     table = pd.read_csv(published / "besiroglu2024_epoch" / "svg_extracted_data.csv")
-    every = constants.chinchilla_runs(table, drop=0)
+    every = verification.chinchilla_runs(table, drop=0)
     r = fit("chinchilla", every, objective="huber", delta=1e-3, bootstrap=0)
     assert r.n == 245 and r.objective == pytest.approx(0.00182601052307, abs=1e-12)
     assert r.params["E"] == pytest.approx(1.891339, abs=1e-5)
@@ -85,10 +88,8 @@ def test_muennighoff_local_and_global_optimum(published):
     assert r.problem is not None
     # From the published point the fit stays in the published basin ...
     start = r.problem.theta(params)
-    assert engine.huber(r.problem.residuals(start), 1e-3).sum() == pytest.approx(
-        0.01582594, abs=1e-8
-    )
-    local = engine.solve(r.problem, start, 1e-3)
+    assert huber(r.problem.residuals(start), 1e-3).sum() == pytest.approx(0.01582594, abs=1e-8)
+    local = solve(r.problem, start, 1e-3)
     near = r.problem.params(local.theta)
     assert near["R_D"][0] == pytest.approx(15.372, abs=2e-3)
     assert near["R_N"][0] == pytest.approx(5.315, abs=2e-3)
@@ -159,7 +160,7 @@ def test_extrapolation_benchmark_orders_the_forms(published):
 
 
 def test_verify_reproduces_every_table(published):
-    found = constants.verify(published)
+    found = verification.verify(published)
     rows = found.rows.set_index("quantity")
     assert found.ok and set(rows["verdict"]) == {"reproduced", "not the minimum of its objective"}
     # Gadre et al. 2024: four headline errors; Zhang et al. 2024: the law of critical batch size.
@@ -183,14 +184,14 @@ def test_verify_reproduces_every_table(published):
 
 def test_verify_says_what_is_missing(tmp_path):
     with pytest.raises(TableError, match="no such folder"):
-        constants.verify(tmp_path / "absent")
+        verification.verify(tmp_path / "absent")
     with pytest.raises(TableError, match="holds none of the known tables: besiroglu2024_epoch"):
-        constants.verify(tmp_path)
+        verification.verify(tmp_path)
 
 
 def test_a_lower_objective_excuses_a_difference_on_the_same_objective_only():
     verdict = {
-        name: constants._row("x", 1.0, 2.0, 0.1, at, stated=stated)["verdict"]
+        name: verification._row("x", 1.0, 2.0, 0.1, at, stated=stated)["verdict"]
         for name, at, stated in (
             ("as stated", (1.0, 0.9), 1.0002),
             ("another table", (1.0, 0.9), 1.2),
@@ -204,7 +205,7 @@ def test_a_lower_objective_excuses_a_difference_on_the_same_objective_only():
         "as stated": fine, "another table": "differs", "near": fine, "far": "differs",
         "higher": "differs",
     }  # fmt: skip
-    assert constants._row("x", 1.0, 1.05, 0.1)["verdict"] == "reproduced"
+    assert verification._row("x", 1.0, 1.05, 0.1)["verdict"] == "reproduced"
 
 
 def test_verify_of_a_wrong_table_differs(published, tmp_path):
@@ -212,4 +213,4 @@ def test_verify_of_a_wrong_table_differs(published, tmp_path):
     (tmp_path / "muennighoff2023").mkdir()
     half = table.iloc[::2]
     half.to_csv(tmp_path / "muennighoff2023" / "c4_runs_fit182.csv", index=False)
-    assert not constants.verify(tmp_path).ok
+    assert not verification.verify(tmp_path).ok

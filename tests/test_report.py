@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib.cbook import is_math_text
 
-from analysis import style
-from analysis.figures import registry
+from analysis.figures import registry, style
 from analysis.latex import tabular
-from analysis.report import report
+from analysis.reporting.html import report
 from scaling import schema, table
 from scaling.errors import TableError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis import fit, laws, load, plans
+from analysis.data_limits import data_rule
 from analysis.figures.registry import FIGURES
-from analysis.overfit import data_rule
 from scaling import schema, table
 from sweeps.spec import Spec, bundled
 

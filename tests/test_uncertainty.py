@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import FitError, fit, laws, load, uncertainty
+from analysis import FitError, fit, laws, load
+from analysis.fitting.bootstrap import draw, resamples
+from analysis.fitting.intervals import root
 
 POWER = laws.power("N")
 
@@ -108,11 +110,11 @@ def test_no_resample_is_left_in_a_worse_basin():
     L = laws.chinchilla.predict(truth, N=N, D=D) * np.exp(0.01 * rng.standard_normal(30))
     result = fit("chinchilla", pd.DataFrame({"N": N, "D": D, "L": L}), bootstrap=200)
     problem, minimum = result.problem, result.minimum
-    counts = uncertainty.resamples(problem, 200, np.random.default_rng(0))
-    draws = uncertainty.draw(problem, minimum, "bootstrap", 200, 0)
-    from analysis import engine
+    counts = resamples(problem, 200, np.random.default_rng(0))
+    draws = draw(problem, minimum, "bootstrap", 200, 0)
+    from analysis.fitting.problem import huber
 
-    rho = engine.huber(problem.residuals(draws.theta), minimum.delta)
+    rho = huber(problem.residuals(draws.theta), minimum.delta)
     mine = np.einsum("bn,bn->b", rho, counts)
     # Any solution of any resample is a candidate for every other one.
     others = (counts @ rho.T).min(axis=1)
@@ -283,16 +285,16 @@ def surface(n=80, noise=0.003, seed=0):
 
 
 def test_draws_that_overflow_make_an_interval_unbounded():
-    from analysis.fit import _quantiles, _spread
+    from analysis.fitting.result import _quantiles, spread
 
     draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
     assert _quantiles(draws, 0.9)[1] < 10
     low, high = _quantiles(draws, 0.99)
     assert low > 0 and high == np.inf
-    assert _spread(draws) == pytest.approx(1, rel=0.1)
+    assert spread(draws) == pytest.approx(1, rel=0.1)
 
 
 def test_covariances_of_nearly_flat_fits_have_no_negative_variance():
     cov = np.array([[1e16, 1e8 + 1.0], [1e8 + 1.0, 1.0]])  # not quite positive by rounding
-    half = uncertainty.root(cov)
+    half = root(cov)
     assert np.isfinite(half).all() and (np.diag(half @ half.T) >= 0).all()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.design import interval_width
+from analysis.planning.adaptive import interval_width
 from scaling import size as model_size
 from scaling.cli import main
 from scaling.config import ModelConfig, RunConfig, flatten

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis import Range, fit, law, laws, validate
-from analysis.validate import curvature, lack_of_fit
+from analysis.validation.goodness import curvature, lack_of_fit
+from analysis.verify import objective_at
 from scaling.errors import TableError
 
 TRUTH = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
@@ -201,3 +202,28 @@ def test_a_law_of_the_loss_need_not_span_decades():
     narrow["B"] *= np.exp(0.01 * rng.standard_normal(40))
     said = " ".join(validate("batch_size", narrow, bootstrap=50).verdict)
     assert "too narrow to know an exponent" in said and "floor" not in said
+
+
+@law("absolute_error", E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1))
+def floor_of_error(N, *, E, A, alpha):
+    """absolute_error(N) = E + A / N^alpha."""
+    return E + A * N**-alpha
+
+
+@pytest.mark.parametrize(("kind", "density"), [("ls", "Gaussian"), ("lad", "Laplace")])
+def test_the_name_of_the_target_does_not_decide_the_objective(kind, density):
+    """A column called absolute_error is fitted, refitted and compared by the objective chosen."""
+    runs = line(1.8, noise=0.02)
+    options = {"objective": kind, "bootstrap": 50}
+    renamed = runs.rename(columns={"L": "absolute_error"})
+    found = validate(floor_of_error, renamed, against=[], **options)
+    same = validate("floor_N", runs, against=[], **options)
+    assert found.fit.objective_kind == kind and density in found.likelihood
+    assert found.scales["error"].tolist() == pytest.approx(same.scales["error"].tolist(), rel=1e-6)
+    assert found.laws["held_out"].iloc[0] == pytest.approx(same.laws["held_out"].iloc[0], rel=1e-6)
+
+
+def test_the_objective_elsewhere_is_that_of_the_fit():
+    runs = line(1.8, noise=0.02).rename(columns={"L": "absolute_error"})
+    result = fit(floor_of_error, runs, objective="ls", bootstrap=0)
+    assert objective_at(result, result.params) == pytest.approx(result.objective, rel=1e-9)

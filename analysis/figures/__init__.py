@@ -4,17 +4,26 @@ figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")
 """
 
-from .allocation import allocation, least_compute, meeting, optimal_steps
-from .compute import batch_scan, fixed, loss_contours, loss_of_compute, sample_efficiency
-from .context import distributions, generalization, positions
-from .frontier import critical_batch, deviation, frontier, isoflop
-from .loss import embeddings, forms, kaplan_triptych, learning_curves, size_and_data
-from .overfit import early_stopping, overfitting
-from .parts import BEYOND, LABELS, formula, lower_edge
-from .registry import FIGURES, draw, draw_all, listing, of_results, save
-from .schedule import best_rates, schedules, transfer
-from .shape import families, proportions, recurrence
-from .trust import held_out, parameters
+from analysis.figures.allocation import allocation, least_compute, meeting, optimal_steps
+from analysis.figures.compute import (
+    batch_scan,
+    fixed,
+    loss_contours,
+    loss_of_compute,
+    sample_efficiency,
+)
+from analysis.figures.context import distributions, generalization, positions
+from analysis.figures.formula import formula
+from analysis.figures.frontier import critical_batch, deviation, frontier, isoflop
+from analysis.figures.loss import embeddings, forms, kaplan_triptych, learning_curves, size_and_data
+from analysis.figures.marks import BEYOND
+from analysis.figures.overfit import early_stopping, overfitting
+from analysis.figures.panels import LABELS
+from analysis.figures.registry import FIGURES, draw, draw_all, listing, of_results, save
+from analysis.figures.schedule import best_rates, schedules, transfer
+from analysis.figures.shape import families, proportions, recurrence
+from analysis.figures.validation import held_out, parameters
+from analysis.tables.select import lower_edge
 
 __all__ = [
     "BEYOND", "FIGURES", "LABELS", "allocation", "batch_scan", "best_rates", "critical_batch",

@@ -11,32 +11,21 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.batch import CriticalBatch, Efficient, adjusted, efficient
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier, envelope, quantiles
-from analysis.overfit import contradiction
+from analysis import laws
+from analysis.critical_batch import CriticalBatch, Efficient, adjusted, efficient
+from analysis.data_limits import contradiction
+from analysis.figures import style
+from analysis.figures.formula import formula, latex
+from analysis.figures.marks import Curve, along, limits, line, lines
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.figures.shared_fits import bcrit
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.result import Frontier, quantiles
+from analysis.tables.select import lower_edge, needed, usable
 from scaling.errors import TableError
-
-from .parts import (
-    LABELS,
-    Colours,
-    Curve,
-    Width,
-    along,
-    bcrit,
-    formula,
-    latex,
-    limits,
-    line,
-    lines,
-    lower_edge,
-    needed,
-    panels,
-    usable,
-)
-from .registry import figure as listed
 
 C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"
 INCREASE = 1e9

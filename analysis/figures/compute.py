@@ -11,32 +11,21 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.batch import contours, critical_batch, settled
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier, budgets_of, envelope, parametric, slices
+from analysis import laws
+from analysis.critical_batch import contours, critical_batch
+from analysis.figures import style
+from analysis.figures.formula import formula, latex
+from analysis.figures.marks import BEYOND, frontier_line, headline, limits, lines, span
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Frontier
+from analysis.tables.select import longest, needed, of_steps, settled, usable
 from scaling.count import PF_DAY
-
-from .parts import (
-    BEYOND,
-    LABELS,
-    Colours,
-    Width,
-    formula,
-    frontier_line,
-    headline,
-    latex,
-    limits,
-    lines,
-    longest,
-    needed,
-    of_steps,
-    panels,
-    span,
-    usable,
-)
-from .registry import figure as listed
 
 
 def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:

@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from analysis import laws, style
-from analysis.fit import fit as fit_law
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import latex
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
+from analysis.tables.select import sizes, usable
 from scaling.errors import TableError
-
-from .parts import LABELS, Colours, Width, latex, panels, sizes, usable
-from .registry import figure as listed
 
 POSITION = "Position in the context"
 

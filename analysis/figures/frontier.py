@@ -11,19 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis import laws, style
-from analysis.batch import CriticalBatch
-from analysis.batch import contours as contours_of
-from analysis.batch import critical_batch as fit_critical_batch
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Comparison, Frontier, budgets_of, parabola, parametric, slices
-from analysis.frontier import frontier as optimal
-from analysis.frontier import isoflop as fit_isoflop
-from analysis.plan import price
-
-from .parts import BEYOND, LABELS, Colours, Width, along, between, latex, line, panels, usable
-from .registry import figure as listed
+from analysis import laws
+from analysis.critical_batch import CriticalBatch
+from analysis.critical_batch import contours as contours_of
+from analysis.critical_batch import critical_batch as fit_critical_batch
+from analysis.figures import style
+from analysis.figures.formula import between, latex
+from analysis.figures.marks import BEYOND, along, line
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.frontier import frontier as optimal
+from analysis.frontiers.isoflop import isoflop as fit_isoflop
+from analysis.frontiers.isoflop import parabola
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison, Frontier
+from analysis.planning.plan import price
+from analysis.tables.select import usable
 
 
 @listed("frontier", spec="headline")

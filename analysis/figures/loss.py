@@ -7,37 +7,29 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.batch import CriticalBatch, adjusted
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
-from analysis.frontier import Frontier
-from scaling.count import PF_DAY
-
-from .parts import (
+from analysis import laws
+from analysis.critical_batch import CriticalBatch, adjusted
+from analysis.figures import style
+from analysis.figures.formula import formula
+from analysis.figures.marks import (
     BEYOND,
-    LABELS,
-    Colours,
-    Width,
-    bcrit,
-    default_frontier,
     dots,
     fitted,
-    formula,
     frontier_line,
     headline,
     law_line,
     limits,
     lines,
-    longest,
-    lower_edge,
-    needed,
-    of_steps,
-    panels,
     span,
-    usable,
 )
-from .registry import figure as listed
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.figures.shared_fits import bcrit, default_frontier
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.frontiers.result import Frontier
+from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
+from scaling.count import PF_DAY
 
 
 @listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="headline")

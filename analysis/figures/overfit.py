@@ -7,31 +7,16 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import laws, style
-from analysis.fit import FitResult
-from analysis.fit import fit as fit_law
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import formula, latex
+from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.tables.select import joined, longest, needed, of_steps, usable
 from scaling.errors import TableError
-
-from .parts import (
-    BEYOND,
-    LABELS,
-    Colours,
-    Width,
-    dots,
-    fitted,
-    formula,
-    headline,
-    joined,
-    latex,
-    limits,
-    longest,
-    needed,
-    of_steps,
-    panels,
-    span,
-    usable,
-)
-from .registry import figure as listed
 
 UNIQUE = "Distinct tokens $D$"
 

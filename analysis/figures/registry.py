@@ -14,15 +14,14 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.batch import CriticalBatch, contours, critical_batch
-from analysis.fit import FitError
-from analysis.load import load as load_table
+from analysis.critical_batch import CriticalBatch, contours, critical_batch
+from analysis.figures import style
+from analysis.figures.panels import Width
+from analysis.fitting.checks import FitError
+from analysis.tables.load import load as load_table
 from scaling.errors import TableError
 from scaling.files import check_inside
 from scaling.table import read_tests
-
-from .parts import Width
 
 
 @dataclass(frozen=True)

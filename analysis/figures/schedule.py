@@ -7,14 +7,16 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.fit import fit as fit_law
+from analysis.figures import style
+from analysis.figures.formula import between, latex
+from analysis.figures.marks import line
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law
+from analysis.tables.select import joined, needed, usable
 from scaling.errors import TableError
 from scaling.lr_rule import peak_lr
-
-from .parts import LABELS, Colours, Width, between, joined, latex, line, needed, panels, usable
-from .registry import figure as listed
 
 
 @law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5))

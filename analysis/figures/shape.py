@@ -7,24 +7,15 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import laws, style
-from analysis.fit import fit as fit_law
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.formula import latex
+from analysis.figures.marks import headline, law_line, limits
+from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.fit import fit as fit_law
+from analysis.tables.select import lower_edge, sizes, usable
 from scaling.errors import TableError
-
-from .parts import (
-    LABELS,
-    Colours,
-    Width,
-    headline,
-    latex,
-    law_line,
-    limits,
-    lower_edge,
-    panels,
-    sizes,
-    usable,
-)
-from .registry import figure as listed
 
 _RATIOS = (
     ("feed_forward", "Feed-forward ratio $d_\\mathrm{ff} / d_\\mathrm{model}$"),

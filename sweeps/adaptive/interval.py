@@ -2,7 +2,7 @@
 
 - By seeds: the whole grid of the spec again, a seed at a time.
 - By design: in rounds, each of the runs that are expected to narrow the interval most for its FLOPs
-  (analysis/design.py). Which these are hangs on a fit, so it cannot be replayed from the results
+  (analysis/planning/adaptive.py). Which these are hangs on a fit, so it cannot be replayed from the results
   alone: every round is recorded (sweeps/store.py) before any of its runs begins, and from then on
   its runs belong to the sweep. What is replayed here are these records. A round is decided when all
   runs before it have results.

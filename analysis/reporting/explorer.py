@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from analysis import style
+from analysis.figures import style
 from scaling.schema import COLUMNS
 
 _AXES = {
@@ -79,7 +79,7 @@ def embedded(value: Any) -> str:
 
 
 def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
-    config = [c.name for c in COLUMNS if c.meaning.startswith("config:") and c.name in runs]
+    config = [c.name for c in COLUMNS if c.is_config and c.name in runs]
     varied = [c for c in config if runs[c].astype(str).nunique() > 1]
     said = [c for c in (*_SAID, *varied) if c in runs]
     sizes = np.unique(runs["N"].to_numpy(float))

@@ -10,16 +10,19 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis import laws, style
-from analysis.fit import FitError, FitResult
-from analysis.fit import fit as fit_law
+from analysis import laws
+from analysis.figures import style
+from analysis.figures.marks import headline
+from analysis.figures.panels import Colours, Width, panels
+from analysis.figures.registry import figure as listed
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
 from analysis.latex import symbol
 from analysis.laws import Law
-from analysis.validate import validate
+from analysis.tables.select import usable
+from analysis.validation.validate import validate
 from scaling.errors import TableError
-
-from .parts import Colours, Width, headline, panels, usable
-from .registry import figure as listed
 
 
 @listed("holdout", spec="headline")

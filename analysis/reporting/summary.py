@@ -9,14 +9,18 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures as drawings
-from analysis.fit import FitError, FitResult, fit
-from analysis.frontier import Comparison, Frontier, frontier
-from analysis.laws import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
-from analysis.load import load
-from analysis.overfit import DataRule, data_rule
-from analysis.plan import Plan, plan, plans
-from analysis.uncertainty import interval
-from analysis.validate import Validation, validate
+from analysis.data_limits import DataRule, data_rule
+from analysis.fitting.checks import FitError
+from analysis.fitting.fit import fit
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
+from analysis.frontiers.frontier import frontier
+from analysis.frontiers.result import Comparison, Frontier
+from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
+from analysis.planning.plan import Plan, plan
+from analysis.planning.plans import plans
+from analysis.tables.load import load
+from analysis.validation.validate import Validation, validate
 from scaling.errors import ConfigError, TableError
 from scaling.table import missing_column
 
@@ -75,7 +79,7 @@ class Summary:
         for result in self.laws.values():
             lines.append(f"  {result.law.formula}   [{result.n} points]")
             lines.append(f"      {_parameters(result)}")
-            lines += [f"      ! {word}" for word in result.status if word != "converged"]
+            lines += [f"      ! {word}" for word in result.warnings]
         if self.held_out:
             lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
         for name, validation in self.held_out.items():

@@ -15,8 +15,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.fit import FitError, FitResult, check_draws, check_level, fit
-from analysis.frontier import Frontier, envelope, quantiles
+from analysis.fitting.checks import FitError, check_draws, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.result import FitResult
+from analysis.frontiers.envelope import envelope
+from analysis.frontiers.result import Frontier, quantiles
+from analysis.tables.select import settled
 from scaling.errors import TableError
 from scaling.table import check, missing_column
 
@@ -269,22 +273,6 @@ class Efficient:
             f"{shown}\nanalytic: alpha_C = 1 / (1 / alpha_S + 1 / alpha_B + 1 / alpha_N) = "
             f"{alpha_C:.3f}\n{self.critical}\n{self.frontier}"
         )
-
-
-def settled(curves: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations that a law of N and S describes: after the warm-up of the learning rate and,
-    under wsd, before its cooldown, within which the loss falls with the schedule more than with S.
-
-    Curves whose learning rate is not recorded are taken whole.
-
-    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 5.2
-    """
-    if "lr" not in curves.columns or curves["lr"].isna().any():
-        return curves
-    at_peak = curves["lr"] >= 0.999 * curves.groupby("run_id")["lr"].transform("max")
-    begins = curves["S"].where(at_peak).groupby(curves["run_id"]).transform("min")
-    cooled = curves["schedule"].eq("wsd") & ~at_peak if "schedule" in curves.columns else False
-    return curves[(curves["S"] >= begins) & ~cooled]
 
 
 _KAPLAN = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}

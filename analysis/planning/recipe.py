@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.batch import CriticalBatch
+from analysis.critical_batch import CriticalBatch
 from analysis.published import PublishedLaw
 
 li2025_B = PublishedLaw(

@@ -11,25 +11,27 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from analysis.batch import CriticalBatch
-from analysis.budget import memory
-from analysis.fit import FitError, FitResult, check_level
-from analysis.frontier import Comparison, Frontier, parametric
-from analysis.frontier import frontier as optimal
-from analysis.overfit import repeating
-from analysis.recipe import Recipe, recipe
-from analysis.uncertainty import interval
-from analysis.validate import held_out
+from analysis.critical_batch import CriticalBatch
+from analysis.data_limits import repeating
+from analysis.fitting.checks import check_level
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
+from analysis.fitting.status import Status
+from analysis.frontiers.frontier import frontier as optimal
+from analysis.frontiers.parametric import parametric
+from analysis.frontiers.result import Comparison, Frontier
+from analysis.planning.accelerators import memory
+from analysis.planning.model_shape import Shape, count_parameters, shape
+from analysis.planning.recipe import Recipe, recipe
 from scaling.config import ModelConfig
 from scaling.count import PF_DAY
-from scaling.errors import ConfigError, TableError
-from scaling.size import parameters
+from scaling.errors import ConfigError
 from scaling.table import LARGEST, sensible
 
-_WRONG = ("not converged", "wrong sign")
-"""What a fit's status may say that leaves a plan without a basis."""
-_OPEN = ("not identified", "at bound")
-"""What does so where it leaves the plan open: a scale far from the data may be unknown, and the best
+_WRONG = ("not_converged", "wrong_sign")
+"""Codes of a fit's status that leave a plan without a basis."""
+_OPEN = ("not_identified", "at_bound")
+"""Codes that do so where they leave the plan open: a scale far from the data may be unknown, and the best
 size among the data is not."""
 _WIDE = 100.0
 """High over low of N beyond which a plan is open."""
@@ -44,24 +46,6 @@ class Quantity(NamedTuple):
     value: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder of nearly the planned size."""
-
-    model: ModelConfig
-    N: int
-    """Exact, in the plan's own count of parameters."""
-    D: float
-    """Tokens that spend the plan's compute on this exact size."""
-
-    def record(self) -> dict[str, Any]:
-        m = self.model
-        return {
-            "n_layer": m.n_layer, "d_model": m.d_model, "n_head": m.n_head, "n_ctx": m.n_ctx,
-            "N": self.N, "D": self.D, "N_kaplan": parameters(m, 0).N_kaplan,
-        }  # fmt: skip
 
 
 class Deviation(NamedTuple):
@@ -90,7 +74,7 @@ class Plan:
     """How many times C, N and D lie outside the data: 1 inside."""
     recipe: Recipe
     memory: dict[str, Any] | None
-    """Bytes of states and activations (see analysis.budget); None without a shape or a
+    """Bytes of states and activations (see analysis.planning.accelerators); None without a shape or a
     vocabulary."""
     tenfold: dict[str, float]
     """By what to multiply N, D, B and S to spend ten times the compute, and what L then is."""
@@ -105,16 +89,16 @@ class Plan:
         quantities = ("C", "N", "D", "L", "tokens_per_parameter")
         return {
             "asked": self.asked,
-            **{name: _finite(getattr(self, name)._asdict()) for name in quantities},
+            **{name: finite(getattr(self, name)._asdict()) for name in quantities},
             "PF_days": self.C.value / PF_DAY,
             "shape": None if self.shape is None else self.shape.record(),
             "deviations": [
-                {"factor": d.factor, "compute": _finite(d.compute._asdict())} | _finite({"D": d.D})
+                {"factor": d.factor, "compute": finite(d.compute._asdict())} | finite({"D": d.D})
                 for d in self.deviations
             ],
             "recipe": self.recipe.record(),
             "memory": self.memory,
-            "tenfold": _finite(self.tenfold),
+            "tenfold": finite(self.tenfold),
             "inference_tokens": self.served,
             "beyond": self.beyond,
             "reliable": not self.doubts,
@@ -128,7 +112,9 @@ class Plan:
         """What the fit says against planning with it: parameters that the data leave open, ..."""
         narrow = self.N.high <= _WIDE * self.N.low
         doubtful = _WRONG if narrow else _WRONG + _OPEN
-        return tuple(line for line in self.status if line.startswith(doubtful))
+        return tuple(
+            line for line in self.status if isinstance(line, Status) and line.code in doubtful
+        )
 
     @property
     def headline(self) -> str:
@@ -267,7 +253,7 @@ def plan(
     found = shape(best["N"], model=model, count=front.params, vocab_size=vocab_size)
     form = None
     if found is not None:
-        size = _count(found, front.params, vocab_size)
+        size = count_parameters(found, front.params, vocab_size)
         form = Shape(found, size, (compute - 2 * size * served) / float(front.per_token(size)))
     how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
     more = {name: float(v[0, 0]) for name, v in front.draws(10 * compute).items()}
@@ -289,89 +275,6 @@ def plan(
         level=level,
         served=served,
     )
-
-
-@dataclass(frozen=True)
-class Plans:
-    """The same request under several laws."""
-
-    plans: dict[str, Plan]
-    """{law: plan}; the first is the one to read."""
-    skipped: dict[str, str]
-    """{law: why it gives no plan}."""
-    held_out: dict[str, float]
-    """{law: error of predicting the larger runs from the smaller ones}; NaN where too few."""
-
-    @property
-    def first(self) -> Plan:
-        return next(iter(self.plans.values()))
-
-    @property
-    def disagreement(self) -> dict[str, float]:
-        """Of C, N and D the largest over the smallest among the laws, of L the difference."""
-        values = {
-            name: [getattr(p, name).value for p in self.plans.values()]
-            for name in ("C", "N", "D", "L")
-        }
-        return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
-
-    def record(self) -> dict[str, Any]:
-        """The first plan's record, and beside it `laws` (each one's) and `disagreement`."""
-        return self.first.record() | {
-            "laws": {name: p.record() for name, p in self.plans.items()},
-            "skipped": self.skipped,
-            "held_out": _finite(self.held_out),
-            "disagreement": self.disagreement,
-        }
-
-    def __str__(self) -> str:
-        lines = [str(self.first)]
-        if len(self.plans) > 1:
-            lines.append("the same under other laws:")
-            for name, p in self.plans.items():
-                doubt = " - NOT RELIABLE" if p.doubts else ""
-                error = self.held_out[name]
-                missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
-                lines.append(
-                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
-                    f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
-                    f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
-                )
-            off = self.disagreement
-            lines.append(
-                f"  they differ by a factor of {off['N']:.3g} in N, {off['D']:.3g} in D and by "
-                f"{off['L']:.3f} nats in L; no interval above knows of that"
-            )
-        return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
-
-
-def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
-    """`plan` under each of several fitted laws; keywords as there.
-
-    rank: first the law that predicts the larger runs best from the smaller ones
-        (:func:`analysis.validate.held_out`) of those that the data determine, or of all where they
-        determine none; then the others, the best predictor first.
-
-    Raises ConfigError, the first law's, where no law gives a plan.
-    """
-    made: dict[str, Plan] = {}
-    skipped: dict[str, str] = {}
-    first: Exception | None = None
-    for name, source in sources.items():
-        try:
-            made[name] = plan(source, **asked)
-        except (ConfigError, FitError, TableError) as error:
-            first = first or error
-            skipped[name] = str(error)
-    if not made:
-        raise first or ConfigError("plans needs at least one fitted law.")
-    errors = held_out({name: sources[name] for name in made})
-    if rank:
-        error = {name: math.inf if math.isnan(e) else e for name, e in errors.items()}
-        best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
-        order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
-        made = {name: made[name] for name in order}
-    return Plans(made, skipped, errors)
 
 
 def _possible(front: Frontier, asked: str, best: Mapping[str, float]) -> None:
@@ -474,59 +377,6 @@ def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.n
     return there / (float(front.per_token(N)) * D + 2 * N * front.served), tokens
 
 
-# ------------------------------------------------------------------ shapes
-
-
-def shape(
-    N: float,
-    *,
-    model: ModelConfig | None = None,
-    n_layer: int | None = None,
-    count: str = "N",
-    vocab_size: int | None = None,
-) -> ModelConfig | None:
-    """A decoder of nearly N parameters: depth, width and heads near what language models use; or of
-    the depth given.
-
-    The aspect ratio d_model / n_layer aims at 52 (N / 1e8)^0.147, the line through the eight
-    models of Brown et al. 2020 (Table 2.1); loss hardly depends on it (Kaplan et al. 2020, Fig.
-    5). Heads are 64 wide, fewer in narrow models. None where the parameters cannot be counted:
-    `count` is neither N, N_kaplan nor, with a vocab_size, N_total.
-    """
-    model = model or ModelConfig()
-    widen = None if model.d_ff is None else model.d_ff / model.d_model
-    if count not in ("N", "N_kaplan") and not (count == "N_total" and vocab_size):
-        return None
-    aim = max(52 * (N / 1e8) ** 0.147, 4.0)
-    best, least = None, math.inf
-    depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
-    ends = (max(1.0, depth // 2), 2 * depth // 1 + 1)
-    depths = np.unique(np.linspace(*ends, 64).round())
-    for layers in depths if n_layer is None else [n_layer]:
-        width = math.sqrt(N / (12 * layers))
-        head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
-        about = width / head  # and a few heads more or fewer
-        for n_head in range(
-            max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8)) + 2
-        ):
-            # At a depth that is given, the width alone meets N: heads are as wide as it takes.
-            d = n_head * (head if n_layer is None else 2 * max(1, round(width / n_head / 2)))
-            one = ModelConfig(
-                int(layers), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
-                model.tied,
-            )  # fmt: skip
-            off = math.log(_count(one, count, vocab_size) / N)
-            odd = math.log(d / layers / aim) if n_layer is None else math.log(d / n_head / head)
-            cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
-            if cost < least:
-                best, least = one, cost
-    return best
-
-
-def _count(model: ModelConfig, count: str, vocab_size: int | None) -> int:
-    return getattr(parameters(model, vocab_size or 0), count)
-
-
 # ------------------------------------------------------------------ words
 
 
@@ -598,5 +448,5 @@ def _quantity(draws: np.ndarray, level: float) -> Quantity:
     return Quantity(float(draws[0]), float(low), float(high))
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
+def finite(values: dict[str, float]) -> dict[str, float | None]:
     return {k: v if math.isfinite(v) else None for k, v in values.items()}

@@ -2,7 +2,7 @@
 
 Many laws are sums of positive terms, each log-linear in the logarithms of its coefficients and in
 its exponents: A / N^alpha has log A - alpha log N. Such a law needs no general solver
-(:class:`analysis.engine.Powers`). :func:`terms` traces a law with :class:`Trace` objects in place
+(:class:`analysis.fitting.problem.Powers`). :func:`terms` traces a law with :class:`Trace` objects in place
 of its parameters, so any law written as such a sum is recognised, a user's own too.
 """
 

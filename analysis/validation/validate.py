@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
 
-from analysis import engine
 from analysis import laws as known
-from analysis.fit import FitError, FitResult, _plain, check_level, fit
+from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.fit import fit
+from analysis.fitting.minimise import minimise
+from analysis.fitting.result import FitResult, plain
+from analysis.fitting.status import CONVERGED, Status
 from analysis.laws import Law, resolve
+from analysis.validation.goodness import curvature, deviance, lack_of_fit
 from scaling.errors import TableError
 from scaling.table import missing_column
 
@@ -49,15 +52,17 @@ class Validation:
     """Competing laws, one row each: q free parameters, aicc (differences from the best, of the
     likelihood that `likelihood` names), error (in sample), held_out and left_out (mean errors of
     the two tests above), status."""
-    verdict: tuple[str, ...]
-    """Plain sentences."""
+    objections: tuple[str, ...]
+    """What speaks against the law, in plain sentences."""
+    notes: tuple[str, ...]
+    """What a reader should know besides."""
 
     @property
     def likelihood(self) -> str:
         """The likelihood behind AICc, in words, and what counts as one observation."""
         assert self.fit.problem is not None and self.fit.minimum is not None
         density = "Gaussian"
-        if "absolute" in self.fit.loss:
+        if self.fit.objective_kind == "lad":
             density = "Laplace"
         elif np.isfinite(self.fit.minimum.delta):
             density = "Huber's density"
@@ -68,14 +73,20 @@ class Validation:
     @property
     def supported(self) -> bool:
         """No objection was found."""
-        return self.verdict[0].startswith("supported")
+        return not self.objections
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """Plain sentences: the conclusion, then objections and notes."""
+        head = "supported by these runs" if self.supported else "not fully supported by these runs"
+        return (head, *self.objections, *self.notes)
 
     def summary(self) -> pd.DataFrame:
         return self.laws
 
     def record(self) -> dict[str, Any]:
         """Plain numbers and strings, ready for JSON."""
-        return _plain(
+        return plain(
             {
                 "law": self.law.name,
                 "by": self.by,
@@ -155,8 +166,18 @@ def validate(
     objective, delta = _objective(whole)
     same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
     compared = _compare(whole, rivals, size, cutoffs, same)
-    verdict = (*_verdict(whole, backtest, compared, level), *failed)
-    return Validation(law, whole, by, level, backtest, scales, compared, verdict)
+    objections, notes = _verdict(whole, backtest, compared, level)
+    return Validation(
+        law,
+        whole,
+        by,
+        level,
+        backtest,
+        scales,
+        compared,
+        tuple(objections),
+        (*notes, *failed),
+    )
 
 
 def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, float]:
@@ -198,7 +219,7 @@ def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
 
 def _objective(result: FitResult) -> tuple[str, float | None]:
     """The arguments of fit() that repeat a fit's objective, threshold and all."""
-    if "absolute" in result.loss:
+    if result.objective_kind == "lad":
         return "lad", None
     delta = result.certificate["delta"]
     return ("ls", None) if delta is None else ("huber", delta)
@@ -216,7 +237,7 @@ def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
     warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
     try:
         with np.errstate(all="ignore"):
-            found = engine.minimise(problem, *_objective(result), seed=0, warm=warm)
+            found = minimise(problem, *_objective(result), seed=0, warm=warm)
     except (FloatingPointError, np.linalg.LinAlgError):
         return None
     params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
@@ -333,7 +354,7 @@ def _compare(
             continue
         assert result.minimum is not None and result.problem is not None
         n, k = result.problem.units(), result.problem.q + 1
-        aicc = n * _deviance(result) + 2 * k
+        aicc = n * deviance(result) + 2 * k
         aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
         rows[law.name] = {
             "q": k - 1,
@@ -341,7 +362,7 @@ def _compare(
             "error": _rms(result.log_residuals),
             "held_out": _held_out(result, size, cutoffs).mean(),
             "left_out": _leave_one_out(result)["error"].mean(),
-            "status": "; ".join(word.split(":")[0] for word in result.status),
+            "status": "; ".join(Status(word.code) for word in result.status),
         }
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index.name = "law"
@@ -349,98 +370,10 @@ def _compare(
     return out
 
 
-def _deviance(result: FitResult) -> float:
-    """Minus twice the log likelihood of a fit, a row, its scale s fitted too.
-
-    The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
-    Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
-    sum of absolute values.
-    """
-    assert result.problem is not None and result.minimum is not None
-    problem, delta = result.problem, result.minimum.delta
-    r = problem.residuals(result.minimum.theta)[0]
-    if "absolute" in result.loss:
-        mean = float(np.average(np.abs(r), weights=problem.weights))
-        return 2 * np.log(2 * max(mean, 1e-300)) + 2
-    F = max(float(np.average(engine.huber(r, delta), weights=problem.weights)), 1e-300)
-    if np.isinf(delta):
-        return np.log(2 * np.pi * 2 * F) + 1
-
-    def at(log_s: float) -> float:
-        s = np.exp(log_s)
-        t = delta / s
-        normal = np.sqrt(2 * np.pi) * s * special.erf(t / np.sqrt(2))
-        return 2 * F / s**2 + 2 * np.log(normal + 2 * s / t * np.exp(-(t**2) / 2))
-
-    centre = 0.5 * np.log(2 * F)
-    return float(
-        optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
-    )  # pyright: ignore
-
-
-def curvature(
-    x: np.ndarray, L: np.ndarray, groups: np.ndarray | None = None
-) -> tuple[float, float]:
-    """t statistic and two-sided p value of the quadratic term of log L over log x.
-
-    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs. Where `groups`
-    says which rows share a run, the variance is that of sums over runs (cluster-robust).
-    """
-    u = np.log(x) - np.log(x).mean()
-    design = np.column_stack([np.ones_like(u), u, u**2])
-    freedom = len(u) - 3
-    if freedom < 1 or np.linalg.matrix_rank(design) < 3:
-        return np.nan, np.nan
-    coefficients, *_ = np.linalg.lstsq(design, np.log(L), rcond=None)
-    r = np.log(L) - design @ coefficients
-    bread = np.linalg.inv(design.T @ design)
-    variance = float(r @ r) / freedom * bread[2, 2]
-    if groups is not None and (G := len(np.unique(groups))) < len(u):
-        if G < 4:
-            return np.nan, np.nan
-        freedom = G - 3
-        score = np.bincount(groups, (design @ bread[2]) * r)
-        variance = float(score @ score) * G / freedom
-    t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
-    return t, float(2 * special.stdtr(freedom, -abs(t)))
-
-
-def lack_of_fit(result: FitResult) -> float:
-    """p value of residuals that follow a quadratic in the logs of the inputs, by an F test.
-
-    What of the quadratic the law's own parameters could have fitted is taken out first. Residuals
-    are clipped at three robust standard deviations. Rows of one run share their noise: runs, not
-    rows, are the degrees of freedom.
-    """
-    assert result.problem is not None and result.minimum is not None
-    problem, theta = result.problem, result.minimum.theta
-    r = problem.residuals(theta)[0]
-    spread = 1.4826 * np.median(np.abs(r - np.median(r)))
-    r = np.clip(r, -3 * spread, 3 * spread)
-    logs = [np.log(x) for x in problem.columns.values()]
-    u = [(x - x.mean()) / (x.std() + 1e-300) for x in logs]
-    terms = [*u, *(u[i] * u[j] for i in range(len(u)) for j in range(i + 1))]
-    gradient = engine.gradients(problem, theta)
-    gradient = gradient / (np.linalg.norm(gradient, axis=0) + 1e-300)
-    own, before = _left_over(r, gradient)
-    rank, after = _left_over(r, np.column_stack([gradient, np.ones(len(r)), *terms]))
-    freedom = problem.units() - rank
-    if freedom < 3 or spread == 0 or rank == own:
-        return np.nan
-    F = (before - after) / (rank - own) / max(after / freedom, 1e-300)
-    return float(special.fdtrc(rank - own, freedom, F))
-
-
-def _left_over(r: np.ndarray, design: np.ndarray) -> tuple[int, float]:
-    """Rank of a design, and the sum of squares of `r` that it leaves."""
-    left, size, _ = np.linalg.svd(design, full_matrices=False)
-    left = left[:, size > 1e-7 * size[0]]
-    return left.shape[1], float(np.sum((r - left @ (left.T @ r)) ** 2))
-
-
 def _verdict(
     whole: FitResult, backtest: pd.DataFrame, compared: pd.DataFrame, level: float
-) -> tuple[str, ...]:
+) -> tuple[list[str], list[str]]:
+    """Objections to the law, and notes."""
     against, notes = [], []
     law, x = whole.law, whole.runs
     for name in law.inputs:
@@ -451,7 +384,7 @@ def _verdict(
     if whole.certificate["not_identified"]:
         names = ", ".join(whole.certificate["not_identified"])
         against.append(f"the data do not determine {names}")
-    if whole.status[0] != "converged":
+    if CONVERGED not in whole.status:
         against.append("the fit did not converge")
     if whole.certificate["wrong_sign"]:
         against.append(f"wrong sign of {', '.join(whole.certificate['wrong_sign'])}")
@@ -470,7 +403,7 @@ def _verdict(
                 f"{100 * level:g} % intervals cover {100 * covered:.0f} % of larger runs: widen "
                 f"them {wider:.2g} times when extrapolating"
             )
-    notes += [word for word in whole.status if word.startswith(("implausible", "duplicates"))]
+    notes += [word for word in whole.status if word.code in ("implausible", "duplicates")]
     notes += _floor_note(whole, compared)
     if len(compared) > 1:
         here = compared.loc[law.name]
@@ -490,8 +423,7 @@ def _verdict(
                     f"{name} {'fits' if better_fit else 'predicts larger runs'} better but does "
                     f"not {'predict larger runs' if better_fit else 'fit'} better: undetermined"
                 )
-    head = "supported by these runs" if not against else "not fully supported by these runs"
-    return (head, *against, *notes)
+    return against, notes
 
 
 def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:

@@ -18,10 +18,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from analysis import style
-from analysis.explorer import explorer, policy, scripts
+from analysis.figures import style
 from analysis.figures.registry import FIGURES, drawings
-from analysis.summary import NEXT, Summary, summarise
+from analysis.reporting.explorer import explorer, policy, scripts
+from analysis.reporting.summary import NEXT, Summary, summarise
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
@@ -161,7 +161,7 @@ def _words(summary: Summary) -> list[str]:
 def _laws(summary: Summary) -> list[str]:
     rows = []
     for name, result in summary.laws.items():
-        notes = "; ".join(word for word in result.status if word != "converged")
+        notes = "; ".join(result.warnings)
         for parameter, row in result.interval().iterrows():
             rows.append((name, str(parameter), row["value"], row["low"], row["high"], notes))
             name = notes = ""

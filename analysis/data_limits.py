@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.batch import Efficient
-from analysis.fit import Estimate, FitResult
+from analysis import laws
+from analysis.critical_batch import Efficient
+from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
 from scaling.errors import ConfigError
@@ -59,7 +60,7 @@ def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) 
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
     """
-    if result.law.name != "kaplan_ND":
+    if result.law != laws.kaplan_ND:
         raise LawError(f"the data rule needs a fit of kaplan_ND, not of {result.law.name}.")
     if not overfit > 0:
         raise ConfigError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
@@ -120,10 +121,10 @@ def early_stop(of_data: FitResult, of_steps: FitResult, *, N: Any, D: Any) -> np
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 5.7 and Fig. 16
     """
-    for result, name in ((of_data, "kaplan_ND"), (of_steps, "kaplan_NS")):
-        if result.law.name != name:
+    for result, law in ((of_data, laws.kaplan_ND), (of_steps, laws.kaplan_NS)):
+        if result.law != law:
             raise LawError(
-                f"the early-stopping bound needs a fit of {name}, not {result.law.name}."
+                f"the early-stopping bound needs a fit of {law.name}, not {result.law.name}."
             )
     p = of_data.params
     limit = (p["N_c"] / np.asarray(N, float)) ** p["alpha_N"]
@@ -183,7 +184,7 @@ def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contra
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 6.3, eqs. 6.7 and 6.8
     """
-    if by_D.law.name != "kaplan_D":
+    if by_D.law != laws.kaplan_D:
         raise LawError(f"the contradiction needs a fit of kaplan_D, not of {by_D.law.name}.")
     front = found.frontier
     lines = front.lines | {"D": front.lines["D"] + [math.log(2.0), 0.0]}

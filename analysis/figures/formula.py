@@ -1,0 +1,60 @@
+"""Laws and intervals as formulas, for legends and titles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis import laws
+from analysis.fitting.result import FitResult
+
+
+def with_interval(result: FitResult) -> str:
+    """The formula, and under it the interval of the exponent where there is but one."""
+    exponents = [name for name in result.law.params if name.startswith("alpha")]
+    if len(exponents) != 1:
+        return formula(result)
+    row = result.interval().loc[exponents[0]]
+    return f"{formula(result)}\n{between(exponents[0], row['low'], row['high'])}"
+
+
+def between(name: str, low: float, high: float) -> str:
+    symbol = name.replace("alpha", r"\alpha")
+    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
+
+
+_FORMULAE = {
+    "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
+    "kaplan_D": "L = (D/{D_c})^{{-{alpha_D}}}",
+    "kaplan_C": "L = (C/{C_c})^{{-{alpha_C}}}",
+    "floor_N": "L = {E} + {A}\\,N^{{-{alpha}}}",
+    "floor_D": "L = {E} + {A}\\,D^{{-{alpha}}}",
+    "floor_C": "L = {E} + {A}\\,C^{{-{alpha}}}",
+    "logarithm_N": "L = -{k}\\,\\ln(N/{x_0})",
+    "logarithm_D": "L = -{k}\\,\\ln(D/{x_0})",
+    "logarithm_C": "L = -{k}\\,\\ln(C/{x_0})",
+    "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
+    "kaplan_NS": "L = (N/{N_c})^{{-{alpha_N}}} + (S/{S_c})^{{-{alpha_S}}}",
+    "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
+}
+
+
+def formula(result: FitResult) -> str:
+    """The law with its fitted numbers, for a legend; its name where it has no short form."""
+    pattern = _FORMULAE.get(result.law.name)
+    if pattern is None or result.law != laws.resolve(result.law.name):
+        return result.law.name
+    floor = 1e-6 * float(result.runs[result.law.target].min())
+    numbers = {k: "0" if k == "E" and v < floor else latex(v) for k, v in result.params.items()}
+    return f"${pattern.format(**numbers)}$"
+
+
+def latex(value: float) -> str:
+    """Three digits below 1, two above 100 with a power of ten."""
+    if value == 0 or np.isinf(value):
+        return "0" if value == 0 else r"\infty"
+    if 0.01 <= abs(value) < 1:
+        return f"{value:.3f}"
+    if 1 <= abs(value) < 100:
+        return f"{value:.3g}"
+    mantissa, _, power = f"{value:.1e}".partition("e")
+    return rf"{mantissa}\cdot 10^{{{int(power)}}}"

@@ -1,0 +1,150 @@
+"""What is drawn on a panel: curves, dots, and lines of laws with their bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+
+from analysis.figures import style
+from analysis.figures.formula import between, latex, with_interval
+from analysis.figures.panels import Colours
+from analysis.fitting.result import FitResult
+from analysis.frontiers.result import Frontier, quantiles
+
+BEYOND = 3.0
+"""How far a fitted line is drawn past the data, dashed."""
+
+
+def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:
+    """One line a run; the largest sizes last, so that none hides the small ones' ends."""
+    paths, colours, last = [], [], []
+    for _, run in curves.sort_values(["N", "D"], kind="stable").groupby("run_id", sort=False):
+        path = run[[x, "L"]].to_numpy(float)
+        paths.append(path)
+        colours.append(colour(run["N"].iloc[0]))
+        last.append(path[-1])
+    ax.add_collection(LineCollection(paths, colors=colours, linewidths=0.7, alpha=0.85))
+    if ends:
+        ax.scatter(*np.array(last).T, c=colours, s=6, lw=0, zorder=3)
+    both = np.concatenate(paths)
+    ax.set(xscale="log", yscale="log")
+    limits(ax, both[:, 0], both[:, 1])
+
+
+def dots(
+    ax: Axes,
+    runs: pd.DataFrame,
+    x: str,
+    colour: Colours,
+    *,
+    faint: bool = False,
+    edge: bool = False,
+) -> None:
+    ax.scatter(
+        runs[x], runs["L"], c=colour(runs["N"].to_numpy(float)), s=7 if faint else 12,
+        alpha=0.45 if faint else 1.0, lw=0.5 if edge else 0.0,
+        edgecolors=style.INK if edge else "none", zorder=3 if edge else 2,
+    )  # fmt: skip
+    ax.set(xscale="log", yscale="log")
+    limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float))
+
+
+def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
+    """Room for the line beyond the data, to the right and below, and for the legend above."""
+    width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
+    ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
+    ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
+
+
+def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) -> None:
+    """A law of one column with its band, over the rows it was fitted to and beyond."""
+
+    def curve(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        columns: dict[str, Any] = {x: grid}
+        return (result.predict(**columns), *result.predict_interval(**columns))
+
+    low, high = float(result.runs[x].min()), float(result.runs[x].max())
+    line(ax, curve, low, high, with_interval(result), colour)
+
+
+def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
+    """L_opt(C) with its band; C on the axis in units of `scale` FLOPs."""
+    if front.fit is None:
+        exponent = -front.lines["L"][0, 1]
+        C_c = front.coefficient("L") ** (1 / exponent) / scale
+        low, high = quantiles(-front.lines["L"][1:, 1], front.level)
+        label = f"$L = (C/{latex(C_c)})^{{-{exponent:.3f}}}$\n" + between("alpha_C", low, high)
+    else:
+        label = "compute-optimal"
+
+    low, high = (end / scale for end in front.ranges["C"])
+    line(ax, along(front, "L", scale), low, high, label, style.FIT)
+
+
+Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""x to (value, low, high)."""
+
+
+def along(front: Frontier, name: str, scale: float = 1.0) -> Curve:
+    """N, D, L ... of a frontier with its interval against C in units of `scale` FLOPs."""
+
+    def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = front.at(C=C * scale)
+        value, low, high = (table[k].to_numpy() for k in (name, f"{name}_low", f"{name}_high"))
+        return value, low, high
+
+    return curve
+
+
+def line(
+    ax: Axes,
+    curve: Curve,
+    low: float,
+    high: float,
+    label: str,
+    colour: str,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+) -> None:
+    """`curve` with its band: solid over the data, dashed from there on, to `end` where given (and,
+    with `start`, from there up to the data)."""
+    start, end = start or low, end or high * BEYOND
+    grid = np.geomspace(start, end, 121)
+    ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
+    for a, b in ((start, low), (high, end)):
+        if b > a:
+            x = np.geomspace(a, b, 41)
+            ax.plot(x, curve(x)[0], color=colour, ls=(0, (3, 2)), lw=0.8, zorder=4)
+    x = np.geomspace(low, high, 121)
+    ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
+
+
+def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> None:
+    """Words, such as a formula, at the top within the axes."""
+    ax.text(
+        0.985 if side == "right" else 0.015, 0.985, text, transform=ax.transAxes, ha=side,
+        va="top", fontsize=style.paper()["legend.fontsize"],
+    )  # fmt: skip
+
+
+def span(values: Any, *, beyond: float = 1.0) -> np.ndarray:
+    """81 log-spaced points over the values, and to `beyond` times the largest."""
+    values = np.asarray(values, float)
+    return np.geomspace(values.min(), values.max() * beyond, 81)
+
+
+def fitted(
+    ax: Axes, x: np.ndarray, y: np.ndarray, last: float, colour: Any, **options: Any
+) -> None:
+    """A fitted line: solid up to `last`, dashed from there on."""
+    known = x <= last * (1 + 1e-9)
+    ax.plot(x[known], y[known], color=colour, lw=0.8, **options)
+    if not known.all():
+        from_there = np.flatnonzero(known)[-1] if known.any() else 0
+        ax.plot(x[from_there:], y[from_there:], color=colour, lw=0.7, ls=(0, (3, 2)))

@@ -1,0 +1,244 @@
+"""Draws from the sampling distribution of a fit: bootstraps, and the linearised (delta) method.
+
+Rows that share a run are correlated: every bootstrap here draws whole groups (runs), which is the
+plain bootstrap where each row is its own group.
+
+Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (pairs,
+percentile); Wu 1986 and Cameron, Gelbach & Miller 2008 (wild, clustered).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from analysis.fitting.intervals import covariance, null_directions, root
+from analysis.fitting.minimise import Minimum
+from analysis.fitting.problem import Problem, huber, typical
+from analysis.fitting.solver import Solutions, solve
+from analysis.fitting.starts import chunks, evenly, spaced
+
+METHODS = ("bootstrap", "residual", "wild", "delta")
+SMALL = 25
+"""Fewer groups than this and a percentile bootstrap is too wide, or too narrow where rows are
+clustered: 'delta' is used. Measured of 95 % intervals: 97 % with 16 runs of 8 checkpoints."""
+_FEW_ROWS = 60
+"""Below this, resamples have minima that warm starts miss (measured: 1.2 % at 45, 11 % at 15)."""
+_KINK = 0.05
+"""Resamples are fitted with a threshold of at least this many standard deviations of the residuals.
+Least absolute deviations has a kink at every row, where Newton steps stall; rounding it off by so
+little leaves the distribution of the estimate as it was."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from the sampling distribution of the unknowns."""
+
+    theta: np.ndarray
+    """(q, B)."""
+    method: str
+    converged: float = 1.0
+    """Fraction of the resamples that met the solver's tolerance."""
+    rescued: int = 0
+    """Resamples that the warm start left in a worse basin than another resample's solution."""
+
+
+def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int) -> Draws:
+    """`count` draws by one of METHODS.
+
+    'bootstrap' resamples groups; 'residual' resamples residuals over rows and 'wild' flips their
+    signs group by group, both around the fitted law; 'delta' draws from the multivariate t
+    distribution of the linearised fit.
+    """
+    if method == "delta":
+        return _delta(problem, minimum, count, seed)
+    rng = np.random.default_rng(seed)
+    minimum = _rounded(problem, minimum)
+    starts = _spread(problem, minimum, count, rng)
+    if method == "bootstrap":
+        return _bootstrap(problem, minimum, starts, rng)
+    fitted = problem.model.value(minimum.theta)[0]
+    r = (problem.y - fitted) * np.sqrt(problem.n / max(problem.n - problem.q, 1))
+    parts = []
+    for part in chunks(count, max(1, _TARGETS // problem.n)):
+        B = part.stop - part.start
+        if method == "residual":
+            noise = rng.choice(r - np.average(r, weights=problem.weights), (B, problem.n))
+        else:
+            noise = rng.choice([-1.0, 1.0], (B, problem.units()))[:, problem.groups]
+            noise *= r
+        noise += fitted
+        parts.append(_refit(problem, minimum, noise, starts[:, part]))
+    theta = np.concatenate([theta for theta, _ in parts], 1)
+    return Draws(theta, method, float(np.mean(np.concatenate([ok for _, ok in parts]))))
+
+
+_TARGETS = 2**23
+"""Elements of the simulated measurements held at once."""
+
+
+def _rounded(problem: Problem, minimum: Minimum) -> Minimum:
+    """The minimum with a threshold that resamples can be fitted with: see _KINK."""
+    spread = 1.4826 * typical(problem, minimum.theta)
+    if minimum.delta >= _KINK * spread:
+        return minimum
+    found = solve(problem, minimum.basins, _KINK * spread)
+    order = np.argsort(found.objective, kind="stable")
+    return replace(
+        minimum,
+        theta=found.theta[:, order[:1]],
+        objective=float(found.objective[order[0]]),
+        delta=_KINK * spread,
+        basins=found.theta[:, order],
+        objectives=found.objective[order],
+    )
+
+
+def _spread(problem: Problem, minimum: Minimum, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(q, count) where resamples start: the minimum, spread out along what the data leave open."""
+    null = null_directions(problem, minimum)
+    if not null.shape[1]:
+        return np.repeat(minimum.theta, count, 1)
+    null = null / np.abs(null).max(0)
+    return minimum.theta + null @ rng.uniform(-3, 3, (null.shape[1], count))
+
+
+def _refit(
+    problem: Problem, minimum: Minimum, targets: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unknowns (q, B) for each row of targets (B, n), and whether each fit converged."""
+    B = len(targets)
+    best = None
+    rivals = np.flatnonzero(minimum.objectives[1:3] < 2 * minimum.objective) + 1
+    for k in (0, *rivals):
+        start = starts if k == 0 else np.repeat(minimum.basins[:, [k]], B, 1)
+        found = solve(problem, start, minimum.delta, targets=targets)
+        if best is None:
+            best = found
+        else:
+            win = found.objective < best.objective
+            best = Solutions(
+                np.where(win, found.theta, best.theta),
+                np.minimum(found.objective, best.objective),
+                np.where(win, found.converged, best.converged),
+                best.iterations + found.iterations,
+            )
+    assert best is not None
+    return best.theta, best.converged
+
+
+def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(B, G) how often each group is drawn. Draws with fewer rows than unknowns are drawn again."""
+    G = problem.units()
+    sizes = np.bincount(problem.groups, minlength=G)
+    need = min(problem.q + 1, problem.n)
+    counts = np.zeros((count, G), np.uint16 if G > 1000 else np.int64)
+    for part in chunks(count, max(1, 2**21 // G)):
+        rows = part.stop - part.start
+        todo = np.arange(rows)
+        for _ in range(200):
+            drawn = rng.integers(G, size=(len(todo), G)) + G * np.arange(len(todo))[:, None]
+            found = np.bincount(drawn.ravel(), minlength=len(todo) * G).reshape(-1, G)
+            counts[part.start + todo] = found
+            todo = todo[(found > 0) @ sizes < need]
+            if len(todo) == 0:
+                break
+    return counts
+
+
+def _bootstrap(
+    problem: Problem, minimum: Minimum, start: np.ndarray, rng: np.random.Generator
+) -> Draws:
+    counts = resamples(problem, start.shape[1], rng)
+    found = solve(problem, start, minimum.delta, counts=counts)
+    theta, value = found.theta.copy(), found.objective.copy()
+    converged = found.converged.copy()
+    if problem.n < _FEW_ROWS:
+        pool = np.concatenate([minimum.basins, spaced(minimum.pool, 128)], 1)
+        _restart(problem, minimum.delta, counts, pool, theta, value, converged, tries=12)
+    rescued = 0
+    for _ in range(5):
+        better = _beaten(problem, minimum, counts, theta, value, rng)
+        if not len(better):
+            break
+        rescued += len(better)
+        which, source = better.T
+        again = solve(problem, theta[:, source], minimum.delta, counts=counts[which])
+        win = again.objective < value[which]
+        theta[:, which[win]] = again.theta[:, win]
+        value[which[win]] = again.objective[win]
+        converged[which[win]] = again.converged[win]
+        if not win.any():
+            break
+    return Draws(theta, "bootstrap", float(converged.mean()), rescued)
+
+
+def _restart(
+    problem: Problem,
+    delta: float,
+    counts: np.ndarray,
+    pool: np.ndarray,
+    theta: np.ndarray,
+    value: np.ndarray,
+    converged: np.ndarray,
+    tries: int,
+) -> None:
+    """Solve each resample again from the best few of a pool of starts; keep what is better."""
+    F = counts @ _misfit(problem, pool, delta).T
+    best = np.argsort(F, axis=1)[:, :tries]
+    for k in range(best.shape[1]):
+        found = solve(problem, pool[:, best[:, k]], delta, counts=counts, limit=40)
+        win = found.objective < value * (1 - 1e-9)
+        theta[:, win], value[win] = found.theta[:, win], found.objective[win]
+        converged[win] = found.converged[win]
+
+
+def _misfit(problem: Problem, theta: np.ndarray, delta: float) -> np.ndarray:
+    """(M, G) weighted rho summed over each group, for unknowns (q, M)."""
+    parts = []
+    for part in chunks(theta.shape[1], problem.slots):
+        rho = huber(problem.residuals(theta[:, part]), delta) * problem.weights
+        rho = np.nan_to_num(problem.per_group(rho), nan=1e30, posinf=1e30)
+        parts.append(np.minimum(rho, 1e30).astype(np.float32))
+    return np.concatenate(parts)
+
+
+def _beaten(
+    problem: Problem,
+    minimum: Minimum,
+    counts: np.ndarray,
+    theta: np.ndarray,
+    value: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """(K, 2) resamples that another resample's solution beats, and which one does.
+
+    A basin that one resample found is a candidate for all: one matrix product compares 512 of
+    them on every resample.
+    """
+    B = len(value)
+    candidates = np.arange(B) if B <= 512 else rng.choice(B, 512, replace=False)
+    misfit = _misfit(problem, theta[:, candidates], minimum.delta).T
+    out = []
+    for part in chunks(B, max(1, 2**22 // max(problem.units(), 512))):
+        F = counts[part].astype(np.float32) @ misfit
+        best = np.argmin(F, axis=1)
+        lowest = F[np.arange(len(F)), best]
+        # Single precision only screens: ties within 1e-4 are the same basin's neighbours, whose
+        # minimum lies lower still.
+        lost = np.flatnonzero(lowest < value[part] * (1 - 1e-4))
+        out.append(np.stack([lost + part.start, candidates[best[lost]]], 1))
+    return np.concatenate(out)
+
+
+def _delta(problem: Problem, minimum: Minimum, count: int, seed: int) -> Draws:
+    cov, freedom = covariance(problem, minimum)
+    # Evenly spread draws and their mirror images: quantiles closer than independent draws give.
+    u = evenly((count + 1) // 2, problem.q + 1, seed)
+    u = np.clip(u, 1e-9, 1 - 1e-9)
+    z = special.ndtri(u[:, :-1])
+    z *= np.sqrt(freedom / special.chdtri(freedom, u[:, -1:]))
+    z = np.concatenate([z, -z])[:count]
+    return Draws(minimum.theta + root(cov) @ z.T, "delta")

@@ -1,0 +1,261 @@
+"""Checks of the options and the data of a fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.bootstrap import METHODS
+from analysis.fitting.problem import Problem
+from analysis.fitting.starts import starts
+from analysis.laws import Law
+from scaling import table
+from scaling.errors import TableError
+
+
+class FitError(ValueError):
+    """No usable fit exists for this law and this table; the message says what to change."""
+
+
+DEFAULT_CLUSTER = "run_id"
+OBJECTIVES = ("auto", "huber", "ls", "lad")
+INTERVALS = ("auto", *METHODS)
+
+
+@contextlib.contextmanager
+def computable(problem: Problem, runs: pd.DataFrame, seed: int) -> Iterator[None]:
+    """A FitError in place of what numpy raises where numbers overflow on the way."""
+    law = problem.law
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except FloatingPointError as error:
+        raise FitError(
+            f"{law.name} is {error}{_not_finite(problem, runs, seed)}: check the units of "
+            f"{', '.join(law.inputs)} and the law's Range of each parameter."
+        ) from error
+    except np.linalg.LinAlgError as error:
+        spans = {**problem.columns, law.target: problem.target}
+        said = ", ".join(f"{name} from {x.min():.3g} to {x.max():.3g}" for name, x in spans.items())
+        raise FitError(
+            f"{law.name} cannot be fitted to these {problem.n} rows, {said}: its slopes are not finite "
+            f"({error}). Leave out rows that are far from the others."
+        ) from error
+
+
+def check_options(
+    objective: str,
+    delta: float | None,
+    on: str,
+    reduce: str,
+    bootstrap: int,
+    intervals: str,
+    seed: int,
+) -> None:
+    for name, value, known in (
+        ("objective", objective, OBJECTIVES),
+        ("on", on, ("log", "raw")),
+        ("reduce", reduce, ("sum", "mean")),
+        ("intervals", intervals, INTERVALS),
+    ):
+        if value not in known:
+            raise FitError(f"{name}={value!r} is not known: use one of {', '.join(known)}.")
+    if delta is not None and not table.sensible(delta):
+        raise FitError(
+            f"delta={delta} must be positive and finite: it is the residual where Huber bends."
+        )
+    if delta is not None and objective in ("ls", "lad"):
+        raise FitError(f"delta={delta} belongs to objective='huber', not to {objective!r}.")
+    check_draws(bootstrap, seed)
+
+
+MOST_DRAWS = 1_000_000
+"""Of a bootstrap: far more than any interval needs, and as many as memory holds."""
+
+
+def check_draws(bootstrap: int, seed: int) -> None:
+    """Raise FitError where `bootstrap` is no number of draws, or `seed` no seed."""
+    if not 0 <= bootstrap <= MOST_DRAWS or int(bootstrap) != bootstrap:
+        raise FitError(
+            f"bootstrap={bootstrap} must be a whole number of draws, 0 for none, at most {MOST_DRAWS}."
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise FitError(f"seed={seed!r} must be a whole number, 0 or more.")
+
+
+def check_level(level: float) -> None:
+    """Raise FitError where `level` is no confidence level."""
+    if not 1e-9 < level < 1:
+        raise FitError(f"level={level} must lie between 0 and 1, such as 0.95.")
+
+
+def held_parameters(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
+    """Parameters held at a value, checked."""
+    out = {}
+    for p, given in fixed.items():
+        if p not in law.params:
+            raise FitError(
+                f"fixed: {law.name} has no parameter {p!r}; it has {', '.join(law.params)}."
+            )
+        value = out[p] = float(given)
+        positive = law.ranges[p].positive
+        # A coefficient held at zero drops its term, which is a law of its own.
+        if not np.isfinite(value) or (positive and value < 0):
+            raise FitError(
+                f"fixed: {p}={given!r} must be a {'positive' if positive else 'finite'} number."
+            )
+    return out
+
+
+def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as floats; TableError naming the first entry that is not a number."""
+    if pd.api.types.is_numeric_dtype(runs[name]):
+        return runs[name].to_numpy(float, na_value=np.nan)
+    text = runs[name].astype(object)
+    x = pd.to_numeric(text, errors="coerce").to_numpy(float, na_value=np.nan)
+    bad = np.isnan(x) & text.notna().to_numpy()
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise TableError(
+            f"column {name!r} holds what is no number in {bad.sum()} of {len(x)} rows, first "
+            f"{text.iloc[row]!r} at row {runs.index[row]}: correct it, or drop these rows."
+        )
+    return x
+
+
+def usable_rows(
+    law: Law, runs: pd.DataFrame, weights: Any, on: str
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
+    """The rows to fit, with the law's columns as floats; their weights; rows left out, by reason."""
+    if not isinstance(runs, pd.DataFrame):
+        raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
+    used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
+    for name in used:
+        if name not in runs.columns:
+            raise TableError(table.missing_column(name, runs.columns))
+    twice = [str(c) for c in runs.columns[runs.columns.duplicated()].unique()]
+    if twice:
+        raise TableError(
+            f"the table has several columns called {', '.join(map(repr, twice))}: rename or drop "
+            "all but one."
+        )
+    total = len(runs)
+    table.check(runs[[]] if not total else runs[[]].assign(rows=1))
+    if weights is not None and not isinstance(weights, str):
+        weights = np.asarray(weights, float)
+        if weights.shape != (total,):
+            raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
+    left_out: dict[str, int] = {}
+    keep = np.ones(total, bool)
+    if "status" in runs.columns:
+        status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
+        keep = (status == "ok").to_numpy(bool)
+        found = status[~keep].value_counts()
+        left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
+        if not keep.any():
+            values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
+            raise TableError(
+                f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
+                "rename what means 'ok', or drop the column."
+            )
+    runs = runs[keep]
+    if weights is None:
+        w = np.ones(len(runs))
+    else:
+        w = _numbers(runs, weights) if isinstance(weights, str) else weights[keep]
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
+        raise TableError("weights must be finite and not negative, and not all zero.")
+    if (w == 0).any():
+        left_out["weight 0"] = int((w == 0).sum())
+        runs, w = runs[w > 0], w[w > 0]
+    columns = [*law.inputs, law.target]
+    runs = runs.assign(**{name: _numbers(runs, name) for name in columns})
+    table.check(runs[columns])
+    sized = {r.of for r in law.ranges.values()}  # a Range of a column is spaced by its logarithm
+    for name in columns:
+        x = runs[name].to_numpy(float)
+        positive = on == "log" if name == law.target else name in sized
+        bad = ~np.isfinite(x) | ((x <= 0) if positive else False)
+        if bad.any():
+            raise TableError(
+                f"column {name!r} must be {'positive and ' if positive else ''}finite: "
+                f"{_which(bad, runs, name)}. Drop these rows, or mark the run as "
+                "status='diverged'."
+            )
+    return runs, w, left_out
+
+
+def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:
+    row = int(np.flatnonzero(bad)[0])
+    return (
+        f"{bad.sum()} of {len(bad)} rows {'is' if bad.sum() == 1 else 'are'} not, first at row "
+        f"{runs.index[row]} ({name}={runs[name].iloc[row]})"
+    )
+
+
+def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
+    """The first row at which the law is never finite, in words.
+
+    Raises TableError where that is because a column is not positive.
+    """
+    r = problem.residuals(starts(problem, seed, count=64))
+    bad = ~np.isfinite(r).any(axis=0)
+    if not bad.any():
+        return ""
+    for name, x in problem.columns.items():
+        if np.array_equal(bad, np.asarray(x <= 0)):
+            raise TableError(
+                f"column {name!r} must be positive and finite for {problem.law.name}: "
+                f"{_which(np.asarray(bad), runs, name)}. Drop these rows."
+            )
+    row = int(np.flatnonzero(bad)[0])
+    values = ", ".join(f"{name}={x[row]:g}" for name, x in problem.columns.items())
+    return f" in {bad.sum()} of {problem.n} rows, first at row {runs.index[row]} ({values})"
+
+
+def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
+    if cluster is None or (cluster == DEFAULT_CLUSTER and cluster not in runs.columns):
+        return np.arange(len(runs))
+    if cluster not in runs.columns:
+        raise TableError(f"cluster: {table.missing_column(cluster, runs.columns)}")
+    missing = runs[cluster].isna().to_numpy()
+    if missing.any():
+        rows = ", ".join(map(str, runs.index[missing][:5]))
+        raise TableError(
+            f"column {cluster!r} says which run a row belongs to, but {missing.sum()} of "
+            f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
+            "them in, or pass cluster=None where every row is a run of its own."
+        )
+    try:
+        codes, _ = pd.factorize(runs[cluster])
+    except TypeError:
+        raise TableError(
+            f"column {cluster!r} says which run a row belongs to, but holds lists or tables "
+            f"({cluster}={runs[cluster].iloc[0]!r}); give text or numbers, or another cluster."
+        ) from None
+    return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
+
+
+def check_data(problem: Problem) -> None:
+    law, n, q = problem.law, problem.n, problem.q
+    if q == 0:
+        raise FitError(f"every parameter of {law.name} is fixed: nothing to fit.")
+    if n <= q:
+        raise FitError(
+            f"{law.name} has {q} parameters to fit ({', '.join(problem.free)}), but the table has "
+            f"{n} usable rows: at least {q + 1} are needed. Fix some parameters, or add runs."
+        )
+    for name, x in problem.columns.items():
+        if np.ptp(x) == 0:
+            raise FitError(
+                f"{law.name} needs runs that differ in {name}, but all {n} have {name}={x[0]:g}."
+            )
+        if np.ptp(x) < 1e-9 * np.abs(x).max():
+            raise FitError(
+                f"{law.name} needs runs that differ in {name}, but all {n} have {name} within "
+                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}."
+            )

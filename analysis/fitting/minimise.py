@@ -1,0 +1,205 @@
+"""The global minimum of one problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.fitting.problem import Powers, Problem, typical
+from analysis.fitting.solver import Solutions, solve
+from analysis.fitting.starts import linear_parameters, ranked, spaced, starts, unknowns_of
+
+LAD = 1e-9
+"""Huber threshold that stands for zero: least absolute deviations, times this number."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The global minimum of one problem and what else was found on the way."""
+
+    theta: np.ndarray
+    """(q, 1)."""
+    objective: float
+    """sum_i w_i rho(r_i)."""
+    delta: float
+    basins: np.ndarray
+    """(q, K) distinct local minima, best first."""
+    objectives: np.ndarray
+    """(K,) their objectives."""
+    pool: np.ndarray
+    """(q, M) starting points, best first."""
+    starts: int
+    share: float
+    """Fraction of the starts that reached the best objective."""
+    converged: bool
+
+
+SAME = 1e-6
+"""Relative difference of objectives below which two minima count as one."""
+
+
+def minimise(
+    problem: Problem,
+    objective: str,
+    delta: float | None,
+    seed: int,
+    warm: np.ndarray | None = None,
+) -> Minimum:
+    """The global minimum of the objective 'huber', 'ls' or 'lad'.
+
+    `warm` (q, K) are minima of a similar problem, tried first; a third of the starts then do.
+
+    `delta` None ties Huber's threshold to the scale of the residuals: 1.345 times 1.4826 times
+    their median size (95 % efficient under Gaussian noise), found as a fixed point.
+    """
+    if problem.n > _MANY_ROWS:
+        thin = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
+        rough = minimise(thin, objective, delta, seed, warm)
+        return _polish(problem, rough, thin, objective, delta)
+    pool = starts(problem, seed, count=None if warm is None else 128)
+    pool, _ = ranked(problem, pool, np.inf)
+    if pool.shape[1] == 0:
+        raise FloatingPointError("not finite at any starting point")
+    count = 24 if isinstance(problem.model, Powers) else 48
+    # Starts are ranked by least absolute deviations, which no outlier dominates.
+    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), 1e-9) * 1e-2)
+    if warm is None:
+        first = spaced(pool, count)
+    else:
+        first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
+    threshold, found = _search(problem, first, objective, delta)
+    for _ in problem.law.alike if warm is None else ():
+        better = _exchanged(problem, found, threshold, seed)
+        if better is None:
+            break
+        first = np.concatenate([better, first], 1)
+        threshold, found = _search(problem, first, objective, delta)
+    return _minimum(problem, threshold, found, pool, first.shape[1])
+
+
+def _search(
+    problem: Problem, first: np.ndarray, objective: str, delta: float | None
+) -> tuple[float, Solutions]:
+    """Huber's threshold that the objective means, and the minima reached from each start."""
+    if objective == "huber" and delta is None:
+        return _tied(problem, first)
+    threshold = LAD if objective == "lad" else np.inf if delta is None else delta
+    return threshold, _continue(problem, first, threshold)
+
+
+def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> np.ndarray | None:
+    """Unknowns (q, K) lower than what was found, by looking for one break at a time.
+
+    Sharp breaks between two rows are local minima. One group of parameters that may trade places
+    is sought on a grid, what is linear solved for again, and the rest held; None where that finds
+    nothing lower.
+    """
+    best = int(np.argmin(found.objective))
+    if found.objective[best] <= 100 * problem.rounding * problem.weights.sum():
+        return None
+    at = {p: float(v[0]) for p, v in problem.params(found.theta[:, [best]]).items()}
+    linear = linear_parameters(problem, seed)
+    tried = []
+    for group in problem.law.alike:
+        kept = {p: v for p, v in at.items() if p not in (*linear, *group)}
+        part = replace(problem, fixed={**kept, **problem.fixed})
+        if not part.q:
+            continue
+        pool, _ = ranked(part, starts(part, seed), delta)
+        tried.append(unknowns_of(problem, part.params(pool[:, :6])))
+    if not tried:
+        return None
+    start = problem.model.centred(np.concatenate(tried, 1))
+    again = _continue(problem, start, delta)
+    lower = again.objective < found.objective[best] * (1 - SAME)
+    return again.theta[:, lower] if lower.any() else None
+
+
+def _minimum(
+    problem: Problem, threshold: float, found: Solutions, pool: np.ndarray, count: int
+) -> Minimum:
+    """Sort what the first `count` solutions, and any further ones, found."""
+    order = np.argsort(found.objective, kind="stable")
+    top = int(order[0])
+    best = float(found.objective[top])
+    if not np.isfinite(best):
+        raise FloatingPointError("not finite anywhere the fit went")
+    # A last solve to full tolerance, should the search have been cut short.
+    last = solve(problem, found.theta[:, [top]], threshold, limit=500)
+    # Objectives of exact fits are rounding: residuals below 1e-9 are all alike.
+    tiny = 1e-9 * (1 + np.abs(problem.y).max())
+    slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
+    basins = [top]
+    for i in order:
+        if found.converged[i] and found.objective[i] > found.objective[basins[-1]] + 100 * slack:
+            basins.append(int(i))
+    return Minimum(
+        last.theta,
+        float(last.objective[0]),
+        threshold,
+        found.theta[:, basins],
+        found.objective[basins],
+        pool,
+        count,
+        float(np.mean(found.objective[:count] <= best + slack)),
+        bool(last.converged[0]),
+    )
+
+
+_MANY_ROWS = 4000
+"""Above this, basins are looked for in a random half as many rows, then refined in all."""
+
+
+def _polish(
+    problem: Problem, rough: Minimum, thin: Problem, objective: str, delta: float | None
+) -> Minimum:
+    """Minimise over all rows from the basins of some of them."""
+    here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
+    threshold, found = _search(problem, here, objective, delta)
+    pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
+    fine = _minimum(problem, threshold, found, pool, here.shape[1])
+    return replace(fine, starts=rough.starts, share=rough.share)
+
+
+_GLOBAL = 60
+"""Iterations a start may spend, ..."""
+
+
+_PATIENT = 240
+"""... and as many more where hardly any arrived by then: on a surface that is all valley."""
+
+
+def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
+    """Huber's threshold and the fit at the fixed point of one as a function of the other."""
+    rough = solve(problem, first[:, : max(6, first.shape[1] // 3)], np.inf, limit=30)
+    theta = rough.theta[:, [int(np.argmin(rough.objective))]]
+    delta = np.inf
+    found = rough
+    for _ in range(3):  # the best basin may change with the threshold
+        for _ in range(30):
+            tied = max(1.345 * 1.4826 * typical(problem, theta), 1e-9)
+            if abs(tied - delta) <= 1e-9 * tied:
+                break
+            delta = tied
+            theta = solve(problem, theta, delta).theta
+        found = _continue(problem, np.concatenate([first, theta], 1), delta)
+        best = int(np.argmin(found.objective))
+        if found.objective[best] >= found.objective[-1] * (1 - 1e-9):
+            break
+        theta, delta = found.theta[:, [best]], np.inf
+    return delta, found
+
+
+def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:
+    """Minimise from each start, lowering the threshold by stages where it is small.
+
+    From afar a small threshold is least absolute deviations, with a kink at every row.
+    """
+    for stage in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        if stage > 3 * delta:
+            theta = solve(problem, theta, stage, limit=_GLOBAL).theta
+    found = solve(problem, theta, delta, limit=_GLOBAL)
+    if found.converged.mean() >= 0.25:
+        return found
+    return solve(problem, found.theta, delta, limit=_PATIENT)

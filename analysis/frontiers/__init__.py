@@ -1,0 +1,1 @@
+"""The compute-optimal frontier by every method in use."""

@@ -1,0 +1,101 @@
+"""Find a law by its name, or in a file of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws.forms import LAWS, broken, floor, logarithm, power
+from analysis.laws.law import Law, LawError
+from scaling.files import code_file
+
+
+def resolve(name: str | Law) -> Law:
+    """The law called `name`, or the one at ``path/to/file.py:name``.
+
+    ``power_X``, ``floor_X``, ``logarithm_X`` and ``broken_X`` work for any column X; ``broken_X_2`` has two breaks.
+    Raises LawError with the nearest known name.
+    """
+    if isinstance(name, Law):
+        return name
+    if ".py:" in name or name.endswith(".py"):
+        return _from_file(name)
+    if name in LAWS:
+        return LAWS[name]
+    kind, _, column = name.partition("_")
+    if column and kind in (forms := {"power": power, "floor": floor, "logarithm": logarithm}):
+        return forms[kind](column)
+    if column and kind == "broken":
+        column, _, breaks = column.rpartition("_") if name[-1:].isdigit() else (column, "", "1")
+        if column:
+            return broken(column, int(breaks))
+    close = difflib.get_close_matches(name, LAWS, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise LawError(
+        f"no law is called {name!r}.{hint} Known: {', '.join(LAWS)}; your own: file.py:name."
+    )
+
+
+def _from_file(reference: str) -> Law:
+    path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
+    file = code_file(reference)
+    if not file.is_file():
+        raise LawError(f"{path}: no such file (in the law {reference!r}).")
+    spec = importlib.util.spec_from_file_location(f"law_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except LawError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LawError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    found = {
+        key: replace(value, origin=(_from_file, (f"{file.resolve()}:{key}",)))
+        for key, value in vars(module).items()
+        if isinstance(value, Law) and value.function.__module__ == module.__name__
+    }
+    if name in found:
+        return _tried(found[name], path)
+    if not found:
+        raise LawError(f"{path} defines no law: put @law(...) above a function.")
+    if not name and len(found) == 1:
+        return _tried(next(iter(found.values())), path)
+    raise LawError(f"{path} has no law {name!r}; it has {', '.join(found)}: use {path}:NAME.")
+
+
+def _tried(law: Law, path: str) -> Law:
+    """The law, if it can be computed where its search begins. Raises LawError."""
+    columns = {name: np.array([1e6, 2e6]) for name in law.inputs}
+    params = {
+        name: sum(r.ends({r.of: np.ones(1)} if r.of else {})) / 2 for name, r in law.ranges.items()
+    }
+    try:
+        with np.errstate(all="ignore"):
+            law.predict(params, **columns)
+    except (Exception, SystemExit) as error:
+        raise LawError(
+            f"{path}: the law {law.name} cannot be computed: {type(error).__name__}: {error}"
+        ) from error
+    return law
+
+
+def table() -> pd.DataFrame:
+    """Every known law: name, formula, inputs, parameters, target and source, one row each."""
+    return pd.DataFrame(
+        [
+            {
+                "name": each.name,
+                "formula": each.formula,
+                "inputs": ", ".join(each.inputs),
+                "parameters": ", ".join(each.params),
+                "target": each.target,
+                "source": each.source,
+            }
+            for each in LAWS.values()
+        ]
+    )

@@ -1,0 +1,1 @@
+"""What to train next: plans, recipes, and designs of further runs."""

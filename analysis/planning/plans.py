@@ -1,0 +1,98 @@
+"""The same plan under several laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.fitting.checks import FitError
+from analysis.fitting.intervals import interval
+from analysis.fitting.result import FitResult
+from analysis.planning.plan import Plan, finite, plan
+from analysis.validation.validate import held_out
+from scaling.errors import ConfigError, TableError
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The same request under several laws."""
+
+    plans: dict[str, Plan]
+    """{law: plan}; the first is the one to read."""
+    skipped: dict[str, str]
+    """{law: why it gives no plan}."""
+    held_out: dict[str, float]
+    """{law: error of predicting the larger runs from the smaller ones}; NaN where too few."""
+
+    @property
+    def first(self) -> Plan:
+        return next(iter(self.plans.values()))
+
+    @property
+    def disagreement(self) -> dict[str, float]:
+        """Of C, N and D the largest over the smallest among the laws, of L the difference."""
+        values = {
+            name: [getattr(p, name).value for p in self.plans.values()]
+            for name in ("C", "N", "D", "L")
+        }
+        return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
+
+    def record(self) -> dict[str, Any]:
+        """The first plan's record, and beside it `laws` (each one's) and `disagreement`."""
+        return self.first.record() | {
+            "laws": {name: p.record() for name, p in self.plans.items()},
+            "skipped": self.skipped,
+            "held_out": finite(self.held_out),
+            "disagreement": self.disagreement,
+        }
+
+    def __str__(self) -> str:
+        lines = [str(self.first)]
+        if len(self.plans) > 1:
+            lines.append("the same under other laws:")
+            for name, p in self.plans.items():
+                doubt = " - NOT RELIABLE" if p.doubts else ""
+                error = self.held_out[name]
+                missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
+                lines.append(
+                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
+                    f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
+                    f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
+                )
+            off = self.disagreement
+            lines.append(
+                f"  they differ by a factor of {off['N']:.3g} in N, {off['D']:.3g} in D and by "
+                f"{off['L']:.3f} nats in L; no interval above knows of that"
+            )
+        return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
+
+
+def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
+    """`plan` under each of several fitted laws; keywords as there.
+
+    rank: first the law that predicts the larger runs best from the smaller ones
+        (:func:`analysis.validation.validate.held_out`) of those that the data determine, or of all where they
+        determine none; then the others, the best predictor first.
+
+    Raises ConfigError, the first law's, where no law gives a plan.
+    """
+    made: dict[str, Plan] = {}
+    skipped: dict[str, str] = {}
+    first: Exception | None = None
+    for name, source in sources.items():
+        try:
+            made[name] = plan(source, **asked)
+        except (ConfigError, FitError, TableError) as error:
+            first = first or error
+            skipped[name] = str(error)
+    if not made:
+        raise first or ConfigError("plans needs at least one fitted law.")
+    errors = held_out({name: sources[name] for name in made})
+    if rank:
+        error = {name: math.inf if math.isnan(e) else e for name, e in errors.items()}
+        best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
+        order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
+        made = {name: made[name] for name in order}
+    return Plans(made, skipped, errors)

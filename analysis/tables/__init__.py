@@ -1,0 +1,1 @@
+"""Tables of runs: reading them, counting N and C, selecting rows."""

@@ -1,0 +1,98 @@
+"""Rows of tables: usable ones, the longest run per size, the lower edge of loss."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from scaling.errors import TableError
+from scaling.table import check
+
+_SAME = 0.08
+"""Runs whose N differ by less than this share count as one size."""
+
+
+def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
+    """The runs that no run with as little of `x` beats, one at each x.
+
+    On a grid of N x D that is the best loss at each N (the runs of most data) or at each D (those
+    of most parameters): the loss as N or D alone limits it (Kaplan et al. 2020, section 3).
+    """
+    order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
+    best = order["L"].cummin()
+    return order[order["L"] <= best]
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    check(table, need=("N", "D", "C", "L"))
+    if "status" in table.columns:
+        table = table[table["status"] == "ok"]
+    if table.empty:
+        raise TableError("no run has status 'ok': there is nothing to draw.")
+    return table
+
+
+def needed(curves: pd.DataFrame) -> pd.DataFrame:
+    if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
+        raise TableError("this figure needs learning curves: load(folder, curves=True).")
+    return usable(curves)
+
+
+def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
+    """The `settled` evaluations of curves, as L(N, S) takes them.
+
+    Raises TableError where the learning rate decays over different horizons, as the loss along a
+    decay is that of its horizon (in the paper all share one, section 5.2), and where all but single
+    evaluations lie within warm-ups and cooldowns.
+    """
+    decaying = curves["schedule"].isin(("cosine", "linear")) if "schedule" in curves else None
+    if decaying is not None and decaying.any():
+        ends = curves.loc[decaying].groupby("run_id")["S"].max()
+        if ends.max() > 1.02 * ends.min():
+            raise TableError(
+                "L(N, S) takes learning curves of one schedule: here the rate decays over "
+                f"{ends.min():.4g} to {ends.max():.4g} steps, and the loss on the way is that of the "
+                "schedule. Give all sizes one horizon, or train with optim.schedule = 'constant' or "
+                "'wsd'."
+            )
+    late = settled(curves)
+    if late["run_id"].value_counts().max() < 3:
+        raise TableError(
+            "L(N, S) takes three evaluations of a run between its warm-up and its cooldown, and no "
+            "run has so many: raise eval.points."
+        )
+    return late
+
+
+def sizes(N: pd.Series) -> pd.Series:
+    """The size group of every run, as the median N of its group."""
+    order = N.sort_values().astype(float)
+    group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
+    return order.groupby(group).transform("median").reindex(N.index)
+
+
+def longest(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves of one run a size: that of the most data, of several the best."""
+    order = curves.sort_values(["N", "D_total", "L_final"], ascending=[True, False, True])
+    return curves[curves["run_id"].isin(order.drop_duplicates("N")["run_id"])]
+
+
+def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """`curves` with columns of their runs."""
+    more = [name for name in names if name not in curves.columns]
+    return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
+
+
+def settled(curves: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations that a law of N and S describes: after the warm-up of the learning rate and,
+    under wsd, before its cooldown, within which the loss falls with the schedule more than with S.
+
+    Curves whose learning rate is not recorded are taken whole.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 5.2
+    """
+    if "lr" not in curves.columns or curves["lr"].isna().any():
+        return curves
+    at_peak = curves["lr"] >= 0.999 * curves.groupby("run_id")["lr"].transform("max")
+    begins = curves["S"].where(at_peak).groupby(curves["run_id"]).transform("min")
+    cooled = curves["schedule"].eq("wsd") & ~at_peak if "schedule" in curves.columns else False
+    return curves[(curves["S"] >= begins) & ~cooled]

@@ -1,0 +1,1 @@
+"""Whether a law predicts runs that it has not seen."""

@@ -1,0 +1,99 @@
+"""Goodness of fit: likelihood, curvature, lack of fit."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import optimize, special
+
+from analysis.fitting.problem import huber
+from analysis.fitting.result import FitResult
+from analysis.fitting.solver import gradients
+
+
+def deviance(result: FitResult) -> float:
+    """Minus twice the log likelihood of a fit, a row, its scale s fitted too.
+
+    The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
+    Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
+    sum of absolute values.
+    """
+    assert result.problem is not None and result.minimum is not None
+    problem, delta = result.problem, result.minimum.delta
+    r = problem.residuals(result.minimum.theta)[0]
+    if result.objective_kind == "lad":
+        mean = float(np.average(np.abs(r), weights=problem.weights))
+        return 2 * np.log(2 * max(mean, 1e-300)) + 2
+    F = max(float(np.average(huber(r, delta), weights=problem.weights)), 1e-300)
+    if np.isinf(delta):
+        return np.log(2 * np.pi * 2 * F) + 1
+
+    def at(log_s: float) -> float:
+        s = np.exp(log_s)
+        t = delta / s
+        normal = np.sqrt(2 * np.pi) * s * special.erf(t / np.sqrt(2))
+        return 2 * F / s**2 + 2 * np.log(normal + 2 * s / t * np.exp(-(t**2) / 2))
+
+    centre = 0.5 * np.log(2 * F)
+    return float(
+        optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
+    )  # pyright: ignore
+
+
+def curvature(
+    x: np.ndarray, L: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float]:
+    """t statistic and two-sided p value of the quadratic term of log L over log x.
+
+    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs. Where `groups`
+    says which rows share a run, the variance is that of sums over runs (cluster-robust).
+    """
+    u = np.log(x) - np.log(x).mean()
+    design = np.column_stack([np.ones_like(u), u, u**2])
+    freedom = len(u) - 3
+    if freedom < 1 or np.linalg.matrix_rank(design) < 3:
+        return np.nan, np.nan
+    coefficients, *_ = np.linalg.lstsq(design, np.log(L), rcond=None)
+    r = np.log(L) - design @ coefficients
+    bread = np.linalg.inv(design.T @ design)
+    variance = float(r @ r) / freedom * bread[2, 2]
+    if groups is not None and (G := len(np.unique(groups))) < len(u):
+        if G < 4:
+            return np.nan, np.nan
+        freedom = G - 3
+        score = np.bincount(groups, (design @ bread[2]) * r)
+        variance = float(score @ score) * G / freedom
+    t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
+    return t, float(2 * special.stdtr(freedom, -abs(t)))
+
+
+def lack_of_fit(result: FitResult) -> float:
+    """p value of residuals that follow a quadratic in the logs of the inputs, by an F test.
+
+    What of the quadratic the law's own parameters could have fitted is taken out first. Residuals
+    are clipped at three robust standard deviations. Rows of one run share their noise: runs, not
+    rows, are the degrees of freedom.
+    """
+    assert result.problem is not None and result.minimum is not None
+    problem, theta = result.problem, result.minimum.theta
+    r = problem.residuals(theta)[0]
+    spread = 1.4826 * np.median(np.abs(r - np.median(r)))
+    r = np.clip(r, -3 * spread, 3 * spread)
+    logs = [np.log(x) for x in problem.columns.values()]
+    u = [(x - x.mean()) / (x.std() + 1e-300) for x in logs]
+    terms = [*u, *(u[i] * u[j] for i in range(len(u)) for j in range(i + 1))]
+    gradient = gradients(problem, theta)
+    gradient = gradient / (np.linalg.norm(gradient, axis=0) + 1e-300)
+    own, before = _left_over(r, gradient)
+    rank, after = _left_over(r, np.column_stack([gradient, np.ones(len(r)), *terms]))
+    freedom = problem.units() - rank
+    if freedom < 3 or spread == 0 or rank == own:
+        return np.nan
+    F = (before - after) / (rank - own) / max(after / freedom, 1e-300)
+    return float(special.fdtrc(rank - own, freedom, F))
+
+
+def _left_over(r: np.ndarray, design: np.ndarray) -> tuple[int, float]:
+    """Rank of a design, and the sum of squares of `r` that it leaves."""
+    left, size, _ = np.linalg.svd(design, full_matrices=False)
+    left = left[:, size > 1e-7 * size[0]]
+    return left.shape[1], float(np.sum((r - left @ (left.T @ r)) ** 2))
