@@ -2,7 +2,7 @@
 
 A trial of Ray Tune is a job here, perhaps of many arms that train side by side, so that Tune's own
 scheduler has nothing to stop. The arms decide where they train, through `give_up` of
-scaling.train.train_pack, which both executors call. What they passed is in the store:
+scaling.training.train.train_pack, which both executors call. What they passed is in the store:
 
     rungs/<family>/<run_id>.json    {"passed": [[S, L, whether it went on], ...]}
 
@@ -33,7 +33,7 @@ from sweeps.store import Store
 
 @dataclass(frozen=True)
 class Halving:
-    """Compares the arms that train in a store; what :data:`scaling.train.GiveUp` asks for."""
+    """Compares the arms that train in a store; what :data:`scaling.training.train.GiveUp` asks for."""
 
     store: Store
     eta: float

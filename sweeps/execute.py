@@ -60,7 +60,7 @@ def _together(
     whose account.
     """
     from scaling.errors import CorpusError
-    from scaling.train import Interrupted, Result, train_pack
+    from scaling.training.train import Interrupted, Result, train_pack
 
     outcomes: list[Outcome] = []
     runs: dict[str, RunConfig] = {}
@@ -201,8 +201,8 @@ def _train(
 ) -> tuple[Row, list[Point], list[Point]]:
     """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
     from scaling.errors import CorpusError
-    from scaling.train import Interrupted, train
     from scaling.training.checkpoint import CHECKPOINT
+    from scaling.training.train import Interrupted, train
 
     folder = store.run_folder(run.run_id)
 

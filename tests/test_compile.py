@@ -54,8 +54,9 @@ def test_what_another_config_compiled_is_not_taken_for_ones_own(run, tmp_path, m
 
 OUT_OF_MEMORY = """
 import json, resource, sys
-from scaling.config import Execution, from_dict
-from scaling.train import Trainer
+from scaling.config import from_dict
+from scaling.execution import Execution
+from scaling.training.trainer import Trainer
 
 run = from_dict(json.loads(sys.argv[1]))
 trainer = Trainer([run], Execution(device="cpu", compile=True), [None])

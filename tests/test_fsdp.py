@@ -17,10 +17,10 @@ from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.models.decoder import Decoder
-from scaling.train import train, train_pack
 from scaling.training.fsdp import Sharding
 from scaling.training.optim import Optimizer
 from scaling.training.state import State
+from scaling.training.train import train, train_pack
 from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -9,8 +9,8 @@ from scaling.config import ModelConfig, from_dict, override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.models.decoder import Decoder
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.noise import NoiseScale, moments
+from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer
 
 ONE = Execution(threads=1, device="cpu")

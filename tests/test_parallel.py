@@ -24,8 +24,8 @@ from scaling.devices.device import device_of
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train, train_pack
 from sweeps import Sweep
 from sweeps.budget import Budget
 from sweeps.errors import StoreError
@@ -215,7 +215,7 @@ def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
         "from scaling.devices import launch\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
-        "from scaling.train import train\n"
+        "from scaling.training.train import train\n"
         "start = launch._Child.__init__\n"
         "def noted(child, request):\n"
         "    start(child, request)\n"

@@ -190,16 +190,16 @@ def test_results_that_were_not_merged_are_merged_without_training():
 
 
 def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, seen = scaling.train.train, []
+    train, seen = scaling.training.train.train, []
 
     def look(config, **options):
         merged = Path("results/small/runs.csv")
         seen.append(len(merged.read_text().splitlines()) - 1 if merged.exists() else 0)
         return train(config, **options)
 
-    monkeypatch.setattr(scaling.train, "train", look)
+    monkeypatch.setattr(scaling.training.train, "train", look)
     monkeypatch.setattr("sweeps.queue._MERGE_SECONDS", 0.0)
     run(sweep())
     assert seen == [0, 1]
@@ -233,16 +233,16 @@ def test_a_text_that_changed_is_refused_before_training():
 
 
 def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train = scaling.training.train.train
 
     def with_a_bug(config, **options):
         if config.tag == "bad":
             raise RuntimeError(f"cannot do with {Path('corpus.txt').absolute()}\nat all")
         return train(config, **options)
 
-    monkeypatch.setattr(scaling.train, "train", with_a_bug)
+    monkeypatch.setattr(scaling.training.train, "train", with_a_bug)
     text = SMALL + "[[sets]]\nname = 'bad'\naxes.seed = [2]\n"
     runs, out = run(sweep(text))
     assert sorted(runs.status) == ["failed", "ok", "ok"]
@@ -340,16 +340,16 @@ def test_a_device_that_is_not_there_is_refused_before_anything_starts():
 def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train = scaling.training.train.train
 
     def picky(config, **options):
         if config.seed == 1:
             raise ConfigError("optim.lr=3 cannot be.")
         return train(config, **options)
 
-    monkeypatch.setattr(scaling.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train", picky)
     it = sweep(BASE + "zip = [{ seed = 0, tokens = 5120 }, { seed = 1 }, { seed = 2 }]\n")
     with pytest.raises(ConfigError, match=r"^optim.lr=3 cannot be.$"):
         run(it)
@@ -357,7 +357,7 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
     assert (runs.status == "ok").all() and 0 in set(runs.seed) and 1 not in set(runs.seed)
     assert it.spec.runs[1].run_id not in it.store.rows()
     assert "wall_seconds" in it.store.manifest()["sessions"][0]
-    monkeypatch.setattr(scaling.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train", train)
     assert len(run(it)[0]) == 3
 
 
@@ -417,9 +417,9 @@ def test_a_file_where_results_should_be_is_told_as_such():
 
 
 def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, calls = scaling.train.train, []
+    train, calls = scaling.training.train.train, []
 
     def out_of_memory(config, **options):
         calls.append(config.seed)
@@ -427,7 +427,7 @@ def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
             raise MemoryError("no room")
         return train(config, **options)
 
-    monkeypatch.setattr(scaling.train, "train", out_of_memory)
+    monkeypatch.setattr(scaling.training.train, "train", out_of_memory)
     runs, _ = run(sweep(), retries=2)
     assert runs.set_index("seed").status.to_dict() == {0: "failed", 1: "ok"}
     assert (calls.count(0), calls.count(1)) == (3, 2)
@@ -435,16 +435,16 @@ def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_checkpoint_that_cannot_be_resumed_is_set_aside(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train = scaling.training.train.train
 
     def picky(config, *, folder, **options):
         if (folder / "checkpoint.pt").exists():
             raise KeyError("a field of another version")
         return train(config, folder=folder, **options)
 
-    monkeypatch.setattr(scaling.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train", picky)
     it = sweep()
     folder = it.store.run_folder(it.spec.runs[0].run_id)
     folder.mkdir(parents=True)
@@ -472,9 +472,9 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_had_finished(monkeypatch: pyt
 
 
 def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train = scaling.training.train.train
 
     def stopped_half_way(config, *, should_stop, **options):
         steps = []
@@ -488,13 +488,13 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
 
         return train(config, should_stop=stop, **options)
 
-    monkeypatch.setattr(scaling.train, "train", stopped_half_way)
+    monkeypatch.setattr(scaling.training.train, "train", stopped_half_way)
     it = sweep()
     with pytest.raises(Stopped, match=r"small\.toml --workers 2 --no-packs --in-process"):
         run(it)
     assert table.read(it.folder).empty
     assert status(it.folder).interrupted == 1
-    monkeypatch.setattr(scaling.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train", train)
     assert len(run(sweep())[0]) == 2
 
 
@@ -567,11 +567,11 @@ def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
     (first, _) = sweep(text).spec.runs
     trainer, seen = scaling.training.trainer.Trainer, []
 
-    def note(runs, *rest):
+    def note(runs, *rest, **options):
         seen.append(runs)
-        return trainer(runs, *rest)
+        return trainer(runs, *rest, **options)
 
-    monkeypatch.setattr(scaling.train, "Trainer", note)
+    monkeypatch.setattr(scaling.training.trainer, "Trainer", note)
     monkeypatch.setattr(measure, "_MEASURE_SECONDS", 0.01)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -779,18 +779,20 @@ def test_packs_and_branches_give_the_table_of_runs_alone():
 
 
 def test_a_pack_that_raises_is_tried_run_by_run(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, train_pack = scaling.train.train, scaling.train.train_pack
+    train, train_pack = scaling.training.train.train, scaling.training.train.train_pack
 
     def with_a_bug(runs, **options):
         if any(one.seed == 1 for one in runs):
             raise RuntimeError("cannot do that seed")
         return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train_pack", with_a_bug)
+    monkeypatch.setattr(scaling.training.train, "train_pack", with_a_bug)
     monkeypatch.setattr(
-        scaling.train, "train", lambda one, **o: with_a_bug([one]) if one.seed == 1 else train(one)
+        scaling.training.train,
+        "train",
+        lambda one, **o: with_a_bug([one]) if one.seed == 1 else train(one),
     )
     text = PACKED + "seed = [0, 1, 2]\n"
     remember(sweep(text), FLAT)

@@ -97,12 +97,12 @@ def test_commands_print_no_control_characters(evil, capsys):
 
 
 def test_errors_of_runs_are_escaped_in_status_and_in_the_progress(monkeypatch, capsys):
-    import scaling.train
+    import scaling.training.train
 
     def fails(*_, **__):
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr(scaling.train, "train", fails)
+    monkeypatch.setattr(scaling.training.train, "train", fails)
     monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.01)
     for console in (Console(file=sys.stdout), Console(file=sys.stdout, force_terminal=True)):
         spec().run(in_process=True, packs=False, retry_failed=True, console=console)
@@ -136,9 +136,9 @@ def test_the_live_display_of_errors_is_escaped():
 def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
     monkeypatch, capsys, terminal, packs
 ):
-    import scaling.train
+    import scaling.training.train
 
-    train_pack = scaling.train.train_pack
+    train_pack = scaling.training.train.train_pack
 
     def slowly(*args, **options):
         print("this is the run's")
@@ -147,7 +147,7 @@ def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
         time.sleep(1.2)  # the display is drawn twice a second
         return train_pack(*args, **options)
 
-    monkeypatch.setattr(scaling.train, "train_pack", slowly)
+    monkeypatch.setattr(scaling.training.train, "train_pack", slowly)
     monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.2)
     console = Console(force_terminal=True) if terminal else None
     it = spec()
@@ -185,15 +185,15 @@ def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
     tagged = SMALL.replace("[axes]", 'tag = "größe-π"\n[axes]')
     spec(tagged.replace("seed = [0, 1]", "seed = [0]"))
     code = (
-        "import time, scaling.train, sweeps.display\n"
+        "import time, scaling.training.train, sweeps.display\n"
         "from sweeps import Sweep\n"
         "sweeps.display._FIRST_LINE_SECONDS = 0.05\n"
-        "train = scaling.train.train\n"
+        "train = scaling.training.train.train\n"
         "def slowly(*args, **options):\n"
         "    print(chr(252))\n"
         "    time.sleep(0.5)\n"
         "    return train(*args, **options)\n"
-        "scaling.train.train = slowly\n"
+        "scaling.training.train.train = slowly\n"
         "Sweep.from_toml('small.toml').run(in_process=True)\n"
     )
     done = in_ascii("-c", code, **environment)

@@ -24,9 +24,9 @@ from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.model import Model
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
 from scaling.training.schedule import evaluation_steps
+from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -105,7 +105,7 @@ def test_killed_and_resumed_equals_undisturbed(run, tmp_path):
         "import json, sys; from pathlib import Path\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
-        "from scaling.train import train\n"
+        "from scaling.training.train import train\n"
         "ex = Execution(threads=1, device='cpu', checkpoint_seconds=0.05)\n"
         "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
     )

@@ -1,6 +1,6 @@
 """One run, or one pack, on several devices of one machine, or of several: a process (rank) each.
 
-All ranks run one and the same program: :func:`scaling.train.train_pack`. Each takes its share of a
+All ranks run one and the same program: :func:`scaling.training.train.train_pack`. Each takes its share of a
 step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
 decisions of rank 0 (stop, save), is exchanged, so that all of them do the same thing next. Data
 parallel: one all-reduce of the flat gradient, and everybody updates everything. Sharded: each rank
