@@ -192,14 +192,14 @@ def test_results_that_were_not_merged_are_merged_without_training():
 def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train, seen = scaling.training.train.train, []
+    train_pack, seen = scaling.training.train.train_pack, []
 
-    def look(config, **options):
+    def look(runs, **options):
         merged = Path("results/small/runs.csv")
         seen.append(len(merged.read_text().splitlines()) - 1 if merged.exists() else 0)
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", look)
+    monkeypatch.setattr(scaling.training.train, "train_pack", look)
     monkeypatch.setattr("sweeps.queue._MERGE_SECONDS", 0.0)
     run(sweep())
     assert seen == [0, 1]
@@ -235,14 +235,15 @@ def test_a_text_that_changed_is_refused_before_training():
 def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train = scaling.training.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def with_a_bug(config, **options):
+    def with_a_bug(runs, **options):
+        (config,) = runs
         if config.tag == "bad":
             raise RuntimeError(f"cannot do with {Path('corpus.txt').absolute()}\nat all")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", with_a_bug)
+    monkeypatch.setattr(scaling.training.train, "train_pack", with_a_bug)
     text = SMALL + "[[sets]]\nname = 'bad'\naxes.seed = [2]\n"
     runs, out = run(sweep(text))
     assert sorted(runs.status) == ["failed", "ok", "ok"]
@@ -342,14 +343,15 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
 ):
     import scaling.training.train
 
-    train = scaling.training.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def picky(config, **options):
+    def picky(runs, **options):
+        (config,) = runs
         if config.seed == 1:
             raise ConfigError("optim.lr=3 cannot be.")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train_pack", picky)
     it = sweep(BASE + "zip = [{ seed = 0, tokens = 5120 }, { seed = 1 }, { seed = 2 }]\n")
     with pytest.raises(ConfigError, match=r"^optim.lr=3 cannot be.$"):
         run(it)
@@ -357,7 +359,7 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
     assert (runs.status == "ok").all() and 0 in set(runs.seed) and 1 not in set(runs.seed)
     assert it.spec.runs[1].run_id not in it.store.rows()
     assert "wall_seconds" in it.store.manifest()["sessions"][0]
-    monkeypatch.setattr(scaling.training.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train_pack", train_pack)
     assert len(run(it)[0]) == 3
 
 
@@ -419,15 +421,16 @@ def test_a_file_where_results_should_be_is_told_as_such():
 def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train, calls = scaling.training.train.train, []
+    train_pack, calls = scaling.training.train.train_pack, []
 
-    def out_of_memory(config, **options):
+    def out_of_memory(runs, **options):
+        (config,) = runs
         calls.append(config.seed)
         if config.seed == 0 or calls.count(1) == 1:
             raise MemoryError("no room")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", out_of_memory)
+    monkeypatch.setattr(scaling.training.train, "train_pack", out_of_memory)
     runs, _ = run(sweep(), retries=2)
     assert runs.set_index("seed").status.to_dict() == {0: "failed", 1: "ok"}
     assert (calls.count(0), calls.count(1)) == (3, 2)
@@ -437,14 +440,14 @@ def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
 def test_a_checkpoint_that_cannot_be_resumed_is_set_aside(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train = scaling.training.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def picky(config, *, folder, **options):
-        if (folder / "checkpoint.pt").exists():
+    def picky(runs, *, folders, **options):
+        if (folders[0] / "checkpoint.pt").exists():
             raise KeyError("a field of another version")
-        return train(config, folder=folder, **options)
+        return train_pack(runs, folders=folders, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train_pack", picky)
     it = sweep()
     folder = it.store.run_folder(it.spec.runs[0].run_id)
     folder.mkdir(parents=True)
@@ -474,9 +477,9 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_had_finished(monkeypatch: pyt
 def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train = scaling.training.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def stopped_half_way(config, *, should_stop, **options):
+    def stopped_half_way(runs, *, should_stop, **options):
         steps = []
 
         def stop() -> bool:
@@ -486,15 +489,15 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
                 time.sleep(0.25)
             return should_stop()
 
-        return train(config, should_stop=stop, **options)
+        return train_pack(runs, should_stop=stop, **options)
 
-    monkeypatch.setattr(scaling.training.train, "train", stopped_half_way)
+    monkeypatch.setattr(scaling.training.train, "train_pack", stopped_half_way)
     it = sweep()
     with pytest.raises(Stopped, match=r"small\.toml --workers 2 --no-packs --in-process"):
         run(it)
     assert table.read(it.folder).empty
     assert status(it.folder).interrupted == 1
-    monkeypatch.setattr(scaling.training.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train_pack", train_pack)
     assert len(run(sweep())[0]) == 2
 
 
@@ -677,9 +680,12 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     assert packing.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
     # and a worker does as the job says
     seen = []
-    monkeypatch.setattr(
-        "sweeps.execute._execute", lambda run, store, how, *_: seen.append(how.compile)
-    )
+
+    def look(runs, *, execution, **_):
+        seen.append(execution.compile)
+        raise MemoryError
+
+    monkeypatch.setattr("scaling.training.train.train_pack", look)
     for job in (Job((small,), 1.0, compile=True), Job((large,), 1.0)):
         execute(job, it.store, Execution(compile=True), lambda: False)
     assert seen == [True, False]
@@ -781,7 +787,7 @@ def test_packs_and_branches_give_the_table_of_runs_alone():
 def test_a_pack_that_raises_is_tried_run_by_run(monkeypatch: pytest.MonkeyPatch):
     import scaling.training.train
 
-    train, train_pack = scaling.training.train.train, scaling.training.train.train_pack
+    train_pack = scaling.training.train.train_pack
 
     def with_a_bug(runs, **options):
         if any(one.seed == 1 for one in runs):
@@ -789,11 +795,6 @@ def test_a_pack_that_raises_is_tried_run_by_run(monkeypatch: pytest.MonkeyPatch)
         return train_pack(runs, **options)
 
     monkeypatch.setattr(scaling.training.train, "train_pack", with_a_bug)
-    monkeypatch.setattr(
-        scaling.training.train,
-        "train",
-        lambda one, **o: with_a_bug([one]) if one.seed == 1 else train(one),
-    )
     text = PACKED + "seed = [0, 1, 2]\n"
     remember(sweep(text), FLAT)
     runs, _ = run(sweep(text), packs=True)

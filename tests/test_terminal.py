@@ -102,7 +102,7 @@ def test_errors_of_runs_are_escaped_in_status_and_in_the_progress(monkeypatch, c
     def fails(*_, **__):
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr(scaling.training.train, "train", fails)
+    monkeypatch.setattr(scaling.training.train, "train_pack", fails)
     monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.01)
     for console in (Console(file=sys.stdout), Console(file=sys.stdout, force_terminal=True)):
         spec().run(in_process=True, packs=False, retry_failed=True, console=console)
@@ -188,12 +188,12 @@ def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
         "import time, scaling.training.train, sweeps.display\n"
         "from sweeps import Sweep\n"
         "sweeps.display._FIRST_LINE_SECONDS = 0.05\n"
-        "train = scaling.training.train.train\n"
+        "train_pack = scaling.training.train.train_pack\n"
         "def slowly(*args, **options):\n"
         "    print(chr(252))\n"
         "    time.sleep(0.5)\n"
-        "    return train(*args, **options)\n"
-        "scaling.training.train.train = slowly\n"
+        "    return train_pack(*args, **options)\n"
+        "scaling.training.train.train_pack = slowly\n"
         "Sweep.from_toml('small.toml').run(in_process=True)\n"
     )
     done = in_ascii("-c", code, **environment)
