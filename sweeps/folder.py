@@ -1,7 +1,7 @@
 """A results folder and the folders of its runs: names, safe reading, and a run's attempts.
 
-The folder may come from somebody else. Run ids are single plain words, only regular files are read,
-and symbolic links in the folder are neither written through nor deleted through.
+The folder may come from somebody else. Run ids are single plain words, only regular files are
+read, and symbolic links in the folder are neither written through nor deleted through.
 
 :class:`sweeps.store.Store` adds results, the merged table and leases. Imports neither torch nor ray.
 """

@@ -1,4 +1,4 @@
-"""Locks that say who works on a sweep or a run. The kernel ends them with their process."""
+"""Locks that show which process works on a sweep or a run. They end with their process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from sweeps.errors import StoreError, writing
 
 
 def take(path: Path, said: Path | str, patience: float = 0.0) -> TextIO | None:
-    """The lock file, locked until it is closed; None where another process still holds it after
-    `patience` seconds. `said` names the file in messages. Raises StoreError where it cannot be
-    locked at all."""
+    """Return the lock file, locked until it is closed; None if another process keeps holding it.
+
+    Waits up to `patience` seconds for that process. `said` is the file as messages name it. Raises
+    StoreError if the file cannot be locked at all.
+    """
     deadline = time.monotonic() + patience
     while (lease := _try(path, said)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -48,7 +50,7 @@ def _try(path: Path, said: Path | str) -> TextIO | None:
 
 
 def locked(path: Path) -> bool:
-    """Whether some process holds the lock now. Checking takes a shared lock for a moment."""
+    """Return whether some process holds the lock now. Checking takes a shared lock briefly."""
     try:
         with files.open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -60,7 +62,7 @@ def locked(path: Path) -> bool:
 
 
 def holder(path: Path) -> tuple[int, str] | None:
-    """(pid, host) of the process that holds the lock now; None where none does."""
+    """Return (pid, host) of the process that holds the lock now; None if none does."""
     if not locked(path):
         return None
     try:

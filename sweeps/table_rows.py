@@ -44,7 +44,7 @@ class TableRow(Mapping[str, Any]):
         return self._cells
 
     def check(self) -> None:
-        """Raise StoreError for a cell of the wrong type, and for an 'ok' row without sizes or loss."""
+        """Raise StoreError for a cell of the wrong type, or an 'ok' row without sizes or loss."""
         if fault := fault_of(self.cells()):
             raise damaged(self._place, fault)
 
