@@ -579,7 +579,7 @@ def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     request = {"workers": 2, "threads": 1, "device": "cpu", "compile": False, "devices": 1}
-    request["items"] = [{"run": flatten(first), "most": 2}]
+    request["items"] = [{"run": flatten(first), "largest": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     measure._child()
     (found,) = json.loads(out.getvalue())
