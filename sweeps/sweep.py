@@ -18,7 +18,7 @@ from scaling.config import RunConfig
 from scaling.devices import launch
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import packing
 from sweeps.adaptive.growth import Growth
@@ -205,7 +205,9 @@ class Sweep:
             plan = self._plan(rows, on, packs)
         asked = packing.worth_compiling(runs, plan.costs, on) if on.compile else []
         if asked:
-            self._measure(on, [(run, n) for run, n in asked if shape(run) not in plan.costs.packs])
+            self._measure(
+                on, [(run, n) for run, n in asked if pack_key(run) not in plan.costs.packs]
+            )
             self._measure(on, asked, compiled=True)
             plan = self._plan(rows, on, packs)
         if compared := packing.worth_comparing(runs, plan.costs):

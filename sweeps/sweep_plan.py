@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scaling import schema, size
 from scaling.config import RunConfig
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import packing
 from sweeps.budget import flops
@@ -131,7 +131,7 @@ class Plan:
         gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAINS}
         found: dict[str, list[tuple[float, float]]] = {}
         for run_id, run in self.missing.items() if gains else ():
-            if (key := shape(run)) in gains:
+            if (key := pack_key(run)) in gains:
                 each = found.setdefault(run.precision, [])
                 each.append((self.seconds[run_id], self.costs.other[key]))
         lines = []

@@ -22,7 +22,7 @@ from scaling.cli import main
 from scaling.config import flatten, override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import Sweep, measure, packing
 from sweeps.budget import Budget
@@ -605,7 +605,9 @@ FLAT = {1: 1.0, 2: 1.1, 4: 1.2, 8: 3.0}  # steps of up to four runs take about a
 
 def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     many = sweep(PACKED + f"seed = {list(range(16))}\n")
-    costs = {workers: Costs(fit_speed([]), {shape(many.spec.runs[0]): FLAT}) for workers in (1, 2)}
+    costs = {
+        workers: Costs(fit_speed([]), {pack_key(many.spec.runs[0]): FLAT}) for workers in (1, 2)
+    }
     (job,) = packing.form(many.spec.runs, costs[1], 1)
     assert (len(job.runs), job.slots) == (16, 4)
     two = packing.form(many.spec.runs, costs[2], 2)
@@ -619,7 +621,7 @@ def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     (long,) = (job for job in jobs if mixed[-1] in job.runs)
     assert packing.makespan([job.seconds for job in jobs], 2) <= packing.makespan([long.seconds], 1)
     # Unmeasured, or measured not to pay: one at a time.
-    for known in ({}, {shape(mixed[0]): {1: 1.0, 2: 1.98}}):
+    for known in ({}, {pack_key(mixed[0]): {1: 1.0, 2: 1.98}}):
         slow = Costs(Speed(1.0, 0, 0), known)
         assert all(job.slots == 1 for job in packing.form(many.spec.runs, slow, 2))
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in many.spec.runs]
@@ -654,7 +656,7 @@ def test_children_compile_different_shapes_first_and_each_answer_finds_its_shape
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6, 8]\n"
     runs = sweep(shapes).spec.runs
     found = Machine(2, 1, compile=True).measure([(r, 1) for r in runs], compiled=True)
-    assert found == {shape(run): {1: run.model.d_model} for run in runs}
+    assert found == {pack_key(run): {1: run.model.d_model} for run in runs}
     assert [request["first"] for request in asked] == [0, 1]
 
 
@@ -667,7 +669,7 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     for run, seconds in ((small, {1: 0.6, 2: 0.9}), (large, {1: 1.0, 2: 1.06})):
         on.path(run, compiled=True).write_text(json.dumps(seconds))
     costs = costs_of(on, it.spec.runs, [])
-    assert costs.compiled == {shape(small)} and costs.step(small, 1) == 0.6
+    assert costs.compiled == {pack_key(small)} and costs.step(small, 1) == 0.6
     plan = it.plan(in_process=True, compile=True)
     assert {job.compile for job in plan.jobs if small in job.runs} == {True}
     assert {job.compile for job in plan.jobs if large in job.runs} == {False}
@@ -720,9 +722,9 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     assert asked == [(d, p, 1) for d in (6, 4) for p in ("float32", "bfloat16")]
     assert str(it.plan(in_process=True, measure=True)) == said and len(asked) == 4  # once
     costs = costs_of(on, it.spec.runs, [])
-    assert costs.other == {shape(small): 1.3, shape(large): 0.6}
+    assert costs.other == {pack_key(small): 1.3, pack_key(large): 0.6}
     # what is known of packs is what it was: of neither precision anything but what was measured of them
-    assert costs.packs == {shape(small): {1: 1.0, 2: 2.0}, shape(large): {1: 1.0, 2: 2.0}}
+    assert costs.packs == {pack_key(small): {1: 1.0, 2: 2.0}, pack_key(large): {1: 1.0, 2: 2.0}}
     slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
     assert not costs_of(on, slow.spec.runs, []).packs
     remember(slow, {1: 1.0, 2: 2.0})
@@ -761,8 +763,10 @@ def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
     # four trunks with branches are no more than five times the longest; one is one and a half
     assert asked(seeds) == [(first, 5)]
     assert asked(sweep(ladder).spec.runs) == [(first, 2)]
-    assert not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [shape(first)])
-    speed, alone = Speed(1.0, 0, 0), {shape(first): {1: 1.0}}  # measured for its speed
+    assert (
+        not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [pack_key(first)])
+    )
+    speed, alone = Speed(1.0, 0, 0), {pack_key(first): {1: 1.0}}  # measured for its speed
     assert packing.worth_measuring(seeds, Costs(speed, alone)) == [(first, 5)]
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in seeds]
     assert not asked(growing)

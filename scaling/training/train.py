@@ -1,8 +1,8 @@
 """Train runs: RunConfig -> row of the results table and learning curve.
 
-K runs of one shape are trained as one stacked model (a pack); a single run is K = 1 through the same
-code. Runs that only part later, as a ladder of horizons under one wsd schedule does, share a row of
-the stack until then: a trunk and its branches.
+Runs of the same model and batch size are trained as one stacked model, a pack; a single run is a
+pack of one, and goes through the same code. Runs that differ only late, such as a ladder of
+horizons under one wsd schedule, share a row of the stack until then: a trunk and its branches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scaling.devices.device import device_of
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import SHARED
-from scaling.training.result import GiveUp, Interrupted, Progress, Result
+from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.trainer import Trainer
 
 __all__ = ["GiveUp", "Interrupted", "Progress", "Result", "train", "train_pack"]
@@ -38,13 +38,17 @@ def train(
 ) -> Result:
     """Train `run` and measure it.
 
-    With a `folder`, a checkpoint is kept there and an existing one is resumed exactly: an interrupted
-    run ends with the numbers of an undisturbed one, bit for bit on the CPU. A loss that is no longer
-    finite, or explodes, ends the run with status 'diverged'. `should_stop` is asked after every
-    step; True writes the checkpoint and raises Interrupted. `give_up` is asked after every evaluation
-    but the last; a run that it names ends there with status 'stopped'. `texts` are the hashes that its
-    texts must have, by name (scaling.data.corpus.hashes). Raises ConfigError (CorpusError) for a run
-    that cannot be trained as asked.
+    Arguments:
+        folder: Holds the checkpoint. An existing one is resumed exactly: an interrupted run ends
+            with the numbers of an undisturbed one, bit for bit on the CPU.
+        on_progress: Called about twice a second, and after every evaluation.
+        should_stop: Called after every step; True writes the checkpoint and raises Interrupted.
+        give_up: Called after every evaluation but the last; a run that it names ends there, with
+            status 'stopped'.
+        texts: {name: hash} that the run's texts must have (scaling.data.corpus.hashes).
+
+    A loss that explodes or is no longer finite ends the run with status 'diverged'. Raises
+    ConfigError (or its subclass CorpusError) for a run that cannot be trained as asked.
     """
     (result,) = train_pack(
         [run],
@@ -70,21 +74,43 @@ def train_pack(
     give_up: GiveUp | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Train runs of one shape as one stacked model; the results, in the order of `runs`.
+    """Train several runs as one stacked model; the results are in the order of `runs`.
 
-    Each member has its own seed, data, learning rates, horizon and checkpoint, is measured at its own
-    steps, and leaves when it ends or diverges, without a trace on the others. At most `slots` (where
-    given) train at once; the others wait, in the order of `runs`, and take the places of those that
-    leave. Runs whose learning rates part late (scaling.training.pack_key.trunk) are trained once until
-    then.
+    Each member has its own seed, data, learning rates, horizon and checkpoint, and its own
+    evaluation steps. When it ends or diverges it leaves, without any effect on the others. At most
+    `slots` rows train at a time (by default all); other runs wait in order for a free slot. Steps
+    that runs have in common (scaling.training.pack_key.trunk) are trained once.
 
-    All this changes no number: on the CPU with one thread, uncompiled, a member ends as the run
-    trained alone does, bit for bit; elsewhere but for the order of floating-point sums. `on_result`
-    is called as each member ends. The `seconds` of a row are the member's share of the wall clock.
-    Raises ConfigError where the runs differ in one of :data:`SHARED`, else as :func:`train`.
+    None of this changes a number: on the CPU with one thread, uncompiled, each result is that of
+    the run trained alone, bit for bit; otherwise up to the order of floating-point sums. The
+    `seconds` of a row are the member's share of the wall clock. `on_result` is called as each
+    member ends; other arguments are those of :func:`train`.
+
+    Raises ConfigError if the runs differ in one of :data:`SHARED`, and as :func:`train` does.
     """
     if not runs:
         return []
+    _check_same_pack(runs)
+    execution = execution or Execution()
+    folders = folders or [None] * len(runs)
+    for run in runs:
+        size.allow(run.model.family)
+    device_of(execution.device, execution.devices // execution.nodes)
+    for run in runs:
+        launch.check(run, execution)
+    torch.set_num_threads(execution.threads)
+    entry = partial(
+        train_pack, runs, slots=slots, execution=execution, folders=folders, texts=texts
+    )
+    callbacks = Callbacks(
+        on_progress=on_progress, on_result=on_result, should_stop=should_stop, give_up=give_up
+    )
+    with launch.together(execution, entry) as ranks:
+        trainer = Trainer(runs, execution, folders, slots=slots, ranks=ranks, texts=texts)
+        return trainer.run_to_end(callbacks)
+
+
+def _check_same_pack(runs: Sequence[RunConfig]) -> None:
     first = flatten(runs[0])
     for run in runs[1:]:
         other = flatten(run)
@@ -92,19 +118,5 @@ def train_pack(
             if other[key] != first[key]:
                 raise ConfigError(
                     f"runs of one pack differ in {key} ({first[key]!r} in {runs[0].run_id}, "
-                    f"{other[key]!r} in {run.run_id}); train them apart."
+                    f"{other[key]!r} in {run.run_id}); train them separately."
                 )
-    for run in runs:
-        size.allow(run.model.family)
-    execution = execution or Execution()
-    folders = folders or [None] * len(runs)
-    device_of(execution.device, execution.devices // execution.nodes)
-    for run in runs:
-        launch.check(run, execution)
-    torch.set_num_threads(execution.threads)
-    again = partial(
-        train_pack, runs, slots=slots, execution=execution, folders=folders, texts=texts
-    )
-    with launch.together(execution, again) as ranks:
-        trainer = Trainer(runs, execution, folders, slots, ranks, texts)
-        return trainer.run_to_end(on_progress, on_result, should_stop, give_up)
