@@ -237,7 +237,7 @@ def _measured(
             dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
             for k in range(K)
         ]
-        return Trainer(runs, execution, [None] * K, None, ranks)
+        return Trainer(runs, execution, [None] * K, ranks=ranks)
 
     items = []
     for item in request["items"]:
@@ -297,7 +297,7 @@ def _step_seconds(trainer: Trainer) -> float:
     while len(tries) < 3 or spent < _MEASURE_SECONDS:
         start = time.perf_counter()
         trainer.steps(steps)
-        trainer.loss_sum_k.tolist()  # waits for a GPU
+        trainer.stack.loss_sum_k.tolist()  # waits for a GPU
         (took,) = trainer.ranks.agreed(time.perf_counter() - start)
         tries.append(took / steps)
         spent += took
