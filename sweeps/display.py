@@ -22,7 +22,6 @@ from scaling.units import clock, si
 from sweeps.budget import flops
 from sweeps.errors import StoreError, headline
 from sweeps.queue import Outcome, Queue
-from sweeps.result import Row
 from sweeps.store import Store
 
 _FIRST_LINE_SECONDS = 5.0
@@ -238,7 +237,7 @@ class Display:
             wait = min(_MAX_LINE_SECONDS, wait * 1.25)
 
 
-def _cells(runs: list[tuple[RunConfig, Row | None]]) -> list[str]:
+def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
     """Return the cells of a job under way: its runs, fraction done, least loss and throughput."""
     if not runs:
         return ["  ending"]

@@ -28,7 +28,7 @@ from scaling.files import check_inside, read_bytes, write_atomic
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, rungs, verdict
 from sweeps.errors import writing
-from sweeps.result import Row, from_json, is_run_id
+from sweeps.result import Point, Row, from_json, is_run_id
 from sweeps.store import Store
 
 
@@ -40,7 +40,7 @@ class Halving:
     eta: float
     """One arm in `eta` continues."""
 
-    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Row]]]) -> dict[str, str]:
+    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Point]]]) -> dict[str, str]:
         """Return {run_id: reason} of the arms that stop here, given each arm's curve so far.
 
         Arms of one pack reach a rung together, and each is compared with all of them. Raises
@@ -132,7 +132,7 @@ class Halving:
         write_atomic(path, json.dumps(values).encode())
 
 
-def _passed(run: RunConfig, curve: Iterable[Row]) -> dict[int, tuple[float, bool | None]]:
+def _passed(run: RunConfig, curve: Iterable[Point]) -> dict[int, tuple[float, bool | None]]:
     """Return {S: (L, None)} of the points of a curve that are at the run's rungs."""
     return {
         p["S"]: (p["L"], None)

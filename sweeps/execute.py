@@ -178,7 +178,9 @@ class _Attempt:
 
     def _end(self, run_id: str, status: str, error: str = "", L: float | None = None) -> None:
         now = time.monotonic()  # the spans of one worker must not overlap
-        outcome = Outcome(run_id, status, error, L, os.getpid(), self._last_end, now)
+        outcome = Outcome(
+            run_id, status, error, L, pid=os.getpid(), started=self._last_end, ended=now
+        )
         self._outcomes.append(outcome)
         self._open.pop(run_id, None)
         self._last_end = now

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from scaling import files
 from sweeps.errors import StoreError, why, writing
 from sweeps.merged import set_aside
 from sweeps.remote import join
-from sweeps.result import Row, from_json, is_run_id, to_json
+from sweeps.result import from_json, is_run_id, to_json
 
 
 class Folder:
@@ -158,7 +158,7 @@ class Folder:
             with files.open_to_append(path) as file:
                 file.write(f"{text.rstrip()}\n")
 
-    def report_progress(self, run_id: str, values: Row) -> None:
+    def report_progress(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Write how far a run is. Never fails: no result depends on it."""
         path = self.run_folder(run_id) / "progress.json"
         with contextlib.suppress(OSError):

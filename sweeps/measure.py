@@ -13,14 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import interpreter, size
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
-from scaling.devices import launch
 from scaling.execution import Execution
 from scaling.files import write_atomic
 from scaling.training.pack_key import pack_key
@@ -66,6 +65,7 @@ class Machine:
     workers: int
     threads: int
     device: str = "auto"
+    _: KW_ONLY
     compile: bool = False
     """Whether runs may be compiled, if that is faster."""
     devices: int = 1
@@ -218,6 +218,8 @@ def _child() -> None:
 def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
     """Return what :meth:`Machine.measure` asks for. Runs on each of several devices."""
     import torch
+
+    from scaling.devices import launch  # imports torch
 
     how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
     execution = Execution(**how)

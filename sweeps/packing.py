@@ -217,4 +217,4 @@ def _job(units: list[_Unit], costs: Costs) -> Job:
         if seconds < (1 - _MIN_SAVING) * best:
             best, slots = seconds, K
     seconds = best + sum(unit.tests for unit in units)
-    return Job(runs, seconds, slots, pack_key(runs[0]) in costs.compiled)
+    return Job(runs, seconds, slots, compile=pack_key(runs[0]) in costs.compiled)

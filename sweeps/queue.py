@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling import schema
 from scaling.config import RunConfig
@@ -37,6 +37,7 @@ class Job:
     """Estimated time on one worker, which orders the queue."""
     slots: int = 1
     """Number of runs that train at once; the others wait for a free place in the pack."""
+    _: KW_ONLY
     compile: bool = False
     """Whether to train with torch.compile."""
     halving: float | None = None
@@ -69,6 +70,7 @@ class Outcome:
     temporary."""
     error: str = ""
     L: float | None = None
+    _: KW_ONLY
     pid: int = 0
     started: float = 0.0
     ended: float = 0.0

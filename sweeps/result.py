@@ -53,7 +53,7 @@ def is_run_id(name: object) -> bool:
     return _PLAIN_WORD.fullmatch(name) is not None
 
 
-def dump(row: Row, curve: Iterable[Row], tests: Iterable[Row]) -> bytes:
+def dump(row: Row, curve: Iterable[Point], tests: Iterable[Point]) -> bytes:
     """Return a result as the bytes of result.json; nan and infinity become null."""
     values = {"format": FORMAT, "recipe": RECIPE, "row": dict(row)}
     values |= {"curve": list(curve), "tests": list(tests)}

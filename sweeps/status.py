@@ -35,7 +35,7 @@ class Status:
     """Number of runs of the spec, or of finished runs if no spec is known."""
     finished: dict[str, int]
     """{status: number of runs} for each of scaling.schema.STATUSES."""
-    running: dict[str, Row]
+    running: dict[str, dict[str, float]]
     """{run_id: its last progress report}."""
     missing: int
     """Number of runs that are neither finished nor running."""
@@ -119,7 +119,7 @@ def status(
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
-    running: dict[str, Row] = {r: store.progress(r) or {} for r in store.running(unfinished)}
+    running = {run_id: store.progress(run_id) or {} for run_id in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
     C = {run_id: flops(run) for run_id, run in runs.items()}
@@ -184,12 +184,12 @@ def _recorded_spec(store: Store) -> Spec | None:
         return None
 
 
-def _fraction_done(run: RunConfig, progress: Row) -> float:
+def _fraction_done(run: RunConfig, progress: dict[str, float]) -> float:
     return min(1.0, progress.get("D", 0) / run.D)
 
 
 def _seconds_to_go(
-    runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, Row]
+    runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, dict[str, float]]
 ) -> float | None:
     """Return the estimated seconds to go with the workers that run now; None without any."""
     if not running:

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from scaling import schema, table
 from scaling.config import RunConfig
-from scaling.devices import launch
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import pack_key
@@ -148,7 +147,7 @@ class Sweep:
         workers = check_workers(workers, execution, in_process, address)
         rows = self.store.rows()
         rows |= {run_id: found.row for run_id, found in self._reusable(reuse, rows).items()}
-        on = Machine(workers, threads, device, compile, devices, nodes)
+        on = Machine(workers, threads, device, compile=compile, devices=devices, nodes=nodes)
         plan = replace(self._plan(rows, on, packs), price=price)
         if not (measure and plan.missing):
             return plan
@@ -345,7 +344,7 @@ class Sweep:
             rows = self.store.rows()
             others = ", ".join(masked(str(other)) for other in reuse)
             say(console, f"{len(reused)} finished runs taken from {others}")
-        on = Machine(processes, threads, device, compile, devices, nodes)
+        on = Machine(processes, threads, device, compile=compile, devices=devices, nodes=nodes)
         self._decide(rows)
         plan = self._plan(rows, on, packs)
         self._say_messages(console)
@@ -570,6 +569,8 @@ class Sweep:
         for run in missing:
             try:
                 if execution.devices > 1:
+                    from scaling.devices import launch  # imports torch
+
                     launch.check(run, execution)
                 check_run(run, texts, checked)
             except ConfigError as error:

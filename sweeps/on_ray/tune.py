@@ -255,7 +255,8 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                     if joined or not starts_left:
                         raise StoreError(
                             "Ray's node died (see ray.log in the results folder); what was "
-                            "measured is kept. The same command resumes, with `--in-process` without Ray."
+                            "measured is kept. The same command resumes, with `--in-process` "
+                            "without Ray."
                         ) from None
                 finally:
                     if not joined:
