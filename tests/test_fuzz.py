@@ -64,13 +64,13 @@ IN_RUN = ("result.json", "config.json", "attempts.jsonl", "progress.json", "outp
 RUN = st.sampled_from([0, 1, 8, 9, 10, 11])
 FILES = st.one_of(
     pick(["runs.csv", "manifest.json", "curves.parquet", "tests.parquet", "lock",
-    "rounds/0001.json", "rungs/0a/@ID0.json"]),
+        "rounds/0001.json", "rungs/0a/@ID0.json"]),
     st.builds("runs/@ID{}/{}".format, RUN, pick(IN_RUN)),
     st.builds("runs/@ID{}/result.json".format, RUN),
 )  # fmt: skip
 FOLDERS = st.one_of(
     pick(["runs", "rounds", "rungs", "tensorboard", "tensorboard/@ID0", "figures", ".stop",
-    "report.html"]),
+        "report.html"]),
     st.builds("runs/@ID{}".format, RUN),
     st.builds("runs/{}".format, TEXTS.filter(lambda t: t and "/" not in t and "\0" not in t)),
 )  # fmt: skip
@@ -96,17 +96,17 @@ HURT = st.one_of(
     st.tuples(pick(["write"]), ANY, RAW | TEXTS),
     st.tuples(pick(["remove", "make_folder", "make_fifo"]), ANY),
     st.tuples(pick(["link"]), ANY, pick(["@OUT", "@OUT/keep.txt", "@OUT/folder", "@OUT/none",
-    "../../evil.py", "/dev/zero", ".", "link"])),
+        "../../evil.py", "/dev/zero", ".", "link"])),
     st.tuples(pick(["lead_out"]), ANY, pick(["@OUT/moved", "../moved"])),
     st.tuples(pick(["swap"]), ANY, ANY),
     st.tuples(pick(["mode"]), ANY, pick([0, 0o400, 0o777])),
     st.tuples(pick(["set_json"]), JSONS, WAY, VALUES),
     st.tuples(pick(["set_row"]), st.integers(0, 20), COLUMNS, TEXTS),
     st.tuples(pick(["add_line"]), pick(["runs.csv", "runs/@ID0/attempts.jsonl",
-    "runs/@ID0/output.log"]), st.integers(0, 20), TEXTS),
+        "runs/@ID0/output.log"]), st.integers(0, 20), TEXTS),
     st.tuples(pick(["set_points"]), pick(["curves.parquet", "tests.parquet"]),
-    pick(["run_id", "S", "L", "D", "corpus"]), VALUES.filter(lambda v: not isinstance(v,
-    list | dict) and v != 10**400)),
+        pick(["run_id", "S", "L", "D", "corpus"]), VALUES.filter(lambda v: not isinstance(v,
+            list | dict) and v != 10**400)),
 )  # fmt: skip
 OFTEN = st.one_of(
     st.tuples(pick(["set_json"]), JSONS, WAY, VALUES),
@@ -125,9 +125,9 @@ DAMAGES = st.builds(
 
 OTHER_MANIFEST = st.builds(
     lambda spec, changes: ("write", "manifest.json", json.dumps({"name": "x", "spec": spec,
-    "changes": changes})),
+        "changes": changes})),
     st.deferred(lambda: SPECS), st.dictionaries(pick(["name", "model.family", "seed", "scale", ""]),
-    VALUES, max_size=2),
+        VALUES, max_size=2),
 )  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def cheap(world: World, spec: str) -> bool:
     small = all(
         run.S <= 16 and run.batch_tokens <= 64 and run.eval.test_tokens <= 256
         and (run.model.n_layer * run.model.n_repeat * run.model.d_model * max(run.model.d_model,
-        run.model.d_ff or 0)) < 4096
+            run.model.d_ff or 0)) < 4096
         and run.model.n_ctx <= 64 and run.data.tokenizer == "bytes" and run.eval.points < 99
         for run in runs
     )  # fmt: skip
@@ -225,20 +225,20 @@ def cheap(world: World, spec: str) -> bool:
 
 OPTION = {
     "filter": pick(["D<100", "model.n_layer=1", "seed!=0", "N", "x=1", "D<nan", "lr='a'", "tag=''",
-    "L<1"]) | TEXTS,
+        "L<1"]) | TEXTS,
     "tag": TEXTS, "scale": pick(["gpu", "x", ""]), "flops": None,
     "level": pick(["0.9", "0.5", "0", "1", "2", "nan"]),
     "set": pick(["seed=3", "model.family=evil.py:X", "model.family=@OUT/evil.py:X", "name=../x",
-    "name=", "tokens=1e400", "x=1", "data.corpus=/dev/zero", "data.corpus=@OUT",
-    "tokens=nan"]) | TEXTS,
+        "name=", "tokens=1e400", "x=1", "data.corpus=/dev/zero", "data.corpus=@OUT",
+        "tokens=nan"]) | TEXTS,
     "budget-flops": NUMBERS.map(str), "budget-hours": pick(["0", "nan", "1"]),
     "price": NUMBERS.map(str),
     "where": pick(["D > 64", "L < 0", "N.", "1", "D == D.max()", "@x", "run_id.str.len() > 3",
-    "N if D else L", "__import__('os')", "N/0", ""]) | TEXTS,
+        "N if D else L", "__import__('os')", "N/0", ""]) | TEXTS,
     "map": pick(["params=N,tokens=D,loss=L", "loss=L", "N=D,D=N", "log(loss)=L",
-    "1e6*params=N,tokens=D,loss=L", "=", "a=b", "N=N"]) | TEXTS,
+        "1e6*params=N,tokens=D,loss=L", "=", "a=b", "N=N"]) | TEXTS,
     "law": pick(["chinchilla", "kaplan_ND", "power_N", "floor_D", "broken_C", "power_status",
-    "bottleneck", "none", ""]),
+        "bottleneck", "none", ""]),
 }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ LOOK = st.one_of(
     words("status", IN_SWEEP, filter=OPTION["filter"], tag=OPTION["tag"]),
     words("watch", IN_SWEEP), words("cancel", IN_SWEEP, now=True),
     words("logs", IN_SWEEP, pick(["@ID0", "@ID9",
-    "@ID11"]) | TEXTS.filter(lambda t: not t.startswith("-"))),
+        "@ID11"]) | TEXTS.filter(lambda t: not t.startswith("-"))),
     words("clean", IN_SWEEP), words("clean", IN_SWEEP, dry_run=True),
 )  # fmt: skip
 if importlib.util.find_spec("tensorboard"):
@@ -272,11 +272,11 @@ OURS = ("run_id", "status", "N", "D", "C", "B", "S", "L")
 THEIRS = {
     OURS: "", ("N", "D", "L"): "", ("params", "tokens", "loss"): "params=N,tokens=D,loss=L",
     ("Name", "ID", "State", "n_params", "train/tokens",
-    "val/loss"): "n_params=N,train/tokens=D,val/loss=L",
+        "val/loss"): "n_params=N,train/tokens=D,val/loss=L",
     ("run_id", "S", "N", "D", "C", "L"): "", ("Step", "a - val/loss", "b - val/loss",
-    "b - val/loss__MIN"): "",
+        "b - val/loss__MIN"): "",
     ("n_layers", "d_model", "batch", "seq_len", "max_steps",
-    "val_loss"): "1e3*d_model=N,batch*seq_len*max_steps=D,val_loss=L",
+        "val_loss"): "1e3*d_model=N,batch*seq_len*max_steps=D,val_loss=L",
     ("L", "L", "N"): "", (): "",
 }  # fmt: skip
 """{columns of a table: the --map that makes them ours}"""
@@ -348,23 +348,23 @@ SIZES = pick(["1e12", "1e6", "1e-300", "1e308", "0", "-1", "nan", "inf", "1e400"
 LEVEL, MAP, LAW, WHERE = (OPTION[name] for name in ("level", "map", "law", "where"))
 ANALYSE = st.one_of(
     words("fit", "@T", law=LAW, map=MAP, where=WHERE, level=LEVEL, bootstrap=BOOT,
-    json=True, latex=True,
+        json=True, latex=True,
           objective=pick(["huber", "ls", "lad"]), on=pick(["log", "raw"]),
           intervals=pick(["bootstrap", "residual", "wild", "delta"]),
           delta=SIZES, cluster=COLUMNS, seed=pick(["0", "-1", "99999999999999"])),
     words("frontier", "@T", pick([f"--bootstrap={n}" for n in (0, 3)]), map=MAP,
-    level=LEVEL, json=True,
+        level=LEVEL, json=True,
           method=pick(["envelope", "isoflop", "akima", "parametric", "kaplan"]), law=LAW,
           tolerance=SIZES, latex=True,
           params=pick(["N_total", "N_kaplan", "N_head", "d_model", "x"]),
           flops=pick(["6 N_total D", "C_kaplan", "C_matmul", "6 x D", "x"])),
     words("plan", "@T", st.builds("--{}={}".format, pick(["flops", "params", "tokens", "loss"]),
-    SIZES), map=MAP, level=LEVEL, json=True,
+        SIZES), map=MAP, level=LEVEL, json=True,
           law=LAW, inference_tokens=SIZES, unique_tokens=SIZES, gpus=SIZES, hours=SIZES, mfu=SIZES),
     words("validate", "@T", "--bootstrap=3", map=MAP, law=LAW, by=COLUMNS, level=LEVEL, where=WHERE,
-    json=True, against=LAW),
+        json=True, against=LAW),
     words("design", "@T", "--bootstrap=3", pick(["--budget=1e12", "--budget=1e-300", "--budget=nan",
-    "--budget=1e20"]), map=MAP, law=LAW,
+        "--budget=1e20"]), map=MAP, law=LAW,
           target=pick(["a", "alpha", "L@1e18", "N@nan", "N@-1", "L@", "x"]), out=pick(["new.toml"]),
           noise=SIZES, level=LEVEL, json=True,
           most_runs=pick(["0", "1", "5"])),
@@ -450,41 +450,42 @@ KNOWN = {
     "an id leads up": Case(("clean", IN_SWEEP), (("set_row", 0, "run_id", "../../../../out"),)),
     "no id": Case(("clean", IN_SWEEP), (("set_row", 0, "run_id", ""),)),
     "an empty row": Case(("clean", IN_SWEEP), (("add_line", "runs.csv", 3,
-    "," * (len(COLUMNS_OF_RUNS) - 1)),)),
+        "," * (len(COLUMNS_OF_RUNS) - 1)),)),
     "a run that is a link": Case(("clean", IN_SWEEP), (("lead_out", "runs/@ID1", "@OUT/moved"),)),
     "a lock that is a link": Case(("clean", IN_SWEEP), (("link", "lock", "@OUT/keep.txt"),)),
     "a strange folder as a run": Case(("status", IN_SWEEP), (("link", "runs/x", "@OUT/folder"),)),
     "a run trained elsewhere": Case(("sweep", "spec.toml", "--in-process"),
-    (("lead_out", "runs/@ID10", "@OUT/moved"),)),
+        (("lead_out", "runs/@ID10", "@OUT/moved"),)),
     "code in a manifest": Case(("status", IN_SWEEP), (("write", "manifest.json", MANIFEST),)),
     "code to be cleaned": Case(("clean", IN_SWEEP, "--dry-run"),
-    (("write", "manifest.json", MANIFEST),)),
+        (("write", "manifest.json", MANIFEST),)),
     "code elsewhere": Case(("sweep", "spec.toml", "--dry-run"), (),
-    {"spec.toml": SPEC.replace("model.n_layer", "model.family = '@OUT/evil.py:X'\nmodel.n_layer")}),
+        {"spec.toml": SPEC.replace("model.n_layer",
+            "model.family = '@OUT/evil.py:X'\nmodel.n_layer")}),
     "a pipe": Case(("status", IN_SWEEP), (("remove", "runs.csv"), ("make_fifo",
-    "runs/@ID1/result.json"))),
+        "runs/@ID1/result.json"))),
     "an endless file": Case(("logs", IN_SWEEP, "@ID0"), (("link", "manifest.json", "/dev/zero"),)),
     "N is a word": Case(("sweep", "spec.toml", "--in-process"),
-    (("remove", "runs.csv"), ("set_json", "runs/@ID0/result.json", ("row", "N"), "abc"))),
+        (("remove", "runs.csv"), ("set_json", "runs/@ID0/result.json", ("row", "N"), "abc"))),
     "seed is huge": Case(("sweep", "spec.toml", "--in-process"),
-    (("remove", "runs.csv"), ("set_json", "runs/@ID0/result.json", ("row", "seed"), 1e30))),
+        (("remove", "runs.csv"), ("set_json", "runs/@ID0/result.json", ("row", "seed"), 1e30))),
     "a deep result": Case(("sweep", "spec.toml", "--in-process"),
-    (("remove", "runs.csv"), ("write", "runs/@ID0/result.json", b"[" * 100_000))),
+        (("remove", "runs.csv"), ("write", "runs/@ID0/result.json", b"[" * 100_000))),
     "infinity in a table": Case(("status", IN_SWEEP), (("set_row", 0, "N", "inf"),)),
     "a list as config": Case(("logs", IN_SWEEP, "@ID10"),
-    (("write", "runs/@ID10/config.json", b"[]"),)),
+        (("write", "runs/@ID10/config.json", b"[]"),)),
     "curves without ids": Case(("frontier", IN_SWEEP, "--bootstrap=0"),
-    (("set_points", "curves.parquet", "run_id", "@DELETE"),)),
+        (("set_points", "curves.parquet", "run_id", "@DELETE"),)),
     "a level that is none": Case(("plan", IN_SWEEP, "--flops=1e9", "--level=nan")),
     "a line of another length": Case(("fit", "t.csv"), (), {"t.csv": "N,D,L\n1,2,3\n1,2,3,4\n"}),
     "a tag of two lines": Case(("status", IN_SWEEP, "--tag=a\nb")),
     "a deep spec": Case(("sweep", "spec.toml", "--dry-run"), (),
-    {"spec.toml": SPEC.replace('"tiny"', "[" * 5000)}),
+        {"spec.toml": SPEC.replace('"tiny"', "[" * 5000)}),
     "a scale that is a list": Case(("status", IN_SWEEP),
-    (("write", "manifest.json", json.dumps({"spec": SPEC, "changes": {"scale": []}})),)),
+        (("write", "manifest.json", json.dumps({"spec": SPEC, "changes": {"scale": []}})),)),
     "a size by name": Case(("validate", IN_SWEEP, "--bootstrap=3", "--by=run_id")),
     "ids that are lists": Case(("fit", "t.jsonl"), (),
-    {"t.jsonl": '{"run_id": [], "N": 1e3, "D": 1e5, "L": 4.5}\n'}),
+        {"t.jsonl": '{"run_id": [], "N": 1e3, "D": 1e5, "L": 4.5}\n'}),
     "a report of few sizes": Case(("report", IN_SWEEP)),
     "no intervals": Case(("frontier", IN_SWEEP, "--bootstrap=0")),
 }  # fmt: skip
