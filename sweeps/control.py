@@ -82,7 +82,7 @@ def logs(folder: str | Path, run: str) -> str:
     except FileNotFoundError:
         text = ""
     except OSError as error:
-        raise StoreError(f"{store.said(path)} cannot be read: {why(error)}") from None
+        raise StoreError(f"{store.shown(path)} cannot be read: {why(error)}") from None
     return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 
@@ -97,7 +97,7 @@ def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
     some = ", ".join(shown) + (", ..." if len(candidates) > _MAX_CANDIDATES else "")
     what = f"matches {len(found)} runs: {some}" if found else "matches no run"
     known = "" if found or not tags else f"; there are {some}"
-    where = store.said(store.folder)
+    where = store.shown(store.folder)
     raise StoreError(f"{run!r} {what} in {where}{known}. Give the beginning of one run's id.")
 
 
@@ -112,7 +112,7 @@ def cancel(
     """
     store = Store(folder)
     status(folder)
-    driver, where = store.driver(), store.said(store.folder)
+    driver, where = store.driver(), store.shown(store.folder)
     if driver is None:
         raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
     pid, host = driver

@@ -77,7 +77,7 @@ class Halving:
         StoreError.
         """
         there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
-        with writing(self.store.said(self.store.folder / "rungs")):
+        with writing(self.store.shown(self.store.folder / "rungs")):
             for run_id in there.keys() - runs.keys():  # no arm is to be compared with these
                 self.store.remove([there[run_id]])
         open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
@@ -89,7 +89,7 @@ class Halving:
         ]
         for result in self.store.results(lacking) if lacking else ():
             run, status = runs[result.row["run_id"]], result.row["status"]
-            with writing(self.store.said(self._path(run))):
+            with writing(self.store.shown(self._path(run))):
                 self._save(run, Arm(_passed(run, result.curve), status))
 
     # ---------------------------------------------------------------- records

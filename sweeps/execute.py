@@ -79,7 +79,7 @@ class _Attempt:
 
     def _hold(self, run: RunConfig, held: contextlib.ExitStack) -> None:
         """Make a run's folder and take its lease until `held` closes."""
-        held.enter_context(writing(self._store.said(self._store.run_folder(run.run_id))))
+        held.enter_context(writing(self._store.shown(self._store.run_folder(run.run_id))))
         self._store.begin(run)
         if not held.enter_context(self._store.lease(run.run_id, patience=LEASE_PATIENCE)):
             self._end(run.run_id, "busy")
@@ -96,7 +96,7 @@ class _Attempt:
 
     def _log(self, run_id: str) -> TextIO:
         path = self._store.run_folder(run_id) / "output.log"
-        with writing(self._store.said(path)):
+        with writing(self._store.shown(path)):
             return open_to_append(path)
 
     def _train(self, log: TextIO) -> None:

@@ -53,7 +53,7 @@ class Folder:
             return []
         except OSError as error:
             raise StoreError(
-                f"{self.said(self.folder / 'runs')} cannot be read: {why(error)}"
+                f"{self.shown(self.folder / 'runs')} cannot be read: {why(error)}"
             ) from None
         return sorted(name for name, is_folder in found if is_folder and is_run_id(name))
 
@@ -62,7 +62,7 @@ class Folder:
         paths = (self.folder / "rounds").glob("*.json")
         return sorted((p for p in paths if is_round(p.name)), key=lambda path: int(path.stem))
 
-    def said(self, path: Path) -> Path | str:
+    def shown(self, path: Path) -> Path | str:
         """Return a path in this folder as messages name it: below the folder as it was given."""
         inner = path.relative_to(self.folder)
         if isinstance(self._given, Path):
@@ -86,7 +86,7 @@ class Folder:
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
         """As :func:`sweeps.errors.writing`, for a path that must not lead through a link."""
-        with writing(self.said(path)):
+        with writing(self.shown(path)):
             files.check_inside(path, self.folder)
             yield
 
@@ -99,13 +99,13 @@ class Folder:
         """Set a damaged file aside and tell the user, with what follows from it."""
         aside = self.set_aside(path)
         self.say(
-            f"{self.said(path)} is damaged ({error}); it was kept as {aside.name}, {consequence}"
+            f"{self.shown(path)} is damaged ({error}); it was kept as {aside.name}, {consequence}"
         )
 
     def newer_format(self, path: Path, error: Exception) -> StoreError:
         """Return the error for a file of a newer version of this package."""
         return StoreError(
-            f"{self.said(path)} was written by a newer version ({error}). Update the package, or "
+            f"{self.shown(path)} was written by a newer version ({error}). Update the package, or "
             "use another results folder."
         )
 

@@ -16,20 +16,20 @@ from scaling import files
 from sweeps.errors import StoreError, writing
 
 
-def take(path: Path, said: Path | str, patience: float = 0.0) -> TextIO | None:
+def take(path: Path, shown: Path | str, patience: float = 0.0) -> TextIO | None:
     """Return the lock file, locked until it is closed; None if another process keeps holding it.
 
-    Waits up to `patience` seconds for that process. `said` is the file as messages name it. Raises
+    Waits up to `patience` seconds for that process. `shown` is the file as messages name it. Raises
     StoreError if the file cannot be locked at all.
     """
     deadline = time.monotonic() + patience
-    while (lease := _try(path, said)) is None and time.monotonic() < deadline:
+    while (lease := _try(path, shown)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return lease
 
 
-def _try(path: Path, said: Path | str) -> TextIO | None:
-    with writing(said):
+def _try(path: Path, shown: Path | str) -> TextIO | None:
+    with writing(shown):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = files.open_to_append(path)
     try:
@@ -39,7 +39,7 @@ def _try(path: Path, said: Path | str) -> TextIO | None:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return None
         raise StoreError(
-            f"{said} cannot be locked ({error.strerror}); keep results on a file system that "
+            f"{shown} cannot be locked ({error.strerror}); keep results on a file system that "
             "supports flock."
         ) from None
     with contextlib.suppress(OSError):

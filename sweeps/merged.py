@@ -44,10 +44,10 @@ ReadResult = Callable[[str], Finished | None]
 class MergedTable:
     """The table of a results folder."""
 
-    def __init__(self, folder: Path, said: Callable[[Path], Path | str]) -> None:
-        """`said` returns a path as messages name it."""
+    def __init__(self, folder: Path, shown: Callable[[Path], Path | str]) -> None:
+        """`shown` returns a path as messages name it."""
         self._folder = folder
-        self._said = said
+        self._shown = shown
         self._read: tuple[Stamp, Mapping[str, TableRow]] | None = None
         """The rows as they were last read."""
 
@@ -63,7 +63,7 @@ class MergedTable:
         try:
             stamp = _stamp(path)
         except OSError as error:
-            raise StoreError(f"{self._said(path)} cannot be read: {why(error)}") from None
+            raise StoreError(f"{self._shown(path)} cannot be read: {why(error)}") from None
         if stamp is None:
             return {}
         if self._read is None or self._read[0] != stamp:
@@ -75,7 +75,7 @@ class MergedTable:
         return self._read[1]
 
     def _parse(self, path: Path) -> dict[str, TableRow]:
-        where = str(self._said(path))
+        where = str(self._shown(path))
         try:
             text = files.decode(files.read_bytes(path))
         except OSError as error:
@@ -139,7 +139,7 @@ class MergedTable:
             return ""
         what = "row differs" if number == 1 else "rows differ"
         return (
-            f"{self._said(self._folder / 'runs.csv')}: {number} {what} from the result of its run "
+            f"{self._shown(self._folder / 'runs.csv')}: {number} {what} from the result of its run "
             f"({first}). The results in runs/ count, and the next sweep writes the table again "
             "from them; copy the table elsewhere before you edit it."
         )
@@ -249,7 +249,7 @@ class MergedTable:
             path = self._folder / name
             aside = set_aside(path)
             say(
-                f"{self._said(path)} is damaged ({_reason(error)}); kept as {aside.name}. It is "
+                f"{self._shown(path)} is damaged ({_reason(error)}); kept as {aside.name}. It is "
                 "written again from the runs in runs/."
             )
             return table.points(name)

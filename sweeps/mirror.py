@@ -40,7 +40,7 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
     if remote.odd:
         some = ", ".join(map(repr, remote.odd[:3])) + (", ..." if len(remote.odd) > 3 else "")
         local.say(
-            f"{local.said(local.folder)} has {len(remote.odd)} objects whose names are not plain "
+            f"{local.shown(local.folder)} has {len(remote.odd)} objects whose names are not plain "
             f"words ({some}); they are left alone."
         )
 
@@ -80,7 +80,7 @@ def _keep(local: Folder, run_id: str, data: bytes) -> bool:
     except NewerFormat as error:
         raise local.newer_format(path, error) from None
     except ValueError as error:
-        local.say(f"{local.said(path)} is damaged ({error}); the run will train again.")
+        local.say(f"{local.shown(path)} is damaged ({error}); the run will train again.")
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)

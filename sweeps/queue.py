@@ -147,7 +147,7 @@ class Queue:
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
             elif outcome.status == "busy":
-                folder = self.store.said(self.store.run_folder(run.run_id))
+                folder = self.store.shown(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
                     f"{folder} is held by another process, which did not release it within "
                     f"{LEASE_PATIENCE:.0f} s. End that process, or wait for it."

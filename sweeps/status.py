@@ -147,7 +147,7 @@ def status(
 
 def _check_sweep(store: Store) -> Path | str:
     """Return the name of a store's folder. Raises StoreError if the folder holds no sweep."""
-    where = store.said(store.folder)
+    where = store.shown(store.folder)
     if not any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json")):
         what = "holds no results" if store.folder.is_dir() else "is not there"
         raise StoreError(
@@ -180,7 +180,7 @@ def _recorded_spec(store: Store) -> Spec | None:
     try:
         return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes)
     except ConfigError as error:
-        store.messages.append(f"the spec in {store.said(store.folder / 'manifest.json')}: {error}")
+        store.messages.append(f"the spec in {store.shown(store.folder / 'manifest.json')}: {error}")
         return None
 
 

@@ -86,7 +86,7 @@ class Store(Folder):
         else:
             super().__init__(Path(given).absolute(), Path(given))
         self._pulled = -math.inf
-        self._table = MergedTable(self.folder, self.said)
+        self._table = MergedTable(self.folder, self.shown)
         self.stop_file = self.folder / ".stop"
         """Exists while a sweep is being stopped: workers write their checkpoints."""
 
@@ -132,7 +132,7 @@ class Store(Folder):
                 return None
             data = found
         except OSError as error:
-            raise StoreError(f"{self.said(path)} cannot be read: {why(error)}") from None
+            raise StoreError(f"{self.shown(path)} cannot be read: {why(error)}") from None
         try:
             return parse(data, run_id)
         except NewerFormat as error:
@@ -184,7 +184,7 @@ class Store(Folder):
             except StoreError:
                 raise
             except OSError as error:
-                raise StoreError(f"{self.said(path)} cannot be read: {why(error)}") from None
+                raise StoreError(f"{self.shown(path)} cannot be read: {why(error)}") from None
             except (
                 ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError
             ) as error:  # fmt: skip
@@ -273,7 +273,7 @@ class Store(Folder):
             if path.exists():
                 self.set_aside(path)
             if self.remote:
-                with writing(self.said(path)):
+                with writing(self.shown(path)):
                     self.remote.delete(f"results/{run_id}.json")
             self.note(run_id, "retry")
 
@@ -375,7 +375,7 @@ class Store(Folder):
         path = self.folder / "lock"
         with writing(self._given):
             self._check_links()
-        lease = leases.take(path, self.said(path), patience=_LOOK_SECONDS)
+        lease = leases.take(path, self.shown(path), patience=_LOOK_SECONDS)
         if lease is None:
             held = "another process"
             with contextlib.suppress(OSError, ValueError):
@@ -398,7 +398,7 @@ class Store(Folder):
         path = self.run_folder(run_id) / "lock"
         with self.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        lease = leases.take(path, self.said(path), patience)
+        lease = leases.take(path, self.shown(path), patience)
         try:
             yield lease is not None
         finally:

@@ -369,7 +369,7 @@ class Sweep:
         if extra and not self.spec.chosen:
             say(
                 console,
-                f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this spec; "
+                f"{len(extra)} finished runs in {self.store.shown(self.folder)} are not in this spec; "
                 "their rows stay in its table.",
             )
         return table.read(self.folder)
@@ -383,7 +383,7 @@ class Sweep:
             theirs = other.rows()
             if not theirs:
                 raise StoreError(
-                    f"{other.said(other.folder)} holds no finished runs to reuse; give a results folder."
+                    f"{other.shown(other.folder)} holds no finished runs to reuse; give a results folder."
                 )
             more = True
             while more:  # results may design further runs
@@ -598,7 +598,7 @@ class Sweep:
             was = row.get("corpus_hash")  # the table keeps its first digits
             if was and not text.files.hash.startswith(was):
                 raise StoreError(
-                    f"{self.store.said(self.folder)}: run {row['run_id']} was trained on another "
+                    f"{self.store.shown(self.folder)}: run {row['run_id']} was trained on another "
                     f"text: corpus {row['corpus']!r} ({row['tokenizer']}) had hash {was} and has "
                     f"{text.files.hash[: len(was)]} now. Losses would not compare; use another "
                     "folder with --results, or restore the text."
@@ -608,7 +608,7 @@ class Sweep:
                 was = noted.get(name) if name else None
                 if name and isinstance(was, str) and was != found[name]:
                     raise StoreError(
-                        f"{self.store.said(self.folder)}: run {row['run_id']} was tested on another "
+                        f"{self.store.shown(self.folder)}: run {row['run_id']} was tested on another "
                         f"text: corpus {other!r} of eval.others had hash {was[:16]} and has "
                         f"{found[name][:16]} now. Losses would not compare; use another folder with "
                         "--results, or restore the text."
@@ -623,9 +623,9 @@ class Sweep:
         share = f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%" if jobs > 1 else ""
         say(console, f"{', '.join(counts) or 'nothing finished'} in {clock(wall)}{share}")
         for outcome in [o for o in queue.outcomes if o.status == "failed"][:3]:
-            log = self.store.said(self.store.run_folder(outcome.run_id) / "output.log")
+            log = self.store.shown(self.store.run_folder(outcome.run_id) / "output.log")
             say(console, f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
-        say(console, f"table: {self.store.said(self.folder / 'runs.csv')}")
+        say(console, f"table: {self.store.shown(self.folder / 'runs.csv')}")
 
     def _say_messages(self, console: Console) -> None:
         for message in self.store.messages:

@@ -165,7 +165,7 @@ def test_names_that_are_not_plain_words_are_left_alone(tmp_path: Path, own_cache
     assert not (store.folder / "result.json").exists()
     assert not (store.folder / "runs" / "result.json").exists()
     (message,) = store.messages
-    assert "16 objects whose names are no plain words" in message and "\n" not in message
+    assert "16 objects whose names are not plain words" in message and "\n" not in message
     store.pull(at_once=True)
     assert len(store.messages) == 1  # told only once
 
@@ -444,5 +444,5 @@ def test_functions_on_a_uri_name_it_without_credentials(s3: str, here: Path):
         it.run(in_process=True, reuse=[folder])
     assert str(error.value).startswith(seen)
     store = Store(folder)
-    assert store.said(store.folder) == seen
-    assert store.said(store.folder / "runs.csv") == join(seen, "runs.csv")
+    assert store.shown(store.folder) == seen
+    assert store.shown(store.folder / "runs.csv") == join(seen, "runs.csv")

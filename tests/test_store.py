@@ -402,7 +402,7 @@ def test_a_store_on_a_uri_is_shared_by_machines(machine):
     assert [len(found.curve) for found in three.results()] == [2] * 4
     three.forget([run_number(0).run_id])
     assert len(machine("four").rows()) == 3
-    assert str(three.said(three.folder / "runs.csv")).startswith("memory://")
+    assert str(three.shown(three.folder / "runs.csv")).startswith("memory://")
 
 
 def test_results_that_did_not_reach_the_uri_are_written_there_later(
