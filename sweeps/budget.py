@@ -12,11 +12,6 @@ from scaling.errors import ConfigError
 from scaling.units import clock, si
 
 
-def flops(run: RunConfig) -> float:
-    """Training FLOPs of a run, C = 6 N D."""
-    return size.flops_per_token(run.model, run.data.vocab_size) * run.D
-
-
 @dataclass(kw_only=True)
 class SweepBudget:
     """Limits on FLOPs (6 N D) and on hours of wall clock.
@@ -44,7 +39,7 @@ class SweepBudget:
         """Whether these runs may start now. If so, they count as started, a resumed run once."""
         if self.hours is not None and time.monotonic() - self._start > 3600 * self.hours:
             return False
-        new = {run.run_id: flops(run) for run in runs}
+        new = {run.run_id: size.flops_of(run) for run in runs}
         if self.flops is not None and sum((self._started | new).values()) > self.flops:
             return False
         self._started |= new

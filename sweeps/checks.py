@@ -120,7 +120,7 @@ def _check_rows(
 
     recorded = store.manifest().get("corpus_hashes")
     recorded = recorded if isinstance(recorded, dict) else {}
-    where = store.said(store.folder)
+    where = store.shown(store.folder)
     cure = "Losses would not compare; use another folder with --results, or restore the text."
     for row in rows.values():
         if tuple(row.get(name) for name in _TEXT_FIELDS) != key:

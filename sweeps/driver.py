@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from scaling import schema
+from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.units import clock, si
-from sweeps.budget import SweepBudget, flops
+from sweeps.budget import SweepBudget
 from sweeps.checks import prepare
 from sweeps.display import Display, say
 from sweeps.early_stopping import Halving
@@ -128,7 +128,7 @@ class Driver:
         )
         for line in plan.precision_hints():
             self._say(line)
-        least = min(map(flops, plan.missing.values()))
+        least = min(map(size.flops_of, plan.missing.values()))
         if budget.flops is not None and least > budget.flops:
             raise ConfigError(
                 f"budget_flops={budget.flops:g} is less than the cheapest run takes, "
@@ -239,9 +239,9 @@ class Driver:
         self._say(line)
         failed = [outcome for outcome in queue.outcomes if outcome.status == "failed"]
         for outcome in failed[:_MOST_FAILURES]:
-            log = store.said(store.run_folder(outcome.run_id) / "output.log")
+            log = store.shown(store.run_folder(outcome.run_id) / "output.log")
             self._say(f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
-        self._say(f"table: {store.said(store.folder / 'runs.csv')}")
+        self._say(f"table: {store.shown(store.folder / 'runs.csv')}")
         for line in self._requested.growth(self._known).said if self._spec.searches else ():
             self._say(line)
 

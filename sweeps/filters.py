@@ -26,9 +26,9 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 _SIZES: dict[str, Callable[[RunConfig], float]] = {
-    "N": lambda run: size.parameters(run.model, run.data.vocab_size).N,
+    "N": lambda run: size.parameters_of(run).N,
     "D": lambda run: run.D,
-    "C": lambda run: size.flops_per_token(run.model, run.data.vocab_size) * run.D,
+    "C": size.flops_of,
     "B": lambda run: run.batch_tokens,
 }
 

@@ -31,7 +31,7 @@ def reusable_results(
         theirs = other.rows()
         if not theirs:
             raise StoreError(
-                f"{other.said(other.folder)} holds no finished runs to reuse; give a results "
+                f"{other.shown(other.folder)} holds no finished runs to reuse; give a results "
                 "folder."
             )
         more = True

@@ -163,7 +163,7 @@ def _section_runs(
         whole = _overridden(base, point)
         run = _run(_overridden(whole, changes) if changes else whole, where, section)
         if window:
-            ratios.append(run.D / size.parameters(run.model, run.data.vocab_size).N)
+            ratios.append(run.D / size.parameters_of(run).N)
             if not window[0] <= ratios[-1] <= window[1]:
                 continue
         runs.append(SpecRun(run, where, point, point["flops"] if has_budgets else None))
@@ -207,7 +207,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     D = _snapped(plain, spaced) if spaced else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
     run = _config(tuple(plain.items()), where)
-    N = size.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters_of(run).N
     if N >= _MOST:
         sizes = ", ".join(
             f"{section(key).removeprefix(where).strip(' :')}={as_text(value)}"

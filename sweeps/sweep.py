@@ -213,7 +213,7 @@ class Sweep:
         if extra and not self.spec.selection:
             say(
                 console,
-                f"{len(extra)} finished runs in {self.store.said(self.folder)} are not in this "
+                f"{len(extra)} finished runs in {self.store.shown(self.folder)} are not in this "
                 "spec; their rows stay in its table.",
             )
         return table.read(self.folder)

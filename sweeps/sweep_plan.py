@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import packing
-from sweeps.budget import flops
 from sweeps.costs import Costs, costs_of, typical
 from sweeps.measure import OTHER_PRECISION, Machine
 from sweeps.queue import Job
@@ -61,7 +60,7 @@ class SweepPlan:
     @property
     def flops(self) -> float:
         """Training FLOPs to spend, 6 N D."""
-        return sum(flops(run) for run in self.missing.values())
+        return sum(map(size.flops_of, self.missing.values()))
 
     @property
     def wall_seconds(self) -> float:
@@ -103,7 +102,7 @@ class SweepPlan:
         """A table of the missing runs, one line per size."""
         by_size: dict[int, list[RunConfig]] = {}
         for run in self.missing.values():
-            N = size.parameters(run.model, run.data.vocab_size).N
+            N = size.parameters_of(run).N
             by_size.setdefault(N, []).append(run)
         lines = [
             f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
@@ -116,7 +115,10 @@ class SweepPlan:
             model = models.pop() if len(models) == 1 else f"{len(models)} shapes"
             D = sorted({run.D for run in runs})
             span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
-            C, seconds = sum(map(flops, runs)), sum(self.seconds[run.run_id] for run in runs)
+            C, seconds = (
+                sum(map(size.flops_of, runs)),
+                sum(self.seconds[run.run_id] for run in runs),
+            )
             lines.append(
                 f"{si(N):>8}  {model:<22} {len(runs):>5}  {span:<15} {si(C):>8} {clock(seconds):>7}"
             )
@@ -144,7 +146,7 @@ class SweepPlan:
         gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAIN}
         found: dict[str, list[tuple[float, float]]] = {}
         for run_id, run in self.missing.items() if gains else ():
-            if (key := shape(run)) in gains:
+            if (key := pack_key(run)) in gains:
                 each = found.setdefault(run.precision, [])
                 each.append((self.seconds[run_id], self.costs.other[key]))
         lines = []
@@ -227,7 +229,9 @@ class Planner:
         if self.machine.compile:
             asked = packing.worth_compiling(runs, plan.costs, self.machine)
             if asked:
-                self._measure([(r, most) for r, most in asked if shape(r) not in plan.costs.packs])
+                self._measure(
+                    [(r, most) for r, most in asked if pack_key(r) not in plan.costs.packs]
+                )
                 self._measure(asked, compiled=True)
                 plan = self.plan(rows)
         if compared := packing.worth_comparing(runs, plan.costs):

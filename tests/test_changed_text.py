@@ -24,8 +24,8 @@ from scaling.config import DataConfig, RunConfig, override
 from scaling.data import corpus, sources
 from scaling.errors import ConfigError, TableError
 from scaling.execution import Execution
-from scaling.train import Interrupted, train
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train
 from sweeps import Sweep
 from sweeps.errors import StoreError
 

@@ -437,7 +437,7 @@ def test_arms_that_train_side_by_side_stop_at_the_same_rung(here: Path):
 
 def test_members_that_are_given_up_leave_no_trace_on_the_others(here: Path):
     """Side by side in a pack, and as the longest of a trunk with branches."""
-    from scaling.train import train_pack
+    from scaling.training.train import train_pack
 
     one = Spec.from_text(REAL).runs[0]
     ladder = {"optim.schedule": "wsd", "optim.warmup_tokens": 512}

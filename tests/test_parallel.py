@@ -24,8 +24,8 @@ from scaling.devices.device import device_of
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train, train_pack
 from sweeps import Sweep
 from sweeps.checks import prepare
 from sweeps.errors import StoreError
@@ -204,7 +204,7 @@ def test_what_a_rank_raises_is_raised(run, own_family, started):
     )
     own_family.write_text(code)
     run = override(run, {"model.family": f"{own_family}:Mean"})
-    with pytest.raises(MemoryError, match="does not fit: no more of it Give"):
+    with pytest.raises(MemoryError, match="does not fit into memory: no more of it Use"):
         train(run, execution=TWO)
     assert len(started) == 1 and ended(started, 0.1)
 
@@ -215,7 +215,7 @@ def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
         "from scaling.devices import launch\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
-        "from scaling.train import train\n"
+        "from scaling.training.train import train\n"
         "start = launch._Child.__init__\n"
         "def noted(child, request):\n"
         "    start(child, request)\n"
@@ -264,7 +264,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
-        ConfigError, match=r"devices=2, but this machine has 1 GPU; ask for as many"
+        ConfigError, match=r"devices=2, but this machine has 1 GPU; use at most that many"
     ):
         train(run, execution=Execution(devices=2))
     for devices, said in (
