@@ -148,7 +148,7 @@ def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = Non
         filter: Only the runs for which this holds, as for `scaling sweep`.
         tag: Only the runs of this tag.
     """
-    from sweeps.status import status as status_of
+    from sweeps.folder_status import status as status_of
 
     state = status_of(results, filters=filter, tag=tag)
     _print(state)
@@ -220,7 +220,7 @@ def export(
         again: Those as well that were handed over before.
     """
     from sweeps.export import export as export_to
-    from sweeps.status import status as status_of
+    from sweeps.folder_status import status as status_of
     from sweeps.store import Store
 
     status_of(results)  # says where this is no sweep

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.errors import BudgetSpent, Stopped, StoreError
 
 if TYPE_CHECKING:
+    from sweeps.folder_status import status
     from sweeps.options import SweepOptions
     from sweeps.sweep import Sweep
     from sweeps.sweep_plan import SweepPlan
@@ -27,12 +28,14 @@ __all__ = [
     "Sweep",
     "SweepOptions",
     "SweepPlan",
+    "status",
 ]
 
 _LAZY = {
     "Sweep": "sweeps.sweep",
     "SweepOptions": "sweeps.options",
     "SweepPlan": "sweeps.sweep_plan",
+    "status": "sweeps.folder_status",
 }
 """The module of each name that is imported on first use, so that this import stays light."""
 

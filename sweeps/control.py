@@ -19,7 +19,7 @@ from rich.text import Text
 from scaling.files import read_bytes
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
-from sweeps.status import Status, status
+from sweeps.folder_status import Status, status
 from sweeps.store import Store
 
 _MAX_WATCH_SECONDS = 300.0

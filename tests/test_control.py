@@ -20,9 +20,9 @@ from scaling.errors import ConfigError
 from sweeps import control
 from sweeps.errors import StoreError
 from sweeps.export import export, exporter
+from sweeps.folder_status import status
 from sweeps.result import failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -28,10 +28,10 @@ from sweeps.adaptive.halving import Arm, rungs, verdict
 from sweeps.adaptive.learning_rate import _rate
 from sweeps.early_stopping import Halving
 from sweeps.execute import execute
+from sweeps.folder_status import status
 from sweeps.queue import Job
 from sweeps.result import failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 LR = """

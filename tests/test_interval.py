@@ -25,8 +25,8 @@ from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
 from sweeps.errors import BudgetSpent, StoreError
+from sweeps.folder_status import status
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"

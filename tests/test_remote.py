@@ -30,9 +30,9 @@ from sweeps import Sweep
 from sweeps.control import cancel, logs
 from sweeps.errors import StoreError
 from sweeps.export import EXPORTERS
+from sweeps.folder_status import status
 from sweeps.remote import Remote, join, masked, shown, without_credentials
 from sweeps.result import dump, failed_row
-from sweeps.status import status
 from sweeps.store import Store
 
 S3 = "s3://key:SECRET@bucket/results?endpoint_override=127.0.0.1:9000&scheme=http"

@@ -27,7 +27,7 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
-from sweeps import Sweep, SweepOptions, measure, packing
+from sweeps import Sweep, SweepOptions, measure, packing, status
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
 from sweeps.driver import interruptible
@@ -38,7 +38,6 @@ from sweeps.measure import Machine
 from sweeps.queue import Job, Outcome, Queue
 from sweeps.result import Finished, failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -27,8 +27,8 @@ from sweeps.adaptive.learning_rate import _rate
 from sweeps.adaptive.sizes import shape_between, shape_beyond
 from sweeps.budget import SweepBudget
 from sweeps.errors import BudgetSpent
+from sweeps.folder_status import status
 from sweeps.spec import Spec
-from sweeps.status import status
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 LR = f"""
