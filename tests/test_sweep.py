@@ -1,4 +1,4 @@
-"""Sweeps trained in this process: what is planned, trained, kept, extended and refused."""
+"""Sweeps in this process: what they plan, train, keep, extend and refuse."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sweep(text: str = SMALL, results: str | None = None) -> Sweep:
 
 
 def run(it: Sweep, **options) -> tuple[pd.DataFrame, str]:
-    """Train here, each run alone where not asked otherwise."""
+    """Train in this process, each run alone by default."""
     out = io.StringIO()
     options = {"packs": False} | options
     runs = it.run(workers=2, in_process=True, console=Console(file=out), **options)
@@ -274,7 +274,7 @@ def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytes
         ("A worker died.\nthe node is running low on memory", "the node is running low on memory"),
     ],
 )
-def test_an_error_is_told_in_one_line_without_places(error: str, said: str):
+def test_an_error_is_one_line_without_folders(error: str, said: str):
     assert headline(error) == said
 
 
@@ -410,7 +410,7 @@ def test_threads_do_not_follow_the_workers():
     assert [s["threads"] for s in it.store.manifest()["sessions"]] == [1]
 
 
-def test_a_file_where_results_should_be_is_told_as_such():
+def test_a_file_in_place_of_the_results_folder_is_refused():
     Path("taken").write_text("")
     for act in (lambda it: it.plan(), run):
         with pytest.raises(StoreError) as error:
@@ -633,7 +633,7 @@ def test_a_measurement_that_fails_says_so_in_one_line(
 
 
 def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
-    """Fields that are none stay none on their way to the child."""
+    """Fields that are None stay None on their way to the child process."""
     import scaling.training.trainer
 
     text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
@@ -663,7 +663,7 @@ PACKED = BASE.replace("d_model = 8", "d_model = 12")  # a shape of these tests a
 
 
 def remember(it: Sweep, seconds: dict[int, float], workers: int = 1) -> None:
-    """As if packs of every shape of a sweep had been measured to take so long."""
+    """Pretend that packs of every architecture of a sweep were measured to take this long."""
     for one in it.spec.runs:
         path = Machine(workers, 1).path(one)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -793,7 +793,7 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     assert str(it.plan(in_process=True, measure=True)) == said and len(asked) == 4  # once
     costs = costs_of(on, it.spec.runs, [])
     assert costs.other == {pack_key(small): 1.3, pack_key(large): 0.6}
-    # what is known of packs is what it was: of neither precision anything but what was measured of them
+    # nothing else became known of packs, in either precision
     assert costs.packs == {pack_key(small): {1: 1.0, 2: 2.0}, pack_key(large): {1: 1.0, 2: 2.0}}
     slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
     assert not costs_of(on, slow.spec.runs, []).packs
@@ -802,7 +802,7 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     assert 'precision = "float32" would be faster for 2 runs' in said and "takes 0.77 of" in said
 
 
-def test_a_precision_that_cannot_be_had_stops_no_sweep(monkeypatch):
+def test_an_unavailable_precision_does_not_stop_a_sweep(monkeypatch):
     it = sweep(PACKED.replace("d_model = 12", "d_model = 10") + "seed = [0, 1]\n")
     remember(it, {1: 1.0, 2: 2.0})
     monkeypatch.setattr(packing, "_WORTH_COMPARING_SECONDS", 1.0)
@@ -912,7 +912,7 @@ def test_speed_recovers_prices_from_samples():
     assert min(one.step, one.layer, one.flop) > 0 and one.samples == 1
 
 
-def test_the_queue_hands_out_the_dearest_first_and_no_more_once_stopped(tmp_path: Path):
+def test_the_queue_hands_out_the_most_expensive_first_and_none_once_stopped(tmp_path: Path):
     runs = Spec.from_text(BASE + "seed = [0, 1, 2, 3]\n").runs
     queue = Queue(Store(tmp_path / "s"), retries=1)
     queue.add(Job((run,), seconds) for run, seconds in zip(runs, [3, 9, 1, 9], strict=True))
@@ -970,7 +970,7 @@ def test_a_run_that_another_process_holds_is_not_trained_twice(
 # ------------------------------------------------------------------ what a person sees
 
 
-def test_status_says_what_is_done_and_what_is_not():
+def test_status_shows_finished_and_missing_runs():
     it = sweep()
     run(it)
     run(sweep(BASE + "seed = [0, 1, 2]\n"))
@@ -1027,7 +1027,7 @@ def test_numbers_and_clocks_read_well():
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": True}, {"retries": -1}])
-def test_options_that_make_no_sense_are_refused(options):
+def test_invalid_options_are_refused(options):
     with pytest.raises(ConfigError):
         sweep().run(**({"in_process": True} | options))
 

@@ -1,6 +1,7 @@
-"""Sweeps on real Ray, disturbed: what is killed here was started here.
+"""Sweeps on real Ray whose processes are killed.
 
-Whatever happens, what has finished stays, the rest resumes, and the table ends the same.
+Finished runs stay, the rest resumes, and the table ends the same. Only processes that these tests
+started are killed.
 """
 
 from __future__ import annotations
