@@ -148,7 +148,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         text = text.replace("\r\n", "\n")
     begun: list[str] = []
     """Lines of a record whose quotes are not closed yet."""
-    for number, line in enumerate(text.split("\n"), 1):
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
         closes = '"' in line and line.count('"') % 2 == 1
         if begun or closes:
             begun.append(line)
@@ -158,7 +159,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         elif line:
             yield number, line
     if begun:
-        yield number - len(begun) + 1, "\n".join(begun)
+        yield len(lines) - len(begun) + 1, "\n".join(begun)
 
 
 def _integer(cell: str) -> int:
