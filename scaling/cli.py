@@ -21,6 +21,7 @@ from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
 from scaling.files import code_file
 from scaling.text import printable
+from sweeps.options import SweepOptions
 
 # ------------------------------------------------------------------ training
 
@@ -78,143 +79,65 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
 def sweep(
     spec: str,
     *,
+    options: SweepOptions,
     results: str | None = None,
     scale: str | None = None,
-    workers: int = 2,
-    threads: int = 1,
-    device: str = "auto",
-    devices: int = 1,
-    nodes: int = 1,
-    shard: bool = False,
-    retries: int = 2,
-    packs: bool = True,
-    compile: bool = False,
-    address: str | None = None,
     dry_run: bool = False,
     price: float | None = None,
-    in_process: bool = False,
-    retry_failed: bool = False,
-    reuse: tuple[str, ...] = (),
-    budget_flops: float | None = None,
-    budget_hours: float | None = None,
     set: tuple[str, ...] = (),
     filter: tuple[str, ...] = (),
     tag: str | None = None,
     allow_code: tuple[str, ...] = (),
-    export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
-    """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
+    """Train what is missing of a sweep, through Ray; call again to resume.
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
-        results: Folder in which the sweep's own results folder lies; ./results where not given.
-            A local one, or a URI such as s3://bucket/results. Leave credentials to the environment
-            (AWS_ACCESS_KEY_ID, ...): others on this machine can read command lines.
-        scale: One of the spec's scales, such as gpu; as it is where not given.
-        workers: Runs side by side.
-        threads: CPU threads of each; the same number gives the same bits.
-        device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
-        devices: Devices that train each run together: GPUs, or on a CPU processes.
-        nodes: Machines of a Ray cluster that these are on, as many on each.
-        shard: Share parameters, gradients and optimizer state among them (FSDP).
-        retries: How often a run whose worker died is tried again.
-        packs: Train runs of one shape together where that is measured to pay, and what runs have in
-            common once. Changes the time, not the numbers.
-        compile: Use torch.compile for shapes with minutes of training ahead, where measured to be faster.
-            Changes last digits.
-        address: Join a Ray cluster that runs already, from one of its machines: host:port, or auto.
-        dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
-        price: Dollars for an hour of this machine, for the dry run.
-        in_process: One run after another in this process, without Ray.
-        retry_failed: Train failed runs again.
-        reuse: A results folder whose finished runs need no training here; may be given more than once.
-        budget_flops: Begin no run that would take this call beyond so many FLOPs (6 N D).
-        budget_hours: Begin no run after so many hours. Where a budget leaves runs, the exit code
-            is 3 and the same command goes on.
-        set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
-            name=... renames the sweep and so its folder.
-        filter: Only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be given
-            more than once.
-        tag: Only the runs of this tag.
-        allow_code: Allow this Python file, from outside the spec's folder, to be run for a model family
-            or law that the spec names; may be given more than once.
-        export: Hand every run over as it finishes; `scaling export` does so later.
+        results: Folder for the sweep's own results folder; ./results by default. May be a URI such
+            as s3://bucket/results. Leave credentials to the environment (AWS_ACCESS_KEY_ID, ...):
+            other users of this machine can read command lines.
+        scale: One of the spec's scales, such as gpu; none by default.
+        dry_run: Print sizes, FLOPs and the estimated time, and train nothing.
+        price: Price of this machine in dollars per hour, for the dry run.
+        set: Change a field of every run, such as data.corpus=my.txt; may be repeated. name=...
+            renames the sweep and so its folder.
+        filter: Select the runs for which this holds, such as model.n_layer=2 or 'D<1e6'; may be
+            repeated.
+        tag: Select the runs with this tag.
+        allow_code: Allow this Python file, outside the spec's folder, to be run for a model family
+            or law that the spec names; may be repeated.
     """
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
 
     changes = _changes(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
-        spec, results, changes=changes, filters=filter, tag=tag,
-        width=_interval_width, design=_interval_runs, allow_code=allow_code, on_code=_say_code,
-    )  # fmt: skip
+        spec,
+        results,
+        changes=changes,
+        filters=filter,
+        tag=tag,
+        allow_code=allow_code,
+        on_code=_say_code,
+    )
     if dry_run:
-        how = {"workers": workers, "threads": threads, "in_process": in_process, "device": device}
-        how |= {"packs": packs, "compile": compile, "address": address}
-        how |= {"devices": devices, "nodes": nodes, "shard": shard}
-        _print(it.plan(**how, price=price, reuse=reuse, measure=True))
+        _print(it.plan(options, price=price, measure=True))
         return
     try:
-        runs = it.run(
-            workers=workers,
-            threads=threads,
-            device=device,
-            devices=devices,
-            nodes=nodes,
-            shard=shard,
-            retries=retries,
-            packs=packs,
-            compile=compile,
-            address=address,
-            in_process=in_process,
-            retry_failed=retry_failed,
-            reuse=reuse,
-            budget_flops=budget_flops,
-            budget_hours=budget_hours,
-            on_finish=_exporter(it.store, export) if export else None,
-        )
+        runs = it.run(options)
     except BudgetSpent as spent:
         _say(str(spent))
         raise SystemExit(3) from None
-    mine = it.designed().runs.keys()
-    failed = runs.run_id.isin(mine) & (runs.status == "failed")
+    ours = it.designed().runs.keys()
+    failed = runs.run_id.isin(ours) & (runs.status == "failed")
     if failed.any():
-        _say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
+        _say(f"{failed.sum()} of {len(ours)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
 
 
 def _say_code(file: Path) -> None:
     """Name a file of the user's own whose code is about to run."""
     _note(f"running code from {file}")
-
-
-def _interval_width(asked: Any, rows: list[Any]) -> float:
-    from analysis.planning.adaptive import interval_width
-
-    return interval_width(asked, rows)
-
-
-def _interval_runs(due: Any) -> Any:
-    from analysis.planning.adaptive import interval_runs
-
-    return interval_runs(due)
-
-
-def _exporter(store: Any, to: str) -> Any:
-    """An exporter whose trouble, say with a network, is told once and ends no sweep."""
-    from sweeps.export import exporter
-
-    send, told = exporter(store, to), []
-
-    def try_to_send(finished: Any) -> None:
-        try:
-            send(finished)
-        except Exception as error:
-            if not told:
-                _note(f"{to}: {error}; `scaling export` later hands over what is missing")
-            told.append(error)
-
-    return try_to_send
 
 
 def status(results: Path, *, filter: tuple[str, ...] = (), tag: str | None = None) -> None:
@@ -1106,6 +1029,8 @@ def _marked(name: str, key: str, hint: Any, tyro: Any) -> Any:
     hint = eval(hint) if isinstance(hint, str) else hint
     if key == "config":  # its fields need no prefix: --model.n-layer 6 --tokens 2e8
         return Annotated[hint, tyro.conf.arg(name="")]
+    if key == "options":
+        return tyro.conf.UseAppendAction[Annotated[hint, tyro.conf.arg(name="")]]
     if key in _POSITIONAL and not (key == "results" and name == "sweep"):
         return tyro.conf.Positional[hint]
     if hint == tuple[str, ...]:  # --set a=1 --set b=2

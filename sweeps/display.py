@@ -19,7 +19,6 @@ from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.text import printable
 from scaling.units import clock, si
-from sweeps.budget import flops
 from sweeps.errors import StoreError, headline
 from sweeps.queue import Outcome, Queue
 from sweeps.store import Store
@@ -154,7 +153,7 @@ class Display:
         """Return FLOPs done, FLOPs in total, seconds to go, and the counts in words."""
         for run_id, run in list(self._runs.items()):  # the runs of an adaptive sweep grow
             if run_id not in self._C:
-                self._C[run_id] = flops(run)
+                self._C[run_id] = size.flops_of(run)
         over = {outcome.run_id for outcome in finished}
         under_way = {r: part for r, part in self._fractions_done().items() if r not in over}
         missing = self._seconds.keys() - over

@@ -224,6 +224,7 @@ def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
     how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
     execution = Execution(**how)
     torch.set_num_threads(execution.threads)
+
     with launch.together(execution, partial(_answers, request)) as ranks:
         return _measured(request, execution, ranks)
 

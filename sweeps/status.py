@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import schema
+from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.units import clock, si
 from sweeps import own_sizes
 from sweeps.adaptive.growth import Growth
-from sweeps.budget import flops
 from sweeps.costs import fit_speed, samples_of
 from sweeps.display import eta
 from sweeps.errors import StoreError, headline
@@ -122,7 +121,7 @@ def status(
     running = {run_id: store.progress(run_id) or {} for run_id in store.running(unfinished)}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
-    C = {run_id: flops(run) for run_id, run in runs.items()}
+    C = {run_id: size.flops_of(run) for run_id, run in runs.items()}
     return Status(
         folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),

@@ -27,10 +27,10 @@ from scaling.execution import Execution
 from scaling.training.checkpoint import CHECKPOINT
 from scaling.training.train import Interrupted, train, train_pack
 from sweeps import Sweep
-from sweeps.budget import Budget
+from sweeps.checks import prepare
 from sweeps.errors import StoreError
 from sweeps.measure import Machine
-from sweeps.options import Call
+from sweeps.options import SweepOptions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -352,7 +352,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     with pytest.raises(
         ConfigError, match=r"run \w+: execution.devices=3 cannot share the 8 sequences"
     ):
-        it._prepare(it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
+        prepare("small", it.store, it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
     for ask in (it.plan, it.run):
         how = {"devices": 2, "nodes": 2}
         with pytest.raises(ConfigError, match=r"nodes=2, but in_process .* `torchrun --nnodes 2"):
@@ -373,8 +373,8 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     ):
         on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
-    two_nodes = dataclasses.replace(SHARDED, nodes=2)
-    words = it._command(Call(1, False, None, 2, True, two_nodes, Budget()))
+    two_nodes = SweepOptions(workers=1, device="cpu", devices=2, nodes=2, shard=True)
+    words = it.resume_command(two_nodes)
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,17 +27,16 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
-from sweeps import Sweep, measure, packing
-from sweeps.budget import Budget
+from sweeps import Sweep, SweepOptions, measure, packing
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
 from sweeps.driver import interruptible
 from sweeps.errors import Stopped, StoreError, headline
 from sweeps.execute import execute
+from sweeps.export import EXPORTERS
 from sweeps.measure import Machine
-from sweeps.options import Call
 from sweeps.queue import Job, Outcome, Queue
-from sweeps.result import failed_row
+from sweeps.result import Finished, failed_row
 from sweeps.spec import Spec
 from sweeps.status import status
 from sweeps.store import Store
@@ -131,7 +133,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(Call(2, False, None, 2, True, Execution(), Budget())).endswith(
+    assert it.resume_command(SweepOptions()).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
@@ -493,7 +495,7 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
 
     monkeypatch.setattr(scaling.training.train, "train_pack", stopped_half_way)
     it = sweep()
-    with pytest.raises(Stopped, match=r"small\.toml --workers 2 --no-packs --in-process"):
+    with pytest.raises(Stopped, match=r"small\.toml --no-packs --in-process"):
         run(it)
     assert table.read(it.folder).empty
     assert status(it.folder).interrupted == 1
@@ -521,6 +523,75 @@ def test_a_second_ctrl_c_stops_at_once_and_handlers_return():
         assert asked == [1]
         os.kill(os.getpid(), signal.SIGINT)
     assert asked == [1] and signal.getsignal(signal.SIGINT) is before
+
+
+# ------------------------------------------------------------------ options
+
+
+CHANGED = SweepOptions(
+    workers=3, threads=2, device="cpu", devices=4, nodes=2, shard=True, retries=5, packs=False,
+    compile=True, address="auto", in_process=True, retry_failed=True, reuse=("results/a", "b c"),
+    budget_flops=1.5e18, budget_hours=0.5, checkpoint_seconds=5.0, export="wandb",
+)  # fmt: skip
+
+
+def test_every_option_survives_in_the_resume_command(monkeypatch: pytest.MonkeyPatch):
+    for option in dataclasses.fields(SweepOptions):
+        assert getattr(CHANGED, option.name) != option.default
+    seen = []
+
+    def plan(it: Sweep, options: SweepOptions, **rest) -> str:
+        seen.append(options)
+        return it.resume_command(options)
+
+    monkeypatch.setattr(Sweep, "plan", plan)
+    sweep()
+    for options in (CHANGED, SweepOptions()):
+        command = shlex.split(Sweep.from_toml("small.toml", "else where").resume_command(options))
+        assert command[:2] == ["scaling", "sweep"]
+        main([*command[1:], "--dry-run"])
+        assert seen[-1] == options
+    assert command == ["scaling", "sweep", "small.toml", "--results", "else where"]
+
+
+def test_the_resume_command_holds_no_credentials():
+    options = SweepOptions(reuse=("s3://key:secret@bucket/results/small",))
+    it = Sweep.from_toml("quickstart")
+    assert it.resume_command(options) == (
+        "scaling sweep quickstart --reuse s3://bucket/results/small"
+    )
+
+
+def test_options_are_given_as_an_object_or_as_keywords():
+    it = sweep()
+    options = SweepOptions(in_process=True, packs=False)
+    assert len(it.plan(options).jobs) == len(it.plan(in_process=True, packs=False).jobs) == 2
+    assert it.plan(options, workers=2).workers == 1
+    assert SweepOptions(reuse=[Path("results/a")]).reuse == ("results/a",)  # type: ignore[arg-type]
+    for ask in (it.plan, it.run):
+        with pytest.raises(TypeError, match=r"no option 'worker'\. Did you mean 'workers'"):
+            ask(worker=2)
+        with pytest.raises(TypeError, match=r"options=2 must be SweepOptions"):
+            ask(2)
+    with pytest.raises(ConfigError, match="reuse='results/a' must be a list"):
+        it.plan(reuse="results/a")
+    assert not it.folder.exists()
+
+
+def test_runs_are_exported_as_they_finish(monkeypatch: pytest.MonkeyPatch):
+    sent, seen = [], []
+
+    def exporter(store: Store) -> Callable[[Finished], None]:
+        def send(finished: Finished) -> None:
+            sent.append(finished.row["run_id"])
+            raise ConnectionError("no network")
+
+        return send
+
+    monkeypatch.setitem(EXPORTERS, "wandb", exporter)
+    runs, out = run(sweep(), export="wandb", on_finish=seen.append)
+    assert len(runs) == len(seen) == 2 and set(sent) == set(runs.run_id)
+    assert out.count("export to wandb failed: no network") == 1
 
 
 # ------------------------------------------------------------------ plan and queue

@@ -210,7 +210,7 @@ def test_ctrl_c_stops_cleanly_and_a_second_driver_is_refused(project: Project, u
     assert time.monotonic() - begin < 10
     assert driver.returncode == 130 and err == ""
     (printed,) = (line.split("Resume with: ")[1] for line in out.splitlines() if "Resume" in line)
-    assert printed == "scaling sweep long.toml --workers 2 --results results --no-packs"
+    assert printed == "scaling sweep long.toml --results results --no-packs"
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert store.result(dear) is None and (store.run_folder(dear) / "checkpoint.pt").exists()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sweeps.adaptive.interval import Due, Interval
     from sweeps.result import Row
 
-DEFAULT_DESIGNER = "analysis.design"
+DEFAULT_DESIGNER = "analysis.planning.adaptive"
 """The module that designs runs unless :class:`sweeps.Sweep` is given another designer."""
 
 
