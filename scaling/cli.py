@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from scaling.config import FAMILIES, RunConfig
+from scaling.config import RunConfig
 from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
 from scaling.files import code_file
+from scaling.model_config import FAMILIES
 from scaling.text import printable
 from sweeps.options import SweepOptions
 

@@ -41,10 +41,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.config import FAMILIES, ModelConfig
 from scaling.count import Parameters
 from scaling.errors import ConfigError
 from scaling.files import code_file
+from scaling.model_config import FAMILIES, ModelConfig
 from scaling.models.output_loss import FUSED_LOGITS, FusedLoss, OutputLoss, output_loss
 
 _KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row

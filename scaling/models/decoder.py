@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scaling.config import ModelConfig
 from scaling.model import Model, family
+from scaling.model_config import ModelConfig
 from scaling.models.attention import attend
 
 _EPS = 1e-5  # of norms, as torch's layer_norm has it
@@ -22,7 +22,7 @@ _LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K
 @family
 class Decoder(Model):
     """Pre-norm decoder: GPT-2's (learned positions, LayerNorm, GELU, biases), or with any of the
-    options of :class:`scaling.config.ModelConfig`."""
+    options of :class:`scaling.model_config.ModelConfig`."""
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)

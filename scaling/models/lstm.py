@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scaling.config import ModelConfig
 from scaling.model import Model, family
+from scaling.model_config import ModelConfig
 
 
 @family
