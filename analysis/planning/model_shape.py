@@ -65,9 +65,13 @@ def shape(
             # At a depth that is given, the width alone meets N: heads are as wide as it takes.
             d = n_head * (head if n_layer is None else 2 * max(1, round(width / n_head / 2)))
             one = ModelConfig(
-                int(layers), d, n_head, None if widen is None else round(widen * d), model.n_ctx,
-                model.tied,
-            )  # fmt: skip
+                n_layer=int(layers),
+                d_model=d,
+                n_head=n_head,
+                d_ff=None if widen is None else round(widen * d),
+                n_ctx=model.n_ctx,
+                tied=model.tied,
+            )
             off = math.log(count_parameters(one, count, vocab_size) / N)
             odd = math.log(d / layers / aim) if n_layer is None else math.log(d / n_head / head)
             cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
