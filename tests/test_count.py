@@ -54,7 +54,7 @@ def test_counts_equal_the_built_model(shape, vocab_size):
 @settings(max_examples=20, deadline=None)
 @given(shapes)
 def test_matmul_flops_equal_torchs_counter(shape):
-    """torch counts written-out attention in full, but not the LSTM's kernel, which it does not know."""
+    """torch counts written-out attention in full, but not the LSTM's kernel."""
     forward = flops_per_token(shape, 100, "matmul") / 3
     if shape.family == "lstm":
         forward -= 2 * parameters(shape, 100).N_kaplan

@@ -162,8 +162,8 @@ def test_initial_loss_is_that_of_a_uniform_prediction():
 
 
 def test_other_models_have_the_properties_of_all_models(other):
-    """Stacks equal single models, loss and gradient equal autograd's, no token sees the future, shorter
-    sequences work, the first prediction is uniform, and every tensor learns."""
+    """Stacks equal single models, loss and gradient equal autograd's, no token sees the future,
+    shorter sequences work, the first prediction is uniform, and every tensor learns."""
     test_models_in_a_stack_equal_single_models(other)
     test_loss_and_gradient_equal_autograd(other)
     test_causality(other)
