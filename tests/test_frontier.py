@@ -11,7 +11,7 @@ from analysis.data_limits import data_rule
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import slices
-from analysis.frontiers.optimum import _argmin
+from analysis.frontiers.optimum import minimise_over_size
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison
 from analysis.tables.conventions import six
@@ -123,7 +123,7 @@ def test_closed_form_numeric_and_definition_agree(E, A, B, alpha, beta):
     C = np.array([1e12, 1e18, 1e23])
     at = front.at(C=C)
     params = {name: np.array([[value]]) for name, value in result.params.items()}
-    numeric = _argmin(laws.chinchilla, params, C, lambda N: 6.0 * N)[0]
+    numeric = minimise_over_size(laws.chinchilla, params, C, lambda N: 6.0 * N)[0]
     bounded = (at["N"] > 1) & (at["D"] > 1)  # the search is for whole parameters and tokens
     assert at["N"][bounded].to_numpy() == pytest.approx(numeric[bounded], rel=1e-5)
     for factor in (0.9, 1.1):
@@ -198,7 +198,7 @@ def test_embeddings_left_out_of_the_count():
         N = np.logspace(2.9, 9.2, 20)
         C = np.logspace(5, 24, 2001)
         p = {name: np.array([[value]]) for name, value in params.items()}
-        best = _argmin(law, p, C, six)[0]
+        best = minimise_over_size(law, p, C, six)[0]
         C_of = np.exp(np.interp(np.log(N), np.log(best), np.log(C)))
         slope = np.polyfit(np.log(C_of), np.log(N), 1)[0]
         assert slope == pytest.approx(published, abs=0.01)
