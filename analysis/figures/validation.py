@@ -1,4 +1,4 @@
-"""How far to trust a fit: errors on runs it has not seen, and what the data say of each parameter."""
+"""Validation of fits: errors on held-out runs, and how well the data determine each parameter."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def held_out(
     against: tuple[Law, ...] = (laws.chinchilla, laws.kaplan_ND),
     width: Width | None = None,
 ) -> Figure:
-    """Error on larger runs that a fit has not seen, against how far it extrapolates.
+    """Error on larger runs that a fit has not seen, against the extrapolation factor.
 
-    A panel a law: fitted to the runs up to each cut-off in C, its error at every larger run. The
-    grey band is 1 %.
+    Each panel is a law, fitted to the runs up to each cut-off in C; dots are its errors at larger
+    runs. The grey band is 1 %.
     """
     runs = usable(runs)
     with rc_context(style.paper()):
@@ -82,10 +82,11 @@ def _parameters_of(
 
 
 def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
-    """Of every fitted parameter: bootstrap draws (bars), profile likelihood over its most (line),
-    both 95 % intervals (bar, line under the axis) and the estimate.
+    """Draw the bootstrap and the profile likelihood of every fitted parameter.
 
-    What the two disagree on, and what has no end, is not determined by the data.
+    Bars are bootstrap draws, the line is the profile likelihood over its maximum, and the vertical
+    line the estimate. Below them are both 95 % intervals. Where the two disagree, or an interval
+    has no end, the data do not determine the parameter.
     """
     assert result.problem is not None
     names = list(result.problem.free)
