@@ -102,7 +102,7 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     ask, find = browser.execute_script, browser.find_element
 
     def visible():
-        ids = ask("return document.getElementById('explorer').data.at(-1).customdata")
+        ids = ask("return document.getElementById('plot').data.at(-1).customdata")
         shown = ask(
             "return [...document.querySelectorAll('#runs tbody tr')].filter(row => !row.hidden)"
             ".map(row => row.cells[0].textContent)"
@@ -113,13 +113,13 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     ok = runs[runs.status == "ok"]
     assert visible() == set(ok.run_id)
     # hovering over a run says what it was, and draws its curve
-    points = browser.find_elements("css selector", "#explorer path.point")
-    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "explorer"))
+    points = browser.find_elements("css selector", "#plot path.point")
+    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "plot"))
     ActionChains(browser).move_to_element(points[0]).perform()
     said = wait_for(lambda: re.match("([0-9a-f]{12}|[a-z0-9-]+)  ", find("id", "run").text))
     run = ok.set_index("run_id").loc[said[1]]
     assert f"N = {run.N:.0f}" in find("id", "run").text.replace(",", "")
-    drawn = ask("return document.getElementById('explorer').data[0].y")
+    drawn = ask("return document.getElementById('plot').data[0].y")
     assert drawn == pytest.approx(curves[curves.run_id == said[1]].sort_values("S").L, rel=1e-4)
     assert said[1] in find("css selector", "tr.marked").text
     # tags and words choose among runs
@@ -129,7 +129,7 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     find("id", "search").send_keys(one)
     assert visible() == {one}
     find("css selector", "#axis option:nth-child(4)").click()
-    assert ask("return document.getElementById('explorer').data.length") == 2  # no curves over N
+    assert ask("return document.getElementById('plot').data.length") == 2  # no curves over N
     browser.set_window_size(500, 900)
     wait_for(lambda: ask("return document.documentElement.scrollWidth <= window.innerWidth"))
     assert browser.get_log("browser") == []
@@ -264,17 +264,15 @@ def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, b
     monkeypatch.setattr(registry, "FIGURES", {})
     browser.get(report(tmp_path).as_uri())
     ask = browser.execute_script
-    drawn = ask("return document.getElementById('explorer').data.at(-1).customdata.length")
+    drawn = ask("return document.getElementById('plot').data.at(-1).customdata.length")
     assert drawn == len(rows)
     assert ask("return document.querySelectorAll('#runs tbody tr').length") == len(rows)
     assert "The spec" in browser.find_element("tag name", "body").text
-    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "explorer"))
-    for point in browser.find_elements("css selector", "#explorer path.point")[:: len(rows) // 8]:
+    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "plot"))
+    for point in browser.find_elements("css selector", "#plot path.point")[:: len(rows) // 8]:
         ActionChains(browser).move_to_element(point).perform()
         wait_for(lambda: "window.ran" in browser.find_element("id", "run").text)
-    hover = wait_for(
-        lambda: ask("return document.querySelector('#explorer .hovertext')?.textContent")
-    )
+    hover = wait_for(lambda: ask("return document.querySelector('#plot .hovertext')?.textContent"))
     assert hover
     assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
     # and what came into the page in spite of that would not run
