@@ -15,7 +15,7 @@ from analysis import laws
 from analysis.fitting.autodiff import Dual
 from analysis.fitting.minimise import minimise
 from analysis.fitting.power_terms import terms
-from analysis.fitting.problem import General, Powers, Problem
+from analysis.fitting.problem import GeneralModel, PowerSumModel, Problem
 from analysis.fitting.solver import gradients, solve
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
@@ -98,8 +98,8 @@ def test_lad_is_the_linear_programs_minimum():
 def test_sum_of_powers_and_general_solver_agree(name, on):
     p = problem(laws.LAWS[name], on=on, noise=0.003)
     q = problem(laws.LAWS[name], on=on, noise=0.003)
-    q.__dict__["model"] = General(q)
-    assert isinstance(p.model, Powers)
+    q.__dict__["model"] = GeneralModel(q)
+    assert isinstance(p.model, PowerSumModel)
     a, b = (minimise(each, "ls", None, 0) for each in (p, q))
     assert a.objective == pytest.approx(b.objective, rel=1e-9)
     for key, value in p.params(a.theta).items():

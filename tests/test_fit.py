@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,9 @@ def test_summary_text_html_and_record_say_the_same(noisy):
 
 def test_certificate_of_a_good_fit(noisy):
     c = noisy.certificate
-    assert c["gradient"] < 1e-5 and c["not_identified"] == [] and c["at_bound"] == []
-    assert c["gap"] is None or c["gap"] > 0.1
-    assert c["resamples"] == 1.0
+    assert c.gradient < 1e-5 and c.not_identified == () and c.at_bound == ()
+    assert c.gap is None or c.gap > 0.1
+    assert c.resamples == 1.0
 
 
 def test_plot_shows_every_run(noisy):
@@ -185,13 +186,13 @@ def test_weights_are_repeated_rows(noisy):
     assert a.params == pytest.approx(b.params, rel=1e-6)
     tied = [fit("chinchilla", runs, objective="huber", weights=weights, bootstrap=0),
             fit("chinchilla", twice, objective="huber", bootstrap=0)]  # fmt: skip
-    assert tied[0].certificate["delta"] == pytest.approx(tied[1].certificate["delta"], rel=1e-6)
+    assert tied[0].certificate.delta == pytest.approx(tied[1].certificate.delta, rel=1e-6)
     assert c.params == a.params
 
 
 def test_default_threshold_follows_the_residuals(noisy):
     r = np.log1p(noisy.residuals).abs()
-    assert noisy.certificate["delta"] == pytest.approx(1.345 * 1.4826 * r.median(), rel=1e-6)
+    assert noisy.certificate.delta == pytest.approx(1.345 * 1.4826 * r.median(), rel=1e-6)
 
 
 def test_few_runs_use_least_squares_and_t_intervals():
@@ -222,7 +223,7 @@ def test_an_exponent_that_the_data_leave_open_is_reported():
     runs = runs_of("chinchilla", {**TRUTH, "B": 1e-3}, n=80, noise=0.01, seed=4)
     result = fit("chinchilla", runs, bootstrap=0)
     words = " ".join(result.status)
-    assert "not identified" in words and "B" in result.certificate["not_identified"]
+    assert "not identified" in words and "B" in result.certificate.not_identified
 
 
 def test_a_users_law_gets_everything():
@@ -250,17 +251,17 @@ def test_warm_start_gives_the_same_fit(noisy):
 
 def test_an_exact_fit_is_reached_by_many_starts_and_its_resamples_converge():
     result = fit("chinchilla", runs_of("chinchilla", TRUTH), bootstrap=200)
-    assert result.certificate["share"] > 0.2 and result.certificate["resamples"] > 0.95
+    assert result.certificate.share > 0.2 and result.certificate.resamples > 0.95
     assert not any("starts" in w or "resamples" in w for w in result.status)
 
 
 def test_poor_convergence_is_told(noisy):
     from analysis.fitting.status import status_of
 
-    c = noisy.certificate | {"resamples": 0.01, "reached": 1, "overflowed": 0.03}
+    c = replace(noisy.certificate, resamples=0.01, reached=1, overflowed=0.03)
     words = status_of(noisy.problem, noisy.minimum, c)
     assert "resamples not converged: 99 %" in words
-    assert f"reached by few starts: 1 of {c['starts']}" in words and "draws unbounded: 3 %" in words
+    assert f"reached by few starts: 1 of {c.starts}" in words and "draws unbounded: 3 %" in words
 
 
 def test_clusters_are_columns_that_exist_and_have_no_gaps(noisy):
@@ -305,7 +306,7 @@ def test_columns_that_are_no_numbers_are_named(noisy):
     runs = noisy.runs.assign(N=noisy.runs["N"].astype(object))
     runs.loc[3, "N"] = "7B"
     with pytest.raises(
-        TableError, match=r"'N' holds what is no number in 1 of 150 .* '7B' at row 3"
+        TableError, match=r"'N' must be numbers, but 1 of 150 .* '7B' at row 3"
     ):
         fit("chinchilla", runs)
     twice = pd.concat([noisy.runs, noisy.runs[["N"]]], axis=1)

@@ -102,6 +102,12 @@ def test_every_law_says_what_it_is_and_where_it_comes_from():
         assert set(each.params) and "=" in each.formula
 
 
+def test_every_law_is_a_public_name_of_the_room():
+    for name, each in laws.LAWS.items():
+        assert getattr(laws, name) is each and name in laws.__all__
+    assert all(hasattr(laws, name) for name in laws.__all__)
+
+
 def test_a_law_in_ten_lines():
     @law(E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1), kappa=Range(1e-3, 1e3))
     def shared(N, D, *, E, A, alpha, kappa):

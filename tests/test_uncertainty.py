@@ -86,7 +86,7 @@ def test_clustered_intervals_know_that_checkpoints_of_a_run_agree():
     assert clustered.stderr["alpha"] == pytest.approx(truth, rel=0.3)
     assert linear.stderr["alpha"] == pytest.approx(clustered.stderr["alpha"], rel=0.15)
     assert rows.stderr["alpha"] < 0.5 * truth
-    assert clustered.certificate["groups"] == 40
+    assert clustered.certificate.groups == 40
     assert "clustered in 40 runs" in str(clustered)
 
 
@@ -100,7 +100,7 @@ def test_huber_resists_what_least_squares_does_not():
 
 def test_resamples_below_the_number_of_unknowns_are_drawn_again():
     result = fit(POWER, line(n=4), objective="ls", intervals="bootstrap", bootstrap=500)
-    assert result.certificate["resamples"] == 1.0 and np.isfinite(result.samples).all(axis=None)
+    assert result.certificate.resamples == 1.0 and np.isfinite(result.samples).all(axis=None)
 
 
 def test_no_resample_is_left_in_a_worse_basin():
@@ -141,7 +141,7 @@ def test_profile_finds_an_open_end():
     result = fit("floor_N", line(n=40, noise=0.03), objective="ls", bootstrap=0)
     found = result.profile("E")
     assert found.low < 1e-4 and np.isfinite(found.high)
-    assert "E" in result.certificate["not_identified"]
+    assert "E" in result.certificate.not_identified
 
 
 def test_few_runs_get_the_exact_interval_of_a_regression_line():
@@ -174,7 +174,7 @@ def test_least_absolute_deviations_linearised_agrees_with_theory_and_resampling(
         assert abs(linear.params["alpha"] - 0.2) < 6 * linear.stderr["alpha"]
     assert np.mean(ratio) == pytest.approx(np.sqrt(np.pi / 2), rel=0.2)
     drawn = fit(POWER, runs, objective="lad", intervals="bootstrap", bootstrap=500)
-    assert drawn.certificate["resamples"] > 0.95
+    assert drawn.certificate.resamples > 0.95
     assert drawn.stderr["alpha"] == pytest.approx(linear.stderr["alpha"], rel=0.6)
     profile = linear.profile("alpha")
     half = 2 * linear.stderr["alpha"]
@@ -223,7 +223,7 @@ def test_too_few_runs_give_no_intervals(runs):
 def test_few_runs_of_many_rows_are_jackknifed_by_run():
     rows = checkpoints(0, runs=16)
     result = fit(POWER, rows, objective="ls", bootstrap=200)
-    assert result.intervals == "delta" and result.certificate["groups"] == 16
+    assert result.intervals == "delta" and result.certificate.groups == 16
     # The jackknife itself: leave out one run at a time.
     left = [
         fit(POWER, rows[rows["run_id"] != run], objective="ls", bootstrap=0).params["alpha"]
@@ -253,7 +253,7 @@ def test_a_direction_that_the_data_leave_open_has_no_end():
     truth = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
     L = laws.chinchilla.predict(truth, N=N, D=D) * np.exp(0.003 * rng.standard_normal(80))
     result = fit("chinchilla", pd.DataFrame({"N": N, "D": D, "L": L}), bootstrap=200)
-    assert set(result.certificate["undetermined"]) == {"E", "A", "alpha"}
+    assert set(result.certificate.undetermined) == {"E", "A", "alpha"}
     assert any(w.startswith("not identified: E, A, alpha") for w in result.status)
     table = result.interval()
     assert (table.loc[["E", "A", "alpha"], "high"] == np.inf).all()
@@ -285,11 +285,11 @@ def surface(n=80, noise=0.003, seed=0):
 
 
 def test_draws_that_overflow_make_an_interval_unbounded():
-    from analysis.fitting.result import _quantiles, spread
+    from analysis.fitting.draws import central_interval, spread
 
     draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
-    assert _quantiles(draws, 0.9)[1] < 10
-    low, high = _quantiles(draws, 0.99)
+    assert central_interval(draws, 0.9)[1] < 10
+    low, high = central_interval(draws, 0.99)
     assert low > 0 and high == np.inf
     assert spread(draws) == pytest.approx(1, rel=0.1)
 

@@ -83,6 +83,31 @@ def test_a_narrow_range_is_told():
     assert any("N spans 0.7 decades: too narrow" in sentence for sentence in found.verdict)
 
 
+@law(E=Range(0.3, 3), A=Range(1, 1e6), B=Range(1, 1e6), alpha=Range(0.1, 1), beta=Range(0.1, 1))
+def chinchilla(N, D, *, E, A, B, alpha, beta):
+    """L(N, D) = E + max(A / N^alpha, B / D^beta)."""
+    return E + np.maximum(A * N**-alpha, B * D**-beta)
+
+
+def test_laws_that_share_a_name_are_compared_as_two():
+    runs = surface(n=60)
+    found = validate(chinchilla, runs, against=["chinchilla", chinchilla], bootstrap=0)
+    assert list(found.laws.index) == ["chinchilla", "chinchilla (2)"]
+    published = validate(
+        "chinchilla", runs, against=[], bootstrap=0, delta=found.fit.certificate.delta
+    )
+    assert found.laws.loc["chinchilla (2)", "error"] == pytest.approx(
+        published.laws.loc["chinchilla", "error"], rel=1e-6
+    )
+    assert found.laws.loc["chinchilla", "error"] > 2 * found.laws.loc["chinchilla (2)", "error"]
+    assert any(line.startswith("chinchilla (2) fits better") for line in found.verdict)
+
+
+def test_a_law_named_like_a_published_one_is_compared_with_it():
+    found = validate(chinchilla, surface(n=60), bootstrap=0)
+    assert "chinchilla (2)" in found.laws.index
+
+
 def test_runs_are_held_out_whole():
     runs = surface(n=40)
     curves = pd.concat([runs.assign(run_id=np.arange(40), C=runs["C"] * f) for f in (0.1, 0.5, 1)])
@@ -139,7 +164,7 @@ def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
     r, worse = (
         np.log1p(fit(form, runs, objective=objective, delta=d, bootstrap=0).residuals)
         for form, d in (("chinchilla", None), ("kaplan_ND", None))
-        for d in [found.fit.certificate["delta"] if objective == "huber" else None]
+        for d in [found.fit.certificate.delta if objective == "huber" else None]
     )
     n = len(runs)
     if objective == "ls":
@@ -147,7 +172,7 @@ def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
     elif objective == "lad":
         gap = 2 * n * np.log(worse.abs().sum() / r.abs().sum())
     else:  # the density, integrated and maximised by brute force
-        delta = found.fit.certificate["delta"]
+        delta = found.fit.certificate.delta
         x = np.linspace(-60 * 0.05, 60 * 0.05, 400_001)
 
         def rho(y):
