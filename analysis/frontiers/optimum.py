@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.laws import Law
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 
 
 def optimum_at(
@@ -22,7 +22,7 @@ def optimum_at(
     """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
     there is none: a draw far out may have an exponent below 0, or overflow."""
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.optimum is not None and per is six and not served:
+    if law.optimum is not None and per is flops_6N and not served:
         N = law.optimum(C, **{name: p[name] for name in law.params})
     else:
         N = _argmin(law, p, C, per, served)

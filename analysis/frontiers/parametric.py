@@ -12,7 +12,7 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.frontiers.result import Frontier, lost_resamples, quantiles, straight_line
-from analysis.tables.conventions import counted, in_words, per_token, six
+from analysis.tables.conventions import counted, flops_6N, in_words, per_token
 from scaling.errors import TableError
 
 
@@ -41,7 +41,7 @@ def parametric(
             "Fit chinchilla or kaplan_ND."
         )
     if isinstance(flops, str):
-        per = per_token(counted(result.runs, "N", flops)) if flops != "C" else six
+        per = per_token(counted(result.runs, "N", flops)) if flops != "C" else flops_6N
     else:
         per = flops
     runs = result.runs
