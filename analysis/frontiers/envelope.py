@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
+import scipy
 
 from analysis.frontiers.result import (
     Frontier,
@@ -119,7 +119,7 @@ def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return sizes, x, np.array(losses), np.array(of)
 
 
-def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
+def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
     """The natural cubic smoothing spline of v at u (n >= 5), its stiffness by generalised
     cross-validation.
 
@@ -140,7 +140,7 @@ def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
     s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
     left = s / (1 + s)
     best = np.argmin(((left * z) ** 2).sum(axis=1) / left.sum(axis=1) ** 2)
-    return CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
+    return scipy.interpolate.CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
 
 
 def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
