@@ -189,7 +189,7 @@ def test_dual_numbers_differentiate(a, b, x):
             assert np.broadcast_to(out.partials[j], 3) == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
-def test_a_law_that_numpy_cannot_batch_is_told_how_to_be_written():
+def test_the_error_for_an_unbatched_law_says_how_to_write_it():
     import math
 
     @laws.law(A=laws.Range(1, 10), alpha=laws.Range(0.1, 1))

@@ -123,7 +123,7 @@ def test_derived_by_name_expression_and_function(noisy):
         noisy.derived("gamma")
 
 
-def test_summary_text_html_and_record_say_the_same(noisy):
+def test_summary_text_html_and_record_agree(noisy):
     table = noisy.summary()
     assert list(table.index) == ["E", "A", "B", "alpha", "beta", "a", "b"]
     text = str(noisy)
@@ -211,7 +211,7 @@ def test_runs_that_are_not_ok_are_left_out(noisy):
     assert result.n == 150 and result.params == pytest.approx(noisy.params, rel=1e-9)
 
 
-def test_a_floor_that_is_not_there_is_reported_at_its_bound():
+def test_an_absent_floor_is_reported_at_its_bound():
     runs = runs_of("power_N" if "power_N" in laws.LAWS else "kaplan_N", EXAMPLES["kaplan_N"])
     result = fit("floor_N", runs, bootstrap=0)
     assert "at bound: E" in result.status
@@ -226,7 +226,7 @@ def test_an_exponent_that_the_data_leave_open_is_reported():
     assert "not identified" in words and "B" in result.certificate.not_identified
 
 
-def test_a_users_law_gets_everything():
+def test_a_users_law_is_fully_supported():
     @law(E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1), kappa=Range(1e-3, 1e3))
     def mine(N, D, *, E, A, alpha, kappa):
         """L(N, D) = E + A (1/N + kappa/D)^alpha."""
@@ -255,7 +255,7 @@ def test_an_exact_fit_is_reached_by_many_starts_and_its_resamples_converge():
     assert not any("starts" in w or "resamples" in w for w in result.status)
 
 
-def test_poor_convergence_is_told(noisy):
+def test_poor_convergence_is_reported(noisy):
     from analysis.fitting.status import status_of
 
     c = replace(noisy.certificate, resamples=0.01, reached=1, overflowed=0.03)
@@ -274,7 +274,7 @@ def test_clusters_are_columns_that_exist_and_have_no_gaps(noisy):
         fit("chinchilla", gaps)
 
 
-def test_rows_of_weight_zero_are_no_rows(noisy):
+def test_rows_of_weight_zero_are_left_out(noisy):
     weights = np.r_[np.zeros(100), np.ones(50)]
     part = fit("chinchilla", noisy.runs.iloc[100:], bootstrap=0)
     whole = fit("chinchilla", noisy.runs, weights=weights, bootstrap=0)
@@ -284,7 +284,7 @@ def test_rows_of_weight_zero_are_no_rows(noisy):
         fit("chinchilla", noisy.runs, weights=np.r_[np.zeros(146), np.ones(4)])
 
 
-def test_rows_left_out_are_told(noisy):
+def test_rows_left_out_are_reported(noisy):
     runs = noisy.runs.assign(status=np.repeat(["ok", "diverged", "failed"], [140, 7, 3]))
     text = str(fit("chinchilla", runs, bootstrap=0))
     assert "140 of 150 rows (left out: 7 with status diverged, 3 with status failed)" in text
@@ -302,12 +302,10 @@ def test_columns_of_any_kind_become_floats(noisy, kind):
     assert odd.residuals.abs().max() < 0.1
 
 
-def test_columns_that_are_no_numbers_are_named(noisy):
+def test_columns_that_are_not_numbers_are_named(noisy):
     runs = noisy.runs.assign(N=noisy.runs["N"].astype(object))
     runs.loc[3, "N"] = "7B"
-    with pytest.raises(
-        TableError, match=r"'N' must be numbers, but 1 of 150 .* '7B' at row 3"
-    ):
+    with pytest.raises(TableError, match=r"'N' must be numbers, but 1 of 150 .* '7B' at row 3"):
         fit("chinchilla", runs)
     twice = pd.concat([noisy.runs, noisy.runs[["N"]]], axis=1)
     with pytest.raises(TableError, match="several columns called 'N'"):
@@ -334,7 +332,7 @@ def test_a_column_that_hardly_varies(noisy):
         fit("chinchilla", runs)
 
 
-def test_laws_that_branch_are_told_how_and_clip_works():
+def test_the_error_for_branching_laws_names_the_cure_and_clip_works():
     @law(A=Range(1, 100), alpha=Range(0.1, 1))
     def branches(N, *, A, alpha):
         return A / N**alpha if alpha > 0.2 else A / N
@@ -380,16 +378,17 @@ def test_results_compare_by_identity_and_warm_takes_the_same_law_made_again(nois
     assert fit(laws.power("N"), runs, bootstrap=0, warm=first).params == pytest.approx(first.params)
 
 
-def test_checkpoints_without_their_run_are_noticed():
+def test_checkpoints_without_a_run_column_are_noticed():
     rng = np.random.default_rng(0)
     N, D = np.repeat(np.geomspace(1e6, 1e10, 20), 8), np.tile(np.geomspace(1e9, 1e12, 8), 20)
-    for shared, own, told in ((0.01, 0.001, True), (0.0, 0.01, False)):
+    for shared, own, noticed in ((0.01, 0.001, True), (0.0, 0.01, False)):
         noise = np.repeat(shared * rng.standard_normal(20), 8) + own * rng.standard_normal(160)
         L = laws.chinchilla.predict(TRUTH, N=N, D=D) * np.exp(noise)
         runs = pd.DataFrame({"N": N, "D": D, "L": L})
         status = fit("chinchilla", runs, bootstrap=0).status
         assert (
-            any(w.startswith("rows alike: 160 rows share 20 values of N") for w in status) == told
+            any(w.startswith("rows alike: 160 rows share 20 values of N") for w in status)
+            == noticed
         )
         named = fit(
             "chinchilla", runs.assign(run=np.repeat(range(20), 8)), bootstrap=0, cluster="run"

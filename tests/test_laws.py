@@ -94,7 +94,7 @@ def test_routed_saturates_at_both_ends():
     assert laws.routed.predict(p, N=N, E=1e12) == pytest.approx(plain(300.0))
 
 
-def test_every_law_says_what_it_is_and_where_it_comes_from():
+def test_every_law_has_a_formula_and_a_source():
     rows = laws.table()
     assert len(rows) == len(laws.LAWS) >= 20
     assert (rows["source"].str.len() > 10).all()
@@ -102,7 +102,7 @@ def test_every_law_says_what_it_is_and_where_it_comes_from():
         assert set(each.params) and "=" in each.formula
 
 
-def test_every_law_is_a_public_name_of_the_room():
+def test_every_law_is_a_public_name_of_the_package():
     for name, each in laws.LAWS.items():
         assert getattr(laws, name) is each and name in laws.__all__
     assert all(hasattr(laws, name) for name in laws.__all__)
@@ -169,13 +169,13 @@ def test_resolve_by_name_column_and_file(tmp_path):
     with pytest.raises(LawError, match="no such file"):
         laws.resolve(f"{tmp_path}/absent.py:one")
     good = file.read_text()
-    for bad, said in (
+    for bad, message in (
         ("1 / 0\n", "cannot be loaded: ZeroDivisionError"),
         ("import sys; sys.exit(0)\n", "cannot be loaded: SystemExit"),
         (good.replace("A / N\n", "A / M\n"), "the law one cannot be computed: NameError"),
     ):
         file.write_text(bad)
-        with pytest.raises(LawError, match=said):
+        with pytest.raises(LawError, match=message):
             laws.resolve(f"{file}:one")
 
 

@@ -67,7 +67,7 @@ def test_profile_of_a_regression_is_students_t():
 
 
 def checkpoints(seed, runs=40, each=8, shared=0.02, own=0.002):
-    """`each` checkpoints a run whose errors share most of their variance."""
+    """`each` checkpoints per run whose errors share most of their variance."""
     rng = np.random.default_rng(seed)
     N = np.repeat(np.exp(rng.uniform(10, 20, runs)), each)
     noise = np.repeat(shared * rng.standard_normal(runs), each) + own * rng.standard_normal(len(N))
@@ -76,7 +76,7 @@ def checkpoints(seed, runs=40, each=8, shared=0.02, own=0.002):
     )
 
 
-def test_clustered_intervals_know_that_checkpoints_of_a_run_agree():
+def test_clustered_intervals_account_for_correlated_checkpoints():
     # The spread of alpha over fresh data sets is the truth that a standard error should tell.
     found = [fit(POWER, checkpoints(s), bootstrap=0).params["alpha"] for s in range(60)]
     truth = float(np.std(found, ddof=1))
@@ -121,14 +121,14 @@ def test_no_resample_is_left_in_a_worse_basin():
     assert (mine <= others * (1 + 1e-4)).all()
 
 
-def test_profiling_asks_for_a_fitted_parameter():
+def test_profiling_requires_a_fitted_parameter():
     result = fit("floor_N", line(), fixed={"E": 0.01}, bootstrap=0)
     with pytest.raises(FitError, match="'E' is not a fitted parameter of floor_N; those are A"):
         result.profile("E")
 
 
 def test_a_profile_has_no_pits():
-    """Of a real sweep, whose likelihood has bends: refits that start far off must not get stuck."""
+    """The likelihood of this sweep has bends, at which distant refits must not get stuck."""
     runs = load(Path(__file__).parents[1] / "results" / "headline")
     result = fit(laws.chinchilla, runs, bootstrap=0)
     for name in result.params:
@@ -196,7 +196,7 @@ def test_a_threshold_that_holds_no_row_does_not_throw_the_fit_off(seed):
     assert result.residuals.abs().max() < 0.1
 
 
-def test_profiles_know_that_checkpoints_of_a_run_agree():
+def test_profiles_account_for_correlated_checkpoints():
     covered = 0
     for seed in range(40):
         found = fit(POWER, checkpoints(seed), objective="ls", bootstrap=0).profile("alpha")
@@ -246,7 +246,7 @@ def test_intervals_of_eight_runs_cover():
     assert 64 <= covered <= 79  # .9 of 80, three standard deviations either way
 
 
-def test_a_direction_that_the_data_leave_open_has_no_end():
+def test_an_open_direction_has_unbounded_intervals():
     # Two sizes fix two numbers, not three: E, A and alpha can be traded for each other.
     rng = np.random.default_rng(0)
     N, D = np.tile([1e7, 1e9], 40), np.exp(rng.uniform(20, 26, 80))
@@ -263,7 +263,7 @@ def test_a_direction_that_the_data_leave_open_has_no_end():
     assert result.samples["alpha"].std() > 0.03  # the draws lie along the valley
 
 
-def test_no_draws_mean_linearised_intervals_throughout():
+def test_without_draws_all_intervals_are_linearised():
     result = fit("chinchilla", clean := surface(), bootstrap=0)
     drawn = fit("chinchilla", clean, bootstrap=1000)
     assert result.intervals == "delta" and result.record()["intervals"] == "delta"

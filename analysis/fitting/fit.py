@@ -244,7 +244,7 @@ def _stated(problem: Problem, minimum: Minimum, objective: str, reduce: str) -> 
 def _loss_in_words(objective: str, delta: float, on: str, target: str, reduce: str) -> str:
     of = f"log {target}" if on == "log" else target
     name = {
-        # Where nothing is left of the residuals, their scale sets no threshold.
+        # The residuals of an exact fit set no threshold.
         "huber": f"Huber(delta={delta:.4g})" if np.isfinite(delta) else "Huber(without threshold)",
         "ls": "least squares",
         "lad": "least absolute deviations",

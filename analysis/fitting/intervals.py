@@ -70,7 +70,7 @@ def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarr
     half = root(_inverse(J.T @ J))
     M = problem.per_group(np.einsum("ni,nj->ijn", J @ half, J @ half).reshape(q * q, -1))
     share, axes = np.linalg.eigh(M.T.reshape(-1, q, q))
-    # A direction that one run alone decides leaves no residual there: 0 / 0.
+    # A direction that a single run determines leaves no residual in that run: 0 / 0.
     scaled = np.einsum("gji,kj,kg->gi", axes, half, score) / np.maximum(1 - share, 1e-3)
     back = np.einsum("gij,gj->ig", axes, scaled)
     return np.linalg.pinv(half.T) @ back

@@ -158,10 +158,10 @@ def _polish(
     problem: Problem, rough: Minimum, thin: Problem, objective: str, delta: float | None
 ) -> Minimum:
     """Minimise over all rows from the minima of a part of them."""
-    here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
-    threshold, found = _search(problem, here, objective, delta)
+    start = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
+    threshold, found = _search(problem, start, objective, delta)
     pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
-    fine = _minimum(problem, threshold, found, pool, here.shape[1])
+    fine = _minimum(problem, threshold, found, pool, start.shape[1])
     return replace(fine, starts=rough.starts, share=rough.share)
 
 

@@ -147,7 +147,7 @@ def validate(
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)
-    runs = whole.runs  # without the rows that are left out, which have no weights here either
+    runs = whole.runs  # without rows that are left out, like the weights below
     if options.get("weights") is not None:
         options["weights"] = whole.problem.weights
     cluster = options.get("cluster", "run_id")
