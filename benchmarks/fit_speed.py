@@ -113,8 +113,8 @@ def against_recipe(runs: pd.DataFrame, starts: int, resamples: int, repeats: int
     for _ in range(repeats):
         began = time.perf_counter()
         problem = Problem(
-            laws.chinchilla, columns, runs["L"].to_numpy(), np.ones(len(runs)),
-            np.arange(len(runs)), {}, "log",
+            law=laws.chinchilla, columns=columns, target=runs["L"].to_numpy(),
+            weights=np.ones(len(runs)), groups=np.arange(len(runs)), fixed={}, on="log",
         )  # fmt: skip
         minimum = minimise(problem, "huber", DELTA, 0)
         middle = time.perf_counter()

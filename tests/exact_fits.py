@@ -19,11 +19,15 @@ def exact_fit(law: Law, params: Mapping[str, float], columns: pd.DataFrame) -> F
     runs = columns.assign(**{law.target: law.predict(params, **inputs)})
     n = len(runs)
     target = runs[law.target].to_numpy(float)
-    problem = Problem(law, inputs, target, np.ones(n), np.arange(n), dict(params), "log")
+    problem = Problem(
+        law=law, columns=inputs, target=target, weights=np.ones(n), groups=np.arange(n),
+        fixed=dict(params), on="log",
+    )  # fmt: skip
     nothing = np.zeros((0, 1))
     minimum = Minimum(
-        nothing, 0.0, np.inf, nothing, np.zeros(1), nothing, starts=1, share=1.0, converged=True
-    )
+        theta=nothing, objective=0.0, delta=np.inf, basins=nothing, objectives=np.zeros(1),
+        pool=nothing, starts=1, share=1.0, converged=True,
+    )  # fmt: skip
     certificate = Certificate(
         rows=n, groups=n, delta=None, starts=1, share=1.0, reached=1, gap=None, gradient=0.0,
         condition=1.0, at_bound=(), wrong_sign=(), not_identified=(), undetermined=(),

@@ -132,7 +132,7 @@ def root(cov: np.ndarray) -> np.ndarray:
 # --- Profiles -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """The objective with one parameter held at each value, minimised over all others."""
 
@@ -242,7 +242,7 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     low, high = (centre + e for e in ends)
     if positive:
         low, high = float(np.exp(low)), float(np.exp(high))
-    return Profile(name, np.asarray(natural), t, float(low), float(high))
+    return Profile(name=name, value=np.asarray(natural), drop=t, low=float(low), high=float(high))
 
 
 def _levelled(

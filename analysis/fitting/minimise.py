@@ -24,15 +24,16 @@ _STAGES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Thresholds on the way to a smaller one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Minimum:
     """The global minimum of one problem, and what else the search found."""
 
     theta: np.ndarray
-    """(q, 1)."""
+    """(q, 1) unknowns."""
     objective: float
     """sum_i w_i rho(r_i)."""
     delta: float
+    """Huber's threshold; infinite for least squares."""
     basins: np.ndarray
     """(q, K) distinct local minima, best first."""
     objectives: np.ndarray
@@ -44,6 +45,7 @@ class Minimum:
     share: float
     """Fraction of the starts that reached the best objective."""
     converged: bool
+    """Whether the solver met its tolerance."""
 
 
 def minimise(
@@ -142,15 +144,15 @@ def _minimum(
         if found.converged[i] and found.objective[i] > found.objective[basins[-1]] + 100 * slack:
             basins.append(int(i))
     return Minimum(
-        last.theta,
-        float(last.objective[0]),
-        threshold,
-        found.theta[:, basins],
-        found.objective[basins],
-        pool,
-        count,
-        float(np.mean(found.objective[:count] <= best + slack)),
-        bool(last.converged[0]),
+        theta=last.theta,
+        objective=float(last.objective[0]),
+        delta=threshold,
+        basins=found.theta[:, basins],
+        objectives=found.objective[basins],
+        pool=pool,
+        starts=count,
+        share=float(np.mean(found.objective[:count] <= best + slack)),
+        converged=bool(last.converged[0]),
     )
 
 

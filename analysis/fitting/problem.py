@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 32768
 """Elements of an (S, n) array that fit in a core's second-level cache."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
     """The data, law and settings of one fit; `solve` takes what varies between resamples."""
 

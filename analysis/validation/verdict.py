@@ -13,12 +13,10 @@ from analysis.fitting.status import CONVERGED
 from analysis.laws import Law
 from analysis.validation.goodness import curvature, lack_of_fit
 
-NARROW = 1.0
+_NARROW = 1.0
 """An exponent is hardly known if its input (parameters, tokens, FLOPs, ...) spans fewer decades."""
 _NOT_SIZES = ("L", "bits_per_byte", "error")
 """Inputs that need not span decades: all losses of language models lie within one."""
-
-
 PURE_POWERS = (known.kaplan_N, known.kaplan_D, known.kaplan_C)
 """Published laws of one input without a floor, which are A / x^alpha in other parameters."""
 
@@ -28,7 +26,7 @@ def objections_to(whole: FitResult, backtest: pd.DataFrame, level: float) -> Ite
     law, c = whole.law, whole.certificate
     for name in law.inputs:
         decades = float(np.log10(whole.runs[name].max() / whole.runs[name].min()))
-        if decades < NARROW and name not in _NOT_SIZES:
+        if decades < _NARROW and name not in _NOT_SIZES:
             purpose = "tell an exponent from a floor" if "E" in law.params else "know an exponent"
             yield f"{name} spans {decades:.2g} decades: too narrow to {purpose}"
     if c.not_identified:
