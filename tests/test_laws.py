@@ -116,7 +116,8 @@ def test_a_law_in_ten_lines():
 
     assert shared.inputs == ("N", "D") and shared.params == ("E", "A", "alpha", "kappa")
     assert shared.formula == "L(N, D) = E + A (1/N + kappa/D)^alpha"
-    assert shared(1e6, 1e9, E=1, A=2, alpha=0.5, kappa=10) == pytest.approx(1 + 2 * 1.1e-6**0.5 * (1.01 / 1.1) ** 0.5)  # fmt: skip
+    value = shared(1e6, 1e9, E=1, A=2, alpha=0.5, kappa=10)
+    assert value == pytest.approx(1 + 2 * 1.1e-6**0.5 * (1.01 / 1.1) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,8 @@ def test_resolve_by_name_column_and_file(tmp_path):
 def test_laws_pickle_and_are_keys(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from analysis import law, Range\n@law(A=Range(1, 10))\ndef one(N, *, A):\n    return A / N\n"
+        "from analysis import law, Range\n@law(A=Range(1, 10))\n"
+        "def one(N, *, A):\n    return A / N\n"
     )
     made = [laws.power("tokens"), laws.floor("N"), laws.broken("N", 2), laws.broken("x_2")]
     for each in (*laws.LAWS.values(), *made, laws.resolve(f"{file}:one")):
