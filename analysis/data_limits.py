@@ -243,4 +243,5 @@ def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R
         D = fresh - unique * R_D * np.expm1(-more / R_D)
         return law.function(*inputs[:place], D, *inputs[place + 1 :], **params)
 
-    return replace(law, name=f"{law.name}, {unique:.3g} unique tokens", function=function)
+    name = f"{law.name}, {unique:.3g} unique tokens"
+    return replace(law, name=name, function=function, optimum=None)

@@ -65,7 +65,7 @@ class Range:
         return (low, high) if high > low else (low * 0.5, high * 2)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Law:
     """A functional form with named inputs and parameters. Call it like the function that it wraps.
 
