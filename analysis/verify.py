@@ -115,7 +115,6 @@ def _row(
 
 def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
     """Return the objective of a fit at other parameters of its law, summed over rows."""
-    assert result.problem is not None and result.minimum is not None
     theta = result.problem.theta({**result.params, **params})
     r = result.problem.residuals(theta)[0]
     rho = np.abs(r) if result.objective_kind == "lad" else huber(r, result.minimum.delta)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from exact_fits import exact_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from analysis.frontiers.budgets import slices
 from analysis.frontiers.optimum import minimise_over_size
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 from scaling.errors import ConfigError, TableError
 
 C_MIDDLE = 1e12
@@ -24,13 +25,7 @@ def known(law: Law, columns: pd.DataFrame | None = None, **params: float) -> Fit
     """A law with given parameters, as an exact fit."""
     if columns is None:
         columns = pd.DataFrame({"N": [1e3, 1e6], "D": [1e5, 1e8]})
-    runs = columns.assign(C=6 * columns["N"] * columns["D"])
-    runs["L"] = law.predict(params, **{name: runs[name] for name in law.inputs})
-    return FitResult(
-        law=law, params=params, stderr=dict.fromkeys(params, 0.0),
-        samples=pd.DataFrame([params] * 3), runs=runs, objective=0.0, loss="none",
-        status=("converged",), certificate={},
-    )  # fmt: skip
+    return exact_fit(law, params, columns.assign(C=6 * columns["N"] * columns["D"]))
 
 
 def with_size(sweep, **changes):
@@ -198,7 +193,7 @@ def test_embeddings_left_out_of_the_count():
         N = np.logspace(2.9, 9.2, 20)
         C = np.logspace(5, 24, 2001)
         p = {name: np.array([[value]]) for name, value in params.items()}
-        best = minimise_over_size(law, p, C, six)[0]
+        best = minimise_over_size(law, p, C, flops_6N)[0]
         C_of = np.exp(np.interp(np.log(N), np.log(best), np.log(C)))
         slope = np.polyfit(np.log(C_of), np.log(N), 1)[0]
         assert slope == pytest.approx(published, abs=0.01)

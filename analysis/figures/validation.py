@@ -92,7 +92,6 @@ def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
     line the estimate. Below them are both 95 % intervals. Where the two disagree, or an interval
     has no end, the data do not determine the parameter.
     """
-    assert result.problem is not None
     names = list(result.problem.free)
     intervals = result.interval()
     across = 1 if width == "column" else 3
@@ -117,10 +116,10 @@ def _parameter(ax: Axes, result: FitResult, name: str, low: float, high: float) 
     scale = np.exp if log else np.asarray
     limits = tuple(scale(ends))
     draws = result.samples[name].to_numpy(float)
-    heights, edges = np.histogram(draws, scale(np.linspace(*ends, 41)))
+    heights, edges = np.histogram(draws, scale(np.linspace(ends[0], ends[1], 41)))
     if heights.any():
         ax.stairs(heights / heights.max(), edges, fill=True, color=_DRAWS, label="bootstrap")
-    x = scale(np.linspace(*ends, 301))
+    x = scale(np.linspace(ends[0], ends[1], 301))
     rise = np.interp(x, profile.value, profile.drop)
     ax.plot(x, np.exp(-0.5 * rise**2), color=style.FIT, lw=0.9, label="profile likelihood")
     ax.axvline(value, color=style.INK, lw=0.6)

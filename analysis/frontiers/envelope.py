@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
+import scipy
 
 from analysis.frontiers.result import (
     Frontier,
@@ -133,7 +133,7 @@ def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return sizes, x, np.array(losses), np.array(size_of_run)
 
 
-def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
+def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
     """Fit a natural cubic smoothing spline to v at u (n >= 5).
 
     Generalised cross-validation chooses the stiffness. In the basis of Demmler and Reinsch the
@@ -154,7 +154,7 @@ def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
     s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
     left = s / (1 + s)
     best = np.argmin(((left * z) ** 2).sum(axis=1) / left.sum(axis=1) ** 2)
-    return CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
+    return scipy.interpolate.CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
 
 
 def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
+import scipy
 
 from analysis import laws
 from analysis.fitting.checks import FitError
@@ -269,7 +269,7 @@ def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
     """Whether the curve through one budget has a minimum inside: 'minimum', 'edge' or 'concave'."""
     if kind == "akima":
         fine = np.linspace(u[0], u[-1], 1025)
-        best = int(np.argmin(Akima1DInterpolator(u, v)(fine)))
+        best = int(np.argmin(scipy.interpolate.Akima1DInterpolator(u, v)(fine)))
         return "edge" if best in (0, len(fine) - 1) else "minimum"
     best = int(np.argmin(v))
     if best in (0, len(u) - 1):
@@ -289,7 +289,7 @@ def _minima(u: np.ndarray, v: np.ndarray, kind: str) -> tuple[np.ndarray, np.nda
     """
     if kind == "akima":
         fine = np.linspace(u[0], u[-1], 1025)
-        w = Akima1DInterpolator(u, v, axis=1)(fine)
+        w = scipy.interpolate.Akima1DInterpolator(u, v, axis=1)(fine)
         best = np.clip(np.argmin(w, axis=1), 1, len(fine) - 2)
         left, mid, right = (w[np.arange(len(w)), best + k] for k in (-1, 0, 1))
         bend = left - 2 * mid + right

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.laws import Law
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 
 
 def optimum_at(
@@ -25,7 +25,7 @@ def optimum_at(
     an extreme draw may have an exponent below 0, or overflow.
     """
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.optimum is not None and flops_of is six and not served:
+    if law.optimum is not None and flops_of is flops_6N and not served:
         N = law.optimum(C, **{name: p[name] for name in law.params})
     else:
         N = minimise_over_size(law, p, C, flops_of, served)

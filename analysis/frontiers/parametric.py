@@ -12,7 +12,7 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.frontiers.result import Frontier, lost_resamples, quantiles, straight_line
-from analysis.tables.conventions import counted, in_words, per_token, six
+from analysis.tables.conventions import counted, flops_6N, in_words, per_token
 from scaling.errors import TableError
 
 
@@ -74,7 +74,7 @@ def _flops_per_token(runs: pd.DataFrame, flops: str | Callable[[Any], Any]) -> C
     """Return FLOPs per token as a function of N."""
     if callable(flops):
         return flops
-    return six if flops == "C" else per_token(counted(runs, "N", flops))
+    return flops_6N if flops == "C" else per_token(counted(runs, "N", flops))
 
 
 def _ranges(

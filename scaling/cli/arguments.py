@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from scaling.cli.output import say
-from scaling.config import fields_of
 from scaling.errors import ConfigError
+from scaling.fields import leaves
 
 _WITHOUT_PREFIX = {"config", "options"}
 """Dataclasses whose fields are options without a prefix: --model.n-layer 6, --workers 2."""
@@ -61,7 +61,7 @@ def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...
     for each in _parameters(command):
         if dataclasses.is_dataclass(each.annotation):  # switches of `train` have both forms
             prefix = "" if each.name in _WITHOUT_PREFIX else f"{each.name}."
-            for key, (hint, default) in fields_of(each.annotation, prefix).items():
+            for key, (hint, default) in leaves(each.annotation, prefix).items():
                 add(key, hint, default, pair=name == "train")
         elif not _positional(name, each.name):
             add(each.name, each.annotation, each.default, pair=False)
