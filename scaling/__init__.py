@@ -13,7 +13,7 @@ Symbols, as in Kaplan et al. 2020 (arXiv 2001.08361) and Hoffmann et al. 2022 (a
     E         irreducible loss [nats/token]
 
 Configs and the command line use words (``tokens``, ``batch_tokens``); tables and formulas use these
-symbols. ``scaling.schema.COLUMNS`` is the one place that joins them.
+symbols. ``scaling.columns.COLUMNS`` is the one place that joins them.
 """
 
 from __future__ import annotations

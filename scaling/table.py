@@ -1,4 +1,4 @@
-"""Check, read and write the results tables of scaling/schema.py. Needs pandas, never torch."""
+"""Check, read and write the results tables of scaling/columns.py. Needs pandas, never torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import TableError, nearest
-from scaling.files import EncodingError, check_regular, check_utf8, replacing
-from scaling.schema import (
+from scaling.columns import (
     COLUMN_OF_WORD,
     COLUMNS,
     CONFIG_DEFAULTS,
@@ -20,6 +18,8 @@ from scaling.schema import (
     TEST_COLUMNS,
     Column,
 )
+from scaling.errors import TableError, nearest
+from scaling.files import EncodingError, check_regular, check_utf8, replacing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.text import printable
 from scaling.units import clock, si
@@ -145,7 +146,7 @@ class Display:
                     outcome = Outcome(run_id, row["status"], row["error"] or "", row["L"])
                     self._known[run_id] = outcome
         for outcome in self._queue.outcomes:
-            if outcome.status in schema.STATUSES:
+            if outcome.status in STATUSES:
                 self._known.setdefault(outcome.run_id, outcome)
         return list(self._known.values())
 
@@ -170,7 +171,7 @@ class Display:
         elapsed = time.monotonic() - self._start
         seconds = eta(max(0.0, now - before), elapsed, remaining, self._workers)
         words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
-        for status in schema.STATUSES[1:]:
+        for status in STATUSES[1:]:
             if number := sum(outcome.status == status for outcome in finished):
                 words += f", {number} {status}"
         return done_C, sum(self._C.values()), seconds, words

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -231,7 +232,7 @@ class Driver:
         """Say what has finished, what failed, and where the table and the searches are."""
         queue, store = self._queue, self._store
         states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
-        counts = [f"{states.count(s)} {s}" for s in schema.STATUSES if states.count(s)]
+        counts = [f"{states.count(s)} {s}" for s in STATUSES if states.count(s)]
         line = f"{', '.join(counts) or 'nothing finished'} in {clock(wall_seconds)}"
         busy, idle, jobs = busy_and_idle(queue)
         if jobs > 1:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.units import clock, si
@@ -33,7 +34,7 @@ class Status:
     runs: int
     """Number of runs of the spec, or of finished runs if no spec is known."""
     finished: dict[str, int]
-    """{status: number of runs} for each of scaling.schema.STATUSES."""
+    """{status: number of runs} for each of scaling.columns.STATUSES."""
     running: dict[str, dict[str, float]]
     """{run_id: its last progress report}."""
     missing: int
@@ -126,7 +127,7 @@ def status(
         folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
         runs=len(ids),
-        finished={state: counts[state] for state in schema.STATUSES},
+        finished={state: counts[state] for state in STATUSES},
         running=running,
         missing=len(missing),
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from scaling import schema
+from scaling.columns import SCHEMA
 from scaling.config import RunConfig
 from sweeps import own_sizes
 from sweeps.options import SweepOptions
@@ -64,7 +64,7 @@ class Session:
         self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
-            "schema": schema.SCHEMA,
+            "schema": SCHEMA,
             **provenance,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }

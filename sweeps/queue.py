@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 
-from scaling import schema
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError, out_of_memory
 from sweeps.errors import StoreError, headline
@@ -65,7 +65,7 @@ class Outcome:
 
     run_id: str
     status: str
-    """One of scaling.schema.STATUSES if a result is stored; interrupted if a checkpoint is; busy if
+    """One of scaling.columns.STATUSES if a result is stored; interrupted if a checkpoint is; busy if
     another process holds the run; memory if memory ran out; error for another fault that may be
     temporary."""
     error: str = ""
@@ -189,7 +189,7 @@ class Queue:
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status in schema.STATUSES:
+        if outcome.status in STATUSES:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:

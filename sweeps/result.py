@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import jsonable, schema
+from scaling import jsonable
+from scaling.columns import (
+    COLUMNS,
+    CONFIG_DEFAULTS,
+    CURVE_COLUMNS,
+    STATUSES,
+    TEST_COLUMNS,
+    config_row,
+)
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
 from scaling.size import size_columns
 
@@ -48,13 +56,13 @@ def _config_types() -> dict[str, tuple[type, ...]]:
 
 
 _OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
-_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.COLUMNS}
+_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in COLUMNS}
 _ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
-_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.CURVE_COLUMNS}
-_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.TEST_COLUMNS}
+_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in CURVE_COLUMNS}
+_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in TEST_COLUMNS}
 
-_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in schema.COLUMNS}
-_EMPTY |= schema.CONFIG_DEFAULTS
+_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in COLUMNS}
+_EMPTY |= CONFIG_DEFAULTS
 
 
 class NewerFormat(ValueError):
@@ -66,11 +74,11 @@ class Finished:
     """A finished run as the store holds it."""
 
     row: Row
-    """Keys of scaling.schema.COLUMNS."""
+    """Keys of scaling.columns.COLUMNS."""
     curve: list[Point]
-    """Keys of scaling.schema.CURVE_COLUMNS."""
+    """Keys of scaling.columns.CURVE_COLUMNS."""
     tests: list[Point] = field(default_factory=list)
-    """Keys of scaling.schema.TEST_COLUMNS."""
+    """Keys of scaling.columns.TEST_COLUMNS."""
 
 
 def is_run_id(name: object) -> bool:
@@ -122,8 +130,8 @@ def parse(data: bytes, run_id: str) -> Finished:
     row = _EMPTY | _checked(row, _ROW)
     if row["run_id"] != run_id:
         raise ValueError(f"it belongs to run {_short(row['run_id'])}")
-    if row["status"] not in schema.STATUSES:
-        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(schema.STATUSES)}")
+    if row["status"] not in STATUSES:
+        raise ValueError(f"status={_short(row['status'])} is none of {', '.join(STATUSES)}")
     if fault := fault_of(row):
         raise ValueError(fault)
     return Finished(
@@ -218,4 +226,4 @@ def _short(value: object) -> str:
 def failed_row(run: RunConfig, error: str) -> Row:
     """Return the table's row of a run that has no loss: its config, its sizes and what happened."""
     failure = {"run_id": run.run_id, "status": "failed", "error": error}
-    return _EMPTY | schema.config_row(flatten(run)) | size_columns(run) | failure
+    return _EMPTY | config_row(flatten(run)) | size_columns(run) | failure

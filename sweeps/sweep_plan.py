@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.training.pack_key import pack_key
@@ -92,7 +93,7 @@ class SweepPlan:
         """Number of runs, finished and to train."""
         states = list(self.finished.values())
         counts = [f"{len(states)} finished"] if states else []
-        for status in schema.STATUSES[1:]:
+        for status in STATUSES[1:]:
             if status in states:
                 counts.append(f"{states.count(status)} of them {status}")
         counts.append(f"{len(self.missing)} to train")

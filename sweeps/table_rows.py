@@ -11,11 +11,11 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scaling import schema
+from scaling.columns import COLUMNS, CONFIG_DEFAULTS, STATUSES
 from sweeps.errors import StoreError
 from sweeps.result import fault_of, is_run_id
 
-DTYPES = {column.name: column.dtype for column in schema.COLUMNS}
+DTYPES = {column.name: column.dtype for column in COLUMNS}
 """{column: dtype} of runs.csv."""
 
 
@@ -111,8 +111,8 @@ def parse_rows(text: str, file: str) -> dict[str, TableRow]:
         if not is_run_id(run_id):
             fault = f"run_id={run_id!r} is not one plain word" if run_id else "it has no run_id"
             raise damaged(place, fault)
-        if status not in schema.STATUSES:
-            known = ", ".join(schema.STATUSES)
+        if status not in STATUSES:
+            known = ", ".join(STATUSES)
             raise damaged(place, f"status={status!r} is none of {known}")
         if run_id in rows:
             raise damaged(place, f"run {run_id} is in line {numbers[run_id]} as well")
@@ -136,7 +136,7 @@ class _Header:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self._parse = [_PARSE[DTYPES.get(name, "str")] for name in names]
-        defaults = schema.CONFIG_DEFAULTS.items()
+        defaults = CONFIG_DEFAULTS.items()
         self._absent = {name: value for name, value in defaults if name not in names}
 
     def parse(self, line: str, place: Place) -> dict[str, Any]:

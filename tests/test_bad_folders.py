@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling import cli, schema, table
+from scaling import cli, table
+from scaling.columns import COLUMNS
 from scaling.errors import TableError
 
 READERS = (
@@ -86,7 +87,7 @@ def test_line_numbers_count_line_ends_in_cells(folder, refused):
     assert "line 7 has seed=inf" in refused("fit")
 
 
-WHOLE = [c.name for c in schema.COLUMNS if c.dtype == "int"]
+WHOLE = [c.name for c in COLUMNS if c.dtype == "int"]
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "1e999"])

@@ -28,7 +28,7 @@ from fuzzing import RUNS, SPEC, Case, TooLong, World, limits
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from scaling.schema import COLUMNS as COLUMNS_OF_RUNS
+from scaling.columns import COLUMNS as COLUMNS_OF_RUNS
 from sweeps.measure import Machine
 from sweeps.spec import Spec
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scaling import size
+from scaling.columns import config_row
 from scaling.config import RunConfig, flatten, override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, rungs, verdict

@@ -19,9 +19,9 @@ from rich.console import Console
 from analysis.planning.adaptive import interval_runs, interval_width
 from scaling import size
 from scaling.cli import main
+from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
 from scaling.errors import ConfigError
-from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
 from sweeps.errors import BudgetSpent, StoreError

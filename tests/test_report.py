@@ -11,7 +11,8 @@ from matplotlib.cbook import is_math_text
 from analysis.figures import registry, style
 from analysis.latex import tabular
 from analysis.reporting.html import report
-from scaling import schema, table
+from scaling import table
+from scaling.columns import COLUMNS
 from scaling.errors import TableError
 
 
@@ -203,7 +204,7 @@ def hostile(folder, sweep):
     """A results folder whose every text is one of EVIL."""
     runs, curves = sweep()
     names = {run: f"{run}{EVIL[i % len(EVIL)]}" for i, run in enumerate(runs["run_id"])}
-    text = [c.name for c in schema.COLUMNS if c.dtype == "str" and c.name != "status"]
+    text = [c.name for c in COLUMNS if c.dtype == "str" and c.name != "status"]
     rows = []
     for i, run in enumerate(runs.to_dict("records")):
         row = {name: EVIL[(i + j) % len(EVIL)] for j, name in enumerate(text)}

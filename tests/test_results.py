@@ -11,7 +11,8 @@ import pytest
 from analysis import fit, laws, load, plans
 from analysis.data_limits import data_rule
 from analysis.figures.registry import FIGURES
-from scaling import schema, table
+from scaling import table
+from scaling.columns import COLUMNS
 from sweeps.spec import Spec, bundled
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,7 +26,7 @@ def test_there_are_results():
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
 def test_a_result_is_whole(folder):
     runs, curves = table.read(folder), table.read_curves(folder)
-    assert list(runs.columns) == [c.name for c in schema.COLUMNS]
+    assert list(runs.columns) == [c.name for c in COLUMNS]
     assert runs.run_id.is_unique and set(curves.run_id) <= set(runs.run_id)
     table.check(runs, need=("N", "D", "C", "L"))
     ok = runs[runs.status == "ok"]  # with early stopping its L is not the last of its curve

@@ -14,12 +14,12 @@ import pytest
 from disturbed import ROOT
 
 from sweeps.errors import StoreError
-from sweeps.on_ray import session
-from sweeps.on_ray.session import job_config, private_folder, script_folder
+from sweeps.on_ray import start as session
+from sweeps.on_ray.start import job_config, private_folder, script_folder
 
 HOLD = """
 import sys
-from sweeps.on_ray.session import job_config, private_folder, script_folder
+from sweeps.on_ray.start import job_config, private_folder, script_folder
 with private_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()
@@ -81,7 +81,7 @@ def holder(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Another process and the folder that it holds."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += f"import tempfile; tempfile.tempdir = {str(temporary)!r}\n"
-    code += "from sweeps.on_ray import session; session._LONGEST = 300\n"
+    code += "from sweeps.on_ray import start; start._LONGEST = 300\n"
     process = subprocess.Popen(
         [sys.executable, "-c", code + HOLD],
         stdin=subprocess.PIPE,

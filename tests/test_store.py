@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling import schema, table
+from scaling import table
+from scaling.columns import COLUMNS
 from scaling.config import RunConfig, override
 from scaling.files import write_atomic
 from sweeps.errors import StoreError
@@ -52,7 +53,7 @@ def finish(store: Store, run: RunConfig, L: float = 2.0, status: str = "ok") -> 
 
 def as_in_a_table(rows: list[dict]) -> dict[str, dict]:
     """Return rows as CSV keeps them: missing text is empty text."""
-    text = {column.name for column in schema.COLUMNS if column.dtype == "str"}
+    text = {column.name for column in COLUMNS if column.dtype == "str"}
     plain = [
         {k: str("" if v is None else v) if k in text else v for k, v in r.items()} for r in rows
     ]
@@ -148,7 +149,7 @@ def test_a_table_of_an_older_schema_is_read_and_extended(store: Store):
     finish(store, run_number(0))
     store.merge()
     rows = table.read(store.folder)
-    assert list(rows.columns) == [column.name for column in schema.COLUMNS]
+    assert list(rows.columns) == [column.name for column in COLUMNS]
     assert rows.set_index("run_id").N["abc"] == 10 and len(rows) == 2
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling import schema, table
+from scaling import table
+from scaling.columns import COLUMNS, CURVE_COLUMNS, config_row, markdown
 from scaling.config import flatten, from_dict
 from scaling.errors import TableError
-from scaling.schema import COLUMNS, CURVE_COLUMNS
 from scaling.table import check
 
 
@@ -43,7 +43,7 @@ def test_any_text_in_a_cell_leaves_the_table_whole(tmp_path):
 
 
 def test_round_trip(tmp_path):
-    config = schema.config_row(flatten(from_dict({"optim.lr": "kaplan", "model.tied": False})))
+    config = config_row(flatten(from_dict({"optim.lr": "kaplan", "model.tied": False})))
     point = {"run_id": "a" * 12, "S": 1, "D": 100, "C": 6e5, "L": 4.0, "L_train": 4.1, "lr": 0.1}
     test = {"run_id": "a" * 12, "corpus": "kjv", "tokens": 64, "L": 4.0, "L_position": [4.5, 3.5]}
     table.write(tmp_path, [config | row(), config | row(run_id="0" * 12, N=10)], [point], [test])
@@ -59,7 +59,7 @@ def test_round_trip(tmp_path):
 
 
 def test_tables_older_than_a_field_have_its_default(tmp_path):
-    config = schema.config_row(flatten(from_dict({})))
+    config = config_row(flatten(from_dict({})))
     del config["n_repeat"], config["norm"]
     assert table.ordered([config | row()]).norm.tolist() == ["layernorm"]
     pd.DataFrame([config | row()]).to_csv(tmp_path / "runs.csv", index=False)
@@ -104,4 +104,4 @@ def test_missing_folder(tmp_path):
 
 def test_results_page_is_generated():
     page = Path(__file__).parents[1] / "results" / "README.md"
-    assert page.read_text() == schema.markdown()
+    assert page.read_text() == markdown()

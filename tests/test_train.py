@@ -19,7 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import COLUMNS, TEST_COLUMNS
 from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -50,10 +51,10 @@ def test_training_learns_and_its_row_is_exact(run):
     assert 0 < row["mfu"] < 1 and row["peak_flops"] > 1e8 and row["memory"] > 1e7
     assert row["step_seconds"] == pytest.approx(256 / row["tokens_per_second"])
     (test,) = result.tests  # the run's own corpus
-    assert set(test) == {c.name for c in schema.TEST_COLUMNS}
+    assert set(test) == {c.name for c in TEST_COLUMNS}
     assert test["L"] == row["L"] == pytest.approx(sum(test["L_position"]) / 32)
     assert test["L_position"][0] > test["L_position"][31]  # context helps
-    assert set(row) | {"tag"} == {c.name for c in schema.COLUMNS}
+    assert set(row) | {"tag"} == {c.name for c in COLUMNS}
     assert row["L"] < 3.3 < math.log(256) - 1
     assert (row["S"], row["D"], row["B"]) == (60, 60 * 256, 256)
     assert row["N"] == size.parameters(run.model, 256).N

@@ -17,9 +17,9 @@ from rich.console import Console
 from analysis.planning.adaptive import interval_width
 from scaling import size as model_size
 from scaling.cli import main
+from scaling.columns import config_row
 from scaling.config import ModelConfig, RunConfig, flatten
 from scaling.errors import ConfigError
-from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Interval

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.schema import COLUMNS
+from scaling.columns import COLUMNS
 
 
 class LawError(ValueError):

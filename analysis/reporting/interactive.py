@@ -19,9 +19,9 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from analysis.figures import style
+from scaling.columns import COLUMNS
 from scaling.extras import installed
 from scaling.jsonable import finite
-from scaling.schema import COLUMNS
 
 _AXES = {
     "C": "Compute C = 6ND [FLOPs]",
@@ -40,7 +40,7 @@ _MEASURED = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
 def section(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     """Return the section of a page with the interactive plot, as lines of HTML.
 
-    `runs` has the columns of scaling.schema. The page must hold the table of runs under the id
+    `runs` has the columns of scaling.columns. The page must hold the table of runs under the id
     `runs`, with run_id in its first column, and a search box under the id `search`.
     """
     runs = runs.sort_values(["N", "D"])

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling.columns import COLUMNS
 from scaling.count import FLOP_COLUMNS
 from scaling.errors import ConfigError, TableError
 from scaling.model_config import FAMILIES, ModelConfig
-from scaling.schema import COLUMNS
 from scaling.size import flops_per_token, parameters
 from scaling.table import check, missing_column
 

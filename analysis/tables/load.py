@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables import wandb
+from scaling.columns import STATUSES
 from scaling.errors import TableError
 from scaling.files import EncodingError, check_regular, check_utf8
-from scaling.schema import STATUSES
 from scaling.table import check, missing_column, read, read_curves
 
 _IDENTITIES = {

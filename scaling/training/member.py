@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from scaling import schema, size
+from scaling import size
+from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
 from scaling.data.corpus import TokenFiles
 from scaling.data.windows import TrainTokens
@@ -204,7 +205,7 @@ class Member:
             "device": machine.device,
             "error": self.error or self.stopped,
         }
-        return Result(run, schema.config_row(flatten(run)) | measured, self.curve, self.tests)
+        return Result(run, config_row(flatten(run)) | measured, self.curve, self.tests)
 
 
 @dataclass

@@ -34,12 +34,12 @@ class Result:
 
     config: RunConfig
     row: dict[str, Any]
-    """One row of the results table; keys are names in scaling.schema.COLUMNS."""
+    """One row of the results table; keys are names in scaling.columns.COLUMNS."""
     curve: list[dict[str, Any]]
-    """One entry per evaluation; keys are names in scaling.schema.CURVE_COLUMNS."""
+    """One entry per evaluation; keys are names in scaling.columns.CURVE_COLUMNS."""
     tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """One entry per distribution that the finished model was measured on; keys are names in
-    scaling.schema.TEST_COLUMNS."""
+    scaling.columns.TEST_COLUMNS."""
 
     @property
     def status(self) -> str:

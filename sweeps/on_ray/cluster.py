@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweeps.errors import StoreError
-from sweeps.on_ray.session import job_config, script_folder
+from sweeps.on_ray.start import job_config, script_folder
 
 _CONNECT_SECONDS = 3.0
 """Time for a cluster's port to answer; Ray itself would wait for minutes."""

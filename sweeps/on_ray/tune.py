@@ -20,12 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import interpreter
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from sweeps.errors import StoreError
 from sweeps.execute import execute
-from sweeps.on_ray.session import job_config, private_folder
+from sweeps.on_ray.start import private_folder, start_ray
 from sweeps.queue import Job, Outcome, Queue
 from sweeps.store import Store
 
@@ -244,7 +243,7 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
             joined = ray.is_initialized()
             for starts_left in reversed(range(_STARTS)):
                 if not joined:
-                    _init(workers * execution.threads * execution.devices, session)
+                    start_ray(workers * execution.threads * execution.devices, session)
                 try:
                     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                     resources = _resources(workers, execution, alive)
@@ -263,31 +262,6 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                         ray.shutdown()
     finally:
         stop.unlink(missing_ok=True)
-
-
-def _init(cpus: int, session: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            job_config=job_config(interpreter.search_path()),
-            object_store_memory=100 << 20,
-            _temp_dir=str(session),
-        )
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        raise StoreError(
-            f"Ray did not start: {str(error).strip().splitlines()[0]} (its log is ray.log in the "
-            "results folder). `--in-process` runs the sweep without Ray."
-        ) from error
-    finally:
-        with contextlib.suppress(ValueError):  # Ray sets a handler in the main thread only
-            signal.signal(signal.SIGTERM, before)
 
 
 def _resources(

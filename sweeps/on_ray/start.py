@@ -1,11 +1,13 @@
-"""The environment of Ray for a sweep: a folder that is private to the user, and module paths."""
+"""Starting Ray for a sweep: in a folder that is private to the user, with safe module paths."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -13,11 +15,43 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling import interpreter
 from sweeps.errors import StoreError
 
 _LONGEST = 38
 """Characters of the folder's path at most: paths of sockets are up to 69 longer, and may have 107
 in total."""
+
+
+def start_ray(cpus: int, folder: Path) -> None:
+    """Start Ray on this machine with `cpus` CPUs; its files and sockets lie in `folder`.
+
+    Raises StoreError if it does not start.
+    """
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            job_config=job_config(interpreter.search_path()),
+            object_store_memory=100 << 20,
+            _temp_dir=str(folder),
+        )
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"Ray did not start: {str(error).strip().splitlines()[0]} (its log is ray.log in the "
+            "results folder). `--in-process` runs the sweep without Ray."
+        ) from error
+    finally:
+        with contextlib.suppress(ValueError):  # Ray sets a handler in the main thread only
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -198,7 +198,7 @@ def markdown() -> str:
         "There is one folder per sweep. It holds `runs.csv` (one row per run), `curves.parquet`",
         "(one row per evaluation), `tests.parquet` (final losses by position in the context and on",
         "other distributions), `manifest.json` (revision, versions, machine, corpus, wall-clock",
-        "time) and figures. This page is generated from `scaling/schema.py`.",
+        "time) and figures. This page is generated from `scaling/columns.py`.",
     ]
     tables = {"runs.csv": COLUMNS, "curves.parquet": CURVE_COLUMNS, "tests.parquet": TEST_COLUMNS}
     for title, columns in tables.items():
