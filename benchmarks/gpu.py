@@ -41,12 +41,12 @@ def step_seconds(values: dict, K: int, device: str, seconds: float, **execution)
     runs = [override(run, {"seed": k}) for k in range(K)]
     trainer = Trainer(runs, Execution(device=device, **execution), [None] * K)
     trainer.steps(3)
-    trainer.loss_sum_k.tolist()
+    trainer.stack.loss_sum_k.tolist()
     tries, n = [], 1
     for _ in range(5):
         start = time.perf_counter()
         trainer.steps(n)
-        trainer.loss_sum_k.tolist()
+        trainer.stack.loss_sum_k.tolist()
         tries.append((time.perf_counter() - start) / n)
         n = max(1, round(seconds / tries[-1]))
     return min(tries)

@@ -46,7 +46,7 @@ def run_of(parametrisation: str, width: int, lr: float, base: int, tokens: int, 
 def losses(task: tuple[str, int, Sequence[float], int, int, Sequence[int]]) -> list[float]:
     """Mean test loss over seeds at each learning rate, trained as one pack on one thread."""
     from scaling.execution import Execution
-    from scaling.train import train_pack
+    from scaling.training.train import train_pack
 
     parametrisation, width, rates, base, tokens, seeds = task
     runs = [run_of(parametrisation, width, lr, base, tokens, s) for lr in rates for s in seeds]

@@ -174,13 +174,13 @@ def sweep(name: str, spec: Any, workers: int, folder: Path) -> dict[str, float]:
 
 
 def planner() -> dict[str, float]:
-    from scaling.training.pack_key import shape
+    from scaling.training.pack_key import pack_key
     from sweeps import packing
     from sweeps.costs import Costs, fit_speed
 
     runs = seeds(100_000).runs
 
-    costs = Costs(fit_speed([]), {shape(run): {1: 3e-3, 4: 6e-3, 16: 2e-2} for run in runs})
+    costs = Costs(fit_speed([]), {pack_key(run): {1: 3e-3, 4: 6e-3, 16: 2e-2} for run in runs})
     start = time.perf_counter()
     jobs = packing.form(runs, costs, 64)
     took = time.perf_counter() - start

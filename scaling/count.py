@@ -1,7 +1,7 @@
-"""Exact parameters and training FLOPs of a model, in each published convention.
+"""Exact parameter counts and training FLOPs of a model, in each published convention.
 
-Closed forms of the shape alone; the tests hold them against the built model's ``numel()`` and
-torch's FlopCounterMode. Families of one's own are in scaling/size.py. Imports nothing heavy.
+Closed forms of the shape alone. The tests compare them with the built model's ``numel()`` and with
+torch's FlopCounterMode. For custom model families see scaling/size.py. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ PF_DAY = 1e15 * 86_400
 
 CONVENTIONS = {
     "6N": "C = 6 N D: forward 2N, backward 4N (Kaplan et al. 2020, eq. 2.2 without context); "
-    "parameters count once for each use",
-    "kaplan": "3 (2N + 2 n_layer n_ctx d_attn) a token, matrices only "
+    "parameters count once per use",
+    "kaplan": "3 (2N + 2 n_layer n_ctx d_attn) per token, matrices only "
     "(Kaplan et al. 2020, Table 1 and eq. 2.2)",
     "chinchilla": "embedding, attention with softmax, dense and logits, backward = 2 forward "
     "(Hoffmann et al. 2022, appendix F)",
@@ -25,28 +25,38 @@ CONVENTIONS = {
 }
 """Training-FLOP conventions by name."""
 
+FLOP_COLUMNS = {
+    "C": "6N",
+    "C_kaplan": "kaplan",
+    "C_chinchilla": "chinchilla",
+    "C_matmul": "matmul",
+}
+"""Columns of the results table that hold training FLOPs, and the convention of each."""
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts of one shape."""
+    """Parameter counts of one model."""
 
     N: int
     """Non-embedding: everything but token and position embeddings and the output layer."""
     N_kaplan: int
-    """Matrices only; of the plain decoder 2 d_model n_layer (2 d_attn + d_ff) (Kaplan et al. 2020,
+    """Matrices only; 2 d_model n_layer (2 d_attn + d_ff) for the plain decoder (Kaplan et al. 2020,
     eq. 2.1)."""
     embedding: int
     """Token and position embeddings."""
     head: int
-    """Output layer; 0 where it is tied to the token embedding."""
+    """Output layer; 0 if it is tied to the token embedding."""
 
     @property
     def N_total(self) -> int:
+        """All parameters."""
         return self.N + self.embedding + self.head
 
 
-@functools.lru_cache(maxsize=4096)  # a sweep asks for each shape many times
+@functools.lru_cache(maxsize=4096)  # a sweep asks for each model many times
 def closed_form_parameters(model: ModelConfig, vocab_size: int) -> Parameters:
+    """Return the parameter counts of a built-in family, from its shape."""
     d, f, kv = model.d_model, model.ff_width, model.kv_width
     embedding, head = vocab_size * d, 0 if model.tied else vocab_size * d
     if model.family == "lstm":  # four gates, each with an input and a recurrent matrix and a bias
@@ -70,6 +80,7 @@ def closed_form_parameters(model: ModelConfig, vocab_size: int) -> Parameters:
 
 @functools.lru_cache(maxsize=4096)
 def closed_form_flops_per_token(model: ModelConfig, vocab_size: int, convention: str) -> float:
+    """Return the training FLOPs per token of a built-in family, by one of :data:`CONVENTIONS`."""
     d, ctx = model.d_model, model.n_ctx
     count = closed_form_parameters(model, vocab_size)
     blocks = model.n_layer * model.n_repeat if model.family == "decoder" else 0  # with attention
@@ -77,7 +88,7 @@ def closed_form_flops_per_token(model: ModelConfig, vocab_size: int, convention:
     matrices = 2 * count.N_kaplan * repeat
     embed = 2 * vocab_size * d
     if convention == "6N":
-        return 6.0 * (count.N + (repeat - 1) * (count.N - _norm(model)))  # the last norm works once
+        return 6.0 * (count.N + (repeat - 1) * (count.N - _norm(model)))  # the last norm runs once
     if convention == "kaplan":
         return 3.0 * (matrices + 2 * blocks * ctx * d)
     if convention == "matmul":

@@ -1,7 +1,8 @@
-"""Parameters and training FLOPs of any model, families of one's own included.
+"""Parameters and training FLOPs of any model and run, custom model families included.
 
-A family of one's own is code in a file, and only building it shows its sizes. A file is run here only
-after :func:`allow`: names of families come with anybody's table or results folder.
+The closed forms of scaling/count.py serve the built-in families. A custom family is code in a file,
+and only building the model shows its size. That code runs only after :func:`allow`, because a table
+or a results folder from anybody may name a family.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import FAMILIES, ModelConfig
+from scaling.config import FAMILIES, ModelConfig, RunConfig
 from scaling.count import (
     CONVENTIONS,
+    FLOP_COLUMNS,
     Parameters,
     closed_form_flops_per_token,
     closed_form_parameters,
@@ -24,11 +26,58 @@ from scaling.errors import ConfigError
 from scaling.files import code_file
 
 
-def parameters(model: ModelConfig, vocab_size: int) -> Parameters:
-    """Exact counts of the model as built.
+@dataclass(frozen=True)
+class OwnSizes:
+    """Sizes of a model of a custom family."""
 
-    Raises ConfigError for a family of one's own that cannot be built, or whose code is not allowed and
-    whose sizes nobody has told (:func:`allow`, :func:`remember`).
+    parameters: Parameters
+    flops: Mapping[str, float]
+    """{convention: training FLOPs per token}: '6N' and 'matmul'."""
+
+
+_allowed: set[Path] = set()
+_remembered: dict[tuple[ModelConfig, int], OwnSizes] = {}
+
+
+# ------------------------------------------------------------------ sizes of a run
+
+
+def parameters_of(run: RunConfig) -> Parameters:
+    """Return the exact parameter counts of a run's model. Raises as :func:`parameters`."""
+    return parameters(run.model, run.data.vocab_size)
+
+
+def flops_per_token_of(run: RunConfig, convention: str = "6N") -> float:
+    """Return a run's training FLOPs per token. Raises as :func:`flops_per_token`."""
+    return flops_per_token(run.model, run.data.vocab_size, convention)
+
+
+def flops_of(run: RunConfig, convention: str = "6N") -> float:
+    """Return the training FLOPs of a whole run: FLOPs per token times D."""
+    return flops_per_token_of(run, convention) * run.D
+
+
+def size_columns(run: RunConfig, step: int | None = None) -> dict[str, Any]:
+    """Return the columns of a run's row that follow from its config alone: N, D, C, ...
+
+    D, C and S are those after `step` optimiser steps, by default the last one.
+    """
+    count = parameters_of(run)
+    step = run.S if step is None else step
+    D = run.tokens_at(step)
+    flops = {c: flops_per_token_of(run, name) * D for c, name in FLOP_COLUMNS.items()}
+    sizes = {"N": count.N, "N_total": count.N_total, "D": D} | flops
+    return sizes | {"B": run.batch_tokens, "S": step, "vocab_size": run.data.vocab_size}
+
+
+# ------------------------------------------------------------------ sizes of a model
+
+
+def parameters(model: ModelConfig, vocab_size: int) -> Parameters:
+    """Return the exact parameter counts of the model as built.
+
+    Raises ConfigError for a custom family that cannot be built, or whose code is not allowed and
+    whose sizes are not known (:func:`allow`, :func:`remember`).
     """
     if model.family not in FAMILIES:
         return own_sizes(model, vocab_size).parameters
@@ -36,10 +85,10 @@ def parameters(model: ModelConfig, vocab_size: int) -> Parameters:
 
 
 def flops_per_token(model: ModelConfig, vocab_size: int, convention: str = "6N") -> float:
-    """Training FLOPs (forward and backward) for one token, by a name of :data:`CONVENTIONS`.
+    """Return the training FLOPs per token (forward and backward), by one of :data:`CONVENTIONS`.
 
-    A parameter that is used r times a token counts r times. For a family of one's own only '6N'
-    (each parameter once) and 'matmul' (by torch's counter) are defined: nan for the others.
+    A parameter that is used r times per token counts r times. For a custom family only '6N' (each
+    parameter once) and 'matmul' (by torch's counter) are defined; the others are nan.
     """
     if convention not in CONVENTIONS:
         raise ConfigError(
@@ -50,39 +99,29 @@ def flops_per_token(model: ModelConfig, vocab_size: int, convention: str = "6N")
     return closed_form_flops_per_token(model, vocab_size, convention)
 
 
-@dataclass(frozen=True)
-class OwnSizes:
-    """Sizes of a model of one's own family."""
-
-    parameters: Parameters
-    flops: Mapping[str, float]
-    """{convention: training FLOPs per token}: '6N' and 'matmul'."""
-
-
-_allowed: set[Path] = set()
-_told: dict[tuple[ModelConfig, int], OwnSizes] = {}
+# ------------------------------------------------------------------ custom families
 
 
 def allow(family: str) -> None:
-    """Let the code of a family be run in this process: what trains it has been asked for."""
+    """Allow a family's code to run in this process, because the user asked to train it."""
     if family not in FAMILIES:
         _allowed.add(code_file(family))
 
 
 def remember(model: ModelConfig, vocab_size: int, sizes: OwnSizes) -> None:
-    """Take these sizes for a model whose code is not allowed here."""
-    _told[model, vocab_size] = sizes
+    """Use these sizes for a model whose code is not allowed to run here."""
+    _remembered[model, vocab_size] = sizes
 
 
 def own_sizes(model: ModelConfig, vocab_size: int) -> OwnSizes:
-    """The sizes of a model of one's own family. Raises ConfigError as :func:`parameters`."""
+    """Return the sizes of a model of a custom family. Raises as :func:`parameters`."""
     if code_file(model.family) in _allowed:
         return _built(model, vocab_size)
-    if found := _told.get((model, vocab_size)):
+    if found := _remembered.get((model, vocab_size)):
         return found
     raise ConfigError(
-        f"model.family={model.family!r}: its sizes cannot be known without running its code, which is "
-        f"not allowed here. A sweep runs the code beside its spec, or that of --allow-code "
+        f"model.family={model.family!r}: its sizes cannot be known without running its code, which "
+        f"is not allowed here. A sweep runs the code beside its spec, or that of --allow-code "
         f"{model.family.rpartition(':')[0]}; from Python, call scaling.size.allow first."
     )
 
@@ -91,6 +130,6 @@ def own_sizes(model: ModelConfig, vocab_size: int) -> OwnSizes:
 def _built(model: ModelConfig, vocab_size: int) -> OwnSizes:
     from scaling.model import build  # imports torch
 
-    built: Any = build(model, vocab_size)
-    size: Parameters = built.count()
-    return OwnSizes(size, {"6N": 6.0 * size.N, "matmul": 3.0 * built.forward_flops()})
+    built = build(model, vocab_size)
+    count = built.count()
+    return OwnSizes(count, {"6N": 6.0 * count.N, "matmul": 3.0 * built.forward_flops()})

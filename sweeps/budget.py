@@ -1,4 +1,4 @@
-"""What one call of a sweep may spend."""
+"""Limits on what one call of a sweep may spend."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from scaling.errors import ConfigError
 from scaling.units import clock, si
 
 
-def flops(run: RunConfig) -> float:
-    """C = 6 N D of a run [FLOPs]."""
-    return size.flops_per_token(run.model, run.data.vocab_size) * run.D
+@dataclass(kw_only=True)
+class SweepBudget:
+    """Limits on FLOPs (6 N D) and on hours of wall clock.
 
-
-@dataclass
-class Budget:
-    """FLOPs (6 N D) and hours of wall clock. Runs are begun while both last; what is under way ends."""
+    Runs start while both last; a run that has started is trained to its end.
+    """
 
     flops: float | None = None
     hours: float | None = None
-    _begun: dict[str, float] = field(default_factory=dict)
-    """{run_id: FLOPs} of the runs that were begun."""
+    _started: dict[str, float] = field(default_factory=dict)
+    """FLOPs of the runs that have started, by run id."""
     _start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -38,19 +36,25 @@ class Budget:
         return self.flops is not None or self.hours is not None
 
     def admits(self, runs: Iterable[RunConfig]) -> bool:
-        """Whether these may begin now; if so, they count as begun. A run that resumes counts once."""
+        """Whether these runs may start now. If so, they count as started, a resumed run once."""
         if self.hours is not None and time.monotonic() - self._start > 3600 * self.hours:
             return False
-        new = {run.run_id: flops(run) for run in runs}
-        if self.flops is not None and sum((self._begun | new).values()) > self.flops:
+        new = {run.run_id: size.flops_of(run) for run in runs}
+        if self.flops is not None and sum((self._started | new).values()) > self.flops:
             return False
-        self._begun |= new
+        self._started |= new
         return True
+
+    def covers(self, flops: float, seconds: float) -> bool:
+        """Whether the limits are at least this high."""
+        return (self.flops is None or flops <= self.flops) and (
+            self.hours is None or seconds <= 3600 * self.hours
+        )
 
     def __str__(self) -> str:
         limits = []
         if self.flops is not None:
-            limits.append(f"{si(sum(self._begun.values()))} of {si(self.flops, 'FLOPs')}")
+            limits.append(f"{si(sum(self._started.values()))} of {si(self.flops, 'FLOPs')}")
         if self.hours is not None:
             spent = clock(time.monotonic() - self._start)
             limits.append(f"{spent} of {clock(3600 * self.hours)}")

@@ -1,9 +1,10 @@
-"""Checks before anything trains: of the workers asked for, and of every run."""
+"""Checks before anything trains: of the workers asked for, the runs and their texts."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,29 +12,78 @@ from typing import TYPE_CHECKING, Any
 from scaling.config import DataConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
+from sweeps.errors import StoreError
+from sweeps.options import SweepOptions
+from sweeps.result import Row
+from sweeps.store import Store
 
 if TYPE_CHECKING:
     from scaling.data.corpus import TokenFiles
 
 
-TEXT_FIELDS = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-"""What makes token files, from which subsets are drawn."""
+_TEXT_FIELDS = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
+"""The fields that determine the token files, of which runs may train on subsets."""
+
+_TextKey = tuple[Any, ...]
+"""Values of the text fields."""
 
 
 @dataclass
-class Text:
-    """The token files that runs share."""
+class _Text:
+    """The token files that several runs share."""
 
     data: DataConfig
     files: TokenFiles
     others: dict[str, Path] = field(default_factory=dict)
-    """{corpus: test split in these tokens} of all eval.others."""
+    """Test splits of the corpora in eval.others, in the same tokens, by corpus."""
 
 
-def check_run(
-    run: RunConfig, texts: dict[tuple[Any, ...], Text], checked: set[tuple[Any, ...]]
-) -> None:
-    """Raise ConfigError where training would: rates, text, subset or test windows that cannot be.
+def prepare(
+    name: str,
+    store: Store,
+    runs: Iterable[RunConfig],
+    rows: Mapping[str, Row],
+    execution: Execution,
+    recorded: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Make the token files of `runs` and check what would otherwise only show in training.
+
+    Returns the hashes of the texts by name (:func:`scaling.data.corpus.hashes`), with those
+    `recorded` earlier in the same call. Raises ConfigError for a run that cannot be trained as
+    asked and for a text that is no longer the recorded one, and StoreError if results on
+    different texts would mix. `name` is the sweep's, for messages.
+    """
+    # Importing torch takes seconds; auto and cpu exist everywhere, and one device needs no launch.
+    if execution.device not in ("auto", "cpu"):
+        from scaling.devices.device import device_of
+
+        device_of(execution.device)
+    from scaling.data import corpus
+
+    texts: dict[_TextKey, _Text] = {}
+    checked: set[tuple[Any, ...]] = set()
+    for run in runs:
+        try:
+            if execution.devices > 1:
+                from scaling.devices import launch
+
+                launch.check(run, execution)
+            _check_run(run, texts, checked)
+        except ConfigError as error:
+            tag = f" {run.tag!r}" if run.tag else ""
+            raise ConfigError(f"{name}, run {run.run_id}{tag}: {error}") from None
+    known = dict(recorded or {})
+    for key, text in texts.items():
+        found = corpus.hashes(text.data, text.files, text.others)
+        corpus.check_unchanged(found, known)
+        if not found.keys() <= known.keys():
+            _check_rows(store, rows, key, text, found)
+        known |= found
+    return known
+
+
+def _check_run(run: RunConfig, texts: dict[_TextKey, _Text], checked: set[tuple[Any, ...]]) -> None:
+    """Raise ConfigError for a learning rate, text, subset or test set that training would refuse.
 
     `texts` and `checked` remember what earlier runs share with this one.
     """
@@ -47,9 +97,9 @@ def check_run(
         raise ConfigError(
             f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."
         ) from None
-    key = tuple(getattr(run.data, name) for name in TEXT_FIELDS)
+    key = tuple(getattr(run.data, name) for name in _TEXT_FIELDS)
     if key not in texts:
-        texts[key] = Text(run.data, corpus.prepare(run.data))
+        texts[key] = _Text(run.data, corpus.prepare(run.data))
     files, others = texts[key].files, texts[key].others
     n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
     if (subset := (run.data, n_ctx)) not in checked:
@@ -62,45 +112,84 @@ def check_run(
     checked |= {subset, test}
 
 
-def check_workers(
-    workers: int, execution: Execution, in_process: bool, address: str | None = None
-) -> int:
-    """How many workers will run. ConfigError where this machine has too few cores for them, or is one
-    where several nodes are asked for."""
-    _positive(workers, "workers")
-    if execution.nodes > 1 and in_process:
+def _check_rows(
+    store: Store, rows: Mapping[str, Row], key: _TextKey, text: _Text, found: Mapping[str, str]
+) -> None:
+    """Raise StoreError if finished runs were trained or tested on another text."""
+    from scaling.data import corpus
+
+    recorded = store.manifest().get("corpus_hashes")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    where = store.shown(store.folder)
+    cure = "Losses would not compare; use another folder with --results, or restore the text."
+    for row in rows.values():
+        if tuple(row.get(name) for name in _TEXT_FIELDS) != key:
+            continue
+        before = row.get("corpus_hash")  # the table keeps the first digits
+        if before and not text.files.hash.startswith(before):
+            raise StoreError(
+                f"{where}: run {row['run_id']} was trained on another text: corpus "
+                f"{row['corpus']!r} ({row['tokenizer']}) had hash {before} and has "
+                f"{text.files.hash[: len(before)]} now. {cure}"
+            )
+        for other in map(str.strip, str(row.get("others") or "").split(",")):
+            if other not in text.others:
+                continue
+            name = corpus.text_name(text.data, test_of=other)
+            before, now = recorded.get(name), found[name]
+            if isinstance(before, str) and before != now:
+                raise StoreError(
+                    f"{where}: run {row['run_id']} was tested on another text: corpus {other!r} "
+                    f"of eval.others had hash {before[:16]} and has {now[:16]} now. {cure}"
+                )
+
+
+def check_options(options: SweepOptions) -> int:
+    """Return how many workers will run.
+
+    Raises ConfigError for options that do not go together, and if this machine has too few cores.
+    """
+    execution, address = options.execution, options.address
+    if type(options.workers) is not int or options.workers < 1:
+        raise ConfigError(f"workers={options.workers!r} must be a whole number of at least 1.")
+    if address is not None and options.in_process:
         raise ConfigError(
-            f"nodes={execution.nodes}, but in_process trains on this machine only. Give the address of a "
-            "Ray cluster instead; or train one run, without Ray, with `torchrun --nnodes "
-            f"{execution.nodes} ... -m scaling.cli train` on every node (docs/cluster.md)."
+            f"address={address!r} names a cluster, which in_process would not use; choose one."
+        )
+    if options.retries < 0:
+        raise ConfigError(f"retries={options.retries} must not be negative.")
+    if execution.nodes > 1 and options.in_process:
+        raise ConfigError(
+            f"nodes={execution.nodes}, but in_process trains on this machine only. Give the "
+            "address of a Ray cluster instead; or train one run, without Ray, with `torchrun "
+            f"--nnodes {execution.nodes} ... -m scaling.cli train` on every node "
+            "(docs/cluster.md)."
         )
     if execution.nodes > 1 and execution.compile:
         raise ConfigError(
-            f"compile is decided by measurements, which are not made with nodes={execution.nodes}; "
-            "leave it out."
+            "compile is decided by measurements, which are not made with "
+            f"nodes={execution.nodes}; leave it out."
         )
-    workers = 1 if in_process else workers
+    workers = 1 if options.in_process else options.workers
     ray = sys.modules.get("ray")
-    if address or (ray is not None and ray.is_initialized() and not in_process):
-        return workers  # the cluster says what it has
+    if address or (ray is not None and ray.is_initialized() and not options.in_process):
+        return workers  # the cluster knows its resources
     if execution.nodes > 1:
         raise ConfigError(
-            f"nodes={execution.nodes}, but without an address the sweep has this machine only. Start Ray "
-            "on the nodes and give --address host:port, or auto (docs/cluster.md)."
+            f"nodes={execution.nodes}, but without an address the sweep has this machine only. "
+            "Start Ray on the nodes and give --address host:port, or auto (docs/cluster.md)."
         )
-    # Not every system can say which of its cores this process may use.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    each, devices = execution.threads * execution.devices, execution.devices
-    if workers * each > cores:
-        several = f" on devices={devices}" if devices > 1 else ""
+    cores = _available_cores()
+    if (needed := workers * execution.threads * execution.devices) > cores:
+        devices = f" on devices={execution.devices}" if execution.devices > 1 else ""
         raise ConfigError(
-            f"workers={workers} of threads={execution.threads}{several} take {workers * each} cores, "
+            f"workers={workers} of threads={execution.threads}{devices} take {needed} cores, "
             f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
         )
     return workers
 
 
-def _positive(value: int, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+def _available_cores() -> int:
+    """Number of cores that this process may use; of the machine, if the system cannot tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What a person does to a sweep from another terminal: watch it, read a run's log, stop it, tidy up.
+"""Commands on a sweep from another terminal: watch it, read a run's log, stop it, clean up.
 
 Imports neither ray nor torch.
 """
@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -19,21 +19,24 @@ from rich.text import Text
 from scaling.files import read_bytes
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
-from sweeps.status import Status, status
+from sweeps.folder_status import Status, status
 from sweeps.store import Store
 
-_WATCH_MOST_SECONDS = 300.0
-"""Plain lines come ever more rarely, so that a log of days stays short."""
+_MAX_WATCH_SECONDS = 300.0
+"""Intervals between plain lines grow up to this, so that the log of a long sweep stays short."""
 
 _STOP_SECONDS = 30.0
-"""A driver that is asked to stop has gone by then: workers write checkpoints for some seconds."""
+"""Time for a driver to stop; its workers need some seconds to write checkpoints."""
+
+_MAX_CANDIDATES = 8
+"""Runs that an error about an ambiguous name lists."""
 
 
 def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = None) -> Status:
-    """Show the status of a sweep until no driver works on it any more; returns the last one.
+    """Show the status of a sweep until no driver works on it any more, and return the last one.
 
-    Live in a terminal; elsewhere a line where the counts changed, ever more rarely. Raises
-    StoreError where the folder holds no sweep.
+    The status is live in a terminal; elsewhere a line is printed when the counts have changed, at
+    growing intervals. Raises StoreError if the folder holds no sweep.
     """
     console = console or Console()
     store = Store(folder)
@@ -53,59 +56,63 @@ def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = N
                 say(console, line)
                 shown = line
             time.sleep(every)
-            every = min(_WATCH_MOST_SECONDS, every * 1.25)
+            every = min(_MAX_WATCH_SECONDS, every * 1.25)
             state = status(folder)
     say(console, str(state))
     return state
 
 
 def logs(folder: str | Path, run: str) -> str:
-    """A run's attempts and what it printed; `run` is the beginning of its id, or its tag.
+    """Return a run's attempts and its output; `run` is a prefix of its id, or its tag.
 
-    Raises StoreError where no run matches, or several do.
+    Raises StoreError if no run matches, or several do.
     """
     store = Store(folder)
-    status(folder)  # says where this is no sweep
-    names = store.tags()
-    found = [run_id for run_id, tag in names.items() if run_id.startswith(run) or tag == run]
-    exact = [run_id for run_id in found if run_id == run]
-    found = exact or found
-    if len(found) != 1:
-        some = ", ".join(f"{i} {names[i]!r}" if names[i] else i for i in (found or list(names))[:8])
-        dots = ", ..." if len(found or names) > 8 else ""
-        what = f"matches {len(found)} runs: {some}{dots}" if found else "matches no run"
-        there = "" if found or not names else f"; there are {some}{dots}"
-        raise StoreError(
-            f"{run!r} {what} in {store.said(store.folder)}{there}. Give the beginning of one run's id."
-        )
-    (run_id,) = found
-    lines = [f"{run_id} {names[run_id]}".rstrip()]
+    status(folder)  # raises if the folder holds no sweep
+    tags = store.tags()
+    run_id = _find_run(store, tags, run)
+    lines = [f"{run_id} {tags[run_id]}".rstrip()]
     for event in store.attempts(run_id):
         details = {k: v for k, v in event.items() if k not in ("event", "time", "execution")}
-        said = ", ".join(f"{key}={value}" for key, value in details.items())
-        lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {said}".rstrip())
+        text = ", ".join(f"{key}={value}" for key, value in details.items())
+        lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {text}".rstrip())
     path = store.run_folder(run_id) / "output.log"
     try:
         text = read_bytes(path).decode(errors="replace").strip()
     except FileNotFoundError:
         text = ""
     except OSError as error:
-        raise StoreError(f"{store.said(path)} cannot be read: {why(error)}") from None
+        raise StoreError(f"{store.shown(path)} cannot be read: {why(error)}") from None
     return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
+
+
+def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
+    """Return the id of the one run with this id, id prefix or tag."""
+    found = [run_id for run_id, tag in tags.items() if run_id.startswith(run) or tag == run]
+    found = [run_id for run_id in found if run_id == run] or found
+    if len(found) == 1:
+        return found[0]
+    candidates = found or list(tags)
+    shown = [f"{i} {tags[i]!r}" if tags[i] else i for i in candidates[:_MAX_CANDIDATES]]
+    some = ", ".join(shown) + (", ..." if len(candidates) > _MAX_CANDIDATES else "")
+    what = f"matches {len(found)} runs: {some}" if found else "matches no run"
+    known = "" if found or not tags else f"; there are {some}"
+    where = store.shown(store.folder)
+    raise StoreError(f"{run!r} {what} in {where}{known}. Give the beginning of one run's id.")
 
 
 def cancel(
     folder: str | Path, *, now: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Stop the sweep that works on a folder, as Ctrl-C in its own terminal would; wait for its end.
+    """Stop the sweep that works on a folder, as Ctrl-C in its terminal would, and wait for its end.
 
-    Its workers write checkpoints, and it prints the command that goes on; `now` is Ctrl-C twice.
-    `say` is told what is being waited for. Raises StoreError where no sweep is running, or
-    where it runs on another machine.
+    Its workers write checkpoints, and it prints the command that resumes it. `now` is Ctrl-C twice.
+    `say` is called with what is being waited for. Raises StoreError if no sweep is running, or if
+    it runs on another machine.
     """
     store = Store(folder)
     status(folder)
-    driver, where = store.driver(), store.said(store.folder)
+    driver, where = store.driver(), store.shown(store.folder)
     if driver is None:
         raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
     pid, host = driver
@@ -125,16 +132,17 @@ def cancel(
     while store.driver() == driver:
         if time.monotonic() > deadline:
             raise StoreError(
-                f"process {pid} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it at once."
+                f"process {pid} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it "
+                "at once."
             )
         time.sleep(0.1)
 
 
 def clean(folder: str | Path, *, dry_run: bool = False) -> dict[Path, int]:
-    """Remove the checkpoints and litter of finished runs, never what was measured.
+    """Remove checkpoints and other leftovers of finished runs, never measurements.
 
-    Returns {path: bytes} of what was, or with `dry_run` would be, removed. Raises StoreError where
-    a sweep is running on the folder.
+    Returns {path: bytes} of what was removed, or with `dry_run` would be. Raises StoreError if a
+    sweep is running on the folder.
     """
     store = Store(folder)
     status(folder)

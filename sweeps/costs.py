@@ -1,7 +1,8 @@
-"""How long runs take on this machine: learned from finished runs, or from a few measured seconds.
+"""Time that runs take on this machine, learned from finished runs or a few measured seconds.
 
-Training one token costs  t = a / B + b n_layer / B + c F  seconds: a step and each of its layers have
-a fixed price, and every FLOP has one (F: matrix-product FLOPs a token, scaling.count 'matmul').
+Training takes  t = a / B + b n_layer / B + c F  seconds per token: each step and each of its layers
+has a fixed cost, and each FLOP has one (F: matrix-product FLOPs per token, 'matmul' in
+scaling.count).
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from typing import Any
 
 from scaling import size
 from scaling.config import RunConfig
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from sweeps.measure import Machine, Packs
 
 Sample = tuple[float, float, float, float]
-"""(B, n_layer, F, seconds a token) of something that was measured."""
+"""A measurement: (B, n_layer, F, seconds per token)."""
 
 _TYPICAL = (8e-4, 8e-4, 4e-11)
-"""a, b, c of one laptop core, where nothing was measured."""
+"""a, b, c of one laptop core, used if nothing was measured."""
 
-_COMPILED_GAINS = 0.05
-"""Compiled steps must be shorter by this part."""
+_COMPILED_GAIN = 0.05
+"""Compiled steps must be shorter by this fraction to be used."""
 
-_MOST_SAMPLES = 2000
-"""Finished runs that the speed is learned from; three prices need no more."""
+_MAX_SAMPLES = 2000
+"""Finished runs that the speed is learned from; three coefficients need no more."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds from sizes, for one worker."""
+    """Predicts one worker's time from sizes."""
 
     step: float
     """a [s]."""
@@ -40,43 +41,43 @@ class Speed:
     flop: float
     """c [s]."""
     samples: int = 0
-    """How many measurements it rests on; 0 is a guess."""
+    """Number of measurements behind it; with 0 it is a guess."""
 
     def step_seconds(self, run: RunConfig) -> float:
-        """Of one training step."""
-        F = size.flops_per_token(run.model, run.data.vocab_size, "matmul")
+        """Return the seconds of one training step."""
+        F = size.flops_per_token_of(run, "matmul")
         return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
 
     def test(self, run: RunConfig) -> float:
-        """Of one evaluation: forward passes only."""
+        """Return the seconds of one evaluation, which has forward passes only."""
         return max(1.0, run.eval.test_tokens / run.batch_tokens) * self.step_seconds(run) / 3
 
     def seconds(self, run: RunConfig) -> float:
-        """Expected seconds of a run, evaluations included."""
+        """Return the expected seconds of a run, evaluations included."""
         tests = min(run.eval.points, run.S)
         return run.S * self.step_seconds(run) + tests * self.test(run)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What runs cost one worker, alone and in packs."""
+    """Time that runs take one worker, alone and in packs."""
 
     speed: Speed
     packs: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
-    """{shape: {K: seconds a step of K runs}} of the shapes that were measured."""
+    """{pack key: {K: seconds per step of K runs}} of the pack keys that were measured."""
     compiled: frozenset[Hashable] = frozenset()
-    """The shapes that are to be trained compiled; `packs` has what that takes."""
+    """Pack keys to train compiled; `packs` has their compiled times."""
     other: Mapping[Hashable, float] = field(default_factory=dict)
-    """{shape: how long a step of one run is in the other precision, in times of its own, uncompiled}
-    where that was measured; nan where it cannot be."""
+    """{pack key: time of a step in the other precision over that in its own, both uncompiled}, if
+    measured; nan if the other precision cannot be used."""
 
     def sizes(self, run: RunConfig) -> list[int]:
-        """Sizes of packs whose cost is known, smallest first; alone, where nothing was measured."""
-        return sorted(self.packs.get(shape(run), ())) or [1]
+        """Return the pack sizes of known cost, smallest first; just 1 if nothing was measured."""
+        return sorted(self.packs.get(pack_key(run), ())) or [1]
 
     def step(self, run: RunConfig, K: float) -> float:
-        """Seconds of one step of K runs on average, between measured sizes by a straight line."""
-        known = self.packs.get(shape(run))
+        """Return the seconds of one step of K runs on average, interpolated linearly."""
+        known = self.packs.get(pack_key(run))
         if not known:
             return self.speed.step_seconds(run)
         sizes = sorted(known)
@@ -87,12 +88,12 @@ class Costs:
         return known[below] + (known[above] - known[below]) * (K - below) / (above - below)
 
     def test(self, run: RunConfig) -> float:
-        """Seconds of one evaluation of a run."""
+        """Return the seconds of one evaluation of a run."""
         return self.speed.test(run)
 
 
 def fit_speed(samples: Iterable[Sample]) -> Speed:
-    """The prices that explain the samples best, in relative terms; none of them negative."""
+    """Fit the coefficients to samples by relative least squares, none of them negative."""
     samples = [s for s in samples if all(x > 0 for x in s)]
     if not samples:
         return Speed(*_TYPICAL)
@@ -102,7 +103,7 @@ def fit_speed(samples: Iterable[Sample]) -> Speed:
     B, layers, F, seconds = np.array(samples, float).T
     features = np.stack([1 / B, layers / B, F], axis=1)
     scale = float(np.median(seconds / (features @ _TYPICAL)))
-    # A weak pull to the typical ratio of the three keeps few samples from giving nonsense.
+    # A weak prior on the typical ratio of the three keeps few samples from giving nonsense.
     prior = 0.1 * np.eye(3)
     design = np.concatenate([features * _TYPICAL * scale / seconds[:, None], prior])
     target = np.concatenate([np.ones(len(seconds)), 0.1 * np.ones(3)])
@@ -111,8 +112,10 @@ def fit_speed(samples: Iterable[Sample]) -> Speed:
 
 
 def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
-    """Measurements from rows of a results table, of runs that trained alone; where `on` is given, only
-    on as many devices of its kind as it has."""
+    """Return measurements from rows of a results table, of runs that trained alone.
+
+    With `on`, only rows from the same kind and number of devices count.
+    """
     samples = []
     for row in rows:
         if on is not None and not on.like(row.get("device") or ""):
@@ -125,47 +128,50 @@ def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> 
 
 
 def costs_of(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
-    """What is known of the costs of `runs`, from measurements and from finished runs.
+    """Return what is known of the costs of `runs`, from measurements and from finished runs.
 
-    Where `on` says so, a shape is compiled if that was measured to be faster, by this sweep or an earlier
-    one: whatever is left of its runs, so that a sweep that was stopped goes on as it began.
+    With `on.compile`, the runs of a pack key are compiled if that was measured to be faster, by
+    this sweep or an earlier one. This does not depend on how many of them are left, so that a sweep
+    that was stopped resumes as it began.
     """
-    if not runs:  # nothing to price
+    if not runs:
         return Costs(fit_speed([]))
-    shapes = {shape(run): run for run in runs}
-    runs = shapes.values()
+    runs = {pack_key(run): run for run in runs}.values()
     packs = on.known(runs)
     known = list(rows)
-    some = known[:: max(1, len(known) // _MOST_SAMPLES)]
+    some = known[:: max(1, len(known) // _MAX_SAMPLES)]
     price = fit_speed([*samples_of_packs(packs, runs), *samples_of(some, on)])
     fast: Packs = {}
     for key, compiled in (on.known(runs, compiled=True) if on.compile else {}).items():
         plain = packs.get(key, {})
         ratios = [compiled[K] / plain[K] for K in compiled.keys() & plain.keys()]
-        if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAINS:
+        if ratios and statistics.fmean(ratios) < 1 - _COMPILED_GAIN:
             fast[key] = compiled
     return Costs(price, packs | fast, frozenset(fast), on.compared(runs))
 
 
 def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
-    """What measured packs of one say of the speed."""
+    """Return the measurements of packs of one run as samples."""
     return [
         (
             run.batch_tokens,
             run.model.n_layer,
-            size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+            size.flops_per_token_of(run, "matmul"),
             packs[key][1] / run.batch_tokens,
         )
-        for key, run in {shape(run): run for run in runs}.items()
+        for key, run in {pack_key(run): run for run in runs}.items()
         if key in packs
     ]
 
 
 def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
-    """The cheapest, the middle and the dearest shape, by FLOPs a token; to be measured alone."""
+    """Return (run, 1) for the cheapest, the median and the most expensive pack key.
+
+    They are ordered by FLOPs per token and are to be measured as packs of one run.
+    """
     ordered = sorted(
-        {shape(run): run for run in runs}.values(),
-        key=lambda run: size.flops_per_token(run.model, run.data.vocab_size, "matmul"),
+        {pack_key(run): run for run in runs}.values(),
+        key=lambda run: size.flops_per_token_of(run, "matmul"),
     )
     picks = {0, len(ordered) // 2, len(ordered) - 1} if ordered else ()
     return [(ordered[i], 1) for i in sorted(picks)]

@@ -1,8 +1,9 @@
-"""The one display of a sweep under way: live in a terminal, an occasional line elsewhere."""
+"""The display of a sweep under way: live in a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from types import TracebackType
@@ -18,42 +19,47 @@ from scaling import schema, size
 from scaling.config import RunConfig
 from scaling.text import printable
 from scaling.units import clock, si
-from sweeps.budget import flops
 from sweeps.errors import StoreError, headline
 from sweeps.queue import Outcome, Queue
-from sweeps.result import Row
 from sweeps.store import Store
 
 _FIRST_LINE_SECONDS = 5.0
-_MOST_LINE_SECONDS = 300.0
-"""Plain lines come ever more rarely, so that a log of days stays short."""
+_MAX_LINE_SECONDS = 300.0
+"""Intervals between plain lines grow up to this, so that the log of a long sweep stays short."""
 
 _LAST_LOSSES = 4
 _LAST_FAILURES = 3
-_MOST_ROWS = 20
-"""Of the live display: jobs under way."""
+
+_MAX_ROWS = 20
+"""Jobs under way that the live display shows."""
+
+_ETA_PRIOR_SECONDS = 30.0
+"""Weight of the estimated speed against the observed one, in seconds of every worker."""
 
 
 def escaped(console: Console, text: object) -> str:
-    """What anyone has written, as this console can show it."""
+    """Return a text that anybody may have written as this console can show it."""
     return printable(text, getattr(console.file, "encoding", None))
 
 
 def say(console: Console, text: object) -> None:
-    """Print text as it is: without markup, colour or line breaks."""
-    said = escaped(console, text)
-    console.print(said, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    """Print text as it is, without markup, colour or added line breaks."""
+    shown = escaped(console, text)
+    console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
-    """Seconds to go. Work is in estimated seconds of one worker; what was seen corrects it."""
-    trust = 30.0 * workers  # the estimate's own weight, in seconds of work
-    rate = (done + trust) / (elapsed + trust / workers)
+    """Return the seconds to go.
+
+    `done` and `remaining` are work in estimated seconds of one worker; the observed speed corrects
+    the estimate.
+    """
+    rate = (done + _ETA_PRIOR_SECONDS * workers) / (elapsed + _ETA_PRIOR_SECONDS)
     return remaining / rate
 
 
 class Display:
-    """A context manager that shows a queue while an executor works it off."""
+    """A context manager that shows the queue while an executor works on it."""
 
     def __init__(
         self,
@@ -65,23 +71,29 @@ class Display:
         workers: int,
         console: Console,
     ) -> None:
-        """`runs` are the sweep's; `seconds` the estimates of those that are missing."""
+        """`runs` are all runs of the sweep, `seconds` the estimates for those that are missing."""
         self._queue, self._store, self._workers, self._console = queue, store, workers, console
         self._runs = runs
         self._C: dict[str, float] = {}
+        """{run_id: FLOPs} of the runs."""
         self._known: dict[str, Outcome] = {}
+        """{run_id: outcome} of the runs that have finished."""
         self._seconds = seconds
         self._start = time.monotonic()
-        self._over = threading.Event()
+        self._end = threading.Event()
         self._lines: threading.Thread | None = None
         self._live: Live | None = None
-        self._resumed = self._parts()
+        self._resumed = self._fractions_done()
+        """{run_id: fraction done before this session}."""
         self._file: Any = None
-        """Of the console; None where it follows sys.stdout."""
+        """The console's own file; None if the console follows sys.stdout or sys.stderr."""
 
     def __enter__(self) -> Display:
-        # A run in this process has its log for sys.stdout (sweeps.execute), where this does not belong.
-        self._file, self._console.file = self._console._file, self._console.file
+        # A run in this process redirects sys.stdout to its log (sweeps.execute), where the display
+        # does not belong. Assigning a console's file pins it; None lets it follow sys.stdout again.
+        file = self._console.file
+        self._file = None if file in (sys.stdout, sys.stderr) else file
+        self._console.file = file
         if self._console.is_terminal:
             live = self._live = Live(
                 get_renderable=self._render,
@@ -103,7 +115,7 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._end.set()
         if self._live:
             self._live.stop()
         if self._lines:
@@ -112,47 +124,46 @@ class Display:
 
     # -------------------------------------------------------------- the numbers
 
-    def _parts(self) -> dict[str, float]:
-        """Fraction done of each run that has a worker."""
-        parts = {}
+    def _fractions_done(self) -> dict[str, float]:
+        """Return {run_id: fraction done} of each run that has a worker."""
+        fractions = {}
         for job in list(self._queue.running.values()):
             for run in job.runs:
-                said = self._store.progress(run.run_id)
-                if said:
-                    parts[run.run_id] = min(1.0, said.get("D", 0) / run.D)
-        return parts
+                if progress := self._store.progress(run.run_id):
+                    fractions[run.run_id] = min(1.0, progress.get("D", 0) / run.D)
+        return fractions
 
     def _finished(self) -> list[Outcome]:
-        """As they were seen to end; the members of a pack before the pack itself is over, too."""
+        """Return how runs ended, in the order seen, those of a pack that still trains included."""
         packs = [job for job in list(self._queue.running.values()) if len(job.runs) > 1]
         for run_id in (run.run_id for job in packs for run in job.runs):
             if run_id in self._known or not self._store.has_result(run_id):
                 continue
-            with contextlib.suppress(StoreError):  # for the driver to say
+            with contextlib.suppress(StoreError):  # the driver reports it
                 if result := self._store.result(run_id):
                     row = result.row
-                    said = row["status"], row["error"] or "", row["L"]
-                    self._known[run_id] = Outcome(run_id, *said)
+                    outcome = Outcome(run_id, row["status"], row["error"] or "", row["L"])
+                    self._known[run_id] = outcome
         for outcome in self._queue.outcomes:
             if outcome.status in schema.STATUSES:
                 self._known.setdefault(outcome.run_id, outcome)
         return list(self._known.values())
 
     def _state(self, finished: list[Outcome]) -> tuple[float, float, float, str]:
-        """FLOPs done and in all, seconds to go, and the counts in words."""
-        for run_id, run in list(self._runs.items()):  # an adaptive sweep grows
+        """Return FLOPs done, FLOPs in total, seconds to go, and the counts in words."""
+        for run_id, run in list(self._runs.items()):  # the runs of an adaptive sweep grow
             if run_id not in self._C:
-                self._C[run_id] = flops(run)
+                self._C[run_id] = size.flops_of(run)
         over = {outcome.run_id for outcome in finished}
-        parts = {run_id: part for run_id, part in self._parts().items() if run_id not in over}
+        under_way = {r: part for r, part in self._fractions_done().items() if r not in over}
         missing = self._seconds.keys() - over
         done_C = sum(C for run_id, C in self._C.items() if run_id not in missing)
-        done_C += sum(part * self._C[run_id] for run_id, part in parts.items())
-        for run_id, part in parts.items():
+        done_C += sum(part * self._C[run_id] for run_id, part in under_way.items())
+        for run_id, part in under_way.items():
             self._resumed.setdefault(run_id, part)  # done before this session, or just now
         now = sum(self._seconds[run_id] for run_id in over & self._seconds.keys())
-        now += sum(p * self._seconds.get(run_id, 0) for run_id, p in parts.items())
-        remaining = sum(self._seconds[r] * (1 - parts.get(r, 0.0)) for r in missing)
+        now += sum(part * self._seconds.get(run_id, 0) for run_id, part in under_way.items())
+        remaining = sum(self._seconds[r] * (1 - under_way.get(r, 0.0)) for r in missing)
         before = sum(
             part * self._seconds.get(run_id, 0.0) for run_id, part in self._resumed.items()
         )
@@ -184,13 +195,13 @@ class Display:
         body = Table.grid(padding=(0, 2))
         over = {outcome.run_id for outcome in finished}
         jobs = list(self._queue.running.values())
-        for job in jobs[:_MOST_ROWS]:
+        for job in jobs[:_MAX_ROWS]:
             left = [run for run in job.runs if run.run_id not in over]
-            body.add_row(*_running([(run, self._store.progress(run.run_id)) for run in left]))
-        if len(jobs) > _MOST_ROWS:
-            body.add_row(f"  and {len(jobs) - _MOST_ROWS} more jobs")
+            body.add_row(*_cells([(run, self._store.progress(run.run_id)) for run in left]))
+        if len(jobs) > _MAX_ROWS:
+            body.add_row(f"  and {len(jobs) - _MAX_ROWS} more jobs")
         failed = [outcome for outcome in finished if outcome.status == "failed"]
-        trouble = [
+        errors = [
             Text(
                 escaped(self._console, f"  {o.run_id} failed: {headline(o.error)}"),
                 "red",
@@ -199,7 +210,7 @@ class Display:
             for o in failed[-_LAST_FAILURES:]
         ]
         recent = Text(self._dot.join(map(self._ended, finished[-_LAST_LOSSES:])), "dim")
-        return Group(head, body, *trouble, recent)
+        return Group(head, body, *errors, recent)
 
     @property
     def _dot(self) -> str:
@@ -207,41 +218,40 @@ class Display:
 
     def _ended(self, outcome: Outcome) -> str:
         run = self._runs[outcome.run_id]
-        N = size.parameters(run.model, run.data.vocab_size).N
         ok = outcome.status == "ok" and outcome.L is not None
-        said = f"L={outcome.L:.4f}" if ok else outcome.status
-        return f"N={si(N)} D={si(run.D)} {said}"
+        ending = f"L={outcome.L:.4f}" if ok else outcome.status
+        return f"N={si(size.parameters_of(run).N)} D={si(run.D)} {ending}"
 
     # -------------------------------------------------------------- plain lines
 
     def _print_lines(self) -> None:
         wait, seen = _FIRST_LINE_SECONDS, 0
-        while not self._over.wait(wait):
+        while not self._end.wait(wait):
             finished = self._finished()
             done, total, seconds, words = self._state(finished)
             last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
             seen = len(finished)
             cells = f"{100 * done / total:3.0f}%", words, f"ETA {clock(seconds)}{last}"
             say(self._console, self._dot.join(cells))
-            wait = min(_MOST_LINE_SECONDS, wait * 1.25)
+            wait = min(_MAX_LINE_SECONDS, wait * 1.25)
 
 
-def _running(runs: list[tuple[RunConfig, Row | None]]) -> list[str]:
-    """The cells of a job under way: its runs, part, best loss and throughput."""
+def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
+    """Return the cells of a job under way: its runs, fraction done, least loss and throughput."""
     if not runs:
         return ["  ending"]
     run, _ = runs[0]
-    N = size.parameters(run.model, run.data.vocab_size).N
+    N = size.parameters_of(run).N
     D = sorted({run.D for run, _ in runs})
     span = si(D[0]) if len(D) == 1 else f"{si(D[0])}..{si(D[-1])}"
     name = run.run_id if len(runs) == 1 else f"{run.run_id} and {len(runs) - 1} more"
     cells = [f"  {name}", f"N={si(N)}", f"D={span}"]
-    said = [row for _, row in runs if row]
-    if not said:
+    reports = [progress for _, progress in runs if progress]
+    if not reports:
         return [*cells, "starting", "", ""]
-    part = sum(row.get("D", 0) for row in said) / sum(run.D for run, _ in runs)
-    losses = [loss for row in said if (loss := row.get("L") or row.get("L_train"))]
-    rate = sum(row.get("tokens_per_second") or 0 for row in said)
+    part = sum(report.get("D", 0) for report in reports) / sum(run.D for run, _ in runs)
+    losses = [loss for report in reports if (loss := report.get("L") or report.get("L_train"))]
+    rate = sum(report.get("tokens_per_second") or 0 for report in reports)
     cells.append(f"{100 * min(1.0, part):.0f}%")
     cells.append(f"L={min(losses):.3f}" if losses else "")
     return [*cells, f"{si(rate)} tokens/s"]

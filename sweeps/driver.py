@@ -1,4 +1,4 @@
-"""One call of a sweep under way in the driver: execution in this process, and signals."""
+"""One call of a sweep under way: its queue, its executor, signals, and its end."""
 
 from __future__ import annotations
 
@@ -6,20 +6,268 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
+from rich.console import Console
+
+from scaling import schema, size
+from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from sweeps.errors import StoreError
+from scaling.units import clock, si
+from sweeps.budget import SweepBudget
+from sweeps.checks import prepare
+from sweeps.display import Display, say
+from sweeps.early_stopping import Halving
+from sweeps.errors import BudgetSpent, Stopped, StoreError, headline
 from sweeps.execute import execute
-from sweeps.queue import Queue
+from sweeps.manifest import Session
+from sweeps.on_ray.cluster import joined
+from sweeps.options import SweepOptions
+from sweeps.queue import Outcome, Queue, busy_and_idle
+from sweeps.requested import RequestedRuns
+from sweeps.result import Finished, Row
+from sweeps.spec import Spec
+from sweeps.store import Store
+from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
 
 _GRACE_SECONDS = 6.0
-"""After Ctrl-C, workers have this long to write their checkpoints."""
+"""How long workers have to write their checkpoints after Ctrl-C."""
+
+_MOST_FAILURES = 3
+"""Failed runs that are listed at the end."""
+
+
+class Driver:
+    """Trains the missing runs of a sweep and those that their results ask for."""
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        store: Store,
+        requested: RequestedRuns,
+        planner: Planner,
+        options: SweepOptions,
+        budget: SweepBudget,
+        console: Console,
+        on_finish: Callable[[Finished], None] | None,
+        resume: str,
+    ) -> None:
+        """`resume` tells people how to continue, should the call end before the sweep does."""
+        self._spec, self._store = spec, store
+        self._requested, self._planner = requested, planner
+        self._options, self._budget = options, budget
+        self._console, self._on_finish, self._resume = console, on_finish, resume
+        self._queue = Queue(
+            store,
+            options.retries,
+            admits=lambda job: budget.admits(job.runs),
+            on_finish=self._ended,
+        )
+        self._known: dict[str, Row] = {}
+        """Results so far, by run id."""
+        self._hashes: dict[str, str] = {}
+        """Hashes of the texts of this call, by name."""
+
+    def train(self, plan: SweepPlan, rows: Mapping[str, Row]) -> None:
+        """Train what `plan` has missing, given the results `rows` by run id.
+
+        Raises ConfigError, StoreError, Stopped and BudgetSpent as :meth:`sweeps.Sweep.run` does.
+        """
+        self._store.check_writable()
+        with self._store.drive():
+            self._store.remove_leftovers()
+            self._hashes = self._prepared(plan.missing, rows)
+            self._plan = self._planner.measured(plan, rows)
+            session = Session(
+                spec=self._spec,
+                store=self._store,
+                hashes=self._hashes,
+                plan=self._plan,
+                options=self._options,
+            )
+            self._announce()
+            self._fill_queue(rows)
+            interrupted = self._execute()
+            if self._queue.fatal is not None:
+                with contextlib.suppress(StoreError):  # a full disk refuses these as well
+                    self._store.merge()
+                    session.end(self._queue)
+                raise self._queue.fatal
+            self._store.merge()
+            say_messages(self._store, self._console)
+            session.note_sizes(self._plan.runs.values())
+            session.end(self._queue)
+            self._summarise(session.seconds)
+            self._check_complete(interrupted)
+
+    # -------------------------------------------------------------- before training
+
+    def _prepared(
+        self,
+        runs: Mapping[str, RunConfig],
+        rows: Mapping[str, Row],
+        recorded: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """Check the runs and their texts, and return the hashes of the texts."""
+        execution, name = self._options.execution, self._spec.name
+        return prepare(name, self._store, runs.values(), rows, execution, recorded)
+
+    def _announce(self) -> None:
+        """Say what is to be trained. ConfigError if the budget lets nothing start."""
+        plan, budget = self._plan, self._budget
+        where = "in this process"
+        if not self._options.in_process:
+            where = workers_phrase(plan.workers, "on")
+        self._say(
+            f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
+            f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
+            f"{clock(plan.wall_seconds)}"
+        )
+        for line in plan.precision_hints():
+            self._say(line)
+        least = min(map(size.flops_of, plan.missing.values()))
+        if budget.flops is not None and least > budget.flops:
+            raise ConfigError(
+                f"budget_flops={budget.flops:g} is less than the cheapest run takes, "
+                f"{least:.3g} FLOPs."
+            )
+        if not budget.covers(plan.flops, plan.wall_seconds):
+            self._say(
+                "the budget does not cover all of these runs; once it is spent, the same command "
+                "continues with the rest"
+            )
+
+    def _fill_queue(self, rows: Mapping[str, Row]) -> None:
+        plan = self._plan
+        self._store.forget(plan.stopped_early)
+        self._known = {
+            run_id: row for run_id, row in rows.items() if run_id not in plan.stopped_early
+        }
+        if self._spec.halving:
+            Halving(self._store, self._spec.halving).prepare(plan.runs, self._known)
+        self._queue.add(replace(job, texts=self._hashes) for job in plan.jobs)
+
+    # -------------------------------------------------------------- training
+
+    def _execute(self) -> bool:
+        """Work the queue off; returns whether it was interrupted without waiting for workers."""
+        plan = self._plan
+        display = Display(
+            self._queue,
+            self._store,
+            plan.runs,
+            plan.seconds,
+            workers=plan.workers,
+            console=self._console,
+        )
+        with interruptible(self._stop):
+            try:
+                with display:
+                    if self._options.in_process:
+                        run_here(self._queue, self._options.execution)
+                    else:
+                        self._run_on_ray()
+            except KeyboardInterrupt:
+                return True
+        return False
+
+    def _run_on_ray(self) -> None:
+        with joined(self._options.address):
+            from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
+
+            execution, workers = self._options.execution, self._plan.workers
+            run_on_ray(self._queue, workers=workers, execution=execution)
+
+    def _stop(self) -> None:
+        """Let workers write their checkpoints and end."""
+        self._queue.stopping = True
+        if not self._options.in_process:
+            self._store.stop_file.touch()
+
+    def _ended(self, outcome: Outcome) -> None:
+        """Pass on the result of a run, and queue what it asks for."""
+        grows = self._spec.searches is not None
+        if not (self._on_finish or grows):
+            return
+        result = self._store.result(outcome.run_id)
+        if result is None:  # it was damaged and set aside, with a message
+            return
+        self._known[outcome.run_id] = result.row
+        if self._on_finish:
+            self._on_finish(result)
+        if grows:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Queue the runs that the results so far ask for and the plan does not hold yet.
+
+        Texts of earlier runs must not have changed.
+        """
+        plan, known = self._plan, self._known
+        try:
+            growth = self._requested.growth(known, record=True)
+            new = {run_id: run for run_id, run in growth.runs.items() if run_id not in plan.runs}
+            if new:
+                self._hashes |= self._prepared(new, known, self._hashes)
+            self._store.forget(growth.unfinished)
+        except (ConfigError, StoreError) as error:
+            self._queue.fatal = error
+            return
+        plan.runs.update(new)
+        for run_id in growth.unfinished:
+            del known[run_id]
+        asked = new | {run_id: plan.runs[run_id] for run_id in growth.unfinished}
+        missing = [run for run_id, run in asked.items() if run_id not in known]
+        jobs = self._planner.jobs(missing, plan.costs, plan.workers) if missing else []
+        plan.seconds.update(seconds_per_run(jobs))
+        self._queue.add(replace(job, texts=self._hashes) for job in jobs)
+
+    # -------------------------------------------------------------- after training
+
+    def _summarise(self, wall_seconds: float) -> None:
+        """Say what has finished, what failed, and where the table and the searches are."""
+        queue, store = self._queue, self._store
+        states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
+        counts = [f"{states.count(s)} {s}" for s in schema.STATUSES if states.count(s)]
+        line = f"{', '.join(counts) or 'nothing finished'} in {clock(wall_seconds)}"
+        busy, idle, jobs = busy_and_idle(queue)
+        if jobs > 1:
+            line += f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%"
+        self._say(line)
+        failed = [outcome for outcome in queue.outcomes if outcome.status == "failed"]
+        for outcome in failed[:_MOST_FAILURES]:
+            log = store.shown(store.run_folder(outcome.run_id) / "output.log")
+            self._say(f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
+        self._say(f"table: {store.shown(store.folder / 'runs.csv')}")
+        for line in self._requested.growth(self._known).said if self._spec.searches else ():
+            self._say(line)
+
+    def _check_complete(self, interrupted: bool) -> None:
+        """Raise Stopped or BudgetSpent if runs are left."""
+        if self._queue.stopping or interrupted:
+            raise Stopped(f"stopped; finished runs are kept. {self._resume}")
+        if self._queue.held_back:
+            left = sum(len(job.runs) for job in self._queue.held_back)
+            raise BudgetSpent(
+                f"the budget is spent ({self._budget}): {left} runs are left. {self._resume}"
+            )
+
+    def _say(self, text: str) -> None:
+        say(self._console, text)
+
+
+def say_messages(store: Store, console: Console) -> None:
+    """Print the messages that the store has collected."""
+    for message in store.messages:
+        say(console, message)
+    store.messages.clear()
 
 
 def run_here(queue: Queue, execution: Execution) -> None:
-    """The executor without Ray: one job after another in this process."""
+    """Execute one job after another in this process, without Ray."""
     while job := queue.take():
         try:
             queue.finish(job, execute(job, queue.store, execution, lambda: queue.stopping))
@@ -30,20 +278,22 @@ def run_here(queue: Queue, execution: Execution) -> None:
 
 @contextlib.contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C (or SIGTERM) once: `stop()`, and the block ends by itself. Twice, or after the grace
-    period: KeyboardInterrupt in the block."""
+    """Call `stop` on the first Ctrl-C or SIGTERM, and leave the block to end by itself.
+
+    A second signal, or the end of a grace period, raises KeyboardInterrupt in the block.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
-    asked = False
+    stopping = False
 
     def handle(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stopping
+        if stopping:
             raise KeyboardInterrupt
-        asked = True
+        stopping = True
         timer.start()
         stop()
 

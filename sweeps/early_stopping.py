@@ -1,15 +1,16 @@
 """Successive halving (sweeps.adaptive.halving) of the runs that train in a store.
 
-A trial of Ray Tune is a job here, perhaps of many arms that train side by side, so that Tune's own
-scheduler has nothing to stop. The arms decide where they train, through `give_up` of
-scaling.train.train_pack, which both executors call. What they passed is in the store:
+An arm is a run of a learning-rate search. A trial of Ray Tune here is a job, possibly of many arms
+that train together, so Tune's own scheduler cannot stop a single arm. Arms decide where they train,
+through `give_up` of scaling.training.train.train_pack, which both executors call. The store has a
+record of each arm:
 
-    rungs/<family>/<run_id>.json    {"passed": [[S, L, whether it went on], ...]}
+    rungs/<family>/<run_id>.json    {"passed": [[S, L, whether it continued], ...]}
 
-written atomically before anything follows from it. An arm that comes to a rung again, resumed from
-an older checkpoint, keeps to what was decided. A record that is torn, or that a full disk did not
-take, is as if the arm had not come by: nothing is lost but a comparison. What became of an arm is
-told by its result.
+It is written atomically before a decision takes effect. An arm that reaches a rung again, resumed
+from an older checkpoint, keeps the earlier decision. A record that is damaged, or that a full disk
+did not take, counts as if the arm had not reached its rungs: only a comparison is lost. How an arm
+ended is in its result.
 """
 
 from __future__ import annotations
@@ -27,49 +28,57 @@ from scaling.files import check_inside, read_bytes, write_atomic
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, rungs, verdict
 from sweeps.errors import writing
-from sweeps.result import Row, from_json, is_run_id
+from sweeps.result import Point, Row, from_json, is_run_id
 from sweeps.store import Store
 
 
 @dataclass(frozen=True)
 class Halving:
-    """Compares the arms that train in a store; what :data:`scaling.train.GiveUp` asks for."""
+    """Compares the arms that train in a store; a :data:`scaling.training.result.GiveUp`."""
 
     store: Store
     eta: float
-    """One in so many goes on."""
+    """One arm in `eta` continues."""
 
-    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Row]]]) -> dict[str, str]:
-        """{run_id: why} of those that stop here. Arms of one pack come to a rung together, and each
-        is compared with all of them. Raises StoreError where another's result cannot be read."""
-        came: list[tuple[RunConfig, int, Arm]] = []
+    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Point]]]) -> dict[str, str]:
+        """Return {run_id: reason} of the arms that stop here, given each arm's curve so far.
+
+        Arms of one pack reach a rung together, and each is compared with all of them. Raises
+        StoreError if the result of another arm cannot be read.
+        """
+        arrived: list[tuple[RunConfig, int, Arm]] = []
         for run, curve in measured:
             if (S := curve[-1]["S"]) in rungs(run):
                 arm = self._read(self._path(run)) or Arm()
                 arm.passed = _passed(run, curve) | arm.passed
                 self._write(run, arm)
-                came.append((run, S, arm))
+                arrived.append((run, S, arm))
         stops: dict[str, str] = {}
-        for run, S, arm in came:
-            L, went_on = arm.passed[S]
-            if went_on is None:
-                beside = {r.run_id: other for r, _, other in came if family(r) == family(run)}
-                why = verdict(run.run_id, S, self._arms(run) | beside, self.eta)
-                arm.passed[S] = (L, not why)
+        for run, S, arm in arrived:
+            L, continued = arm.passed[S]
+            if continued is None:
+                beside = {r.run_id: other for r, _, other in arrived if family(r) == family(run)}
+                reason = verdict(run.run_id, S, self._arms(run) | beside, self.eta)
+                arm.passed[S] = (L, not reason)
                 self._write(run, arm)
             else:
-                why = "" if went_on else f"at step {S} it was worse than others, as found before"
-            if why:
-                stops[run.run_id] = why
+                reason = (
+                    "" if continued else f"at step {S} it was worse than others, as found before"
+                )
+            if reason:
+                stops[run.run_id] = reason
         return stops
 
     def prepare(self, runs: Mapping[str, RunConfig], rows: Mapping[str, Row]) -> None:
-        """Before a sweep of `runs`, {run_id: run}, that have results in `rows`: leave in the store the
-        records of these runs and no others, those of finished arms that trained elsewhere, or
-        without, among them. Raises StoreError."""
+        """Prepare the records for a sweep of `runs`, {run_id: run}, with the results in `rows`.
+
+        Afterwards the store has records of these runs only. Among them are finished arms that
+        trained elsewhere or without halving, if others of their family are still to train. Raises
+        StoreError.
+        """
         there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
-        with writing(self.store.said(self.store.folder / "rungs")):
-            for run_id in there.keys() - runs.keys():  # nobody is to wait for these
+        with writing(self.store.shown(self.store.folder / "rungs")):
+            for run_id in there.keys() - runs.keys():  # no arm is to be compared with these
                 self.store.remove([there[run_id]])
         open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
         lacking = [
@@ -80,7 +89,7 @@ class Halving:
         ]
         for result in self.store.results(lacking) if lacking else ():
             run, status = runs[result.row["run_id"]], result.row["status"]
-            with writing(self.store.said(self._path(run))):
+            with writing(self.store.shown(self._path(run))):
                 self._save(run, Arm(_passed(run, result.curve), status))
 
     # ---------------------------------------------------------------- records
@@ -90,7 +99,7 @@ class Halving:
         return self.store.folder / "rungs" / arms / f"{run.run_id}.json"
 
     def _arms(self, run: RunConfig) -> dict[str, Arm]:
-        """The arms of a run's family of which there are records, with what became of them."""
+        """Return the recorded arms of a run's family, with how they ended."""
         arms: dict[str, Arm] = {}
         for path in self._path(run).parent.glob("*.json"):
             if is_run_id(path.stem) and (arm := self._read(path)):
@@ -101,17 +110,17 @@ class Halving:
 
     @staticmethod
     def _read(path: Path) -> Arm | None:
-        """A record; None where there is none that can be read."""
+        """Return a record; None if there is none that can be read."""
         try:
             values = from_json(read_bytes(path))
-            passed = {int(S): (float(L), goes_on) for S, L, goes_on in values["passed"]}
+            passed = {int(S): (float(L), continued) for S, L, continued in values["passed"]}
             finite = all(math.isfinite(L) for L, _ in passed.values())
             return Arm(passed, str(values.get("status", ""))) if finite else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
     def _write(self, run: RunConfig, arm: Arm) -> None:
-        with contextlib.suppress(OSError):  # a comparison less, nothing worse
+        with contextlib.suppress(OSError):  # only a comparison is lost
             self._save(run, arm)
 
     def _save(self, run: RunConfig, arm: Arm) -> None:
@@ -123,8 +132,8 @@ class Halving:
         write_atomic(path, json.dumps(values).encode())
 
 
-def _passed(run: RunConfig, curve: Iterable[Row]) -> dict[int, tuple[float, bool | None]]:
-    """Of a curve, what was measured at the run's rungs."""
+def _passed(run: RunConfig, curve: Iterable[Point]) -> dict[int, tuple[float, bool | None]]:
+    """Return {S: (L, None)} of the points of a curve that are at the run's rungs."""
     return {
         p["S"]: (p["L"], None)
         for p in curve

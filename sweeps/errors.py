@@ -1,4 +1,4 @@
-"""The errors of a sweep, and how failures are told in one clear message."""
+"""Exceptions of a sweep, and error messages in one line."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from pathlib import Path
 
 from scaling.errors import out_of_memory
 
-
-class StoreError(ValueError):
-    """A results folder that cannot be used or written: names the file and what to do."""
-
-
-class Stopped(KeyboardInterrupt):
-    """The sweep was stopped by Ctrl-C or SIGTERM; what was measured is kept, it can be resumed."""
-
-
-class BudgetSpent(Stopped):
-    """Runs are left that the budget did not let begin."""
-
-
 _OTHER_FOLDER = "choose another folder with --results."
 _HINTS = {
     errno.ENOSPC: "the disk is full; free some space and start again: finished runs are kept.",
-    errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs are kept.",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again: finished runs are "
+    "kept.",
     errno.EROFS: f"the file system is read-only; {_OTHER_FOLDER}",
     errno.EACCES: f"no permission; {_OTHER_FOLDER}",
     errno.EPERM: f"no permission; {_OTHER_FOLDER}",
     errno.ENOTDIR: f"a file is where a folder should be; {_OTHER_FOLDER}",
     errno.EEXIST: f"a file is where a folder should be; {_OTHER_FOLDER}",
 }
+"""What to do about a refusal of the system, by error number."""
+
+
+class StoreError(ValueError):
+    """A results folder cannot be used or written. The message names the file and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The sweep was stopped by Ctrl-C or SIGTERM. Finished runs are kept, and it can be resumed."""
+
+
+class BudgetSpent(Stopped):
+    """Some runs could not start within the budget."""
 
 
 def why(error: OSError) -> str:
@@ -49,7 +50,7 @@ def why(error: OSError) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path | str, what: str = "written") -> Iterator[None]:
-    """Turn the system's refusals into one clear StoreError, which names `path`."""
+    """Turn an OSError of the block into a StoreError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -59,10 +60,10 @@ def writing(path: Path | str, what: str = "written") -> Iterator[None]:
 
 
 def headline(error: str) -> str:
-    """The one line of an error that says most, without the folders of absolute paths.
+    """The line of an error that says most, without the folders of absolute paths.
 
-    The last line of a traceback, the line about memory where that ran out, else the first. Names of
-    our own and of Ray's exceptions are left out: their messages say it all.
+    This is the last line of a traceback, else the line about memory if that ran out, else the
+    first. The names of our own and of Ray's exceptions are left out.
     """
     lines = error.strip().splitlines() or ["no message"]
     if "Traceback (most recent call last)" in error:

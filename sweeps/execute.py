@@ -1,4 +1,8 @@
-"""Execution of a job in the process that trains it: its runs one by one, or as a pack."""
+"""Execution of a job in the process that trains it.
+
+The runs of a job train as one pack; a single run is a pack of one. When a pack raises, it is not
+known which run is to blame, so each run that is left trains again as a pack of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TextIO
 
 from scaling.config import RunConfig
-from scaling.errors import ConfigError, out_of_memory
+from scaling.errors import ConfigError, CorpusError, out_of_memory
 from scaling.execution import Execution
 from scaling.files import open_to_append
+from scaling.training.result import Interrupted, Progress, Result
 from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, headline, writing
 from sweeps.queue import LEASE_PATIENCE, Job, Outcome
@@ -23,117 +29,168 @@ from sweeps.store import Store
 _STOP_CHECK_SECONDS = 0.2
 
 
-class _Stopped(Exception):
-    """Training stopped because it was asked to; its checkpoint is written."""
-
-
 def execute(
     job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> list[Outcome]:
-    """Train the runs of a job and store each result.
+    """Train the runs of a job, store each result as its run ends, and return the outcomes.
 
-    Raises StoreError where it cannot be stored, ConfigError for a run that cannot be trained as
-    asked: a mistake of the spec is no result.
+    Raises StoreError if a result cannot be stored, and ConfigError for a run that cannot be trained
+    as configured: a mistake in the spec ends the sweep, it is not a result.
     """
     execution = replace(execution, compile=job.compile)
-    halving = Halving(store, job.halving) if job.halving else None
-    packed = len(job.runs) > 1
-    outcomes = _together(job, store, execution, should_stop, halving) if packed else []
+    outcomes = _Attempt(job, store, execution, should_stop).train()
     ended = {outcome.run_id for outcome in outcomes}
     for run in job.runs:
         if run.run_id not in ended:
-            with writing(store.said(store.run_folder(run.run_id))):
-                outcomes.append(_execute(run, store, execution, should_stop, halving, job.texts))
+            outcomes += _Attempt(job.of([run]), store, execution, should_stop).train()
     return outcomes
 
 
-def _together(
-    job: Job,
-    store: Store,
-    execution: Execution,
-    should_stop: Callable[[], bool],
-    halving: Halving | None,
-) -> list[Outcome]:
-    """Train the runs of a job as one pack, and store each result as its run ends.
+class _Attempt:
+    """One attempt to train the runs of a job as a pack."""
 
-    Runs without an outcome are left for :func:`_execute`: the pack raised, and it is not known on
-    whose account.
-    """
-    from scaling.errors import CorpusError
-    from scaling.train import Interrupted, Result, train_pack
+    def __init__(
+        self, job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
+    ) -> None:
+        self._job, self._store, self._execution = job, store, execution
+        self._should_stop = should_stop
+        self._open: dict[str, RunConfig] = {}
+        """{run_id: run} of the runs whose lease is held and which have not ended."""
+        self._outcomes: list[Outcome] = []
+        self._last_end = time.monotonic()
 
-    outcomes: list[Outcome] = []
-    runs: dict[str, RunConfig] = {}
-    begin = time.monotonic()
+    def train(self) -> list[Outcome]:
+        """Train the runs, from their checkpoints if there are any, and return their outcomes.
 
-    def ended(run_id: str, status: str, error: str = "", L: float | None = None) -> None:
-        nonlocal begin
-        now = time.monotonic()  # spans of one worker do not overlap
-        outcomes.append(Outcome(run_id, status, error, L, os.getpid(), begin, now))
-        runs.pop(run_id, None)
-        begin = now
-
-    def keep(result: Result) -> None:
-        row = result.row
-        store.finish(row, result.curve, result.tests)
-        store.note(row["run_id"], row["status"])
-        ended(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
-
-    if should_stop():
-        return [Outcome(run.run_id, "interrupted") for run in job.runs]
-    with contextlib.ExitStack() as held:
-        for run in job.runs:
-            held.enter_context(writing(store.said(store.run_folder(run.run_id))))
-            store.begin(run)
-            if not held.enter_context(store.lease(run.run_id, patience=LEASE_PATIENCE)):
-                ended(run.run_id, "busy")
-            elif finished := store.result(run.run_id):
-                ended(run.run_id, finished.row["status"], L=finished.row["L"])
-            else:
-                runs[run.run_id] = run
-        for run_id in runs:
-            details = {"pack": len(runs), "slots": job.slots, "execution": vars(execution)}
-            store.note(run_id, "start", pid=os.getpid(), **details)
-        log = held.enter_context(_log(store, job.runs[0].run_id))
-        try:
+        A run without an outcome must train again on its own: the pack raised.
+        """
+        if self._should_stop():
+            return [Outcome(run.run_id, "interrupted") for run in self._job.runs]
+        with contextlib.ExitStack() as held:
+            for run in self._job.runs:
+                self._hold(run, held)
+            if not self._open:
+                return self._outcomes
+            self._note_start()
+            log = held.enter_context(self._log(next(iter(self._open))))
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                train_pack(
-                    list(runs.values()),
-                    slots=job.slots,
-                    execution=execution,
-                    folders=[store.run_folder(run_id) for run_id in runs],
-                    on_progress=lambda run, progress: _report(store, run, progress),
-                    on_result=keep,
-                    should_stop=_now_and_then(should_stop),
-                    give_up=halving,
-                    texts=job.texts,
-                )
+                self._train(log)
+        return self._outcomes
+
+    def _hold(self, run: RunConfig, held: contextlib.ExitStack) -> None:
+        """Make a run's folder and take its lease until `held` closes."""
+        held.enter_context(writing(self._store.shown(self._store.run_folder(run.run_id))))
+        self._store.begin(run)
+        if not held.enter_context(self._store.lease(run.run_id, patience=LEASE_PATIENCE)):
+            self._end(run.run_id, "busy")
+        elif finished := self._store.result(run.run_id):
+            self._end(run.run_id, finished.row["status"], L=finished.row["L"])
+        else:
+            self._open[run.run_id] = run
+
+    def _note_start(self) -> None:
+        pack = {"pack": len(self._open), "slots": self._job.slots} if len(self._open) > 1 else {}
+        for run_id in self._open:
+            details = pack | {"execution": vars(self._execution)}
+            self._store.note(run_id, "start", pid=os.getpid(), **details)
+
+    def _log(self, run_id: str) -> TextIO:
+        path = self._store.run_folder(run_id) / "output.log"
+        with writing(self._store.shown(path)):
+            return open_to_append(path)
+
+    def _train(self, log: TextIO) -> None:
+        from scaling.training.checkpoint import CHECKPOINT
+        from scaling.training.train import train_pack
+
+        runs = list(self._open.values())
+        folders = [self._store.run_folder(run.run_id) for run in runs]
+        resumed = any((folder / CHECKPOINT).exists() for folder in folders)
+        start_anew = False
+        try:
+            train_pack(
+                runs,
+                slots=self._job.slots,
+                execution=self._execution,
+                folders=folders,
+                on_progress=self._report,
+                on_result=self._keep_result,
+                should_stop=_rate_limited(self._should_stop),
+                give_up=Halving(self._store, self._job.halving) if self._job.halving else None,
+                texts=self._job.texts,
+            )
         except Interrupted:
-            for run_id in list(runs):
-                store.note(run_id, "interrupted")
-                ended(run_id, "interrupted")
+            for run_id in list(self._open):
+                self._store.note(run_id, "interrupted")
+                self._end(run_id, "interrupted")
         except (StoreError, CorpusError) as error:
-            for run_id in runs:
-                store.note(run_id, "refused", error=str(error))
+            self._note_refused(error)
             raise
-        except Exception:
-            store.check_writable()  # a full disk ends the sweep, not a run
-            log.write(f"{traceback.format_exc()}each run is now tried alone.\n")
-    return outcomes
+        except Exception as error:
+            if len(runs) > 1:
+                self._store.check_writable()  # a full disk ends the sweep, not a run
+                log.write(f"{traceback.format_exc()}each run is now tried alone.\n")
+            else:
+                checkpoint = folders[0] / CHECKPOINT if resumed else None
+                start_anew = self._blame(runs[0], error, checkpoint, log)
+        if start_anew:  # after the handler, where the exception still holds the tensors of the step
+            self._train(log)
+
+    def _blame(
+        self, run: RunConfig, error: Exception, checkpoint: Path | None, log: TextIO
+    ) -> bool:
+        """End a run whose training raised. Return True if it must start anew instead, because it
+        had resumed from `checkpoint`, which may be damaged or another version's."""
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            self._store.check_writable()  # a full disk ends the sweep, not this run
+            self._end(run.run_id, "error", reason)
+        elif out_of_memory(error):
+            self._end(run.run_id, "memory", reason)
+        elif checkpoint is not None:
+            aside = self._store.set_aside(checkpoint) if checkpoint.exists() else checkpoint
+            log.write(f"resuming failed ({error}); {aside.name} is kept, the run starts anew.\n")
+            return True
+        elif isinstance(error, ConfigError):
+            self._note_refused(error)
+            raise error
+        else:
+            log.write(trace := traceback.format_exc())
+            self._keep(failed_row(run, headline(trace)), [], [])
+        return False
+
+    def _note_refused(self, error: Exception) -> None:
+        for run_id in self._open:
+            with contextlib.suppress(StoreError):  # the first error says more
+                self._store.note(run_id, "refused", error=str(error))
+
+    def _report(self, run: RunConfig, progress: Progress) -> None:
+        self._store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
+
+    def _keep_result(self, result: Result) -> None:
+        self._keep(result.row, result.curve, result.tests)
+
+    def _keep(self, row: Row, curve: Sequence[Point], tests: Sequence[Point]) -> None:
+        """Store the result of a run, which has ended."""
+        self._store.finish(row, curve, tests)
+        self._store.note(row["run_id"], row["status"])
+        self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
+
+    def _end(self, run_id: str, status: str, error: str = "", L: float | None = None) -> None:
+        now = time.monotonic()  # the spans of one worker must not overlap
+        outcome = Outcome(
+            run_id, status, error, L, pid=os.getpid(), started=self._last_end, ended=now
+        )
+        self._outcomes.append(outcome)
+        self._open.pop(run_id, None)
+        self._last_end = now
 
 
-def _log(store: Store, run_id: str) -> TextIO:
-    path = store.run_folder(run_id) / "output.log"
-    with writing(store.said(path)):
-        return open_to_append(path)
+def _rate_limited(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """Return `ask`, called at most every fraction of a second.
 
-
-def _report(store: Store, run: RunConfig, progress: Any) -> None:
-    store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
-
-
-def _now_and_then(ask: Callable[[], bool]) -> Callable[[], bool]:
-    """Training asks after every step, which may take less time than looking at the disk."""
+    Training asks after every step, which may take less time than a look at the disk.
+    """
     last, answer = 0.0, False
 
     def asked() -> bool:
@@ -143,95 +200,3 @@ def _now_and_then(ask: Callable[[], bool]) -> Callable[[], bool]:
         return answer
 
     return asked
-
-
-def _execute(
-    run: RunConfig,
-    store: Store,
-    execution: Execution,
-    should_stop: Callable[[], bool],
-    halving: Halving | None,
-    texts: Mapping[str, str] | None,
-) -> Outcome:
-    started = time.monotonic()
-
-    def outcome(status: str, error: str = "", L: float | None = None) -> Outcome:
-        return Outcome(run.run_id, status, error, L, os.getpid(), started, time.monotonic())
-
-    if should_stop():
-        return outcome("interrupted")
-    store.begin(run)
-    with store.lease(run.run_id, patience=LEASE_PATIENCE) as held:
-        if not held:
-            return outcome("busy")
-        if finished := store.result(run.run_id):
-            return outcome(finished.row["status"], L=finished.row["L"])
-        store.note(run.run_id, "start", pid=os.getpid(), execution=vars(execution))
-        with _log(store, run.run_id) as log:
-            try:
-                with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                    row, curve, tests = _train(run, store, execution, should_stop, halving, texts)
-            except _Stopped:
-                store.note(run.run_id, "interrupted")
-                return outcome("interrupted")
-            except OSError as error:
-                store.check_writable()  # a full disk ends the sweep, not this run
-                return outcome("error", f"{type(error).__name__}: {error}")
-            except (ConfigError, StoreError) as error:
-                store.note(run.run_id, "refused", error=str(error))
-                raise
-            except Exception as error:
-                text = traceback.format_exc()
-                if out_of_memory(error):
-                    return outcome("memory", f"{type(error).__name__}: {error}")
-                log.write(text)
-                row, curve, tests = failed_row(run, headline(text)), [], []
-        store.finish(row, curve, tests)
-        store.note(run.run_id, row["status"])
-        return outcome(row["status"], (row["error"] or "").strip(), row["L"])
-
-
-def _train(
-    run: RunConfig,
-    store: Store,
-    execution: Execution,
-    should_stop: Callable[[], bool],
-    halving: Halving | None,
-    texts: Mapping[str, str] | None,
-) -> tuple[Row, list[Point], list[Point]]:
-    """Train, from the checkpoint where there is one. _Stopped when asked to stop."""
-    from scaling.errors import CorpusError
-    from scaling.train import Interrupted, train
-    from scaling.training.checkpoint import CHECKPOINT
-
-    folder = store.run_folder(run.run_id)
-
-    def attempt() -> tuple[Row, list[Point], list[Point]]:
-        try:
-            result = train(
-                run,
-                execution=execution,
-                folder=folder,
-                on_progress=lambda progress: _report(store, run, progress),
-                should_stop=_now_and_then(should_stop),
-                give_up=halving,
-                texts=texts,
-            )
-        except Interrupted:
-            raise _Stopped from None
-        return result.row, result.curve, result.tests
-
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.exists():
-        return attempt()
-    try:
-        return attempt()
-    except (_Stopped, MemoryError, OSError, CorpusError):
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        # The checkpoint may be to blame: damaged, or another version's. From the start once.
-        aside = store.set_aside(checkpoint) if checkpoint.exists() else checkpoint
-        print(f"resuming failed ({error}); {aside.name} is kept, the run starts anew.")
-        return attempt()

@@ -1,8 +1,8 @@
-"""Finished runs for TensorBoard, Weights & Biases and MLflow, through one callback.
+"""Export of finished runs to TensorBoard, Weights & Biases and MLflow, through one callback.
 
-An exporter is a function of one finished run: the driver calls it as runs finish (`scaling sweep
---export`), and :func:`export` with everything that a results folder holds, whether or not a sweep
-is under way. Each of the three is an extra; nothing here imports ray or torch.
+An exporter is a function of one finished run. The driver calls it as runs finish (`scaling sweep
+--export`); :func:`export` calls it with every run in a results folder, whether or not a sweep is
+under way. Each of the three packages is an extra. Nothing here imports ray or torch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from sweeps.store import Store
 Exporter = Callable[[Finished], None]
 
 _METRICS = ("L", "L_train", "lr", "D", "C")
-"""Of a learning curve; S counts the steps."""
+"""Columns of a learning curve that are exported; S is the step."""
 
 
 def export(store: Store, to: str, *, again: bool = False) -> int:
-    """Hand every finished run to an exporter; returns how many. Each is handed over once, unless
-    `again`. Raises ConfigError where there is no such exporter or its package is missing."""
+    """Hand every finished run to an exporter, and return how many were handed over.
+
+    A run is handed over once, unless `again`. Raises ConfigError if there is no such exporter or
+    its package is missing.
+    """
     send, number = exporter(store, to), 0
     for finished in store.results():
         if again or not _sent(store, to, finished.row["run_id"]):
@@ -36,11 +39,11 @@ def export(store: Store, to: str, *, again: bool = False) -> int:
 
 
 def exporter(store: Store, to: str) -> Exporter:
-    """The callback that shows a finished run in 'tensorboard', 'wandb' or 'mlflow'.
+    """Return the callback that exports a finished run to 'tensorboard', 'wandb' or 'mlflow'.
 
-    TensorBoard's files go to `<results folder>/tensorboard/<run_id>`; the others go where their own
-    environment variables say (WANDB_MODE, MLFLOW_TRACKING_URI, ...). Raises ConfigError where
-    there is no such exporter or its package is missing.
+    TensorBoard's files go to `<results folder>/tensorboard/<run_id>`; the destination of the others
+    is set by their own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, ...). Raises
+    ConfigError if there is no such exporter or its package is missing.
     """
     if to not in EXPORTERS:
         raise ConfigError(f"export to {to!r} is unknown; there are {', '.join(EXPORTERS)}.")
@@ -59,7 +62,7 @@ def exporter(store: Store, to: str) -> Exporter:
 
 
 def _sent(store: Store, to: str, run_id: str) -> bool:
-    """Whether the run's present result has been handed over."""
+    """Return whether the run's present result has been handed over."""
     sent = False
     for event in store.attempts(run_id):
         sent &= event.get("event") != "retry"
@@ -68,20 +71,20 @@ def _sent(store: Store, to: str, run_id: str) -> bool:
 
 
 def _config(row: Row) -> dict[str, Any]:
-    """The fields of a row that were chosen, not measured; nothing for those that are not set."""
+    """Return the fields of a row that were set, not measured; empty fields are left out."""
     names = ["N", "N_total", "D", "C", "B", "S", "vocab_size", "device"]
     names += [key.rpartition(".")[2] for key in fields_of()]
     return {name: row[name] for name in dict.fromkeys(names) if row.get(name) not in (None, "")}
 
 
 def _summary(row: Row) -> dict[str, float]:
-    """The numbers that were measured at the end."""
+    """Return the numbers that were measured at the end."""
     names = ("L", "L_stderr", "bits_per_byte", "lr_peak", "seconds", "tokens_per_second")
     return {name: float(row[name]) for name in names if row.get(name) is not None}
 
 
 def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
-    """(S, metrics) of the curve; numbers that are not finite have no place in it."""
+    """Return (S, metrics) of the learning curve, without numbers that are not finite."""
     return [
         (int(point["S"]), {k: float(point[k]) for k in _METRICS if point.get(k) is not None})
         for point in map(jsonable.finite, finished.curve)

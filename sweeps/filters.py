@@ -1,4 +1,4 @@
-"""Filters, which choose runs of a spec by conditions on their fields and sizes."""
+"""Conditions on the fields and sizes of runs, by which runs of a spec are selected."""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ from scaling.fields import coerce
 from sweeps.spec_values import check_number, refuse_huge
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "=": operator.eq, "<": operator.lt,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
     ">": operator.gt,
-}  # fmt: skip
+}
 
 _SIZES: dict[str, Callable[[RunConfig], float]] = {
-    "N": lambda run: size.parameters(run.model, run.data.vocab_size).N,
+    "N": lambda run: size.parameters_of(run).N,
     "D": lambda run: run.D,
-    "C": lambda run: size.flops_per_token(run.model, run.data.vocab_size) * run.D,
+    "C": size.flops_of,
     "B": lambda run: run.batch_tokens,
 }
 
 
 def condition(text: str) -> Callable[[RunConfig], bool]:
-    """Whether a run meets 'KEY OP VALUE'."""
+    """Return a function that tells whether a run meets the condition 'KEY OP VALUE'.
+
+    Raises ConfigError if the text is not such a condition.
+    """
     found = re.fullmatch(r"\s*([\w.]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*", text)
     where = f"--filter {text!r}"
     if found is None:
         raise ConfigError(
-            f"{where} is not KEY OP VALUE, such as model.n_layer=2 or D<1e6, with one of = != < <= > >=."
+            f"{where} is not KEY OP VALUE, such as model.n_layer=2 or D<1e6, with one of "
+            "= != < <= > >=."
         )
     key, sign, word = found.groups()
     value: Any = word
@@ -53,11 +61,11 @@ def condition(text: str) -> Callable[[RunConfig], bool]:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
-    def test(run: RunConfig) -> bool:
-        mine = functools.reduce(getattr, key.split("."), run)
+    def holds(run: RunConfig) -> bool:
+        field = functools.reduce(getattr, key.split("."), run)
         try:
-            return compare(mine, value)
-        except TypeError:  # 'kaplan' is neither above nor below a number
+            return compare(field, value)
+        except TypeError:  # a rule is neither above nor below a number
             return False
 
-    return test
+    return holds

@@ -1,4 +1,4 @@
-"""Locks that say who works on a sweep or a run. The kernel ends them with their process."""
+"""Locks that show which process works on a sweep or a run. They end with their process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from scaling import files
 from sweeps.errors import StoreError, writing
 
 
-def take(path: Path, said: Path | str, patience: float = 0.0) -> TextIO | None:
-    """The lock file, locked until it is closed; None where another process still holds it after
-    `patience` seconds. `said` names the file in messages. Raises StoreError where it cannot be
-    locked at all."""
+def take(path: Path, shown: Path | str, patience: float = 0.0) -> TextIO | None:
+    """Return the lock file, locked until it is closed; None if another process keeps holding it.
+
+    Waits up to `patience` seconds for that process. `shown` is the file as messages name it. Raises
+    StoreError if the file cannot be locked at all.
+    """
     deadline = time.monotonic() + patience
-    while (lease := _try(path, said)) is None and time.monotonic() < deadline:
+    while (lease := _try(path, shown)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return lease
 
 
-def _try(path: Path, said: Path | str) -> TextIO | None:
-    with writing(said):
+def _try(path: Path, shown: Path | str) -> TextIO | None:
+    with writing(shown):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = files.open_to_append(path)
     try:
@@ -37,7 +39,7 @@ def _try(path: Path, said: Path | str) -> TextIO | None:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return None
         raise StoreError(
-            f"{said} cannot be locked ({error.strerror}); keep results on a file system that "
+            f"{shown} cannot be locked ({error.strerror}); keep results on a file system that "
             "supports flock."
         ) from None
     with contextlib.suppress(OSError):
@@ -48,7 +50,7 @@ def _try(path: Path, said: Path | str) -> TextIO | None:
 
 
 def locked(path: Path) -> bool:
-    """Whether some process holds the lock now. Checking takes a shared lock for a moment."""
+    """Return whether some process holds the lock now. Checking takes a shared lock briefly."""
     try:
         with files.open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -60,7 +62,7 @@ def locked(path: Path) -> bool:
 
 
 def holder(path: Path) -> tuple[int, str] | None:
-    """(pid, host) of the process that holds the lock now; None where none does."""
+    """Return (pid, host) of the process that holds the lock now; None if none does."""
     if not locked(path):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The entry of one call in a sweep's manifest.json."""
+"""The manifest of a results folder, and the entry that each call of a sweep adds to it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ from typing import Any
 from scaling import schema
 from scaling.config import RunConfig
 from sweeps import own_sizes
-from sweeps.options import Call
+from sweeps.options import SweepOptions
 from sweeps.provenance import machine, revision, versions
 from sweeps.queue import Queue, busy_and_idle
 from sweeps.spec import Spec
 from sweeps.store import Store
-from sweeps.sweep_plan import Plan
+from sweeps.sweep_plan import SweepPlan
+
+_LONGEST_SECONDS = 1e12
+"""Longer wall-clock times in a manifest are damage."""
 
 
 class Session:
-    """This call's entry in the manifest: what its results rest on, taken once, as it starts."""
+    """The entry of one call in manifest.json: the code, packages, machine and options it used."""
 
     def __init__(
         self,
+        *,
         spec: Spec,
         store: Store,
         hashes: dict[str, str],
-        plan: Plan,
-        call: Call,
+        plan: SweepPlan,
+        options: SweepOptions,
     ) -> None:
-        """Writes the manifest; entries of earlier sessions stay as they are. Raises StoreError."""
+        """Write the manifest with a new entry; those of earlier sessions stay as they are.
+
+        `hashes` are those of the texts by name. Raises StoreError.
+        """
         self._store = store
         self._started = time.monotonic()
-        rests_on = {
+        provenance = {
             "revision": revision(),
             "versions": versions(),
             "machine": machine(),
@@ -40,15 +47,15 @@ class Session:
         }
         self._entry: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "executor": "in process" if call.in_process else "ray tune",
+            "executor": "in process" if options.in_process else "ray tune",
             "workers": plan.workers,
-            "threads": call.execution.threads,
-            "device": call.execution.device,
-            "devices": call.execution.devices,
-            "nodes": call.execution.nodes,
-            "shard": call.execution.shard,
-            "compile": call.execution.compile,
-            **rests_on,
+            "threads": options.threads,
+            "device": options.device,
+            "devices": options.devices,
+            "nodes": options.nodes,
+            "shard": options.shard,
+            "compile": options.compile,
+            **provenance,
         }
         before = store.manifest()
         sessions, old = before.get("sessions"), before.get("corpus_hashes")
@@ -58,7 +65,7 @@ class Session:
             "name": spec.name,
             "description": spec.description,
             "schema": schema.SCHEMA,
-            **rests_on,
+            **provenance,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
         self._sizes = own_sizes.together(before.get("own_sizes"), [])
@@ -66,18 +73,18 @@ class Session:
         self._write()
 
     def note_sizes(self, runs: Iterable[RunConfig]) -> None:
-        """Record the sizes of models of one's own families, when the manifest is written next."""
+        """Record the sizes of models of users' own families, for the next time it is written."""
         self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
         if self._sizes:
             self._top["own_sizes"] = self._sizes
 
     @property
     def seconds(self) -> float:
-        """Wall clock so far."""
+        """Wall clock since the session began."""
         return time.monotonic() - self._started
 
     def end(self, queue: Queue) -> None:
-        """Add the account of what was done to the entry. Raises StoreError."""
+        """Add to the entry what was done and how long it took. Raises StoreError."""
         busy, idle, jobs = busy_and_idle(queue)
         self._entry |= {
             "wall_seconds": round(self.seconds, 2),
@@ -89,6 +96,6 @@ class Session:
 
     def _write(self) -> None:
         spent = (session.get("wall_seconds") for session in self._sessions)
-        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < 1e12)
+        wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < _LONGEST_SECONDS)
         whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
         self._store.write_manifest(self._top | whole)

@@ -1,4 +1,4 @@
-"""Speed measurements in child processes, and the cache of what was measured."""
+"""Speed measurements in child processes, and a cache of their results."""
 
 from __future__ import annotations
 
@@ -13,64 +13,77 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import interpreter, size
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
-from scaling.devices import launch
 from scaling.execution import Execution
 from scaling.files import write_atomic
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from sweeps.errors import headline
 from sweeps.provenance import machine
 
 if TYPE_CHECKING:
-    from scaling.devices.ranks import Ranks
+    import torch
 
+    from scaling.devices.ranks import Ranks
+    from scaling.training.trainer import Trainer
 
 V = TypeVar("V")
 
 _MEASURE_SECONDS = 0.15
-"""Of each size of pack."""
+"""Time of a measurement of one pack size."""
 
-_SIZES = (1, 2, 4, 8, 16, 32)
+_PACK_SIZES = (1, 2, 4, 8, 16, 32)
 
 OTHER_PRECISION = {"float32": "bfloat16", "bfloat16": "float32"}
 
 _LOOP = 3
-"""Raised when the training loop becomes faster or slower: what was measured before no longer holds."""
+"""Version of the training loop's speed. Raise it when the loop becomes faster or slower, so that
+earlier measurements no longer count."""
 
 _STEP_FLOPS = 2e10
-"""A step beyond this fills a machine by itself, and is measured on a part of its batch."""
+"""A step with more FLOPs fills a machine by itself, and is measured on a part of its batch."""
+
+_MEMORY_SHARE = 0.7
+"""Larger packs are not measured beyond this fraction of the memory."""
+
+_MIN_GAIN = 0.01
+"""A larger pack must save this fraction of the time per run, or still larger ones are not tried."""
 
 Packs = dict[Hashable, dict[int, float]]
+"""{pack key: {K: seconds per step of K runs}}"""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How runs are to be executed: what measurements hold for."""
+    """The machine and the execution options for which measurements hold."""
 
     workers: int
     threads: int
     device: str = "auto"
+    _: KW_ONLY
     compile: bool = False
-    """Compile the shapes that gain by it."""
+    """Whether runs may be compiled, if that is faster."""
     devices: int = 1
     nodes: int = 1
-    """With more than one nothing is measured beforehand."""
+    """With more than one node, nothing is measured beforehand."""
 
     def like(self, device: str) -> bool:
-        """Whether a table's `device`, such as '2 x cpu x4', is as this has; unknown where empty."""
+        """Return whether a table's `device`, such as '2 x cpu x4', is like this machine's devices.
+
+        An empty, unknown device counts as alike.
+        """
         several, _, one = device.rpartition(" x ")
         cpu = one == f"cpu x{self.threads}" and self.device in ("auto", "cpu")
         gpu = not one.startswith("cpu") and self.device != "cpu"
         return not device or (int(several or 1) == self.devices and (cpu or gpu))
 
     def path(self, run: RunConfig, *, compiled: bool = False, folder: str = "speed") -> Path:
-        """Where the measurements of a run's shape are kept."""
+        """Return the file that keeps the measurements of a run's pack key."""
         from importlib.metadata import version
 
         from scaling.files import cache
@@ -84,7 +97,7 @@ class Machine:
         return cache() / folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
     def known(self, runs: Iterable[RunConfig], *, compiled: bool = False) -> Packs:
-        """What was measured before of the shapes of `runs`."""
+        """Return earlier measurements of the pack keys of `runs`."""
 
         def packs(values: Any) -> dict[int, float]:
             return {int(K): float(seconds) for K, seconds in values.items()}
@@ -92,13 +105,14 @@ class Machine:
         return _remembered(runs, partial(self.path, compiled=compiled), packs)
 
     def measure(self, runs: Iterable[tuple[RunConfig, int]], *, compiled: bool = False) -> Packs:
-        """Train packs of up to so many runs of each shape for a moment, and remember what it took.
+        """Train packs for a moment, and remember and return their seconds per step.
 
-        In child processes, as many side by side as there will be workers, that find the machine as
-        these will. Seconds a shape, `compiled` up to a minute. Raises RuntimeError with a child's last
-        line where it fails.
+        `runs` are (run, largest pack size); each pack key takes seconds, or up to a minute if
+        `compiled`. As many child processes measure at once as there will be workers, so that they
+        share the machine as the workers will. Raises RuntimeError with a child's last line if it
+        fails.
         """
-        asked = {shape(run): (run, most) for run, most in runs}
+        asked = {pack_key(run): (run, largest) for run, largest in runs}
         found: Packs = {}
         each = self._timed([*asked.values()], compiled)
         for (key, (run, _)), seconds in zip(asked.items(), each, strict=True):
@@ -107,33 +121,36 @@ class Machine:
         return found
 
     def compare(self, runs: Iterable[RunConfig]) -> None:
-        """Train one run of each shape for a moment in its own and in the other precision, and remember
-        how long a step of the other is in times of its own; or that this cannot be."""
-        shapes = [*{shape(run): run for run in runs}.values()]
+        """Train one run of each pack key for a moment in both precisions, and remember the ratio.
+
+        It is the time of a step in the other precision over that in its own; nan if the other
+        precision cannot be used.
+        """
+        runs = [*{pack_key(run): run for run in runs}.values()]
         both = [
             (dataclasses.replace(run, precision=precision), 1)
-            for run in shapes
+            for run in runs
             for precision in (run.precision, OTHER_PRECISION[run.precision])
         ]
         try:
             seconds = [found[1] for found in self._timed(both, compiled=False)]
             ratios = [b / a for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
-        except RuntimeError:  # a family, or a device, that one of the two is not for
-            ratios = [math.nan] * len(shapes)
-        for run, ratio in zip(shapes, ratios, strict=True):
+        except RuntimeError:  # a family or a device may support only one of the two
+            ratios = [math.nan] * len(runs)
+        for run, ratio in zip(runs, ratios, strict=True):
             _remember(self.path(run, folder="precision"), ratio)
 
     def compared(self, runs: Iterable[RunConfig]) -> dict[Hashable, float]:
-        """What :meth:`compare` found before of the shapes of `runs`; nan where it could not."""
+        """Return the ratios that :meth:`compare` found for the pack keys of `runs`."""
         return _remembered(runs, partial(self.path, folder="precision"), float)
 
     def _timed(
         self, asked: Sequence[tuple[RunConfig, int]], compiled: bool
     ) -> list[dict[int, float]]:
-        """{K: seconds a step} of each run's packs of up to so many."""
+        """Return {K: seconds per step} for each (run, largest pack size) asked for."""
         if not asked:
             return []
-        items = [{"run": flatten(run), "most": most} for run, most in asked]
+        items = [{"run": flatten(run), "largest": largest} for run, largest in asked]
         how = {**vars(self), "compile": compiled, "items": items}
         number = min(self.workers, os.cpu_count() or 1)
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
@@ -176,10 +193,12 @@ class Machine:
 def _remembered(
     runs: Iterable[RunConfig], path: Callable[[RunConfig], Path], read: Callable[[Any], V]
 ) -> dict[Hashable, V]:
-    """What lies at the paths of the shapes of `runs`; nothing of those where it is not there, or
-    torn: measured anew where it pays."""
+    """Return what the files of the pack keys of `runs` hold.
+
+    A pack key whose file is missing or damaged is left out, and may be measured again.
+    """
     found: dict[Hashable, V] = {}
-    for key, run in {shape(run): run for run in runs}.items():
+    for key, run in {pack_key(run): run for run in runs}.items():
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             found[key] = read(json.loads(path(run).read_bytes()))
     return found
@@ -192,17 +211,20 @@ def _remember(path: Path, what: Any) -> None:
 
 
 def _child() -> None:
-    """Measure the items on stdin; print {K: seconds a step} of each."""
+    """Measure the items on stdin, and print {K: seconds per step} for each."""
     print(json.dumps(_answers(json.load(sys.stdin))))
 
 
 def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
-    """What :meth:`Machine.measure` asks for; each of several devices goes through it."""
+    """Return what :meth:`Machine.measure` asks for. Runs on each of several devices."""
     import torch
+
+    from scaling.devices import launch  # imports torch
 
     how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
     execution = Execution(**how)
     torch.set_num_threads(execution.threads)
+
     with launch.together(execution, partial(_answers, request)) as ranks:
         return _measured(request, execution, ranks)
 
@@ -218,47 +240,48 @@ def _measured(
             dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
             for k in range(K)
         ]
-        return Trainer(runs, execution, [None] * K, None, ranks)
+        return Trainer(runs, execution, [None] * K, ranks=ranks)
 
     items = []
     for item in request["items"]:
         run = from_dict(item["run"])
         size.allow(run.model.family)
-        F = size.flops_per_token(run.model, run.data.vocab_size, "matmul")
-        # A step of the largest model with its full batch may take minutes.
+        F = size.flops_per_token_of(run, "matmul")
+        # A step of a large model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size
         B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // unit) * unit
-        items.append((run, B, item["most"] if run.batch_tokens == B else 1))
+        items.append((run, B, item["largest"] if run.batch_tokens == B else 1))
     if execution.compile:
-        # First all, each child in an order of its own: what one has compiled is in torch's cache when
-        # the others come to it, and nobody compiles any more while others measure.
+        # Compile everything first, each child in its own order: what one child has compiled is in
+        # torch's cache when the others need it, and none compiles while others measure.
         i = request["first"]
-        for run, B, most in items[i:] + items[:i]:
-            for K in range(1, 1 + min(2, most)):  # the code for two serves all packs
+        for run, B, largest in items[i:] + items[:i]:
+            for K in range(1, 1 + min(2, largest)):  # code for two runs serves all larger packs
                 trainer_of(run, B, K).steps(2)
     answers = []
-    for run, B, most in items:
+    for run, B, largest in items:
         seconds: dict[int, float] = {}
-        for K in _SIZES:
-            if most < K:
+        for K in _PACK_SIZES:
+            if largest < K:
                 break
             trainer = trainer_of(run, B, K)
             took = _step_seconds(trainer) * run.batch_tokens / B
-            # Ray gives every rank a GPU of its own, and on a CPU all of them share the memory.
+            # Ray gives every rank its own GPU; on a CPU all ranks share the memory.
             own_gpu = trainer.device.type == "cuda" and ranks.size > 1
             here = 1 if own_gpu else request["workers"] * ranks.size
             (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, here))
             if crowded:
                 break
             seconds[K] = took
-            if seconds[K] / K > 0.99 * min(s / k for k, s in [*seconds.items()][:-1] or [(1, 1e9)]):
-                break  # it gains no more
+            best = min((s / k for k, s in seconds.items() if k < K), default=math.inf)
+            if seconds[K] / K > (1 - _MIN_GAIN) * best:
+                break
         answers.append(seconds)
     return answers
 
 
-def _crowded(device: Any, workers: int) -> bool:
-    """Whether so many processes such as this one would take most of the memory."""
+def _crowded(device: torch.device, workers: int) -> bool:
+    """Return whether `workers` processes like this one would take most of the memory."""
     import torch
 
     from scaling.devices.hardware import peak_memory
@@ -267,17 +290,17 @@ def _crowded(device: Any, workers: int) -> bool:
         total = torch.cuda.mem_get_info(device)[1]
     else:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return workers * peak_memory(device) > 0.7 * total
+    return workers * peak_memory(device) > _MEMORY_SHARE * total
 
 
-def _step_seconds(trainer: Any) -> float:
-    """Of one step, the least of three tries."""
+def _step_seconds(trainer: Trainer) -> float:
+    """Return the time of one step, the least of at least three tries."""
     trainer.steps(2)
     tries, steps, spent = [], 1, 0.0
     while len(tries) < 3 or spent < _MEASURE_SECONDS:
         start = time.perf_counter()
         trainer.steps(steps)
-        trainer.loss_sum_k.tolist()  # waits for a GPU
+        trainer.stack.loss_sum_k.tolist()  # waits for a GPU
         (took,) = trainer.ranks.agreed(time.perf_counter() - start)
         tries.append(took / steps)
         spent += took

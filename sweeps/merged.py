@@ -1,45 +1,35 @@
-"""The merged table of a results folder, which is derived from the results of its runs.
+"""The merged table of a results folder, derived from the results of its runs.
 
     runs.csv, curves.parquet, tests.parquet     the table (scaling.table)
     .index.json                                 what these files were made from
 
-The index holds size, time and hash of the files of the table, and size and time of every result.json
-that went into it. Where they agree there is nothing to merge and nothing to compare. Where they do
-not, something else has changed them: the results are read again and take precedence, and the table is
-written anew. The index may be deleted at any time.
+The index holds size, time and hash of the table's files, and size and time of every result.json
+that went into it. While they agree, there is nothing to merge and nothing to compare. If they do
+not, something else has changed the files: the results are read again and take precedence, and the
+table is written anew. The index may be deleted at any time.
 
 Imports pandas only to write.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling import files, schema, table
+from scaling import files, table
 from sweeps.errors import StoreError, why
-from sweeps.result import (
-    NEW_FIELDS,
-    Finished,
-    Point,
-    Row,
-    fault_of,
-    from_json,
-    is_run_id,
-    to_json,
-)
+from sweeps.result import Finished, Point, Row, from_json, to_json
+from sweeps.table_rows import DTYPES, TableRow, damaged, parse_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES = (*table.POINTS, "runs.csv")
-"""The rows come last: a run counts as finished by its row."""
+"""Files of the table. The rows are written last: with its row a run counts as finished."""
 
 INDEX = ".index.json"
 _FORMAT = 1
@@ -48,190 +38,60 @@ Stamp = list[int]
 """Size [bytes] and time of the last change [ns] of a file."""
 
 ReadResult = Callable[[str], Finished | None]
-"""The result of a run; None where it has not finished."""
-
-_KINDS = {column.name: column.dtype for column in table.COLUMNS}
-
-
-class TableRow(Mapping[str, Any]):
-    """A row of runs.csv, parsed when more than its id and status is asked for."""
-
-    __slots__ = ("_cells", "_columns", "_line", "_where", "run_id", "status")
-
-    def __init__(
-        self, run_id: str, status: str, line: str, columns: _Columns, where: _Line
-    ) -> None:
-        self.run_id, self.status = run_id, status
-        self._line, self._columns, self._where = line, columns, where
-        self._cells: dict[str, Any] | None = None
-
-    def whole(self) -> dict[str, Any]:
-        """All cells, by column. Raises StoreError for one that is no value of its column."""
-        if self._cells is None:
-            self._cells = self._columns.parse(self._line, self._where)
-            self._line = ""
-        return self._cells
-
-    def check(self) -> None:
-        """Raise StoreError for a cell that is no value of its column, and an 'ok' row without sizes or
-        loss."""
-        if fault := fault_of(self.whole()):
-            raise StoreError(_damaged(self._where, fault))
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "run_id":
-            return self.run_id
-        return self.status if name == "status" else self.whole()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.whole())
-
-    def __len__(self) -> int:
-        return len(self.whole())
-
-
-class _Columns:
-    """The header of a runs.csv, and how its cells are read. The csv module reads floats exactly."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self._parse = [_PARSE[_KINDS.get(name, "str")] for name in names]
-        self._new = {name: value for name, value in NEW_FIELDS.items() if name not in names}
-
-    def parse(self, line: str, where: _Line) -> dict[str, Any]:
-        try:
-            cells = next(csv.reader([line] if "\n" not in line else io.StringIO(line, newline="")))
-            if len(cells) != len(self.names):
-                raise ValueError(f"it has {len(cells)} cells, and the header {len(self.names)}")
-            return self._new | self._values(cells)
-        except (ValueError, OverflowError, csv.Error) as error:
-            raise StoreError(_damaged(where, str(error))) from None
-
-    def _values(self, cells: list[str]) -> dict[str, Any]:
-        values = {}
-        for name, parse, cell in zip(self.names, self._parse, cells, strict=True):
-            try:
-                values[name] = parse(cell) if cell or parse is str else None
-            except (ValueError, OverflowError):
-                raise ValueError(f"{name}={cell[:60]!r} is not {_IN_WORDS[_KINDS[name]]}") from None
-        return values
-
-
-_Line = tuple[str, int]
-"""A file and the number of a line in it."""
-
-
-def _damaged(where: _Line | str, why: str) -> str:
-    """One message for a table that cannot be used as it is."""
-    place = where if isinstance(where, str) else f"{where[0]}, line {where[1]}"
-    return (
-        f"{place}: {why}. Correct or restore the file; or delete it, and it is written again from "
-        "the finished runs in runs/."
-    )
-
-
-def _integer(cell: str) -> int:
-    value = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
-    if value % 1:
-        raise ValueError
-    value = int(value)
-    if not -(2**63) <= value < 2**63:
-        raise OverflowError
-    return value
-
-
-def _flag(cell: str) -> bool:
-    if cell not in ("True", "False"):
-        raise ValueError
-    return cell == "True"
-
-
-_PARSE = {"str": str, "int": _integer, "float": float, "bool": _flag}
-_IN_WORDS = {"int": "a whole number below 2^63", "float": "a number", "bool": "True or False"}
+"""Returns the result of a run; None if it has not finished."""
 
 
 class MergedTable:
-    """The table of the results folder `folder`; `said` names a path as messages show it."""
+    """The table of a results folder."""
 
-    def __init__(self, folder: Path, said: Callable[[Path], Path | str]) -> None:
+    def __init__(self, folder: Path, shown: Callable[[Path], Path | str]) -> None:
+        """`shown` returns a path as messages name it."""
         self._folder = folder
-        self._said = said
-        self._read: tuple[Stamp, dict[str, TableRow]] | None = None
+        self._shown = shown
+        self._read: tuple[Stamp, Mapping[str, TableRow]] | None = None
         """The rows as they were last read."""
 
     # -------------------------------------------------------------- rows
 
-    def rows(self) -> dict[str, TableRow]:
-        """{run_id: row} of runs.csv; none where it is not there.
+    def rows(self) -> Mapping[str, TableRow]:
+        """Return {run_id: row} of runs.csv; empty if there is no such file.
 
-        Raises StoreError for a file that is no table of ours, naming the line: no id, an id that is
-        no plain word, one run twice, an unknown status, a number that is none.
+        Raises StoreError, naming the line, for a file that is not a results table
+        (:func:`sweeps.table_rows.parse_rows`) or has a cell of the wrong type.
         """
         path = self._folder / "runs.csv"
         try:
             stamp = _stamp(path)
         except OSError as error:
-            raise StoreError(f"{self._said(path)} cannot be read: {why(error)}") from None
+            raise StoreError(f"{self._shown(path)} cannot be read: {why(error)}") from None
         if stamp is None:
             return {}
         if self._read is None or self._read[0] != stamp:
-            rows = self._rows_of(path)
-            if not self.intact("runs.csv"):  # ours need no second look
+            rows = self._parse(path)
+            if not self.intact("runs.csv"):  # a table that we wrote needs no check
                 for row in rows.values():
                     row.check()
             self._read = stamp, rows
-        return dict(self._read[1])
+        return self._read[1]
 
-    def _rows_of(self, path: Path) -> dict[str, TableRow]:
-        where = str(self._said(path))
+    def _parse(self, path: Path) -> dict[str, TableRow]:
+        where = str(self._shown(path))
         try:
             text = files.decode(files.read_bytes(path))
         except OSError as error:
             raise StoreError(f"{where} cannot be read: {why(error)}") from None
         except ValueError as error:
-            raise StoreError(_damaged(where, str(error))) from None
-        lines = _lines(text)
-        first = next(lines, (1, ""))[1]
-        names = next(csv.reader([first]), [])
-        if "run_id" not in names or "status" not in names:
-            raise StoreError(
-                f"{where} is not a results table (no run_id, no status). Move it away, or choose "
-                "another folder with --results."
-            )
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise StoreError(_damaged(where, f"two columns are called {sorted(twice)[0]!r}"))
-        columns = _Columns(names)
-        id_, state = names.index("run_id"), names.index("status")
-        commas, enough = len(names) - 1, max(id_, state) + 1
-        rows: dict[str, TableRow] = {}
-        numbers: dict[str, int] = {}
-        for number, line in lines:
-            at = (where, number)
-            if '"' in line or line.count(",") != commas:
-                cells = [str(columns.parse(line, at)[name]) for name in names]
-            else:
-                cells = line.split(",", enough)
-            run_id, status = cells[id_], cells[state]
-            if not is_run_id(run_id):
-                fault = f"run_id={run_id!r} is not one plain word" if run_id else "it has no run_id"
-                raise StoreError(_damaged(at, fault))
-            if status not in schema.STATUSES:
-                known = ", ".join(schema.STATUSES)
-                raise StoreError(_damaged(at, f"status={status!r} is none of {known}"))
-            if run_id in rows:
-                raise StoreError(_damaged(at, f"run {run_id} is in line {numbers[run_id]} as well"))
-            rows[run_id] = TableRow(run_id, status, line, columns, at)
-            numbers[run_id] = number
-        return rows
+            raise damaged(where, str(error)) from None
+        return parse_rows(text, where)
 
     # -------------------------------------------------------------- the index
 
     def intact(self, *names: str) -> bool:
-        """Whether these files of the table (all where none is named) are as they were written."""
+        """Return whether these files of the table (by default all) are as they were written."""
         index = self._index()
-        return all(self._same(name, index) for name in names or FILES)
+        return all(self._is_unchanged(name, index) for name in names or FILES)
 
-    def _same(self, name: str, index: dict[str, Any]) -> bool:
+    def _is_unchanged(self, name: str, index: dict[str, Any]) -> bool:
         known = index["files"].get(name)
         stamp = _stamp(self._folder / name)
         if not (isinstance(known, list) and len(known) == 3) or stamp is None:
@@ -246,7 +106,7 @@ class MergedTable:
             return False
 
     def _index(self, *, results: bool = False) -> dict[str, Any]:
-        """The index; empty where there is none that can be used. `results` are its second line."""
+        """Return the index, empty if there is none that can be used; `results` reads both lines."""
         empty = {"files": {}, "results": {}}
         try:
             with files.open_regular(self._folder / INDEX) as file:
@@ -259,7 +119,7 @@ class MergedTable:
         return {"files": first["files"], "results": second} if good else empty
 
     def stamps(self, run_ids: Iterable[str]) -> dict[str, Stamp]:
-        """{run_id: stamp of its result.json} of the runs that have one here."""
+        """Return {run_id: stamp of its result.json} of the runs that have one here."""
         runs = f"{self._folder}/runs"
         found = {run_id: _stamp(f"{runs}/{run_id}/result.json") for run_id in run_ids}
         return {run_id: stamp for run_id, stamp in found.items() if stamp is not None}
@@ -267,10 +127,10 @@ class MergedTable:
     # -------------------------------------------------------------- comparing and merging
 
     def differing(self, rows: Mapping[str, Row], results: Mapping[str, Row]) -> str:
-        """What to tell of rows that differ from the results of their runs; nothing where none does."""
+        """Return a message about rows that differ from the results of their runs; '' if none do."""
         first, number = "", 0
         for run_id in rows.keys() & results.keys():
-            if name := _differs(rows[run_id], results[run_id]):
+            if name := _first_difference(rows[run_id], results[run_id]):
                 number += 1
                 there, here = rows[run_id].get(name), results[run_id].get(name)
                 line = f"run {run_id}, {name}={there!r} in the table and {here!r} as measured"
@@ -279,20 +139,22 @@ class MergedTable:
             return ""
         what = "row differs" if number == 1 else "rows differ"
         return (
-            f"{self._said(self._folder / 'runs.csv')}: {number} {what} from the result of its run "
+            f"{self._shown(self._folder / 'runs.csv')}: {number} {what} from the result of its run "
             f"({first}). The results in runs/ count, and the next sweep writes the table again "
             "from them; copy the table elsewhere before you edit it."
         )
 
     def pending(self, run_ids: Iterable[str]) -> bool:
-        """Whether the table is missing or contradicts results of the runs `run_ids` in runs/. A table
-        whose raw runs are gone, as in a clone, is left as it is."""
+        """Return whether the table lacks or contradicts results of `run_ids` in runs/.
+
+        A table whose raw runs are gone, as in a clone, is left as it is.
+        """
         index = self._index(results=True)
         stamps = self.stamps(run_ids)
         if not stamps:
             return not (self._folder / "runs.csv").is_file()
         known = all(index["results"].get(run_id) == stamp for run_id, stamp in stamps.items())
-        return not (known and all(self._same(name, index) for name in FILES))
+        return not (known and all(self._is_unchanged(name, index) for name in FILES))
 
     def merge(
         self,
@@ -302,16 +164,16 @@ class MergedTable:
         without: frozenset[str] = frozenset(),
         say: Callable[[str], None] = lambda message: None,
     ) -> dict[str, bytes]:
-        """Write the table from all that has finished; returns {name: bytes} of what was written.
+        """Write the table from all that has finished, and return {name: bytes} of what was written.
 
         `run_ids` are the folders in runs/, whose results `result` reads. Rows of runs whose results
-        are no longer there are kept, those of `without` are left out. Only results that the
-        index does not know are read, all of them where the files of the table are not as they
-        were written. A damaged file of points is set aside first. Raises StoreError, OSError.
+        are no longer there are kept; those of `without` are left out. Only results that the index
+        does not know are read, or all of them if the table's files are not as they were written. A
+        damaged file of curves or tests is set aside first. Raises StoreError, OSError.
         """
         index = self._index(results=True)
         stamps = self.stamps(run_ids)
-        intact = all(self._same(name, index) for name in FILES)
+        intact = all(self._is_unchanged(name, index) for name in FILES)
         known = index["results"] if intact else {}
         fresh = [run_id for run_id in stamps if known.get(run_id) != stamps[run_id]]
         if intact and not fresh and not without:
@@ -356,15 +218,17 @@ class MergedTable:
     # -------------------------------------------------------------- points
 
     def points(self, name: str, run_ids: set[str]) -> dict[str, list[Point]]:
-        """{run_id: points} as curves.parquet or tests.parquet has them; none where it has none.
-        Raises StoreError where the file cannot be read."""
+        """Return {run_id: points} from curves.parquet or tests.parquet; empty lists without any.
+
+        Raises StoreError if the file cannot be read.
+        """
         found: dict[str, list[Point]] = {run_id: [] for run_id in run_ids}
         try:
             points = self._points(name)
         except table.TableError as error:
             raise StoreError(
                 f"{error} Restore the file; or delete it, and it is written again from the runs in "
-                "runs/, as far as they are there."
+                "runs/, if present."
             ) from None
         for point in points[points.run_id.isin(run_ids)].to_dict("records"):
             plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in point.items()}
@@ -378,21 +242,21 @@ class MergedTable:
         return table.read_points(self._folder, name)
 
     def _points_or_aside(self, name: str, say: Callable[[str], None]) -> pd.DataFrame:
-        """The points of a file. One that is damaged is set aside: what runs/ holds is written anew."""
+        """Return the points of a file. A damaged one is set aside; runs/ fills it again."""
         try:
             return self._points(name)
         except (table.TableError, OSError) as error:
             path = self._folder / name
             aside = set_aside(path)
             say(
-                f"{self._said(path)} is damaged ({_reason(error)}); kept as {aside.name}. It is "
+                f"{self._shown(path)} is damaged ({_reason(error)}); kept as {aside.name}. It is "
                 "written again from the runs in runs/."
             )
             return table.points(name)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file to the next free `<name>.bad-<n>`; returns the new path."""
+    """Rename a damaged file to the next free `<name>.bad-<n>`, and return the new path."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}.bad-{number}")):
         number += 1
@@ -400,29 +264,9 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, text) of the records of a CSV; one with line ends in quotes is several lines long.
-    Lines without anything in them are left out."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
-    begun: list[str] = []
-    """Lines of a record whose quotes are not closed yet."""
-    for number, line in enumerate(text.split("\n"), 1):
-        closes = '"' in line and line.count('"') % 2 == 1
-        if begun or closes:
-            begun.append(line)
-            if closes and len(begun) > 1:
-                yield number - len(begun) + 1, "\n".join(begun)
-                begun = []
-        elif line:
-            yield number, line
-    if begun:
-        yield number - len(begun) + 1, "\n".join(begun)
-
-
-def _differs(row: Row, result: Row) -> str:
-    """The first column in which a row of the table is not as its run's result; '' where none is."""
-    for name, dtype in _KINDS.items():
+def _first_difference(row: Row, result: Row) -> str:
+    """Return the first column in which a table's row differs from its run's result; '' if none."""
+    for name, dtype in DTYPES.items():
         there, here = row.get(name), result.get(name)
         if dtype == "str":
             there, here = ("" if value is None else str(value) for value in (there, here))
@@ -449,5 +293,5 @@ def _digest(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return said.partition("\n")[0].rstrip(".")
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text.partition("\n")[0].rstrip(".")

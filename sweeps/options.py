@@ -1,22 +1,101 @@
-"""The options of one call of a sweep."""
+"""The options of one call of a sweep, the same from Python and on the command line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+from scaling.errors import ConfigError
 from scaling.execution import Execution
-from sweeps.budget import Budget
 
 
-@dataclass(frozen=True)
-class Call:
-    """How a call of :meth:`Sweep.run` trains."""
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a sweep trains what is missing. The options do not change which runs it consists of.
 
-    workers: int
-    """As asked for; fewer may run."""
-    in_process: bool
-    address: str | None
-    retries: int
-    packs: bool
-    execution: Execution
-    budget: Budget
+    The fields are the keywords of :meth:`sweeps.Sweep.run` and, with dashes for underscores, the
+    options of `scaling sweep`, whose help shows their docstrings.
+    """
+
+    workers: int = 2
+    """Number of jobs that run in parallel, each in a process of its own."""
+    threads: int = 1
+    """CPU threads per process; the same number gives the same bits."""
+    device: str = "auto"
+    """'auto' (a GPU if there is one), 'cpu' or 'cuda'."""
+    devices: int = 1
+    """Devices that train each run together: GPUs or, on a CPU, processes."""
+    nodes: int = 1
+    """Number of Ray nodes to spread the devices of a run over, evenly."""
+    shard: bool = False
+    """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
+    retries: int = 2
+    """How often a run is tried again after its worker died."""
+    packs: bool = True
+    """Train runs of the same architecture together where this is measured to be faster, and the
+    steps that runs have in common once. Changes the time, not the numbers. --no-packs trains each
+    run alone."""
+    compile: bool = False
+    """Use torch.compile for architectures with minutes of training ahead, if it is measured to be
+    faster. Changes the last digits."""
+    address: str | None = None
+    """Join a running Ray cluster from one of its machines: host:port, or auto."""
+    in_process: bool = False
+    """Train one run after another in this process, without Ray."""
+    retry_failed: bool = False
+    """Train failed runs again."""
+    reuse: tuple[str, ...] = ()
+    """Take finished runs from this results folder instead of training them; may be repeated."""
+    budget_flops: float | None = None
+    """Start no run that would take this call beyond this many FLOPs (6 N D)."""
+    budget_hours: float | None = None
+    """Start no run after this many hours. If a budget leaves runs to train, the exit code is 3
+    and the same command continues with them."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints of a run."""
+    export: Literal["tensorboard", "wandb", "mlflow"] | None = None
+    """Export every run as it finishes; `scaling export` does so later."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reuse, str):
+            raise ConfigError(f"reuse={self.reuse!r} must be a list of results folders.")
+        object.__setattr__(self, "reuse", tuple(map(str, self.reuse)))
+
+    @classmethod
+    def of(cls, options: SweepOptions | None, changes: Mapping[str, Any]) -> SweepOptions:
+        """`options`, or the defaults, with `changes`. Raises TypeError for what is no option."""
+        options = cls() if options is None else options
+        if not isinstance(options, SweepOptions):
+            raise TypeError(f"options={options!r} must be SweepOptions; give workers=... by name.")
+        names = [option.name for option in fields(cls)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(names)}."
+                raise TypeError(f"a sweep has no option {name!r}. {hint}")
+        return dataclasses.replace(options, **changes)
+
+    @property
+    def execution(self) -> Execution:
+        """How each worker executes its runs. Raises ConfigError for impossible values."""
+        ours = {f.name for f in fields(self)}
+        shared = [f.name for f in fields(Execution) if f.name in ours]
+        return Execution(**{name: getattr(self, name) for name in shared})
+
+    def arguments(self) -> list[str]:
+        """The arguments of `scaling sweep` for the options that differ from their defaults."""
+        words: list[str] = []
+        for option in fields(self):
+            value, name = getattr(self, option.name), option.name.replace("_", "-")
+            if value == option.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            elif isinstance(value, tuple):
+                words += [word for item in value for word in (f"--{name}", item)]
+            else:
+                words += [f"--{name}", str(value)]
+        return words

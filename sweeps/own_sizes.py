@@ -1,7 +1,7 @@
-"""Sizes of models of the user's own families, as the manifest keeps them.
+"""Sizes of models of custom families, as the manifest keeps them.
 
-Only running a family's code shows its sizes, and commands that look at a results folder run nobody's
-code. So a sweep writes down what it counted. Imports nothing heavy.
+Only running a family's code shows its sizes, and commands that look at a results folder do not run
+its code. So a sweep records the sizes that it counted. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from scaling.config import FAMILIES, ModelConfig, RunConfig
 
 
 def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
-    """The sizes of those models that are of one's own families, as plain values."""
-    shapes = {(run.model, run.data.vocab_size) for run in runs if run.model.family not in FAMILIES}
+    """Return the sizes of the models of custom families, as plain values."""
+    models = {(run.model, run.data.vocab_size) for run in runs if run.model.family not in FAMILIES}
     records = []
-    for model, vocab_size in sorted(shapes, key=repr):
+    for model, vocab_size in sorted(models, key=repr):
         sizes = size.own_sizes(model, vocab_size)
-        shape: dict[str, Any] = {"model": dataclasses.asdict(model), "vocab_size": vocab_size}
-        records.append(shape | vars(sizes.parameters) | {"flops_per_token": dict(sizes.flops)})
+        key: dict[str, Any] = {"model": dataclasses.asdict(model), "vocab_size": vocab_size}
+        records.append(key | vars(sizes.parameters) | {"flops_per_token": dict(sizes.flops)})
     return records
 
 
 def together(before: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of two lists, each shape once; what is no record is left out."""
+    """Return the records of two lists, each model once; anything but records is left out."""
     old = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
-    shapes = {repr((each.get("model"), each.get("vocab_size"))): each for each in (*old, *new)}
-    return list(shapes.values())
+    records = {repr((each.get("model"), each.get("vocab_size"))): each for each in (*old, *new)}
+    return list(records.values())
 
 
 def recall(records: Any) -> None:
-    """Take the sizes of a manifest for models whose code is not allowed here. What is no record of
-    sizes is left out."""
+    """Use the sizes of a manifest for models whose code is not allowed to run here.
+
+    Anything but valid records is left out.
+    """
     for values in records if isinstance(records, list) else ():
         with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError, OverflowError):
             model = ModelConfig(**values["model"])

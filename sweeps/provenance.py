@@ -1,4 +1,4 @@
-"""Where results come from: the machine, the revision of the source, and the versions of packages."""
+"""Where results come from: the machine, the revision of the source and the versions of packages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from sweeps.result import Row
+_PACKAGES = ("torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken")
+"""Packages whose versions are recorded besides our own."""
+
+_GIT_SECONDS = 10
+"""How long git may take to answer."""
 
 
-def machine() -> Row:
-    """Where this runs, for the manifest: what numbers and speed hang on, nothing that names it."""
+def machine() -> dict[str, Any]:
+    """What numbers and speed depend on; nothing that identifies this machine."""
     import platform
 
     model = ""
@@ -29,7 +34,7 @@ def machine() -> Row:
 
 
 def revision() -> str | None:
-    """Git revision of this package's source, with '+' where it has changes; None outside git."""
+    """Git revision of this package's source, with '+' if files changed; None outside git."""
     import subprocess
 
     def git(*words: str) -> str | None:
@@ -38,7 +43,7 @@ def revision() -> str | None:
                 ["git", "-C", str(Path(__file__).parent), "--no-optional-locks", *words],
                 capture_output=True,
                 text=True,
-                timeout=10,
+                timeout=_GIT_SECONDS,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
@@ -51,12 +56,13 @@ def revision() -> str | None:
 
 
 def versions() -> dict[str, str]:
+    """Version of each package that results depend on, if it is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     from scaling import __distribution__
 
     found = {}
-    for name in (__distribution__, "torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken"):
+    for name in (__distribution__, *_PACKAGES):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

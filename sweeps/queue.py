@@ -1,8 +1,8 @@
-"""Jobs: what one worker does at a time, and the queue that hands them out.
+"""Jobs, each the work of one worker at a time, and the queue that hands them out.
 
-A job is one run, or several of one shape that are trained together (sweeps.packing). Both
-executors, Ray's and the one in this process, take jobs from one :class:`Queue` and call
-:func:`sweeps.execute.execute`. Importing this imports neither torch nor ray.
+A job is one run, or several of one pack key that train together (sweeps.packing). Both executors,
+on Ray and in this process, take jobs from one :class:`Queue` and call
+:func:`sweeps.execute.execute`. Importing this module imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling import schema
 from scaling.config import RunConfig
@@ -21,95 +21,102 @@ from sweeps.result import failed_row
 from sweeps.store import Store
 
 LEASE_PATIENCE = 120.0
-"""Seconds to wait for a worker that outlived its driver to let go of a run; NFSv4 keeps the locks of
-a machine that died for 90."""
+"""Seconds to wait for a run's lock, which a worker that outlives its driver may hold. NFSv4 keeps
+the locks of a machine that died for 90 s."""
 
 _MERGE_SECONDS = 60.0
-"""Seconds between merges into the table while runs finish."""
+"""Seconds between merges into the table while runs finish, so that they can be fitted."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs for one worker, and what they are expected to take."""
+    """Runs for one worker, and the time that they are expected to take."""
 
     runs: tuple[RunConfig, ...]
     seconds: float
-    """Estimate for one worker; orders the queue."""
+    """Estimated time on one worker, which orders the queue."""
     slots: int = 1
-    """How many of the runs train at once; the others wait for a place."""
+    """Number of runs that train at once; the others wait for a free place in the pack."""
+    _: KW_ONLY
     compile: bool = False
-    """Train them compiled."""
+    """Whether to train with torch.compile."""
     halving: float | None = None
-    """Stop those early that are not among the best 1/halving of their family (sweeps.adaptive.halving)."""
+    """Stop runs early that are not among the best 1/halving of their family
+    (sweeps.adaptive.halving)."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
-    """What the call found the texts to be as it began (scaling.corpus.hashes): on others the runs are
-    not trained."""
+    """Hashes of the texts when the sweep began (scaling.data.corpus.hashes). The runs refuse to
+    train on other texts."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
-        """Some of these runs as a job of their own."""
+        """Return a job of some of these runs, with their share of the time."""
         share = self.seconds * len(runs) / len(self.runs)
         slots = max(1, min(self.slots, len(runs)))
         return replace(self, runs=tuple(runs), seconds=share, slots=slots)
 
     @property
     def id(self) -> str:
+        """The ids of the runs, joined; for a single run its id."""
         return "-".join(run.run_id for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run's stay with a worker ended. Plain data: it travels between processes."""
+    """How a run ended on a worker. Plain data, which travels between processes."""
 
     run_id: str
     status: str
-    """One of scaling.table.STATUSES: a result is stored. interrupted: a checkpoint is. busy: some other
-    process holds the run. memory, error: lack of memory or other trouble that may pass."""
+    """One of scaling.schema.STATUSES if a result is stored; interrupted if a checkpoint is; busy if
+    another process holds the run; memory if memory ran out; error for another fault that may be
+    temporary."""
     error: str = ""
     L: float | None = None
+    _: KW_ONLY
     pid: int = 0
     started: float = 0.0
     ended: float = 0.0
-    """Seconds of the worker's own clock, which never jumps."""
+    """Seconds of the worker's monotonic clock."""
 
 
 @dataclass
 class Queue:
-    """Jobs waiting and under way, most expensive first. Lives in the driver."""
+    """Jobs that wait or are under way. The most expensive are handed out first."""
 
     store: Store
     retries: int
-    """How many more attempts a run gets whose worker died."""
+    """Number of further attempts for a run whose worker died."""
     _waiting: list[tuple[float, int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
-    """Of everything that ended in this session, oldest first."""
+    """How runs ended in this session, oldest first."""
     stopping: bool = False
+    """Whether to hand out no more jobs."""
     fatal: ConfigError | StoreError | None = None
-    """Why the sweep cannot go on: nothing more can be stored, or it was asked for what cannot be."""
+    """Why the sweep must end: a result cannot be stored, or the spec has a mistake."""
     admits: Callable[[Job], bool] = lambda job: True
-    """Whether the budget lets a job begin."""
+    """Returns whether the budget lets a job begin."""
     held_back: list[Job] = field(default_factory=list)
     """Jobs that the budget does not let begin."""
     on_finish: Callable[[Outcome], None] = lambda outcome: None
-    """Told of every run as it finishes, however it ended."""
+    """Called with every run that has finished, with or without a loss."""
     _alone: list[Job] = field(default_factory=list)
-    """Jobs that ran out of memory beside others: to be tried with nothing beside them."""
+    """Jobs that ran out of memory beside others, to be tried with nothing beside them."""
     _number: int = 0
     _next_merge: float = field(default_factory=lambda: time.monotonic() + _MERGE_SECONDS)
 
     def add(self, jobs: Iterable[Job]) -> None:
+        """Let jobs wait for a worker."""
         for job in jobs:
             heapq.heappush(self._waiting, (-job.seconds, self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
-        """The most expensive job that waits; None when none does, or none may start now."""
+        """Return the most expensive job that waits; None if there is none or none may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
         while self._waiting and not self.admits(self._waiting[0][2]):
             job = heapq.heappop(self._waiting)[2]
             if len(job.runs) > 1:
-                self.add(job.of([run]) for run in job.runs)  # of some of them, perhaps
+                self.add(job.of([run]) for run in job.runs)  # the budget may admit some of them
             else:
                 self.held_back.append(job)
         if self._waiting:
@@ -123,12 +130,12 @@ class Queue:
 
     @property
     def exhausted(self) -> bool:
-        """Nothing under way and nothing to hand out."""
+        """Whether nothing is under way and nothing is left to hand out."""
         ended = self.stopping or self.fatal is not None or not (self._waiting or self._alone)
         return not self.running and ended
 
     def finish(self, job: Job, outcomes: list[Outcome]) -> None:
-        """A worker has ended a job: note it, and let wait again what has not finished."""
+        """Note the outcomes of a job that a worker has ended; unfinished runs wait again."""
         beside = self._leave(job)
         by_id = {run.run_id: run for run in job.runs}
         self._again(job, [by_id[o.run_id] for o in outcomes if o.status == "interrupted"])
@@ -140,19 +147,19 @@ class Queue:
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
             elif outcome.status == "busy":
-                folder = self.store.said(self.store.run_folder(run.run_id))
+                folder = self.store.shown(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
-                    f"{folder} is held by another process, and not let go in "
+                    f"{folder} is held by another process, which did not release it within "
                     f"{LEASE_PATIENCE:.0f} s. End that process, or wait for it."
                 )
         self._merge_if_due()
 
     def crash(self, jobs: list[Job], error: str) -> None:
-        """Workers died under these jobs.
+        """Note that the workers of these jobs died.
 
-        Where memory ran out beside other jobs it cannot be known whose fault that was: each is
-        tried again on its own, later, and charged only if it dies there. Nor is it known whose
-        fault the death of a pack was: its members' last attempts are made alone.
+        If memory ran out beside other jobs, it is not known which one is to blame: each is tried
+        again later with nothing beside it, and only a death there counts as an attempt. Nor is it
+        known which run of a pack is to blame: each makes its last attempt alone.
         """
         memory = out_of_memory(error)
         shared = memory and len(self.running) > 1
@@ -172,12 +179,12 @@ class Queue:
                 self._charge_pack(left, job, error)
 
     def release(self, job: Job) -> None:
-        """A job's worker was ended for no fault of its own: it waits again."""
+        """Let a job wait again whose worker ended through no fault of the job."""
         self._leave(job)
         self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
 
     def _again(self, job: Job, runs: list[RunConfig]) -> None:
-        """What is left of a job waits again."""
+        """Let the runs that are left of a job wait again."""
         self.add([job.of(runs)] if runs else [])
 
     def _note(self, outcome: Outcome) -> None:
@@ -186,7 +193,7 @@ class Queue:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
-        """Now and then, so that a sweep under way can be fitted and plotted."""
+        """Merge from time to time, so that a sweep under way can be fitted and plotted."""
         if (start := time.monotonic()) < self._next_merge or self.fatal:
             return
         try:
@@ -197,14 +204,15 @@ class Queue:
         self._next_merge = end + max(_MERGE_SECONDS, 100 * (end - start))
 
     def _leave(self, job: Job) -> int:
-        """A job is no longer under way; returns how many others are."""
+        """Note that a job is no longer under way, and return the number of others that are."""
         self.running.pop(job.id, None)
         if job in self._alone:
             self._alone.remove(job)
         return len(self.running)
 
     def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
-        """Count an attempt of a pack that ended badly: together again, or each for the last time."""
+        """Count a failed attempt of a pack: the runs train together again, or alone for the last
+        time."""
         try:
             together = [run for run in runs if self.store.killed(run.run_id) < self.retries]
             for run in together:
@@ -215,7 +223,7 @@ class Queue:
             self.fatal = trouble
 
     def _charge(self, run: RunConfig, job: Job, error: str) -> None:
-        """Count an attempt that ended badly; too many, and the run has failed."""
+        """Count a failed attempt of a run; after too many of them the run has failed."""
         try:
             self.store.note(run.run_id, "killed", error=error)
             deaths = self.store.killed(run.run_id)
@@ -226,15 +234,15 @@ class Queue:
                     self.add([job.of([run])])
                 return
             self.store.log(run.run_id, error)
-            said = f"{deaths} attempts ended badly; the last: {headline(error)}"
-            self.store.finish(failed_row(run, said), [])
-            self._note(Outcome(run.run_id, "failed", said))
+            reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
+            self.store.finish(failed_row(run, reason), [])
+            self._note(Outcome(run.run_id, "failed", reason))
         except StoreError as trouble:
             self.fatal = trouble
 
 
 def busy_and_idle(queue: Queue) -> tuple[float, float, int]:
-    """Seconds that workers trained, seconds that they waited between two jobs, and the jobs."""
+    """Return the seconds that workers trained, the seconds between their jobs, and the jobs."""
     by_worker: dict[int, list[tuple[float, float]]] = {}
     for outcome in queue.outcomes:
         if outcome.pid:

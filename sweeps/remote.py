@@ -1,12 +1,12 @@
-"""A folder of an object store, or of whatever else pyarrow.fs or fsspec reaches by a URI.
+"""A folder in an object store, or anywhere else that pyarrow.fs or fsspec reaches by a URI.
 
-    <uri>/results/<run_id>.json                    one object a run, written in one piece
+    <uri>/results/<run_id>.json                    one object per run, written in one piece
           runs.csv, curves.parquet, manifest.json, rounds/   as in a local results folder
 
-A :class:`sweeps.store.Store` on a URI works in a local folder and keeps it level with this one.
+A :class:`sweeps.store.Store` on a URI works in a local folder and keeps the two level.
 
-A URI may carry credentials: s3://KEY:SECRET@bucket/results?endpoint_override=host:9000. They go to the
-file system and nowhere else: messages, files and printed commands have :func:`shown` or
+A URI may carry credentials: s3://KEY:SECRET@bucket/results?endpoint_override=host:9000. They go to
+the file system and nowhere else: messages, files and printed commands use :func:`shown` or
 :func:`without_credentials`.
 """
 
@@ -22,14 +22,14 @@ from urllib.parse import quote, unquote, unquote_plus
 
 from sweeps.result import is_run_id
 
-_AT_ONCE = 32
-"""Requests under way: an object store answers each slowly and many as fast as one."""
+_PARALLEL_REQUESTS = 32
+"""An object store answers each request slowly, but many as fast as one."""
 
 _MASK = "***"
 
 _URI = re.compile(r"(?s)(?P<scheme>.*?)://(?P<authority>[^/?#]*)(?P<path>[^?]*)(?P<query>.*)")
-"""Splits any text with '://' in it, and leaves every character as it is. urllib.parse.urlsplit
-refuses some passwords, in messages that quote them."""
+"""Splits any text that contains '://' and keeps every character. urllib.parse.urlsplit refuses some
+passwords, with messages that quote them."""
 
 _URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.:-]{0,60}://\S+")
 
@@ -39,17 +39,17 @@ _SECRET = re.compile(
     r"|^(auth|authorization|key|pass|pwd|sas|sig)$",
     re.IGNORECASE,
 )
-"""Names of values of a query that are for nobody to see."""
+"""Names of secret values in a query."""
 
 _NESTED = re.compile(r"[^/@]*:[^/@]*@")
-"""user:password@ in a value of a query."""
+"""Matches user:password@ in a value of a query."""
 
 _USER_IS_A_KEY = ("s3", "s3a", "s3n")
-"""Schemes whose user is half of the credentials. Elsewhere it may be part of the address: the
-container of abfs://container@account/, the account of sftp://user@host/."""
+"""Schemes whose user is half of the credentials. Elsewhere the user may be part of the address: the
+container in abfs://container@account/, the account in sftp://user@host/."""
 
-_FEWEST = 4
-"""A shorter secret is masked where it stands alone: it may be part of any word."""
+_SHORT_SECRET = 4
+"""A secret with fewer characters may be part of any word, so only whole words are masked."""
 
 
 class _Parts(NamedTuple):
@@ -64,7 +64,8 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, uri: str) -> _Parts | None:
-        """None where the credentials hold '/', '?' or '#', so that nobody can say where they end."""
+        """Split a URI; None if its credentials contain '/', '?' or '#', so that their end is
+        ambiguous."""
         found = _URI.fullmatch(uri)
         assert found is not None, "no URI"
         scheme, authority, path, query = found.group("scheme", "authority", "path", "query")
@@ -84,7 +85,7 @@ class _Parts(NamedTuple):
 
     @property
     def secrets(self) -> list[str]:
-        """The password and what else is for nobody to see, as they are written."""
+        """The password and the other secret values, as they are written in the URI."""
         pairs = [pair.partition("=")[::2] for pair in self.query.split("&")]
         nested = [_NESTED.search(unquote(value)) for _, value in pairs]
         passwords = [found[0].partition(":")[2][:-1] for found in nested if found]
@@ -92,7 +93,7 @@ class _Parts(NamedTuple):
         return [secret for secret in found if secret]
 
     def with_values(self, public: Callable[[str, str], str | None]) -> _Parts:
-        """With public(name, value) for each value of the query; without those for which it is None."""
+        """Replace each value of the query by public(name, value), or drop it if that is None."""
         query = []
         for pair in self.query.split("&"):
             name, equals, value = pair.partition("=")
@@ -106,16 +107,17 @@ def _is_secret(name: str) -> bool:
 
 
 def _has_user(value: str) -> bool:
-    """Whether a value, such as that of an endpoint, holds user:password@."""
+    """Return whether a value, such as an endpoint, contains user:password@."""
     return bool(_NESTED.search(unquote(value)))
 
 
 def is_uri(text: str) -> bool:
+    """Return whether a folder is given as a URI."""
     return "://" in text
 
 
 def join(root: str, name: str) -> str:
-    """`name` below a folder, local or a URI's: it becomes a part of the path, before any query."""
+    """Return `name` below a folder or a URI, as part of the path, before any query."""
     found = _URI.fullmatch(root)
     if found is None:
         return f"{root.rstrip('/')}/{name}"
@@ -124,7 +126,7 @@ def join(root: str, name: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """A URI for people: a password, and values of a query that are credentials, are ***."""
+    """Return a URI for display: the password and secret values of the query become ***."""
     parts = _Parts.of(uri)
     if parts is None:
         return f"{uri.partition('://')[0]}://{_MASK}"
@@ -133,8 +135,7 @@ def shown(uri: str) -> str:
 
 
 def without_credentials(folder: str) -> str:
-    """Where a URI leads, whoever goes there. A local folder, and a URI that holds no credentials, are
-    left as they are."""
+    """Return a URI without its credentials; a local folder or a URI without any is unchanged."""
     if not is_uri(folder):
         return folder
     parts = _Parts.of(folder)
@@ -151,27 +152,31 @@ def without_credentials(folder: str) -> str:
 
 
 def masked(text: str) -> str:
-    """A text in which the credentials of every URI are ***."""
+    """Return a text in which the credentials of every URI are ***."""
     return _URI_IN_TEXT.sub(lambda found: shown(found[0]), text)
 
 
 class Remote:
-    """Objects below a URI. Errors of the store are OSErrors, which do not name its credentials;
-    travels between processes."""
+    """The objects below a URI.
+
+    Errors of the object store are raised as OSErrors that do not contain its credentials. Can be
+    pickled.
+    """
 
     def __init__(self, uri: str) -> None:
-        """OSError where the URI cannot be split."""
+        """Raises OSError for a URI that cannot be split."""
         parts = _Parts.of(uri)
         if parts is None:
             raise OSError(
-                "its credentials hold a character that ends them, such as '/'; write each character but "
-                "letters and digits as % and its code ('/' as %2F), or give them in the environment"
+                "its credentials hold a character that ends them, such as '/'; write each "
+                "character except letters and digits as % and its code ('/' as %2F), or set them "
+                "in the environment"
             )
         self.uri = str(parts._replace(path=parts.path.rstrip("/")))
         self._secrets = _spellings(parts.secrets)
         self._opened: tuple[Any, str] | None = None
         self.odd: list[str] = []
-        """Objects that are left alone: their names are no plain words."""
+        """Objects that are left alone, because their names are not plain words."""
 
     def __reduce__(self) -> Any:
         return Remote, (self.uri,)
@@ -181,7 +186,7 @@ class Remote:
 
     @property
     def mirror(self) -> Path:
-        """The local folder that stands for this one on this machine, whatever the credentials."""
+        """The local folder that stands for the URI on this machine, with any credentials."""
         import hashlib
 
         from scaling.files import cache
@@ -194,15 +199,15 @@ class Remote:
         return cache() / "stores" / digest / ("results" if name in ("", ".", "..") else name)
 
     def results_here(self) -> dict[str, tuple[int, float]]:
-        """{run_id: (bytes, time of the last change, 0 where it is not known)} of the results here."""
+        """Return {run_id: (bytes, time of the last change, 0 if unknown)} of the results."""
         found = self.objects("results")
         return {name.removesuffix(".json"): stamp for name, stamp in found.items()}
 
     def objects(self, folder: str) -> dict[str, tuple[int, float]]:
-        """{name: (bytes, time of the last change)} of the .json objects of a folder; none where it is
-        not there.
+        """Return {name: (bytes, time of the last change)} of the .json objects of a folder.
 
-        Others write there too: a name that is no plain word is kept in `odd`, and not returned.
+        Others may write there too: a name that is not a plain word goes to `odd` instead. A folder
+        that does not exist is empty.
         """
         from pyarrow.fs import FileSelector, FileType
 
@@ -216,7 +221,7 @@ class Remote:
         return {f.base_name: (f.size or 0, (f.mtime_ns or 0) / 1e9) for f in plain}
 
     def read(self, name: str) -> bytes | None:
-        """An object; None where there is none."""
+        """Return an object; None if it does not exist."""
         with self._calling() as (filesystem, root):
             try:
                 with filesystem.open_input_stream(f"{root}/{name}") as stream:
@@ -225,16 +230,16 @@ class Remote:
                 return None
 
     def results(self, run_ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """(run_id, object) of results, many at a time."""
+        """Yield (run_id, object) of results, which are read in parallel."""
         run_ids = sorted(run_ids)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
             found = pool.map(self.read, [f"results/{run_id}.json" for run_id in run_ids])
             yield from (
                 (i, data) for i, data in zip(run_ids, found, strict=True) if data is not None
             )
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object, which is there when this returns."""
+        """Write an object, which exists when this returns."""
         with self._calling() as (filesystem, root):
             path = f"{root}/{name}"
             filesystem.create_dir(path.rpartition("/")[0], recursive=True)
@@ -242,13 +247,17 @@ class Remote:
                 stream.write(data)
 
     def delete(self, name: str) -> None:
+        """Delete an object, if it exists."""
         with self._calling() as (filesystem, root), contextlib.suppress(FileNotFoundError):
             filesystem.delete_file(f"{root}/{name}")
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[tuple[Any, str]]:
-        """The file system and the path in it. What it raises becomes an OSError of one line, without
-        credentials: pyarrow and fsspec quote the URI."""
+        """Yield the file system and the path in it.
+
+        What it raises becomes an OSError of one line without credentials, because pyarrow and
+        fsspec quote the URI.
+        """
         try:
             if self._opened is None:
                 self._opened = _filesystem(self.uri)
@@ -262,15 +271,17 @@ class Remote:
     def _hide(self, text: str) -> str:
         for secret in self._secrets:
             pattern = re.escape(secret)
-            if len(secret) < _FEWEST:
+            if len(secret) < _SHORT_SECRET:
                 pattern = rf"(?<!\w){pattern}(?!\w)"
             text = re.sub(pattern, _MASK, text)
         return " ".join(masked(text).split())
 
 
 def _spellings(secrets: Iterable[str]) -> list[str]:
-    """Secrets as they may occur in a message: as written in the URI, decoded, and encoded again; the
-    longest first."""
+    """Return the forms in which secrets may occur in a message, longest first.
+
+    These are as written in the URI, decoded, and encoded again.
+    """
     found = set()
     for secret in secrets:
         plain = {secret, unquote(secret), unquote_plus(secret)}
@@ -280,7 +291,7 @@ def _spellings(secrets: Iterable[str]) -> list[str]:
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
-    """A pyarrow file system and the path in it: pyarrow's own (s3, gs, hdfs, ...), or fsspec's."""
+    """Return a pyarrow file system and the path in it: pyarrow's own (s3, gs, ...) or fsspec's."""
     import pyarrow
     from pyarrow import fs
 
@@ -294,6 +305,6 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         except (ImportError, ValueError) as error:
             raise OSError(f"{refused} ({error})") from None
         return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
-    if "#" in uri:  # what comes after it would be dropped in silence, the name of a sweep as well
+    if "#" in uri:  # what follows would be dropped silently, the name of the sweep included
         raise OSError("it has a '#'; write it as %23")
     return found

@@ -1,4 +1,4 @@
-"""A run's result.json: what it holds, and the check of one that somebody else may have written."""
+"""A run's result.json: its content, and the checks of a file that anybody may have written."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import count, jsonable, schema, table
-from scaling import size as model_size
+from scaling import jsonable, schema, table
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
+from scaling.size import size_columns
 
 FORMAT = 1
 """Version of result.json."""
@@ -45,28 +45,28 @@ class Finished:
 
 
 def is_run_id(name: object) -> bool:
-    """Whether `name` can be the id of a run, and so the name of its folder: one plain word."""
+    """Return whether `name` can be a run id, and so the name of a folder: a single plain word."""
     if not isinstance(name, str):
         return False
-    if len(name) <= 128 and name.isalnum() and name.isascii():  # all of our own
+    if len(name) <= 128 and name.isalnum() and name.isascii():  # every id that we make
         return True
     return _PLAIN_WORD.fullmatch(name) is not None
 
 
-def dump(row: Row, curve: Iterable[Row], tests: Iterable[Row]) -> bytes:
-    """A result as the bytes of result.json; numbers that JSON lacks become null."""
+def dump(row: Row, curve: Iterable[Point], tests: Iterable[Point]) -> bytes:
+    """Return a result as the bytes of result.json; nan and infinity become null."""
     values = {"format": FORMAT, "recipe": RECIPE, "row": dict(row)}
     values |= {"curve": list(curve), "tests": list(tests)}
     return to_json(values)
 
 
 def to_json(values: Any, indent: int | None = None) -> bytes:
-    """Plain JSON; what it has no word for becomes null or text."""
+    """Return plain JSON; values that it cannot represent become null or text."""
     return json.dumps(jsonable.finite(values), allow_nan=False, indent=indent, default=str).encode()
 
 
 def from_json(data: bytes) -> Any:
-    """The value of JSON text. Raises ValueError, also for what is nested too deeply to be ours."""
+    """Return the value of JSON text. Raises ValueError, also for text that is nested too deeply."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -74,8 +74,11 @@ def from_json(data: bytes) -> Any:
 
 
 def parse(data: bytes, run_id: str) -> Finished:
-    """The result in the bytes of a result.json. Raises ValueError with the first thing that is wrong
-    (a column, its value and what it must be), NewerFormat for a file of a newer version."""
+    """Return the result in the bytes of a result.json.
+
+    Raises ValueError with the first fault (a column, its value and what it must be), and
+    NewerFormat for a file of a newer version.
+    """
     values = from_json(data)
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")
@@ -102,13 +105,12 @@ def parse(data: bytes, run_id: str) -> Finished:
 
 
 def fault_of(row: Row) -> str:
-    """What an 'ok' row lacks for its loss to count, of the columns that it has; nothing where it is
-    well."""
+    """Return why the loss of an 'ok' row cannot count, as far as its columns tell; '' if it can."""
     for name in (*_SIZES, "L") if row["status"] == "ok" else ():
         if name not in row:
             continue
         value = row[name]
-        # The loss of a text that repeats itself may round to nothing.
+        # The loss on a text that repeats itself may round to zero.
         good = (
             value is not None
             and math.isfinite(value)
@@ -123,7 +125,7 @@ def fault_of(row: Row) -> str:
 
 
 def _config_types() -> dict[str, tuple[type, ...]]:
-    """{column: types} of the fields of a config, of which one may be a number or a rule."""
+    """Return {column: types} of the fields of a config; a learning rate may also be a rule."""
     found = {}
     for key, (hint, _) in fields_of().items():
         options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
@@ -150,8 +152,10 @@ _EMPTY |= NEW_FIELDS
 
 
 def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> Point:
-    """The values, each of a type that its column may hold; floats that are not finite become None.
-    Columns of another version are kept as they are."""
+    """Return the values, each as a type that its column may hold; nan and infinity become None.
+
+    Columns of other versions are kept as they are.
+    """
     found: Point = {}
     for name, value in values.items():
         allowed = types.get(name)
@@ -205,7 +209,10 @@ def _points(
 
 
 def _encodable(value: str) -> str:
-    """Half a surrogate pair, as a name that is not UTF-8 has, can be written in JSON but in no file."""
+    """Escape lone surrogates, which come from names that are not UTF-8.
+
+    JSON can hold them, a file of UTF-8 text cannot.
+    """
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -214,34 +221,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:50]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}..."
 
 
 def failed_row(run: RunConfig, error: str) -> Row:
-    """The table's row of a run that has no loss: its sizes and what happened."""
-    size = model_size.parameters(run.model, run.data.vocab_size)
-    per_token = {
-        name: model_size.flops_per_token(run.model, run.data.vocab_size, name)
-        for name in count.CONVENTIONS
-    }
-    row: Row = {column.name: "" if column.dtype == "str" else None for column in table.COLUMNS}
-    return (
-        row
-        | schema.config_row(flatten(run))
-        | {
-            "run_id": run.run_id,
-            "status": "failed",
-            "N": size.N,
-            "N_total": size.N_total,
-            "D": run.D,
-            "C": per_token["6N"] * run.D,
-            "C_kaplan": per_token["kaplan"] * run.D,
-            "C_chinchilla": per_token["chinchilla"] * run.D,
-            "C_matmul": per_token["matmul"] * run.D,
-            "B": run.batch_tokens,
-            "S": run.S,
-            "vocab_size": run.data.vocab_size,
-            "error": error,
-        }
-    )
+    """Return the table's row of a run that has no loss: its config, its sizes and what happened."""
+    failure = {"run_id": run.run_id, "status": "failed", "error": error}
+    return _EMPTY | schema.config_row(flatten(run)) | size_columns(run) | failure

@@ -14,14 +14,15 @@ from scaling import size
 from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError
 from sweeps.spec_values import (
+    CONFIG_TABLES,
     HORIZONS,
-    PARTS,
     Point,
     Spaced,
     as_text,
     check_field,
     check_keys,
     check_number,
+    check_one_horizon,
     check_values,
     flattened,
     is_range,
@@ -33,36 +34,38 @@ _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
 _SCALED = ("base", "axes", "isoflop", "sets")
 
 _MOST = 2**63
-"""Sizes and tokens lie below it: the table's integers."""
+"""Parameters and tokens must lie below this, the limit of integers in the table."""
+
 _MOST_POINTS = 100_000
-"""Points of one range, at most."""
+"""Most points of one range."""
 
 _MOST_RUNS = 1_000_000
-"""Runs of one block, at most."""
+"""Most runs of one set."""
 
 
-class _Origin(NamedTuple):
-    """A run and where it came from."""
+class SpecRun(NamedTuple):
+    """A run and the part of the spec that it comes from."""
 
     run: RunConfig
     where: str
     """The section."""
     point: Point
+    """The values that its axes gave."""
     C: float | None
-    """Its budget, where [isoflop] gave one."""
+    """Its FLOPs, if [isoflop] set them."""
 
-    def words(self, where: str) -> str:
-        """The point in words, for messages that begin with `where`."""
+    def describe(self, where: str) -> str:
+        """Section and point, for messages that begin with `where`."""
         values = ", ".join(f"{key}={as_text(value)}" for key, value in self.point.items())
         return f"{self.where}: {values or 'base'}".removeprefix(where)[2:]
 
 
-def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origin]:
-    """Every run of the TOML."""
+def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[SpecRun]:
+    """Return every run of the spec `values`, with `changes` to its fields."""
     shared = flattened(subtable(values, "base", where), f"{where} [base]")
     runs = []
     if "axes" in values or "isoflop" in values:
-        runs += _block(shared, values, changes, where, tag=None)
+        runs += _section_runs(shared, values, changes, where, tag=None)
     sets = values.get("sets", [])
     if not isinstance(sets, list):
         raise ConfigError(f"{where} [sets]: write [[sets]], once for every set.")
@@ -73,17 +76,17 @@ def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[_Origin
         here = f"{where} [[sets]] {name!r}"
         check_keys(block, _SET_SECTIONS, here)
         own = flattened(subtable(block, "base", here), f"{here} base")
-        base = _over(shared, own)
+        base = _overridden(shared, own)
         tag = block.get("tag", block.get("name"))
         for key, value in (("name", name), ("tag", tag)):
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{here}: {key}={value!r} must be text.")
-        runs += _block(base, block, changes, here, tag=tag)
+        runs += _section_runs(base, block, changes, here, tag=tag)
     return runs
 
 
 def at_scale(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
-    """The sections as they are at a scale; all scales are read, so that none is wrong unnoticed."""
+    """Return the spec's tables at a scale. The keys of all scales are checked."""
     scales = subtable(values, "scale", where)
     for name, changed in scales.items():
         here = f"{where} [scale.{name}]"
@@ -93,61 +96,56 @@ def at_scale(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
     if scale is None:
         return values
     if not isinstance(scale, str) or scale not in scales:
-        there = f"it has {', '.join(scales)}" if scales else "it has none; give [scale.NAME]"
-        raise ConfigError(f"{where}: no scale {scale!r}; {there}.")
+        known = f"it has {', '.join(scales)}" if scales else "it has none; give [scale.NAME]"
+        raise ConfigError(f"{where}: no scale {scale!r}; {known}.")
     values = dict(values)
     for section, changed in scales[scale].items():
         here = f"{where} [scale.{scale}] {section}"
         if section == "sets":
             values["sets"] = _scaled_sets(values.get("sets", []), changed, here)
         else:
-            values[section] = _replaced(subtable(values, section, where), changed, here)
+            values[section] = _scaled_table(subtable(values, section, where), changed, here)
     return values
 
 
 def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
-    names = [one.get("name") if isinstance(one, dict) else None for one in sets]
+    """The sets, those that `changed` names with its tables on top of theirs."""
+    names = [each.get("name") if isinstance(each, dict) else None for each in sets]
     if not isinstance(changed, list):
         raise ConfigError(f"{where}: write a list of tables, each with the name of its set.")
     sets = list(sets)
-    for one in changed:
-        if not isinstance(one, dict) or one.get("name") not in names:
+    for change in changed:
+        if not isinstance(change, dict) or change.get("name") not in names:
             raise ConfigError(
-                f"{where}: {one!r} has no name of a set: {', '.join(map(str, names))}."
+                f"{where}: {change!r} has no name of a set: {', '.join(map(str, names))}."
             )
-        at = names.index(one["name"])
+        at = names.index(change["name"])
         sets[at] = {
-            key: _replaced(subtable(sets[at], key, where), one[key], where)
-            if isinstance(one.get(key), dict)
-            else one.get(key, sets[at].get(key))
-            for key in {**sets[at], **one}
+            key: _scaled_table(subtable(sets[at], key, where), change[key], where)
+            if isinstance(change.get(key), dict)
+            else change.get(key, sets[at].get(key))
+            for key in {**sets[at], **change}
         }
     return sets
 
 
-def _replaced(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
-    """`table` with the leaves of `changed`; a horizon takes the place of any other."""
+def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
+    """`table` with the leaves of `changed` on top."""
     if not isinstance(changed, dict):
         raise ConfigError(f"{where}: {changed!r} must be a table.")
-    return _over(leaves(table), leaves(changed))
+    return _overridden(leaves(table), leaves(changed))
 
 
-def _block(
+def _section_runs(
     base: Point, values: dict[str, Any], changes: Point, where: str, *, tag: str | None
-) -> list[_Origin]:
+) -> list[SpecRun]:
+    """The runs of the axes and isoflop tables among `values`, on top of `base`."""
     axes = _axes(subtable(values, "axes", where), f"{where} [axes]")
     window = None
     if "isoflop" in values:
         more, window = _isoflop(subtable(values, "isoflop", where), f"{where} [isoflop]")
         axes += more
-    keys: set[str] = set()
-    for points in axes:
-        here = {key for point in points for key in point}
-        if twice := keys & here:
-            raise ConfigError(f"{where}: {sorted(twice)[0]!r} is on two axes; keep one of them.")
-        keys |= here
-    if len(both := [key for key in HORIZONS if key in keys]) > 1:
-        raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
+    keys = _keys_of_axes(axes, where)
     if tag is not None and "tag" not in keys:
         base = {**base, "tag": tag}
 
@@ -158,45 +156,58 @@ def _block(
             return f"{where} [isoflop]: C"
         return f"{where} [axes]: {key}" if key in keys else f"{where} [base]: {key}"
 
+    has_budgets = "isoflop" in values and not set(HORIZONS) & changes.keys()
+    runs, ratios = [], []
+    for points in itertools.product(*axes):
+        point = functools.reduce(operator.or_, points, {})
+        whole = _overridden(base, point)
+        run = _run(_overridden(whole, changes) if changes else whole, where, section)
+        if window:
+            ratios.append(run.D / size.parameters_of(run).N)
+            if not window[0] <= ratios[-1] <= window[1]:
+                continue
+        runs.append(SpecRun(run, where, point, point["flops"] if has_budgets else None))
+    if window and not runs:
+        raise ConfigError(
+            f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N "
+            f"goes from {min(ratios):.3g} to {max(ratios):.3g}. Widen it, or change C or the "
+            "models."
+        )
+    return runs
+
+
+def _keys_of_axes(axes: list[list[Point]], where: str) -> set[str]:
+    """The keys that the axes set. ConfigError if two axes conflict or there are too many runs."""
+    keys: set[str] = set()
+    for points in axes:
+        of_axis = {key for point in points for key in point}
+        if twice := keys & of_axis:
+            raise ConfigError(f"{where}: {sorted(twice)[0]!r} is on two axes; keep one of them.")
+        keys |= of_axis
+    check_one_horizon(keys, where)
     number = math.prod(map(len, axes))
     if number > _MOST_RUNS:
         raise ConfigError(
             f"{where}: the axes make {number:.3g} runs; at most {_MOST_RUNS:g} can be."
         )
-    runs, ratios = [], []
-    for points in itertools.product(*axes):
-        point = functools.reduce(operator.or_, points, {})
-        whole = _over(base, point)
-        run = _run(_over(whole, changes) if changes else whole, where, section)
-        if window:
-            ratios.append(run.D / size.parameters(run.model, run.data.vocab_size).N)
-            if not window[0] <= ratios[-1] <= window[1]:
-                continue
-        C = point["flops"] if "isoflop" in values and not set(HORIZONS) & changes.keys() else None
-        runs.append(_Origin(run, where, point, C))
-    if window and not runs:
-        raise ConfigError(
-            f"{where} [isoflop]: tokens_per_parameter={list(window)} leaves out every run: D / N goes "
-            f"from {min(ratios):.3g} to {max(ratios):.3g}. Widen it, or change C or the models."
-        )
-    return runs
+    return keys
 
 
-def _over(base: Point, changes: Point) -> Point:
-    """`base` changed; any horizon among the changes takes the place of the base's."""
+def _overridden(base: Point, changes: Point) -> Point:
+    """`base` with `changes` on top; a horizon among the changes replaces that of the base."""
     if not changes.keys().isdisjoint(HORIZONS):
         base = {key: value for key, value in base.items() if key not in HORIZONS}
     return base | changes
 
 
 def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
-    """The run of a point; `section` names a key's place in messages."""
+    """The run with these values. `section` tells where a key was set, for messages."""
     plain = {key: value for key, value in values.items() if key not in HORIZONS[1:]}
-    snap = {key for key, value in plain.items() if type(value) is Spaced}
-    D = _snap(plain, snap) if snap else None
+    spaced = {key for key, value in plain.items() if type(value) is Spaced}
+    D = _snapped(plain, spaced) if spaced else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
-    run = _like(tuple(plain.items()), where)
-    N = size.parameters(run.model, run.data.vocab_size).N
+    run = _config(tuple(plain.items()), where)
+    N = size.parameters_of(run).N
     if N >= _MOST:
         sizes = ", ".join(
             f"{section(key).removeprefix(where).strip(' :')}={as_text(value)}"
@@ -205,9 +216,9 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         )
         raise ConfigError(f"{where}: {sizes}: a model of more than 2^63 parameters.")
     horizon = "tokens"
-    for key, of in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
+    for key, factor in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
         if key in values:
-            horizon, D = key, values[key] * of
+            horizon, D = key, values[key] * factor
     if max(D or 0, run.D) >= _MOST:
         value = values.get(horizon, run.tokens)
         raise ConfigError(
@@ -215,7 +226,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
             f"batch_tokens={as_text(run.batch_tokens)} and N={as_text(N)}."
         )
     if D is not None:
-        # Whole steps, so that equal runs have equal configs however D was arrived at.
+        # Whole steps, so that equal runs have equal configs however D was computed.
         own["tokens"] = max(1, round(D / run.batch_tokens)) * run.batch_tokens
     try:
         return run.with_own(**own) if own else run
@@ -223,38 +234,40 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _snap(plain: Point, snap: set[str]) -> float | None:
-    """Round the values of log-spaced ranges, in place, to what their fields can be; takes `tokens`
-    out where they are among them, and returns them."""
-    plain.update({key: float(plain[key]) for key in snap})
+def _snapped(plain: Point, spaced: set[str]) -> float | None:
+    """Round the values of log-spaced ranges, in place, to what their fields allow.
+
+    Removes `tokens` if it is among them and returns it, to be rounded to whole steps later.
+    """
+    plain.update({key: float(plain[key]) for key in spaced})
     default = fields_of()
     for key, unit_key in (("model.d_model", "model.n_head"), ("batch_tokens", "model.n_ctx")):
-        if key in snap:
+        if key in spaced:
             unit = plain.get(unit_key, default[unit_key][1])
             if isinstance(unit, int) and unit > 0:
                 plain[key] = max(1, round(plain[key] / unit)) * unit
-    for key in snap - {"model.d_model", "batch_tokens", "tokens"}:
-        if _whole(key):
-            plain[key] = _round(plain[key])
-    return plain.pop("tokens") if "tokens" in snap else None
+    for key in spaced - {"model.d_model", "batch_tokens", "tokens"}:
+        if _is_whole(key):
+            plain[key] = _rounded(plain[key])
+    return plain.pop("tokens") if "tokens" in spaced else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _like(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
-    """A run of these values; many of a grid differ in seed and horizon alone."""
+def _config(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
+    """A run with these values. Many runs of a grid differ only in seed and horizon."""
     return from_dict(dict(values), where=where)
 
 
-def by_run_id(runs: list[_Origin], where: str) -> dict[str, RunConfig]:
-    """{run_id: run}. ConfigError where two are the same run."""
-    first: dict[str, _Origin] = {}
+def by_run_id(runs: list[SpecRun], where: str) -> dict[str, RunConfig]:
+    """The runs by id. Raises ConfigError if two are the same run."""
+    first: dict[str, SpecRun] = {}
     for each in runs:
         run_id = each.run.run_id
         if run_id in first:
             raise ConfigError(
-                f"{where}: two runs are the same run {run_id}: '{first[run_id].words(where)}' and "
-                f"'{each.words(where)}'. Drop one of them, or let their seeds differ. (Sizes that are "
-                "computed are rounded to whole steps.)"
+                f"{where}: two runs are the same run {run_id}: "
+                f"'{first[run_id].describe(where)}' and '{each.describe(where)}'. Drop one of "
+                "them, or let their seeds differ. (Computed sizes are rounded to whole steps.)"
             )
         first[run_id] = each
     return {run_id: each.run for run_id, each in first.items()}
@@ -264,16 +277,16 @@ def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
     """The axes of a grid, each a list of points."""
     axes = []
     for key, value in leaves(table).items():
-        if key == "zip" or key in PARTS:
+        if key == "zip" or key in CONFIG_TABLES:
             prefix = "" if key == "zip" else f"{key}."
-            axes.append(_tables(value, key, prefix, where))
+            axes.append(_axis_of_tables(value, key, prefix, where))
             continue
         check_field(key, where)
-        values = _spaced(value, key, where) if is_range(value) else value
+        values = _log_spaced(value, key, where) if is_range(value) else value
         if not isinstance(values, list):
             raise ConfigError(
-                f"{where}: {key}={value!r} is one value; give a list or {{ from, to, num }}, or move "
-                "it to [base]."
+                f"{where}: {key}={value!r} is one value; give a list or {{ from, to, num }}, or "
+                "move it to [base]."
             )
         if not values:
             raise ConfigError(f"{where}: {key}=[] is empty.")
@@ -286,12 +299,13 @@ def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
 def _isoflop(
     table: dict[str, Any], where: str
 ) -> tuple[list[list[Point]], tuple[float, float] | None]:
+    """The axes of an isoflop table, and its window of D / N."""
     check_keys(table, ("C", "models", "tokens_per_parameter"), where)
     for key in ("C", "models"):
         if key not in table:
             raise ConfigError(f"{where}: {key!r} is missing.")
     budgets = table["C"]
-    budgets = _spaced(budgets, "C", where) if is_range(budgets) else budgets
+    budgets = _log_spaced(budgets, "C", where) if is_range(budgets) else budgets
     if not isinstance(budgets, list) or not budgets:
         raise ConfigError(
             f"{where}: C={table['C']!r} must be a list of FLOPs or {{ from, to, num }}."
@@ -306,12 +320,12 @@ def _isoflop(
                 f"{where}: tokens_per_parameter={window!r} must be [least, most], such as [2, 500]."
             )
         window = (window[0], window[1])
-    models = _tables(table["models"], "models", "model.", where)
+    models = _axis_of_tables(table["models"], "models", "model.", where)
     return [[{"flops": C} for C in budgets], models], window
 
 
-def _tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
-    """Points of an axis given as a list of tables."""
+def _axis_of_tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
+    """The points of an axis given as a list of tables."""
     if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
         raise ConfigError(
             f"{where}: {key} must be a list of tables, such as {key} = [{{ n_layer = 1, "
@@ -325,8 +339,8 @@ def _tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
     return points
 
 
-def _spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
-    """A log-spaced range, both ends included."""
+def _log_spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
+    """The values of a log-spaced range, both ends included."""
     check_keys(value, ("from", "to", "num"), f"{where} {key}")
     for name in ("from", "to", "num"):
         if name not in value:
@@ -344,11 +358,12 @@ def _spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
     return [Spaced(f"{x:.6g}") for x in values]
 
 
-def _whole(key: str) -> bool:
+def _is_whole(key: str) -> bool:
+    """Whether a field holds a whole number."""
     hint = fields_of()[key][0]
     return hint is int or int in typing.get_args(hint)
 
 
-def _round(value: float) -> int:
-    """To three significant digits: what a person would have written."""
+def _rounded(value: float) -> int:
+    """Round to three significant digits, as a person would write it."""
     return round(float(f"{value:.3g}"))

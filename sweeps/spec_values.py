@@ -1,4 +1,4 @@
-"""The keys and values of a spec's tables, checked one by one."""
+"""Checks of the keys and values in a spec's tables, one by one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from scaling.config import fields_of, from_dict, unknown_key
 from scaling.errors import ConfigError
 
 HORIZONS = ("tokens", "tokens_per_parameter", "flops")
+"""Keys that set the number of training tokens D: directly, as D / N, or as C = 6 N D."""
 
-PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "." in key))
-"""The tables of fields: model, data, ..."""
+CONFIG_TABLES = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of() if "." in key))
+"""The tables of a RunConfig: model, data, ..."""
 
 LARGEST = 1e300
-"""Numbers of a spec lie below it, so that sizes made of them can be computed."""
+"""Numbers of a spec must lie below this, so that sizes can be computed from them."""
 
 _MOST_BITS = 10_000
-"""Of an integer that can be written in decimal digits: Python refuses more than 4300 of them."""
+"""Integers of more bits are refused; Python writes no more than 4300 decimal digits."""
 
-_MUTUAL = (
+_DIVISIBLE = (
     "model.n_head",
     "model.n_kv_head",
     "model.d_model",
@@ -30,14 +31,18 @@ _MUTUAL = (
     "eval.test_tokens",
     "data.unique_tokens",
 )
-"""Fields of which one must divide another."""
+"""Fields of which one must divide another, which only a whole run can show."""
 
 Point = dict[str, Any]
-"""{dotted key: value} of one choice along an axis; keys of one point go together."""
+"""{dotted key: value} of the fields that are chosen together."""
+
+
+class Spaced(float):
+    """A value of a log-spaced range, still to be rounded to what its field allows."""
 
 
 def refuse_huge(value: Any, where: str, key: str = "") -> None:
-    """Raise ConfigError for an integer of thousands of digits: not even a message can show it."""
+    """Raise ConfigError for an integer of thousands of digits, which no message could show."""
     if isinstance(value, dict):
         for inner, item in value.items():
             refuse_huge(item, where, f"{key}.{inner}".strip("."))
@@ -48,32 +53,31 @@ def refuse_huge(value: Any, where: str, key: str = "") -> None:
         raise ConfigError(f"{where}: {key} is too large: a number of thousands of digits.")
 
 
-class Spaced(float):
-    """A value of a log-spaced range: to be rounded to what its field can be."""
-
-
 def flattened(table: dict[str, Any], where: str) -> Point:
-    """A base section as a point, each of its keys and types checked."""
+    """A base section as one point, after checking its keys and types."""
     flat = leaves(table)
     for key, value in flat.items():
         if is_range(value):
             raise ConfigError(f"{where}: {key} is a range; ranges belong in [axes].")
         check_field(key, where)
-    if len(both := [key for key in HORIZONS if key in flat]) > 1:
-        raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
+    check_one_horizon(flat, where)
     check_values(flat, where)
     return flat
 
 
+def check_one_horizon(keys: Any, where: str) -> None:
+    """Raise ConfigError if several of `keys` set D."""
+    if len(both := [key for key in HORIZONS if key in keys]) > 1:
+        raise ConfigError(f"{where}: {both[0]!r} and {both[1]!r} both set D; keep one of them.")
+
+
 def check_values(point: Point, where: str) -> None:
-    """Types and values of the fields taken one by one; how they agree shows in the run."""
+    """Raise ConfigError for a value that its field cannot have, whatever the other fields are."""
     for key, value in point.items():
         positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        # These must agree with each other, which only the whole run can show.
-        mutual = key in _MUTUAL
         if key in HORIZONS[1:]:
             check_number(value, f"{where}: {key}")
-        elif isinstance(value, Spaced) or (mutual and positive and value < LARGEST):
+        elif isinstance(value, Spaced) or (key in _DIVISIBLE and positive and value < LARGEST):
             continue
         elif isinstance(value, int | float) and abs(value) >= LARGEST:
             raise ConfigError(f"{where}: {key}={as_text(value)} is too large.")
@@ -81,30 +85,32 @@ def check_values(point: Point, where: str) -> None:
             from_dict({key: value}, where=where)
 
 
-def check_number(value: Any, said: str) -> None:
-    """Raise ConfigError, which begins with `said`, for what is no positive number of a size that
-    can be computed with."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (good and 0 < value < LARGEST):
-        raise ConfigError(f"{said}={as_text(value)} must be a positive number, below {LARGEST:g}.")
+def check_number(value: Any, name: str) -> None:
+    """Raise ConfigError, whose message begins with `name`, unless `value` is a positive number
+    that sizes can be computed from."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and 0 < value < LARGEST):
+        raise ConfigError(f"{name}={as_text(value)} must be a positive number, below {LARGEST:g}.")
 
 
 def check_field(key: str, where: str) -> None:
+    """Raise ConfigError unless `key` is a field of runs or sets D."""
     if key in fields_of() or key in HORIZONS:
         return
-    if key in PARTS:
+    if key in CONFIG_TABLES:
         names = [leaf.partition(".")[2] for leaf in fields_of() if leaf.startswith(f"{key}.")]
         raise ConfigError(
             f"{where}: {key} is a table of fields: {', '.join(names)}. Write it as {key} = "
             f"{{ {names[0]} = ... }}, or {key}.{names[0]} = ..."
         )
     near = difflib.get_close_matches(key, HORIZONS[1:], n=1)
-    said = f"no field {key!r}. Did you mean {near[0]!r}?" if near else unknown_key(key)
-    raise ConfigError(f"{where}: {said}")
+    message = f"no field {key!r}. Did you mean {near[0]!r}?" if near else unknown_key(key)
+    raise ConfigError(f"{where}: {message}")
 
 
-def leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def leaves(table: dict[str, Any], prefix: str = "") -> Point:
+    """{dotted key: value} of a nested table; a range counts as one value."""
+    flat: Point = {}
     for key, value in table.items():
         if isinstance(value, dict) and not is_range(value):
             flat |= leaves(value, f"{prefix}{key}.")
@@ -114,17 +120,19 @@ def leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_range(value: Any) -> bool:
+    """Whether a value is a table { from, to, num }, complete or not."""
     return isinstance(value, dict) and bool(value.keys() & {"from", "to", "num"})
 
 
 def as_text(value: Any) -> str:
-    """A value as messages show it, however many digits it has."""
+    """A value for messages, shortened if it has many digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return reprlib.repr(value) if isinstance(value, int) else repr(value)
 
 
 def subtable(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The table `key` among the values; empty if it is absent."""
     table = values.get(key, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: {key}={table!r} must be a table: [{key}].")
@@ -132,6 +140,7 @@ def subtable(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
 
 
 def check_keys(values: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Raise ConfigError for a key that is not one of `names`."""
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)

@@ -1,52 +1,56 @@
-"""What a sweep has left to do, and what that takes."""
+"""What a sweep has left to train: its jobs, their estimated time, and a summary for people."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from scaling import schema, size
 from scaling.config import RunConfig
-from scaling.training.pack_key import shape
+from scaling.errors import ConfigError
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import packing
-from sweeps.budget import flops
-from sweeps.costs import Costs
-from sweeps.measure import OTHER_PRECISION
+from sweeps.costs import Costs, costs_of, typical
+from sweeps.measure import OTHER_PRECISION, Machine
 from sweeps.queue import Job
+from sweeps.requested import RequestedRuns
+from sweeps.result import Row
+from sweeps.spec import Spec
 
-_PRECISION_GAINS = 0.1
-"""Steps in the other precision must be shorter by this part to be spoken of."""
+_PRECISION_GAIN = 0.1
+"""Fraction of a step's time that the other precision must save to be recommended."""
 
 _LONGEST_SECONDS = 1e9
-"""The longest estimate for which an end is shown (about 30 years)."""
+"""The longest estimate for which the time of the end is shown (about 30 years)."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep has left to do."""
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What a sweep has left to train."""
 
     runs: dict[str, RunConfig]
-    """{run_id: run}: all of the spec."""
+    """All runs that the spec asks for, by run id."""
     finished: dict[str, str]
-    """{run_id: status} of those that need no training."""
+    """Status of each run that needs no training, by run id."""
     missing: dict[str, RunConfig]
-    """{run_id: run}, dearest first."""
+    """The runs to train by run id, most expensive first."""
     jobs: list[Job]
-    """What the missing runs are trained in: alone, in packs, as trunks with branches."""
+    """Jobs that train the missing runs: alone, in packs, or as branches of a common trunk."""
     seconds: dict[str, float]
-    """{run_id: estimated seconds on one worker} of the missing ones; of a job, the run's share."""
+    """Estimated seconds of each missing run on one worker; its share if a job has several."""
     costs: Costs
     workers: int
-    """That will run: no more than there are jobs."""
+    """Number of workers that will run, at most one per job."""
     price: float | None = None
-    """Dollars an hour of wall clock."""
+    """Dollars per hour of wall clock."""
     grows: bool = False
-    """More runs follow from the results of these: the spec has [until]."""
-    said: tuple[str, ...] = ()
-    """Where the searches of [until] stand, a line each."""
-    again: frozenset[str] = frozenset()
-    """Those of the missing runs that were stopped early, and are asked for to their end."""
+    """Whether the spec has [until], so that results may add more runs."""
+    notes: tuple[str, ...] = ()
+    """Where the searches of [until] stand, one line each."""
+    stopped_early: frozenset[str] = frozenset()
+    """Missing runs that were stopped early and are now trained to their end."""
 
     @property
     def tokens(self) -> int:
@@ -56,61 +60,72 @@ class Plan:
     @property
     def flops(self) -> float:
         """Training FLOPs to spend, 6 N D."""
-        return sum(flops(run) for run in self.missing.values())
+        return sum(map(size.flops_of, self.missing.values()))
 
     @property
     def wall_seconds(self) -> float:
-        """Estimated wall clock: longest first, each job to the worker that is free first."""
+        """Estimated wall clock if the longest jobs start first, each on the first free worker."""
         return packing.makespan((job.seconds for job in self.jobs), self.workers)
 
     def __str__(self) -> str:
+        lines = [self._counts(), *self.notes]
+        if not self.missing:
+            return "\n".join(lines)
+        lines += [*self._sizes(), *self._packs(), *self.precision_hints()]
+        if self.stopped_early:
+            lines.append(
+                f"{len(self.stopped_early)} of these were stopped early and are trained to the end"
+            )
+        if self.grows:
+            lines.append("more runs follow from the results of these ([until])")
+        samples = self.costs.speed.samples
+        basis = f"from {samples} measurements"
+        if samples == 0:
+            basis = "a guess: nothing measured on this machine"
+        lines.append(
+            f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
+            f"{clock(self.wall_seconds)} {workers_phrase(self.workers)} ({basis}){self._end()}"
+        )
+        return "\n".join(lines)
+
+    def _counts(self) -> str:
+        """Number of runs, finished and to train."""
         states = list(self.finished.values())
         counts = [f"{len(states)} finished"] if states else []
         for status in schema.STATUSES[1:]:
             if status in states:
                 counts.append(f"{states.count(status)} of them {status}")
+        counts.append(f"{len(self.missing)} to train")
+        return f"{len(self.runs)} runs: {', '.join(counts)}"
+
+    def _sizes(self) -> list[str]:
+        """A table of the missing runs, one line per size."""
+        by_size: dict[int, list[RunConfig]] = {}
+        for run in self.missing.values():
+            N = size.parameters_of(run).N
+            by_size.setdefault(N, []).append(run)
         lines = [
-            f"{len(self.runs)} runs: {', '.join([*counts, f'{len(self.missing)} to train'])}",
-        ]
-        lines += self.said
-        if not self.missing:
-            return "\n".join(lines)
-        sizes: dict[int, dict[str, RunConfig]] = {}
-        for run_id, run in self.missing.items():
-            N = size.parameters(run.model, run.data.vocab_size).N
-            sizes.setdefault(N, {})[run_id] = run
-        lines.append(
             f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
-        )
-        for N, by_id in sorted(sizes.items()):
-            runs = list(by_id.values())
-            shapes = {
-                f"{r.model.n_layer} x {r.model.d_model}, {r.model.n_head} heads" for r in runs
+        ]
+        for N, runs in sorted(by_size.items()):
+            models = {
+                f"{run.model.n_layer} x {run.model.d_model}, {run.model.n_head} heads"
+                for run in runs
             }
+            model = models.pop() if len(models) == 1 else f"{len(models)} shapes"
             D = sorted({run.D for run in runs})
             span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
-            seconds = sum(self.seconds[run_id] for run_id in by_id)
-            shape = shapes.pop() if len(shapes) == 1 else f"{len(shapes)} shapes"
-            total = si(sum(map(flops, runs)))
-            lines.append(
-                f"{si(N):>8}  {shape:<22} {len(runs):>5}  {span:<15} {total:>8} {clock(seconds):>7}"
+            C, seconds = (
+                sum(map(size.flops_of, runs)),
+                sum(self.seconds[run.run_id] for run in runs),
             )
-        samples = self.costs.speed.samples
-        ground = {0: "a guess: nothing measured on this machine"}.get(
-            samples, f"from {samples} measurements"
-        )
-        lines += [*self._packs(), *self.precisions()]
-        early = f"{len(self.again)} of these were stopped early and are trained to the end"
-        lines += [early] if self.again else []
-        lines += ["more runs follow from the results of these ([until])"] if self.grows else []
-        lines.append(
-            f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
-            f"{clock(self.wall_seconds)} {on_workers(self.workers)} ({ground}){self._end()}"
-        )
-        return "\n".join(lines)
+            lines.append(
+                f"{si(N):>8}  {model:<22} {len(runs):>5}  {span:<15} {si(C):>8} {clock(seconds):>7}"
+            )
+        return lines
 
     def _packs(self) -> list[str]:
-        """What is compiled, and the jobs of several runs, each in one line; none where there are none."""
+        """How many runs are compiled and how many are packed, one line each if there are any."""
         compiled = sum(len(job.runs) for job in self.jobs if job.compile)
         lines = [f"{compiled} runs compiled, which was measured to be faster"] if compiled else []
         packed = [job for job in self.jobs if len(job.runs) > 1]
@@ -119,44 +134,125 @@ class Plan:
         runs = sum(len(job.runs) for job in packed)
         widest = max(job.slots for job in packed)
         trained = sum(map(packing.tokens, self.jobs))
-        saved = f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
-        return [
-            *lines,
+        line = (
             f"{len(self.jobs)} jobs: {runs} runs in {len(packed)} packs of up to {widest} at once"
-            f"{saved if trained < self.tokens else ''}",
-        ]
+        )
+        if trained < self.tokens:
+            line += f", {100 * (1 - trained / self.tokens):.0f}% of the tokens in common trunks"
+        return [*lines, line]
 
-    def precisions(self) -> list[str]:
-        """What the other precision would save, a line each, where that was measured to be much."""
-        gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAINS}
+    def precision_hints(self) -> list[str]:
+        """What the other precision would save, one line each, if it was measured to save much."""
+        gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAIN}
         found: dict[str, list[tuple[float, float]]] = {}
         for run_id, run in self.missing.items() if gains else ():
-            if (key := shape(run)) in gains:
+            if (key := pack_key(run)) in gains:
                 each = found.setdefault(run.precision, [])
                 each.append((self.seconds[run_id], self.costs.other[key]))
         lines = []
         for precision, each in found.items():
             other = OTHER_PRECISION[precision]
-            part = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
+            ratio = sum(s * ratio for s, ratio in each) / sum(s for s, _ in each)
             lines.append(
-                f'precision = "{other}" would be faster for {len(each)} runs: a step of one alone, uncompiled, '
-                f"takes {part:.2f} of its time in {precision} here"
+                f'precision = "{other}" would be faster for {len(each)} runs: a step of one run '
+                f"alone, uncompiled, takes {ratio:.2f} of its time in {precision} here"
             )
         return lines
 
     def _end(self) -> str:
-        """When it would be done if it began now, and what that costs."""
+        """When the sweep would end if it began now, and what that costs."""
         if self.wall_seconds > _LONGEST_SECONDS:
             return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
-        cost = (
-            "" if self.price is None else f", {self.price * self.wall_seconds / 3600:.2f} dollars"
+        text = f"; done by {end} if begun now"
+        if self.price is not None:
+            text += f", {self.price * self.wall_seconds / 3600:.2f} dollars"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Plans a sweep for one machine."""
+
+    spec: Spec
+    requested: RequestedRuns
+    machine: Machine
+    packs: bool
+    """Whether runs may train together."""
+
+    def plan(self, rows: Mapping[str, Row]) -> SweepPlan:
+        """What is left to train, given the results `rows` by run id."""
+        growth = self.requested.growth(rows)
+        runs, unfinished = growth.runs, frozenset(growth.unfinished)
+        rows = {run_id: row for run_id, row in rows.items() if run_id not in unfinished}
+        missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
+        costs = costs_of(self.machine, missing.values(), rows.values())
+        jobs = self.jobs(missing.values(), costs, self.machine.workers)
+        seconds = seconds_per_run(jobs)
+        most_expensive_first = sorted(missing, key=lambda run_id: -seconds[run_id])
+        grows, workers = self.spec.searches is not None, self.machine.workers
+        return SweepPlan(
+            runs=runs,
+            finished={run_id: rows[run_id]["status"] for run_id in runs if run_id in rows},
+            missing={run_id: missing[run_id] for run_id in most_expensive_first},
+            jobs=jobs,
+            seconds=seconds,
+            costs=costs,
+            workers=workers if grows else max(1, min(workers, len(jobs))),
+            grows=grows,
+            notes=tuple(growth.said),
+            stopped_early=unfinished,
         )
-        return f"; done by {end} if begun now{cost}"
+
+    def jobs(self, runs: Iterable[RunConfig], costs: Costs, workers: int) -> list[Job]:
+        """Jobs that train `runs`."""
+        jobs = packing.form(list(runs), costs, workers, packs=self.packs)
+        return [replace(job, halving=self.spec.halving) for job in jobs]
+
+    def measured(
+        self, plan: SweepPlan, rows: Mapping[str, Row], *, need_speed: bool = False
+    ) -> SweepPlan:
+        """Plan again after measuring what may make the sweep faster: packs, compilation and the
+        other precision. With `need_speed`, first measure the speed if nothing is known of it.
+
+        Measurements take seconds and are remembered. Raises ConfigError if one fails.
+        """
+        if self.machine.nodes > 1:  # this machine is only one of several
+            return plan
+        if need_speed and not plan.costs.speed.samples:
+            self._measure(typical(plan.missing.values()))
+            plan = self.plan(rows)
+        runs = plan.missing.values()
+        if self.packs and (asked := packing.worth_measuring(runs, plan.costs)):
+            self._measure(asked)
+            plan = self.plan(rows)
+        if self.machine.compile:
+            asked = packing.worth_compiling(runs, plan.costs, self.machine)
+            if asked:
+                self._measure(
+                    [(r, most) for r, most in asked if pack_key(r) not in plan.costs.packs]
+                )
+                self._measure(asked, compiled=True)
+                plan = self.plan(rows)
+        if compared := packing.worth_comparing(runs, plan.costs):
+            self.machine.compare(compared)
+            other = self.machine.compared(runs)
+            plan = replace(plan, costs=replace(plan.costs, other=other))
+        return plan
+
+    def _measure(self, asked: list[tuple[RunConfig, int]], *, compiled: bool = False) -> None:
+        """Measure packs of up to the given number of runs; ConfigError if that fails."""
+        try:
+            self.machine.measure(asked, compiled=compiled)
+        except RuntimeError as error:
+            what = "measuring this machine's speed"
+            if compiled:
+                what = "compiling (leave out --compile)"
+            raise ConfigError(f"{what} failed: {error}") from None
 
 
-def shares(jobs: list[Job]) -> dict[str, float]:
-    """{run_id: its share of the estimated seconds of its job}."""
+def seconds_per_run(jobs: Iterable[Job]) -> dict[str, float]:
+    """Each run's share, by tokens, of the estimated seconds of its job."""
     return {
         run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
         for job in jobs
@@ -164,5 +260,6 @@ def shares(jobs: list[Job]) -> dict[str, float]:
     }
 
 
-def on_workers(number: int, word: str = "with") -> str:
-    return f"{word} {number} worker{'' if number == 1 else 's'}"
+def workers_phrase(number: int, preposition: str = "with") -> str:
+    """Such as 'with 2 workers'."""
+    return f"{preposition} {number} worker{'' if number == 1 else 's'}"

@@ -29,7 +29,8 @@ from sweeps import Sweep
 from sweeps.errors import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
 if options.get("unchecked") == "1":  # a mistake that shows only on the worker's machine
-    Sweep._prepare = lambda self, *_: {}
+    import sweeps.driver
+    sweeps.driver.prepare = lambda *_: {}
 if "experiment" in options:
     import sweeps.on_ray.tune
     sweeps.on_ray.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])

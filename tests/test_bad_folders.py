@@ -1,4 +1,4 @@
-"""Results folders that are damaged or a stranger's: every command says in one line what is wrong."""
+"""Damaged or foreign results folders: every command names the fault in one line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path, sweep):
 
 @pytest.fixture
 def refused(folder, capsys, monkeypatch):
-    """Run a command on the folder; the one line that it ends with, exit code 2."""
+    """Run a command on the folder, which must exit with code 2, and return its one-line error."""
     monkeypatch.setenv("SCALING_DEBUG", "1")  # a traceback fails the test
 
     def run(name, *options):
@@ -54,7 +54,7 @@ def refused(folder, capsys, monkeypatch):
 
 
 def edited(folder, change):
-    """Rewrite runs.csv, read and written as text."""
+    """Change runs.csv, read and written as text."""
     runs = pd.read_csv(folder / "runs.csv", dtype=str, keep_default_na=False)
     change(runs).to_csv(folder / "runs.csv", index=False)
 
@@ -69,19 +69,19 @@ def with_cell(column, value, row=3):
 
 @pytest.mark.parametrize("command", READERS, ids=lambda words: words[0])
 @pytest.mark.parametrize(("change", "said"), [({}, "are equal"), ({"L": "3.5"}, "differ")])
-def test_one_run_twice(folder, refused, command, change, said):
+def test_a_duplicate_run_is_refused(folder, refused, command, change, said):
     edited(folder, lambda runs: pd.concat([runs, runs.iloc[[4]].assign(**change)]))
     line = refused(*command)
     assert "runs.csv: lines 6, 32 are of one run, run_id=" in line and said in line
 
 
 @pytest.mark.parametrize("run_id", ["", " "])
-def test_a_row_without_a_run(folder, refused, run_id):
+def test_a_row_without_a_run_id_is_refused(folder, refused, run_id):
     edited(folder, with_cell("run_id", run_id))
     assert "runs.csv: line 5 has no run_id" in refused("fit")
 
 
-def test_a_line_is_counted_where_text_has_line_ends(folder, refused):
+def test_line_numbers_count_line_ends_in_cells(folder, refused):
     edited(folder, lambda runs: with_cell("error", "a\nb\nc", 1)(with_cell("seed", "inf")(runs)))
     assert "line 7 has seed=inf" in refused("fit")
 
@@ -91,7 +91,7 @@ WHOLE = [c.name for c in schema.COLUMNS if c.dtype == "int"]
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "1e999"])
 @pytest.mark.parametrize("column", WHOLE)
-def test_whole_numbers_are_finite(folder, column, value):
+def test_infinite_whole_numbers_are_refused(folder, column, value):
     edited(folder, with_cell(column, value))
     with pytest.raises(TableError, match=rf"{column!r} must be a finite number, but line 5 has"):
         table.read(folder)
@@ -105,7 +105,7 @@ def test_commands_refuse_an_infinite_seed(folder, refused, command):
 
 @pytest.mark.parametrize("column", ["N", "S", "L"])
 @pytest.mark.parametrize("value", ["nan", "", "1e-320", "1e300"])
-def test_sizes_and_losses_can_be_computed_with(folder, refused, column, value):
+def test_sizes_and_losses_beyond_the_limits_are_refused(folder, refused, column, value):
     edited(folder, with_cell(column, value))
     for command in (["fit"], ["plan", "--flops", "1e14"], ["report"]):
         assert f"column {column!r} must be positive and finite" in refused(*command)
@@ -113,13 +113,13 @@ def test_sizes_and_losses_can_be_computed_with(folder, refused, column, value):
 
 @pytest.mark.parametrize("column", ["seconds", "seed", "n_layer", "vocab_size", "lr_peak"])
 @pytest.mark.parametrize("command", [["plan", "--flops", "1e14"], ["report"], ["figure", "all"]])
-def test_text_in_a_column_of_numbers(folder, refused, column, command):
+def test_text_in_a_column_of_numbers_is_refused(folder, refused, column, command):
     edited(folder, with_cell(column, "fast"))
     line = refused(*command)
     assert f"column {column!r} must be a" in line and f"but line 5 has {column}=fast" in line
 
 
-def test_a_column_twice(folder, refused):
+def test_a_duplicate_column_is_refused(folder, refused):
     edited(folder, lambda runs: pd.concat([runs, runs[["L"]]], axis=1))
     assert "two columns are called 'L'" in refused("fit")
 
@@ -154,7 +154,7 @@ def typed(name, value):
         ("tests.parquet", typed("L_position", "[1]"), "column 'L_position' must be lists"),
     ],
 )
-def test_points_of_another_kind(folder, refused, name, change, said):
+def test_curves_of_other_types_are_refused(folder, refused, name, change, said):
     change(pd.read_parquet(folder / name)).to_parquet(folder / name)
     line = refused("figure", "all")
     assert name in line and said in line
@@ -162,7 +162,7 @@ def test_points_of_another_kind(folder, refused, name, change, said):
 
 @pytest.mark.parametrize("name", ["curves.parquet", "tests.parquet"])
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"run_id,L\n1,2\n", b"PAR1" + bytes(400) + b"PAR1"])
-def test_points_that_are_no_parquet(folder, refused, name, data):
+def test_curves_that_are_not_parquet_are_refused(folder, refused, name, data):
     (folder / name).write_bytes(data)
     line = refused("figure", "all")
     assert f"{name} cannot be read as parquet" in line
@@ -184,13 +184,13 @@ def test_points_that_are_no_parquet(folder, refused, name, data):
         ('{"spec": true}', "'spec' must be a string, not true or false"),
     ],
 )
-def test_manifests_that_are_none(folder, refused, text, said):
+def test_invalid_manifests_are_named(folder, refused, text, said):
     (folder / "manifest.json").write_bytes(text.encode("latin-1"))
     line = refused("report")
     assert "manifest.json" in line and said in line
 
 
-def test_the_manifest_is_not_looked_at_where_it_does_not_matter(folder, capsys):
+def test_the_manifest_is_not_read_unless_it_is_needed(folder, capsys):
     (folder / "manifest.json").write_text("[")
     cli.main(["figure", "kaplan2", str(folder)])
     assert "kaplan2.pdf" in capsys.readouterr().out
@@ -206,10 +206,10 @@ def test_words_in_place_of_seconds_are_shown(folder, monkeypatch):
     assert "an hour" in report(folder).read_text()
 
 
-# ------------------------------------------------------------------ what cannot be planned
+# ------------------------------------------------------------------ options and numbers
 
 
-def test_a_plan_of_runs_without_a_vocabulary(folder, capsys):
+def test_a_plan_from_runs_without_a_vocabulary(folder, capsys):
     for column in ("vocab_size", "n_layer", "n_ctx", "d_model", "lr_peak", "D_unique"):
         edited(folder, lambda runs, column=column: runs.drop(columns=column))
     cli.main(["plan", str(folder), "--flops", "1e14", "--law", "chinchilla", "--json"])
@@ -219,7 +219,7 @@ def test_a_plan_of_runs_without_a_vocabulary(folder, capsys):
 
 @pytest.mark.parametrize("value", ["1e300", "inf", "nan", "-1", "0", "1e-300"])
 @pytest.mark.parametrize("option", ["--flops", "--params", "--tokens"])
-def test_plans_of_what_nobody_trains(refused, option, value):
+def test_impossible_targets_of_plans_are_refused(refused, option, value):
     refused("plan", option, value, "--law", "chinchilla")
 
 
@@ -253,14 +253,14 @@ def test_plans_of_what_nobody_trains(refused, option, value):
         (["design", "--budget", "1e14", "--target", "L@1e300"], "target='L@1e300' is not known"),
     ],
 )
-def test_options_that_no_number_answers(refused, words, said):
+def test_impossible_options_are_refused(refused, words, said):
     extra = ["--law", "chinchilla"] if words[0] == "plan" else []
     short = ["--bootstrap", "10"] if words[0] in ("validate", "design") else []
     assert said in refused(*words, *extra, *short)
 
 
-def test_numbers_of_the_schema_are_read_as_they_are_written(folder):
-    """Nothing that `write` writes is refused, and numbers written for people are still read."""
+def test_numbers_are_read_as_they_were_written(folder):
+    """Nothing that `write` writes is refused, and numbers formatted for people are read too."""
     edited(folder, with_cell("N", "1,400,000"))
     assert table.read(folder)["N"].iloc[3] == "1,400,000"
     from analysis import load
@@ -289,8 +289,10 @@ def alternate(column, values):
     ids=["one", "half", "all", "growing", "sizes"],
 )
 @pytest.mark.parametrize("command", READERS[:5], ids=lambda words: words[0])
-def test_extreme_losses_and_sizes(folder, capsys, monkeypatch, change, command):
-    """Either an answer, or one line; a warning of numpy would fail this test."""
+def test_extreme_losses_and_sizes_give_an_answer_or_one_line(
+    folder, capsys, monkeypatch, change, command
+):
+    """A command gives an answer or a one-line error; a warning of numpy fails this test."""
     monkeypatch.setenv("SCALING_DEBUG", "1")
     edited(folder, lambda runs: change(runs.iloc[::2].reset_index(drop=True)))
     extra = ["--law", "chinchilla"] if command[0] == "plan" else []

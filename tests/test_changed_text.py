@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from small import SMALL
 
+import sweeps.driver
 from analysis import load
 from analysis.tables.load import check_one_text
 from scaling import table
@@ -23,8 +24,8 @@ from scaling.config import DataConfig, RunConfig, override
 from scaling.data import corpus, sources
 from scaling.errors import ConfigError, TableError
 from scaling.execution import Execution
-from scaling.train import Interrupted, train
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train
 from sweeps import Sweep
 from sweeps.errors import StoreError
 
@@ -101,15 +102,15 @@ def test_a_checkpoint_is_kept_where_the_text_changed(run: RunConfig, tmp_path):
             should_stop=lambda: next(steps) > 3,
         )
     saved = (folder / CHECKPOINT).read_bytes()
-    prepare = Sweep._prepare
+    prepare = sweeps.driver.prepare
 
-    def then_change(self, *rest):
-        found = prepare(self, *rest)
+    def then_change(*arguments):
+        found = prepare(*arguments)
         turned("corpus.txt")
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sweep, "_prepare", then_change)
+        patch.setattr(sweeps.driver, "prepare", then_change)
         with pytest.raises(ConfigError, match="changed since the sweep began"):
             it.run(in_process=True, quiet=True)
     assert (folder / CHECKPOINT).read_bytes() == saved and it.store.rows() == {}

@@ -11,8 +11,8 @@ import torch
 
 from scaling.config import override
 from scaling.execution import Execution
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train, train_pack
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -142,7 +142,7 @@ def test_values_that_cannot_be_are_set_aside(short, tmp_path, damage):
     if damage == "no state":
         del saved["state"]
     torch.save([saved] if damage == "a list" else saved, tmp_path / CHECKPOINT)
-    with pytest.warns(UserWarning, match="set aside as checkpoint.damaged, the run starts anew"):
+    with pytest.warns(UserWarning, match="set aside as checkpoint.damaged; the run starts anew"):
         result = train(short, execution=ONE, folder=tmp_path)
     assert curve(result) == curve(train(short, execution=ONE))
 

@@ -26,8 +26,8 @@ def sums(run, execution, steps=20):
     """Of losses and gradient norms."""
     trainer = Trainer([run], execution, [None])
     trainer.steps(steps)
-    assert (trainer.whole_step is not None) == execution.compile
-    return torch.cat([trainer.loss_sum_k, trainer.norm_sum_k])
+    assert (trainer.training_step.one_graph is not None) == execution.compile
+    return torch.cat([trainer.stack.loss_sum_k, trainer.stack.norm_sum_k])
 
 
 @pytest.mark.slow
@@ -54,8 +54,9 @@ def test_what_another_config_compiled_is_not_taken_for_ones_own(run, tmp_path, m
 
 OUT_OF_MEMORY = """
 import json, resource, sys
-from scaling.config import Execution, from_dict
-from scaling.train import Trainer
+from scaling.config import from_dict
+from scaling.execution import Execution
+from scaling.training.trainer import Trainer
 
 run = from_dict(json.loads(sys.argv[1]))
 trainer = Trainer([run], Execution(device="cpu", compile=True), [None])
@@ -78,10 +79,13 @@ def test_compiled_code_that_lacks_memory(run):
     )
     assert (
         "a step of 16384 tokens does not fit into memory (aoti_torch_empty_strided failed in compiled "
-        "code, probably for want of memory): it goes in 2 parts" in answer.stderr
+        "code, probably for want of memory): it is done in 2 micro-batches" in answer.stderr
     )
-    assert "a step of 8192 tokens of each of 1 runs does not fit: aoti_torch" in answer.stdout
-    assert "Give execution.micro_tokens=4096 or less" in answer.stdout
+    assert (
+        "a step of 8192 tokens for each of 1 runs does not fit into memory: aoti_torch"
+        in answer.stdout
+    )
+    assert "Use execution.micro_tokens=4096 or less" in answer.stdout
 
 
 def test_what_is_taken_for_a_lack_of_memory():

@@ -1,4 +1,4 @@
-"""What a person does to a sweep from another terminal, and what leaves it for other tools."""
+"""Commands on a sweep from another terminal, and the export to other tools."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from scaling.errors import ConfigError
 from sweeps import control
 from sweeps.errors import StoreError
 from sweeps.export import export, exporter
+from sweeps.folder_status import status
 from sweeps.result import failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def spec() -> Spec:
 
 @pytest.fixture
 def store(tmp_path: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Two finished runs, one of which failed, and three that are missing."""
+    """Return a store with an ok, a failed and three missing runs."""
     monkeypatch.chdir(tmp_path)
     store = Store("results/small")
     good, bad = spec.runs[:2]
@@ -72,7 +72,7 @@ def tell(store: Store, *words: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-# ------------------------------------------------------------------ choosing runs
+# ------------------------------------------------------------------ selecting runs
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def tell(store: Store, *words: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["C>-1"], "must be a positive number"),
     ],
 )
-def test_runs_are_chosen_by_conditions(spec: Spec, words: list[str], seeds: Any):
+def test_runs_are_selected_by_conditions(spec: Spec, words: list[str], seeds: Any):
     if isinstance(seeds, list):
         chosen = spec.select(words)
         assert sorted(run.seed for run in chosen.runs) == seeds
@@ -107,13 +107,13 @@ def test_runs_are_chosen_by_conditions(spec: Spec, words: list[str], seeds: Any)
     assert (seeds or "none of 5 runs matches") in str(error.value)
 
 
-def test_runs_are_chosen_by_tag(spec: Spec):
+def test_runs_are_selected_by_tag(spec: Spec):
     assert [run.seed for run in spec.select(tag="wide").runs] == [7]
     with pytest.raises(ConfigError, match=r"none of 5 runs matches --tag 'a b'; tags are 'wide'"):
         spec.select(tag="a b")
 
 
-def test_status_of_chosen_runs(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_status_of_selected_runs(store: Store, capsys: pytest.CaptureFixture[str]):
     text = tell(store, "status", capsys=capsys)
     assert text.startswith("small: 5 runs: 1 ok, 1 failed, 3 missing; ")
     assert "failed: KeyError: 'a'" in text and "scaling logs results/small" in text
@@ -154,7 +154,7 @@ def start_driver(store: Store, kind: str) -> subprocess.Popen[str]:
     return driver
 
 
-def test_cancel_stops_the_sweep_that_runs_and_watch_ends_with_it(
+def test_cancel_stops_a_running_sweep_and_watch_ends_with_it(
     store: Store, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(StoreError, match="no sweep is running on results/small"):
@@ -177,7 +177,7 @@ def test_cancel_stops_the_sweep_that_runs_and_watch_ends_with_it(
     assert not watcher.is_alive() and store.driver() is None
     assert driver.communicate()[0] == "asked 1\n" and driver.returncode == 0
     shown = [line for line in out.getvalue().splitlines() if line.startswith("small: 5 runs")]
-    assert len(shown) == 2  # when it began and as it ended; not at every look
+    assert len(shown) == 2  # at the start and at the end, not at every look
 
 
 def test_cancel_now_and_a_driver_that_does_not_stop(store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -224,11 +224,11 @@ def test_logs_of_a_run(store: Store, spec: Spec, capsys: pytest.CaptureFixture[s
     store.merge()
     for path in store.run_folder(good.run_id).iterdir():
         path.unlink()
-    store.run_folder(good.run_id).rmdir()  # only its row is left
+    store.run_folder(good.run_id).rmdir()  # only its row in the table is left
     assert control.logs(store.folder, good.run_id[:6]).startswith(good.run_id)
 
 
-def test_clean_removes_litter_and_never_results(
+def test_clean_removes_leftovers_and_never_results(
     store: Store, spec: Spec, capsys: pytest.CaptureFixture[str]
 ):
     good, missing = spec.runs[0], spec.runs[2]
@@ -252,7 +252,7 @@ def test_clean_removes_litter_and_never_results(
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "logs", "cancel", "clean", "export"])
-def test_commands_on_what_is_no_sweep(
+def test_commands_on_a_folder_without_a_sweep(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     more = {"logs": ["abc"], "export": ["--to", "wandb"]}.get(command, [])
@@ -285,7 +285,7 @@ def test_commands_need_neither_torch_nor_ray_nor_pandas(store: Store, spec: Spec
 
 
 class Recorder:
-    """Stands for the module of a tracker: what was called, with what."""
+    """Stands in for the module of a tracker and records calls with their arguments."""
 
     def __init__(self) -> None:
         self.runs: list[dict[str, Any]] = []
@@ -308,7 +308,7 @@ def test_export_hands_over_each_run_once(
 ):
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, "wandb", recorder.wandb())
-    with store.drive():  # as it is while a sweep is under way
+    with store.drive():  # as while a sweep is under way
         assert tell(store, "export", "--to", "wandb", capsys=capsys) == "2 runs exported to wandb\n"
     by_id = {run["options"]["id"]: run for run in recorder.runs}
     good = by_id[spec.runs[0].run_id]
@@ -328,12 +328,12 @@ def test_export_hands_over_each_run_once(
     assert sum(len(run["points"]) for run in recorder.runs[-2:]) == 2
 
 
-def test_an_exporter_that_is_not_there(store: Store):
+def test_an_exporter_that_is_not_installed(store: Store):
     with pytest.raises(ConfigError, match="'neptune' is unknown; there are tensorboard"):
         exporter(store, "neptune")
 
 
-def test_tensorboard_reads_what_is_exported(store: Store, spec: Spec):
+def test_tensorboard_reads_exported_runs(store: Store, spec: Spec):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""A results folder that somebody else made: it deletes, writes and runs nothing outside, and its
+"""Results folders of somebody else: nothing outside of them is deleted, written or run, and their
 results are checked."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spec:
 
 @pytest.fixture
 def store(spec: Spec) -> Store:
-    """Three finished runs, merged, with a manifest."""
+    """Return a store of three finished runs, merged, with a manifest."""
     store = Store("results/small")
     for run in spec.runs:
         store.begin(run)
@@ -62,7 +62,7 @@ def finish(store: Store, run: RunConfig, **changes: Any) -> None:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int, bytes | str]]:
-    """Everything below a folder: mode, time of change, content."""
+    """Return mode, time of change and content of everything below a folder."""
     found: dict[str, tuple[int, int, bytes | str]] = {}
     for path in [folder, *folder.rglob("*")]:
         status = path.lstat()
@@ -97,7 +97,7 @@ def test_ids_of_runs_are_plain_words(store: Store, name: str):
 
 @pytest.mark.parametrize("command", LOOKS, ids=" ".join)
 @pytest.mark.parametrize("kind", ["absolute", "parent", "empty row", "empty id"])
-def test_ids_in_a_table_lead_nowhere(
+def test_ids_in_a_table_reach_nothing_outside(
     store: Store, tmp_path: Path, kind: str, command: tuple[str, ...], capsys
 ):
     outside = tmp_path / "mine"
@@ -146,7 +146,7 @@ def test_links_are_neither_written_nor_deleted_through(
 
 @pytest.fixture
 def tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the package: what writes a file of events where it is told to."""
+    """Stand in for the tensorboard package, with a writer that makes a file of events."""
 
     class Writer:
         def __init__(self, folder: str) -> None:
@@ -196,7 +196,7 @@ def test_export_replaces_nothing_outside(
     before = listing(outside)
     assert call(*words) == (0 if kind == "run" else 2)
     assert listing(outside) == before
-    assert kind != "run" or (place / "events").exists()  # the link has made room
+    assert kind != "run" or (place / "events").exists()  # the link was replaced
 
 
 @pytest.mark.parametrize("place", ["report.html", "figures", "figures/kaplan2.pdf"])
@@ -266,7 +266,9 @@ def test_deletion_stays_below_the_folder(tmp_path: Path):
     assert (outside / "file").exists() and not list(folder.iterdir())
 
 
-def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(store: Store, spec: Spec):
+def test_leftovers_of_killed_processes_are_removed_and_files_of_living_ones_kept(
+    store: Store, spec: Spec
+):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     run = spec.runs[0]
@@ -301,7 +303,7 @@ class X(Model):
 
 @pytest.fixture
 def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a family, elsewhere; it leaves a mark where it is executed."""
+    """Return a file with a model family, outside the folder, that leaves a mark when it runs."""
     path = tmp_path_factory.mktemp("elsewhere") / "evil.py"
     path.write_text(EVIL)
     return path
@@ -330,7 +332,7 @@ def test_commands_that_look_run_no_code(
     assert not executed(evil)
 
 
-def test_a_table_of_an_own_family_runs_no_code(store: Store, tmp_path: Path, evil, capsys):
+def test_a_table_with_a_custom_family_runs_no_code(store: Store, tmp_path: Path, evil, capsys):
     import pandas as pd
 
     rows = table.read(store.folder).assign(family=f"{evil}:X")
@@ -343,7 +345,7 @@ def test_a_table_of_an_own_family_runs_no_code(store: Store, tmp_path: Path, evi
     assert not executed(evil)
 
 
-def test_a_spec_runs_the_code_beside_it_and_says_so(store: Store, tmp_path: Path, evil, capsys):
+def test_a_spec_runs_the_code_beside_it_and_reports_it(store: Store, tmp_path: Path, evil, capsys):
     elsewhere = evil
     Path("theirs.toml").write_text(own(SPEC, elsewhere))
     for words in (["theirs.toml"], ["small.toml", "--set", f"model.family={elsewhere}:X"]):
@@ -374,8 +376,8 @@ def test_a_law_that_a_spec_names_is_code(spec: Spec, evil):
     assert not executed(evil)
 
 
-def test_status_knows_the_sizes_of_an_own_family_without_its_code(here: Path, capsys):
-    """In processes of their own: what one has counted the other must read."""
+def test_status_knows_the_sizes_of_a_custom_family_without_its_code(here: Path, capsys):
+    """Use separate processes: one counts the sizes, the other must read them."""
     (here / "evil.py").write_text(EVIL)
     text = own(SPEC, "evil.py").replace("tokens = 512", "tokens_per_parameter = 4")
     (here / "own.toml").write_text(text)
@@ -424,7 +426,7 @@ def test_status_knows_the_sizes_of_an_own_family_without_its_code(here: Path, ca
         (("format",), True, "format=True is no whole number"),
     ],
 )
-def test_a_result_of_wrong_values_is_set_aside_and_the_table_lives(
+def test_a_result_with_wrong_values_is_set_aside_and_the_table_is_kept(
     store: Store, spec: Spec, place: tuple[Any, ...], value: object, said: str
 ):
     run = spec.runs[0]
@@ -446,7 +448,7 @@ def test_a_result_of_wrong_values_is_set_aside_and_the_table_lives(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"row":' * 50_000, "1" * 10_000, "\x00", "{}"])
-def test_a_result_that_is_no_object_is_set_aside(store: Store, spec: Spec, text: str):
+def test_a_result_that_is_not_an_object_is_set_aside(store: Store, spec: Spec, text: str):
     path = store.run_folder(spec.runs[0].run_id) / "result.json"
     path.write_text(text)
     (store.folder / "runs.csv").unlink()
@@ -480,7 +482,7 @@ def table_of(store: Store) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", ["runs.csv", "curves.parquet", "tests.parquet", ".index.json"])
 @pytest.mark.parametrize("damage", ["deleted", "torn", "text"])
-def test_what_is_derived_is_written_again(store: Store, name: str, damage: str):
+def test_derived_files_are_written_again(store: Store, name: str, damage: str):
     before = table_of(store)
     path = store.folder / name
     if damage == "deleted":
@@ -495,7 +497,7 @@ def test_what_is_derived_is_written_again(store: Store, name: str, damage: str):
     assert not Store(store.folder).merge_is_due()
 
 
-def test_a_damaged_file_of_points_ends_no_sweep_with_a_run_missing(here: Path, spec: Spec, capsys):
+def test_damaged_curves_do_not_end_a_sweep_with_a_run_missing(here: Path, spec: Spec, capsys):
     assert sweep_again("--filter", "seed<2") == 0
     folder = Path("results/small")
     (folder / "curves.parquet").write_bytes(b"PAR1 torn")
@@ -505,7 +507,7 @@ def test_a_damaged_file_of_points_ends_no_sweep_with_a_run_missing(here: Path, s
     assert table.read_curves(folder).run_id.nunique() == 3 == len(table.read(folder))
 
 
-def test_a_row_that_was_edited_does_not_replace_what_was_measured(
+def test_an_edited_row_does_not_replace_a_measurement(
     store: Store, spec: Spec, capsys: pytest.CaptureFixture[str]
 ):
     path = store.folder / "runs.csv"
@@ -515,7 +517,7 @@ def test_a_row_that_was_edited_does_not_replace_what_was_measured(
     assert {row["L"] for row in again.rows().values()} == {2.5}
     assert "1 row differs from the result of its run" in again.messages[0]
     assert "L=1.5 in the table and 2.5 as measured" in again.messages[0]
-    assert path.read_bytes() == edited  # to look changes nothing
+    assert path.read_bytes() == edited  # reading changes nothing
     assert call("status", store.folder) == 0
     assert "1 row differs" in capsys.readouterr().err
     assert sweep_again() == 0
@@ -537,7 +539,7 @@ def test_a_table_without_its_raw_runs_is_left_as_it_is(store: Store):
         assert after[str(store.folder / name)] == before[str(store.folder / name)]
 
 
-# ------------------------------------------------------------------ damage that was a traceback
+# ------------------------------------------------------------------ damage without a traceback
 
 
 @pytest.mark.parametrize(
@@ -557,7 +559,7 @@ def test_a_table_without_its_raw_runs_is_left_as_it_is(store: Store):
         ("rungs/x/y.json", "[]"),
     ],
 )
-def test_odd_files_are_no_tracebacks(
+def test_damaged_files_give_no_traceback(
     here: Path, store: Store, spec: Spec, name: str, text: str, capsys
 ):
     run = spec.runs[0]
@@ -586,7 +588,7 @@ def test_odd_files_are_no_tracebacks(
         (("status", "finished"), "status='finished' is none of ok"),
     ],
 )
-def test_cells_that_are_no_values_are_named(store: Store, cell: tuple[str, str], said: str, capsys):
+def test_invalid_cells_are_named(store: Store, cell: tuple[str, str], said: str, capsys):
     path = store.folder / "runs.csv"
     lines = [line.split(",") for line in path.read_text().splitlines()]
     lines[2][lines[0].index(cell[0])] = cell[1]
@@ -596,7 +598,7 @@ def test_cells_that_are_no_values_are_named(store: Store, cell: tuple[str, str],
     assert f"runs.csv, line 3: {said}" in err and len(err.splitlines()) == 1
 
 
-def test_one_row_twice_is_named(store: Store, capsys):
+def test_a_duplicate_row_is_named(store: Store, capsys):
     path = store.folder / "runs.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]) + "\n")

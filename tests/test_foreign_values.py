@@ -1,4 +1,4 @@
-"""Odd values in a results folder, a spec or a URI: read as far as they make sense, else one line."""
+"""Odd values in a results folder, a spec or a URI are read if valid, else refused in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEX = "0x" + "f" * 5000
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Two finished runs, merged, with a manifest."""
+    """Return a store of two finished runs, merged, with a manifest."""
     monkeypatch.chdir(tmp_path)
     store = Store("results/small")
     for run in Spec.from_text(SMALL).runs:
@@ -49,7 +49,9 @@ def finish(store: Store, run: RunConfig, **changes: Any) -> None:
 # ------------------------------------------------------------------ results
 
 
-def test_a_later_result_of_another_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_newer_result_of_another_machine_takes_precedence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def on(machine: str) -> Store:
         monkeypatch.setenv("SCALING_CACHE", str(tmp_path / machine))
         return Store(f"memory://{tmp_path.name}/results/mine")
@@ -71,7 +73,7 @@ def test_a_later_result_of_another_machine_counts(tmp_path: Path, monkeypatch: p
         ]
 
 
-def test_a_damaged_object_is_left_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_object_is_left_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     uri = f"memory://{tmp_path.name}/results/torn"
     remote = Store(uri).remote
@@ -83,7 +85,7 @@ def test_a_damaged_object_is_left_where_it_is(tmp_path: Path, monkeypatch: pytes
     assert not list(store.folder.glob("runs/*"))
 
 
-def test_files_of_the_user_are_no_leftovers(store: Store):
+def test_files_of_the_user_are_not_leftovers(store: Store):
     run_id = next(iter(store.rows()))
     mine = [store.folder / ".backup.20240101", store.folder / ".notes.2024"]
     mine += [store.run_folder(run_id) / ".plot.7", store.folder / ".merge-plans"]
@@ -99,7 +101,7 @@ def test_files_of_the_user_are_no_leftovers(store: Store):
 @pytest.mark.parametrize(
     "changes", [{"error": "no file \udcff", "status": "failed", "L": None}, {"L": 0.0}]
 )
-def test_what_we_write_is_what_we_read(changes: dict[str, Any]):
+def test_results_are_read_as_they_were_written(changes: dict[str, Any]):
     run = RunConfig()
     row = failed_row(run, "") | {"status": "ok", "L": 2.5} | changes
     found = parse(dump(row, [], []), run.run_id).row
@@ -127,7 +129,7 @@ def test_rows_are_checked_as_results_are(store: Store, name: str, cell: str, cap
     assert f"runs.csv, line 2: {name}=" in capsys.readouterr().err
 
 
-def test_a_quote_that_is_not_closed_is_one_record(store: Store, capsys):
+def test_an_unclosed_quote_is_one_record(store: Store, capsys):
     path = store.folder / "runs.csv"
     path.write_text(path.read_text() + 'x,"ok\n' + "y,ok\n" * 20_000)
     assert call("status", store.folder) == 2
@@ -139,7 +141,7 @@ def test_points_without_a_step_are_not_exported():
     assert _points(Finished({}, curve)) == [(3, {"L": 1.5})]
 
 
-# ------------------------------------------------------------------ files beside them
+# ------------------------------------------------------------------ other files
 
 
 def test_a_probe_is_not_written_through_a_link(store: Store, tmp_path: Path):
@@ -149,7 +151,7 @@ def test_a_probe_is_not_written_through_a_link(store: Store, tmp_path: Path):
     assert target.read_text() == "mine"
 
 
-def test_records_of_rungs_are_neither_linked_nor_trusted(store: Store, tmp_path: Path):
+def test_records_of_rungs_are_checked_and_links_not_followed(store: Store, tmp_path: Path):
     run = Spec.from_text(SMALL).runs[0]
     halving = Halving(store, 2)
     path = halving._path(run)
@@ -170,7 +172,7 @@ def test_records_of_rungs_are_neither_linked_nor_trusted(store: Store, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["attempts.jsonl", "output.log", "lock"])
-def test_pipes_keep_nobody_waiting(store: Store, name: str):
+def test_pipes_do_not_block(store: Store, name: str):
     run_id = next(iter(store.rows()))
     path = store.run_folder(run_id) / name
     path.unlink(missing_ok=True)
@@ -213,7 +215,9 @@ def test_rounds_beyond_four_digits_are_read(store: Store):
                                "tokens_per_parameter = { from = 1, to = 9, num = 100000 }")},
     ],
 )  # fmt: skip
-def test_a_manifest_of_odd_values_ends_well(here: Path, store: Store, changes: dict, capsys):
+def test_a_manifest_with_odd_values_gives_no_traceback(
+    here: Path, store: Store, changes: dict, capsys
+):
     store.write_manifest({"name": "small", "spec": SMALL} | changes)
     for words in (("status",), ("clean", "--dry-run")):
         assert call(words[0], store.folder, *words[1:]) in (0, 2)
@@ -225,7 +229,7 @@ def test_a_manifest_of_odd_values_ends_well(here: Path, store: Store, changes: d
 
 
 @pytest.mark.parametrize("said", ["process 9999999999 on", "process 0 on", "process \u0663 on"])
-def test_a_lock_names_no_process_that_cannot_be(store: Store, said: str, monkeypatch):
+def test_a_lock_that_names_an_impossible_process_is_ignored(store: Store, said: str, monkeypatch):
     signals: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: signals.append(number) if number else None)
     with store.drive():
@@ -248,16 +252,14 @@ def test_a_lock_names_no_process_that_cannot_be(store: Store, said: str, monkeyp
         (("--set", "model=" + "[" * 3000), "model is a table of fields"),
     ],
 )
-def test_numbers_that_nobody_can_write_are_refused(
-    here: Path, words: tuple[str, ...], said: str, capsys
-):
+def test_impossible_numbers_are_refused(here: Path, words: tuple[str, ...], said: str, capsys):
     Path("small.toml").write_text(SMALL)
     assert call("sweep", "small.toml", "--dry-run", *words) == 2
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
 
 
-def test_sizes_without_end_are_refused():
+def test_unbounded_sizes_are_refused():
     with pytest.raises(ConfigError, match="more than 100000 steps"):
         from_dict({"optim.batch_warmup_tokens": 4e18})
     with pytest.raises(ConfigError, match="does not divide"):

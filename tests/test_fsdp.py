@@ -17,10 +17,10 @@ from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.models.decoder import Decoder
-from scaling.train import train, train_pack
 from scaling.training.fsdp import Sharding
 from scaling.training.optim import Optimizer
 from scaling.training.state import State
+from scaling.training.train import train, train_pack
 from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -95,10 +95,10 @@ def test_the_noise_of_sharded_ranks_is_that_of_parts_of_them_all(run):
     (point,) = train(one_step, execution=SHARDED).curve
     trainer = Trainer([one_step], ONE, [None])
     order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]  # the first parts of both ranks, then the second
-    windows_bt = trainer.rows[0].leader.window(slice(0, 12))[order]
-    trainer._gradient(torch.from_numpy(windows_bt)[None])
-    assert trainer.noise is not None
-    expected = [float(scale_k) for scale_k in trainer.noise.scales()]
+    windows_bt = trainer.trajectories[0].leader.next_windows(slice(0, 12))[order]
+    trainer.training_step.gradient(trainer.stack, torch.from_numpy(windows_bt)[None])
+    assert trainer.stack.noise is not None
+    expected = [float(scale_k) for scale_k in trainer.stack.noise.scales()]
     assert [point["B_noise"], point["B_noise_norm"]] == pytest.approx(expected, rel=1e-3)
 
 
@@ -137,7 +137,7 @@ def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
     row_1p = model.init([0])
     whole = Optimizer(row_1p, model, [optim])
     whole.step(torch.randn(1, model.P), [(1e-3, 1e-3)])
-    state = State(row_1p[0], whole.row(0), mean_p=2 * row_1p[0])
+    state = State(flat_p=row_1p[0], adamw=whole.row(0), mean_p=2 * row_1p[0])
     each = [Sharding(Decoder(model.model, 7), Ranks(r, size, sharded=True)) for r in range(size)]
     for sharding in each:
         assert torch.equal(sharding.init(0), sharding.own(model.init([0])))
@@ -164,7 +164,7 @@ def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
 
 def test_what_cannot_be_sharded_is_refused(run):
     growing = override(run, {"optim.batch_warmup_tokens": 768, "batch_tokens": 768})
-    with pytest.raises(ConfigError, match=r"needs steps of which every device has as much"):
+    with pytest.raises(ConfigError, match=r"needs steps that all devices share equally"):
         train(growing, execution=SHARDED)
     with pytest.raises(ConfigError, match=r"optim.optimizer='adafactor' updates them whole"):
         train_pack([override(run, {"optim.optimizer": "adafactor"})], execution=SHARDED)

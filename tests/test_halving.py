@@ -28,10 +28,10 @@ from sweeps.adaptive.halving import Arm, rungs, verdict
 from sweeps.adaptive.learning_rate import _rate
 from sweeps.early_stopping import Halving
 from sweeps.execute import execute
+from sweeps.folder_status import status
 from sweeps.queue import Job
 from sweeps.result import failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 LR = """
@@ -115,7 +115,7 @@ def search(spec: Spec, curve: Curve, seed: int, workers: int) -> tuple[dict[str,
     """The rows, the design and the tokens of a search whose workers take turns by chance, and die now
     and then; a run whose worker died starts again."""
     chance = random.Random(seed)
-    eta = spec.until.halving if spec.until else None
+    eta = spec.searches.halving if spec.searches else None
     rows: dict[str, Any] = {}
     arms: dict[Any, dict[str, Arm]] = {}
     under_way: dict[str, tuple[RunConfig, list[int]]] = {}
@@ -411,7 +411,9 @@ def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
     # Asked for in full by a spec without the option, they are.
     full = REAL.replace(", halving = 2", "")
     plan = Sweep(Spec.from_text(full)).plan(in_process=True)
-    assert plan.again == set(plan.missing) and set() < plan.again <= set(stopped.index)
+    assert plan.stopped_early == set(plan.missing) and set() < plan.stopped_early <= set(
+        stopped.index
+    )
     assert "were stopped early and are trained to the end" in str(plan)
     runs, _ = run(full)
     pd.testing.assert_frame_equal(runs[MEASURED], whole[MEASURED])
@@ -435,7 +437,7 @@ def test_arms_that_train_side_by_side_stop_at_the_same_rung(here: Path):
 
 def test_members_that_are_given_up_leave_no_trace_on_the_others(here: Path):
     """Side by side in a pack, and as the longest of a trunk with branches."""
-    from scaling.train import train_pack
+    from scaling.training.train import train_pack
 
     one = Spec.from_text(REAL).runs[0]
     ladder = {"optim.schedule": "wsd", "optim.warmup_tokens": 512}

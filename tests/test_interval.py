@@ -8,6 +8,7 @@ import json
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +25,8 @@ from scaling.schema import config_row
 from sweeps import Sweep
 from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
 from sweeps.errors import BudgetSpent, StoreError
+from sweeps.folder_status import status
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
@@ -205,7 +206,7 @@ def test_older_specs_go_on_with_seeds_and_a_choice_of_runs_designs_none():
     for options, add in (("seeds = 4", "seeds"), ("rounds = 4", "designed"),
                          ("seeds = 4, add = 'designed'", "designed")):  # fmt: skip
         spec = Spec.from_text(GRID.replace("0.1 }", f"0.1, {options} }}"))
-        assert spec.until and spec.until.interval and spec.until.interval.add == add
+        assert spec.searches and spec.searches.interval and spec.searches.interval.add == add
     spec = Spec.from_text(GRID)
     assert spec.by_design and not spec.select(["D<1e6"]).by_design
 
@@ -341,7 +342,8 @@ def here(here: Path) -> Path:
 
 def train(results: str | None = None, **options: Any) -> tuple[Any, str]:
     out = io.StringIO()
-    sweep = Sweep.from_toml("real.toml", results, width=by_number, design=some_design)
+    designer = SimpleNamespace(interval_width=by_number, interval_runs=some_design)
+    sweep = Sweep.from_toml("real.toml", results, designer=designer)
     how = {"in_process": True, "packs": False, "console": Console(file=out, width=200)}
     return sweep.run(**how, **options), out.getvalue()
 
@@ -389,7 +391,7 @@ def test_a_sweep_adds_its_rounds_once_whenever_it_is_killed(
 
 
 def test_laws_that_cannot_be_are_refused_before_anything_starts(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     for option, said in (
         ('law = "chinchila"', "Did you mean 'chinchilla'?"),
@@ -400,6 +402,7 @@ def test_laws_that_cannot_be_are_refused_before_anything_starts(
         with pytest.raises(SystemExit) as stop:
             main(["sweep", "real.toml", "--in-process"])
         assert stop.value.code == 2 and said in capsys.readouterr().err
+    monkeypatch.setattr("sweeps.adaptive.protocols.DEFAULT_DESIGNER", "not_installed")
     with pytest.raises(ConfigError, match="interval needs a fit"):
-        Sweep.from_toml("real.toml", width=by_number).run(in_process=True)
+        Sweep.from_toml("real.toml").run(in_process=True)
     assert not Path("results").exists()

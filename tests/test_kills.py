@@ -1,4 +1,4 @@
-"""Sweeps of every kind, killed at random moments, halted, short of files or of disk: the same table."""
+"""Sweeps end in the same table after kills at random moments, halts, and lack of files or disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeps.measure import Machine
 from sweeps.store import Store
 
 HOW = ("pack", "D_shared")
-"""Columns that say how a run was trained, not what came out: a pack that was killed goes on smaller."""
+"""Columns that say how a run was trained, not its result: a killed pack resumes with fewer runs."""
 
 WSD = 'optim = { schedule = "wsd", warmup_tokens = 5120 }\n'
 ONE = "[axes]\nseed = [0]\n"
@@ -59,7 +59,7 @@ QUICK = BASE + "tokens = 20_480\noptim.lr = 0.01\n" + ONE + "[until]\nlr = { wit
 
 
 def let_pack(project: Project, name: str) -> None:
-    """As if packs of two had been measured to pay, in this process and under Ray."""
+    """Pretend that packs of two were measured to be faster, in this process and under Ray."""
     spec = project.spec(name, f'name = "{name}"\n{KINDS[name]}')
     for machine in (Machine(1, 1), Machine(2, 1)):
         with pytest.MonkeyPatch.context() as patch:
@@ -77,8 +77,9 @@ def under_way(store: Store) -> bool:
 def kill_again_and_again(
     project: Project, name: str, kills: int, seconds: float, *how: str
 ) -> tuple[Store, int]:
-    """Start a driver so many times and kill its process group within `seconds`, every other time, first too,
-    once it trains; then let one end. Returns the store, and how often a run was under way."""
+    """Start a driver `kills` times and kill its process group within `seconds`, every other time
+    (and the first) once it trains; then let one end. Returns the store, and how often a run was
+    under way."""
     rng = np.random.default_rng(0)
     store, disturbed = project.store(name, "killed"), 0
     for kill in range(kills):
@@ -140,7 +141,7 @@ def test_an_adaptive_sweep_ends_the_same_after_a_kill(project: Project):
 def test_a_sweep_that_was_halted_for_a_minute_goes_on(
     project: Project, undisturbed: Store, halted: str
 ):
-    """As where a laptop is closed, or a batch system suspends the job."""
+    """As when a laptop is closed, or a batch system suspends the job."""
     spec = project.spec("long", LONG)
     driver = project.start("long", "results")
     store = project.store("long", "results")
@@ -167,8 +168,10 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 @pytest.mark.slow
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 def test_the_clock_is_set_back(project: Project, undisturbed: Store):
-    """By a day, while runs train, and between a kill and the next call. Without Ray, which does not start
-    under libfaketime: there time.sleep() raises."""
+    """The clock goes back by a day while runs train, and between a kill and the next call.
+
+    Without Ray, which does not start under libfaketime: time.sleep() raises there.
+    """
     spec = project.spec("long", LONG)
     store = project.store("long", "results")
     dear = spec.runs[-1].run_id
@@ -198,7 +201,7 @@ def test_the_clock_is_set_back(project: Project, undisturbed: Store):
 
 
 def command(project: Project, *words: str, files: int | None = None) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `scaling`, which may open so many files."""
+    """Run `scaling` with a limit on open files; returns (exit code, stdout, stderr)."""
 
     def limit() -> None:
         if files is not None:

@@ -9,8 +9,8 @@ from scaling.config import ModelConfig, from_dict, override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.models.decoder import Decoder
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.noise import NoiseScale, moments
+from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer
 
 ONE = Execution(threads=1, device="cpu")
@@ -79,8 +79,8 @@ def run(text_file, own_cache):
 def test_both_estimates_of_a_decoder_against_all_its_gradients(run):
     """The data are 64 sequences: Sigma and G come from the gradient of each of them, one by one."""
     trainer = Trainer([run], ONE, [None])
-    model, flat = trainer.decoder, trainer.flat_kp
-    windows = torch.from_numpy(trainer.rows[0].leader.tokens.batch(0, 0, 64))
+    model, flat = trainer.model, trainer.stack.flat_kp
+    windows = torch.from_numpy(trainer.trajectories[0].leader.tokens.batch(0, 0, 64))
     each = []
     for window in windows:
         loss = model.mean_loss(flat, window[None, None])
@@ -98,9 +98,9 @@ def test_both_estimates_of_a_decoder_against_all_its_gradients(run):
     total = torch.zeros(1, 4, dtype=torch.float64)
     for _ in range(150):
         drawn = windows[torch.randint(0, 64, (8,), generator=generator)]
-        trainer.noise = NoiseScale(torch.zeros(1, NoiseScale.SIZE, dtype=torch.float64))
-        trainer._gradient(drawn[None])
-        total += trainer.noise.moments()
+        trainer.stack.noise = NoiseScale(torch.zeros(1, NoiseScale.SIZE, dtype=torch.float64))
+        trainer.training_step.gradient(trainer.stack, drawn[None])
+        total += trainer.stack.noise.moments()
     trace, square, trace_norm, square_norm = total[0].tolist()
     assert trace / square == pytest.approx(exact[0], rel=0.1)
     assert trace_norm / square_norm == pytest.approx(exact[1], rel=0.1)

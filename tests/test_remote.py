@@ -1,4 +1,4 @@
-"""Stores on URIs: how these are split, whose names are trusted, and that nobody sees credentials."""
+"""Stores on URIs: their parts, names of foreign objects, and credentials, which stay hidden."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from sweeps import Sweep
 from sweeps.control import cancel, logs
 from sweeps.errors import StoreError
 from sweeps.export import EXPORTERS
+from sweeps.folder_status import status
 from sweeps.remote import Remote, join, masked, shown, without_credentials
 from sweeps.result import dump, failed_row
-from sweeps.status import status
 from sweeps.store import Store
 
 S3 = "s3://key:SECRET@bucket/results?endpoint_override=127.0.0.1:9000&scheme=http"
@@ -99,11 +99,11 @@ def test_credentials_are_masked_or_left_out(uri: str, seen: str | None, open_uri
         "pwd",
     ],
 )
-def test_names_of_values_that_are_credentials(name: str):
+def test_names_of_secret_values_of_a_query(name: str):
     assert shown(f"s3://b/x?{name}=abc&region=r") == f"s3://b/x?{name}=***&region=r"
 
 
-def test_what_is_no_credential_is_shown():
+def test_values_that_are_not_secret_are_shown():
     for name in ("endpoint_override", "scheme", "region", "allow_bucket_creation", "project_id"):
         assert shown(f"s3://b/x?{name}=abc") == f"s3://b/x?{name}=abc"
 
@@ -135,10 +135,10 @@ def test_the_local_folder_lies_in_the_cache(own_cache: Path, path: str):
         assert re.fullmatch("[0-9a-f]{12}", mirror.parent.name)
 
 
-# ------------------------------------------------------------------ what others put there
+# ------------------------------------------------------------------ objects of others
 
 
-def test_names_that_are_no_plain_words_are_left_alone(tmp_path: Path, own_cache: Path):
+def test_names_that_are_not_plain_words_are_left_alone(tmp_path: Path, own_cache: Path):
     bucket = tmp_path / "bucket"
     odd = [
         "..json",
@@ -165,9 +165,9 @@ def test_names_that_are_no_plain_words_are_left_alone(tmp_path: Path, own_cache:
     assert not (store.folder / "result.json").exists()
     assert not (store.folder / "runs" / "result.json").exists()
     (message,) = store.messages
-    assert "16 objects whose names are no plain words" in message and "\n" not in message
+    assert "16 objects whose names are not plain words" in message and "\n" not in message
     store.pull(at_once=True)
-    assert len(store.messages) == 1  # once is enough
+    assert len(store.messages) == 1  # told only once
 
 
 # ------------------------------------------------------------------ errors
@@ -215,13 +215,13 @@ def test_a_secret_that_must_be_encoded_is_refused_without_naming_it():
     assert "SEC" not in str(error.value)
 
 
-def test_a_uri_that_a_path_has_shortened_is_refused():
+def test_a_uri_that_was_made_a_path_is_refused():
     with pytest.raises(StoreError, match="as a string") as error:
         Store(Path(S3))
     assert "SECRET" not in str(error.value)
 
 
-def test_a_fragment_which_would_be_dropped_is_refused(own_cache: Path):
+def test_a_fragment_of_a_uri_is_refused(own_cache: Path):
     with pytest.raises(StoreError, match="%23"):
         Store(f"{OPEN}#part").rows()
 
@@ -258,7 +258,7 @@ def free_ports(number: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of an S3 server that checks signatures."""
+    """Start an S3 server that checks signatures, and return its host:port."""
     if sys.platform != "linux":
         pytest.skip("the S3 server of the dev extra is for Linux")
     program = Path(sysconfig.get_path("scripts"), "weed")
@@ -270,10 +270,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = ["master.port", "volume.port", "filer.port", "s3.port"]
     names += [f"{name}.grpc" for name in names]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    # It reads and writes configuration in its home.
+    # The server reads and writes configuration in its home.
     words = [program, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     words += [f"-s3.config={folder / 's3.json'}", "-webdav=false", "-admin.ui=false"]
-    words += [f"-s3.localSocket={folder / 's3.sock'}"]  # otherwise in /tmp, where it stays
+    words += [f"-s3.localSocket={folder / 's3.sock'}"]  # by default in /tmp, where it would stay
     words += [f"-{name}={port}" for name, port in ports.items()]
     where = f"127.0.0.1:{ports['s3.port']}"
     with (folder / "log").open("wb") as log:
@@ -302,7 +302,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3(endpoint: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A URI of results, with the key and its secret; no credentials come from elsewhere."""
+    """Return a URI of results with the key and its secret; there are no other credentials."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -325,7 +325,7 @@ def objects(uri: str) -> dict[str, bytes]:
 
 
 def holds_secret(data: bytes) -> bool:
-    """Whether the secret is there, as it is or encoded, or the half of it."""
+    """Return whether the data holds the secret, plain or encoded, or half of it."""
     return any(part in data for part in (b"wJalr", b"MDENG", b"%2FK7", SECRET.encode()))
 
 
@@ -335,7 +335,7 @@ def files_with_secret(*folders: Path) -> list[Path]:
     return named + [path for path in paths if path.is_file() and holds_secret(path.read_bytes())]
 
 
-def test_a_sweep_on_s3_is_resumed_elsewhere_and_names_its_secret_nowhere(
+def test_a_sweep_on_s3_resumes_on_another_machine_and_never_shows_its_secret(
     s3: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     everything = []
@@ -392,11 +392,11 @@ def test_a_sweep_on_s3_is_resumed_elsewhere_and_names_its_secret_nowhere(
     assert not [text for text in everything if holds_secret(text.encode())]
     assert not [name for name, data in objects(s3).items() if holds_secret(data)]
     assert not files_with_secret(here)
-    assert list(mirror.rglob("manifest.json"))  # something was looked through
+    assert list(mirror.rglob("manifest.json"))  # there were files to search
     assert len(table.read(mirror)) == 2
 
 
-def test_the_resume_command_of_a_sweep_on_s3_goes_on_with_credentials_of_the_environment(
+def test_the_resume_command_of_a_sweep_on_s3_uses_credentials_of_the_environment(
     s3: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     finish = sweeps.store.Store.finish
@@ -417,7 +417,7 @@ def test_the_resume_command_of_a_sweep_on_s3_goes_on_with_credentials_of_the_env
     assert not any("***" in word or "key:" in word for word in words)
     with pytest.raises(SystemExit):
         main(words[1:])
-    assert "cannot be reached" in capfd.readouterr().err  # whoever has no credentials
+    assert "cannot be reached" in capfd.readouterr().err  # without credentials
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     main(words[1:])
@@ -444,5 +444,5 @@ def test_functions_on_a_uri_name_it_without_credentials(s3: str, here: Path):
         it.run(in_process=True, reuse=[folder])
     assert str(error.value).startswith(seen)
     store = Store(folder)
-    assert store.said(store.folder) == seen
-    assert store.said(store.folder / "runs.csv") == join(seen, "runs.csv")
+    assert store.shown(store.folder) == seen
+    assert store.shown(store.folder / "runs.csv") == join(seen, "runs.csv")

@@ -1,4 +1,4 @@
-"""The folder for Ray's files and sockets: nobody else's, and nothing stays of processes that are gone."""
+"""The folder for Ray's files and sockets is private, and is removed when its process is gone."""
 
 from __future__ import annotations
 

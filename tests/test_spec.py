@@ -1,4 +1,4 @@
-"""What a spec's TOML stands for, and what is said of one that stands for nothing."""
+"""The runs that a spec stands for, and the messages about an invalid one."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_sets_have_their_own_base_axes_and_tag():
     assert [run.model.n_layer for run in spec.runs[4:]] == [3, 4]
 
 
-def test_run_ids_are_one_in_any_spelling_and_process():
+def test_run_ids_do_not_depend_on_spelling_or_process():
     one = read("[base]\nseed = 1\noptim.beta1 = 0.9\n[axes]\ntokens = [1e6, 2000000]")
     two = read('[base]\n[axes]\ntokens = [1000000, 2e6]\nseed = [1]\ntag = ["x"]')
     assert [run.run_id for run in one.runs] == [run.run_id for run in two.runs]
@@ -163,10 +163,17 @@ def test_run_ids_are_one_in_any_spelling_and_process():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[axes]\nmodel.nlayer = [1]", "[axes]: ModelConfig has no field 'nlayer' (in 'model.nlayer'). Did you mean 'n_layer'?"),
+        (
+            "[axes]\nmodel.nlayer = [1]",
+            "[axes]: ModelConfig has no field 'nlayer' (in 'model.nlayer'). "
+            "Did you mean 'n_layer'?",
+        ),
         ("[axes]\nmodel = [{ nlayer = 1 }]", "'nlayer'"),
         ("[axes]\nlr = [1e-3]", "optim.lr"),
-        ("[base]\ntokens_per_param = 3\n[axes]\nseed = [1]", "Did you mean 'tokens_per_parameter'?"),
+        (
+            "[base]\ntokens_per_param = 3\n[axes]\nseed = [1]",
+            "Did you mean 'tokens_per_parameter'?",
+        ),
         ("[axis]\nseed = [1]", "unknown key 'axis'. Did you mean 'axes'?"),
         ("seed = 3", "Fields of runs belong in [base] or [axes]"),
         ("[base]\nseed = 1", "no runs"),
@@ -176,7 +183,10 @@ def test_run_ids_are_one_in_any_spelling_and_process():
         ("[axes]\ntokens = [true]", "tokens: True is not int"),
         ("[axes]\ntokens = [0]", "tokens=0 must be positive"),
         ("[axes]\ntokens = [-5.0]", "tokens=-5 must be positive"),
-        ("[axes]\nmodel = [{ d_model = 30, n_head = 4 }]", "n_head=4 does not divide model.d_model=30"),
+        (
+            "[axes]\nmodel = [{ d_model = 30, n_head = 4 }]",
+            "n_head=4 does not divide model.d_model=30",
+        ),
         ("[axes]\nbatch_tokens = [1000]", "not a multiple of model.n_ctx"),
         ("[axes]\noptim.lr = ['N^']", "neither a number"),
         ("[axes]\nmodel = 3", "list of tables"),
@@ -187,42 +197,86 @@ def test_run_ids_are_one_in_any_spelling_and_process():
         ("[base]\ntokens = {from = 1, to = 2, num = 4}", "belong in [axes]"),
         ("[axes]\ntokens = [1e6]\nflops = [1e10]", "'tokens' and 'flops' both set D"),
         ("[axes]\nseed = [1]\nzip = [{ seed = 3 }]", "'seed' is on two axes"),
-        ("[axes]\ntokens_per_parameter = [-1]", "[axes]: tokens_per_parameter=-1 must be a positive number"),
-        ("[axes]\ntokens_per_parameter = [inf]", "[axes]: tokens_per_parameter=inf must be a positive number"),
-        ("[axes]\ntokens_per_parameter = [nan]", "[axes]: tokens_per_parameter=nan must be a positive number"),
+        (
+            "[axes]\ntokens_per_parameter = [-1]",
+            "[axes]: tokens_per_parameter=-1 must be a positive number",
+        ),
+        (
+            "[axes]\ntokens_per_parameter = [inf]",
+            "[axes]: tokens_per_parameter=inf must be a positive number",
+        ),
+        (
+            "[axes]\ntokens_per_parameter = [nan]",
+            "[axes]: tokens_per_parameter=nan must be a positive number",
+        ),
         ("[base]\nflops = inf\n[axes]\nseed = [0]", "[base]: flops=inf must be a positive number"),
         ("[axes]\nflops = ['1e9']", "[axes]: flops='1e9' must be a positive number"),
         ("[axes]\nflops = [1e299]", "[axes]: flops=1e+299 gives more than 2^63 training tokens"),
-        ("[base]\ntokens_per_parameter = 1e200\n[axes]\nseed = [0]", "[base]: tokens_per_parameter=1e+200 gives"),
+        (
+            "[base]\ntokens_per_parameter = 1e200\n[axes]\nseed = [0]",
+            "[base]: tokens_per_parameter=1e+200 gives",
+        ),
         ("[axes]\ntokens = [1e30]", "[axes]: tokens=1e+30 gives more than 2^63 training tokens"),
         ("[axes]\ntokens = [inf]", "[axes]: tokens=inf is too large"),
         ("[axes]\ntokens = [1" + "0" * 400 + "]", "[axes]: tokens=1000"),
-        ("[axes]\nmodel.n_layer = [1e30]", "[axes]: model.n_layer=1e+30: a model of more than 2^63 parameters"),
+        (
+            "[axes]\nmodel.n_layer = [1e30]",
+            "[axes]: model.n_layer=1e+30: a model of more than 2^63 parameters",
+        ),
         ("[axes]\nmodel.d_model = [1e299]\nmodel.n_head = [1]", "[axes]: model.d_model=1e+299"),
-        ("[axes]\ntokens = {from = 1e3, to = inf, num = 3}", "[axes]: tokens.to=inf must be a positive number"),
-        ("[axes]\ntokens = {from = nan, to = 2, num = 3}", "[axes]: tokens.from=nan must be a positive number"),
-        ("[axes]\ntokens = {from = 1, to = 2, num = 1000000000}", "[axes]: tokens.num=1000000000 must be"),
+        (
+            "[axes]\ntokens = {from = 1e3, to = inf, num = 3}",
+            "[axes]: tokens.to=inf must be a positive number",
+        ),
+        (
+            "[axes]\ntokens = {from = nan, to = 2, num = 3}",
+            "[axes]: tokens.from=nan must be a positive number",
+        ),
+        (
+            "[axes]\ntokens = {from = 1, to = 2, num = 1000000000}",
+            "[axes]: tokens.num=1000000000 must be",
+        ),
         (f"[isoflop]\nC = [inf]\nmodels = {SHAPES}", "[isoflop]: C=inf must be a positive number"),
-        (f"[isoflop]\nC = [1e250]\nmodels = {SHAPES}", "[isoflop]: C=1e+250 gives more than 2^63 training tokens"),
-        (f"[isoflop]\nC = {{from = 1e9, to = inf, num = 3}}\nmodels = {SHAPES}", "[isoflop]: C.to=inf"),
-        (f"[isoflop]\nC = [1e11]\nmodels = {SHAPES}\ntokens_per_parameter = [1e6, 1e7]", "[isoflop]: tokens_per_parameter=[1000000.0, 10000000.0] leaves out every run: D / N goes from"),
-        ("[base]\nmodel = 3\n[axes]\nseed = [0]", "[base]: model is a table of fields: n_layer, d_model"),
+        (
+            f"[isoflop]\nC = [1e250]\nmodels = {SHAPES}",
+            "[isoflop]: C=1e+250 gives more than 2^63 training tokens",
+        ),
+        (
+            f"[isoflop]\nC = {{from = 1e9, to = inf, num = 3}}\nmodels = {SHAPES}",
+            "[isoflop]: C.to=inf",
+        ),
+        (
+            f"[isoflop]\nC = [1e11]\nmodels = {SHAPES}\ntokens_per_parameter = [1e6, 1e7]",
+            "[isoflop]: tokens_per_parameter=[1000000.0, 10000000.0] leaves out every run: "
+            "D / N goes from",
+        ),
+        (
+            "[base]\nmodel = 3\n[axes]\nseed = [0]",
+            "[base]: model is a table of fields: n_layer, d_model",
+        ),
         ("[base]\noptim = 'adam'\n[axes]\nseed = [0]", "[base]: optim is a table of fields: lr"),
         ("[isoflop]\nC = [1e10]", "'models' is missing"),
         ("[isoflop]\nC = 1e10\nmodels = [{n_layer=1}]", "must be a list"),
-        ("[isoflop]\nC = [1e10]\nmodels = [{n_layer=1}]\ntokens_per_parameter = [5, 1]", "[least, most]"),
-        ("[[sets]]\nname = 'a'\nbse.seed = 1", "[[sets]] 'a': unknown key 'bse'. Did you mean 'base'?"),
+        (
+            "[isoflop]\nC = [1e10]\nmodels = [{n_layer=1}]\ntokens_per_parameter = [5, 1]",
+            "[least, most]",
+        ),
+        (
+            "[[sets]]\nname = 'a'\nbse.seed = 1",
+            "[[sets]] 'a': unknown key 'bse'. Did you mean 'base'?",
+        ),
         ("sets = 3", "[[sets]]"),
         ("base = 3\n[axes]\nseed=[1]", "must be a table"),
     ],
-)  # fmt: skip
-def test_what_is_no_sweep_is_refused_in_one_line(text, said):
+)
+def test_an_invalid_spec_is_refused_in_one_line(text, said):
     assert said in refused(text)
 
 
 def test_colliding_runs_are_both_named():
     message = refused(
-        "[base]\ntokens = 1e6\n[axes]\nseed = [1, 2]\n[[sets]]\nname = 'more'\nbase.seed = 2\naxes.tokens = [1e6]"
+        "[base]\ntokens = 1e6\n[axes]\nseed = [1, 2]\n"
+        "[[sets]]\nname = 'more'\nbase.seed = 2\naxes.tokens = [1e6]"
     )
     assert "seed=2" in message and "'more'" in message and "tokens=1e+06" in message
     message = refused("[axes]\ntokens = {from = 4000, to = 4200, num = 3}")
@@ -234,7 +288,7 @@ def test_malformed_toml_names_the_line():
 
 
 @pytest.mark.parametrize("name", ['name = ""\n', 'name = "a/b"\n', "name = 3\n", 'name = ".."\n'])
-def test_a_name_must_do_for_a_folder(name):
+def test_a_name_must_be_valid_for_a_folder(name):
     assert "names the results folder" in refused("[axes]\nseed = [1]", name)
 
 
@@ -304,7 +358,7 @@ sets = [{ name = "more", base.seed = 3, axes.batch_tokens = [8192] }]
 """
 
 
-def test_a_scale_takes_the_place_of_what_it_names():
+def test_a_scale_replaces_the_values_that_it_names():
     plain, gpu = Spec.from_text(SCALED), Spec.from_text(SCALED, changes={"scale": "gpu"})
     assert [r.model.n_layer for r in plain.runs] == [1, 2, 2, 2] and plain.runs[0].D == 24 * 4096
     assert [(r.model.n_layer, r.batch_tokens, r.seed) for r in gpu.runs] == [
@@ -326,12 +380,12 @@ def test_a_scale_takes_the_place_of_what_it_names():
         ('base.precision = "bfloat16"', "basis.seed = 1", r"\[scale.gpu\]: unknown key 'basis'"),
     ],
 )
-def test_a_scale_that_cannot_be(old, new, message):
+def test_an_invalid_scale_is_refused(old, new, message):
     with pytest.raises(ConfigError, match=message):
         Spec.from_text(SCALED.replace(old, new), changes={"scale": "gpu"})
 
 
-def test_fields_that_must_agree_are_looked_at_together():
+def test_fields_that_must_agree_are_checked_together():
     axes = "model = [{ n_head = 8, n_kv_head = 4 }]\neval.noise_parts = [3]\nbatch_tokens = [384]"
     (run,) = Spec.from_text(f"name = 'x'\n[axes]\n{axes}").runs
     assert (run.model.n_kv_head, run.eval.noise_parts) == (4, 3)

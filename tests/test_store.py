@@ -1,4 +1,4 @@
-"""Results on disk: what is written stays, what is damaged is set aside, what is held is held."""
+"""Results on disk: writing, reading, damage, leases, and stores on a URI."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def finish(store: Store, run: RunConfig, L: float = 2.0, status: str = "ok") -> 
 
 
 def as_in_a_table(rows: list[dict]) -> dict[str, dict]:
-    """Rows as CSV keeps them: no text is empty text."""
+    """Return rows as CSV keeps them: missing text is empty text."""
     text = {column.name for column in schema.COLUMNS if column.dtype == "str"}
     plain = [
         {k: str("" if v is None else v) if k in text else v for k, v in r.items()} for r in rows
@@ -70,7 +70,7 @@ def test_a_result_survives_the_round_trip_through_file_and_table(store: Store):
     assert store.rows() == {row["run_id"]: row for row in rows}
     store.merge()
     first = (store.folder / "runs.csv").read_bytes()
-    for run in runs[:2]:  # a committed result has no raw runs
+    for run in runs[:2]:  # a committed table has no raw runs
         for path in store.run_folder(run.run_id).iterdir():
             path.unlink()
     assert store.rows() == as_in_a_table(rows)
@@ -81,7 +81,7 @@ def test_a_result_survives_the_round_trip_through_file_and_table(store: Store):
     assert len(table.read_curves(store.folder)) == 8
 
 
-def test_numbers_that_json_lacks_become_null(store: Store):
+def test_nan_and_infinity_become_null(store: Store):
     finish(store, run_number(0), L=math.nan, status="diverged")
     finish(store, run_number(1), L=math.inf, status="diverged")
     for seed in (0, 1):
@@ -152,7 +152,7 @@ def test_a_table_of_an_older_schema_is_read_and_extended(store: Store):
     assert rows.set_index("run_id").N["abc"] == 10 and len(rows) == 2
 
 
-def test_a_write_that_fails_leaves_what_was_there(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_write_keeps_the_old_file(store: Store, monkeypatch: pytest.MonkeyPatch):
     row = finish(store, run_number(0))
 
     def full(descriptor: int) -> None:
@@ -168,8 +168,8 @@ def test_a_write_that_fails_leaves_what_was_there(store: Store, monkeypatch: pyt
     assert left == ["result.json"]
 
 
-def test_a_disk_that_is_truly_full(tmp_path: Path):
-    """On a file system of 64 KiB, mounted in a namespace of its own."""
+def test_a_disk_that_is_really_full(tmp_path: Path):
+    """On a file system of 64 KiB, mounted in its own namespace."""
     disk = tmp_path / "disk"
     disk.mkdir()
     code = """
@@ -207,7 +207,7 @@ except StoreError as error:
 
 
 @pytest.mark.parametrize("obstacle", ["file", "read-only"])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, obstacle: str):
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path, obstacle: str):
     folder = tmp_path / "results"
     if obstacle == "file":
         folder.write_text("")
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, obst
         Store(folder / "sweep").check_writable()
 
 
-def test_attempts_survive_a_torn_line_and_a_retry_forgives(store: Store):
+def test_attempts_survive_a_half_written_line_and_a_retry_resets_their_count(store: Store):
     run_id = run_number(0).run_id
     for _ in range(2):
         store.note(run_id, "start", pid=1)
@@ -244,7 +244,7 @@ with store.drive(), store.lease("abc") as held:
 """
 
 
-def test_leases_exclude_other_processes_and_end_with_them(store: Store):
+def test_leases_exclude_other_processes_and_end_with_their_own(store: Store):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store.folder), str(ROOT)],
         stdout=subprocess.PIPE,
@@ -357,7 +357,7 @@ def test_tests_are_merged_once_and_kept(store: Store):
         row = finish(store, run)
         at = {"run_id": run.run_id, "corpus": "kjv", "tokens": 64, "L": 4.0 + number}
         store.finish(row, store.result(run.run_id).curve, [at | {"L_position": [4.5, 3.5]}])
-        store.merge()  # the second time beside what is merged already
+        store.merge()  # the second time beside the merged rows
     shutil.rmtree(store.folder / "runs")
     store.merge()
     tests = table.read_tests(store.folder)
@@ -371,7 +371,7 @@ def test_tests_are_merged_once_and_kept(store: Store):
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stores of one URI, each as another machine sees it."""
+    """Return stores of one URI, each as another machine sees it."""
 
     def on(name: str, uri: str = f"memory://{tmp_path.name}/results/mine") -> Store:
         monkeypatch.setenv("SCALING_CACHE", str(tmp_path / name))
@@ -398,14 +398,14 @@ def test_a_store_on_a_uri_is_shared_by_machines(machine):
     two.merge()
     three = machine("three")
     assert len(three.rows()) == 4 and len(table.read_curves(three.folder)) == 8
-    assert not list((three.folder).glob("runs/*"))  # the table has it all
+    assert not list((three.folder).glob("runs/*"))  # the table has all of it
     assert [len(found.curve) for found in three.results()] == [2] * 4
     three.forget([run_number(0).run_id])
     assert len(machine("four").rows()) == 3
-    assert str(three.said(three.folder / "runs.csv")).startswith("memory://")
+    assert str(three.shown(three.folder / "runs.csv")).startswith("memory://")
 
 
-def test_what_did_not_reach_the_uri_is_brought_there_later(
+def test_results_that_did_not_reach_the_uri_are_written_there_later(
     machine, monkeypatch: pytest.MonkeyPatch
 ):
     store = machine("one")
@@ -438,7 +438,7 @@ def test_a_torn_object_is_set_aside_and_replaced(machine):
 
 
 @pytest.mark.parametrize("uri", ["nowhere://bucket/results", "hdfs+x://a/b"])
-def test_storage_that_cannot_be_reached_is_told(machine, uri: str):
+def test_unreachable_storage_is_reported(machine, uri: str):
     with pytest.raises(StoreError) as error:
         machine("one", uri).rows()
     assert str(error.value).startswith(f"{uri} cannot be reached: ") and "\n" not in str(
@@ -482,6 +482,6 @@ def test_a_hundred_thousand_runs_list_and_load_in_seconds(store: Store):
     row = failed_row(run_number(0), "") | {"status": "ok", "L": 2.0, "seconds": 1 / 3}
     rows = [row | {"run_id": f"{seed:012x}"} for seed in range(100_000)]
     table.write(store.folder, rows, [])
-    start = time.process_time()  # whatever else the machine does
+    start = time.process_time()  # independent of the machine's load
     assert len(store.rows()) == 100_000
     assert time.process_time() - start < 3

@@ -1,15 +1,18 @@
-"""Sweeps trained in this process: what is planned, trained, kept, extended and refused."""
+"""Sweeps in this process: what they plan, train, keep, extend and refuse."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,21 +25,19 @@ from scaling.cli import main
 from scaling.config import flatten, override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.training.pack_key import shape
+from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
-from sweeps import Sweep, measure, packing
-from sweeps.budget import Budget
+from sweeps import Sweep, SweepOptions, measure, packing, status
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
 from sweeps.driver import interruptible
 from sweeps.errors import Stopped, StoreError, headline
 from sweeps.execute import execute
+from sweeps.export import EXPORTERS
 from sweeps.measure import Machine
-from sweeps.options import Call
 from sweeps.queue import Job, Outcome, Queue
-from sweeps.result import failed_row
+from sweeps.result import Finished, failed_row
 from sweeps.spec import Spec
-from sweeps.status import status
 from sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +62,7 @@ def sweep(text: str = SMALL, results: str | None = None) -> Sweep:
 
 
 def run(it: Sweep, **options) -> tuple[pd.DataFrame, str]:
-    """Train here, each run alone where not asked otherwise."""
+    """Train in this process, each run alone by default."""
     out = io.StringIO()
     options = {"packs": False} | options
     runs = it.run(workers=2, in_process=True, console=Console(file=out), **options)
@@ -131,7 +132,7 @@ def test_chosen_runs_are_trained_and_handed_on_as_they_finish(monkeypatch: pytes
     assert "1 of 1 runs to train" in out and "not in this spec" not in out
     assert [finished.row["seed"] for finished in seen] == [2] and len(seen[0].curve) == 4
     assert sorted(runs.seed) == [0, 1, 2]
-    assert it._command(Call(2, False, None, 2, True, Execution(), Budget())).endswith(
+    assert it.resume_command(SweepOptions()).endswith(
         "--filter 'seed>1' --filter 'seed!=3' --tag ''"
     )
     assert status(it.folder).missing == 2
@@ -190,16 +191,16 @@ def test_results_that_were_not_merged_are_merged_without_training():
 
 
 def test_a_sweep_under_way_has_a_table(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, seen = scaling.train.train, []
+    train_pack, seen = scaling.training.train.train_pack, []
 
-    def look(config, **options):
+    def look(runs, **options):
         merged = Path("results/small/runs.csv")
         seen.append(len(merged.read_text().splitlines()) - 1 if merged.exists() else 0)
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train", look)
+    monkeypatch.setattr(scaling.training.train, "train_pack", look)
     monkeypatch.setattr("sweeps.queue._MERGE_SECONDS", 0.0)
     run(sweep())
     assert seen == [0, 1]
@@ -233,16 +234,17 @@ def test_a_text_that_changed_is_refused_before_training():
 
 
 def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def with_a_bug(config, **options):
+    def with_a_bug(runs, **options):
+        (config,) = runs
         if config.tag == "bad":
             raise RuntimeError(f"cannot do with {Path('corpus.txt').absolute()}\nat all")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train", with_a_bug)
+    monkeypatch.setattr(scaling.training.train, "train_pack", with_a_bug)
     text = SMALL + "[[sets]]\nname = 'bad'\naxes.seed = [2]\n"
     runs, out = run(sweep(text))
     assert sorted(runs.status) == ["failed", "ok", "ok"]
@@ -272,7 +274,7 @@ def test_a_run_that_raises_is_a_failed_row_and_can_be_retried(monkeypatch: pytes
         ("A worker died.\nthe node is running low on memory", "the node is running low on memory"),
     ],
 )
-def test_an_error_is_told_in_one_line_without_places(error: str, said: str):
+def test_an_error_is_one_line_without_folders(error: str, said: str):
     assert headline(error) == said
 
 
@@ -340,16 +342,17 @@ def test_a_device_that_is_not_there_is_refused_before_anything_starts():
 def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def picky(config, **options):
+    def picky(runs, **options):
+        (config,) = runs
         if config.seed == 1:
             raise ConfigError("optim.lr=3 cannot be.")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train_pack", picky)
     it = sweep(BASE + "zip = [{ seed = 0, tokens = 5120 }, { seed = 1 }, { seed = 2 }]\n")
     with pytest.raises(ConfigError, match=r"^optim.lr=3 cannot be.$"):
         run(it)
@@ -357,7 +360,7 @@ def test_a_mistake_that_shows_late_ends_the_sweep_and_keeps_what_had_finished(
     assert (runs.status == "ok").all() and 0 in set(runs.seed) and 1 not in set(runs.seed)
     assert it.spec.runs[1].run_id not in it.store.rows()
     assert "wall_seconds" in it.store.manifest()["sessions"][0]
-    monkeypatch.setattr(scaling.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train_pack", train_pack)
     assert len(run(it)[0]) == 3
 
 
@@ -407,7 +410,7 @@ def test_threads_do_not_follow_the_workers():
     assert [s["threads"] for s in it.store.manifest()["sessions"]] == [1]
 
 
-def test_a_file_where_results_should_be_is_told_as_such():
+def test_a_file_in_place_of_the_results_folder_is_refused():
     Path("taken").write_text("")
     for act in (lambda it: it.plan(), run):
         with pytest.raises(StoreError) as error:
@@ -417,17 +420,18 @@ def test_a_file_where_results_should_be_is_told_as_such():
 
 
 def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, calls = scaling.train.train, []
+    train_pack, calls = scaling.training.train.train_pack, []
 
-    def out_of_memory(config, **options):
+    def out_of_memory(runs, **options):
+        (config,) = runs
         calls.append(config.seed)
         if config.seed == 0 or calls.count(1) == 1:
             raise MemoryError("no room")
-        return train(config, **options)
+        return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train", out_of_memory)
+    monkeypatch.setattr(scaling.training.train, "train_pack", out_of_memory)
     runs, _ = run(sweep(), retries=2)
     assert runs.set_index("seed").status.to_dict() == {0: "failed", 1: "ok"}
     assert (calls.count(0), calls.count(1)) == (3, 2)
@@ -435,16 +439,16 @@ def test_trouble_that_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_checkpoint_that_cannot_be_resumed_is_set_aside(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def picky(config, *, folder, **options):
-        if (folder / "checkpoint.pt").exists():
+    def picky(runs, *, folders, **options):
+        if (folders[0] / "checkpoint.pt").exists():
             raise KeyError("a field of another version")
-        return train(config, folder=folder, **options)
+        return train_pack(runs, folders=folders, **options)
 
-    monkeypatch.setattr(scaling.train, "train", picky)
+    monkeypatch.setattr(scaling.training.train, "train_pack", picky)
     it = sweep()
     folder = it.store.run_folder(it.spec.runs[0].run_id)
     folder.mkdir(parents=True)
@@ -472,11 +476,11 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_had_finished(monkeypatch: pyt
 
 
 def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train = scaling.train.train
+    train_pack = scaling.training.train.train_pack
 
-    def stopped_half_way(config, *, should_stop, **options):
+    def stopped_half_way(runs, *, should_stop, **options):
         steps = []
 
         def stop() -> bool:
@@ -486,15 +490,15 @@ def test_stopping_keeps_the_checkpoint_and_names_the_command(monkeypatch: pytest
                 time.sleep(0.25)
             return should_stop()
 
-        return train(config, should_stop=stop, **options)
+        return train_pack(runs, should_stop=stop, **options)
 
-    monkeypatch.setattr(scaling.train, "train", stopped_half_way)
+    monkeypatch.setattr(scaling.training.train, "train_pack", stopped_half_way)
     it = sweep()
-    with pytest.raises(Stopped, match=r"small\.toml --workers 2 --no-packs --in-process"):
+    with pytest.raises(Stopped, match=r"small\.toml --no-packs --in-process"):
         run(it)
     assert table.read(it.folder).empty
     assert status(it.folder).interrupted == 1
-    monkeypatch.setattr(scaling.train, "train", train)
+    monkeypatch.setattr(scaling.training.train, "train_pack", train_pack)
     assert len(run(sweep())[0]) == 2
 
 
@@ -518,6 +522,75 @@ def test_a_second_ctrl_c_stops_at_once_and_handlers_return():
         assert asked == [1]
         os.kill(os.getpid(), signal.SIGINT)
     assert asked == [1] and signal.getsignal(signal.SIGINT) is before
+
+
+# ------------------------------------------------------------------ options
+
+
+CHANGED = SweepOptions(
+    workers=3, threads=2, device="cpu", devices=4, nodes=2, shard=True, retries=5, packs=False,
+    compile=True, address="auto", in_process=True, retry_failed=True, reuse=("results/a", "b c"),
+    budget_flops=1.5e18, budget_hours=0.5, checkpoint_seconds=5.0, export="wandb",
+)  # fmt: skip
+
+
+def test_every_option_survives_in_the_resume_command(monkeypatch: pytest.MonkeyPatch):
+    for option in dataclasses.fields(SweepOptions):
+        assert getattr(CHANGED, option.name) != option.default
+    seen = []
+
+    def plan(it: Sweep, options: SweepOptions, **rest) -> str:
+        seen.append(options)
+        return it.resume_command(options)
+
+    monkeypatch.setattr(Sweep, "plan", plan)
+    sweep()
+    for options in (CHANGED, SweepOptions()):
+        command = shlex.split(Sweep.from_toml("small.toml", "else where").resume_command(options))
+        assert command[:2] == ["scaling", "sweep"]
+        main([*command[1:], "--dry-run"])
+        assert seen[-1] == options
+    assert command == ["scaling", "sweep", "small.toml", "--results", "else where"]
+
+
+def test_the_resume_command_holds_no_credentials():
+    options = SweepOptions(reuse=("s3://key:secret@bucket/results/small",))
+    it = Sweep.from_toml("quickstart")
+    assert it.resume_command(options) == (
+        "scaling sweep quickstart --reuse s3://bucket/results/small"
+    )
+
+
+def test_options_are_given_as_an_object_or_as_keywords():
+    it = sweep()
+    options = SweepOptions(in_process=True, packs=False)
+    assert len(it.plan(options).jobs) == len(it.plan(in_process=True, packs=False).jobs) == 2
+    assert it.plan(options, workers=2).workers == 1
+    assert SweepOptions(reuse=[Path("results/a")]).reuse == ("results/a",)  # type: ignore[arg-type]
+    for ask in (it.plan, it.run):
+        with pytest.raises(TypeError, match=r"no option 'worker'\. Did you mean 'workers'"):
+            ask(worker=2)
+        with pytest.raises(TypeError, match=r"options=2 must be SweepOptions"):
+            ask(2)
+    with pytest.raises(ConfigError, match="reuse='results/a' must be a list"):
+        it.plan(reuse="results/a")
+    assert not it.folder.exists()
+
+
+def test_runs_are_exported_as_they_finish(monkeypatch: pytest.MonkeyPatch):
+    sent, seen = [], []
+
+    def exporter(store: Store) -> Callable[[Finished], None]:
+        def send(finished: Finished) -> None:
+            sent.append(finished.row["run_id"])
+            raise ConnectionError("no network")
+
+        return send
+
+    monkeypatch.setitem(EXPORTERS, "wandb", exporter)
+    runs, out = run(sweep(), export="wandb", on_finish=seen.append)
+    assert len(runs) == len(seen) == 2 and set(sent) == set(runs.run_id)
+    assert out.count("export to wandb failed: no network") == 1
 
 
 # ------------------------------------------------------------------ plan and queue
@@ -560,23 +633,23 @@ def test_a_measurement_that_fails_says_so_in_one_line(
 
 
 def test_settings_are_measured_as_they_are(monkeypatch: pytest.MonkeyPatch):
-    """Fields that are none stay none on their way to the child."""
+    """Fields that are None stay None on their way to the child process."""
     import scaling.training.trainer
 
     text = SMALL.replace("[axes]", "optim.clip = 'none'\noptim.lr_embedding = 1e-2\n[axes]")
     (first, _) = sweep(text).spec.runs
     trainer, seen = scaling.training.trainer.Trainer, []
 
-    def note(runs, *rest):
+    def note(runs, *rest, **options):
         seen.append(runs)
-        return trainer(runs, *rest)
+        return trainer(runs, *rest, **options)
 
-    monkeypatch.setattr(scaling.train, "Trainer", note)
+    monkeypatch.setattr(scaling.training.trainer, "Trainer", note)
     monkeypatch.setattr(measure, "_MEASURE_SECONDS", 0.01)
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     request = {"workers": 2, "threads": 1, "device": "cpu", "compile": False, "devices": 1}
-    request["items"] = [{"run": flatten(first), "most": 2}]
+    request["items"] = [{"run": flatten(first), "largest": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
     measure._child()
     (found,) = json.loads(out.getvalue())
@@ -590,7 +663,7 @@ PACKED = BASE.replace("d_model = 8", "d_model = 12")  # a shape of these tests a
 
 
 def remember(it: Sweep, seconds: dict[int, float], workers: int = 1) -> None:
-    """As if packs of every shape of a sweep had been measured to take so long."""
+    """Pretend that packs of every architecture of a sweep were measured to take this long."""
     for one in it.spec.runs:
         path = Machine(workers, 1).path(one)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -602,7 +675,9 @@ FLAT = {1: 1.0, 2: 1.1, 4: 1.2, 8: 3.0}  # steps of up to four runs take about a
 
 def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     many = sweep(PACKED + f"seed = {list(range(16))}\n")
-    costs = {workers: Costs(fit_speed([]), {shape(many.spec.runs[0]): FLAT}) for workers in (1, 2)}
+    costs = {
+        workers: Costs(fit_speed([]), {pack_key(many.spec.runs[0]): FLAT}) for workers in (1, 2)
+    }
     (job,) = packing.form(many.spec.runs, costs[1], 1)
     assert (len(job.runs), job.slots) == (16, 4)
     two = packing.form(many.spec.runs, costs[2], 2)
@@ -616,7 +691,7 @@ def test_packs_are_formed_where_they_pay_and_never_idle_workers():
     (long,) = (job for job in jobs if mixed[-1] in job.runs)
     assert packing.makespan([job.seconds for job in jobs], 2) <= packing.makespan([long.seconds], 1)
     # Unmeasured, or measured not to pay: one at a time.
-    for known in ({}, {shape(mixed[0]): {1: 1.0, 2: 1.98}}):
+    for known in ({}, {pack_key(mixed[0]): {1: 1.0, 2: 1.98}}):
         slow = Costs(Speed(1.0, 0, 0), known)
         assert all(job.slots == 1 for job in packing.form(many.spec.runs, slow, 2))
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in many.spec.runs]
@@ -651,7 +726,7 @@ def test_children_compile_different_shapes_first_and_each_answer_finds_its_shape
     shapes = PACKED.replace("d_model = 12, ", "") + "model.d_model = [4, 6, 8]\n"
     runs = sweep(shapes).spec.runs
     found = Machine(2, 1, compile=True).measure([(r, 1) for r in runs], compiled=True)
-    assert found == {shape(run): {1: run.model.d_model} for run in runs}
+    assert found == {pack_key(run): {1: run.model.d_model} for run in runs}
     assert [request["first"] for request in asked] == [0, 1]
 
 
@@ -664,7 +739,7 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     for run, seconds in ((small, {1: 0.6, 2: 0.9}), (large, {1: 1.0, 2: 1.06})):
         on.path(run, compiled=True).write_text(json.dumps(seconds))
     costs = costs_of(on, it.spec.runs, [])
-    assert costs.compiled == {shape(small)} and costs.step(small, 1) == 0.6
+    assert costs.compiled == {pack_key(small)} and costs.step(small, 1) == 0.6
     plan = it.plan(in_process=True, compile=True)
     assert {job.compile for job in plan.jobs if small in job.runs} == {True}
     assert {job.compile for job in plan.jobs if large in job.runs} == {False}
@@ -677,9 +752,12 @@ def test_what_was_measured_to_gain_is_compiled(monkeypatch):
     assert packing.worth_compiling(it.spec.runs, costs, on) == [(it.spec.runs[2], 2)]
     # and a worker does as the job says
     seen = []
-    monkeypatch.setattr(
-        "sweeps.execute._execute", lambda run, store, how, *_: seen.append(how.compile)
-    )
+
+    def look(runs, *, execution, **_):
+        seen.append(execution.compile)
+        raise MemoryError
+
+    monkeypatch.setattr("scaling.training.train.train_pack", look)
     for job in (Job((small,), 1.0, compile=True), Job((large,), 1.0)):
         execute(job, it.store, Execution(compile=True), lambda: False)
     assert seen == [True, False]
@@ -714,9 +792,9 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     assert asked == [(d, p, 1) for d in (6, 4) for p in ("float32", "bfloat16")]
     assert str(it.plan(in_process=True, measure=True)) == said and len(asked) == 4  # once
     costs = costs_of(on, it.spec.runs, [])
-    assert costs.other == {shape(small): 1.3, shape(large): 0.6}
-    # what is known of packs is what it was: of neither precision anything but what was measured of them
-    assert costs.packs == {shape(small): {1: 1.0, 2: 2.0}, shape(large): {1: 1.0, 2: 2.0}}
+    assert costs.other == {pack_key(small): 1.3, pack_key(large): 0.6}
+    # nothing else became known of packs, in either precision
+    assert costs.packs == {pack_key(small): {1: 1.0, 2: 2.0}, pack_key(large): {1: 1.0, 2: 2.0}}
     slow = sweep(shapes.replace("[axes]", "precision = 'bfloat16'\n[axes]", 1))
     assert not costs_of(on, slow.spec.runs, []).packs
     remember(slow, {1: 1.0, 2: 2.0})
@@ -724,7 +802,7 @@ def test_the_other_precision_is_tried_where_minutes_are_at_stake_and_told_where_
     assert 'precision = "float32" would be faster for 2 runs' in said and "takes 0.77 of" in said
 
 
-def test_a_precision_that_cannot_be_had_stops_no_sweep(monkeypatch):
+def test_an_unavailable_precision_does_not_stop_a_sweep(monkeypatch):
     it = sweep(PACKED.replace("d_model = 12", "d_model = 10") + "seed = [0, 1]\n")
     remember(it, {1: 1.0, 2: 2.0})
     monkeypatch.setattr(packing, "_WORTH_COMPARING_SECONDS", 1.0)
@@ -755,8 +833,10 @@ def test_packs_are_measured_only_where_they_may_save_more_than_that_takes():
     # four trunks with branches are no more than five times the longest; one is one and a half
     assert asked(seeds) == [(first, 5)]
     assert asked(sweep(ladder).spec.runs) == [(first, 2)]
-    assert not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [shape(first)])
-    speed, alone = Speed(1.0, 0, 0), {shape(first): {1: 1.0}}  # measured for its speed
+    assert (
+        not asked(seeds[:1]) and not asked(seeds, 1e-4) and not asked(seeds, 1.0, [pack_key(first)])
+    )
+    speed, alone = Speed(1.0, 0, 0), {pack_key(first): {1: 1.0}}  # measured for its speed
     assert packing.worth_measuring(seeds, Costs(speed, alone)) == [(first, 5)]
     growing = [override(run, {"optim.batch_warmup_tokens": 512}) for run in seeds]
     assert not asked(growing)
@@ -779,19 +859,16 @@ def test_packs_and_branches_give_the_table_of_runs_alone():
 
 
 def test_a_pack_that_raises_is_tried_run_by_run(monkeypatch: pytest.MonkeyPatch):
-    import scaling.train
+    import scaling.training.train
 
-    train, train_pack = scaling.train.train, scaling.train.train_pack
+    train_pack = scaling.training.train.train_pack
 
     def with_a_bug(runs, **options):
         if any(one.seed == 1 for one in runs):
             raise RuntimeError("cannot do that seed")
         return train_pack(runs, **options)
 
-    monkeypatch.setattr(scaling.train, "train_pack", with_a_bug)
-    monkeypatch.setattr(
-        scaling.train, "train", lambda one, **o: with_a_bug([one]) if one.seed == 1 else train(one)
-    )
+    monkeypatch.setattr(scaling.training.train, "train_pack", with_a_bug)
     text = PACKED + "seed = [0, 1, 2]\n"
     remember(sweep(text), FLAT)
     runs, _ = run(sweep(text), packs=True)
@@ -835,7 +912,7 @@ def test_speed_recovers_prices_from_samples():
     assert min(one.step, one.layer, one.flop) > 0 and one.samples == 1
 
 
-def test_the_queue_hands_out_the_dearest_first_and_no_more_once_stopped(tmp_path: Path):
+def test_the_queue_hands_out_the_most_expensive_first_and_none_once_stopped(tmp_path: Path):
     runs = Spec.from_text(BASE + "seed = [0, 1, 2, 3]\n").runs
     queue = Queue(Store(tmp_path / "s"), retries=1)
     queue.add(Job((run,), seconds) for run, seconds in zip(runs, [3, 9, 1, 9], strict=True))
@@ -893,7 +970,7 @@ def test_a_run_that_another_process_holds_is_not_trained_twice(
 # ------------------------------------------------------------------ what a person sees
 
 
-def test_status_says_what_is_done_and_what_is_not():
+def test_status_shows_finished_and_missing_runs():
     it = sweep()
     run(it)
     run(sweep(BASE + "seed = [0, 1, 2]\n"))
@@ -950,7 +1027,7 @@ def test_numbers_and_clocks_read_well():
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": True}, {"retries": -1}])
-def test_options_that_make_no_sense_are_refused(options):
+def test_invalid_options_are_refused(options):
     with pytest.raises(ConfigError):
         sweep().run(**({"in_process": True} | options))
 

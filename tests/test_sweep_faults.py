@@ -1,6 +1,7 @@
-"""Sweeps on real Ray, disturbed: what is killed here was started here.
+"""Sweeps on real Ray whose processes are killed.
 
-Whatever happens, what has finished stays, the rest resumes, and the table ends the same.
+Finished runs stay, the rest resumes, and the table ends the same. Only processes that these tests
+started are killed.
 """
 
 from __future__ import annotations
@@ -210,7 +211,9 @@ def test_ctrl_c_stops_cleanly_and_a_second_driver_is_refused(project: Project, u
     assert time.monotonic() - begin < 10
     assert driver.returncode == 130 and err == ""
     (printed,) = (line.split("Resume with: ")[1] for line in out.splitlines() if "Resume" in line)
-    assert printed == "scaling sweep long.toml --workers 2 --results results --no-packs"
+    assert printed == (
+        "scaling sweep long.toml --results results --no-packs --checkpoint-seconds 0.2"
+    )
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
     assert store.result(dear) is None and (store.run_folder(dear) / "checkpoint.pt").exists()

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control characters of anyone's, on any encoding, and progress."""
+"""Output in a terminal: no foreign control characters, any encoding, and progress."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from sweeps.store import Store
 ROOT = Path(__file__).parents[1]
 
 EVIL = "a\x1b[31mred\x1b]0;title\x07\rover\b\0\x7f\x9b2J\u202egnp\u2066\u200b"
-SHOWN = r"a\x1b[31mred\x1b]0;title\x07\rover\x08\x00\x7f\x9b2J\u202egnp\u2066\u200b"  # as Python writes it
+SHOWN = r"a\x1b[31mred\x1b]0;title\x07\rover\x08\x00\x7f\x9b2J\u202egnp\u2066\u200b"
+"""EVIL as Python escapes it."""
 
 FIRST = SHOWN.partition(r"\r")[0]
-"""Its first line, as an error is told in one."""
+"""The first line of SHOWN, as in an error message of one line."""
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -41,7 +42,7 @@ def spec(text: str = SMALL) -> Sweep:
     return Sweep.from_toml("small.toml")
 
 
-def test_control_characters_are_escaped_and_all_else_stays():
+def test_control_characters_are_escaped_and_everything_else_stays():
     assert printable(EVIL) == SHOWN
     for text in ("", "α → β, größe 😀\n\tx = 1", "L(N, D) · 3"):
         assert printable(text) == text
@@ -57,7 +58,7 @@ def test_lines_are_printed_as_they_are():
 
 @pytest.fixture
 def evil() -> Path:
-    """A sweep whose tags, errors, description and logs are a stranger's."""
+    """Return a sweep whose tags, errors, description and logs come from somebody else."""
     escaped = EVIL.encode("unicode_escape").decode().replace("\\x", "\\u00")
     it = spec(SMALL.replace("[axes]", f'tag = "{escaped}"\n[axes]'))
     it.run(in_process=True, packs=False, quiet=True)
@@ -97,12 +98,12 @@ def test_commands_print_no_control_characters(evil, capsys):
 
 
 def test_errors_of_runs_are_escaped_in_status_and_in_the_progress(monkeypatch, capsys):
-    import scaling.train
+    import scaling.training.train
 
     def fails(*_, **__):
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr(scaling.train, "train", fails)
+    monkeypatch.setattr(scaling.training.train, "train_pack", fails)
     monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.01)
     for console in (Console(file=sys.stdout), Console(file=sys.stdout, force_terminal=True)):
         spec().run(in_process=True, packs=False, retry_failed=True, console=console)
@@ -128,7 +129,7 @@ def test_the_live_display_of_errors_is_escaped():
     assert FIRST in out.getvalue() and "\x1b]0;" not in out.getvalue()
 
 
-# ------------------------------------------------------------------ progress of a sweep in this process
+# ------------------------------------------------------------------ progress of a sweep
 
 
 @pytest.mark.parametrize("packs", [False, True])
@@ -136,9 +137,9 @@ def test_the_live_display_of_errors_is_escaped():
 def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
     monkeypatch, capsys, terminal, packs
 ):
-    import scaling.train
+    import scaling.training.train
 
-    train_pack = scaling.train.train_pack
+    train_pack = scaling.training.train.train_pack
 
     def slowly(*args, **options):
         print("this is the run's")
@@ -147,7 +148,7 @@ def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
         time.sleep(1.2)  # the display is drawn twice a second
         return train_pack(*args, **options)
 
-    monkeypatch.setattr(scaling.train, "train_pack", slowly)
+    monkeypatch.setattr(scaling.training.train, "train_pack", slowly)
     monkeypatch.setattr("sweeps.display._FIRST_LINE_SECONDS", 0.2)
     console = Console(force_terminal=True) if terminal else None
     it = spec()
@@ -163,7 +164,7 @@ def test_progress_goes_to_the_terminal_and_not_to_the_log_of_a_run(
         assert "after" in said.getvalue()
 
 
-# ------------------------------------------------------------------ a stdout of few characters
+# ------------------------------------------------------------------ a stdout with few characters
 
 
 def in_ascii(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -185,15 +186,15 @@ def test_the_progress_of_a_sweep_survives_an_ascii_stdout(environment):
     tagged = SMALL.replace("[axes]", 'tag = "größe-π"\n[axes]')
     spec(tagged.replace("seed = [0, 1]", "seed = [0]"))
     code = (
-        "import time, scaling.train, sweeps.display\n"
+        "import time, scaling.training.train, sweeps.display\n"
         "from sweeps import Sweep\n"
         "sweeps.display._FIRST_LINE_SECONDS = 0.05\n"
-        "train = scaling.train.train\n"
+        "train_pack = scaling.training.train.train_pack\n"
         "def slowly(*args, **options):\n"
         "    print(chr(252))\n"
         "    time.sleep(0.5)\n"
-        "    return train(*args, **options)\n"
-        "scaling.train.train = slowly\n"
+        "    return train_pack(*args, **options)\n"
+        "scaling.training.train.train_pack = slowly\n"
         "Sweep.from_toml('small.toml').run(in_process=True)\n"
     )
     done = in_ascii("-c", code, **environment)
@@ -235,7 +236,7 @@ def test_commands_survive_an_ascii_stdout(environment):
     assert "has no column 'N'" in done.stderr
 
 
-# ------------------------------------------------------------------ files that are none
+# ------------------------------------------------------------------ files that are not regular
 
 
 def refused(command: list[str], capsys) -> str:
@@ -258,7 +259,7 @@ def special(path: str | Path, kind: str) -> Path:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_regular_file_is_refused_in_one_line(capsys, kind):
+def test_a_file_that_is_not_regular_is_refused_in_one_line(capsys, kind):
     spec()
     special("strange.txt", kind)
     for corpus in ("strange.txt", "texts"):
@@ -281,7 +282,7 @@ def test_what_is_no_regular_file_is_refused_in_one_line(capsys, kind):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_a_log_that_is_no_file_is_refused_in_one_line(capsys, kind):
+def test_a_log_that_is_not_a_file_is_refused_in_one_line(capsys, kind):
     it = spec()
     run = it.spec.runs[0]
     it.store.begin(run)
@@ -305,7 +306,7 @@ def test_a_log_is_not_written_through_a_link(capsys):
     assert Path("mine").read_text() == "mine"
 
 
-def test_a_folder_of_texts_in_which_links_go_round_is_read_once(capsys):
+def test_a_folder_of_texts_with_circular_links_is_read_once(capsys):
     Path("texts").mkdir()
     Path("corpus.txt").rename("texts/a.txt")
     Path("texts/again").symlink_to(Path("texts").absolute())
@@ -316,14 +317,14 @@ def test_a_folder_of_texts_in_which_links_go_round_is_read_once(capsys):
     assert "'loop' is neither" in refused(["data", "prepare", "loop"], capsys)
 
 
-# ------------------------------------------------------------------ marks of encodings
+# ------------------------------------------------------------------ byte order marks
 
 
 def marked(path: str | Path, encoding: str = "utf-8-sig") -> None:
     Path(path).write_text(Path(path).read_text("utf-8"), encoding)
 
 
-def test_a_mark_before_a_text_is_no_part_of_it(capsys):
+def test_a_byte_order_mark_is_not_part_of_the_text(capsys):
     from scaling.config import DataConfig
     from scaling.data import corpus
 
@@ -340,7 +341,7 @@ def test_a_mark_before_a_text_is_no_part_of_it(capsys):
         Path("corpus.txt").write_bytes(Path("corpus.txt").read_bytes().decode(name).encode("utf-8"))
 
 
-def test_marks_in_a_sweep_s_files_are_read(capsys):
+def test_byte_order_marks_in_the_files_of_a_sweep_are_accepted(capsys):
     it = spec()
     marked("small.toml")
     it = Sweep.from_toml("small.toml")
@@ -361,7 +362,7 @@ def test_marks_in_a_sweep_s_files_are_read(capsys):
     assert "UTF-16" in refused(["sweep", "small.toml"], capsys)
 
 
-def test_marks_in_tables_are_read_and_other_encodings_are_named(capsys):
+def test_byte_order_marks_in_tables_are_accepted_and_other_encodings_named(capsys):
     from analysis import load
 
     there = pd.DataFrame({"N": [1e6, 2e6], "D": [2e8, 4e8], "L": [3.0, 2.8]})

@@ -24,9 +24,9 @@ from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.model import Model
-from scaling.train import Interrupted, train, train_pack
 from scaling.training.checkpoint import CHECKPOINT
 from scaling.training.schedule import evaluation_steps
+from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -105,7 +105,7 @@ def test_killed_and_resumed_equals_undisturbed(run, tmp_path):
         "import json, sys; from pathlib import Path\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
-        "from scaling.train import train\n"
+        "from scaling.training.train import train\n"
         "ex = Execution(threads=1, device='cpu', checkpoint_seconds=0.05)\n"
         "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
     )
@@ -173,7 +173,7 @@ def test_out_of_memory_halves_a_step_once(run, monkeypatch):
         return model_loss(self, flat_kp, windows_kbt, instead)
 
     monkeypatch.setattr(Model, "mean_loss", full)
-    with pytest.warns(UserWarning, match="does not fit into memory .* in 2 parts"):
+    with pytest.warns(UserWarning, match="does not fit into memory .* in 2 micro-batches"):
         halved = train(run, execution=ONE)
     assert halved.row["L"] == pytest.approx(whole.row["L"], abs=2e-4)
     room = 2
@@ -236,12 +236,12 @@ def test_running_mean_of_the_weights(run, tmp_path):
         train(averaged, execution=ONE, folder=tmp_path, should_stop=stop_after(31))
     assert losses(train(averaged, execution=ONE, folder=tmp_path)) == losses(mean)
     trainer = Trainer([averaged], ONE, [None])
-    expected = trainer.flat_kp.detach().clone()
+    expected = trainer.stack.flat_kp.detach().clone()
     for t in range(20):
         trainer.steps(1)
         d = min(0.9, (1 + t) / (10 + t))
-        expected = d * expected + (1 - d) * trainer.flat_kp.detach()
-    torch.testing.assert_close(trainer.mean_kp, expected)
+        expected = d * expected + (1 - d) * trainer.stack.flat_kp.detach()
+    torch.testing.assert_close(trainer.stack.mean_kp, expected)
 
 
 def test_bfloat16_and_untied(run):
@@ -315,7 +315,7 @@ def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
             np.testing.assert_allclose(losses(other), losses(one), atol=2e-3)
     trainer = Trainer(runs, compiled, [None] * 3)
     trainer.steps(2)
-    assert trainer.whole_step is not None  # a step was one graph
+    assert trainer.training_step.one_graph is not None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -324,29 +324,29 @@ def test_a_step_as_one_function_is_the_step(run, monkeypatch, precision):
     changes = {"precision": precision, "optim.clip": 0.3, "optim.z_loss": 1e-3}
     runs = [override(run, {"seed": k} | changes) for k in range(2)]
     apart = Trainer(runs, ONE, [None, None])
-    monkeypatch.setattr("scaling.training.trainer.compiled", lambda function, *_, **__: function)
+    monkeypatch.setattr("scaling.training.step.compiled", lambda function, *_, **__: function)
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
     as_one = Trainer(runs, dataclasses.replace(ONE, compile=True), [None, None])
-    monkeypatch.setattr(as_one, "_gradient", None)  # not by this way
+    monkeypatch.setattr(as_one.training_step, "gradient", None)  # must not be called
     apart.steps(20)
     as_one.steps(20)
     close = {"float32": 1e-5, "bfloat16": 1e-2}[precision]
     for name in ("loss_sum_k", "norm_sum_k"):
         torch.testing.assert_close(
-            getattr(as_one, name), getattr(apart, name), rtol=close, atol=0.0
+            getattr(as_one.stack, name), getattr(apart.stack, name), rtol=close, atol=0.0
         )
 
 
 def test_update_ratios_are_those_of_the_matrices(run):
     asked = override(run, {"eval.update_ratio": True})
     trainer = Trainer([run, asked], ONE, [None, None])
-    matrices = trainer.decoder.ends["matrix"]
+    matrices = trainer.model.ends["matrix"]
     for step in range(1, 61):
-        before = trainer.flat_kp.detach().clone()
+        before = trainer.stack.flat_kp.detach().clone()
         trainer.steps(1)
         assert list(trainer.updates) == [1] * (step in evaluation_steps(60, 5))
         for k, found in trainer.updates.items():
-            old, new = before[k, :matrices], trainer.flat_kp.detach()[k, :matrices]
+            old, new = before[k, :matrices], trainer.stack.flat_kp.detach()[k, :matrices]
             assert 1e-5 < found.item() < 1
             assert found.item() == pytest.approx(((new - old).norm() / old.norm()).item())
     plain, measured = train_pack([run, asked], execution=ONE)

@@ -25,10 +25,10 @@ from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Interval
 from sweeps.adaptive.learning_rate import _rate
 from sweeps.adaptive.sizes import shape_between, shape_beyond
-from sweeps.budget import Budget
+from sweeps.budget import SweepBudget
 from sweeps.errors import BudgetSpent
+from sweeps.folder_status import status
 from sweeps.spec import Spec
-from sweeps.status import status
 
 SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
 LR = f"""
@@ -274,7 +274,7 @@ def test_the_width_is_that_of_the_fit():
     spec = Spec.from_text(INTERVAL)
     noise = random.Random(0)
     rows = [row(run, chinchilla(run) * math.exp(noise.gauss(0, 0.002))) for run in spec.runs]
-    asked = spec.until.interval if spec.until else None
+    asked = spec.searches.interval if spec.searches else None
     wide = interval_width(asked, rows)
     assert wide > 0
     with pytest.raises(ConfigError, match="chinchilla has E, A, B, alpha, beta"):
@@ -369,7 +369,7 @@ def test_a_budget_below_every_run_is_refused_before_anything_starts(here: Path):
 def test_a_budget_counts_each_run_once():
     runs = Spec.from_text(REAL).runs
     one = model_size.flops_per_token(runs[0].model, 256) * 2560
-    budget = Budget(flops=1.5 * one)
-    assert budget and not Budget()
+    budget = SweepBudget(flops=1.5 * one)
+    assert budget and not SweepBudget()
     assert budget.admits(runs[:1]) and budget.admits(runs[:1]) and not budget.admits(runs[1:])
-    assert not Budget(hours=1e-12).admits(runs)
+    assert not SweepBudget(hours=1e-12).admits(runs)

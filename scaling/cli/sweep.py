@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from scaling.cli.arguments import settings
 from scaling.cli.options import Filter, Tag
@@ -77,27 +77,25 @@ def sweep(
     """
     ray = () if dry_run or in_process else ("ray",)
     require("torch", *ray, extra="train" if in_process else "sweep")
-    from sweeps import Sweep
+    from sweeps import Sweep, SweepOptions
     from sweeps.errors import BudgetSpent
 
     changes = settings(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag,
-        width=_interval_width, design=_interval_runs, allow_code=allow_code, on_code=note_code,
+        allow_code=allow_code, on_code=note_code,
     )  # fmt: skip
-    how: dict[str, Any] = {
-        "workers": workers, "threads": threads, "device": device, "devices": devices,
-        "nodes": nodes, "shard": shard, "packs": packs, "compile": compile, "address": address,
-        "in_process": in_process, "reuse": reuse,
-    }  # fmt: skip
+    options = SweepOptions(
+        workers=workers, threads=threads, device=device, devices=devices, nodes=nodes,
+        shard=shard, retries=retries, packs=packs, compile=compile, address=address,
+        in_process=in_process, retry_failed=retry_failed, reuse=reuse,
+        budget_flops=budget_flops, budget_hours=budget_hours, export=export,
+    )  # fmt: skip
     if dry_run:
-        show(it.plan(**how, price=price, measure=True))
+        show(it.plan(options, price=price, measure=True))
         return
     try:
-        runs = it.run(
-            **how, retries=retries, retry_failed=retry_failed, budget_flops=budget_flops,
-            budget_hours=budget_hours, on_finish=_exporter(it.store, export) if export else None,
-        )  # fmt: skip
+        runs = it.run(options)
     except BudgetSpent as spent:
         say(str(spent))
         raise SystemExit(3) from None
@@ -108,35 +106,6 @@ def sweep(
         raise SystemExit(1)
 
 
-def _interval_width(asked: Any, rows: list[Any]) -> float:
-    from analysis.planning.adaptive import interval_width
-
-    return interval_width(asked, rows)
-
-
-def _interval_runs(due: Any) -> Any:
-    from analysis.planning.adaptive import interval_runs
-
-    return interval_runs(due)
-
-
-def _exporter(store: Any, to: str) -> Any:
-    """An exporter whose trouble, say with a network, is told once and ends no sweep."""
-    from sweeps.export import exporter
-
-    send, told = exporter(store, to), []
-
-    def try_to_send(finished: Any) -> None:
-        try:
-            send(finished)
-        except Exception as error:
-            if not told:
-                note(f"{to}: {error}; `scaling export` later hands over what is missing")
-            told.append(error)
-
-    return try_to_send
-
-
 def status(results: Path, *, filter: Filter = (), tag: Tag = None) -> None:
     """What a results folder holds: done, running, failed, missing.
 
@@ -145,7 +114,7 @@ def status(results: Path, *, filter: Filter = (), tag: Tag = None) -> None:
     Args:
         results: A sweep's results folder.
     """
-    from sweeps.status import status as status_of
+    from sweeps.folder_status import status as status_of
 
     state = status_of(results, filters=filter, tag=tag)
     show(state)
@@ -227,7 +196,7 @@ def export(
         again: Those as well that were handed over before.
     """
     from sweeps.export import export as export_to
-    from sweeps.status import status as status_of
+    from sweeps.folder_status import status as status_of
     from sweeps.store import Store
 
     status_of(results)  # says where this is no sweep

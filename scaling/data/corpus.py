@@ -155,13 +155,19 @@ def prepare(data: DataConfig) -> TokenFiles:
         return _open(folder)
 
 
+def text_name(data: DataConfig, test_of: str | None = None) -> str:
+    """Name of the text of `data` among recorded :func:`hashes`, or of the test split of another
+    corpus in the same tokens."""
+    name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
+    return name if test_of is None else f"{name}; test of {test_of}"
+
+
 def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> dict[str, str]:
     """{name: hash} of the token files of `data` and of the test splits {corpus: path} of other corpora
     in the same tokens (:meth:`TokenFiles.test_of`)."""
-    name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
-    found = {name: files.hash}
+    found = {text_name(data): files.hash}
     for other, path in others.items():
-        found[f"{name}; test of {other}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[text_name(data, test_of=other)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

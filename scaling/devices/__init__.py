@@ -1,1 +1,1 @@
-"""The devices that train a run: one, or several in a process each; their hardware; compilation."""
+"""Devices: one, or several with a process each; their hardware, and compilation for them."""

@@ -1,4 +1,4 @@
-"""torch.compile as training wants it: for every shape anew, with little to do between kernels."""
+"""torch.compile, configured for training many shapes with little overhead between kernels."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ R = TypeVar("R")
 def compiled(
     function: Callable[..., R], device: torch.device, *, fullgraph: bool = False
 ) -> Callable[..., R]:
-    """`function` compiled for tensors on `device`; with `fullgraph` as one graph, or a
-    TorchDynamoException when it is called. ConfigError where there is nothing to compile with.
+    """Compile `function` for tensors on `device`.
 
-    On a CPU what calls the kernels is C++ too: Python takes up to a sixth of a small model's step.
+    With `fullgraph` it is one graph; if that is impossible, calling it raises a
+    TorchDynamoException. Raises ConfigError if there is no C++ compiler.
+
+    On a CPU the code that calls the kernels is C++ too: in Python it takes up to a sixth of a small
+    model's step.
     """
-    import torch._functorch.config as functorch  # a second of import, as all of the compiler
+    import torch._functorch.config as functorch  # slow to import, as is the whole compiler
 
     dynamo = torch._dynamo.config
-    # Not, as torch gives up by itself, after eight shapes.
+    # By default torch stops compiling after eight shapes.
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
-    # A second shape would make its sizes variables, and the code of all slower.
+    # By default a second shape makes the sizes variables, which slows the code of all shapes.
     dynamo.automatic_dynamic_shapes = False
-    # What ours do is all in the graph that is the key: found again, it halves the start from a cache.
+    # Our autograd functions depend on nothing outside the graph that is the cache's key. Loading
+    # them from the cache halves the start.
     if hasattr(functorch, "autograd_cache_allow_custom_autograd_functions"):  # not in older torch
         functorch.autograd_cache_allow_custom_autograd_functions = True
     if device.type != "cpu":
         return torch.compile(function, fullgraph=fullgraph)
-    _look_for_a_compiler()
+    _check_compiler()
     return torch.compile(function, fullgraph=fullgraph, options={"cpp_wrapper": True})
 
 
-def _look_for_a_compiler() -> None:
+def _check_compiler() -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -44,6 +48,6 @@ def _look_for_a_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise ConfigError(
-            "execution.compile needs a C++ compiler, and none is found (such as g++ in PATH, or what the "
-            "environment variable CXX names); install one, or do without execution.compile."
+            "execution.compile needs a C++ compiler, and none was found. Install one (such as "
+            "g++), name it in the environment variable CXX, or train without execution.compile."
         ) from None

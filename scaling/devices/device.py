@@ -1,6 +1,9 @@
-"""The torch device of an execution."""
+"""The torch device of an execution, and its precision."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -8,8 +11,10 @@ from scaling.errors import ConfigError
 
 
 def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
-    """The torch device of Execution.device, of one rank of so many on this machine; 'auto' is a GPU
-    where there is one. ConfigError where there are no such devices."""
+    """Return the torch device for `Execution.device`, for one of `devices` ranks on this machine.
+
+    'auto' is a GPU if there is one. Raises ConfigError if there are no such devices.
+    """
     if name == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     else:
@@ -23,9 +28,18 @@ def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
         return device
     if device.index is not None:
         raise ConfigError(f"device={name!r} is one GPU, not devices={devices}; use device='cuda'.")
-    if devices > (here := torch.cuda.device_count()):
+    if devices > (available := torch.cuda.device_count()):
+        s = "" if available == 1 else "s"
         raise ConfigError(
-            f"devices={devices}, but this machine has {here} GPU{'' if here == 1 else 's'}; ask for as "
-            "many, for more nodes, or for device='cpu'."
+            f"devices={devices}, but this machine has {available} GPU{s}; use at most that many, "
+            "more nodes, or device='cpu'."
         )
     return torch.device("cuda", rank)
+
+
+def precision(device: torch.device, bfloat16: bool) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16, or a context that does nothing.
+
+    torch caches no compiled graph that contains an autocast, not even a disabled one.
+    """
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

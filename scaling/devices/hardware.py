@@ -1,10 +1,11 @@
-"""What the machine under a run can do and has used: peak FLOP/s, peak memory."""
+"""Peak FLOP/s and peak memory of the machine that trains a run."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import functools
+import sys
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 
 @functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """FLOP/s of large matrix products here, the best of a few: what utilisation is measured against.
+    """Measured FLOP/s of large matrix products, the reference for model FLOP utilisation.
 
-    Measured once a process, in 0.1 s; `threads` is that of torch, and only keys the cache. On a
-    shared or throttled machine it is what was to be had at that moment.
+    The best of five products, measured once per process in 0.1 s. `threads` is torch's number of
+    threads and only part of the cache's key. On a shared or throttled machine the value holds for
+    that moment.
     """
     n = 8192 if device.type == "cuda" else 768
     a = torch.ones(n, n, device=device, dtype=dtype)
@@ -31,34 +33,35 @@ def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
 
 
 def keep_memory() -> None:
-    """Have this process keep what it frees for what it allocates next, where its allocator is glibc's.
+    """Let this process reuse freed memory instead of returning it to the system (glibc only).
 
-    By default tensors of megabytes go back to the system in every step, and come anew page by page:
-    a quarter of the time of a small model's compiled step.
+    By default tensors of megabytes are returned after every step and mapped again page by page,
+    which takes a quarter of the time of a small model's compiled step.
     """
-    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such call
+    trim_threshold, mmap_threshold = -1, -3  # constants of malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
-        # Older ones refuse more than 32 MiB, and one alone of the two would do harm.
+        # Older versions refuse more than 32 MiB. Setting only one of the two would be slower.
         if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
             mallopt(trim_threshold, 2**31 - 1)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure the peak anew, as far as the system allows; what was kept of memory is given
-    back."""
+    """Return kept memory to the system and restart the measurement of the peak, where possible."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(AttributeError, OSError, TypeError):  # as in keep_memory
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
             ctypes.CDLL(None).malloc_trim(0)
-        with contextlib.suppress(OSError):  # Linux: the high-water mark of this process
+        with contextlib.suppress(OSError):  # Linux: resets the high-water mark of this process
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held since :func:`reset_peak_memory`: tensors on a GPU; on a CPU the resident memory
-    of the process, libraries included."""
+    """Most bytes in use since :func:`reset_peak_memory`.
+
+    On a GPU those of tensors; on a CPU the resident memory of the process, libraries included.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
@@ -66,7 +69,6 @@ def peak_memory(device: torch.device) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     import resource
-    import sys
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024

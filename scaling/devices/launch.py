@@ -1,10 +1,10 @@
-"""One run, or one pack, on several devices of one machine, or of several: a process (rank) each.
+"""Launching the ranks of a run or pack: one process per device, on one machine or several.
 
-All ranks run one and the same program: :func:`scaling.train.train_pack`. Each takes its share of a
-step's sequences and of the held-out windows; what leads on from there, gradients, losses and the
-decisions of rank 0 (stop, save), is exchanged, so that all of them do the same thing next. Data
-parallel: one all-reduce of the flat gradient, and everybody updates everything. Sharded: each rank
-keeps a part of everything, see scaling/training/fsdp.py.
+All ranks run the same program, :func:`scaling.training.train.train_pack`. Each takes its share of a
+step's sequences and of the held-out windows. Gradients, losses and the decisions of rank 0 (stop,
+save) are exchanged, so that all ranks do the same next. Data parallel: one all-reduce of the flat
+gradient, and every rank updates all parameters. Sharded: each rank holds a shard of everything
+(scaling/training/fsdp.py).
 """
 
 from __future__ import annotations
@@ -37,16 +37,22 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 
 _PATIENCE = timedelta(minutes=10)
-"""For another rank to come to where this one is."""
+"""How long a rank waits for another in a collective, and for one to start."""
 
 _LOST = 3
 """Exit code of a rank that ends because it has lost the others."""
+
+_READY = b"ready\n"
+"""What a child writes once it runs."""
+
+_SIOCGIFADDR = 0x8915
+"""Linux' request for an interface's address."""
 
 _TCPStore = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 
 def check(run: RunConfig, execution: Execution) -> None:
-    """Raise ConfigError where a run cannot be trained by so many devices."""
+    """Raise ConfigError if a run cannot be trained on the devices of `execution`."""
     n, n_ctx = execution.devices, run.model.n_ctx
     if n == 1:
         return
@@ -59,49 +65,52 @@ def check(run: RunConfig, execution: Execution) -> None:
     if (least := run.tokens_at(1) // n_ctx) < n:
         raise ConfigError(
             f"the first step of optim.batch_warmup_tokens={run.optim.batch_warmup_tokens} has "
-            f"{least} sequences, less than one for each of execution.devices={n}; use larger batches "
-            "or fewer devices."
+            f"{least} sequences, less than one for each of execution.devices={n}; use larger "
+            "batches or fewer devices."
         )
     if execution.shard and run.optim.optimizer != "adamw":
         raise ConfigError(
-            f"execution.shard cuts tensors anywhere, and optim.optimizer={run.optim.optimizer!r} "
-            "updates them whole; use adamw, or devices without shard."
+            f"execution.shard divides tensors, but optim.optimizer={run.optim.optimizer!r} updates "
+            "them whole; use adamw, or devices without shard."
         )
     if execution.shard and run.optim.batch_warmup_tokens is not None:
         raise ConfigError(
-            "execution.shard needs steps of which every device has as much; without "
-            f"optim.batch_warmup_tokens={run.optim.batch_warmup_tokens}, or devices without shard."
+            "execution.shard needs steps that all devices share equally, but "
+            f"optim.batch_warmup_tokens={run.optim.batch_warmup_tokens} changes their size; leave "
+            "one of them out."
         )
 
 
 # ------------------------------------------------------------------ processes
 
 _joined: Ranks | None = None
-"""In a process that was started as a rank."""
+"""This process's place among the ranks, if it was started as one of them."""
 
 _reached: tuple[str, Sequence[Node]] | None = None
-"""Of the first rank of several nodes: its address, and the other nodes."""
+"""This process's address and the other nodes, if it is rank 0 of several nodes."""
 
 
 class Node(Protocol):
-    """A machine on which rank 0 starts ranks. Where it cannot be reached: ChildProcessError."""
+    """A machine on which rank 0 starts ranks.
+
+    Methods raise ChildProcessError if the machine cannot be reached.
+    """
 
     def start(self, ranks: Sequence[Start]) -> None: ...
 
     def wait_until_ready(self) -> None:
-        """Raises ChildProcessError where a rank does not come up."""
+        """Raise ChildProcessError if a rank does not start."""
 
     def error(self) -> BaseException | None:
-        """Why a rank of it has ended, if one did for a reason of its own."""
+        """The error that ended one of its ranks, unless that only followed another's."""
 
     def end(self) -> None:
-        """End all its ranks, whatever they do; raises nothing."""
+        """End all its ranks, whatever they are doing; never raises."""
 
 
 @contextlib.contextmanager
 def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
-    """For the block, ranks may be started on `others` as well. They find this process, which will be
-    rank 0, at `address`."""
+    """Allow ranks on the `others` within the block; this process is rank 0, at `address`."""
     global _reached
     before, _reached = _reached, (address, others)
     try:
@@ -111,23 +120,23 @@ def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(execution: Execution, again: Callable[[], object]) -> Iterator[Ranks]:
-    """Be one of `execution.devices` ranks for the block; alone where that is one.
+def together(execution: Execution, entry: Callable[[], object]) -> Iterator[Ranks]:
+    """Be one of `execution.devices` ranks within the block.
 
-    Starts the others, in which `again`, pickled, is called and has to come to this same place; those of
-    several nodes through :func:`reaching`. None of them outlives the block, nor this process. Under
-    torchrun its processes are the ranks.
+    Starts the other ranks, on other nodes through :func:`reaching`. Each calls `entry`, which is
+    pickled and must lead to this same block. None of them outlives the block, or this process.
+    Under torchrun its processes are the ranks.
 
-    Raises what another rank has raised; ChildProcessError (an OSError) where one has died, or nothing
-    was heard of it for ten minutes; ConfigError under a torchrun of another size, or where other nodes
-    are asked for that cannot be reached.
+    Raises what another rank has raised; ChildProcessError (an OSError) if one has died or has not
+    answered for ten minutes; ConfigError if torchrun has started another number of processes, or
+    if other nodes are asked for and cannot be reached.
     """
     global _joined
     devices, shard = execution.devices, execution.shard
     cuda = execution.device != "cpu" and torch.cuda.is_available()
     if devices == 1:
         yield ALONE
-    elif "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":  # alone: no torchrun
+    elif "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         rank, local = _torchrun(execution)
         try:
             _joined = _joined or _join(None, rank, local, devices, cuda)
@@ -138,29 +147,31 @@ def together(execution: Execution, again: Callable[[], object]) -> Iterator[Rank
         yield replace(_joined, sharded=shard)
     elif dist.is_initialized():
         raise ConfigError(
-            f"execution.devices={devices} starts processes of its own, but this one is part of a group "
-            "of torch.distributed already; leave that first, or start them all with torchrun."
+            f"execution.devices={devices} starts processes, but this one already belongs to a "
+            "group of torch.distributed; leave that first, or start all processes with torchrun."
         )
     else:
-        with _led(execution, cuda, again) as ranks:
+        with _as_rank_0(execution, cuda, entry) as ranks:
             yield replace(ranks, sharded=shard)
 
 
 def _torchrun(execution: Execution) -> tuple[int, int]:
-    """This process' rank, and its number on its node. ConfigError where torchrun has started others
-    than `execution` asks for."""
+    """This process's rank, and its number on its node.
+
+    Raises ConfigError if torchrun has started other processes than `execution` asks for.
+    """
     devices, nodes = execution.devices, execution.nodes
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if size != devices:
         raise ConfigError(
-            f"execution.devices={devices}, but torchrun has started {size} processes; let both be "
-            "the same."
+            f"execution.devices={devices}, but torchrun has started {size} processes; give both "
+            "the same number."
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", devices // nodes))
     if here * nodes != devices:
         raise ConfigError(
-            f"torchrun has started {here} of {devices} processes on this node; give as execution.nodes "
-            f"(now {nodes}) the number of nodes, each of which starts as many."
+            f"torchrun has started {here} of {devices} processes on this node; give the number of "
+            f"nodes as execution.nodes (now {nodes}), and start equally many processes on each."
         )
     if nodes > 1:
         _choose_interface(os.environ["MASTER_ADDR"])
@@ -168,17 +179,17 @@ def _torchrun(execution: Execution) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Iterator[Ranks]:
-    """Start the other ranks, be the first of them, end them."""
+def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) -> Iterator[Ranks]:
+    """Start the other ranks, be rank 0 within the block, and end them."""
     devices, each = execution.devices, execution.devices // execution.nodes
     address, others = _reached or ("", ())
     if execution.nodes == 1:
         address, others = "127.0.0.1", ()
     elif execution.nodes != len(others) + 1:
         raise ConfigError(
-            f"execution.nodes={execution.nodes}, but this process starts ranks on its own machine only. "
-            f"Start them with `torchrun --nnodes {execution.nodes} --nproc-per-node {each}` on every "
-            "node, or let `scaling sweep --nodes` do so on a Ray cluster."
+            f"execution.nodes={execution.nodes}, but this process starts ranks on its own machine "
+            f"only. Run `torchrun --nnodes {execution.nodes} --nproc-per-node {each}` on every "
+            "node, or use `scaling sweep --nodes` on a Ray cluster."
         )
     else:
         _choose_interface(address)
@@ -190,33 +201,33 @@ def _led(execution: Execution, cuda: bool, again: Callable[[], object]) -> Itera
         True,
         _PATIENCE,
         wait_for_workers=False,
-        # By itself the store listens on every interface, and asks nobody who he is.
+        # By default the store listens on every interface, without authentication.
         master_listen_fd=listener.detach() if listener else None,
     )
     nodes: list[Node] = [LocalNode(), *others]
-    well = False
+    succeeded = False
     try:
         for number, node in enumerate(nodes):
             node.start(
                 [
-                    Start(rank, rank % each, devices, address, store.port, cuda, again)
+                    Start(rank, rank % each, devices, address, store.port, cuda, entry)
                     for rank in range(max(1, number * each), (number + 1) * each)
                 ]
             )
         for node in nodes:
             node.wait_until_ready()
         yield _join(store, 0, 0, devices, cuda)
-        well = True
+        succeeded = True
     except Lost as lost:
-        raise _what_happened(nodes, devices, str(lost)) from lost
+        raise _cause(nodes, devices, str(lost)) from lost
     finally:
-        _part(well, cuda)
+        _leave(succeeded, cuda)
         for node in nodes:
             node.end()
 
 
 def _join(store: Any, rank: int, local: int, size: int, cuda: bool) -> Ranks:
-    """Become a rank; without a `store`, as torchrun's environment says."""
+    """Join the group of ranks; without a `store`, through torchrun's environment."""
     if cuda:
         torch.cuda.set_device(local)
     with exchange():
@@ -230,19 +241,21 @@ def _join(store: Any, rank: int, local: int, size: int, cuda: bool) -> Ranks:
     return Ranks(rank, size, local=local)
 
 
-def _part(well: bool, cuda: bool) -> None:
-    """The reverse of :func:`_join`."""
+def _leave(succeeded: bool, cuda: bool) -> None:
+    """Leave the group of ranks."""
     if not dist.is_initialized():
         return
-    if cuda and not well:  # to take leave in order would be to wait for the dead
+    if cuda and not succeeded:  # an orderly end would wait for ranks that have died
         dist.distributed_c10d._abort_process_group()
     else:
         dist.destroy_process_group()
 
 
 def _choose_interface(address: str) -> None:
-    """Let gloo talk to other nodes through the interface that leads to rank 0. By itself it takes the
-    one of this machine's name, which often stands for 127.0.1.1."""
+    """Let gloo use the interface that leads to rank 0.
+
+    By default it takes that of this machine's host name, which often resolves to 127.0.1.1.
+    """
     if "GLOO_SOCKET_IFNAME" in os.environ or not sys.platform.startswith("linux"):
         return
     import fcntl
@@ -250,12 +263,12 @@ def _choose_interface(address: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect((address, 1))  # sends nothing
         own = socket.inet_aton(probe.getsockname()[0])
-        if own[0] == 127:  # all nodes are one machine
+        if own[0] == 127:  # all nodes are on this machine
             return
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # an interface without an address
                 request = struct.pack("256s", name.encode()[:15])
-                answer = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
                 if answer[20:24] == own:
                     os.environ["GLOO_SOCKET_IFNAME"] = name
                     return
@@ -263,20 +276,20 @@ def _choose_interface(address: str) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What a process is told that is to be a rank."""
+    """The instructions for a process that is to be a rank."""
 
     rank: int
     local: int
     size: int
     address: str
-    """Of rank 0."""
+    """Address of rank 0."""
     port: int
     cuda: bool
-    again: Callable[[], object]
+    entry: Callable[[], object]
 
 
 class LocalNode:
-    """This machine, as a Node."""
+    """This machine as a Node."""
 
     def __init__(self) -> None:
         self._children: list[_Child] = []
@@ -300,7 +313,7 @@ class LocalNode:
 
 
 class _Child:
-    """A rank that was started here."""
+    """A rank in a child process of this one."""
 
     def __init__(self, start: Start) -> None:
         self.rank = start.rank
@@ -314,7 +327,7 @@ class _Child:
         )
         assert self.process.stdin and self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        with contextlib.suppress(BrokenPipeError):  # said by wait_until_ready
+        with contextlib.suppress(BrokenPipeError):  # reported by wait_until_ready
             self.stdin.write(pickle.dumps(start))
             self.stdin.flush()
 
@@ -323,26 +336,26 @@ class _Child:
         if not ready:
             raise ChildProcessError(
                 f"rank {self.rank} (process {self.process.pid}) has not started within "
-                f"{_PATIENCE.total_seconds():g} s; is this machine, or its disk, overloaded?"
+                f"{_PATIENCE.total_seconds():g} s; this machine or its disk may be overloaded."
             )
         if self.stdout.readline() != _READY:
             self.process.wait()
             raise self.error() or ChildProcessError(f"rank {self.rank} did not start")
 
     def error(self) -> BaseException | None:
-        """Why it has ended, if it did for a reason of its own."""
+        """The error that ended it, unless that only followed another's."""
         code = self.process.poll()
         if code in (None, _LOST):
             return None
-        with contextlib.suppress(Exception):  # it may have died amid its last words
+        with contextlib.suppress(Exception):  # it may have died while writing
             return pickle.loads(self.stdout.read())
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self.errors.seek(0)
-        said = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        last_line = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
         return ChildProcessError(
             f"rank {self.rank} (process {self.process.pid}) ended {how}"
-            + (f": {said[0]}" if said else "")
-            + "; the run goes on from its last checkpoint when it is started again."
+            + (f": {last_line[0]}" if last_line else "")
+            + "; the run resumes from its last checkpoint when it is started again."
         )
 
     def end(self) -> None:
@@ -353,57 +366,54 @@ class _Child:
                 file.close()
 
 
-_READY = b"ready\n"
-
-
-def _what_happened(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
-    """What to raise when an exchange has failed."""
+def _cause(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
+    """The error to raise when a collective has failed."""
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:  # one that dies is heard of before it is gone
+    while time.monotonic() < deadline:  # a collective may fail before the process has ended
         if errors := [error for node in nodes if (error := node.error())]:
             return errors[0]
         time.sleep(0.02)
     return ChildProcessError(
-        f"the {size} ranks of the run have lost each other ({lost}); it goes on from its "
+        f"the {size} ranks of the run have lost each other ({lost}); it resumes from its "
         "last checkpoint when it is started again."
     )
 
 
 def _follow() -> NoReturn:
-    """What a process does that was started as a rank: as told on stdin, whose end is its own."""
+    """The main function of a child: follow the Start on stdin, and exit when stdin closes."""
     global _joined
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 says when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 decides when to stop
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    told: Start = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    os.dup2(2, 1)  # what the run prints
+    start: Start = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     answers.write(_READY)
     answers.flush()
     try:
-        _choose_interface(told.address)
+        _choose_interface(start.address)
         try:
-            store = _TCPStore(told.address, told.port, told.size, False, _PATIENCE)
+            store = _TCPStore(start.address, start.port, start.size, False, _PATIENCE)
         except RuntimeError as error:
-            at = f"{told.address}:{told.port}"
+            at = f"{start.address}:{start.port}"
             raise ConnectionError(
-                f"rank {told.rank} cannot reach rank 0 at {at}: {error}"
+                f"rank {start.rank} cannot reach rank 0 at {at}: {error}"
             ) from None
-        _joined = _join(store, told.rank, told.local, told.size, told.cuda)
-        told.again()
-        _part(True, told.cuda)
+        _joined = _join(store, start.rank, start.local, start.size, start.cuda)
+        start.entry()
+        _leave(True, start.cuda)
     except Lost:
         os._exit(_LOST)
     except BaseException as error:
         try:
-            said = pickle.dumps(error)
+            pickled = pickle.dumps(error)
         except Exception:
-            said = pickle.dumps(RuntimeError(traceback.format_exc()))
-        answers.write(said)
+            pickled = pickle.dumps(RuntimeError(traceback.format_exc()))
+        answers.write(pickled)
         answers.flush()
         os._exit(1)
     os._exit(0)
 
 
-def _end_with_stdin() -> NoReturn:
+def _exit_with_stdin() -> NoReturn:
     sys.stdin.buffer.read()
     os._exit(_LOST)

@@ -1,9 +1,9 @@
-"""The processes (ranks) that train one run together, and what they exchange."""
+"""The processes (ranks) that train one run together, and the collectives between them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor
 
 from scaling.norm import norm
 
-# torch 2.13 has new names for what it deprecates.
+# torch 2.13 deprecates the names on the right.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Lost(Exception):
-    """An exchange failed: another rank has died, or did not come in time."""
+    """A collective failed: another rank has died, or did not arrive in time."""
 
 
 @contextlib.contextmanager
 def exchange() -> Iterator[None]:
+    """Turn the failure of a collective in the block into Lost."""
     try:
         yield
     except RuntimeError as error:
@@ -31,48 +32,57 @@ def exchange() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together, as one of them sees them. All call the same methods in the
-    same order; where there is but one, nothing happens."""
+    """The processes that train together, as one of them sees them.
+
+    All of them call the same methods in the same order. With a single rank, the methods do nothing.
+    """
 
     rank: int = 0
     size: int = 1
     sharded: bool = False
-    """Each has a part of the parameters (scaling/training/fsdp.py)."""
+    """Whether each rank holds only a shard of the parameters (scaling/training/fsdp.py)."""
     local: int = 0
-    """Its number among the ranks of its node: its GPU."""
+    """Number of this rank on its node, and so the index of its GPU."""
 
     @property
-    def apart(self) -> int:
-        """Of how many the gradient of their own share is known: of sharded parameters it is reduced as
-        it comes."""
+    def replicas(self) -> int:
+        """Number of ranks whose own, unreduced gradients are available; FSDP reduces gradients as
+        they are produced."""
         return 1 if self.sharded else self.size
 
     def share(self, n: int) -> slice:
-        """This rank's of n things in a row."""
+        """This rank's slice of n items."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Make a tensor the sum of those of all ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.size > 1:
             with exchange():
                 dist.all_reduce(tensor)
         return tensor
 
     def mean(self, tensor: Tensor, weight: float) -> Tensor:
-        """Make a tensor the mean of those of all ranks, this one's of so much weight, in place."""
+        """Average a tensor over all ranks in place; this rank's has the given weight."""
         return tensor if self.size == 1 else self.add(tensor.mul_(weight))
 
+    def mean_of_each(self, tensors: Sequence[Tensor], weight: float) -> list[Tensor]:
+        """Average tensors [K, *] over all ranks in one exchange, as :meth:`mean`."""
+        if self.size == 1:
+            return list(tensors)
+        together_kx = self.mean(torch.cat(list(tensors), dim=1), weight)
+        return list(together_kx.split([tensor.shape[1] for tensor in tensors], dim=1))
+
     def mean_gradient(self, grad_kp: Tensor, weight: float) -> Tensor:
-        """The mean over all ranks; of sharded parameters it came as that."""
+        """Average a gradient over all ranks; a sharded one is averaged already."""
         return grad_kp if self.sharded else self.mean(grad_kp, weight)
 
     def square(self, x_kp: Tensor) -> Tensor:
-        """Squared norms [K] of whole rows, of which these are this rank's where they are sharded."""
+        """Squared norms [K] of whole rows; if sharded, `x_kp` holds this rank's shards."""
         square_k = norm(x_kp) ** 2
         return self.add(square_k) if self.sharded else square_k
 
     def gather(self, part_ku: Tensor) -> Tensor:
-        """The parts of all ranks, one behind the other [K, size U]."""
+        """Concatenate the parts of all ranks [K, size U]."""
         K, U = part_ku.shape
         parts_sku = part_ku.new_empty(self.size, K, U)
         with exchange():
@@ -80,7 +90,7 @@ class Ranks:
         return parts_sku.transpose(0, 1).reshape(K, self.size * U)
 
     def scatter_mean(self, whole_ku: Tensor) -> Tensor:
-        """This rank's part [K, U] of the mean over all ranks of what each has as a whole [K, size U]."""
+        """Average [K, size U] over all ranks and return this rank's part [K, U]."""
         K = len(whole_ku)
         parts_sku = whole_ku.view(K, self.size, -1).transpose(0, 1).contiguous()
         part_ku = torch.empty_like(parts_sku[0])
@@ -89,13 +99,14 @@ class Ranks:
         return part_ku.div_(self.size)
 
     def agreed(self, *values: float) -> tuple[float, ...]:
-        """What rank 0 gives, to all: for what a rank cannot know of the others, such as a clock's."""
+        """The values of rank 0, on every rank: for decisions that ranks could make differently,
+        such as by the clock."""
         if self.size == 1:
             return values
-        told = torch.tensor(values, dtype=torch.float64)
+        agreed = torch.tensor(values, dtype=torch.float64)
         with exchange():
-            dist.broadcast(told, 0)
-        return tuple(told.tolist())
+            dist.broadcast(agreed, 0)
+        return tuple(agreed.tolist())
 
 
 ALONE = Ranks()

@@ -1,1 +1,1 @@
-"""The training loop and its parts: members of a pack, steps, schedules, checkpoints, evaluation."""
+"""Training: the entry points, the loop, and its steps, schedules, checkpoints and evaluations."""

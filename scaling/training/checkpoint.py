@@ -1,98 +1,155 @@
-"""Checkpoints on disk: read whole and sane, or not at all. Imports torch."""
+"""Checkpoints: written atomically; read whole and plausible, or set aside. Imports torch."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scaling.config import RECIPE
-from scaling.errors import ConfigError
+from scaling.config import RECIPE, canonical
+from scaling.devices.ranks import Ranks
+from scaling.errors import ConfigError, out_of_memory
 from scaling.files import check_regular
 from scaling.training.evaluate import HeldOut
+from scaling.training.fsdp import Sharding
+from scaling.training.member import Member, Trajectory
+from scaling.training.pack_key import trunk
+from scaling.training.state import State
 
 FORMAT = 7
 """Version of the checkpoint format."""
 
 CHECKPOINT = "checkpoint.pt"
+"""Name of a checkpoint in its run's folder."""
 
 
-def read(path: Path, *, device: torch.device | str, mmap: bool, whole: bool) -> dict[str, Any]:
-    """The values of a checkpoint: format, recipe, corpus_hash, state and members.
+class Checkpoints:
+    """The checkpoints of a pack's members, each in the folder of its run.
 
-    torch.save writes the CRC-32 of every record, which torch.load does not look at: with `whole` it is
-    checked here. Raises errors of many types, torch's own among them, where the file is damaged, is
-    another version's, or no checkpoint at all.
+    A checkpoint holds whole rows whatever the number of ranks, so that a run can resume with
+    another number.
     """
-    check_regular(path)
-    if whole:
-        with zipfile.ZipFile(path) as records:
-            if (damaged := records.testzip()) is not None:
-                raise ValueError(f"the checksum of its record {damaged} is wrong")
-    saved = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-    made_by = saved["format"], saved["recipe"]
-    if made_by != (FORMAT, RECIPE):
-        raise ValueError(f"format and recipe {made_by}, not {(FORMAT, RECIPE)}")
-    _be(isinstance(saved["corpus_hash"], str), "corpus_hash", saved["corpus_hash"])
-    members = saved["members"]
-    _be(isinstance(members, dict) and len(members) > 0, "members", members)
-    for run_id, member in members.items():
-        _be(isinstance(member, dict) and "config" in member, f"member {run_id}", member)
-    return saved
 
+    def __init__(
+        self,
+        corpus_hash: str,
+        P: int,
+        *,
+        device: torch.device,
+        ranks: Ranks,
+        sharding: Sharding | None,
+    ) -> None:
+        self.corpus_hash, self.P = corpus_hash, P
+        self.device, self.ranks, self.sharding = device, ranks, sharding
 
-def check_state(state: Any, P: int) -> None:
-    """Raise ValueError where `state` is not what a checkpoint holds of a row of `P` parameters."""
-    _be(isinstance(state, dict), "state", state)
-    for name in ("flat_p", "mean_p", "noise_m"):
-        value = state[name]
-        if value is None and name != "flat_p":
-            continue
-        if not (isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 1):
-            raise ValueError(f"its {name} is no row of numbers")
-        if name != "noise_m" and len(value) != P:
-            raise ValueError(f"its {name} has {len(value)} numbers, not {P}")
-    for name in ("loss_sum", "norm_sum"):
-        _be(isinstance(state[name], float), name, state[name])
-    _be(isinstance(state["adamw"], dict), "adamw", state["adamw"])
-    for name, value in state["adamw"].items():
-        good = isinstance(name, str) and re.fullmatch(r"\d+\.\w+", name) is not None
-        _be(good and isinstance(value, Tensor | int | float), f"adamw {name}", value)
+    def save(self, members: Sequence[Member], state: State) -> None:
+        """Write the members of a trajectory and their state: one file, linked into each folder."""
+        folders = [member.folder for member in members if member.folder is not None]
+        if not folders:
+            return
+        if self.sharding is not None:
+            state = self.sharding.whole_state(state, members[0].run.optim)
+        if self.ranks.rank > 0:
+            return
+        saved_members = {
+            member.run.run_id: {"config": canonical(member.run)}
+            | {name: getattr(member, name) for name in Member.SAVED}
+            for member in members
+        }
+        values = {
+            "format": FORMAT,
+            "recipe": RECIPE,
+            "corpus_hash": self.corpus_hash,
+            "state": vars(state),
+            "members": saved_members,
+        }
+        write(folders, values)
 
+    def resume(self, members: Sequence[Member]) -> list[Trajectory]:
+        """Restore members that have a checkpoint, and group all of them into trajectories."""
+        trajectories: dict[Hashable, Trajectory] = {}
+        for member in sorted(members, key=lambda m: (-m.branch_step, -m.run.S)):
+            saved = self._load(member)
+            state = None
+            if saved is not None:
+                own = saved["members"][member.run.run_id]
+                for name in Member.SAVED:
+                    setattr(member, name, own[name])
+                state = State(**saved["state"])
+                if self.sharding is not None:
+                    state = self.sharding.own_state(state, member.run.optim)
+            on_trunk = member.step < member.branch_step
+            key = (trunk(member.run), member.step) if on_trunk else member.run.run_id
+            if key in trajectories:
+                trajectories[key].members.append(member)
+            else:
+                trajectories[key] = Trajectory([member], state, on_disk=state is not None)
+        place = {member.run.run_id: i for i, member in enumerate(members)}
+        return sorted(
+            trajectories.values(),
+            key=lambda trajectory: min(place[m.run.run_id] for m in trajectory.members),
+        )
 
-def check_member(member: Mapping[str, Any], kinds: Mapping[str, type], S: int) -> None:
-    """Raise ValueError where what a checkpoint holds of a run of `S` steps is not of these `kinds`, or
-    lies beyond its end."""
-    for name, kind in kinds.items():
-        value = member[name]
-        number = isinstance(value, int) and not isinstance(value, bool)
-        _be(isinstance(value, kind) if kind is not int else number, name, value)
-        _be(kind not in (int, float) or not value < 0 or name.endswith("_before"), name, value)
-    for name in ("loss_from", "shared_steps"):
-        if member[name] > member["step"]:
-            raise ValueError(f"its {name}={member[name]} is after its step {member['step']}")
-    if member["step"] > S:
-        raise ValueError(f"its step {member['step']} is beyond the run's last, {S}")
-    if best := member["best"]:
-        _be(isinstance(best["step"], int) and 0 <= best["step"] <= member["step"], "best", best)
-        HeldOut(**best["held_out"])
-    for name in ("curve", "tests"):
-        _be(all(isinstance(point, dict) for point in member[name]), name, member[name])
+    def _load(self, member: Member) -> dict[str, Any] | None:
+        """A member's checkpoint; None if none can be used. All ranks agree on that."""
+        saved = self._load_own(member) if self.ranks.rank == 0 else None
+        (usable,) = self.ranks.agreed(saved is not None)
+        return self._load_own(member) if usable and saved is None else saved
 
-
-def _be(good: bool, name: str, value: Any) -> None:
-    if not good:
-        said = repr(value)
-        raise ValueError(f"its {name} cannot be {said if len(said) < 60 else f'{said[:60]}...'}")
+    def _load_own(self, member: Member) -> dict[str, Any] | None:
+        path = member.folder / CHECKPOINT if member.folder else None
+        if path is None or not path.exists():
+            return None
+        try:
+            # A sharded model may not fit on one device: map the file, and read only the shard.
+            sharded = self.ranks.sharded
+            device = "cpu" if sharded else self.device
+            saved = read(path, device=device, mmap=sharded, checksums=self.ranks.rank == 0)
+            members, corpus_hash = saved["members"], saved["corpus_hash"]
+            if (own := members.get(member.run.run_id)) is not None:
+                check_member(own, Member.SAVED, member.run.S)
+                check_state(saved["state"], self.P)
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:  # torch raises many types for a damaged file
+            if out_of_memory(error):
+                raise
+            damaged = path.with_suffix(".damaged")
+            os.replace(path, damaged)
+            warnings.warn(
+                f"{path} cannot be read ({type(error).__name__}: {error}); set aside as "
+                f"{damaged.name}; the run starts anew.",
+                stacklevel=2,
+            )
+            return None
+        if member.run.run_id not in members:
+            other = next(iter(members.values()))["config"]
+            raise ConfigError(
+                f"{path} belongs to another config ({other}, not {canonical(member.run)}); use "
+                "another folder."
+            )
+        if corpus_hash != self.corpus_hash:
+            raise ConfigError(
+                f"{path} was trained on other token files (hash {corpus_hash[:12]}, now "
+                f"{self.corpus_hash[:12]}): the text or the tokenizer has changed. Delete it to "
+                "start anew."
+            )
+        return saved
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for checkpoints now, not when the first one is due. ConfigError if it cannot be."""
+    """Create a folder for checkpoints and check that it is writable.
+
+    Raises ConfigError if not: before training, rather than when the first checkpoint is due.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{CHECKPOINT}.probe"
@@ -103,3 +160,93 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(
             f"folder={str(folder)!r} cannot hold checkpoints: {error.strerror}; use another one."
         ) from None
+
+
+def write(folders: Sequence[Path], values: Mapping[str, Any]) -> None:
+    """Write one checkpoint into several folders, as links to one file where possible."""
+    first = folders[0] / f"{CHECKPOINT}.new"
+    first.unlink(missing_ok=True)  # whatever has that name, such as the file of a killed process
+    with first.open("xb") as file:
+        torch.save(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    for folder in folders[1:]:
+        new = folder / f"{CHECKPOINT}.new"
+        new.unlink(missing_ok=True)
+        try:
+            os.link(first, new)
+        except OSError:  # the file system has no links
+            shutil.copyfile(first, new)
+    for folder in folders:
+        os.replace(folder / f"{CHECKPOINT}.new", folder / CHECKPOINT)
+
+
+def read(path: Path, *, device: torch.device | str, mmap: bool, checksums: bool) -> dict[str, Any]:
+    """Read the values of a checkpoint: format, recipe, corpus_hash, state and members.
+
+    torch.save writes a CRC-32 of every record, which torch.load ignores; `checksums` verifies them.
+    A file that is damaged, no checkpoint, or from another version raises errors of many types,
+    torch's own included.
+    """
+    check_regular(path)
+    if checksums:
+        with zipfile.ZipFile(path) as records:
+            if (damaged := records.testzip()) is not None:
+                raise ValueError(f"the checksum of its record {damaged} is wrong")
+    saved = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+    made_by = saved["format"], saved["recipe"]
+    if made_by != (FORMAT, RECIPE):
+        raise ValueError(f"format and recipe are {made_by}, not {(FORMAT, RECIPE)}")
+    _check(isinstance(saved["corpus_hash"], str), "corpus_hash", saved["corpus_hash"])
+    members = saved["members"]
+    _check(isinstance(members, dict) and len(members) > 0, "members", members)
+    for run_id, member in members.items():
+        _check(isinstance(member, dict) and "config" in member, f"member {run_id}", member)
+    return saved
+
+
+def check_state(state: Any, P: int) -> None:
+    """Raise ValueError unless `state` is plausible for a row of `P` parameters."""
+    _check(isinstance(state, dict), "state", state)
+    for name in ("flat_p", "mean_p", "noise_m"):
+        value = state[name]
+        if value is None and name != "flat_p":
+            continue
+        if not (isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 1):
+            raise ValueError(f"its {name} is not a vector of floats")
+        if name != "noise_m" and len(value) != P:
+            raise ValueError(f"its {name} has {len(value)} numbers, not {P}")
+    for name in ("loss_sum", "norm_sum"):
+        _check(isinstance(state[name], float), name, state[name])
+    _check(isinstance(state["adamw"], dict), "adamw", state["adamw"])
+    for name, value in state["adamw"].items():
+        is_key = isinstance(name, str) and re.fullmatch(r"\d+\.\w+", name) is not None
+        _check(is_key and isinstance(value, Tensor | int | float), f"adamw {name}", value)
+
+
+def check_member(member: Mapping[str, Any], kinds: Mapping[str, type], S: int) -> None:
+    """Raise ValueError unless the saved attributes are plausible for a run of `S` steps."""
+    for name, kind in kinds.items():
+        value = member[name]
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        _check(is_int if kind is int else isinstance(value, kind), name, value)
+        if kind in (int, float) and not name.endswith("_before"):
+            _check(not value < 0, name, value)
+    for name in ("loss_from", "shared_steps"):
+        if member[name] > member["step"]:
+            raise ValueError(f"its {name}={member[name]} is after its step {member['step']}")
+    if member["step"] > S:
+        raise ValueError(f"its step {member['step']} is beyond the run's last, {S}")
+    if best := member["best"]:
+        is_step = isinstance(best["step"], int) and 0 <= best["step"] <= member["step"]
+        _check(is_step, "best", best)
+        HeldOut(**best["held_out"])
+    for name in ("curve", "tests"):
+        _check(all(isinstance(point, dict) for point in member[name]), name, member[name])
+
+
+def _check(plausible: bool, name: str, value: Any) -> None:
+    if not plausible:
+        text = repr(value)
+        shown = text if len(text) < 60 else f"{text[:60]}..."
+        raise ValueError(f"its {name} cannot be {shown}")

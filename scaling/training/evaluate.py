@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scaling.config import RunConfig
+from scaling.data import corpus
+from scaling.data.corpus import TokenFiles
+from scaling.data.windows import held_out_windows
+from scaling.devices.device import precision
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.model import Model
 
-_CHUNK_TOKENS = 16_384  # bounds the memory of the activations
+_CHUNK_TOKENS = 16_384
+"""Tokens per forward pass; bounds the memory of the activations."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,11 @@ class HeldOut:
     L: float
     """Mean over all target tokens [nats/token]."""
     L_stderr: float
-    """Standard error of L, contexts taken as independent [nats/token]."""
+    """Standard error of L, with contexts taken as independent [nats/token]."""
     bits_per_byte: float
-    """Bits per byte of the text; end-of-text targets excluded."""
+    """Bits per byte of the text; end-of-text targets are excluded."""
     L_position: list[float]
-    """Mean of each position in the context, the first first [nats/token]; shape [T]."""
+    """Mean at each position in the context, in order [nats/token]; length T."""
 
 
 @torch.inference_mode()
@@ -36,23 +43,26 @@ def evaluate(
     token_bytes_v: Tensor,
     ranks: Ranks = ALONE,
 ) -> list[HeldOut]:
-    """Test loss of each of K models on windows [B, T + 1], which the ranks share; token_bytes_v has the
-    length in bytes of every token, 0 for end-of-text."""
+    """Test loss of each of K models on windows [B, T + 1].
+
+    The ranks share the windows. `token_bytes_v` is the length of every token in bytes, 0 for
+    end-of-text.
+    """
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
     found = []
-    # One model at a time: the chunks are large, so that together they would only crowd the cache.
+    # One model at a time: a chunk fills the cache already.
     for flat_1p in flat_kp.split(1):
         loss_bt = torch.zeros_like(bytes_bt)
         share = ranks.share(len(windows_bt))
-        mine = list(zip(windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True))
-        if ranks.sharded:  # what gathers parameters is done by all, and so as often by each
-            most = -(-len(windows_bt) // ranks.size)
+        chunks = list(zip(windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True))
+        if ranks.sharded:  # parameters are gathered by all ranks: each needs as many chunks
+            longest_share = -(-len(windows_bt) // ranks.size)
             spare = windows_bt[:1], torch.empty_like(loss_bt[:1])
-            mine += [spare] * (-(-most // chunk) - len(mine))
-        for part, found_bt in mine:
-            if len(part):
-                found_bt.copy_(model.losses(flat_1p, part[None])[0])
+            chunks += [spare] * (-(-longest_share // chunk) - len(chunks))
+        for chunk_bt, chunk_loss_bt in chunks:
+            if len(chunk_bt):
+                chunk_loss_bt.copy_(model.losses(flat_1p, chunk_bt[None])[0])
         ranks.add(loss_bt)
         context_b = loss_bt.mean(1)
         n = len(context_b)
@@ -66,3 +76,47 @@ def evaluate(
             )
         )
     return found
+
+
+class Evaluator:
+    """Evaluates the models of a pack on the test splits of their own and of other corpora."""
+
+    def __init__(
+        self,
+        model: Model,
+        files: TokenFiles,
+        run: RunConfig,
+        *,
+        other_corpora: Collection[str],
+        texts: Mapping[str, str] | None,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.model, self.ranks, self.device = model, ranks, device
+        self.bfloat16 = run.precision == "bfloat16"
+        # Prepared now: a corpus that cannot be read must fail before training, not after it.
+        self.others = {name: files.test_of(name) for name in sorted(other_corpora)}
+        if texts is not None:
+            corpus.check_unchanged(corpus.hashes(run.data, files, self.others), texts)
+        windows = held_out_windows(files.test, run.eval.test_tokens, run.model.n_ctx)
+        self.windows_bt = torch.from_numpy(windows).to(device)
+        self.token_bytes_v = torch.from_numpy(files.token_bytes()).to(device)
+
+    @property
+    def test_tokens(self) -> int:
+        return self.windows_bt.shape[0] * self.model.model.n_ctx
+
+    def held_out(self, flat_kp: Tensor) -> list[HeldOut]:
+        """Test loss of each model on its own corpus."""
+        return self._evaluate(flat_kp, self.windows_bt)
+
+    def held_out_on(self, name: str, flat_1p: Tensor, test_tokens: int) -> tuple[HeldOut, int]:
+        """Test loss of one model on another corpus, and the tokens it was measured on."""
+        n_ctx = self.model.model.n_ctx
+        windows = held_out_windows(self.others[name], test_tokens, n_ctx, at_most=True)
+        (found,) = self._evaluate(flat_1p, torch.from_numpy(windows).to(self.device))
+        return found, len(windows) * n_ctx
+
+    def _evaluate(self, flat_kp: Tensor, windows_bt: Tensor) -> list[HeldOut]:
+        with precision(self.device, self.bfloat16):
+            return evaluate(self.model, flat_kp, windows_bt, self.token_bytes_v, self.ranks)

@@ -1,16 +1,14 @@
-"""Fully sharded data parallel: every rank keeps an equal part of each tensor, of its gradient and of
-its AdamW state (ZeRO's third stage, Rajbhandari et al. 2020, arXiv 1910.02054; torch's FSDP2, Zhao et
-al. 2023, arXiv 2304.11277).
+"""Fully sharded data parallel: each rank holds an equal shard of parameters and AdamW state.
 
-A tensor is whole only while the model computes with it: gathered as the model asks for it by name, let
-go by the forward pass, gathered once more where the backward pass needs it. Its gradient goes back the
-way it came, reduced and scattered to the parts. Gains and biases are small, and gathered all together
-once a pass.
+This is the third stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as in torch's FSDP2
+(Zhao et al. 2023, arXiv 2304.11277). A tensor is whole only while the model computes with it: it is
+gathered when the model asks for it by name, freed after the forward pass, and gathered again for
+the backward pass. Its gradient is reduced and scattered to the shards. Gains and biases are small:
+they are gathered all together, once per pass.
 
-These are the collectives and the order of torch's `fully_shard`, which does not itself fit: it hooks
-the forward of nn.Modules and makes each of their parameters a DTensor, cut along its first dimension.
-Here there are no modules but one flat tensor [K, P] that functions read, and its first dimension is the
-pack.
+The collectives and their order are those of torch's `fully_shard`, which cannot be used here: it
+hooks the forward of nn.Modules and makes each of their parameters a DTensor, cut along its first
+dimension. Our models read one flat tensor [K, P], whose first dimension is the pack.
 """
 
 from __future__ import annotations
@@ -34,12 +32,15 @@ from scaling.training.optim import Optimizer, pieces
 from scaling.training.state import State
 
 VECTORS = "vectors"
-"""The unit of all gains and biases."""
+"""Name of the unit that holds all gains and biases."""
 
 
 class Sharding:
-    """How the parameters of a model lie on the ranks: each has its own row [P / ranks], a part of every
-    unit, that is of a tensor or of all gains and biases; the last parts are padded with zeros."""
+    """How a model's parameters are divided among the ranks.
+
+    A unit is a tensor, or all gains and biases together. Each rank's own row [P / ranks] holds a
+    part of every unit; the last parts are padded with zeros.
+    """
 
     def __init__(self, model: Model, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
@@ -49,18 +50,18 @@ class Sharding:
         if vectors := model.P - model.ends["head"]:
             self.units[VECTORS] = vectors
         self.sizes = [-(-size // ranks.size) for size in self.units.values()]
-        """Of this rank's parts."""
+        """Sizes of each rank's parts, one per unit."""
         ends = {}
         for kind in model.ends:
             parts = zip(self.units, self.sizes, strict=True)
             mine = sum(n for name, n in parts if self._kind(name) == kind)
             ends[kind] = mine + next(reversed(ends.values()), 0)
         self.layout = copy.copy(model)
-        """The model as an optimizer of this rank's rows sees it."""
+        """The model with the sizes of this rank's own row, for its optimizer."""
         self.layout.P, self.layout.ends = ends["vector"], ends
         model.gather = self.named
-        self._alive: dict[int, tuple[StorageWeakRef, Tensor, torch.dtype]] = {}
-        """Of gathered tensors that may be let go, by their storage: what they were gathered from."""
+        self._gathered: dict[int, tuple[StorageWeakRef, Tensor, torch.dtype]] = {}
+        """What gathered tensors were gathered from, by their storage."""
 
     def _kind(self, unit: str) -> str:
         return "vector" if unit == VECTORS else self.model.kind(unit)
@@ -68,7 +69,7 @@ class Sharding:
     # ---------------------------------------------------------------- whole rows
 
     def init(self, seed: int) -> Tensor:
-        """This rank's of an initial row; no more of the row than a tensor is there at a time."""
+        """This rank's part of an initial row, without ever holding more than one whole tensor."""
         tensors = self.model.initial(seed)
 
         def units() -> Iterator[Tensor]:
@@ -79,22 +80,24 @@ class Sharding:
         return self.own(units())
 
     def own(self, pieces: Iterable[Tensor]) -> Tensor:
-        """This rank's of a whole row, a copy; the row comes in pieces that end where units do."""
+        """A copy of this rank's part of a whole row, given in pieces that end where units end."""
         units, rank = zip(self.units.values(), self.sizes, strict=True), self.ranks.rank
         parts = []
         for piece_p in pieces:
-            at = 0
-            while at < len(piece_p):
+            start = 0
+            while start < len(piece_p):
                 whole, size = next(units)
-                unit_p = piece_p[at : at + whole]
-                at += whole
+                unit_p = piece_p[start : start + whole]
+                start += whole
                 part_p = unit_p[rank * size : (rank + 1) * size]
                 parts.append(F.pad(part_p, (0, size - len(part_p))))
         return torch.cat(parts)
 
     def whole(self, pieces: Iterable[Tensor]) -> Tensor:
-        """The whole row [P], on the CPU of rank 0, of the pieces of every rank's own; one of no values
-        on other ranks. One unit at a time is on a device."""
+        """The whole row [P] on the CPU of rank 0, from the pieces of every rank's own row.
+
+        Empty on other ranks. Only one whole unit is on a device at a time.
+        """
         units = []
         own_p = torch.cat(list(pieces))
         for part_p, size in zip(own_p.split(self.sizes), self.units.values(), strict=True):
@@ -103,67 +106,69 @@ class Sharding:
         return torch.cat(units)
 
     def own_state(self, state: State, config: OptimConfig) -> State:
-        """This rank's of the state of a whole row."""
-        return self._each(state, self.own, _sizes(self.layout, config))
+        """This rank's part of the state of a whole row."""
+        return self._convert(state, self.own, _sizes(self.layout, config))
 
     def whole_state(self, state: State, config: OptimConfig) -> State:
-        """The reverse of :meth:`own_state`, as :meth:`whole` has it."""
+        """The state of the whole row on rank 0, as :meth:`whole` returns rows."""
         sizes = _sizes(self.model, config)
         held = sizes if self.ranks.rank == 0 else [0] * len(sizes)
-        return self._each(state, self.whole, held)
+        return self._convert(state, self.whole, held)
 
-    def _each(
-        self, state: State, turned: Callable[[Iterable[Tensor]], Tensor], sizes: Sequence[int]
+    def _convert(
+        self, state: State, convert: Callable[[Iterable[Tensor]], Tensor], sizes: Sequence[int]
     ) -> State:
-        """The state with each of its rows turned; `sizes` are then those of an optimizer's pieces."""
-        mean_p = None if state.mean_p is None else turned([state.mean_p])
+        """Convert each row of a state; `sizes` are those of the optimizer's pieces afterwards."""
+        mean_p = None if state.mean_p is None else convert([state.mean_p])
         adamw: dict[str, Any] = {}
-        if state.adamw:  # a step has been done
+        if state.adamw:  # empty before the first step
             for number in range(len(sizes)):
                 adamw[f"{number}.step"] = state.adamw["0.step"]
             for name in ("exp_avg", "exp_avg_sq"):
                 pieces = [state.adamw[f"{number}.{name}"] for number in range(len(sizes))]
-                parts = turned(pieces).split(sizes)
+                parts = convert(pieces).split(sizes)
                 adamw |= {f"{number}.{name}": part for number, part in enumerate(parts)}
-        return replace(state, flat_p=turned([state.flat_p]), adamw=adamw, mean_p=mean_p)
+        return replace(state, flat_p=convert([state.flat_p]), adamw=adamw, mean_p=mean_p)
 
     # ---------------------------------------------------------------- the model's passes
 
     def named(self, own_kp: Tensor, instead: dict[str, Tensor] | None = None) -> Gathered:
-        """As :meth:`scaling.model.Model.named`, of this rank's rows."""
+        """Parameters by name as :meth:`scaling.model.Model.named`, from this rank's rows."""
         return Gathered(self, own_kp, instead or {})
 
     def mean_loss(
         self, own_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """As :meth:`scaling.model.Model.mean_loss` of this rank's windows; its gradient is that of the
-        mean over all ranks, whose windows are as many."""
-        self._alive.clear()
-        with saved_tensors_hooks(self._let_go, self._again):
+        """Mean loss as :meth:`scaling.model.Model.mean_loss`, on this rank's windows.
+
+        Its gradient is that of the mean over all ranks, which have equally many windows.
+        """
+        self._gathered.clear()
+        with saved_tensors_hooks(self._pack_saved, self._unpack_saved):
             return self.model.mean_loss(own_kp, windows_kbt, instead)
 
     def gather(self, part_ku: Tensor, unit: str) -> Tensor:
-        """A unit [K, size], in the dtype in which the model multiplies."""
+        """Gather a unit [K, size], in the dtype in which the model multiplies."""
         device, dtype = part_ku.device.type, part_ku.dtype
-        # autocast would turn them into it by itself; embeddings are looked up as they are
+        # Autocast would convert these anyway; embeddings are looked up in their own dtype.
         if self._kind(unit) in ("matrix", "head") and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         unit_ku = _Gather.apply(part_ku, self.ranks, dtype)
         if unit != VECTORS:
             storage = unit_ku.untyped_storage()
-            self._alive[storage._cdata] = StorageWeakRef(storage), part_ku.detach(), dtype
+            self._gathered[storage._cdata] = StorageWeakRef(storage), part_ku.detach(), dtype
         return unit_ku[:, : self.units[unit]]
 
-    def _let_go(self, tensor: Tensor) -> Any:
-        """What autograd is to keep for the backward pass: of a gathered tensor only where it is from."""
-        # An address is not given to another storage as long as there is a weak reference to it.
-        found = self._alive.get(tensor.untyped_storage()._cdata)
+    def _pack_saved(self, tensor: Tensor) -> Any:
+        """What autograd keeps for the backward pass: only the source of a gathered tensor."""
+        # An address is not reused while a weak reference to its storage exists.
+        found = self._gathered.get(tensor.untyped_storage()._cdata)
         if found is None:
             return tensor
         _, part_ku, dtype = found
         return part_ku, dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
-    def _again(self, kept: Any) -> Tensor:
+    def _unpack_saved(self, kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
         part_ku, dtype, *place = kept
@@ -171,7 +176,7 @@ class Sharding:
 
 
 class Gathered(Mapping[str, Tensor]):
-    """Parameters [K, *shape] by name, each gathered when it is asked for."""
+    """Parameters [K, *shape] by name, each gathered when it is accessed."""
 
     def __init__(self, sharding: Sharding, own_kp: Tensor, instead: dict[str, Tensor]) -> None:
         self.sharding, self.instead = sharding, instead
@@ -198,7 +203,7 @@ class Gathered(Mapping[str, Tensor]):
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' parts [K, U] as one [K, ranks U]; its gradient is the mean over the ranks of the part."""
+    """Gathers all ranks' parts [K, U] into [K, ranks U]; averages the gradient over ranks."""
 
     @staticmethod
     def forward(ctx, part_ku: Tensor, ranks: Ranks, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
@@ -211,7 +216,7 @@ class _Gather(torch.autograd.Function):
 
 
 class ShardedAdamW(Optimizer):
-    """AdamW on this rank's rows."""
+    """AdamW on this rank's rows, clipped by the norms of whole rows."""
 
     def __init__(self, own_kp: Tensor, sharding: Sharding, configs: Sequence[OptimConfig]) -> None:
         super().__init__(own_kp, sharding.layout, configs)
@@ -222,6 +227,6 @@ class ShardedAdamW(Optimizer):
 
 
 def _sizes(model: Model, config: OptimConfig) -> list[int]:
-    """Of the pieces of a row."""
+    """Sizes of the pieces of a row."""
     row_p = torch.empty(model.P, device="meta")
     return [piece.view(row_p).numel() for piece in pieces(model, config)]

@@ -1,4 +1,4 @@
-"""The members of a pack: what each run has of its own, and which of them share a row."""
+"""The members of a pack: what belongs to each run, and which of them share a trajectory."""
 
 from __future__ import annotations
 
@@ -11,23 +11,33 @@ import numpy as np
 
 from scaling import count, schema, size
 from scaling.config import RunConfig, flatten
-from scaling.data import corpus
+from scaling.data.corpus import TokenFiles
 from scaling.data.windows import TrainTokens
 from scaling.errors import ConfigError
 from scaling.training.evaluate import HeldOut
-from scaling.training.pack_key import parts_at
+from scaling.training.pack_key import branch_step
 from scaling.training.result import Progress, Result
 from scaling.training.schedule import evaluation_steps, peaks, schedule
 from scaling.training.state import State
 
-# A model that knows nothing has loss ln V; well above it, the run has blown up.
 _EXPLODED_ABOVE = 2.0
+"""A loss this far above ln V, that of a uniform prediction, has exploded [nats/token]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a row of the results table says about the hardware."""
+
+    device: str
+    peak_flops: float
+    """Of all devices together [FLOP/s]."""
+    memory: int
+    """Peak memory [bytes]."""
 
 
 class Member:
-    """One run of a pack: what is its own, apart from its row of the stacked tensors."""
+    """One run of a pack: everything of it except its row of the stacked tensors."""
 
-    # What a checkpoint holds besides the row.
     SAVED: ClassVar[dict[str, type]] = {
         "step": int,
         "curve": list,
@@ -43,8 +53,9 @@ class Member:
         "work": float,
         "tests": list,
     }
+    """Attributes that a checkpoint holds, with their types."""
 
-    def __init__(self, run: RunConfig, files: corpus.TokenFiles, folder: Path | None) -> None:
+    def __init__(self, run: RunConfig, files: TokenFiles, folder: Path | None) -> None:
         self.run = run
         self.folder = folder
         self.tokens = TrainTokens(files, run.data, run.model.n_ctx)
@@ -58,8 +69,9 @@ class Member:
             )
         self.lr_peaks = peaks(run)
         self.eval_steps = set(evaluation_steps(run.S, run.eval.points))
-        self.parts_at = parts_at(run)
+        self.branch_step = branch_step(run)
         self.step = 0
+        """Steps done."""
         self.curve: list[dict[str, Any]] = []
         self.tests: list[dict[str, Any]] = []
         self.loss_before, self.loss_from = 0.0, 0
@@ -67,49 +79,54 @@ class Member:
         self.norm_before = 0.0
         """Sum of the gradient norms at the last evaluation."""
         self.best: dict[str, Any] = {}
-        """The evaluation that counts: with eval.patience the one of least loss, else the last."""
+        """The evaluation that counts: the least loss with eval.patience, otherwise the last."""
         self.worse = 0
-        """Evaluations since then."""
+        """Evaluations since the one that counts."""
         self.pack = 1
+        """Largest number of models that trained beside this one, itself included."""
         self.shared_steps = 0
+        """Steps shared with members that trained on."""
         self.work = 0.0
-        """Tokens trained, those that several members share split among them."""
+        """Tokens trained; those of shared steps are divided among the members that share them."""
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.error = ""
+        """Why it diverged."""
         self.stopped = ""
         """Why it was given up."""
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         patience = self.run.eval.patience
-        lost = bool(self.error or self.stopped)
-        return lost or (patience is not None and self.worse >= patience) or self.step >= self.run.S
+        if self.error or self.stopped or self.step >= self.run.S:
+            return True
+        return patience is not None and self.worse >= patience
 
     @property
-    def sequences(self) -> int:
-        """Of the next step."""
-        first, after = (self.run.tokens_at(s) for s in (self.step, self.step + 1))
-        return (after - first) // self.run.model.n_ctx
+    def next_sequences(self) -> int:
+        """Sequences in the next step."""
+        before, after = (self.run.tokens_at(step) for step in (self.step, self.step + 1))
+        return (after - before) // self.run.model.n_ctx
 
-    def window(self, share: slice) -> np.ndarray:
+    def next_windows(self, share: slice) -> np.ndarray:
         """Windows [b, n_ctx + 1] of a share of the next step's sequences."""
         first = self.run.tokens_at(self.step) // self.run.model.n_ctx
         return self.tokens.batch(self.run.seed, first + share.start, share.stop - share.start)
 
-    def rates(self) -> tuple[float, float]:
-        """Learning rates of the next step, of (matrices, all else)."""
+    def next_rates(self) -> tuple[float, float]:
+        """Learning rates of the next step, for (matrices, all else)."""
         scale = schedule(self.run, self.step)
         return self.lr_peaks[0] * scale, self.lr_peaks[1] * scale
 
     @property
     def held_out(self) -> HeldOut | None:
-        """Of the evaluation that counts."""
+        """Test loss at the evaluation that counts."""
         return HeldOut(**self.best["held_out"]) if self.best else None
 
-    def measured(self, held_out: HeldOut, L_train: float, along: dict[str, float]) -> None:
-        """Add a point to the curve, with what else was measured `along` the way there; note what went
-        wrong, if something did."""
+    def add_evaluation(
+        self, held_out: HeldOut, L_train: float, diagnostics: dict[str, float]
+    ) -> None:
+        """Add a point to the curve, and note whether the run has diverged."""
         run = self.run
         D = run.tokens_at(self.step)
         C = size.flops_per_token(run.model, run.data.vocab_size) * D
@@ -117,13 +134,12 @@ class Member:
         self.curve.append(
             {"run_id": run.run_id, "S": self.step, "D": D, "C": C}
             | {"L": L, "L_train": L_train}
-            | along
+            | diagnostics
         )
         at = f"at step {self.step} of {run.S}"
-        limit = math.log(run.data.vocab_size) + _EXPLODED_ABOVE
         if not (math.isfinite(L) and math.isfinite(L_train)):
             self.error = f"loss not finite {at} (test {L}, train {L_train}); lower optim.lr"
-        elif limit < L:
+        elif math.log(run.data.vocab_size) + _EXPLODED_ABOVE < L:
             self.error = (
                 f"test loss {L:.3f} {at} exceeds ln V + {_EXPLODED_ABOVE:g}; lower optim.lr"
             )
@@ -133,8 +149,15 @@ class Member:
         else:
             self.worse += 1
 
-    def tested(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
-        """Note the finished model's loss on a distribution."""
+    @property
+    def is_result(self) -> bool:
+        """Whether the model just evaluated is the run's result, as far as is known now."""
+        if self.error:
+            return False
+        return self.worse == 0 if self.run.eval.patience is not None else self.finished
+
+    def add_test(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
+        """Note the model's loss on a distribution."""
         at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
         self.tests.append(at | asdict(held_out))
 
@@ -144,6 +167,7 @@ class Member:
         return (loss_sum - self.loss_before) / steps if steps else None
 
     def progress(self, loss_sum: float, seconds: float) -> Progress:
+        """The run's progress; `seconds` is training time not yet in `train_seconds`."""
         return Progress(
             step=self.step,
             steps=self.run.S,
@@ -153,8 +177,8 @@ class Member:
             tokens_per_second=self.work / max(1e-9, self.train_seconds + seconds),
         )
 
-    def result(self, files: corpus.TokenFiles, device: str, peak: float, memory: int) -> Result:
-        """`peak` is the hardware's [FLOP/s], `memory` what was used at most [bytes]."""
+    def result(self, files: TokenFiles, machine: Machine) -> Result:
+        """The finished run, with its row of the results table."""
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
         n = size.parameters(run.model, files.vocab_size)
@@ -188,31 +212,35 @@ class Member:
             "seconds": self.train_seconds + self.eval_seconds,
             "tokens_per_second": rate,
             "step_seconds": D / step / rate,
-            "mfu": flops["matmul"] / D * rate / peak,
-            "peak_flops": peak,
-            "memory": memory,
+            "mfu": flops["matmul"] / D * rate / machine.peak_flops,
+            "peak_flops": machine.peak_flops,
+            "memory": machine.memory,
             "pack": self.pack,
-            "device": device,
+            "device": machine.device,
             "error": self.error or self.stopped,
         }
         return Result(run, schema.config_row(flatten(run)) | measured, self.curve, self.tests)
 
 
 @dataclass
-class Row:
-    """Members with one and the same state, the last to part first; alone, a member has one too."""
+class Trajectory:
+    """Members with the same parameters so far, in the order they branch off, the last one first.
+
+    A member that shares its parameters with no other has a trajectory to itself.
+    """
 
     members: list[Member]
     state: State | None = None
-    """While it waits for a place; None where it starts from its seed."""
+    """The state to continue from, while it waits for a slot; None starts from the seed."""
     on_disk: bool = False
-    """The state that waits is that of the checkpoint."""
+    """Whether `state` is what the checkpoint holds."""
 
     @property
     def leader(self) -> Member:
+        """The member whose config decides the next step: the last one to branch off."""
         return self.members[0]
 
     @property
-    def update_is_asked(self) -> bool:
-        """The next step is one before an evaluation that has its update measured."""
+    def update_is_measured(self) -> bool:
+        """Whether the next step is followed by an evaluation that records its update."""
         return any(m.run.eval.update_ratio and m.step + 1 in m.eval_steps for m in self.members)

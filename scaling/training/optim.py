@@ -1,4 +1,4 @@
-"""Optimisers over the flat parameters of K models."""
+"""Optimizers over the flat parameters of K models."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ T = TypeVar("T")
 
 
 class Optimizer:
-    """Updates rows of flat parameters [K, P]; every row has its own kind of optimiser, learning rates,
-    decay and clipping, and torch's own optimisers work on views of it.
+    """Updates rows of flat parameters [K, P] with torch's optimizers, which work on views of them.
 
-    AdamW: decoupled (Loshchilov & Hutter 2019), torch's fused kernel on two or three slices of each
-    row, so that a row is the same alone and in a pack. Adafactor (Shazeer & Stern 2018; torch's is
-    that of Zhai et al. 2022): every tensor by itself. Muon (Jordan et al. 2024): every matrix by itself,
-    queries, keys, values and gates apart, with updates as large as AdamW's (Liu et al. 2025); all else
-    is AdamW's.
+    Every row has its own kind of optimizer, learning rates, decay and clipping:
+
+    - AdamW (decoupled: Loshchilov & Hutter 2019): torch's fused kernel on two or three slices of
+      each row, so that a row is updated identically alone and in a pack.
+    - Adafactor (Shazeer & Stern 2018; torch's follows Zhai et al. 2022): each tensor separately.
+    - Muon (Jordan et al. 2024): each matrix separately, with queries, keys, values and gates split,
+      and updates of AdamW's size (Liu et al. 2025). All other parameters use AdamW.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class Optimizer:
         self.clip_k = flat_kp.new_tensor([math.inf if c.clip is None else c.clip for c in configs])
         self.pieces = [pieces(model, c) for c in configs]
         groups: dict[str, list[dict[str, Any]]] = {}
-        self.groups: list[list[dict[str, Any]]] = []  # of each row, in the order of its pieces
-        for row_p, c, mine in zip(flat_kp.detach(), configs, self.pieces, strict=True):
-            # lr and decay act as a product, which stays that of the base width
+        self.groups: list[list[dict[str, Any]]] = []
+        """torch's parameter groups of each row, in the order of its pieces."""
+        for row_p, c, row_pieces in zip(flat_kp.detach(), configs, self.pieces, strict=True):
+            # Only the product of lr and decay acts: muP must not change it.
             decay = c.weight_decay * lr_divisor(model.model, c)
             self.groups.append([])
-            for piece in mine:
+            for piece in row_pieces:
                 group = {"params": [piece.view(row_p)], "lr": 0.0}
                 group["weight_decay"] = decay if piece.decayed else 0.0
                 if piece.kind == "adamw":
@@ -61,21 +63,24 @@ class Optimizer:
             for optimizer in self.torch
             for group in optimizer.param_groups
         }
-        for row_p, mine, found in zip(flat_kp.detach(), self.pieces, self.groups, strict=True):
-            found += [by_place[piece.view(row_p).data_ptr()] for piece in mine]
+        rows = zip(flat_kp.detach(), self.pieces, self.groups, strict=True)
+        for row_p, row_pieces, row_groups in rows:
+            row_groups += [by_place[piece.view(row_p).data_ptr()] for piece in row_pieces]
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
-        """One update in place with each row's learning rates of (matrices, all else); `grad_kp` is
-        clipped in place, each row by its own norm. Returns the norms before clipping [K]."""
+        """Update in place, with each row's learning rates for (matrices, all else).
+
+        Each row of `grad_kp` is clipped in place by its own norm. Returns the norms before
+        clipping [K].
+        """
         norm_k = self.norm(grad_kp)
         scale_k = (self.clip_k / (norm_k + 1e-6)).clamp_(max=1.0)
-        if scale_k.is_cuda or bool(
-            (scale_k < 1).any()
-        ):  # to look costs a GPU more than to multiply
+        # On a GPU the check would cost more than the multiplication.
+        if scale_k.is_cuda or bool((scale_k < 1).any()):
             grad_kp.mul_(scale_k[:, None])
         rows = zip(self.groups, self.pieces, grad_kp, lr, strict=True)
-        for groups, mine, grad_p, (matrices, other) in rows:
-            for group, piece in zip(groups, mine, strict=True):
+        for row_groups, row_pieces, grad_p, (matrices, other) in rows:
+            for group, piece in zip(row_groups, row_pieces, strict=True):
                 group["lr"] = matrices if piece.matrix else other
                 group["params"][0].grad = piece.view(grad_p)
         for optimizer in self.torch:
@@ -87,7 +92,7 @@ class Optimizer:
         return norm(grad_kp)
 
     def row(self, k: int) -> dict[str, Any]:
-        """What a checkpoint holds of row k: torch's state of each of its pieces."""
+        """The optimizer state of row k for a checkpoint: torch's state of each of its pieces."""
         return {
             f"{number}.{name}": value
             for number, state in enumerate(self._states(k))
@@ -95,7 +100,7 @@ class Optimizer:
         }
 
     def load_row(self, k: int, saved: dict[str, Any]) -> None:
-        """The reverse of :meth:`row`."""
+        """Restore what :meth:`row` returned."""
         states = self._states(k)
         for state in states:
             state.clear()
@@ -111,43 +116,44 @@ class Optimizer:
 
 
 class CompiledAdamW:
-    """:class:`Optimizer` for rows of AdamW alone, as one compiled kernel over all of them. Equal to it
-    but for the last digits, and in what a checkpoint holds."""
+    """:class:`Optimizer` for packs that use AdamW throughout, as one compiled kernel over all rows.
+
+    Its updates match up to the last digits; its checkpoints are interchangeable.
+    """
 
     def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
         self.flat_kp = flat_kp
-        self.m_kp, self.v_kp = (
-            torch.zeros_like(flat_kp.detach()),
-            torch.zeros_like(flat_kp.detach()),
-        )
+        self.m_kp = torch.zeros_like(flat_kp.detach())
+        self.v_kp = torch.zeros_like(flat_kp.detach())
         self.pieces = [pieces(model, c) for c in configs]
         self.matrices = model.ends["matrix"]
         self.betas = [(c.beta1, c.beta2) for c in configs]
         self.t = [0] * len(configs)
+        """Steps done by each row."""
         decayed = [[_decayed(model, c)] for c in configs]
         self.decayed_k1 = torch.tensor(decayed, device=flat_kp.device)
-        self.fixed_k5 = flat_kp.new_tensor(
-            [
-                (
-                    math.inf if c.clip is None else c.clip,
-                    c.weight_decay * lr_divisor(model.model, c),
-                    c.beta1,
-                    c.beta2,
-                    c.eps,
-                )
-                for c in configs
-            ],
-            dtype=torch.float64,
-        ).float()
+        fixed = [
+            (
+                math.inf if c.clip is None else c.clip,
+                c.weight_decay * lr_divisor(model.model, c),
+                c.beta1,
+                c.beta2,
+                c.eps,
+            )
+            for c in configs
+        ]
+        self.fixed_k5 = flat_kp.new_tensor(fixed, dtype=torch.float64).float()
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
-        """As :meth:`Optimizer.step`, but that `grad_kp` is left as it is."""
+        """Update as :meth:`Optimizer.step` does, without changing `grad_kp`."""
         torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
         return self.within(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
 
     def within(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
-        """What compiled code that ends in :func:`adamw` returns: `update` is called with its arguments
-        but for the gradient, the parameters first."""
+        """Call `update`, compiled code that ends in :func:`adamw`, and return what it returns.
+
+        It gets all arguments of :func:`adamw` after the gradient, the parameters first.
+        """
         t_after = [t + 1 for t in self.t]
         moving = [
             (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
@@ -156,14 +162,14 @@ class CompiledAdamW:
         moving_k4 = torch.tensor(moving).to(self.m_kp.device, non_blocking=True)
         flat_kp = self.flat_kp.detach()
         rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
-        for tensor in rows:  # once for packs of every size
+        for tensor in rows:  # one graph for packs of every size
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        answer = update(*rows, self.matrices)
+        result = update(*rows, self.matrices)
         self.t = t_after
-        return answer
+        return result
 
     def row(self, k: int) -> dict[str, Any]:
-        """What a checkpoint holds of row k, as :meth:`Optimizer.row` has it."""
+        """The optimizer state of row k for a checkpoint, in the form of :meth:`Optimizer.row`."""
         if not self.t[k]:
             return {}
         return {
@@ -177,7 +183,7 @@ class CompiledAdamW:
         }
 
     def load_row(self, k: int, saved: dict[str, Any]) -> None:
-        """The reverse of :meth:`row`."""
+        """Restore what :meth:`row` returned."""
         for number, piece in enumerate(self.pieces[k]):
             piece.view(self.m_kp[k]).copy_(saved[f"{number}.exp_avg"])
             piece.view(self.v_kp[k]).copy_(saved[f"{number}.exp_avg_sq"])
@@ -194,7 +200,10 @@ def adamw(
     moving_k4: Tensor,
     matrices: int,
 ) -> Tensor:
-    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2) in place; the norms before clipping."""
+    """One step of AdamW in place (Loshchilov & Hutter 2019, algorithm 2).
+
+    Returns the norms of the gradients before clipping [K].
+    """
     clip, decay, beta1, beta2, eps = fixed_k5.split(1, dim=1)
     lr_matrix, lr_other, correction1, correction2 = moving_k4.split(1, dim=1)
     norm_k1 = grad_kp.norm(dim=1, keepdim=True)
@@ -214,46 +223,51 @@ def _compiled_adamw(device: torch.device) -> Callable[..., Tensor]:
     return compiled(adamw, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a row that is one parameter of one of torch's optimisers."""
+    """A part of a row that is one parameter of one of torch's optimizers."""
 
     view: Callable[[Tensor], Tensor]
+    """The part of a row [P], as a view."""
     kind: str
+    """The optimizer: a key of _KINDS."""
     matrix: bool
+    """Whether it has the learning rate of matrices."""
     decayed: bool
 
 
 def pieces(model: Model, c: OptimConfig) -> list[Piece]:
-    """The pieces of a row; together they are the whole of it."""
+    """The pieces of a row, in order; together they cover it."""
     end, P_decayed = model.ends["matrix"], _decayed(model, c)
-    begin = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]  # of AdamW's part
+    adamw_from = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]
     found = []
-    for name, at in model.offsets.items():
-        if at < begin:
+    for name, start in model.offsets.items():
+        if start < adamw_from:
             whole = torch.empty(model.shapes[name], device="meta")
             for number in range(len(model.parts(name, whole))):
                 view = partial(_part, model, name, number)
-                found.append(Piece(view, c.optimizer, at < end, at < P_decayed))
-    cuts = sorted({begin, *(x for x in (end, P_decayed, model.P) if x > begin)})
+                matrix, decayed = start < end, start < P_decayed
+                found.append(Piece(view=view, kind=c.optimizer, matrix=matrix, decayed=decayed))
+    cuts = sorted({adamw_from, *(x for x in (end, P_decayed, model.P) if x > adamw_from)})
     for a, b in itertools.pairwise(cuts):
-        found.append(Piece(partial(_cut, a, b), "adamw", b <= end, b <= P_decayed))
+        view, matrix, decayed = partial(_slice, a, b), b <= end, b <= P_decayed
+        found.append(Piece(view=view, kind="adamw", matrix=matrix, decayed=decayed))
     return found
 
 
 def _decayed(model: Model, c: OptimConfig) -> int:
-    """How much of a row decays: it comes first."""
+    """Number of decayed parameters; they are the first of a row."""
     ends = {"matrices": model.ends["matrix"], "embeddings": model.ends["head"], "all": model.P}
     return ends[c.decay]
 
 
-def _cut(a: int, b: int, row_p: Tensor) -> Tensor:
+def _slice(a: int, b: int, row_p: Tensor) -> Tensor:
     return row_p[a:b]
 
 
 def _part(model: Model, name: str, number: int, row_p: Tensor) -> Tensor:
-    shape, a = model.shapes[name], model.offsets[name]
-    return model.parts(name, row_p[a : a + math.prod(shape)].view(shape))[number]
+    shape, start = model.shapes[name], model.offsets[name]
+    return model.parts(name, row_p[start : start + math.prod(shape)].view(shape))[number]
 
 
 def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Which runs can train in one pack, and which share their first steps. Imports nothing heavy."""
+"""Which runs can train in one pack, and which of them share their first steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ SHARED = (
     "batch_tokens",
     "precision",
 )
-"""What the runs of one pack have in common; seeds, learning rates, horizons, subsets may differ."""
+"""Fields in which the runs of a pack agree; seeds, learning rates, horizons, subsets may differ."""
 
-shape = attrgetter("model", *(key for key in SHARED if not key.startswith("model.")))
-"""Equal, and hashable, for runs that can train in one pack: the values of :data:`SHARED`."""
+pack_key = attrgetter("model", *(key for key in SHARED if not key.startswith("model.")))
+"""The values of :data:`SHARED`, hashable: equal for runs that can train in one pack."""
 
 
-def parts_at(run: RunConfig) -> int:
-    """Steps up to which the learning rate does not know how long the run is: a wsd run until it
-    cools down, a constant one to its end."""
+def branch_step(run: RunConfig) -> int:
+    """Steps for which the learning rate does not depend on the run's horizon.
+
+    A wsd run branches off where its cooldown begins, a constant one at its end.
+    """
     if run.optim.schedule == "wsd":
         return run.S - cooldown_steps(run)
     return run.S
 
 
 def trunk(run: RunConfig) -> Hashable:
-    """Runs with equal trunks go through the same parameters, step by step, until the first of them
-    parts (:func:`parts_at`): they differ only in how long they are, how they cool down and when
-    they are measured. A warm-up, or a rule for the learning rate, that depends on the horizon
-    makes a trunk of its own."""
-    same = canonical(run)
+    """Equal for runs that go through the same parameters until the first of them branches off.
+
+    Such runs differ only in horizon, cooldown and evaluations (:func:`branch_step`). If a warm-up
+    or a learning-rate rule depends on the horizon, runs of different horizons share no trunk.
+    """
+    common = canonical(run)
     for key in ("tokens", "eval.points", "eval.others", "eval.patience", "optim.cooldown_fraction"):
-        same.pop(key, None)
-    free = run.optim.schedule in ("wsd", "constant")
+        common.pop(key, None)
+    independent = run.optim.schedule in ("wsd", "constant")
     return (
-        tuple(sorted((key, repr(value)) for key, value in same.items())),
+        tuple(sorted((key, repr(value)) for key, value in common.items())),
         warmup_steps(run),
         peaks(run),
-        None if free else run.S,
+        None if independent else run.S,
     )

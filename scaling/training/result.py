@@ -1,4 +1,4 @@
-"""What training reports and returns."""
+"""What training reports and returns, and what it asks its caller. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scaling.config import RunConfig
 
 
 class Interrupted(Exception):
-    """Training stopped because it was asked to; its checkpoint is written."""
+    """Training stopped because `should_stop` asked for it; the checkpoint is written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands."""
+    """How far a run has come."""
 
     step: int
     steps: int
@@ -34,11 +34,11 @@ class Result:
 
     config: RunConfig
     row: dict[str, Any]
-    """One row of the results table; keys are names of scaling.schema.COLUMNS."""
+    """One row of the results table; keys are names in scaling.schema.COLUMNS."""
     curve: list[dict[str, Any]]
-    """One entry an evaluation; keys are names of scaling.schema.CURVE_COLUMNS."""
+    """One entry per evaluation; keys are names in scaling.schema.CURVE_COLUMNS."""
     tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """One entry a distribution that the finished model was measured on; keys are names of
+    """One entry per distribution that the finished model was measured on; keys are names in
     scaling.schema.TEST_COLUMNS."""
 
     @property
@@ -47,5 +47,19 @@ class Result:
 
 
 GiveUp = Callable[[Sequence[tuple[RunConfig, Sequence[dict[str, Any]]]]], Mapping[str, str]]
-"""Asked as runs have been measured, with each of them and its curve so far (points as in
-Result.curve): {run_id: why} of those that are to end here."""
+"""Called with runs that were just evaluated and their curves so far (points as in Result.curve).
+Returns {run_id: reason} for the runs that should end now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What the caller of a training loop wants to hear, and decides."""
+
+    on_progress: Callable[[RunConfig, Progress], None] | None = None
+    """Called about twice a second, and after every evaluation."""
+    on_result: Callable[[Result], None] | None = None
+    """Called as each run ends."""
+    should_stop: Callable[[], bool] | None = None
+    """Called after every step; True writes checkpoints and raises Interrupted."""
+    give_up: GiveUp | None = None
+    """Called after every evaluation but a run's last."""

@@ -1,4 +1,4 @@
-"""The schedule of a run: learning rates step by step, evaluations. Imports nothing heavy."""
+"""The schedule of a run: learning rates by step, and evaluation steps. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ from scaling.size import parameters
 def warmup_steps(run: RunConfig) -> int:
     """Steps of linear warm-up, at most all of them."""
     if run.optim.warmup_tokens is not None:
-        steps = range(run.S)  # before which there have been fewer tokens
+        steps = range(run.S)  # tokens_at(step) are the tokens before that step
         return bisect.bisect_left(steps, run.optim.warmup_tokens, key=run.tokens_at)
     return round(run.optim.warmup_fraction * run.S)
 
 
+def cooldown_steps(run: RunConfig) -> int:
+    """Steps of a wsd run's final decay, at least one."""
+    return max(1, round(run.optim.cooldown_fraction * run.S))
+
+
 def lr_divisor(model: ModelConfig, optim: OptimConfig) -> float:
-    """What muP divides the learning rate of the matrices by. AdamW: m = d_model / base (Yang et al.
-    2022, Table 8). Updates whose singular values are all alike (Muon), or which are as large as the
-    weights are (Adafactor), shrink by m^1/2 of themselves or need to: m^1/2."""
+    """The factor by which muP divides the learning rate of matrices.
+
+    AdamW: m = d_model / base (Yang et al. 2022, Table 8). Updates with equal singular values
+    (Muon) shrink by m^1/2 on their own, and updates in proportion to the weights (Adafactor) have
+    to: m^1/2.
+    """
     return model.width_multiplier ** (1.0 if optim.optimizer == "adamw" else 0.5)
 
 
 def evaluation_steps(S: int, points: int) -> list[int]:
-    """The steps (1 to S) after which the held-out loss is measured: log-spaced from S / 100, the
-    last step always among them."""
+    """The steps (1 to S) after which the held-out loss is measured.
+
+    They are log-spaced from S / 100; the last step is always one of them.
+    """
     import numpy as np
 
     if points == 1:
@@ -45,12 +55,11 @@ def peaks(run: RunConfig) -> tuple[float, float]:
 
 
 def schedule(run: RunConfig, step: int) -> float:
-    """Learning rate of `step` (0 to S - 1) over the peak.
+    """Learning rate of `step` (0 to S - 1) relative to the peak.
 
-    The last step of a cosine or linear run has `final_fraction` (unless warm-up takes all steps but
-    one, or all); that of a wsd run (warm-up, stable,
-    decay: Hu et al. 2024, arXiv 2404.06395; cooldown as in Hägele et al. 2024, arXiv 2405.18392) is
-    one step short of zero.
+    A cosine or linear run ends at `final_fraction`, reached at its last step (unless warm-up takes
+    all steps, or all but one). A wsd run (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395;
+    cooldown as in Hägele et al. 2024, arXiv 2405.18392) ends one step short of zero.
     """
     o, S, W = run.optim, run.S, warmup_steps(run)
     if step < W:
@@ -63,7 +72,3 @@ def schedule(run: RunConfig, step: int) -> float:
     if o.schedule == "linear":
         return 1 - (1 - o.final_fraction) * progress
     return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def cooldown_steps(run: RunConfig) -> int:
-    return max(1, round(run.optim.cooldown_fraction * run.S))

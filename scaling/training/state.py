@@ -1,4 +1,4 @@
-"""The state of a row of the stacked tensors."""
+"""The training state of one model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 from torch import Tensor
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
-    """What a row of the stacked tensors holds."""
+    """One row of a stack; a checkpoint holds its fields by name."""
 
     flat_p: Tensor
+    """The parameters."""
     adamw: dict[str, Any]
+    """The optimizer's state, whatever its kind; empty before the first step."""
     loss_sum: float = 0.0
-    """Of all steps so far, in float64."""
+    """Sum of the training losses of all steps so far, in float64."""
     norm_sum: float = 0.0
-    """Of the gradients of all steps so far."""
+    """Sum of the gradient norms of all steps so far, in float64."""
     noise_m: Tensor | None = None
-    """Of scaling.training.noise.NoiseScale, where the noise scale is measured."""
+    """State of scaling.training.noise.NoiseScale; None if the noise scale is not measured."""
     mean_p: Tensor | None = None
-    """Running mean of the parameters, where there is one."""
+    """Running mean of the parameters; None if there is none."""
 
     def clone(self) -> State:
         return State(**{name: _cloned(value) for name, value in vars(self).items()})

@@ -1,630 +1,374 @@
-"""The training loop: rows of stacked tensors, each trained for one or more members."""
+"""The training loop of a pack: slots, steps, evaluations, checkpoints and results."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import os
-import shutil
 import time
-import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scaling.config import RECIPE, RunConfig, canonical
+from scaling.config import RunConfig
 from scaling.data import corpus
-from scaling.data.windows import held_out_windows
-from scaling.devices.compilation import compiled
 from scaling.devices.device import device_of
 from scaling.devices.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.devices.ranks import ALONE, Ranks
-from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
 from scaling.model import build
-from scaling.models.decoder import Decoder
-from scaling.training import checkpoint
-from scaling.training.checkpoint import CHECKPOINT, make_folder
-from scaling.training.evaluate import HeldOut, evaluate
-from scaling.training.fsdp import ShardedAdamW, Sharding
-from scaling.training.member import Member, Row
-from scaling.training.noise import NoiseScale
-from scaling.training.optim import CompiledAdamW, Optimizer
-from scaling.training.pack_key import trunk
-from scaling.training.result import GiveUp, Interrupted, Progress, Result
+from scaling.training.checkpoint import Checkpoints, make_folder
+from scaling.training.evaluate import Evaluator, HeldOut
+from scaling.training.fsdp import Sharding
+from scaling.training.member import Machine, Member, Trajectory
+from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
+from scaling.training.stack import Stack
 from scaling.training.state import State
-from scaling.training.step import divisor_from, parts_of_step, precision, whole_step
+from scaling.training.step import TrainingStep
 
 _PROGRESS_SECONDS = 0.5
 
 
-def _lack_of_memory(error: Exception) -> str:
-    """What is said of a lack of memory; any other error is raised again."""
-    if not out_of_memory(error):
-        raise error
-    return one_line(error)
-
-
 class Trainer:
-    """Members in training, as rows of stacked tensors; :func:`train_pack` drives it."""
+    """Trains a pack: each of up to `slots` trajectories is a row of stacked tensors.
+
+    :func:`scaling.training.train.train_pack` checks the runs and then calls :meth:`run_to_end`.
+    """
 
     def __init__(
         self,
         runs: Sequence[RunConfig],
         execution: Execution,
         folders: Sequence[Path | None],
+        *,
         slots: int | None = None,
         ranks: Ranks = ALONE,
         texts: Mapping[str, str] | None = None,
     ) -> None:
         shared = runs[0]
         self.ranks = ranks
-        self.checkpoint_seconds = execution.checkpoint_seconds
-        self.peak_flops = execution.peak_flops
-        # Rows of one stack have batches of one size.
-        ramped = any(run.optim.batch_warmup_tokens is not None for run in runs)
-        self.slots = 1 if ramped else slots or len(runs)
+        self.execution = execution
+        # All rows of a stack have batches of the same size.
+        growing = any(run.optim.batch_warmup_tokens is not None for run in runs)
+        self.slots = 1 if growing else slots or len(runs)
         self.device = device_of(execution.device, execution.devices // execution.nodes, ranks.local)
         keep_memory()
         reset_peak_memory(self.device)
         self.bfloat16 = shared.precision == "bfloat16"
+        self.measure_noise = shared.eval.noise_parts is not None
         self.files = corpus.prepare(shared.data)
-        # What cannot be had is known now, not after the last step.
-        names = {name for run in runs for name in run.eval.other_corpora} - {shared.data.corpus}
-        self.others = {name: self.files.test_of(name) for name in sorted(names)}
-        if texts is not None:
-            corpus.check_unchanged(corpus.hashes(shared.data, self.files, self.others), texts)
-        windows = held_out_windows(self.files.test, shared.eval.test_tokens, shared.model.n_ctx)
-        self.windows_bt = torch.from_numpy(windows).to(self.device)
-        self.token_bytes_v = torch.from_numpy(self.files.token_bytes()).to(self.device)
-        self.decoder = build(shared.model, self.files.vocab_size)
-        self.decoder.recompute = execution.recompute
-        self.decoder.z_loss = shared.optim.z_loss
-        self.sharding = Sharding(self.decoder, ranks) if ranks.sharded else None
-        self.layout = self.decoder if self.sharding is None else self.sharding.layout
-        """Of this rank's rows."""
-        self.parts = parts_of_step(shared, execution.micro_tokens, ranks)
-        self.may_halve = execution.micro_tokens is None and ranks.size == 1
-        self.mean_loss = (self.sharding or self.decoder).mean_loss
-        self.compiled = execution.compile
-        self.whole_step = None
-        if self.compiled:
-            with torch.no_grad():  # what a family remembers of its first call is not for a graph
-                row_1p = torch.zeros(1, self.layout.P, device=self.device)
-                self.decoder.logits(row_1p, self.windows_bt[None, :1, :-1])
-            if self.sharding is None:
-                self.mean_loss = compiled(self.decoder.mean_loss, self.device)
-            elif isinstance(self.decoder, Decoder):  # a graph does not let go of what was gathered
-                self.decoder.block = compiled(self.decoder.block, self.device)
-            fused = self.decoder.fuses_loss(shared.batch_tokens)
-            if fused and not (self.decoder.recompute or ranks.size > 1):
-                self.whole_step = compiled(
-                    whole_step(self.decoder, self.bfloat16), self.device, fullgraph=True
-                )
+        self.model = build(shared.model, self.files.vocab_size)
+        self.model.recompute = execution.recompute
+        self.model.z_loss = shared.optim.z_loss
+        others = {name for run in runs for name in run.eval.other_corpora} - {shared.data.corpus}
+        self.evaluator = Evaluator(
+            self.model,
+            self.files,
+            shared,
+            other_corpora=others,
+            texts=texts,
+            device=self.device,
+            ranks=ranks,
+        )
+        self.sharding = Sharding(self.model, ranks) if ranks.sharded else None
+        self.layout = self.model if self.sharding is None else self.sharding.layout
+        """Where tensors lie in this rank's rows."""
+        self.training_step = TrainingStep(
+            self.model, shared, execution, device=self.device, ranks=ranks, sharding=self.sharding
+        )
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 make_folder(folder)
-        self.rows: list[Row] = []
+        self.trajectories: list[Trajectory] = []
+        """Those that train; trajectory k is row k of the stack."""
+        self.stack: Stack
+        """Their tensors, from when the first trajectory starts."""
         self.lr: list[float] = []
+        """Learning rate of the matrices at each row's last step."""
         self.updates: dict[int, Tensor] = {}
-        """Of the rows that were asked: norm of the last update of the matrices over their norm."""
+        """{row: norm of the last update of the matrices over their norm}, where it is asked for."""
         self.order = [run.run_id for run in runs]
-        self.waiting = self._resumed(
-            [Member(run, self.files, folder) for run, folder in zip(runs, folders, strict=True)]
+        members = [Member(run, self.files, f) for run, f in zip(runs, folders, strict=True)]
+        self.checkpoints = Checkpoints(
+            self.files.hash,
+            self.model.P,
+            device=self.device,
+            ranks=ranks,
+            sharding=self.sharding,
         )
-        self._arrange()
+        self.waiting = self.checkpoints.resume(members)
+        self._fill_slots()
 
-    # ---------------------------------------------------------------- rows
+    # ---------------------------------------------------------------- slots
 
-    def _state(self, k: int) -> State:
-        """Views of row k."""
-        return State(
-            self.flat_kp.detach()[k],
-            self.adamw.row(k),
-            self.loss_sum_k[k].item(),
-            self.norm_sum_k[k].item(),
-            None if self.noise is None else self.noise.state_km[k],
-            None if self.mean_kp is None else self.mean_kp[k],
-        )
-
-    def _arrange(self) -> None:
-        """Rows that are over give up their places, members that part from their row get one of their
-        own, and those that wait take what is free."""
-        stay, parted = [], []
-        for k, row in enumerate(self.rows):
-            row.members = [member for member in row.members if not member.over]
-            for member in row.members[1:]:
-                if member.step >= member.parts_at:
+    def _fill_slots(self) -> None:
+        """Drop finished members, let members branch off, and start trajectories in free slots."""
+        stay, branches = [], []
+        for k, trajectory in enumerate(self.trajectories):
+            trajectory.members = [m for m in trajectory.members if not m.finished]
+            for member in trajectory.members[1:]:
+                if member.step >= member.branch_step:
                     member.shared_steps = member.step
-                    row.members.remove(member)
-                    parted.append(Row([member], self._state(k).clone()))
-            if row.members:
+                    trajectory.members.remove(member)
+                    branches.append(Trajectory([member], self.stack.state(k).clone()))
+            if trajectory.members:
                 stay.append(k)
-        self.waiting[:0] = parted  # first those that have something to lose
+        self.waiting[:0] = branches  # first, since their state is only in memory
         free = self.slots - len(stay)
         entering, self.waiting = self.waiting[:free], self.waiting[free:]
-        if len(stay) == len(self.rows) and not entering:
+        if len(stay) == len(self.trajectories) and not entering:
             return
-        states = [self._state(k) for k in stay] + [self._begin(row) for row in entering]
+        states = [self.stack.state(k) for k in stay] + [self._start(t) for t in entering]
         self.lr = [self.lr[k] for k in stay] + [0.0] * len(entering)
-        self.rows = [self.rows[k] for k in stay] + entering
-        if not self.rows:
+        self.trajectories = [self.trajectories[k] for k in stay] + entering
+        if not self.trajectories:
             return
-        shared = self.rows[0].leader.run
-        self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
-        configs = [row.leader.run.optim for row in self.rows]
-        stacked = self.compiled and all(config.optimizer == "adamw" for config in configs)
-        if self.sharding is not None:
-            self.adamw = ShardedAdamW(self.flat_kp, self.sharding, configs)
-        else:
-            kind = CompiledAdamW if stacked else Optimizer
-            self.adamw = kind(self.flat_kp, self.decoder, configs)
-        for k, state in enumerate(states):
-            if state.adamw:
-                self.adamw.load_row(k, state.adamw)
-        self.loss_sum_k, self.norm_sum_k = torch.tensor(
-            [(state.loss_sum, state.norm_sum) for state in states],
-            dtype=torch.float64,
-            device=self.device,
-        ).T
-        self.noise = None
-        if shared.eval.noise_parts is not None:
-            fresh = torch.zeros(NoiseScale.SIZE, dtype=torch.float64, device=self.device)
-            noise = [fresh if state.noise_m is None else state.noise_m for state in states]
-            self.noise = NoiseScale(torch.stack(noise))
-        self.mean_kp = None
-        if any(row.leader.run.optim.ema is not None for row in self.rows):
-            means = [state.flat_p if state.mean_p is None else state.mean_p for state in states]
-            self.mean_kp = torch.stack(means).detach()
-        for row in self.rows:
-            for member in row.members:
-                member.pack = max(member.pack, len(self.rows))
+        self.stack = Stack(
+            states,
+            [trajectory.leader.run.optim for trajectory in self.trajectories],
+            model=self.model,
+            sharding=self.sharding,
+            compiled=self.execution.compile,
+            measure_noise=self.measure_noise,
+        )
+        for member in self._members():
+            member.pack = max(member.pack, len(self.trajectories))
 
-    def _begin(self, row: Row) -> State:
-        """The state with which a row takes its place."""
-        state, row.state = row.state, None
+    def _start(self, trajectory: Trajectory) -> State:
+        """The state with which a trajectory enters its slot."""
+        state, trajectory.state = trajectory.state, None
         if state is None:
-            seed, sharding = row.leader.run.seed, self.sharding
-            state = State(sharding.init(seed) if sharding else self.decoder.init([seed])[0], {})
+            seed, sharding = trajectory.leader.run.seed, self.sharding
+            flat_p = sharding.init(seed) if sharding else self.model.init([seed])[0]
+            state = State(flat_p=flat_p, adamw={})
         tensors = {name: x for name, x in vars(state).items() if isinstance(x, Tensor)}
         return dataclasses.replace(state, **{n: x.to(self.device) for n, x in tensors.items()})
 
-    @property
-    def _parting(self) -> bool:
-        return any(m.step >= m.parts_at for row in self.rows for m in row.members[1:])
+    def _members(self) -> list[Member]:
+        """The members that train."""
+        return [member for trajectory in self.trajectories for member in trajectory.members]
 
     # ---------------------------------------------------------------- the loop
 
-    def run_to_end(
-        self,
-        on_progress: Callable[[RunConfig, Progress], None] | None,
-        on_result: Callable[[Result], None] | None,
-        should_stop: Callable[[], bool] | None,
-        give_up: GiveUp | None,
-    ) -> list[Result]:
+    def run_to_end(self, callbacks: Callbacks) -> list[Result]:
+        """Train all members to their ends; the results are in the order of the runs.
+
+        Raises Interrupted when `should_stop` asks for it.
+        """
         results: dict[str, Result] = {}
-        self._leave(results, on_result)
-        clock = last_progress = last_checkpoint = time.perf_counter()
-        while self.rows:
+        self._hand_in_results(results, callbacks.on_result)
+        self._clock = self._last_progress = self._last_checkpoint = time.perf_counter()
+        while self.trajectories:
             self.steps(1)
-            due = {
-                k: [m for m in row.members if m.step in m.eval_steps]
-                for k, row in enumerate(self.rows)
-            }
-            due = {k: members for k, members in due.items() if members}
+            due = self._due_for_evaluation()
             if due:
-                self._spend(clock)
-                self._measure(due)
-                self._ask([m for members in due.values() for m in members if not m.over], give_up)
-                clock = time.perf_counter()
-            now = time.perf_counter()
-            look, stop, save = self.ranks.agreed(
-                now - last_progress > _PROGRESS_SECONDS,
-                should_stop is not None and should_stop(),
-                now - last_checkpoint > self.checkpoint_seconds,
-            )
-            if due or look:
-                # The one host synchronisation; a loss that is lost is seen here, not at the end.
-                sums = self.loss_sum_k.tolist()
-                lost = {
-                    k: [m for m in self.rows[k].members if not m.error]
-                    for k, value in enumerate(sums)
-                    if not math.isfinite(value)
-                }
-                if lost:
-                    self._spend(clock)
-                    self._measure(lost)
-                    clock = now = time.perf_counter()
-                if on_progress:
-                    share = (now - clock) / len(self.rows)
-                    for row, loss_sum in zip(self.rows, sums, strict=True):
-                        for m in row.members:
-                            on_progress(m.run, m.progress(loss_sum, share / len(row.members)))
-                last_progress = now
-                due |= lost
-            if due or self._parting:
-                self._spend(clock)
-                self._leave(results, on_result)
-                clock = time.perf_counter()
-            if self.rows and (stop or save):
-                self._spend(clock)
-                self._save()
-                clock = last_checkpoint = time.perf_counter()
-            if self.rows and stop:
-                members = [member for row in self.rows for member in row.members]
-                at = ", ".join(f"{m.run.run_id} at {m.step} of {m.run.S}" for m in members)
-                raise Interrupted(f"stopped at a step: {at}")
+                with self._not_training():
+                    self._evaluate(due)
+                    self._ask_give_up(due, callbacks.give_up)
+            report, stop, save = self._agree(callbacks.should_stop)
+            lost = self._find_lost() if due or report else {}
+            if lost:
+                with self._not_training():
+                    self._evaluate(lost)
+            if due or report:
+                self._report(callbacks.on_progress)
+            branch = any(m.step >= m.branch_step for t in self.trajectories for m in t.members[1:])
+            if due or lost or branch:
+                with self._not_training():
+                    self._hand_in_results(results, callbacks.on_result)
+            if self.trajectories and (stop or save):
+                with self._not_training():
+                    self._save()
+                self._last_checkpoint = self._clock
+            if self.trajectories and stop:
+                places = (f"{m.run.run_id} at {m.step} of {m.run.S}" for m in self._members())
+                raise Interrupted(f"stopped at a step: {', '.join(places)}")
         return [results[run_id] for run_id in self.order]
 
     def steps(self, n: int) -> None:
-        """Train all rows n steps, without evaluation or host synchronisation."""
+        """Train all trajectories for n steps, without evaluation or host synchronisation."""
         for _ in range(n):
-            sequences = self.rows[0].leader.sequences
+            leaders = [trajectory.leader for trajectory in self.trajectories]
+            sequences = leaders[0].next_sequences
             share = self.ranks.share(sequences)
-            windows = [row.leader.window(share) for row in self.rows]
-            windows_kbt = torch.from_numpy(np.stack(windows))
+            windows_kbt = torch.from_numpy(np.stack([m.next_windows(share) for m in leaders]))
             if self.device.type == "cuda":
                 windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
-            rates = [row.leader.rates() for row in self.rows]
-            due = [k for k, row in enumerate(self.rows) if row.update_is_asked]
-            matrices_kp = self.flat_kp.detach()[:, : self.layout.ends["matrix"]]
-            before = matrices_kp[due] if due else None  # a copy
-            loss_k, norm_k = self._update(windows_kbt, windows_kbt.shape[1] / sequences, rates)
-            self.norm_sum_k += norm_k
+            rates = [member.next_rates() for member in leaders]
+            measured = [k for k, t in enumerate(self.trajectories) if t.update_is_measured]
+            matrices_kp = self.stack.flat_kp.detach()[:, : self.layout.ends["matrix"]]
+            before = matrices_kp[measured] if measured else None  # a copy
+            loss_k, norm_k = self.training_step.update(
+                self.stack, windows_kbt, windows_kbt.shape[1] / sequences, rates
+            )
+            self.stack.norm_sum_k += norm_k
+            self.stack.loss_sum_k += loss_k
             self.updates = {}
             if before is not None:
-                moved = matrices_kp[due] - before
+                moved = matrices_kp[measured] - before
                 ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
-                self.updates = dict(zip(due, ratios, strict=True))
-            self.loss_sum_k += loss_k
-            if self.mean_kp is not None:
-                keep = [row.leader.run.optim.ema or 0.0 for row in self.rows]
-                t = [row.leader.step for row in self.rows]
-                move = [1 - min(d, (1 + s) / (10 + s)) for d, s in zip(keep, t, strict=True)]
-                self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(move)[:, None])
+                self.updates = dict(zip(measured, ratios, strict=True))
+            self.stack.update_means([member.step for member in leaders])
             self.lr = [matrices for matrices, _ in rates]
-            tokens = sequences * self.decoder.model.n_ctx
-            for row in self.rows:
-                for member in row.members:
+            tokens = sequences * self.model.model.n_ctx
+            for trajectory in self.trajectories:
+                for member in trajectory.members:
                     member.step += 1
-                    member.work += tokens / len(row.members)
+                    member.work += tokens / len(trajectory.members)
 
-    def _update(
-        self, windows_kbt: Tensor, weight: float, rates: list[tuple[float, float]]
-    ) -> tuple[Tensor, Tensor]:
-        """Train on windows that are this rank's share of a step, so much of the whole, at each row's
-        learning rates of (matrices, all else). Losses and norms of the gradients [K]."""
-        whole = self.whole_step if self.parts == 1 and self.noise is None else None
-        if whole is not None and isinstance(self.adamw, CompiledAdamW):
-            from torch._dynamo.exc import TorchDynamoException  # a second of import
-
-            torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
-            lack = None
-            try:
-                return self.adamw.within(partial(whole, windows_kbt), rates)
-            except TorchDynamoException:  # a family whose code is not one graph
-                self.whole_step = None
-            except (MemoryError, RuntimeError) as error:
-                lack = _lack_of_memory(error)
-            if lack:
-                self._halve(windows_kbt, lack)
-        loss_k, grad_kp = self._gradient(windows_kbt, weight)
-        return loss_k, self.adamw.step(grad_kp, rates)
-
-    def _gradient(self, windows_kbt: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean loss [K] and its gradient, that which the optimiser takes, of a step of which these
-        windows are this rank's share, so much of the whole."""
-        while True:
-            try:
-                return self._gradient_in_parts(windows_kbt, weight)
-            except (MemoryError, RuntimeError) as error:
-                lack = _lack_of_memory(error)
-            self._halve(windows_kbt, lack)
-
-    def _halve(self, windows_kbt: Tensor, said: str) -> None:
-        """Where memory ran out for the first time, cut the step in twice as many parts, now and from
-        now on. Raises MemoryError for the second time. To be called when the exception is gone: it
-        holds what the step had made."""
-        sequences, n_ctx = windows_kbt.shape[1], self.decoder.model.n_ctx
-        tokens = sequences // self.parts * n_ctx
-        if not self.may_halve or self.parts == sequences:
-            raise MemoryError(
-                f"a step of {tokens} tokens of each of {len(self.rows)} runs does not fit: {said} "
-                f"Give execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
-                "execution.recompute."
-            )
-        self.may_halve = False
-        self.parts = divisor_from(sequences, 2 * self.parts)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        warnings.warn(
-            f"a step of {tokens} tokens does not fit into memory ({said}): it goes in "
-            f"{self.parts} parts.",
-            stacklevel=3,
+    def _agree(self, should_stop: Callable[[], bool] | None) -> tuple[bool, bool, bool]:
+        """Whether to report progress, to stop, and to write checkpoints, as rank 0 decides."""
+        now = time.perf_counter()
+        report, stop, save = self.ranks.agreed(
+            now - self._last_progress > _PROGRESS_SECONDS,
+            should_stop is not None and should_stop(),
+            now - self._last_checkpoint > self.execution.checkpoint_seconds,
         )
+        return bool(report), bool(stop), bool(save)
 
-    def _gradient_in_parts(self, windows_kbt: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        def one(windows_kbt: Tensor, instead: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-            if self.compiled:  # once for packs of every size
-                for tensor in (self.flat_kp, windows_kbt):
-                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
-            with precision(self.device, self.bfloat16):
-                loss_k = self.mean_loss(self.flat_kp, windows_kbt, instead)
-            by = [self.flat_kp, *instead.values()]
-            return loss_k.detach(), list(torch.autograd.grad(loss_k.sum(), by))
+    def _report(self, on_progress: Callable[[RunConfig, Progress], None] | None) -> None:
+        self._last_progress = now = time.perf_counter()
+        if on_progress is None:
+            return
+        seconds = (now - self._clock) / len(self.trajectories)
+        sums = self.stack.loss_sum_k.tolist()
+        for trajectory, loss_sum in zip(self.trajectories, sums, strict=True):
+            share = seconds / len(trajectory.members)
+            for member in trajectory.members:
+                on_progress(member.run, member.progress(loss_sum, share))
 
-        K, sequences = windows_kbt.shape[:2]
-        parts = divisor_from(sequences, min(self.parts, sequences))  # of a batch still growing
-        ranks = self.ranks
-        if parts == 1 and (self.noise is None or ranks.apart == 1):
-            loss_k, (grad_kp,) = one(windows_kbt, {})
-            return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
-        b = sequences // parts
-        gains = self.decoder.gains if self.noise is not None else ()
-        loss_k, small_k, sequence_k = self.flat_kp.new_zeros(3, K, requires_grad=False)
-        grad_kp = torch.zeros_like(self.flat_kp, requires_grad=False)
-        whole_gains: list[Tensor | int] = [0] * len(gains)
-        for part_kbt in windows_kbt.split(b, dim=1):
-            p = self.decoder.named(self.flat_kp) if gains else {}
-            each = {name: p[name][:, None].expand(-1, b, -1).flatten(0, 1) for name in gains}
-            part_loss_k, (part_kp, *part_gains) = one(part_kbt, each)
-            loss_k += part_loss_k / parts
-            grad_kp.add_(part_kp, alpha=1 / parts)
-            if self.noise is not None:
-                small_k += ranks.square(part_kp) / parts
-                for i, gain in enumerate(part_gains):  # [K b, D], of the mean over b sequences
-                    whole_gains[i] += gain.view(K, b, -1).sum(1) / parts
-                    sequence_k += gain.mul_(b).square().sum(1).view(K, b).sum(1) / sequences
-        if self.noise is None:  # as above: ranks whose shares differ may differ in their parts
-            return ranks.mean(loss_k, weight), ranks.mean_gradient(grad_kp, weight)
-        few = [loss_k[:, None], small_k[:, None], sequence_k[:, None], *whole_gains]
-        if ranks.size > 1:  # in one exchange
-            together_kx = ranks.mean(torch.cat(few, dim=1), weight)
-            few = together_kx.split([x.shape[1] for x in few], dim=1)
-        grad_kp = ranks.mean_gradient(grad_kp, weight)
-        loss_k, small_k, sequence_k = (x[:, 0] for x in few[:3])
-        n_ctx = self.decoder.model.n_ctx
-        self.noise.update(
-            (small_k, ranks.size // ranks.apart * b * n_ctx),
-            (ranks.square(grad_kp), ranks.size * sequences * n_ctx),
-            (sequence_k, n_ctx),
-            sum((x.square().sum(1) for x in few[3:]), torch.zeros_like(sequence_k)),
-        )
-        return loss_k, grad_kp
+    @contextlib.contextmanager
+    def _not_training(self) -> Iterator[None]:
+        """Book the training time so far, and exclude that of the block.
 
-    def _spend(self, since: float) -> None:
-        """Book training time, each row its share, and of this each member its own."""
-        share = (time.perf_counter() - since) / len(self.rows)
-        for row in self.rows:
-            for member in row.members:
-                member.train_seconds += share / len(row.members)
+        Each trajectory has an equal share of the time, and of this each of its members.
+        """
+        seconds = (time.perf_counter() - self._clock) / len(self.trajectories)
+        for trajectory in self.trajectories:
+            for member in trajectory.members:
+                member.train_seconds += seconds / len(trajectory.members)
+        yield
+        self._clock = time.perf_counter()
 
-    def _measure(self, due: dict[int, list[Member]]) -> None:
-        """Evaluate {row: members}."""
+    # ---------------------------------------------------------------- evaluation
+
+    def _due_for_evaluation(self) -> dict[int, list[Member]]:
+        """{row: members to be evaluated after the last step}."""
+        due = {
+            k: [member for member in trajectory.members if member.step in member.eval_steps]
+            for k, trajectory in enumerate(self.trajectories)
+        }
+        return {k: members for k, members in due.items() if members}
+
+    def _find_lost(self) -> dict[int, list[Member]]:
+        """{row: members whose training loss is no longer finite}, to be evaluated and ended now.
+
+        Reading the sums is the loop's only synchronisation with the device.
+        """
+        lost = {
+            k: [member for member in self.trajectories[k].members if not member.error]
+            for k, loss_sum in enumerate(self.stack.loss_sum_k.tolist())
+            if not math.isfinite(loss_sum)
+        }
+        return {k: members for k, members in lost.items() if members}
+
+    def _evaluate(self, due: dict[int, list[Member]]) -> None:
+        """Measure the held-out loss of {row: members}."""
         start = time.perf_counter()
-        with precision(self.device, self.bfloat16):
-            held_out = evaluate(
-                self.decoder,
-                self._weights()[list(due)],
-                self.windows_bt,
-                self.token_bytes_v,
-                self.ranks,
-            )
-        sums, norms = self.loss_sum_k.tolist(), self.norm_sum_k.tolist()
-        noise = [(math.nan, math.nan)] * len(self.rows)
-        if self.noise is not None:
-            noise = torch.stack(self.noise.scales(), dim=1).tolist()
-        share = (time.perf_counter() - start) / sum(map(len, due.values()))
+        held_out = self.evaluator.held_out(self.stack.evaluated_kp[list(due)])
+        losses, norms = self.stack.loss_sum_k.tolist(), self.stack.norm_sum_k.tolist()
+        noise = [(math.nan, math.nan)] * len(self.trajectories)
+        if self.stack.noise is not None:
+            noise = torch.stack(self.stack.noise.scales(), dim=1).tolist()
+        seconds = (time.perf_counter() - start) / sum(map(len, due.values()))
         for (k, members), found in zip(due.items(), held_out, strict=True):
             for member in members:
-                member.eval_seconds += share
-                L_train = member.mean_loss(sums[k])
-                if L_train is not None:  # measured at this very step, and lost
-                    steps = member.step - member.loss_from
-                    # one that is lost is measured between its evaluations, where no update was
-                    asked = member.run.eval.update_ratio and k in self.updates
-                    along = {
+                member.eval_seconds += seconds
+                L_train = member.mean_loss(losses[k])
+                if L_train is not None:  # None: evaluated at this step already, and lost
+                    # No update is measured where a lost member is evaluated out of turn.
+                    has_update = member.run.eval.update_ratio and k in self.updates
+                    diagnostics = {
                         "lr": self.lr[k],
-                        "grad_norm": (norms[k] - member.norm_before) / steps,
-                        "update_norm": float(self.updates[k]) if asked else math.nan,
+                        "grad_norm": (norms[k] - member.norm_before)
+                        / (member.step - member.loss_from),
+                        "update_norm": float(self.updates[k]) if has_update else math.nan,
                         "B_noise": noise[k][0],
                         "B_noise_norm": noise[k][1],
                     }
-                    member.measured(found, L_train, along)
-                    patient = member.run.eval.patience is not None
-                    if not member.error and (member.worse == 0 if patient else member.over):
+                    member.add_evaluation(found, L_train, diagnostics)
+                    if member.is_result:
                         self._test(k, member, found)
-                member.loss_before, member.loss_from = sums[k], member.step
+                member.loss_before, member.loss_from = losses[k], member.step
                 member.norm_before = norms[k]
 
-    def _ask(self, members: list[Member], give_up: GiveUp | None) -> None:
-        """Members that were measured are given up, or go on: what rank 0 is told holds for all."""
-        if members:
-            why = give_up([(m.run, m.curve) for m in members]) if give_up else {}
-            told = self.ranks.agreed(*(m.run.run_id in why for m in members))
-            for member, ends in zip(members, told, strict=True):
-                member.stopped = why.get(member.run.run_id, "given up") if ends else ""
-
-    def _weights(self) -> Tensor:
-        """The parameters that are measured [K, P]."""
-        return self.flat_kp.detach() if self.mean_kp is None else self.mean_kp
-
     def _test(self, k: int, member: Member, found: HeldOut) -> None:
-        """Measure a member of row k, finished or at its best so far, on the other distributions that
-        its config names."""
-        run, n_ctx = member.run, self.decoder.model.n_ctx
+        """Measure a member of row k, finished or at its best so far, on every distribution that its
+        config names."""
+        run = member.run
         member.tests = []
-        member.tested(run.data.corpus, len(self.windows_bt) * n_ctx, found)
+        member.add_test(run.data.corpus, self.evaluator.test_tokens, found)
         for name in run.eval.other_corpora:
-            if name == run.data.corpus:
-                continue
-            windows = held_out_windows(self.others[name], run.eval.test_tokens, n_ctx, at_most=True)
-            windows_bt = torch.from_numpy(windows).to(self.device)
-            with precision(self.device, self.bfloat16):
-                row_1p = self._weights()[k : k + 1]
-                (other,) = evaluate(
-                    self.decoder, row_1p, windows_bt, self.token_bytes_v, self.ranks
-                )
-            member.tested(name, len(windows_bt) * n_ctx, other)
+            if name != run.data.corpus:
+                flat_1p = self.stack.evaluated_kp[k : k + 1]
+                other, tokens = self.evaluator.held_out_on(name, flat_1p, run.eval.test_tokens)
+                member.add_test(name, tokens, other)
 
-    def _leave(
+    def _ask_give_up(self, due: dict[int, list[Member]], give_up: GiveUp | None) -> None:
+        """Stop the evaluated members that `give_up` names, as rank 0 is told."""
+        members = [m for evaluated in due.values() for m in evaluated if not m.finished]
+        if not members:
+            return
+        reasons = give_up([(m.run, m.curve) for m in members]) if give_up else {}
+        stopped = self.ranks.agreed(*(m.run.run_id in reasons for m in members))
+        for member, ends in zip(members, stopped, strict=True):
+            member.stopped = reasons.get(member.run.run_id, "given up") if ends else ""
+
+    # ---------------------------------------------------------------- results and checkpoints
+
+    def _hand_in_results(
         self, results: dict[str, Result], on_result: Callable[[Result], None] | None
     ) -> None:
-        """Members that are over hand in their results; then :meth:`_arrange`."""
-        over = True
-        while over:  # one that takes a place may be over as well, by its checkpoint
-            over = [member for row in self.rows for member in row.members if member.over]
-            for row in self.rows:
-                longest = next((m for m in row.members if not m.over), row.leader)
-                for member in row.members:
-                    if member.over and member is not longest:
+        """Collect the results of finished members, then fill their slots."""
+        finished = True
+        while finished:  # one that enters may be finished as well, by its checkpoint
+            finished = [member for member in self._members() if member.finished]
+            for trajectory in self.trajectories:
+                # Steps count as shared for all but the one that did them to its end.
+                longest = next((m for m in trajectory.members if not m.finished), trajectory.leader)
+                for member in trajectory.members:
+                    if member.finished and member is not longest:
                         member.shared_steps = member.step
-            for member in over:
-                result = member.result(
-                    self.files, self._device_name(), self._peak_flops(), peak_memory(self.device)
-                )
+            for member in finished:
+                result = member.result(self.files, self._machine())
                 results[member.run.run_id] = result
                 if on_result:
                     on_result(result)
-            self._arrange()
+            self._fill_slots()
 
-    def _peak_flops(self) -> float:
-        """Of all devices."""
-        one = self.peak_flops
+    def _machine(self) -> Machine:
+        ranks = self.ranks.size
+        one = self.execution.peak_flops
         if one is None:
             dtype = torch.bfloat16 if self.bfloat16 else torch.float32
             one = peak_flops(self.device, dtype, torch.get_num_threads())
-        return self.ranks.size * one
-
-    def _device_name(self) -> str:
-        several = f"{self.ranks.size} x " if self.ranks.size > 1 else ""
-        if self.device.type == "cuda":
-            return several + torch.cuda.get_device_name(self.device)
-        return f"{several}cpu x{torch.get_num_threads()}"
-
-    # ---------------------------------------------------------------- checkpoints
+        on_gpu = self.device.type == "cuda"
+        threads = torch.get_num_threads()
+        name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu x{threads}"
+        return Machine(
+            device=f"{ranks} x {name}" if ranks > 1 else name,
+            peak_flops=ranks * one,
+            memory=peak_memory(self.device),
+        )
 
     def _save(self) -> None:
-        """Write the checkpoints of all rows, and of those that wait with a state of their own."""
-        for k, row in enumerate(self.rows):
-            self._write(row, self._state(k).clone())
-        for row in self.waiting:
-            if row.state is not None and not row.on_disk:
-                self._write(row, row.state)
-                row.on_disk = True
-
-    def _write(self, row: Row, state: State) -> None:
-        """One file for all members of a row, linked into the folder of each: of whole rows, so that a
-        run goes on with any number of ranks."""
-        folders = [member.folder for member in row.members if member.folder is not None]
-        if not folders:
-            return
-        if self.sharding is not None:
-            state = self.sharding.whole_state(state, row.leader.run.optim)
-        if self.ranks.rank > 0:
-            return
-        values = {
-            "format": checkpoint.FORMAT,
-            "recipe": RECIPE,
-            "corpus_hash": self.files.hash,
-            "state": vars(state),
-            "members": {
-                member.run.run_id: {
-                    "config": canonical(member.run),
-                    **{name: getattr(member, name) for name in Member.SAVED},
-                }
-                for member in row.members
-            },
-        }
-        first = folders[0] / f"{CHECKPOINT}.new"
-        first.unlink(missing_ok=True)  # that of a killed process, or whatever else it is
-        with first.open("xb") as file:
-            torch.save(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        for folder in folders[1:]:
-            partial = folder / f"{CHECKPOINT}.new"
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(first, partial)
-            except OSError:  # a file system without links
-                shutil.copyfile(first, partial)
-        for folder in folders:
-            os.replace(folder / f"{CHECKPOINT}.new", folder / CHECKPOINT)
-
-    def _resumed(self, members: list[Member]) -> list[Row]:
-        """Rows of the members, from their checkpoints where there are any."""
-        rows: dict[Hashable, Row] = {}
-        for member in sorted(members, key=lambda m: (-m.parts_at, -m.run.S)):
-            saved = self._read(member)
-            state = None
-            if saved is not None:
-                own = saved["members"][member.run.run_id]
-                for name in Member.SAVED:
-                    setattr(member, name, own[name])
-                state = State(**saved["state"])
-                if self.sharding is not None:
-                    state = self.sharding.own_state(state, member.run.optim)
-            together = member.step < member.parts_at
-            key = (trunk(member.run), member.step) if together else member.run.run_id
-            if key in rows:
-                rows[key].members.append(member)
-            else:
-                rows[key] = Row([member], state, on_disk=state is not None)
-        place = {member.run.run_id: i for i, member in enumerate(members)}
-        first = {id(row): min(place[m.run.run_id] for m in row.members) for row in rows.values()}
-        return sorted(rows.values(), key=lambda row: first[id(row)])
-
-    def _read(self, member: Member) -> dict[str, Any] | None:
-        """The checkpoint of a member; None where there is none, or none that can be used."""
-        saved = self._load(member) if self.ranks.rank == 0 else None
-        (usable,) = self.ranks.agreed(saved is not None)
-        return self._load(member) if usable and saved is None else saved
-
-    def _load(self, member: Member) -> dict[str, Any] | None:
-        path = member.folder / CHECKPOINT if member.folder else None
-        if path is None or not path.exists():
-            return None
-        try:
-            # Of several devices one may not hold whole rows; what it reads is its own of them.
-            some = self.ranks.sharded
-            saved = checkpoint.read(
-                path,
-                device="cpu" if some else self.device,
-                mmap=some,
-                whole=self.ranks.rank == 0,
-            )
-            members, corpus_hash = saved["members"], saved["corpus_hash"]
-            if (own := members.get(member.run.run_id)) is not None:
-                checkpoint.check_member(own, Member.SAVED, member.run.S)
-                checkpoint.check_state(saved["state"], self.decoder.P)
-        except (MemoryError, PermissionError):
-            raise
-        except Exception as error:  # torch raises many types for a damaged file
-            if out_of_memory(error):
-                raise
-            aside = path.with_suffix(".damaged")
-            os.replace(path, aside)
-            warnings.warn(
-                f"{path} cannot be read ({type(error).__name__}: {error}); set aside as "
-                f"{aside.name}, the run starts anew.",
-                stacklevel=7,
-            )
-            return None
-        if member.run.run_id not in members:
-            other = next(iter(members.values()))["config"]
-            raise ConfigError(
-                f"{path} belongs to another config ({other}, not {canonical(member.run)}); use "
-                "another folder."
-            )
-        if corpus_hash != self.files.hash:
-            raise ConfigError(
-                f"{path} was trained on other token files (hash {corpus_hash[:12]}, now "
-                f"{self.files.hash[:12]}); the text or the tokenizer changed. Delete it to start anew."
-            )
-        return saved
+        """Write checkpoints of all trajectories that have a state."""
+        for k, trajectory in enumerate(self.trajectories):
+            self.checkpoints.save(trajectory.members, self.stack.state(k).clone())
+        for trajectory in self.waiting:
+            if trajectory.state is not None and not trajectory.on_disk:
+                self.checkpoints.save(trajectory.members, trajectory.state)
+                trajectory.on_disk = True

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster that runs already."""
+"""Connection to a Ray cluster that is already running."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from sweeps.errors import StoreError
 from sweeps.on_ray.session import job_config, script_folder
 
-_PATIENCE = 3.0
-"""Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
+_CONNECT_SECONDS = 3.0
+"""Time for a cluster's port to answer; Ray itself would wait for minutes."""
 
 
 @contextlib.contextmanager
 def joined(address: str | None) -> Iterator[None]:
-    """Be part of the cluster at `address` ('host:port', or 'auto') for the block.
+    """Join the cluster at `address` ('host:port' or 'auto') for the block; None joins none.
 
-    This machine must be one of the cluster's. This package travels to the cluster's workers. Nothing happens where no address is given.
-    Raises StoreError where no cluster answers.
+    This machine must be a node of the cluster. This package is sent to the cluster's workers.
+    Raises StoreError if no cluster answers.
     """
     if address is None:
         yield
         return
-    # Before sweeps.on_ray.tune, which would lock this process in with a token of its own.
+    # Before sweeps.on_ray.tune, which sets a token of this process that the cluster does not know.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import logging
 
@@ -50,11 +50,12 @@ def joined(address: str | None) -> Iterator[None]:
 
 
 def probe(address: str) -> None:
-    """Raise StoreError, at once, where no cluster answers."""
+    """Raise StoreError, without waiting, if no cluster answers."""
     if address.startswith("ray://"):
         raise StoreError(
-            f"address={address!r} is of Ray Client, which a sweep cannot use: its queue lives in the "
-            "driver. Run the sweep on a machine of the cluster, with --address host:port."
+            f"address={address!r} is an address of Ray Client, which a sweep cannot use: its queue "
+            "lives in the driver. Run the sweep on a machine of the cluster, with --address "
+            "host:port."
         )
     place = address
     if address == "auto":
@@ -68,13 +69,13 @@ def probe(address: str) -> None:
     if not (host and port.isdigit()):
         raise StoreError(f"address={address!r} is neither 'auto' nor host:port.")
     try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise _none(address, f"{place}: {error}") from None
 
 
 def _none(address: str, why: str) -> StoreError:
     return StoreError(
-        f"no Ray cluster at address={address!r} ({why}). Start one with `ray start --head`, or leave "
-        "the address out: Ray is then started here for the sweep."
+        f"no Ray cluster at address={address!r} ({why}). Start one with `ray start --head`, or "
+        "leave the address out: Ray is then started here for the sweep."
     )

@@ -1,8 +1,8 @@
-"""The other nodes of a run that several share: on each an actor of Ray, which starts ranks there.
+"""The other nodes of a run on several nodes: a Ray actor on each of them starts ranks there.
 
-A worker's resources are one placement group with a bundle a node. The worker itself has the first, and
-pins an actor to each of the others. These live as long as the worker, or its node or placement group;
-the ranks that they start end with each job, and with them.
+A worker's resources are one placement group with a bundle per node. The worker itself has the first
+bundle and pins an actor to each of the others. The actors live as long as the worker, its node and
+its placement group. The ranks that an actor starts end with each job, and with the actor.
 """
 
 from __future__ import annotations
@@ -27,50 +27,52 @@ if TYPE_CHECKING:
     from scaling.devices.launch import Start
 
 _ANSWER_SECONDS = 60.0
-"""For a node to do what it is told, which takes moments; the first time it imports torch."""
+"""Time for a node to answer, which takes moments except for the first time: it imports torch."""
 
 _START_SECONDS = 660.0
-"""For its ranks to come up: more than they are given there."""
+"""Time for the ranks of a node to start; more than the node itself gives them."""
 
 _LOOK_SECONDS = 2.0
+"""Time for a node to answer whether its ranks have failed."""
 
 _GRACE_SECONDS = 20.0
-"""After Ray has missed a node, for this worker to notice by itself: it does where connections were
-closed, but where the node only fell silent torch would wait for ten minutes."""
+"""Time for this worker to notice by itself that Ray has lost a node. It does if connections were
+closed; if the node only fell silent, torch would wait for ten minutes."""
 
 
 class _Actor:
-    """On another node: what starts ranks there, scaling.parallel.LocalNode."""
+    """The actor on another node, around a :class:`scaling.devices.launch.LocalNode`."""
 
     def __init__(self) -> None:
         with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as workers do
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in workers
         from scaling.devices.launch import LocalNode
 
         self._node = LocalNode()
 
     def do(self, name: str, *values: Any) -> Any:
+        """Call a method of the node."""
         return getattr(self._node, name)(*values)
 
     def stay(self) -> None:
-        """Answers when this has died."""
+        """Never return, so that a caller learns when this actor has died."""
         threading.Event().wait()
 
 
 class RayNode:
-    """Another node of a worker: scaling.parallel.Node, through an actor in one of its bundles."""
+    """Another node of a worker, a :class:`scaling.devices.launch.Node` through an actor."""
 
     def __init__(self, group: PlacementGroup, bundle: int) -> None:
-        has = group.bundle_specs[bundle]
+        resources = group.bundle_specs[bundle]
         self.lost = ""
-        """Why it can start ranks no more."""
+        """Why the node can no longer start ranks; '' while it can."""
         self._name = f"node {bundle + 1} of {len(group.bundle_specs)}"
         self._actor: Any = (
             ray.remote(_Actor)
             .options(
-                num_cpus=has.get("CPU", 0),
-                num_gpus=has.get("GPU", 0),
-                max_concurrency=2,  # one to stay
+                num_cpus=resources.get("CPU", 0),
+                num_gpus=resources.get("GPU", 0),
+                max_concurrency=2,  # one thread is in `stay`
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle),
             )
             .remote()
@@ -82,27 +84,31 @@ class RayNode:
         with contextlib.suppress(RayError):
             ray.get(self._actor.stay.remote())
         time.sleep(_GRACE_SECONDS)
-        if not self._left:  # the step that waits for it cannot be interrupted
+        if not self._left:  # the step that waits for the node cannot be interrupted
             os._exit(1)
 
     def start(self, ranks: Sequence[Start]) -> None:
+        """Start ranks on the node."""
         self._do("start", list(ranks))
 
     def wait_until_ready(self) -> None:
+        """Wait until the ranks have started."""
         self._do("wait_until_ready", patience=_START_SECONDS)
 
     def error(self) -> BaseException | None:
+        """Return the error of a rank that failed, if one did."""
         try:
             return self._do("error", patience=_LOOK_SECONDS, needed=False)
         except ChildProcessError as gone:
             return gone
 
     def end(self) -> None:
+        """End the ranks."""
         with contextlib.suppress(ChildProcessError):
             self._do("end")
 
     def leave(self) -> None:
-        """End its actor, and the ranks with it."""
+        """End the actor, and the ranks with it."""
         self._left = True
         ray.kill(self._actor)
 
@@ -113,7 +119,7 @@ class RayNode:
             raise ChildProcessError(self.lost)
         try:
             return ray.get(self._actor.do.remote(name, *values), timeout=patience)
-        except RayTaskError as error:  # what was done there raised
+        except RayTaskError as error:  # the node's method raised
             raise error.cause from None
         except GetTimeoutError:
             if not needed:
@@ -123,14 +129,14 @@ class RayNode:
             why = str(error).strip().splitlines()[0]
         self.leave()
         self.lost = (
-            f"{self._name} is lost ({why}); the run goes on from its last checkpoint when there are "
-            "nodes for it."
+            f"{self._name} is lost ({why}); the run resumes from its last checkpoint when nodes "
+            "are available."
         )
         raise ChildProcessError(self.lost)
 
 
 def other_nodes(execution: Execution) -> list[RayNode]:
-    """Those of the worker in which this is called."""
+    """Return the other nodes of the worker that calls this."""
     if execution.nodes == 1:
         return []
     group = ray.util.get_current_placement_group()
@@ -144,6 +150,5 @@ def reached(others: Sequence[RayNode]) -> Iterator[None]:
     if not others:
         yield
         return
-
     with launch.reaching(ray.util.get_node_ip_address(), others):
         yield

@@ -1,4 +1,4 @@
-"""What Ray is given for a sweep: a folder that no other user can enter, and where to find modules."""
+"""The environment of Ray for a sweep: a folder that is private to the user, and module paths."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from typing import Any
 from sweeps.errors import StoreError
 
 _LONGEST = 38
-"""Characters of the folder's path: those of sockets lie up to 69 below it, and may have 107."""
+"""Characters of the folder's path at most: paths of sockets are up to 69 longer, and may have 107
+in total."""
 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder of its own for Ray, so that neither another cluster on this machine nor a stale one is
-    ever joined. Removed in the end, together with those of processes that were killed.
+    """Make a folder for Ray, and remove it afterwards with those of processes that were killed.
 
-    Ray opens it to everybody; it lies in one that only this user can enter. Raises StoreError.
+    With its own folder, Ray never joins another cluster on this machine or a stale one. Ray opens
+    the folder to everybody, so it lies in one that only this user can enter. Raises StoreError.
     """
     parent = _parent()
     try:
-        with _held(parent) as alone:  # or another process could take a new folder for a stale one
-            assert alone
+        # Without this lock another process could take a new folder for a stale one.
+        with _held(parent) as held_alone:
+            assert held_alone
             for stale in parent.glob("sweep-*"):
                 with contextlib.suppress(OSError), _held(stale, wait=False) as gone:
                     if gone:
@@ -47,7 +49,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def _parent() -> Path:
-    """The folder of this user in the system's folder for temporary files."""
+    """Return this user's folder in the system's folder for temporary files."""
     name, below = f"scaling-{os.getuid()}", len("/sweep-12345678")
     path = Path(tempfile.gettempdir(), name)
     if len(str(path)) + below > _LONGEST:
@@ -55,7 +57,7 @@ def _parent() -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        # Whoever was first in a folder that all may write could have made a link.
+        # The parent is writable for everybody, so another user may have made a link first.
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise _refused(path, "is not a folder of this user")
@@ -68,14 +70,17 @@ def _parent() -> Path:
 
 def _refused(path: Path, why: str) -> StoreError:
     return StoreError(
-        f"{path}, where Ray's files and sockets are to be, {why}. Remove it, or set TMPDIR to a folder of "
-        "your own with a short path; `--in-process` runs the sweep without Ray."
+        f"{path}, the folder for Ray's files and sockets, {why}. Remove it, or set TMPDIR to "
+        "one of your own folders with a short path; `--in-process` runs the sweep without Ray."
     )
 
 
 @contextlib.contextmanager
 def _held(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Lock a folder for the block; False where another process has it locked. Ends with the process."""
+    """Lock a folder for the block; False if another process has locked it.
+
+    The lock ends with the process.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
@@ -89,16 +94,17 @@ def _held(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def job_config(search_path: Sequence[str]) -> Any:
-    """The configuration of a job of Ray whose workers look for modules in `search_path` first.
+    """Return a Ray job's configuration whose workers search `search_path` for modules first.
 
-    Ray itself would have them look in the current folder, where a file may have the name of a module.
+    By default they would search the current folder, where a file may have the name of a module.
     """
     from ray.job_config import JobConfig
 
     class Job(JobConfig):
         @property
         def _py_driver_sys_path(self) -> list[str]:
-            return [*reversed(search_path)]  # a copy: Ray adds to it; each is put before the last
+            # A copy, because Ray adds to it. Ray puts each folder before the previous one.
+            return [*reversed(search_path)]
 
         @_py_driver_sys_path.setter
         def _py_driver_sys_path(self, folders: list[str]) -> None:
@@ -108,6 +114,6 @@ def job_config(search_path: Sequence[str]) -> Any:
 
 
 def script_folder() -> list[str]:
-    """Where the script that runs finds its own modules; none where it does not."""
+    """Return the folder of the running script, if the script finds its modules there."""
     folder = os.path.dirname(os.path.realpath(sys.argv[0]))
     return [folder] if folder in sys.path else []

@@ -1,0 +1,191 @@
+"""A results folder and the folders of its runs: names, safe reading, and a run's attempts.
+
+The folder may come from somebody else. Run ids are single plain words, only regular files are
+read, and symbolic links in the folder are neither written through nor deleted through.
+
+:class:`sweeps.store.Store` adds results, the merged table and leases. Imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from scaling import files
+from sweeps.errors import StoreError, why, writing
+from sweeps.merged import set_aside
+from sweeps.remote import join
+from sweeps.result import from_json, is_run_id, to_json
+
+
+class Folder:
+    """The local folder of a store."""
+
+    def __init__(self, folder: Path, given: Path | str) -> None:
+        """`given` is the folder as messages name it: as the user gave it, or a URI."""
+        self.folder = folder
+        self._given = given
+        self._told: set[str] = set()
+        self.messages: list[str] = []
+        """What was set aside or repaired while reading, to be shown to the user."""
+
+    # -------------------------------------------------------------- names
+
+    def run_folder(self, run_id: str) -> Path:
+        """Return the folder of a run. Raises StoreError for a name that cannot be a run id."""
+        if not is_run_id(run_id):
+            raise StoreError(
+                f"{self._given}: {run_id!r} cannot be a run id; a run id is a single plain word."
+            )
+        return self.folder / "runs" / run_id
+
+    def run_ids(self) -> list[str]:
+        """Return the names of the run folders, without links and names that are no run ids."""
+        try:
+            with os.scandir(self.folder / "runs") as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"{self.shown(self.folder / 'runs')} cannot be read: {why(error)}"
+            ) from None
+        return sorted(name for name, is_folder in found if is_folder and is_run_id(name))
+
+    def round_files(self) -> list[Path]:
+        """Return the files of the rounds of designed runs, oldest first."""
+        paths = (self.folder / "rounds").glob("*.json")
+        return sorted((p for p in paths if is_round(p.name)), key=lambda path: int(path.stem))
+
+    def shown(self, path: Path) -> Path | str:
+        """Return a path in this folder as messages name it: below the folder as it was given."""
+        inner = path.relative_to(self.folder)
+        if isinstance(self._given, Path):
+            return self._given / inner
+        return join(self._given, str(inner)) if inner.parts else self._given
+
+    # -------------------------------------------------------------- reading and writing
+
+    def has_result(self, run_id: str) -> bool:
+        """Return whether the result of a run lies on this machine, without reading it."""
+        return (self.run_folder(run_id) / "result.json").exists()
+
+    def read_object(self, path: Path) -> dict[str, Any] | None:
+        """Return the object in a JSON file; None if there is none that can be read."""
+        try:
+            values = from_json(files.read_bytes(path))
+        except (OSError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """As :func:`sweeps.errors.writing`, for a path that must not lead through a link."""
+        with writing(self.shown(path)):
+            files.check_inside(path, self.folder)
+            yield
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged file to the next free `<name>.bad-<n>`; returns the new path."""
+        with self.writing(path.parent if path.is_symlink() else path):
+            return set_aside(path)
+
+    def set_damaged_aside(self, path: Path, error: Exception, consequence: str) -> None:
+        """Set a damaged file aside and tell the user, with what follows from it."""
+        aside = self.set_aside(path)
+        self.say(
+            f"{self.shown(path)} is damaged ({error}); it was kept as {aside.name}, {consequence}"
+        )
+
+    def newer_format(self, path: Path, error: Exception) -> StoreError:
+        """Return the error for a file of a newer version of this package."""
+        return StoreError(
+            f"{self.shown(path)} was written by a newer version ({error}). Update the package, or "
+            "use another results folder."
+        )
+
+    def say(self, message: str) -> None:
+        """Tell the user, once."""
+        if message and message not in self._told:
+            self._told.add(message)
+            self.messages.append(message)
+
+    # -------------------------------------------------------------- a run's attempts
+
+    def note(self, run_id: str, event: str, **details: Any) -> None:
+        """Append an event to a run's attempts."""
+        path = self.run_folder(run_id) / "attempts.jsonl"
+        values = {"event": event, "time": now(), **details}
+        with self.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.open_to_append(path) as file:
+                torn = os.fstat(file.fileno()).st_size and not _ends_line(path)
+                file.write(("\n" if torn else "") + to_json(values).decode() + "\n")
+
+    def attempts(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the events of a run's attempts, oldest first.
+
+        Lines that are no events are left out, such as a last line that was half written.
+        """
+        try:
+            lines = files.read_bytes(self.run_folder(run_id) / "attempts.jsonl").splitlines()
+        except OSError:
+            return []
+        events = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                events.append(from_json(line))
+        return [event for event in events if isinstance(event, dict)]
+
+    def killed(self, run_id: str) -> int:
+        """Return how often a worker died while it trained this run, since its last `retry`."""
+        deaths = 0
+        for attempt in self.attempts(run_id):
+            deaths = 0 if attempt.get("event") == "retry" else deaths
+            deaths += attempt.get("event") == "killed"
+        return deaths
+
+    def log(self, run_id: str, text: str) -> None:
+        """Append to a run's output.log what its worker could not write itself."""
+        path = self.run_folder(run_id) / "output.log"
+        with self.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.open_to_append(path) as file:
+                file.write(f"{text.rstrip()}\n")
+
+    def report_progress(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Write how far a run is. Never fails: no result depends on it."""
+        path = self.run_folder(run_id) / "progress.json"
+        with contextlib.suppress(OSError):
+            temporary = path.with_name(f".progress.{os.getpid()}")
+            files.write_new(temporary, to_json(values))
+            os.replace(temporary, path)
+
+    def progress(self, run_id: str) -> dict[str, float] | None:
+        """Return the numbers that a run under way last reported; None if there is no report."""
+        values = self.read_object(self.run_folder(run_id) / "progress.json")
+        if values is None:
+            return None
+        numbers = {k: v for k, v in values.items() if type(v) in (int, float) and abs(v) < 2**63}
+        return {key: value for key, value in numbers.items() if value >= 0}
+
+
+def is_round(name: str) -> bool:
+    """Return whether `name` is that of a file of a round."""
+    return re.fullmatch(r"[0-9]{4,9}\.json", name) is not None
+
+
+def now() -> str:
+    """Return the current time with its zone, as events carry it."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

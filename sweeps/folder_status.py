@@ -1,0 +1,202 @@
+"""The state of a results folder: its finished runs and those under way.
+
+Imports neither ray nor torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling import schema, size
+from scaling.config import RunConfig
+from scaling.errors import ConfigError
+from scaling.units import clock, si
+from sweeps import own_sizes
+from sweeps.adaptive.growth import Growth
+from sweeps.costs import fit_speed, samples_of
+from sweeps.display import eta
+from sweeps.errors import StoreError, headline
+from sweeps.result import Row
+from sweeps.spec import Spec
+from sweeps.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Counts of a sweep's runs, and the runs under way."""
+
+    folder: Path | str
+    name: str
+    runs: int
+    """Number of runs of the spec, or of finished runs if no spec is known."""
+    finished: dict[str, int]
+    """{status: number of runs} for each of scaling.schema.STATUSES."""
+    running: dict[str, dict[str, float]]
+    """{run_id: its last progress report}."""
+    missing: int
+    """Number of runs that are neither finished nor running."""
+    interrupted: int
+    """Number of missing runs that resume from a checkpoint."""
+    seconds: float | None
+    """Estimated seconds to go with the workers that run now; None if nothing runs."""
+    failures: dict[str, str]
+    """{run_id: headline of its error} of the failed runs."""
+    C: float
+    """FLOPs of the runs, 6 N D; 0 if no spec is known."""
+    C_done: float
+    """FLOPs spent so far, on finished and on running runs."""
+    searches: tuple[str, ...] = ()
+    """State of each search of [until], one line each."""
+    notes: tuple[str, ...] = ()
+    """Faults of the folder's files, one line each."""
+
+    @property
+    def line(self) -> str:
+        """Name, counts and the fraction done, in one line."""
+        counts = [f"{number} {status}" for status, number in self.finished.items() if number]
+        counts += [f"{len(self.running)} running"] if self.running else []
+        resumable = f" ({self.interrupted} with a checkpoint)" if self.interrupted else ""
+        counts += [f"{self.missing} missing{resumable}"] if self.missing else []
+        line = f"{self.name}: {self.runs} runs: {', '.join(counts) or 'none'}"
+        if self.C_done < self.C:
+            line += f"; {100 * self.C_done / self.C:.0f}% of {si(self.C, 'FLOPs')}"
+        return line
+
+    def __str__(self) -> str:
+        lines = [self.line, *self.searches]
+        for run_id, progress in self.running.items():
+            L = progress.get("L") or progress.get("L_train")
+            part = "starting"
+            if {"step", "steps"} <= progress.keys():
+                part = f"step {progress['step']} of {progress['steps']}"
+            loss = f", L={L:.4f}" if L else ""
+            rate = progress.get("tokens_per_second")
+            lines.append(f"  {run_id}  {part}{loss}{f', {si(rate)} tokens/s' if rate else ''}")
+        if self.seconds is not None:
+            lines.append(f"about {clock(self.seconds)} to go")
+        for run_id, error in list(self.failures.items())[:10]:
+            lines.append(f"  {run_id}  failed: {error}")
+        if self.failures:
+            some = next(iter(self.failures))
+            lines.append(
+                f"`scaling logs {self.folder} {some[:6]}` shows more; `scaling sweep ... "
+                "--retry-failed` trains failed runs again"
+            )
+        return "\n".join(lines)
+
+
+def status(
+    folder: str | Path,
+    spec: Spec | None = None,
+    *,
+    filters: Sequence[str] = (),
+    tag: str | None = None,
+) -> Status:
+    """Return the state of a results folder, against `spec` or the spec in its manifest.
+
+    `filters` and `tag` select runs, as in :meth:`sweeps.spec.Spec.select`. Raises StoreError if the
+    folder holds no sweep, and ConfigError if no run is selected.
+    """
+    store = Store(folder)
+    store.pull()
+    where = _check_sweep(store)
+    spec = spec or _recorded_spec(store)
+    if filters or tag is not None:
+        if spec is None:
+            raise StoreError(
+                f"{where} has no manifest with the sweep's spec, which is needed to select runs. "
+                "Leave out --filter and --tag."
+            )
+        spec = spec.select(filters, tag)
+    rows = store.rows()
+    growth = _growth(store, spec, rows)
+    runs = growth.runs
+    rows = {run_id: row for run_id, row in rows.items() if run_id not in growth.unfinished}
+    ids = list(runs) if runs else sorted(rows)
+    done = [rows[run_id] for run_id in ids if run_id in rows]
+    unfinished = [run_id for run_id in ids if run_id not in rows]
+    running = {run_id: store.progress(run_id) or {} for run_id in store.running(unfinished)}
+    missing = [run_id for run_id in unfinished if run_id not in running]
+    counts = Counter(row["status"] for row in done)
+    C = {run_id: size.flops_of(run) for run_id, run in runs.items()}
+    return Status(
+        folder=where,
+        name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
+        runs=len(ids),
+        finished={state: counts[state] for state in schema.STATUSES},
+        running=running,
+        missing=len(missing),
+        interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
+        seconds=_seconds_to_go(runs, rows, running),
+        failures={
+            row["run_id"]: headline(row.get("error") or "")
+            for row in done
+            if row["status"] == "failed"
+        },
+        C=sum(C.values()),
+        C_done=sum(C.get(row["run_id"], 0.0) for row in done)
+        + sum(_fraction_done(runs[r], p) * C[r] for r, p in running.items() if r in runs),
+        searches=tuple(growth.said),
+        notes=tuple(store.messages),
+    )
+
+
+def _check_sweep(store: Store) -> Path | str:
+    """Return the name of a store's folder. Raises StoreError if the folder holds no sweep."""
+    where = store.shown(store.folder)
+    if not any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json")):
+        what = "holds no results" if store.folder.is_dir() else "is not there"
+        raise StoreError(
+            f"{where} {what}. Give the folder of a sweep, such as results/quickstart "
+            "(`scaling sweep SPEC` makes one)."
+        )
+    return where
+
+
+def _growth(store: Store, spec: Spec | None, rows: dict[str, Row]) -> Growth:
+    """Return the runs that the spec asks for, given the results so far."""
+    if spec is None:
+        return Growth()
+    rounds = store.rounds() if spec.by_design else ()
+    try:
+        return spec.designed(rows, None, rounds)
+    except ConfigError as error:  # sizes of a custom family, whose code does not run here
+        store.messages.append(f"the runs that [until] asks for are not known: {error}")
+        return Growth()
+
+
+def _recorded_spec(store: Store) -> Spec | None:
+    """Return the spec in the manifest, without running code that it names; None if unusable."""
+    manifest = store.manifest()
+    text, changes = manifest.get("spec"), manifest.get("changes")
+    own_sizes.recall(manifest.get("own_sizes"))
+    if not isinstance(text, str) or not text:
+        return None
+    changes = changes if isinstance(changes, dict) else {}
+    try:
+        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes)
+    except ConfigError as error:
+        store.messages.append(f"the spec in {store.shown(store.folder / 'manifest.json')}: {error}")
+        return None
+
+
+def _fraction_done(run: RunConfig, progress: dict[str, float]) -> float:
+    return min(1.0, progress.get("D", 0) / run.D)
+
+
+def _seconds_to_go(
+    runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, dict[str, float]]
+) -> float | None:
+    """Return the estimated seconds to go with the workers that run now; None without any."""
+    if not running:
+        return None
+    speed = fit_speed(samples_of(rows.values()))
+    remaining = sum(
+        speed.seconds(run) * (1 - _fraction_done(run, running.get(run_id, {})))
+        for run_id, run in runs.items()
+        if run_id not in rows
+    )
+    return eta(0.0, 0.0, remaining, len(running))

@@ -1,0 +1,89 @@
+"""Files of a results folder that are no longer needed, from finished runs and killed processes.
+
+Nothing is deleted here; :meth:`sweeps.store.Store.remove` does that, through scaling.files.remove.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from scaling import files
+from sweeps import leases
+from sweeps.folder import Folder
+
+_OF_FINISHED_RUN = re.compile(
+    r"(checkpoint\.pt|result\.json|config\.json)\.bad-\d+|checkpoint\.(pt|pt\.new|damaged)"
+    r"|progress\.json|lock"
+)
+"""Names of files that a finished run no longer needs."""
+
+_TEMPORARY = re.compile(
+    r"\.(((result|config|manifest|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
+    r"|(curves|tests)\.parquet|progress)\.|probe-)(?P<pid>[1-9]\d{0,6})"
+)
+"""Names of files while a process writes them."""
+
+
+def of_finished_runs(store: Folder, run_ids: Iterable[str]) -> list[Path]:
+    """Return the files that these finished runs no longer need."""
+    paths = []
+    for run_id in run_ids:
+        folder = store.run_folder(run_id)
+        with contextlib.suppress(OSError):
+            files.check_inside(folder, store.folder)
+            names = (path for path in folder.iterdir() if _OF_FINISHED_RUN.fullmatch(path.name))
+            paths += names
+    return paths
+
+
+def of_killed_processes(store: Folder, run_ids: Iterable[str]) -> list[Path]:
+    """Return temporary files and folders whose process is gone.
+
+    The driver alone writes to the folder itself and to rounds/. To the folder of a run, and to its
+    record in rungs/, writes the process that holds its lease.
+    """
+    found = [path for path in store.folder.glob(".merge-*") if path.is_dir()]
+    found += [path for path in store.folder.glob("rungs/*/.*") if _is_orphan(path.name)]
+    for folder in (store.folder, store.folder / "rounds"):
+        found += [path for path in folder.glob(".*") if _is_orphan(path.name)]
+    for run_id in run_ids:
+        folder = store.run_folder(run_id)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _is_orphan(entry.name)]
+            if names and not leases.locked(folder / "lock"):
+                found += [folder / name for name in names]
+    return [path for path in found if _is_inside(path, store.folder)]
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder, without following links."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            return sum(size_of(inner) for inner in path.iterdir())
+        return path.lstat().st_size
+    return 0
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        files.check_inside(path, folder)
+        return True
+    return False
+
+
+def _is_orphan(name: str) -> bool:
+    """Return whether this is the name of a temporary file whose process is gone from here."""
+    found = _TEMPORARY.fullmatch(name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False

@@ -1,0 +1,93 @@
+"""Exchange between a store on a URI and the local folder that stands for it on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from scaling import files
+from scaling.files import write_atomic
+from sweeps.folder import Folder, is_round
+from sweeps.merged import MergedTable
+from sweeps.remote import Remote
+from sweeps.result import NewerFormat, parse
+
+_TABLE_FILES = ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json")
+
+
+def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
+    """Bring the local folder and the URI level with each other, both ways.
+
+    The result of a run whose row is in `table`, the merged table here, is not fetched, unless one
+    that lies here has been replaced there. Raises OSError and StoreError.
+    """
+    local.folder.mkdir(parents=True, exist_ok=True)
+    stamps = remote.results_here()
+    there = stamps.keys()
+    for name in _TABLE_FILES:
+        data = remote.read(name)
+        if data is not None and data != _bytes(local.folder / name):
+            write_atomic(local.folder / name, data)
+    merged = table.rows().keys()
+    here = set(filter(local.has_result, local.run_ids()))
+    replaced = {run_id for run_id in here & there if _is_replaced(local, run_id, *stamps[run_id])}
+    for run_id, data in remote.results((there - here - merged) | replaced):
+        _keep(local, run_id, data)
+    for run_id in here - there - merged:  # written here as the connection broke
+        data = (local.run_folder(run_id) / "result.json").read_bytes()
+        remote.write(f"results/{run_id}.json", data)
+    _synchronize_rounds(remote, local)
+    if remote.odd:
+        some = ", ".join(map(repr, remote.odd[:3])) + (", ..." if len(remote.odd) > 3 else "")
+        local.say(
+            f"{local.shown(local.folder)} has {len(remote.odd)} objects whose names are not plain "
+            f"words ({some}); they are left alone."
+        )
+
+
+def fetch(remote: Remote, local: Folder, run_id: str) -> bytes | None:
+    """Return a result that another machine has stored, and keep it here; None if there is none."""
+    data = remote.read(f"results/{run_id}.json")
+    return data if data is not None and _keep(local, run_id, data) else None
+
+
+def _synchronize_rounds(remote: Remote, local: Folder) -> None:
+    folder = local.folder / "rounds"
+    here = {path.name for path in local.round_files()}
+    there = {name for name in remote.objects("rounds") if is_round(name)}
+    for name in there - here:
+        if (data := remote.read(f"rounds/{name}")) is not None:
+            folder.mkdir(exist_ok=True)
+            write_atomic(folder / name, data)
+    for name in here - there:
+        remote.write(f"rounds/{name}", (folder / name).read_bytes())
+
+
+def _is_replaced(local: Folder, run_id: str, size: int, changed: float) -> bool:
+    """Return whether another machine has replaced a result since it was written or fetched here."""
+    status = (local.run_folder(run_id) / "result.json").stat()
+    return status.st_size != size or status.st_mtime < changed
+
+
+def _keep(local: Folder, run_id: str, data: bytes) -> bool:
+    """Store a result of the URI here; returns False for a damaged one, after telling the user.
+
+    A damaged result stays at the URI until the run has trained again.
+    """
+    path = local.run_folder(run_id) / "result.json"
+    try:
+        parse(data, run_id)
+    except NewerFormat as error:
+        raise local.newer_format(path, error) from None
+    except ValueError as error:
+        local.say(f"{local.shown(path)} is damaged ({error}); the run will train again.")
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    return True
+
+
+def _bytes(path: Path) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return files.read_bytes(path)
+    return None

@@ -1,0 +1,65 @@
+"""The runs that a sweep's spec asks for, given the results so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from sweeps.adaptive.growth import Growth
+from sweeps.adaptive.interval import Round, decide
+from sweeps.adaptive.protocols import IntervalDesigner, default_designer
+from sweeps.result import Row
+from sweeps.spec import Spec
+from sweeps.store import Store
+
+
+class RequestedRuns:
+    """The runs of a spec and those that its [until] adds as results come in."""
+
+    def __init__(self, spec: Spec, store: Store, designer: IntervalDesigner | None = None) -> None:
+        """`designer` fits laws and designs runs for ``[until] interval``; None for the default."""
+        self._spec, self._store = spec, store
+        self._given = designer
+        self._decided: dict[str, Round] = {}
+        """Rounds decided in this process, by what they rest on: a fit takes seconds."""
+
+    @cached_property
+    def _designer(self) -> IntervalDesigner | None:
+        """The designer, loaded on first use; None if the spec asks for no interval."""
+        if self._spec.searches is None or self._spec.searches.interval is None:
+            return None
+        return self._given or default_designer()
+
+    def check(self) -> None:
+        """Raise ConfigError if the interval of [until] is not one that can be fitted."""
+        if self._spec.searches and self._spec.searches.interval and self._designer:
+            self._designer.interval_width(self._spec.searches.interval, [])
+
+    def growth(self, rows: Mapping[str, Row], *, record: bool = False) -> Growth:
+        """The runs to train and where each search stands, given the results `rows`.
+
+        A round of designed runs that is due is decided. With `record`, which only the process
+        that drives the sweep may pass, the decision is stored and final.
+        """
+        designer = self._designer
+        width = designer.interval_width if designer else None
+        rounds = self._store.rounds() if self._spec.by_design else []
+        while (growth := self._spec.designed(rows, width, rounds)).due and designer:
+            due = growth.due
+            key = f"{due.results} {due.asked} {len(rounds)}"
+            if key not in self._decided:
+                self._decided[key] = decide(due, designer.interval_width, designer.interval_runs)
+            if record:
+                self._store.decide(self._decided[key])
+            rounds = [*rounds, self._decided[key]]
+        return growth
+
+    def record_due_round(self, rows: Mapping[str, Row]) -> None:
+        """Decide and record the round that is due, if any: an earlier call was killed before it
+        could, or the spec asks for more now."""
+        if self._is_due(rows, self._store.rounds() if self._spec.by_design else []):
+            with self._store.drive():
+                self.growth(rows, record=True)
+
+    def _is_due(self, rows: Mapping[str, Row], rounds: Sequence[Round]) -> bool:
+        return self._spec.by_design and self._spec.designed(rows, None, rounds).due is not None
