@@ -16,9 +16,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.laws import Law
-
-PF_DAY = 1e15 * 86400
-"""One petaflop/s-day in FLOPs, the unit of compute in Kaplan et al. 2020."""
+from scaling.count import PF_DAY
 
 
 @dataclass(frozen=True)

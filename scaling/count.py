@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from scaling.config import ModelConfig
+from scaling.model_config import ModelConfig
 
 PF_DAY = 1e15 * 86_400
 """FLOPs in one PF-day (Kaplan et al. 2020, section 1.3: 8.64e19)."""
@@ -21,7 +21,7 @@ CONVENTIONS = {
     "(Kaplan et al. 2020, Table 1 and eq. 2.2)",
     "chinchilla": "embedding, attention with softmax, dense and logits, backward = 2 forward "
     "(Hoffmann et al. 2022, appendix F)",
-    "matmul": "every matrix product of the model as built, attention unmasked, and the output layer",
+    "matmul": "every matrix product of the model as built, attention unmasked, and output layer",
 }
 """Training-FLOP conventions by name."""
 

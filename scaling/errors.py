@@ -1,36 +1,50 @@
-"""The errors that are shown to users in one line, and how running out of memory reads."""
+"""Errors that users see as one line, suggestions for misspelt names, and out-of-memory
+conditions."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """A run or a spec that cannot be: names the key, its value and what to do."""
+    """A run or a spec is invalid; the message names the key, its value and what to do."""
 
 
 class TableError(ValueError):
-    """A results table that cannot be used: names the column, the row and what to do."""
+    """A results table cannot be used; the message names the column, the row and what to do."""
 
 
 class CorpusError(ConfigError):
-    """A corpus that is not there or cannot be used."""
+    """A corpus is missing or cannot be used."""
 
 
-_SAID = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
+_OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
 
 _CALL_FAILED = re.compile(r"(aoti_torch_\w+)\(.* API call failed")
-"""In compiled code, which does not say why; memory is what a call that worked before may lack."""
+"""Compiled code does not say why a call failed; a call that worked before probably lacks memory."""
 
 
 def out_of_memory(error: BaseException | str) -> bool:
-    """Whether an error, or a line that tells of one, is for want of memory."""
-    said = error if isinstance(error, str) else f"{type(error).__name__} {error}"
-    return bool(_SAID.search(said) or _CALL_FAILED.search(said))
+    """Return whether an error, or a line that reports one, means that memory ran out."""
+    text = error if isinstance(error, str) else f"{type(error).__name__} {error}"
+    return bool(_OUT_OF_MEMORY.search(text) or _CALL_FAILED.search(text))
 
 
 def one_line(error: BaseException) -> str:
-    """What such an error says, in a line."""
+    """Return the message of an error as one line."""
     if call := _CALL_FAILED.search(str(error)):
         return f"{call[1]} failed in compiled code, probably for want of memory"
     return str(error).partition("\n")[0] or f"{type(error).__name__}."
+
+
+def nearest(name: str, options: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the option spelt most like `name`; None if none is similar enough."""
+    return next(iter(difflib.get_close_matches(name, list(options), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return " Did you mean 'option'?" with the :func:`nearest` option, or an empty string."""
+    near = nearest(name, options)
+    return f" Did you mean {near!r}?" if near else ""

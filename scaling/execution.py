@@ -8,56 +8,57 @@ from scaling.errors import ConfigError
 from scaling.fields import Part, check_positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution(Part):
     """How a run is executed on this machine. Never part of its identity."""
 
+    prefix = "execution."
+
     device: str = "auto"
-    """'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:1', ..."""
+    """'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', ..."""
     threads: int = 1
-    """CPU threads of each process. Sums depend on it in their last digits: bit-equal runs need the same
-    number."""
+    """CPU threads per process. The last digits of sums depend on it: runs are bit-equal only with
+    the same number."""
     devices: int = 1
-    """Devices that train a run together, each in a process of its own: so many GPUs, or on a CPU so
-    many times `threads`. They share the sequences of each step; sums depend on it in their last
-    digits."""
+    """Number of devices that train a run together, with one process per device: that many GPUs, or
+    on a CPU that many times `threads`. They share the sequences of each step; the last digits of
+    sums depend on it."""
     nodes: int = 1
-    """Machines that the devices are on, as many on each: under torchrun, or of a sweep's Ray cluster."""
+    """Number of nodes to spread the devices over, evenly: under torchrun, or in a sweep's Ray
+    cluster."""
     shard: bool = False
-    """Share parameters, gradients and AdamW's state among the devices as well (FSDP), for models that
-    do not fit on one; a tensor is whole only while the model computes with it."""
+    """Shard parameters, gradients and AdamW's state over the devices as well (FSDP), for models
+    that do not fit on one device. A tensor is whole only while the model computes with it."""
     compile: bool = False
-    """Use torch.compile, which needs a C++ compiler; numbers differ from uncompiled ones in the last
-    digits. A shape takes up to a minute or so the first time, then seconds, from torch's cache."""
+    """Use torch.compile, which needs a C++ compiler. Numbers differ from uncompiled ones in the
+    last digits. Each model shape takes up to about a minute the first time, then seconds, from
+    torch's cache."""
     checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints (when a folder is given)."""
+    """Seconds between checkpoints (if a folder is given)."""
     micro_tokens: int | None = None
-    """Most tokens of a run in one forward and backward pass of a device; its share of a step is done in
-    equal parts. Where not given that is one part, and on one device halved once where memory runs
-    out. Sums depend on it in their last digits."""
+    """Most tokens of a run in one forward and backward pass of a device; larger steps are split
+    into equal parts. Default: one part; on a single device it is halved once if memory runs out.
+    The last digits of sums depend on it."""
     recompute: bool = False
-    """Keep no activations within blocks: compute them again in the backward pass (less memory, a
-    third more time)."""
+    """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
+    more time)."""
     peak_flops: float | None = None
-    """FLOP/s of the hardware, for model FLOP utilisation: say, 989e12 for bfloat16 on an H100. Where
-    not given, a large matrix product is timed."""
+    """FLOP/s of the hardware, for model FLOP utilisation: for example 989e12 for bfloat16 on an
+    H100. Default: a large matrix product is timed."""
 
     def check(self) -> None:
-        check_positive(self, "threads")
-        check_positive(self, "devices")
-        check_positive(self, "nodes")
+        check_positive(self, "threads", "devices", "nodes")
         if self.devices % self.nodes:
             raise ConfigError(
-                f"execution.nodes={self.nodes} cannot have equal parts of execution.devices="
-                f"{self.devices}; give {self.nodes}, or a multiple of it, as devices."
+                f"execution.devices={self.devices} cannot be spread evenly over execution.nodes="
+                f"{self.nodes}; set execution.devices to {self.nodes} or a multiple of it."
             )
         if self.shard and self.devices == 1:
             raise ConfigError(
-                "execution.shard has nothing to share with execution.devices=1; give 2 or more."
+                "execution.shard=true needs several devices to shard over, and "
+                "execution.devices=1; set execution.devices to 2 or more."
             )
-        for name in ("peak_flops", "micro_tokens"):
-            if getattr(self, name) is not None:
-                check_positive(self, name)
+        check_positive(self, "peak_flops", "micro_tokens")
         if self.checkpoint_seconds < 0:
             raise ConfigError(
                 f"execution.checkpoint_seconds={self.checkpoint_seconds} must not be negative."

@@ -1,7 +1,7 @@
-"""Files and folders that anyone may have made.
+"""Files and folders that may come from anyone: reading, atomic writes, removal, the cache folder.
 
-Only regular files are read: a pipe would wait for ever, and a device such as /dev/zero has no end.
-Symbolic links are neither written through nor deleted through.
+Only regular files are read: reading a pipe would wait for ever, and a device such as /dev/zero has
+no end. Writing and deleting never follow symbolic links.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -24,7 +25,7 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
-# The mark of UTF-32 (little endian) begins with that of UTF-16.
+# UTF-32 comes first: its mark (little endian) begins with that of UTF-16.
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -34,22 +35,22 @@ _OTHER_MARKS = (
 
 
 class EncodingError(ValueError):
-    """Text that is not UTF-8; its message goes on where "<file> is" ends."""
+    """Text is not UTF-8. The message completes the sentence "<file> is ..."."""
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise OSError where `path` is not a regular file (or a link to one), or is not there."""
+    """Raise OSError if `path` is missing or is not a regular file (or a link to one)."""
     _check(os.stat(path).st_mode, path)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file to read bytes, without ever waiting for it.
 
-    Raises OSError as open does; for a pipe, socket or device one with errno EINVAL, whose strerror
-    says what it is.
+    Raises OSError as open does. For a pipe, socket or device its errno is EINVAL, and its strerror
+    says what the file is.
     """
     try:
-        # Otherwise open() waits for somebody who writes to the pipe.
+        # Without O_NONBLOCK, open() waits for a process that writes to the pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket cannot be opened
@@ -64,22 +65,24 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """All of a regular file. Raises OSError as :func:`open_regular`."""
+    """Return the bytes of a regular file. Raises OSError as :func:`open_regular`."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_text(path: str | Path) -> str:
-    """All of a regular file of UTF-8 text, without its byte order mark, with '\\n' for line ends.
+    """Return the text of a regular UTF-8 file, without byte order mark and with '\\n' as line ends.
 
-    Raises OSError as :func:`open_regular`, EncodingError where it is not UTF-8.
+    Raises OSError as :func:`open_regular`, and EncodingError if the file is not UTF-8.
     """
     return decode(read_bytes(path)).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 as text, without its byte order mark. Raises EncodingError, which names another encoding
-    where the text begins with its mark."""
+    """Decode UTF-8, without its byte order mark.
+
+    Raises EncodingError; if the data begins with the mark of another encoding, it names that one.
+    """
     _check_mark(data)
     try:
         return data.decode("utf-8-sig")
@@ -90,8 +93,11 @@ def decode(data: bytes) -> str:
 
 
 def check_utf8(path: str | Path) -> None:
-    """Check a file that another library is to read as UTF-8 text: raise OSError as
-    :func:`open_regular`, EncodingError where it begins with the mark of another encoding."""
+    """Check a file that another library is going to read as UTF-8 text.
+
+    Raises OSError as :func:`open_regular`, and EncodingError if the file begins with the mark of
+    another encoding.
+    """
     with open_regular(path) as file:
         _check_mark(file.read(4))
 
@@ -110,26 +116,22 @@ def _check(mode: int, path: str | Path) -> None:
         return
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
     raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 # ------------------------------------------------------------------ writing and removing
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full or not at all. Raises OSError.
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file so that it exists in full or not at all. Raises OSError.
 
-    The temporary file beside it is called `.<name>.<pid>`.
+    With `sync`, the file is on the disk when this returns.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_new(temporary, data, sync=True)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with replacing(path) as (temporary,):
+        write_new(temporary, data, sync=sync)
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -137,9 +139,33 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+@contextlib.contextmanager
+def replacing(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a temporary path for each of `paths`; the files written there replace them at the end.
+
+    The temporary files lie beside the paths and are called `.<name>.<pid>`. If the block raises,
+    `paths` stay as they were.
+    """
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
+    try:
+        for path in temporary:
+            path.unlink(missing_ok=True)  # which a killed process or anybody else left
+        yield temporary
+        for new, path in zip(temporary, paths, strict=True):
+            os.replace(new, path)
+    except BaseException:
+        for path in temporary:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+
+
 def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a file of this process's own in place of whatever has its name, which is not followed if
-    it is a link, nor waited for if it is a pipe. With `sync`, it is on the disk. Raises OSError."""
+    """Write a new file in place of whatever has its name. Raises OSError.
+
+    A link of that name is not followed, and a pipe is not waited for. With `sync`, the file is on
+    the disk when this returns.
+    """
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(data)
@@ -149,15 +175,17 @@ def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """Open a regular file, made if it is not there, to write UTF-8 text at its end. Raises OSError
-    (ELOOP) for a symbolic link, and as :func:`open_regular`; it never waits."""
+    """Open a regular file, created if missing, to append UTF-8 text. It never waits.
+
+    Raises OSError (ELOOP) for a symbolic link, and as :func:`open_regular`.
+    """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             error.strerror = "symbolic links are not followed"
-        elif error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+        elif error.errno == errno.ENXIO:  # a pipe without a reader, or a socket
             check_regular(path)
         raise
     try:
@@ -169,10 +197,10 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Raise OSError unless `path` lies below `folder`, by way of folders and files alone.
+    """Raise OSError unless `path` lies below `folder`, through folders and regular files alone.
 
-    No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a device
-    (EINVAL); components that do not exist are fine. `folder` itself may be reached through links.
+    No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a
+    device (EINVAL); components may be missing. `folder` itself may be reached through links.
     """
     here = folder
     parts = path.relative_to(folder).parts if path.is_relative_to(folder) else ()
@@ -193,8 +221,8 @@ def check_inside(path: Path, folder: Path) -> None:
 def remove(path: Path, folder: Path) -> None:
     """Delete a file, a link or a whole folder that lies below `folder`, and nothing else.
 
-    A link is removed itself, never what it points to. Raises OSError (ELOOP) where `path` does not
-    lie below `folder` or a link is on the way; nothing happens where `path` does not exist.
+    A link itself is deleted, never its target. Raises OSError (ELOOP) if `path` does not lie below
+    `folder` or passes through a link. Does nothing if `path` does not exist.
     """
     if path.parent != folder:
         check_inside(path.parent, folder)
@@ -211,16 +239,16 @@ def remove(path: Path, folder: Path) -> None:
 
 
 def code_file(reference: str) -> Path:
-    """The file of a family or law such as 'my.py:Name', from the current folder."""
+    """Return the file of a family or law such as 'my.py:Name', from the current folder."""
     path = reference.rpartition(":")[0] if ".py:" in reference else reference
     try:
         return Path(path).expanduser().resolve()
-    except (RuntimeError, OSError, ValueError) as error:  # an unknown user, a loop of links
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown user or a loop of links
         raise ConfigError(f"{reference!r} names no file: {error}.") from None
 
 
 def cache() -> Path:
-    """Where corpora and token files are kept: $SCALING_CACHE, or the user's cache folder."""
+    """Return the folder of corpora and token files: $SCALING_CACHE, or one in the user's cache."""
     if "SCALING_CACHE" in os.environ:
         return Path(os.environ["SCALING_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME")

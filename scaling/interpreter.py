@@ -1,4 +1,4 @@
-"""Starting Python again: a process that finds the modules that this one finds, and no others."""
+"""Start another Python process that finds the modules that this one finds, and no others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def search_path() -> list[str]:
-    """Where a child looks for modules: where this process does, and beside this package.
+    """Return where a child process looks for modules: where this one does, and beside this package.
 
-    The empty entry of `python -c` and of notebooks, which stands for the current folder, is left out:
-    a file there may have the name of a module.
+    The empty entry of `python -c` and of notebooks, which stands for the current folder, is left
+    out: a file there may have the name of a module.
     """
     found = [os.path.abspath(entry) for entry in sys.path if entry]
     beside = str(Path(__file__).parents[1])
@@ -19,7 +19,7 @@ def search_path() -> list[str]:
 
 
 def command(module: str, function: str) -> list[str]:
-    """The command that calls `module.function()` in a new process."""
+    """Return the command that calls `module.function()` in a new process."""
     path = f"import sys; sys.path[:] = {search_path()!r}"
-    # -P, or else the search for modules would begin in the current folder.
+    # Without -P, the search for modules would begin in the current folder.
     return [sys.executable, "-P", "-c", f"{path}; from {module} import {function}; {function}()"]

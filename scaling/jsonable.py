@@ -1,4 +1,4 @@
-"""Plain JSON values."""
+"""Values as JSON can hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """`value` as JSON can hold it: null for every float that JSON has no word for."""
+    """Return `value` as JSON can hold it; floats that are not finite become None.
+
+    Dictionaries, lists and tuples are converted recursively; numpy and torch scalars become
+    numbers.
+    """
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,9 @@
-"""Language models as functions of flat parameters, written for K models of one shape at once.
+"""Language models, and how to add your own architecture.
 
-All parameters of model k are row k of one flat tensor [K, P]; a single run is K = 1 through the same
-code. Copying a model, or dropping one, is copying a row.
-
-A family of models is a subclass of :class:`Model` under the decorator :func:`family`: it lists its
-tensors and maps tokens to hidden states. One of your own lies in a file of its own, and
-`model.family = "my.py:Mean"` trains and sweeps it:
+A family of models is a subclass of :class:`Model` under the decorator :func:`family`. It lists its
+tensors and maps tokens to hidden states; :class:`Model` adds the embedding, the output layer, the
+loss and the initial values. Put a family of your own in a file, and `model.family = "my.py:Mean"`
+trains and sweeps it:
 
     import torch
     from scaling.model import Model, family
@@ -20,6 +18,14 @@ tensors and maps tokens to hidden states. One of your own lies in a file of its 
             x_kbtd = self.embed(p, tokens_kbt)
             count_t1 = torch.arange(1, x_kbtd.shape[2] + 1)[:, None]
             return (x_kbtd.cumsum(2) / count_t1).flatten(1, 2) @ p["mix.weight"]
+
+`self.model` is the :class:`scaling.model_config.ModelConfig`: use the fields that make sense. A
+family may also override :meth:`Model.std` (initial values) and :meth:`Model.matrices_of` (for
+Muon). The built-in families, scaling/models/decoder.py and lstm.py, are longer examples.
+
+Models are functions of flat parameters, written for K models of one shape at once. All parameters
+of model k are row k of one flat tensor [K, P], so copying or dropping a model is copying or
+dropping a row. A single run is K = 1 through the same code.
 
 Shape suffixes:  k model (pack axis) · b sequence · t position · d d_model · f d_ff · h head ·
                  g key and value head · c channels of a head · v vocabulary · n = b t flattened
@@ -41,22 +47,24 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.config import FAMILIES, ModelConfig
 from scaling.count import Parameters
 from scaling.errors import ConfigError
 from scaling.files import code_file
+from scaling.model_config import FAMILIES, ModelConfig
 from scaling.models.output_loss import FUSED_LOGITS, FusedLoss, OutputLoss, output_loss
 
-_KINDS = ("matrix", "embedding", "head", "vector")  # in the order of their place in a row
+_KINDS = ("matrix", "embedding", "head", "vector")
+"""Kinds of tensors, in the order in which they lie in a row."""
 
 M = TypeVar("M", bound="Model")
 
 
 class Model:
-    """What all families share: flat parameters by name, embedding, output layer, loss.
+    """Base class of all families: flat parameters by name, embedding, output layer, loss.
 
-    Names of tensors say what they are: "...weight" is a matrix [in, out]; with "norm" in it a gain;
-    "...bias" a bias; with "embedding" in it an embedding.
+    The name of a tensor says what it is, and so how it is initialised, trained and counted:
+    "...weight" is a matrix [in, out], or a gain if "norm" is in the name; "...bias" is a bias; a
+    name with "embedding" is an embedding.
     """
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
@@ -73,9 +81,9 @@ class Model:
         self.P = sum(self.sizes)
         starts = itertools.accumulate(self.sizes, initial=0)
         self.offsets = dict(zip(self.shapes, starts, strict=False))
-        """Where each tensor begins in a row."""
+        """Index in a row at which each tensor begins."""
         self.ends: dict[str, int] = {}
-        """Where each kind of tensor ends in a row."""
+        """Index in a row at which each kind of tensor ends."""
         for kind in _KINDS:
             before = list(self.ends.values())[-1:] or [0]
             mine = (
@@ -85,46 +93,57 @@ class Model:
             )
             self.ends[kind] = before[0] + sum(mine)
 
-    # ---------------------------------------------------------------- what a family gives
+    # ---------------------------------------------------------------- what a family defines
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by name, but for the token embedding and the output layer."""
+        """Return {name: shape} of the tensors, without the token embedding and the output layer."""
         raise NotImplementedError
 
     def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
-        """Last hidden states [K, B T, D] of tokens [K, B, T], from parameters [K, *shape] by name."""
+        """Return the last hidden states [K, B T, D] of tokens [K, B, T].
+
+        `p` holds the parameters [K, *shape] by name.
+        """
         raise NotImplementedError
 
     def std(self, name: str) -> float:
-        """Standard deviation of the initial weights of a matrix or an embedding; in muP, of a matrix
-        at the base width."""
+        """Return the standard deviation of the initial weights of a matrix or an embedding.
+
+        In muP, that of a matrix at the base width.
+        """
         return 0.02
 
     gains: Sequence[str] = ()
-    """Names of the gains and biases that may come as [K B, D], a row a sequence, in place of [K, D]:
-    their gradients are then those of each sequence (scaling/training/noise.py)."""
+    """Names of the gains and biases that :meth:`hidden` also accepts as [K B, D], one row per
+    sequence, instead of [K, D]. Their gradients are then those of each sequence
+    (scaling/training/noise.py)."""
+
+    def matrices_of(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        """Return views of the independent matrices in a tensor, one unless it stacks several.
+
+        An optimiser of whole matrices (Muon) updates each on its own.
+        """
+        return [tensor]
+
+    # ---------------------------------------------------------------- set by the training loop
 
     recompute = False
-    """Keep no activations within blocks for the backward pass; compute them again (for families whose
-    hidden states are made of blocks)."""
+    """Keep no activations within blocks for the backward pass, and compute them again. Families
+    whose hidden states are not made of blocks may ignore it."""
 
     gather: Callable[[Tensor, dict[str, Tensor] | None], Mapping[str, Tensor]] | None = None
-    """Does what :meth:`named` does where a process has only a part of every row
+    """Replaces :meth:`named` if a process holds only a shard of every row
     (scaling/training/fsdp.py)."""
 
     z_loss = 0.0
-    """Weight of (ln Z)^2 in the gradient, Z the sum of the exponentials of a token's logits."""
-
-    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        """Views of a tensor's independent parts, where it holds several: what an optimiser of whole
-        matrices takes one by one."""
-        return [tensor]
+    """Weight of (ln Z)^2 in the gradient, with Z the sum of the exponentials of a token's
+    logits."""
 
     # ---------------------------------------------------------------- parameters
 
     @staticmethod
     def kind(name: str) -> str:
-        """matrix, embedding, head or vector (norms and biases)."""
+        """Return the kind of a tensor: matrix, embedding, head or vector (norms and biases)."""
         if name == "head":
             return name
         if "embedding" in name:
@@ -132,7 +151,7 @@ class Model:
         return "matrix" if name.endswith("weight") and "norm" not in name else "vector"
 
     def count(self) -> Parameters:
-        """Parameters of the model as built."""
+        """Return the parameter counts of the model as built."""
         by_kind: dict[str, int] = dict.fromkeys(_KINDS, 0)
         for name, size in zip(self.shapes, self.sizes, strict=True):
             by_kind[self.kind(name)] += size
@@ -145,23 +164,27 @@ class Model:
         )
 
     def forward_flops(self) -> float:
-        """FLOPs of the matrix products of a forward pass of one context, per token, counted by torch
-        as they run; a kernel that it does not know (an LSTM's) counts as nothing."""
+        """Return the FLOPs per token of the matrix products in a forward pass of one context.
+
+        torch counts them as they run. A kernel that it does not know (that of an LSTM) counts as 0.
+        """
         tokens = torch.zeros(1, 1, self.model.n_ctx, dtype=torch.long)
         counter = FlopCounterMode(display=False)
-        # attention written out: its fused kernel on a CPU is not counted
+        # written-out attention, because torch does not count its fused kernel for CPUs
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             self.logits(torch.zeros(1, self.P), tokens)
         return counter.get_total_flops() / self.model.n_ctx
 
     def init(self, seeds: list[int]) -> Tensor:
-        """Initial parameters [K, P] on the CPU, one row a seed: matrices and embeddings N(0, std),
-        matrices divided by the root of the width multiplier (Yang et al. 2022, Table 8), biases 0,
-        norms 1."""
+        """Return initial parameters [K, P] on the CPU, one row per seed.
+
+        Matrices and embeddings are N(0, std^2), matrices divided by the root of the width
+        multiplier (Yang et al. 2022, Table 8); biases are 0 and gains 1.
+        """
         return torch.stack([torch.cat(list(self.initial(seed))) for seed in seeds])
 
     def initial(self, seed: int) -> Iterator[Tensor]:
-        """A row of :meth:`init`, tensor by tensor, each flat."""
+        """Yield a row of :meth:`init` tensor by tensor, each flat."""
         generator = torch.Generator().manual_seed(seed)
         for name, size in zip(self.shapes, self.sizes, strict=True):
             if self.kind(name) != "vector":
@@ -175,19 +198,19 @@ class Model:
     def named(
         self, flat_kp: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Mapping[str, Tensor]:
-        """Views [K, *shape] of the flat parameters, by name; tensors in `instead` take the place of
+        """Return views [K, *shape] of the flat parameters by name; tensors in `instead` replace
         theirs."""
         if self.gather is not None:
             return self.gather(flat_kp, instead)
-        parts = flat_kp.split(self.sizes, dim=1)
+        slices = flat_kp.split(self.sizes, dim=1)
         views = {
-            name: part.view(-1, *shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: slice_kp.view(-1, *shape)
+            for (name, shape), slice_kp in zip(self.shapes.items(), slices, strict=True)
         }
         return views | (instead or {})
 
     def embed(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
-        """Token embeddings [K, B, T, D]."""
+        """Return the token embeddings [K, B, T, D] of tokens [K, B, T]."""
         k, b, t = tokens_kbt.shape
         embedding_kvd = p["token_embedding"]
         v, d = embedding_kvd.shape[1:]
@@ -203,7 +226,7 @@ class Model:
     def _last(
         self, flat_kp: Tensor, tokens_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Last hidden states [K, B T, D], as the output layer sees them, and that layer [K, V, D]."""
+        """Return the output layer's input [K, B T, D] and its weights [K, V, D]."""
         p = self.named(flat_kp, instead)
         x_knd = self.hidden(p, tokens_kbt)
         if self.model.mup_base_width is not None:
@@ -211,52 +234,59 @@ class Model:
         return x_knd, p["token_embedding" if self.model.tied else "head"]
 
     def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
-        """Next-token logits [K, B T, V] of tokens [K, B, T], T up to n_ctx."""
+        """Return the next-token logits [K, B T, V] of tokens [K, B, T], with T up to n_ctx."""
         x_knd, head_kvd = self._last(flat_kp, tokens_kbt)
         return torch.bmm(x_knd, head_kvd.transpose(1, 2))
 
     @torch.no_grad()
     def losses(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:
-        """Cross-entropy [nats] of every target [K, B, T], without gradient; windows [K, B, T + 1]
-        hold inputs and, one to the right, targets."""
+        """Return the cross-entropy [nats] of every target [K, B, T], without gradient.
+
+        Windows [K, B, T + 1] hold the inputs and, one position to the right, the targets.
+        """
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs)
         loss_kn, *_ = output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
     def fuses_loss(self, tokens: int) -> bool:
-        """Whether compiled code holds the logits of so many tokens of a model whole."""
+        """Return whether compiled code keeps all logits of this many tokens of a model at once."""
         return tokens * self.vocab_size <= FUSED_LOGITS
 
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """Mean cross-entropy of each model [K]; differentiable (its gradient is that of the z-loss as
-        well, if there is one). Tensors in `instead` take the place of their slices of `flat_kp`."""
+        """Return the differentiable mean cross-entropy of each model [K].
+
+        Its gradient includes that of the z-loss, if there is one; its value does not. Tensors in
+        `instead` replace their slices of `flat_kp`.
+        """
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
         target_kn = targets.reshape(len(x_knd), -1)
         if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1]):
-            # The compiler fuses what OutputLoss does in place, and spares its price per call.
+            # The compiler fuses what OutputLoss does in place, and avoids its cost per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
 
 
 FAMILY: dict[str, type[Model]] = {}
-"""Families by name: that of their class in lower case, or file.py:Class for one of the user's own."""
+"""Families by name: that of a built-in class in lower case, file.py:Class for a custom one."""
 
 
 def family(cls: type[M]) -> type[M]:
-    """Class decorator: make a :class:`Model` one of the families that `model.family` can name.
+    """Class decorator: register a :class:`Model` as a family that `model.family` can name.
 
-    Raises ConfigError for a class that lacks what a family must give.
+    Raises ConfigError for a class that is no Model, or lacks a method that a family must define.
     """
     if not issubclass(cls, Model):
-        raise ConfigError(f"family {cls.__name__} is no scaling.model.Model; derive it from Model.")
+        raise ConfigError(
+            f"family {cls.__name__} is not a scaling.model.Model; derive it from Model."
+        )
     for name in ("tensors", "hidden"):
         if getattr(cls, name) is getattr(Model, name):
             raise ConfigError(
-                f"family {cls.__name__} has no method {name!r}; scaling/model.py says what it gives."
+                f"family {cls.__name__} has no method {name!r}; scaling/model.py describes it."
             )
     built_in = FAMILIES.get(cls.__name__.lower()) == cls.__module__
     FAMILY[cls.__name__.lower() if built_in else f"{cls.__module__}:{cls.__name__}"] = cls
@@ -264,7 +294,7 @@ def family(cls: type[M]) -> type[M]:
 
 
 def build(model: ModelConfig, vocab_size: int) -> Model:
-    """The model of a shape. ConfigError where its family cannot be had."""
+    """Return the model of a shape. Raises ConfigError if its family is missing or fails."""
     if model.family in FAMILIES:
         importlib.import_module(FAMILIES[model.family])  # registers it
         return FAMILY[model.family](model, vocab_size)
@@ -275,8 +305,8 @@ def build(model: ModelConfig, vocab_size: int) -> Model:
     if f"{file}:{name}" not in FAMILY:
         own = [known.rpartition(":")[2] for known in FAMILY if known.startswith(f"{file}:")]
         raise ConfigError(
-            f"model.family={model.family!r}: {path} has no class {name} under the decorator @family; "
-            f"it has {', '.join(own) or 'none'}."
+            f"model.family={model.family!r}: {path} has no class {name} under the decorator "
+            f"@family; it has {', '.join(own) or 'none'}."
         )
     try:
         return FAMILY[f"{file}:{name}"](model, vocab_size)
@@ -286,13 +316,13 @@ def build(model: ModelConfig, vocab_size: int) -> Model:
         ) from error
 
 
-def _load(file: Path, said: str) -> None:
+def _load(file: Path, setting: str) -> None:
     """Run a user's file; its families register themselves under its path."""
     spec = importlib.util.spec_from_file_location(str(file), file) if file.is_file() else None
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{said}: there is no file {file}.")
+        raise ConfigError(f"{setting}: there is no file {file}.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{said} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{setting} cannot be loaded: {type(error).__name__}: {error}") from error

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**15
+"""Elements whose norm is taken at once."""
 
 
 def norm(x_kp: Tensor) -> Tensor:
-    """Norms of rows [K], of blocks first: on a CPU torch adds up the squares of a long row in so few
-    sums that a norm over 6e7 comes out 0.5 % short."""
+    """Return the norms of rows [K], from the norms of blocks.
+
+    On a CPU torch adds up the squares of a long row in so few sums that a norm over 6e7 elements is
+    0.5 % too small.
+    """
     whole = x_kp.shape[1] - x_kp.shape[1] % _BLOCK
     if not whole:
         return x_kp.norm(dim=1)

@@ -1,5 +1,7 @@
-"""The schema of the results tables: one row a run in :data:`COLUMNS`, the only place that joins
-config words (``tokens``) to the symbols of formulas (``D``). Imports nothing heavy.
+"""The schema of the results tables, one row per run in :data:`COLUMNS`.
+
+This is the only place that joins config words (``tokens``) to the symbols of formulas (``D``).
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,59 +16,105 @@ SCHEMA = 1
 """Version of the table's schema; written to the manifest."""
 
 STATUSES = ("ok", "diverged", "stopped", "failed")
-"""How a run ended. Only 'ok' rows carry a loss that a law may be fitted to."""
+"""How a run ended. A law may be fitted to the loss of 'ok' rows only."""
+
+COLUMN_OF_WORD = {
+    "loss": "L", "test_loss": "L", "val_loss": "L", "params": "N", "n_params": "N",
+    "parameters": "N", "tokens": "D", "n_tokens": "D", "flops": "C", "flop": "C",
+    "compute": "C", "batch_tokens": "B", "batch_size": "B", "steps": "S", "step": "S",
+}  # fmt: skip
+"""Other common words for a column; for suggestions only, nothing is renamed silently."""
+
+_SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}
+"""Config words whose column is a measured one (D and B are exact there, in whole steps)."""
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table: its name, type, unit and meaning."""
+
     name: str
     dtype: str
-    """pandas dtype family: str, int, float or bool."""
+    """pandas dtype family: str, int, float or bool; or list."""
     unit: str
     meaning: str
     is_config: bool = False
-    """A field of RunConfig, not something measured."""
+    """Whether it is a field of RunConfig, not something measured."""
 
 
 _MEASURED = (
-    Column("run_id", "str", "", "hash of the canonical config: the same config is the same run"),
+    Column("run_id", "str", "", "hash of the canonical config: equal configs are the same run"),
     Column(
-        "status", "str", "", "ok, diverged (its loss explodes), stopped (it could not win), failed"
+        "status", "str", "", "ok, diverged (its loss exploded), stopped (it could not win), failed"
     ),
     Column("N", "int", "parameters", "non-embedding parameters, exact (biases and norms counted)"),
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
     Column("D", "int", "tokens", "training tokens processed, S B"),
     Column("D_unique", "int", "tokens", "distinct training tokens seen"),
-    Column("D_shared", "int", "tokens", "of D: trained once, for this run and a longer one"),
-    Column("C", "float", "FLOPs", "training compute, 6 N D; parameters count once for each use"),
-    Column("C_kaplan", "float", "FLOPs", "with attention (Kaplan et al. 2020, Table 1)"),
-    Column("C_chinchilla", "float", "FLOPs", "Hoffmann et al. 2022, appendix F"),
+    Column(
+        "D_shared",
+        "int",
+        "tokens",
+        "the part of D that was trained once for this run and a longer one",
+    ),
+    Column("C", "float", "FLOPs", "training compute, 6 N D; parameters count once per use"),
+    Column(
+        "C_kaplan",
+        "float",
+        "FLOPs",
+        "training compute with attention (Kaplan et al. 2020, Table 1)",
+    ),
+    Column(
+        "C_chinchilla", "float", "FLOPs", "training compute by Hoffmann et al. 2022, appendix F"
+    ),
     Column("C_matmul", "float", "FLOPs", "every matrix product as built, output layer included"),
     Column("B", "int", "tokens", "tokens per optimiser step"),
     Column("S", "int", "steps", "optimiser steps"),
-    Column("L", "float", "nats/token", "held-out test loss after the last step, or the least"),
+    Column(
+        "L",
+        "float",
+        "nats/token",
+        "held-out test loss after the last step; with patience, the minimum",
+    ),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
-    Column("bits_per_byte", "float", "bits/byte", "L per byte of test text: compares tokenizers"),
-    Column("lr_peak", "float", "", "peak learning rate that the rule gave, for the matrices"),
-    Column("vocab_size", "int", "tokens", "vocabulary, end-of-text included"),
+    Column(
+        "bits_per_byte",
+        "float",
+        "bits/byte",
+        "L per byte of test text: comparable across tokenizers",
+    ),
+    Column("lr_peak", "float", "", "peak learning rate of the matrices, as given by the rule"),
+    Column("vocab_size", "int", "tokens", "vocabulary size, end-of-text included"),
     Column("corpus_hash", "str", "", "content hash of the token files"),
-    Column("seconds", "float", "s", "wall clock of training and evaluation; in a pack, its share"),
+    Column(
+        "seconds",
+        "float",
+        "s",
+        "wall-clock time of training and evaluation; in a pack, the run's share",
+    ),
     Column("tokens_per_second", "float", "tokens/s", "training throughput, evaluation excluded"),
-    Column("step_seconds", "float", "s", "mean time of a step; in a pack, its share"),
+    Column("step_seconds", "float", "s", "mean time per step; in a pack, the run's share"),
     Column(
         "mfu", "float", "", "model FLOP utilisation: C_matmul per second of training / peak_flops"
     ),
-    Column("peak_flops", "float", "FLOP/s", "of the hardware: a matrix product timed, or as given"),
-    Column("memory", "int", "bytes", "most held: tensors on a GPU; on a CPU the whole process"),
     Column(
-        "pack", "int", "runs", "most runs trained beside it in one stacked model, itself included"
+        "peak_flops",
+        "float",
+        "FLOP/s",
+        "speed of the hardware: as given, or of a timed matrix product",
     ),
-    Column("device", "str", "", "what it ran on"),
-    Column("error", "str", "", "for all runs that are not ok: what happened"),
+    Column(
+        "memory", "int", "bytes", "peak memory: of tensors on a GPU, of the whole process on a CPU"
+    ),
+    Column(
+        "pack",
+        "int",
+        "runs",
+        "largest number of runs in its stacked model at once, itself included",
+    ),
+    Column("device", "str", "", "device that it ran on"),
+    Column("error", "str", "", "what happened, for every run that is not ok"),
 )
-
-_SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}
-"""Config words whose column is the symbol above (D and B there are exact, in whole steps)."""
 
 
 def _config_columns() -> tuple[Column, ...]:
@@ -95,17 +143,32 @@ CURVE_COLUMNS: tuple[Column, ...] = (
     Column("L", "float", "nats/token", "held-out test loss"),
     Column("L_train", "float", "nats/token", "mean training loss since the previous row"),
     Column("lr", "float", "", "learning rate of the last step"),
-    Column("grad_norm", "float", "", "mean norm of the gradient since the previous row, unclipped"),
-    Column("update_norm", "float", "", "of the last update of the matrices, over their own norm"),
+    Column(
+        "grad_norm",
+        "float",
+        "",
+        "mean norm of the gradient since the previous row, before clipping",
+    ),
+    Column(
+        "update_norm",
+        "float",
+        "",
+        "norm of the last update of the matrices over the matrices' norm",
+    ),
     Column("B_noise", "float", "tokens", "gradient noise scale B_simple, running mean"),
-    Column("B_noise_norm", "float", "tokens", "the same of the norms' gradients, a cross-check"),
+    Column(
+        "B_noise_norm",
+        "float",
+        "tokens",
+        "B_simple from the norms' gradients alone, as a cross-check",
+    ),
 )
-"""Every column of ``curves.parquet``: one row an evaluation."""
+"""Every column of ``curves.parquet``, which has one row per evaluation."""
 
 TEST_COLUMNS: tuple[Column, ...] = (
     Column("run_id", "str", "", "joins to the table of runs"),
     Column("corpus", "str", "", "the run's own corpus, or one of config eval.others"),
-    Column("tokens", "int", "tokens", "test tokens that the loss is measured on"),
+    Column("tokens", "int", "tokens", "number of test tokens that the loss is measured on"),
     Column("L", "float", "nats/token", "test loss after the last step, in the run's own tokens"),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
     Column("bits_per_byte", "float", "bits/byte", "L per byte of test text"),
@@ -113,34 +176,33 @@ TEST_COLUMNS: tuple[Column, ...] = (
         "L_position", "list", "nats/token", "loss at each position in the context, n_ctx values"
     ),
 )
-"""Every column of ``tests.parquet``: one row a finished run and distribution."""
-
-COLUMN_OF_WORD = {
-    "loss": "L", "test_loss": "L", "val_loss": "L", "params": "N", "n_params": "N",
-    "parameters": "N", "tokens": "D", "n_tokens": "D", "flops": "C", "flop": "C",
-    "compute": "C", "batch_tokens": "B", "batch_size": "B", "steps": "S", "step": "S",
-}  # fmt: skip
-"""Words people use for a column; for suggestions only, nothing is renamed silently."""
+"""Every column of ``tests.parquet``, which has one row per finished run and distribution."""
 
 
 def config_row(flat: dict[str, Any]) -> dict[str, Any]:
-    """The config columns of a row, from :func:`scaling.config.flatten`."""
+    """Return the config columns of a row, from :func:`scaling.config.flatten`."""
     names = {key: key.rpartition(".")[2] for key in flat}
     return {names[key]: value for key, value in flat.items() if names[key] not in _SYMBOL_OF}
 
 
+CONFIG_DEFAULTS = config_row({key: default for key, (_, default) in fields_of().items()})
+"""{column: value} for runs of older versions, whose rows lack the fields added since: the default
+of a new field leaves existing runs as they were."""
+
+
 def markdown() -> str:
-    """The schema as Markdown: what results/README.md holds."""
+    """Return the schema as Markdown: the content of results/README.md."""
     lines = [
         "# Results",
         "",
-        "One folder a sweep: `runs.csv` (one row a run), `curves.parquet` (one row an evaluation),",
-        "`tests.parquet` (final losses by position in the context and on other distributions),",
-        "`manifest.json` (revision, versions, machine, corpus, wall time) and figures.",
-        "This page is generated from `scaling/schema.py`.",
+        "There is one folder per sweep. It holds `runs.csv` (one row per run), `curves.parquet`",
+        "(one row per evaluation), `tests.parquet` (final losses by position in the context and on",
+        "other distributions), `manifest.json` (revision, versions, machine, corpus, wall-clock",
+        "time) and figures. This page is generated from `scaling/schema.py`.",
     ]
     tables = {"runs.csv": COLUMNS, "curves.parquet": CURVE_COLUMNS, "tests.parquet": TEST_COLUMNS}
     for title, columns in tables.items():
-        lines += ["", f"## {title}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += ["", f"## {title}", ""]
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
         lines += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} |" for c in columns]
     return "\n".join(lines) + "\n"

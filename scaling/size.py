@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.config import FAMILIES, ModelConfig, RunConfig
+from scaling.config import RunConfig
 from scaling.count import (
     CONVENTIONS,
     FLOP_COLUMNS,
@@ -24,6 +24,7 @@ from scaling.count import (
 )
 from scaling.errors import ConfigError
 from scaling.files import code_file
+from scaling.model_config import FAMILIES, ModelConfig
 
 
 @dataclass(frozen=True)

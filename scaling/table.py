@@ -1,30 +1,55 @@
-"""Results tables on disk: check, read and write what scaling/schema.py defines.
-
-Needs pandas, never torch.
-"""
+"""Check, read and write the results tables of scaling/schema.py. Needs pandas, never torch."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import math
 import re
-import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.config import fields_of
-from scaling.errors import TableError
-from scaling.files import EncodingError, check_regular, check_utf8
-from scaling.schema import COLUMN_OF_WORD, COLUMNS, CURVE_COLUMNS, TEST_COLUMNS, Column
+from scaling.errors import TableError, nearest
+from scaling.files import EncodingError, check_regular, check_utf8, replacing
+from scaling.schema import (
+    COLUMN_OF_WORD,
+    COLUMNS,
+    CONFIG_DEFAULTS,
+    CURVE_COLUMNS,
+    TEST_COLUMNS,
+    Column,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGEST = 1e100
+"""Largest number that is computed with; the smallest is its inverse. Beyond, even squares
+overflow."""
 
-def missing_column(name: str, present: typing.Iterable[str]) -> str:
-    """One sentence saying that a column is not there, with the likeliest one that is."""
-    import difflib
+POINTS: dict[str, tuple[tuple[Column, ...], str]] = {
+    "curves.parquet": (CURVE_COLUMNS, "S"),
+    "tests.parquet": (TEST_COLUMNS, "corpus"),
+}
+"""Tables with several rows per run: their columns, and the column that orders the rows of a run."""
 
+_SIZES = ("N", "D", "C", "B", "S", "L")
+"""Columns that must be positive wherever a row is 'ok'."""
+
+_ADDED_LATER = ("L_train", "lr", "grad_norm", "update_norm", "B_noise", "B_noise_norm")
+"""Columns of :data:`POINTS` that a table of an earlier version may lack."""
+
+_LINE_END = "\r\n\0"
+"""Line end that no cell holds. pandas quotes a cell with any character of it, and readers end a
+line at an unquoted "\\r" too."""
+
+
+# ------------------------------------------------------------------ checks
+
+
+def missing_column(name: str, present: Iterable[str]) -> str:
+    """Return a sentence that a column is missing, with the likeliest one that is present."""
     present = list(present)
     words = {c: "_".join(re.findall("[a-z0-9]+", str(c).lower())) for c in present}
     guess = next((c for c in present if COLUMN_OF_WORD.get(words[c]) == name), None)
@@ -32,7 +57,7 @@ def missing_column(name: str, present: typing.Iterable[str]) -> str:
     if guess is None and stem:  # final_loss, train_tokens, Training FLOP
         guess = next((c for c in present if stem in words[c]), None)
     if guess is None and len(name) > 2:
-        guess = next(iter(difflib.get_close_matches(name, [str(c) for c in present], n=1)), None)
+        guess = nearest(name, map(str, present))
     hint = (
         f" Is it {guess!r}? Load with map={{{guess!r}: {name!r}}}, or --map '{guess}={name}'."
         if guess
@@ -41,12 +66,12 @@ def missing_column(name: str, present: typing.Iterable[str]) -> str:
     return f"the table has no column {name!r}; it has {', '.join(map(str, present))}.{hint}"
 
 
-def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "") -> pd.DataFrame:
-    """`runs` itself, if its columns are those `need` names and its measured numbers make sense.
+def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> pd.DataFrame:
+    """Return `runs` itself, if it has the columns of `need` and its measured numbers make sense.
 
-    Every 'ok' row (every row where there is no status) must have a positive, finite L, N, D, C,
-    B and S, as far as these columns exist, none beyond :data:`LARGEST`. Raises TableError otherwise,
-    saying which and where.
+    Every 'ok' row (every row, if there is no status) must have a positive, finite N, D, C, B, S and
+    L, as far as these columns exist, and none beyond :data:`LARGEST`. Raises TableError otherwise,
+    with the column and the row.
     """
     import pandas as pd
 
@@ -57,7 +82,7 @@ def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "
         if name not in runs.columns:
             raise TableError(prefix + missing_column(name, runs.columns))
     used = runs[runs["status"] == "ok"] if "status" in runs.columns else runs
-    for name in ("N", "D", "C", "B", "S", "L"):
+    for name in _SIZES:
         if name not in used.columns:
             continue
         values = pd.to_numeric(used[name], errors="coerce").to_numpy(float, na_value=math.nan)
@@ -75,38 +100,34 @@ def check(runs: pd.DataFrame, *, need: typing.Iterable[str] = (), where: str = "
     return runs
 
 
-LARGEST = 1e100
-"""Of any number that is computed with. Of larger ones, and of the inverse of those below 1 / LARGEST,
-already the square overflows."""
-
-
 def sensible(values: Any) -> Any:
-    """Which numbers are positive and can be computed with: from 1 / LARGEST to LARGEST."""
+    """Return which numbers are positive and safe to compute with: from 1 / LARGEST to LARGEST."""
     return (values >= 1 / LARGEST) & (values <= LARGEST)
 
 
 def _beyond(value: float) -> str:
-    """What to add where a number is positive and finite and still not sensible."""
+    """Return what the message adds for a number that is positive and finite, but not sensible."""
     return f", from {1 / LARGEST:g} to {LARGEST:g}" if 0 < value < math.inf else ""
 
 
-_DEFAULTS = {key.rpartition(".")[2]: default for key, (_, default) in fields_of().items()}
+# ------------------------------------------------------------------ runs.csv
 
 
 def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table in schema order, with schema dtypes; sorted by N, D, run_id.
+    """Return rows as a table in schema order, with schema dtypes, sorted by N, D and run_id.
 
-    A field of the config that a row lacks is younger than the row, which was made with its default.
+    A row that lacks a field of the config is older than the field, and was trained with its
+    default.
     """
     import pandas as pd
 
     names = [c.name for c in COLUMNS]
-    complete = [{k: v for k, v in _DEFAULTS.items() if k in names} | row for row in rows]
+    complete = [CONFIG_DEFAULTS | row for row in rows]
     kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
     kinds = {c.name: kind[c.dtype] for c in COLUMNS}
     try:
         table = pd.DataFrame(complete, columns=names).astype(kinds)
-    except UnicodeEncodeError:  # a file's name that is not UTF-8, in an error
+    except UnicodeEncodeError:  # the name of a file, in an error, may not be UTF-8
         complete = [{k: _encodable(v) for k, v in row.items()} for row in complete]
         table = pd.DataFrame(complete, columns=names).astype(kinds)
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
@@ -117,18 +138,20 @@ def _encodable(value: Any) -> Any:
 
 
 def read(folder: str | Path) -> pd.DataFrame:
-    """The table of a results folder (``runs.csv``), completed to today's columns: fields of the
-    config that are younger than the table have their defaults, measured columns are empty.
-    TableError where there is no table."""
+    """Return the table of a results folder (``runs.csv``) with all columns of the schema.
+
+    Of columns that were added after the table was written, those of the config hold their defaults,
+    and measured ones are empty. Raises TableError if there is no table.
+    """
     import pandas as pd
 
     folder = Path(folder)
     path = folder / "runs.csv" if folder.is_dir() else folder
     if not path.exists():
-        what = "has no runs.csv" if folder.is_dir() else "is not there"
+        what = "has no runs.csv" if folder.is_dir() else "does not exist"
         raise TableError(
-            f"{folder} {what}. Give the folder of a sweep that has run, such as results/quickstart "
-            "(`scaling sweep SPEC` makes one)."
+            f"{folder} {what}. Give the folder of a finished sweep, such as results/quickstart "
+            "(`scaling sweep SPEC` writes one)."
         )
     dtypes = {c.name: "str" for c in COLUMNS if c.dtype == "str"}
     try:
@@ -140,28 +163,28 @@ def read(folder: str | Path) -> pd.DataFrame:
         raise TableError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise TableError(f"{path} is not a table: {error}.") from None
-    if "run_id" not in table.columns:  # not one of ours
+    if "run_id" not in table.columns:  # a table from elsewhere
         return table
     _, header = next(_lines(path), (0, []))
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise TableError(f"{path}: two columns are called {twice!r}; remove one.")
-    _identified(table, path)
-    there = [column for column in COLUMNS if column.name in table.columns]
-    table = table.assign(**{c.name: _typed(table[c.name], c, path) for c in there})
+    _check_run_ids(table, path)
+    present = [column for column in COLUMNS if column.name in table.columns]
+    table = table.assign(**{c.name: _typed(table[c.name], c, path) for c in present})
     names = [c.name for c in COLUMNS]
-    younger = [name for name in names if name not in table.columns]
-    table = table.assign(**{name: _DEFAULTS.get(name) for name in younger})
+    absent = [name for name in names if name not in table.columns]
+    table = table.assign(**{name: CONFIG_DEFAULTS.get(name) for name in absent})
     return table[names + [name for name in table.columns if name not in names]]
 
 
-def _identified(table: pd.DataFrame, path: Path) -> None:
-    """Raise TableError where a row has no run_id, or another row's."""
+def _check_run_ids(table: pd.DataFrame, path: Path) -> None:
+    """Raise TableError if a row has no run_id, or that of another row."""
     lacking = table["run_id"].isna() | (table["run_id"].str.strip() == "")
     if lacking.any():
         raise TableError(
-            f"{path}: line {_line(path, int(lacking.argmax()))} has no run_id. Every row is a run and has "
-            "one; remove the line."
+            f"{path}: line {_line(path, int(lacking.argmax()))} has no run_id. Every row is a run "
+            "and has one; remove the line."
         )
     twice = table["run_id"].duplicated(keep=False)
     if twice.any():
@@ -169,20 +192,20 @@ def _identified(table: pd.DataFrame, path: Path) -> None:
         same = table[table["run_id"] == run_id]
         rows = (table["run_id"] == run_id).to_numpy().nonzero()[0][:5]
         lines = [_line(path, int(row)) for row in rows]
-        said = "are equal" if len(same.drop_duplicates()) == 1 else "differ"
+        relation = "are equal" if len(same.drop_duplicates()) == 1 else "differ"
         raise TableError(
-            f"{path}: lines {', '.join(map(str, lines))} are of one run, run_id={run_id!r}, and "
-            f"{said}. A run has one row; remove the others."
+            f"{path}: lines {', '.join(map(str, lines))} belong to the same run, "
+            f"run_id={run_id!r}, and {relation}. A run has one row; remove the others."
         )
 
 
 def _typed(values: pd.Series, column: Column, path: Path) -> pd.Series:
-    """A column of our own as its type. Raises TableError where a number is none."""
+    """Return a column of the schema as its type. Raises TableError for a value of another type."""
     import pandas as pd
 
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    if column.dtype == "str" or (not numeric and column.name in ("N", "D", "C", "B", "S", "L")):
-        return values  # load reads these as people write them, such as 1,400,000
+    if column.dtype == "str" or (not numeric and column.name in _SIZES):
+        return values  # analysis.load reads numbers as people write them, such as 1,400,000
     if column.dtype == "bool":
         bad, kind = values.notna() & ~values.isin([True, False, "True", "False"]), "True or False"
     elif pd.api.types.is_bool_dtype(values):
@@ -203,107 +226,105 @@ def _typed(values: pd.Series, column: Column, path: Path) -> pd.Series:
 
 
 def _line(path: Path, row: int) -> int:
-    """The line of a CSV file on which a row of its table ends: text in it may have several."""
+    """Return the line of a CSV file on which a row of its table ends; a row may span lines."""
     ends = [end for end, cells in _lines(path) if cells]
     return ends[row + 1] if row + 1 < len(ends) else row + 2
 
 
-def _lines(path: Path) -> typing.Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row of a CSV file, as far as it can be read."""
-    import csv
-
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its last line, cells) of each readable row of a CSV file."""
     with open(path, newline="", encoding="utf-8-sig") as file, contextlib.suppress(csv.Error):
         rows = csv.reader(file)
         for cells in rows:
             yield rows.line_num, cells
 
 
+# ------------------------------------------------------------------ tables of points
+
+
 def read_curves(folder: str | Path) -> pd.DataFrame:
-    """The learning curves of a results folder (``curves.parquet``), joined to nothing."""
+    """Return the learning curves of a results folder (``curves.parquet``), joined to nothing.
+
+    Raises TableError if there are none.
+    """
     return _read_parquet(Path(folder) / "curves.parquet", "learning curves")
 
 
-_LATER = ("L_train", "lr", "grad_norm", "update_norm", "B_noise", "B_noise_norm")
-"""Columns that a table of an earlier version may lack."""
+def read_tests(folder: str | Path) -> pd.DataFrame:
+    """Return the final test losses of a results folder (``tests.parquet``).
+
+    They are given by distribution and by position in the context. Raises TableError if there are
+    none.
+    """
+    return _read_parquet(Path(folder) / "tests.parquet", "test losses by position")
+
+
+def read_points(folder: str | Path, name: str) -> pd.DataFrame:
+    """Return one of :data:`POINTS` of a results folder; empty if there is none."""
+    path = Path(folder) / name
+    return points(name, _read_parquet(path, name) if path.is_file() else [])
+
+
+def points(name: str, *tables: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows of one of :data:`POINTS`, joined and in schema order."""
+    import pandas as pd
+
+    columns, order = POINTS[name]
+    names = [c.name for c in columns]
+    filled = [pd.DataFrame(table, columns=names) for table in tables if len(table)]
+    joined = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=names)
+    return joined.sort_values(["run_id", order], ignore_index=True)
 
 
 def _read_parquet(path: Path, what: str) -> pd.DataFrame:
-    """One of :data:`POINTS`. TableError where it is not there, is damaged, or holds anything else."""
+    """Return one of :data:`POINTS`. Raises TableError if it is missing or damaged."""
     import pandas as pd
 
     if not path.exists():
-        raise TableError(f"{path} is not there: this result has no {what}.")
+        raise TableError(f"{path} does not exist: this result has no {what}.")
     try:
         check_regular(path)
         table = pd.read_parquet(path)
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes pyarrow and pandas raise many things
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise TableError(f"{path} cannot be read as parquet: {said}.") from None
+    except Exception as error:  # a damaged file makes pyarrow and pandas raise many types
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise TableError(f"{path} cannot be read as parquet: {reason}.") from None
     for column in POINTS[path.name][0]:
         if column.name in table.columns:
             _check_points(table[column.name], column, path)
-        elif column.name not in _LATER:
+        elif column.name not in _ADDED_LATER:
             raise TableError(f"{path}: {missing_column(column.name, table.columns)}")
     return table
 
 
 def _check_points(values: pd.Series, column: Column, path: Path) -> None:
-    """Raise TableError where a column of :data:`POINTS` is of another type."""
-    import numpy as np
+    """Raise TableError if a column of :data:`POINTS` has another type."""
     import pandas as pd
 
-    said = values.dropna()
+    given = values.dropna()
     if column.dtype == "str":
-        kind, fine = "text", said.map(lambda value: isinstance(value, str)).all()
-        fine = fine and len(said) == len(values)
+        kind = "text"
+        good = given.map(lambda value: isinstance(value, str)).all() and len(given) == len(values)
     elif column.dtype == "list":
-        numbers = (np.ndarray, list)
-        kind, fine = (
-            "lists of numbers",
-            said.map(
-                lambda value: isinstance(value, numbers) and np.asarray(value).dtype.kind in "iuf"
-            ).all(),
-        )
+        kind, good = "lists of numbers", given.map(_is_list_of_numbers).all()
     else:
-        number = pd.api.types.is_numeric_dtype(said) and not pd.api.types.is_bool_dtype(said)
-        kind, fine = "numbers", number or not len(said)
-    if not fine:
+        number = pd.api.types.is_numeric_dtype(given) and not pd.api.types.is_bool_dtype(given)
+        kind, good = "numbers", number or not len(given)
+    if not good:
         raise TableError(
-            f"{path}: column {column.name!r} must be {kind}, not {values.dtype}. Remove the file: the "
-            "next `scaling sweep` writes it anew from runs/."
+            f"{path}: column {column.name!r} must be {kind}, not {values.dtype}. Remove the file: "
+            "the next `scaling sweep` rewrites it from runs/."
         )
 
 
-def read_tests(folder: str | Path) -> pd.DataFrame:
-    """The final test losses of a results folder (``tests.parquet``): by distribution and by position
-    in the context. TableError where there are none."""
-    return _read_parquet(Path(folder) / "tests.parquet", "test losses by position")
+def _is_list_of_numbers(value: Any) -> bool:
+    import numpy as np
+
+    return isinstance(value, np.ndarray | list) and np.asarray(value).dtype.kind in "iuf"
 
 
-POINTS: dict[str, tuple[tuple[Column, ...], str]] = {
-    "curves.parquet": (CURVE_COLUMNS, "S"),
-    "tests.parquet": (TEST_COLUMNS, "corpus"),
-}
-"""Tables of several rows a run: their columns, and what orders the rows of one run."""
-
-
-def points(name: str, *parts: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of one of :data:`POINTS`, put together in schema order."""
-    import pandas as pd
-
-    columns, order = POINTS[name]
-    names = [c.name for c in columns]
-    tables = [pd.DataFrame(part, columns=names) for part in parts if len(part)]
-    joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=names)
-    return joined.sort_values(["run_id", order], ignore_index=True)
-
-
-def read_points(folder: str | Path, name: str) -> pd.DataFrame:
-    """One of :data:`POINTS` of a results folder; empty where there is none."""
-    path = Path(folder) / name
-    return points(name, _read_parquet(path, name) if path.is_file() else [])
+# ------------------------------------------------------------------ writing
 
 
 def write(
@@ -314,24 +335,17 @@ def write(
 ) -> None:
     """Write ``runs.csv``, ``curves.parquet`` and ``tests.parquet``, each atomically."""
     tables = {"curves.parquet": curves, "tests.parquet": tests or []}
-    write_points(folder, rows, {name: points(name, part) for name, part in tables.items()})
-
-
-_LINE_END = "\r\n\0"
+    write_points(folder, rows, {name: points(name, table) for name, table in tables.items()})
 
 
 def write_points(
     folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
 ) -> None:
-    """As :func:`write`, with {name: table} of :data:`POINTS`."""
-    import os
-
+    """Write as :func:`write`, with {name: table} of :data:`POINTS`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Cells with characters of the line's end are quoted: "\r" too, at which a reader would end the line.
     text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")
-    (folder / "runs.csv.tmp").write_text(text, "utf-8", newline="")
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.tmp", index=False)
-    for name in ("runs.csv", *tables):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    with replacing(*(folder / name for name in ("runs.csv", *tables))) as (first, *others):
+        first.write_text(text, "utf-8", newline="")
+        for path, table in zip(others, tables.values(), strict=True):
+            table.to_parquet(path, index=False)

@@ -1,26 +1,28 @@
-"""Text that anyone may have written, as people see it."""
+"""Text from untrusted sources, made safe to print."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of characters that show nothing themselves: control characters (C0, DEL, C1), formats (such
-as those that turn the direction of writing), lone surrogates, separators of lines and paragraphs."""
+"""Categories of characters that are invisible: control characters (C0, DEL, C1), formats (such as
+those that reverse the direction of writing), lone surrogates, separators of lines and
+paragraphs."""
 
 
 def printable(text: object, encoding: str | None = None) -> str:
-    """`text` with control characters escaped, so that it cannot move the cursor, colour, hide or
-    reverse what a terminal shows; with an `encoding`, characters as well that this lacks.
+    """Return `text` with control characters escaped.
 
-    Line ends and tabs stay; '\\r\\n' is a line end.
+    It can then not move the cursor, nor colour, hide or reverse what a terminal shows. With an
+    `encoding`, characters that it lacks are escaped as well. Line ends and tabs stay; '\\r\\n' is a
+    line end.
     """
-    said = str(text).replace("\r\n", "\n")
-    if not said.replace("\n", "").replace("\t", "").isprintable():
-        said = "".join(map(_escaped, said))
+    shown = str(text).replace("\r\n", "\n")
+    if not shown.replace("\n", "").replace("\t", "").isprintable():
+        shown = "".join(map(_escaped, shown))
     if encoding is not None:
-        said = said.encode(encoding, "backslashreplace").decode(encoding)
-    return said
+        shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+    return shown
 
 
 def _escaped(character: str) -> str:

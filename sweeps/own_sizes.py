@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from scaling import count, size
-from scaling.config import FAMILIES, ModelConfig, RunConfig
+from scaling.config import RunConfig
+from scaling.model_config import FAMILIES, ModelConfig
 
 
 def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Attention in blocks against torch's kernel."""
+"""Blocked attention against torch's kernel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def with_gradients(function, query, key, value, grad) -> list[torch.Tensor]:
     st.floats(0.05, 2.0),
     st.integers(1, 6),
 )
-def test_in_blocks_as_torch_has_it_in_value_and_gradients(n, t, c, scale, blocks):
+def test_blocked_attention_equals_torchs_in_value_and_gradients(n, t, c, scale, blocks):
     four = random(17 * t + c, n, t, c)
     ours = with_gradients(
         lambda q, k, v: BlockedAttention.apply(q, k, v, scale, min(blocks, t))[0], *four
@@ -60,7 +60,7 @@ def test_logits_of_any_size_neither_overflow_nor_vanish():
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
 @pytest.mark.parametrize("t", [3, 34])
-def test_compiled_attention_is_that_in_blocks_and_sees_nothing_of_what_comes_later(t, monkeypatch):
+def test_compiled_attention_is_blocked_and_causal(t, monkeypatch):
     query, key, value, grad = random(2, 2, 3, t, 8)
     seen = []
     plain = F.scaled_dot_product_attention

@@ -72,7 +72,7 @@ def with_cell(column, value, row=3):
 def test_a_duplicate_run_is_refused(folder, refused, command, change, said):
     edited(folder, lambda runs: pd.concat([runs, runs.iloc[[4]].assign(**change)]))
     line = refused(*command)
-    assert "runs.csv: lines 6, 32 are of one run, run_id=" in line and said in line
+    assert "runs.csv: lines 6, 32 belong to the same run, run_id=" in line and said in line
 
 
 @pytest.mark.parametrize("run_id", ["", " "])

@@ -1,4 +1,4 @@
-"""Tables that cannot be fitted, and tables that merely look wrong: one clear message each."""
+"""Tables that cannot be fitted, and tables that only look wrong, give one clear message each."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def test_too_few_runs_for_the_parameters():
     assert fit("chinchilla", good(8), fixed={"E": 1.8}, bootstrap=0).n == 8
 
 
-def test_a_column_that_is_not_there():
+def test_a_missing_column():
     message = complaint(TableError, good().rename(columns={"D": "tokens"}))
     assert "no column 'D'" in message and "tokens" in message
 
 
-def test_a_variable_that_does_not_vary():
+def test_a_constant_variable():
     message = complaint(FitError, good().assign(D=1e9))
     assert message == "chinchilla needs runs that differ in D, but all 30 have D=1e+09."
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, -1.0, np.inf])
-def test_losses_that_are_no_losses(value):
+def test_invalid_losses(value):
     runs = good()
     runs.loc[3, "L"] = value
     message = complaint(TableError, runs)
@@ -54,7 +54,7 @@ def test_losses_that_are_no_losses(value):
     assert "1 of 30 rows is not, first at row 3" in message
 
 
-def test_inputs_that_are_not_positive():
+def test_inputs_must_be_positive():
     runs = good().rename(columns={"N": "width"})
     runs.loc[[2, 5], "width"] = 0
     message = complaint(TableError, runs, "floor_width")
@@ -95,7 +95,7 @@ def test_options(options, message):
         fit("chinchilla", good(), bootstrap=10).interval(95)
 
 
-def test_a_law_that_is_not_finite_anywhere():
+def test_a_law_without_finite_values():
     @law(A=Range(1, 10), alpha=Range(0.1, 1))
     def bad(N, *, A, alpha):
         """L(N) = A log(-N)."""
@@ -105,7 +105,7 @@ def test_a_law_that_is_not_finite_anywhere():
     assert "bad is not finite at any starting point" in message and "units of N" in message
 
 
-def test_a_law_that_is_not_finite_in_some_rows():
+def test_a_law_with_some_infinite_values():
     @law(A=Range(1, 10), alpha=Range(0.1, 1))
     def bad(N, *, A, alpha):
         """L(N) = A log(N / 1e7)^-alpha."""
@@ -130,7 +130,7 @@ def words(runs, form="chinchilla"):
     return "; ".join(fit(form, runs, bootstrap=0).status)
 
 
-def test_suspicions_are_told_and_do_not_stop_a_fit():
+def test_suspicious_columns_warn_and_do_not_stop_a_fit():
     assert "implausible" not in words(good()) and "duplicates" not in words(good())
     swapped = good().rename(columns={"N": "D", "D": "N"})
     assert "N exceeds D in 100 % of the rows (are the columns swapped?)" in words(swapped)

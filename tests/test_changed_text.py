@@ -1,4 +1,4 @@
-"""A text that changes: under a sweep, between two calls, and in a table."""
+"""Texts that change: during a sweep, between two calls, and within a table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BYTES = DataConfig(corpus="corpus.txt", tokenizer="bytes")
 
 
 def turned(path: str | Path) -> None:
-    """Change a text and keep its size: capitals for small letters."""
+    """Change a text but not its size, by swapping upper and lower case."""
     Path(path).write_text(Path(path).read_text("utf-8").swapcase(), "utf-8")
 
 
@@ -55,7 +55,7 @@ def run(text: str = SPEC, **options) -> pd.DataFrame:
 
 
 def after_the_first(change: str):
-    """An `on_finish` that changes a file as the first run ends."""
+    """Return an `on_finish` that changes a file when the first run ends."""
     seen = []
 
     def finished(result) -> None:
@@ -68,7 +68,7 @@ def after_the_first(change: str):
 
 @pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize(("spec", "changed"), [(SPEC, "corpus.txt"), (OTHER, "other.txt")])
-def test_a_text_that_changes_under_a_sweep_ends_it_and_restored_it_goes_on(spec, changed, packs):
+def test_a_sweep_ends_when_its_text_changes_and_resumes_when_it_is_restored(spec, changed, packs):
     spec = spec.replace("seed = [0, 1, 2]", "seed = [0, 1, 2]\nmodel.d_model = [8, 16]")
     before = Path(changed).read_bytes()
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_text_that_changes_under_a_sweep_ends_it_and_restored_it_goes_on(spec,
     assert set(runs.run_id) <= set(again.run_id)
 
 
-def test_a_checkpoint_is_kept_where_the_text_changed(run: RunConfig, tmp_path):
+def test_a_checkpoint_is_kept_if_the_text_changed(run: RunConfig, tmp_path):
     Path("small.toml").write_text(SPEC.replace("[0, 1, 2]", "[0]"))
     it = Sweep.from_toml("small.toml")
     (one,) = it.spec.runs
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_kept_where_the_text_changed(run: RunConfig, tmp_path):
     assert not list(folder.glob(f"{CHECKPOINT}.*"))  # it was resumed
 
 
-def test_a_text_that_changes_under_an_adaptive_sweep_ends_it():
+def test_an_adaptive_sweep_ends_when_its_text_changes():
     until = SPEC.replace("seed = [0, 1, 2]", "optim.lr = [1e-3, 3e-3]") + (
         "[until]\nlr = { within = 1.7 }\n"
     )
@@ -128,7 +128,7 @@ def test_a_text_that_changes_under_an_adaptive_sweep_ends_it():
     assert table.read("results/small").corpus_hash.nunique() == 1
 
 
-def test_a_text_that_changes_under_ray_ends_the_sweep():
+def test_a_sweep_under_ray_ends_when_its_text_changes():
     Path("small.toml").write_text(SPEC)
     code = """
 import sys
@@ -155,7 +155,7 @@ except ValueError as error:
     assert len(runs) == 1 and runs.corpus_hash.nunique() == 1
 
 
-def test_one_run_says_the_same_and_without_a_record_trains(run: RunConfig):
+def test_a_single_run_raises_the_same_error_and_trains_without_a_record(run: RunConfig):
     files = corpus.prepare(run.data)
     other = override(run, {"eval.others": "other.txt", "tokens": 2560})
     known = corpus.hashes(run.data, files, {"other.txt": files.test_of("other.txt")})
@@ -167,7 +167,7 @@ def test_one_run_says_the_same_and_without_a_record_trains(run: RunConfig):
     assert train(other, execution=one).status == "ok"
 
 
-def test_a_text_is_read_again_though_its_size_and_time_of_modification_are_as_before():
+def test_a_changed_text_is_read_again_even_with_equal_size_and_modification_time():
     path = Path("corpus.txt")
     first = corpus.prepare(BYTES)
     stat = path.stat()
@@ -181,7 +181,7 @@ def test_a_text_is_read_again_though_its_size_and_time_of_modification_are_as_be
     assert corpus.prepare(BYTES) == first
 
 
-def test_changes_within_one_tick_of_the_clock_are_seen():
+def test_changes_within_one_clock_tick_are_noticed():
     path = Path("corpus.txt")
     texts = [path.read_bytes(), path.read_bytes().swapcase()]
     found = []
@@ -192,7 +192,7 @@ def test_changes_within_one_tick_of_the_clock_are_seen():
     assert found == found[:2] * 20 and found[0] != found[1]
 
 
-def test_a_text_that_changes_while_it_is_read_makes_no_token_files(monkeypatch):
+def test_no_token_files_are_made_from_a_text_that_changes_while_it_is_read(monkeypatch):
     read = sources._local
 
     def late(path: Path):
@@ -214,7 +214,7 @@ def test_a_text_that_changes_while_it_is_read_makes_no_token_files(monkeypatch):
 
 @pytest.fixture
 def mixed(sweep) -> Path:
-    """A results folder with two texts of one corpus, as older versions made them."""
+    """A results folder with two texts of one corpus, as older versions wrote it."""
     runs, curves = sweep()
     first = runs.index < 20
     runs = runs.assign(corpus="my.txt", tokenizer="bytes", max_bytes=None)
@@ -224,7 +224,7 @@ def mixed(sweep) -> Path:
     return folder
 
 
-def test_a_table_of_two_texts_is_refused_unless_one_is_chosen(mixed, capsys):
+def test_a_table_with_two_texts_is_refused_unless_one_is_chosen(mixed, capsys):
     said = (
         r"corpus 'my.txt' \(bytes\) were trained on different texts, by their corpus_hash: "
         r"'a{16}' \(20 runs\), 'b{16}' \(10 runs\)"
@@ -254,7 +254,7 @@ def test_a_table_of_two_texts_is_refused_unless_one_is_chosen(mixed, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 20
 
 
-def test_different_corpora_and_rows_that_do_not_count_may_be_in_one_table(mixed):
+def test_a_table_may_hold_different_corpora_and_rows_that_do_not_count(mixed):
     runs = load(mixed, mixed=True)
     second = runs.corpus_hash == "b" * 16
     for column, value in (("corpus", "your.txt"), ("tokenizer", "bpe-1024"), ("max_bytes", 100)):
@@ -269,7 +269,7 @@ def test_different_corpora_and_rows_that_do_not_count_may_be_in_one_table(mixed)
 @pytest.mark.parametrize(
     "folder", sorted(p.parent for p in (ROOT / "results").glob("*/runs.csv")), ids=lambda p: p.name
 )
-def test_committed_results_are_of_one_text_each(folder):
+def test_each_committed_result_uses_one_text(folder):
     runs = table.read(folder)
     assert {"corpus", "tokenizer", "max_bytes", "corpus_hash"} <= set(runs.columns)
     assert runs.corpus_hash.notna().all()

@@ -1,4 +1,4 @@
-"""RunConfig: identity, overrides, refusals."""
+"""RunConfig: identity, overrides, invalid values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from scaling.config import (
 from scaling.errors import ConfigError
 from scaling.lr_rule import lr_rule, peak_lr
 
-# Identities are kept in results folders: a change here orphans everybody's runs.
+# Results folders hold run ids: a change here orphans everybody's runs.
 GOLDEN = {
     "{}": "ede0de807492",
     '{"model.n_layer": 4, "model.d_model": 128, "model.n_head": 4}': "e3cd98931a05",
@@ -84,7 +84,7 @@ def test_whole_steps(tokens, rows, seed):
 
 
 @given(st.integers(1, 10**6), st.integers(1, 40), st.integers(1, 10**6))
-def test_a_growing_batch_ends_as_near_to_the_tokens_as_it_can(tokens, rows, warmup):
+def test_a_growing_batch_ends_as_near_to_the_tokens_as_possible(tokens, rows, warmup):
     B = rows * 128
     run = from_dict({"tokens": tokens, "batch_tokens": B, "optim.batch_warmup_tokens": warmup})
     sizes = [run.tokens_at(s + 1) - run.tokens_at(s) for s in range(run.S + 3)]
@@ -119,8 +119,8 @@ def test_override_reads_back(key, value):
         ({"optim.lr": "0.05 N^-0.2 B^1"}, {"optim.lr": "0.05*B^(1) * N^-0.20"}),
         ({"optim.lr": 0.1}, {"optim.lr": 0.1, "optim.lr_embedding": 0.1}),
         ({"data.corpus": "my.txt"}, {"data.corpus": "./my.txt"}),
-        ({}, {"data.data_seed": 3}),  # of a subset that is not drawn
-        ({}, {"optim.cooldown_fraction": 0.5}),  # of a schedule without cooldown
+        ({}, {"data.data_seed": 3}),  # no subset is drawn
+        ({}, {"optim.cooldown_fraction": 0.5}),  # the schedule has no cooldown
         ({"eval.others": "kjv,stdlib"}, {"eval.others": "stdlib, kjv"}),
         ({"model.n_head": 4}, {"model.n_head": 4, "model.n_kv_head": 4}),
         ({"model.activation": "swiglu"}, {"model.activation": "swiglu", "model.d_ff": 176}),
@@ -132,7 +132,7 @@ def test_override_reads_back(key, value):
         ({"optim.warmup_tokens": 9}, {"optim.warmup_tokens": 9, "optim.warmup_fraction": 0.3}),
     ],
 )
-def test_configs_that_train_alike_are_one_run(one, other):
+def test_configs_that_train_identically_are_one_run(one, other):
     assert from_dict(one).run_id == from_dict(other).run_id
 
 
@@ -160,7 +160,7 @@ def test_canonical_holds_only_what_differs():
         ({"model.nlayer": 8}, "ModelConfig has no field 'nlayer'.*Did you mean 'n_layer'"),
         ({"lr": 1e-3}, "Did you mean 'optim.lr'"),
         ({"zzz": 1}, "has no field 'zzz'.*The fields are"),
-        ({"model.n_head": 3}, "n_head=3 does not divide model.d_model=64; use 2, say"),
+        ({"model.n_head": 3}, "n_head=3 does not divide model.d_model=64; use 2, for example"),
         (
             {"eval.noise_parts": 2, "optim.batch_warmup_tokens": 9},
             "noise_parts=2 needs steps of one size",
@@ -168,9 +168,9 @@ def test_canonical_holds_only_what_differs():
         ({"optim.ema": 1.0}, "optim.ema=1.0 must lie between 0 and 1"),
         ({"optim.z_loss": -1.0}, "optim.z_loss=-1.0 must not be negative"),
         ({"eval.patience": 0}, "eval.patience=0 must be positive"),
-        ({"model.n_kv_head": 3}, "n_kv_head=3 does not divide model.n_head=2; use 2, say"),
+        ({"model.n_kv_head": 3}, "n_kv_head=3 does not divide model.n_head=2; use 2, for example"),
         ({"model.family": "lstn"}, "model.family='lstn' is unknown. Did you mean 'lstm'"),
-        ({"model.family": "my_py"}, "one of your own is my.py:Name"),
+        ({"model.family": "my_py"}, "write your own as my.py:Name"),
         ({"model.position": "rope", "model.n_head": 64}, "heads are 1 wide .* make .* even"),
         ({"model.n_layer": 0}, "model.n_layer=0 must be positive"),
         ({"model.n_layer": -2}, "model.n_layer=-2 must be positive"),
@@ -200,7 +200,7 @@ def test_canonical_holds_only_what_differs():
         ),
     ],
 )
-def test_refusals_say_what_and_what_to_do(changes, message):
+def test_invalid_values_raise_errors_that_name_fault_and_remedy(changes, message):
     with pytest.raises(ConfigError, match=message) as error:
         override(RunConfig(), changes, where="sweeps/specs/tiny.toml [axes]")
     assert str(error.value).startswith("sweeps/specs/tiny.toml [axes]: ")

@@ -1,4 +1,4 @@
-"""Text to tokens: deterministic, disjoint, reversible; refusals."""
+"""Text to tokens: deterministic, disjoint splits, reversible; unusable corpora."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_files_are_the_same_bit_for_bit(text_file, tmp_path, monkeypatch):
     assert again.folder != files.folder
 
 
-def test_preparing_again_writes_nothing(text_file):
+def test_preparing_twice_writes_once(text_file):
     files = prepare(DataConfig(corpus=str(text_file), tokenizer="bytes"))
     before = files.train.stat().st_mtime_ns
     assert prepare(DataConfig(corpus=str(text_file), tokenizer="bytes")) == files

@@ -53,9 +53,8 @@ def test_counts_equal_the_built_model(shape, vocab_size):
 
 @settings(max_examples=20, deadline=None)
 @given(shapes)
-def test_matmul_flops_equal_torch_counter(shape):
-    """The counter sees what runs: with attention written out, all of it; of LSTM's kernel, which it
-    does not know, the output layer only."""
+def test_matmul_flops_equal_torchs_counter(shape):
+    """torch counts written-out attention in full, but not the LSTM's kernel."""
     forward = flops_per_token(shape, 100, "matmul") / 3
     if shape.family == "lstm":
         forward -= 2 * parameters(shape, 100).N_kaplan
@@ -76,7 +75,7 @@ def test_gpt3_shapes():
 
 
 def test_chinchilla_flops():
-    # Hoffmann et al. 2022, appendix F, a whole sequence as printed there; the 305M model of Table A4
+    # Hoffmann et al. 2022, appendix F, for a whole sequence; the 305M model of Table A4
     seq_len, vocab_size, d_model, ffw, key_size, num_heads, num_layers = (
         2048, 32000, 1024, 4096, 64, 16, 20,
     )  # fmt: skip
@@ -131,7 +130,7 @@ def test_published_modern_shapes():
     assert parameters(mistral, 32000).N_total == 7_241_732_096
 
 
-def test_shared_blocks_cost_what_unshared_ones_do():
+def test_shared_blocks_cost_as_much_as_unshared_ones():
     # Kaplan et al. 2020, Fig. 17: reuse counts in FLOPs, not in parameters
     shared, deep = ModelConfig(n_layer=2, n_repeat=3), ModelConfig(n_layer=6)
     for convention in CONVENTIONS:

@@ -207,7 +207,7 @@ def test_no_global_state(results):
 def test_names_that_are_not_there(results, tmp_path):
     with pytest.raises(TableError, match="Did you mean 'frontier'"):
         figures.draw("fronteir", results)
-    with pytest.raises(TableError, match="is not there"):
+    with pytest.raises(TableError, match="does not exist"):
         figures.draw("kaplan1", tmp_path / "nothing")
 
 

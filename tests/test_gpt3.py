@@ -1,4 +1,4 @@
-"""The GPT-3 models and compute law, from counts and constants of ours."""
+"""The GPT-3 models and compute law, from the counts and constants of this package."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from scaling.size import flops_per_token, parameters
 
 
 def test_the_eight_models():
-    """Brown et al. 2020, Tables 2.1 and D.1: parameters (embeddings counted) and PF-days, 6 FLOPs a
-    parameter and token."""
+    """Brown et al. 2020, Tables 2.1 and D.1: parameters (embeddings counted) and PF-days at 6 FLOPs
+    per parameter and token."""
     assert len(brown2020.models) == 8
     for row in brown2020.models.itertuples():
         model = ModelConfig(
@@ -23,7 +23,7 @@ def test_the_eight_models():
         assert count.N_total == pytest.approx(row.N_total, rel=0.006), row.name
         assert 6 * row.N_total * row.D / PF_DAY == pytest.approx(row.PF_days, rel=0.005)
         assert 6 * count.N_total * row.D / PF_DAY == pytest.approx(row.PF_days, rel=0.008)
-        # The exact count of matrix products: between 6 N D and, for small models, half as much more.
+        # The exact count of matrix products exceeds 6 N D, by up to half for small models.
         exact = flops_per_token(model, 50257, "matmul") * row.D / PF_DAY
         assert 1.0 < exact / row.PF_days < (1.6 if row.N_total < 1e9 else 1.2)
 
@@ -38,8 +38,8 @@ def test_the_compute_law():
     assert np.abs(L / kaplan2020.L_C_min.predict(C=C) - 1).max() < 0.04
 
 
-def test_shapes_that_are_suggested_are_those_of_gpt3():
-    """From the non-embedding size alone: depth within a half, width within a third."""
+def test_suggested_shapes_are_close_to_gpt3():
+    """Given the non-embedding size alone: depth within a half, width within a third."""
     for row in brown2020.models.itertuples():
         model = shape(12 * row.n_layer * row.d_model**2)
         assert model is not None
@@ -49,8 +49,8 @@ def test_shapes_that_are_suggested_are_those_of_gpt3():
 
 def test_where_the_laws_of_compute_and_of_data_meet():
     """Kaplan et al. 2020, section 6.3: with D(C_min) = 4e10 (C_min / PF-day)^0.26 tokens (eq. 6.7),
-    L(C_min) crosses L(D) near 1e4 PF-days, where L is near 1.7 - "uncertain by an order of magnitude
-    in either direction". Its rounded constants give 1e5."""
+    L(C_min) crosses L(D) near 1e4 PF-days, where L is near 1.7 - "uncertain by an order of
+    magnitude in either direction". Its rounded constants give 1e5."""
 
     def off(log_C):
         C = np.exp(log_C)

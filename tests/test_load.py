@@ -116,7 +116,7 @@ def test_a_table_that_cannot_be_used(change, said):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(TableError, match="is not there"):
+    with pytest.raises(TableError, match="does not exist"):
         load(tmp_path / "nothing.csv")
     with pytest.raises(TableError, match=r"has no runs\.csv"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""The decoder against torch's own modules, and the properties every decoder has."""
+"""Models against torch's own modules, and the properties that every model has."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def noisy(decoder, seeds):
 
 
 @pytest.mark.parametrize("changes", [{}, {"bias": False}])
-def test_large_norms_are_the_same_function(changes, monkeypatch):
-    """Above a size, gains are fused into the norm; loss and gradient differ by rounding alone."""
+def test_large_norms_compute_the_same_function(changes, monkeypatch):
+    """Large norms fuse their gains; loss and gradient differ only by rounding."""
     model = ModelConfig(n_layer=2, d_model=16, n_head=2, n_ctx=8, **changes)
     decoder = build(model, 50)
     flat = decoder.init([0, 1]).double()
@@ -104,7 +104,7 @@ def test_logits_equal_the_reference(decoder):
     torch.testing.assert_close(ours, reference_logits(decoder, flat[0], tokens))
 
 
-def test_members_of_a_stack_are_the_models_alone(decoder):
+def test_models_in_a_stack_equal_single_models(decoder):
     flat = noisy(decoder, [0, 1, 2])
     windows = torch.randint(0, V, (3, 4, 17))
     together = decoder.mean_loss(flat, windows)
@@ -154,17 +154,17 @@ def test_gradient_over_several_chunks(decoder, monkeypatch):
     test_loss_and_gradient_equal_autograd(decoder)
 
 
-def test_initial_loss_is_that_of_knowing_nothing():
+def test_initial_loss_is_that_of_a_uniform_prediction():
     decoder = Decoder(ModelConfig(n_layer=4, d_model=64, n_head=4), 1024)
     windows = torch.randint(0, 1024, (1, 16, 129))
     loss = decoder.losses(decoder.init([0]), windows).mean().item()
     assert loss == pytest.approx(math.log(1024), abs=0.05)
 
 
-def test_other_models_have_what_all_have(other):
-    """A stack is its members; loss and gradient are autograd's; no token sees the future; fewer
-    positions are the first ones; it begins knowing nothing, and every tensor learns."""
-    test_members_of_a_stack_are_the_models_alone(other)
+def test_other_models_have_the_properties_of_all_models(other):
+    """Stacks equal single models, loss and gradient equal autograd's, no token sees the future,
+    shorter sequences work, the first prediction is uniform, and every tensor learns."""
+    test_models_in_a_stack_equal_single_models(other)
     test_loss_and_gradient_equal_autograd(other)
     test_causality(other)
     test_shorter_sequences(other)
@@ -218,7 +218,7 @@ def test_options_equal_the_reference():
         torch.testing.assert_close(decoder.logits(flat, tokens[None, None])[0, at], expected)
 
 
-def test_repeated_blocks_are_a_deeper_model_with_equal_blocks():
+def test_repeated_blocks_equal_a_deeper_model_with_equal_blocks():
     shared = Decoder(dataclasses.replace(SHAPE, n_layer=1, n_repeat=3), V)
     deep = Decoder(dataclasses.replace(SHAPE, n_layer=3), V)
     flat = noisy(shared, [0])
@@ -245,10 +245,10 @@ def test_lstm_equals_the_printed_cell():
         torch.testing.assert_close(lstm.logits(flat, tokens[None, None])[0, at], expected)
 
 
-def test_a_family_of_ones_own(own_family):
+def test_a_custom_family(own_family):
     shape = dataclasses.replace(SHAPE, family=f"{own_family}:Mean")
     model = build(shape, V)
-    test_members_of_a_stack_are_the_models_alone(model)
+    test_models_in_a_stack_equal_single_models(model)
     test_causality(model)
     size.allow(shape.family)
     n = size.parameters(shape, V)
@@ -264,7 +264,7 @@ def test_a_family_of_ones_own(own_family):
         ("class", "1 / 0\nclass", "cannot be loaded: SyntaxError"),
         ("import torch", "import torch; 1 / 0", "cannot be loaded: ZeroDivisionError"),
         ("def tensors", "def other", "has no method 'tensors'"),
-        ("(Model)", "", "is no scaling.model.Model; derive it from Model"),
+        ("(Model)", "", "is not a scaling.model.Model; derive it from Model"),
         ("(d, d)", "(d, self.zzz)", "cannot be built: AttributeError"),
     ],
 )
@@ -274,7 +274,7 @@ def test_bad_families(own_family, old, new, message):
         build(dataclasses.replace(SHAPE, family=f"{own_family}:Mean"), V)
 
 
-def test_a_family_whose_file_is_not_there():
+def test_a_family_whose_file_is_missing():
     with pytest.raises(ConfigError, match="there is no file"):
         build(dataclasses.replace(SHAPE, family="nowhere.py:Mean"), V)
 
@@ -310,7 +310,7 @@ def test_initial_weights_are_those_of_gpt2():
             assert value.std().item() == pytest.approx(std, rel=0.05)
 
 
-def test_seeds_give_their_own_weights():
+def test_different_seeds_give_different_weights():
     decoder = Decoder(SHAPE, V)
     both = decoder.init([4, 5])
     assert (both[1] == decoder.init([5])[0]).all()

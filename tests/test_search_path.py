@@ -1,4 +1,4 @@
-"""Nothing in the current folder is executed because it has the name of a module."""
+"""No file in the current folder is executed because it is called like a module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ raise ImportError("a file of the current folder was imported as {name}")
 
 @pytest.fixture
 def executed(project: Project) -> Path:
-    """A file that tells what was executed of the current folder, which has a file for every module that
+    """A log of what was executed from the current folder, which has a file for every module that
     processes look for."""
     executed = project.folder / "executed"
     names = {
@@ -43,7 +43,7 @@ def executed(project: Project) -> Path:
 
 
 def run(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python with modules from where `scaling` finds them: -P is for scripts that are installed."""
+    """Run Python with the modules that `scaling` finds, as -P does for installed scripts."""
     return subprocess.run(
         [sys.executable, *words],
         cwd=project.folder,
@@ -54,7 +54,7 @@ def run(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_dry_run_executes_nothing_of_the_current_folder(project: Project, executed: Path):
+def test_a_dry_run_executes_nothing_from_the_current_folder(project: Project, executed: Path):
     project.spec("dry", 'name = "dry"\n' + BASE + "tokens = 2560\n[axes]\nseed = [0]\n")
     words = "-P", "-m", "scaling.cli", "sweep", "dry.toml", "--dry-run", "--workers", "1"
     done = run(project, *words, "--devices", "2")  # a process that measures, and a rank of it
@@ -62,17 +62,17 @@ def test_a_dry_run_executes_nothing_of_the_current_folder(project: Project, exec
     assert (done.returncode, done.stderr) == (0, "") and "1 measurements" in done.stdout
 
 
-def test_a_download_executes_nothing_of_the_current_folder(project: Project, executed: Path):
+def test_a_download_executes_nothing_from_the_current_folder(project: Project, executed: Path):
     project.environment |= {"PIP_NO_INDEX": "1", "SCALING_CACHE": str(project.folder / "cache")}
     done = run(project, "-P", "-m", "scaling.cli", "data", "prepare", "wikipedia")
     assert not executed.exists(), executed.read_text()
     assert done.returncode == 2 and "could not download gensim" in done.stderr
 
 
-def test_workers_of_ray_find_what_the_script_finds_and_nothing_else(
+def test_ray_workers_find_the_modules_of_the_script_and_no_others(
     project: Project, executed: Path, own_family: Path
 ):
-    """A script in a folder of its own, whose family needs a module that lies beside it."""
+    """Run a script in another folder whose family needs a module beside it."""
     scripts = project.folder / "scripts"
     scripts.mkdir()
     (scripts / "beside.py").write_text("from scaling.model import Model\n")
@@ -93,7 +93,7 @@ def test_workers_of_ray_find_what_the_script_finds_and_nothing_else(
     assert table.read(project.folder / "results" / "own").status.tolist() == ["ok"]
 
 
-def test_children_look_where_this_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_child_processes_search_the_same_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (odd := tmp_path / "a:b 'c").mkdir()
     (odd / "beside.py").write_text("import sys\ndef say(): print(sys.path)\n")
     monkeypatch.setattr(sys, "path", ["", str(odd), *(p for p in sys.path if p)])

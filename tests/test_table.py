@@ -93,7 +93,7 @@ def test_missing_columns_are_suggested():
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(TableError, match="is not there"):
+    with pytest.raises(TableError, match="does not exist"):
         table.read(tmp_path / "nothing")
     with pytest.raises(TableError, match=r"has no runs\.csv"):
         table.read(tmp_path)

@@ -95,6 +95,6 @@ def test_test_windows_are_fixed_and_nested(files):
     assert (held_out_windows(files.test, 10 * CTX, CTX) == few).all()
 
 
-def test_more_test_tokens_than_there_are(files):
+def test_more_test_tokens_than_the_split_has(files):
     with pytest.raises(ConfigError, match=r"eval.test_tokens=99999999 is not between one context"):
         held_out_windows(files.test, 99_999_999, CTX)

@@ -14,7 +14,7 @@ from analysis.laws import Law, LawError, resolve
 from analysis.planning.design import design
 from analysis.planning.design_spec import Point
 from scaling.errors import ConfigError, TableError
-from scaling.size import parameters
+from scaling.size import parameters_of
 
 
 def interval_width(asked: Any, rows: Sequence[Mapping[str, Any]]) -> float:
@@ -48,7 +48,7 @@ def interval_runs(due: Any) -> tuple[list[int], float, str]:
     expected to do. The expected width is the one so far, times the ratio of linearised ones.
     """
     asked = due.asked
-    sizes = [parameters(run.model, run.data.vocab_size).N for run in due.candidates]
+    sizes = [parameters_of(run).N for run in due.candidates]
     points = [
         Point(run.model, N, float(run.D)) for run, N in zip(due.candidates, sizes, strict=True)
     ]

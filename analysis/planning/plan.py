@@ -23,9 +23,11 @@ from analysis.frontiers.result import Comparison, Frontier
 from analysis.planning.accelerators import memory
 from analysis.planning.model_shape import Shape, count_parameters, shape
 from analysis.planning.recipe import Recipe, recipe
+from scaling import units
 from scaling.config import ModelConfig
 from scaling.count import PF_DAY
 from scaling.errors import ConfigError
+from scaling.jsonable import finite
 from scaling.table import LARGEST, sensible
 
 _WRONG = ("not_converged", "wrong_sign")
@@ -119,7 +121,7 @@ class Plan:
     @property
     def headline(self) -> str:
         plain = (
-            f"train {_si(self.N.value)} parameters on {_si(self.D.value)} tokens "
+            f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
             f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
             + interval(self.L.low, self.L.high, ".3f")
         )
@@ -128,7 +130,7 @@ class Plan:
     def __str__(self) -> str:
         (name,) = self.asked
         lines = [self.headline]
-        served = f", {_si(self.served)} tokens of inference included" if self.served else ""
+        served = f", {units.count(self.served)} tokens of inference included" if self.served else ""
         rows = [
             ("C", self.C, f"FLOPs ({self.C.value / PF_DAY:.3g} PF-days){served}"),
             ("N", self.N, "parameters"),
@@ -154,8 +156,9 @@ class Plan:
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
             lines.append(
-                f"  memory {_bytes(self.memory['states'])} of weights and optimiser, "
-                f"{_bytes(self.memory['activations'])} of activations a sequence: at least {fewest}"
+                f"  memory {units.data_size(self.memory['states'])} of weights and optimiser, "
+                f"{units.data_size(self.memory['activations'])} of activations per "
+                f"sequence: at least {fewest}"
             )
         t = self.tenfold
         lines.append(
@@ -428,17 +431,6 @@ def _price(d: Deviation) -> str:
     return f"{name:<9} {d.compute.value - 1:+.1%} compute {spread}, D = {d.D:.3g}"
 
 
-def _si(x: float) -> str:
-    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if x >= size:
-            return f"{x / size:.3g}{suffix}"
-    return f"{x:.3g}"
-
-
-def _bytes(x: float) -> str:
-    return f"{x / 1e9:.3g} GB" if x >= 1e9 else f"{x / 1e6:.3g} MB"
-
-
 def _quantity(draws: np.ndarray, level: float) -> Quantity:
     """The first is the estimate, the rest the distribution; what is not known is far out."""
     rest = np.sort(np.where(np.isnan(draws[1:]), np.inf, draws[1:]))
@@ -446,7 +438,3 @@ def _quantity(draws: np.ndarray, level: float) -> Quantity:
         return Quantity(float(draws[0]), math.nan, math.nan)
     low, high = (rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2))
     return Quantity(float(draws[0]), float(low), float(high))
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {k: v if math.isfinite(v) else None for k, v in values.items()}

@@ -10,9 +10,10 @@ from typing import Any
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.planning.plan import Plan, finite, plan
+from analysis.planning.plan import Plan, plan
 from analysis.validation.validate import held_out
 from scaling.errors import ConfigError, TableError
+from scaling.jsonable import finite
 
 
 @dataclass(frozen=True)

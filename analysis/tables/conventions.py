@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.config import FAMILIES, ModelConfig
+from scaling.count import FLOP_COLUMNS
 from scaling.errors import ConfigError, TableError
+from scaling.model_config import FAMILIES, ModelConfig
 from scaling.schema import COLUMNS
 from scaling.size import flops_per_token, parameters
 from scaling.table import check, missing_column
@@ -26,8 +27,8 @@ _COUNTS = {
     "N_head": "all parameters but embeddings: those of the output layer count, tied or not",
     "C_min": "compute far below the critical batch size (Kaplan et al. 2020, eq. 5.5)",
 }
-_FLOPS = {"C_kaplan": "kaplan", "C_chinchilla": "chinchilla", "C_matmul": "matmul"}
-"""Column: its name in scaling.count."""
+_FLOPS = {column: name for column, name in FLOP_COLUMNS.items() if column != "C"}
+"""{column: convention} of the FLOPs that can be counted from the shape."""
 _SHAPE = ("n_layer", "d_model", "n_head", "n_ctx", "vocab_size")
 _FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig))
 _SIX = re.compile(r"6 ?\*? ?(\w+) ?\*? ?D")

@@ -24,8 +24,8 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     require("torch")
     from rich.console import Console
 
-    from scaling.training.train import train as train_run
     from scaling.training.result import Interrupted, Progress
+    from scaling.training.train import train as train_run
 
     console = Console(stderr=True)
     if config.model.family not in FAMILIES:

@@ -1,1 +1,1 @@
-"""The text that a run is trained and measured on: its sources, splits, tokens and windows."""
+"""The text that a run is trained and evaluated on: sources, splits, tokens and windows."""

@@ -1,8 +1,8 @@
-"""Text -> train and test splits -> token files with a manifest, in a cache.
+"""Prepare a corpus: split its text into train and test, and write token files to the cache.
 
-The default corpus is 19.6 MB of public-domain English prose read as data from two Python packages;
-text is never part of this repository. Everything is deterministic: the same text gives the same
-split, tokenizer and files, bit for bit.
+The default corpus is 19.6 MB of public-domain English prose, read as data from two Python packages;
+this repository contains no text. Everything is deterministic: the same text gives the same split,
+tokenizer and files, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from scaling.config import DataConfig
 from scaling.data.sources import CORPORA, SOTU, content_hash, source
 from scaling.data.tokenizer import PATTERN, encoder, train_bpe
 from scaling.errors import CorpusError
-from scaling.files import cache
+from scaling.files import cache, write_atomic
 
 BLOCK_BYTES = 16_384
-"""Text is split into train and test by paragraph-aligned blocks of about this size: large enough
+"""Approximate size of the paragraph-aligned blocks that text is split by. They are large enough
 that only 0.5 % of test words lie in a 13-gram seen in training."""
 
 TEST_PERCENT = 5
+"""Percentage of blocks in the test split."""
+
 MINIMUM_BYTES = 20_000
+"""Size of the smallest corpus that a train and a test split can be made of."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenFiles:
-    """Prepared token files of one corpus under one tokenizer."""
+    """Token files of one corpus under one tokenizer."""
 
     folder: Path
     hash: str
@@ -57,7 +60,7 @@ class TokenFiles:
         return self.folder / "test.bin"
 
     def token_bytes(self) -> np.ndarray:
-        """Length in bytes of every token id [vocab_size]; 0 for end-of-text."""
+        """Return the length in bytes of every token id [vocab_size]; 0 for end-of-text."""
         tokens = self._tokens()
         if tokens is None:
             return np.array([0] + [1] * 255)
@@ -66,17 +69,17 @@ class TokenFiles:
         return lengths
 
     def _tokens(self) -> list[bytes] | None:
-        """The tokenizer's tokens by rank; None where tokens are bytes."""
+        """Return the tokenizer's tokens by rank; None if tokens are bytes."""
         path = self.folder / "tokenizer.json"
         if not path.exists():
             return None
         return [base64.b64decode(token) for token in json.loads(path.read_text())["tokens"]]
 
     def test_of(self, corpus: str) -> Path:
-        """The test split of another corpus in these tokens; made if it is not in the cache yet.
+        """Return the test split of another corpus in these tokens; made if it is not in the cache.
 
-        The split goes by the content of blocks, so that text which both corpora have is on the same
-        side in both. CorpusError as for :func:`prepare`.
+        The content of a block decides its side, so that text of both corpora is on the same side in
+        both. Raises CorpusError as :func:`prepare`.
         """
         from filelock import FileLock
 
@@ -90,16 +93,15 @@ class TokenFiles:
                 with FileLock(path.with_suffix(".lock")):
                     _, test = split(_documents(DataConfig(corpus=corpus), known, read))
                     ids = encoder(self._tokens(), self.vocab_size)(test)
-                    path.with_suffix(".tmp").write_bytes(ids.data)
-                    os.replace(path.with_suffix(".tmp"), path)
+                    write_atomic(path, ids.tobytes())
         return path
 
 
 def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[list[str]]]:
-    """(train, test): for every document its blocks of text.
+    """Return (train, test): for every document its blocks of text.
 
-    A block is whole paragraphs, about 16 KB (less for a corpus below 6.5 MB, so that about 20 blocks
-    are test); sha256(block) % 100 < 5 sends it to the test split.
+    A block is whole paragraphs, of about 16 KB (less for a corpus below 6.5 MB, so that about 20
+    blocks are test). It is test if sha256(block) % 100 < 5.
     """
     texts = [text for _, text in documents]
     size = min(BLOCK_BYTES, max(512, sum(map(len, texts)) // 400))
@@ -119,7 +121,7 @@ def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[l
 def _blocks(text: str, size: int) -> Iterator[str]:
     block: list[str] = []
     length = 0
-    # A paragraph keeps the blank lines that end it; one without any is cut at line ends.
+    # A paragraph keeps the blank lines at its end; a very long one is cut at line ends.
     for paragraph in re.split(r"(?<=\n\n)(?=[^\n])", text):
         pieces = [paragraph] if len(paragraph) <= 2 * size else paragraph.splitlines(keepends=True)
         for piece in pieces:
@@ -133,10 +135,10 @@ def _blocks(text: str, size: int) -> Iterator[str]:
 
 
 def prepare(data: DataConfig) -> TokenFiles:
-    """The token files of `data`, made if they are not in the cache yet.
+    """Return the token files of `data`; made if they are not in the cache.
 
-    Deterministic, safe to call from several processes at once, and quick when nothing is to be done.
-    Raises CorpusError where the corpus is missing, empty or too small.
+    This is deterministic, safe to call from several processes at once, and quick if the files
+    exist. Raises CorpusError if the corpus is missing, unreadable or too small.
     """
     from filelock import FileLock
 
@@ -163,8 +165,11 @@ def text_name(data: DataConfig, test_of: str | None = None) -> str:
 
 
 def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> dict[str, str]:
-    """{name: hash} of the token files of `data` and of the test splits {corpus: path} of other corpora
-    in the same tokens (:meth:`TokenFiles.test_of`)."""
+    """Return {name: hash} of the texts that a run uses.
+
+    They are the token files of `data` and the test splits {corpus: path} of other corpora in the
+    same tokens (:meth:`TokenFiles.test_of`).
+    """
     found = {text_name(data): files.hash}
     for other, path in others.items():
         found[text_name(data, test_of=other)] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -172,21 +177,21 @@ def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> d
 
 
 def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
-    """Raise CorpusError where texts have other :func:`hashes` than were recorded for the same names."""
+    """Raise CorpusError if a text has another of its :func:`hashes` than was recorded."""
     for name, now in found.items():
         before = recorded.get(name, now)
         if before != now:
             raise CorpusError(
                 f"the text of corpus {name!r} changed since the sweep began: it had hash "
-                f"{before[:16]} and has {now[:16]} now. Losses would not compare. Restore the text "
-                "and run the same command: it continues with the remaining runs. Or train on the "
-                "new text in another results folder."
+                f"{before[:16]} and has {now[:16]} now. Losses would not be "
+                "comparable. Restore the text and run the same command: it continues with the "
+                "remaining runs. Or train on the new text in another results folder."
             )
 
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turn the system's refusals into a CorpusError that names the corpus."""
+    """Turn errors of the operating system into a CorpusError that names the corpus."""
     try:
         yield
     except OSError as error:
@@ -201,8 +206,8 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _short(text: object) -> str:
-    said = repr(text)
-    return said if len(said) < 200 else f"{said[:100]}...{said[-50:]}"
+    shown = repr(text)
+    return shown if len(shown) < 200 else f"{shown[:100]}...{shown[-50:]}"
 
 
 def _open(folder: Path) -> TokenFiles:
@@ -235,7 +240,7 @@ def _limited(documents: Iterable[tuple[str, str]], max_bytes: int | None) -> lis
 def _checked(
     documents: Iterable[tuple[str, str]], corpus: str, max_bytes: int | None = None
 ) -> list[tuple[str, str]]:
-    """The documents, if they are the pinned ones and enough. Raises CorpusError."""
+    """Return the documents. Raises CorpusError if they are too little, or not the pinned text."""
     kept = _limited(documents, max_bytes)
     pinned = CORPORA[corpus].hash if corpus in CORPORA else None
     if pinned is not None and not max_bytes and content_hash(kept) != pinned:
@@ -255,11 +260,13 @@ def _checked(
 def _documents(
     data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
 ) -> list[tuple[str, str]]:
-    """The text whose source has the hash `known`, checked. Raises CorpusError."""
+    """Return the checked text of a source with the hash `known`. Raises CorpusError."""
     documents = _checked(read(), data.corpus, data.max_bytes)
-    if source(data)[1] not in (None, known):  # else files named by one text would hold another
+    # Otherwise, token files that are named after one text would hold another.
+    if source(data)[1] not in (None, known):
         raise CorpusError(
-            f"data.corpus={data.corpus!r} changed while it was read; start again once it is written."
+            f"data.corpus={data.corpus!r} changed while it was read; start again once it is "
+            "complete."
         )
     return documents
 
@@ -271,7 +278,7 @@ def _write(
     train, test = split(documents)
     if not train or not test:
         raise CorpusError(
-            f"data.corpus={data.corpus!r}: the text falls into too few blocks for a train and a test "
+            f"data.corpus={data.corpus!r}: the text has too few blocks for a train and a test "
             "split; use text with paragraphs or lines."
         )
     tokens = None if data.tokenizer == "bytes" else train_bpe(train, data.vocab_size)

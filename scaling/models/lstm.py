@@ -1,5 +1,7 @@
-"""The LSTM baseline (Hochreiter & Schmidhuber 1997; Kaplan et al. 2020, Fig. 7): n_layer layers of
-width d_model, started from zero at the beginning of every context."""
+"""The LSTM baseline (Hochreiter & Schmidhuber 1997; Kaplan et al. 2020, Fig. 7).
+
+It has n_layer layers of width d_model, whose state is zero at the beginning of every context.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scaling.config import ModelConfig
 from scaling.model import Model, family
+from scaling.model_config import ModelConfig
 
 
 @family
 class LSTM(Model):
-    """torch's LSTM, member by member: it has no kernel for a stack of them."""
+    """torch's LSTM, one model of the pack after the other: it has no kernel for several."""
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
-        with torch.device("meta"):  # the layout only; parameters come with every call
+        with torch.device("meta"):  # the layout only; every call passes the parameters
             self.layers = nn.LSTM(model.d_model, model.d_model, model.n_layer, batch_first=True)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -34,12 +36,13 @@ class LSTM(Model):
         return shapes
 
     def std(self, name: str) -> float:
-        """0.02 of embeddings; matrices as spread as torch's own, U(-1, 1) / sqrt(d_model)."""
+        """Return 0.02 for embeddings; for matrices the std of torch's own, U(-1, 1) /
+        sqrt(d_model)."""
         width = self.model.mup_base_width or self.model.d_model
         return (3 * width) ** -0.5 if self.kind(name) == "matrix" else 0.02
 
-    def parts(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        return tensor.chunk(4) if self.kind(name) == "matrix" else [tensor]  # one a gate
+    def matrices_of(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        return tensor.chunk(4) if self.kind(name) == "matrix" else [tensor]  # one per gate
 
     def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         x_kbtd = self.embed(p, tokens_kbt)

@@ -1,4 +1,4 @@
-"""The output layer and its cross-entropy, chunk by chunk. Shape suffixes as in scaling/model.py."""
+"""The output layer and its cross-entropy, in chunks. Shape suffixes as in scaling/model.py."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import itertools
 import torch
 from torch import Tensor
 
-# Logits in one chunk of the output layer: what the L2 cache of a core holds; 512 MB elsewhere.
 _CHUNK_LOGITS = {"cpu": 1 << 20}
+_CHUNK_LOGITS_ELSEWHERE = 1 << 27
+"""Logits per chunk of the output layer: on a CPU what the L2 cache of a core holds, else 512 MB."""
 
-# Of one model, held whole by compiled code; more is cut into chunks as above.
 FUSED_LOGITS = 1 << 22
+"""Most logits of one model that compiled code keeps at once; more are cut into chunks."""
 
 
 def output_loss(
     x_knd: Tensor, head_kvd: Tensor, targets_kn: Tensor, *, grad: bool, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Cross-entropy [K, N] of an output layer and, if asked, the gradients of its mean over N.
+    """Return the cross-entropy [K, N] of an output layer and, with `grad`, gradients of its mean
+    over N.
 
-    Works on chunks of models and tokens whose logits fit the cache: for a small model they are most
-    of the memory traffic of a step, and on no device is [tokens, vocabulary] ever held whole. How
-    the tokens are cut does not depend on K: sums are then the same alone and in a pack.
+    The gradients are those of the inputs and of the layer's weights, and include the z-loss. It
+    works on chunks of models and tokens whose logits fit the cache: for a small model they are most
+    of the memory traffic of a step, and no device ever holds all of [tokens, vocabulary]. How the
+    tokens are cut does not depend on K, so that sums are the same alone and in a pack.
     """
     k, n, _ = x_knd.shape
     device = x_knd.device.type
-    most = _CHUNK_LOGITS.get(device, 1 << 27)
+    most = _CHUNK_LOGITS.get(device, _CHUNK_LOGITS_ELSEWHERE)
     tokens = max(1, most // head_kvd.shape[1])
     models = max(1, most // (n * head_kvd.shape[1]))
     grad_x = torch.empty_like(x_knd) if grad else None
@@ -36,19 +39,16 @@ def output_loss(
         x_knd, head_kvd = x_knd.to(dtype), head_kvd.to(dtype)
     with torch.autocast(device, enabled=False):
         for i, a in itertools.product(range(0, k, models), range(0, n, tokens)):
-            part = slice(i, i + models), slice(a, a + tokens)
-            x_kcd, target_kc1, head_mvd = (
-                x_knd[part],
-                targets_kn[part][..., None],
-                head_kvd[part[0]],
-            )
+            chunk = slice(i, i + models), slice(a, a + tokens)
+            x_kcd, head_mvd = x_knd[chunk], head_kvd[chunk[0]]
+            target_kc1 = targets_kn[chunk][..., None]
             p_kcv = torch.bmm(x_kcd, head_mvd.transpose(1, 2))
             if p_kcv.dtype == torch.bfloat16:
                 p_kcv = p_kcv.float()
             top_kc1 = p_kcv.amax(2, keepdim=True)
             at_target_kc1 = p_kcv.gather(2, target_kc1) - top_kc1
             total_kc1 = p_kcv.sub_(top_kc1).exp_().sum(2, keepdim=True)
-            loss_kn[part] = (total_kc1.log() - at_target_kc1)[:, :, 0]
+            loss_kn[chunk] = (total_kc1.log() - at_target_kc1)[:, :, 0]
             if grad_x is not None and grad_head is not None:
                 # d mean / d logits = (softmax - one-hot) / n, in place of the exponentials; and
                 # d z_loss (ln Z)^2 / d logits = 2 z_loss ln Z softmax
@@ -57,13 +57,13 @@ def output_loss(
                 p_kcv.div_(total_kc1.mul_(n))
                 p_kcv.scatter_add_(2, target_kc1, torch.full_like(total_kc1, -1.0 / n))
                 p_kcv = p_kcv.to(x_kcd.dtype)
-                grad_x[part] = torch.bmm(p_kcv, head_mvd)
-                grad_head[part[0]] += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
+                grad_x[chunk] = torch.bmm(p_kcv, head_mvd)
+                grad_head[chunk[0]] += torch.bmm(p_kcv.transpose(1, 2), x_kcd)
     return loss_kn, grad_x, grad_head
 
 
 class OutputLoss(torch.autograd.Function):
-    """Mean cross-entropy of each model's output layer [K]; its gradients come with the loss."""
+    """Mean cross-entropy [K] of each model's output layer; computes its gradients with the loss."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -83,8 +83,10 @@ class OutputLoss(torch.autograd.Function):
 
 
 class FusedLoss(torch.autograd.Function):
-    """:class:`OutputLoss` written to be compiled into one pass over logits that are held whole; what
-    comes of differentiating a cross-entropy takes three times as long."""
+    """:class:`OutputLoss` for torch.compile, as one pass over logits that are all kept at once.
+
+    The automatic derivative of a cross-entropy takes three times as long.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -244,7 +244,7 @@ def pieces(model: Model, c: OptimConfig) -> list[Piece]:
     for name, start in model.offsets.items():
         if start < adamw_from:
             whole = torch.empty(model.shapes[name], device="meta")
-            for number in range(len(model.parts(name, whole))):
+            for number in range(len(model.matrices_of(name, whole))):
                 view = partial(_part, model, name, number)
                 matrix, decayed = start < end, start < P_decayed
                 found.append(Piece(view=view, kind=c.optimizer, matrix=matrix, decayed=decayed))
@@ -267,7 +267,7 @@ def _slice(a: int, b: int, row_p: Tensor) -> Tensor:
 
 def _part(model: Model, name: str, number: int, row_p: Tensor) -> Tensor:
     shape, start = model.shapes[name], model.offsets[name]
-    return model.parts(name, row_p[start : start + math.prod(shape)].view(shape))[number]
+    return model.matrices_of(name, row_p[start : start + math.prod(shape)].view(shape))[number]
 
 
 def _muon(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
