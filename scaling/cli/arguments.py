@@ -16,6 +16,7 @@ from scaling.cli.output import say
 from scaling.config import fields_of
 from scaling.errors import ConfigError
 from scaling.execution import Execution
+from scaling.fields import leaves
 
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell"}
 
@@ -60,7 +61,7 @@ def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...
             for key, (hint, _) in fields_of().items():
                 add(key, hint, None, pair=True)
         elif each.name == "execution":
-            for key, (hint, _) in fields_of(Execution, "execution.").items():
+            for key, (hint, _) in leaves(Execution, "execution.").items():
                 add(key, hint, None, pair=True)
         elif not _positional(name, each.name):
             add(each.name, each.annotation, each.default, pair=False)

@@ -7,10 +7,11 @@ import signal
 from pathlib import Path
 
 from scaling.cli.output import note_code, show, show_json
-from scaling.config import FAMILIES, DataConfig, RunConfig
+from scaling.config import DataConfig, RunConfig
 from scaling.execution import Execution
 from scaling.extras import require
 from scaling.files import code_file
+from scaling.model_config import FAMILIES
 
 
 def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
