@@ -1,6 +1,6 @@
 """Scaling laws fitted to tables of runs: laws, fits, intervals, frontiers, plans and figures.
 
-Needs neither torch nor ray.
+Needs neither PyTorch nor Ray.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import laws, published
 
-# A function that shares its module's name is bound here, before anyone imports the module.
+# This function shares the name of its module, so it is bound before anyone imports the module.
 from analysis.critical_batch import contours, critical_batch
-from analysis.data_limits import data_rule
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
 from analysis.frontiers.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
-from analysis.planning.plan import plan
-from analysis.planning.plans import plans
 from analysis.tables.load import load
 from analysis.validation.validate import validate
 
 if TYPE_CHECKING:
     from analysis import figures
+    from analysis.data_limits import data_rule
     from analysis.planning.design import design
+    from analysis.planning.plan import plan
+    from analysis.planning.plans import plans
     from analysis.reporting.html import report
     from analysis.reporting.summary import summarise
 
@@ -57,16 +57,23 @@ __all__ = [
 
 
 _LAZY = {
+    "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
+    "plan": "analysis.planning.plan",
+    "plans": "analysis.planning.plans",
     "report": "analysis.reporting.html",
     "summarise": "analysis.reporting.summary",
 }
-"""Functions that few need: name and module."""
+"""Functions that are imported on first use, and their modules."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":  # matplotlib takes longer to import than a law to fit
+    if name == "figures":  # importing matplotlib takes longer than fitting a law
         return importlib.import_module("analysis.figures")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

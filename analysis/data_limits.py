@@ -1,9 +1,9 @@
 """How much data is enough, what repeating it is worth, and when to stop training.
 
-The data rule (Kaplan et al. 2020, section 4), the step at which a run on little data begins to
-overfit (section 5.3), how far short of convergence efficient training stops (appendix B), and what
-a repeated token is worth (Muennighoff et al. 2023), and where compute-efficient training asks for
-more of its data than they give (Kaplan et al. 2020, section 6.3).
+From Kaplan et al. 2020: the data rule (section 4), the step at which a run on little data begins to
+overfit (section 5.3), where compute-efficient training outruns its data (section 6.3), and how far
+short of convergence it stops (appendix B). From Muennighoff et al. 2023: the worth of a repeated
+token.
 """
 
 from __future__ import annotations
@@ -13,32 +13,31 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from analysis import laws
-from analysis.critical_batch import Efficient
+from analysis.critical_batch import Efficient, resampled_params
 from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
 from scaling.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataRule:
-    """How data must grow with size to keep overfitting at bay: D = k N^exponent."""
+    """How data must grow with size to limit overfitting: D = k N^exponent."""
 
     exponent: float
     low: float
     high: float
     coefficient: float
-    """k, for `overfit` and N and D in parameters and tokens."""
+    """k, with N in parameters and D in tokens."""
     overfit: float
-    """The relative excess of loss over that of endless data that the rule allows."""
+    """The relative excess over the loss on infinite data that the rule allows."""
     level: float
     paper: float = 0.74
 
     def tokens(self, *, N: Any) -> Any:
-        """D [tokens] at which the loss of N parameters is `overfit` above its limit."""
+        """Return D [tokens] at which the loss of N parameters is `overfit` above its limit."""
         return self.coefficient * np.asarray(N, float) ** self.exponent
 
     def record(self) -> dict[str, float]:
@@ -47,41 +46,72 @@ class DataRule:
     def __str__(self) -> str:
         return (
             f"data rule: D >= {self.coefficient:.2g} N^{self.exponent:.2f} "
-            f"[{self.low:.2f}, {self.high:.2f}] keeps the loss within {self.overfit:.0%} of endless "
-            f"data (Kaplan et al. 2020: N^{self.paper})"
+            f"[{self.low:.2f}, {self.high:.2f}] keeps the loss within {self.overfit:.0%} of its "
+            f"value on infinite data (Kaplan et al. 2020: N^{self.paper})"
         )
 
 
 def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) -> DataRule:
-    """D as a power of N at constant overfitting, from a fit of kaplan_ND.
+    """Find D as a power of N at constant overfitting, from a fit of kaplan_ND.
 
-    delta_L = (1 + (N / N_c)^(alpha_N / alpha_D) D_c / D)^alpha_D - 1 = `overfit` solved for D; the
-    paper, with its 2 % between seeds, gives D >= 5e3 N^0.74.
+    It solves `relative_excess` = `overfit` for D. The paper takes the 2 % between its seeds, and
+    finds D >= 5e3 N^0.74.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
     """
-    if result.law != laws.kaplan_ND:
-        raise LawError(f"the data rule needs a fit of kaplan_ND, not of {result.law.name}.")
+    _check_law(result, laws.kaplan_ND, "the data rule")
     if not overfit > 0:
         raise ConfigError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")
     exponent = result.derived("alpha_N / alpha_D", level)
     p = result.params
     scale = p["D_c"] / p["N_c"] ** exponent.value
-    k = scale / ((1 + overfit) ** (1 / p["alpha_D"]) - 1)
-    return DataRule(exponent.value, exponent.low, exponent.high, k, overfit, level)
+    return DataRule(
+        exponent=exponent.value,
+        low=exponent.low,
+        high=exponent.high,
+        coefficient=scale / ((1 + overfit) ** (1 / p["alpha_D"]) - 1),
+        overfit=overfit,
+        level=level,
+    )
+
+
+def relative_excess(result: FitResult, *, ratio: Any) -> np.ndarray:
+    """Return L(N, D) / L(N, inf) - 1 under a fit of kaplan_ND.
+
+    It is (1 + D_c / N_c^a N^a / D)^alpha_D - 1 with a = alpha_N / alpha_D, so `ratio`, N^a / D,
+    determines it.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eqs. 4.2 and 4.3
+    """
+    _check_law(result, laws.kaplan_ND, "the relative excess of loss")
+    p = result.params
+    scale = p["D_c"] / p["N_c"] ** (p["alpha_N"] / p["alpha_D"])
+    return (1 + np.asarray(ratio, float) * scale) ** p["alpha_D"] - 1
+
+
+def infinite_limit(result: FitResult, *, N: Any) -> np.ndarray:
+    """Return L(N) on infinite data and steps, (N_c / N)^alpha_N, of kaplan_ND or kaplan_NS."""
+    if result.law not in (laws.kaplan_ND, laws.kaplan_NS):
+        raise LawError(
+            f"the limit of loss needs a fit of kaplan_ND or kaplan_NS, not {result.law.name}."
+        )
+    p = result.params
+    return (p["N_c"] / np.asarray(N, float)) ** p["alpha_N"]
 
 
 def data_for(result: FitResult, *, N: float, excess: float = 0.02, level: float = 0.95) -> Estimate:
-    """D [tokens] at which N parameters are within a factor 1 + excess of their loss on endless
-    data, under any fitted law of N and D: the estimate, with its interval from the draws.
+    """Find D [tokens] at which N parameters are within 1 + excess of their loss on infinite data.
 
-    Raises LawError for a law of other inputs, ConfigError where no amount of data gets there.
+    It takes any fitted law of N and D; the interval comes from the fit's draws. Raises LawError for
+    a law of other inputs, ConfigError where no amount of data suffices.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 4.2, for laws in general
     """
     law = result.law
     if set(law.inputs) != {"N", "D"}:
-        raise LawError(f"data_for needs a law of N and D; {law.name} is one of {law.inputs}.")
+        raise LawError(
+            f"data_for needs a law of N and D; {law.name} is a law of {', '.join(law.inputs)}."
+        )
     for name, value in (("N", N), ("excess", excess)):
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}={value} must be positive and finite.")
@@ -92,7 +122,7 @@ def data_for(result: FitResult, *, N: float, excess: float = 0.02, level: float 
 
         def loss(log_D: np.ndarray) -> np.ndarray:
             columns = {"N": np.full(rows, float(N)), "D": np.exp(log_D)}
-            with np.errstate(all="ignore"):  # a draw may lie far out
+            with np.errstate(all="ignore"):  # extreme draws may overflow
                 return np.asarray(law(*(columns[k] for k in law.inputs), **p), float)
 
         low, high = np.zeros(rows), np.full(rows, 300.0)
@@ -108,49 +138,51 @@ def data_for(result: FitResult, *, N: float, excess: float = 0.02, level: float 
     if not math.isfinite(found.value):
         raise ConfigError(
             f"under {law.name} as fitted no amount of data brings N={N:g} within {excess:.2%} of "
-            "its loss on endless data, or any amount does."
+            "its loss on infinite data, or any amount does."
         )
     return found
 
 
 def early_stop(of_data: FitResult, of_steps: FitResult, *, N: Any, D: Any) -> np.ndarray:
-    """A lower bound on the step S_min at which training N parameters on D tokens should stop.
+    """Bound from below the step S_min at which to stop training N parameters on D tokens.
 
-    S_stop >= S_c / (L(N, D) - L(N, inf))^(1 / alpha_S), with L(N, D) of a fit of kaplan_ND and S_c,
-    alpha_S of a fit of kaplan_NS.
+    L(N, D) is that of a fit of kaplan_ND, S_c and alpha_S those of a fit of kaplan_NS.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 5.7 and Fig. 16
     """
-    for result, law in ((of_data, laws.kaplan_ND), (of_steps, laws.kaplan_NS)):
-        if result.law != law:
-            raise LawError(
-                f"the early-stopping bound needs a fit of {law.name}, not {result.law.name}."
-            )
-    p = of_data.params
-    limit = (p["N_c"] / np.asarray(N, float)) ** p["alpha_N"]
-    gap = of_data.law.predict(p, N=N, D=D) - limit
-    return of_steps.params["S_c"] / gap ** (1 / of_steps.params["alpha_S"])
+    _check_law(of_data, laws.kaplan_ND, "the early-stopping bound")
+    gap = of_data.predict(N=N, D=D) - infinite_limit(of_data, N=N)
+    return early_stop_of_gap(of_steps, gap)
+
+
+def early_stop_of_gap(of_steps: FitResult, gap: Any) -> np.ndarray:
+    """Return S_c / gap^(1 / alpha_S), the early-stopping bound for L(N, D) - L(N, inf) = gap.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 5.7
+    """
+    _check_law(of_steps, laws.kaplan_NS, "the early-stopping bound")
+    return of_steps.params["S_c"] / np.asarray(gap, float) ** (1 / of_steps.params["alpha_S"])
 
 
 class Convergence(NamedTuple):
-    """Efficient training beside training to near convergence, for the same loss."""
+    """Compute-efficient training against training to near convergence, for the same loss."""
 
     efficient: float
-    """Relative excess over the converged loss at which efficient training stops: alpha_N / alpha_S."""
+    """Relative excess over the converged loss at which efficient training stops."""
     N: float
-    """Parameters, over those of the model trained to near convergence."""
+    """Ratio of parameters, efficient over near convergence."""
     S: float
-    """Steps, likewise."""
+    """Ratio of steps."""
     C: float
-    """Compute, likewise."""
+    """Ratio of compute."""
 
 
 def convergence(*, alpha_N: float, alpha_S: float, excess: float = 0.02) -> Convergence:
-    """How far short of convergence to stop, and what that saves against stopping at `excess`.
+    """Compare compute-efficient training with training to `excess` over the converged loss.
 
-    Under L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S the least compute for a loss leaves it
-    f = alpha_N / alpha_S above the converged loss of that size. The paper: 10 %, and against 2 %
-    2.7 times the parameters, 7.7 times fewer steps, 65 % less compute.
+    Under L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S the least compute for a loss stops
+    f = alpha_N / alpha_S above the converged loss of that size. In the paper f is 10 %, and against
+    2 % it takes 2.7 times the parameters, 7.7 times fewer steps and 65 % less compute.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), appendix B.2 and B.3
     """
@@ -165,10 +197,11 @@ def convergence(*, alpha_N: float, alpha_S: float, excess: float = 0.02) -> Conv
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Where L(C_min) meets the loss that its tokens allow, L(D(C_min)): `at` is (value, low, high)
-    of C [FLOPs], N, D and L there; C and N are inf and L is 0 where they never meet."""
+    """Where L(C_min) meets the loss that its tokens allow, L(D(C_min))."""
 
     at: dict[str, tuple[float, float, float]]
+    """(value, low, high) of C [FLOPs], N, D and L where they meet; C and N are inf and L is 0 where
+    they never do."""
     bound: np.ndarray
     """ln L(D(C_min)) as lines in ln C_min - centre, as the `lines` of a Frontier."""
     meet: float
@@ -176,33 +209,28 @@ class Contradiction:
 
 
 def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contradiction:
-    """Where compute-efficient training would reach a loss below what its tokens allow.
+    """Find where compute-efficient training would reach a loss below what its tokens allow.
 
     At the critical batch size it takes D(C_min) = 2 C_min / (6 N(C_min)) tokens, each once. L(D)
-    there, of a fit of kaplan_D, falls more slowly than L(C_min), so the two meet: in the paper near
-    1e4 PF-days and 1.7 nats. That is far outside any data, and moves by decades with the exponents.
+    at those tokens, from a fit of kaplan_D, falls more slowly than L(C_min), so the two meet: in
+    the paper near 1e4 PF-days and 1.7 nats. That is far outside any data, and moves by decades with
+    the exponents.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 6.3, eqs. 6.7 and 6.8
     """
-    if by_D.law != laws.kaplan_D:
-        raise LawError(f"the contradiction needs a fit of kaplan_D, not of {by_D.law.name}.")
+    _check_law(by_D, laws.kaplan_D, "the contradiction")
     front = found.frontier
     lines = front.lines | {"D": front.lines["D"] + [math.log(2.0), 0.0]}
-    best = pd.DataFrame([by_D.params])
-    draws = by_D.samples if len(by_D.samples) else best
-    draws = draws.sample(len(lines["L"]) - 1, replace=True, random_state=seed)
-    of_data = pd.concat([best, draws])
-    bound = -of_data[["alpha_D"]].to_numpy(float) * lines["D"]
-    bound[:, 0] += (of_data["alpha_D"] * np.log(of_data["D_c"])).to_numpy(float)
+    params = resampled_params(by_D, len(lines["L"]) - 1, seed)
+    bound = -params[["alpha_D"]].to_numpy(float) * lines["D"]
+    bound[:, 0] += (params["alpha_D"] * np.log(params["D_c"])).to_numpy(float)
     (start, slope), (start_D, slope_D) = lines["L"].T, bound.T
     with np.errstate(all="ignore"):
         ln_C = np.where(slope < slope_D, (start_D - start) / (slope - slope_D), np.inf)
-        ln_C[~np.isfinite(slope)] = np.nan  # a draw without a frontier says nothing of a crossing
+        ln_C[~np.isfinite(slope)] = np.nan  # a draw without a frontier has no crossing to count
         ln = {name: lines[name][:, 0] + lines[name][:, 1] * ln_C for name in ("N", "D", "L")}
-        draws = {"C": ln_C + front.centre} | ln
-        at = {}
-        for name, values in draws.items():
-            ends = (0.5 - front.level / 2, 0.5 + front.level / 2)
+        at, ends = {}, (0.5 - front.level / 2, 0.5 + front.level / 2)
+        for name, values in ({"C": ln_C + front.centre} | ln).items():
             low, high = np.nanquantile(values[1:], ends, method="nearest")
             at[name] = tuple(float(np.exp(v)) for v in (values[0], low, high))
     known = np.isfinite(lines["L"][1:, 1])
@@ -210,9 +238,9 @@ def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contra
 
 
 def worth(result: FitResult, *, epochs: Any) -> np.ndarray:
-    """What `epochs` passes over the same tokens are worth, in passes over as many fresh ones.
+    """Return the number of epochs of fresh tokens that `epochs` over the same tokens are worth.
 
-    1 + R_D (1 - exp(-(epochs - 1) / R_D)): nearly `epochs` for a few, at most 1 + R_D.
+    It is 1 + R_D (1 - exp(-(epochs - 1) / R_D)): nearly `epochs` for a few, at most 1 + R_D.
 
     Source: Muennighoff et al. 2023 (arXiv 2305.16264), section 3.1, eq. 5
     """
@@ -226,9 +254,10 @@ def worth(result: FitResult, *, epochs: Any) -> np.ndarray:
 
 
 def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R_D"]) -> Law:
-    """`law` of N and D when there are only `unique` tokens: D is what its epochs are worth.
+    """Return `law` for `unique` tokens of data, with D replaced by what its epochs are worth.
 
-    R_D is the paper's; its data leave it open upwards (15 and 95 fit about as well).
+    The default R_D is the paper's; its data hardly bound it from above (15 and 95 fit about as
+    well).
 
     Source: Muennighoff et al. 2023 (arXiv 2305.16264), eq. 5
     """
@@ -243,4 +272,11 @@ def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R
         D = fresh - unique * R_D * np.expm1(-more / R_D)
         return law.function(*inputs[:place], D, *inputs[place + 1 :], **params)
 
-    return replace(law, name=f"{law.name}, {unique:.3g} unique tokens", function=function)
+    name = f"{law.name}, {unique:.3g} unique tokens"
+    return replace(law, name=name, function=function, optimum=None)  # the closed form is of `law`
+
+
+def _check_law(result: FitResult, law: Law, purpose: str) -> None:
+    """Raise LawError unless `result` is a fit of `law`."""
+    if result.law != law:
+        raise LawError(f"{purpose} needs a fit of {law.name}, not of {result.law.name}.")

@@ -1,18 +1,26 @@
-"""Tables for a paper: a DataFrame as a LaTeX tabular with booktabs rules, symbols set as formulas."""
+"""LaTeX tables for papers, with booktabs rules and parameters set as symbols."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pandas as pd
 
 _GREEK = ("alpha", "beta", "gamma", "eta", "kappa", "eps")
+_ESCAPED = {character: rf"\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\^{}",
+    "~": r"\~{}",
+}
+"""Characters that LaTeX would not print as they stand."""
 
 
 def tabular(table: pd.DataFrame, caption: str = "") -> str:
-    """`table`, its index as the first column, as LaTeX; needs the package booktabs.
+    """Return `table` as a LaTeX tabular, with its index as the first column.
 
-    Numbers have four digits, powers of ten where they are large or small; missing ones are empty.
+    The document needs the package booktabs. Numbers have four digits, and powers of ten where they
+    are large or small; missing values are empty cells.
     """
     named = not pd.api.types.is_numeric_dtype(table.index)
     shown = table.rename_axis(table.index.name or "parameter").reset_index() if named else table
@@ -23,19 +31,19 @@ def tabular(table: pd.DataFrame, caption: str = "") -> str:
 
 
 def symbol(name: str) -> str:
-    """A parameter's name in mathematical type, without dollars: alpha_N -> \\alpha_{N}."""
+    """Return a parameter's name in math mode, without dollars: alpha_N -> \\alpha_{N}."""
     head, _, index = name.partition("_")
     head = rf"\{head}" if head in _GREEK else head
     return f"{head}_{{{index}}}" if index else head
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, str):
         plain = re.fullmatch(rf"(?:{'|'.join(_GREEK)}|[A-Za-z])(?:_\w+)?", value)
         return f"${symbol(value)}$" if plain else _text(value)
     if value is None or value is pd.NA:
         return ""
-    number = float(value)  # pyright: ignore[reportArgumentType]
+    number = float(value)
     if number != number:
         return ""
     if number in (float("inf"), float("-inf")):
@@ -44,10 +52,6 @@ def _cell(value: object) -> str:
     return rf"${mantissa} \cdot 10^{{{int(power)}}}$" if e else f"${mantissa}$"
 
 
-_SPECIAL = {each: rf"\{each}" for each in "&%$#_{}"}
-_SPECIAL |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
-
-
 def _text(text: str) -> str:
-    """Text of anyone, in one line, that LaTeX prints as it stands."""
-    return "".join(_SPECIAL.get(each, each) for each in " ".join(text.split()))
+    """Escape untrusted text to one line that LaTeX prints verbatim."""
+    return "".join(_ESCAPED.get(character, character) for character in " ".join(text.split()))

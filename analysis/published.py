@@ -1,4 +1,4 @@
-"""Published laws as data, and a check of published tables by refitting them.
+"""Published laws as data.
 
 Each constant cites its equation or table. A :class:`PublishedLaw` predicts like a fit:
 ``published.hoffmann2022.approach3.predict(N=7e10, D=1.4e12)``.
@@ -28,7 +28,7 @@ class PublishedLaw:
     source: str
 
     def predict(self, **columns: Any) -> np.ndarray:
-        """The law at `columns`, as FitResult.predict."""
+        """Return the law at `columns`, as FitResult.predict does."""
         return self.law.predict(self.params, **columns)
 
 
@@ -54,7 +54,7 @@ kaplan2020 = SimpleNamespace(
         alpha_B=0.21,
     ),
 )
-"""Kaplan et al. 2020. Compute is in FLOPs here (in PF-days there)."""
+"""Kaplan et al. 2020. Compute is in FLOPs (the paper uses PF-days)."""
 
 brown2020 = SimpleNamespace(
     L_C=PublishedLaw(
@@ -77,8 +77,8 @@ brown2020 = SimpleNamespace(
     ),
 )
 """GPT-3: the compute law, and the eight models of Tables 2.1 and D.1 (2048 tokens of context, 50257
-of vocabulary, tied). Table 2.1 prints 24 heads for 1.3B, which do not divide its width, and a width
-of 5140 for 13B, which its 40 heads of 128 and its parameters contradict."""
+of vocabulary, tied). Corrected here: Table 2.1 prints 24 heads for 1.3B, which do not divide its
+width, and a width of 5140 for 13B, which its 40 heads of 128 and its parameters contradict."""
 
 hoffmann2022 = SimpleNamespace(
     approach3=PublishedLaw(
@@ -105,7 +105,7 @@ besiroglu2024 = PublishedLaw(
     {"E": 1.81686, "A": 482.00572, "B": 2085.43420, "alpha": 0.34781, "beta": 0.36585},
     "Besiroglu et al. 2024 (arXiv 2404.10102), notebook",
 )
-"""A refit of Chinchilla's runs. A least-absolute-deviations fit, though stated as Huber(1e-3)."""
+"""A refit of Chinchilla's runs: by least absolute deviations, though stated as Huber(1e-3)."""
 
 muennighoff2023 = PublishedLaw(
     laws.muennighoff,

@@ -1,4 +1,4 @@
-"""Check published tables by refitting them."""
+"""Refit published tables and compare with the published numbers."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
+from analysis.critical_batch import batch_at_overhead
 from analysis.fitting.fit import fit
 from analysis.fitting.problem import huber
 from analysis.fitting.result import FitResult
 from analysis.frontiers.isoflop import isoflop
 from analysis.published import besiroglu2024, gadre2024, muennighoff2023
 from scaling.errors import TableError
+from scaling.jsonable import finite
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Published numbers beside ours. `rows`: one row a number."""
+    """Published numbers beside ours."""
 
     rows: pd.DataFrame
-    """table, quantity, published, ours, tolerance, objective_published, objective_ours, verdict,
-    reference ('paper', or 'this project' for a number computed here at an earlier time)."""
+    """One row per number: table, quantity, published, ours, tolerance, objective_published,
+    objective_ours, verdict, and reference ('paper', or 'this project' for a number that this
+    project computed before)."""
 
     @property
     def ok(self) -> bool:
-        """Every number was reproduced, or shown not to be the minimum of its own objective."""
+        """Whether every number is reproduced, or shown not to minimise its own objective."""
         return not (self.rows["verdict"] == "differs").any()
 
     def summary(self) -> pd.DataFrame:
         return self.rows
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
-        rows = self.rows.astype(object).where(self.rows.notna(), None)
-        return {"ok": self.ok, "rows": rows.to_dict("records")}
+        """Return everything as plain numbers and strings, ready for JSON."""
+        return {"ok": self.ok, "rows": finite(self.rows.to_dict("records"))}
 
     def __str__(self) -> str:
         rows = self.rows.copy()
@@ -50,9 +52,9 @@ class Verification:
 
 
 def verify(data: str | Path) -> Verification:
-    """Refit every published table found in the folder `data` and compare.
+    """Refit every published table in the folder `data` and compare.
 
-    Raises TableError where the folder holds none of the known tables.
+    Raises TableError if the folder holds none of the known tables.
     """
     folder = Path(data)
     if not folder.is_dir():
@@ -74,22 +76,28 @@ def _row(
     published: float,
     ours: float,
     tolerance: float,
-    at: tuple[float, float] | None = None,
+    objectives: tuple[float, float] = (np.nan, np.nan),
     stated: float | None = None,
-    origin: str = "paper",
+    reference: str = "paper",
 ) -> dict[str, Any]:
-    """One comparison; `at` holds the objective at the published point and at ours.
+    """Compare one number.
 
-    A lower objective of ours excuses a difference only where the published point lies on the
-    objective that its paper states: `stated`, where known, must be what we compute there to .1 %;
-    or, where the paper states none, the published point must be within 5 % of our minimum. Else
-    table, rows or objective are not the paper's. `origin` says whose reference number it is.
+    objectives  The objective at the published point and at ours.
+    stated      The objective that the paper states for its point.
+    reference   Who computed the published number: 'paper' or 'this project'.
+
+    A lower objective of ours excuses a difference only if the published point lies on the same
+    objective: ours at that point must be within 0.1 % of `stated`, or, if the paper states none,
+    within 5 % of our minimum. Otherwise table, rows or objective are not the paper's.
     """
-    there, here = at or (np.nan, np.nan)
-    same = there <= 1.05 * here if stated is None else abs(there / stated - 1) <= 1e-3
+    at_published, at_ours = objectives
+    if stated is None:
+        same = at_published <= 1.05 * at_ours
+    else:
+        same = abs(at_published / stated - 1) <= 1e-3
     if abs(ours - published) <= tolerance:
         verdict = "reproduced"
-    elif here < there * (1 - 1e-9) and same:
+    elif at_ours < at_published * (1 - 1e-9) and same:
         verdict = "not the minimum of its objective"
     else:
         verdict = "differs"
@@ -98,16 +106,15 @@ def _row(
         "published": published,
         "ours": float(ours),
         "tolerance": tolerance,
-        "objective_published": there,
-        "objective_ours": here,
+        "objective_published": at_published,
+        "objective_ours": at_ours,
         "verdict": verdict,
-        "reference": origin,
+        "reference": reference,
     }
 
 
 def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
-    """The objective of a fit at other parameters of its law, summed over rows."""
-    assert result.problem is not None and result.minimum is not None
+    """Return the objective of a fit at other parameters of its law, summed over rows."""
     theta = result.problem.theta({**result.params, **params})
     r = result.problem.residuals(theta)[0]
     rho = np.abs(r) if result.objective_kind == "lad" else huber(r, result.minimum.delta)
@@ -115,7 +122,7 @@ def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
 
 
 def chinchilla_runs(table: pd.DataFrame, drop: int = 5) -> pd.DataFrame:
-    """N, D, C and L of the reconstructed runs, without the `drop` highest losses."""
+    """Return N, D, C and L of the reconstructed runs, without the `drop` highest losses."""
     runs = table.rename(columns={"Model Size": "N", "Training FLOP": "C", "loss": "L"})
     runs = runs.assign(D=runs["C"] / (6 * runs["N"]))[["N", "D", "C", "L"]]
     return runs.sort_values("L").iloc[: len(runs) - drop].reset_index(drop=True)
@@ -145,13 +152,12 @@ def _muennighoff(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     ours = fit(
         laws.muennighoff, runs, objective="huber", delta=1e-3, fixed=base, bootstrap=0, cluster=None
     )
-    there = objective_at(ours, muennighoff2023.params)
-    yield _row("objective at the published point", 0.0158259, there, 1e-7)
+    stated = 0.0158259
+    at = objective_at(ours, muennighoff2023.params), ours.objective
+    yield _row("objective at the published point", stated, at[0], 1e-7)
     for name in ("R_D", "R_N"):
-        value = muennighoff2023.params[name]
-        at = there, ours.objective
-        found = ours.params[name]
-        yield _row(f"{name} (R_{name[2]}*)", value, found, 0.05 * value, at, stated=0.0158259)
+        value, found = muennighoff2023.params[name], ours.params[name]
+        yield _row(f"{name} (R_{name[2]}*)", value, found, 0.05 * value, at, stated=stated)
 
 
 def _olmo(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -208,8 +214,7 @@ def _zhang(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for params, rows in table.groupby("params_M"):
         runs = rows.rename(columns={"batch_size_seqs": "B", "steps_to_goal": "S"})
         ours = fit(laws.mccandlish, runs, objective="ls", bootstrap=0)
-        # Where S B exceeds by 20 % what linear scaling from 256 sequences would need.
-        cbs = ours.params["E_min"] / (5 * ours.params["S_min"]) + 1.2 * 256
+        cbs = batch_at_overhead(ours, base=256, overhead=0.2)
         found.append((float(params), cbs))  # pyright: ignore[reportArgumentType]
         yield _row(f"critical batch size at {params}M [sequences]", published[params], cbs, 0.01)  # pyright: ignore
     x, y = np.log(np.array(found)).T
@@ -234,7 +239,7 @@ def _alabdulmohsin(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
             off = np.log(ours.predict(x=held["x"].to_numpy()) / held["L"].to_numpy())
             errors.append(float(np.sqrt(np.mean(off**2))))
         quantity = f"translation, {name}: held-out log error"
-        yield _row(quantity, value, float(np.mean(errors)), 2e-4, origin="this project")
+        yield _row(quantity, value, float(np.mean(errors)), 2e-4, reference="this project")
 
 
 def _porian(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -275,4 +280,4 @@ _CHECKS: dict[str, Callable[[pd.DataFrame], Iterator[dict[str, Any]]]] = {
     "porian2024/isoflop_points.csv": _porian,
     "nanochat_pearce_kaplan_tables/nanochat_isoflop_optima.csv": _nanochat,
 }
-"""Known tables, as they lie in a folder, and what each is checked for."""
+"""The check of each known table, by its path within the folder."""

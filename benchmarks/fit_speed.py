@@ -113,8 +113,8 @@ def against_recipe(runs: pd.DataFrame, starts: int, resamples: int, repeats: int
     for _ in range(repeats):
         began = time.perf_counter()
         problem = Problem(
-            laws.chinchilla, columns, runs["L"].to_numpy(), np.ones(len(runs)),
-            np.arange(len(runs)), {}, "log",
+            law=laws.chinchilla, columns=columns, target=runs["L"].to_numpy(),
+            weights=np.ones(len(runs)), groups=np.arange(len(runs)), fixed={}, on="log",
         )  # fmt: skip
         minimum = minimise(problem, "huber", DELTA, 0)
         middle = time.perf_counter()
@@ -166,7 +166,7 @@ def every_law(n: int, resamples: int) -> pd.DataFrame:
                 "law": name,
                 "free": len(law.params),
                 "seconds": time.perf_counter() - began,
-                "converged": result.certificate["resamples"],
+                "converged": result.certificate.resamples,
                 "status": "; ".join(word.split(":")[0] for word in result.status),
             }
         )
@@ -221,7 +221,7 @@ def many_rows(sizes: list[int], resamples: int, runs: int) -> pd.DataFrame:
                 "intervals": result.timings["intervals"],
                 "us_per_row_and_resample": 1e6 * result.timings["intervals"] / n / resamples,
                 "peak_gib": peak,
-                "converged": result.certificate["resamples"],
+                "converged": result.certificate.resamples,
             }
         )
     return pd.DataFrame(rows)

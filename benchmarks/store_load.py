@@ -41,8 +41,7 @@ def spec_text(runs: int) -> str:
 
 def make(folder: Path, runs: int) -> None:
     """Create a folder as a sweep leaves it before its first merge."""
-    from sweeps.queue import failed_row
-    from sweeps.result import dump
+    from sweeps.result import dump, failed_row
     from sweeps.spec import Spec
     from sweeps.store import Store
 

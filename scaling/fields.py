@@ -179,7 +179,8 @@ def leaves(cls: type, prefix: str = "") -> Mapping[str, tuple[Any, Any]]:
 @functools.cache
 def parts_of(cls: type) -> Mapping[str, type]:
     """Return {name: class} of the parts of a config class."""
-    return {name: hint for name, hint in type_hints(cls).items() if dataclasses.is_dataclass(hint)}
+    hints = type_hints(cls).items()
+    return {name: typing.cast(type, hint) for name, hint in hints if dataclasses.is_dataclass(hint)}
 
 
 def override(

@@ -17,7 +17,7 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
     if hasattr(value, "item") and not isinstance(value, str):
         return finite(value.item())  # numpy and torch scalars
     return value

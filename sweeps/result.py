@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling import jsonable, schema, table
+from scaling import jsonable, schema
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
 from scaling.size import size_columns
 
@@ -28,6 +28,35 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SIZES = ("N", "D", "C", "B", "S")
 
 
+_IN_WORDS = {
+    str: "text",
+    int: "a whole number below 2^63",
+    float: "a number",
+    bool: "true or false",
+    list: "a list of numbers",
+}
+
+
+def _config_types() -> dict[str, tuple[type, ...]]:
+    """Return {column: types} of the fields of a config; a learning rate may also be a rule."""
+    found = {}
+    for key, (hint, _) in fields_of().items():
+        options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+        plain = tuple(t for t in options if t in (int, float, bool, str))
+        found[key.rpartition(".")[2]] = plain or (str,)
+    return found
+
+
+_OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.COLUMNS}
+_ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
+_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.CURVE_COLUMNS}
+_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in schema.TEST_COLUMNS}
+
+_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in schema.COLUMNS}
+_EMPTY |= schema.CONFIG_DEFAULTS
+
+
 class NewerFormat(ValueError):
     """A file of a newer version of this package."""
 
@@ -37,11 +66,11 @@ class Finished:
     """A finished run as the store holds it."""
 
     row: Row
-    """Keys of scaling.table.COLUMNS."""
+    """Keys of scaling.schema.COLUMNS."""
     curve: list[Point]
-    """Keys of scaling.table.CURVE_COLUMNS."""
+    """Keys of scaling.schema.CURVE_COLUMNS."""
     tests: list[Point] = field(default_factory=list)
-    """Keys of scaling.table.TEST_COLUMNS."""
+    """Keys of scaling.schema.TEST_COLUMNS."""
 
 
 def is_run_id(name: object) -> bool:
@@ -121,36 +150,6 @@ def fault_of(row: Row) -> str:
     return ""
 
 
-# ------------------------------------------------------------------ columns and their types
-
-
-def _config_types() -> dict[str, tuple[type, ...]]:
-    """Return {column: types} of the fields of a config; a learning rate may also be a rule."""
-    found = {}
-    for key, (hint, _) in fields_of().items():
-        options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
-        plain = tuple(t for t in options if t in (int, float, bool, str))
-        found[key.rpartition(".")[2]] = plain or (str,)
-    return found
-
-
-_OF_DTYPE = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
-_ROW: dict[str, tuple[type, ...]] = {c.name: (_OF_DTYPE[c.dtype],) for c in table.COLUMNS}
-_ROW |= {name: types for name, types in _config_types().items() if name in _ROW}
-_CURVE = {c.name: (_OF_DTYPE[c.dtype],) for c in table.CURVE_COLUMNS}
-_TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in table.TEST_COLUMNS}
-
-NEW_FIELDS: dict[str, Any] = schema.config_row(
-    {key: default for key, (_, default) in fields_of().items()}
-)
-"""Values, for runs of older versions, of the fields added since: a field's default leaves existing
-runs as they were."""
-NEW_FIELDS = {key.rpartition(".")[2]: value for key, value in NEW_FIELDS.items()}
-
-_EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in table.COLUMNS}
-_EMPTY |= NEW_FIELDS
-
-
 def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> Point:
     """Return the values, each as a type that its column may hold; nan and infinity become None.
 
@@ -179,15 +178,6 @@ def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -
             what = " or ".join(_IN_WORDS[option] for option in allowed)
             raise ValueError(f"{name}={_short(value)} must be {what}")
     return found
-
-
-_IN_WORDS = {
-    str: "text",
-    int: "a whole number below 2^63",
-    float: "a number",
-    bool: "true or false",
-    list: "a list of numbers",
-}
 
 
 def _points(

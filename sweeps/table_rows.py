@@ -11,12 +11,32 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scaling import schema, table
+from scaling import schema
 from sweeps.errors import StoreError
-from sweeps.result import NEW_FIELDS, fault_of, is_run_id
+from sweeps.result import fault_of, is_run_id
 
-DTYPES = {column.name: column.dtype for column in table.COLUMNS}
+DTYPES = {column.name: column.dtype for column in schema.COLUMNS}
 """{column: dtype} of runs.csv."""
+
+
+def _integer(cell: str) -> int:
+    value = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
+    if value % 1:
+        raise ValueError
+    value = int(value)
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError
+    return value
+
+
+def _flag(cell: str) -> bool:
+    if cell not in ("True", "False"):
+        raise ValueError
+    return cell == "True"
+
+
+_PARSE = {"str": str, "int": _integer, "float": float, "bool": _flag}
+_IN_WORDS = {"int": "a whole number below 2^63", "float": "a number", "bool": "True or False"}
 
 
 class Place(NamedTuple):
@@ -116,7 +136,8 @@ class _Header:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self._parse = [_PARSE[DTYPES.get(name, "str")] for name in names]
-        self._new = {name: value for name, value in NEW_FIELDS.items() if name not in names}
+        defaults = schema.CONFIG_DEFAULTS.items()
+        self._absent = {name: value for name, value in defaults if name not in names}
 
     def parse(self, line: str, place: Place) -> dict[str, Any]:
         """Return {column: value} of a line, with defaults for columns younger than the table."""
@@ -124,7 +145,7 @@ class _Header:
             cells = next(csv.reader([line] if "\n" not in line else io.StringIO(line, newline="")))
             if len(cells) != len(self.names):
                 raise ValueError(f"it has {len(cells)} cells, and the header {len(self.names)}")
-            return self._new | self._values(cells)
+            return self._absent | self._values(cells)
         except (ValueError, OverflowError, csv.Error) as error:
             raise damaged(place, str(error)) from None
 
@@ -148,7 +169,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         text = text.replace("\r\n", "\n")
     begun: list[str] = []
     """Lines of a record whose quotes are not closed yet."""
-    for number, line in enumerate(text.split("\n"), 1):
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
         closes = '"' in line and line.count('"') % 2 == 1
         if begun or closes:
             begun.append(line)
@@ -158,24 +180,4 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         elif line:
             yield number, line
     if begun:
-        yield number - len(begun) + 1, "\n".join(begun)
-
-
-def _integer(cell: str) -> int:
-    value = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
-    if value % 1:
-        raise ValueError
-    value = int(value)
-    if not -(2**63) <= value < 2**63:
-        raise OverflowError
-    return value
-
-
-def _flag(cell: str) -> bool:
-    if cell not in ("True", "False"):
-        raise ValueError
-    return cell == "True"
-
-
-_PARSE = {"str": str, "int": _integer, "float": float, "bool": _flag}
-_IN_WORDS = {"int": "a whole number below 2^63", "float": "a number", "bool": "True or False"}
+        yield len(lines) - len(begun) + 1, "\n".join(begun)

@@ -79,7 +79,8 @@ def test_overhead_by_definition():
 
 
 def test_contours_of_curves():
-    """Curves that follow L(S) = 2 + (S (1 + crit / B)^-1)^-0.3 reach a loss in S_min (1 + crit/B)."""
+    """Curves that follow L(S) = 2 + (S (1 + crit / B)^-1)^-0.3 reach a loss in
+    S_min (1 + crit / B) steps."""
     rows = []
     for i, b in enumerate((512, 2048, 8192, 32768)):
         S = np.geomspace(10, 1e5, 200)
@@ -90,8 +91,8 @@ def test_contours_of_curves():
     points = contours(pd.DataFrame(rows), losses=[2.1, 2.2])
     assert len(points) == 8
     fewest = {loss: (loss - 2) ** (-1 / 0.3) for loss in (2.1, 2.2)}
-    said = [fewest[r.L] * (1 + 4000 / r.B) for r in points.itertuples()]
-    assert points["S"].to_numpy() == pytest.approx(said, rel=2e-3)
+    expected = [fewest[r.L] * (1 + 4000 / r.B) for r in points.itertuples()]
+    assert points["S"].to_numpy() == pytest.approx(expected, rel=2e-3)
     got = critical_batch(points, bootstrap=20)
     assert got.table["B_crit"].to_numpy() == pytest.approx([4000, 4000], rel=0.01)
     spread = contours(pd.DataFrame(rows))
@@ -121,8 +122,10 @@ def test_adjusted_compute_is_a_convention_of_the_frontier(sweep):
 
 
 def test_exponents_that_follow_from_kaplans_constants():
-    """Section 6: N ~ C^0.73, B ~ C^0.24, S ~ C^0.03 by measurement; alpha_C 0.050 measured, 0.054
-    predicted by the rounded constants of Tables 2 and 3 (alpha_S 0.76, alpha_B 0.21, alpha_N 0.077).
+    """Section 6: N ~ C^0.73, B ~ C^0.24, S ~ C^0.03 by measurement.
+
+    alpha_C is 0.050 as measured, and 0.054 as predicted by the rounded constants of Tables 2 and 3
+    (alpha_S 0.76, alpha_B 0.21, alpha_N 0.077).
     """
     got = compute_exponents(alpha_N=0.077, alpha_B=0.21, alpha_S=0.76)
     assert -got["L"] == pytest.approx(0.054, abs=0.002)
@@ -131,7 +134,7 @@ def test_exponents_that_follow_from_kaplans_constants():
     assert got["B"] == pytest.approx(0.24, abs=0.02)
 
 
-def test_too_few_batch_sizes_and_far_ones_are_said():
+def test_too_few_batch_sizes_and_far_ones_are_reported():
     with pytest.raises(TableError, match="three batch sizes or more"):
         critical_batch(tradeoff(B=(256, 1024)))
     one = pd.DataFrame({"run_id": ["a"] * 3, "N": 1e5, "B": 512, "S": [1, 2, 3], "L": [4, 3.5, 3]})
@@ -171,7 +174,7 @@ def test_compute_efficient_training_measured_and_analytic(kaplan_critical):
     rows = got.exponents.set_index("exponent")
     exact = compute_exponents(alpha_N=0.1, alpha_B=0.21, alpha_S=0.7)
     assert rows["analytic"].to_dict() == pytest.approx(exact, abs=2e-3)
-    # The laws hold in the limit of small f; five sizes and a line through them give these powers to:
+    # The laws hold in the limit of small f; a line through five sizes is only this close.
     assert rows["value"].to_dict() == pytest.approx(exact, abs=0.05)
     assert rows.loc["N", "value"] + rows.loc["D", "value"] == pytest.approx(1)
     assert rows.loc["B", "value"] + rows.loc["S", "value"] == pytest.approx(rows.loc["D", "value"])
@@ -228,8 +231,8 @@ def test_kaplans_exponents_by_the_critical_batch_of_another_sweep(tmp_path, caps
     curves[curves["B"] == 1024].to_csv(tmp_path / "one.csv", index=False)
     words = ["frontier", str(tmp_path / "one.csv"), "--method", "kaplan", "--bootstrap", "20"]
     main([*words, "--critical", str(tmp_path / "batches.csv"), "--json"])
-    said = json.loads(capsys.readouterr().out)
-    assert said["critical_batch"]["law"]["params"]["alpha_B"]["value"] == pytest.approx(
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["critical_batch"]["law"]["params"]["alpha_B"]["value"] == pytest.approx(
         0.21, abs=0.01
     )
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Checkpoints: a damaged one is set aside and the run starts anew; whatever lies in the folder."""
+"""Checkpoints: a damaged one is set aside and the run starts anew; odd files do no harm."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def curve(result):
 
 
 def flipped(path):
-    """Change one bit of the weights, which torch.load does not see."""
+    """Flip one bit of the weights, which torch.load does not notice."""
     data = bytearray(path.read_bytes())
     weights = torch.load(path, weights_only=True)["state"]["flat_p"]
     place = data.index(weights.numpy().tobytes()) + 4 * (len(weights) // 2)
     data[place] ^= 16
-    path.unlink()  # one of several names of a file of a trunk
+    path.unlink()  # it may be a link to the file of a trunk
     path.write_bytes(data)
     again = torch.load(path, weights_only=True)["state"]["flat_p"]
     assert (again != weights).sum() == 1
 
 
-def test_a_changed_bit_is_seen_and_the_run_starts_anew(short, tmp_path):
+def test_a_flipped_bit_is_detected_and_the_run_starts_anew(short, tmp_path):
     interrupted([short], [tmp_path])
     flipped(tmp_path / CHECKPOINT)
     with pytest.warns(
@@ -63,7 +63,7 @@ def test_a_changed_bit_is_seen_and_the_run_starts_anew(short, tmp_path):
     assert (tmp_path / "checkpoint.damaged").exists()
 
 
-def test_a_changed_bit_is_seen_of_a_sharded_checkpoint(short, tmp_path):
+def test_a_flipped_bit_is_detected_in_a_sharded_checkpoint(short, tmp_path):
     interrupted([short], [tmp_path], SHARDED)
     flipped(tmp_path / CHECKPOINT)
     with pytest.warns(UserWarning, match="checksum"):
@@ -71,7 +71,7 @@ def test_a_changed_bit_is_seen_of_a_sharded_checkpoint(short, tmp_path):
     assert curve(result) == curve(train(short, execution=SHARDED))
 
 
-def test_a_changed_bit_is_seen_in_a_pack_and_the_others_go_on(short, tmp_path):
+def test_a_flipped_bit_in_a_pack_leaves_the_other_members(short, tmp_path):
     pack = [override(short, {"seed": seed}) for seed in (0, 1)]
     folders = [tmp_path / run.run_id for run in pack]
     interrupted(pack, folders)
@@ -90,7 +90,7 @@ def test_a_changed_bit_is_seen_in_a_pack_and_the_others_go_on(short, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*set aside")
-def test_no_damage_anywhere_changes_a_number(short, tmp_path):
+def test_no_damage_changes_a_number(short, tmp_path):
     interrupted([short], [tmp_path])
     path = tmp_path / CHECKPOINT
     whole, expected = path.read_bytes(), curve(train(short, execution=ONE))
@@ -132,7 +132,7 @@ OF_STATE = {
 
 
 @pytest.mark.parametrize("damage", [*OF_MEMBER, *OF_STATE, "no member", "a list", "no state"])
-def test_values_that_cannot_be_are_set_aside(short, tmp_path, damage):
+def test_implausible_values_are_set_aside(short, tmp_path, damage):
     interrupted([short], [tmp_path])
     saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     saved["members"][short.run_id] |= OF_MEMBER.get(damage, {})
@@ -149,7 +149,7 @@ def test_values_that_cannot_be_are_set_aside(short, tmp_path, damage):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_file_is_set_aside(short, tmp_path, kind):
+def test_anything_but_a_regular_file_is_set_aside(short, tmp_path, kind):
     path = tmp_path / CHECKPOINT
     if kind == "pipe":
         os.mkfifo(path)
@@ -163,7 +163,7 @@ def test_what_is_no_file_is_set_aside(short, tmp_path, kind):
 
 
 @pytest.mark.timeout(60)
-def test_nothing_is_written_through_links_or_pipes_of_the_folder(short, tmp_path):
+def test_nothing_is_written_through_links_or_pipes_in_the_folder(short, tmp_path):
     folder, victim, made = tmp_path / "run", tmp_path / "victim", tmp_path / "made"
     folder.mkdir()
     victim.write_text("mine")

@@ -82,7 +82,7 @@ def test_version():
         (["swep"], "there is no command 'swep'. Did you mean 'sweep'?"),
         (["data"], "needs one of: prepare, list"),
         (["status", "nowhere"], "nowhere"),
-        (["summary", "nowhere"], "nowhere is not there"),
+        (["summary", "nowhere"], "nowhere does not exist"),
         (["fit", "nowhere.csv"], "nowhere.csv"),
         (["sweep", "no-such-spec"], "no-such-spec"),
         (["sweep", "quickstart", "--set", "model.nlayer=3", "--dry-run"], "Did you mean 'n_layer'"),

@@ -1,4 +1,4 @@
-"""Compiled training: the numbers of the config that was asked for, and clear words where it cannot be."""
+"""Compiled training: the numbers of the given config, and clear errors if it is impossible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPILED = dataclasses.replace(ONE, compile=True)
 
 
 def sums(run, execution, steps=20):
-    """Of losses and gradient norms."""
+    """Sums of the losses and of the gradient norms."""
     trainer = Trainer([run], execution, [None])
     trainer.steps(steps)
     assert (trainer.training_step.one_graph is not None) == execution.compile
@@ -31,10 +31,12 @@ def sums(run, execution, steps=20):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
-def test_what_another_config_compiled_is_not_taken_for_ones_own(run, tmp_path, monkeypatch):
-    # Most of these are graphs of the same shapes, that differ in numbers that they hold.
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # raised in torch
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # raised in torch
+def test_cached_graphs_of_other_configs_are_not_reused(run, tmp_path, monkeypatch):
+    # Most of these graphs have the same shapes and differ only in constants.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     from torch._dynamo.utils import counters
 
@@ -44,7 +46,7 @@ def test_what_another_config_compiled_is_not_taken_for_ones_own(run, tmp_path, m
         mine = override(run, change)
         close = 1e-2 if mine.precision == "bfloat16" else 1e-4
         expected = sums(mine, ONE)
-        for again in (False, True):  # as compiled, and as found
+        for again in (False, True):  # compiled, then from the cache
             counters.clear()
             torch.testing.assert_close(sums(mine, COMPILED), expected, rtol=close, atol=0.0)
             found = counters["aot_autograd"]["autograd_cache_hit"] == 1
@@ -70,16 +72,17 @@ except MemoryError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits and says its memory as Linux does")
-def test_compiled_code_that_lacks_memory(run):
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_compiled_code_that_runs_out_of_memory(run):
     large = {"model.d_model": 512, "model.n_layer": 4, "batch_tokens": 16_384, "tokens": 10**6}
     values = json.dumps(flatten(override(run, large)))
     answer = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, values], capture_output=True, text=True
     )
     assert (
-        "a step of 16384 tokens does not fit into memory (aoti_torch_empty_strided failed in compiled "
-        "code, probably for want of memory): it is done in 2 micro-batches" in answer.stderr
+        "a step of 16384 tokens does not fit into memory (aoti_torch_empty_strided failed in "
+        "compiled code, probably for want of memory): it is done in 2 micro-batches"
+        in answer.stderr
     )
     assert (
         "a step of 8192 tokens for each of 1 runs does not fit into memory: aoti_torch"
@@ -88,18 +91,18 @@ def test_compiled_code_that_lacks_memory(run):
     assert "Use execution.micro_tokens=4096 or less" in answer.stdout
 
 
-def test_what_is_taken_for_a_lack_of_memory():
-    said = RuntimeError(
+def test_errors_recognised_as_out_of_memory():
+    error = RuntimeError(
         "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu(q, &y) API call failed at a.cpp"
     )
-    assert out_of_memory(said)
-    assert one_line(said).startswith(
+    assert out_of_memory(error)
+    assert one_line(error).startswith(
         "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu failed"
     )
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_no_compiler(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     import torch._inductor.config as inductor
 
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))

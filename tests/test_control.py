@@ -98,9 +98,9 @@ def tell(store: Store, *words: str, capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_runs_are_selected_by_conditions(spec: Spec, words: list[str], seeds: Any):
     if isinstance(seeds, list):
-        chosen = spec.select(words)
-        assert sorted(run.seed for run in chosen.runs) == seeds
-        assert chosen.chosen == tuple(w for word in words for w in ("--filter", word))
+        selected = spec.select(words)
+        assert sorted(run.seed for run in selected.runs) == seeds
+        assert selected.selection == tuple(w for word in words for w in ("--filter", word))
         return
     with pytest.raises(ConfigError) as error:
         spec.select(words)
@@ -120,11 +120,11 @@ def test_status_of_selected_runs(store: Store, capsys: pytest.CaptureFixture[str
     assert tell(store, "status", "--tag", "wide", capsys=capsys).startswith(
         "small: 1 runs: 1 missing"
     )
-    chosen = status(store.folder, filters=["D=8192"])
-    assert (chosen.runs, chosen.missing, chosen.finished["ok"]) == (2, 1, 1)
-    assert chosen.C_done == chosen.C / 2
+    selected = status(store.folder, filters=["D=8192"])
+    assert (selected.runs, selected.missing, selected.finished["ok"]) == (2, 1, 1)
+    assert selected.C_done == selected.C / 2
     (store.folder / "manifest.json").unlink()
-    with pytest.raises(StoreError, match="holds no manifest"):
+    with pytest.raises(StoreError, match="has no manifest"):
         status(store.folder, tag="wide")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from analysis import laws
 from analysis.fitting.autodiff import Dual
 from analysis.fitting.minimise import minimise
 from analysis.fitting.power_terms import terms
-from analysis.fitting.problem import General, Powers, Problem
+from analysis.fitting.problem import GeneralModel, PowerSumModel, Problem
 from analysis.fitting.solver import gradients, solve
 
 EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_speed.py"))[
@@ -40,7 +41,9 @@ def problem(law, *, n=40, noise=0.01, seed=0, on="log", fixed=None, params=None,
     y = law.predict(params or EXAMPLES[law.name], **x)
     y = y * np.exp(noise * np.random.default_rng(seed + 1).standard_normal(n))
     groups = np.arange(n) if groups is None else groups
-    return Problem(law, x, y, np.ones(n), groups, fixed or {}, on)
+    return Problem(
+        law=law, columns=x, target=y, weights=np.ones(n), groups=groups, fixed=fixed or {}, on=on
+    )
 
 
 @pytest.mark.parametrize("name", laws.LAWS)
@@ -98,8 +101,8 @@ def test_lad_is_the_linear_programs_minimum():
 def test_sum_of_powers_and_general_solver_agree(name, on):
     p = problem(laws.LAWS[name], on=on, noise=0.003)
     q = problem(laws.LAWS[name], on=on, noise=0.003)
-    q.__dict__["model"] = General(q)
-    assert isinstance(p.model, Powers)
+    q.__dict__["model"] = GeneralModel(q)
+    assert isinstance(p.model, PowerSumModel)
     a, b = (minimise(each, "ls", None, 0) for each in (p, q))
     assert a.objective == pytest.approx(b.objective, rel=1e-9)
     for key, value in p.params(a.theta).items():
@@ -126,9 +129,9 @@ def test_resampled_counts_are_repeated_rows():
     batch = solve(p, np.repeat(start, 3, 1), 5e-3, counts=counts)
     for b, count in enumerate(counts):
         rows = np.repeat(np.arange(50), count)
-        alone = Problem(
-            p.law, {k: x[rows] for k, x in p.columns.items()}, p.target[rows],
-            np.ones(50), np.arange(50), {}, "log",
+        alone = replace(
+            p, columns={k: x[rows] for k, x in p.columns.items()}, target=p.target[rows],
+            weights=np.ones(50), groups=np.arange(50),
         )  # fmt: skip
         expected = minimise(alone, "huber", 5e-3, 0)
         assert batch.objective[b] == pytest.approx(expected.objective, rel=1e-9)
@@ -154,7 +157,7 @@ def test_a_held_direction_keeps_its_value_and_the_rest_is_minimised():
     held = solve(p, start, np.inf, hold=a[:, None])
     value = p.params(held.theta)["A"][0]
     assert np.log(value / p.params(found.theta)["A"][0]) == pytest.approx(0.3, abs=1e-4)
-    free = Problem(p.law, p.columns, p.target, p.weights, p.groups, {"A": value}, "log")
+    free = replace(p, fixed={"A": value})
     alone = minimise(free, "ls", None, 0)
     assert held.objective[0] == pytest.approx(alone.objective, rel=1e-6)
 
@@ -189,7 +192,7 @@ def test_dual_numbers_differentiate(a, b, x):
             assert np.broadcast_to(out.partials[j], 3) == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
-def test_a_law_that_numpy_cannot_batch_is_told_how_to_be_written():
+def test_the_error_for_an_unbatched_law_says_how_to_write_it():
     import math
 
     @laws.law(A=laws.Range(1, 10), alpha=laws.Range(0.1, 1))
@@ -197,6 +200,9 @@ def test_a_law_that_numpy_cannot_batch_is_told_how_to_be_written():
         return A * math.exp(-alpha) / N
 
     x = {"N": np.array([1.0, 2.0, 3.0])}
-    p = Problem(scalar, x, np.ones(3), np.ones(3), np.arange(3), {}, "log")
+    p = Problem(
+        law=scalar, columns=x, target=np.ones(3), weights=np.ones(3), groups=np.arange(3),
+        fixed={}, on="log",
+    )  # fmt: skip
     with pytest.raises(laws.LawError, match="Use numpy functions"):
         minimise(p, "ls", None, 0)

@@ -357,8 +357,8 @@ def test_batch_figures_recover_the_law_behind_them():
 
 @pytest.fixture(scope="module")
 def scan():
-    """Five sizes at four batch sizes on the laws of KAPLAN, what they say of compute-efficient
-    training, and its figures' input."""
+    """Five sizes at four batch sizes on the laws of KAPLAN, their compute-efficient training
+    and the input of its figures."""
     runs, curves = batch_scan(np.geomspace(1e4, 1e6, 5), (1024, 4096, 16384, 65536), end=0.05)
     critical = critical_batch(contours(curves, count=3), bootstrap=20)
     return runs, curves, critical, efficient(curves, critical, bootstrap=30)
@@ -558,7 +558,8 @@ def test_best_rates_are_the_minima():
 def test_learning_rates_transfer_where_they_do():
     rates = 1e-3 * 2.0 ** np.arange(7)
     runs = pd.DataFrame(
-        {"d_model": d, "mup_base_width": base, "lr_peak": lr / (1 if base is None else d / base), "B": B}
+        {"d_model": d, "mup_base_width": base, "B": B}
+        | {"lr_peak": lr / (1 if base is None else d / base)}
         | {"L": 3 + 1 / d + 0.05 * np.log(lr / (8e-3 * (16 / d if base is None else 1))) ** 2}
         for d, base in ((16, None), (64, None), (64, 16), (128, 16)) for lr in rates
         for B in (512, 2048)
@@ -607,7 +608,8 @@ def with_tests(sweep):
             for corpus, factor in (("prose", 1.0), ("kjv", 1.1), ("wikipedia", 1.2)):
                 tests.append(
                     {"run_id": run_id, "corpus": corpus, "tokens": 4096, "L": factor * run["L"],
-                     "L_stderr": 0.01, "bits_per_byte": factor * run["L"] / 2, "L_position": factor * curve}
+                     "L_stderr": 0.01, "bits_per_byte": factor * run["L"] / 2,
+                     "L_position": factor * curve}
                 )  # fmt: skip
     return pd.DataFrame(rows), pd.DataFrame(tests)
 

@@ -1,4 +1,4 @@
-"""`scaling fit | laws | validate | verify-published` on a stranger's table."""
+"""`scaling fit | laws | validate | verify-published` on tables of any origin."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_verify_published_prints_verdicts(published, tmp_path, capsys):
         (["--law", "kaplan_C", "--where", "N < 0"], "empty"),
     ],
 )
-def test_mistakes_end_in_one_line_and_code_two(table, arguments, message, capsys):
+def test_mistakes_end_with_one_line_and_code_two(table, arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", str(table), *MAP, *arguments])
     assert stop.value.code == 2
@@ -147,7 +147,7 @@ def test_warnings_are_notes_without_paths(table, capsys):
     assert error.count("\n") == 1 and "UserWarning" not in error and ".py" not in error
 
 
-def test_swapped_columns_are_told_once(table, capsys):
+def test_swapped_columns_are_reported_once(table, capsys):
     main(["fit", str(table), "--map", "loss=L,params=D,tokens=N", "--bootstrap", "0"])
     both = "".join(capsys.readouterr())
     assert both.count("swapped") == 1
@@ -155,7 +155,7 @@ def test_swapped_columns_are_told_once(table, capsys):
     assert "".join(capsys.readouterr()).count("swapped") == 1
 
 
-def test_columns_as_strangers_name_them(table, capsys):
+def test_columns_under_other_names(table, capsys):
     runs = pd.read_csv(table)
     runs["tokens"] = runs["tokens"].map("{:,.0f}".format)
     runs.assign(params_M=runs["params"] / 1e6).to_csv(table)
@@ -168,7 +168,7 @@ def test_columns_as_strangers_name_them(table, capsys):
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("D>>1", "'D>>1' is not a condition on the rows"),
         ("D", "'D' is not a condition on the rows"),
@@ -176,14 +176,14 @@ def test_columns_as_strangers_name_them(table, capsys):
         ("N < 0", "leaves an empty table: none of 40 rows match"),
     ],
 )
-def test_conditions_that_are_none(table, where, said, capsys):
+def test_invalid_conditions(table, where, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", str(table), *MAP, "--where", where])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and said in error and error.count("\n") == 1
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
 
 
-def test_a_condition_may_use_what_follows(table, capsys):
+def test_a_condition_may_use_derived_columns(table, capsys):
     main(["fit", str(table), *MAP, "--law", "power_N", "--where", "C > 0", "--bootstrap", "0"])
     assert "40 rows" in capsys.readouterr().out
 
@@ -206,15 +206,15 @@ def test_validate_takes_the_options_of_fit(table, capsys):
     assert stop.value.code == 2 and "delta=-1.0 must be positive" in capsys.readouterr().err
 
 
-def test_a_summary_is_of_a_results_folder(table, sweep, tmp_path, capsys):
+def test_summary_needs_a_results_folder(table, sweep, tmp_path, capsys):
     from scaling.table import write
 
     runs, curves = sweep()
     write(
         tmp_path / "s", runs.assign(status="failed").to_dict("records"), curves.to_dict("records")
     )
-    for path, said in ((table, "is a table; a summary needs"), (tmp_path / "s", "(30 failed)")):
+    for path, message in ((table, "is a table; a summary needs"), (tmp_path / "s", "(30 failed)")):
         with pytest.raises(SystemExit) as stop:
             main(["summary", str(path)])
         error = capsys.readouterr().err
-        assert stop.value.code == 2 and said in error and error.count("\n") == 1
+        assert stop.value.code == 2 and message in error and error.count("\n") == 1

@@ -91,7 +91,7 @@ LOOKS = (
 )
 def test_ids_of_runs_are_plain_words(store: Store, name: str):
     assert not is_run_id(name)
-    with pytest.raises(StoreError, match="one plain word"):
+    with pytest.raises(StoreError, match="a single plain word"):
         store.run_folder(name)
 
 

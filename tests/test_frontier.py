@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from exact_fits import exact_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,26 +12,20 @@ from analysis.data_limits import data_rule
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import slices
-from analysis.frontiers.optimum import _argmin
+from analysis.frontiers.optimum import minimise_over_size
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 from scaling.errors import ConfigError, TableError
 
 C_MIDDLE = 1e12
 
 
 def known(law: Law, columns: pd.DataFrame | None = None, **params: float) -> FitResult:
-    """A law with given parameters, as a fit that has no doubt of them."""
+    """A law with given parameters, as an exact fit."""
     if columns is None:
         columns = pd.DataFrame({"N": [1e3, 1e6], "D": [1e5, 1e8]})
-    runs = columns.assign(C=6 * columns["N"] * columns["D"])
-    runs["L"] = law.predict(params, **{name: runs[name] for name in law.inputs})
-    return FitResult(
-        law=law, params=params, stderr=dict.fromkeys(params, 0.0),
-        samples=pd.DataFrame([params] * 3), runs=runs, objective=0.0, loss="none",
-        status=("converged",), certificate={},
-    )  # fmt: skip
+    return exact_fit(law, params, columns.assign(C=6 * columns["N"] * columns["D"]))
 
 
 def with_size(sweep, **changes):
@@ -91,7 +86,7 @@ def front_isoflop(sets):
     return frontier(sets, method="isoflop", bootstrap=10)
 
 
-def test_minima_at_the_edge_and_concave_sets_are_told_and_not_used(optimum):
+def test_minima_at_the_edge_and_concave_sets_are_reported_and_not_used(optimum):
     def budget(C, factors):
         N = optimum(C)[0] * np.asarray(factors)
         return pd.DataFrame({"N": N, "D": C / (6 * N), "C": C})
@@ -123,7 +118,7 @@ def test_closed_form_numeric_and_definition_agree(E, A, B, alpha, beta):
     C = np.array([1e12, 1e18, 1e23])
     at = front.at(C=C)
     params = {name: np.array([[value]]) for name, value in result.params.items()}
-    numeric = _argmin(laws.chinchilla, params, C, lambda N: 6.0 * N)[0]
+    numeric = minimise_over_size(laws.chinchilla, params, C, lambda N: 6.0 * N)[0]
     bounded = (at["N"] > 1) & (at["D"] > 1)  # the search is for whole parameters and tokens
     assert at["N"][bounded].to_numpy() == pytest.approx(numeric[bounded], rel=1e-5)
     for factor in (0.9, 1.1):
@@ -198,7 +193,7 @@ def test_embeddings_left_out_of_the_count():
         N = np.logspace(2.9, 9.2, 20)
         C = np.logspace(5, 24, 2001)
         p = {name: np.array([[value]]) for name, value in params.items()}
-        best = _argmin(law, p, C, six)[0]
+        best = minimise_over_size(law, p, C, flops_6N)[0]
         C_of = np.exp(np.interp(np.log(N), np.log(best), np.log(C)))
         slope = np.polyfit(np.log(C_of), np.log(N), 1)[0]
         assert slope == pytest.approx(published, abs=0.01)
@@ -241,10 +236,10 @@ def test_nanochat_exponents(published):
     """nanochat's isoFLOP optima under three counts of parameters: .54/.49, .37/.50, .70/.41."""
     folder = published / "nanochat_pearce_kaplan_tables"
     table = pd.read_csv(folder / "nanochat_isoflop_optima.csv")
-    said = {"kaplan_no_emb_with_lm_head": (0.54, 0.49), "all": (0.37, 0.50)}
-    said["transformer"] = (0.70, 0.41)
+    expected = {"kaplan_no_emb_with_lm_head": (0.54, 0.49), "all": (0.37, 0.50)}
+    expected["transformer"] = (0.70, 0.41)
     for convention, rows in table.groupby("convention"):
-        a, b = next(v for k, v in said.items() if str(convention).startswith(k))
+        a, b = next(v for k, v in expected.items() if str(convention).startswith(k))
         x = np.log(rows["flops_exact"])
         assert np.polyfit(x, np.log(rows["eff_params"]), 1)[0] == pytest.approx(a, abs=0.015)
         assert np.polyfit(x, np.log(rows["tokens"]), 1)[0] == pytest.approx(b, abs=0.015)
@@ -307,7 +302,7 @@ def test_the_same_seed_gives_the_same_numbers(sweep):
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "expected"),
     [
         (lambda runs, curves: frontier(runs, method="magic"), "'magic' is unknown"),
         (lambda runs, curves: frontier(runs, method="envelope"), "needs learning curves"),
@@ -327,8 +322,8 @@ def test_the_same_seed_gives_the_same_numbers(sweep):
         (lambda runs, curves: frontier(runs.assign(status="failed")), "no run"),
     ],
 )
-def test_clear_messages(sweep, call, said):
-    with pytest.raises(TableError, match=said):
+def test_clear_messages(sweep, call, expected):
+    with pytest.raises(TableError, match=expected):
         call(*with_size(sweep))
 
 
@@ -344,7 +339,7 @@ def test_a_law_of_one_input_has_no_frontier(sweep):
             frontier(both).at(C=C)
 
 
-def test_overfitting_to_be_allowed_is_positive():
+def test_allowed_overfitting_must_be_positive():
     kaplan = known(laws.kaplan_ND, N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
     with pytest.raises(ConfigError, match="overfit=0 must be positive"):
         data_rule(kaplan, overfit=0)

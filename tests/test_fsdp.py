@@ -1,5 +1,4 @@
-"""Parameters that ranks share: the numbers of one process alone, and no more of them whole than is
-computed with."""
+"""Sharded parameters: same numbers as one process, and tensors are whole only while in use."""
 
 from __future__ import annotations
 
@@ -28,12 +27,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 ONE = Execution(threads=1, device="cpu")
 SHARDED = dataclasses.replace(ONE, devices=2, shard=True)
 CLOSE = {"rel": 1e-5}
-"""Losses of a few steps in float32, whose sums go in another order."""
+"""Tolerance for losses after a few steps in float32, summed in another order."""
 
 
 @pytest.fixture
 def run(text_file):
-    """No tensor is a multiple of two or three; 31 test windows are no even share."""
+    """No size is a multiple of two or three; the 31 test windows are odd."""
     shape = {"n_layer": 3, "d_model": 15, "n_head": 3, "n_ctx": 16, "d_ff": 33, "tied": False}
     return from_dict(
         {
@@ -69,7 +68,7 @@ MODERN = {
         ({"model.family": "lstm"}, {}, CLOSE),
     ],
 )
-def test_sharded_runs_have_the_numbers_of_one_process(run, settings, execution, close):
+def test_sharded_runs_match_one_process(run, settings, execution, close):
     run = override(run, settings)
     alone = train(run, execution=ONE)
     result = train(run, execution=dataclasses.replace(SHARDED, **execution))
@@ -79,10 +78,12 @@ def test_sharded_runs_have_the_numbers_of_one_process(run, settings, execution, 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # hidden by it elsewhere
-def test_blocks_are_compiled_where_parameters_are_shared(run):
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # raised in torch
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # raised in torch
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # elsewhere torch hides it
+def test_blocks_are_compiled_when_sharded(run):
     alone = train(run, execution=ONE)
     result = train(run, execution=dataclasses.replace(SHARDED, compile=True, recompute=True))
     assert curve(result, "L", "grad_norm") == pytest.approx(
@@ -90,11 +91,12 @@ def test_blocks_are_compiled_where_parameters_are_shared(run):
     )
 
 
-def test_the_noise_of_sharded_ranks_is_that_of_parts_of_them_all(run):
+def test_the_noise_scale_of_sharded_ranks_compares_micro_batches_of_all_ranks(run):
     one_step = override(run, {"tokens": 192, "eval.noise_parts": 2})  # 12 sequences
     (point,) = train(one_step, execution=SHARDED).curve
     trainer = Trainer([one_step], ONE, [None])
-    order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]  # the first parts of both ranks, then the second
+    # The first micro-batches of both ranks, then the second ones.
+    order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]
     windows_bt = trainer.trajectories[0].leader.next_windows(slice(0, 12))[order]
     trainer.training_step.gradient(trainer.stack, torch.from_numpy(windows_bt)[None])
     assert trainer.stack.noise is not None
@@ -103,7 +105,7 @@ def test_the_noise_of_sharded_ranks_is_that_of_parts_of_them_all(run):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_only_what_is_computed_with_is_whole(run, monkeypatch, recompute):
+def test_tensors_are_whole_only_while_in_use(run, monkeypatch, recompute):
     run = override(run, {"model.n_layer": 16})
     gather, alive, most = Ranks.gather, [], []
 
@@ -114,10 +116,10 @@ def test_only_what_is_computed_with_is_whole(run, monkeypatch, recompute):
         most.append(sum(n for _, n in alive))
         return whole_ku
 
-    monkeypatch.setattr(Ranks, "gather", counted)  # in rank 0 only
+    monkeypatch.setattr(Ranks, "gather", counted)  # only in rank 0
     train(run, execution=dataclasses.replace(SHARDED, recompute=recompute))
     block = sum(prod(shape) for name, shape in _model(run).shapes.items() if name[:2] == "0.")
-    # a layer, the embedding or the output layer, and what gloo's thread is late to let go of
+    # A layer, the embedding or the output layer, and what gloo's thread frees late.
     assert block <= max(most) < _model(run).P / 3
 
 
@@ -131,7 +133,7 @@ def _model(run):
     st.booleans(),
     st.sampled_from(["matrices", "embeddings", "all"]),
 )
-def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
+def test_the_shards_of_all_ranks_make_up_the_whole_state(size, d_model, tied, decay):
     model = Decoder(ModelConfig(n_layer=2, d_model=d_model, n_head=1, n_ctx=4, tied=tied), 7)
     optim = OptimConfig(decay=decay)
     row_1p = model.init([0])
@@ -145,7 +147,7 @@ def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
     assert len({len(mine.flat_p) for mine in own}) == 1
 
     class StandIn(Ranks):
-        """A rank with the others' rows at hand."""
+        """A rank that has the rows of all others."""
 
         def gather(self, part_ku):
             return torch.cat(next(parts))[None]
@@ -162,7 +164,7 @@ def test_the_parts_of_all_ranks_are_the_whole_state(size, d_model, tied, decay):
     assert own[0].adamw.keys() == state.adamw.keys()
 
 
-def test_what_cannot_be_sharded_is_refused(run):
+def test_runs_that_cannot_be_sharded_are_refused(run):
     growing = override(run, {"optim.batch_warmup_tokens": 768, "batch_tokens": 768})
     with pytest.raises(ConfigError, match=r"needs steps that all devices share equally"):
         train(growing, execution=SHARDED)

@@ -141,8 +141,8 @@ def test_progress_is_reported_and_a_narrower_interval_continues():
         {run: r for run, r in rows.items() if run in spec.by_id}, None, rounds[:1]
     )
     assert first.notes == [
-        "chinchilla alpha: interval of width 0.11 after 0 rounds, 0.1 asked; round 1 is expected to "
-        "make it 0.055, 0 of its 3 runs have finished"
+        "chinchilla alpha: interval of width 0.11 after 0 rounds, 0.1 asked; round 1 is "
+        "expected to make it 0.055, 0 of its 3 runs have finished"
     ]
     narrower = Spec.from_text(GRID.replace("0.1 }", "0.05, rounds = 2 }"))
     due = narrower.designed(rows, None, rounds).due

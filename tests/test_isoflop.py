@@ -1,4 +1,4 @@
-"""IsoFLOP sets of others: what is off in them is told, corrected or refused."""
+"""IsoFLOP tables of other people: their flaws are reported, corrected or refused."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_a_strangers_table_whose_compute_is_off_6ND(optimum, tmp_path, capsys):
     }
 
 
-def test_strays_between_budgets_join_none(optimum):
+def test_runs_between_budgets_join_none(optimum):
     table = isoflop_sets(optimum)
     strays = loss(pd.DataFrame({"N": [1e4, 3e4, 2e5], "D": [1e6, 2e6, 4e6]}))
     strays["C"] = 6 * strays["N"] * strays["D"]
@@ -75,7 +75,7 @@ def test_strays_between_budgets_join_none(optimum):
 
 
 def test_sizes_that_are_nearly_equal_are_one(optimum):
-    """Read off a figure, or counted with and without norms: an interpolation between them is wild."""
+    """Sizes read off a figure, or counted with and without norms, would bend an interpolation."""
     table = isoflop_sets(optimum)
     again = table.assign(N=table["N"] * 1.0001)
     again["L"] *= 1.004
@@ -102,7 +102,7 @@ def test_the_bias_of_parabolas_is_measured(optimum, factors, alpha):
     assert front.optima["bias"].to_numpy() == pytest.approx(off.to_numpy(), abs=2e-3)
     assert np.abs(off).max() > 0.004
     assert front.bias["N"] == pytest.approx(np.expm1(off.mean()), abs=2e-3)
-    assert "of which the method itself" in str(front)
+    assert "bias of the method" in str(front)
     akima = frontier(table, method="akima", bootstrap=20)
     assert abs(akima.bias["N"]) < abs(front.bias["N"])
 
@@ -128,7 +128,7 @@ def test_minima_that_noise_may_turn_over_are_not_used(optimum):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda t: t[t["C"] == 1e10], r"two budgets.*one budget only|N_opt\(1e\+10\)"),
         (lambda t: t.groupby("C").head(3), "at least 4 sizes at one C"),
@@ -140,8 +140,8 @@ def test_minima_that_noise_may_turn_over_are_not_used(optimum):
         (lambda t: t.assign(L=6 - t["L"]), "edge|smallest or largest|downwards"),
     ],
 )
-def test_sets_that_give_no_frontier_say_why(optimum, change, said):
-    with pytest.raises(TableError, match=said):
+def test_sets_that_give_no_frontier_say_why(optimum, change, expected):
+    with pytest.raises(TableError, match=expected):
         frontier(change(isoflop_sets(optimum)), method="isoflop", bootstrap=5)
 
 
@@ -160,8 +160,8 @@ def test_counts_and_flops_from_the_shape():
     total = [parameters(m, 1024).N_total for m in models]
     by_shape = counted(table, "N_total", "C_matmul")
     assert by_shape["N"].tolist() == total
-    said = [flops_per_token(m, 1024, "matmul") * 1e6 for m in models]
-    assert by_shape["C"].tolist() == pytest.approx(said)
+    expected = [flops_per_token(m, 1024, "matmul") * 1e6 for m in models]
+    assert by_shape["C"].tolist() == pytest.approx(expected)
     assert counted(table, "N_total", "6 N_total D")["C"].tolist() == pytest.approx(
         [6e6 * n for n in total]
     )
@@ -201,8 +201,11 @@ def test_another_convention_of_isoflop_sets_is_interpolated_between_budgets(opti
 
 
 def test_hoffmanns_second_approach(published):
-    """Hoffmann et al. 2022, Table 2: N_opt ~ C^0.49 [.462, .534] by isoFLOP minima; from the runs as
-    Besiroglu et al. 2024 read them off Fig. 4, C within 30 % of nine budgets."""
+    """Hoffmann et al. 2022, Table 2: N_opt ~ C^0.49 [.462, .534] by isoFLOP minima.
+
+    The runs are those that Besiroglu et al. 2024 read off Fig. 4, with C within 30 % of nine
+    budgets.
+    """
     table = pd.read_csv(published / "besiroglu2024_epoch" / "svg_extracted_data.csv")
     runs = load(table, map={"Model Size": "N", "Training FLOP": "C", "loss": "L"})
     for method in ("isoflop", "akima"):

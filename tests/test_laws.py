@@ -94,12 +94,18 @@ def test_routed_saturates_at_both_ends():
     assert laws.routed.predict(p, N=N, E=1e12) == pytest.approx(plain(300.0))
 
 
-def test_every_law_says_what_it_is_and_where_it_comes_from():
+def test_every_law_has_a_formula_and_a_source():
     rows = laws.table()
     assert len(rows) == len(laws.LAWS) >= 20
     assert (rows["source"].str.len() > 10).all()
     for each in laws.LAWS.values():
         assert set(each.params) and "=" in each.formula
+
+
+def test_every_law_is_a_public_name_of_the_package():
+    for name, each in laws.LAWS.items():
+        assert getattr(laws, name) is each and name in laws.__all__
+    assert all(hasattr(laws, name) for name in laws.__all__)
 
 
 def test_a_law_in_ten_lines():
@@ -110,7 +116,8 @@ def test_a_law_in_ten_lines():
 
     assert shared.inputs == ("N", "D") and shared.params == ("E", "A", "alpha", "kappa")
     assert shared.formula == "L(N, D) = E + A (1/N + kappa/D)^alpha"
-    assert shared(1e6, 1e9, E=1, A=2, alpha=0.5, kappa=10) == pytest.approx(1 + 2 * 1.1e-6**0.5 * (1.01 / 1.1) ** 0.5)  # fmt: skip
+    value = shared(1e6, 1e9, E=1, A=2, alpha=0.5, kappa=10)
+    assert value == pytest.approx(1 + 2 * 1.1e-6**0.5 * (1.01 / 1.1) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -163,20 +170,21 @@ def test_resolve_by_name_column_and_file(tmp_path):
     with pytest.raises(LawError, match="no such file"):
         laws.resolve(f"{tmp_path}/absent.py:one")
     good = file.read_text()
-    for bad, said in (
+    for bad, message in (
         ("1 / 0\n", "cannot be loaded: ZeroDivisionError"),
         ("import sys; sys.exit(0)\n", "cannot be loaded: SystemExit"),
         (good.replace("A / N\n", "A / M\n"), "the law one cannot be computed: NameError"),
     ):
         file.write_text(bad)
-        with pytest.raises(LawError, match=said):
+        with pytest.raises(LawError, match=message):
             laws.resolve(f"{file}:one")
 
 
 def test_laws_pickle_and_are_keys(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from analysis import law, Range\n@law(A=Range(1, 10))\ndef one(N, *, A):\n    return A / N\n"
+        "from analysis import law, Range\n@law(A=Range(1, 10))\n"
+        "def one(N, *, A):\n    return A / N\n"
     )
     made = [laws.power("tokens"), laws.floor("N"), laws.broken("N", 2), laws.broken("x_2")]
     for each in (*laws.LAWS.values(), *made, laws.resolve(f"{file}:one")):

@@ -1,3 +1,5 @@
+"""load(): folders of sweeps and tables of any origin, checked, derived and warned of."""
+
 import json
 import warnings
 
@@ -50,15 +52,15 @@ def test_a_diverged_run_keeps_the_good_part_of_its_curve(tmp_path, sweep):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "jsonl", "json"])
-def test_a_strangers_table_in_any_format(tmp_path, suffix):
-    there = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 1e8], "val/loss": [3.0, 2.8]})
+def test_a_table_of_another_origin_in_any_format(tmp_path, suffix):
+    foreign = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 1e8], "val/loss": [3.0, 2.8]})
     path = tmp_path / f"table.{suffix}"
     {
-        "csv": lambda: there.to_csv(path, index=False),
-        "tsv": lambda: there.to_csv(path, index=False, sep="\t"),
-        "parquet": lambda: there.to_parquet(path),
-        "jsonl": lambda: there.to_json(path, orient="records", lines=True),
-        "json": lambda: there.to_json(path, orient="records"),
+        "csv": lambda: foreign.to_csv(path, index=False),
+        "tsv": lambda: foreign.to_csv(path, index=False, sep="\t"),
+        "parquet": lambda: foreign.to_parquet(path),
+        "jsonl": lambda: foreign.to_json(path, orient="records", lines=True),
+        "json": lambda: foreign.to_json(path, orient="records"),
     }[suffix]()
     got = load(path, map={"params": "N", "tokens": "D", "val/loss": "L"})
     assert got["C"].tolist() == [6e14, 1.2e15]
@@ -67,7 +69,7 @@ def test_a_strangers_table_in_any_format(tmp_path, suffix):
 
 @settings(deadline=None)
 @given(N=positive, S=st.integers(1, 10**6), B=st.integers(1, 10**6))
-def test_what_is_missing_is_derived_exactly(N, S, B):
+def test_missing_columns_are_derived_exactly(N, S, B):
     full = {"N": N, "D": float(S * B), "C": 6.0 * N * S * B, "S": S, "B": B, "L": 3.0}
     for keep in (("N", "D"), ("N", "C"), ("C", "D"), ("N", "S", "B"), ("C", "S", "B")):
         row = pd.DataFrame([{name: full[name] for name in (*keep, "L")}])
@@ -79,7 +81,7 @@ def test_what_is_missing_is_derived_exactly(N, S, B):
             assert (name in got.attrs["derived"]) == (name not in keep)
 
 
-def test_curves_of_a_stranger_need_a_run_id():
+def test_curves_of_another_origin_need_a_run_id():
     points = pd.DataFrame({"N": [1e6, 1e6], "D": [2e7, 4e7], "L": [3.0, 2.9]})
     with pytest.raises(TableError, match="no column 'run_id'"):
         load(points, curves=True)
@@ -87,7 +89,7 @@ def test_curves_of_a_stranger_need_a_run_id():
     assert got["D_total"].tolist() == [4e7, 4e7] and got["L_final"].tolist() == [2.9, 2.9]
 
 
-def test_what_looks_wrong_is_said():
+def test_suspicious_values_are_warned_of():
     good = pd.DataFrame({"N": [1e6, 2e6], "D": [2e7, 4e7], "L": [3.0, 2.8]})
     load(good)
     with pytest.warns(UserWarning, match="are N and D swapped"):
@@ -101,7 +103,7 @@ def test_what_looks_wrong_is_said():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.drop(columns="L").rename(columns={"N": "n"}), "has no column 'N'"),
         (lambda t: t.rename(columns={"L": "test_loss"}), "Is it 'test_loss'.*map="),
@@ -109,9 +111,9 @@ def test_what_looks_wrong_is_said():
         (lambda t: t.iloc[:0], "no runs"),
     ],
 )
-def test_a_table_that_cannot_be_used(change, said):
+def test_a_table_that_cannot_be_used(change, message):
     good = pd.DataFrame({"N": [1e6, 2e6], "D": [2e7, 4e7], "L": [3.0, 2.8]})
-    with pytest.raises(TableError, match=said):
+    with pytest.raises(TableError, match=message):
         load(change(good))
 
 
@@ -140,7 +142,7 @@ def test_a_map_never_hides_a_column():
         load(both, map={"los": "L"})
 
 
-def test_the_table_given_is_left_alone():
+def test_the_input_table_is_not_modified():
     mine = pd.DataFrame({"N": [1e6], "D": [2e7], "L": [3.0]})
     load(mine)
     assert list(mine) == ["N", "D", "L"] and json.dumps(mine.attrs) == "{}"
@@ -176,7 +178,7 @@ def test_words_in_a_column_of_numbers(tmp_path):
         load(path)
 
 
-def test_numbers_as_people_write_them(tmp_path):
+def test_numbers_with_commas_and_suffixes(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text(
         '\ufeff,n_params, train_tokens,final_loss\n0,70M,"1,400,000,000",3.2\n1,1.5B,1.4T,2.5\n'
@@ -192,28 +194,28 @@ def test_numbers_as_people_write_them(tmp_path):
             load(nl(N=["1e6", word, "4e6"]), need=("N", "L"))
 
 
-def test_the_likeliest_column_is_named():
-    there = pd.DataFrame({"Test Loss": [3.0], "n_params": [1e6], "train_tokens": [2e7]})
+def test_the_likeliest_column_is_suggested():
+    foreign = pd.DataFrame({"Test Loss": [3.0], "n_params": [1e6], "train_tokens": [2e7]})
     for names, guess in (
         ({}, "Is it 'n_params'"),
         ({"n_params": "N"}, "Is it 'train_tokens'"),
         ({"n_params": "N", "train_tokens": "D"}, "--map 'Test Loss=L'"),
     ):
         with pytest.raises(TableError, match=guess):
-            load(there, map=names)
+            load(foreign, map=names)
 
 
 def test_a_map_may_hold_expressions(tmp_path):
-    there = pd.DataFrame(
+    foreign = pd.DataFrame(
         {"params_M": ["1,000", "2000"], "log10_tokens": [8.0, 9.0], "val ppl": 20.0}
     )
     names = {"1e6 * params_M": "N", "10**log10_tokens": "D", "log(`val ppl`)": "L"}
-    got = load(there, map=names)
+    got = load(foreign, map=names)
     assert got["N"].tolist() == [1e9, 2e9] and got["D"].tolist() == pytest.approx([1e8, 1e9])
     assert got["L"][0] == pytest.approx(np.log(20))
     for wrong in ("1e6 * params_M *", "params_M + nothing"):
         with pytest.raises(TableError, match="no expression of columns"):
-            load(there, map={wrong: "N"})
+            load(foreign, map={wrong: "N"})
 
 
 def test_two_columns_of_one_name(tmp_path):
@@ -225,7 +227,7 @@ def test_two_columns_of_one_name(tmp_path):
         load(nl(a=1.0, b=2.0), map={"a": "L", "b": "L", "L": "old"}, need=("N", "L"))
 
 
-def test_units_that_look_wrong_are_said():
+def test_units_that_look_wrong_are_warned_of():
     good = nl(D=[2e7, 4e7, 8e7])
     with pytest.warns(UserWarning, match="N = 2 and D = 0.04; is that in millions or billions"):
         load(good.assign(N=good["N"] / 1e6, D=good["D"] / 1e9))
@@ -235,14 +237,14 @@ def test_units_that_look_wrong_are_said():
         load(good.assign(C=6 * good["N"] * good["D"] / 8.64e19))
 
 
-def test_a_fit_says_itself_that_N_and_D_are_swapped():
+def test_a_fit_reports_swapped_N_and_D():
     swapped = nl(D=[1e4, 1e5, 2e5]).assign(N=[1e6, 1e7, 2e7])
     with pytest.warns(UserWarning, match="swapped"):
         load(swapped)
     load(swapped, need=("N", "D", "L"))  # no second warning beside the status of the fit
 
 
-def test_rows_whose_status_is_not_ours():
+def test_rows_of_unknown_status():
     table = nl(D=1e8, status=["completed", "completed", "killed"])
     with pytest.raises(TableError, match="2 'completed', 1 'killed', but rows that count are"):
         load(table)
@@ -265,7 +267,7 @@ def wandb():
     )
 
 
-def test_the_runs_table_of_weights_and_biases(tmp_path):
+def test_a_table_of_runs_from_weights_and_biases(tmp_path):
     path = tmp_path / "wandb_export.csv"
     wandb().to_csv(path, index=False)
     names = {"config.params": "N", "config.tokens": "D", "val/loss": "L"}
@@ -278,7 +280,7 @@ def test_the_runs_table_of_weights_and_biases(tmp_path):
     assert "status" not in load(states)  # a column of that name, but not theirs
 
 
-def test_a_chart_of_weights_and_biases_is_one_row_a_run_and_step(tmp_path):
+def test_a_chart_from_weights_and_biases_becomes_one_row_per_run_and_step(tmp_path):
     path = tmp_path / "chart.csv"
     names = [f"{run} - val/loss{end}" for run in ("a - b", "c") for end in ("", "__MIN", "__MAX")]
     columns = dict(zip(names, ([3.0, 2.0], [0, 0], [9, 9], [4.0, np.nan], 1, 1), strict=True))

@@ -1,4 +1,4 @@
-"""The gradient noise scale against answers that are known exactly."""
+"""The gradient noise scale, compared with exact values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ ONE = Execution(threads=1, device="cpu")
 
 
 def test_moments_of_gaussian_gradients():
-    """Gradients G + N(0, Sigma) of single tokens: both moments and their ratio, for two models."""
+    """Both moments and their ratio for gradients G + N(0, Sigma) of single tokens, two models."""
     generator = torch.Generator().manual_seed(0)
     G = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.0, 0.0]], dtype=torch.float64)
-    sigma = torch.tensor([[1.0, 2.0, 0.5], [3.0, 1.0, 4.0]], dtype=torch.float64)  # std of each
+    sigma = torch.tensor(
+        [[1.0, 2.0, 0.5], [3.0, 1.0, 4.0]], dtype=torch.float64
+    )  # standard deviations
     noise = NoiseScale(torch.zeros(2, NoiseScale.SIZE, dtype=torch.float64))
     estimates = []
-    for _ in range(4000):  # 8 parts of 4 tokens
+    for _ in range(4000):  # 8 micro-batches of 4 tokens
         parts = (
             G[:, None]
             + sigma[:, None]
@@ -38,11 +40,11 @@ def test_moments_of_gaussian_gradients():
     torch.testing.assert_close(square, G.square().sum(1), rtol=0.05, atol=0)
     scales, cross = noise.scales()
     assert (scales == cross).all()
-    # the running mean forgets: 50 steps behind it
+    # The running mean covers only about 50 steps.
     torch.testing.assert_close(scales, sigma.square().sum(1) / G.square().sum(1), rtol=0.4, atol=0)
 
 
-def test_running_means_have_no_bias_from_their_start():
+def test_running_means_are_corrected_for_their_start():
     noise = NoiseScale(torch.zeros(1, NoiseScale.SIZE, dtype=torch.float64))
     for steps in range(1, 4):
         small, big = torch.tensor([3.0]), torch.tensor([2.0])
@@ -51,7 +53,7 @@ def test_running_means_have_no_bias_from_their_start():
         assert noise.moments()[0].tolist() == pytest.approx([2.0, 1.0, 2.0, 1.0]), steps
 
 
-def test_noise_that_drowns_the_gradient_has_no_scale():
+def test_the_scale_is_nan_when_noise_hides_the_gradient():
     noise = NoiseScale(torch.zeros(1, NoiseScale.SIZE, dtype=torch.float64))
     noise.update(
         (torch.tensor([3.0]), 1),
@@ -76,8 +78,8 @@ def run(text_file, own_cache):
     )
 
 
-def test_both_estimates_of_a_decoder_against_all_its_gradients(run):
-    """The data are 64 sequences: Sigma and G come from the gradient of each of them, one by one."""
+def test_both_estimates_match_the_gradients_of_all_sequences(run):
+    """Sigma and G are computed from the gradients of all 64 sequences of the data."""
     trainer = Trainer([run], ONE, [None])
     model, flat = trainer.model, trainer.stack.flat_kp
     windows = torch.from_numpy(trainer.trajectories[0].leader.tokens.batch(0, 0, 64))
@@ -106,13 +108,13 @@ def test_both_estimates_of_a_decoder_against_all_its_gradients(run):
     assert trace_norm / square_norm == pytest.approx(exact[1], rel=0.1)
 
 
-def test_a_run_records_it_and_packs_and_resumes_agree(run, tmp_path):
+def test_a_run_records_the_scale_and_packs_and_resumes_agree(run, tmp_path):
     other = override(run, {"seed": 3, "optim.lr": 1e-3})
     whole = train(run, execution=ONE)
     last = whole.curve[-1]
     assert last["B_noise"] > 0 and last["B_noise_norm"] > 0 and last["grad_norm"] > 0
     plain = train(override(run, {"eval.noise_parts": None}), execution=ONE)
-    assert whole.row["L"] == pytest.approx(plain.row["L"], abs=1e-4)  # sums of four parts
+    assert whole.row["L"] == pytest.approx(plain.row["L"], abs=1e-4)  # sums of four micro-batches
     assert plain.curve[-1]["B_noise"] != plain.curve[-1]["B_noise"]
     together = train_pack([run, other], execution=ONE)
     assert together[0].curve == whole.curve
@@ -124,7 +126,7 @@ def test_a_run_records_it_and_packs_and_resumes_agree(run, tmp_path):
         train_pack([run, override(run, {"eval.noise_parts": 2})], execution=ONE)
 
 
-def test_parts_must_divide_a_step(run):
+def test_noise_parts_must_divide_a_step(run):
     with pytest.raises(
         ConfigError, match=r"noise_parts=3 does not divide the 8 sequences .* use 2"
     ):
@@ -133,7 +135,7 @@ def test_parts_must_divide_a_step(run):
         override(run, {"eval.noise_parts": 1})
 
 
-def test_gains_of_each_sequence_are_those_of_all():
+def test_gains_repeated_per_sequence_give_the_same_loss():
     model = Decoder(ModelConfig(n_layer=2, d_model=8, n_head=2, n_ctx=8, norm="rmsnorm"), 32)
     flat = model.init([0, 1]).double()
     p = model.named(flat)

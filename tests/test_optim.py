@@ -1,4 +1,4 @@
-"""Schedules and AdamW."""
+"""Learning-rate schedules, optimizers and muP."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_last_step_has_the_final_fraction(name):
     assert (schedule(run, int(middle)) + schedule(run, int(middle) + 1)) / 2 == pytest.approx(0.625)
 
 
-def test_wsd_trunk_does_not_know_its_end():
+def test_a_wsd_trunk_does_not_depend_on_its_horizon():
     short, long = (
         run_of(S, schedule="wsd", warmup_tokens=10 * 128, cooldown_fraction=0.2) for S in (100, 200)
     )
@@ -84,12 +84,12 @@ def by_hand(p, grads, c, lr, decay):
 
 
 def slots(matrices, P=10):
-    """A model of which only the places of its tensors are known."""
+    """A stand-in for a model that only knows where its tensors lie."""
     ends = {"matrix": matrices, "embedding": matrices + 1, "head": matrices + 1, "vector": P}
     return SimpleNamespace(ends=ends, P=P, offsets={}, model=ModelConfig())
 
 
-def test_adamw_by_hand_each_row_with_its_own_settings():
+def test_adamw_matches_the_paper_with_settings_by_row():
     configs = [
         OptimConfig(beta2=0.9, weight_decay=0.3, clip=None),
         OptimConfig(beta1=0.5, weight_decay=0.0, clip=None),
@@ -106,7 +106,7 @@ def test_adamw_by_hand_each_row_with_its_own_settings():
             torch.testing.assert_close(flat[k, part].detach(), expected)
 
 
-def test_norms_of_long_rows_keep_their_digits():
+def test_norms_of_long_rows_are_accurate():
     for P in (1000, 2**15, 3 * 10**7):
         x_kp = torch.arange(2 * P, dtype=torch.float32).sin_().view(2, P)
         exact_k = torch.linalg.vector_norm(x_kp, dim=1, dtype=torch.float64)
@@ -128,7 +128,7 @@ def test_clipping_is_by_row():
     [("matrices", {"matrix"}), ("embeddings", {"matrix", "embedding", "head"}), ("all", None)],
 )
 @pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
-def test_decay_acts_on_what_it_should(kind, decay, decayed):
+def test_decay_acts_on_the_chosen_tensors(kind, decay, decayed):
     model = Decoder(ModelConfig(n_layer=1, d_model=8, tied=False, n_ctx=4), 16)
     flat = torch.ones(1, model.P)
     config = OptimConfig(optimizer=kind, decay=decay, weight_decay=0.5)
@@ -146,13 +146,13 @@ def random_rows(model, K=2):
 
 
 @pytest.mark.parametrize("kind", ["adafactor", "muon"])
-def test_matrices_are_updated_as_torch_does_alone(kind):
+def test_matrices_are_updated_as_by_torch_alone(kind):
     shape = ModelConfig(n_layer=1, d_model=8, n_kv_head=1, activation="swiglu", n_ctx=4)
     model = Decoder(shape, 16)
     flat, grads = random_rows(model)
     config = OptimConfig(optimizer=kind, clip=None, weight_decay=0.3)
     start = {name: value[1].clone() for name, value in model.named(flat).items()}
-    optimizer = Optimizer(flat, model, [OptimConfig(), config])  # kinds may differ in a pack
+    optimizer = Optimizer(flat, model, [OptimConfig(), config])  # a pack may mix kinds
     for grad in grads:
         optimizer.step(grad.clone(), [(0.1, 0.1), (0.02, 0.05)])
     after = {name: value[1] for name, value in model.named(flat).items()}
@@ -176,7 +176,7 @@ def test_matrices_are_updated_as_torch_does_alone(kind):
                 alone.step()
             ours = after[name].split(columns, 1)[number] if columns else after[name]
             torch.testing.assert_close(ours, parameter.detach(), rtol=1e-4, atol=1e-6)
-    if kind == "muon":  # the rest is AdamW's
+    if kind == "muon":  # other parameters use AdamW
         expected = by_hand(
             start["norm.weight"], [g["norm.weight"] for g in named], config, 0.05, 0.0
         )
@@ -184,7 +184,7 @@ def test_matrices_are_updated_as_torch_does_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
-def test_a_saved_row_goes_on_as_if_undisturbed(kind):
+def test_a_saved_row_continues_exactly(kind):
     model = Decoder(ModelConfig(n_layer=1, d_model=8, n_ctx=4), 16)
     flat, grads = random_rows(model)
     config = OptimConfig(optimizer=kind)
@@ -200,7 +200,7 @@ def test_a_saved_row_goes_on_as_if_undisturbed(kind):
     assert (copy[0] == flat[1]).all()
 
 
-def test_muon_of_an_old_torch(monkeypatch):
+def test_muon_needs_a_recent_torch(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     model = Decoder(ModelConfig(n_layer=1, d_model=8, n_ctx=4), 16)
     with pytest.raises(ConfigError, match=r"needs torch 2\.9 or later"):
@@ -247,21 +247,21 @@ def drift(width, *, mup, optimizer="adamw", lr=2e-3):
     ("optimizer", "lr"), [("adamw", 1e-3), ("muon", 2e-3), ("adafactor", 1e-2)]
 )
 def test_coordinates_keep_their_size_with_width_in_mup(optimizer, lr):
-    """Yang et al. 2022, appendix D.1: what a few steps change in hidden states and in logits does not
-    grow with width in muP; in the standard parametrisation it does."""
+    """The change of hidden states and logits in a few steps does not grow with width in muP, but
+    does in the standard parametrisation (Yang et al. 2022, appendix D.1)."""
     widths = (32, 64, 128, 256)
     for mup in (True, False):
         changes = torch.tensor([drift(w, mup=mup, optimizer=optimizer, lr=lr) for w in widths])
         x = torch.tensor(widths).log2()
         slope = ((x - x.mean())[:, None] * changes.log2()).sum(0) / (x - x.mean()).square().sum()
         hidden, logits = slope.tolist()
-        if mup:  # the logits' random part at the start fades with width
+        if mup:  # the random part of the initial logits shrinks with width
             assert -0.2 < hidden < 0.05 and -0.5 < logits < 0.05
         else:
             assert hidden > 0.3 and logits > 0.7
 
 
-def test_mup_at_its_base_width_is_standard_but_for_attention():
+def test_mup_at_its_base_width_is_standard_except_for_attention():
     standard = from_dict({"model": {"d_model": 64, "n_head": 1}})
     mup = override(standard, {"model.mup_base_width": 64})
     a, b = Decoder(standard.model, 32), Decoder(mup.model, 32)
@@ -272,7 +272,7 @@ def test_mup_at_its_base_width_is_standard_but_for_attention():
 
 
 def test_the_compiled_kernel_is_adamw(monkeypatch):
-    # its arithmetic; that a compiler keeps it is for the slow test of a compiled pack
+    # This checks the arithmetic; the slow test of a compiled pack checks the compiler.
     monkeypatch.setattr(optim, "_compiled_adamw", lambda device: optim.adamw)
     model = Decoder(ModelConfig(n_layer=1, d_model=8, n_head=2, n_ctx=16), 32)
     configs = [
@@ -290,7 +290,7 @@ def test_the_compiled_kernel_is_adamw(monkeypatch):
         norms = [kind.step(grad_kp.clone(), lr) for kind in (a, b)]
         torch.testing.assert_close(*norms)
     torch.testing.assert_close(a_kp, b_kp, atol=1e-6, rtol=1e-5)
-    # what one saves the other goes on from
+    # Either can resume from the state of the other.
     c_kp = a_kp.detach().clone().requires_grad_()
     c = CompiledAdamW(c_kp, model, configs)
     for k in range(3):

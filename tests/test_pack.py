@@ -1,4 +1,4 @@
-"""Packs: each member is the run alone, whatever the others do."""
+"""Packs: each member equals the run alone, whatever the others do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(run):
 
 @pytest.fixture
 def runs(run):
-    """Members that differ in all that they may."""
+    """Members that differ in everything that may differ."""
     changes = [
         {},
         {"seed": 1},
@@ -47,7 +47,7 @@ def assert_same(member, alone):
         assert member.row[name] == alone.row[name]
 
 
-def test_members_are_the_runs_alone(runs):
+def test_members_equal_the_runs_alone(runs):
     ended = []
     together = train_pack(runs, execution=ONE, on_result=lambda r: ended.append(r.row["run_id"]))
     assert [r.row["run_id"] for r in together] == [run.run_id for run in runs]
@@ -56,8 +56,8 @@ def test_members_are_the_runs_alone(runs):
         assert_same(member, train(run, execution=ONE))
 
 
-def test_members_with_large_norms_are_the_runs_alone(run):
-    """Norms of 2^16 elements a model take another way through torch."""
+def test_members_with_long_rows_equal_the_runs_alone(run):
+    """torch computes norms of 2^16 and more elements by another path."""
     large = {"model.d_model": 64, "model.n_ctx": 64, "batch_tokens": 1024, "tokens": 6 * 1024}
     runs = [override(run, large | {"seed": seed}) for seed in (0, 1)]
     together = train_pack(runs, execution=ONE)
@@ -79,7 +79,7 @@ def test_gradients_of_a_pack_are_exact_in_float64(runs):
         torch.testing.assert_close(together[k], alone[0], rtol=1e-10, atol=1e-14)
 
 
-def test_divergence_of_one_leaves_the_others(runs):
+def test_divergence_of_one_member_does_not_affect_the_others(runs):
     bad = override(runs[0], {"optim.lr": 1e5, "optim.clip": None, "seed": 9})
     together = train_pack([runs[0], bad, runs[1]], execution=ONE)
     assert [r.status for r in together] == ["ok", "diverged", "ok"]
@@ -117,7 +117,7 @@ def test_a_member_resumes_alone_and_in_another_pack(runs, tmp_path):
     saved = torch.load(folders[0] / CHECKPOINT, weights_only=True)
     assert saved["members"][runs[0].run_id]["step"] == 17
     assert_same(train(runs[0], execution=ONE, folder=folders[0]), train(runs[0], execution=ONE))
-    # beside a run that starts from nothing
+    # Beside a run that starts from its seed.
     mixed = train_pack([runs[5], runs[1]], execution=ONE, folders=[None, folders[1]])
     assert_same(mixed[0], train(runs[5], execution=ONE))
     assert_same(mixed[1], train(runs[1], execution=ONE))
@@ -147,7 +147,7 @@ def test_shares_of_time_add_up(runs):
     assert sum(r.row["seconds"] for r in results) > 0.3 * wall
 
 
-def test_no_runs():
+def test_an_empty_pack():
     assert train_pack([]) == []
 
 
@@ -167,7 +167,7 @@ def test_more_runs_than_slots_take_turns(runs, tmp_path):
 
 
 def ladder(run, **changes):
-    """Five horizons whose runs part late, one that never parts early, and one of another seed."""
+    """Five horizons of one trunk, the longest once more with one evaluation, and another seed."""
     common = {"optim.schedule": "wsd", "optim.warmup_tokens": 1280, **changes}
     horizons = [10, 20, 40, 44, 80]
     runs = [override(run, {**common, "tokens": S * 256}) for S in horizons]
@@ -195,20 +195,20 @@ def test_branches_are_the_runs_alone(run, tmp_path):
         )
         for member in together:
             assert_same(member, alone[member.row["run_id"]])
-        if slots != 1:  # a branch begins where it parts, and is over before its trunk
+        if slots != 1:  # a branch trains beside its trunk, and ends before it
             assert ended.index(runs[0].run_id) < ended.index(runs[4].run_id)
         shared = [r.row["D_shared"] // 256 for r in together]
         assert shared[:5] == [8, 16, 32, 35, 0] and shared[5] in (64, 80) and shared[6] == 0
-        if slots == 1:  # one row at a time: each step but the shared ones
+        if slots == 1:  # one row at a time: shared steps are done once
             assert abs(steps - (sum(one.S for one in runs) - sum(shared))) <= 1
-    # Killed and resumed with another set of runs beside it: the same still.
+    # The numbers stay the same when the runs are interrupted and resumed in other packs.
     folders = [tmp_path / one.run_id for one in runs]
     calls = iter(range(1, 1000))
     with pytest.raises(Interrupted):
         train_pack(
             runs, slots=1, execution=ONE, folders=folders, should_stop=lambda: next(calls) > 34
         )
-    assert (folders[4] / CHECKPOINT).stat().st_nlink > 1  # one file for the trunk's members
+    assert (folders[4] / CHECKPOINT).stat().st_nlink > 1  # the trunk's members share one file
     for chosen, slots in ((range(2), 1), (range(2, 7), 2)):
         some = [runs[i] for i in chosen]
         for member in train_pack(
@@ -217,7 +217,7 @@ def test_branches_are_the_runs_alone(run, tmp_path):
             assert_same(member, alone[member.row["run_id"]])
 
 
-def test_what_depends_on_the_horizon_is_not_shared(run):
+def test_runs_that_depend_on_the_horizon_share_no_steps(run):
     for changes in (
         {"optim.warmup_tokens": None},
         {"optim.lr": "0.01 D^-0.1"},

@@ -1,4 +1,4 @@
-"""Several processes that train a run together: the numbers of one alone, and none left behind."""
+"""Several processes train a run together: same numbers as one, and none is left behind."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ ONE = Execution(threads=1, device="cpu")
 TWO = dataclasses.replace(ONE, devices=2)
 SHARDED = dataclasses.replace(TWO, shard=True)
 CLOSE = {"rel": 1e-5}
-"""Losses of 24 steps in float32, whose sums go in another order."""
+"""Tolerance for losses after 24 steps in float32, summed in another order."""
 
 
 @pytest.fixture
 def run(text_file):
-    """P is odd, so that its slices are unequal; 63 test windows are no even share."""
+    """P and the 63 test windows are odd, so that the ranks have unequal shares."""
     shape = {"n_layer": 1, "d_model": 15, "n_head": 3, "n_ctx": 16, "d_ff": 30}
     return from_dict(
         {
@@ -68,7 +68,7 @@ def stop_after(n):
 
 
 def ended(pids, seconds=10.0):
-    """Whether all these processes are gone, at the latest after so many seconds."""
+    """Whether all these processes end within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not any(psutil.pid_exists(p) and psutil.Process(p).status() != "zombie" for p in pids):
@@ -98,7 +98,7 @@ def pack(run):
 def same(result, alone, sharded=False):
     losses = "L", "L_train", "grad_norm"
     assert curve(result, *losses) == pytest.approx(curve(alone, *losses), **CLOSE)
-    # the gradients of two ranks are those of two parts; other parts, where they share parameters
+    # The gradients of two ranks are those of two micro-batches; with sharding, of other ones.
     noise = ["B_noise_norm"] if sharded else ["B_noise", "B_noise_norm"]
     assert curve(result, *noise) == pytest.approx(curve(alone, *noise), rel=1e-3)
     positions = result.tests[0]["L_position"]
@@ -109,16 +109,16 @@ def same(result, alone, sharded=False):
     return True
 
 
-def test_a_pack_on_two_devices_has_the_numbers_of_one(pack, started):
-    told = []
-    results = train_pack(pack, execution=TWO, on_result=told.append)
-    assert sorted(r.config.seed for r in told) == [0, 3]  # each once
+def test_a_pack_on_two_devices_matches_one_device(pack, started):
+    ended_runs = []
+    results = train_pack(pack, execution=TWO, on_result=ended_runs.append)
+    assert sorted(r.config.seed for r in ended_runs) == [0, 3]  # each exactly once
     assert all(map(same, results, train_pack(pack, execution=ONE)))
     assert results[0].row["device"] == "2 x cpu x1"
     assert len(started) == 1 and ended(started, 0.1)
 
 
-def test_nodes_that_can_be_reached_have_their_ranks(pack, started):
+def test_ranks_start_on_other_nodes(pack, started):
     four = dataclasses.replace(ONE, devices=4, nodes=2)
     with launch.reaching("127.0.0.1", [launch.LocalNode()]):
         results = train_pack(pack, execution=four)
@@ -144,8 +144,8 @@ def test_a_pack_goes_on_with_another_number_of_devices(pack, tmp_path):
     assert all(same(*both, sharded=True) for both in zip(results, alone, strict=True))
 
 
-def test_shares_of_unequal_size_are_exchanged_alike(run):
-    # a batch that grows by single sequences, each a part: ranks then differ in their parts
+def test_ranks_with_unequal_shares_match_one_device(run):
+    # The batch grows by single sequences, so that ranks differ in their number of micro-batches.
     growing = {"batch_tokens": 256, "tokens": 12 * 256, "optim.batch_warmup_tokens": 6 * 256}
     grown = override(run, growing | {"eval.noise_parts": None})
     n_ctx = run.model.n_ctx
@@ -291,7 +291,7 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(run, monkeypatc
         train(run, execution=four)
 
 
-def test_shares_are_all_of_it_once():
+def test_shares_partition_the_items():
     for n in (0, 1, 2, 7, 64):
         for size in (1, 2, 3, 8):
             shares = [list(range(n))[Ranks(r, size).share(n)] for r in range(size)]
@@ -324,7 +324,7 @@ def sweep(tmp_path, text_file, monkeypatch):
 
 
 def test_a_sweep_on_two_devices_survives_the_death_of_a_rank(sweep, monkeypatch, started):
-    alone = sweep("alone", [0]).run(in_process=True, quiet=True)  # slices of P are equal here
+    alone = sweep("alone", [0]).run(in_process=True, quiet=True)  # the slices of P are equal
     it = sweep("two", [0])
     report, killed = it.store.report_progress, []
 
@@ -348,7 +348,8 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
     cores = len(os.sched_getaffinity(0))
     it = sweep("small", [0, 1])
     for ask in (it.plan, it.run):
-        said = f"workers=2 of threads=1 on devices={8 * cores} take {16 * cores} cores, but .* {cores};"
+        asked = f"workers=2 of threads=1 on devices={8 * cores} take {16 * cores} cores"
+        said = f"{asked}, but .* {cores};"
         with pytest.raises(ConfigError, match=said):
             ask(workers=2, devices=8 * cores)
     with pytest.raises(
@@ -394,8 +395,8 @@ def test_what_several_devices_of_a_worker_ask_of_ray():
     assert asked(8, Execution(), *mixed)[1] == [{"CPU": 1.0, "GPU": 0.5}]
     assert asked(2, four, (8, 0))[1] == [{"CPU": 4.0}]
     said = (
-        "2 workers asks for 4 GPUs and 4 CPUs of one node, but the nodes .* have 2 GPUs and 8 CPUs, "
-        "4 GPUs and 2 CPUs; use fewer devices[.]"
+        "2 workers asks for 4 GPUs and 4 CPUs of one node, but the nodes .* have 2 GPUs and 8 "
+        "CPUs, 4 GPUs and 2 CPUs; use fewer devices[.]"
     )
     few = (8, 2), (2, 4)
     with pytest.raises(StoreError, match=said):
@@ -408,8 +409,8 @@ def test_what_several_devices_of_a_worker_ask_of_ray():
     assert asked(1, two, (8, 4), (8, 4), (8, 0)) == ("STRICT_SPREAD", [whole, whole])
     assert asked(1, two, (8, 0), (4, 0))[1] == [{"CPU": 4.0}] * 2
     said = (
-        "asks for 4 GPUs and 4 CPUs on each of 2 nodes, but the nodes .* have 2 x 0 GPUs and 8 CPUs, "
-        "8 GPUs and 16 CPUs; use fewer devices, or other nodes[.]"
+        "asks for 4 GPUs and 4 CPUs on each of 2 nodes, but the nodes .* have 2 x 0 GPUs and 8 "
+        "CPUs, 8 GPUs and 16 CPUs; use fewer devices, or other nodes[.]"
     )
     with pytest.raises(StoreError, match=said):
         asked(1, two, (8, 0), (16, 8), (8, 0))

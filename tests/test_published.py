@@ -41,8 +41,8 @@ def test_besiroglu_huber_minimum(chinchilla_runs):
     assert r.stderr["beta"] == pytest.approx(0.0206, abs=0.0008)
     assert r.stderr["E"] == pytest.approx(0.0257, abs=0.001)
     assert r.stderr["A"] == pytest.approx(124.5, rel=0.08)
-    assert r.certificate["resamples"] == 1.0
-    assert r.certificate["gap"] is None or r.certificate["gap"] > 0.5
+    assert r.certificate.resamples == 1.0
+    assert r.certificate.gap is None or r.certificate.gap > 0.5
 
 
 def test_besiroglu_optimal_allocation(chinchilla_runs):
@@ -98,7 +98,7 @@ def test_muennighoff_local_and_global_optimum(published):
     assert r.objective <= 0.0158047
     assert r.params["R_D"] == pytest.approx(95.4, abs=0.3)
     assert r.params["R_N"] == pytest.approx(1.706, abs=0.01)
-    assert "R_D" in r.certificate["not_identified"]
+    assert "R_D" in r.certificate.not_identified
     assert any(word.startswith("several basins") for word in r.status)
     assert r.interval().loc["R_D", "low"] < 10 and r.interval().loc["R_D", "high"] > 1e6
     fitted = (

@@ -16,7 +16,7 @@ from scaling.errors import TableError
 
 
 class Page(HTMLParser):
-    """Tags that are open, and those that were there."""
+    """The tags of a page: those still open, and all that were seen."""
 
     def __init__(self, text):
         super().__init__()
@@ -75,7 +75,7 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
 
 @pytest.fixture
 def browser():
-    """Debian's Chromium, headless: what the page logs is kept."""
+    """Debian's Chromium, headless: keeps what the page logs."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -83,8 +83,10 @@ def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage",
-                 "no-first-run", "disable-background-networking", "window-size=1200,1000"):  # fmt: skip
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
+        "disable-background-networking", "window-size=1200,1000",
+    ):  # fmt: skip
         options.add_argument(f"--{flag}")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield browser
@@ -102,7 +104,7 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     ask, find = browser.execute_script, browser.find_element
 
     def visible():
-        ids = ask("return document.getElementById('explorer').data.at(-1).customdata")
+        ids = ask("return document.getElementById('plot').data.at(-1).customdata")
         shown = ask(
             "return [...document.querySelectorAll('#runs tbody tr')].filter(row => !row.hidden)"
             ".map(row => row.cells[0].textContent)"
@@ -112,24 +114,24 @@ def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
 
     ok = runs[runs.status == "ok"]
     assert visible() == set(ok.run_id)
-    # hovering over a run says what it was, and draws its curve
-    points = browser.find_elements("css selector", "#explorer path.point")
-    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "explorer"))
+    # hovering over a run shows its config and draws its curve
+    points = browser.find_elements("css selector", "#plot path.point")
+    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "plot"))
     ActionChains(browser).move_to_element(points[0]).perform()
-    said = wait_for(lambda: re.match("([0-9a-f]{12}|[a-z0-9-]+)  ", find("id", "run").text))
-    run = ok.set_index("run_id").loc[said[1]]
+    hovered = wait_for(lambda: re.match("([0-9a-f]{12}|[a-z0-9-]+)  ", find("id", "run").text))
+    run = ok.set_index("run_id").loc[hovered[1]]
     assert f"N = {run.N:.0f}" in find("id", "run").text.replace(",", "")
-    drawn = ask("return document.getElementById('explorer').data[0].y")
-    assert drawn == pytest.approx(curves[curves.run_id == said[1]].sort_values("S").L, rel=1e-4)
-    assert said[1] in find("css selector", "tr.marked").text
-    # tags and words choose among runs
+    drawn = ask("return document.getElementById('plot').data[0].y")
+    assert drawn == pytest.approx(curves[curves.run_id == hovered[1]].sort_values("S").L, rel=1e-4)
+    assert hovered[1] in find("css selector", "tr.marked").text
+    # tags and words filter the runs
     find("css selector", "#tag option:nth-child(3)").click()
     assert visible() == set(ok.run_id[ok.tag == "wide"])
     one = ok.run_id[ok.tag == "wide"].iloc[1]
     find("id", "search").send_keys(one)
     assert visible() == {one}
     find("css selector", "#axis option:nth-child(4)").click()
-    assert ask("return document.getElementById('explorer').data.length") == 2  # no curves over N
+    assert ask("return document.getElementById('plot').data.length") == 2  # no curves over N
     browser.set_window_size(500, 900)
     wait_for(lambda: ask("return document.documentElement.scrollWidth <= window.innerWidth"))
     assert browser.get_log("browser") == []
@@ -249,7 +251,8 @@ def test_strings_of_a_stranger_stay_text(tmp_path, sweep, monkeypatch):
     assert not re.search("[<>&\u2028\u2029]", data)
     assert {run["id"] for run in json.loads(data)["runs"]} == {row["run_id"] for row in rows}
     (content,) = (
-        attrs["content"] for tag, attrs in page.seen if attrs.get("http-equiv") == "Content-Security-Policy"
+        attrs["content"] for tag, attrs in page.seen
+        if attrs.get("http-equiv") == "Content-Security-Policy"
     )  # fmt: skip
     assert content.startswith("default-src 'none'; script-src 'sha256-")
     scripts = content.partition("script-src ")[2].partition(";")[0]
@@ -264,23 +267,22 @@ def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, b
     monkeypatch.setattr(registry, "FIGURES", {})
     browser.get(report(tmp_path).as_uri())
     ask = browser.execute_script
-    drawn = ask("return document.getElementById('explorer').data.at(-1).customdata.length")
+    drawn = ask("return document.getElementById('plot').data.at(-1).customdata.length")
     assert drawn == len(rows)
     assert ask("return document.querySelectorAll('#runs tbody tr').length") == len(rows)
     assert "The spec" in browser.find_element("tag name", "body").text
-    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "explorer"))
-    for point in browser.find_elements("css selector", "#explorer path.point")[:: len(rows) // 8]:
+    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "plot"))
+    for point in browser.find_elements("css selector", "#plot path.point")[:: len(rows) // 8]:
         ActionChains(browser).move_to_element(point).perform()
         wait_for(lambda: "window.ran" in browser.find_element("id", "run").text)
-    hover = wait_for(
-        lambda: ask("return document.querySelector('#explorer .hovertext')?.textContent")
-    )
+    hover = wait_for(lambda: ask("return document.querySelector('#plot .hovertext')?.textContent"))
     assert hover
     assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
-    # and what came into the page in spite of that would not run
+    # and code that got into the page nevertheless would not run
     ask(f"document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"{MARK}\">')")
     ask(
-        f"const s = document.createElement('script'); s.textContent = '{MARK}'; document.body.append(s)"
+        "const s = document.createElement('script'); "
+        f"s.textContent = '{MARK}'; document.body.append(s)"
     )
     wait_for(lambda: "Content Security Policy" in str(browser.get_log("browser")))
     assert ask("return window.ran === undefined")

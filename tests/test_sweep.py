@@ -27,7 +27,8 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
-from sweeps import Sweep, SweepOptions, measure, packing, status
+from sweeps import Sweep, SweepOptions, measure, packing
+from sweeps import folder_status as status
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
 from sweeps.driver import interruptible

@@ -1,4 +1,4 @@
-"""One run: reproducible, resumable exactly, honest about divergence."""
+"""Training one run: reproducible, exactly resumable, honest about divergence."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_training_learns_and_its_row_is_exact(run):
     assert result.status == "ok"
     assert 0 < row["mfu"] < 1 and row["peak_flops"] > 1e8 and row["memory"] > 1e7
     assert row["step_seconds"] == pytest.approx(256 / row["tokens_per_second"])
-    (test,) = result.tests  # its own corpus
+    (test,) = result.tests  # the run's own corpus
     assert set(test) == {c.name for c in schema.TEST_COLUMNS}
     assert test["L"] == row["L"] == pytest.approx(sum(test["L_position"]) / 32)
     assert test["L_position"][0] > test["L_position"][31]  # context helps
@@ -59,7 +59,7 @@ def test_training_learns_and_its_row_is_exact(run):
     assert row["N"] == size.parameters(run.model, 256).N
     assert row["C"] == 6 * row["N"] * row["D"]
     assert row["L"] == result.curve[-1]["L"]
-    # byte tokens: a byte is a token, and end-of-text hardly occurs
+    # With byte tokens every token is a byte; end-of-text is rare.
     assert row["bits_per_byte"] == pytest.approx(row["L"] / math.log(2), rel=0.01)
     assert 0 < row["L_stderr"] < 0.2
     assert [p["S"] for p in result.curve] == evaluation_steps(60, 5)
@@ -73,9 +73,9 @@ def test_other_distributions(run, text_file, tmp_path):
     run = override(run, {"eval.others": f"{shouted}, {text_file}"})
     result = train(run, execution=dataclasses.replace(ONE, peak_flops=1e30))
     assert result.row["mfu"] < 1e-15 and losses(result) == losses(plain)
-    own, other = result.tests  # its own text once
+    own, other = result.tests  # its own corpus is listed twice, but measured once
     assert (own["corpus"], other["corpus"]) == (run.data.corpus, str(shouted))
-    # capitals are rare in training
+    # Capital letters are rare in training.
     assert other["L"] > own["L"] + 0.5 and 0 < other["L_stderr"] < 0.3
     assert own["tokens"] == 2048
     assert 32 <= other["tokens"] < 2048 * 4 and other["tokens"] % 32 == 0
@@ -143,7 +143,7 @@ def test_damaged_checkpoint_is_set_aside(run, tmp_path):
     assert (tmp_path / "checkpoint.damaged").exists()
 
 
-def test_checkpoint_of_another_run(run, tmp_path):
+def test_the_checkpoint_of_another_run_is_refused(run, tmp_path):
     with pytest.raises(Interrupted):
         train(run, execution=ONE, folder=tmp_path, should_stop=stop_after(9))
     for change in ({"seed": 5}, {"data.tokenizer": "bpe-300"}):
@@ -151,9 +151,10 @@ def test_checkpoint_of_another_run(run, tmp_path):
             train(override(run, change), execution=ONE, folder=tmp_path)
 
 
-def test_parts_of_a_step_change_the_last_digits_only(run):
+def test_micro_batches_change_only_the_last_digits(run):
     whole = train(run, execution=ONE)
-    parted = train(run, execution=dataclasses.replace(ONE, micro_tokens=100))  # 3 of 8 sequences: 2
+    # At most 3 of 8 sequences fit, and so 2 are taken.
+    parted = train(run, execution=dataclasses.replace(ONE, micro_tokens=100))
     for ours, theirs in zip(losses(parted), losses(whole), strict=True):
         assert ours == pytest.approx(theirs, abs=2e-4)
     assert losses(parted) != losses(whole)
@@ -181,13 +182,13 @@ def test_out_of_memory_halves_a_step_once(run, monkeypatch):
         train(run, execution=ONE)
 
 
-def test_a_batch_larger_than_the_data(run):
+def test_a_batch_larger_than_the_data_is_refused(run):
     with pytest.raises(ConfigError, match=r"batch_tokens=256 is more than the 128 .*unique_tokens"):
         train(override(run, {"data.unique_tokens": 128}), execution=ONE)
 
 
 def test_early_stopping_keeps_the_least_loss(run, tmp_path):
-    """A few repeated sentences are learned by heart (Kaplan et al. 2020, section 4.1)."""
+    """A run overfits a few repeated sentences (Kaplan et al. 2020, section 4.1)."""
     changes = {"data.unique_tokens": 512, "tokens": 3000 * 256, "eval.points": 24, "optim.lr": 2e-2}
     changes |= {"model.d_model": 32, "optim.schedule": "constant"}
     run = override(run, changes | {"eval.patience": 3})
@@ -198,14 +199,14 @@ def test_early_stopping_keeps_the_least_loss(run, tmp_path):
     assert result.row["S"] == result.curve[-4]["S"]
     assert (result.row["D"], result.row["C"]) == (result.curve[-4]["D"], result.curve[-4]["C"])
     assert result.tests[0]["L"] == result.row["L"]
-    steps = result.curve[-2]["S"] + 1  # with two of three chances gone
+    steps = result.curve[-2]["S"] + 1  # after two of three worse evaluations
     with pytest.raises(Interrupted):
         train(run, execution=ONE, folder=tmp_path, should_stop=stop_after(steps))
     again = train(run, execution=ONE, folder=tmp_path)
     assert losses(again) == losses(result) and again.row["S"] == result.row["S"]
 
 
-def test_batches_that_grow(run, tmp_path):
+def test_batch_warmup(run, tmp_path):
     grown = override(run, {"optim.batch_warmup_tokens": 20 * 256, "eval.points": 6})
     result = train(grown, execution=ONE)
     assert grown.S > run.S and abs(grown.D - run.D) <= 128
@@ -217,15 +218,16 @@ def test_batches_that_grow(run, tmp_path):
         train(grown, execution=ONE, folder=tmp_path, should_stop=stop_after(9))
     resumed = train(grown, execution=ONE, folder=tmp_path)
     assert losses(resumed) == losses(result)
-    # beside a run that may be at another place: in turns; and in parts, fewer while the batch is small
+    # Packed runs take turns, since their batches may differ in size. There are fewer micro-batches
+    # while the batch is small.
     parts = dataclasses.replace(ONE, micro_tokens=64)
     both = train_pack([override(grown, {"seed": 1}), grown], execution=parts)
     assert both[1].row["pack"] == 1
     assert losses(both[1])[0] == pytest.approx(losses(result)[0], abs=2e-4)
 
 
-def test_running_mean_of_the_weights(run, tmp_path):
-    """The measured weights are the mean; training itself does not know of it."""
+def test_exponential_moving_average_of_the_weights(run, tmp_path):
+    """The mean is evaluated; it does not change the training."""
     run = override(run, {"optim.schedule": "constant", "eval.points": 4})
     averaged = override(run, {"optim.ema": 0.9})
     plain, mean = train(run, execution=ONE), train(averaged, execution=ONE)
@@ -244,7 +246,7 @@ def test_running_mean_of_the_weights(run, tmp_path):
     torch.testing.assert_close(trainer.stack.mean_kp, expected)
 
 
-def test_bfloat16_and_untied(run):
+def test_bfloat16_with_untied_embeddings(run):
     changes = {"precision": "bfloat16", "model.tied": False}
     result = train(override(run, changes), execution=ONE)
     assert result.status == "ok" and result.row["L"] < 3.4
@@ -287,7 +289,7 @@ def test_evaluation_steps(S, points):
     ("device", "message"),
     [("gpu9", "is not a device"), ("cuda:0", "no CUDA GPU here")],
 )
-def test_unknown_device(run, device, message):
+def test_a_device_that_does_not_exist_is_refused(run, device, message):
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match=message):
@@ -295,16 +297,18 @@ def test_unknown_device(run, device, message):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # within torch
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # likewise
-def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # raised in torch
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # raised in torch
+def test_a_compiled_pack_matches_and_resumes_uncompiled(run, tmp_path):
     runs = [override(run, {"seed": k, "optim.lr": 1e-2 / (k + 1)}) for k in range(3)]
     runs[1] = override(runs[1], {"tokens": 30 * 256, "optim.clip": 0.5, "optim.decay": "all"})
     alone = [train(one, execution=ONE) for one in runs]
     compiled = dataclasses.replace(ONE, compile=True)
     folders = [tmp_path / "first" / one.run_id for one in runs]
     calls = itertools.count()
-    with pytest.raises(Interrupted):  # with one of the three finished
+    with pytest.raises(Interrupted):  # one of the three has finished
         train_pack(runs, execution=compiled, folders=folders, should_stop=lambda: next(calls) == 40)
     for execution in (compiled, ONE):
         root = tmp_path / str(execution.compile)
@@ -319,8 +323,8 @@ def test_a_compiled_pack_is_near_and_resumes_uncompiled(run, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_step_as_one_function_is_the_step(run, monkeypatch, precision):
-    # its arithmetic; that a compiler keeps it is for the slow test above
+def test_the_step_as_one_function_equals_the_step_in_parts(run, monkeypatch, precision):
+    # This checks the arithmetic; the slow test above checks what the compiler makes of it.
     changes = {"precision": precision, "optim.clip": 0.3, "optim.z_loss": 1e-3}
     runs = [override(run, {"seed": k} | changes) for k in range(2)]
     apart = Trainer(runs, ONE, [None, None])
@@ -355,28 +359,35 @@ def test_update_ratios_are_those_of_the_matrices(run):
     assert all(math.isnan(point["update_norm"]) for point in plain.curve)
 
 
-def test_a_lost_loss_ends_the_run_at_once(run):
-    # Evaluated at the end only, the run would otherwise train on for nothing.
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(run):
+    # It is evaluated only at the end, so it would otherwise train on in vain.
     changes = {"optim.lr": 1e30, "optim.clip": None, "eval.points": 1, "tokens": 20_000 * 256}
     result = train(override(run, changes), execution=ONE)
     assert result.status == "diverged" and result.row["S"] < 20_000
 
 
-def test_folder_that_cannot_be(run, tmp_path):
+def test_a_loss_lost_between_evaluations_ends_the_run_at_the_next(run):
+    changes = {"optim.lr": 1e30, "optim.clip": None, "eval.points": 2, "tokens": 600 * 256}
+    result = train(override(run, changes), execution=ONE)  # the first evaluation is at step 6
+    assert result.status == "diverged" and result.row["S"] == 6
+    assert len(result.curve) == 1
+
+
+def test_a_folder_that_cannot_hold_checkpoints_is_refused(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot hold checkpoints"):
         train(run, execution=ONE, folder=tmp_path / "file")
 
 
 def test_checkpoints_at_every_step(run, tmp_path):
-    # also when the last step and a checkpoint fall together
+    # The last step and a checkpoint may coincide.
     often = dataclasses.replace(ONE, checkpoint_seconds=0.0)
     result = train(run, execution=often, folder=tmp_path)
     assert losses(result) == losses(train(run, execution=ONE))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what it asks of is glibc's")
-def test_memory_that_a_step_frees_serves_the_next():
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
+def test_memory_that_a_step_frees_is_reused():
     program = """
 import resource
 import numpy as np

@@ -67,7 +67,7 @@ def test_profile_of_a_regression_is_students_t():
 
 
 def checkpoints(seed, runs=40, each=8, shared=0.02, own=0.002):
-    """`each` checkpoints a run whose errors share most of their variance."""
+    """`each` checkpoints per run whose errors share most of their variance."""
     rng = np.random.default_rng(seed)
     N = np.repeat(np.exp(rng.uniform(10, 20, runs)), each)
     noise = np.repeat(shared * rng.standard_normal(runs), each) + own * rng.standard_normal(len(N))
@@ -76,7 +76,7 @@ def checkpoints(seed, runs=40, each=8, shared=0.02, own=0.002):
     )
 
 
-def test_clustered_intervals_know_that_checkpoints_of_a_run_agree():
+def test_clustered_intervals_account_for_correlated_checkpoints():
     # The spread of alpha over fresh data sets is the truth that a standard error should tell.
     found = [fit(POWER, checkpoints(s), bootstrap=0).params["alpha"] for s in range(60)]
     truth = float(np.std(found, ddof=1))
@@ -86,7 +86,7 @@ def test_clustered_intervals_know_that_checkpoints_of_a_run_agree():
     assert clustered.stderr["alpha"] == pytest.approx(truth, rel=0.3)
     assert linear.stderr["alpha"] == pytest.approx(clustered.stderr["alpha"], rel=0.15)
     assert rows.stderr["alpha"] < 0.5 * truth
-    assert clustered.certificate["groups"] == 40
+    assert clustered.certificate.groups == 40
     assert "clustered in 40 runs" in str(clustered)
 
 
@@ -100,7 +100,7 @@ def test_huber_resists_what_least_squares_does_not():
 
 def test_resamples_below_the_number_of_unknowns_are_drawn_again():
     result = fit(POWER, line(n=4), objective="ls", intervals="bootstrap", bootstrap=500)
-    assert result.certificate["resamples"] == 1.0 and np.isfinite(result.samples).all(axis=None)
+    assert result.certificate.resamples == 1.0 and np.isfinite(result.samples).all(axis=None)
 
 
 def test_no_resample_is_left_in_a_worse_basin():
@@ -121,14 +121,14 @@ def test_no_resample_is_left_in_a_worse_basin():
     assert (mine <= others * (1 + 1e-4)).all()
 
 
-def test_profiling_asks_for_a_fitted_parameter():
+def test_profiling_requires_a_fitted_parameter():
     result = fit("floor_N", line(), fixed={"E": 0.01}, bootstrap=0)
     with pytest.raises(FitError, match="'E' is not a fitted parameter of floor_N; those are A"):
         result.profile("E")
 
 
 def test_a_profile_has_no_pits():
-    """Of a real sweep, whose likelihood has bends: refits that start far off must not get stuck."""
+    """The likelihood of this sweep has bends, at which distant refits must not get stuck."""
     runs = load(Path(__file__).parents[1] / "results" / "headline")
     result = fit(laws.chinchilla, runs, bootstrap=0)
     for name in result.params:
@@ -141,7 +141,7 @@ def test_profile_finds_an_open_end():
     result = fit("floor_N", line(n=40, noise=0.03), objective="ls", bootstrap=0)
     found = result.profile("E")
     assert found.low < 1e-4 and np.isfinite(found.high)
-    assert "E" in result.certificate["not_identified"]
+    assert "E" in result.certificate.not_identified
 
 
 def test_few_runs_get_the_exact_interval_of_a_regression_line():
@@ -174,7 +174,7 @@ def test_least_absolute_deviations_linearised_agrees_with_theory_and_resampling(
         assert abs(linear.params["alpha"] - 0.2) < 6 * linear.stderr["alpha"]
     assert np.mean(ratio) == pytest.approx(np.sqrt(np.pi / 2), rel=0.2)
     drawn = fit(POWER, runs, objective="lad", intervals="bootstrap", bootstrap=500)
-    assert drawn.certificate["resamples"] > 0.95
+    assert drawn.certificate.resamples > 0.95
     assert drawn.stderr["alpha"] == pytest.approx(linear.stderr["alpha"], rel=0.6)
     profile = linear.profile("alpha")
     half = 2 * linear.stderr["alpha"]
@@ -196,7 +196,7 @@ def test_a_threshold_that_holds_no_row_does_not_throw_the_fit_off(seed):
     assert result.residuals.abs().max() < 0.1
 
 
-def test_profiles_know_that_checkpoints_of_a_run_agree():
+def test_profiles_account_for_correlated_checkpoints():
     covered = 0
     for seed in range(40):
         found = fit(POWER, checkpoints(seed), objective="ls", bootstrap=0).profile("alpha")
@@ -223,7 +223,7 @@ def test_too_few_runs_give_no_intervals(runs):
 def test_few_runs_of_many_rows_are_jackknifed_by_run():
     rows = checkpoints(0, runs=16)
     result = fit(POWER, rows, objective="ls", bootstrap=200)
-    assert result.intervals == "delta" and result.certificate["groups"] == 16
+    assert result.intervals == "delta" and result.certificate.groups == 16
     # The jackknife itself: leave out one run at a time.
     left = [
         fit(POWER, rows[rows["run_id"] != run], objective="ls", bootstrap=0).params["alpha"]
@@ -246,14 +246,14 @@ def test_intervals_of_eight_runs_cover():
     assert 64 <= covered <= 79  # .9 of 80, three standard deviations either way
 
 
-def test_a_direction_that_the_data_leave_open_has_no_end():
+def test_an_open_direction_has_unbounded_intervals():
     # Two sizes fix two numbers, not three: E, A and alpha can be traded for each other.
     rng = np.random.default_rng(0)
     N, D = np.tile([1e7, 1e9], 40), np.exp(rng.uniform(20, 26, 80))
     truth = {"E": 1.8, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
     L = laws.chinchilla.predict(truth, N=N, D=D) * np.exp(0.003 * rng.standard_normal(80))
     result = fit("chinchilla", pd.DataFrame({"N": N, "D": D, "L": L}), bootstrap=200)
-    assert set(result.certificate["undetermined"]) == {"E", "A", "alpha"}
+    assert set(result.certificate.undetermined) == {"E", "A", "alpha"}
     assert any(w.startswith("not identified: E, A, alpha") for w in result.status)
     table = result.interval()
     assert (table.loc[["E", "A", "alpha"], "high"] == np.inf).all()
@@ -263,7 +263,7 @@ def test_a_direction_that_the_data_leave_open_has_no_end():
     assert result.samples["alpha"].std() > 0.03  # the draws lie along the valley
 
 
-def test_no_draws_mean_linearised_intervals_throughout():
+def test_without_draws_all_intervals_are_linearised():
     result = fit("chinchilla", clean := surface(), bootstrap=0)
     drawn = fit("chinchilla", clean, bootstrap=1000)
     assert result.intervals == "delta" and result.record()["intervals"] == "delta"
@@ -285,11 +285,11 @@ def surface(n=80, noise=0.003, seed=0):
 
 
 def test_draws_that_overflow_make_an_interval_unbounded():
-    from analysis.fitting.result import _quantiles, spread
+    from analysis.fitting.draws import central_interval, spread
 
     draws = np.r_[np.random.default_rng(0).normal(5, 1, 990), np.full(10, np.inf)]
-    assert _quantiles(draws, 0.9)[1] < 10
-    low, high = _quantiles(draws, 0.99)
+    assert central_interval(draws, 0.9)[1] < 10
+    low, high = central_interval(draws, 0.99)
     assert low > 0 and high == np.inf
     assert spread(draws) == pytest.approx(1, rel=0.1)
 

@@ -47,7 +47,7 @@ def test_the_text_and_the_record_hold_everything(right):
     assert record["laws"][0]["law"] == "chinchilla"
 
 
-def test_a_wrong_law_is_told_so_and_the_right_one_named():
+def test_a_wrong_law_is_rejected_and_the_right_one_named():
     runs = surface("bottleneck", {**TRUTH, "k": 4.0}, noise=0.001)
     found = validate("chinchilla", runs, bootstrap=200)
     assert not found.supported
@@ -62,7 +62,7 @@ def line(floor, n=24, noise=0.003, seed=0, decades=3):
     return pd.DataFrame({"N": N, "L": L})
 
 
-def test_floor_or_none():
+def test_whether_a_floor_is_supported():
     with_floor = validate("floor_N", line(1.0), bootstrap=100)
     assert any("a floor is supported" in sentence for sentence in with_floor.verdict)
     without = validate("floor_N", line(0.0), bootstrap=100)
@@ -78,9 +78,34 @@ def test_curvature_is_a_t_test():
     assert np.mean(ps) == pytest.approx(0.5, abs=0.08) and min(ps) > 1e-5
 
 
-def test_a_narrow_range_is_told():
+def test_a_narrow_range_is_reported():
     found = validate("floor_N", line(1.0, decades=0.7), bootstrap=50)
     assert any("N spans 0.7 decades: too narrow" in sentence for sentence in found.verdict)
+
+
+@law(E=Range(0.3, 3), A=Range(1, 1e6), B=Range(1, 1e6), alpha=Range(0.1, 1), beta=Range(0.1, 1))
+def chinchilla(N, D, *, E, A, B, alpha, beta):
+    """L(N, D) = E + max(A / N^alpha, B / D^beta)."""
+    return E + np.maximum(A * N**-alpha, B * D**-beta)
+
+
+def test_laws_that_share_a_name_are_compared_as_two():
+    runs = surface(n=60)
+    found = validate(chinchilla, runs, against=["chinchilla", chinchilla], bootstrap=0)
+    assert list(found.laws.index) == ["chinchilla", "chinchilla (2)"]
+    published = validate(
+        "chinchilla", runs, against=[], bootstrap=0, delta=found.fit.certificate.delta
+    )
+    assert found.laws.loc["chinchilla (2)", "error"] == pytest.approx(
+        published.laws.loc["chinchilla", "error"], rel=1e-6
+    )
+    assert found.laws.loc["chinchilla", "error"] > 2 * found.laws.loc["chinchilla (2)", "error"]
+    assert any(line.startswith("chinchilla (2) fits better") for line in found.verdict)
+
+
+def test_a_law_named_like_a_published_one_is_compared_with_it():
+    found = validate(chinchilla, surface(n=60), bootstrap=0)
+    assert "chinchilla (2)" in found.laws.index
 
 
 def test_runs_are_held_out_whole():
@@ -98,7 +123,7 @@ def test_hold_out_by_any_column_and_only_by_one_that_is_there():
 
 
 def checkpoints(seed, runs=40):
-    """Eight checkpoints a run whose errors share 90 % of their variance."""
+    """Eight checkpoints per run whose errors share 90 % of their variance."""
     rng = np.random.default_rng([7, seed])
     N = np.repeat(np.exp(rng.uniform(17, 23, runs)), 8)
     D = N * np.repeat(np.exp(rng.uniform(1, 5.7, runs)), 8) * np.tile(np.geomspace(0.1, 1, 8), runs)
@@ -108,7 +133,7 @@ def checkpoints(seed, runs=40):
     return pd.DataFrame({"run_id": np.repeat(np.arange(runs), 8), "N": N, "D": D, "L": L})
 
 
-def test_runs_not_checkpoints_are_what_tests_of_a_form_count():
+def test_lack_of_fit_counts_runs_not_checkpoints():
     tables = [checkpoints(seed) for seed in range(12)]
     right = [lack_of_fit(fit("chinchilla", t, bootstrap=0)) for t in tables]
     blind = [lack_of_fit(fit("chinchilla", t, bootstrap=0, cluster=None)) for t in tables]
@@ -133,13 +158,13 @@ def test_curvature_counts_runs():
 
 
 @pytest.mark.parametrize("objective", ["ls", "huber", "lad"])
-def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
+def test_aicc_uses_the_likelihood_of_the_objective(objective):
     runs = surface(n=80, noise=0.003)
     found = validate("chinchilla", runs, against=["kaplan_ND"], objective=objective, bootstrap=0)
     r, worse = (
         np.log1p(fit(form, runs, objective=objective, delta=d, bootstrap=0).residuals)
         for form, d in (("chinchilla", None), ("kaplan_ND", None))
-        for d in [found.fit.certificate["delta"] if objective == "huber" else None]
+        for d in [found.fit.certificate.delta if objective == "huber" else None]
     )
     n = len(runs)
     if objective == "ls":
@@ -147,7 +172,7 @@ def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
     elif objective == "lad":
         gap = 2 * n * np.log(worse.abs().sum() / r.abs().sum())
     else:  # the density, integrated and maximised by brute force
-        delta = found.fit.certificate["delta"]
+        delta = found.fit.certificate.delta
         x = np.linspace(-60 * 0.05, 60 * 0.05, 400_001)
 
         def rho(y):
@@ -169,7 +194,7 @@ def test_aicc_is_that_of_the_objectives_own_likelihood(objective):
     assert f"AICc by the {word} likelihood, its scale fitted, of 80 rows" in str(found)
 
 
-def test_weights_go_with_their_rows_and_a_weightless_run_counts_for_nothing():
+def test_weights_follow_their_rows():
     runs = surface(n=60).assign(status="ok")
     runs.loc[[3, 17], "status"] = "failed"
     weights = np.linspace(1, 2, 60)
@@ -182,7 +207,7 @@ def test_weights_go_with_their_rows_and_a_weightless_run_counts_for_nothing():
     pd.testing.assert_frame_equal(found.backtest, same.backtest)
 
 
-def test_a_cut_off_without_a_fit_is_said():
+def test_a_cut_off_without_a_fit_is_reported():
     @law(A=Range(1, 10), alpha=Range(0.1, 1))
     def late(N, *, A, alpha):
         """L(N) = A N^-alpha, above a size only."""
@@ -200,8 +225,8 @@ def test_a_law_of_the_loss_need_not_span_decades():
     assert found.supported, found.verdict
     narrow = pd.DataFrame({"D": np.geomspace(1e9, 4e9, 40), "B": np.geomspace(1e5, 3e5, 40)})
     narrow["B"] *= np.exp(0.01 * rng.standard_normal(40))
-    said = " ".join(validate("batch_size", narrow, bootstrap=50).verdict)
-    assert "too narrow to know an exponent" in said and "floor" not in said
+    message = " ".join(validate("batch_size", narrow, bootstrap=50).verdict)
+    assert "too narrow to know an exponent" in message and "floor" not in message
 
 
 @law("absolute_error", E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1))
@@ -223,7 +248,7 @@ def test_the_name_of_the_target_does_not_decide_the_objective(kind, density):
     assert found.laws["held_out"].iloc[0] == pytest.approx(same.laws["held_out"].iloc[0], rel=1e-6)
 
 
-def test_the_objective_elsewhere_is_that_of_the_fit():
+def test_objective_at_uses_the_objective_of_the_fit():
     runs = line(1.8, noise=0.02).rename(columns={"L": "absolute_error"})
     result = fit(floor_of_error, runs, objective="ls", bootstrap=0)
     assert objective_at(result, result.params) == pytest.approx(result.objective, rel=1e-9)

@@ -1,4 +1,4 @@
-"""Figures for papers: (tables, fits) -> Figure. Nothing is shown and no pyplot state is left.
+"""Figures for papers. Functions return a Figure; none shows it or leaves pyplot state.
 
 figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")

@@ -1,5 +1,8 @@
-"""Compute-efficient training: what more compute buys, and where its laws end (Kaplan et al. 2020,
-section 6). All take B_crit(L) of the runs' own batch sizes, or of another sweep (`critical`)."""
+"""Compute-efficient training: what more compute buys, and where its laws end.
+
+The figures follow Kaplan et al. 2020, section 6. Each takes B_crit(L) from the runs' own batch
+sizes, or from another sweep (`critical`).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from analysis.figures.formula import formula, latex
 from analysis.figures.marks import Curve, along, limits, line, lines
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.figures.shared_fits import bcrit
+from analysis.figures.shared_fits import critical_batch_of
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
@@ -30,19 +33,26 @@ from scaling.errors import TableError
 C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"
 INCREASE = 1e9
 """The paper's example of more compute."""
-_PARTS = (("S", "serial steps", "#f0c9a0"), ("B", "batch size", "#a9cbe5"), ("N", "model size", "#b4d8c0"))  # fmt: skip
+_WEDGES = (
+    ("S", "serial steps", "#f0c9a0"),
+    ("B", "batch size", "#a9cbe5"),
+    ("N", "model size", "#b4d8c0"),
+)
+"""Quantities that share an increase of compute, from bottom to top: name, label, colour."""
 
 
 def _efficient(
     runs: pd.DataFrame, curves: pd.DataFrame | None, critical: CriticalBatch | None
 ) -> Efficient:
     points = needed(runs if curves is None else curves)
-    return efficient(points, bcrit(points, critical))
+    return efficient(points, critical_batch_of(points, critical))
 
 
 def fixed_batch(points: pd.DataFrame) -> Frontier | None:
-    """The envelope of the curves of the commonest batch size over C as trained, with a line of S
-    = D / B; None where these curves are too few for one with an interval."""
+    """Return the envelope of the curves of the most common batch size, with a line of S = D / B.
+
+    It is over C as trained; None if these curves are too few for an envelope with an interval.
+    """
     B = float(points["B"].mode().iloc[0])
     try:
         front = envelope(points[points["B"] == B])
@@ -53,13 +63,13 @@ def fixed_batch(points: pd.DataFrame) -> Frontier | None:
     return replace(front, lines=front.lines | {"S": steps}) if known > 0.5 else None
 
 
-def power(front: Frontier, name: str, symbol: str, of: str) -> str:
-    """A power of compute with its fitted numbers and the interval of its exponent."""
+def power_law(front: Frontier, name: str, symbol: str, compute: str) -> str:
+    """Return a power law of compute as a formula, with the interval of its exponent."""
     slopes = front.lines[name][:, 1]
     value, low, high = (
         f"{v:.{3 if name == 'L' else 2}f}" for v in (slopes[0], *quantiles(slopes[1:], front.level))
     )
-    return f"${symbol} = {latex(front.coefficient(name))}\\,{of}^{{{value}}}$ [{low}, {high}]"
+    return f"${symbol} = {latex(front.coefficient(name))}\\,{compute}^{{{value}}}$ [{low}, {high}]"
 
 
 @listed("kaplan3", "Kaplan et al. 2020, Fig. 3", needs=("curves", "B"), spec="batch")
@@ -75,12 +85,12 @@ def _allocation_of(
 
 
 def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
-    """What a billion-fold increase of C_min is best spent on: a wedge each for serial steps, batch
-    size and model size, whose factors multiply to that of compute (Kaplan et al. 2020, Fig. 3).
+    """Show how a billion times the compute is best spent (Kaplan et al. 2020, Fig. 3).
 
-    By the measured powers of C_min, from the least compute of the frontier on; pale beyond the
-    data. Factors and 95 % intervals at the end; dotted, the paper's powers. A factor below one, of
-    something that shrinks, hangs below its neighbour.
+    There is a wedge each for serial steps, batch size and model size, whose factors multiply to
+    that of compute. They follow the measured powers of C_min from the least compute of the frontier
+    on, and are pale beyond the data. Factors with 95 % intervals stand at the end; the paper's
+    powers are dotted. The wedge of a quantity that shrinks hangs below its neighbour.
     """
     front = found.frontier
     start, measured = front.ranges["C"]
@@ -90,12 +100,12 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         below, below_paper, ends = 0.0, 0.0, []
-        for name, words, colour in _PARTS:
+        for name, words, colour in _WEDGES:
             slopes = front.lines[name][:, 1]
             above = below + slopes[0]
             edges = (C / start) ** below, (C / start) ** above
-            for part, alpha in ((known, 1.0), (~known | (np.roll(known, 1) & ~known), 0.45)):
-                ax.fill_between(C, *edges, where=part, color=colour, alpha=alpha, lw=0)
+            for where, alpha in ((known, 1.0), (~known | (np.roll(known, 1) & ~known), 0.45)):
+                ax.fill_between(C, *edges, where=where, color=colour, alpha=alpha, lw=0)
             ax.plot(C[known], edges[1][known], color=style.INK, lw=0.8)
             ax.plot(C[~known], edges[1][~known], color=style.INK, lw=0.8, ls=(0, (3, 2)))
             low, high = INCREASE ** np.array(quantiles(slopes[1:], front.level))
@@ -111,17 +121,20 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
         ax.set_ylim(min(1.0, INCREASE ** front.lines["S"][0, 1]), INCREASE)
         style.count_axis(ax)
         style.count_axis(ax, which="y")
-        _beside(ax, ends)
+        _write_beside(ax, ends)
         ax.legend(loc="upper left")
     return figure
 
 
-def _beside(ax: Axes, ends: list[tuple[float, str]]) -> None:
-    """Words right of the axes at heights given as powers of INCREASE, moved up where they would touch."""
+def _write_beside(ax: Axes, ends: list[tuple[float, str]]) -> None:
+    """Write texts right of the axes, moved up where they would touch.
+
+    Heights are given as powers of INCREASE.
+    """
     low, high = np.log(ax.get_ylim())
     last = -np.inf
-    for power_, words in sorted(ends):
-        height = (power_ * np.log(INCREASE) - low) / (high - low)
+    for exponent, words in sorted(ends):
+        height = (exponent * np.log(INCREASE) - low) / (high - low)
         last = min(max(height, last + 0.15, 0.05), 0.95)
         ax.text(1.03, last, words, transform=ax.transAxes, va="center", fontsize=7)
 
@@ -137,28 +150,28 @@ def least_compute(
     """Loss against the least compute C_min, beside compute as trained.
 
     C_min = C / (1 + B / B_crit(L)) is what a batch far below the critical one would have taken
-    (eq. 5.5). As trained: the commonest batch size, where its curves suffice.
+    (eq. 5.5). Compute as trained is that of the most common batch size, if its curves suffice.
 
-    critical  of `critical_batch`; where not given, of these very runs.
+    critical  A result of `critical_batch`; the default is that of these runs.
     """
     points = needed(runs if curves is None else curves)
-    critical = bcrit(points, critical)
+    critical = critical_batch_of(points, critical)
     least = adjusted(points, critical)
     front, plain = efficient(points, critical).frontier, fixed_batch(points)
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.6)
         colour = Colours(points["N"])
         lines(ax, least.assign(C=least["C_min"]), "C", colour)
-        everything = np.concatenate([least["C_min"], points["C"]])
-        limits(ax, everything, points["L"].to_numpy(float), above=0.35)
-        for one, words, hue in (
+        both = np.concatenate([least["C_min"], points["C"]])
+        limits(ax, both, points["L"].to_numpy(float), above=0.35)
+        for fitted, compute, hue in (
             (plain, "C", style.METHODS["envelope"]), (front, r"C_\mathrm{min}", style.FIT)
         ):  # fmt: skip
-            if one is not None:
-                value = -one.lines["L"][0, 1]
-                low, high = quantiles(-one.lines["L"][1:, 1], one.level)
-                label = f"$L \\propto {words}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
-                line(ax, along(one, "L"), *one.ranges["C"], label, hue)
+            if fitted is not None:
+                value = -fitted.lines["L"][0, 1]
+                low, high = quantiles(-fitted.lines["L"][1:, 1], fitted.level)
+                label = f"$L \\propto {compute}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
+                line(ax, along(fitted, "L"), *fitted.ranges["C"], label, hue)
         beside = "" if plain is None else " (curves) or $C$"
         ax.set(xlabel=C_MIN.replace(" [", f"{beside} ["), ylabel=LABELS["L"])
         style.count_axis(ax)
@@ -179,17 +192,16 @@ def optimal_steps(
     """The best size and the fewest steps against the least compute C_min, with power laws.
 
     Left: the size that is best at each C_min; right: S_min = C_min / (6 N B_crit(L)). Dots are
-    where two sizes change places, coloured by size. Beside them, size and steps S = D / B against
-    compute as trained at the commonest batch size, where its curves suffice. Bands are 95 %
+    where the best size changes, coloured by size. A second line shows size and steps S = D / B
+    against compute as trained at the most common batch size, if its curves suffice. Bands are 95 %
     intervals.
 
-    critical  of `critical_batch`; where not given, of these very runs.
+    critical  A result of `critical_batch`; the default is that of these runs.
     """
     points = needed(runs if curves is None else curves)
     found, plain = _efficient(runs, curves, critical), fixed_batch(points)
     front = found.frontier
-    law = found.critical.law
-    assert law is not None
+    law = found.critical.require_law()
     at = front.optima[front.optima["kind"] == "crossing"]
     S = at["D"] / law.predict(L=front.at(C=at["C"])["L"].to_numpy())
     B = float(points["B"].mode().iloc[0])
@@ -198,10 +210,10 @@ def optimal_steps(
         colour = Colours(points["N"])
         for ax, name, y in zip(axes, "NS", (at["N"], S), strict=True):
             symbol = rf"{name}_\mathrm{{{'opt' if name == 'N' else 'min'}}}"
-            label = power(front, name, symbol, r"C_\mathrm{min}")
+            label = power_law(front, name, symbol, r"C_\mathrm{min}")
             line(ax, along(front, name), *front.ranges["C"], label, style.FIT)
             if plain is not None:
-                label = power(plain, name, name, "C") + f", $B$ = {B:.6g}"
+                label = power_law(plain, name, name, "C") + f", $B$ = {B:.6g}"
                 ends = plain.ranges["C"]
                 line(ax, along(plain, name), *ends, label, style.METHODS["envelope"])
             inks = colour(at["N"].to_numpy(float))
@@ -236,13 +248,14 @@ def _meeting_of(
 
 
 def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) -> Figure:
-    """L(C_min) and L(D(C_min)), D = 2 C_min / (6 N(C_min)), to beyond where they meet (Kaplan et al.
-    2020, Fig. 15): there the laws contradict one another, so one of them ends before.
+    """Draw L(C_min) and L(D(C_min)) to beyond where they meet (Kaplan et al. 2020, Fig. 15).
 
-    Dots are the optima that the frontier goes through. Solid over the data; where the laws meet
-    lies far outside, and moves by decades with the exponents: the words give 95 % intervals.
+    D = 2 C_min / (6 N(C_min)). Where they meet the laws contradict each other, so one of them must
+    fail before. That point is far outside the data and moves by decades with the exponents; the
+    text gives 95 % intervals. Lines are solid over the data; dots are the optima that the frontier
+    goes through.
 
-    by_D  a fit of kaplan_D; D as far below the critical batch size takes it.
+    by_D  A fit of kaplan_D, with D as training far below the critical batch size takes it.
     """
     front, met = found.frontier, contradiction(found, by_D)
     start, measured = front.ranges["C"]
@@ -251,12 +264,12 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
     bound = replace(front, lines=front.lines | {"L": met.bound})
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.6)
-        label = power(front, "L", r"L(C_\mathrm{min})", r"C_\mathrm{min}")
+        label = power_law(front, "L", r"L(C_\mathrm{min})", r"C_\mathrm{min}")
         pairs: tuple[tuple[Curve, str, str], ...] = (
             (along(front, "L"), label, style.FIT),
             (
                 along(bound, "L"),
-                power(bound, "L", r"L(D(C_\mathrm{min}))", r"C_\mathrm{min}")
+                power_law(bound, "L", r"L(D(C_\mathrm{min}))", r"C_\mathrm{min}")
                 + f"\n{formula(by_D)}",
                 style.METHODS["envelope"],
             ),
@@ -264,7 +277,7 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
         for curve, words, hue in pairs:
             line(ax, curve, start, measured, words, hue, end=end)
         both = np.concatenate(
-            [along(one, "L")(np.array([start, end]))[0] for one in (front, bound)]
+            [along(drawn, "L")(np.array([start, end]))[0] for drawn in (front, bound)]
         )
         ax.set(xscale="log", yscale="log", xlim=(start, end))
         ax.set_ylim(both.min() * 0.85, both.max() * 1.6)

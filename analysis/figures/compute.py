@@ -1,5 +1,7 @@
-"""Loss at fixed compute and fixed steps, sample efficiency, contours (Kaplan et al. 2020, section 6;
-Hoffmann et al. 2022; Brown et al. 2020)."""
+"""Loss at fixed compute and fixed steps, sample efficiency and contours.
+
+The figures follow Kaplan et al. 2020, section 6, Hoffmann et al. 2022 and Brown et al. 2020.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import laws
-from analysis.critical_batch import contours, critical_batch
+from analysis.critical_batch import contours, critical_batch, log_reached
 from analysis.figures import style
 from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, frontier_line, headline, limits, lines, span
@@ -29,7 +31,7 @@ from scaling.count import PF_DAY
 
 
 def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:
-    """The least loss of every size by each number of steps: N, S, L, log-interpolated."""
+    """Return the least loss of every size at each number of steps: N, S, L, log-interpolated."""
     rows = []
     for _, run in curves.sort_values("S").groupby("run_id"):
         x, y = np.log(run["S"].to_numpy(float)), np.log(run["L"].to_numpy(float))
@@ -48,7 +50,7 @@ def fixed(
 ) -> Figure:
     """Loss against size at fixed compute, and at fixed numbers of steps, with L(N, S).
 
-    Learning curves cut at fixed C or S, after their warm-up and before a wsd cooldown; lines are
+    Learning curves are cut at fixed C or S, after warm-up and before a wsd cooldown. Lines are
     kaplan_NS, fitted to the longest curve of every size.
     """
     points = needed(runs if curves is None else curves)
@@ -89,10 +91,10 @@ def fixed(
 def batch_scan(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Tokens against steps to reach each loss, batch size by batch size, for the smallest and
-    largest size.
+    """Tokens against steps to reach each loss at several batch sizes.
 
-    Lines: (S / S_min - 1)(E / E_min - 1) = 1 (McCandlish et al. 2018), fitted to each loss.
+    Panels are the smallest and the largest size. Lines are (S / S_min - 1)(E / E_min - 1) = 1
+    (McCandlish et al. 2018), fitted to each loss.
     """
     points = contours(needed(runs if curves is None else curves))
     critical = critical_batch(points, bootstrap=0)
@@ -102,12 +104,17 @@ def batch_scan(
         figure, axes = panels(len(shown), width, height=2.5)
         colour = Colours(critical.table["L"])
         for ax, N in zip(axes, shown, strict=True):
-            for row in critical.table[critical.table["N"] == N].itertuples():
-                own = points[(points["N"] == N) & (points["L"] == row.L)]
-                B = span(own["B"])
-                S = row.S_min + row.E_min / B
-                ax.plot(S, B * S, color=colour(row.L), lw=0.8)
-                ax.plot(own["S"], own["B"] * own["S"], "o", color=colour(row.L), ms=3, mew=0)
+            for size, L, tradeoff in zip(
+                critical.table["N"], critical.table["L"], critical.fits, strict=True
+            ):
+                if size != N:
+                    continue
+                contour = points[(points["N"] == N) & (points["L"] == L)]
+                B = span(contour["B"])
+                S = tradeoff.predict(B=B)
+                ax.plot(S, B * S, color=colour(L), lw=0.8)
+                tokens = contour["B"] * contour["S"]
+                ax.plot(contour["S"], tokens, "o", color=colour(L), ms=3, mew=0)
             ax.set_xlabel("Steps to reach the loss")
             style.count_axis(ax)
             style.count_axis(ax, which="y")
@@ -121,7 +128,7 @@ def batch_scan(
 def sample_efficiency(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Fewest tokens to reach a loss against size, one line a loss."""
+    """Fewest tokens to reach a loss against size, one line per loss."""
     points = needed(runs if curves is None else curves)
     reached = points.groupby("N")["L"].min()
     start = points.groupby("run_id")["L"].max().min()
@@ -129,11 +136,10 @@ def sample_efficiency(
     goals = np.geomspace(least, most, 7)
     rows = []
     for _, run in points.sort_values("D").groupby("run_id"):
-        best = np.minimum.accumulate(run["L"].to_numpy(float))
         for goal in goals:
-            if best[-1] <= goal <= best[0]:
-                D = np.exp(np.interp(-goal, -best, np.log(run["D"].to_numpy(float))))
-                rows.append((goal, run["N"].iloc[0], D))
+            log_D = log_reached(run, "D", goal)
+            if log_D is not None:
+                rows.append((goal, run["N"].iloc[0], np.exp(log_D)))
     table = pd.DataFrame(rows, columns=["L", "N", "D"]).groupby(["L", "N"], as_index=False).min()
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.6)
@@ -155,9 +161,9 @@ def loss_of_compute(
     front: Frontier | None = None,
     width: Width | None = None,
 ) -> Figure:
-    """Learning curves against compute in PF-days, with the power law along their edge.
+    """Learning curves against compute in PF-days, with the power law along their envelope.
 
-    front  a frontier; the envelope of the curves where not given.
+    front  A frontier; the default is the envelope of the curves.
     """
     points = needed(runs if curves is None else curves)
     front = front or envelope(points)
@@ -184,9 +190,9 @@ def loss_contours(
     law: FitResult | None = None,
     width: Width | None = None,
 ) -> Figure:
-    """Contours of the fitted L(N, D) over compute and size, and slices of it at fixed compute.
+    """Contours of the fitted L(N, D) over compute and size, and slices at fixed compute.
 
-    law  a law of N and D; chinchilla fitted to all runs where not given.
+    law  A fitted law of N and D; the default is chinchilla, fitted to all runs.
     """
     runs = usable(runs)
     law = law or fit_law(laws.chinchilla, runs)
@@ -201,8 +207,8 @@ def loss_contours(
         left.set(xlim=(C[0], C[-1]), ylim=(N[0], N[-1]), xlabel=LABELS["C"], ylabel=LABELS["N"])
         style.count_axis(left)
         style.count_axis(left, which="y")
-        lines = left.contour(C, N, L, levels, colors=style.GREY, linewidths=0.7)
-        left.clabel(lines, fmt="%.2f", fontsize=6, inline_spacing=2)  # at the scales just set
+        drawn = left.contour(C, N, L, levels, colors=style.GREY, linewidths=0.7)
+        left.clabel(drawn, fmt="%.2f", fontsize=6, inline_spacing=2)  # placed by the axis scales
         left.plot(runs["C"], runs["N"], "o", color=style.INK, ms=1.8, mew=0)
         low, high = front.ranges["C"]
         best = front.at(C=C)
@@ -219,8 +225,8 @@ def loss_contours(
             at = front.at(C=budget).iloc[0]
             right.plot(at["N"], at["L"], "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
         for budget in exact:
-            one = colour(budget["C"].median())
-            right.plot(budget["N"], budget["L"], "o", color=one, ms=2.5, mew=0)
+            hue = colour(budget["C"].median())
+            right.plot(budget["N"], budget["L"], "o", color=hue, ms=2.5, mew=0)
         right.set(xlabel=LABELS["N"], ylabel=LABELS["L"], xlim=(N[0], N[-1]))
         right.set_ylim(runs["L"].min() * 0.97, runs["L"].max() * 1.2)
         style.count_axis(right)

@@ -1,5 +1,8 @@
-"""Loss on other text, and by position in the context (Kaplan et al. 2020, section 3.2.2, appendix
-D.5). Both take `tests.parquet`, which the registry hands over as columns of the runs."""
+"""Loss on other text, and by position in the context.
+
+The figures follow Kaplan et al. 2020, section 3.2.2 and appendix D.5. They take `tests.parquet`,
+which the registry passes in the column `tests` of the runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ POSITION = "Position in the context"
 
 
 def _tested(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and distribution: `corpus`, L there, L_position; the run's own loss in L_own."""
+    """Return one row per run and distribution: `corpus`, L, L_position; L_own of the run itself."""
     runs = usable(runs)
     rows = [
         {**run, "L_own": run["L"], **test}
@@ -35,9 +38,13 @@ def _tested(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _elsewhere(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
-    """`_tested` with the bits per byte on the training text in `own`; the corpora, that one first,
-    and a colour each."""
+def _on_other_corpora(
+    runs: pd.DataFrame,
+) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
+    """Return `_tested` with the bits per byte on the training text in `own`.
+
+    Also returns the corpora, that of training first, and a colour for each.
+    """
     table = _tested(runs)
     home = table["run_id"].map(runs.set_index("run_id")["corpus"])
     base = table[table["corpus"] == home].set_index("run_id")["bits_per_byte"]
@@ -50,7 +57,7 @@ def _elsewhere(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], dict[str, s
 
 
 def _legend_above(ax: Axes, title: str | None = None) -> None:
-    """A legend over losses in bits/byte, with room made for it."""
+    """Put a legend above losses in bits/byte, and make room for it."""
     style.loss_axis(ax)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.45)
     ax.legend(loc="upper right", ncols=2, title=title, title_fontsize=7)
@@ -63,37 +70,26 @@ def distributions(
 ) -> Figure:
     """Bits per byte on other distributions, by size, and against those on the training text.
 
-    Left: the longest runs of every size. Right: all runs, those of one size joined in order of
-    their data, so that training moves from right to left. Bits per byte, as losses a token of
-    other text are not comparable.
+    Left: the longest runs of every size. Right: all runs, with those of one size joined in order of
+    their data, so that training moves from right to left. Losses are in bits per byte, since losses
+    per token are not comparable between texts.
     """
-    table, names, hues = _elsewhere(runs)
+    table, names, hues = _on_other_corpora(runs)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.6, share=True)
         last = table[table["D"] == table["D"].max()]
         for name in names:
             same = last[last["corpus"] == name].sort_values("N")
             left.plot(
-                same["N"],
-                same["bits_per_byte"],
-                "o-",
-                color=hues[name],
-                lw=0.8,
-                ms=3,
-                mew=0,
+                same["N"], same["bits_per_byte"], "o-", color=hues[name], lw=0.8, ms=3, mew=0,
                 label=style.words(name),
-            )
+            )  # fmt: skip
             for _, size in table[table["corpus"] == name].groupby("N"):
                 size = size.sort_values("D")
                 right.plot(
-                    size["own"],
-                    size["bits_per_byte"],
-                    ".-",
-                    color=hues[name],
-                    lw=0.5,
-                    ms=2.5,
+                    size["own"], size["bits_per_byte"], ".-", color=hues[name], lw=0.5, ms=2.5,
                     alpha=0.8,
-                )
+                )  # fmt: skip
         left.set(xlabel=LABELS["N"], ylabel="Loss [bits/byte]")
         right.set(xlabel=f"Loss on {style.words(names[0])} [bits/byte]")
         style.count_axis(left)
@@ -113,9 +109,9 @@ def generalization(
 ) -> Figure:
     """Bits per byte on other distributions against depth, at one size.
 
-    The size (N within 8 %) with most depths, its longest runs: dots are means over seeds, bars go
-    from the least to the most. In the paper depth is of no account beyond the loss on the training
-    distribution.
+    It takes the longest runs of the size (N within 8 %) with most depths. Dots are means over
+    seeds, bars reach from the least to the greatest loss. In the paper depth has no effect beyond
+    the loss on the training distribution.
     """
     runs = usable(runs)
     runs = runs.assign(size=sizes(runs["N"]))
@@ -123,15 +119,15 @@ def generalization(
     if depths.max() < 2:
         raise TableError("no two runs of one size (N within 8 %) differ in depth.")
     runs = runs[runs["size"] == depths.idxmax()]
-    table, names, hues = _elsewhere(runs[runs["D"] == runs["D"].max()])
+    table, names, hues = _on_other_corpora(runs[runs["D"] == runs["D"].max()])
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.6)
         for name in names:
-            by = table[table["corpus"] == name].groupby("n_layer")["bits_per_byte"]
-            mean, low, high = by.mean(), by.min(), by.max()
+            by_depth = table[table["corpus"] == name].groupby("n_layer")["bits_per_byte"]
+            mean, low, high = by_depth.mean(), by_depth.min(), by_depth.max()
             ax.errorbar(
-                mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3, mew=0,
-                lw=0.8, elinewidth=0.6, label=style.words(name),
+                mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3,
+                mew=0, lw=0.8, elinewidth=0.6, label=style.words(name),
             )  # fmt: skip
         ax.set(xscale="log", xlabel="Layers", ylabel="Loss [bits/byte]")
         ax.xaxis.set_major_locator(FixedLocator(sorted(runs["n_layer"].unique())))
@@ -147,9 +143,9 @@ def positions(
 ) -> Figure:
     """Loss by position in the context: by size with power laws, and for other context lengths.
 
-    Left: the longest context, dashed E + A / T^alpha fitted to the positions from 2 on. Right: the
-    largest size, a line a context length. Losses are averaged over bins of position, equally wide
-    in log.
+    Left: the longest context; dashed lines are E + A / T^alpha, fitted to positions from 2 on.
+    Right: the largest size, with a line per context length. Losses are averaged over bins of
+    position, equally wide in log.
     """
     runs = usable(runs)
     own = [
@@ -196,7 +192,7 @@ def positions(
 
 
 def binned(L: np.ndarray, per_octave: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (from 1) and losses, averaged over bins of equal width in log position."""
+    """Average losses over bins of equal width in log position; return positions (from 1) too."""
     T = np.arange(1, len(L) + 1, dtype=float)
     log_T = np.log2(T)
     bins = pd.DataFrame({"log_T": log_T, "L": L}).groupby(np.ceil(per_octave * log_T)).mean()

@@ -7,22 +7,7 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.result import FitResult
 
-
-def with_interval(result: FitResult) -> str:
-    """The formula, and under it the interval of the exponent where there is but one."""
-    exponents = [name for name in result.law.params if name.startswith("alpha")]
-    if len(exponents) != 1:
-        return formula(result)
-    row = result.interval().loc[exponents[0]]
-    return f"{formula(result)}\n{between(exponents[0], row['low'], row['high'])}"
-
-
-def between(name: str, low: float, high: float) -> str:
-    symbol = name.replace("alpha", r"\alpha")
-    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
-
-
-_FORMULAE = {
+_FORMULAS = {
     "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
     "kaplan_D": "L = (D/{D_c})^{{-{alpha_D}}}",
     "kaplan_C": "L = (C/{C_c})^{{-{alpha_C}}}",
@@ -38,9 +23,24 @@ _FORMULAE = {
 }
 
 
+def with_interval(result: FitResult) -> str:
+    """Return the formula and, if the law has one exponent, its interval on a second line."""
+    exponents = [name for name in result.law.params if name.startswith("alpha")]
+    if len(exponents) != 1:
+        return formula(result)
+    row = result.interval().loc[exponents[0]]
+    return f"{formula(result)}\n{between(exponents[0], row['low'], row['high'])}"
+
+
+def between(name: str, low: float, high: float) -> str:
+    """Return the interval of an exponent as a formula."""
+    symbol = name.replace("alpha", r"\alpha")
+    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
+
+
 def formula(result: FitResult) -> str:
-    """The law with its fitted numbers, for a legend; its name where it has no short form."""
-    pattern = _FORMULAE.get(result.law.name)
+    """Return the law with its fitted numbers for a legend; its name if it has no short form."""
+    pattern = _FORMULAS.get(result.law.name)
     if pattern is None or result.law != laws.resolve(result.law.name):
         return result.law.name
     floor = 1e-6 * float(result.runs[result.law.target].min())
@@ -49,7 +49,7 @@ def formula(result: FitResult) -> str:
 
 
 def latex(value: float) -> str:
-    """Three digits below 1, two above 100 with a power of ten."""
+    """Return a number for math mode: three digits below 100, powers of ten above."""
     if value == 0 or np.isinf(value):
         return "0" if value == 0 else r"\infty"
     if 0.01 <= abs(value) < 1:

@@ -23,7 +23,7 @@ from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
-from analysis.frontiers.frontier import frontier as optimal
+from analysis.frontiers.frontier import frontier as fit_frontier
 from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop import parabola
 from analysis.frontiers.parametric import parametric
@@ -37,24 +37,24 @@ def _frontier_of(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
-    return frontier(optimal(usable(runs), method="all", curves=curves), width=width)
+    return frontier(fit_frontier(usable(runs), method="all", curves=curves), width=width)
 
 
 def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Figure:
-    """N_opt(C) and D_opt(C): lines with bands, the optima they go through, dashed beyond the data.
+    """Draw N_opt(C) and D_opt(C) with bands and the optima that they go through.
 
-    A Comparison draws each method in its colour; of the exponents in the legend the brackets are
-    the interval.
+    Lines are dashed beyond the data. A Comparison has one colour per method; brackets in the legend
+    are intervals of the exponents.
     """
     fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
     with rc_context(style.paper()):
         figure, axes = panels(2, width, height=2.6)
         for ax, name in zip(axes, ("N", "D"), strict=True):
-            for one in fronts:
-                _optima(ax, one, name)
-            of = "parameters" if name == "N" else "tokens"
+            for method in fronts:
+                _optima(ax, method, name)
+            counted = "parameters" if name == "N" else "tokens"
             ax.set_xlabel(LABELS["C"])
-            ax.set_ylabel(f"Optimal {of} ${name}_\\mathrm{{opt}}$")
+            ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
             style.count_axis(ax)
             style.count_axis(ax, which="y")
             ax.legend(loc="upper left")
@@ -62,6 +62,7 @@ def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Fig
 
 
 def _optima(ax: Axes, front: Frontier, name: str) -> None:
+    """Draw the optimal N or D of one method."""
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     label = (
@@ -79,10 +80,10 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
 def isoflop(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss against size at fixed compute with parabolas, and the minima's N against compute.
+    """Loss against size at fixed compute with parabolas, and the N of their minima.
 
-    Runs of no common budget are taken from `curves`, cut at fixed compute. Parabolas are drawn
-    over the sizes they were fitted to, dotted where their minimum is at the edge: it was not used.
+    Without common budgets of runs, `curves` are cut at fixed compute. Parabolas span the sizes that
+    they were fitted to; dotted ones have no interior minimum and are not used.
     """
     runs = usable(runs)
     table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
@@ -122,10 +123,9 @@ def _deviation_of(
 def deviation(
     result: FitResult, C: Iterable[float] | None = None, *, width: Width | None = None
 ) -> Figure:
-    """How many times the optimal compute a model k times the optimal size needs for the same loss
-    (Kaplan et al. 2020, Fig. 12), with the band of the last budget.
+    """Draw the compute for the same loss at other sizes (Kaplan et al. 2020, Fig. 12).
 
-    C  budgets [FLOPs] whose optimum is deviated from; the data's largest where not given. For the
+    C  Budgets [FLOPs] at whose optimum to start; the default is the largest of the data. Under the
        Chinchilla form all budgets share one curve.
     """
     front = parametric(result)
@@ -134,13 +134,13 @@ def deviation(
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         colours = style.size_map()(np.linspace(0, 0.8, len(budgets)))
-        for one, colour in zip(budgets, colours, strict=True):
-            best = front.at(C=one).iloc[0]
+        for budget, colour in zip(budgets, colours, strict=True):
+            best = front.at(C=budget).iloc[0]
             prices = [price(front, N=best["N"], D=best["D"], factor=f) for f in factors]
             band = np.array([(p.value, p.low, p.high) for p in prices])
             band = np.where(np.isfinite(band), band, 1e6)
             ax.fill_between(factors, band[:, 1], band[:, 2], color=colour, alpha=0.18, lw=0)
-            label = f"$C = {latex(one)}$ FLOPs, $N_\\mathrm{{opt}} = {latex(best['N'])}$"
+            label = f"$C = {latex(budget)}$ FLOPs, $N_\\mathrm{{opt}} = {latex(best['N'])}$"
             ax.plot(factors, band[:, 0], color=colour, label=label)
         ax.axhline(1, color=style.GREY, lw=0.6, ls=":")
         ax.axvline(1, color=style.GREY, lw=0.6, ls=":")
@@ -163,7 +163,7 @@ def _critical_batch_of(
 
 
 def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Figure:
-    """B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
+    """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         t = critical.table

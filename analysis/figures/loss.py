@@ -24,7 +24,7 @@ from analysis.figures.marks import (
 )
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.figures.shared_fits import bcrit, default_frontier
+from analysis.figures.shared_fits import critical_batch_of, default_frontier
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
@@ -45,13 +45,14 @@ def kaplan_triptych(
 ) -> Figure:
     """Loss against compute, data and parameters.
 
-    Every learning curve, coloured by N, with the compute-optimal frontier; every run's final loss
-    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
-    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
+    Learning curves are coloured by N, with the compute-optimal frontier. Final losses stand against
+    D and N, with the law fitted to the lower edge: the runs that no run with as little D (or N)
+    beats. Bands are 95 % intervals; lines are dashed beyond the data.
 
-    by_C  a frontier; where not given, the envelope of the curves (parametric without curves).
-    by_D  a law of D, by_N a law of N; where not given, kaplan_D and kaplan_N on the lower edge.
-    unit  of compute on the axis: 'FLOPs' or 'PF-days', the paper's.
+    by_C  A frontier; the default is the envelope of the curves (parametric without curves).
+    by_D  A fitted law of D; the default is kaplan_D on the lower edge.
+    by_N  A fitted law of N; the default is kaplan_N on the lower edge.
+    unit  Unit of compute on the axis: 'FLOPs', or 'PF-days' as in the paper.
     """
     runs = usable(runs)
     curves = None if curves is None else usable(curves)
@@ -90,7 +91,7 @@ def learning_curves(
 ) -> Figure:
     """Loss against tokens and against compute, coloured by size.
 
-    Dots end the runs. Takes a table of curves alone as well.
+    Dots mark the ends of runs. A table of curves alone suffices.
     """
     points = needed(runs if curves is None else curves)
     with rc_context(style.paper()):
@@ -120,18 +121,19 @@ def size_and_data(
     """Loss against data by size with L(N, D), and along learning curves with L(N, S).
 
     Right: the longest curve of every size after its warm-up, as in the paper (section 5.2), and
-    before a wsd cooldown, within which the loss falls with the schedule. Over S_min = S / (1 +
-    B_crit(L) / B) (eq. 5.4) where B_crit is given or the runs have several batch sizes, otherwise
-    over S as trained.
+    before a wsd cooldown, within which the loss falls with the schedule. The axis is S_min = S /
+    (1 + B_crit(L) / B) (eq. 5.4) if B_crit is given or the runs have several batch sizes, otherwise
+    S as trained.
 
-    by_ND     a law of N and D; kaplan_ND fitted to all runs where not given.
-    by_NS     a law of N and S, then drawn over S; kaplan_NS fitted to the points shown where not given.
-    critical  of `critical_batch`; where not given, of these very runs.
+    by_ND     A fitted law of N and D; the default is kaplan_ND, fitted to all runs.
+    by_NS     A fitted law of N and S, drawn over S as trained; the default is kaplan_NS, fitted to
+              the points shown.
+    critical  A result of `critical_batch`; the default is that of these runs.
     """
     runs = usable(runs)
     points = needed(runs if curves is None else curves)
     if by_NS is None and (critical is not None or points["B"].nunique() >= 3):
-        critical = bcrit(points, critical)
+        critical = critical_batch_of(points, critical)
     points = of_steps(longest(points))
     if critical is not None:
         points = adjusted(points, critical)
@@ -145,13 +147,13 @@ def size_and_data(
         for N, curve in points.sort_values("S").groupby("N"):
             right.plot(curve["S"], curve["L"], ".", color=colour(N), ms=3, mew=0)
         for N in colour.sizes:
-            own = runs.loc[runs["N"] == N, "D"]
-            D = span(own, beyond=BEYOND)
-            fitted(left, D, by_ND.predict(N=N, D=D), own.max(), colour(N))
-            own = points.loc[points["N"] == N, "S"]
-            if len(own):
-                S = span(own, beyond=BEYOND)
-                fitted(right, S, by_NS.predict(N=N, S=S), own.max(), colour(N))
+            trained = runs.loc[runs["N"] == N, "D"]
+            D = span(trained, beyond=BEYOND)
+            fitted(left, D, by_ND.predict(N=N, D=D), trained.max(), colour(N))
+            taken = points.loc[points["N"] == N, "S"]
+            if len(taken):
+                S = span(taken, beyond=BEYOND)
+                fitted(right, S, by_NS.predict(N=N, S=S), taken.max(), colour(N))
         L = np.concatenate([runs["L"], points["L"]])
         for ax, x, result in ((left, "D", by_ND), (right, "S", by_NS)):
             data = runs if x == "D" else points
@@ -173,10 +175,10 @@ def size_and_data(
 def forms(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Is L(N) a power law or a logarithm? Both with their misfit; L(D) and L(C) beside it.
+    """L(N), L(D) and L(C) as power laws and as logarithms, with their misfit.
 
-    The paper shows L(N). Fitted to the lower edge: the runs that no run with as little N (D, C)
-    beats. The misfit is the relative root mean square over these.
+    The paper shows L(N). Laws are fitted to the lower edge: the runs that no run with as little N
+    (D, C) beats. The misfit is the relative root mean square over these runs.
     """
     runs = usable(runs)
     with rc_context(style.paper()):
@@ -212,8 +214,9 @@ def embeddings(
 ) -> Figure:
     """Loss against size with and without embeddings, by depth.
 
-    The best run of every shape. Counted with embeddings the depths part; without, they join, but
-    for models of a single layer. The law is fitted to the lower edge of the other depths.
+    Dots are the best run of every shape. Counted with embeddings, depths differ; without, they
+    agree, except for models of a single layer. The law is fitted to the lower edge of the other
+    depths.
     """
     runs = usable(runs)
     best = runs.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])

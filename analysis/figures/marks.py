@@ -1,4 +1,4 @@
-"""What is drawn on a panel: curves, dots, and lines of laws with their bands."""
+"""Marks on a panel: learning curves, dots, and lines of laws with their bands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier, quantiles
 
 BEYOND = 3.0
-"""How far a fitted line is drawn past the data, dashed."""
+"""Factor by which a fitted line is drawn past the data, dashed."""
+
+Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""A function of x that returns (value, low, high)."""
 
 
 def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:
-    """One line a run; the largest sizes last, so that none hides the small ones' ends."""
+    """Draw a line per run, the largest sizes last, so that they do not hide the small ones' ends.
+
+    ends  Whether to put a dot at the end of each run.
+    """
     paths, colours, last = [], [], []
     for _, run in curves.sort_values(["N", "D"], kind="stable").groupby("run_id", sort=False):
         path = run[[x, "L"]].to_numpy(float)
@@ -45,6 +51,7 @@ def dots(
     faint: bool = False,
     edge: bool = False,
 ) -> None:
+    """Draw a dot per run: pale if `faint`, outlined if `edge`."""
     ax.scatter(
         runs[x], runs["L"], c=colour(runs["N"].to_numpy(float)), s=7 if faint else 12,
         alpha=0.45 if faint else 1.0, lw=0.5 if edge else 0.0,
@@ -55,14 +62,14 @@ def dots(
 
 
 def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
-    """Room for the line beyond the data, to the right and below, and for the legend above."""
+    """Leave room for the line beyond the data, right and below, and for the legend above."""
     width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
     ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
     ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
 
 
 def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) -> None:
-    """A law of one column with its band, over the rows it was fitted to and beyond."""
+    """Draw a law of one column with its band, over the rows it was fitted to and beyond."""
 
     def curve(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         columns: dict[str, Any] = {x: grid}
@@ -73,7 +80,7 @@ def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) ->
 
 
 def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
-    """L_opt(C) with its band; C on the axis in units of `scale` FLOPs."""
+    """Draw L_opt(C) with its band, against C in units of `scale` FLOPs."""
     if front.fit is None:
         exponent = -front.lines["L"][0, 1]
         C_c = front.coefficient("L") ** (1 / exponent) / scale
@@ -86,12 +93,8 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
     line(ax, along(front, "L", scale), low, high, label, style.FIT)
 
 
-Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""x to (value, low, high)."""
-
-
 def along(front: Frontier, name: str, scale: float = 1.0) -> Curve:
-    """N, D, L ... of a frontier with its interval against C in units of `scale` FLOPs."""
+    """Return N, D, L, ... of a frontier as a curve in C, in units of `scale` FLOPs."""
 
     def curve(C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         table = front.at(C=C * scale)
@@ -112,8 +115,10 @@ def line(
     start: float | None = None,
     end: float | None = None,
 ) -> None:
-    """`curve` with its band: solid over the data, dashed from there on, to `end` where given (and,
-    with `start`, from there up to the data)."""
+    """Draw a curve with its band: solid from `low` to `high`, the data, and dashed outside.
+
+    It reaches from `start` (by default `low`) to `end` (by default BEYOND times `high`).
+    """
     start, end = start or low, end or high * BEYOND
     grid = np.geomspace(start, end, 121)
     ax.fill_between(grid, *curve(grid)[1:], color=colour, alpha=0.15, lw=0, zorder=1)
@@ -126,7 +131,7 @@ def line(
 
 
 def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> None:
-    """Words, such as a formula, at the top within the axes."""
+    """Write text, such as a formula, at the top inside the axes."""
     ax.text(
         0.985 if side == "right" else 0.015, 0.985, text, transform=ax.transAxes, ha=side,
         va="top", fontsize=style.paper()["legend.fontsize"],
@@ -134,7 +139,7 @@ def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -
 
 
 def span(values: Any, *, beyond: float = 1.0) -> np.ndarray:
-    """81 log-spaced points over the values, and to `beyond` times the largest."""
+    """Return 81 log-spaced points from the least value to `beyond` times the largest."""
     values = np.asarray(values, float)
     return np.geomspace(values.min(), values.max() * beyond, 81)
 
@@ -142,9 +147,9 @@ def span(values: Any, *, beyond: float = 1.0) -> np.ndarray:
 def fitted(
     ax: Axes, x: np.ndarray, y: np.ndarray, last: float, colour: Any, **options: Any
 ) -> None:
-    """A fitted line: solid up to `last`, dashed from there on."""
+    """Draw a fitted line: solid up to `last`, dashed beyond."""
     known = x <= last * (1 + 1e-9)
     ax.plot(x[known], y[known], color=colour, lw=0.8, **options)
     if not known.all():
-        from_there = np.flatnonzero(known)[-1] if known.any() else 0
-        ax.plot(x[from_there:], y[from_there:], color=colour, lw=0.7, ls=(0, (3, 2)))
+        start = np.flatnonzero(known)[-1] if known.any() else 0
+        ax.plot(x[start:], y[start:], color=colour, lw=0.7, ls=(0, (3, 2)))

@@ -8,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis import laws
+from analysis.data_limits import early_stop_of_gap, infinite_limit, relative_excess
 from analysis.figures import style
 from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
@@ -22,8 +23,11 @@ UNIQUE = "Distinct tokens $D$"
 
 
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame | None) -> pd.DataFrame:
-    """`runs` as Kaplan et al. take them for L(N, D): D the distinct tokens, L the least test loss
-    along the run, and S_stop the step where that was (the last one where the loss still fell)."""
+    """Return `runs` as Kaplan et al. take them for L(N, D).
+
+    D is the number of distinct tokens, L the least test loss along the run, and S_stop the step of
+    that loss (the last step if the loss still fell).
+    """
     runs = usable(runs)
     if curves is None:
         return runs.assign(D=runs["D_unique"], S_stop=runs["S"])
@@ -44,38 +48,38 @@ def overfitting(
     """Early-stopped loss against data by size, and the share of it that is overfitting.
 
     Right: L / L(N, infinity) - 1 against N^(alpha_N / alpha_D) / D, where all sizes fall on one
-    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is the law's.
+    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is that of the law.
 
-    law  kaplan_ND fitted to the early-stopped runs where not given.
+    law  A fit of kaplan_ND; the default is fitted to the early-stopped runs.
     """
     stopped = early_stopped(runs, curves)
     law = law or fit_law(laws.kaplan_ND, stopped)
-    p = law.params
-    ratio = p["alpha_N"] / p["alpha_D"]
+    exponent = law.params["alpha_N"] / law.params["alpha_D"]
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.5)
         colour = Colours(stopped["N"])
         dots(left, stopped, "D", colour)
         for N in colour.sizes:
-            own = stopped.loc[stopped["N"] == N, "D"]
-            D = span(own, beyond=BEYOND)
-            fitted(left, D, law.predict(N=N, D=D), own.max(), colour(N))
+            trained = stopped.loc[stopped["N"] == N, "D"]
+            D = span(trained, beyond=BEYOND)
+            fitted(left, D, law.predict(N=N, D=D), trained.max(), colour(N))
         limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.3)
         left.set(xlabel=UNIQUE, ylabel=LABELS["L"])
         style.count_axis(left)
         style.loss_axis(left)
         headline(left, formula(law))
-        x = stopped["N"].to_numpy(float) ** ratio / stopped["D"].to_numpy(float)
-        excess = stopped["L"].to_numpy(float) / (p["N_c"] / stopped["N"]) ** p["alpha_N"] - 1
-        right.scatter(x, excess, c=colour(stopped["N"].to_numpy(float)), s=12, lw=0)
+        N = stopped["N"].to_numpy(float)
+        x = N**exponent / stopped["D"].to_numpy(float)
+        excess = stopped["L"].to_numpy(float) / infinite_limit(law, N=N) - 1
+        right.scatter(x, excess, c=colour(N), s=12, lw=0)
         grid = span(x)
-        curve = (1 + grid * p["D_c"] / p["N_c"] ** ratio) ** p["alpha_D"] - 1
         right.plot(
-            grid, curve, color=style.FIT, label=r"$(1 + D_c N^a / (N_c^a D))^{\alpha_D} - 1$"
-        )
+            grid, relative_excess(law, ratio=grid), color=style.FIT,
+            label=r"$(1 + D_c N^a / (N_c^a D))^{\alpha_D} - 1$",
+        )  # fmt: skip
         right.axhline(0, color=style.GREY, lw=0.5, ls=":")
         right.set(
-            xlabel=f"$N^a / D$, $a = \\alpha_N/\\alpha_D = {ratio:.2f}$",
+            xlabel=f"$N^a / D$, $a = \\alpha_N/\\alpha_D = {exponent:.2f}$",
             ylabel=r"Overfitting $L / L(N, \infty) - 1$",
         )
         style.count_axis(right)
@@ -91,16 +95,15 @@ def early_stopping(
     """The step of least test loss against its lower bound, and train and test loss by data size.
 
     Left: runs whose test loss turned, against S_c / (L(N, D) - L(N, infinity))^(1 / alpha_S) of
-    eq. 5.7, with L(N, S) fitted to the runs that never saw a token twice. Right: the size that
-    most runs overfit at; train loss dashed.
+    eq. 5.7, with L(N, S) fitted to the runs that never saw a token twice. Right: the size with most
+    overfitted runs; train loss is dashed.
     """
     points = needed(runs if curves is None else curves)
     runs = usable(runs)
     stopped = early_stopped(runs, points)
     points = joined(points, runs, "D_unique")
-    last = points.groupby("run_id")[
-        "S"
-    ].max()  # a run that stopped early has its S at its least loss
+    # A run that stopped early records the step of its least loss, so its last one is on its curve.
+    last = points.groupby("run_id")["S"].max()
     turned = stopped[stopped["S_stop"] < 0.98 * stopped["run_id"].map(last)]
     fresh = runs.loc[runs["D_unique"] >= 0.99 * runs["D"], "run_id"]
     if turned.empty:
@@ -112,22 +115,19 @@ def early_stopping(
         raise TableError("every run repeats its data; L(N, S) takes runs of one epoch at most.")
     steps = of_steps(longest(points[points["run_id"].isin(fresh)]))
     law = fit_law(laws.kaplan_NS, steps, bootstrap=0)
-    p = law.params
-    floor = (p["N_c"] / turned["N"]) ** p["alpha_N"]
-    above = turned["L"] > floor * (1 + 1e-6)
-    bound = p["S_c"] / (turned["L"] - floor)[above] ** (1 / p["alpha_S"])
+    limit = infinite_limit(law, N=turned["N"])
+    gap = turned["L"] - limit
+    above = turned["L"] > limit * (1 + 1e-6)
+    bounded = turned[above].assign(bound=early_stop_of_gap(law, gap[above]))
     N = turned["N"].value_counts().idxmax()
     shown = points[points["N"] == N]
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.5)
         colour = Colours(points["D_unique"])
-        left.scatter(
-            bound, turned["S_stop"][above], c=colour(turned["D_unique"][above].to_numpy(float)),
-            s=12, lw=0,
-        )  # fmt: skip
-        ends = np.array(
-            [min(bound.min(), turned["S_stop"].min()), max(bound.max(), turned["S_stop"].max())]
-        )
+        inks = colour(bounded["D_unique"].to_numpy(float))
+        left.scatter(bounded["bound"], bounded["S_stop"], c=inks, s=12, lw=0)
+        both = (bounded["bound"], turned["S_stop"])
+        ends = np.array([min(x.min() for x in both), max(x.max() for x in both)])
         left.plot(ends, ends, color=style.FIT, lw=0.8, label="the bound")
         left.set(
             xlabel=r"$S_c\,(L(N, D) - L(N, \infty))^{-1/\alpha_S}$",
@@ -137,9 +137,9 @@ def early_stopping(
         style.count_axis(left, which="y")
         left.legend(loc="upper left")
         for _, run in shown.sort_values("S").groupby("run_id"):
-            one = colour(float(run["D_unique"].iloc[0]))
-            right.plot(run["S"], run["L"], color=one, lw=0.9)
-            right.plot(run["S"], run["L_train"], color=one, lw=0.7, ls=(0, (3, 2)))
+            hue = colour(float(run["D_unique"].iloc[0]))
+            right.plot(run["S"], run["L"], color=hue, lw=0.9)
+            right.plot(run["S"], run["L_train"], color=hue, lw=0.7, ls=(0, (3, 2)))
         right.set(xlabel=LABELS["S"], ylabel="Loss [nats/token]")
         style.count_axis(right)
         style.loss_axis(right)

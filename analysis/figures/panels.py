@@ -1,4 +1,4 @@
-"""Panels of a figure, their labels, and colours by size."""
+"""Panels of a figure, axis labels, and colours by size."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ LABELS = {
     "PF": "Compute $C$ [PF-days]",
 }
 
-
 Width = Literal["column", "full"]
-"""Of a figure: one column of a page, or all of its text."""
+"""Width of a figure: one column of a page, or its whole text width."""
 
 
 def panels(
@@ -38,13 +37,14 @@ def panels(
     ratios: Iterable[float] | None = None,
     share: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels: side by side over the page, one above the other in a column.
+    """Make a figure of `count` panels: side by side at full width, stacked in a column.
 
-    width   where not given, a column for one panel and the page for more.
-    height  of one panel [inches].
-    ratios  of the panels' widths, and share one axis of y, where they are side by side.
+    width   The default is a column for one panel and the full width for more.
+    height  Height of one panel [inches].
+    ratios  Relative widths of panels that are side by side.
+    share   Whether panels that are side by side share the y axis.
 
-    To be called inside rc_context(style.paper()).
+    Call it inside rc_context(style.paper()).
     """
     width = width or ("column" if count == 1 else "full")
     if width == "full":
@@ -60,7 +60,7 @@ def panels(
 
 
 class Colours:
-    """One colour a size, and the bar that explains it."""
+    """A colour for each size (or other value), and the colour bar."""
 
     def __init__(self, N: Iterable[float]):
         self.sizes = np.unique(np.asarray(list(N), float))
@@ -78,9 +78,11 @@ class Colours:
         own: bool = False,
         plain: bool = False,
     ) -> None:
-        """A colour bar right of `axes`, marked at each value; ticks at the decades, or, with `own`
-        and where there are fewer than two decades to mark, at the values, with `plain` without
-        powers of ten."""
+        """Draw a colour bar right of `axes`, with a mark at each value.
+
+        Ticks are at decades; with `own`, or if there are fewer than two decades to label, they are
+        at the values, written without powers of ten if `plain`.
+        """
         lowest, highest = np.log10(self.sizes[[0, -1]])
         own = own or np.floor(highest) - np.ceil(lowest) < 1
         bar = figure.colorbar(
@@ -99,7 +101,7 @@ class Colours:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
 
     def _apart(self) -> list[float]:
-        """The values without those whose labels would touch the one below."""
+        """Return the values without those whose labels would touch the one below."""
         kept = [self.sizes[0]]
         for value in self.sizes[1:]:
             if self.norm(value) - self.norm(kept[-1]) > 0.06:

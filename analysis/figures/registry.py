@@ -1,5 +1,8 @@
-"""Every figure by name, drawn from a results folder: what it shows, where the layout is from, which
-columns it takes and which spec measures them."""
+"""The registry of figures: draw them by name from a results folder.
+
+Each entry states what the figure shows, the source of its layout, the columns that it needs and the
+spec that measures them.
+"""
 
 from __future__ import annotations
 
@@ -23,53 +26,65 @@ from scaling.errors import TableError
 from scaling.files import check_inside
 from scaling.table import read_tests
 
+_FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
+"""Descriptions of tables in the `needs` of a figure."""
+_OMITTED = {
+    ".pdf": ("CreationDate", "Producer", "Creator"),
+    ".png": ("Software",),
+    ".svg": ("Date", "Creator"),
+}
+"""Metadata that is left out of files of each format."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """A figure that can be drawn from a results folder."""
 
     name: str
     source: str
-    """The paper and figure whose layout it has; empty for our own."""
+    """The paper and figure whose layout it follows; empty for our own."""
     shows: str
     needs: tuple[str, ...]
-    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves, 'tests' for losses
-    by position and distribution."""
+    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves, 'tests' for
+    losses by position and distribution."""
     spec: str
-    """The bundled spec that trains what it takes."""
+    """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
-    """(runs, curves or None, width=None) -> Figure; with critical=None where B_crit(L) may be that
-    of another sweep."""
+    """(runs, curves or None, width=None) -> Figure; with critical=None if B_crit(L) may be that of
+    another sweep."""
 
     @property
     def takes_critical(self) -> bool:
         return "critical" in inspect.signature(self.draw).parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Tables:
-    """What figures are drawn from."""
+    """Tables of a results folder."""
 
     folder: Path
     runs: pd.DataFrame
-    """With what tests.parquet says of each in `tests`."""
+    """Runs; column `tests` holds their rows of tests.parquet."""
     curves: pd.DataFrame | None
     critical_from: Path | None
     """A results folder whose B_crit(L) holds for this one."""
 
     @classmethod
-    def of(cls, results: str | Path, critical: str | Path | None) -> _Tables:
+    def read(cls, results: str | Path, critical: str | Path | None) -> _Tables:
         folder, runs = Path(results), load_table(results)
         measured = "run_id" in runs.columns and (folder / "tests.parquet").is_file()
         if measured and len(tests := read_tests(folder)):
-            of_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
-            runs["tests"] = [of_run.get(run, []) for run in runs["run_id"]]
-        curved = (folder / "curves.parquet").is_file()
-        curves = load_table(folder, curves=True) if curved else None
-        return cls(folder, runs, curves, None if critical is None else Path(critical))
+            by_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
+            runs["tests"] = [by_run.get(run, []) for run in runs["run_id"]]
+        curves = None
+        if (folder / "curves.parquet").is_file():
+            curves = load_table(folder, curves=True)
+        critical_from = None if critical is None else Path(critical)
+        return cls(folder=folder, runs=runs, curves=curves, critical_from=critical_from)
 
     @cached_property
     def critical(self) -> CriticalBatch | None:
+        """The critical batch size of `critical_from`, if given."""
         if self.critical_from is None:
             return None
         try:
@@ -77,25 +92,23 @@ class _Tables:
         except (TableError, FitError) as error:
             raise TableError(f"critical batch size of {self.critical_from}: {error}") from None
 
-    def figure(self, one: Drawing, width: Width | None) -> Figure:
-        lacks = [
-            name for name in one.needs
+    def figure(self, drawing: Drawing, width: Width | None) -> Figure:
+        """Draw a figure; TableError where these tables do not allow it."""
+        missing = [
+            name for name in drawing.needs
             if (self.curves is None if name == "curves" else name not in self.runs.columns)
         ]  # fmt: skip
-        measures = f"`scaling sweep {one.spec}` measures it."
-        if lacks:
-            what = ", ".join(_FILES.get(name, name) for name in lacks)
-            raise TableError(f"{self.folder}: the figure {one.name!r} needs {what}; {measures}")
-        options = {"critical": self.critical} if one.takes_critical else {}
+        name, measures = drawing.name, f"`scaling sweep {drawing.spec}` measures it."
+        if missing:
+            needed = ", ".join(_FILES.get(column, column) for column in missing)
+            raise TableError(f"{self.folder}: the figure {name!r} needs {needed}; {measures}")
+        options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
-            return one.draw(self.runs, self.curves, width=width, **options)
-        except (ValueError, ArithmeticError) as error:  # ours, and of odd values such as n_ctx = 0
-            raise TableError(
-                f"{self.folder}: the figure {one.name!r}: {error} {measures}"
-            ) from None
+            return drawing.draw(self.runs, self.curves, width=width, **options)
+        # Our own errors are ValueErrors; odd values such as n_ctx = 0 raise others.
+        except (ValueError, ArithmeticError) as error:
+            raise TableError(f"{self.folder}: the figure {name!r}: {error} {measures}") from None
 
-
-_FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
 
 FIGURES: dict[str, Drawing] = {}
 """Every figure by name."""
@@ -104,19 +117,23 @@ FIGURES: dict[str, Drawing] = {}
 def figure(
     name: str, source: str = "", *, needs: Iterable[str] = (), spec: str
 ) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """List a function of (runs, curves, width=) under `name`, with the first line of its
-    docstring."""
+    """Register a function of (runs, curves, width=) under `name`.
 
-    def keep(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    The first line of its docstring states what the figure shows.
+    """
+
+    def register(function: Callable[..., Figure]) -> Callable[..., Figure]:
         shows = (function.__doc__ or "").splitlines()[0].rstrip(".")
-        FIGURES[name] = Drawing(name, source, shows, tuple(needs), spec, function)
+        FIGURES[name] = Drawing(
+            name=name, source=source, shows=shows, needs=tuple(needs), spec=spec, draw=function
+        )
         return function
 
-    return keep
+    return register
 
 
 def listing() -> str:
-    """Every figure that `draw` knows: name, paper, what it shows, columns, spec."""
+    """Describe every figure: name, what it shows, paper, columns, spec."""
     width = max(map(len, FIGURES))
     lines = []
     for d in FIGURES.values():
@@ -134,15 +151,16 @@ def of_results(
     width: Width | None = None,
     critical: str | Path | None = None,
 ) -> Figure:
-    """The figure `name` (of FIGURES) of a results folder.
+    """Draw the figure `name` (a key of FIGURES) of a results folder.
 
-    width     'column' or 'full'; where not given, what suits the figure.
-    critical  a results folder with several batch sizes, whose B_crit(L) holds for these runs too,
-              where these have but one.
+    width     'column' or 'full'; the default suits the figure.
+    critical  A results folder with several batch sizes, whose B_crit(L) holds for these runs too,
+              which have only one.
 
-    Raises TableError where it cannot be drawn, saying what is lacking and which spec measures it.
+    Raises TableError, which names what is missing and the spec that measures it, if the figure
+    cannot be drawn.
     """
-    return _Tables.of(results, critical).figure(_known(name), width)
+    return _Tables.read(results, critical).figure(_by_name(name), width)
 
 
 def draw(
@@ -153,9 +171,9 @@ def draw(
     width: Width | None = None,
     critical: str | Path | None = None,
 ) -> list[Path]:
-    """Draw the figure `name` of a results folder, as `of_results`, and save it; the files written.
+    """Draw the figure `name` of a results folder like `of_results`; return the files written.
 
-    out  see `save`; <results>/figures/<name> where not given.
+    out  See `save`; the default is <results>/figures/<name>.
     """
     made = of_results(name, results, width=width, critical=critical)
     if out is not None:
@@ -170,16 +188,18 @@ def drawings(
     width: Width | None = None,
     critical: str | Path | None = None,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Every figure, or those named, that a results folder allows, by name, and {name: why not} of
-    the rest."""
-    tables = _Tables.of(results, critical)
-    made, lacking = {}, {}
-    for one in map(_known, FIGURES if names is None else names):
+    """Draw every figure, or those in `names`, that a results folder allows.
+
+    Returns the figures by name, and for the others, by name, why they cannot be drawn.
+    """
+    tables = _Tables.read(results, critical)
+    made, missing = {}, {}
+    for drawing in map(_by_name, FIGURES if names is None else names):
         try:
-            made[one.name] = tables.figure(one, width)
+            made[drawing.name] = tables.figure(drawing, width)
         except TableError as error:
-            lacking[one.name] = str(error)
-    return made, lacking
+            missing[drawing.name] = str(error)
+    return made, missing
 
 
 def draw_all(
@@ -190,44 +210,48 @@ def draw_all(
     width: Width | None = None,
     critical: str | Path | None = None,
 ) -> tuple[list[Path], dict[str, str]]:
-    """Draw every figure that a results folder allows: the files written, and {name: why not} of
-    the rest. `out` is a folder; <results>/figures where not given. `again`: only what lies there."""
+    """Draw every figure that a results folder allows, and save them.
+
+    out    A folder; the default is <results>/figures.
+    again  Draw only the figures that are in `out` already.
+
+    Returns the files written, and for the other figures, by name, why they cannot be drawn.
+    """
     folder = Path(out or Path(results) / "figures")
-    there = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
-    if there == []:
+    present = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
+    if present == []:
         raise TableError(f"{folder} holds no figure to draw again; `scaling figure all {results}`.")
-    made, lacking = drawings(results, names=there, width=width, critical=critical)
+    made, missing = drawings(results, names=present, width=width, critical=critical)
     inside = Path(results) if out is None else None
-    files = [path for name, one in made.items() for path in save(one, folder / name, inside=inside)]
-    return files, lacking
+    files = [
+        path for name, drawn in made.items() for path in save(drawn, folder / name, inside=inside)
+    ]
+    return files, missing
 
 
 def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> list[Path]:
-    """Write `path`, a .pdf, .png or .svg, or both a .pdf and a .png where it has no such suffix;
-    the files written.
+    """Save a figure; return the files written.
 
-    The same figure gives the same bytes every time: no dates are written. Fonts are Type 42. With
-    `inside`, a folder that may be somebody else's, OSError where a symbolic link in it would be
-    written through.
+    path    A .pdf, .png or .svg file. Without such a suffix, a .pdf and a .png are written.
+    inside  A folder that others may have written: OSError if a symbolic link leads out of it.
+
+    The same figure gives the same bytes every time, since no dates are written. Fonts are Type 42.
     """
     path = Path(path)
-    known = path.suffix.lower() in (".pdf", ".png", ".svg")
+    known = path.suffix.lower() in _OMITTED
     files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
     if inside is not None:
         for file in files:
             check_inside(file, inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        nothing = {
-            ".pdf": ("CreationDate", "Producer", "Creator"), ".png": ("Software",),
-            ".svg": ("Date", "Creator"),
-        }[file.suffix.lower()]  # fmt: skip
         with rc_context(style.paper()):
-            figure.savefig(file, metadata=dict.fromkeys(nothing))
+            figure.savefig(file, metadata=dict.fromkeys(_OMITTED[file.suffix.lower()]))
     return files
 
 
-def _known(name: str) -> Drawing:
+def _by_name(name: str) -> Drawing:
+    """Return the entry of FIGURES; TableError with a suggestion if there is none."""
     if name not in FIGURES:
         close = difflib.get_close_matches(name, FIGURES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -34,11 +34,12 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    The size and horizon of most schedules. The sum runs over steps, by trapezoids between evaluations.
+    It takes the size and horizon with most schedules. The sum runs over steps, by trapezoids
+    between evaluations.
     """
     points = needed(runs if curves is None else curves)
     if "lr" not in points.columns or points["lr"].isna().all():
-        raise TableError("the learning curves have no column lr (of schema version 1).")
+        raise TableError("the learning curves have no column lr (schema version 1 has none).")
     runs = usable(runs)
     kinds = runs.groupby(["N", "D"])["schedule"].nunique()
     if kinds.max() < 2:
@@ -75,9 +76,9 @@ def best_rates(
 ) -> Figure:
     """Loss against the learning rate by size, and the best rate against size with eq. D.1.
 
-    The best rate is the minimum of a parabola through the three lowest points in log rate (mean
-    over seeds); not where the lowest is at an edge. Where sizes have several horizons: the longest
-    that all of them share.
+    The best rate is the minimum of a parabola through the three lowest points in log rate (means
+    over seeds); a size whose lowest point is at an edge has none. If sizes have several horizons,
+    the longest that all of them share is used.
     """
     runs = usable(runs)
     counts = runs.groupby("D")["N"].nunique()
@@ -137,16 +138,16 @@ def transfer(
 ) -> Figure:
     """Loss against the learning rate by width, in the standard parametrisation and in muP.
 
-    The rate is that of the base width, which muP divides for wider matrices. Rings: the minimum of a
-    parabola through the three lowest points in log rate (mean over seeds). Larger batches are dashed. The
-    base width is in both panels, where it is one and the same model.
+    The rate is that of the base width, which muP divides for wider matrices. Rings are minima of
+    parabolas through the three lowest points in log rate (means over seeds). Larger batches are
+    dashed. Runs of the base width, the same model in both parametrisations, are in both panels.
     """
     runs = usable(runs)
     base = runs["mup_base_width"].astype(float)
     if base.isna().all() or base.notna().all():
         raise TableError("the runs are not of both parametrisations (config model.mup_base_width).")
     if "optimizer" in runs and (runs["optimizer"] != "adamw").any():
-        raise TableError("muP divides the rates of other optimisers than AdamW by another power.")
+        raise TableError("muP divides the rates of optimisers other than AdamW by another power.")
     runs = runs.assign(rate=runs["lr_peak"] * (runs["d_model"] / base).fillna(1.0))
     standard, mup = runs[base.isna()], runs[base.notna()]
     same = standard[standard["d_model"].isin(base.dropna().unique())]
@@ -154,17 +155,17 @@ def transfer(
     with rc_context(style.paper()):
         figure, axes = panels(2, width, height=2.5, share=True)
         colour = Colours(runs["d_model"])
-        for ax, some, name in zip(
+        for ax, shown, name in zip(
             axes, (standard, pd.concat([same, mup])), ("standard", "muP"), strict=True
         ):
-            table = some.groupby(["B", "d_model", "rate"], as_index=False)["L"].mean()
-            for (B, d), line_of in table.groupby(["B", "d_model"]):
+            table = shown.groupby(["B", "d_model", "rate"], as_index=False)["L"].mean()
+            for (B, d), scan in table.groupby(["B", "d_model"]):
                 first = batches[0] == B
                 ax.plot(
-                    line_of["rate"], line_of["L"], ".-" if first else ".--", color=colour(d), lw=0.8,
+                    scan["rate"], scan["L"], ".-" if first else ".--", color=colour(d), lw=0.8,
                     ms=3, label=f"{d:.0f}" if first else None,
                 )  # fmt: skip
-                vertex = _vertex(line_of["rate"], line_of["L"])
+                vertex = _vertex(scan["rate"], scan["L"])
                 if vertex is not None:
                     ax.plot(*vertex, "o", mfc="none", mec=colour(d), mew=0.9, ms=6)
             ax.set(xscale="log", xlabel=f"Peak learning rate ({name})")
@@ -183,8 +184,10 @@ def transfer(
 
 
 def _vertex(rate: pd.Series, L: pd.Series) -> tuple[float, float] | None:
-    """The best rate and its loss, of a parabola through the three lowest points in log rate; None where
-    the lowest is at an edge. Rates ascend."""
+    """Fit a parabola to the three lowest points in log rate; return the best rate and its loss.
+
+    Rates ascend. None if the lowest point is at an edge.
+    """
     i = int(np.argmin(L))
     if not 0 < i < len(L) - 1:
         return None

@@ -1,4 +1,4 @@
-"""What a model looks like: proportions, and other families (Kaplan et al. 2020, section 3)."""
+"""Proportions of the model, and other families (Kaplan et al. 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _RATIOS = (
     ("aspect", "Aspect ratio $d_\\mathrm{model} / n_\\mathrm{layer}$"),
     ("heads", "Head width $d_\\mathrm{model} / n_\\mathrm{head}$"),
 )
-"""Tags of the spec `shape` and what each of them varies."""
+"""Tags of the spec `shape` and the ratio that each varies."""
+FAMILIES = {"decoder": "Transformer", "lstm": "LSTM"}
+"""Names of model families in legends; others have their own name."""
 
 
 @listed(
@@ -34,8 +36,8 @@ def proportions(
 ) -> Figure:
     """Loss over the best at the same size: feed-forward ratio, aspect ratio, head width.
 
-    Takes the runs tagged feed_forward, aspect and heads. Dots are means over seeds, bars go from
-    the least to the most.
+    It takes the runs tagged feed_forward, aspect and heads. Dots are means over seeds, bars reach
+    from the least to the greatest loss.
     """
     runs = usable(runs)
     d_ff = runs["d_ff"].fillna(4 * runs["d_model"])
@@ -53,8 +55,8 @@ def proportions(
         colour = Colours(runs["size"])
         for ax, (tag, label) in zip(axes, present, strict=True):
             for size, same in runs[runs["tag"] == tag].groupby("size"):
-                by = same.groupby(tag)["L"].agg(["mean", "min", "max"])
-                rise = 100 * (by / by["mean"].min() - 1)
+                loss = same.groupby(tag)["L"].agg(["mean", "min", "max"])
+                rise = 100 * (loss / loss["mean"].min() - 1)
                 error = (rise["mean"] - rise["min"], rise["max"] - rise["mean"])
                 ax.errorbar(
                     rise.index, rise["mean"], error, fmt="o-", color=colour(size), ms=3, lw=0.8,
@@ -74,10 +76,6 @@ def proportions(
     return figure
 
 
-FAMILIES = {"decoder": "Transformer", "lstm": "LSTM"}
-"""Names of model families in legends; others are called what they are."""
-
-
 @listed("kaplan7", "Kaplan et al. 2020, Fig. 7", needs=("family", "n_layer"), spec="lstm")
 def families(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
@@ -92,15 +90,16 @@ def families(
         figure, (ax,) = panels(1, width, height=2.5)
         palette = list(style.METHODS.values())
         for name, colour in zip(names, palette, strict=False):
-            own = runs[kinds == name]
-            best = own.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
+            of_family = runs[kinds == name]
+            best = of_family.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
+            legend = style.words(FAMILIES.get(name, name))
             marks = dict(zip(sorted(best["n_layer"].unique()), "osD^v", strict=False))
             for layers, same in best.sort_values("N").groupby("n_layer"):
                 ax.plot(
                     same["N"], same["L"], marks.get(layers, "P"), color=colour, ms=3.5, mew=0,
-                    label=f"{style.words(FAMILIES.get(name, name))}, {layers} layer{'s' * (layers > 1)}",
+                    label=f"{legend}, {layers} layer{'s' * (layers > 1)}",
                 )  # fmt: skip
-            edge = lower_edge(own, "N")
+            edge = lower_edge(of_family, "N")
             if len(edge) >= 3:
                 law_line(ax, fit_law(laws.kaplan_N, edge), "N", colour=colour)
         limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float), above=0.45)
@@ -115,7 +114,7 @@ def families(
 def recurrence(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss of recurrent transformers against size, each weight counted once, or once a use."""
+    """Loss of recurrent transformers against size, counting weights once, or at every use."""
     runs = usable(runs)
     uses = runs["n_repeat"].fillna(1).astype(int)
     if uses.nunique() < 2:

@@ -1,4 +1,4 @@
-"""Fits that several figures share."""
+"""Default fits that several figures share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from analysis.fitting.fit import fit as fit_law
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
-from scaling.errors import TableError
 
 
 def default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
+    """Return the envelope of the curves; without curves, the parametric frontier of the runs."""
     if curves is None:
         return parametric(fit_law(laws.chinchilla, runs))
     return envelope(curves)
 
 
-def bcrit(points: pd.DataFrame, critical: CriticalBatch | None = None) -> CriticalBatch:
-    """`critical`, or that of these curves; with its law B_crit(L), or TableError."""
+def critical_batch_of(points: pd.DataFrame, critical: CriticalBatch | None = None) -> CriticalBatch:
+    """Return `critical`, by default that of these curves; TableError without a law B_crit(L)."""
     critical = critical or critical_batch(contours(points))
-    if critical.law is None:
-        raise TableError("B_crit(L) takes contours at three losses or more.")
+    critical.require_law()
     return critical

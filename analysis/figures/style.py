@@ -1,4 +1,4 @@
-"""How figures look: settings for matplotlib as data, colours by size, axes of losses and counts.
+"""Style of figures: matplotlib settings, colours by size, and axes of losses and counts.
 
 Nothing here changes global state: figures are made and saved inside `rc_context(paper())`.
 """
@@ -16,23 +16,23 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 COLUMN = 3.25
 """Width of one column [inches]."""
 FULL = 6.75
-"""Width of a page's text [inches]."""
+"""Text width of a page [inches]."""
 
 INK = "#1a1a1a"
 GREY = "#8c8c8c"
 FIT = "#c1272d"
-"""Of fitted laws, their bands and the optimum."""
+"""Colour of fitted laws, their bands and the optimum."""
 METHODS = {
     "envelope": "#0072b2",
     "isoflop": "#d55e00",
     "akima": "#cc79a7",
     "parametric": "#009e73",
 }
-"""A colour a method, told apart by colour-blind readers too (Okabe and Ito 2008)."""
+"""Colours of frontier methods, safe for colour-blind readers (Okabe and Ito 2008)."""
 
 
 def paper() -> dict[Any, Any]:
-    """Settings of a figure for print: STIX, 8 points, thin lines, Type 42 fonts."""
+    """Return settings for figures in print: STIX, 8 points, thin lines, Type 42 fonts."""
     return {
         "font.family": "STIXGeneral",
         "mathtext.fontset": "stix",
@@ -78,10 +78,10 @@ def paper() -> dict[Any, Any]:
 
 
 def words(text: object) -> str:
-    """Text of anyone as a label: in one line, at most 40 characters, and never a formula.
+    """Return untrusted text as a label: one line of at most 40 characters, never a formula.
 
-    matplotlib takes what is between two dollars for one, and leaves out of a legend what begins
-    with an underscore.
+    matplotlib reads text between two dollars as a formula, and leaves labels that begin with an
+    underscore out of legends.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     line = line if len(line) <= 40 else f"{line[:37]}..."
@@ -89,22 +89,22 @@ def words(text: object) -> str:
 
 
 def size_map() -> Colormap:
-    """Viridis without its palest tenth, which white paper swallows."""
+    """Return viridis without its palest tenth, which is hard to see on white."""
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
     return ListedColormap([to_hex(c) for c in colours], name="sizes")
 
 
 def size_norm(N: Any) -> LogNorm:
-    """Colours by log N over the sizes at hand (a decade where they are all equal)."""
+    """Return a norm in log N over the given sizes (about a decade if they are all equal)."""
     N = np.asarray(N, float)
     low, high = float(N.min()), float(N.max())
     return LogNorm(low, high) if high > low else LogNorm(low / 3, high * 3)
 
 
 def loss_axis(ax: Axes, *, which: str = "y") -> None:
-    """A logarithmic axis of losses with ticks at round numbers, as these span less than a decade.
+    """Make an axis of losses logarithmic, with ticks at round numbers within a decade.
 
-    Call it when the data are drawn: the ticks depend on the limits.
+    Call it after drawing the data: the ticks depend on the limits.
     """
     axis = ax.yaxis if which == "y" else ax.xaxis
     (ax.set_yscale if which == "y" else ax.set_xscale)("log")
@@ -115,7 +115,7 @@ def loss_axis(ax: Axes, *, which: str = "y") -> None:
 
 
 def count_axis(ax: Axes, *, which: str = "x") -> None:
-    """A logarithmic axis of N, D or C: labels at decades, minor ticks where there is room."""
+    """Make an axis of N, D or C logarithmic: labels at decades, minor ticks if there is room."""
     axis = ax.yaxis if which == "y" else ax.xaxis
     (ax.set_yscale if which == "y" else ax.set_xscale)("log")
     low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
@@ -128,14 +128,14 @@ def count_axis(ax: Axes, *, which: str = "x") -> None:
 
 
 def _two_and_five(value: float, _: Any) -> str:
-    """Labels between decades where these alone are too few."""
+    """Label an axis of less than two decades at 2 and 5 times powers of ten."""
     power = int(np.floor(np.log10(value) + 1e-9))
     digit = round(value / 10.0**power)
     return rf"${digit}\cdot 10^{{{power}}}$" if digit in (2, 5) else ""
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Four to seven round numbers within (low, high)."""
+    """Return four to seven round numbers within (low, high)."""
     for steps in (
         (1, 2, 5),
         (1, 1.5, 2, 3, 5, 7),

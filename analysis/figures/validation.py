@@ -1,4 +1,4 @@
-"""How far to trust a fit: errors on runs it has not seen, and what the data say of each parameter."""
+"""Validation of fits: errors on held-out runs, and how well the data determine each parameter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -24,6 +25,9 @@ from analysis.tables.select import usable
 from analysis.validation.validate import validate
 from scaling.errors import TableError
 
+_DRAWS, _INTERVAL = "#c9d6df", "#8aa4b4"
+"""Colours of bootstrap draws and their interval."""
+
 
 @listed("holdout", spec="headline")
 def held_out(
@@ -33,10 +37,10 @@ def held_out(
     against: tuple[Law, ...] = (laws.chinchilla, laws.kaplan_ND),
     width: Width | None = None,
 ) -> Figure:
-    """Error on larger runs that a fit has not seen, against how far it extrapolates.
+    """Error on larger runs that a fit has not seen, against the extrapolation factor.
 
-    A panel a law: fitted to the runs up to each cut-off in C, its error at every larger run. The
-    grey band is 1 %.
+    Each panel is a law, fitted to the runs up to each cut-off in C; dots are its errors at larger
+    runs. The grey band is 1 %.
     """
     runs = usable(runs)
     with rc_context(style.paper()):
@@ -82,12 +86,12 @@ def _parameters_of(
 
 
 def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
-    """Of every fitted parameter: bootstrap draws (bars), profile likelihood over its most (line),
-    both 95 % intervals (bar, line under the axis) and the estimate.
+    """Draw the bootstrap and the profile likelihood of every fitted parameter.
 
-    What the two disagree on, and what has no end, is not determined by the data.
+    Bars are bootstrap draws, the line is the profile likelihood over its maximum, and the vertical
+    line the estimate. Below them are both 95 % intervals. Where the two disagree, or an interval
+    has no end, the data do not determine the parameter.
     """
-    assert result.problem is not None
     names = list(result.problem.free)
     intervals = result.interval()
     across = 1 if width == "column" else 3
@@ -99,37 +103,45 @@ def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
         for ax in grid.flat[len(names) :]:
             ax.set_axis_off()
         for ax, name in zip(grid.flat, names, strict=False):
-            profile = result.profile(name)
-            draws = result.samples[name].to_numpy(float)
             low, high = intervals.loc[name, ["low", "high"]].to_numpy(float)
-            value = result.params[name]
-            shown = np.array([low, high, profile.low, profile.high, value])
-            shown = shown[np.isfinite(shown)]
-            log = bool((shown > 0).all() and shown.max() > 5 * shown.min())
-            ends = np.log(shown) if log else shown
-            margin = 0.35 * (ends.max() - ends.min())
-            ends = np.array([ends.min() - margin, ends.max() + margin])
-            bins = np.linspace(ends[0], ends[1], 41)
-            limits = tuple(np.exp(ends) if log else ends)
-            heights, edges = np.histogram(draws, np.exp(bins) if log else bins)
-            if heights.any():
-                ax.stairs(
-                    heights / heights.max(), edges, fill=True, color="#c9d6df", label="bootstrap"
-                )
-            x = np.linspace(ends[0], ends[1], 301)
-            x = np.exp(x) if log else x
-            rise = np.interp(x, profile.value, profile.drop)
-            ax.plot(x, np.exp(-0.5 * rise**2), color=style.FIT, lw=0.9, label="profile likelihood")
-            ax.axvline(value, color=style.INK, lw=0.6)
-            ax.plot([low, high], [-0.08, -0.08], color="#8aa4b4", lw=2.5, solid_capstyle="butt")
-            inside = np.clip([profile.low, profile.high], *limits)
-            ax.plot(inside, [-0.17, -0.17], color=style.FIT, lw=2.5, solid_capstyle="butt")
-            ax.set(xlim=limits, ylim=(-0.23, 1.05), xlabel=f"${symbol(name)}$", yticks=[])
-            ax.spines["left"].set_visible(False)
-            if log:
-                style.count_axis(ax)
-            else:
-                ax.xaxis.set_major_locator(MaxNLocator(5))
-                ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+            _parameter(ax, result, name, low, high)
         figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
+
+
+def _parameter(ax: Axes, result: FitResult, name: str, low: float, high: float) -> None:
+    """Draw one parameter, with its bootstrap interval from `low` to `high`."""
+    profile, value = result.profile(name), result.params[name]
+    ends, log = _shown([low, high, profile.low, profile.high, value])
+    scale = np.exp if log else np.asarray
+    limits = tuple(scale(ends))
+    draws = result.samples[name].to_numpy(float)
+    heights, edges = np.histogram(draws, scale(np.linspace(ends[0], ends[1], 41)))
+    if heights.any():
+        ax.stairs(heights / heights.max(), edges, fill=True, color=_DRAWS, label="bootstrap")
+    x = scale(np.linspace(ends[0], ends[1], 301))
+    rise = np.interp(x, profile.value, profile.drop)
+    ax.plot(x, np.exp(-0.5 * rise**2), color=style.FIT, lw=0.9, label="profile likelihood")
+    ax.axvline(value, color=style.INK, lw=0.6)
+    ax.plot([low, high], [-0.08, -0.08], color=_INTERVAL, lw=2.5, solid_capstyle="butt")
+    inside = np.clip([profile.low, profile.high], *limits)
+    ax.plot(inside, [-0.17, -0.17], color=style.FIT, lw=2.5, solid_capstyle="butt")
+    ax.set(xlim=limits, ylim=(-0.23, 1.05), xlabel=f"${symbol(name)}$", yticks=[])
+    ax.spines["left"].set_visible(False)
+    if log:
+        style.count_axis(ax)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+
+
+def _shown(values: list[float]) -> tuple[np.ndarray, bool]:
+    """Return the ends of an axis that shows the finite values, and whether it is logarithmic.
+
+    The ends of a logarithmic axis are logarithms.
+    """
+    known = np.array(values)[np.isfinite(values)]
+    log = bool((known > 0).all() and known.max() > 5 * known.min())
+    ends = np.log(known) if log else known
+    margin = 0.35 * (ends.max() - ends.min())
+    return np.array([ends.min() - margin, ends.max() + margin]), log

@@ -1,8 +1,8 @@
 """Forward-mode derivatives of plain numpy functions.
 
-A :class:`Dual` is an array with its partial derivatives, one array for each parameter it depends
-on. Any function of numpy operations, called with Duals, returns its exact Jacobian at about the
-cost of evaluating it twice. An operation without a rule raises TypeError.
+A :class:`Dual` (a dual number) is an array with its partial derivatives, one array for each
+parameter that it depends on. A function of numpy operations, called with Duals, returns its exact
+Jacobian at about the cost of evaluating it twice. An operation without a rule raises TypeError.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNARY: dict[np.ufunc, Callable[[Any, Any], Any]] = {
     np.sin: lambda x, y: np.cos(x),
     np.cos: lambda x, y: -np.sin(x),
 }
-"""d f / d x, given x and y = f(x)."""
+"""Slope d f / d x as a function of x and y = f(x)."""
 
 _BINARY: dict[np.ufunc, tuple[Callable[..., Any], Callable[..., Any]]] = {
     np.add: (lambda a, b, y: 1.0, lambda a, b, y: 1.0),
@@ -45,7 +45,7 @@ _BINARY: dict[np.ufunc, tuple[Callable[..., Any], Callable[..., Any]]] = {
     np.minimum: (lambda a, b, y: 1.0 * (a <= b), lambda a, b, y: 1.0 * (a > b)),
     np.logaddexp: (lambda a, b, y: np.exp(a - y), lambda a, b, y: np.exp(b - y)),
 }
-"""(d f / d a, d f / d b), given a, b and y = f(a, b)."""
+"""Slopes (d f / d a, d f / d b) as functions of a, b and y = f(a, b)."""
 
 _RULES: dict[np.ufunc, tuple[Callable[..., Any], ...]] = {
     **{ufunc: (rule,) for ufunc, rule in _UNARY.items()},
@@ -54,7 +54,7 @@ _RULES: dict[np.ufunc, tuple[Callable[..., Any], ...]] = {
 
 _FLAT = {np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal}
 _FLAT |= {np.sign, np.floor, np.ceil, np.isfinite, np.isnan}
-"""Operations that see the value only."""
+"""Operations whose result has no derivative: comparisons and steps."""
 
 
 class Dual(np.lib.mixins.NDArrayOperatorsMixin):
@@ -118,7 +118,7 @@ def _is_one(x: Any) -> bool:
 
 
 def _power(base: Any, exponent: Any) -> Dual:
-    """base**exponent as exp(exponent log base): several times faster than np.power."""
+    """Return base**exponent as exp(exponent log base), several times faster than np.power."""
     a = base.value if isinstance(base, Dual) else base
     b = exponent.value if isinstance(exponent, Dual) else exponent
     partials: dict[int, Any] = {}

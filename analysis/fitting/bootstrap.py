@@ -1,7 +1,7 @@
-"""Draws from the sampling distribution of a fit: bootstraps, and the linearised (delta) method.
+"""Draws from the sampling distribution of a fit: bootstraps and the linearised (delta) method.
 
-Rows that share a run are correlated: every bootstrap here draws whole groups (runs), which is the
-plain bootstrap where each row is its own group.
+Rows that share a run are correlated, so every bootstrap here draws whole groups (runs). It is the
+plain bootstrap if each row is its own group.
 
 Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (pairs,
 percentile); Wu 1986 and Cameron, Gelbach & Miller 2008 (wild, clustered).
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
+import scipy
 
 from analysis.fitting.intervals import covariance, null_directions, root
 from analysis.fitting.minimise import Minimum
@@ -22,14 +22,16 @@ from analysis.fitting.starts import chunks, evenly, spaced
 
 METHODS = ("bootstrap", "residual", "wild", "delta")
 SMALL = 25
-"""Fewer groups than this and a percentile bootstrap is too wide, or too narrow where rows are
-clustered: 'delta' is used. Measured of 95 % intervals: 97 % with 16 runs of 8 checkpoints."""
+"""With fewer groups a percentile bootstrap is too wide, or too narrow if rows are clustered, and
+'delta' is the default. Its 95 % intervals cover 97 % with 16 runs of 8 checkpoints (measured)."""
 _FEW_ROWS = 60
-"""Below this, resamples have minima that warm starts miss (measured: 1.2 % at 45, 11 % at 15)."""
+"""With fewer rows, warm starts miss the minima of some resamples (1.2 % at 45 rows, 11 % at 15)."""
 _KINK = 0.05
 """Resamples are fitted with a threshold of at least this many standard deviations of the residuals.
-Least absolute deviations has a kink at every row, where Newton steps stall; rounding it off by so
-little leaves the distribution of the estimate as it was."""
+Least absolute deviations has a kink at every row, where Newton steps stall. Rounding the kinks off
+by this little does not change the distribution of the estimate."""
+_MOST_TARGETS = 2**23
+"""Number of simulated measurements held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Draws:
     converged: float = 1.0
     """Fraction of the resamples that met the solver's tolerance."""
     rescued: int = 0
-    """Resamples that the warm start left in a worse basin than another resample's solution."""
+    """Number of resamples whose warm start ended above another resample's solution."""
 
 
 def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int) -> Draws:
-    """`count` draws by one of METHODS.
+    """Return `count` draws by one of METHODS.
 
     'bootstrap' resamples groups; 'residual' resamples residuals over rows and 'wild' flips their
     signs group by group, both around the fitted law; 'delta' draws from the multivariate t
@@ -62,7 +64,7 @@ def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int)
     fitted = problem.model.value(minimum.theta)[0]
     r = (problem.y - fitted) * np.sqrt(problem.n / max(problem.n - problem.q, 1))
     parts = []
-    for part in chunks(count, max(1, _TARGETS // problem.n)):
+    for part in chunks(count, max(1, _MOST_TARGETS // problem.n)):
         B = part.stop - part.start
         if method == "residual":
             noise = rng.choice(r - np.average(r, weights=problem.weights), (B, problem.n))
@@ -75,12 +77,8 @@ def draw(problem: Problem, minimum: Minimum, method: str, count: int, seed: int)
     return Draws(theta, method, float(np.mean(np.concatenate([ok for _, ok in parts]))))
 
 
-_TARGETS = 2**23
-"""Elements of the simulated measurements held at once."""
-
-
 def _rounded(problem: Problem, minimum: Minimum) -> Minimum:
-    """The minimum with a threshold that resamples can be fitted with: see _KINK."""
+    """Return the minimum with a threshold at which resamples can be fitted (see _KINK)."""
     spread = 1.4826 * typical(problem, minimum.theta)
     if minimum.delta >= _KINK * spread:
         return minimum
@@ -97,7 +95,7 @@ def _rounded(problem: Problem, minimum: Minimum) -> Minimum:
 
 
 def _spread(problem: Problem, minimum: Minimum, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(q, count) where resamples start: the minimum, spread out along what the data leave open."""
+    """Return starts (q, count): the minimum, spread along directions that the data leave open."""
     null = null_directions(problem, minimum)
     if not null.shape[1]:
         return np.repeat(minimum.theta, count, 1)
@@ -108,7 +106,7 @@ def _spread(problem: Problem, minimum: Minimum, count: int, rng: np.random.Gener
 def _refit(
     problem: Problem, minimum: Minimum, targets: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unknowns (q, B) for each row of targets (B, n), and whether each fit converged."""
+    """Return unknowns (q, B) for the rows of targets (B, n), and whether each fit converged."""
     B = len(targets)
     best = None
     rivals = np.flatnonzero(minimum.objectives[1:3] < 2 * minimum.objective) + 1
@@ -130,7 +128,7 @@ def _refit(
 
 
 def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(B, G) how often each group is drawn. Draws with fewer rows than unknowns are drawn again."""
+    """Return how often each group is drawn (B, G); draws with too few rows are drawn again."""
     G = problem.units()
     sizes = np.bincount(problem.groups, minlength=G)
     need = min(problem.q + 1, problem.n)
@@ -185,7 +183,7 @@ def _restart(
     converged: np.ndarray,
     tries: int,
 ) -> None:
-    """Solve each resample again from the best few of a pool of starts; keep what is better."""
+    """Solve resamples again from the best few of a pool of starts; keep improvements in place."""
     F = counts @ _misfit(problem, pool, delta).T
     best = np.argsort(F, axis=1)[:, :tries]
     for k in range(best.shape[1]):
@@ -196,7 +194,7 @@ def _restart(
 
 
 def _misfit(problem: Problem, theta: np.ndarray, delta: float) -> np.ndarray:
-    """(M, G) weighted rho summed over each group, for unknowns (q, M)."""
+    """Return weighted rho summed over each group (M, G), for unknowns (q, M)."""
     parts = []
     for part in chunks(theta.shape[1], problem.slots):
         rho = huber(problem.residuals(theta[:, part]), delta) * problem.weights
@@ -213,10 +211,10 @@ def _beaten(
     value: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """(K, 2) resamples that another resample's solution beats, and which one does.
+    """Return (K, 2): resamples that another resample's solution beats, and that other resample.
 
-    A basin that one resample found is a candidate for all: one matrix product compares 512 of
-    them on every resample.
+    A basin that one resample found is a candidate for all. One matrix product evaluates 512
+    candidates on every resample.
     """
     B = len(value)
     candidates = np.arange(B) if B <= 512 else rng.choice(B, 512, replace=False)
@@ -226,8 +224,7 @@ def _beaten(
         F = counts[part].astype(np.float32) @ misfit
         best = np.argmin(F, axis=1)
         lowest = F[np.arange(len(F)), best]
-        # Single precision only screens: ties within 1e-4 are the same basin's neighbours, whose
-        # minimum lies lower still.
+        # Single precision only screens: solutions within 1e-4 lie in the same basin.
         lost = np.flatnonzero(lowest < value[part] * (1 - 1e-4))
         out.append(np.stack([lost + part.start, candidates[best[lost]]], 1))
     return np.concatenate(out)
@@ -235,10 +232,10 @@ def _beaten(
 
 def _delta(problem: Problem, minimum: Minimum, count: int, seed: int) -> Draws:
     cov, freedom = covariance(problem, minimum)
-    # Evenly spread draws and their mirror images: quantiles closer than independent draws give.
+    # Evenly spread draws and their mirror images give closer quantiles than independent draws.
     u = evenly((count + 1) // 2, problem.q + 1, seed)
     u = np.clip(u, 1e-9, 1 - 1e-9)
-    z = special.ndtri(u[:, :-1])
-    z *= np.sqrt(freedom / special.chdtri(freedom, u[:, -1:]))
+    z = scipy.special.ndtri(u[:, :-1])
+    z *= np.sqrt(freedom / scipy.special.chdtri(freedom, u[:, -1:]))
     z = np.concatenate([z, -z])[:count]
     return Draws(minimum.theta + root(cov) @ z.T, "delta")

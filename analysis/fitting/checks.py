@@ -24,11 +24,13 @@ class FitError(ValueError):
 DEFAULT_CLUSTER = "run_id"
 OBJECTIVES = ("auto", "huber", "ls", "lad")
 INTERVALS = ("auto", *METHODS)
+MOST_DRAWS = 1_000_000
+"""Largest bootstrap: far more draws than any interval needs, and as many as memory holds."""
 
 
 @contextlib.contextmanager
 def computable(problem: Problem, runs: pd.DataFrame, seed: int) -> Iterator[None]:
-    """A FitError in place of what numpy raises where numbers overflow on the way."""
+    """Turn numpy's errors about overflowing numbers into a FitError that names the data."""
     law = problem.law
     try:
         with np.errstate(all="ignore"):
@@ -40,10 +42,10 @@ def computable(problem: Problem, runs: pd.DataFrame, seed: int) -> Iterator[None
         ) from error
     except np.linalg.LinAlgError as error:
         spans = {**problem.columns, law.target: problem.target}
-        said = ", ".join(f"{name} from {x.min():.3g} to {x.max():.3g}" for name, x in spans.items())
+        data = ", ".join(f"{name} from {x.min():.3g} to {x.max():.3g}" for name, x in spans.items())
         raise FitError(
-            f"{law.name} cannot be fitted to these {problem.n} rows, {said}: its slopes are not finite "
-            f"({error}). Leave out rows that are far from the others."
+            f"{law.name} cannot be fitted to these {problem.n} rows, {data}: its slopes are not "
+            f"finite ({error}). Leave out rows that are far from the others."
         ) from error
 
 
@@ -56,6 +58,7 @@ def check_options(
     intervals: str,
     seed: int,
 ) -> None:
+    """Raise FitError for an option of fit() that is unknown or makes no sense."""
     for name, value, known in (
         ("objective", objective, OBJECTIVES),
         ("on", on, ("log", "raw")),
@@ -73,28 +76,25 @@ def check_options(
     check_draws(bootstrap, seed)
 
 
-MOST_DRAWS = 1_000_000
-"""Of a bootstrap: far more than any interval needs, and as many as memory holds."""
-
-
 def check_draws(bootstrap: int, seed: int) -> None:
-    """Raise FitError where `bootstrap` is no number of draws, or `seed` no seed."""
+    """Raise FitError unless `bootstrap` is a number of draws and `seed` a seed."""
     if not 0 <= bootstrap <= MOST_DRAWS or int(bootstrap) != bootstrap:
         raise FitError(
-            f"bootstrap={bootstrap} must be a whole number of draws, 0 for none, at most {MOST_DRAWS}."
+            f"bootstrap={bootstrap} must be a whole number of draws, 0 for none, at most "
+            f"{MOST_DRAWS}."
         )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise FitError(f"seed={seed!r} must be a whole number, 0 or more.")
 
 
 def check_level(level: float) -> None:
-    """Raise FitError where `level` is no confidence level."""
+    """Raise FitError unless `level` is a confidence level."""
     if not 1e-9 < level < 1:
         raise FitError(f"level={level} must lie between 0 and 1, such as 0.95.")
 
 
 def held_parameters(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
-    """Parameters held at a value, checked."""
+    """Return the fixed parameters as checked floats."""
     out = {}
     for p, given in fixed.items():
         if p not in law.params:
@@ -103,7 +103,7 @@ def held_parameters(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
             )
         value = out[p] = float(given)
         positive = law.ranges[p].positive
-        # A coefficient held at zero drops its term, which is a law of its own.
+        # A coefficient held at zero drops its term, which gives a valid law.
         if not np.isfinite(value) or (positive and value < 0):
             raise FitError(
                 f"fixed: {p}={given!r} must be a {'positive' if positive else 'finite'} number."
@@ -112,7 +112,7 @@ def held_parameters(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as floats; TableError naming the first entry that is not a number."""
+    """Return a column as floats; raise TableError naming the first entry that is no number."""
     if pd.api.types.is_numeric_dtype(runs[name]):
         return runs[name].to_numpy(float, na_value=np.nan)
     text = runs[name].astype(object)
@@ -121,8 +121,8 @@ def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise TableError(
-            f"column {name!r} holds what is no number in {bad.sum()} of {len(x)} rows, first "
-            f"{text.iloc[row]!r} at row {runs.index[row]}: correct it, or drop these rows."
+            f"column {name!r} must be numbers, but {bad.sum()} of {len(x)} rows are not, first "
+            f"{text.iloc[row]!r} at row {runs.index[row]}: correct them, or drop these rows."
         )
     return x
 
@@ -130,7 +130,10 @@ def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
 def usable_rows(
     law: Law, runs: pd.DataFrame, weights: Any, on: str
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
-    """The rows to fit, with the law's columns as floats; their weights; rows left out, by reason."""
+    """Return the rows to fit with the law's columns as floats, their weights, and rows left out.
+
+    Rows left out are counted by reason. Raises TableError for a table that cannot be fitted.
+    """
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
     used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
@@ -198,9 +201,9 @@ def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:
 
 
 def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
-    """The first row at which the law is never finite, in words.
+    """Describe the first row at which the law is not finite at any start.
 
-    Raises TableError where that is because a column is not positive.
+    Raises TableError if the reason is a column that is not positive.
     """
     r = problem.residuals(starts(problem, seed, count=64))
     bad = ~np.isfinite(r).any(axis=0)
@@ -218,6 +221,7 @@ def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
 
 
 def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
+    """Return the number of the run of each row (n,)."""
     if cluster is None or (cluster == DEFAULT_CLUSTER and cluster not in runs.columns):
         return np.arange(len(runs))
     if cluster not in runs.columns:
@@ -226,21 +230,22 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
     if missing.any():
         rows = ", ".join(map(str, runs.index[missing][:5]))
         raise TableError(
-            f"column {cluster!r} says which run a row belongs to, but {missing.sum()} of "
+            f"column {cluster!r} names the run of each row, but {missing.sum()} of "
             f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
-            "them in, or pass cluster=None where every row is a run of its own."
+            "them in, or pass cluster=None if every row is a separate run."
         )
     try:
         codes, _ = pd.factorize(runs[cluster])
     except TypeError:
         raise TableError(
-            f"column {cluster!r} says which run a row belongs to, but holds lists or tables "
+            f"column {cluster!r} names the run of each row, but holds lists or tables "
             f"({cluster}={runs[cluster].iloc[0]!r}); give text or numbers, or another cluster."
         ) from None
     return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
 
 
 def check_data(problem: Problem) -> None:
+    """Raise FitError for too few rows, or for inputs that do not vary."""
     law, n, q = problem.law, problem.n, problem.q
     if q == 0:
         raise FitError(f"every parameter of {law.name} is fixed: nothing to fit.")

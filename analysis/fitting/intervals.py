@@ -11,19 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+import scipy
 
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
 from analysis.fitting.solver import gradients, solve
 
 NULL = 1e-7
-"""A direction of the unknowns whose effect on the fitted values is smaller than this, relative to
-that of the best known direction, is a direction that the data say nothing of."""
+"""The data leave a direction of the unknowns open if its effect on the fitted values, relative to
+that of the best known direction, is smaller than this."""
 
 
 def interval(low: float, high: float, form: str) -> str:
-    """An interval in brackets, its ends in the format `form`; in words where nothing is known of it."""
+    """Return an interval in brackets, its ends in the format `form`; in words if it is unknown."""
     return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
 
 
@@ -33,11 +33,11 @@ def interval(low: float, high: float, form: str) -> str:
 def covariance(
     problem: Problem, minimum: Minimum, *, clustered: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Covariance (q, q) of the unknowns, and its degrees of freedom.
+    """Return the covariance (q, q) of the unknowns, and its degrees of freedom.
 
-    Least squares with one row a group: the classical s^2 (J'WJ)^-1. Otherwise the sandwich of the
-    M-estimate, with scores summed over groups and jackknifed (over rows without `clustered`).
-    Directions that the data leave flat get a huge variance.
+    For least squares with one row per group it is the classical s^2 (J'WJ)^-1. Otherwise it is the
+    sandwich of the M-estimate, with scores summed over groups and jackknifed (over rows without
+    `clustered`). Directions that the data leave open get a huge variance.
     """
     J = gradients(problem, minimum.theta)
     r, w = problem.residuals(minimum.theta)[0], problem.weights
@@ -60,36 +60,36 @@ def covariance(
 
 
 def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Scores (q, G) of the groups as if each had been predicted from all others.
+    """Return scores (q, G) of the groups as if each had been predicted from all others.
 
-    A fit follows its own rows, and few runs are followed closely: J_g' r_g becomes
-    (I - M_g A)^-1 J_g' r_g, with M_g = J_g' J_g and A the inverse of their sum. The sandwich of these
-    is the jackknife over runs, linearised (CR3; Bell & McCaffrey 2002, Hansen 2022).
+    A fit follows its own rows, the more closely the fewer runs there are. So J_g' r_g becomes
+    (I - M_g A)^-1 J_g' r_g, with M_g = J_g' J_g and A the inverse of their sum. The sandwich of
+    these is the linearised jackknife over runs (CR3; Bell & McCaffrey 2002, Hansen 2022).
     """
     q = problem.q
     half = root(_inverse(J.T @ J))
     M = problem.per_group(np.einsum("ni,nj->ijn", J @ half, J @ half).reshape(q * q, -1))
     share, axes = np.linalg.eigh(M.T.reshape(-1, q, q))
-    # A direction that one run alone decides leaves no residual there: 0 / 0.
+    # A direction that a single run determines leaves no residual in that run: 0 / 0.
     scaled = np.einsum("gji,kj,kg->gi", axes, half, score) / np.maximum(1 - share, 1e-3)
     back = np.einsum("gij,gj->ig", axes, scaled)
     return np.linalg.pinv(half.T) @ back
 
 
 def curvature(problem: Problem, minimum: Minimum) -> float:
-    """Mean second derivative of Huber's function over the distribution of the residuals.
+    """Return the mean second derivative of Huber's function over the distribution of residuals.
 
-    The fraction of rows within the threshold. A threshold that is small against the residuals holds
-    too few rows to count, at worst only those that the fit runs through: the density at zero is then
-    estimated from a wider window (Powell 1991), leaving out the q rows nearest to zero, which a fit
-    of least absolute deviations meets exactly.
+    It is the fraction of rows within the threshold. If the threshold is small against the
+    residuals, too few rows lie within it, at worst only those that the fit runs through. The
+    density at zero is then estimated from a wider window (Powell 1991), without the q rows nearest
+    to zero, which a fit of least absolute deviations meets exactly.
     """
     if np.isinf(minimum.delta):
         return 1.0
     size, w = np.abs(problem.residuals(minimum.theta)[0]), problem.weights
     order = np.argsort(size)
     size, w = size[order], w[order]
-    # Silverman's rule for the width of the window, with the spread of a normal distribution.
+    # Silverman's rule for the width of the window, by the spread of a normal distribution.
     window = 1.06 * 1.4826 * float(np.median(size)) * problem.n**-0.2
     if minimum.delta >= window:
         return max(float(np.average(size <= minimum.delta, weights=w)), 1 / problem.n)
@@ -99,7 +99,7 @@ def curvature(problem: Problem, minimum: Minimum) -> float:
 
 
 def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
-    """(q, K) directions of the unknowns along which the fitted values do not change at all."""
+    """Return directions of the unknowns (q, K) along which the fitted values do not change."""
     J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
     norms = np.linalg.norm(J, axis=0)
     norms = np.maximum(norms, 1e-12 * norms.max() + 1e-300)
@@ -108,13 +108,13 @@ def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
 
 
 def moves(null: np.ndarray, gradient: np.ndarray) -> bool:
-    """Whether a quantity with this gradient (q,) in the unknowns changes along open directions."""
+    """Return whether a quantity with this gradient (q,) in the unknowns changes along `null`."""
     size = np.linalg.norm(gradient) * np.linalg.norm(null, axis=0)
     return bool(np.any(np.abs(gradient @ null) > 1e-3 * size))
 
 
 def _inverse(A: np.ndarray) -> np.ndarray:
-    """Inverse of a positive semi-definite matrix; flat directions get variance 1e12 of a scale."""
+    """Invert a positive semi-definite matrix; flat directions get 1e12 times a typical variance."""
     diagonal = np.diag(A)
     scale = np.sqrt(np.maximum(diagonal, 1e-20 * diagonal.max() + 1e-60))
     values, vectors = np.linalg.eigh(A / np.outer(scale, scale))
@@ -123,7 +123,7 @@ def _inverse(A: np.ndarray) -> np.ndarray:
 
 
 def root(cov: np.ndarray) -> np.ndarray:
-    """A with A A' = cov; what rounding made negative counts as zero."""
+    """Return A with A A' = cov; eigenvalues that rounding made negative count as zero."""
     scale = np.sqrt(np.maximum(np.diag(cov), 1e-300))
     values, vectors = np.linalg.eigh(cov / np.outer(scale, scale))
     return scale[:, None] * vectors * np.sqrt(np.maximum(values, 0))
@@ -132,22 +132,23 @@ def root(cov: np.ndarray) -> np.ndarray:
 # --- Profiles -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The objective minimised over everything else, as one parameter is held at each value."""
+    """The objective with one parameter held at each value, minimised over all others."""
 
     name: str
     value: np.ndarray
-    """(K,) values of the parameter, rising; the fitted one is among them."""
+    """(K,) rising values of the parameter, including the fitted one."""
     drop: np.ndarray
-    """(K,) signed root of the likelihood-ratio statistic: like a t statistic, 0 at the fit."""
+    """(K,) signed root of the likelihood-ratio statistic: 0 at the fit, like a t statistic."""
     low: float
-    """Ends of the interval; -inf, 0 or inf where the profile never rises enough."""
+    """Lower end of the interval; -inf or 0 if the profile never rises enough."""
     high: float
+    """Upper end; inf if the profile never rises enough."""
 
 
 def scale(problem: Problem, minimum: Minimum) -> float:
-    """What turns 2 (F - F_min) into a statistic with a chi-square law: s^2 for least squares."""
+    """Return s^2, the divisor that makes 2 (F - F_min) chi-square distributed."""
     r = problem.residuals(minimum.theta)[0]
     w = problem.weights
     psi = np.clip(r, -minimum.delta, minimum.delta)
@@ -156,9 +157,9 @@ def scale(problem: Problem, minimum: Minimum) -> float:
 
 
 def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
-    """How much larger the variance of a . theta is because rows of one run agree; at least 1.
+    """Return the factor by which agreement of rows of one run raises the variance of a . theta.
 
-    The likelihood counts rows as independent: what it says must be stretched by this.
+    The likelihood counts rows as independent, so its statistics are divided by this; at least 1.
     """
     if problem.units() == problem.n:
         return 1.0
@@ -168,7 +169,7 @@ def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
 
 
 def direction(problem: Problem, name: str) -> np.ndarray:
-    """(q,) a with a . theta = log of a coefficient (or positive parameter), or the parameter."""
+    """Return a (q,) with a . theta = the unknown of a parameter: its log or itself."""
     return problem.model.natural(np.eye(problem.q))[problem.free.index(name)]
 
 
@@ -184,13 +185,13 @@ def held(
     theta, hold = [], []
     for name, row in zip(names, shifts, strict=True):
         a = direction(problem, name)
-        variance = float(a @ cov @ a)  # nothing for an exact fit
+        variance = float(a @ cov @ a)  # zero for an exact fit
         path = cov @ a / variance if variance > 1e-300 else a / (a @ a)
         for shift in row:
             theta.append(minimum.theta[:, 0] + path * shift)
             hold.append(a)
     start, normals = np.array(theta).T, np.array(hold).T
-    # Where the straight path leads astray, the fitted point with one coordinate moved may not.
+    # If the linearised path leads astray, the fitted point with one coordinate moved may not.
     plain = normals / np.einsum("is,is->s", normals, normals) * np.ravel(shifts) + minimum.theta
     found = solve(
         problem,
@@ -206,21 +207,21 @@ def held(
 
 
 def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) -> Profile:
-    """Profile likelihood of one free parameter, and its interval at `level`.
+    """Return the profile likelihood of one free parameter, and its interval at `level`.
 
-    The likelihood ratio, over the design effect where rows are clustered in runs, is compared with
-    Student's t squared at the degrees of freedom of the covariance.
+    The likelihood ratio, divided by the design effect if rows are clustered in runs, is compared
+    with Student's t squared at the degrees of freedom of the covariance.
     """
     j = problem.free.index(name)
     positive = problem.model.log[j]
     a = direction(problem, name)
     cov, freedom = covariance(problem, minimum)
-    quantile = float(special.stdtrit(freedom, (1 + level) / 2))
+    quantile = float(scipy.special.stdtrit(freedom, (1 + level) / 2))
     unit = scale(problem, minimum) * design_effect(problem, minimum, a)
     unit = max(unit, problem.rounding)
     sd = float(np.sqrt(max(a @ cov @ a, 1e-300)))
     steps = quantile * np.array([0.25, 0.5, 0.75, 0.9, 1.0, 1.15, 1.4, 1.8, 2.5, 4, 8, 16])
-    # Beyond a factor e^25 a coefficient is as good as zero or infinite.
+    # Beyond a factor e^25 a coefficient is practically zero or infinite.
     steps = np.unique(np.minimum(steps * sd, 25.0)) if positive else steps * sd
     shifts = np.concatenate([-steps[::-1], steps])[None]
     for _ in range(2):
@@ -241,7 +242,7 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     low, high = (centre + e for e in ends)
     if positive:
         low, high = float(np.exp(low)), float(np.exp(high))
-    return Profile(name, np.asarray(natural), t, float(low), float(high))
+    return Profile(name=name, value=np.asarray(natural), drop=t, low=float(low), high=float(high))
 
 
 def _levelled(
@@ -252,8 +253,11 @@ def _levelled(
     value: np.ndarray,
     theta: np.ndarray,
 ) -> np.ndarray:
-    """Objectives (K,) of a profile at ascending shifts x, each tried again from its neighbours' ends
-    (q, K) while that helps, at most a few times: a profile has no pits."""
+    """Return the objectives (K,) of a profile at ascending shifts x, without pits.
+
+    Each shift is solved again from its neighbours' unknowns (q, K) as long as that helps, at most
+    a few times.
+    """
     value, theta = value.copy(), theta.copy()
     step = a[:, None] / (a @ a) * np.diff(x)
     for _ in range(8):
@@ -268,13 +272,13 @@ def _levelled(
             better = objective < value[to]
             value[to] = np.where(better, objective, value[to])
             theta[:, to] = np.where(better, ends, theta[:, to])
-        if np.all(value >= before * (1 - 1e-9)):  # which the infinite are, too
+        if np.all(value >= before * (1 - 1e-9)):  # true of infinite ones too
             break
     return value
 
 
 def _crossing(x: np.ndarray, t: np.ndarray, level: float) -> float:
-    """Where the signed root first passes `level`, walking outwards from the fit; else infinite."""
+    """Return where the signed root first passes `level` outwards from the fit, or infinity."""
     sign = np.sign(level)
     side = x * sign >= 0
     x, t = x[side] * sign, t[side] * sign
@@ -291,10 +295,10 @@ def _crossing(x: np.ndarray, t: np.ndarray, level: float) -> float:
 
 
 def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tuple[str, ...]:
-    """Free parameters that could be `factor` times larger or smaller at no real cost.
+    """Return free parameters that could be `factor` times larger or smaller at no real cost.
 
-    The others are refitted; 'no real cost' is a likelihood ratio below the 95 % chi-square point.
-    A parameter that may have either sign is moved by the width of its starting range instead.
+    The others are refitted. 'No real cost' is a likelihood ratio below the 95 % chi-square point. A
+    parameter that may have either sign is moved by the width of its starting range instead.
     """
     names = list(problem.free)
     shifts = []
@@ -307,11 +311,11 @@ def unidentified(problem: Problem, minimum: Minimum, factor: float = 10.0) -> tu
     effect = [design_effect(problem, minimum, direction(problem, p)) for p in names]
     unit = np.maximum(scale(problem, minimum) * np.array(effect), problem.rounding)
     statistic = 2 * (value - minimum.objective) / unit[:, None]
-    limit = float(special.chdtri(1, 0.05))
+    limit = float(scipy.special.chdtri(1, 0.05))
     return tuple(p for p, s in zip(names, statistic, strict=True) if np.any(s < limit))
 
 
 def undetermined(problem: Problem, minimum: Minimum) -> list[str]:
-    """Free parameters that change along a direction in which the fitted values do not."""
+    """Return free parameters that change along directions in which the fitted values do not."""
     null = null_directions(problem, minimum)
     return [p for p in problem.free if moves(null, direction(problem, p))]

@@ -1,4 +1,4 @@
-"""The global minimum of one problem."""
+"""Find the global minimum of one problem."""
 
 from __future__ import annotations
 
@@ -6,37 +6,46 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.fitting.problem import Powers, Problem, typical
+from analysis.fitting.problem import PowerSumModel, Problem, typical
 from analysis.fitting.solver import Solutions, solve
 from analysis.fitting.starts import linear_parameters, ranked, spaced, starts, unknowns_of
 
 LAD = 1e-9
-"""Huber threshold that stands for zero: least absolute deviations, times this number."""
+"""Huber's threshold for least absolute deviations: small enough to stand for zero."""
+SAME = 1e-6
+"""Two minima count as one if their objectives differ by less than this fraction."""
+_MANY_ROWS = 4000
+"""With more rows, minima are searched in a random half as many rows, then refined in all rows."""
+_GLOBAL = 60
+"""Iterations that each start may take."""
+_PATIENT = 240
+"""Further iterations if few starts converged by then, as on a surface that is all valley."""
+_STAGES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+"""Thresholds on the way to a smaller one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Minimum:
-    """The global minimum of one problem and what else was found on the way."""
+    """The global minimum of one problem, and what else the search found."""
 
     theta: np.ndarray
-    """(q, 1)."""
+    """(q, 1) unknowns."""
     objective: float
     """sum_i w_i rho(r_i)."""
     delta: float
+    """Huber's threshold; infinite for least squares."""
     basins: np.ndarray
     """(q, K) distinct local minima, best first."""
     objectives: np.ndarray
-    """(K,) their objectives."""
+    """(K,) objectives of the local minima."""
     pool: np.ndarray
     """(q, M) starting points, best first."""
     starts: int
+    """Number of starts that were minimised from."""
     share: float
     """Fraction of the starts that reached the best objective."""
     converged: bool
-
-
-SAME = 1e-6
-"""Relative difference of objectives below which two minima count as one."""
+    """Whether the solver met its tolerance."""
 
 
 def minimise(
@@ -46,12 +55,12 @@ def minimise(
     seed: int,
     warm: np.ndarray | None = None,
 ) -> Minimum:
-    """The global minimum of the objective 'huber', 'ls' or 'lad'.
+    """Minimise the objective 'huber', 'ls' or 'lad' globally.
 
-    `warm` (q, K) are minima of a similar problem, tried first; a third of the starts then do.
-
-    `delta` None ties Huber's threshold to the scale of the residuals: 1.345 times 1.4826 times
-    their median size (95 % efficient under Gaussian noise), found as a fixed point.
+    warm: (q, K) minima of a similar problem, which are tried first; a third of the usual starts
+        then suffices.
+    delta: Huber's threshold. None ties it to the scale of the residuals: 1.345 times 1.4826 times
+        their median size (95 % efficient under Gaussian noise), found as a fixed point.
     """
     if problem.n > _MANY_ROWS:
         thin = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
@@ -61,7 +70,7 @@ def minimise(
     pool, _ = ranked(problem, pool, np.inf)
     if pool.shape[1] == 0:
         raise FloatingPointError("not finite at any starting point")
-    count = 24 if isinstance(problem.model, Powers) else 48
+    count = 24 if isinstance(problem.model, PowerSumModel) else 48
     # Starts are ranked by least absolute deviations, which no outlier dominates.
     pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), 1e-9) * 1e-2)
     if warm is None:
@@ -69,7 +78,7 @@ def minimise(
     else:
         first = np.concatenate([warm[:, :8], spaced(pool, count // 3)], 1)
     threshold, found = _search(problem, first, objective, delta)
-    for _ in problem.law.alike if warm is None else ():
+    for _ in problem.law.exchangeable if warm is None else ():
         better = _exchanged(problem, found, threshold, seed)
         if better is None:
             break
@@ -81,7 +90,7 @@ def minimise(
 def _search(
     problem: Problem, first: np.ndarray, objective: str, delta: float | None
 ) -> tuple[float, Solutions]:
-    """Huber's threshold that the objective means, and the minima reached from each start."""
+    """Return Huber's threshold for the objective, and the minima reached from each start."""
     if objective == "huber" and delta is None:
         return _tied(problem, first)
     threshold = LAD if objective == "lad" else np.inf if delta is None else delta
@@ -89,11 +98,11 @@ def _search(
 
 
 def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> np.ndarray | None:
-    """Unknowns (q, K) lower than what was found, by looking for one break at a time.
+    """Return unknowns (q, K) below the minima found so far, by moving one break at a time.
 
-    Sharp breaks between two rows are local minima. One group of parameters that may trade places
-    is sought on a grid, what is linear solved for again, and the rest held; None where that finds
-    nothing lower.
+    Sharp breaks between two rows are local minima. The parameters of each break in turn (see
+    Law.exchangeable) are searched on a grid, linear parameters are solved for again, and the others
+    are held. None if that finds nothing lower.
     """
     best = int(np.argmin(found.objective))
     if found.objective[best] <= 100 * problem.rounding * problem.weights.sum():
@@ -101,7 +110,7 @@ def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> n
     at = {p: float(v[0]) for p, v in problem.params(found.theta[:, [best]]).items()}
     linear = linear_parameters(problem, seed)
     tried = []
-    for group in problem.law.alike:
+    for group in problem.law.exchangeable:
         kept = {p: v for p, v in at.items() if p not in (*linear, *group)}
         part = replace(problem, fixed={**kept, **problem.fixed})
         if not part.q:
@@ -119,7 +128,7 @@ def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> n
 def _minimum(
     problem: Problem, threshold: float, found: Solutions, pool: np.ndarray, count: int
 ) -> Minimum:
-    """Sort what the first `count` solutions, and any further ones, found."""
+    """Collect the distinct minima; `share` counts the first `count` solutions."""
     order = np.argsort(found.objective, kind="stable")
     top = int(order[0])
     best = float(found.objective[top])
@@ -127,7 +136,7 @@ def _minimum(
         raise FloatingPointError("not finite anywhere the fit went")
     # A last solve to full tolerance, should the search have been cut short.
     last = solve(problem, found.theta[:, [top]], threshold, limit=500)
-    # Objectives of exact fits are rounding: residuals below 1e-9 are all alike.
+    # The objective of an exact fit is rounding: residuals below 1e-9 count as equal.
     tiny = 1e-9 * (1 + np.abs(problem.y).max())
     slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
     basins = [top]
@@ -135,43 +144,31 @@ def _minimum(
         if found.converged[i] and found.objective[i] > found.objective[basins[-1]] + 100 * slack:
             basins.append(int(i))
     return Minimum(
-        last.theta,
-        float(last.objective[0]),
-        threshold,
-        found.theta[:, basins],
-        found.objective[basins],
-        pool,
-        count,
-        float(np.mean(found.objective[:count] <= best + slack)),
-        bool(last.converged[0]),
+        theta=last.theta,
+        objective=float(last.objective[0]),
+        delta=threshold,
+        basins=found.theta[:, basins],
+        objectives=found.objective[basins],
+        pool=pool,
+        starts=count,
+        share=float(np.mean(found.objective[:count] <= best + slack)),
+        converged=bool(last.converged[0]),
     )
-
-
-_MANY_ROWS = 4000
-"""Above this, basins are looked for in a random half as many rows, then refined in all."""
 
 
 def _polish(
     problem: Problem, rough: Minimum, thin: Problem, objective: str, delta: float | None
 ) -> Minimum:
-    """Minimise over all rows from the basins of some of them."""
-    here = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
-    threshold, found = _search(problem, here, objective, delta)
+    """Minimise over all rows from the minima of a part of them."""
+    start = problem.model.centred(thin.model.natural(rough.basins[:, :4]))
+    threshold, found = _search(problem, start, objective, delta)
     pool = problem.model.centred(thin.model.natural(rough.pool[:, :8]))
-    fine = _minimum(problem, threshold, found, pool, here.shape[1])
+    fine = _minimum(problem, threshold, found, pool, start.shape[1])
     return replace(fine, starts=rough.starts, share=rough.share)
 
 
-_GLOBAL = 60
-"""Iterations a start may spend, ..."""
-
-
-_PATIENT = 240
-"""... and as many more where hardly any arrived by then: on a surface that is all valley."""
-
-
 def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
-    """Huber's threshold and the fit at the fixed point of one as a function of the other."""
+    """Return Huber's threshold tied to the residuals, and the minima at it, as a fixed point."""
     rough = solve(problem, first[:, : max(6, first.shape[1] // 3)], np.inf, limit=30)
     theta = rough.theta[:, [int(np.argmin(rough.objective))]]
     delta = np.inf
@@ -192,11 +189,12 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
 
 
 def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:
-    """Minimise from each start, lowering the threshold by stages where it is small.
+    """Minimise from each start, lowering a small threshold in stages.
 
-    From afar a small threshold is least absolute deviations, with a kink at every row.
+    Far from the minimum a small threshold means least absolute deviations, with a kink at every
+    row.
     """
-    for stage in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+    for stage in _STAGES:
         if stage > 3 * delta:
             theta = solve(problem, theta, stage, limit=_GLOBAL).theta
     found = solve(problem, theta, delta, limit=_GLOBAL)

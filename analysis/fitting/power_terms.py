@@ -1,9 +1,10 @@
-"""Find out whether a law is a sum of power laws, by running it once on symbols.
+"""Recognise laws that are sums of power laws, by evaluating them once on symbols.
 
 Many laws are sums of positive terms, each log-linear in the logarithms of its coefficients and in
-its exponents: A / N^alpha has log A - alpha log N. Such a law needs no general solver
-(:class:`analysis.fitting.problem.Powers`). :func:`terms` traces a law with :class:`Trace` objects in place
-of its parameters, so any law written as such a sum is recognised, a user's own too.
+its exponents: A / N^alpha has log A - alpha log N. Such a law is fitted as a
+:class:`analysis.fitting.problem.PowerSumModel`. :func:`terms` evaluates a law with :class:`Trace`
+objects in place of its parameters, which recognises any law written as such a sum, including a
+user's own.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ import numpy as np
 from analysis.laws import Law
 
 
-class NotPowersError(TypeError):
+class NotPowerSumError(TypeError):
     """The law is not a sum of power-law terms."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """A positive term: log term = offset + sum_j log(coefficient_j) power_j + exponent_j slope_j."""
+    """A positive term: log term = offset + sum of log(coefficient) power + exponent slope."""
 
     offset: Any = 0.0
-    """Data only; a number or an array with one value a row."""
+    """The part that depends on data only: a number or an array (n,)."""
     coefficients: Mapping[str, float] = field(default_factory=dict)
+    """Power of each coefficient."""
     exponents: Mapping[str, Any] = field(default_factory=dict)
-    """Slope of the log term in each exponent parameter; numbers or arrays like `offset`."""
+    """Slope of the log term in each exponent: numbers or arrays like `offset`."""
 
     def times(self, other: Term, sign: float = 1.0) -> Term:
+        """Multiply with `other` to the power of `sign`."""
         return Term(
             self.offset + sign * other.offset,
             _merge(self.coefficients, other.coefficients, sign),
@@ -47,23 +50,23 @@ def _merge(a: Mapping[str, Any], b: Mapping[str, Any], sign: float) -> dict[str,
 
 
 class Trace(np.lib.mixins.NDArrayOperatorsMixin):
-    """A value inside a law as a sum of positive terms, as a linear form in parameters, or both."""
+    """A value within a law: a sum of positive terms, a linear form in parameters, or both."""
 
     def __init__(
         self, terms: list[Term] | None, linear: Mapping[str, Any] | None, constant: Any = 0.0
     ) -> None:
         self.terms = terms
         self.linear = linear
-        """Coefficients of the parameters; the form is `constant` + their sum."""
+        """Factor of each parameter; the linear form is `constant` plus their sum."""
         self.constant = constant
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         rule = _RULES.get(ufunc)
         if method != "__call__" or options or rule is None:
-            raise NotPowersError(f"{ufunc.__name__} of a parameter")
+            raise NotPowerSumError(f"{ufunc.__name__} of a parameter")
         out = rule(*(x if isinstance(x, Trace) else _data(x) for x in inputs))
         if out.terms is None and out.linear is None:
-            raise NotPowersError(f"{ufunc.__name__} of these parameters")
+            raise NotPowerSumError(f"{ufunc.__name__} of these parameters")
         return out
 
 
@@ -142,10 +145,10 @@ _RULES = {
 def terms(
     law: Law, columns: Mapping[str, np.ndarray], fixed: Mapping[str, float]
 ) -> list[Term] | None:
-    """The power-law terms of `law` on these data, or None where it is no such sum.
+    """Return the power-law terms of `law` on these data, or None if it is not such a sum.
 
-    A parameter is either a coefficient (its logarithm is then the unknown) or an exponent, in
-    every term alike; otherwise the law is not a sum of powers for our purpose.
+    A parameter must be either a coefficient (its logarithm is then the unknown) or an exponent in
+    all terms; otherwise the law does not count as a sum of powers.
     """
     params: dict[str, Any] = dict(fixed)
     for p, r in law.ranges.items():
@@ -155,7 +158,7 @@ def terms(
     try:
         with np.errstate(all="ignore"):
             out = law(*(columns[name] for name in law.inputs), **params)
-    # No rule for an operation, or something that numpy cannot dispatch.
+    # An operation has no rule, or numpy cannot dispatch it.
     except (TypeError, ValueError, AttributeError):
         return None
     if not isinstance(out, Trace) or out.terms is None:

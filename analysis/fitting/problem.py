@@ -1,8 +1,8 @@
 """One fitting problem: data, law and settings, and the residuals with their derivatives.
 
-Shapes: n rows, q unknowns, S fits at once, B fits in all. Arrays over rows are (S, n); unknowns,
-gradients and Hessians keep the batch last, (q, S) and (q, q, S), so that the small linear algebra
-runs over contiguous batches.
+Shapes: n rows, G groups, q unknowns, S fits at once, B fits in total. Arrays over rows are (S, n).
+Unknowns, gradients and Hessians have the batch last, (q, S) and (q, q, S), so that the small linear
+algebra runs over contiguous batches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from analysis.fitting.power_terms import Term, terms
 from analysis.laws import Law, LawError
 
 _ROWS_AT_ONCE = 32768
-"""Elements of an (S, n) array: about what stays in a core's second-level cache."""
+"""Elements of an (S, n) array that fit in a core's second-level cache."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
-    """The data, law and settings of one fit; what varies between resamples is passed to solve."""
+    """The data, law and settings of one fit; `solve` takes what varies between resamples."""
 
     law: Law
     columns: Mapping[str, np.ndarray]
@@ -35,35 +35,40 @@ class Problem:
     weights: np.ndarray
     """(n,) non-negative."""
     groups: np.ndarray
-    """(n,) integer group of each row: the unit that a bootstrap draws."""
+    """(n,) integer group (run) of each row: the unit that a bootstrap draws."""
     fixed: Mapping[str, float]
+    """Parameters held at a value."""
     on: str
-    """'log' or 'raw': what the residual is a difference of."""
+    """'log' or 'raw': the residual is a difference of logarithms or of values."""
 
     @property
     def n(self) -> int:
+        """Number of rows."""
         return len(self.target)
 
     @property
     def free(self) -> tuple[str, ...]:
+        """The fitted parameters."""
         return tuple(p for p in self.law.params if p not in self.fixed)
 
     @property
     def q(self) -> int:
+        """Number of fitted parameters, which is that of the unknowns."""
         return len(self.free)
 
     @cached_property
     def y(self) -> np.ndarray:
-        """(n,) the target on the scale of the residuals."""
+        """The target (n,) on the scale of the residuals."""
         return np.log(self.target) if self.on == "log" else self.target
 
     @cached_property
-    def model(self) -> Powers | General:
+    def model(self) -> PowerSumModel | GeneralModel:
+        """The law as a function of the unknowns, with its derivatives."""
         found = terms(self.law, self.columns, self.fixed)
-        return General(self) if found is None else Powers(self, found)
+        return GeneralModel(self) if found is None else PowerSumModel(self, found)
 
     def take(self, rows: np.ndarray) -> Problem:
-        """The same problem on some of the rows (their indices)."""
+        """Return the same problem on the rows with these indices."""
         return replace(
             self,
             columns={name: x[rows] for name, x in self.columns.items()},
@@ -74,10 +79,11 @@ class Problem:
 
     @property
     def slots(self) -> int:
+        """Number of fits to advance at once."""
         return int(np.clip(_ROWS_AT_ONCE // self.n, 1, 512))
 
     def params(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """Natural parameters, {name: (B,)}, of unknowns (q, B); fixed ones included."""
+        """Return natural parameters, {name: (B,)}, of unknowns (q, B), including fixed ones."""
         u = dict(zip(self.free, self.model.natural(theta), strict=True))
         log = dict(zip(self.free, self.model.log, strict=True))
         with np.errstate(over="ignore", under="ignore"):
@@ -89,7 +95,7 @@ class Problem:
             }
 
     def theta(self, params: Mapping[str, float]) -> np.ndarray:
-        """Unknowns (q, 1) of one set of natural parameters."""
+        """Return the unknowns (q, 1) of one set of natural parameters."""
         u = [
             np.log(params[p]) if log else params[p]
             for p, log in zip(self.free, self.model.log, strict=True)
@@ -97,8 +103,8 @@ class Problem:
         return self.model.centred(np.array(u, float)[:, None])
 
     def ordered(self, theta: np.ndarray) -> np.ndarray:
-        """Unknowns (q, B) with parameters that may trade places (Law.alike) in rising order."""
-        groups = [g for g in self.law.alike if not set(g) & set(self.fixed)]
+        """Return unknowns (q, B) with exchangeable parameters (see Law) in rising order."""
+        groups = [g for g in self.law.exchangeable if not set(g) & set(self.fixed)]
         if len(groups) < 2:
             return theta
         u = self.model.natural(theta).copy()
@@ -108,21 +114,21 @@ class Problem:
         return self.model.centred(u)
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
-        """(B, n) of unknowns (q, B)."""
+        """Return residuals (B, n) of unknowns (q, B)."""
         with np.errstate(all="ignore"):
             return self.model.value(theta) - self.y
 
     @cached_property
     def rounding(self) -> float:
-        """The squared residual that rounding alone leaves."""
+        """Squared residual due to rounding alone."""
         return float((64 * np.finfo(float).eps * (1 + np.abs(self.y).max())) ** 2)
 
     def units(self) -> int:
-        """Number of groups."""
+        """Return the number of groups."""
         return int(self.groups.max()) + 1
 
     def per_group(self, rows: np.ndarray) -> np.ndarray:
-        """Sums (B, G) over the rows of each group of an array (B, n)."""
+        """Sum an array (B, n) over the rows of each group: (B, G)."""
         if self.units() == self.n:
             return rows[:, np.argsort(self.groups)]
         order = np.argsort(self.groups, kind="stable")
@@ -131,18 +137,20 @@ class Problem:
 
 
 def typical(problem: Problem, theta: np.ndarray) -> float:
-    """Median size of the residuals at unknowns (q, 1), weighted as the rows are."""
+    """Return the median size of the residuals at unknowns (q, 1), weighted like the rows."""
     size, w = np.abs(problem.residuals(theta)[0]), problem.weights
     if np.ptp(w) == 0:
         return float(np.median(size))
     order = np.argsort(size)
     total = np.cumsum(w[order]) / w.sum()
-    middle = np.searchsorted(total, [0.5 - 1e-12, 0.5 + 1e-12])  # two rows where it falls between
+    middle = np.searchsorted(
+        total, [0.5 - 1e-12, 0.5 + 1e-12]
+    )  # two rows if the median falls between
     return float(size[order[np.minimum(middle, len(w) - 1)]].mean())
 
 
 def huber(r: np.ndarray, delta: float) -> np.ndarray:
-    """rho(r): r^2 / 2 within delta, delta (|r| - delta / 2) beyond."""
+    """Return Huber's rho(r): r^2 / 2 within delta, delta (|r| - delta / 2) beyond."""
     with np.errstate(all="ignore"):
         psi = np.clip(r, -delta, delta)
         return psi * (r - psi / 2)
@@ -151,11 +159,12 @@ def huber(r: np.ndarray, delta: float) -> np.ndarray:
 # --- Models: the residual's value, gradient and Hessian -------------------------------------------
 
 
-class Powers:
+class PowerSumModel:
     """A law that is a sum of powers: log-sum-exp of terms that are linear in the unknowns.
 
-    Inputs are centred term by term, so that a coefficient is the term's size amid the data rather
-    than at N = 1: the conditioning of the Hessian drops by some three decades.
+    Inputs are centred term by term, so that a coefficient is the size of the term in the middle of
+    the data rather than at N = 1. This lowers the condition number of the Hessian by about three
+    decades.
     """
 
     def __init__(self, problem: Problem, terms: list[Term]) -> None:
@@ -194,7 +203,7 @@ class Powers:
         self._q = q
 
     def _products(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
-        """For each pair of terms: phi_k (x) phi_l as rows, and where they go in a flat Hessian."""
+        """Return phi_k (x) phi_l of each pair of terms as rows, and their places in the Hessian."""
         out = []
         for k, l in itertools.combinations_with_replacement(range(len(self.blocks)), 2):
             (ik, pk, _), (il, pl, _) = self.blocks[k], self.blocks[l]
@@ -207,27 +216,28 @@ class Powers:
         return out
 
     def natural(self, theta: np.ndarray) -> np.ndarray:
-        """(q, B) logs of coefficients, and exponents, of the unknowns.
+        """Return the logs of coefficients, and exponents, (q, B) of the unknowns.
 
-        A coefficient is theta - mean slope x exponent.
+        The log of a coefficient is its unknown minus the mean slope times the exponent.
         """
         return self._unshift @ theta
 
     def centred(self, u: np.ndarray) -> np.ndarray:
+        """Return the unknowns of natural values: the inverse of `natural`."""
         return self._shift @ u
 
     def _terms(self, theta: np.ndarray) -> list[np.ndarray]:
         return [np.exp(theta[i].T @ phi + offset) for i, phi, offset in self.blocks]
 
     def value(self, theta: np.ndarray) -> np.ndarray:
-        """(S, n) the law, or its log, at unknowns (q, S)."""
+        """Return the law, or its log, (S, n) at unknowns (q, S)."""
         t = self._terms(theta)
         total = sum(t[1:], t[0])
         total = np.broadcast_to(total, (theta.shape[1], max(x.shape[1] for x in t)))
         return np.log(total) if self.on_log else total
 
     def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Value (S, n), and each term's d value / d log term."""
+        """Return the value (S, n), and its derivative in the log of each term."""
         t = self._terms(theta)
         total = np.zeros((theta.shape[1], n))
         for x in t:
@@ -240,7 +250,7 @@ class Powers:
     def system(
         self, p: list[np.ndarray], wpsi: np.ndarray, h: np.ndarray, c: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Gradient (q, S) and Hessian (q, q, S).
+        """Return gradient (q, S) and Hessian (q, q, S) of the objective.
 
         `h` multiplies the outer product of the residual's gradient, `c` its second derivative.
         """
@@ -265,14 +275,14 @@ class Powers:
 
 
 def _rows_times(phi: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """phi (m, n) or (m, 1) against weight (S, n): (m, S)."""
+    """Multiply phi (m, n) or (m, 1) with the transpose of weight (S, n): (m, S)."""
     if phi.shape[1] == 1 and weight.shape[1] != 1:
         return phi * weight.sum(1)
     return phi @ weight.T
 
 
-class General:
-    """Any other law: its Jacobian by forward-mode derivatives, without second derivatives."""
+class GeneralModel:
+    """Any other law, with its Jacobian by automatic differentiation and no second derivatives."""
 
     def __init__(self, problem: Problem) -> None:
         self.law, self.on_log = problem.law, problem.on == "log"
@@ -304,13 +314,14 @@ class General:
         ]
 
     def value(self, theta: np.ndarray) -> np.ndarray:
+        """Return the law, or its log, (S, n) at unknowns (q, S)."""
         values = dict(zip(self.free, self._natural(theta), strict=True))
         out = self._call({p: Dual(v, {}) for p, v in values.items()})
         out = np.asarray(out.value if isinstance(out, Dual) else out, float)
         return np.log(out) if self.on_log else out
 
     def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Value (S, n) and its Jacobian, q arrays that broadcast to it."""
+        """Return the value (S, n) and its Jacobian, q arrays of that shape."""
         x = self._natural(theta)
         duals = {
             p: Dual(v, {j: v if log else 1.0})
@@ -331,7 +342,7 @@ class General:
     def system(
         self, J: list[np.ndarray], wpsi: np.ndarray, h: np.ndarray, c: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Gradient (q, S) and the first-order Hessian (q, q, S)."""
+        """Return gradient (q, S) and first-order Hessian (q, q, S) of the objective."""
         q = len(J)
         g = np.array([np.einsum("sn,sn->s", wpsi, d) for d in J])
         H = np.empty((q, q, wpsi.shape[0]))

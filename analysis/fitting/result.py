@@ -1,17 +1,18 @@
-"""The result of a fit."""
+"""The result of a fit: parameters, intervals, predictions and derived quantities."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
+import scipy
 
+from analysis.fitting import presentation
 from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.draws import central_interval, spread, student_spread
 from analysis.fitting.intervals import (
     Profile,
     covariance,
@@ -22,8 +23,9 @@ from analysis.fitting.intervals import (
 )
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
-from analysis.fitting.status import CONVERGED, Status
+from analysis.fitting.status import CONVERGED, Certificate, Status
 from analysis.laws import Law
+from scaling.jsonable import finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,37 +40,39 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FitResult:
-    """One law fitted to one table. Made by :func:`fit`."""
+    """One law fitted to one table, as returned by :func:`fit`."""
 
     law: Law
     params: dict[str, float]
-    """Every parameter of the law, those held fixed included."""
+    """Every parameter of the law, including those held fixed."""
     stderr: dict[str, float]
-    """Standard error of each: the standard deviation of its draws (half their central 68 % where a
-    few lie far out). 0 for a parameter held fixed, inf for one that the data leave open, nan where
-    nothing is known of it."""
+    """Standard error of each parameter: the standard deviation of its draws, or half their central
+    68 % if a few draws lie far out. 0 for a fixed parameter, inf for one that the data leave open,
+    nan if nothing is known of it."""
     samples: pd.DataFrame = field(repr=False)
-    """Draws from the sampling distribution: one row a draw, one column a parameter."""
+    """Draws from the sampling distribution: one row per draw, one column per parameter."""
     runs: pd.DataFrame = field(repr=False)
     """The rows that were fitted."""
     objective: float
-    """The objective at its minimum, summed or averaged over rows as `loss` says."""
+    """The objective at its minimum, summed or averaged over rows as `loss` states."""
     loss: str
     """The objective in words, such as 'Huber(delta=0.001) of log L, sum'."""
+    objective_kind: Literal["huber", "ls", "lad"] = "huber"
+    """What was minimised: Huber's function, half the squares, or the absolute values."""
     status: tuple[Status, ...]
-    """'converged' or 'not converged', then everything a reader should be warned of."""
-    certificate: dict[str, Any] = field(repr=False)
+    """'converged' or 'not converged', then everything that a reader should be warned of."""
+    certificate: Certificate = field(repr=False)
     """Evidence that the minimum is the global one, and what the data leave open."""
     intervals: str = "bootstrap"
-    """Where they come from: one of bootstrap.METHODS, or 'none' where the data give none."""
+    """Method of the intervals: one of bootstrap.METHODS, or 'none' if the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
-    """Seconds spent, by stage."""
-    problem: Problem | None = field(default=None, repr=False)
-    minimum: Minimum | None = field(default=None, repr=False)
-    objective_kind: Literal["huber", "ls", "lad"] = "huber"
-    """What was minimised: Huber's function, half the squares or the absolute values."""
+    """Seconds spent in each stage."""
+    problem: Problem = field(repr=False)
+    """The data and settings of the fit."""
+    minimum: Minimum = field(repr=False)
+    """The unknowns at the minimum, and what else the search found."""
 
     @property
     def n(self) -> int:
@@ -77,12 +81,12 @@ class FitResult:
 
     @property
     def ok(self) -> bool:
-        """Converged, and nothing to be warned of."""
+        """Whether the fit converged without any warning."""
         return self.status == (CONVERGED,)
 
     @property
     def warnings(self) -> tuple[Status, ...]:
-        """Everything in `status` that a reader should be warned of."""
+        """The lines of `status` that are warnings."""
         return tuple(line for line in self.status if line != CONVERGED)
 
     @property
@@ -102,7 +106,7 @@ class FitResult:
         return np.log((self.runs[self.law.target] / self.fitted).to_numpy(float))
 
     def predict(self, **columns: Any) -> np.ndarray:
-        """The law at `columns` (numbers or arrays that broadcast), in the unit of its target.
+        """Evaluate the law at `columns` (numbers or arrays that broadcast), in its target's unit.
 
         Raises LawError for a missing or unknown column.
         """
@@ -111,10 +115,10 @@ class FitResult:
     def predict_interval(
         self, level: float = 0.95, *, noise: bool = False, **columns: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high) of the law at `columns`, each of the columns' common shape.
+        """Return (low, high) of the law at `columns`, each of the columns' common shape.
 
-        With `noise` the interval is that of one new run there: the residuals of this fit are
-        added. Neither knows of a law that is wrong: see analysis.validation.
+        With `noise` the interval is that of one new run: the residuals of this fit are added. Both
+        assume that the law is right; :func:`analysis.validate` tests that.
         """
         check_level(level)
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
@@ -122,34 +126,34 @@ class FitResult:
         flat = {name: np.broadcast_to(x, shape).reshape(-1, 1) for name, x in columns.items()}
         if self.intervals == "none":
             return np.full(shape, np.nan), np.full(shape, np.nan)
-        if self.intervals == "delta" and self._free():
+        if self.intervals == "delta" and self.problem.q:
             low, high = self._linearised_law(level, noise, flat)
             return low.reshape(shape), high.reshape(shape)
         draws = {p: self._draws(p) for p in self.law.params}
         with np.errstate(all="ignore"):  # a draw may lie far out
             y = self.law.predict(draws, **flat)
         if noise:
-            r = self._residuals_on_scale() * np.sqrt(self.n / max(self.n - self._free(), 1))
+            r = self._residuals_on_scale() * np.sqrt(self.n / self._freedom_left())
             r = np.random.default_rng(0).choice(r, y.shape)
             y = y * np.exp(r) if self._on_log() else y + r
-        low, high = _quantiles(y, level)
+        low, high = central_interval(y, level)
         return low.reshape(shape), high.reshape(shape)
 
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
-        """Each parameter's value, stderr, low and high, one row a parameter.
+        """Return value, stderr, low and high, one row per parameter.
 
-        From the samples' quantiles; linearised where there are none, or where the samples are
-        draws of the linearised fit; with `profile` from the profile likelihood. Unbounded for a
-        parameter that the data leave open.
+        The intervals are quantiles of the samples. They are linearised if there are no samples, or
+        if the samples are draws of the linearised fit; with `profile` they come from the profile
+        likelihood. The interval of a parameter that the data leave open is unbounded.
         """
         check_level(level)
         rows = {}
         for p, value in self.params.items():
             estimate = self._estimate(value, self._draws(p), level)
-            free = self.problem is not None and p in self.problem.free
+            free = p in self.problem.free
             if self.intervals == "none" and free:
                 estimate = estimate._replace(low=np.nan, high=np.nan)
-            elif p in self._open():
+            elif p in self.certificate.undetermined:
                 low = 0.0 if self.law.ranges[p].positive else -np.inf
                 estimate = estimate._replace(low=low, high=np.inf)
             elif free and (self.intervals == "delta" or not len(self.samples)):
@@ -162,9 +166,7 @@ class FitResult:
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(Estimate._fields))
 
     def profile(self, name: str, level: float = 0.95) -> Profile:
-        """Profile likelihood of one fitted parameter: the curve and its interval."""
-        if self.problem is None or self.minimum is None:
-            raise FitError("this result carries no data to profile: fit it again.")
+        """Return the profile likelihood of one fitted parameter: the curve and its interval."""
         if name not in self.problem.free:
             raise FitError(
                 f"{name!r} is not a fitted parameter of {self.law.name}; those are "
@@ -172,17 +174,17 @@ class FitResult:
             )
         if self.intervals == "none":
             raise FitError(
-                f"no profile of {name}: {self._groups()} runs cannot tell how {len(self._names())} "
-                "parameters vary. Add runs, or fix parameters."
+                f"no profile of {name}: {self.certificate.groups} runs cannot tell how "
+                f"{self.problem.q} parameters vary. Add runs, or fix parameters."
             )
         return profile(self.problem, self.minimum, name, level)
 
     def derived(
         self, what: str | Callable[[Mapping[str, Any]], Any], level: float = 0.95
     ) -> Estimate:
-        """A quantity computed from the parameters, with its interval.
+        """Compute a quantity from the parameters, with its interval.
 
-        `what` names one of the law's derived quantities, is an expression ("beta / (alpha +
+        `what` is the name of one of the law's derived quantities, an expression ("beta / (alpha +
         beta)"), or a function of a mapping from parameter names to values (numbers or arrays).
         Raises FitError for an expression that cannot be evaluated.
         """
@@ -206,7 +208,7 @@ class FitResult:
         return self._estimate(value, np.asarray(draws, float), level)
 
     def _expression(self, text: str) -> Callable[[Mapping[str, Any]], Any]:
-        """A function of the parameters that evaluates a derived quantity's name or expression."""
+        """Return a function of the parameters that evaluates a derived name or an expression."""
         expression = self.law.derived.get(text, text)
 
         def evaluate(params: Mapping[str, Any]) -> Any:
@@ -222,28 +224,28 @@ class FitResult:
         return evaluate
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
-        """Parameters and derived quantities with their intervals, one row each."""
+        """Return parameters and derived quantities with their intervals, one row each."""
         rows = self.interval(level)
         for name in self.law.derived:
             rows.loc[name] = list(self.derived(name, level))
         return rows
 
     def record(self, level: float = 0.95) -> dict[str, Any]:
-        """Everything as plain numbers and strings, ready for JSON (not finite becomes None)."""
-        return plain(
+        """Return everything as plain values for JSON; numbers that are not finite become None."""
+        return finite(
             {
                 "law": self.law.name,
                 "formula": self.law.formula,
                 "n": self.n,
-                "left_out": self.certificate.get("left_out", {}),
+                "left_out": self.certificate.left_out,
                 "loss": self.loss,
                 "objective": self.objective,
                 "level": level,
                 "intervals": self.intervals,
                 "params": self.interval(level).to_dict("index"),
                 "derived": {d: self.derived(d, level)._asdict() for d in self.law.derived},
-                "status": list(self.status),
-                "certificate": self.certificate,
+                "status": list(map(str, self.status)),
+                "certificate": self.certificate.record(),
                 "timings": self.timings,
             }
         )
@@ -252,102 +254,40 @@ class FitResult:
         return self.text()
 
     def text(self, level: float = 0.95) -> str:
-        """The summary with what belongs beside it: data, objective, residuals, status."""
-        rows = self.summary(level).map(lambda x: "-" if x != x else f"{x:.5g}")
-        rows.columns = ["value", "stderr", f"{100 * level:g} % low", "high"]
-        lines = [f"{self.law.name}: {self.law.formula}", f"  {self._data()}"]
-        lines += ["  " + line for line in rows.to_string().splitlines()]
-        lines += [f"  {line}" for line in self._notes()]
-        return "\n".join(lines)
+        """Return the summary with the data, the objective, the residuals and the status."""
+        return presentation.as_text(self, level)
 
     def _repr_html_(self) -> str:
-        rows = self.summary()
-        rows.columns = ["value", "stderr", "95 % low", "high"]
-        body = rows.to_html(float_format="{:.5g}".format)
-        notes = "<br>".join(html.escape(line) for line in (self._data(), *self._notes()))
-        title = html.escape(f"{self.law.name}: {self.law.formula}")
-        return f"<p><b>{title}</b></p>{body}<p>{notes}</p>"
+        return presentation.as_html(self)
 
     def plot(self) -> Figure:
-        """Measured against fitted, and the residuals over the first input."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        target, x = self.law.target, self.law.inputs[0]
-        left.loglog(self.fitted, self.runs[target], ".")
-        ends = self.runs[target].agg(["min", "max"]).to_numpy(float) * [0.97, 1.03]
-        left.plot(ends, ends, lw=0.8, color="0.5")
-        left.set(xlabel=f"fitted {target}", ylabel=f"measured {target}", xlim=ends, ylim=ends)
-        left.set_title(self.law.formula, fontsize="small")
-        right.semilogx(self.runs[x], 100 * self.residuals, ".")
-        right.axhline(0, lw=0.8, color="0.5")
-        right.set(xlabel=x, ylabel="residual [%]")
-        return figure
-
-    def _data(self) -> str:
-        spans = [
-            f"{name} {self.runs[name].min():.3g} to {self.runs[name].max():.3g}"
-            for name in self.law.inputs
-        ]
-        left_out = self.certificate.get("left_out", {})
-        rows = f"{self.n} rows"
-        if left_out:
-            reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
-            rows = f"{self.n} of {self.n + sum(left_out.values())} rows (left out: {reasons})"
-        unit = " [nats/token]" if self.law.target == "L" else ""
-        return f"{rows}, {', '.join(spans)}; {self.loss}{unit} = {self.objective:.6g}"
-
-    def _notes(self) -> list[str]:
-        c, r = self.certificate, self.residuals.abs()
-        what = {"delta": "linearised (t)", "bootstrap": "percentile bootstrap"}
-        drawn = what.get(self.intervals, self.intervals)
-        if len(self.samples):
-            drawn += f", {len(self.samples)} draws"
-        if c["groups"] < self.n:
-            drawn += f", clustered in {c['groups']} runs"
-        gap = "no other" if c["gap"] is None else f"the next is {100 * c['gap']:.2g} % higher"
-        return [
-            f"intervals: {drawn}",
-            f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
-            f"(row {r.idxmax()})",
-            f"minimum: reached by {100 * c['share']:.0f} % of {c['starts']} starts, {gap}",
-            f"status: {'; '.join(self.status)}",
-        ]
+        """Plot measured against fitted values, and the residuals over the first input."""
+        return presentation.plot(self)
 
     def _draws(self, name: str) -> np.ndarray:
         return self.samples[name].to_numpy(float)
 
     def _on_log(self) -> bool:
-        return self.problem is None or self.problem.on == "log"
+        return self.problem.on == "log"
 
-    def _names(self) -> tuple[str, ...]:
-        """The fitted parameters."""
-        if self.problem is None:
-            return tuple(p for p, s in self.stderr.items() if s != 0)
-        return self.problem.free
-
-    def _free(self) -> int:
-        return len(self._names())
-
-    def _open(self) -> list[str]:
-        """Parameters along a direction in which the fitted values do not change."""
-        return self.certificate.get("undetermined", [])
-
-    def _groups(self) -> int:
-        return self.certificate["groups"]
+    def _freedom_left(self) -> int:
+        """Rows minus fitted parameters, at least 1."""
+        return max(self.n - self.problem.q, 1)
 
     def _quantile(self, level: float) -> float:
-        return float(special.stdtrit(self.certificate["freedom"], (1 + level) / 2))
+        return float(scipy.special.stdtrit(self.certificate.freedom, (1 + level) / 2))
 
     def _slope(
         self, function: Callable[[Mapping[str, Any]], Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Gradient (q,) of a function of the parameters in the unknowns, the open directions (q, K)
-        and the covariance (q, q); None for a result that carries no data."""
-        if self.problem is None or self.minimum is None or not self._free():
-            return None
+        """Linearise a function of the parameters in the unknowns.
+
+        Return its gradient (q,), the directions that the data leave open (q, K), and the covariance
+        of the unknowns (q, q); None if every parameter is fixed.
+        """
         q, step = self.problem.q, 1e-5
+        if not q:
+            return None
         moved = self.minimum.theta + step * np.concatenate([np.eye(q), -np.eye(q)], 1)
         points = self.problem.params(moved)
         with np.errstate(all="ignore"):
@@ -365,9 +305,8 @@ class FitResult:
         return (self.runs[self.law.target] - self.fitted).to_numpy(float)
 
     def _linearised(self, name: str, level: float) -> tuple[float, float]:
-        """Student's t interval of a parameter: of its logarithm where the fit worked with that."""
+        """Return Student's t interval of a parameter, on a log scale if the unknown is its log."""
         value, stderr = self.params[name], self.stderr[name]
-        assert self.problem is not None
         half = self._quantile(level) * stderr
         if not self.problem.model.log[self.problem.free.index(name)]:
             return value - half, value + half
@@ -377,11 +316,12 @@ class FitResult:
     def _linearised_law(
         self, level: float, noise: bool, columns: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Student's t interval of the law at columns (m, 1), linearised on the scale of the fit:
-        draws of strongly curved parameters (N_c and alpha, say) would lie lopsided about it."""
-        assert self.problem is not None and self.minimum is not None
+        """Return Student's t interval of the law at columns (m, 1), linearised on the fit's scale.
+
+        Draws of strongly curved parameters (such as N_c and alpha) would be skewed around it.
+        """
         cov, freedom = covariance(self.problem, self.minimum)
-        one = root(cov)  # columns: one standard error
+        one = root(cov)  # each column is one standard error
         step = 1e-4 / np.maximum(1.0, np.abs(one).max(axis=0))
         theta = np.concatenate([one * step, -one * step], axis=1) + self.minimum.theta
         with np.errstate(all="ignore"):
@@ -390,8 +330,8 @@ class FitResult:
         ahead, behind = np.split(y, 2, axis=1)
         variance = np.sum(((ahead - behind) / (2 * step)) ** 2, axis=1)
         if noise:
-            variance += np.sum(self._residuals_on_scale() ** 2) / max(self.n - self._free(), 1)
-        half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
+            variance += np.sum(self._residuals_on_scale() ** 2) / self._freedom_left()
+        half = scipy.special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
         best = self.law.predict(self.params, **columns)[:, 0]
         with np.errstate(over="ignore"):
             if self._on_log():
@@ -402,53 +342,10 @@ class FitResult:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
-        low, high = _quantiles(draws, level)
-        with np.errstate(over="ignore", invalid="ignore"):
-            sd = spread(draws)
-        if self.intervals == "delta":  # Student's t with few degrees of freedom has no variance
-            one = special.ndtr(1.0)
-            with np.errstate(over="ignore", invalid="ignore"):  # draws may have overflowed
-                left, right = np.quantile(draws, [1 - one, one])
-                half = float(right - left) / 2
-            sd = half / float(special.stdtrit(self.certificate["freedom"], one))
+        low, high = central_interval(draws, level)
+        if self.intervals == "delta":
+            sd = student_spread(draws, self.certificate.freedom)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                sd = spread(draws)
         return Estimate(value, sd, float(low), float(high))
-
-
-FAR = 1e250
-"""A draw beyond this has overflowed: its parameter, or what follows from it, is unbounded."""
-
-
-def _quantiles(draws: np.ndarray, level: float) -> np.ndarray:
-    """The central interval along the last axis; infinite where it reaches draws that overflowed.
-
-    A draw at which the quantity does not exist (nan) counts as overflowed upwards.
-    """
-    draws = np.clip(np.nan_to_num(draws, nan=1e300, posinf=1e300, neginf=-1e300), -1e300, 1e300)
-    ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return np.where(np.abs(ends) > FAR, np.copysign(np.inf, ends), ends)
-
-
-def spread(draws: np.ndarray) -> float:
-    """Standard deviation, or half the central 68 % where a few draws far out would decide it."""
-    one = float(special.ndtr(1.0))
-    low, high = _quantiles(draws, 2 * one - 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sd, robust = float(np.std(draws, ddof=1)), float(high - low) / 2
-    return sd if np.isfinite(sd) and sd <= 10 * robust else robust
-
-
-def plain(x: Any) -> Any:
-    """Numbers, strings, lists and dicts only; what is not finite becomes None."""
-    if isinstance(x, Mapping):
-        return {str(k): plain(v) for k, v in x.items()}
-    if isinstance(x, str) or x is None:
-        return x
-    if isinstance(x, bool | np.bool_):
-        return bool(x)
-    if isinstance(x, int | np.integer):
-        return int(x)
-    if isinstance(x, float | np.floating):
-        return float(x) if np.isfinite(x) else None
-    if isinstance(x, Iterable):
-        return [plain(v) for v in x]
-    raise TypeError(f"{type(x).__name__} has no plain form")

@@ -1,4 +1,4 @@
-"""Where minimisation starts: a grid in the nonlinear parameters, the linear ones solved for."""
+"""Starting points: a grid in the nonlinear parameters, with the linear ones solved for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import numpy as np
 from analysis.fitting.autodiff import Dual
 from analysis.fitting.problem import Problem, huber
 
+_RANKED = 4096
+"""Largest number of starting points that are kept."""
+_RANKED_ROWS = 512
+"""Largest number of rows that starting points are ranked by."""
+
 
 def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarray:
-    """Unknowns (q, M) worth starting from: a grid over what is nonlinear, the rest solved for.
+    """Return unknowns (q, M) to start from: a grid in the nonlinear parameters.
 
-    Parameters that the law is linear in are found by non-negative least squares of the relative
+    Parameters in which the law is linear are found by non-negative least squares of the relative
     residuals at every point of the grid (variable projection).
     """
     linear = linear_parameters(problem, seed)
@@ -37,16 +42,10 @@ def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarr
     return problem.ordered(problem.model.centred(u[:, best]))
 
 
-_RANKED = 4096
-"""Starting points that are kept, where more were tried."""
-_RANKED_ROWS = 512
-"""Rows that decide which."""
-
-
 def _coefficients(
     problem: Problem, linear: list[str], grid: Mapping[str, np.ndarray], M: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The linear parameters (K, M) at M points of the grid, and the misfit (M,) they leave."""
+    """Return the best linear parameters (K, M) at M points of the grid, and their misfit (M,)."""
     columns = [problem.columns[name] for name in problem.law.inputs]
     values = {p: Dual(v[:, None], {}) for p, v in grid.items()} | dict(problem.fixed)
     values |= {p: Dual(np.ones((M, 1)), {k: 1.0}) for k, p in enumerate(linear)}
@@ -58,6 +57,7 @@ def _coefficients(
 
 
 def unknowns_of(problem: Problem, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the free parameters as an array (q, M), positive coefficients as logarithms."""
     rows = []
     for p, log in zip(problem.free, problem.model.log, strict=True):
         rows.append(np.log(values[p]) if log else values[p])
@@ -65,9 +65,9 @@ def unknowns_of(problem: Problem, values: Mapping[str, np.ndarray]) -> np.ndarra
 
 
 def evenly(count: int, d: int, seed: int) -> np.ndarray:
-    """(count, d) points that fill the unit cube evenly, shifted by the seed.
+    """Return points (count, d) that fill the unit cube evenly, shifted by the seed.
 
-    Multiples modulo 1 of the powers of 1 / phi_d, phi_d the real root of x^(d + 1) = x + 1
+    They are multiples modulo 1 of the powers of 1 / phi_d, phi_d the real root of x^(d + 1) = x + 1
     (Roberts 2018, The unreasonable effectiveness of quasirandom sequences).
     """
     phi = 2.0
@@ -81,12 +81,12 @@ def evenly(count: int, d: int, seed: int) -> np.ndarray:
 def _grid(
     problem: Problem, names: list[str], seed: int, count: int | None
 ) -> dict[str, np.ndarray]:
-    """A full grid in one or two dimensions, an even sequence in more."""
+    """Return a full grid in one or two dimensions, a quasirandom sequence in more."""
     d = len(names)
     if d == 0:
         return {}
     if count is None:
-        most = 20480 if len(problem.law.alike) > 1 else 4096
+        most = 20480 if len(problem.law.exchangeable) > 1 else 4096
         count = {1: 64, 2: 256, 3: 1024, 4: 4096}.get(d, most)
     if d <= 2:
         side = max(2, round(count ** (1 / d)))
@@ -106,7 +106,7 @@ def _grid(
 
 
 def linear_parameters(problem: Problem, seed: int) -> list[str]:
-    """The positive free parameters that the law is jointly linear in, found by derivatives."""
+    """Find the positive free parameters in which the law is jointly linear, by its derivatives."""
     names = [p for p in problem.free if problem.law.ranges[p].positive]
     columns = [problem.columns[name] for name in problem.law.inputs]
     rng = np.random.default_rng(seed)
@@ -142,10 +142,10 @@ def linear_parameters(problem: Problem, seed: int) -> list[str]:
 def _non_negative(
     parts: list[np.ndarray], offset: np.ndarray, problem: Problem
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (K, M), positive, that minimise sum_i w_i ((X c)_i / L_i - 1)^2; the minima (M,).
+    """Return positive coefficients (K, M) that minimise sum_i w_i ((X c)_i / L_i - 1)^2.
 
-    Every support is tried. A coefficient that is best at zero starts small instead: its logarithm
-    must be free to fall.
+    Return the minima (M,) too. Every support is tried. A coefficient that is best at zero starts
+    small instead, since its logarithm must be free to fall.
     """
     K, M = len(parts), len(parts[0])
     X = np.array(parts) / problem.target
@@ -170,13 +170,13 @@ def _non_negative(
             best[win] = 0.0
             best[np.ix_(win, s)] = c[win]
     best = best / scale
-    # 0.1 % of the loss, for a coefficient that is best at zero
+    # A coefficient that is best at zero gets 0.1 % of the loss.
     floor = 1e-3 / np.maximum(np.mean(np.array(parts) / problem.target, axis=2).T, 1e-300)
     return np.where(best > 0, best, floor).T, np.einsum("mn,mn,n->m", t, t, w) + value
 
 
 def ranked(problem: Problem, theta: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """`theta` (q, M) sorted by the objective, best first, and the objectives (M,)."""
+    """Return `theta` (q, M) sorted by the objective, best first, and the objectives (M,)."""
     values = np.full(theta.shape[1], np.inf)
     for part in chunks(theta.shape[1], problem.slots):
         rho = huber(problem.residuals(theta[:, part]), delta)
@@ -187,11 +187,12 @@ def ranked(problem: Problem, theta: np.ndarray, delta: float) -> tuple[np.ndarra
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most `size` that cover `total`."""
     return (slice(i, min(i + size, total)) for i in range(0, total, size))
 
 
 def spaced(theta: np.ndarray, count: int) -> np.ndarray:
-    """`count` columns of `theta` (q, M), best first: half the best ones, half spread out."""
+    """Select `count` columns of the sorted `theta` (q, M): half the best, half spread out."""
     M = theta.shape[1]
     if count >= M:
         return theta

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,15 @@ from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
 from analysis.fitting.solver import gradients
 
+_NARROW = 3.0
+"""Factor of N, D or C below which a power law and any other smooth function look the same."""
+
+_LARGEST_LOSS = 13.0
+"""A model that predicts nothing has L = ln(vocabulary): 12.5 for the largest vocabulary in use."""
+
 
 class Status(str):
-    """One line of a fit's status: text for people, `code` for programs.
+    """One line of a fit's status: the text is for people, `code` for programs.
 
     The text is the code in words, and a detail: ``Status("at_bound", "E")`` is 'at bound: E'.
     """
@@ -37,54 +45,167 @@ class Status(str):
 CONVERGED = Status("converged")
 
 
-def status_of(
-    problem: Problem, minimum: Minimum, certificate: Mapping[str, Any]
-) -> tuple[Status, ...]:
-    words = [CONVERGED if minimum.converged else Status("not_converged")]
-    if certificate["intervals"] == "none":
-        words.append(
-            Status(
-                "intervals_not_determined",
-                f"{certificate['groups']} runs for {problem.q} parameters, "
-                "and rows of one run are not independent",
-            )
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Evidence that a minimum is the global one, and what the data leave open."""
+
+    rows: int
+    groups: int
+    """Independent runs among the rows."""
+    delta: float | None
+    """Huber's threshold; None for least squares."""
+    starts: int
+    share: float
+    """Fraction of the starts that reached the minimum."""
+    reached: int
+    """Number of starts that reached the minimum."""
+    gap: float | None
+    """Relative height of the next local minimum; None if no other was found."""
+    gradient: float
+    """Largest cosine between the residuals and a derivative of the law: 0 at a minimum."""
+    condition: float
+    """Condition number of the Gauss-Newton Hessian."""
+    at_bound: tuple[str, ...]
+    """Positive parameters that ran to zero or infinity."""
+    wrong_sign: tuple[str, ...]
+    """Parameters that should be positive and are not."""
+    not_identified: tuple[str, ...]
+    """Parameters that could be ten times larger or smaller at no real cost."""
+    undetermined: tuple[str, ...]
+    """Parameters along a direction in which the fitted values do not change at all."""
+    correlated: tuple[tuple[str, str, float], ...]
+    """Pairs of parameters and their correlation, where it exceeds 0.99 in size."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Number of rows of the table that were left out, by reason."""
+    intervals: str
+    """Method of the intervals, as in FitResult."""
+    freedom: float
+    """Degrees of freedom of the covariance."""
+    resamples: float | None = None
+    """Fraction of the resamples that converged; None without draws."""
+    rescued: int | None = None
+    """Resamples that another resample's solution improved; None without draws."""
+    overflowed: float | None = None
+    """Fraction of the draws with a parameter that overflowed; None without draws."""
+
+    def record(self) -> dict[str, Any]:
+        """Return a dictionary for JSON; what belongs to draws is absent without them."""
+        values = dataclasses.asdict(self)
+        if self.resamples is None:
+            for name in ("resamples", "rescued", "overflowed"):
+                del values[name]
+        return values
+
+
+def natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
+    """Covariance (q, q) of the logs of coefficients and of exponents; its degrees of freedom."""
+    cov, freedom = covariance(problem, minimum)
+    half = problem.model.natural(np.eye(problem.q)) @ root(cov)
+    return half @ half.T, freedom  # a product with its own transpose has no negative diagonal
+
+
+def certify(
+    problem: Problem, minimum: Minimum, intervals: str, left_out: Mapping[str, int]
+) -> Certificate:
+    """Collect the evidence about a minimum (that of draws is added by the fit)."""
+    free = problem.free
+    J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    r = problem.residuals(minimum.theta)[0]
+    psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(problem.weights)
+    norms = np.linalg.norm(J, axis=0) + 1e-300
+    cosine = np.abs(psi @ J) / (norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n)))
+    cov, freedom = natural_covariance(problem, minimum)
+    others = minimum.objectives[1:]
+    gap = float(others[0] / max(minimum.objective, 1e-300) - 1) if len(others) else None
+    params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
+    ranges = problem.law.ranges
+    flat = undetermined(problem, minimum)
+    loose = {*unidentified(problem, minimum), *flat}
+    return Certificate(
+        rows=problem.n,
+        groups=problem.units(),
+        delta=None if np.isinf(minimum.delta) else minimum.delta,
+        starts=minimum.starts,
+        share=minimum.share,
+        reached=round(minimum.share * minimum.starts),
+        gap=gap,
+        gradient=float(cosine.max()),
+        condition=float(np.linalg.cond(J.T @ J)),
+        at_bound=_at_bound(problem, params),
+        wrong_sign=tuple(p for p in free if ranges[p].positive and params[p] <= 0),
+        not_identified=tuple(p for p in free if p in loose),
+        undetermined=tuple(flat),
+        correlated=_correlated(free, cov),
+        left_out=left_out,
+        intervals=intervals,
+        freedom=freedom,
+    )
+
+
+def _correlated(names: tuple[str, ...], cov: np.ndarray) -> tuple[tuple[str, str, float], ...]:
+    sd = np.sqrt(np.maximum(np.diag(cov), 0)) + 1e-150
+    rho = np.clip(cov / np.outer(sd, sd), -1, 1)
+    return tuple(
+        (names[i], names[j], float(rho[i, j]))
+        for i in range(len(names))
+        for j in range(i)
+        if abs(rho[i, j]) > 0.99
+    )
+
+
+def _at_bound(problem: Problem, params: Mapping[str, float]) -> tuple[str, ...]:
+    """Return positive parameters at zero or infinity: a factor 1000 further changes nothing."""
+    at = problem.law.predict(params, **problem.columns)
+    out = []
+    for p in problem.free:
+        if not problem.law.ranges[p].positive or params[p] <= 0:
+            continue
+        for factor in (1e-3, 1e3):
+            with np.errstate(all="ignore"):
+                y = problem.law.predict({**params, p: params[p] * factor}, **problem.columns)
+            if np.allclose(y, at, rtol=1e-7, atol=0):
+                out.append(p)
+                break
+    return tuple(out)
+
+
+def status_of(problem: Problem, minimum: Minimum, certificate: Certificate) -> tuple[Status, ...]:
+    """Return whether the fit converged, and what the certificate warns of."""
+    c = certificate
+    lines = [CONVERGED if minimum.converged else Status("not_converged")]
+    if c.intervals == "none":
+        detail = (
+            f"{c.groups} runs for {problem.q} parameters, and rows of one run are not independent"
         )
-    elif certificate["intervals"] != "delta" and problem.units() < min(SMALL, problem.n):
+        lines.append(Status("intervals_not_determined", detail))
+    elif c.intervals != "delta" and problem.units() < min(SMALL, problem.n):
         # Measured: 95 % percentile intervals cover 84 % with 8 runs and 91 % with 16.
-        words.append(
-            Status("few_runs", f"intervals rest on {certificate['groups']} runs and are narrow")
-        )
-    if certificate["reached"] < 2 <= certificate["starts"]:
-        words.append(
-            Status("reached_by_few_starts", f"{certificate['reached']} of {certificate['starts']}")
-        )
-    if certificate.get("resamples", 1.0) < 0.95:
-        words.append(
-            Status("resamples_not_converged", f"{100 * (1 - certificate['resamples']):.0f} %")
-        )
-    if certificate.get("overflowed", 0.0) > 0:
-        words.append(Status("draws_unbounded", f"{100 * certificate['overflowed']:.2g} %"))
-    if certificate["at_bound"]:
-        words.append(Status("at_bound", ", ".join(certificate["at_bound"])))
-    if certificate["wrong_sign"]:
-        words.append(Status("wrong_sign", ", ".join(certificate["wrong_sign"])))
-    if certificate["not_identified"]:
-        words.append(Status("not_identified", ", ".join(certificate["not_identified"])))
-    if certificate["gap"] is not None and certificate["gap"] < 0.05:
-        words.append(
-            Status("several_basins", f"another is only {100 * certificate['gap']:.2g} % higher")
-        )
-    if certificate["correlated"]:
-        pairs = [f"{p}~{q} ({rho:.4f})" for p, q, rho in certificate["correlated"]]
-        words.append(Status("correlated", ", ".join(pairs)))
-    return tuple(words)
+        lines.append(Status("few_runs", f"intervals rest on {c.groups} runs and are narrow"))
+    if c.reached < 2 <= c.starts:
+        lines.append(Status("reached_by_few_starts", f"{c.reached} of {c.starts}"))
+    if c.resamples is not None and c.resamples < 0.95:
+        lines.append(Status("resamples_not_converged", f"{100 * (1 - c.resamples):.0f} %"))
+    if c.overflowed is not None and c.overflowed > 0:
+        lines.append(Status("draws_unbounded", f"{100 * c.overflowed:.2g} %"))
+    if c.at_bound:
+        lines.append(Status("at_bound", ", ".join(c.at_bound)))
+    if c.wrong_sign:
+        lines.append(Status("wrong_sign", ", ".join(c.wrong_sign)))
+    if c.not_identified:
+        lines.append(Status("not_identified", ", ".join(c.not_identified)))
+    if c.gap is not None and c.gap < 0.05:
+        lines.append(Status("several_basins", f"another is only {100 * c.gap:.2g} % higher"))
+    if c.correlated:
+        pairs = [f"{p}~{q} ({rho:.4f})" for p, q, rho in c.correlated]
+        lines.append(Status("correlated", ", ".join(pairs)))
+    return tuple(lines)
 
 
-def rows_alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[Status]:
-    """Rows that look like checkpoints of a few runs, but are fitted as independent.
+def checkpoints_as_runs(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[Status]:
+    """Warn of rows that look like checkpoints of a few runs but are fitted as independent.
 
-    They share size and batch, there are at least four of each, and their residuals agree: the
-    intraclass correlation (one-way analysis of variance) is above a half.
+    Such rows share size and batch, there are at least four of each, and their residuals agree:
+    the intraclass correlation (one-way analysis of variance) is above a half.
     """
     keys = [name for name in ("N", "B") if name in runs.columns]
     if not keys or problem.units() < problem.n or set(keys) >= set(problem.law.inputs):
@@ -107,23 +228,20 @@ def rows_alike(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[S
         Status(
             "rows_alike",
             f"{n} rows share {G} values of {' and '.join(keys)} and their residuals agree "
-            f"({agreement:.2f}): if they are checkpoints of one run each, name its column, cluster=...",
+            f"({agreement:.2f}): if they are checkpoints of runs, name the column of the run, "
+            "cluster=...",
         )
     ]
 
 
-_NARROW = 3.0
-"""N, D or C over a smaller factor: a power law and anything else that is smooth look the same."""
-
-
 def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
-    """What looks wrong in the table itself."""
-    words = []
-    x, L = problem.columns, problem.target
-    told = [*problem.law.inputs, problem.law.target, *({"seed"} & set(runs.columns))]
-    again = runs.duplicated(told).to_numpy()
+    """Warn of what looks wrong in the table itself."""
+    x = problem.columns
+    lines = []
+    compared = [*problem.law.inputs, problem.law.target, *({"seed"} & set(runs.columns))]
+    again = runs.duplicated(compared).to_numpy()
     if again.any():
-        words.append(
+        lines.append(
             Status(
                 "duplicates",
                 f"{again.sum()} rows repeat another exactly, first row "
@@ -131,9 +249,9 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
             )
         )
     if "N" in x and "D" in x and x["N"].max() < 1e3 and x["D"].max() < 1e5:
-        words.append(Status("implausible", "N below 1000 and D below 100000 (in millions?)"))
+        lines.append(Status("implausible", "N below 1000 and D below 100000 (in millions?)"))
     if "N" in x and "D" in x and np.mean(x["N"] > x["D"]) > 0.9:
-        words.append(
+        lines.append(
             Status(
                 "implausible",
                 f"N exceeds D in {100 * np.mean(x['N'] > x['D']):.0f} % of the rows "
@@ -142,7 +260,7 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
         )
     for name in [name for name in ("N", "D", "C") if name in x]:
         if (span := x[name].max() / x[name].min()) < _NARROW:
-            words.append(
+            lines.append(
                 Status(
                     "narrow_range",
                     f"{name} spans a factor of {span:.3g} only, too little to tell an "
@@ -150,85 +268,25 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
                 )
             )
     if problem.law.target == "L":
-        # A model that knows nothing has L = ln(vocabulary): 12.5 for the largest in use.
-        known = "vocab_size" in runs.columns
-        limit = np.full(len(L), 13.0)
-        if known:
-            vocabulary = pd.to_numeric(runs["vocab_size"], errors="coerce")
-            limit = np.log(vocabulary.to_numpy(float, na_value=np.nan))
-            limit = np.where(np.isfinite(limit), limit, 13.0)
-        over = (L / limit) > 1.05
-        if over.any():
-            worst = int(np.argmax(L - limit))
-            words.append(
-                Status(
-                    "implausible",
-                    f"L={L[worst]:.3g} in {over.sum()} rows like row {runs.index[worst]}, "
-                    f"above ln(vocabulary) = {limit[worst]:.3g} (bits or perplexity rather than nats "
-                    "per token?)",
-                )
-            )
-    return words
+        lines += _implausible_losses(problem.target, runs)
+    return lines
 
 
-def natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
-    """Covariance (q, q) of the logs of coefficients, and of exponents; degrees of freedom."""
-    cov, freedom = covariance(problem, minimum)
-    half = problem.model.natural(np.eye(problem.q)) @ root(cov)
-    return half @ half.T, freedom  # a product with its own transpose has no negative diagonal
-
-
-def certify(problem: Problem, minimum: Minimum) -> dict[str, Any]:
-    free = problem.free
-    J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
-    r = problem.residuals(minimum.theta)[0]
-    psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(problem.weights)
-    norms = np.linalg.norm(J, axis=0) + 1e-300
-    cosine = np.abs(psi @ J) / (norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n)))
-    cov, _ = natural_covariance(problem, minimum)
-    sd = np.sqrt(np.maximum(np.diag(cov), 0)) + 1e-150
-    rho = np.clip(cov / np.outer(sd, sd), -1, 1)
-    pairs = [
-        [free[i], free[j], float(rho[i, j])]
-        for i in range(len(free))
-        for j in range(i)
-        if abs(rho[i, j]) > 0.99
+def _implausible_losses(L: np.ndarray, runs: pd.DataFrame) -> list[Status]:
+    """Warn of losses above those of a model that predicts nothing."""
+    limit = np.full(len(L), _LARGEST_LOSS)
+    if "vocab_size" in runs.columns:
+        vocabulary = pd.to_numeric(runs["vocab_size"], errors="coerce")
+        limit = np.log(vocabulary.to_numpy(float, na_value=np.nan))
+        limit = np.where(np.isfinite(limit), limit, _LARGEST_LOSS)
+    over = (L / limit) > 1.05
+    if not over.any():
+        return []
+    worst = int(np.argmax(L - limit))
+    return [
+        Status(
+            "implausible",
+            f"L={L[worst]:.3g} in {over.sum()} rows like row {runs.index[worst]}, above "
+            f"ln(vocabulary) = {limit[worst]:.3g} (bits or perplexity rather than nats per token?)",
+        )
     ]
-    others = minimum.objectives[1:]
-    gap = float(others[0] / max(minimum.objective, 1e-300) - 1) if len(others) else None
-    params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
-    ranges = problem.law.ranges
-    open_ = undetermined(problem, minimum)
-    loose = {*unidentified(problem, minimum), *open_}
-    return {
-        "rows": problem.n,
-        "groups": problem.units(),
-        "delta": None if np.isinf(minimum.delta) else minimum.delta,
-        "starts": minimum.starts,
-        "share": minimum.share,
-        "reached": round(minimum.share * minimum.starts),
-        "gap": gap,
-        "gradient": float(cosine.max()),
-        "condition": float(np.linalg.cond(J.T @ J)),
-        "at_bound": _at_bound(problem, params),
-        "wrong_sign": [p for p in free if ranges[p].positive and params[p] <= 0],
-        "not_identified": [p for p in free if p in loose],
-        "undetermined": open_,
-        "correlated": pairs,
-    }
-
-
-def _at_bound(problem: Problem, params: Mapping[str, float]) -> list[str]:
-    """Positive parameters that ran to zero or infinity: a factor 1000 further changes nothing."""
-    at = problem.law.predict(params, **problem.columns)
-    out = []
-    for p in problem.free:
-        if not problem.law.ranges[p].positive or params[p] <= 0:
-            continue
-        for factor in (1e-3, 1e3):
-            with np.errstate(all="ignore"):
-                y = problem.law.predict({**params, p: params[p] * factor}, **problem.columns)
-            if np.allclose(y, at, rtol=1e-7, atol=0):
-                out.append(p)
-                break
-    return out

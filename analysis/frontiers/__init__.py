@@ -1,1 +1,1 @@
-"""The compute-optimal frontier by every method in use."""
+"""The compute-optimal frontier: how best size, data and loss grow with compute."""

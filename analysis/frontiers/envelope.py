@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
+import scipy
 
 from analysis.frontiers.result import (
     Frontier,
@@ -24,7 +24,7 @@ _GRID = 512
 _KNOTS = 32
 """Points of one curve that its spline is fitted to; more are averaged."""
 _TANGENTS = 1024
-"""Slopes at which curves are touched from below to draw their envelope."""
+"""Slopes of the tangents whose upper hull is the envelope."""
 _BATCH = 250
 """Resamples whose envelopes are in memory at once."""
 
@@ -36,11 +36,12 @@ def envelope(
     level: float = 0.95,
     seed: int = 0,
 ) -> Frontier:
-    """The lower envelope of learning curves (one row an evaluation; columns run_id, N, D, C, L).
+    """Fit power laws to the lower envelope of learning curves.
 
-    Each curve is smoothed by a cubic spline in log-log, its stiffness by cross-validation: the
-    least of many noisy values is too low. A size's curves are then replaced by their lower convex
-    envelope, which joins the ends of decayed runs. Two neighbouring sizes cross where the optimum is their
+    `curves` has one row per evaluation, with columns run_id, N, D, C and L. Each curve is smoothed
+    by a cubic spline in log-log, with stiffness chosen by cross-validation, since the least of many
+    noisy values is too low. The curves of a size are then replaced by their lower convex envelope,
+    which joins the ends of decayed runs. Two neighbouring sizes cross where the optimum is their
     geometric mean, up to the third derivative of loss in ln N; a line through these crossings has
     neither the bias of the envelope's staircase nor its dependence on the ends. Where a size is
     best the envelope touches L_opt: the line of L goes through the middles of these stretches.
@@ -48,11 +49,11 @@ def envelope(
     Source: Kaplan et al. 2020, Figs. 1 and 13; Hoffmann et al. 2022, section 3.1
     """
     curves = counted(curves, "N", "C", need=("run_id",))
-    sizes, x, loss, of = smoothed(curves)
-    envelopes = _Envelopes(x, loss, of, len(sizes))
-    (everything,) = envelopes(np.ones((1, len(of)), bool))
-    winner = _winner(everything)
-    marks = _marks(x, winner, everything.min(axis=0), sizes)
+    sizes, x, loss, size_of_run = smoothed(curves)
+    envelopes = _Envelopes(x, loss, size_of_run, len(sizes))
+    (whole,) = envelopes(np.ones((1, len(size_of_run)), bool))
+    winner = _winner(whole)
+    marks = _marks(x, winner, whole.min(axis=0), sizes)
     if len(marks.crossings) < 2:
         raise TableError(
             f"the envelope needs three sizes that take turns in being best; of {len(sizes)} sizes "
@@ -63,48 +64,61 @@ def envelope(
     rng = np.random.default_rng(seed)
     runs = loss.shape[0]
     picked = rng.multinomial(runs, np.full(runs, 1 / runs), size=bootstrap) > 0
-    per = per_token(curves)
+    flops_of = per_token(curves)
     centre = float(marks.crossings[:, 0].mean())
-    rows = [_envelope_lines(marks, per, centre)]
-    for part in np.array_split(picked, max(1, bootstrap // _BATCH)):
-        for again in envelopes(part):
-            found = _marks(x, _winner(again), again.min(axis=0), sizes)
-            rows.append(_envelope_lines(found, per, centre))
+    rows = [_envelope_lines(marks, flops_of, centre)]
+    for batch in np.array_split(picked, max(1, bootstrap // _BATCH)):
+        for resampled in envelopes(batch):
+            found = _marks(x, _winner(resampled), resampled.min(axis=0), sizes)
+            rows.append(_envelope_lines(found, flops_of, centre))
     lines = {name: np.array([row[name] for row in rows]) for name in ("N", "D", "L")}
-    status = lost_resamples(lines["N"], bootstrap)
+    both = np.concatenate([marks.crossings, marks.touches])
+    kinds = ["crossing"] * len(marks.crossings) + ["touch"] * len(marks.touches)
+    C, N = np.exp(both[:, 0]), both[:, 1]
+    optima = pd.DataFrame({"C": C, "N": N, "D": C / flops_of(N), "L": np.exp(both[:, 2])})
+    optima = optima.assign(kind=kinds).sort_values("C", ignore_index=True)
+    status = (
+        *lost_resamples(lines["N"], bootstrap),
+        *_notes(curves, sizes, winner, size_of_run),
+        *curvature_notes(marks.touches[:, 0], marks.touches[:, 2]),
+    )
+    return Frontier(
+        method="envelope", params="N", flops="6 N D", optima=optima,
+        ranges=data_ranges(curves, optima), status=status, lines=lines, centre=centre, level=level,
+        per_token=flops_of,
+    )  # fmt: skip
+
+
+def _notes(
+    curves: pd.DataFrame, sizes: np.ndarray, winner: np.ndarray, size_of_run: np.ndarray
+) -> Iterator[str]:
+    """What a reader should know about the data of an envelope."""
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
     if never:
-        status.append(f"N = {', '.join(never)} is never best within the compute of the curves")
-    if np.bincount(of).max() == 1:
-        status.append(
-            "one run a size: earlier points of a run are above the loss that a schedule of their "
+        yield f"N = {', '.join(never)} is never best within the compute of the curves"
+    if np.bincount(size_of_run).max() == 1:
+        yield (
+            "one run per size: earlier points of a run are above the loss that a schedule of their "
             "own length would reach, so the frontier of decayed runs lies lower"
         )
     if "B" in curves.columns and (curves.groupby("N")["B"].nunique() > 1).any():
         B = curves["B"]
-        status.append(
-            f"runs of several batch sizes ({B.min():.4g} to {B.max():.4g} tokens) in one envelope: it "
-            "takes the best, but batches far above the critical one spend more than C_min; see "
+        yield (
+            f"runs of several batch sizes ({B.min():.4g} to {B.max():.4g} tokens) in one envelope: "
+            "it takes the best, but batches far above the critical one spend more than C_min; see "
             "method kaplan, or analysis.critical_batch.adjusted"
         )
-    status += curvature_notes(marks.touches[:, 0], marks.touches[:, 2])
-    both = np.concatenate([marks.crossings, marks.touches])
-    kinds = ["crossing"] * len(marks.crossings) + ["touch"] * len(marks.touches)
-    C, N = np.exp(both[:, 0]), both[:, 1]
-    optima = pd.DataFrame({"C": C, "N": N, "D": C / per(N), "L": np.exp(both[:, 2])})
-    optima = optima.assign(kind=kinds).sort_values("C", ignore_index=True)
-    return Frontier(
-        "envelope", "N", "6 N D", optima, data_ranges(curves, optima), tuple(status), lines, centre,
-        None, level, per,
-    )  # fmt: skip
 
 
 def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """sizes (g,), ln C (c,), ln L of each run there (r, c; inf where it has no data), and the
-    index of each run's size (r,)."""
+    """Smooth learning curves onto a common grid of ln C.
+
+    Returns the sizes (g,), ln C (c,), ln L of each run at it (r, c; inf where the run has no data),
+    and the index of each run's size (r,).
+    """
     sizes = np.unique(curves["N"])
     x = np.linspace(np.log(curves["C"].min()), np.log(curves["C"].max()), _GRID)
-    losses, of = [], []
+    losses, size_of_run = [], []
     for _, curve in curves.sort_values("C").groupby("run_id", sort=False):
         u, first = np.unique(np.log(curve["C"].to_numpy(float)), return_index=True)
         v = np.log(curve["L"].to_numpy(float))[first]
@@ -115,16 +129,16 @@ def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         elif len(u) >= 2:
             row[inside] = np.interp(x[inside], u, v)
         losses.append(row)
-        of.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
-    return sizes, x, np.array(losses), np.array(of)
+        size_of_run.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
+    return sizes, x, np.array(losses), np.array(size_of_run)
 
 
-def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
-    """The natural cubic smoothing spline of v at u (n >= 5), its stiffness by generalised
-    cross-validation.
+def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
+    """Fit a natural cubic smoothing spline to v at u (n >= 5).
 
-    In the basis of Demmler and Reinsch the residuals are the coefficients times s / (1 + s), s the
-    stiffness times an eigenvalue, so that all stiffnesses are tried at once.
+    Generalised cross-validation chooses the stiffness. In the basis of Demmler and Reinsch the
+    residuals are the coefficients times s / (1 + s), s being the stiffness times an eigenvalue, so
+    that all stiffnesses are tried at once.
 
     Source: Craven and Wahba 1979; Green and Silverman 1994, section 2.3
     """
@@ -140,11 +154,11 @@ def _smooth(u: np.ndarray, v: np.ndarray) -> CubicSpline:
     s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
     left = s / (1 + s)
     best = np.argmin(((left * z) ** 2).sum(axis=1) / left.sum(axis=1) ** 2)
-    return CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
+    return scipy.interpolate.CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
 
 
 def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most _KNOTS means of neighbouring points, both ends kept: what a smooth curve needs."""
+    """Average neighbouring points down to at most _KNOTS, keeping both ends."""
     if len(u) <= _KNOTS:
         return u, v
     inner = np.linspace(u[0], u[-1], _KNOTS - 1)[1:-1]
@@ -154,7 +168,7 @@ def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Envelopes:
-    """The lower convex envelope of each size's curves in log-log, for many choices of runs at once.
+    """Lower convex envelopes of each size's curves in log-log, for many resamples of runs at once.
 
     A sum of powers of C, as L is in D = C / (6 N) at fixed N, is convex in log-log. A decaying
     learning rate makes each run dip at its end, below where the longer runs of its size then are;
@@ -162,40 +176,43 @@ class _Envelopes:
     _TANGENTS slopes: of a union of curves each tangent is the lowest of the curves' own.
     """
 
-    def __init__(self, x: np.ndarray, loss: np.ndarray, of: np.ndarray, sizes: int):
+    def __init__(self, x: np.ndarray, loss: np.ndarray, size_of_run: np.ndarray, sizes: int):
         corners = [_lower_hull(x[known], row[known]) for row, known in _thin(loss)]
-        self.x, self.of_size = x, [np.flatnonzero(of == i) for i in range(sizes)]
+        self.x = x
+        self.runs_of_size = [np.flatnonzero(size_of_run == i) for i in range(sizes)]
         whole = [
             _lower_hull(*(np.concatenate([corners[r][k] for r in runs]) for k in (0, 1)))
-            for runs in self.of_size
+            for runs in self.runs_of_size
         ]
         slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
         if not len(slopes):
             raise TableError(
                 "the envelope needs learning curves; here no run, and no size, has two evaluations "
-                "of different C. Give tables with rows along each run, or use another method."
+                "at different C. Give tables with rows along each run, or use another method."
             )
         self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
         self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
         self.ends = np.array([(u[0], u[-1]) for u, _ in corners])
 
     def __call__(self, picked: np.ndarray) -> np.ndarray:
-        """ln L (resamples, sizes, c) of the runs `picked` (resamples, r); inf where a size has no
-        data."""
-        out = np.empty((len(picked), len(self.of_size), len(self.x)))
-        for i, runs in enumerate(self.of_size):
-            chosen, again = np.unique(picked[:, runs], axis=0, return_inverse=True)
-            out[:, i] = self._one(runs, chosen)[again.ravel()]
+        """Return ln L (resamples, sizes, c) of the runs in the mask `picked` (resamples, r).
+
+        It is inf where a size has no data.
+        """
+        out = np.empty((len(picked), len(self.runs_of_size), len(self.x)))
+        for i, runs in enumerate(self.runs_of_size):
+            chosen, inverse = np.unique(picked[:, runs], axis=0, return_inverse=True)
+            out[:, i] = self._of_size(runs, chosen)[inverse.ravel()]
         return out
 
-    def _one(self, runs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """The same of one size: chosen (k, its runs) to (k, c)."""
+    def _of_size(self, runs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return ln L (k, c) of one size for masks of its runs, `chosen` (k, runs)."""
         height = np.full((len(chosen), len(self.slopes)), np.inf)
         low, high = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
-        for r, one in zip(runs, chosen.T, strict=True):
-            height[one] = np.minimum(height[one], self.tangents[r])
-            low[one] = np.minimum(low[one], self.ends[r, 0])
-            high[one] = np.maximum(high[one], self.ends[r, 1])
+        for run, having in zip(runs, chosen.T, strict=True):
+            height[having] = np.minimum(height[having], self.tangents[run])
+            low[having] = np.minimum(low[having], self.ends[run, 0])
+            high[having] = np.maximum(high[having], self.ends[run, 1])
         height[~np.isfinite(low)] = 0.0
         # Tangents take over from each other in the order of their slopes.
         corner = -np.diff(height) / np.diff(self.slopes)
@@ -210,14 +227,14 @@ class _Envelopes:
 
 
 def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each run's row with at most _KNOTS of the points at which it has data."""
+    """Yield the row of each run, and the indices of at most _KNOTS points where it has data."""
     for row in loss:
         known = np.flatnonzero(np.isfinite(row))
         yield row, known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
 
 
 def _lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the lower convex hull of points, by Andrew's monotone chain."""
+    """Return the corners of the lower convex hull of points, by Andrew's monotone chain."""
     kept: list[tuple[float, float]] = []
     for x, y in sorted(zip(u.tolist(), v.tolist(), strict=True)):
         if kept and x == kept[-1][0]:
@@ -233,25 +250,25 @@ def _lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _winner(envelopes: np.ndarray) -> np.ndarray:
-    """Index of the size with the least loss at each ln C; -1 where none has data."""
+    """Return the index of the size with the least loss at each ln C; -1 where none has data."""
     best = envelopes.argmin(axis=0)
     return np.where(np.isfinite(envelopes.min(axis=0)), best, -1)
 
 
 class _Marks(NamedTuple):
-    """Rows of ln C, N, ln L."""
+    """Points of the envelope, as rows of ln C, N, ln L."""
 
     crossings: np.ndarray
-    """Where two neighbouring winners take turns, N their geometric mean."""
+    """Where the best size changes, with N the geometric mean of both sizes."""
     touches: np.ndarray
-    """The middle of the stretch over which a size wins."""
+    """The middle of the stretch of C over which a size is best."""
 
 
 def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarray) -> _Marks:
-    """Crossings of neighbouring winners and the middles of the stretches between them.
+    """Find where the best size changes, and the middles of the stretches between.
 
-    Each size's stretch is as long as the ln C at which it wins, in order of size: short
-    alternations that noise causes at a crossing cancel.
+    The stretch of each size is as long as the ln C at which it wins, in order of size, so that
+    short alternations that noise causes at a crossing cancel.
     """
     on = winner >= 0
     x, least = x[on], least[on]
@@ -268,12 +285,13 @@ def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarr
 
 
 def _envelope_lines(
-    marks: _Marks, per: Callable[[Any], Any], centre: float
+    marks: _Marks, flops_of: Callable[[Any], Any], centre: float
 ) -> dict[str, np.ndarray]:
+    """Return (intercept, slope) of ln N, ln D and ln L against ln C - centre."""
     x, N, _ = marks.crossings.T
     y, _, L = (marks.touches if len(marks.touches) >= 2 else marks.crossings).T
     return {
         "N": straight_line(x - centre, np.log(N))[0],
-        "D": straight_line(x - centre, x - np.log(per(N)))[0],
+        "D": straight_line(x - centre, x - np.log(flops_of(N)))[0],
         "L": straight_line(y - centre, L)[0],
     }

@@ -12,7 +12,7 @@ parametric   least loss of a fitted law of N and D at fixed compute (Hoffmann et
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -46,29 +46,28 @@ def frontier(
     seed: int = 0,
     tolerance: float | None = None,
 ) -> Frontier | Comparison:
-    """The compute-optimal frontier of runs, of learning curves, or of a fitted law of N and D.
+    """Fit the compute-optimal frontier of runs, of learning curves, or of a law of N and D.
 
-    data     a FitResult; runs, one row a run; or learning curves, one row an evaluation (both as
-             `load` gives them).
-    method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. Where not
-             given: parametric for a fit, envelope for curves, parametric for runs.
-    curves   the learning curves of the runs in `data`, for the envelope within 'all'.
-    law      what the parametric method fits to runs.
-    params   what N counts: a column, or N_total, N_kaplan, N_head from the shape.
-    flops    what C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
-             shape (see analysis.tables.conventions); for the parametric method also a function of N that
-             gives the FLOPs of one token.
-    tolerance  how far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
+    data     A FitResult; runs, one per row; or learning curves, one evaluation per row (both as
+             `load` returns them).
+    method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. The default
+             is the envelope for curves, and parametric otherwise.
+    curves   The learning curves of the runs in `data`, for the envelope within 'all'.
+    law      The law that the parametric method fits to runs.
+    params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
+    flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
+             shape (see analysis.tables.conventions). The parametric method also takes a function
+             of N that returns the FLOPs per token.
+    tolerance  How far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise
-    about each minimum (isoflop, akima; there scaled up where the minima scatter more than that).
-    Raises TableError where the data do not allow the method, saying what is lacking.
+    about each minimum (isoflop, akima; scaled up where the minima scatter more than that).
+    Raises TableError, which names what is missing, where the data do not allow the method.
     """
     check_draws(bootstrap, seed)
     check_level(level)
     if tolerance is not None and not (sensible(tolerance) or tolerance == 0):
         raise FitError(f"tolerance={tolerance} must be a finite number, 0 or more, such as 0.1.")
-    options: dict[str, Any] = {"bootstrap": bootstrap, "level": level, "seed": seed}
     if isinstance(data, FitResult):
         if method not in (None, "parametric"):
             raise TableError(
@@ -82,48 +81,83 @@ def frontier(
         raise TableError(
             f"method={method!r} is unknown; the methods are {', '.join(METHODS)} and all."
         )
-    points = data if is_curve else curves
-    runs = _last(data) if is_curve else data
+    source = _Source(
+        runs=_last_evaluations(data) if is_curve else data,
+        curves=data if is_curve else curves,
+        law=law, params=params, flops=flops, tolerance=tolerance,
+        options={"bootstrap": bootstrap, "level": level, "seed": seed},
+    )  # fmt: skip
+    return source.every_method() if method == "all" else source.by(method)
 
-    def one(name: str) -> Frontier:
-        if name == "parametric":
-            table = counted(runs, params, flops if isinstance(flops, str) else "C")
-            fitted = fit(law, table, bootstrap=bootstrap, seed=seed)
-            per = per_token(table) if isinstance(flops, str) else flops
-            front = parametric(fitted, flops=per, level=level)
-        elif callable(flops):
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Data of a frontier, and how to count and resample them."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame | None
+    law: Law | str
+    params: str
+    flops: str | Callable[[Any], Any]
+    tolerance: float | None
+    options: dict[str, Any]
+    """The arguments bootstrap, level and seed."""
+
+    def every_method(self) -> Comparison:
+        fronts, skipped = {}, {}
+        for method in METHODS:
+            try:
+                fronts[method] = self.by(method)
+            except (TableError, FitError) as error:
+                skipped[method] = str(error)
+        if not fronts:
+            raise TableError("no method works on these data: " + " | ".join(skipped.values()))
+        return Comparison(fronts, skipped)
+
+    def by(self, method: str) -> Frontier:
+        if method == "parametric":
+            front = self._parametric()
+        elif callable(self.flops):
             raise TableError(
-                f"flops as a function of N is for the parametric method; {name} needs a column."
+                "only the parametric method takes flops as a function of N; "
+                f"{method} needs a column."
             )
-        elif name == "envelope":
-            if points is None:
-                raise TableError(
-                    "the envelope needs learning curves: load(folder, curves=True), or give them "
-                    "as frontier(runs, curves=...)."
-                )
-            front = envelope(counted(points, params, flops), **options)
+        elif method == "envelope":
+            front = self._envelope(self.flops)
         else:
-            table = counted(runs, params, flops)
-            if points is not None and not budgets_of(table):
-                table = slices(counted(points, params, flops))
-            elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
-                table = slices(table.assign(run_id=table["N"].astype(str)))
-            front = isoflop(table, kind=name, tolerance=tolerance, **options)
-        return replace(front, params=params, flops=in_words(flops))
+            front = self._isoflop(method, self.flops)
+        return replace(front, params=self.params, flops=in_words(self.flops))
 
-    if method != "all":
-        return one(method)
-    fronts, skipped = {}, {}
-    for name in METHODS:
-        try:
-            fronts[name] = one(name)
-        except (TableError, FitError) as error:
-            skipped[name] = str(error)
-    if not fronts:
-        raise TableError("no method works on these data: " + " | ".join(skipped.values()))
-    return Comparison(fronts, skipped)
+    def _parametric(self) -> Frontier:
+        flops = self.flops if isinstance(self.flops, str) else "C"
+        table = counted(self.runs, self.params, flops)
+        bootstrap, seed = self.options["bootstrap"], self.options["seed"]
+        fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
+        flops_of = per_token(table) if isinstance(self.flops, str) else self.flops
+        return parametric(fitted, flops=flops_of, level=self.options["level"])
+
+    def _envelope(self, flops: str) -> Frontier:
+        if self.curves is None:
+            raise TableError(
+                "the envelope needs learning curves: load(folder, curves=True), or give them as "
+                "frontier(runs, curves=...)."
+            )
+        return envelope(counted(self.curves, self.params, flops), **self.options)
+
+    def _isoflop(self, kind: str, flops: str) -> Frontier:
+        """By the runs' own budgets; without any, from curves cut at fixed C.
+
+        Runs at equal 6 N D do not share another count of C: each size is then interpolated
+        between its runs.
+        """
+        table = counted(self.runs, self.params, flops)
+        if self.curves is not None and not budgets_of(table):
+            table = slices(counted(self.curves, self.params, flops))
+        elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
+            table = slices(table.assign(run_id=table["N"].astype(str)))
+        return isoflop(table, kind=kind, tolerance=self.tolerance, **self.options)
 
 
-def _last(curves: pd.DataFrame) -> pd.DataFrame:
-    """The last evaluation of each run."""
+def _last_evaluations(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the last evaluation of each run."""
     return curves.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")

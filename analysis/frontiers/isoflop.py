@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
+import scipy
 
 from analysis import laws
 from analysis.fitting.checks import FitError
@@ -26,14 +27,19 @@ from analysis.frontiers.result import (
 from analysis.tables.conventions import counted, per_token
 from scaling.errors import TableError
 
-_ENOUGH = 250
-"""Runs that show the shape of a law as well as thousands do."""
-
-
+_REFERENCE_RUNS = 250
+"""Runs that determine the reference law as well as thousands do."""
 _LOST = 0.05
-"""A minimum that more resamples than these lack is none."""
+"""Share of resamples without a minimum above which a budget counts as flat."""
 _NEAR = 8.0
-"""A parabola uses sizes within this factor of the best one (and at least five)."""
+"""A parabola uses the sizes within this factor of the best one (and at least five)."""
+_WHY = {
+    "edge": "the least loss is at the smallest or largest size, so the optimum is outside",
+    "concave": "the parabola opens downwards, so it has no minimum",
+    "flat": f"within the noise of the losses (in over {_LOST:.0%} of resamples) the parabola may "
+    "as well open downwards",
+}
+"""Why a budget of this kind is not used."""
 
 
 def isoflop(
@@ -45,11 +51,11 @@ def isoflop(
     level: float = 0.95,
     seed: int = 0,
 ) -> Frontier:
-    """Minima of ln L against ln N at each compute budget, and power laws through them.
+    """Find minima of ln L against ln N at each compute budget, and power laws through them.
 
     kind       'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all.
-    tolerance  runs whose C lie within 1 + tolerance of each other share a budget (5 % where not
-               given, more where that leaves most of the runs out).
+    tolerance  Runs whose C lie within 1 + tolerance of each other share a budget. The default is
+               5 %, or more where that leaves most of the runs out.
 
     A minimum must be interior: where the best size is the smallest or the largest of its budget, or
     the parabola opens downwards, the budget is listed in `optima` with that kind and not used. Rows
@@ -61,99 +67,144 @@ def isoflop(
     """
     runs = counted(runs, "N", "C")
     budgets, status = budget_sets(runs, tolerance)
-    law = _reference(runs)
-    per = per_token(runs)
+    law = _reference_law(runs)
+    flops_of = per_token(runs)
     spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)
     if spread > 1e-3:
         how = "losses are moved to the budget's C along a fitted law" if law else "not corrected"
         status.append(f"C differs by up to {np.expm1(spread):.1%} within a budget: {how}")
-    budgets = [_levelled(budget, law) for budget in budgets]
-    noise = _noise(budgets)
-    rng = np.random.default_rng(seed)
-    groups = pd.factorize(runs["run_id"])[0] if "run_id" in runs else np.arange(len(runs))
-    shocks = noise * rng.standard_normal((bootstrap, groups.max() + 1))
-    row_of = pd.Series(groups, index=runs.index)
-    rows, paths = [], []
-    for budget in budgets:
-        C = budget_of(budget)
-        u, v = np.log(budget["N"].to_numpy(float)), np.log(budget["L"].to_numpy(float))
-        state = _interior(u, v, kind)
-        draws = np.vstack([v, v + shocks[:, row_of[budget.index]]])
-        at, least = _minima(u, draws, kind)
-        if state == "minimum" and np.mean(~np.isfinite(at)) > _LOST:
-            state = "flat"
-        bias = np.nan
-        if state == "minimum":
-            bias = _bias(law, budget, kind, per)
-            paths.append((np.log(C), at, least, bias))
-            low, high = np.exp(quantiles(at[1:], level))
-        else:
-            at, least, low, high = at * np.nan, least * np.nan, np.nan, np.nan
-        N = np.exp(at[0])
-        rows.append((C, N, C / per(N), np.exp(least[0]), state, low, high, len(u), bias))
-    columns = ["C", "N", "D", "L", "kind", "N_low", "N_high", "sizes", "bias"]
-    optima = pd.DataFrame(rows, columns=columns)
-    status += [
-        f"no interior minimum at C = {', '.join(f'{C:.3g}' for C in group['C'])}: {_WHY[str(kind)]}"
-        for kind, group in optima.groupby("kind")
-        if kind != "minimum"
+    budgets = [_moved_to_budget(budget, law) for budget in budgets]
+    draws = _resampled(budgets, runs, bootstrap, seed)
+    minima = [
+        _minimum(budget, v, kind, law, flops_of) for budget, v in zip(budgets, draws, strict=True)
     ]
-    if len(paths) < 2:
-        found = optima[optima["kind"] == "minimum"]
-        raise TableError(
-            f"isoFLOP minima need two budgets with an interior minimum; of {len(budgets)} here "
-            f"{len(paths)} have one: "
-            + "; ".join(
-                [*(f"N_opt({r.C:.3g}) = {r.N:.3g}" for r in found.itertuples()), *status]
-                or ["one budget only; train another, ten times as large"]
-            )
-        )
-    x = np.array([p[0] for p in paths])
+    optima = pd.DataFrame([one.row(flops_of, level) for one in minima])
+    for state, group in optima.groupby("kind"):
+        if state != "minimum":
+            at = ", ".join(f"{C:.3g}" for C in group["C"])
+            status.append(f"no interior minimum at C = {at}: {_WHY[str(state)]}")
+    minima = [one for one in minima if one.state == "minimum"]
+    if len(minima) < 2:
+        raise TableError(_too_few(optima, status))
+    x = np.log([one.C for one in minima])
     centre = float(x.mean())
-    N, L = np.array([p[1] for p in paths]).T, np.array([p[2] for p in paths]).T
-    logs = {"N": N, "D": x - np.log(per(np.exp(N))), "L": L}
+    N, L = np.array([one.N for one in minima]).T, np.array([one.L for one in minima]).T
+    logs = {"N": N, "D": x - np.log(flops_of(np.exp(N))), "L": L}
     lines = {name: straight_line(x - centre, y) for name, y in logs.items()}
     status += lost_resamples(lines["N"], bootstrap)
-    scale = _birge(x - centre, N)
+    scale = _birge_ratio(x - centre, N)
     if scale > 1:
         status.append(
             f"the minima scatter {scale:.1f} times more about the line than the noise of the "
             "losses explains; intervals are widened by that"
         )
         lines = {name: line[0] + scale * (line - line[0]) for name, line in lines.items()}
-    if len(paths) == 2:
+    if len(minima) == 2:
         status.append("two budgets only: whether the frontier is straight is not tested")
     status += curvature_notes(x, L[0])
-    off = np.array([p[3] for p in paths])
-    known, bias = np.isfinite(off), None
-    if known.sum() >= 2:
-        line = straight_line(x[known] - centre, off[known])[0]
-        bias = {"exponent": float(line[1]), "N": float(np.expm1(line[0]))}
-    else:
+    bias = _bias_of_line(x - centre, np.array([one.bias for one in minima]))
+    if bias is None:
         status.append(
             "the method's own bias is not known: Chinchilla's law, as it fits these runs, has no "
             "minimum within their sizes"
         )
     return Frontier(
-        kind, "N", "6 N D", optima, data_ranges(runs, optima), tuple(status), lines, centre,
-        None, level, per, bias, sets=tuple(budgets),
+        method=kind, params="N", flops="6 N D", optima=optima, ranges=data_ranges(runs, optima),
+        status=tuple(status), lines=lines, centre=centre, level=level, per_token=flops_of,
+        bias=bias, sets=tuple(budgets),
     )  # fmt: skip
 
 
-def _reference(runs: pd.DataFrame) -> FitResult | None:
-    """Chinchilla's law fitted to the runs (a few hundred of them, spread over N and C), to measure an
-    estimator with; None where it cannot be."""
+@dataclass(frozen=True, kw_only=True)
+class _Minimum:
+    """The minimum of loss at one budget, with its bootstrap distribution."""
+
+    C: float
+    state: str
+    """'minimum', or the key of _WHY that says why the budget is not used."""
+    N: np.ndarray
+    """ln N of the minimum: (1 + resamples,), the estimate first."""
+    L: np.ndarray
+    """ln L there."""
+    sizes: int
+    bias: float
+    """What the method adds to ln N; nan where unknown."""
+
+    def row(self, flops_of: Callable[[Any], Any], level: float) -> dict[str, Any]:
+        """Row of the optima of a Frontier."""
+        if self.state == "minimum":
+            N, L = np.exp(self.N[0]), np.exp(self.L[0])
+            low, high = np.exp(quantiles(self.N[1:], level))
+        else:
+            N = L = low = high = np.nan
+        return {
+            "C": self.C, "N": N, "D": self.C / flops_of(N), "L": L, "kind": self.state,
+            "N_low": low, "N_high": high, "sizes": self.sizes, "bias": self.bias,
+        }  # fmt: skip
+
+
+def _minimum(
+    budget: pd.DataFrame,
+    draws: np.ndarray,
+    kind: str,
+    law: FitResult | None,
+    flops_of: Callable[[Any], Any],
+) -> _Minimum:
+    """The minimum of one budget, from ln L of its sizes in `draws` (1 + resamples, sizes)."""
+    u = np.log(budget["N"].to_numpy(float))
+    state = _interior(u, draws[0], kind)
+    N, L = _minima(u, draws, kind)
+    if state == "minimum" and np.mean(~np.isfinite(N)) > _LOST:
+        state = "flat"
+    bias = _bias(law, budget, kind, flops_of) if state == "minimum" else np.nan
+    return _Minimum(C=budget_of(budget), state=state, N=N, L=L, sizes=len(u), bias=bias)
+
+
+def _resampled(
+    budgets: Sequence[pd.DataFrame], runs: pd.DataFrame, bootstrap: int, seed: int
+) -> list[np.ndarray]:
+    """ln L of the sizes of each budget, (1 + resamples, sizes): the data, then noisy copies.
+
+    Rows of one run share their noise.
+    """
+    rng = np.random.default_rng(seed)
+    groups = pd.factorize(runs["run_id"])[0] if "run_id" in runs else np.arange(len(runs))
+    shocks = _noise(budgets) * rng.standard_normal((bootstrap, groups.max() + 1))
+    group_of = pd.Series(groups, index=runs.index)
+    logs = [np.log(budget["L"].to_numpy(float)) for budget in budgets]
+    return [
+        np.vstack([v, v + shocks[:, group_of[budget.index]]])
+        for budget, v in zip(budgets, logs, strict=True)
+    ]
+
+
+def _too_few(optima: pd.DataFrame, status: list[str]) -> str:
+    """The message for fewer than two interior minima."""
+    found = optima[optima["kind"] == "minimum"]
+    known = [f"N_opt({C:.3g}) = {N:.3g}" for C, N in zip(found["C"], found["N"], strict=True)]
+    notes = [*known, *status] or ["one budget only; train another, ten times as large"]
+    return (
+        f"isoFLOP minima need two budgets with an interior minimum; of {len(optima)} here "
+        f"{len(found)} have one: {'; '.join(notes)}"
+    )
+
+
+def _reference_law(runs: pd.DataFrame) -> FitResult | None:
+    """Fit Chinchilla's law to a few hundred of the runs, spread over N and C.
+
+    It serves to move losses to a budget's C and to measure the method's bias; None where it
+    cannot be fitted.
+    """
     spread = runs.sort_values(["C", "N"], kind="stable")
-    spread = spread.iloc[:: max(1, len(runs) // _ENOUGH)]
+    spread = spread.iloc[:: max(1, len(runs) // _REFERENCE_RUNS)]
     try:
         return fit(laws.chinchilla, spread, bootstrap=0, cluster=None)
     except (FitError, TableError):
         return None
 
 
-def _levelled(budget: pd.DataFrame, law: FitResult | None) -> pd.DataFrame:
-    """The budget with losses as they would be at its own C, each size trained on as much more or
-    fewer tokens."""
+def _moved_to_budget(budget: pd.DataFrame, law: FitResult | None) -> pd.DataFrame:
+    """Return the budget with losses as they would be at exactly its C, by more or fewer tokens."""
     if law is None or np.ptp(np.log(budget["C"])) == 0:
         return budget
     N, D = budget["N"].to_numpy(), budget["D"].to_numpy()
@@ -162,11 +213,12 @@ def _levelled(budget: pd.DataFrame, law: FitResult | None) -> pd.DataFrame:
 
 
 def _bias(
-    law: FitResult | None, budget: pd.DataFrame, kind: str, per: Callable[[Any], Any]
+    law: FitResult | None, budget: pd.DataFrame, kind: str, flops_of: Callable[[Any], Any]
 ) -> float:
-    """ln N of the minimum that the method finds in noiseless losses of the law at the budget's own
-    sizes, less the law's true optimum: the method's bias, from the width of the grid, from where
-    its middle lies and from alpha != beta; nan where there is none.
+    """Measure what the method adds to ln N, on noiseless losses of the law at the budget's sizes.
+
+    The bias comes from the width of the grid, from where its middle lies and from alpha != beta.
+    It is nan where the law is unknown or has no minimum within the sizes.
 
     Source: Czech et al. 2026 (arXiv 2603.22339)
     """
@@ -175,30 +227,36 @@ def _bias(
     C, N = budget_of(budget), budget["N"].to_numpy()
     D = budget["D"].to_numpy() * C / budget["C"].to_numpy()
     u, v = np.log(N), np.log(law.predict(N=N, D=D))
-    true = optimum_at(law.law, parameter_draws(law), np.array([C]), per)["N"][0, 0]
+    true = optimum_at(law.law, parameter_draws(law), np.array([C]), flops_of)["N"][0, 0]
     if not np.isfinite(v).all() or _interior(u, v, kind) != "minimum":
         return np.nan
     return float(_minima(u, v[None], kind)[0][0] - np.log(true))
 
 
-_WHY = {
-    "edge": "the least loss is at the smallest or largest size, so the optimum is outside",
-    "concave": "the parabola opens downwards, so it has no minimum",
-    "flat": f"within the noise of the losses (in over {_LOST:.0%} of resamples) the parabola may as "
-    "well open downwards",
-}
+def _bias_of_line(x: np.ndarray, biases: np.ndarray) -> dict[str, float] | None:
+    """What the method adds to the exponent of N_opt, and to N relatively in the middle.
+
+    None where the bias is known at fewer than two budgets.
+    """
+    known = np.isfinite(biases)
+    if known.sum() < 2:
+        return None
+    intercept, slope = straight_line(x[known], biases[known])[0]
+    return {"exponent": float(slope), "N": float(np.expm1(intercept))}
 
 
 def _near(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Mask of the sizes a parabola uses: within a factor of the best, and five at least."""
+    """Mask of the sizes that a parabola uses: those near the best, and five at least."""
     distance = np.abs(u - u[np.argmin(v)])
     reach = max(np.log(_NEAR), np.sort(distance)[min(4, len(u) - 1)])
     return distance <= reach * (1 + 1e-12)
 
 
 def parabola(N: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The parabola in log-log that `isoflop` fits to one budget, to be drawn: (which of the sizes
-    it uses, N, L along it)."""
+    """The parabola in log-log that `isoflop` fits to one budget, for figures.
+
+    Returns the mask of the sizes used, and N and L along the parabola.
+    """
     u, v = np.log(N), np.log(L)
     near = _near(u, v)
     origin = u[near].mean()
@@ -208,10 +266,10 @@ def parabola(N: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
-    """'minimum', 'edge' or 'concave': whether the curve through one budget has its least inside."""
+    """Whether the curve through one budget has a minimum inside: 'minimum', 'edge' or 'concave'."""
     if kind == "akima":
         fine = np.linspace(u[0], u[-1], 1025)
-        best = int(np.argmin(Akima1DInterpolator(u, v)(fine)))
+        best = int(np.argmin(scipy.interpolate.Akima1DInterpolator(u, v)(fine)))
         return "edge" if best in (0, len(fine) - 1) else "minimum"
     best = int(np.argmin(v))
     if best in (0, len(u) - 1):
@@ -224,14 +282,14 @@ def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
 
 
 def _minima(u: np.ndarray, v: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """(ln N, ln L) of the minimum of each row of v (resamples, sizes); the first row is the data.
+    """Return ln N and ln L of the minimum of each row of v (resamples, sizes), the data first.
 
-    A resample whose minimum is at the edge stays there (the interval then ends at the data), one
+    A resample whose minimum is at the edge stays there (the interval then ends at the data); one
     whose parabola opens downwards is nan.
     """
     if kind == "akima":
         fine = np.linspace(u[0], u[-1], 1025)
-        w = Akima1DInterpolator(u, v, axis=1)(fine)
+        w = scipy.interpolate.Akima1DInterpolator(u, v, axis=1)(fine)
         best = np.clip(np.argmin(w, axis=1), 1, len(fine) - 2)
         left, mid, right = (w[np.arange(len(w)), best + k] for k in (-1, 0, 1))
         bend = left - 2 * mid + right
@@ -247,7 +305,7 @@ def _minima(u: np.ndarray, v: np.ndarray, kind: str) -> tuple[np.ndarray, np.nda
 
 
 def _noise(budgets: Sequence[pd.DataFrame]) -> float:
-    """Relative noise of a loss, from how far five neighbours of a budget are from a cubic.
+    """Estimate the relative noise of a loss from how far five neighbours are from a cubic.
 
     Pseudo-residuals (Gasser et al. 1986) do not mistake the curve's shape for noise, their median
     does not mistake one odd run for it.
@@ -258,13 +316,13 @@ def _noise(budgets: Sequence[pd.DataFrame]) -> float:
         k = min(5, len(u))
         for i in range(len(u) - k + 1):
             powers = np.vander(u[i : i + k] - u[i : i + k].mean(), k - 1)
-            contrast = np.linalg.svd(powers.T)[2][-1]  # unit vector at right angles to cubics
+            contrast = np.linalg.svd(powers.T)[2][-1]  # unit vector orthogonal to cubics
             residuals.append(contrast @ v[i : i + k])
     return float(1.4826 * np.median(np.abs(residuals)))
 
 
-def _birge(x: np.ndarray, y: np.ndarray) -> float:
-    """sqrt(chi2 / dof) of the estimates y[0] about their line, at least 1 (Birge 1932)."""
+def _birge_ratio(x: np.ndarray, y: np.ndarray) -> float:
+    """Return sqrt(chi2 / dof) of the estimates y[0] about their line, at least 1 (Birge 1932)."""
     freedom = len(x) - 2
     if freedom < 1 or not np.isfinite(y[1:]).any(axis=0).all():
         return 1.0

@@ -1,4 +1,4 @@
-"""The N and D of least loss at fixed compute, under a law."""
+"""N and D of least loss at fixed compute, under a law."""
 
 from __future__ import annotations
 
@@ -9,45 +9,50 @@ import numpy as np
 
 from analysis.fitting.result import FitResult
 from analysis.laws import Law
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 
 
 def optimum_at(
     law: Law,
     params: dict[str, np.ndarray],
     C: np.ndarray,
-    per: Callable[[Any], Any],
+    flops_of: Callable[[Any], Any],
     served: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """N, D, L of least loss at C, (n,) or (resamples, n), for each set of parameters; nan where
-    there is none: a draw far out may have an exponent below 0, or overflow."""
+    """Return N, D and L of least loss at C, (n,) or (resamples, n), for each set of parameters.
+
+    `flops_of` gives the FLOPs per token at N parameters. Values are nan where there is no optimum:
+    an extreme draw may have an exponent below 0, or overflow.
+    """
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
-    if law.optimum is not None and per is six and not served:
+    if law.optimum is not None and flops_of is flops_6N and not served:
         N = law.optimum(C, **{name: p[name] for name in law.params})
     else:
-        N = _argmin(law, p, C, per, served)
+        N = minimise_over_size(law, p, C, flops_of, served)
     with np.errstate(all="ignore"):
-        D = (C - 2 * N * served) / per(N)
+        D = (C - 2 * N * served) / flops_of(N)
         best = {"N": N, "D": D, "L": _predict(law, p, N, D)}
         lost = ~np.all([np.isfinite(v) & (v > 0) for v in best.values()], axis=0)
     return {name: np.where(lost, np.nan, value) for name, value in best.items()}
 
 
-def _argmin(
+def minimise_over_size(
     law: Law,
     p: dict[str, np.ndarray],
     C: np.ndarray,
-    per: Callable[[Any], Any],
+    flops_of: Callable[[Any], Any],
     served: float = 0.0,
 ) -> np.ndarray:
-    """Grids of ln N that close in on the minimum; the first reaches from N = 1 to D = 1. nan where
-    the law is nowhere finite."""
+    """Return N of least loss at each C by grids of ln N that close in on the minimum.
+
+    The first grid reaches from N = 1 to D = 1. Values are nan where the law is nowhere finite.
+    """
+    columns = {name: value[:, :, None] for name, value in p.items()}
 
     def loss(N: np.ndarray) -> np.ndarray:
-        D = (C[..., None] - 2 * N * served) / per(N)
-        return _predict(law, deep, N, np.where(D > 0, D, np.nan))
+        D = (C[..., None] - 2 * N * served) / flops_of(N)
+        return _predict(law, columns, N, np.where(D > 0, D, np.nan))
 
-    deep = {name: value[:, :, None] for name, value in p.items()}
     rows = max((len(v) for v in p.values()), default=1)
     low = np.zeros((rows, C.shape[-1]))
     high = np.broadcast_to(np.log(np.maximum(C / 6, 2.0)), low.shape)
@@ -62,7 +67,7 @@ def _argmin(
             np.take_along_axis(u, np.clip(best + k, 0, 32)[:, :, None], 2)[:, :, 0] for k in (-1, 1)
         )
         low, high = take
-    # Three points about a minimum of finite precision: their parabola is exacter than any of them.
+    # The parabola through three points about the minimum is more exact than any of them.
     u = (low + high)[:, :, None] / 2 + 1e-3 * np.array([-1, 0, 1])
     left, mid, right = np.moveaxis(loss(np.exp(u)), 2, 0)
     with np.errstate(invalid="ignore"):
@@ -78,7 +83,7 @@ def _predict(law: Law, params: dict[str, np.ndarray], N: Any, D: Any) -> np.ndar
 
 
 def parameter_draws(result: FitResult) -> dict[str, np.ndarray]:
-    """Each parameter of the law: (1 + resamples,), the estimate first."""
+    """Return draws of each parameter of the law: (1 + resamples,), the estimate first."""
     return {
         name: np.concatenate([[result.params[name]], result.samples[name].to_numpy(float)])
         for name in result.law.params

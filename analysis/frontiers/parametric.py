@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.frontiers.result import Frontier, lost_resamples, quantiles, straight_line
-from analysis.tables.conventions import counted, in_words, per_token, six
+from analysis.tables.conventions import counted, flops_6N, in_words, per_token
 from scaling.errors import TableError
 
 
@@ -23,16 +23,18 @@ def parametric(
     level: float = 0.95,
     served: float = 0.0,
 ) -> Frontier:
-    """The least of a fitted law of N and D at each C, for every resample of the fit.
+    """Find the least loss of a fitted law of N and D at each C, for every resample of the fit.
 
-    By the law's own closed form (Law.optimum), if it has one and C = 6 N D; otherwise the law is
-    minimised over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent below 0, say)
-    is nan and counted in `status`; FitError where the fit itself has none.
+    A closed form is used if the law has one (Law.optimum) and C = 6 N D; otherwise the law is
+    minimised over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent
+    below 0, say) is nan and counted in `status`. Raises FitError where the fit itself has none.
 
-    served  tokens of inference to come: C = C_training + 2 N served is what is kept fixed, which
-            favours smaller models trained longer.
+    flops   What C counts: a column, or a function of N that returns the FLOPs per token.
+    served  Tokens of inference to come: C = C_training + 2 N served is kept fixed, which favours
+            smaller models trained longer.
 
-    Source: Hoffmann et al. 2022, section 3.3 and eq. 4; Sardana et al. 2024 (arXiv 2401.00448), eq. 2
+    Source: Hoffmann et al. 2022, section 3.3 and eq. 4; Sardana et al. 2024 (arXiv 2401.00448),
+    eq. 2
     """
     law = result.law
     if set(law.inputs) != {"N", "D"}:
@@ -40,20 +42,11 @@ def parametric(
             f"a frontier needs a law of N and D; {law.name} is a law of {', '.join(law.inputs)}. "
             "Fit chinchilla or kaplan_ND."
         )
-    if isinstance(flops, str):
-        per = per_token(counted(result.runs, "N", flops)) if flops != "C" else six
-    else:
-        per = flops
-    runs = result.runs
-    N = runs["N"].to_numpy(float)
-    compute = per(N) * runs["D"].to_numpy(float) + 2 * N * served
-    span = {"C": (float(compute.min()), float(compute.max()))}
-    for name in ("N", "D"):
-        span[name] = (float(runs[name].min()), float(runs[name].max()))
-    C = np.geomspace(*span["C"], 9) if span["C"][1] > span["C"][0] else span["C"][0] * np.array(
-        [0.5, 1.0, 2.0]
-    )  # fmt: skip
-    values = optimum_at(law, parameter_draws(result), C, per, served)
+    flops_of = _flops_per_token(result.runs, flops)
+    ranges = _ranges(result.runs, flops_of, served)
+    low, high = ranges["C"]
+    C = np.geomspace(low, high, 9) if high > low else low * np.array([0.5, 1.0, 2.0])
+    values = optimum_at(law, parameter_draws(result), C, flops_of, served)
     if not np.isfinite(values["N"][0]).any():
         found = ", ".join(f"{p} = {v:.3g}" for p, v in result.params.items())
         raise FitError(
@@ -63,28 +56,41 @@ def parametric(
     x = np.log(C)
     centre = float(x.mean())
     lines = {name: straight_line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
-    status: list[str] = [*result.warnings]
-    status += lost_resamples(lines["N"], len(result.samples))
-    inner = (values["N"][0] > span["N"][0] / 2) & (values["N"][0] < span["N"][1] * 2)  # not nan
-    if not inner.all():
-        status.append(
-            f"at {np.sum(~inner)} of {len(C)} budgets within the data the optimum is a model more "
-            "than twice outside the sizes trained"
-        )
     optima = pd.DataFrame({"C": C} | {name: values[name][0] for name in ("N", "D", "L")})
-    low, high = quantiles(values["N"][1:], level)
-    optima = optima.assign(kind="law", N_low=low, N_high=high)
-    return Frontier(
-        "parametric",
-        "N",
-        in_words(flops),
-        optima,
-        span,
-        tuple(status),
-        lines,
-        centre,
-        result,
-        level,
-        per,
-        served=served,
+    N_low, N_high = quantiles(values["N"][1:], level)
+    status = (
+        *result.warnings,
+        *lost_resamples(lines["N"], len(result.samples)),
+        *_outside(optima["N"].to_numpy(), ranges["N"]),
     )
+    return Frontier(
+        method="parametric", params="N", flops=in_words(flops), ranges=ranges, status=status,
+        optima=optima.assign(kind="law", N_low=N_low, N_high=N_high), lines=lines, centre=centre,
+        fit=result, level=level, per_token=flops_of, served=served,
+    )  # fmt: skip
+
+
+def _flops_per_token(runs: pd.DataFrame, flops: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return FLOPs per token as a function of N."""
+    if callable(flops):
+        return flops
+    return flops_6N if flops == "C" else per_token(counted(runs, "N", flops))
+
+
+def _ranges(
+    runs: pd.DataFrame, flops_of: Callable[[Any], Any], served: float
+) -> dict[str, tuple[float, float]]:
+    """Return the smallest and largest C, N and D of the runs, with C in the frontier's count."""
+    N, D = runs["N"].to_numpy(float), runs["D"].to_numpy(float)
+    columns = {"C": flops_of(N) * D + 2 * N * served, "N": N, "D": D}
+    return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}
+
+
+def _outside(optimal: np.ndarray, trained: tuple[float, float]) -> Iterator[str]:
+    """Warn of optimal sizes that are far from those trained, or nan."""
+    near = (optimal > trained[0] / 2) & (optimal < trained[1] * 2)
+    if not near.all():
+        yield (
+            f"at {np.sum(~near)} of {len(optimal)} budgets within the data the optimal size is "
+            "more than a factor of 2 outside the sizes trained"
+        )

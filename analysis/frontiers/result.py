@@ -1,4 +1,4 @@
-"""Frontiers: lines in log C with their bootstrap distribution, and several side by side."""
+"""A frontier with its bootstrap distribution, and a comparison of several."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError
+from scaling.jsonable import finite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Frontier:
     """The best size, data and loss at any compute, with a bootstrap distribution."""
 
@@ -26,38 +27,37 @@ class Frontier:
     flops: str
     """What C counts: '6 N D', or a column such as C_kaplan."""
     optima: pd.DataFrame = field(repr=False)
-    """What the lines go through: C, N, D, L, kind and, where known, N_low and N_high."""
+    """Points that the lines go through: C, N, D, L, kind and, where known, N_low and N_high."""
     ranges: dict[str, tuple[float, float]] = field(repr=False)
-    """Smallest and largest C, N and D of the data; of the envelope and isoFLOP minima, the C
-    between which an optimum is bracketed by sizes on both sides."""
+    """Smallest and largest C, N and D of the data. For the envelope and isoFLOP minima, C spans
+    the optima that are bracketed by sizes on both sides."""
     status: tuple[str, ...]
-    """What a reader should know; empty where nothing is odd."""
+    """Warnings and notes; empty where there are none."""
     lines: dict[str, np.ndarray] = field(repr=False)
     """ln N, ln D and ln L as lines in ln C - centre: (1 + resamples, 2), intercept and slope, the
-    estimate first. Of the parametric method: the local slope over the data."""
+    estimate first. The parametric method has the local slope over the data."""
     centre: float = field(repr=False)
     fit: FitResult | None = field(default=None, repr=False)
     """The fitted law (parametric only)."""
     level: float = 0.95
     per_token: Callable[[Any], Any] = field(default=lambda N: 6.0 * N, repr=False)
-    """FLOPs for one token of training at N parameters."""
+    """Training FLOPs per token at N parameters."""
     bias: dict[str, float] | None = None
-    """Of the isoFLOP methods, measured on a law fitted to the same runs: what the method adds to
-    the exponent of N_opt, and relatively to N in the middle of the budgets. Not corrected for."""
+    """What an isoFLOP method adds to the exponent of N_opt, and relatively to N in the middle of
+    the budgets, measured on a law fitted to the same runs. Not corrected for."""
     served: float = 0.0
-    """Tokens that the model is to be run on afterwards, at 2 N FLOPs each: C then counts training
-    and inference (parametric only)."""
+    """Tokens of inference at 2 N FLOPs each, which C then counts too (parametric only)."""
     sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
-    """Of the isoFLOP methods: the runs of each row of `optima`, with losses at the budget's C."""
+    """Runs of each row of `optima`, with losses at the budget's C (isoFLOP methods only)."""
 
     @property
     def convention(self) -> str:
         return f"{self.params} against C = {self.flops}"
 
     def draws(self, C: Any) -> dict[str, np.ndarray]:
-        """{'N', 'D', 'L'}: (1 + resamples, n), the estimate first.
+        """Return draws of N, D and L at C: (1 + resamples, n) each, the estimate first.
 
-        C is a number, (n,), or (1 + resamples, n): each resample at its own compute.
+        C is a number, (n,), or (1 + resamples, n) with a compute for each resample.
         """
         C = np.atleast_1d(np.asarray(C, float))
         if not (np.isfinite(C).all() and (C > 0).all()):
@@ -71,22 +71,25 @@ class Frontier:
         return {name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()}
 
     def at(self, *, C: Any) -> pd.DataFrame:
-        """N, D and L at C [FLOPs] with intervals (N_low, N_high, ...), one row a C.
+        """Return N, D and L at C [FLOPs] with intervals (N_low, N_high, ...), one row per C.
 
-        `beyond` is how many times C lies outside the data's compute: 1 inside.
+        `beyond` is the factor by which C lies outside the data's compute: 1 inside.
         """
         C = np.atleast_1d(np.asarray(C, float))
         low, high = self.ranges["C"]
         table: dict[str, Any] = {"C": C}
         for name, values in self.draws(C).items():
-            low_, high_ = quantiles(values[1:], self.level)
-            table |= {name: values[0], f"{name}_low": low_, f"{name}_high": high_}
+            least, most = quantiles(values[1:], self.level)
+            table |= {name: values[0], f"{name}_low": least, f"{name}_high": most}
         table["beyond"] = np.maximum(1.0, np.maximum(C / high, low / C))
         return pd.DataFrame(table)
 
     @property
     def exponents(self) -> pd.DataFrame:
-        """exponent, value, low, high, method, convention: N_opt, D_opt and L_opt as powers of C."""
+        """N_opt, D_opt and L_opt as powers of C.
+
+        Columns: exponent, value, low, high, method, convention.
+        """
         rows = []
         slopes = {f"{name}_opt": line[:, 1] for name, line in self.lines.items()}
         if self.fit is not None and "E" in self.fit.params:
@@ -98,19 +101,19 @@ class Frontier:
         return pd.DataFrame(rows, columns=columns)
 
     def _above_floor(self) -> np.ndarray:
-        """Slope of ln(L_opt - E) in ln C: the power law that is left above the floor."""
+        """Return the slope of ln(L_opt - E) in ln C, the power law above the floor."""
         assert self.fit is not None
         C = np.geomspace(*self.ranges["C"], 9)
         excess = self.draws(C)["L"] - parameter_draws(self.fit)["E"][:, None]
         return straight_line(np.log(C) - self.centre, np.log(np.maximum(excess, 1e-300)))[:, 1]
 
     def coefficient(self, name: str) -> float:
-        """k of N_opt = k C^a (C in FLOPs); `name` is 'N', 'D' or 'L'."""
+        """Return k of N_opt = k C^a (C in FLOPs); `name` is 'N', 'D' or 'L'."""
         intercept, slope = self.lines[name][0]
         return float(np.exp(intercept - slope * self.centre))
 
     def record(self) -> dict[str, Any]:
-        """Everything as plain numbers and strings, ready for JSON."""
+        """Return everything as plain numbers and strings, ready for JSON."""
         return {
             "method": self.method,
             "convention": self.convention,
@@ -119,9 +122,7 @@ class Frontier:
             "bias": self.bias,
             "exponents": self.exponents.drop(columns=["method", "convention"]).to_dict("records"),
             "coefficients": {name: self.coefficient(name) for name in self.lines},
-            "optima": self.optima.astype(object)
-            .where(self.optima.notna(), None)
-            .to_dict("records"),
+            "optima": finite(self.optima.to_dict("records")),
             "range": {name: list(ends) for name, ends in self.ranges.items()},
             "level": self.level,
             "status": list(self.status),
@@ -134,8 +135,8 @@ class Frontier:
             shown.append(f"  {power} {interval(row.low, row.high, '.3f')}")
         if self.bias is not None:
             shown.append(
-                f"  of which the method itself: {self.bias['exponent']:+.3f} of the exponent, "
-                f"{self.bias['N']:+.1%} of N (on a law fitted to the same runs; not corrected)"
+                f"  bias of the method: {self.bias['exponent']:+.3f} in the exponent, "
+                f"{self.bias['N']:+.1%} in N (on a law fitted to the same runs; not corrected)"
             )
         low, high = self.ranges["C"]
         shown.append(f"  from C = {low:.2g} to {high:.2g} FLOPs; {self.level:.0%} intervals")
@@ -144,18 +145,18 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The frontier by every method that the data allow."""
+    """The frontiers by every method that the data allow."""
 
     fronts: dict[str, Frontier]
     skipped: dict[str, str]
-    """Method: why the data do not allow it."""
+    """Why the data do not allow a method, by its name."""
 
     @property
     def exponents(self) -> pd.DataFrame:
         return pd.concat([front.exponents for front in self.fronts.values()], ignore_index=True)
 
     def at(self, *, C: Any) -> pd.DataFrame:
-        """:meth:`Frontier.at` of every method, one row a method and C."""
+        """Return :meth:`Frontier.at` for every method, one row per method and C."""
         rows = [front.at(C=C).assign(method=name) for name, front in self.fronts.items()]
         return pd.concat(rows, ignore_index=True)
 
@@ -171,8 +172,10 @@ class Comparison:
 
 
 def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
-    """(low, high) of the interval of `level` along the first axis; nan draws are left out, and
-    where there are no draws both are nan."""
+    """Return (low, high) of the interval of `level` along the first axis.
+
+    Draws that are nan are left out; without draws both ends are nan.
+    """
     known = np.isfinite(draws).any(axis=0)
     if not known.all():
         draws = np.where(known, draws, 0.0) if len(draws) else np.zeros((1, *draws.shape[1:]))
@@ -182,14 +185,14 @@ def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
 
 
 def data_ranges(table: pd.DataFrame, optima: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Of C where the optimum is bracketed; of N and D in the data."""
+    """Return the range of C with a bracketed optimum, and of N and D in the data."""
     used = optima[optima["kind"].isin(("crossing", "minimum"))]
     tables = {"C": used, "N": table, "D": table}
     return {k: (float(t[k].min()), float(t[k].max())) for k, t in tables.items()}
 
 
 def straight_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least-squares (intercept, slope) of each row of y (resamples, n) in x: (resamples, 2)."""
+    """Fit each row of y (resamples, n) by least squares in x: (intercept, slope) per row."""
     y = np.atleast_2d(y)
     if len(x) < 2 or np.ptp(x) == 0:
         return np.full((len(y), 2), np.nan)
@@ -199,12 +202,13 @@ def straight_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def lost_resamples(lines: np.ndarray, bootstrap: int) -> list[str]:
+    """Warn of resamples that have no line."""
     lost = int(np.sum(~np.isfinite(lines[1:]).all(axis=1)))
     return [f"{lost} of {bootstrap} resamples have no frontier"] if lost else []
 
 
 def curvature_notes(x: np.ndarray, y: np.ndarray) -> list[str]:
-    """Warn where ln L bends in ln C: a pure power law then misleads outside the data."""
+    """Warn if ln L bends in ln C, where a pure power law misleads outside the data."""
     if len(x) < 4:
         return []
     coefficients, covariance = np.polyfit(x - x.mean(), y, 2, cov=True)

@@ -12,8 +12,9 @@ import numpy as np
 from analysis.laws.law import Law, LawError, Range, law
 
 EXPONENT = Range(0.05, 1.5)
-"""Where loss exponents are looked for."""
+"""Region of loss exponents."""
 FLOOR = Range(0.1, 5)
+"""Region of the irreducible loss in nats per token."""
 COEFFICIENT = Range(1e-2, 1e12)
 _SCALE = Range(1e3, 1e24)
 """N_c, D_c, C_c ...: the size at which a pure power law would reach one nat."""
@@ -25,7 +26,8 @@ _SCALE = Range(1e3, 1e24)
 def kaplan_N(N, *, N_c, alpha_N):
     """L(N) = (N_c / N)^alpha_N.
 
-    N non-embedding parameters, trained to convergence on enough data; N_c in parameters.
+    N counts non-embedding parameters of models trained to convergence on enough data; N_c is in
+    parameters.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.1
     """
@@ -36,7 +38,7 @@ def kaplan_N(N, *, N_c, alpha_N):
 def kaplan_D(D, *, D_c, alpha_D):
     """L(D) = (D_c / D)^alpha_D.
 
-    D tokens of a large model's data set, with early stopping; D_c in tokens.
+    D counts the tokens of the data set of a large model, with early stopping; D_c is in tokens.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.2
     """
@@ -47,7 +49,8 @@ def kaplan_D(D, *, D_c, alpha_D):
 def kaplan_C(C, *, C_c, alpha_C):
     """L(C) = (C_c / C)^alpha_C.
 
-    C training compute along the compute-optimal frontier; C_c in FLOPs (the paper: PF-days).
+    C is training compute along the compute-optimal frontier; C_c is in FLOPs (PF-days in the
+    paper).
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.3
     """
@@ -55,20 +58,19 @@ def kaplan_C(C, *, C_c, alpha_C):
 
 
 def floor(x: str) -> Law:
-    """E + A / x^alpha in any one column: a power law above the irreducible loss E."""
+    """Return E + A / x^alpha in the column `x`: a power law above the irreducible loss E."""
     made = law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT)(_one_input(_floor, x, f"floor_{x}"))
     return replace(made, origin=(floor, (x,)))
 
 
 def power(x: str) -> Law:
-    """A / x^alpha in any one column: a straight line on log-log axes."""
+    """Return A / x^alpha in the column `x`: a straight line on log-log axes."""
     made = law(A=COEFFICIENT, alpha=EXPONENT)(_one_input(_power, x, f"power_{x}"))
     return replace(made, origin=(power, (x,)))
 
 
 def logarithm(x: str) -> Law:
-    """k ln(x_0 / x) in any one column: what a power law is to be told from, a straight line of L
-    itself in ln x."""
+    """Return k ln(x_0 / x) in the column `x`: L is linear in ln x, the rival of a power law."""
     made = law(k=Range(1e-2, 2), x_0=Range(1e3, 1e12, of=x))(
         _one_input(_logarithm, x, f"logarithm_{x}")
     )
@@ -78,7 +80,7 @@ def logarithm(x: str) -> Law:
 def _floor(x, *, E, A, alpha):
     """L(x) = E + A / x^alpha.
 
-    E irreducible loss.
+    E is the irreducible loss.
 
     Source: Henighan et al. 2020 (arXiv 2010.14701), eq. 1.1; Rosenfeld et al. 2020 (1909.12673)
     """
@@ -102,7 +104,7 @@ def _logarithm(x, *, k, x_0):
 
 
 def _one_input(function: Callable[..., Any], x: str, name: str) -> Callable[..., Any]:
-    """`function` with its input named after a column."""
+    """Return `function` with its input named after a column."""
     if not x.isidentifier():
         raise LawError(f"{x!r} cannot name an input: rename the column to a plain word.")
     signature = inspect.signature(function)
@@ -123,7 +125,7 @@ floor_N, floor_D, floor_C = floor("N"), floor("D"), floor("C")
 
 
 def broken(x: str, breaks: int = 1) -> Law:
-    """A smoothly broken power law with `breaks` breaks (0 or more) in the column `x`.
+    """Return a smoothly broken power law with `breaks` breaks (0 or more) in the column `x`.
 
     E + A x^-c0 prod_i (1 + (x / d_i)^(1 / f_i))^(-c_i f_i): c0 is the first slope on log-log axes,
     c_i the change of slope at d_i, f_i the sharpness of that break (small is sharp).
@@ -136,7 +138,7 @@ def broken(x: str, breaks: int = 1) -> Law:
     def function(x, *, E, A, c_0, **b):
         y = A * x**-c_0
         for c, d, f in triples:
-            # log(1 + (x/d)^(1/f)) without overflow where a break is sharp
+            # log(1 + (x/d)^(1/f)) without overflow if a break is sharp
             y = y * np.exp(-b[c] * b[f] * np.logaddexp(0, np.log(x / b[d]) / b[f]))
         return E + y
 
@@ -153,7 +155,7 @@ def broken(x: str, breaks: int = 1) -> Law:
     ranges: dict[str, Any] = {"E": FLOOR, "A": COEFFICIENT, "c_0": Range(0.02, 1.5)}
     for c, d, f in triples:
         ranges |= {c: Range(-0.5, 1), d: Range(1, 1, of=x), f: Range(0.05, 1)}
-    made = law(alike=tuple((d, c, f) for c, d, f in triples), **ranges)(function)
+    made = law(exchangeable=tuple((d, c, f) for c, d, f in triples), **ranges)(function)
     return replace(made, origin=(broken, (x, breaks)))
 
 
@@ -183,7 +185,7 @@ def kaplan_ND(N, D, *, N_c, D_c, alpha_N, alpha_D):
 def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
     """L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S.
 
-    S is S_min, the steps that training far above the critical batch size would have taken.
+    S is S_min, the number of steps that training far above the critical batch size would take.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.6
     """
@@ -191,7 +193,7 @@ def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
 
 
 def _optimal_size(C, *, E, A, B, alpha, beta):
-    """N that minimises E + A / N^alpha + B / D^beta at C = 6 N D; nan without a minimum.
+    """Return the N that minimises E + A / N^alpha + B / D^beta at C = 6 N D; nan without one.
 
     Source: Hoffmann et al. 2022 (arXiv 2203.15556), eq. 4
     """
@@ -213,7 +215,7 @@ def _optimal_size(C, *, E, A, B, alpha, beta):
 def chinchilla(N, D, *, E, A, B, alpha, beta):
     """L(N, D) = E + A / N^alpha + B / D^beta.
 
-    E entropy of the text; at the optimum N grows as C^a and D as C^b, a = beta / (alpha + beta).
+    E is the entropy of text. At the optimum N grows as C^a and D as C^b, a = beta / (alpha + beta).
 
     Source: Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2 (eq. 10 with C = 6 N D)
     """
@@ -232,7 +234,7 @@ def chinchilla(N, D, *, E, A, B, alpha, beta):
 def bottleneck(N, D, *, E, A, B, alpha, beta, k):
     """L(N, D) = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k).
 
-    k = 1 adds the two shortages (chinchilla); a large k lets the worse of the two decide.
+    k = 1 adds the two terms (chinchilla); with a large k the larger of them decides.
 
     Source: generalises Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2, and Kaplan et al. 2020, 1.5
     """
@@ -243,7 +245,7 @@ def bottleneck(N, D, *, E, A, B, alpha, beta, k):
 def shared_exponent(N, D, *, E, A, alpha, kappa):
     """L(N, D) = E + A (1 / N + kappa / D)^alpha.
 
-    kappa tokens per parameter weigh the same; the compute-optimal D / N is kappa at every budget.
+    One parameter counts as much as kappa tokens; the compute-optimal D / N is kappa at any budget.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.5 with alpha_N = alpha_D, and a floor
     """
@@ -260,7 +262,7 @@ def shared_exponent(N, D, *, E, A, alpha, kappa):
 def gadre(N, D, *, E, a, b, eta):
     """L(N, D) = E + (a M^eta + b M^-eta) C^-eta, with M = D / N and C = 6 N D.
 
-    Over-training by M moves the law up without changing its slope.
+    Over-training by M shifts the law up without changing its slope.
 
     Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
     """
@@ -280,9 +282,9 @@ def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
     """L(N, D, U) = E + A / N'^alpha + B / D'^beta, N' and D' what repetition leaves of N and D.
 
     D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)) for U = D_unique tokens, so an epoch's worth decays
-    with scale R_D (the paper's R_D*); N' likewise, for parameters beyond the N that U tokens
-    alone would make optimal. Where D is less than an epoch, U is D. Fix E, A, B, alpha, beta to
-    fit the two decay constants alone.
+    with scale R_D (R_D* in the paper). N' is the same for parameters beyond the N that is optimal
+    for U tokens. If D is less than an epoch, U is D. Fix E, A, B, alpha and beta to fit only the
+    two decay constants.
 
     Source: Muennighoff et al. 2023 (arXiv 2305.16264), section 3
     """
@@ -305,8 +307,8 @@ def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
 def routed(N, E, *, a, b, c, d, E_start, E_max):
     """log10 L(N, E) = a log10 N + b log10 E' + c log10 N log10 E' + d.
 
-    N parameters of the dense base model, E experts; 1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max))
-    + 1/E_max saturates at both ends.
+    N counts parameters of the dense base model, E experts. E' saturates at both ends:
+    1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max.
 
     Source: Clark et al. 2022 (arXiv 2202.01169), section 4
     """
@@ -323,7 +325,8 @@ def routed(N, E, *, a, b, c, d, E_start, E_max):
 def critical_batch(L, *, B_star, alpha_B):
     """B_crit(L) = B_star / L^(1 / alpha_B).
 
-    Tokens at which halving the steps costs as much as doubling the examples, at loss L.
+    The batch size in tokens at which training to loss L takes twice the fewest steps and twice the
+    fewest examples.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.4 and 5.3
     """
@@ -334,8 +337,8 @@ def critical_batch(L, *, B_star, alpha_B):
 def mccandlish(B, *, S_min, E_min):
     """S(B) = S_min + E_min / B, that is (S / S_min - 1)(E / E_min - 1) = 1 with E = B S.
 
-    Steps S and examples E to reach one loss; S_min steps at infinite batch size, E_min examples at
-    a batch of one; their ratio is the critical batch size.
+    Steps S and examples E to reach one loss: S_min steps at infinite batch size, E_min examples at
+    a vanishing one. Their ratio is the critical batch size.
 
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11
     """
@@ -346,7 +349,7 @@ def mccandlish(B, *, S_min, E_min):
 def learning_rate(N, D, *, c, p, q):
     """lr(N, D) = c N^p D^q.
 
-    Fitted to the best of each sweep of learning rates, it is the rule of further runs:
+    Fitted to the best run of each sweep of learning rates, it gives the rule for further runs:
 
         best = runs.loc[runs.groupby(["N", "D"]).L.idxmin()]
         rule = "{c} N^{p} D^{q}".format(**fit(laws.learning_rate, best).params)  # for optim.lr
@@ -372,7 +375,7 @@ def batch_size(D, *, c, q):
 def downstream_error(L, *, eps, k, gamma):
     """error(L) = eps - k exp(-gamma L).
 
-    Mean top-1 error over tasks, from the loss; eps is the error of a model that knows nothing.
+    The mean top-1 error over tasks as a function of the loss; eps is the error of guessing.
 
     Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
     """

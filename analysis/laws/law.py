@@ -1,7 +1,7 @@
 """Scaling laws as plain functions.
 
-A law is a function whose positional inputs are table columns and whose keyword-only arguments are
-fitted. :func:`law` adds the region where a fit starts looking for each parameter:
+A law is a function whose positional arguments are table columns and whose keyword-only arguments
+are fitted. :func:`law` adds the region in which a fit starts to search for each parameter:
 
     @law(E=Range(0.3, 3), A=Range(1, 1e4), alpha=Range(0.1, 1))
     def floor_power(N, *, E, A, alpha):
@@ -29,12 +29,12 @@ from scaling.schema import COLUMNS
 
 
 class LawError(ValueError):
-    """A law that is not known, or whose signature and ranges disagree."""
+    """The law is unknown, cannot be evaluated, or its signature and ranges disagree."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a fit starts looking for one parameter: a region, not a bound.
+    """The region in which a fit starts to search for one parameter; it is not a bound.
 
     A positive `low` makes the region log-spaced and declares the parameter positive; otherwise it
     is spaced evenly and the parameter may have either sign.
@@ -43,7 +43,7 @@ class Range:
     low: float
     high: float
     of: str | None = None
-    """A column: `low` and `high` are then multiples of its smallest and largest value."""
+    """A column; `low` and `high` are then multiples of its smallest and largest value."""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high)):
@@ -53,10 +53,11 @@ class Range:
 
     @property
     def positive(self) -> bool:
+        """Whether the parameter is declared positive."""
         return self.low > 0
 
     def ends(self, columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
-        """(low, high) in the parameter's own unit, given the data."""
+        """Return (low, high) in the unit of the parameter, given the data."""
         if self.of is None:
             return self.low, self.high
         x = columns[self.of]
@@ -66,9 +67,9 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """A functional form with named inputs and parameters. Call it like the function it wraps.
+    """A functional form with named inputs and parameters. Call it like the function that it wraps.
 
-    Laws pickle by where they come from: a module, a file, or the function that made them.
+    Laws pickle by their origin: a module, a file, or the function that made them.
     """
 
     name: str
@@ -81,14 +82,14 @@ class Law:
     """The column that the law predicts."""
     derived: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Named quantities of interest: expressions in the parameters."""
-    alike: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    """Groups of parameters that may trade places, as the breaks of a broken power law may: a fit
-    lists them by rising values of the first of each group."""
+    exchangeable: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """Groups of parameters that can be exchanged without changing the law, such as the breaks of a
+    broken power law. A fit sorts them by the first parameter of each group."""
     optimum: Callable[..., Any] | None = field(default=None, repr=False)
-    """N of least loss at C = 6 N D in closed form, for a law of N and D: a function of C and the
-    parameters (arrays that broadcast), nan where there is no minimum. None: found numerically."""
+    """Closed form of the N of least loss at C = 6 N D, for a law of N and D: a function of C and
+    the parameters (arrays that broadcast), nan if there is no minimum. None: found numerically."""
     origin: tuple[Callable[..., Law], tuple[Any, ...]] | None = field(default=None, repr=False)
-    """What makes this law again, and its arguments; None for a law of a module."""
+    """A function that makes this law again, and its arguments; None for a law of a module."""
 
     def _identity(self) -> tuple[Any, ...]:
         return self.name, self.inputs, self.params, self.target, self.origin or self.function
@@ -112,14 +113,17 @@ class Law:
 
     @property
     def params(self) -> tuple[str, ...]:
+        """Names of the fitted parameters."""
         return tuple(self.ranges)
 
     @property
     def formula(self) -> str:
+        """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or self.name).splitlines()[0].rstrip(".")
 
     @property
     def source(self) -> str:
+        """The citation in the function's docstring; '' if there is none."""
         lines = (inspect.getdoc(self.function) or "").splitlines()
         for i, line in enumerate(lines):
             if line.startswith("Source:"):
@@ -131,9 +135,9 @@ class Law:
         return self.function(*map(_real, inputs), **params)
 
     def predict(self, params: Mapping[str, Any], **columns: Any) -> np.ndarray:
-        """The law at `columns` (arrays or numbers that broadcast), in the unit of its target.
+        """Evaluate the law at `columns` (arrays or numbers that broadcast), in its target's unit.
 
-        `params` may hold more than the law's own. Raises LawError for a missing or unknown column.
+        `params` may hold further parameters. Raises LawError for a missing or unknown column.
         """
         missing = [name for name in self.inputs if name not in columns]
         unknown = [name for name in columns if name not in self.inputs]
@@ -157,16 +161,19 @@ def law(
     /,
     *,
     derived: Mapping[str, str] | None = None,
-    alike: tuple[tuple[str, ...], ...] = (),
+    exchangeable: tuple[tuple[str, ...], ...] = (),
     optimum: Callable[..., Any] | None = None,
     **ranges: Any,
 ) -> Callable[[Callable[..., Any]], Law]:
-    """Make a :class:`Law` of a function; `ranges` names each of its keyword-only arguments.
+    """Make a :class:`Law` from a function.
 
-    `target` is the column the law predicts; `derived` names expressions of the parameters that
-    every summary should show; `alike` groups of them that may trade places (see Law.alike);
-    `optimum` is the closed form of the compute-optimal N (see Law.optimum). Raises LawError where
-    signature and ranges disagree.
+    target: the column that the law predicts.
+    derived: expressions in the parameters that every summary shows, by name.
+    exchangeable: groups of parameters that can be exchanged; see Law.exchangeable.
+    optimum: the closed form of the compute-optimal N; see Law.optimum.
+    ranges: the Range of each keyword-only argument.
+
+    Raises LawError if signature and ranges disagree.
     """
 
     def wrap(function: Callable[..., Any]) -> Law:
@@ -189,13 +196,13 @@ def law(
         lost = [p for p in fitted if p not in ranges]
         extra = [p for p in ranges if p not in fitted + optional]
         if lost or extra:
-            parts = []
+            faults = []
             if lost:
-                parts.append(f"keyword-only {_names(lost)} of its signature has no Range")
+                faults.append(f"keyword-only {_names(lost)} of its signature has no Range")
             if extra:
-                parts.append(f"Range given for {_names(extra)}, not a keyword-only argument")
+                faults.append(f"Range given for {_names(extra)}, not a keyword-only argument")
             raise LawError(
-                f"law {name}: {'; '.join(parts)}. Write @law("
+                f"law {name}: {'; '.join(faults)}. Write @law("
                 + ", ".join(f"{p}=Range(low, high)" for p in fitted)
                 + ")."
             )
@@ -204,12 +211,19 @@ def law(
                 raise LawError(f"law {name}: {p}={r!r} must be a Range(low, high).")
             if r.of is not None and r.of not in inputs:
                 raise LawError(f"law {name}: {p} is a Range of {r.of!r}, which is not an input.")
-        for p in (p for group in alike for p in group):
+        for p in (p for group in exchangeable for p in group):
             if p not in ranges:
-                raise LawError(f"law {name}: alike names {p!r}, which is not fitted.")
+                raise LawError(f"law {name}: exchangeable names {p!r}, which is not fitted.")
         order = {p: ranges[p] for p in fitted + optional if p in ranges}
         return Law(
-            name, function, tuple(inputs), order, target, derived or {}, alike, optimum=optimum
+            name=name,
+            function=function,
+            inputs=tuple(inputs),
+            ranges=order,
+            target=target,
+            derived=derived or {},
+            exchangeable=exchangeable,
+            optimum=optimum,
         )
 
     return wrap
@@ -220,7 +234,7 @@ def _of_module(module: str, name: str) -> Law:
 
 
 def _real(x: Any) -> Any:
-    """Whole numbers as floats: N D of int64 columns overflows, 7**-0.3 of an int array is an error."""
+    """Convert integers to floats: N D of int64 columns overflows, int arrays refuse 7**-0.3."""
     if type(x) is int:
         return float(x)
     whole = getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u")

@@ -1,4 +1,4 @@
-"""Find a law by its name, or in a file of the user's own."""
+"""Find a law by its name, or in a user's file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from scaling.files import code_file
 
 
 def resolve(name: str | Law) -> Law:
-    """The law called `name`, or the one at ``path/to/file.py:name``.
+    """Return the law called `name`, or the one at ``path/to/file.py:name``.
 
-    ``power_X``, ``floor_X``, ``logarithm_X`` and ``broken_X`` work for any column X; ``broken_X_2`` has two breaks.
-    Raises LawError with the nearest known name.
+    ``power_X``, ``floor_X``, ``logarithm_X`` and ``broken_X`` work for any column X;
+    ``broken_X_2`` has two breaks. Raises LawError with the nearest known name.
     """
     if isinstance(name, Law):
         return name
@@ -69,7 +69,7 @@ def _from_file(reference: str) -> Law:
 
 
 def _tried(law: Law, path: str) -> Law:
-    """The law, if it can be computed where its search begins. Raises LawError."""
+    """Return the law if it can be computed within its ranges. Raises LawError."""
     columns = {name: np.array([1e6, 2e6]) for name in law.inputs}
     params = {
         name: sum(r.ends({r.of: np.ones(1)} if r.of else {})) / 2 for name, r in law.ranges.items()
@@ -85,7 +85,7 @@ def _tried(law: Law, path: str) -> Law:
 
 
 def table() -> pd.DataFrame:
-    """Every known law: name, formula, inputs, parameters, target and source, one row each."""
+    """List every known law: name, formula, inputs, parameters, target and source, one row each."""
     return pd.DataFrame(
         [
             {

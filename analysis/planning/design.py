@@ -245,22 +245,16 @@ def design(
         points = candidates(result.runs, budget, models=models, ranges=ranges, base=base)
     checked = rate_checks(points, budget) if checks else ()
     room = budget - sum(p.C for p, _ in checked)
-    cost = np.array([p.C for p in points])
     problem = DesignProblem(
         J=information(law, draws, [p.N for p in points], [p.D for p in points]) / sigma,
         g=gradient,
         prior=_prior(result, draws, sigma, keep=keep),
-        cost=cost,
+        cost=np.array([p.C for p in points]),
         budget=room,
         seeds=np.asarray(seeds),
         most=runs,
     )
-    chosen = problem.solve()
-    if not len(chosen):
-        raise ConfigError(
-            f"budget={budget:.3g} FLOPs pays for no run: the cheapest candidate costs "
-            f"{cost.min():.3g}. Give more, or lower N or D."
-        )
+    chosen = _solve(problem, budget)
     grid = plain_grid(points, room, len(chosen))
     rows = {"nothing more": np.array([], int), "grid": grid, "design": chosen}
     return Design(
@@ -345,6 +339,17 @@ def _prior(
         return prior
     so_far = information(result.law, draws, result.runs["N"], result.runs["D"])
     return prior + np.einsum("kni,knj->kij", so_far, so_far) / sigma**2
+
+
+def _solve(problem: DesignProblem, budget: float) -> np.ndarray:
+    """Return the indices of the chosen runs. Raises ConfigError if the budget pays for none."""
+    chosen = problem.solve()
+    if not len(chosen):
+        raise ConfigError(
+            f"budget={budget:.3g} FLOPs pays for no run: the cheapest candidate costs "
+            f"{problem.cost.min():.3g}. Give more, or lower N or D."
+        )
+    return chosen
 
 
 def _half_widths(

@@ -34,7 +34,8 @@ def candidates(
     """Return the points in the ranges of N, D and D / N that cost at most half the budget.
 
     `ranges` are those of 'N', 'D' and 'ratio' (D / N); None stands for that of the runs so far,
-    extended. `base` are the fields that all runs share. Raises ConfigError if a range is impossible or there is no such point.
+    extended. `base` are the fields that all runs share. Raises ConfigError if a range is
+    impossible or there is no such point.
     """
     runs = runs.assign(ratio=runs["D"] / runs["N"])
     ends = {name: _range(name, runs[name], given) for name, given in ranges.items()}

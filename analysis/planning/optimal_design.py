@@ -12,7 +12,7 @@ import numpy as np
 from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at
 from analysis.laws import Law
-from analysis.tables.conventions import six
+from analysis.tables.conventions import flops_6N
 from scaling.errors import ConfigError
 from scaling.table import sensible
 
@@ -121,7 +121,7 @@ def target_function(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]],
         around = np.array([1e-1, 1e1])
 
         def slope(p: Mapping[str, np.ndarray]) -> np.ndarray:
-            N = np.log(optimum_at(law, dict(p), 1e18 * around, six)["N"])
+            N = np.log(optimum_at(law, dict(p), 1e18 * around, flops_6N)["N"])
             return (N[:, 1] - N[:, 0]) / np.log(around[1] / around[0])
 
         return slope
@@ -135,7 +135,7 @@ def target_function(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]],
             f"'N@1e18' for the best loss or size at that many FLOPs, or a parameter of {law.name}: "
             f"{', '.join(law.params)}."
         )
-    return lambda p: np.log(optimum_at(law, dict(p), np.array([C]), six)[what][:, 0])
+    return lambda p: np.log(optimum_at(law, dict(p), np.array([C]), flops_6N)[what][:, 0])
 
 
 def draws_of(result: FitResult, seed: int) -> dict[str, np.ndarray]:

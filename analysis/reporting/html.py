@@ -1,7 +1,7 @@
-"""A sweep as one HTML page: laws with intervals, verdicts, figures, plan, every run, provenance.
+"""A sweep as an HTML page: laws with intervals, verdicts, figures, plan, runs and provenance.
 
-The page is one file that loads nothing. Without JavaScript only its explorer and the search box of its
-table are idle.
+The page is one file that loads nothing. Only the interactive plot and the search box of the table
+need JavaScript.
 """
 
 from __future__ import annotations
@@ -20,42 +20,58 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style
 from analysis.figures.registry import FIGURES, drawings
-from analysis.reporting.explorer import explorer, policy, scripts
+from analysis.reporting.interactive import content_security_policy, scripts
+from analysis.reporting.interactive import section as interactive_section
 from analysis.reporting.summary import NEXT, Summary, summarise
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
 _COLUMNS = (
-    "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak", "n_layer",
-    "d_model", "n_head", "family", "schedule", "seed", "seconds",
+    "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak",
+    "n_layer", "d_model", "n_head", "family", "schedule", "seed", "seconds",
 )  # fmt: skip
-"""Of the table of runs, as far as they are there and differ or are no config."""
+"""Columns of the table of runs, if present; those of config only if runs differ in them."""
+_ENDED = ("run_id", "status", "N", "D", "B", "lr_peak", "error")
+"""Columns of the table of runs that did not end well, if present."""
+_MANIFEST: dict[str, type] = {
+    "name": str, "description": str, "revision": str, "versions": dict, "machine": dict,
+    "spec": str, "changes": dict, "corpus_hashes": dict, "sessions": list,
+}  # fmt: skip
+"""Types of the values of a manifest, by key; null stands for unknown."""
+_TYPE_NAMES = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
 
 _STYLE = """
 :root { --ink: #1a1a1a; --grey: #6b6b6b; --rule: #dddddd; --fit: #c1272d; }
 * { box-sizing: border-box; }
-body { color: var(--ink); font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 0 auto; max-width: 62rem;
-  padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { border-top: 1px solid var(--rule); font-size: 1.2rem;
-  margin: 2.2rem 0 .6rem; padding-top: .9rem; }
+body { color: var(--ink); font: 16px/1.5 Georgia, "Times New Roman", serif; margin: 0 auto;
+  max-width: 62rem; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; }
+h2 { border-top: 1px solid var(--rule); font-size: 1.2rem; margin: 2.2rem 0 .6rem;
+  padding-top: .9rem; }
 p { margin: .4rem 0; } .lead, .note, figcaption { color: var(--grey); } .note { color: var(--fit); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
-th, td { padding: .18rem .7rem .18rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
+th, td { padding: .18rem .7rem .18rem 0; text-align: left; vertical-align: top;
+  white-space: nowrap; }
 th { border-bottom: 1px solid var(--ink); font-weight: normal; color: var(--grey); }
-tbody tr:hover { background: #f5f2ea; } td.number { font-variant-numeric: tabular-nums; text-align: right; }
-figure { margin: 1.2rem 0 2rem; } figure svg { height: auto; max-width: 100%; } figcaption { font-size: .86rem; }
+tbody tr:hover, tr.marked { background: #f5f2ea; }
+td.number { font-variant-numeric: tabular-nums; text-align: right; }
+figure { margin: 1.2rem 0 2rem; } figure svg { height: auto; max-width: 100%; }
+figcaption { font-size: .86rem; }
 code, pre { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; }
-input, select { border: 1px solid var(--rule); font: inherit; margin: .3rem 0 .6rem; padding: .25rem .5rem; }
-input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; } tr.marked { background: #f5f2ea; }
+input, select { border: 1px solid var(--rule); font: inherit; margin: .3rem 0 .6rem;
+  padding: .25rem .5rem; }
+input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; }
 #run { min-height: 4.5rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 
 
 def report(results: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a results folder; its path, <results>/report.html where `out` is not given.
+    """Write the page of a results folder; return its path.
 
-    Raises TableError as `summarise` does, and for a manifest that is none. What the data do not allow
-    is said, not shown.
+    out  The file to write; the default is <results>/report.html.
+
+    The page lists what the data do not allow. Raises TableError like `summarise`, and for a damaged
+    manifest.
     """
     folder = Path(results)
     if out is None:
@@ -64,69 +80,67 @@ def report(results: str | Path, out: str | Path | None = None) -> Path:
     manifest = _manifest(folder)
     summary = summarise(folder, draw=False)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A lone surrogate, as JSON and file names may hold, has no UTF-8.
+    # JSON and file names may hold lone surrogates, which UTF-8 cannot encode.
     out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")
     return out
 
 
-_MANIFEST: dict[str, type] = {
-    "name": str, "description": str, "revision": str, "versions": dict, "machine": dict, "spec": str,
-    "changes": dict, "corpus_hashes": dict, "sessions": list,
-}  # fmt: skip
-"""Keys of the manifest and the types of their values; null stands for what is not known."""
-_WORDS = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
-
-
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a results folder, empty where there is none. TableError where it is damaged."""
+    """Read the manifest of a results folder, empty if there is none. TableError if damaged."""
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
-    again = "Remove it: the next `scaling sweep` writes it anew, and without it a report has no provenance."
+    cure = (
+        "Remove it: the next `scaling sweep` writes it again, and without it a report has no "
+        "provenance."
+    )
     try:
         manifest = json.loads(decode(read_bytes(path)))
     except (ValueError, RecursionError) as error:
-        raise TableError(f"{path} cannot be read as JSON ({error}). {again}") from None
+        raise TableError(f"{path} cannot be read as JSON ({error}). {cure}") from None
     if not isinstance(manifest, dict):
-        raise TableError(f"{path} must be a JSON object, not {_word(manifest)}. {again}")
+        raise TableError(f"{path} must be a JSON object, not {_type_name(manifest)}. {cure}")
     for key, kind in _MANIFEST.items():
         if not isinstance(value := manifest.get(key), kind | None):
-            raise TableError(f"{path}: {key!r} must be {_WORDS[kind]}, not {_word(value)}. {again}")
+            raise TableError(
+                f"{path}: {key!r} must be {_TYPE_NAMES[kind]}, not {_type_name(value)}. {cure}"
+            )
     return manifest
 
 
-def _word(value: Any) -> str:
-    return "null" if value is None else _WORDS.get(type(value), "a number")
+def _type_name(value: Any) -> str:
+    return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")
 
 
 def page(summary: Summary, manifest: dict[str, Any]) -> str:
-    """The HTML of a summary, with what the manifest of its folder says."""
+    """Return the HTML of a summary and of the manifest of its folder."""
     folder = summary.folder
-    made, lacking = drawings(folder)
+    made, missing = drawings(folder)
     name = str(manifest.get("name", folder.name))
-    parts = [
+    body = [
         f"<h1>{html.escape(name)}</h1>",
         f'<p class="lead">{html.escape(str(manifest.get("description", "")))}</p>',
-        *_words(summary),
+        *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
-        *explorer(summary.runs, summary.curves),
+        *interactive_section(summary.runs, summary.curves),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
         *_runs(summary),
-        *_lacking(summary, lacking),
+        *_missing(summary, missing),
         *_provenance(manifest),
     ]
     code = scripts()
+    policy = content_security_policy(code)
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy(code)}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
-            *parts,
-            *(f"<script>{each}</script>" for each in code),
+            *body,
+            *(f"<script>{script}</script>" for script in code),
             "</body></html>",
             "",
         ]
@@ -134,7 +148,7 @@ def page(summary: Summary, manifest: dict[str, Any]) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an inline <svg>, its letters drawn as paths: the page brings no fonts."""
+    """Return a figure as an inline <svg> with text as paths, since the page has no fonts."""
     text = io.StringIO()
     with rc_context({**style.paper(), "svg.fonttype": "path", "svg.hashsalt": "figure"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -142,7 +156,8 @@ def svg(figure: Figure) -> str:
     return body[body.index("<svg") :]
 
 
-def _words(summary: Summary) -> list[str]:
+def _lead(summary: Summary) -> list[str]:
+    """Runs by status, their ranges, and what to train next."""
     runs = summary.runs
     spans = ", ".join(
         f"{name} from {runs[name].min():.3g} to {runs[name].max():.3g}"
@@ -211,9 +226,9 @@ def _frontier(summary: Summary) -> list[str]:
 
 
 def _figure(name: str, figure: Figure) -> str:
-    one = FIGURES[name]
-    source = f" After {one.source}." if one.source else ""
-    caption = html.escape(f"{one.shows}.{source}")
+    drawing = FIGURES[name]
+    source = f" After {drawing.source}." if drawing.source else ""
+    caption = html.escape(f"{drawing.shows}.{source}")
     return f'<figure id="{name}">{svg(figure)}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -226,12 +241,13 @@ def _runs(summary: Summary) -> list[str]:
     rows = table.loc[table["status"] == "ok", varied].itertuples(index=False, name=None)
     out = [
         "<h2>Runs</h2>",
-        '<input id="search" type="search" placeholder="search, such as a tag or an id" aria-label="search">',
+        '<input id="search" type="search" placeholder="search, such as a tag or an id" '
+        'aria-label="search">',
         _table(varied, rows, name="runs"),
     ]
     ended = table[table["status"] != "ok"]
     if len(ended):
-        columns = [c for c in ("run_id", "status", "N", "D", "B", "lr_peak", "error") if c in ended]
+        columns = [c for c in _ENDED if c in ended]
         out += [
             "<h2>Failed, diverged and stopped</h2>",
             _table(columns, ended[columns].itertuples(index=False, name=None)),
@@ -239,17 +255,19 @@ def _runs(summary: Summary) -> list[str]:
     return out
 
 
-def _lacking(summary: Summary, lacking: dict[str, str]) -> list[str]:
-    said = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(lacking.values())
-    if not said:
+def _missing(summary: Summary, missing: dict[str, str]) -> list[str]:
+    """List why laws, plans and figures are missing."""
+    reasons = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(missing.values())
+    if not reasons:
         return []
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in said)
+    items = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
     return [
-        f"<details><summary>What these runs do not allow ({len(said)})</summary><ul>{items}</ul></details>"
+        f"<details><summary>What these runs do not allow ({len(reasons)})</summary>"
+        f"<ul>{items}</ul></details>"
     ]
 
 
-def _provenance(manifest: dict) -> list[str]:
+def _provenance(manifest: dict[str, Any]) -> list[str]:
     if not manifest:
         return []
     rows = [
@@ -271,16 +289,19 @@ def _table(header: Iterable[str], rows: Iterable[tuple], *, name: str = "") -> s
     head = "".join(f"<th>{html.escape(str(h))}</th>" for h in header)
     body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     id_ = f' id="{name}"' if name else ""
-    return f'<div class="wide"><table{id_}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="wide"><table{id_}><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, bool | str) or value is None or value is pd.NA:
         text = "" if value is None or value is pd.NA else str(value)
         return f"<td>{html.escape(text)}</td>"
     if value != value:  # nan
         return "<td></td>"
-    number = float(value)  # pyright: ignore[reportArgumentType]
+    number = float(value)
     text = f"{number:.0f}" if number % 1 == 0 and abs(number) < 1e5 else f"{number:.4g}"
     text = re.sub(r"e\+?(-?)0*", r"e\1", text)
     return f'<td class="number">{text}</td>'

@@ -1,15 +1,19 @@
-"""A finished sweep in one page of text: laws, held-out error, frontier, what to train next."""
+"""A summary of a finished sweep: laws, held-out errors, frontier, and what to train next."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis import figures as drawings
 from analysis.data_limits import DataRule, data_rule
+from analysis.figures.frontier import frontier as frontier_figure
+from analysis.figures.loss import kaplan_triptych, learning_curves
+from analysis.figures.registry import save
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.intervals import interval
@@ -20,6 +24,7 @@ from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import plans
 from analysis.tables.load import load
+from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
 from scaling.errors import ConfigError, TableError
 from scaling.table import missing_column
@@ -27,24 +32,27 @@ from scaling.table import missing_column
 NEXT = 10.0
 """The plan is for this many times the compute of the largest run."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a sweep says."""
+    """The results of a sweep."""
 
     folder: Path
     counts: dict[str, int]
     """Runs by status."""
     table: pd.DataFrame = field(repr=False)
-    """Every run, however it ended."""
+    """All runs, of any status."""
     runs: pd.DataFrame = field(repr=False)
     """The runs that the laws rest on: status 'ok'."""
     curves: pd.DataFrame = field(repr=False)
     """Their learning curves."""
     laws: dict[str, FitResult]
-    """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), as far as the data allow."""
+    """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), if the data allow."""
     skipped: dict[str, str]
-    """Why a part is missing."""
+    """Why an item is missing, by its name."""
     held_out: dict[str, Validation]
     rule: DataRule | None
     frontiers: dict[str, Frontier]
@@ -55,7 +63,7 @@ class Summary:
     figures: tuple[Path, ...]
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
+        """Return everything as plain numbers and strings, ready for JSON."""
         return {
             "folder": str(self.folder),
             "counts": self.counts,
@@ -79,7 +87,7 @@ class Summary:
         for result in self.laws.values():
             lines.append(f"  {result.law.formula}   [{result.n} points]")
             lines.append(f"      {_parameters(result)}")
-            lines += [f"      ! {word}" for word in result.warnings]
+            lines += [f"      ! {warning}" for warning in result.warnings]
         if self.held_out:
             lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
         for name, validation in self.held_out.items():
@@ -92,12 +100,12 @@ class Summary:
         if self.rule:
             lines.append(str(self.rule))
         for name, front in self.frontiers.items():
-            parts = [
-                f"{e.exponent} ~ C^{e.value:.2f} {interval(e.low, e.high, '.2f')}"
-                for e in front.exponents.itertuples()
-                if e.exponent in ("N_opt", "D_opt")
+            powers = [
+                f"{row.exponent} ~ C^{row.value:.2f} {interval(row.low, row.high, '.2f')}"
+                for row in front.exponents.itertuples()
+                if row.exponent in ("N_opt", "D_opt")
             ]
-            lines.append(f"frontier, {name}: {', '.join(parts)}")
+            lines.append(f"frontier, {name}: {', '.join(powers)}")
         if self.plan:
             lines += ["", f"next, with {NEXT:g} times the largest run: {self.plan.headline}"]
             lines.append(f"  from {self.plan.source}")
@@ -109,79 +117,59 @@ class Summary:
         return "\n".join(lines)
 
 
+class _Attempts:
+    """Calls that may fail on the data, and the reasons of those that do."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+        """Why a call failed, by the name of its result."""
+
+    def __call__(
+        self, name: str, function: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T | None:
+        """Return function(*args, **options); None, and the reason in `skipped`, if it fails."""
+        try:
+            return function(*args, **options)
+        except (FitError, TableError, ConfigError) as error:
+            self.skipped[name] = str(error)
+            return None
+
+
 def summarise(
     results: str | Path, *, figures: str | Path | None = None, draw: bool = True
 ) -> Summary:
     """Fit, validate, plan and draw all that the runs of a results folder allow.
 
-    figures  where figures are written; <results>/figures where not given.
-    draw     whether to write any.
+    figures  The folder that figures are written to; the default is <results>/figures.
+    draw     Whether to write figures.
 
-    Raises TableError where there is no table or no usable run. What the data do not allow (one
-    size only, too few runs) is left out, and `skipped` says why.
+    Raises TableError if there is no table or no usable run. What the data do not allow (one size
+    only, too few runs) is left out, with the reason in `skipped`.
     """
     folder = Path(results)
-    if folder.is_file():
-        raise TableError(
-            f"{folder} is a table; a summary needs the results folder of a sweep, with its learning "
-            "curves. Of a table: `scaling fit`, `validate`, `frontier` and `plan`."
-        )
-    table = load(folder)
-    if "status" not in table.columns:
-        raise TableError(f"{folder}: {missing_column('status', table.columns)}")
-    runs = table[table["status"] == "ok"]
-    if runs.empty:
-        said = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
-        raise TableError(f"{folder}: no run has status 'ok' ({said}): nothing to fit.")
-    curves = load(folder, curves=True)
-    curves = curves[curves["status"] == "ok"]
-    skipped: dict[str, str] = {}
-
-    def attempt(name: str, make: Any) -> Any:
-        try:
-            return make()
-        except (FitError, TableError, ConfigError) as error:
-            skipped[name] = str(error)
-            return None
-
-    laws = {
-        "L(N)": attempt("L(N)", lambda: fit(kaplan_N, drawings.lower_edge(runs, "N"))),
-        "L(D)": attempt("L(D)", lambda: fit(kaplan_D, drawings.lower_edge(runs, "D"))),
-        "L(C)": attempt("L(C)", lambda: fit(kaplan_C, drawings.lower_edge(runs, "C"))),
-        "Kaplan": attempt("L(N, D) by Kaplan", lambda: fit(kaplan_ND, runs)),
-        "Chinchilla": attempt("L(N, D) by Chinchilla", lambda: fit(chinchilla, runs)),
-    }
-    laws = {name: result for name, result in laws.items() if result is not None}
-    held_out = {
-        name: attempt(
-            f"held-out test of {name}", lambda name=name: validate(laws[name].law, runs, against=())
-        )
-        for name in ("Kaplan", "Chinchilla")
-        if name in laws
-    }
-    compared = attempt("frontier", lambda: frontier(runs, method="all", curves=curves))
-    fronts = compared.fronts if compared else {}
-    if compared:
-        skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
-    C = NEXT * float(runs["C"].max())
-    both = {
-        result.law.name: result
-        for name, result in laws.items()
-        if "N" in result.law.inputs and "D" in result.law.inputs
-    }
-    envelope = fronts.get("envelope")
+    table, runs, curves = _read(folder)
+    attempt = _Attempts()
+    laws = _fit(attempt, runs)
+    held_out = _validate(attempt, laws, runs)
+    compared = attempt("frontier", frontier, runs, method="all", curves=curves)
+    if isinstance(compared, Comparison):
+        fronts = compared.fronts
+        attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
+    else:
+        fronts = {}
     kaplan = laws.get("Kaplan")
-    rule = attempt("data rule", lambda: data_rule(kaplan)) if kaplan else None
-    planned = attempt("plan", lambda: plans(both, rank=True, C=C)) if both else None
-    following = planned.first if planned else None
-    if planned:
-        skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
-    elif envelope:
-        following = attempt("plan by the envelope", lambda: plan(envelope, C=C))
-    source = both[next(iter(planned.plans))] if planned else envelope
-    further = None
-    if following and source:
-        further = attempt(f"plan for {NEXT**2:g} times", lambda: plan(source, C=NEXT * C))
+    rule = attempt("data rule", data_rule, kaplan) if kaplan else None
+    C = NEXT * float(runs["C"].max())
+    following, further = _plan(attempt, laws, fronts.get("envelope"), C)
+    files: tuple[Path, ...] = ()
+    if draw:
+        inside = None if figures else folder
+        drawn = _draw(attempt, runs, curves, laws, compared)
+        files = tuple(
+            path
+            for name, figure in drawn.items()
+            for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
+        )
     return Summary(
         folder=folder,
         counts=table["status"].value_counts().to_dict(),
@@ -189,59 +177,103 @@ def summarise(
         runs=runs,
         curves=curves,
         laws=laws,
-        skipped=skipped,
-        held_out={name: v for name, v in held_out.items() if v is not None},
+        skipped=attempt.skipped,
+        held_out=held_out,
         rule=rule,
         frontiers=fronts,
         plan=following,
         further=further,
-        figures=_draw(
-            runs,
-            curves,
-            laws,
-            compared,
-            Path(figures or folder / "figures"),
-            None if figures else folder,
-            attempt,
-        )
-        if draw
-        else (),
+        figures=files,
     )
+
+
+def _read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the table of a results folder, its runs of status 'ok', and their learning curves."""
+    if folder.is_file():
+        raise TableError(
+            f"{folder} is a table; a summary needs the results folder of a sweep, with its "
+            "learning curves. For a table use `scaling fit`, `validate`, `frontier` and `plan`."
+        )
+    table = load(folder)
+    if "status" not in table.columns:
+        raise TableError(f"{folder}: {missing_column('status', table.columns)}")
+    runs = table[table["status"] == "ok"]
+    if runs.empty:
+        counts = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
+        raise TableError(f"{folder}: no run has status 'ok' ({counts}): nothing to fit.")
+    curves = load(folder, curves=True)
+    return table, runs, curves[curves["status"] == "ok"]
+
+
+def _fit(attempt: _Attempts, runs: pd.DataFrame) -> dict[str, FitResult]:
+    """Fit the laws of a summary that the data allow."""
+    laws = {
+        "L(N)": attempt("L(N)", fit, kaplan_N, lower_edge(runs, "N")),
+        "L(D)": attempt("L(D)", fit, kaplan_D, lower_edge(runs, "D")),
+        "L(C)": attempt("L(C)", fit, kaplan_C, lower_edge(runs, "C")),
+        "Kaplan": attempt("L(N, D) by Kaplan", fit, kaplan_ND, runs),
+        "Chinchilla": attempt("L(N, D) by Chinchilla", fit, chinchilla, runs),
+    }
+    return {name: result for name, result in laws.items() if result is not None}
+
+
+def _validate(
+    attempt: _Attempts, laws: dict[str, FitResult], runs: pd.DataFrame
+) -> dict[str, Validation]:
+    """Test the laws of N and D on held-out runs."""
+    tested = {
+        name: attempt(f"held-out test of {name}", validate, laws[name].law, runs, against=())
+        for name in ("Kaplan", "Chinchilla")
+        if name in laws
+    }
+    return {name: validation for name, validation in tested.items() if validation is not None}
+
+
+def _plan(
+    attempt: _Attempts, laws: dict[str, FitResult], envelope: Frontier | None, C: float
+) -> tuple[Plan | None, Plan | None]:
+    """Plan C FLOPs, and NEXT times as many, by the best law of N and D, else by the envelope."""
+    of_both = {
+        result.law.name: result for result in laws.values() if {"N", "D"} <= {*result.law.inputs}
+    }
+    planned = attempt("plan", plans, of_both, rank=True, C=C) if of_both else None
+    source: FitResult | Frontier | None
+    if planned is not None:
+        following, source = planned.first, of_both[next(iter(planned.plans))]
+        attempt.skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
+    elif envelope is not None:
+        following, source = attempt("plan by the envelope", plan, envelope, C=C), envelope
+    else:
+        following, source = None, None
+    if following is None or source is None:
+        return following, None
+    return following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
 
 
 def _draw(
+    attempt: _Attempts,
     runs: pd.DataFrame,
     curves: pd.DataFrame,
     laws: dict[str, FitResult],
-    compared: Comparison | None,
-    folder: Path,
-    inside: Path | None,
-    attempt: Any,
-) -> tuple[Path, ...]:
-    """Kaplan's Figs. 1 and 2 and the frontier, with the laws already fitted, in `folder`."""
-    made: dict[str, Any] = {}
-    envelope = compared.fronts.get("envelope") if compared else None
+    compared: Frontier | Comparison | None,
+) -> dict[str, Figure]:
+    """Draw Kaplan's Figs. 1 and 2 and the frontier, by the laws already fitted."""
+    drawn: dict[str, Figure | None] = {}
     if {"L(N)", "L(D)"} <= set(laws):
-        made["kaplan1"] = attempt(
-            "figure kaplan1",
-            lambda: drawings.kaplan_triptych(
-                runs, curves, by_C=envelope, by_D=laws["L(D)"], by_N=laws["L(N)"]
-            ),
-        )
-    made["kaplan2"] = attempt("figure kaplan2", lambda: drawings.learning_curves(runs, curves))
-    if compared:
-        made["frontier"] = attempt("figure frontier", lambda: drawings.frontier(compared))
-    return tuple(
-        path
-        for name, figure in made.items()
-        if figure is not None
-        for path in drawings.save(figure, folder / name, inside=inside)
-    )
+        envelope = compared.fronts.get("envelope") if isinstance(compared, Comparison) else None
+        drawn["kaplan1"] = attempt(
+            "figure kaplan1", kaplan_triptych, runs, curves,
+            by_C=envelope, by_D=laws["L(D)"], by_N=laws["L(N)"],
+        )  # fmt: skip
+    drawn["kaplan2"] = attempt("figure kaplan2", learning_curves, runs, curves)
+    if compared is not None:
+        drawn["frontier"] = attempt("figure frontier", frontier_figure, compared)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _parameters(result: FitResult) -> str:
-    rows = result.interval(0.95)
+    """Return the parameters of a fit with their intervals, in one line."""
     return "  ".join(
-        f"{row.Index} = {row.value:.4g} {interval(row.low, row.high, '.4g')}"  # pyright: ignore
-        for row in rows.itertuples()
+        f"{name} = {row['value']:.4g} {interval(row['low'], row['high'], '.4g')}"
+        for name, row in result.interval(0.95).iterrows()
     )

@@ -1,6 +1,6 @@
-"""Read results into one plain, checked DataFrame: a sweep's folder, or anyone's table.
+"""Read results into one checked DataFrame: the folder of a sweep, or a table of any origin.
 
-Columns are symbols: N parameters, D tokens, C FLOPs, B tokens a step, S steps, L [nats/token].
+Columns are symbols: N parameters, D tokens, C FLOPs, B tokens per step, S steps, L [nats/token].
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.tables import wandb
 from scaling.errors import TableError
 from scaling.files import EncodingError, check_regular, check_utf8
 from scaling.schema import STATUSES
 from scaling.table import check, missing_column, read, read_curves
 
-# Exact identities by the column they give; D = S B first, as it needs no convention.
 _IDENTITIES = {
     "D": (("S", "B"), "S B", lambda t: t["S"] * t["B"]),
     "N": (("C", "D"), "C / (6 D)", lambda t: t["C"] / (6 * t["D"])),
@@ -27,22 +27,23 @@ _IDENTITIES = {
     "S": (("D", "B"), "D / B", lambda t: t["D"] / t["B"]),
     "B": (("D", "S"), "D / S", lambda t: t["D"] / t["S"]),
 }
+"""Inputs, formula and value of each column that can be derived exactly; D = S B comes first, as it
+needs no convention."""
 _D_FROM_C = (("C", "N"), "C / (6 N)", lambda t: t["C"] / (6 * t["N"]))
 
 _RUN_COLUMNS = (
     "status", "N", "N_total", "B", "lr_peak", "vocab_size", "n_layer", "d_model", "n_head",
     "seed", "schedule", "tag", "D_unique",
 )  # fmt: skip
-"""What a row of a learning curve takes from its run."""
+"""Columns that a row of a learning curve takes from its run."""
 
 _SYMBOLS = ("N", "D", "C", "L")
-"""What a table of runs must have where nothing else is asked for."""
+"""Columns that a table of runs must have by default."""
 
-_WANDB = {
-    "finished": "ok", "crashed": "failed", "failed": "failed", "killed": "failed",
-    "preempted": "failed", "running": None, "pending": None, "preempting": None,
-}  # fmt: skip
-"""Weights & Biases' word in the column State: our status; None for runs that have not ended."""
+_NUMBER = re.compile(
+    r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
+)
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 def load(
@@ -53,36 +54,37 @@ def load(
     need: Iterable[str] | None = None,
     mixed: bool = False,
 ) -> pd.DataFrame:
-    """The runs of `path` as a checked table, one row a run, or one row an evaluation.
+    """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
-    path    a sweep's folder (``runs.csv``), or a table of any origin: .csv, .tsv, .parquet,
-            .jsonl, .json; or a DataFrame. Numbers may be written 1,400,000 or 70M. The runs table
-            that Weights & Biases exports is one: its State becomes `status`; a chart that it
-            exports becomes one row a run and step.
-    map     {column there: symbol here}, such as {"val/loss": "L", "params": "N"}; what is there may
-            be an expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}.
-    curves  one row an evaluation: S, D, C, L so far, with the run's N, B, D_total (its last D) and
-            L_final beside. A table of another origin then needs a column run_id.
-    need    the columns that must be there, such as those of a law, ("B", "S"); N, D, C and L where
-            not given. Only these are derived and looked at.
-    mixed   let rows through that were trained on different texts of one corpus (`corpus_hash`), for
-            a caller that chooses among them and then calls :func:`check_one_text`.
+    path: the folder of a sweep (with ``runs.csv``), a table of any origin (.csv, .tsv, .parquet,
+        .jsonl, .json), or a DataFrame. Numbers may be written 1,400,000 or 70M. Exports of Weights
+        & Biases work: the State of a table of runs becomes `status`; a chart becomes one row per
+        run and step.
+    map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
+        expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}.
+    curves: return one row per evaluation, with S, D, C and L so far and the run's N, B, D_total
+        (its last D) and L_final. A table of another origin then needs a column run_id.
+    need: the required columns, such as those of a law, ("B", "S"); N, D, C and L by default. Only
+        these are derived and checked.
+    mixed: accept rows that were trained on different texts of one corpus (`corpus_hash`), for a
+        caller that chooses among them and then calls :func:`check_one_text`.
 
-    N, D, C, B and S that are missing are derived where that is exact (C = 6 N D, D = S B, ...);
-    `.attrs["derived"]` says which and how, `.attrs["source"]` where the rows come from.
+    If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
+    `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows.
 
-    Raises TableError where columns are missing, twice there or not numbers, or 'ok' rows have no
-    positive, finite N, D or L, or different texts of one corpus. Warns (UserWarning) where a column looks as if its unit were another
-    (N or D in millions, L in bits or a perplexity), where N and D look swapped (unless `need` names
-    what a fit will use: its status says so then), and of rows that are left out.
+    Raises TableError if columns are missing, duplicated or not numbers, if 'ok' rows lack a
+    positive, finite N, D or L, or if they come from different texts of one corpus. Warns
+    (UserWarning) of rows that are left out, of units that look wrong (N or D in millions, L in bits
+    or a perplexity), and of N and D that look swapped (unless `need` is given: the status of a fit
+    then reports that).
     """
     names = dict(map or {})
     table, where = _open(path, curves, mixed)
-    chart = _is_chart(table)
+    chart = wandb.is_chart(table)
     if chart:
-        table = _melt_chart(table)
+        table = wandb.melt_chart(table)
     table = _rename(table, names, where)
-    table = _wandb(table, where)
+    table = wandb.runs_table(table, where)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
@@ -100,20 +102,21 @@ def load(
         absent = ", ".join(name for name in wanted if name not in table.columns)
         raise TableError(
             f"{where} is a chart exported from Weights & Biases: it holds "
-            f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. Export the table of "
-            "runs (one row a run, with the columns of config and summary), or add the columns."
+            f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. "
+            "Export the table of runs (one row per run, with the columns of config and summary), "
+            "or add the columns."
         )
     check(table, need=wanted, where=where)
     if not mixed:
         check_one_text(table, where)
-    ours = isinstance(path, str | Path) and Path(path).is_dir()  # its units are no question
+    ours = isinstance(path, str | Path) and Path(path).is_dir()  # our own units are known
     _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": where, "derived": derived}
     return table
 
 
 def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
-    """Raise TableError where 'ok' rows of one corpus and tokenizer were trained on different texts."""
+    """Raise TableError if 'ok' rows of one corpus and tokenizer come from different texts."""
     if not {"corpus", "tokenizer", "corpus_hash"} <= set(table.columns):
         return
     used = _used(table)
@@ -122,29 +125,30 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
     for of, rows in used.groupby(key, dropna=False, sort=False):
         counts = rows["corpus_hash"].value_counts()
         if len(counts) > 1:
-            said = ", ".join(f"{text!r} ({n} runs)" for text, n in counts.items())
+            texts = ", ".join(f"{text!r} ({n} runs)" for text, n in counts.items())
             raise TableError(
                 f"{where}: runs of corpus {of[0]!r} ({of[1]}) were trained on different texts, by "
-                f"their corpus_hash: {said}. Their losses do not compare. Keep one text: --where "
-                f'"corpus_hash == {counts.index[0]!r}" with fit, validate and design; for others, a '
-                "table of these rows alone."
+                f"their corpus_hash: {texts}. Their losses do not compare. Keep one text: --where "
+                f'"corpus_hash == {counts.index[0]!r}" with fit, validate and design; for others, '
+                "a table of these rows alone."
             )
 
 
 def _open(
     path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False
 ) -> tuple[pd.DataFrame, str]:
+    """Read the table as it is written; return it with the name of its origin."""
     if not isinstance(path, str | Path):
         return path.copy(), str(path.attrs.get("source", "the table"))
     path = Path(path)
     if path.is_dir():
         runs = read(path)
-        if curves and not mixed:  # a curve's rows do not say of which text they are
+        if curves and not mixed:  # rows of a curve do not name their text
             check_one_text(runs, str(path))
         _to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
-        read(path)  # says what is missing, and what to give instead
+        read(path)  # raises an error that names what is missing
     readers = {
         ".csv": _read_csv,
         ".tsv": lambda p: _read_csv(p, "\t"),
@@ -161,17 +165,17 @@ def _open(
     try:
         check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
         table = reader(path)
-        # Rows that hold nothing but the number that some tools write before each row.
+        # Drop rows that hold nothing but the row number that some tools write.
         named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
         return table.dropna(how="all", subset=named or None), str(path)
     except EncodingError as error:
         raise TableError(f"{path} is {error}.") from None
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are these
+    except (ValueError, OSError) as error:  # errors of pandas and pyarrow are subclasses
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 
 
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """The table with its column names as written: pandas would call a second L 'L.1'."""
+    """Return the table with its column names as written: pandas renames a second L to 'L.1'."""
     with open(path, encoding="utf-8-sig") as file:
         first = file.readline()
     if separator not in first:  # one column, or another separator
@@ -188,7 +192,7 @@ def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
 
 
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
-    """One row an evaluation, with its run's columns."""
+    """Return one row per evaluation, with the columns of its run."""
     for name in ("run_id", "D", "L"):
         if name not in runs.columns:
             raise TableError(f"{where}: {missing_column(name, runs.columns)}")
@@ -205,16 +209,18 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
         joined[name] *= joined["D"]
     if joined.empty:
         raise TableError(f"{where}: no learning curve belongs to a run of runs.csv (by run_id).")
-    # The evaluation at which a run diverged has no loss; the points before it are good.
+    # The evaluation at which a run diverged has no loss; keep the points before it.
     good = joined["L"].notna() & (joined["S"] > 0)
     return joined[good].reset_index(drop=True)
 
 
 def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
+    """Rename columns and evaluate expressions as `map` asks."""
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise TableError(
-            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove one."
+            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove "
+            "one."
         )
     made = {}
     for old, new in names.items():
@@ -235,9 +241,9 @@ def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Dat
 
 
 def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
-    """What an expression of columns gives, such as 1e6 * params_M."""
-    said = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
-    words = [word for word in table.columns if str(word) in said]
+    """Evaluate an expression of columns, such as 1e6 * params_M."""
+    mentioned = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
+    words = [word for word in table.columns if str(word) in mentioned]
     if expression.isidentifier() or not words:
         raise TableError(f"{where}: {missing_column(expression, table.columns)} (asked for by map)")
     numbers = table.copy()
@@ -247,73 +253,28 @@ def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
     except Exception as error:
         raise TableError(
             f"{where}: map: {expression!r} is no column, and no expression of columns "
-            f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in `backticks`."
+            f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
+            "`backticks`."
         ) from None
 
 
-# ------------------------------------------------------------------ exports of Weights & Biases
-
-
-def _is_chart(table: pd.DataFrame) -> bool:
-    """A chart's export: the horizontal axis, then a column 'RUN - METRIC' for each line."""
-    names = [str(c) for c in table.columns]
-    return len(names) > 1 and " - " not in names[0] and all(" - " in name for name in names[1:])
-
-
-def _melt_chart(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run and step: run_id, the axis (Step as S), and each metric."""
-    axis = table.columns[0]
-    parts = {}
-    for name in table.columns[1:]:
-        run, _, metric = str(name).rpartition(" - ")
-        if not metric.endswith(("__MIN", "__MAX")):  # the band that a chart draws about its line
-            parts.setdefault(run, {})[metric] = table[name]
-    rows = [
-        pd.DataFrame({"run_id": run, "S" if axis == "Step" else axis: table[axis], **metrics})
-        for run, metrics in parts.items()
-    ]
-    metrics = list(dict.fromkeys(metric for found in parts.values() for metric in found))
-    return pd.concat(rows, ignore_index=True).dropna(subset=metrics, how="all", ignore_index=True)
-
-
-def _wandb(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The runs table of Weights & Biases with our `status` and `run_id`; other tables as they are."""
-    if "State" not in table.columns or "status" in table.columns:
-        return table
-    state = table["State"].astype(str).str.strip().str.lower()
-    if not state.isin(list(_WANDB)).all():
-        return table
-    going = state.map(_WANDB).isna()
-    if going.any():
-        warnings.warn(
-            f"{where}: {going.sum()} of {len(table)} runs have not ended "
-            f"({', '.join(sorted(state[going].unique()))}); they are left out.",
-            stacklevel=3,
-        )
-    table = table.assign(status=state.map(_WANDB))[~going].reset_index(drop=True)
-    for name in ("ID", "Name"):
-        if "run_id" not in table.columns and name in table.columns and table[name].is_unique:
-            table["run_id"] = table[name]
-    return table
-
-
 def _statuses(table: pd.DataFrame, where: str) -> None:
-    """Say which rows are left out for a status that is not ours, or that none is left."""
+    """Warn of rows left out for an unknown status; raise TableError if no row is left."""
     if "status" not in table.columns or not len(table):
         return
     counts = table["status"].astype(str).value_counts()
-    said = ", ".join(f"{n} {word!r}" for word, n in counts.items())
-    strange = [word for word in counts.index if word not in STATUSES]
-    if strange and "ok" not in counts.index:
+    found = ", ".join(f"{n} {word!r}" for word, n in counts.items())
+    unknown = [word for word in counts.index if word not in STATUSES]
+    if unknown and "ok" not in counts.index:
         raise TableError(
-            f"{where}: status is {said}, but rows that count are called 'ok' (the others 'diverged', "
-            "'stopped' or 'failed'). Replace the words, or rename the column so that every row counts, say "
-            "map={'status': 'note'}."
+            f"{where}: status is {found}, but rows that count are called 'ok' (the others "
+            "'diverged', 'stopped' or 'failed'). Replace the words, or rename the column so that "
+            "every row counts, say map={'status': 'note'}."
         )
-    if strange:
+    if unknown:
         warnings.warn(
-            f"{where}: status is {said}; only 'ok' rows count, and {', '.join(map(repr, strange))} "
-            f"is none of ours ({', '.join(STATUSES)}).",
+            f"{where}: status is {found}; only 'ok' rows count, and "
+            f"{', '.join(map(repr, unknown))} is none of ours ({', '.join(STATUSES)}).",
             stacklevel=3,
         )
 
@@ -326,7 +287,7 @@ def _used(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Make columns of text numbers, in place; what is no number in a row that counts is refused."""
+    """Convert columns of text to numbers, in place; raise TableError for a row that has none."""
     for name in names:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
@@ -342,26 +303,20 @@ def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
         table[name] = values.astype(float)
 
 
-_WRITTEN = re.compile(
-    r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
-)
-_TIMES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-
-
 def _parsed(column: pd.Series) -> pd.Series:
-    """Text as numbers, 1,400,000 and 70M and 1.4T too; nan where it is none."""
+    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is no number."""
     values = pd.to_numeric(column, errors="coerce").astype(float)
     for row in np.flatnonzero(values.isna() & column.notna()):
-        found = _WRITTEN.fullmatch(str(column.iloc[row]))
+        found = _NUMBER.fullmatch(str(column.iloc[row]))
         number = pd.to_numeric(found[1].replace(",", ""), errors="coerce") if found else np.nan
-        values.iloc[row] = number * _TIMES[found[2].lower()] if found else np.nan
+        values.iloc[row] = number * _SUFFIXES[found[2].lower()] if found else np.nan
     return values
 
 
 def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
-    """Add what follows exactly, in place; {column: formula} of what was added.
+    """Add columns that follow exactly, in place; return {column: formula} of those added.
 
-    Of `wanted` only, and C beside N and D; everything where `wanted` is None.
+    Only `wanted` columns are added, and C if N and D are wanted; all of them if `wanted` is None.
     """
     derived: dict[str, str] = {}
     keep = None if wanted is None else set(wanted)
@@ -391,13 +346,13 @@ def _suspect(
     sizes: bool,
     swapped: bool,
 ) -> None:
-    """Warn of what is legal but most likely a mistake, in the columns `wanted`."""
+    """Warn of values in the columns `wanted` that are legal but most likely a mistake."""
     used, wanted = _used(table), set(wanted)
     if used.empty:
         return
-    said = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
-    for sentence in (*said, *_suspect_loss(used, wanted, names)):
-        warnings.warn(f"{where}: {sentence}", stacklevel=3)
+    doubts = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
+    for doubt in (*doubts, *_suspect_loss(used, wanted, names)):
+        warnings.warn(f"{where}: {doubt}", stacklevel=3)
 
 
 def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Iterator[str]:
@@ -419,8 +374,8 @@ def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Itera
         ratio = middle["D"] / middle["N"]
         if ratio < 0.1 and swapped:
             yield (
-                f"the median run has {ratio:.2g} tokens per parameter; are N and D swapped, or D in "
-                "millions? N is parameters, D is training tokens."
+                f"the median run has {ratio:.2g} tokens per parameter; are N and D swapped, or D "
+                "in millions? N is parameters, D is training tokens."
             )
         elif ratio > 1e5:
             yield (
@@ -463,6 +418,6 @@ def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]
         )
     elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
         yield (
-            f"the median L is {np.median(L):.3g} nats/token, less than language models reach; is it "
-            "in bits per byte? A law fits it as well, but its floor and coefficients are then others."
+            f"the median L is {np.median(L):.3g} nats/token, less than language models reach; is "
+            "it in bits per byte? A law fits it as well, but with another floor and coefficients."
         )

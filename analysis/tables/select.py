@@ -1,4 +1,4 @@
-"""Rows of tables: usable ones, the longest run per size, the lower edge of loss."""
+"""Select rows of tables: usable ones, the longest run per size, the lower edge of the loss."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from scaling.errors import TableError
 from scaling.table import check
 
 _SAME = 0.08
-"""Runs whose N differ by less than this share count as one size."""
+"""Runs whose N differ by less than this fraction count as one size."""
 
 
 def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
-    """The runs that no run with as little of `x` beats, one at each x.
+    """Return the runs that no run with at most as much `x` beats, one at each x.
 
-    On a grid of N x D that is the best loss at each N (the runs of most data) or at each D (those
-    of most parameters): the loss as N or D alone limits it (Kaplan et al. 2020, section 3).
+    On a grid of N x D these are the runs with most data at each N, or with most parameters at each
+    D: their loss is limited by N or D alone (Kaplan et al. 2020, section 3).
     """
     order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
     best = order["L"].cummin()
@@ -23,6 +23,7 @@ def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with status 'ok'. Raises TableError if N, D, C or L is missing."""
     check(table, need=("N", "D", "C", "L"))
     if "status" in table.columns:
         table = table[table["status"] == "ok"]
@@ -32,16 +33,17 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def needed(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the usable rows of learning curves. Raises TableError for a table of runs."""
     if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
         raise TableError("this figure needs learning curves: load(folder, curves=True).")
     return usable(curves)
 
 
 def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
-    """The `settled` evaluations of curves, as L(N, S) takes them.
+    """Return the `settled` evaluations of curves, to which L(N, S) is fitted.
 
-    Raises TableError where the learning rate decays over different horizons, as the loss along a
-    decay is that of its horizon (in the paper all share one, section 5.2), and where all but single
+    Raises TableError if the learning rate decays over different horizons, since the loss during a
+    decay depends on its horizon (in the paper all share one, section 5.2), or if nearly all
     evaluations lie within warm-ups and cooldowns.
     """
     decaying = curves["schedule"].isin(("cosine", "linear")) if "schedule" in curves else None
@@ -50,43 +52,44 @@ def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
         if ends.max() > 1.02 * ends.min():
             raise TableError(
                 "L(N, S) takes learning curves of one schedule: here the rate decays over "
-                f"{ends.min():.4g} to {ends.max():.4g} steps, and the loss on the way is that of the "
-                "schedule. Give all sizes one horizon, or train with optim.schedule = 'constant' or "
-                "'wsd'."
+                f"{ends.min():.4g} to {ends.max():.4g} steps, and the loss on the way is that of "
+                "the schedule. Give all sizes one horizon, or train with optim.schedule = "
+                "'constant' or 'wsd'."
             )
     late = settled(curves)
     if late["run_id"].value_counts().max() < 3:
         raise TableError(
             "L(N, S) takes three evaluations of a run between its warm-up and its cooldown, and no "
-            "run has so many: raise eval.points."
+            "run has that many: raise eval.points."
         )
     return late
 
 
 def sizes(N: pd.Series) -> pd.Series:
-    """The size group of every run, as the median N of its group."""
+    """Return the size group of each run, as the median N of the group."""
     order = N.sort_values().astype(float)
     group = (order.div(order.shift(1)).fillna(1.0) > 1 + _SAME).cumsum()
     return order.groupby(group).transform("median").reindex(N.index)
 
 
 def longest(curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves of one run a size: that of the most data, of several the best."""
+    """Return the curve of one run per size: the one with most data, of several the best."""
     order = curves.sort_values(["N", "D_total", "L_final"], ascending=[True, False, True])
     return curves[curves["run_id"].isin(order.drop_duplicates("N")["run_id"])]
 
 
 def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """`curves` with columns of their runs."""
+    """Return `curves` with these columns of their runs."""
     more = [name for name in names if name not in curves.columns]
     return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
 
 
 def settled(curves: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations that a law of N and S describes: after the warm-up of the learning rate and,
-    under wsd, before its cooldown, within which the loss falls with the schedule more than with S.
+    """Return the evaluations that a law of N and S describes.
 
-    Curves whose learning rate is not recorded are taken whole.
+    They lie after the warm-up of the learning rate and, under wsd, before its cooldown, in which
+    the loss falls with the schedule more than with S. Curves without a learning rate are kept
+    whole.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 5.2
     """

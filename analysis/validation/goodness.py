@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 from analysis.fitting.problem import huber
 from analysis.fitting.result import FitResult
@@ -11,13 +11,12 @@ from analysis.fitting.solver import gradients
 
 
 def deviance(result: FitResult) -> float:
-    """Minus twice the log likelihood of a fit, a row, its scale s fitted too.
+    """Return minus twice the log likelihood of a fit per row, with its scale s fitted too.
 
     The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
     Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
     sum of absolute values.
     """
-    assert result.problem is not None and result.minimum is not None
     problem, delta = result.problem, result.minimum.delta
     r = problem.residuals(result.minimum.theta)[0]
     if result.objective_kind == "lad":
@@ -30,22 +29,23 @@ def deviance(result: FitResult) -> float:
     def at(log_s: float) -> float:
         s = np.exp(log_s)
         t = delta / s
-        normal = np.sqrt(2 * np.pi) * s * special.erf(t / np.sqrt(2))
+        normal = np.sqrt(2 * np.pi) * s * scipy.special.erf(t / np.sqrt(2))
         return 2 * F / s**2 + 2 * np.log(normal + 2 * s / t * np.exp(-(t**2) / 2))
 
     centre = 0.5 * np.log(2 * F)
     return float(
-        optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
+        scipy.optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
     )  # pyright: ignore
 
 
 def curvature(
     x: np.ndarray, L: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """t statistic and two-sided p value of the quadratic term of log L over log x.
+    """Return t statistic and two-sided p value of the quadratic term of log L over log x.
 
-    A floor bends a power law upwards: t > 0. Of more power than AICc for few runs. Where `groups`
-    says which rows share a run, the variance is that of sums over runs (cluster-robust).
+    A floor bends a power law upwards: t > 0. For few runs the test has more power than AICc.
+    `groups` gives the run of each row; the variance is then that of sums over runs
+    (cluster-robust).
     """
     u = np.log(x) - np.log(x).mean()
     design = np.column_stack([np.ones_like(u), u, u**2])
@@ -63,17 +63,16 @@ def curvature(
         score = np.bincount(groups, (design @ bread[2]) * r)
         variance = float(score @ score) * G / freedom
     t = float(coefficients[2] / np.sqrt(max(variance, 1e-300)))
-    return t, float(2 * special.stdtr(freedom, -abs(t)))
+    return t, float(2 * scipy.special.stdtr(freedom, -abs(t)))
 
 
 def lack_of_fit(result: FitResult) -> float:
-    """p value of residuals that follow a quadratic in the logs of the inputs, by an F test.
+    """Return the p value of an F test: do residuals follow a quadratic in the logs of the inputs?
 
-    What of the quadratic the law's own parameters could have fitted is taken out first. Residuals
-    are clipped at three robust standard deviations. Rows of one run share their noise: runs, not
-    rows, are the degrees of freedom.
+    The part of the quadratic that the law's own parameters could have fitted is projected out
+    first. Residuals are clipped at three robust standard deviations. Rows of one run share their
+    noise: the degrees of freedom count runs, not rows.
     """
-    assert result.problem is not None and result.minimum is not None
     problem, theta = result.problem, result.minimum.theta
     r = problem.residuals(theta)[0]
     spread = 1.4826 * np.median(np.abs(r - np.median(r)))
@@ -89,11 +88,11 @@ def lack_of_fit(result: FitResult) -> float:
     if freedom < 3 or spread == 0 or rank == own:
         return np.nan
     F = (before - after) / (rank - own) / max(after / freedom, 1e-300)
-    return float(special.fdtrc(rank - own, freedom, F))
+    return float(scipy.special.fdtrc(rank - own, freedom, F))
 
 
 def _left_over(r: np.ndarray, design: np.ndarray) -> tuple[int, float]:
-    """Rank of a design, and the sum of squares of `r` that it leaves."""
+    """Return the rank of a design, and the sum of squares of `r` that it leaves."""
     left, size, _ = np.linalg.svd(design, full_matrices=False)
     left = left[:, size > 1e-7 * size[0]]
     return left.shape[1], float(np.sum((r - left @ (left.T @ r)) ** 2))

@@ -1,12 +1,13 @@
-"""Does a law predict runs that it has not seen? Backtests, competing laws, a plain verdict.
+"""Test whether a law predicts runs that it has not seen: backtests, competing laws, a verdict.
 
-Intervals of a fit assume that its law is right. What shows whether it is: fit the smaller runs,
-predict the larger ones, and count how many fall inside.
+The intervals of a fit assume that its law is right. To test that, :func:`validate` fits the smaller
+runs, predicts the larger ones, and counts how many fall inside the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,22 +18,24 @@ from analysis import laws as known
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.minimise import minimise
-from analysis.fitting.result import FitResult, plain
-from analysis.fitting.status import CONVERGED, Status
+from analysis.fitting.result import FitResult
+from analysis.fitting.status import Status
 from analysis.laws import Law, resolve
-from analysis.validation.goodness import curvature, deviance, lack_of_fit
+from analysis.validation.goodness import deviance
+from analysis.validation.verdict import (
+    PURE_POWERS,
+    compare_with_rivals,
+    floor_note,
+    objections_to,
+)
 from scaling.errors import TableError
+from scaling.jsonable import finite
 from scaling.table import missing_column
 
-NARROW = 1.0
-"""Decades of a size (parameters, tokens, FLOPs, ...) below which an exponent is hardly known."""
-_NOT_SIZES = ("L", "bits_per_byte", "error")
-"""Inputs that a law of them need not span decades of: all losses there are lie within one."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What :func:`validate` found."""
+    """The result of :func:`validate`."""
 
     law: Law
     fit: FitResult = field(repr=False)
@@ -41,26 +44,26 @@ class Validation:
     """The column whose largest values were held out."""
     level: float
     backtest: pd.DataFrame
-    """One row a cut-off: the law fitted to runs up to `cut` predicts all larger ones. Columns cut,
-    n_fit, n_held, runs_held, error (root mean square log error), bias (mean log error, positive: measured
-    above predicted), coverage (share of held-out runs inside the predictive interval), inflation
-    (what the interval's width must be multiplied by to cover `level`), then the law's derived
-    quantities as fitted to that cut."""
+    """One row per cut-off: the law fitted to runs up to `cut` predicts all larger ones. Columns:
+    cut, n_fit, n_held, runs_held, error (root mean square log error), bias (mean log error;
+    positive if measured above predicted), coverage (fraction of held-out rows inside the
+    predictive interval), inflation (factor by which the interval must be widened to cover
+    `level`), then the law's derived quantities as fitted below the cut-off."""
     scales: pd.DataFrame
-    """Leave one scale out: every size of the first input predicted from the others."""
+    """Leave one scale out: each size of the first input is predicted from the others."""
     laws: pd.DataFrame
-    """Competing laws, one row each: q free parameters, aicc (differences from the best, of the
-    likelihood that `likelihood` names), error (in sample), held_out and left_out (mean errors of
-    the two tests above), status."""
+    """The law and its competitors by name, one row each; of laws with the same name, the later
+    ones are numbered, 'chinchilla (2)'. Columns: q (free parameters), aicc (difference from the
+    best, by the likelihood that `likelihood` names), error (in sample), held_out and left_out (mean
+    errors of the two tests above), status."""
     objections: tuple[str, ...]
-    """What speaks against the law, in plain sentences."""
+    """Evidence against the law."""
     notes: tuple[str, ...]
-    """What a reader should know besides."""
+    """Remarks that do not count against the law."""
 
     @property
     def likelihood(self) -> str:
-        """The likelihood behind AICc, in words, and what counts as one observation."""
-        assert self.fit.problem is not None and self.fit.minimum is not None
+        """The likelihood behind AICc in words, and what counts as one observation."""
         density = "Gaussian"
         if self.fit.objective_kind == "lad":
             density = "Laplace"
@@ -72,27 +75,28 @@ class Validation:
 
     @property
     def supported(self) -> bool:
-        """No objection was found."""
+        """Whether no objection was found."""
         return not self.objections
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """Plain sentences: the conclusion, then objections and notes."""
+        """The conclusion, then objections and notes."""
         head = "supported by these runs" if self.supported else "not fully supported by these runs"
         return (head, *self.objections, *self.notes)
 
     def summary(self) -> pd.DataFrame:
+        """Return the table of competing laws."""
         return self.laws
 
     def record(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
-        return plain(
+        """Return plain values for JSON; numbers that are not finite become None."""
+        return finite(
             {
                 "law": self.law.name,
                 "by": self.by,
                 "level": self.level,
                 "supported": self.supported,
-                "verdict": self.verdict,
+                "verdict": list(map(str, self.verdict)),
                 "likelihood": self.likelihood,
                 "backtest": self.backtest.to_dict("records"),
                 "scales": self.scales.to_dict("records"),
@@ -128,32 +132,31 @@ def validate(
     level: float = 0.9,
     **options: Any,
 ) -> Validation:
-    """Test `law` on runs held out of its fit, and beside competing laws.
+    """Test `law` on runs held out of its fit, and compare it with competing laws.
 
     by: the column whose largest values are held out; None takes C, or the law's first input.
     against: competing laws; None takes those with the same inputs that differ in one assumption
         (no floor, a bottleneck instead of a sum, one exponent, a break).
-    cuts: growing cut-offs, from 40 % of the runs to 80 %.
-    level: of the predictive intervals whose coverage is counted.
+    cuts: number of growing cut-offs, from 40 % of the runs to 80 %.
+    level: level of the predictive intervals whose coverage is counted.
     options: passed to :func:`analysis.fit`.
 
-    Raises TableError for a missing column and FitError where the law cannot be fitted to all runs.
+    Raises TableError for a missing column and FitError if the law cannot be fitted to all runs.
     """
     check_level(level)
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)
-    runs = whole.runs  # without rows that are not 'ok': so must the weights be
+    runs = whole.runs  # without rows that are left out, like the weights below
     if options.get("weights") is not None:
-        assert whole.problem is not None
         options["weights"] = whole.problem.weights
     cluster = options.get("cluster", "run_id")
     if by is None:
         by = "C" if "C" in runs.columns else law.inputs[0]
     elif by in runs.columns and not pd.api.types.is_numeric_dtype(runs[by]):
         raise TableError(
-            f"by={by!r} is not a numeric column ({by}={runs[by].iloc[0]!r}): its largest values are "
-            "held out. Give C, N, D or another size."
+            f"by={by!r} is not a numeric column ({by}={runs[by].iloc[0]!r}): its largest values "
+            "are held out. Give C, N, D or another size."
         )
     if by not in runs.columns:
         raise TableError(missing_column(by, runs.columns))
@@ -162,34 +165,38 @@ def validate(
     cutoffs = _cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
     backtest, failed = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
     scales = _leave_one_out(whole)
-    # One Huber threshold for all, or their objectives could not be compared.
+    # All share one Huber threshold, or their objectives could not be compared.
     objective, delta = _objective(whole)
     same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
-    compared = _compare(whole, rivals, size, cutoffs, same)
-    objections, notes = _verdict(whole, backtest, compared, level)
+    names = _names([law, *rivals])
+    compared = _compare(whole, names, size, cutoffs, same)
+    objections = [*objections_to(whole, backtest, level)]
+    notes = [line for line in whole.status if line.code in ("implausible", "duplicates")]
+    notes += floor_note(whole, names, compared)
+    better, mixed = compare_with_rivals(compared)
     return Validation(
-        law,
-        whole,
-        by,
-        level,
-        backtest,
-        scales,
-        compared,
-        tuple(objections),
-        (*notes, *failed),
+        law=law,
+        fit=whole,
+        by=by,
+        level=level,
+        backtest=backtest,
+        scales=scales,
+        laws=compared,
+        objections=(*objections, *better),
+        notes=(*notes, *mixed, *failed),
     )
 
 
 def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, float]:
-    """How well fitted laws of N and D predict the larger of their runs: rms error of log L of each.
+    """Return the rms error of log L with which fitted laws of N and D predict their larger runs.
 
-    Each is refitted to the runs below growing cut-offs in compute and predicts those above; the
-    mean over the cut-offs at which all could be refitted. NaN where there is none.
+    Each law is refitted to the runs below growing cut-offs in compute and predicts those above.
+    The error is the mean over the cut-offs at which all laws could be refitted; nan if there is
+    none.
     """
     least = 2 + max((len(result.law.params) for result in results.values()), default=0)
     errors = {}
     for name, result in results.items():
-        assert result.problem is not None
         compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
         size = compute.groupby(result.problem.groups).transform("max").to_numpy()  # whole runs
         errors[name] = _held_out(result, size, _cutoffs(size, cuts, least))
@@ -198,39 +205,38 @@ def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, fl
 
 
 def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.Series:
-    """The rms error beyond each cut-off; NaN where there is no fit."""
+    """Return the rms error beyond each cut-off; nan if there is no fit."""
     held = {cut: _errors(result, size > cut) for cut in cutoffs}
     rms = {cut: np.nan if off is None else _rms(off) for cut, off in held.items()}
     return pd.Series(rms, dtype=float)
 
 
 def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
-    """`by` of each row; where rows share a run, the run's largest: a run is held out whole."""
+    """Return `by` of each row, or the largest of its run: a run is held out as a whole."""
     if cluster is not None and cluster in runs.columns:
         return runs.groupby(cluster)[by].transform("max").to_numpy(float)
     return runs[by].to_numpy(float)
 
 
 def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
-    """Cut-offs at growing quantiles with at least `least` rows below and one above."""
+    """Return growing quantiles with at least `least` rows below and one above."""
     values = np.quantile(size, np.linspace(0.4, 0.8, cuts), method="lower")
     return [float(c) for c in np.unique(values) if (size <= c).sum() >= least and (size > c).any()]
 
 
 def _objective(result: FitResult) -> tuple[str, float | None]:
-    """The arguments of fit() that repeat a fit's objective, threshold and all."""
+    """Return the arguments of fit() that repeat a fit's objective, including its threshold."""
     if result.objective_kind == "lad":
         return "lad", None
-    delta = result.certificate["delta"]
+    delta = result.certificate.delta
     return ("ls", None) if delta is None else ("huber", delta)
 
 
 def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
-    """log(measured / predicted) of the rows `held`, by the law refitted to all others.
+    """Return log(measured / predicted) of the rows `held`, by the law refitted to all others.
 
-    None where the others do not suffice for a fit, or it fails.
+    None if the others do not suffice for a fit, or if it fails.
     """
-    assert result.problem is not None and result.minimum is not None
     problem = result.problem.take(np.flatnonzero(~held))
     if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
         return None
@@ -258,7 +264,7 @@ def _backtest(
     level: float,
     options: dict[str, Any],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table, and a sentence for each cut-off at which there is no fit."""
+    """Return the backtest, and a note for each cut-off at which there is no fit."""
     rows, failed = [], []
     cluster = options.get("cluster", "run_id")
     for cut in cutoffs:
@@ -294,7 +300,7 @@ def _backtest(
 
 
 def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
-    """`options` with weights, if they are an array, cut to the rows kept."""
+    """Return `options` with an array of weights cut to the rows kept."""
     weights = options.get("weights")
     if weights is None or isinstance(weights, str):
         return options
@@ -302,7 +308,7 @@ def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
 
 
 def _leave_one_out(result: FitResult) -> pd.DataFrame:
-    """Each value of the first input in turn, binned where there are more than 12."""
+    """Predict each value of the first input from the others, binned if there are more than 12."""
     name = result.law.inputs[0]
     x = result.runs[name].to_numpy(float)
     scale = x
@@ -319,127 +325,59 @@ def _leave_one_out(result: FitResult) -> pd.DataFrame:
 
 
 def _rivals(law: Law) -> list[Law]:
-    """Laws of the same inputs and target that differ in one assumption."""
+    """Return laws of the same inputs and target that differ in one assumption."""
     if law.target == "L" and law.inputs == ("N", "D"):
-        names = ["chinchilla", "bottleneck", "shared_exponent", "kaplan_ND"]
-        found = [known.LAWS[name] for name in names]
+        found = [known.chinchilla, known.bottleneck, known.shared_exponent, known.kaplan_ND]
     elif law.target == "L" and len(law.inputs) == 1:
         x = law.inputs[0]
         found = [known.power(x), known.floor(x), known.broken(x)]
     else:
         found = []
-    kaplan = {"kaplan_N", "kaplan_D", "kaplan_C"}
-    same = law.name if law.name not in kaplan else f"power_{law.inputs[0]}"
-    return [each for each in found if each.name != same]
+    same = known.power(law.inputs[0]) if law in PURE_POWERS else law
+    return [each for each in found if each != same]
+
+
+def _names(laws: Sequence[Law]) -> dict[Law, str]:
+    """Return a name for each law; later laws of a name that was taken are numbered."""
+    names: dict[Law, str] = {}
+    taken: Counter[str] = Counter()
+    for law in dict.fromkeys(laws):
+        taken[law.name] += 1
+        names[law] = law.name if taken[law.name] == 1 else f"{law.name} ({taken[law.name]})"
+    return names
 
 
 def _compare(
     whole: FitResult,
-    rivals: list[Law],
+    names: Mapping[Law, str],
     size: np.ndarray,
     cutoffs: list[float],
     options: dict[str, Any],
 ) -> pd.DataFrame:
     """Fit each law with the same objective to the same rows.
 
-    Rows of one run share their noise, so runs are what AICc counts: minus twice the log likelihood
-    is taken a row, times the number of runs.
+    Rows of one run share their noise, so AICc counts runs: minus twice the log likelihood is taken
+    per row, times the number of runs.
     """
     rows = {}
-    for law in (whole.law, *rivals):
+    for law, name in names.items():
         try:
-            result = whole if law is whole.law else fit(law, whole.runs, **options)
+            result = whole if law == whole.law else fit(law, whole.runs, **options)
         except FitError as error:
-            rows[law.name] = {"q": len(law.params), "status": str(error).split(":")[0]}
+            rows[name] = {"q": len(law.params), "status": str(error).split(":")[0]}
             continue
-        assert result.minimum is not None and result.problem is not None
         n, k = result.problem.units(), result.problem.q + 1
         aicc = n * deviance(result) + 2 * k
         aicc = aicc + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-        rows[law.name] = {
+        rows[name] = {
             "q": k - 1,
             "aicc": aicc,
             "error": _rms(result.log_residuals),
             "held_out": _held_out(result, size, cutoffs).mean(),
             "left_out": _leave_one_out(result)["error"].mean(),
-            "status": "; ".join(Status(word.code) for word in result.status),
+            "status": "; ".join(Status(line.code) for line in result.status),
         }
     out = pd.DataFrame.from_dict(rows, orient="index")
     out.index.name = "law"
     out["aicc"] -= out["aicc"].min()
     return out
-
-
-def _verdict(
-    whole: FitResult, backtest: pd.DataFrame, compared: pd.DataFrame, level: float
-) -> tuple[list[str], list[str]]:
-    """Objections to the law, and notes."""
-    against, notes = [], []
-    law, x = whole.law, whole.runs
-    for name in law.inputs:
-        decades = float(np.log10(x[name].max() / x[name].min()))
-        if decades < NARROW and name not in _NOT_SIZES:
-            what = "tell an exponent from a floor" if "E" in law.params else "know an exponent"
-            against.append(f"{name} spans {decades:.2g} decades: too narrow to {what}")
-    if whole.certificate["not_identified"]:
-        names = ", ".join(whole.certificate["not_identified"])
-        against.append(f"the data do not determine {names}")
-    if CONVERGED not in whole.status:
-        against.append("the fit did not converge")
-    if whole.certificate["wrong_sign"]:
-        against.append(f"wrong sign of {', '.join(whole.certificate['wrong_sign'])}")
-    p = lack_of_fit(whole)
-    if p < 0.001:
-        against.append(f"residuals follow the inputs (p = {p:.1g}): the form is wrong somewhere")
-    if not len(backtest):
-        against.append("too few runs to hold any out")
-    elif backtest["coverage"].notna().any():
-        covered = float(np.average(backtest["coverage"], weights=backtest["n_held"]))
-        noise = 2 * np.sqrt(level * (1 - level) / backtest["runs_held"].max())
-        # Predictions of one fit err together, so a shortfall must be clear to count.
-        if covered < level - 0.1 - noise:
-            wider = float(np.median(backtest["inflation"]))
-            against.append(
-                f"{100 * level:g} % intervals cover {100 * covered:.0f} % of larger runs: widen "
-                f"them {wider:.2g} times when extrapolating"
-            )
-    notes += [word for word in whole.status if word.code in ("implausible", "duplicates")]
-    notes += _floor_note(whole, compared)
-    if len(compared) > 1:
-        here = compared.loc[law.name]
-        for name, row in compared.drop(index=law.name).iterrows():
-            aicc, held = row.get("aicc"), row.get("held_out")
-            if pd.isna(aicc) or pd.isna(held):
-                continue
-            better_fit = aicc < here["aicc"] - 4
-            better_held = held < 0.9 * here["held_out"]
-            if better_fit and better_held:
-                against.append(
-                    f"{name} fits better (AICc {here['aicc'] - aicc:.3g} lower) and predicts "
-                    f"better ({100 * held:.2g} % against {100 * here['held_out']:.2g} %)"
-                )
-            elif better_fit or better_held:
-                notes.append(
-                    f"{name} {'fits' if better_fit else 'predicts larger runs'} better but does "
-                    f"not {'predict larger runs' if better_fit else 'fit'} better: undetermined"
-                )
-    return against, notes
-
-
-def _floor_note(whole: FitResult, compared: pd.DataFrame) -> list[str]:
-    """Floor or none, for a law of one input: AICc and the curvature test, side by side."""
-    law = whole.law
-    if len(law.inputs) != 1 or law.target != "L":
-        return []
-    x = law.inputs[0]
-    pure = [name for name in (f"power_{x}", f"kaplan_{x}") if name in compared.index]
-    if not pure or f"floor_{x}" not in compared.index:
-        return []
-    gain = float(compared.loc[pure[0], "aicc"] - compared.loc[f"floor_{x}", "aicc"])  # pyright: ignore
-    assert whole.problem is not None
-    t, p = curvature(whole.problem.columns[x], whole.problem.target, whole.problem.groups)
-    by_aicc, by_test = gain > 2, t > 0 and p < 0.05
-    word = "undetermined"
-    if by_aicc == by_test:
-        word = "supported" if by_aicc else "not supported"
-    return [f"a floor is {word}: AICc gains {gain:.3g}, curvature t = {t:.2g} (p = {p:.2g})"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import os
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from scaling.cli.output import say
-from scaling.config import fields_of
 from scaling.errors import ConfigError
-from scaling.execution import Execution
 from scaling.fields import leaves
+
+_WITHOUT_PREFIX = {"config", "options"}
+"""Dataclasses whose fields are options without a prefix: --model.n-layer 6, --workers 2."""
 
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell"}
 
@@ -57,12 +59,10 @@ def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...
         found.update(dict.fromkeys(names, _choices(hint)))
 
     for each in _parameters(command):
-        if each.name == "config":
-            for key, (hint, _) in fields_of().items():
-                add(key, hint, None, pair=True)
-        elif each.name == "execution":
-            for key, (hint, _) in leaves(Execution, "execution.").items():
-                add(key, hint, None, pair=True)
+        if dataclasses.is_dataclass(each.annotation):  # switches of `train` have both forms
+            prefix = "" if each.name in _WITHOUT_PREFIX else f"{each.name}."
+            for key, (hint, default) in leaves(each.annotation, prefix).items():
+                add(key, hint, default, pair=name == "train")
         elif not _positional(name, each.name):
             add(each.name, each.annotation, each.default, pair=False)
     return found
@@ -72,7 +72,7 @@ def usage(name: str, command: Callable[..., None]) -> str | None:
     """Usage in a few lines with an example; None for a command that needs no arguments."""
     needed = []
     for each in _parameters(command):
-        if each.default is not each.empty or each.name in ("config", "execution"):
+        if each.default is not each.empty or dataclasses.is_dataclass(each.annotation):
             continue
         word = "|".join(_choices(each.annotation)) or each.name.upper()
         needed.append(word if _positional(name, each.name) else f"--{each.name} {word}")
@@ -139,8 +139,8 @@ def _marked(name: str, parameter: inspect.Parameter) -> Any:
     from tyro import conf
 
     hint, key = _bare(parameter.annotation), parameter.name
-    if key == "config":  # its fields need no prefix: --model.n-layer 6 --tokens 2e8
-        return Annotated[hint, conf.arg(name="")]
+    if key in _WITHOUT_PREFIX:
+        return conf.UseAppendAction[Annotated[hint, conf.arg(name="")]]
     if _positional(name, key):
         return conf.Positional[hint]
     marked = conf.UseAppendAction[hint] if hint == tuple[str, ...] else hint  # --set a=1 --set b=2

@@ -9,87 +9,48 @@ from scaling.cli.arguments import settings
 from scaling.cli.options import Filter, Tag
 from scaling.cli.output import note, note_code, say, show
 from scaling.extras import require
+from sweeps.options import SweepOptions
 
 
 def sweep(
     spec: str,
     *,
+    options: SweepOptions,
     results: str | None = None,
     scale: str | None = None,
-    workers: int = 2,
-    threads: int = 1,
-    device: str = "auto",
-    devices: int = 1,
-    nodes: int = 1,
-    shard: bool = False,
-    retries: int = 2,
-    packs: bool = True,
-    compile: bool = False,
-    address: str | None = None,
     dry_run: bool = False,
     price: float | None = None,
-    in_process: bool = False,
-    retry_failed: bool = False,
-    reuse: tuple[str, ...] = (),
-    budget_flops: float | None = None,
-    budget_hours: float | None = None,
     set: tuple[str, ...] = (),
     filter: Filter = (),
     tag: Tag = None,
     allow_code: tuple[str, ...] = (),
-    export: Literal["tensorboard", "wandb", "mlflow"] | None = None,
 ) -> None:
-    """Train what is missing of a sweep, through Ray; call again to go on where it stopped.
+    """Train what is missing of a sweep, through Ray; call again to resume.
 
     Example: scaling sweep quickstart --workers 2
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
-        results: Folder in which the sweep's own results folder lies; ./results where not given.
-            A local one, or a URI such as s3://bucket/results. Leave credentials to the environment
-            (AWS_ACCESS_KEY_ID, ...): others on this machine can read command lines.
-        scale: One of the spec's scales, such as gpu; as it is where not given.
-        workers: Runs side by side.
-        threads: CPU threads of each; the same number gives the same bits.
-        device: 'auto' (a GPU where there is one), 'cpu' or 'cuda'.
-        devices: Devices that train each run together: GPUs, or on a CPU processes.
-        nodes: Machines of a Ray cluster that these are on, as many on each.
-        shard: Share parameters, gradients and optimizer state among them (FSDP).
-        retries: How often a run whose worker died is tried again.
-        packs: Train runs of one shape together where that is measured to pay, and what runs have in
-            common once. Changes the time, not the numbers.
-        compile: Use torch.compile for shapes with minutes of training ahead, where measured to be faster.
-            Changes last digits.
-        address: Join a Ray cluster that runs already, from one of its machines: host:port, or auto.
-        dry_run: Print sizes, FLOPs and the time that it would take, and train nothing.
-        price: Dollars for an hour of this machine, for the dry run.
-        in_process: One run after another in this process, without Ray.
-        retry_failed: Train failed runs again.
-        reuse: A results folder whose finished runs need no training here; may be given more than once.
-        budget_flops: Begin no run that would take this call beyond so many FLOPs (6 N D).
-        budget_hours: Begin no run after so many hours. Where a budget leaves runs, the exit code
-            is 3 and the same command goes on.
-        set: Change a field for every run, such as data.corpus=my.txt; may be given more than once.
-            name=... renames the sweep and so its folder.
-        allow_code: Allow this Python file, from outside the spec's folder, to be run for a model family
-            or law that the spec names; may be given more than once.
-        export: Hand every run over as it finishes; `scaling export` does so later.
+        results: Folder for the sweep's own results folder; ./results by default. May be a URI such
+            as s3://bucket/results. Leave credentials to the environment (AWS_ACCESS_KEY_ID, ...):
+            other users of this machine can read command lines.
+        scale: One of the spec's scales, such as gpu; none by default.
+        dry_run: Print sizes, FLOPs and the estimated time, and train nothing.
+        price: Price of this machine in dollars per hour, for the dry run.
+        set: Change a field of every run, such as data.corpus=my.txt; may be repeated. name=...
+            renames the sweep and so its folder.
+        allow_code: Allow this Python file, outside the spec's folder, to be run for a model family
+            or law that the spec names; may be repeated.
     """
-    ray = () if dry_run or in_process else ("ray",)
-    require("torch", *ray, extra="train" if in_process else "sweep")
-    from sweeps import Sweep, SweepOptions
+    ray = () if dry_run or options.in_process else ("ray",)
+    require("torch", *ray, extra="train" if options.in_process else "sweep")
+    from sweeps import Sweep
     from sweeps.errors import BudgetSpent
 
     changes = settings(set) | ({} if scale is None else {"scale": scale})
     it = Sweep.from_toml(
-        spec, results, changes=changes, filters=filter, tag=tag,
-        allow_code=allow_code, on_code=note_code,
-    )  # fmt: skip
-    options = SweepOptions(
-        workers=workers, threads=threads, device=device, devices=devices, nodes=nodes,
-        shard=shard, retries=retries, packs=packs, compile=compile, address=address,
-        in_process=in_process, retry_failed=retry_failed, reuse=reuse,
-        budget_flops=budget_flops, budget_hours=budget_hours, export=export,
+        spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,
+        on_code=note_code,
     )  # fmt: skip
     if dry_run:
         show(it.plan(options, price=price, measure=True))
@@ -99,10 +60,10 @@ def sweep(
     except BudgetSpent as spent:
         say(str(spent))
         raise SystemExit(3) from None
-    mine = it.designed().runs.keys()
-    failed = runs.run_id.isin(mine) & (runs.status == "failed")
+    ours = it.designed().runs.keys()
+    failed = runs.run_id.isin(ours) & (runs.status == "failed")
     if failed.any():
-        say(f"{failed.sum()} of {len(mine)} runs failed; --retry-failed trains them again.")
+        say(f"{failed.sum()} of {len(ours)} runs failed; --retry-failed trains them again.")
         raise SystemExit(1)
 
 

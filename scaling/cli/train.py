@@ -25,7 +25,7 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     require("torch")
     from rich.console import Console
 
-    from scaling.training.result import Interrupted, Progress
+    from scaling.training.train import Interrupted, Progress
     from scaling.training.train import train as train_run
 
     console = Console(stderr=True)

@@ -56,7 +56,7 @@ def evaluate(
         loss_bt = torch.zeros_like(bytes_bt)
         share = ranks.share(len(windows_bt))
         chunks = list(zip(windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True))
-        if ranks.sharded:  # parameters are gathered by all ranks: each needs as many chunks
+        if ranks.sharded:  # all ranks gather parameters together, so each needs the same chunks
             longest_share = -(-len(windows_bt) // ranks.size)
             spare = windows_bt[:1], torch.empty_like(loss_bt[:1])
             chunks += [spare] * (-(-longest_share // chunk) - len(chunks))

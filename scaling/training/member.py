@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from scaling import count, schema, size
+from scaling import schema, size
 from scaling.config import RunConfig, flatten
 from scaling.data.corpus import TokenFiles
 from scaling.data.windows import TrainTokens
@@ -129,7 +129,7 @@ class Member:
         """Add a point to the curve, and note whether the run has diverged."""
         run = self.run
         D = run.tokens_at(self.step)
-        C = size.flops_per_token(run.model, run.data.vocab_size) * D
+        C = size.flops_per_token_of(run) * D
         L = held_out.L
         self.curve.append(
             {"run_id": run.run_id, "S": self.step, "D": D, "C": C}
@@ -181,38 +181,23 @@ class Member:
         """The finished run, with its row of the results table."""
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
-        n = size.parameters(run.model, files.vocab_size)
-        step = self.best["step"]
-        D = run.tokens_at(step)
+        sizes = size.size_columns(run, self.best["step"])
+        D = sizes["D"]
         rate = self.work / self.train_seconds
-        flops = {
-            name: size.flops_per_token(run.model, files.vocab_size, name) * D
-            for name in count.CONVENTIONS
-        }
-        measured = {
+        measured = sizes | {
             "run_id": run.run_id,
             "status": "diverged" if self.error else "stopped" if self.stopped else "ok",
-            "N": n.N,
-            "N_total": n.N_total,
-            "D": D,
             "D_unique": min(D, self.tokens.unique),
             "D_shared": run.tokens_at(self.shared_steps),
-            "C": flops["6N"],
-            "C_kaplan": flops["kaplan"],
-            "C_chinchilla": flops["chinchilla"],
-            "C_matmul": flops["matmul"],
-            "B": run.batch_tokens,
-            "S": step,
             "L": held_out.L,
             "L_stderr": held_out.L_stderr,
             "bits_per_byte": held_out.bits_per_byte,
             "lr_peak": self.lr_peaks[0],
-            "vocab_size": files.vocab_size,
             "corpus_hash": files.hash[:16],
             "seconds": self.train_seconds + self.eval_seconds,
             "tokens_per_second": rate,
-            "step_seconds": D / step / rate,
-            "mfu": flops["matmul"] / D * rate / machine.peak_flops,
+            "step_seconds": D / sizes["S"] / rate,
+            "mfu": sizes["C_matmul"] / D * rate / machine.peak_flops,
             "peak_flops": machine.peak_flops,
             "memory": machine.memory,
             "pack": self.pack,

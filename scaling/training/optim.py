@@ -147,9 +147,9 @@ class CompiledAdamW:
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """Update as :meth:`Optimizer.step` does, without changing `grad_kp`."""
         torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
-        return self.within(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
+        return self.apply(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
 
-    def within(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
+    def apply(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
         """Call `update`, compiled code that ends in :func:`adamw`, and return what it returns.
 
         It gets all arguments of :func:`adamw` after the gradient, the parameters first.

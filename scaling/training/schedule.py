@@ -7,7 +7,7 @@ import math
 
 from scaling.config import ModelConfig, OptimConfig, RunConfig
 from scaling.lr_rule import peak_lr
-from scaling.size import parameters
+from scaling.size import parameters_of
 
 
 def warmup_steps(run: RunConfig) -> int:
@@ -48,7 +48,7 @@ def evaluation_steps(S: int, points: int) -> list[int]:
 
 def peaks(run: RunConfig) -> tuple[float, float]:
     """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
-    N = parameters(run.model, run.data.vocab_size).N
+    N = parameters_of(run).N
     rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
     matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
     return matrices / lr_divisor(run.model, run.optim), other

@@ -80,7 +80,7 @@ class TrainingStep:
             torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
             lack = ""
             try:
-                return stack.optimizer.within(partial(whole, windows_kbt), rates)
+                return stack.optimizer.apply(partial(whole, windows_kbt), rates)
             except TorchDynamoException:  # a family whose code is not one graph
                 self.one_graph = None
             except (MemoryError, RuntimeError) as error:

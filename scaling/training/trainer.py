@@ -318,7 +318,7 @@ class Trainer:
                 member.add_test(name, tokens, other)
 
     def _ask_give_up(self, due: dict[int, list[Member]], give_up: GiveUp | None) -> None:
-        """Stop the evaluated members that `give_up` names, as rank 0 is told."""
+        """Stop the evaluated members that `give_up` names on rank 0."""
         members = [m for evaluated in due.values() for m in evaluated if not m.finished]
         if not members:
             return

@@ -112,7 +112,7 @@ class _Worker(tune.Trainable):
             node.leave()
 
 
-class _Handout(Searcher):
+class _QueueSearcher(Searcher):
     """Tune's searcher, which suggests the jobs of the queue."""
 
     def __init__(self, queue: Queue, workers: int, execution: Execution) -> None:
@@ -249,7 +249,7 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                     resources = _resources(workers, execution, alive)
                     while not queue.exhausted:
-                        _fit(queue, resources, workers, execution, session)
+                        _run_experiment(queue, resources, workers, execution, session)
                     break
                 except _NodeDied:
                     if joined or not starts_left:
@@ -333,14 +333,15 @@ def _amount(cpus: float, gpus: float | None) -> str:
     return f"{cpus:g} CPUs" if gpus is None else f"{gpus:g} GPUs and {cpus:g} CPUs"
 
 
-def _fit(
+def _run_experiment(
     queue: Queue,
     resources: tune.PlacementGroupFactory,
     workers: int,
     execution: Execution,
     session: Path,
 ) -> None:
-    searcher = _Handout(queue, workers, execution)
+    """Run one Tune experiment, which takes jobs from the queue until it has had its share."""
+    searcher = _QueueSearcher(queue, workers, execution)
     tuner = tune.Tuner(
         tune.with_resources(_Worker, resources),
         tune_config=tune.TuneConfig(

@@ -1,7 +1,7 @@
-"""The runs of a report under the mouse: learning curves and final losses, drawn by plotly.
+"""The interactive plot of a report: learning curves and final losses, drawn by plotly.
 
-Everything is in the page: plotly's script, the runs, their curves. Hovering over a run, or its row in
-the table, shows its config and its curve; a tag, and the words that are searched for, choose among them.
+The page holds everything: plotly's script, the runs and their curves. Hovering over a run, or its
+row in the table of runs, shows its config and its curve. A tag and search words filter the runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +20,7 @@ from matplotlib.colors import to_hex
 
 from analysis.figures import style
 from scaling.extras import installed
+from scaling.jsonable import finite
 from scaling.schema import COLUMNS
 
 _AXES = {
@@ -29,15 +29,20 @@ _AXES = {
     "S": "Steps S",
     "N": "Parameters N",
 }
+"""Choices of the x axis, and their labels."""
 _NO_PLOT = '<p class="note">No plot: plotly was not installed when this page was written.</p>'
-_GROUPS = 12  # of sizes, at most: curves of one colour are one line with gaps
-_SAID = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
-"""Of what was measured; and of the config, what differs."""
+_GROUPS = 12
+"""Most colours of curves: the curves of one colour are one line with gaps, which is fast."""
+_MEASURED = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
+"""Columns shown for a run, before the config fields in which runs differ."""
 
 
-def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
-    """The section of a page, for runs with columns of scaling.table; it expects the runs' table under the
-    id `runs`, run_id in its first column, and a search box under the id `search`."""
+def section(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """Return the section of a page with the interactive plot, as lines of HTML.
+
+    `runs` has the columns of scaling.schema. The page must hold the table of runs under the id
+    `runs`, with run_id in its first column, and a search box under the id `search`.
+    """
     runs = runs.sort_values(["N", "D"])
     tags = sorted({str(tag) for tag in runs.get("tag", pd.Series(dtype=str)).dropna()} - {""})
     values = embedded({"runs": _records(runs, curves), "axes": _AXES})
@@ -46,15 +51,20 @@ def explorer(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     axes = "".join(f"<option>{axis}</option>" for axis in _AXES)
     return [
         "<h2>Explore</h2>",
-        "<p>Hover over a run, or its row in the table below: its config and its curve. Drag to zoom.</p>",
+        "<p>Hover over a run, or its row in the table below, for its config and curve. "
+        "Drag to zoom.</p>",
         f'<p>{choice if tags else ""} <label>Against <select id="axis">{axes}</select></label></p>',
-        f'<div id="explorer">{"" if installed("plotly") else _NO_PLOT}</div><pre id="run" aria-live="polite">No run chosen.</pre>',
+        f'<div id="plot">{"" if installed("plotly") else _NO_PLOT}</div>',
+        '<pre id="run" aria-live="polite">No run selected.</pre>',
         f'<script id="data" type="application/json">{values}</script>',
     ]
 
 
 def scripts() -> list[str]:
-    """The scripts at the end of the page: plotly, if it is installed, and the explorer's own."""
+    """Return the code of plotly and of the plot, each for a <script> at the end of the page.
+
+    If plotly is not installed, the plot's code alone: the search and the configs work without it.
+    """
     if not installed("plotly"):
         return [_SCRIPT]
     from plotly.offline import get_plotlyjs
@@ -62,8 +72,8 @@ def scripts() -> list[str]:
     return [get_plotlyjs(), _SCRIPT]
 
 
-def policy(scripts: Iterable[str]) -> str:
-    """A content security policy: nothing is loaded, and no code runs but `scripts`, by their hashes.
+def content_security_policy(scripts: Iterable[str]) -> str:
+    """Return a policy that loads nothing and runs no code but `scripts`, by their hashes.
 
     Plotly sets styles as it draws, and makes pictures from data: and blob: URLs.
     """
@@ -76,16 +86,19 @@ def policy(scripts: Iterable[str]) -> str:
 
 
 def embedded(value: Any) -> str:
-    """`value` as JSON that may stand in a <script>: no text in it can end or change that element, and
-    none is a line end of JavaScript."""
+    """Return `value` as JSON for a <script>.
+
+    No text in it can end or change that element, or is a line end in JavaScript.
+    """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what the plot needs of each run: id, tag, colour, config, values and curve."""
     config = [c.name for c in COLUMNS if c.is_config and c.name in runs]
-    varied = [c for c in config if runs[c].astype(str).nunique() > 1]
-    said = [c for c in (*_SAID, *varied) if c in runs]
+    varied = [name for name in config if runs[name].astype(str).nunique() > 1]
+    shown = [name for name in (*_MEASURED, *varied) if name in runs]
     sizes = np.unique(runs["N"].to_numpy(float))
     norm, colours = style.size_norm(sizes), style.size_map()
     group = np.searchsorted(sizes, runs["N"]) * min(_GROUPS, len(sizes)) // len(sizes)
@@ -93,63 +106,75 @@ def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
     records = []
     for number, (_, run) in zip(group, runs.iterrows(), strict=True):
         curve = by_run.get(run["run_id"], pd.DataFrame(columns=["C", "D", "S", "L"]))
+        values = {name: _rounded(run[name]) for name in shown}
         records.append(
             {
                 "id": run["run_id"],
-                "tag": _plain(run.get("tag")) or "",
+                "tag": _rounded(run.get("tag")) or "",
                 "group": int(number),
                 "colour": to_hex(colours(norm(run["N"]))),
-                "config": {c: _plain(run[c]) for c in said if _plain(run[c]) is not None},
-                "curve": {c: [_plain(x) for x in curve[c]] for c in ("C", "D", "S", "L")},
+                "config": {name: value for name, value in values.items() if value is not None},
+                "curve": {x: [_rounded(value) for value in curve[x]] for x in ("C", "D", "S", "L")},
             }
-            | {c: _plain(run.get(c)) for c in ("C", "D", "S", "N", "L")}
+            | {name: _rounded(run.get(name)) for name in ("C", "D", "S", "N", "L")}
         )
     return records
 
 
-def _plain(value: Any) -> str | float | None:
-    """As JSON has it, in five digits; None for what is missing."""
-    if value is None or value is pd.NA or value != value:
+def _rounded(value: Any) -> str | float | None:
+    """Return a cell of a table for JSON: numbers in five digits, None for missing ones."""
+    if value is None or value is pd.NA:
         return None
     if isinstance(value, str):
         return value
-    number = float(value)
-    return float(f"{number:.5g}") if math.isfinite(number) else None
+    return finite(float(f"{float(value):.5g}"))
 
 
 _SCRIPT = r"""
 const data = JSON.parse(document.getElementById('data').textContent);
-const plot = document.getElementById('explorer'), text = document.getElementById('run');
+const plot = document.getElementById('plot'), text = document.getElementById('run');
 const tag = document.getElementById('tag'), axis = document.getElementById('axis');
 const search = document.getElementById('search');
 const rows = new Map();
-for (const row of document.querySelectorAll('#runs tbody tr')) rows.set(row.cells[0].textContent, row);
+for (const row of document.querySelectorAll('#runs tbody tr'))
+  rows.set(row.cells[0].textContent, row);
 const byId = new Map(data.runs.map(run => [run.id, run]));
 const plotly = typeof Plotly !== 'undefined';  // without it, the search and the configs still work
 let marked = null;
 
-// Plotly reads tags and entities in the text that it draws.
-function plain(text) { return text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;'); }
-function chosen(run) {
+// Plotly interprets tags and entities in the text that it draws.
+function escaped(text) {
+  return text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
+}
+function selected(run) {
   const row = rows.get(run.id), words = search.value.toLowerCase().split(/\s+/);
   return (!tag || !tag.value || run.tag === tag.value)
     && (!row || words.every(word => row.textContent.toLowerCase().includes(word)));
 }
 function curves(runs, x, colour) {
-  const line = {x: [], y: [], mode: 'lines', hoverinfo: 'skip', opacity: .45, line: {color: colour, width: 1}};
-  for (const run of runs) { line.x.push(...run.curve[x], null); line.y.push(...run.curve.L, null); }
+  const line = {
+    x: [], y: [], mode: 'lines', hoverinfo: 'skip', opacity: .45, line: {color: colour, width: 1},
+  };
+  for (const run of runs) {
+    line.x.push(...run.curve[x], null);
+    line.y.push(...run.curve.L, null);
+  }
   return line;
 }
 function draw() {
-  const x = axis.value, runs = data.runs.filter(chosen), groups = new Map();
+  const x = axis.value, runs = data.runs.filter(selected), groups = new Map();
   const shown = new Set(runs.map(run => run.id));
   for (const [id, row] of rows) row.hidden = !shown.has(id);
   for (const run of runs) groups.set(run.group, [...(groups.get(run.group) || []), run]);
   if (!plotly) return;
-  const lines = x === 'N' ? [] : [...groups.values()].map(some => curves(some, x, some[0].colour));
-  const traces = [{x: [], y: [], mode: 'lines', hoverinfo: 'skip', line: {color: '#c1272d', width: 2}}, ...lines, {
-    x: runs.map(run => run[x]), y: runs.map(run => run.L), mode: 'markers', customdata: runs.map(run => run.id),
-    text: runs.map(run => plain(run.id)),
+  const lines = x === 'N' ? [] : [...groups.values()].map(
+    group => curves(group, x, group[0].colour));
+  const hovered = {
+    x: [], y: [], mode: 'lines', hoverinfo: 'skip', line: {color: '#c1272d', width: 2},
+  };
+  const traces = [hovered, ...lines, {
+    x: runs.map(run => run[x]), y: runs.map(run => run.L), mode: 'markers',
+    customdata: runs.map(run => run.id), text: runs.map(run => escaped(run.id)),
     marker: {color: runs.map(run => run.colour), size: 7},
     hovertemplate: '%{text}<br>' + x + ' = %{x:.4s}<br>L = %{y:.4f}<extra></extra>',
   }];
