@@ -243,7 +243,7 @@ class Driver:
             log = store.shown(store.run_folder(outcome.run_id) / "output.log")
             self._say(f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
         self._say(f"table: {store.shown(store.folder / 'runs.csv')}")
-        for line in self._requested.growth(self._known).said if self._spec.searches else ():
+        for line in self._requested.growth(self._known).notes if self._spec.searches else ():
             self._say(line)
 
     def _check_complete(self, interrupted: bool) -> None:

@@ -140,7 +140,7 @@ def status(
         C=sum(C.values()),
         C_done=sum(C.get(row["run_id"], 0.0) for row in done)
         + sum(_fraction_done(runs[r], p) * C[r] for r, p in running.items() if r in runs),
-        searches=tuple(growth.said),
+        searches=tuple(growth.notes),
         notes=tuple(store.messages),
     )
 

@@ -46,7 +46,7 @@ class RequestedRuns:
         rounds = self._store.rounds() if self._spec.by_design else []
         while (growth := self._spec.designed(rows, width, rounds)).due and designer:
             due = growth.due
-            key = f"{due.results} {due.asked} {len(rounds)}"
+            key = f"{due.results} {due.options} {len(rounds)}"
             if key not in self._decided:
                 self._decided[key] = decide(due, designer.interval_width, designer.interval_runs)
             if record:

@@ -57,10 +57,11 @@ from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
-from sweeps.adaptive.grow import Until, grow
+from sweeps.adaptive.candidates import check_same_settings
+from sweeps.adaptive.grow import Searches, grow
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.halving import rungs
-from sweeps.adaptive.interval import Interval, Round, Width, alike
+from sweeps.adaptive.interval import Interval, Round, Width
 from sweeps.adaptive.isoflop import IsoFlop
 from sweeps.adaptive.learning_rate import LearningRate
 from sweeps.filters import condition
@@ -95,7 +96,7 @@ class Spec:
     changes: Point = field(default_factory=dict, hash=False)
     """{dotted key: value} changed for every run on top of the TOML."""
 
-    searches: Until | None = None
+    searches: Searches | None = None
     """The searches of [until], which add runs as results come in."""
 
     budgets: dict[str, float] = field(default_factory=dict, hash=False)
@@ -256,7 +257,7 @@ def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -
     return name
 
 
-def _searches(table: dict[str, Any], where: str) -> Until | None:
+def _searches(table: dict[str, Any], where: str) -> Searches | None:
     """The searches of the [until] table, each of which is a table of its own."""
     check_keys(table, tuple(_SEARCHES), where)
     searches: dict[str, Any] = {}
@@ -285,7 +286,7 @@ def _searches(table: dict[str, Any], where: str) -> Until | None:
             f"{where}: lr and interval do not go together: a law is fitted to runs at one learning "
             "rate each. Search for the rate first, then give it to a sweep of its own."
         )
-    return Until(**searches) if searches else None
+    return Searches(**searches) if searches else None
 
 
 def _check_searches(spec: Spec, where: str) -> None:
@@ -296,7 +297,7 @@ def _check_searches(spec: Spec, where: str) -> None:
         raise ConfigError(f"{where}: isoflop needs an [isoflop] section with budgets.")
     if spec.by_design:
         try:
-            alike(spec.runs)
+            check_same_settings(spec.runs)
         except ConfigError as error:
             raise ConfigError(f"{where} interval: {error}") from None
     if spec.halving is None:

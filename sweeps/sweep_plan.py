@@ -201,7 +201,7 @@ class Planner:
             costs=costs,
             workers=workers if grows else max(1, min(workers, len(jobs))),
             grows=grows,
-            notes=tuple(growth.said),
+            notes=tuple(growth.notes),
             stopped_early=unfinished,
         )
 

@@ -14,7 +14,7 @@ from analysis.critical_batch import critical_batch
 from analysis.data_limits import convergence, data_for, early_stop, repeating, worth  # fmt: skip
 from analysis.fitting.result import FitResult
 from analysis.frontiers.parametric import parametric
-from analysis.planning.accelerators import GPUS, budget, memory
+from analysis.planning.accelerators import GPUS, compute_budget, memory
 from analysis.planning.plan import plan
 from analysis.planning.plans import plans
 from analysis.planning.recipe import recipe
@@ -35,14 +35,16 @@ CHINCHILLA = known(hoffmann2022.approach3_unrounded)
 
 
 def test_hardware_and_money_buy_flops():
-    got = budget(gpus=8, hours=24, gpu="h100", mfu=0.5)
+    got = compute_budget(gpus=8, hours=24, gpu="h100", mfu=0.5)
     assert pytest.approx(8 * 24 * 3600 * 989.5e12 * 0.5) == got.C
-    assert "MFU as given" in got.said and "TFLOP/s" in got.said
-    assumed = budget(gpus=8, hours=24, gpu="h100")
-    assert pytest.approx(0.8 * got.C) == assumed.C and "assumed, not measured" in assumed.said
-    paid = budget(dollars=960, dollars_per_hour=5, gpu="h100", mfu=0.5)
+    assert "MFU as given" in got.description and "TFLOP/s" in got.description
+    assumed = compute_budget(gpus=8, hours=24, gpu="h100")
+    assert (
+        pytest.approx(0.8 * got.C) == assumed.C and "assumed, not measured" in assumed.description
+    )
+    paid = compute_budget(dollars=960, dollars_per_hour=5, gpu="h100", mfu=0.5)
     assert pytest.approx(got.C) == paid.C
-    assert budget(gpus=1, hours=1, precision="fp8").C > budget(gpus=1, hours=1).C
+    assert compute_budget(gpus=1, hours=1, precision="fp8").C > compute_budget(gpus=1, hours=1).C
     for device in GPUS.values():  # faster where narrower, and each with its source
         assert device.source and list(device.peak.values()) == sorted(device.peak.values())[::-1]
 
@@ -61,7 +63,7 @@ def test_hardware_and_money_buy_flops():
 )
 def test_budgets_that_cannot_be(asked, said):
     with pytest.raises(ConfigError, match=said):
-        budget(**asked)
+        compute_budget(**asked)
 
 
 def test_memory_of_a_known_model():

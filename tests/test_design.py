@@ -1,4 +1,4 @@
-"""The design of the next sweep: what is expected comes out."""
+"""Designed sweeps narrow the interval as much as expected."""
 
 import json
 
@@ -29,7 +29,7 @@ def loss(points, rng, sigma):
 
 
 def refit(table):
-    """ln E, ln A, ln B, alpha and beta of least squares, by another solver, from the truth."""
+    """Fit ln E, ln A, ln B, alpha and beta by least squares with another solver."""
     N, D, y = table["N"].to_numpy(), table["D"].to_numpy(), np.log(table["L"])
 
     def off(p):
@@ -49,8 +49,8 @@ def aim(p, target):
 
 
 @pytest.mark.parametrize("target", ["a", "L@1e15"])
-def test_the_expected_width_comes_out_and_beats_the_grid(pilot, target):
-    """Sweeps of the designed runs, and of the plain grid, simulated from the true law."""
+def test_the_expected_width_is_achieved_and_beats_the_grid(pilot, target):
+    """Simulate sweeps of the designed runs, and of the plain grid, from the true law."""
     sigma = 0.003
     made = design(pilot, budget=3e13, target=target, keep=False, noise=sigma, level=0.68)
     assert made.C <= 3e13 and sum(p.C for p in made.grid) <= 3e13
@@ -60,7 +60,7 @@ def test_the_expected_width_comes_out_and_beats_the_grid(pilot, target):
         values = [aim(refit(loss(points, rng, sigma)), target) for _ in range(60)]
         low, high = np.quantile(values, [0.16, 0.84])
         widths[name] = (high - low) / 2
-    # Of 60 draws a half-width is known to 12 %; the pilot's law is not the truth either.
+    # From 60 draws a half-width is known to 12 %; nor is the pilot's law the true one.
     assert widths["design"] == pytest.approx(made.half_width["design"], rel=0.5)
     assert widths["grid"] > 1.1 * widths["design"]
     assert made.half_width["grid"] > 1.15 * made.half_width["design"]
@@ -77,7 +77,7 @@ def test_the_toml_is_a_sweep_of_these_runs(pilot, tmp_path):
     (run,) = {
         (r.optim.lr_embedding, r.batch_tokens, r.model.tied, r.eval.points) for r in spec.runs
     }
-    assert run == (0.04, 4096, False, 12)  # what the runs so far have in common
+    assert run == (0.04, 4096, False, 12)  # the fields that the runs so far share
     assert {r.optim.lr for r in spec.runs} <= {"0.07 N^-0.3", "0.035 N^-0.3", "0.14 N^-0.3"}
     assert made.C <= 1e13 and len(made.runs) <= 12
     assert expected(made.toml("next"))["half_width"] == made.half_width
@@ -85,7 +85,7 @@ def test_the_toml_is_a_sweep_of_these_runs(pilot, tmp_path):
     assert "times as wide" in str(made)
 
 
-def test_more_budget_and_what_is_known_already_help(pilot):
+def test_a_larger_budget_and_earlier_runs_narrow_the_interval(pilot):
     small, large = (design(pilot, budget=b, runs=25).half_width for b in (3e12, 1e14))
     assert large["design"] < small["design"] < small["nothing more"] == large["nothing more"]
     alone = design(pilot, budget=3e12, runs=25, keep=False).half_width
@@ -94,7 +94,7 @@ def test_more_budget_and_what_is_known_already_help(pilot):
     assert again.runs == design(pilot, budget=3e12, runs=25).runs  # the same every time
 
 
-def test_runs_of_one_depth_are_joined_by_others_of_it(sweep):
+def test_if_all_runs_have_one_depth_so_have_the_designed_ones(sweep):
     runs, _ = sweep(sizes=(3e3, 1e4, 3e4), tokens=(3e5, 1e6, 3e6, 1e7))
     for depths, expected_depths in (([2, 2, 2], {2}), ([1, 2, 3], None)):
         layers = dict(zip(sorted(runs["N"].unique()), depths, strict=True))
@@ -105,7 +105,7 @@ def test_runs_of_one_depth_are_joined_by_others_of_it(sweep):
         assert found == expected_depths if expected_depths else len(found) > 1
 
 
-def test_ranges_are_kept(pilot):
+def test_designed_runs_stay_in_the_given_ranges(pilot):
     made = design(pilot, budget=1e13, N=(5e3, 2e4), D=(5e5, 2e6), ratio=(50, 200), runs=10)
     table = made.table()
     assert table["N"].between(4e3, 2.4e4).all() and table["D"].between(4.9e5, 2.1e6).all()
@@ -118,20 +118,20 @@ def test_expected_and_achieved_on_the_command_line(sweep, tmp_path, capsys):
     out = tmp_path / "next.toml"
     words = ["design", str(tmp_path / "runs.csv"), "--budget", "1e13", "--out", str(out)]
     main([*words, "--bootstrap", "60", "--most-runs", "15", "--json"])
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     rng = np.random.default_rng(1)
-    done = pd.DataFrame(said["runs"])
+    done = pd.DataFrame(printed["runs"])
     L = 1.9 + 9 * done["N"] ** -0.25 + 38 * done["D"] ** -0.30
     done.assign(L=L * np.exp(0.003 * rng.standard_normal(len(done)))).to_csv(
         tmp_path / "done.csv", index=False
     )
     main([*words[:2], "--out", str(out), "--achieved", str(tmp_path / "done.csv"), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["expected"] == said["half_width"]["design"]
+    assert found["expected"] == printed["half_width"]["design"]
     target, before, wide, grid, (value, _, low, high) = found.values()
     assert low < value < high and low - 0.1 < 0.3 / 0.55 < high + 0.1
     assert 0.3 < (high - low) / 2 / wide < 3 and grid > wide and target == "a"
-    assert before == said["value"]
+    assert before == printed["value"]
     both = pd.concat([load(tmp_path / "runs.csv"), load(tmp_path / "done.csv")], join="inner")
     assert "was expected" in str(
         achieved(fit(laws.chinchilla, both, bootstrap=60), out.read_text())
@@ -139,7 +139,7 @@ def test_expected_and_achieved_on_the_command_line(sweep, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ({"budget": 1e5}, r"budget=1e\+05 FLOPs pays for no run"),
         ({"budget": -1}, "budget=-1 must be positive"),
@@ -150,12 +150,12 @@ def test_expected_and_achieved_on_the_command_line(sweep, tmp_path, capsys):
         ({"budget": 1e13, "noise": 0.0}, "noise=0.0 must be positive"),
     ],
 )
-def test_designs_that_cannot_be(pilot, asked, said):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_designs_are_rejected(pilot, asked, message):
+    with pytest.raises(ConfigError, match=message):
         design(pilot, **asked)
 
 
-def test_laws_that_leave_nothing_to_learn(pilot):
+def test_laws_without_a_target_are_rejected(pilot):
     one = fit(laws.shared_exponent, pilot.runs, bootstrap=20)
     with pytest.raises(ConfigError, match="the same for all parameters of shared_exponent"):
         design(one, budget=1e13)

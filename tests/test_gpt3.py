@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from analysis.planning.model_shape import shape
+from analysis.planning.model_shape import suggest_model
 from analysis.published import brown2020, kaplan2020
 from scaling.config import ModelConfig
 from scaling.count import PF_DAY
@@ -41,7 +41,7 @@ def test_the_compute_law():
 def test_suggested_shapes_are_close_to_gpt3():
     """Given the non-embedding size alone: depth within a half, width within a third."""
     for row in brown2020.models.itertuples():
-        model = shape(12 * row.n_layer * row.d_model**2)
+        model = suggest_model(12 * row.n_layer * row.d_model**2)
         assert model is not None
         assert model.n_layer == pytest.approx(row.n_layer, rel=0.5)
         assert model.d_model == pytest.approx(row.d_model, rel=0.34)

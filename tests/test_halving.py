@@ -1,4 +1,4 @@
-"""Arms that cannot win are stopped early, and the search finds what it would have found."""
+"""Arms that cannot win are stopped early, and the search finds the same best run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scaling.execution import Execution
 from sweeps import Sweep
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, rungs, verdict
-from sweeps.adaptive.learning_rate import _rate
+from sweeps.adaptive.learning_rate import rate_of
 from sweeps.early_stopping import Halving
 from sweeps.execute import execute
 from sweeps.folder_status import status
@@ -63,9 +63,9 @@ arms_of = st.dictionaries(
 
 
 @given(arms_of, st.floats(1.01, 8))
-def test_who_stops_is_worse_than_one_that_may_still_win(found, eta: float):
+def test_an_arm_that_stops_is_worse_than_one_that_can_still_win(found, eta: float):
     arms = {run_id: Arm({40: (L, None)}, status) for run_id, (L, status) in found.items()}
-    arms["elsewhere"] = Arm({20: (0.1, True)})  # has not come so far
+    arms["elsewhere"] = Arm({20: (0.1, True)})  # has not reached step 40
     there = {r: L for r, (L, status) in found.items() if status not in ("diverged", "failed")}
     stops = {run_id for run_id in there if verdict(run_id, 40, arms, eta)}
     assert len(there) >= eta or not stops
@@ -75,7 +75,7 @@ def test_who_stops_is_worse_than_one_that_may_still_win(found, eta: float):
     for run_id in stops:
         assert min(alive) < there[run_id]
         assert sum(there[run_id] > L for L in there.values()) >= go_on
-    for run_id in there.keys() - stops:  # no more than that is spared
+    for run_id in there.keys() - stops:  # no other arm is stopped
         better = [r for r in there if there[r] < there[run_id]]
         assert (
             len(there) < eta
@@ -85,7 +85,7 @@ def test_who_stops_is_worse_than_one_that_may_still_win(found, eta: float):
 
 
 @given(st.integers(1, 400), st.integers(1, 40), st.floats(0, 0.9))
-def test_rungs_are_where_a_run_is_measured_on_its_way(S: int, points: int, warmup: float):
+def test_rungs_are_evaluations_before_the_end(S: int, points: int, warmup: float):
     run = override(
         RunConfig(),
         {"batch_tokens": 256, "model.n_ctx": 32, "tokens": 256 * S, "eval.points": points}
@@ -112,8 +112,10 @@ def row(run: RunConfig, status: str, S: int, L: float | None) -> dict[str, Any]:
 
 
 def search(spec: Spec, curve: Curve, seed: int, workers: int) -> tuple[dict[str, Any], Any, int]:
-    """The rows, the design and the tokens of a search whose workers take turns by chance, and die now
-    and then; a run whose worker died starts again."""
+    """Return the rows, the runs and the tokens of a search.
+
+    Its workers take turns at random and die now and then; a run whose worker died starts again.
+    """
     chance = random.Random(seed)
     eta = spec.searches.halving if spec.searches else None
     rows: dict[str, Any] = {}
@@ -168,7 +170,7 @@ def spec_of(text: str) -> Spec:
 @given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([1.3, 2.0, 3.0, 4.0]))
 @settings(max_examples=60, deadline=None)
 def test_curves_that_cross_and_diverge_leave_a_finished_best(seed: int, workers: int, eta: float):
-    """No order at all: what is good at a rung may diverge or be the worst at the end."""
+    """Losses are random: an arm that is good at a rung may diverge or end as the worst."""
 
     def curve(run: RunConfig, S: int) -> float | None:
         chance = random.Random(f"{seed} {run.run_id} {S}")
@@ -179,12 +181,12 @@ def test_curves_that_cross_and_diverge_leave_a_finished_best(seed: int, workers:
     assert not growth.unfinished
     for arms in families(rows, growth):
         states = [r["status"] for r in arms]
-        assert "ok" in states or "stopped" not in states  # stopped for one that ended well
+        assert "ok" in states or "stopped" not in states  # stopped for an arm that ended well
         if "ok" in states:
             best = min((r for r in arms if r["status"] == "ok"), key=lambda r: r["L"])
-            assert any(f"run {best['run_id']}" in line for line in growth.said)
+            assert any(f"run {best['run_id']}" in line for line in growth.notes)
     again = spec.designed(dict(sorted(rows.items())))
-    assert again.runs == growth.runs and again.said == growth.said
+    assert again.runs == growth.runs and again.notes == growth.notes
 
 
 @given(st.floats(-2, 2), st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([1.5, 2.0, 4.0]))
@@ -193,38 +195,38 @@ def test_curves_that_do_not_cross_lead_to_the_same_best_for_less(
     shift: float, seed: int, workers: int, eta: float
 ):
     def curve(run: RunConfig, S: int) -> float:
-        return (2 + math.log(_rate(run) / 0.01 / math.exp(shift)) ** 2) * (1 + 10 / S)
+        return (2 + math.log(rate_of(run) / 0.01 / math.exp(shift)) ** 2) * (1 + 10 / S)
 
     whole, full, most = search(spec_of(FULL), curve, seed, workers)
     rows, growth, tokens = search(
         spec_of(LR.replace("halving = 2", f"halving = {eta}")), curve, seed, workers
     )
-    assert growth.said[:2] == full.said and growth.runs == full.runs
+    assert growth.notes[:2] == full.notes and growth.runs == full.runs
     stopped = [r for r in rows.values() if r["status"] == "stopped"]
     assert tokens == most - sum(25_600 - r["D"] for r in stopped)
-    assert bool(stopped) == bool(growth.said[2:])
+    assert bool(stopped) == bool(growth.notes[2:])
     assert all(rows[i]["L"] == whole[i]["L"] for i in rows if rows[i]["status"] == "ok")
 
 
-def test_a_search_spares_a_fifth_of_its_tokens():
-    """With the rates in doubt by a factor of 55, halves; measured over more: 20 %, 33 % with thirds."""
+def test_a_search_saves_a_fifth_of_its_tokens():
+    """The best rates span a factor of 55. Over more searches, halves save 20 % and thirds 33 %."""
     spent = trained = 0
     for shift in (-2, -1, 0, 1, 2):
 
         def curve(run: RunConfig, S: int, shift: int = shift) -> float:
-            return 2 + (math.log(_rate(run) / 0.01) - shift) ** 2
+            return 2 + (math.log(rate_of(run) / 0.01) - shift) ** 2
 
         trained += search(spec_of(FULL), curve, shift, 2)[2]
         spent += search(spec_of(LR), curve, shift, 2)[2]
     assert spent < 0.85 * trained
 
 
-def test_what_all_was_stopped_for_is_lost_and_the_next_best_is_trained_to_its_end():
+def test_if_the_leading_arm_diverges_the_next_best_is_trained_to_its_end():
     """The middle rate leads at every rung and then diverges."""
 
     def curve(run: RunConfig, S: int) -> float | None:
-        if run.seed or _rate(run) != 0.01:
-            return 2 + abs(math.log(_rate(run) / 0.02))
+        if run.seed or rate_of(run) != 0.01:
+            return 2 + abs(math.log(rate_of(run) / 0.02))
         return 1.0 if S < run.S else None
 
     spec = spec_of(LR)
@@ -236,15 +238,15 @@ def test_what_all_was_stopped_for_is_lost_and_the_next_best_is_trained_to_its_en
         rows[first[lr].run_id] = row(first[lr], ended, S, curve(first[lr], S))
     growth = spec.designed(rows)
     assert growth.unfinished == {first[0.04].run_id}
-    # Without halving in the spec, all that was stopped is asked for.
+    # Without halving in the spec, all stopped runs are asked for.
     assert spec_of(FULL).designed(rows).unfinished == {first[lr].run_id for lr in (0.0025, 0.04)}
     rows, growth, _ = search(spec, curve, 0, 1)
-    found = float(growth.said[0].split()[2].rstrip(":"))
+    found = float(growth.notes[0].split()[2].rstrip(":"))
     assert 1 / 1.2 < found / 0.02 < 1.2 and rows[first[0.04].run_id]["status"] != "stopped"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (LR.replace("halving = 2", "halving = 1"), "lr.halving=1.0 must be above 1"),
         (LR.replace("halving = 2", "halving = 'x'"), "lr.halving: 'x' is not float or none"),
@@ -258,10 +260,10 @@ def test_what_all_was_stopped_for_is_lost_and_the_next_best_is_trained_to_its_en
         (LR.replace("[axes]", "optim.warmup_fraction = 1.0\n[axes]"), "once its warm-up is over"),
     ],
 )
-def test_mistakes_are_told(text: str, said: str):
+def test_mistakes_are_reported(text: str, message: str):
     with pytest.raises(ConfigError) as error:
         Spec.from_text(text)
-    assert said in str(error.value) and "[until]" in str(error.value)
+    assert message in str(error.value) and "[until]" in str(error.value)
 
 
 # ------------------------------------------------------------------ the records
@@ -271,11 +273,11 @@ def points(run: RunConfig, L: float) -> list[dict[str, Any]]:
     return [{"S": S, "L": L} for S in [1, *rungs(run)]]
 
 
-def test_arms_of_a_pack_are_compared_with_all_and_keep_to_what_was_decided(tmp_path: Path):
+def test_arms_of_a_pack_are_compared_with_all_others_and_decisions_are_final(tmp_path: Path):
     runs = [run for run in spec_of(LR).designed({}).runs.values() if run.seed == 0]
     first, second = rungs(runs[0])
     store = Store(tmp_path)
-    halving = Halving(store, 1.5)  # two of three go on
+    halving = Halving(store, 1.5)  # two of three continue
     curves = {r.run_id: points(r, L) for r, L in zip(runs, (3.0, 2.0, 2.5), strict=True)}
 
     def pass_by(chosen: list[RunConfig], upto: int) -> dict[str, str]:
@@ -284,14 +286,14 @@ def test_arms_of_a_pack_are_compared_with_all_and_keep_to_what_was_decided(tmp_p
     assert pass_by(runs, 1) == {} and not (tmp_path / "rungs").exists()
     stops = pass_by(runs, first)
     assert list(stops) == [runs[0].run_id] and "number 3 of 3 arms" in stops[runs[0].run_id]
-    # One comes again, from an older checkpoint; another one has become better meanwhile.
+    # One arm comes again from an older checkpoint; the decision stands though others changed.
     curves[runs[2].run_id] = points(runs[2], 3.5)
     assert pass_by(runs[2:], first) == {}
     assert list(pass_by(runs[:1], first)) == [runs[0].run_id]
-    # It had not come to the next rung; there are no two others.
+    # It had not reached the next rung, where there are no two others.
     assert pass_by(runs[1:2], second) == {}
     assert list(pass_by(runs[2:], second)) == [runs[2].run_id]
-    # Only for those that may still win.
+    # An arm is stopped only for arms that can still win.
     other = override(runs[0], {"optim.lr": 0.02})
     curves[other.run_id] = points(other, 2.2)
     records = sorted((tmp_path / "rungs").glob("*/*.json"))
@@ -301,7 +303,7 @@ def test_arms_of_a_pack_are_compared_with_all_and_keep_to_what_was_decided(tmp_p
     assert pass_by([other], first) == {}
 
 
-def test_torn_records_and_full_disks_cost_a_comparison_and_nothing_else(
+def test_damaged_records_and_full_disks_cost_only_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     good, bad = [run for run in spec_of(LR).designed({}).runs.values() if run.seed == 0][:2]
@@ -322,7 +324,7 @@ def test_torn_records_and_full_disks_cost_a_comparison_and_nothing_else(
     monkeypatch.setattr("sweeps.early_stopping.write_atomic", full)
     assert list(halving([(bad, points(bad, 3.0)[:2])])) == [
         bad.run_id
-    ]  # it needs no record for that
+    ]  # the decision needs no record
     assert not (record.parent / f"{bad.run_id}.json").exists()
     assert json.loads(whole)["passed"] == [[first, 2.0, True]]
 
@@ -355,7 +357,7 @@ def run(text: str, results: str = "results", **options: Any) -> tuple[pd.DataFra
 MEASURED = ["status", "S", "D", "C", "L", "error"]
 
 
-def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
+def test_a_sweep_stops_arms_that_cannot_win_and_is_the_same_after_any_kill(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole, _ = run(REAL.replace(", halving = 2", ""), "whole")
@@ -377,7 +379,7 @@ def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
     assert f"{len(stopped)} stopped" in state.line
     assert "nothing to train" in run(REAL, retry_failed=True)[1]
 
-    # Killed at every 15th evaluation, and as each run that was stopped is to be stored.
+    # Kill it at every 15th evaluation, and when a stopped run is about to be stored.
     calls, call, finish = 0, Halving.__call__, Store.finish
 
     def dies(self: Halving, measured: Any) -> dict[str, str]:
@@ -408,7 +410,7 @@ def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
     same = [name for name in MEASURED if name != "error"]
     pd.testing.assert_frame_equal(killed[same], runs[same])
 
-    # Asked for in full by a spec without the option, they are.
+    # A spec without the option trains the stopped runs to the end.
     full = REAL.replace(", halving = 2", "")
     plan = Sweep(Spec.from_text(full)).plan(in_process=True)
     assert plan.stopped_early == set(plan.missing) and set() < plan.stopped_early <= set(
@@ -419,7 +421,7 @@ def test_a_sweep_stops_what_cannot_win_and_is_the_same_after_any_kill(
     pd.testing.assert_frame_equal(runs[MEASURED], whole[MEASURED])
 
 
-def test_arms_that_train_side_by_side_stop_at_the_same_rung(here: Path):
+def test_arms_that_train_together_stop_at_the_same_rung(here: Path):
     runs = tuple(Spec.from_text(REAL).designed({}).runs.values())
     store = Store(here / "results")
     job = Job(runs, 1.0, slots=3, halving=2)
@@ -435,8 +437,8 @@ def test_arms_that_train_side_by_side_stop_at_the_same_rung(here: Path):
         assert [e["event"] for e in store.attempts(run_id)][-1] == row["status"]
 
 
-def test_members_that_are_given_up_leave_no_trace_on_the_others(here: Path):
-    """Side by side in a pack, and as the longest of a trunk with branches."""
+def test_members_that_are_stopped_do_not_change_the_others(here: Path):
+    """Stopped members are part of a pack, and the longest run of a trunk with branches."""
     from scaling.training.train import train_pack
 
     one = Spec.from_text(REAL).runs[0]
@@ -467,6 +469,6 @@ def test_members_that_are_given_up_leave_no_trace_on_the_others(here: Path):
         assert (len(losses) == 4, result.row["error"]) == (
             (True, "enough") if result.status == "stopped" else (False, "")
         )
-    # What the longest of a trunk did until it was given up is the work of the one that goes on.
+    # The steps that the longest run of a trunk trained count for the run that continues.
     assert ended[2].row["D_shared"] == ended[2].row["D"] and ended[3].row["D_shared"] == 0
     assert len(asked) == len(set(asked)) == sum(len(r.curve) for r in ended) - 2

@@ -1,4 +1,4 @@
-"""Rounds of designed runs: they narrow an interval for few FLOPs, and a record decides each once."""
+"""Rounds of designed runs narrow an interval for few FLOPs, and each is decided once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
 from scaling.errors import ConfigError
 from sweeps import Sweep
-from sweeps.adaptive.interval import Due, Interval, Round, alike, decide
+from sweeps.adaptive.candidates import check_same_settings
+from sweeps.adaptive.interval import DueRound, Interval, Round, decide
 from sweeps.errors import BudgetSpent, StoreError
 from sweeps.folder_status import status
 from sweeps.spec import Spec
 from sweeps.store import Store
 
-SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
+SIZES = (
+    "[{ n_layer = 1, d_model = 16, n_head = 1 }, "
+    "{ n_layer = 2, d_model = 32, n_head = 2, d_ff = 128 }, "
+    "{ n_layer = 2, d_model = 64, n_head = 2 }]"
+)
 GRID = f"""
 name = "narrow"
 [base]
@@ -52,7 +57,7 @@ def C_of(runs: Any) -> float:
 
 
 def row(run: RunConfig, salt: int = 0) -> dict[str, Any]:
-    """A result on a known law with 0.3 % of noise."""
+    """Return a result on a known law with 0.3 % of noise."""
     N = N_of(run)
     L = 1.5 + 9.0 * N**-0.25 + 38.0 * run.D**-0.3
     L *= math.exp(random.Random(f"{run.run_id} {salt}").gauss(0, 0.003))
@@ -60,8 +65,8 @@ def row(run: RunConfig, salt: int = 0) -> dict[str, Any]:
     return config_row(flatten(run)) | measured | {"B": run.batch_tokens, "L": L, "status": "ok"}
 
 
-def some_design(due: Due) -> tuple[list[int], float, str]:
-    """Three runs, which hang on the results; the last one twice."""
+def some_design(due: DueRound) -> tuple[list[int], float, str]:
+    """Choose two runs, which depend on the results, and the second of them twice."""
     free = [i for i, left in enumerate(due.left) if left > 1]
     order = random.Random(repr(sorted(r["L"] for r in due.rows)))
     picks = order.sample(free, 2)
@@ -80,8 +85,10 @@ def settle(
     design: Any = some_design,
     forget: float = 0.0,
 ) -> tuple[dict[str, Any], list[Round], list[str]]:
-    """Finish runs one at a time in a random order until none is asked for. With the probability
-    `forget`, what is in memory is lost before a decision was recorded, and made again."""
+    """Finish runs one at a time in a random order until none is asked for.
+
+    With the probability `forget`, a decision is lost before it is recorded, and made again.
+    """
     rows: dict[str, Any] = {}
     rounds: list[Round] = []
     while True:
@@ -99,7 +106,7 @@ def settle(
                 continue
             rounds.append(Round.of(json.loads(json.dumps(decided.record()))))
         else:
-            return rows, rounds, growth.said
+            return rows, rounds, growth.notes
 
 
 # ------------------------------------------------------------------ replay
@@ -107,15 +114,17 @@ def settle(
 
 @given(st.integers(0, 2**32), st.floats(0, 0.7))
 @settings(max_examples=15, deadline=None)
-def test_rounds_depend_neither_on_the_order_nor_on_deaths_before_their_record(seed, forget):
+def test_rounds_depend_neither_on_the_order_of_results_nor_on_kills_before_their_record(
+    seed, forget
+):
     spec = Spec.from_text(GRID.replace("0.1 }", "0.05 }"))
-    undisturbed, rounds, said = settle(spec, random.Random(0))
-    rows, again, said_again = settle(spec, random.Random(seed), forget=forget)
-    assert rows == undisturbed and again == rounds and said_again == said
+    undisturbed, rounds, notes = settle(spec, random.Random(0))
+    rows, again, notes_again = settle(spec, random.Random(seed), forget=forget)
+    assert rows == undisturbed and again == rounds and notes_again == notes
     assert [len(each.runs) for each in rounds] == [3, 3, 3, 0] and len(rows) == 9 + 3 * 3
     ids = [run.run_id for each in rounds for run in each.runs]
     assert len(set(ids)) == len(ids)  # a run that is chosen again has another seed
-    # With some results only, as after a death at any time, the recorded runs are asked for.
+    # With some of the results only, as after a kill at any time, the recorded runs are asked for.
     some = dict(random.Random(seed).sample(sorted(rows.items()), seed % len(rows)))
     growth = spec.designed(some, None, rounds)
     assert growth.runs.keys() == rows.keys() and growth.due is None
@@ -124,16 +133,16 @@ def test_rounds_depend_neither_on_the_order_nor_on_deaths_before_their_record(se
         assert before.due and decide(before.due, by_number, some_design) == each
 
 
-def test_where_it_stands_is_said_and_a_narrower_interval_goes_on():
+def test_progress_is_reported_and_a_narrower_interval_continues():
     spec = Spec.from_text(GRID)
-    rows, rounds, said = settle(spec, random.Random(0), width=lambda a, r: 0.9 / len(r) + 0.01)
-    assert said == ["chinchilla alpha: interval of width 0.085 after 1 round, 0.1 asked"]
+    rows, rounds, notes = settle(spec, random.Random(0), width=lambda a, r: 0.9 / len(r) + 0.01)
+    assert notes == ["chinchilla alpha: interval of width 0.085 after 1 round, 0.1 asked"]
     first = spec.designed(
         {run: r for run, r in rows.items() if run in spec.by_id}, None, rounds[:1]
     )
-    assert first.said == [
-        "chinchilla alpha: interval of width 0.11 after 0 rounds, 0.1 asked; round 1 is to make it "
-        "0.055, 0 of its 3 runs have finished"
+    assert first.notes == [
+        "chinchilla alpha: interval of width 0.11 after 0 rounds, 0.1 asked; round 1 is "
+        "expected to make it 0.055, 0 of its 3 runs have finished"
     ]
     narrower = Spec.from_text(GRID.replace("0.1 }", "0.05, rounds = 2 }"))
     due = narrower.designed(rows, None, rounds).due
@@ -145,7 +154,7 @@ def test_where_it_stands_is_said_and_a_narrower_interval_goes_on():
     )
     assert other.due and other.due.after == 0 and other.runs.keys() == rows.keys()
     changed = Spec.from_text(GRID.replace("0.05 N", "0.06 N")).designed(rows, None, rounds)
-    assert len(changed.runs) == 9 and not changed.said  # these rounds belong to other runs
+    assert len(changed.runs) == 9 and not changed.notes  # these rounds belong to other runs
 
 
 # ------------------------------------------------------------------ what may be chosen
@@ -161,7 +170,7 @@ def test_candidates_are_like_the_spec_and_within_it():
     for run in due.candidates:
         assert N[0] <= N_of(run) <= N[-1] and 40_960 <= run.D <= 4_096_000
         assert C_of([run]) <= due.flops and run.tokens == run.D
-    alike([*due.candidates, *spec.runs])
+    check_same_settings([*due.candidates, *spec.runs])
     own = [i for i, run in enumerate(due.candidates) if run.run_id in rows]
     new = [i for i, seed in enumerate(due.seeds) if seed == 0]
     assert len(own) == 8  # the ninth costs more than a round
@@ -188,7 +197,7 @@ def test_ladders_keep_their_tokens_per_parameter():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("[axes]", "[axes]\nbatch_tokens = [1024, 4096]", "differ in batch_tokens. Give one value"),
         ("0.1 }", "0.1, flops = 0 }", "flops=0.0 must be above 0"),
@@ -196,13 +205,13 @@ def test_ladders_keep_their_tokens_per_parameter():
         ("width = 0.1", "rounds = 3", "'width' is missing"),
     ],
 )
-def test_mistakes_are_told(old: str, new: str, said: str):
+def test_mistakes_are_reported(old: str, new: str, message: str):
     with pytest.raises(ConfigError) as error:
         Spec.from_text(GRID.replace(old, new))
-    assert said in str(error.value) and "[until] interval" in str(error.value)
+    assert message in str(error.value) and "[until] interval" in str(error.value)
 
 
-def test_older_specs_go_on_with_seeds_and_a_choice_of_runs_designs_none():
+def test_specs_with_seeds_alone_add_seeds_and_a_selection_of_runs_designs_none():
     for options, add in (("seeds = 4", "seeds"), ("rounds = 4", "designed"),
                          ("seeds = 4, add = 'designed'", "designed")):  # fmt: skip
         spec = Spec.from_text(GRID.replace("0.1 }", f"0.1, {options} }}"))
@@ -215,12 +224,12 @@ def test_older_specs_go_on_with_seeds_and_a_choice_of_runs_designs_none():
 
 
 def test_designed_rounds_take_far_fewer_flops_than_seeds():
-    """Until the interval of alpha is 0.08 wide, over sweeps with other noise."""
+    """Count FLOPs until the interval of alpha is 0.08 wide, for sweeps with different noise."""
     spent: dict[str, list[float]] = {"designed": [], "seeds": []}
     spec = Spec.from_text(GRID.replace("0.1 }", "0.08 }"))
     for salt in range(2):
-        _, rounds, said = settle(spec, random.Random(0), salt, interval_width, interval_runs)
-        assert rounds[-1].width <= 0.08 and not rounds[-1].why and "0.08 asked" in said[0]
+        _, rounds, notes = settle(spec, random.Random(0), salt, interval_width, interval_runs)
+        assert rounds[-1].width <= 0.08 and not rounds[-1].why and "0.08 asked" in notes[0]
         added = [run for each in rounds for run in each.runs]
         assert added and rounds[0].expected < rounds[0].width
         spent["designed"].append(C_of(added))
@@ -228,13 +237,13 @@ def test_designed_rounds_take_far_fewer_flops_than_seeds():
         for seed in range(1, 9):
             again = [dataclasses.replace(run, seed=seed) for run in spec.runs]
             table += [row(run, salt) for run in again]
-            if interval_width(Interval(0.08), table) <= 0.08:
+            if interval_width(Interval(width=0.08), table) <= 0.08:
                 break
         spent["seeds"].append(seed * C_of(spec.runs))
     assert sum(spent["seeds"]) > 10 * sum(spent["designed"])
 
 
-def test_a_design_that_cannot_help_says_so():
+def test_a_design_that_cannot_narrow_the_interval_gives_the_reason():
     spec = Spec.from_text(GRID.replace("0.1 }", "1e-6, flops = 2e9 }"))
     rows = {run_id: row(run) for run_id, run in spec.by_id.items()}
     due = spec.designed(rows).due
@@ -256,8 +265,8 @@ def test_a_design_that_cannot_help_says_so():
     assert "as many seeds" in full.why
 
 
-def test_a_first_fit_that_says_nearly_nothing_begins_all_the_same():
-    """Tiny runs of which no draw of the law's parameters was finite."""
+def test_a_first_fit_that_determines_almost_nothing_still_starts_a_round():
+    """For these tiny runs, no draw of the law's parameters was finite."""
     losses = (3.494, 2.980, 2.513, 3.296, 2.984, 2.413, 3.109, 2.978, 2.429)
     sizes = [(N, D) for N in (888, 3312, 12768) for D in (16384, 65536, 262144)]
     spec = Spec.from_text(GRID)
@@ -274,7 +283,7 @@ def test_a_first_fit_that_says_nearly_nothing_begins_all_the_same():
 # ------------------------------------------------------------------ the store
 
 
-def test_a_damaged_round_was_not_decided(tmp_path: Path):
+def test_a_damaged_round_counts_as_undecided(tmp_path: Path):
     store = Store(tmp_path / "sweep")
     rounds = settle(Spec.from_text(GRID.replace("0.1 }", "0.05 }")), random.Random(0))[1]
     assert store.rounds() == []
@@ -301,7 +310,7 @@ def test_rounds_of_a_store_on_a_uri_lie_there(tmp_path: Path, own_cache: Path):
 
     rounds = settle(Spec.from_text(GRID.replace("0.1 }", "0.05 }")), random.Random(0))[1]
     stores = []
-    for name in ("one", "two"):  # two machines, with folders of their own
+    for name in ("one", "two"):  # two machines, each with its own folder
         store = Store(tmp_path / name)
         store.remote, store._given = Remote(uri), uri
         store.folder.mkdir()
@@ -327,7 +336,10 @@ batch_tokens = 256
 eval = { test_tokens = 2048, points = 1 }
 optim.lr = 0.01
 [axes]
-model = [{ n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 }, { n_layer = 1, d_model = 16, n_head = 1, n_ctx = 32 }]
+model = [
+    { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 32 },
+    { n_layer = 1, d_model = 16, n_head = 1, n_ctx = 32 },
+]
 tokens = [1280, 2560]
 [until]
 interval = { width = 0.1, flops = 1e9 }
@@ -373,7 +385,7 @@ def test_a_sweep_adds_its_rounds_once_whenever_it_is_killed(
             train()
         assert (len(store.rows()), len(store.rounds())) == (finished, recorded)
     assert status("results/real").missing == 3
-    assert "round 2 is to make it" in str(status("results/real"))
+    assert "round 2 is expected to make it" in str(status("results/real"))
     first = (store.folder / "rounds" / "0001.json").read_bytes()
     monkeypatch.setattr(Store, "decide", record)
     one = C_of(store.rounds()[1].runs[:1])
@@ -390,10 +402,10 @@ def test_a_sweep_adds_its_rounds_once_whenever_it_is_killed(
     assert end in str(Sweep.from_toml("real.toml").plan(in_process=True))
 
 
-def test_laws_that_cannot_be_are_refused_before_anything_starts(
+def test_impossible_laws_are_rejected_before_anything_starts(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    for option, said in (
+    for option, message in (
         ('law = "chinchila"', "Did you mean 'chinchilla'?"),
         ('parameter = "gamma"', "chinchilla has E, A, B, alpha, beta"),
         ('law = "kaplan_N", parameter = "alpha_N"', "Give add = 'seeds'"),
@@ -401,7 +413,7 @@ def test_laws_that_cannot_be_are_refused_before_anything_starts(
         Path("real.toml").write_text(REAL.replace("width = 0.1", f"width = 0.1, {option}"))
         with pytest.raises(SystemExit) as stop:
             main(["sweep", "real.toml", "--in-process"])
-        assert stop.value.code == 2 and said in capsys.readouterr().err
+        assert stop.value.code == 2 and message in capsys.readouterr().err
     monkeypatch.setattr("sweeps.adaptive.protocols.DEFAULT_DESIGNER", "not_installed")
     with pytest.raises(ConfigError, match="interval needs a fit"):
         Sweep.from_toml("real.toml").run(in_process=True)

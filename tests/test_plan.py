@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import fit, frontier, laws, load, plan
-from analysis.planning.model_shape import shape
+from analysis.planning.model_shape import suggest_model
 from scaling.config import ModelConfig
 from scaling.errors import ConfigError
 from scaling.size import parameters
@@ -33,7 +33,7 @@ def test_a_plan_is_the_optimum_of_its_law(fitted):
 
 
 @pytest.mark.parametrize("asked", ["N", "D", "L"])
-def test_every_way_of_asking_leads_to_the_same_run(fitted, asked):
+def test_every_kind_of_request_leads_to_the_same_run(fitted, asked):
     first = plan(fitted, C=3e14)
     again = plan(fitted, **{asked: getattr(first, asked).value})
     assert again.C.value == pytest.approx(3e14, rel=1e-5)
@@ -45,7 +45,7 @@ def test_every_way_of_asking_leads_to_the_same_run(fitted, asked):
 
 
 def test_intervals_of_the_inverse_are_those_of_the_forward_frontier(fitted):
-    """P(C_opt(N) < c) = P(N_opt(c) > N), as N_opt grows with C."""
+    """P(C_opt(N) < c) = P(N_opt(c) > N), because N_opt grows with C."""
     got = plan(fitted, N=1e6, level=0.8)
     at = frontier(fitted, level=0.8).at(C=[got.C.low, got.C.high])
     assert at["N_high"][0] == pytest.approx(1e6, rel=0.01)
@@ -78,7 +78,7 @@ def test_a_size_too_small_for_the_loss_has_no_price(sweep):
     json.dumps(plan(fitted, C=1e17).record(), allow_nan=False)
 
 
-def test_extrapolation_is_said_loudly(fitted):
+def test_extrapolation_is_reported_by_its_distance(fitted):
     C = fitted.runs["C"].max()
     inside, near, far, out = (plan(fitted, C=C * f) for f in (0.1, 4, 50, 1e6))
     assert inside.beyond["C"] == 1 and not any("xtrapol" in line for line in inside.status)
@@ -90,7 +90,7 @@ def test_extrapolation_is_said_loudly(fitted):
     assert out.L.high - out.L.low > inside.L.high - inside.L.low
 
 
-def test_any_law_and_any_frontier(sweep):
+def test_plans_follow_from_any_law_and_any_frontier(sweep):
     runs, curves = sweep()
     curves = load(curves.merge(runs[["run_id", "N"]], on="run_id"), curves=True)
     by_law = plan(fit(laws.kaplan_ND, runs, bootstrap=50), C=1e13)
@@ -104,7 +104,7 @@ def test_any_law_and_any_frontier(sweep):
     assert backwards.C.value == pytest.approx(1e13, rel=1e-6)
 
 
-def test_headline_and_block(fitted):
+def test_text_and_record_hold_the_plan(fitted):
     text = str(plan(fitted, C=1e14))
     first, *rest = text.splitlines()
     assert first.startswith("train ") and "tokens (1e+14 FLOPs): loss " in first
@@ -119,20 +119,21 @@ def test_headline_and_block(fitted):
 @given(st.floats(np.log(1e4), np.log(5e11)))
 def test_shapes_are_close_and_of_usual_proportions(log_N):
     N = math.exp(log_N)
-    model = shape(N)
+    model = suggest_model(N)
     assert model is not None and model.d_model % model.n_head == 0
     assert abs(parameters(model, 0).N / N - 1) < (0.2 if N < 1e7 else 0.06)
     assert 3 <= model.d_model / model.n_layer <= 300
 
 
 def test_shapes_follow_the_count_and_the_model_given():
-    model = shape(1e6, count="N_total", vocab_size=1024, model=ModelConfig(n_ctx=256))
+    model = suggest_model(1e6, count="N_total", vocab_size=1024, model=ModelConfig(n_ctx=256))
     assert model is not None and model.n_ctx == 256
     assert parameters(model, 1024).N_total == pytest.approx(1e6, rel=0.1)
-    assert shape(1e6, count="N_total") is None and shape(1e6, count="N_active") is None
-    huge = shape(1e14)
+    assert suggest_model(1e6, count="N_total") is None
+    assert suggest_model(1e6, count="N_active") is None
+    huge = suggest_model(1e14)
     assert huge is not None and pytest.approx(1e14, rel=0.01) == parameters(huge, 0).N
-    wide = shape(1e6, model=ModelConfig(d_model=64, d_ff=512))
+    wide = suggest_model(1e6, model=ModelConfig(d_model=64, d_ff=512))
     assert wide is not None and wide.ff_width == 8 * wide.d_model
 
 
@@ -144,7 +145,7 @@ def test_the_shape_spends_the_budget(fitted):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ({}, "exactly one of C, N, D and L; got none"),
         ({"C": 1e12, "N": 1e6}, "got C, N"),
@@ -153,25 +154,25 @@ def test_the_shape_spends_the_budget(fitted):
         ({"L": 1.0}, "L=1 nats/token is out of reach.*tends to 1.9"),
     ],
 )
-def test_requests_that_cannot_be(fitted, asked, said):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_requests_are_rejected(fitted, asked, message):
+    with pytest.raises(ConfigError, match=message):
         plan(fitted, **asked)
 
 
-def test_a_comparison_is_not_a_plan(sweep):
+def test_a_comparison_of_frontiers_is_rejected(sweep):
     with pytest.raises(ConfigError, match="one frontier"):
         plan(frontier(sweep()[0], method="all", bootstrap=10), C=1e12)
 
 
-def test_a_fit_without_resamples_gives_no_interval_but_a_plan(sweep):
+def test_a_fit_without_resamples_gives_a_plan_without_intervals(sweep):
     got = plan(fit(laws.chinchilla, sweep()[0], bootstrap=0), C=1e13)
     assert got.N.value > 0 and math.isnan(got.N.low)
     assert pd.isna(got.L.low)
     json.dumps(got.record(), allow_nan=False)
 
 
-def test_a_price_that_some_draws_cannot_pay_is_unbounded(fitted):
-    """Where alpha is large, half the size never reaches the loss: the interval has no upper end."""
+def test_a_price_that_is_infinite_in_some_draws_has_no_upper_end(fitted):
+    """If alpha is large, half the size never reaches the loss."""
     fitted.samples.loc[fitted.samples.index[:20], ["A", "alpha"]] = 2e10, 2.0
     got = plan(fitted, C=1e14)
     assert math.isinf(got.deviations[0].compute.high)
@@ -179,7 +180,7 @@ def test_a_price_that_some_draws_cannot_pay_is_unbounded(fitted):
     assert got.record()["deviations"][0]["compute"]["high"] is None
 
 
-def test_a_plan_from_parameters_that_the_data_leave_open_says_so_first(sweep):
+def test_a_plan_from_unidentified_parameters_begins_with_a_warning(sweep):
     runs, _ = sweep()
     fine = plan(fit(laws.chinchilla, runs, bootstrap=50), C=1e14)
     assert fine.doubts == () and "NOT RELIABLE" not in fine.headline

@@ -1,4 +1,4 @@
-"""Adaptive sweeps: what they search for is found, in few runs, whatever the order of events."""
+"""Adaptive sweeps find what they search for, in few runs, in whatever order the runs finish."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from scaling.errors import ConfigError
 from sweeps import Sweep
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Interval
-from sweeps.adaptive.learning_rate import _rate
-from sweeps.adaptive.sizes import shape_between, shape_beyond
+from sweeps.adaptive.learning_rate import rate_of
+from sweeps.adaptive.sizes import model_between, model_beyond
 from sweeps.budget import SweepBudget
 from sweeps.errors import BudgetSpent
 from sweeps.folder_status import status
 from sweeps.spec import Spec
 
-SIZES = "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, { n_layer = 2, d_model = 64, n_head = 2 }]"
+SIZES = (
+    "[{ n_layer = 1, d_model = 16, n_head = 1 }, { n_layer = 2, d_model = 32, n_head = 2 }, "
+    "{ n_layer = 2, d_model = 64, n_head = 2 }]"
+)
 LR = f"""
 name = "rates"
 [base]
@@ -90,8 +93,8 @@ def best_lr(run: RunConfig) -> float:
 
 
 def valley(run: RunConfig) -> float | None:
-    """A loss with its least value at best_lr; far above, training diverges."""
-    x = math.log(_rate(run) / best_lr(run))
+    """Return a loss with its minimum at best_lr; None, far above it, where training diverges."""
+    x = math.log(rate_of(run) / best_lr(run))
     return None if x > 2.5 else 2.0 + 0.1 * x * x
 
 
@@ -104,7 +107,7 @@ def test_the_best_learning_rate_of_every_run_is_found_in_few_runs():
     families: dict[Any, list[RunConfig]] = {}
     for run in growth.runs.values():
         families.setdefault((run.model, run.tokens), []).append(run)
-    assert len(families) == 6 and len(growth.said) == 6
+    assert len(families) == 6 and len(growth.notes) == 6
     for members in families.values():
         best = min(members, key=lambda run: rows[run.run_id]["L"] or math.inf)
         lr = (
@@ -113,8 +116,8 @@ def test_the_best_learning_rate_of_every_run_is_found_in_few_runs():
             else 0.05 * model_size.parameters(best.model, 256).N ** -0.25
         )
         assert 1 / 1.2 < lr / best_lr(best) < 1.2
-    # A grid as fine over as wide a range has more than twice as many.
-    assert all("at the end" not in line for line in growth.said)
+    # A grid as fine over the same range has more than twice as many runs.
+    assert all("at the end" not in line for line in growth.notes)
     assert len(rows) / 6 < 10
 
 
@@ -125,21 +128,21 @@ def test_the_order_in_which_runs_finish_does_not_matter(text: str):
     _, at_once = settle(spec, loss, None)
     for seed in range(3):
         _, one_by_one = settle(spec, loss, random.Random(seed))
-        assert one_by_one.runs == at_once.runs and one_by_one.said == at_once.said
+        assert one_by_one.runs == at_once.runs and one_by_one.notes == at_once.notes
 
 
-def test_what_was_killed_and_resumed_asks_for_the_same_runs():
+def test_a_search_that_is_killed_and_resumed_asks_for_the_same_runs():
     spec = Spec.from_text(LR)
     rows, growth = settle(spec, valley, None)
     some = dict(random.Random(0).sample(sorted(rows.items()), len(rows) // 2))
     assert spec.designed(some).runs.items() <= growth.runs.items()
-    assert spec.designed(dict(sorted(rows.items()))).said == growth.said
+    assert spec.designed(dict(sorted(rows.items()))).notes == growth.notes
 
 
-def test_larger_sizes_begin_at_the_best_value_of_the_next_smaller_one():
+def test_larger_sizes_start_at_the_best_value_of_the_next_smaller_one():
     spec = Spec.from_text(LR.replace("tokens = [8192, 81_920]", "tokens = [8192]"))
-    begun = spec.designed({}).runs.values()
-    assert {run.model.d_model for run in begun} == {16}  # the others wait
+    started = spec.designed({}).runs.values()
+    assert {run.model.d_model for run in started} == {16}  # the other sizes wait
     _, growth = settle(spec, valley, None)
     numbers = [sum(run.model.d_model == d for run in growth.runs.values()) for d in (16, 32, 64)]
     alone = Spec.from_text(
@@ -150,9 +153,9 @@ def test_larger_sizes_begin_at_the_best_value_of_the_next_smaller_one():
     assert numbers[2] <= len(settle(alone, valley, None)[0])
 
 
-def test_a_rate_beyond_what_may_be_tried_is_told():
-    _, growth = settle(Spec.from_text(LR), lambda run: 2 - 1e-3 * math.log(_rate(run)), None)
-    assert growth.said and all("at the end of what was tried" in line for line in growth.said)
+def test_a_best_rate_at_the_end_of_the_range_is_reported():
+    _, growth = settle(Spec.from_text(LR), lambda run: 2 - 1e-3 * math.log(rate_of(run)), None)
+    assert growth.notes and all("at the end of what was tried" in line for line in growth.notes)
     assert all(
         run.optim.lr <= 100 for run in growth.runs.values() if isinstance(run.optim.lr, float)
     )
@@ -160,7 +163,7 @@ def test_a_rate_beyond_what_may_be_tried_is_told():
 
 def test_a_search_whose_runs_all_diverge_ends():
     _, growth = settle(Spec.from_text(LR), lambda run: None, None)
-    assert all("at the end" in line for line in growth.said)
+    assert all("at the end" in line for line in growth.notes)
 
 
 @given(st.floats(-3, 3), st.floats(1.05, 3), st.floats(1.2, 8))
@@ -193,7 +196,7 @@ def chinchilla(run: RunConfig) -> float:
 def test_isoflop_minima_are_bracketed():
     spec = Spec.from_text(ISOFLOP.replace("C = [1e12, 1e13]", "C = [3e9, 1e12, 1e13]"))
     rows, growth = settle(spec, chinchilla, None)
-    assert len(growth.said) == 3
+    assert len(growth.notes) == 3
     for C in (1e12, 1e13):
         near = [r for r in rows.values() if abs(r["C"] / C - 1) < 0.05]
         near.sort(key=lambda r: r["N"])
@@ -204,21 +207,21 @@ def test_isoflop_minima_are_bracketed():
             ModelConfig(n_layer=r["n_layer"], d_model=r["d_model"], n_head=r["n_head"])
             for r in near[i - 1 : i + 2]
         ]
-        assert left <= 1.5 or shape_between(shapes[0], shapes[1]) is None
-        assert right <= 1.5 or shape_between(shapes[1], shapes[2]) is None
+        assert left <= 1.5 or model_between(shapes[0], shapes[1]) is None
+        assert right <= 1.5 or model_between(shapes[1], shapes[2]) is None
     assert len(growth.runs) > len(spec.runs)
 
 
 @given(
     st.integers(1, 8), st.integers(1, 4), st.integers(1, 16), st.integers(1, 8), st.integers(1, 16)
 )
-def test_shapes_between_and_beyond_are_shapes(n_layer, n_head, width, more_layers, wider):
+def test_models_between_and_beyond_are_valid(n_layer, n_head, width, more_layers, wider):
     small = ModelConfig(n_layer=n_layer, d_model=n_head * width * 4, n_head=n_head)
     large = ModelConfig(
         n_layer=n_layer + more_layers, d_model=n_head * (width + wider) * 4, n_head=n_head
     )
     size = [model_size.parameters(m, 256).N for m in (small, large)]
-    between, beyond = shape_between(small, large), shape_beyond(small, large)
+    between, beyond = model_between(small, large), model_beyond(small, large)
     assert between is None or size[0] < model_size.parameters(between, 256).N < size[1]
     assert beyond is not None and size[1] < model_size.parameters(beyond, 256).N
 
@@ -231,13 +234,12 @@ def test_learning_rate_and_isoflop_together():
         return chinchilla(run) + 0.1 * math.log(run.optim.lr / best_lr(run)) ** 2
 
     _, growth = settle(Spec.from_text(text), loss, None)
-    sizes = [line for line in growth.said if line.startswith("best size")]
+    sizes = [line for line in growth.notes if line.startswith("best size")]
     assert len(sizes) == 2 and not any("at the end" in line for line in sizes)
     assert settle(Spec.from_text(text), loss, random.Random(1))[1].runs == growth.runs
 
 
-# ------------------------------------------------------------------ seeds until an interval is narrow
-
+# ------------------------------------------------------------------ seeds for an interval
 
 INTERVAL = f"""
 name = "seeds"
@@ -263,7 +265,7 @@ def test_seeds_are_added_until_the_interval_is_narrow():
     rows, growth = settle(spec, chinchilla, None, width=width)
     assert sorted({r["seed"] for r in rows.values()}) == [0, 1, 2] and len(rows) == 27
     assert asked == [9, 18, 27]
-    assert growth.said == ["chinchilla alpha: interval of width 0.09 with 3 seeds, 0.1 asked"]
+    assert growth.notes == ["chinchilla alpha: interval of width 0.09 with 3 seeds, 0.1 asked"]
     assert settle(spec, chinchilla, random.Random(0), width=width)[1].runs == growth.runs
     assert spec.designed(rows).runs == growth.runs  # without a fit, as `scaling status` does it
     _, most = settle(spec, chinchilla, None, width=lambda interval, rows: math.inf)
@@ -278,15 +280,15 @@ def test_the_width_is_that_of_the_fit():
     wide = interval_width(asked, rows)
     assert wide > 0
     with pytest.raises(ConfigError, match="chinchilla has E, A, B, alpha, beta"):
-        interval_width(Interval(0.1, parameter="gamma"), rows)
+        interval_width(Interval(width=0.1, parameter="gamma"), rows)
     with pytest.raises(ConfigError, match="designed for laws of N and D; kaplan_N is one of N"):
-        interval_width(Interval(0.1, law="kaplan_N", parameter="alpha_N"), [])
+        interval_width(Interval(width=0.1, law="kaplan_N", parameter="alpha_N"), [])
     assert interval_width(asked, []) == math.inf
     assert interval_width(asked, [r | {"status": "diverged"} for r in rows]) == math.inf
 
 
 @pytest.mark.parametrize(
-    ("until", "said"),
+    ("until", "message"),
     [
         ("lr = { within = 1 }", "lr.within=1.0 must be above 1"),
         ("lr = { factor = 'a' }", "lr.factor: 'a' is not float"),
@@ -298,11 +300,11 @@ def test_the_width_is_that_of_the_fit():
         ("lr = {}\ninterval = { width = 1 }", "do not go together"),
     ],
 )
-def test_mistakes_in_until_are_told(until: str, said: str):
+def test_mistakes_in_until_are_reported(until: str, message: str):
     text = LR.partition("[until]")[0] + f"[until]\n{until}\n"
     with pytest.raises(ConfigError) as error:
         Spec.from_text(text)
-    assert said in str(error.value) and "[until]" in str(error.value)
+    assert message in str(error.value) and "[until]" in str(error.value)
 
 
 # ------------------------------------------------------------------ budgets, and a real sweep
@@ -330,7 +332,7 @@ def run(text: str, **options: Any) -> tuple[Any, str]:
     ), out.getvalue()
 
 
-def test_an_adaptive_sweep_stops_at_its_budget_and_goes_on_to_the_same_end(
+def test_an_adaptive_sweep_stops_at_its_budget_and_resumes_to_the_same_end(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):
     text = REAL.replace("[0, 1]", "[0]") + "[until]\nlr = { within = 1.7 }\n"
@@ -357,7 +359,7 @@ def test_an_adaptive_sweep_stops_at_its_budget_and_goes_on_to_the_same_end(
     assert undisturbed.set_index("run_id").L.to_dict() == there
 
 
-def test_a_budget_below_every_run_is_refused_before_anything_starts(here: Path):
+def test_a_budget_below_every_run_is_rejected_before_anything_starts(here: Path):
     with pytest.raises(ConfigError, match="less than the cheapest run takes"):
         run(REAL, budget_flops=1.0)
     for option in ({"budget_flops": 0.0}, {"budget_hours": -1.0}):

@@ -28,7 +28,7 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.planning.plan import price
+from analysis.planning.price import price
 from analysis.tables.select import usable
 
 

@@ -224,7 +224,9 @@ def profile(problem: Problem, minimum: Minimum, name: str, level: float = 0.95) 
     # Beyond a factor e^25 a coefficient is practically zero or infinite.
     steps = np.unique(np.minimum(steps * sd, 25.0)) if positive else steps * sd
     shifts = np.concatenate([-steps[::-1], steps])[None]
-    for _ in range(2):
+    x = t = shifts[0]
+    ends = -np.inf, np.inf
+    for _ in range(2):  # the second pass looks closely at the ends that the first one found
         value, theta = held(problem, minimum, [name], shifts)
         x = np.concatenate([shifts[0], [0.0]])
         value = np.concatenate([value[0], [minimum.objective]])

@@ -1,29 +1,31 @@
-"""What hardware and money buy in FLOPs, and what a run asks of memory."""
+"""The FLOPs that hardware and money buy, and the memory that a run needs."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scaling.config import ModelConfig
-from scaling.errors import ConfigError
+from scaling.errors import ConfigError, did_you_mean
 from scaling.size import parameters
 
 MFU = 0.4
-"""Share of the peak that training keeps busy where it was not measured: PaLM 540B 46 % (Chowdhery
-et al. 2022, Table 3), Llama 3 405B 38 to 43 % (Grattafiori et al. 2024, Table 4)."""
+"""Model FLOPs utilization (fraction of the peak) if it was not measured: PaLM 540B reached 46 %
+(Chowdhery et al. 2022, Table 3), Llama 3 405B 38 to 43 % (Grattafiori et al. 2024, Table 4)."""
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One device: dense peak [FLOP/s] by precision, memory [bytes], and where the numbers are from."""
+    """One device."""
 
     peak: Mapping[str, float]
+    """Dense peak [FLOP/s] by precision."""
     memory: float
+    """Memory [bytes]."""
     source: str
+    """Where the numbers are from."""
 
 
 def _device(memory: float, source: str, **peak: float) -> Accelerator:
@@ -54,7 +56,8 @@ GPUS = {
         fp8=330.3, bf16=165.2, fp16=165.2, fp32=82.6,
     ),
     "mi300x": _device(
-        192, "AMD MI300X datasheet, without sparsity", fp8=2614.9, bf16=1307.4, fp16=1307.4, fp32=163.4
+        192, "AMD MI300X datasheet, without sparsity",
+        fp8=2614.9, bf16=1307.4, fp16=1307.4, fp32=163.4,
     ),
     "tpu-v4": _device(32, "Google Cloud TPU v4 documentation", bf16=275),
     "tpu-v5e": _device(16, "Google Cloud TPU v5e documentation", bf16=197),
@@ -64,16 +67,16 @@ GPUS = {
 
 
 @dataclass(frozen=True)
-class Budget:
+class ComputeBudget:
     """Compute for one run."""
 
     C: float
     """FLOPs."""
-    said: str
-    """How it came about, assumptions included."""
+    description: str
+    """What it was computed from, including assumptions."""
 
 
-def budget(
+def compute_budget(
     *,
     gpus: float | None = None,
     hours: float | None = None,
@@ -82,17 +85,16 @@ def budget(
     precision: str = "bf16",
     dollars: float | None = None,
     dollars_per_hour: float | None = None,
-) -> Budget:
-    """The FLOPs of `gpus` for `hours`, or of `dollars` at `dollars_per_hour` for one GPU.
+) -> ComputeBudget:
+    """Return the FLOPs of `gpus` for `hours`, or of `dollars` at `dollars_per_hour` per GPU.
 
-    mfu  model FLOPs utilisation, measured; 0.4 is assumed, and said, where it is not given.
-
-    Raises ConfigError for an unknown GPU or precision, and for numbers missing or not positive.
+    `mfu` is the measured model FLOPs utilization; by default 0.4 is assumed, as the description
+    then says. Raises ConfigError for an unknown GPU or precision, and for numbers that are missing
+    or not positive.
     """
     if gpu not in GPUS:
-        near = difflib.get_close_matches(gpu, GPUS, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"gpu={gpu!r} is not known. {hint}Known are {', '.join(GPUS)}.")
+        hint = did_you_mean(gpu, GPUS)
+        raise ConfigError(f"gpu={gpu!r} is not known.{hint} Known are {', '.join(GPUS)}.")
     device = GPUS[gpu]
     if precision not in device.peak:
         raise ConfigError(
@@ -106,39 +108,42 @@ def budget(
     for name, value in given.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}={value} must be positive and finite.")
-    share = MFU if mfu is None else mfu
-    if share > 1:
-        raise ConfigError(f"mfu={share:g} is a share of the peak: at most 1, such as 0.4.")
+    utilization = MFU if mfu is None else mfu
+    if utilization > 1:
+        raise ConfigError(f"mfu={utilization:g} is a fraction of the peak: at most 1, such as 0.4.")
     if dollars is not None:
         if hours is not None:
             raise ConfigError("a budget is dollars, or GPUs and hours, not both.")
         if dollars_per_hour is None:
             raise ConfigError(
-                f"dollars={dollars:g} needs dollars_per_hour, what one {gpu} costs for an hour."
+                f"dollars={dollars:g} needs dollars_per_hour, the price of one {gpu} per hour."
             )
         device_hours = dollars / dollars_per_hour
-        said = f"${dollars:,.0f} at ${dollars_per_hour:g} an hour: {device_hours:,.0f} {gpu} hours"
+        text = f"${dollars:,.0f} at ${dollars_per_hour:g} per hour: {device_hours:,.0f} {gpu} hours"
     else:
         if gpus is None or hours is None:
             missing = "gpus" if gpus is None else "hours"
             raise ConfigError(f"a budget of GPUs and hours needs both; {missing} is missing.")
         device_hours = gpus * hours
-        said = f"{gpus:g} {gpu} for {hours:g} hours"
+        text = f"{gpus:g} {gpu} for {hours:g} hours"
     how = "assumed, not measured" if mfu is None else "as given"
     peak = device.peak[precision]
-    said += f", {precision} at {share:.0%} of {peak / 1e12:g} TFLOP/s (MFU {how}; {device.source})"
-    return Budget(device_hours * 3600 * peak * share, said)
+    text += (
+        f", {precision} at {utilization:.0%} of {peak / 1e12:g} TFLOP/s "
+        f"(MFU {how}; {device.source})"
+    )
+    return ComputeBudget(device_hours * 3600 * peak * utilization, text)
 
 
 def memory(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """Bytes to train a decoder in mixed precision with AdamW, and the fewest GPUs that hold it.
+    """Return the bytes to train a decoder in mixed precision with AdamW, and the GPUs it needs.
 
-    states        16 bytes a parameter: weights and gradients in 16 bits, and in 32 bits master
-                  weights and two moments (Rajbhandari et al. 2020, arXiv 1910.02054, section 3.1).
-    activations   of one sequence: 34 n_ctx d_model a layer, without recomputation and with fused
-                  attention, that is eq. 1 of Korthikanti et al. 2022 (arXiv 2205.05198) without its
-                  attention term; and the logits, 6 bytes each.
-    gpus          {name: fewest of them for both, sharded, a tenth kept free}.
+    states        16 bytes per parameter: weights and gradients in 16 bits; master weights and two
+                  moments in 32 bits (Rajbhandari et al. 2020, arXiv 1910.02054, section 3.1).
+    activations   for one sequence: 34 n_ctx d_model per layer, without recomputation and with
+                  fused attention, that is eq. 1 of Korthikanti et al. 2022 (arXiv 2205.05198)
+                  without its attention term; and 6 bytes per logit.
+    gpus          {name: fewest GPUs that hold both, sharded, with a tenth kept free}.
     """
     states = 16.0 * parameters(model, vocab_size).N_total
     activations = (

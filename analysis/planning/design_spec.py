@@ -1,4 +1,4 @@
-"""Designed runs as a TOML spec, and what was expected of them."""
+"""Designed runs as a TOML spec, and the expectation that it records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scaling.errors import ConfigError
 
 
 class Point(NamedTuple):
-    """One run."""
+    """A run that is to be trained."""
 
     model: ModelConfig
     N: int
@@ -24,17 +24,18 @@ class Point(NamedTuple):
 
     @property
     def C(self) -> float:
-        """6 N D."""
+        """Training FLOPs, 6 N D."""
         return 6.0 * self.N * self.D
 
 
 NOTE = "expected: "
+"""Begins the comment of a spec that holds the expectation."""
 
 
 def expected(toml: str) -> dict[str, Any]:
-    """What a design's TOML says was expected: target, law, value, half_width, level, ...
+    """Return what a design's TOML recorded: target, law, value, half_width, level, ...
 
-    Raises ConfigError for a TOML that no design wrote.
+    Raises ConfigError for a TOML that was not written by a design.
     """
     for line in toml.splitlines():
         if line.startswith(f"# {NOTE}"):
@@ -43,27 +44,34 @@ def expected(toml: str) -> dict[str, Any]:
 
 
 def shared_fields(runs: pd.DataFrame) -> dict[str, Any]:
-    """Fields of RunConfig on which all runs so far agree, where they are not the defaults: found by
-    the last part of their names among the columns. Sizes, horizon and seed are the design's."""
+    """Return the fields of RunConfig that all runs share and that differ from the defaults.
+
+    A field is found by the last part of its name among the columns. Sizes, horizon and seed are
+    left out, because the design chooses them.
+    """
     base: dict[str, Any] = {}
-    own = ("model.n_layer", "model.d_model", "model.n_head", "model.d_ff", "tokens", "seed", "tag")
-    for key, (_, default) in fields_of().items():
+    chosen = (
+        "model.n_layer",
+        "model.d_model",
+        "model.n_head",
+        "model.d_ff",
+        "tokens",
+        "seed",
+        "tag",
+    )
+    for key, (hint, default) in fields_of().items():
         column = "B" if key == "batch_tokens" else key.rpartition(".")[2]
-        if key in own or column not in runs.columns:
+        if key in chosen or column not in runs.columns:
             continue
         values = runs[column].dropna().unique()
         if len(values) != 1 or runs[column].isna().any() or is_dataclass(default):
             continue
         value = values[0].item() if hasattr(values[0], "item") else values[0]
-        hint = fields_of()[key][0]
-        if isinstance(value, str) and float in (hint, *typing.get_args(hint)):
-            with contextlib.suppress(ValueError):  # a column of rules has its numbers as text
+        types = (hint, *typing.get_args(hint))
+        if isinstance(value, str) and float in types:
+            with contextlib.suppress(ValueError):  # in a column with rules, numbers are text
                 value = float(value)
-        if (
-            isinstance(value, float)
-            and value.is_integer()
-            and int in (hint, *typing.get_args(hint))
-        ):
+        if isinstance(value, float) and value.is_integer() and int in types:
             value = int(value)
         if value != default:
             base[key] = value
@@ -71,16 +79,17 @@ def shared_fields(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def run_fields(p: Point) -> str:
-    """A run's fields as they stand in an inline table."""
+    """Return a run's fields as the content of an inline table."""
     default = ModelConfig()
-    words = {"model.n_layer": p.model.n_layer, "model.d_model": p.model.d_model}
-    words |= {"model.n_head": p.model.n_head, "tokens": int(p.D), "seed": p.seed}
+    values = {"model.n_layer": p.model.n_layer, "model.d_model": p.model.d_model}
+    values |= {"model.n_head": p.model.n_head, "tokens": int(p.D), "seed": p.seed}
     if p.model.d_ff is not None and p.model.d_ff != default.d_ff:
-        words["model.d_ff"] = p.model.d_ff
-    return ", ".join(f"{key} = {toml_value(value)}" for key, value in words.items())
+        values["model.d_ff"] = p.model.d_ff
+    return ", ".join(f"{key} = {toml_value(value)}" for key, value in values.items())
 
 
 def toml_value(value: Any) -> str:
+    """Return a boolean, number or string as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""The shape of a decoder of a given size."""
+"""Suggest a decoder of a given size."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import numpy as np
 from scaling.config import ModelConfig
 from scaling.size import parameters
 
+_SIZE_TOLERANCE = 0.05
+"""A deviation of this much in ln N costs as much as one of `_PROPORTION_TOLERANCE`."""
+_PROPORTION_TOLERANCE = 0.4
+"""A deviation of this much in ln(d_model / n_layer), or in ln(width of a head)."""
 
-@dataclass(frozen=True)
-class Shape:
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestedModel:
     """A decoder of nearly the planned size."""
 
     model: ModelConfig
     N: int
-    """Exact, in the plan's own count of parameters."""
+    """Its exact parameters, in the plan's own count."""
     D: float
     """Tokens that spend the plan's compute on this exact size."""
 
     def record(self) -> dict[str, Any]:
+        """Return plain numbers, ready for JSON."""
         m = self.model
         return {
             "n_layer": m.n_layer, "d_model": m.d_model, "n_head": m.n_head, "n_ctx": m.n_ctx,
@@ -30,7 +36,7 @@ class Shape:
         }  # fmt: skip
 
 
-def shape(
+def suggest_model(
     N: float,
     *,
     model: ModelConfig | None = None,
@@ -38,47 +44,53 @@ def shape(
     count: str = "N",
     vocab_size: int | None = None,
 ) -> ModelConfig | None:
-    """A decoder of nearly N parameters: depth, width and heads near what language models use; or of
-    the depth given.
+    """Return a decoder of nearly N parameters with the usual depth, width and heads.
 
     The aspect ratio d_model / n_layer aims at 52 (N / 1e8)^0.147, the line through the eight
     models of Brown et al. 2020 (Table 2.1); loss hardly depends on it (Kaplan et al. 2020, Fig.
-    5). Heads are 64 wide, fewer in narrow models. None where the parameters cannot be counted:
-    `count` is neither N, N_kaplan nor, with a vocab_size, N_total.
+    5). Heads are 64 wide, fewer in narrow models. A given `n_layer` is kept. n_ctx, tied and
+    d_ff / d_model are those of `model`.
+
+    Returns None if the parameters cannot be counted: `count` must be N, N_kaplan or, with a
+    vocab_size, N_total.
     """
     model = model or ModelConfig()
-    widen = None if model.d_ff is None else model.d_ff / model.d_model
     if count not in ("N", "N_kaplan") and not (count == "N_total" and vocab_size):
         return None
-    aim = max(52 * (N / 1e8) ** 0.147, 4.0)
+    ff_ratio = None if model.d_ff is None else model.d_ff / model.d_model
+    aspect = max(52 * (N / 1e8) ** 0.147, 4.0)
     best, least = None, math.inf
-    depth = max(1.0, (N / (12 * aim**2)) ** (1 / 3))
-    ends = (max(1.0, depth // 2), 2 * depth // 1 + 1)
-    depths = np.unique(np.linspace(*ends, 64).round())
-    for layers in depths if n_layer is None else [n_layer]:
+    for layers in _depths(N, aspect) if n_layer is None else [n_layer]:
         width = math.sqrt(N / (12 * layers))
         head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
         about = width / head  # and a few heads more or fewer
-        for n_head in range(
-            max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8)) + 2
-        ):
-            # At a depth that is given, the width alone meets N: heads are as wide as it takes.
+        fewest, most = max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8))
+        for n_head in range(fewest, most + 2):
+            # At a given depth the width alone meets N, so heads are as wide as necessary.
             d = n_head * (head if n_layer is None else 2 * max(1, round(width / n_head / 2)))
-            one = ModelConfig(
+            candidate = ModelConfig(
                 n_layer=int(layers),
                 d_model=d,
                 n_head=n_head,
-                d_ff=None if widen is None else round(widen * d),
+                d_ff=None if ff_ratio is None else round(ff_ratio * d),
                 n_ctx=model.n_ctx,
                 tied=model.tied,
             )
-            off = math.log(count_parameters(one, count, vocab_size) / N)
-            odd = math.log(d / layers / aim) if n_layer is None else math.log(d / n_head / head)
-            cost = (off / 0.05) ** 2 + (odd / 0.4) ** 2
+            off = math.log(count_parameters(candidate, count, vocab_size) / N)
+            odd = math.log(d / layers / aspect if n_layer is None else d / n_head / head)
+            cost = (off / _SIZE_TOLERANCE) ** 2 + (odd / _PROPORTION_TOLERANCE) ** 2
             if cost < least:
-                best, least = one, cost
+                best, least = candidate, cost
     return best
 
 
+def _depths(N: float, aspect: float) -> np.ndarray:
+    """Return up to 64 depths around the one of this aspect ratio."""
+    depth = max(1.0, (N / (12 * aspect**2)) ** (1 / 3))
+    ends = (max(1.0, depth // 2), 2 * depth // 1 + 1)
+    return np.unique(np.linspace(*ends, 64).round())
+
+
 def count_parameters(model: ModelConfig, count: str, vocab_size: int | None) -> int:
+    """Return the parameters of a model in the count N, N_kaplan or N_total."""
     return getattr(parameters(model, vocab_size or 0), count)

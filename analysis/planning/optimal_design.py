@@ -1,9 +1,10 @@
-"""Choose runs so that one target becomes as certain as possible: c-optimal design."""
+"""Choose runs that make one target as certain as possible: c-optimal design."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,34 +18,45 @@ from scaling.table import sensible
 
 _DRAWS = 48
 """Draws of the parameters that the criterion is averaged over."""
-
-
 _STEP = 0.01
-"""Of finite differences in ln(parameter): wide, as optima are found to 1e-6 of N."""
+"""Step of finite differences in ln(parameter): wide, because optima are found to 1e-6 of N."""
+_ROUNDS = 3
+"""Rounds of exchanges at most."""
+_SMALLEST_GAIN = 1e-6
+"""An exchange must lower the criterion by more than this."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class DesignProblem:
-    """Choose rows of J (k draws, n candidates, q) within `room`, to make g' M^-1 g small."""
+    """Choose candidates within a budget so that the target's variance g' M^-1 g becomes small.
 
-    def __init__(
-        self,
-        J: np.ndarray,
-        g: np.ndarray,
-        prior: np.ndarray,
-        cost: np.ndarray,
-        room: float,
-        seeds: np.ndarray,
-        most: int,
-    ):
-        self.J, self.g, self.prior, self.cost = J, g, prior, cost
-        self.room, self.seeds, self.most = room, seeds, most
+    Arrays have k draws of the q parameters and n candidates.
+    """
+
+    J: np.ndarray
+    """Gradient of each run's ln L over its noise, (k, n, q)."""
+    g: np.ndarray
+    """Gradient of the target, (k, q)."""
+    prior: np.ndarray
+    """Information without new runs, (k, q, q)."""
+    cost: np.ndarray
+    """FLOPs of each candidate, (n,)."""
+    budget: float
+    """FLOPs of all chosen runs at most."""
+    seeds: np.ndarray
+    """How often each candidate may be chosen, (n,) or ()."""
+    most: int
+    """Maximum number of chosen runs."""
 
     def width(self, chosen: np.ndarray) -> float:
-        """Standard error of the target: root of the geometric mean over the draws."""
+        """Return the target's standard error: the root of the geometric mean over the draws."""
         return float(np.exp(0.5 * self._value(chosen)))
 
     def solve(self) -> np.ndarray:
-        """Greedy, by gain per cost to several powers, each bettered by exchanges; the best."""
+        """Return the best of several greedy choices, each improved by exchanges.
+
+        They rank candidates by gain per cost^power, for several powers.
+        """
         found = [self._exchanged(self._greedy(power)) for power in (1.0, 0.6, 0.3, 0.0)]
         return min(found, key=self._value)
 
@@ -57,7 +69,7 @@ class DesignProblem:
         return float(np.mean(np.log(np.einsum("ki,kij,kj->k", self.g, V, self.g))))
 
     def _after(self, chosen: np.ndarray) -> np.ndarray:
-        """The criterion after each candidate is added (n,): one Sherman-Morrison step."""
+        """Return the criterion after each candidate is added, (n,), by a Sherman-Morrison step."""
         V = self._inverse(chosen)
         Vg = np.einsum("kij,kj->ki", V, self.g)
         VJ = np.einsum("kij,knj->kni", V, self.J)
@@ -66,9 +78,9 @@ class DesignProblem:
         return np.mean(np.log(np.maximum(now - less, 1e-300)), axis=0)
 
     def _free(self, chosen: np.ndarray) -> np.ndarray:
-        """Candidates that may still be added."""
+        """Return which candidates may still be added."""
         used = np.bincount(chosen, minlength=len(self.cost))
-        return (used < self.seeds) & (self.cost[chosen].sum() + self.cost <= self.room)
+        return (used < self.seeds) & (self.cost[chosen].sum() + self.cost <= self.budget)
 
     def _greedy(self, power: float) -> np.ndarray:
         chosen = np.array([], int)
@@ -79,7 +91,7 @@ class DesignProblem:
         return chosen
 
     def _exchanged(self, chosen: np.ndarray) -> np.ndarray:
-        """Take one run out and spend what that frees, as long as it helps."""
+        """Take one run out and spend what that frees, for as long as it helps."""
         best = self._value(chosen) if len(chosen) else math.inf
         for _ in range(_ROUNDS):
             before = best
@@ -90,18 +102,18 @@ class DesignProblem:
                 while (free := self._free(again)).any() and len(again) < self.most:
                     after = np.where(free, self._after(again), np.inf)
                     again = np.append(again, int(np.argmin(after)))
-                if (value := self._value(again)) < best - 1e-6:
+                if (value := self._value(again)) < best - _SMALLEST_GAIN:
                     chosen, best = again, value
             if best > before - 1e-3:
                 break
         return chosen
 
 
-_ROUNDS = 3
-
-
 def target_function(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Parameters (k,) -> the target (k,)."""
+    """Return the function from parameters, (k,) each, to the target, (k,).
+
+    Raises ConfigError for an unknown target.
+    """
     what, _, at = name.partition("@")
     if (parameter := name.removeprefix("ln ")) in law.params and name != "a":
         return lambda p: np.log(p[parameter])
@@ -119,28 +131,31 @@ def target_function(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]],
         C = math.nan
     if what not in ("L", "N") or not sensible(C):
         raise ConfigError(
-            f"target={name!r} is not known: 'a' for the exponent of N_opt, 'L@1e18' or 'N@1e18' for "
-            f"the best loss or size at so many FLOPs, or a parameter of {law.name}: "
+            f"target={name!r} is not known. Give 'a' for the exponent of N_opt, 'L@1e18' or "
+            f"'N@1e18' for the best loss or size at that many FLOPs, or a parameter of {law.name}: "
             f"{', '.join(law.params)}."
         )
     return lambda p: np.log(optimum_at(law, dict(p), np.array([C]), flops_6N)[what][:, 0])
 
 
 def draws_of(result: FitResult, seed: int) -> dict[str, np.ndarray]:
-    """Some draws of the free parameters and the estimate: (k,) each."""
+    """Return some draws of the parameters, and the estimate as the last one: (k,) each."""
     if not len(result.samples):
         raise ConfigError("a design needs the draws of a fit: fit(..., bootstrap=200).")
     rng = np.random.default_rng(seed)
     rows = result.samples.iloc[rng.permutation(len(result.samples))[:_DRAWS]]
     draws = {p: np.append(rows[p].to_numpy(float), result.params[p]) for p in result.law.params}
-    fine = np.all([np.isfinite(v) & (v > 0) for v in draws.values()], axis=0)
-    return {p: v[fine] for p, v in draws.items()}
+    usable = np.all([np.isfinite(v) & (v > 0) for v in draws.values()], axis=0)
+    return {p: v[usable] for p, v in draws.items()}
 
 
 def gradient_of(
     function: Callable[[Mapping[str, np.ndarray]], np.ndarray], draws: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """d function / d ln(parameter) by central differences: (k, n, parameters) of a (k, n) result."""
+    """Return d function / d ln(parameter) by central differences.
+
+    It is (k, n, parameters) for a (k, n) result.
+    """
     columns = []
     with np.errstate(all="ignore"):
         for name in draws:
@@ -152,18 +167,21 @@ def gradient_of(
 
 
 def information(law: Law, draws: Mapping[str, np.ndarray], N: Any, D: Any) -> np.ndarray:
-    """d ln L / d ln(parameter) at each run: (k, n, parameters)."""
+    """Return d ln L / d ln(parameter) at each run: (k, n, parameters)."""
     columns = {"N": np.asarray(N, float), "D": np.asarray(D, float)}
 
     def log_loss(p: Mapping[str, np.ndarray]) -> np.ndarray:
-        deep = {name: v[:, None] for name, v in p.items()}
-        return np.log(law(*(columns[name] for name in law.inputs), **deep))
+        broadcast = {name: v[:, None] for name, v in p.items()}
+        return np.log(law(*(columns[name] for name in law.inputs), **broadcast))
 
     return gradient_of(log_loss, draws)
 
 
 def noise_of(result: FitResult) -> float:
-    """Standard deviation of the residuals of ln L, robust, for the parameters fitted."""
+    """Return a robust standard deviation of the residuals of ln L.
+
+    It is corrected for the number of fitted parameters.
+    """
     r = result.log_residuals
     free = max(result.n - len(result.law.params), 1)
     return float(1.4826 * np.median(np.abs(r)) * np.sqrt(result.n / free))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 
 from analysis.critical_batch import CriticalBatch
 from analysis.data_limits import repeating
@@ -21,7 +19,10 @@ from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.planning.accelerators import memory
-from analysis.planning.model_shape import Shape, count_parameters, shape
+from analysis.planning.inverse import compute_draws, compute_for, source_of
+from analysis.planning.model_shape import SuggestedModel, count_parameters, suggest_model
+from analysis.planning.price import Deviation, deviation_line, deviations
+from analysis.planning.quantity import Quantity, quantity_of
 from analysis.planning.recipe import Recipe, recipe
 from scaling import units
 from scaling.config import ModelConfig
@@ -33,61 +34,47 @@ from scaling.table import LARGEST, sensible
 _WRONG = ("not_converged", "wrong_sign")
 """Codes of a fit's status that leave a plan without a basis."""
 _OPEN = ("not_identified", "at_bound")
-"""Codes that do so where they leave the plan open: a scale far from the data may be unknown, and the best
-size among the data is not."""
+"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
+the best size within the data is known."""
 _WIDE = 100.0
-"""High over low of N beyond which a plan is open."""
+"""A plan is open if the upper end of N's interval is more than this many times the lower end."""
 
-FACTORS = (0.25, 0.5, 2.0, 4.0)
-"""Departures from the best size whose price a plan states (Kaplan et al. 2020, Fig. 12)."""
-
-
-class Quantity(NamedTuple):
-    """A number with its interval."""
-
-    value: float
-    low: float
-    high: float
+_INSIDE = 1.001
+"""Factors beyond the data that are not more than this are rounding."""
 
 
-class Deviation(NamedTuple):
-    """A size other than the best one, trained until the loss is the plan's."""
-
-    factor: float
-    """N over N_opt."""
-    compute: Quantity
-    """C over the plan's C; infinite where no amount of data reaches that loss."""
-    D: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The compute-optimal run for one request."""
 
     asked: dict[str, float]
+    """The request: C, N, D or L, and its value."""
     C: Quantity
     N: Quantity
     D: Quantity
     L: Quantity
     tokens_per_parameter: Quantity
-    shape: Shape | None
+    shape: SuggestedModel | None
+    """A decoder of nearly N parameters; None if they cannot be counted."""
     deviations: tuple[Deviation, ...]
+    """The price of other sizes; empty without a law of N and D."""
     beyond: dict[str, float]
     """How many times C, N and D lie outside the data: 1 inside."""
     recipe: Recipe
     memory: dict[str, Any] | None
-    """Bytes of states and activations (see analysis.planning.accelerators); None without a shape or a
-    vocabulary."""
+    """Bytes of states and activations (:func:`analysis.planning.accelerators.memory`); None
+    without a shape or a vocabulary."""
     tenfold: dict[str, float]
-    """By what to multiply N, D, B and S to spend ten times the compute, and what L then is."""
+    """The factors in N, D, B and S for ten times the compute, and the resulting L."""
     status: tuple[str, ...]
+    """Warnings, one line each; those of the fit have codes."""
     source: str
     level: float
     served: float = 0.0
-    """Tokens of inference that C counts too."""
+    """Tokens of inference that C includes."""
 
     def record(self) -> dict[str, Any]:
-        """Everything as plain numbers and strings, ready for JSON (infinite becomes None)."""
+        """Return plain numbers and strings, ready for JSON (infinite becomes None)."""
         quantities = ("C", "N", "D", "L", "tokens_per_parameter")
         return {
             "asked": self.asked,
@@ -111,7 +98,8 @@ class Plan:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What the fit says against planning with it: parameters that the data leave open, ..."""
+        """The lines of the fit's status that make the plan unreliable, such as parameters that
+        the data do not identify."""
         narrow = self.N.high <= _WIDE * self.N.low
         doubtful = _WRONG if narrow else _WRONG + _OPEN
         return tuple(
@@ -120,6 +108,7 @@ class Plan:
 
     @property
     def headline(self) -> str:
+        """The plan in a line, with its doubts."""
         plain = (
             f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
             f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
@@ -128,8 +117,16 @@ class Plan:
         return f"{plain} - NOT RELIABLE, {'; '.join(self.doubts)}" if self.doubts else plain
 
     def __str__(self) -> str:
+        lines = [self.headline, *self._quantity_lines(), *self._training_lines()]
+        if self.deviations:
+            lines.append("  price of another size, at the same loss:")
+            lines += [f"    {deviation_line(d)}" for d in self.deviations]
+        lines.append(f"  from {self.source}; {self.level:.0%} intervals")
+        return "\n".join(lines + [f"  ! {line}" for line in self.status])
+
+    def _quantity_lines(self) -> Iterator[str]:
+        """C, N, D, D/N and L with their intervals."""
         (name,) = self.asked
-        lines = [self.headline]
         served = f", {units.count(self.served)} tokens of inference included" if self.served else ""
         rows = [
             ("C", self.C, f"FLOPs ({self.C.value / PF_DAY:.3g} PF-days){served}"),
@@ -139,37 +136,37 @@ class Plan:
             ("L", self.L, "nats/token"),
         ]
         for symbol, q, unit in rows:
-            exact = symbol == name
-            spread = "asked for" if exact else interval(q.low, q.high, ".4g")
-            lines.append(f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}")
+            spread = "asked for" if symbol == name else interval(q.low, q.high, ".4g")
+            yield f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}"
+
+    def _training_lines(self) -> Iterator[str]:
+        """The model, its training and memory, and ten times the compute."""
         if self.shape is not None:
             m, off = self.shape.model, self.shape.N / self.N.value - 1
-            lines.append(
+            yield (
                 f"  shape  n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: "
                 f"N = {self.shape.N:,} ({off:+.1%}), D = {self.shape.D:.4g} at the same C"
             )
         r = self.recipe
-        lines.append(
-            f"  train  B = {r.B:.3g} tokens ({r.sources['B']}), S = {r.S:.3g} steps, lr = {r.lr:.2g} "
-            f"({r.sources['lr']})"
+        yield (
+            f"  train  B = {r.B:.3g} tokens ({r.sources['B']}), S = {r.S:.3g} steps, "
+            f"lr = {r.lr:.2g} ({r.sources['lr']})"
         )
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
-            lines.append(
-                f"  memory {units.data_size(self.memory['states'])} of weights and optimiser, "
-                f"{units.data_size(self.memory['activations'])} of activations per "
-                f"sequence: at least {fewest}"
+            yield (
+                f"  memory {units.data_size(self.memory['states'])} of weights and optimizer, "
+                f"{units.data_size(self.memory['activations'])} of activations per sequence: "
+                f"at least {fewest}"
             )
         t = self.tenfold
-        lines.append(
+        yield (
             f"  ten times the compute: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} and S "
             f"x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
         )
-        if self.deviations:
-            lines.append("  price of another size, at the same loss:")
-            lines += [f"    {_price(d)}" for d in self.deviations]
-        lines.append(f"  from {self.source}; {self.level:.0%} intervals")
-        return "\n".join(lines + [f"  ! {line}" for line in self.status])
+
+
+# ------------------------------------------------------------------ the plan
 
 
 def plan(
@@ -186,23 +183,61 @@ def plan(
     unique: float | None = None,
     critical: CriticalBatch | None = None,
 ) -> Plan:
-    """The compute-optimal run with C FLOPs; or with N parameters; or D tokens; or to reach loss L.
+    """Plan the compute-optimal run with C FLOPs, N parameters or D tokens, or to reach loss L.
 
     source      a fitted law of N and D, any frontier, or a table that `frontier` takes.
     model       the model whose n_ctx and d_ff / d_model the suggested shape keeps.
-    vocab_size  needed for memory, and for a shape where the frontier counts all parameters
-                (N_total); where the runs have one, theirs.
-    served      tokens that the model will be run on afterwards: C then counts 2 N served too, and
-                the best model is smaller (Sardana et al. 2024). Of a fitted law only.
-    unique      tokens of data that there are: beyond them each epoch is worth less (Muennighoff et
-                al. 2023; see overfit.repeating). Of a fitted law only.
-    critical    gives the batch size; see `recipe`.
+    vocab_size  needed for memory, and for a shape if the frontier counts all parameters (N_total);
+                by default that of the runs, if they have one.
+    served      tokens of inference after training: C then includes 2 N served, and the best model
+                is smaller (Sardana et al. 2024). For a fitted law only.
+    unique      available tokens of data: beyond them each epoch is worth less (Muennighoff et al.
+                2023; see :func:`analysis.data_limits.repeating`). For a fitted law only.
+    critical    gives the batch size; see :func:`analysis.planning.recipe.recipe`.
 
-    Intervals cover the fit's own uncertainty, not that the law is wrong where there are no data:
-    `beyond` and `status` say how far that is. Raises ConfigError unless exactly one of C, N, D, L
-    is given, positive and finite, and for a loss that no compute reaches.
+    Intervals cover the fit's own uncertainty. They do not cover that the law may be wrong where
+    there are no data: `beyond` and `status` tell how far that is. Raises ConfigError unless exactly
+    one of C, N, D, L is given, positive and finite, and for a loss that no compute reaches.
     """
     check_level(level)
+    front = _front(source, level=level, served=served, unique=unique)
+    asked, value = _request({"C": C, "N": N, "D": D, "L": L})
+    compute = value if asked == "C" else compute_for(front, asked, value)
+    draws = _draws(front, asked, value, compute)
+    best = {name: float(v[0]) for name, v in draws.items()}
+    _check_trainable(front, asked, best)
+    runs = None if front.fit is None else front.fit.runs
+    vocab_size = _vocab_size(runs) if vocab_size is None else vocab_size
+    shape = _shape(front, best["N"], compute, model=model, vocab_size=vocab_size)
+    beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
+    how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
+    with np.errstate(invalid="ignore"):
+        ratio = quantity_of(draws["D"] / draws["N"], level)
+    return Plan(
+        asked={asked: float(value)},
+        **_quantities(front, asked, draws, best, level),
+        tokens_per_parameter=ratio,
+        shape=shape,
+        deviations=tuple(deviations(front, best["N"], best["D"], level)),
+        beyond=beyond,
+        recipe=how,
+        memory=memory(shape.model, vocab_size) if shape is not None and vocab_size else None,
+        tenfold=_tenfold(front, compute, best, how, critical),
+        status=(*_epochs(best["D"], unique), *_warnings(front, beyond, shape, best["N"])),
+        source=source_of(front),
+        level=level,
+        served=served,
+    )
+
+
+def _front(
+    source: FitResult | Frontier | Comparison | pd.DataFrame,
+    *,
+    level: float,
+    served: float,
+    unique: float | None,
+) -> Frontier:
+    """Return the frontier of the source. Raises ConfigError for options that do not suit it."""
     for name, number in (("served", served), ("unique", unique)):
         if number and not isinstance(source, FitResult):
             raise ConfigError(f"{name}={number:g} needs a fitted law: plan(fit(...), ...).")
@@ -213,15 +248,18 @@ def plan(
     if unique == 0:
         raise ConfigError("unique=0 tokens of data: there is nothing to train on.")
     if isinstance(source, FitResult):
-        limited = source
         if unique is not None:
-            limited = replace(source, law=repeating(source.law, unique=unique))
-        front = parametric(limited, level=level, served=served)
-    else:
-        front = optimal(source, level=level) if isinstance(source, pd.DataFrame) else source
+            source = replace(source, law=repeating(source.law, unique=unique))
+        return parametric(source, level=level, served=served)
+    front = optimal(source, level=level) if isinstance(source, pd.DataFrame) else source
     if isinstance(front, Comparison):
         raise ConfigError("a plan needs one frontier, not several: plan(comparison.fronts[...]).")
-    given = {k: v for k, v in (("C", C), ("N", N), ("D", D), ("L", L)) if v is not None}
+    return front
+
+
+def _request(values: Mapping[str, float | None]) -> tuple[str, float]:
+    """Return the one value that is given, and its name. Raises ConfigError."""
+    given = {name: value for name, value in values.items() if value is not None}
     if len(given) != 1:
         raise ConfigError(
             f"a plan needs exactly one of C, N, D and L; got {', '.join(given) or 'none'}. "
@@ -230,211 +268,122 @@ def plan(
     ((asked, value),) = given.items()
     if not sensible(value):
         raise ConfigError(f"{asked}={value} must be positive and finite, no more than {LARGEST:g}.")
-    compute = value if asked == "C" else _compute(front, asked, value)
+    return asked, value
+
+
+def _draws(front: Frontier, asked: str, value: float, compute: float) -> dict[str, np.ndarray]:
+    """Return C, N, D and L of the estimate and of each resample, (1 + resamples,) each."""
     spread = np.full(len(front.lines["N"]), compute)
     if asked != "C":
-        spread = _compute_draws(front, asked, value, compute)
+        spread = compute_draws(front, asked, value, compute)
     reached = np.isfinite(spread)
-    own = front.draws(np.where(reached, spread, compute)[:, None])
-    draws = {name: np.where(reached, v[:, 0], np.inf) for name, v in own.items()}
-    draws |= {"C": spread, asked: np.full(len(spread), float(value))}
-    best = {name: float(v[0]) for name, v in draws.items()}
-    _possible(front, asked, best)
-    quantities = {name: _quantity(draws[name], level) for name in ("C", "N", "D", "L")}
-    if (
-        front.fit is not None and asked != "L" and len(front.fit.samples)
-    ):  # of this very run, not of each resample's own best
+    optima = front.draws(np.where(reached, spread, compute)[:, None])
+    draws = {name: np.where(reached, v[:, 0], np.inf) for name, v in optima.items()}
+    return draws | {"C": spread, asked: np.full(len(spread), float(value))}
+
+
+def _quantities(
+    front: Frontier,
+    asked: str,
+    draws: Mapping[str, np.ndarray],
+    best: Mapping[str, float],
+    level: float,
+) -> dict[str, Quantity]:
+    """Return C, N, D and L with their intervals."""
+    quantities = {name: quantity_of(draws[name], level) for name in ("C", "N", "D", "L")}
+    if front.fit is not None and asked != "L" and len(front.fit.samples):
+        # The interval is that of this very run, not of each resample's own best run.
         low, high = front.fit.predict_interval(level, N=best["N"], D=best["D"])
         quantities["L"] = Quantity(best["L"], float(low), float(high))
-    runs = None if front.fit is None else front.fit.runs
-    if vocab_size is None and runs is not None and "vocab_size" in runs.columns:
-        sizes = pd.to_numeric(runs["vocab_size"], errors="coerce").dropna().unique()
-        vocab_size = int(sizes[0]) if len(sizes) == 1 and 1 <= sizes[0] < LARGEST else None
-    with np.errstate(invalid="ignore"):
-        ratio = _quantity(draws["D"] / draws["N"], level)
-    beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
-    found = shape(best["N"], model=model, count=front.params, vocab_size=vocab_size)
-    form = None
-    if found is not None:
-        size = count_parameters(found, front.params, vocab_size)
-        form = Shape(found, size, (compute - 2 * size * served) / float(front.per_token(size)))
-    how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
-    more = {name: float(v[0, 0]) for name, v in front.draws(10 * compute).items()}
-    then = recipe(**more, runs=runs, critical=critical)
-    tenfold = {name: more[name] / best[name] for name in ("N", "D")}
-    tenfold |= {"B": then.B / how.B, "S": then.S / how.S, "L": more["L"]}
-    return Plan(
-        asked={asked: float(value)},
-        **quantities,
-        tokens_per_parameter=ratio,
-        shape=form,
-        deviations=tuple(_deviations(front, best["N"], best["D"], level)),
-        beyond=beyond,
-        recipe=how,
-        memory=memory(found, vocab_size) if found is not None and vocab_size else None,
-        tenfold=tenfold,
-        status=(*_epochs(best["D"], unique), *_qualified(front, beyond, form, best["N"])),
-        source=_source(front),
-        level=level,
-        served=served,
-    )
+    return quantities
 
 
-def _possible(front: Frontier, asked: str, best: Mapping[str, float]) -> None:
-    """Raise ConfigError where the best run of a frontier is none that anyone can train."""
-    at = f"{asked}={best[asked]:g}: the best run by this frontier ({_source(front)})"
+def _check_trainable(front: Frontier, asked: str, best: Mapping[str, float]) -> None:
+    """Raise ConfigError if nobody can train the best run of the frontier."""
+    at = f"{asked}={best[asked]:g}: the best run by this frontier ({source_of(front)})"
     for name, what in (("N", "parameter"), ("D", "token"), ("L", "")):
         if not sensible(best[name]):
-            raise ConfigError(
-                f"{at} has no {name} that can be computed, so far is it beyond the data."
-            )
+            raise ConfigError(f"{at} is so far beyond the data that its {name} cannot be computed.")
         if what and best[name] < 1:
             raise ConfigError(f"{at} has {name} = {best[name]:.3g}, less than one {what}.")
 
 
-# ------------------------------------------------------------------ from N, D or L to C
+def _vocab_size(runs: pd.DataFrame | None) -> int | None:
+    """Return the vocabulary of the runs, if they have one."""
+    if runs is None or "vocab_size" not in runs.columns:
+        return None
+    sizes = pd.to_numeric(runs["vocab_size"], errors="coerce").dropna().unique()
+    return int(sizes[0]) if len(sizes) == 1 and 1 <= sizes[0] < LARGEST else None
 
 
-def _compute(front: Frontier, name: str, value: float) -> float:
-    """C at which the optimum has this N, D or L."""
-
-    def off(log_C: float) -> float:
-        return math.log(front.draws(math.exp(log_C))[name][0, 0] / value)
-
-    middle = 0.5 * sum(math.log(end) for end in front.ranges["C"])
-    for reach in (5.0, 20.0, 60.0, 150.0):
-        low, high = max(middle - reach, math.log(6.0)), middle + reach
-        if off(low) * off(high) <= 0:
-            return math.exp(float(brentq(off, low, high, xtol=1e-10)))
-    if name == "L":
-        floor = front.draws(math.exp(middle + 150))["L"][0, 0]
-        raise ConfigError(
-            f"L={value:g} nats/token is out of reach: this frontier ({_source(front)}) tends to "
-            f"{floor:.4g} however much compute is spent. Ask for more than that."
-        )
-    raise ConfigError(f"{name}={value:g} is optimal at no compute that this frontier covers.")
+def _shape(
+    front: Frontier,
+    N: float,
+    compute: float,
+    *,
+    model: ModelConfig | None,
+    vocab_size: int | None,
+) -> SuggestedModel | None:
+    """Return a decoder of nearly N parameters that spends the compute, if N can be counted."""
+    found = suggest_model(N, model=model, count=front.params, vocab_size=vocab_size)
+    if found is None:
+        return None
+    size = count_parameters(found, front.params, vocab_size)
+    D = (compute - 2 * size * front.served) / float(front.per_token(size))
+    return SuggestedModel(model=found, N=size, D=D)
 
 
-def _compute_draws(front: Frontier, name: str, value: float, C: float) -> np.ndarray:
-    """The same for every resample: (1 + resamples,); infinite where a resample does not get
-    there within a factor of 1e5 of the estimate."""
-    x = math.log(C) + np.linspace(-12, 12, 49)
-    paths = np.log(front.draws(np.exp(x))[name])
-    sign = -1.0 if name == "L" else 1.0
-    out = np.full(len(paths), np.inf)
-    for i, path in enumerate(sign * paths):
-        goal = sign * math.log(value)
-        if np.isfinite(path).all() and path[-1] >= goal:
-            out[i] = math.exp(np.interp(goal, np.maximum.accumulate(path), x))
-    out[0] = C
-    return out
+def _tenfold(
+    front: Frontier,
+    compute: float,
+    best: Mapping[str, float],
+    how: Recipe,
+    critical: CriticalBatch | None,
+) -> dict[str, float]:
+    """Return the factors in N, D, B and S for ten times the compute, and the resulting L."""
+    more = {name: float(v[0, 0]) for name, v in front.draws(10 * compute).items()}
+    runs = None if front.fit is None else front.fit.runs
+    then = recipe(**more, runs=runs, critical=critical)
+    factors = {name: more[name] / best[name] for name in ("N", "D")}
+    return factors | {"B": then.B / how.B, "S": then.S / how.S, "L": more["L"]}
 
 
-# ------------------------------------------------------------------ the price of another size
+# ------------------------------------------------------------------ warnings
 
 
-def price(front: Frontier, *, N: float, D: float, factor: float, level: float = 0.95) -> Quantity:
-    """Compute to reach the loss of (N, D) with factor x N parameters, over that of (N, D).
-
-    Infinite where no amount of data reaches it. Of a parametric frontier only: ConfigError else.
-
-    Source: Kaplan et al. 2020 (arXiv 2001.08361), Fig. 12
-    """
-    if front.fit is None:
-        raise ConfigError(f"the price of another size needs a law of N and D, not {front.method}.")
-    return _quantity(_same_loss(front, N, D, factor)[0], level)
-
-
-def _deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[Deviation]:
-    """Compute for the same loss at other sizes; needs a law of N and D."""
-    if front.fit is None:
-        return
-    for factor in FACTORS:
-        ratio, tokens = _same_loss(front, N, D, factor)
-        yield Deviation(factor, _quantity(ratio, level), float(tokens[0]))
-
-
-def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """C / C_opt and D at factor x N, for every set of parameters: bisection in ln D."""
-    assert front.fit is not None
-    law, samples = front.fit.law, front.fit.samples
-    params = {
-        p: np.concatenate([[front.fit.params[p]], samples[p].to_numpy(float)]) for p in law.params
-    }
-
-    def loss(n: float, d: Any) -> np.ndarray:
-        columns = {"N": np.full(np.shape(d), n), "D": d}
-        with np.errstate(all="ignore"):  # a draw may lie far out
-            return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
-
-    rows = len(samples) + 1
-    goal = loss(N, np.full(rows, D))
-    low, high = np.full(rows, math.log(D) - 30), np.full(rows, math.log(D) + 60)
-    reachable = loss(factor * N, np.exp(high)) < goal
-    for _ in range(60):
-        middle = (low + high) / 2
-        enough = loss(factor * N, np.exp(middle)) <= goal
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    tokens = np.where(reachable, np.exp(high), np.inf)
-    there = float(front.per_token(factor * N)) * tokens + 2 * factor * N * front.served
-    return there / (float(front.per_token(N)) * D + 2 * N * front.served), tokens
-
-
-# ------------------------------------------------------------------ words
-
-
-def _beyond(front: Frontier, at: dict[str, float]) -> dict[str, float]:
+def _beyond(front: Frontier, best: Mapping[str, float]) -> dict[str, float]:
+    """Return how many times each quantity lies outside the data: 1 inside."""
     return {
         name: max(1.0, value / front.ranges[name][1], front.ranges[name][0] / value)
-        for name, value in at.items()
+        for name, value in best.items()
     }
 
 
 def _epochs(D: float, unique: float | None) -> Iterator[str]:
     if unique is not None and unique * 1.005 < D:
         yield (
-            f"D is {D / unique:.3g} epochs of the {unique:.3g} unique tokens; their worth is that of "
-            "Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)"
+            f"D is {D / unique:.3g} epochs of the {unique:.3g} unique tokens; their worth is that "
+            "of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)"
         )
 
 
-def _qualified(
-    front: Frontier, beyond: dict[str, float], form: Shape | None, N: float
+def _warnings(
+    front: Frontier, beyond: Mapping[str, float], shape: SuggestedModel | None, N: float
 ) -> Iterator[str]:
     far = max(beyond.values())
-    if far > 1.001:
-        parts = ", ".join(f"{k} {v:.3g}x" for k, v in beyond.items() if v > 1.001)
+    if far > _INSIDE:
+        factors = ", ".join(f"{k} {v:.3g}x" for k, v in beyond.items() if v > _INSIDE)
         if far > 100:
             yield (
-                f"EXTRAPOLATION: {parts} beyond the data. So far out the interval is a lower bound "
-                "on the uncertainty: it assumes that the law holds there"
+                f"EXTRAPOLATION: {factors} beyond the data. At this distance the interval is a "
+                "lower bound on the uncertainty: it assumes that the law holds there"
             )
         elif far > 10:
-            yield f"EXTRAPOLATION: {parts} beyond the data; the interval assumes that the law holds"
+            yield (
+                f"EXTRAPOLATION: {factors} beyond the data; the interval assumes that the law holds"
+            )
         else:
-            yield f"extrapolates: {parts} beyond the data"
-    if form is not None and abs(form.N / N - 1) > 0.1:
-        yield f"no shape of the usual proportions has N = {N:.3g}; the nearest is N = {form.N}"
+            yield f"extrapolates: {factors} beyond the data"
+    if shape is not None and abs(shape.N / N - 1) > 0.1:
+        yield (f"no shape of the usual proportions has N = {N:.3g}; the nearest has N = {shape.N}")
     yield from front.status
-
-
-def _source(front: Frontier) -> str:
-    what = front.fit.law.name if front.fit is not None else "power laws"
-    return f"{front.method} frontier, {what} ({front.convention})"
-
-
-def _price(d: Deviation) -> str:
-    name = f"{d.factor:g} x N"
-    if not math.isfinite(d.compute.value):
-        return f"{name:<9} no amount of data reaches this loss"
-    spread = interval(d.compute.low - 1, d.compute.high - 1, "+.1%").replace("+inf%", "unreachable")
-    return f"{name:<9} {d.compute.value - 1:+.1%} compute {spread}, D = {d.D:.3g}"
-
-
-def _quantity(draws: np.ndarray, level: float) -> Quantity:
-    """The first is the estimate, the rest the distribution; what is not known is far out."""
-    rest = np.sort(np.where(np.isnan(draws[1:]), np.inf, draws[1:]))
-    if not len(rest):
-        return Quantity(float(draws[0]), math.nan, math.nan)
-    low, high = (rest[round(q * (len(rest) - 1))] for q in ((1 - level) / 2, (1 + level) / 2))
-    return Quantity(float(draws[0]), float(low), float(high))

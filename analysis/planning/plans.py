@@ -1,4 +1,4 @@
-"""The same plan under several laws."""
+"""Plans for the same request under several laws."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plans:
-    """The same request under several laws."""
+    """Plans for the same request under several laws."""
 
     plans: dict[str, Plan]
     """{law: plan}; the first is the one to read."""
     skipped: dict[str, str]
-    """{law: why it gives no plan}."""
+    """{law: reason why it gives no plan}."""
     held_out: dict[str, float]
-    """{law: error of predicting the larger runs from the smaller ones}; NaN where too few."""
+    """{law: error of predicting the larger runs from the smaller ones}; NaN for too few runs."""
 
     @property
     def first(self) -> Plan:
+        """The plan to read."""
         return next(iter(self.plans.values()))
 
     @property
     def disagreement(self) -> dict[str, float]:
-        """Of C, N and D the largest over the smallest among the laws, of L the difference."""
+        """Largest over smallest value among the laws for C, N and D; for L the difference."""
         values = {
             name: [getattr(p, name).value for p in self.plans.values()]
             for name in ("C", "N", "D", "L")
@@ -41,7 +42,7 @@ class Plans:
         return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
 
     def record(self) -> dict[str, Any]:
-        """The first plan's record, and beside it `laws` (each one's) and `disagreement`."""
+        """Return the first plan's record with those of all `laws` and the `disagreement`."""
         return self.first.record() | {
             "laws": {name: p.record() for name, p in self.plans.items()},
             "skipped": self.skipped,
@@ -53,31 +54,33 @@ class Plans:
         lines = [str(self.first)]
         if len(self.plans) > 1:
             lines.append("the same under other laws:")
-            for name, p in self.plans.items():
-                doubt = " - NOT RELIABLE" if p.doubts else ""
-                error = self.held_out[name]
-                missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
-                lines.append(
-                    f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
-                    f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
-                    f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
-                )
+            lines += [self._line(name) for name in self.plans]
             off = self.disagreement
             lines.append(
                 f"  they differ by a factor of {off['N']:.3g} in N, {off['D']:.3g} in D and by "
-                f"{off['L']:.3f} nats in L; no interval above knows of that"
+                f"{off['L']:.3f} nats in L; the intervals above exclude this model uncertainty"
             )
         return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
 
+    def _line(self, name: str) -> str:
+        p, error = self.plans[name], self.held_out[name]
+        missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
+        doubt = " - NOT RELIABLE" if p.doubts else ""
+        return (
+            f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
+            f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
+            f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
+        )
+
 
 def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
-    """`plan` under each of several fitted laws; keywords as there.
+    """Plan the same request under each of several fitted laws; `asked` as for :func:`plan`.
 
-    rank: first the law that predicts the larger runs best from the smaller ones
-        (:func:`analysis.validation.validate.held_out`) of those that the data determine, or of all where they
-        determine none; then the others, the best predictor first.
+    With `rank`, the first plan is that of the law that predicts the larger runs best from the
+    smaller ones (:func:`analysis.validation.validate.held_out`), among the laws that the data
+    determine, or among all if they determine none. The others follow, best predictor first.
 
-    Raises ConfigError, the first law's, where no law gives a plan.
+    Raises the first law's error if no law gives a plan.
     """
     made: dict[str, Plan] = {}
     skipped: dict[str, str] = {}
@@ -96,4 +99,4 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
         best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
         order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
         made = {name: made[name] for name in order}
-    return Plans(made, skipped, errors)
+    return Plans(plans=made, skipped=skipped, held_out=errors)

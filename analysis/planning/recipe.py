@@ -1,4 +1,4 @@
-"""Batch size, steps and learning rate of a run that is only planned."""
+"""Batch size, steps and learning rate of a planned run."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ li2025_lr = PublishedLaw(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train N parameters on D tokens."""
 
     B: float
-    """Tokens a step."""
+    """Tokens per step."""
     S: float
-    """Steps, D / B."""
+    """Number of steps, D / B."""
     lr: float
     """Peak learning rate."""
     sources: dict[str, str]
     """Where B and lr come from."""
 
     def record(self) -> dict[str, Any]:
+        """Return plain numbers and strings, ready for JSON."""
         return {"B": self.B, "S": self.S, "lr": self.lr, "sources": self.sources}
 
 
@@ -48,48 +49,49 @@ def recipe(
     runs: pd.DataFrame | None = None,
     critical: CriticalBatch | None = None,
 ) -> Recipe:
-    """Batch size, steps and learning rate for N parameters, D tokens and the loss L to be reached.
+    """Return batch size, steps and learning rate for N parameters, D tokens and target loss L.
 
     critical  gives B = B_crit(L), at which training takes twice the fewest steps and examples
-              (Kaplan et al. 2020, section 6.1); where it is not given, or has no law, B = 0.58
-              D^0.571 tokens.
-    runs      whose learning rates followed one power law of N, D and B: that is continued; where
-              they did not, lr = 1.79 N^-0.713 D^0.307.
+              (Kaplan et al. 2020, section 6.1); without it, or if it has no law, B = 0.58 D^0.571
+              tokens.
+    runs      if their learning rates follow one power law of N, D and B, it is continued;
+              otherwise lr = 1.79 N^-0.713 D^0.307.
 
-    Both published rules are Li et al. 2025's, for AdamW at a vocabulary of 65536.
+    Both published rules are from Li et al. 2025, for AdamW at a vocabulary of 65536.
     """
     if critical is not None and critical.law is not None:
-        B, why = float(critical.law.predict(L=L)), "B_crit(L) of these runs"
+        B, B_source = float(critical.law.predict(L=L)), "B_crit(L) of these runs"
     else:
-        B, why = float(li2025_B.predict(D=D)), f"0.58 D^0.571, {li2025_B.source}"
-    own = None if runs is None else _rule(runs)
-    if own is not None:
-        lr, how = own[0](N, D, B), f"the rule of these runs, {own[1]}"
+        B, B_source = float(li2025_B.predict(D=D)), f"0.58 D^0.571, {li2025_B.source}"
+    rule = None if runs is None else _rule(runs)
+    if rule is not None:
+        rate, formula = rule
+        lr, lr_source = rate(N, D, B), f"the rule of these runs, {formula}"
     else:
         lr = float(li2025_lr.predict(N=N, D=D))
-        how = f"1.79 N^-0.713 D^0.307, {li2025_lr.source}"
-    return Recipe(B, D / B, lr, {"B": why, "lr": how})
+        lr_source = f"1.79 N^-0.713 D^0.307, {li2025_lr.source}"
+    return Recipe(B=B, S=D / B, lr=lr, sources={"B": B_source, "lr": lr_source})
 
 
 def _rule(runs: pd.DataFrame) -> tuple[Callable[[float, float, float], float], str] | None:
-    """The power law of N, D and B that the runs' learning rates follow, to a percent; None where
-    they do not."""
+    """Return the power law of N, D and B that the runs' learning rates follow to within a percent,
+    and its formula; None if there is none."""
     if "lr_peak" not in runs.columns or not (runs["lr_peak"] > 0).all():
         return None
     names = [n for n in ("N", "D", "B") if n in runs.columns and runs[n].nunique() > 1]
     x = np.log(runs[names].to_numpy(float))
     y = np.log(runs["lr_peak"].to_numpy(float))
-    design = np.column_stack([np.ones(len(y)), x])
-    found = np.linalg.lstsq(design, y, rcond=None)[0]
-    if np.abs(design @ found - y).max() > 0.01 or runs["N"].nunique() < 3:
+    regressors = np.column_stack([np.ones(len(y)), x])
+    found = np.linalg.lstsq(regressors, y, rcond=None)[0]
+    if np.abs(regressors @ found - y).max() > 0.01 or runs["N"].nunique() < 3:
         return None
-    powers = {n: p for n, p in zip(names, found[1:], strict=True) if abs(p) > 1e-3}
-    if not powers:  # one rate for all sizes is no rule to continue
+    exponents = {n: p for n, p in zip(names, found[1:], strict=True) if abs(p) > 1e-3}
+    if not exponents:  # one rate for all sizes is no rule to continue
         return None
-    said = " ".join([f"{np.exp(found[0]):.3g}", *(f"{n}^{p:.3g}" for n, p in powers.items())])
+    factors = [f"{np.exp(found[0]):.3g}", *(f"{n}^{p:.3g}" for n, p in exponents.items())]
 
     def rate(N: float, D: float, B: float) -> float:
-        at = {"N": N, "D": D, "B": B}
-        return float(np.exp(found[0]) * np.prod([at[n] ** p for n, p in powers.items()]))
+        values = {"N": N, "D": D, "B": B}
+        return float(np.exp(found[0]) * np.prod([values[n] ** p for n, p in exponents.items()]))
 
-    return rate, said
+    return rate, " ".join(factors)

@@ -133,19 +133,19 @@ def plan(
     """
     from analysis import laws as all_laws
     from analysis.fitting.checks import FitError
-    from analysis.planning.accelerators import budget
+    from analysis.planning.accelerators import compute_budget
     from analysis.planning.plans import plans
     from scaling.errors import TableError
 
     words = None
     if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
-        bought = budget(
+        bought = compute_budget(
             gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
             dollars_per_hour=dollars_per_hour,
         )  # fmt: skip
         if flops is not None:
             raise ConfigError("a budget is --flops, or GPUs and hours, or dollars: give one.")
-        flops, words = bought.C, bought.said
+        flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")

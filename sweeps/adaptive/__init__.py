@@ -1,1 +1,1 @@
-"""Adaptive sweeps: which runs come next, and which stop early, as functions of the results so far."""
+"""Adaptive sweeps: which runs come next, and which stop early, given the results so far."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 _MOST_POINTS = 40
-"""Of one search: far more than any needs that converges."""
+"""Points of one search at most; a search that converges needs far fewer."""
 
 T = TypeVar("T")
 
@@ -17,9 +17,9 @@ class Minimum:
     """Where a search along an axis stands."""
 
     index: int | None
-    """Of the best point; None while a point has no loss yet."""
+    """Index of the best point; None while a point has no loss yet."""
     inside: bool = False
-    """Points on both sides are worse."""
+    """Whether the points on both sides are worse."""
 
 
 def bracket_minimum(
@@ -29,11 +29,12 @@ def bracket_minimum(
     beyond: Callable[[T, T], T | None],
     between: Callable[[T, T, T], tuple[bool, T] | None],
 ) -> tuple[list[T], Minimum]:
-    """Go on from these ordered points (at least two) until the best one is bracketed closely.
+    """Add points to these ordered ones (at least two) until the best one is bracketed closely.
 
-    `beyond(inner, end)` is the next point after an end; `between(left, best, right)` one more
-    between the best and a neighbour, with whether it is the left one. None where there is none.
-    Returns all points in order; while one of them has no loss yet, the search waits for it.
+    `beyond(inner, end)` returns the next point after an end. `between(left, best, right)` returns
+    whether to place a new point to the left of the best one, and the new point. Both return None
+    if there is no such point. The result has all points in order; while one of them has no loss
+    yet, the search waits for it.
     """
     points = list(points)
     while True:
@@ -58,5 +59,5 @@ def bracket_minimum(
 
 
 def rounded(x: float) -> float:
-    """To three digits: the same number on every machine, and one that can be typed."""
+    """Return `x` in three significant digits: equal on every machine, and easy to type."""
     return float(f"{x:.3g}")

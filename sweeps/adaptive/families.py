@@ -1,4 +1,4 @@
-"""Families of runs that differ in some fields alone."""
+"""Families of runs that differ in a few fields only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from scaling import size
 from scaling.config import RunConfig, flatten
 
 remembered = functools.lru_cache(maxsize=2**16)
-"""For what every replay asks again."""
+"""Caches a function of a run, which every replay of a search calls again."""
 
 
 @remembered
 def size_of(run: RunConfig) -> tuple[int, int]:
-    """N and D."""
-    return size.parameters(run.model, run.data.vocab_size).N, run.D
+    """Return N and D of a run."""
+    return size.parameters_of(run).N, run.D
 
 
 @remembered
 def without(run: RunConfig, *keys: str) -> tuple[Any, ...]:
-    """What two runs share that differ in these fields alone ('model.' stands for the whole shape)."""
+    """Return the values of all fields except `keys`; 'model.' stands for the whole architecture.
+
+    Runs that differ in these fields only give the same values.
+    """
     flat = flatten(run) | {"tokens": run.D, "tag": ""}
     return tuple(
         v for k, v in flat.items() if k not in keys and f"{k.partition('.')[0]}." not in keys
@@ -28,5 +31,5 @@ def without(run: RunConfig, *keys: str) -> tuple[Any, ...]:
 
 
 def family(run: RunConfig) -> tuple[Any, ...]:
-    """Equal for runs that differ in their learning rate alone."""
+    """Return a key that is equal for runs that differ in their learning rate only."""
     return without(run, "optim.lr")

@@ -1,18 +1,19 @@
 """Adaptive sweeps: which runs come next, as a pure function of the results so far.
 
-Every search here is replayed from its beginning with whatever has finished, so a sweep that was
-killed and resumed, or whose runs finished in another order, designs the same runs. A search asks
-for a run by returning it; it is under way until that run has a result.
+Every search is replayed from its beginning with the results at hand. A sweep that was killed and
+resumed, or whose runs finished in another order, therefore asks for the same runs. A search asks
+for a run by returning it, and waits until the run has a result.
 
 - :class:`LearningRate`: the best learning rate of each run of the spec. Three values bracket a
-  minimum, which is widened until the best lies inside and then narrowed by golden sections of the
-  wider gap, in log lr (Kiefer 1953; Press et al., Numerical Recipes, 10.1-10.2). A size begins at
-  the best value of the next smaller one, with a bracket that is half as wide. With `halving`,
-  runs that cannot win are stopped early (sweeps.adaptive.halving) and count as worse than all others.
+  minimum. The bracket is widened until the best value lies inside and then narrowed by golden
+  sections of the wider gap, in log lr (Kiefer 1953; Press et al., Numerical Recipes, 10.1-10.2).
+  A size starts at the best value of the next smaller one, with a bracket that is half as wide.
+  With `halving`, runs that cannot win are stopped early (:mod:`sweeps.adaptive.halving`) and
+  count as worse than all others.
 - :class:`IsoFlop`: the best size at each budget of [isoflop] (Hoffmann et al. 2022, approach 2).
-  Sizes are added beyond the ends until the best lies inside, then between its neighbours.
-- :class:`Interval` (sweeps/adaptive/interval.py): designed runs, or the whole grid again with further seeds,
-  until a fitted parameter is known well enough.
+  Sizes are added beyond the ends until the best one lies inside, then between its neighbours.
+- :class:`Interval`: designed runs, or the whole grid with further seeds, until the interval of a
+  fitted parameter is narrow enough.
 
 Imports nothing heavy.
 """
@@ -31,9 +32,9 @@ from sweeps.adaptive.learning_rate import LearningRate, RateSearch
 from sweeps.result import Row
 
 
-@dataclass(frozen=True)
-class Until:
-    """What an adaptive sweep goes on for: the [until] table of a spec."""
+@dataclass(frozen=True, kw_only=True)
+class Searches:
+    """The [until] table of a spec: what an adaptive sweep searches for."""
 
     lr: LearningRate | None = None
     isoflop: IsoFlop | None = None
@@ -41,51 +42,52 @@ class Until:
 
     @property
     def halving(self) -> float | None:
-        """Of the learning rates."""
+        """The `halving` of the search for learning rates."""
         return self.lr.halving if self.lr else None
 
 
 def grow(
     runs: Mapping[str, RunConfig],
     budgets: Mapping[str, float],
-    until: Until | None,
+    searches: Searches | None,
     rows: Mapping[str, Row],
     width: Width | None = None,
     rounds: Sequence[Round] = (),
 ) -> Growth:
-    """All runs that the spec's `runs` and the results in `rows`, {run_id: row}, design.
+    """Return all runs that follow from the spec's `runs` and the results `rows`, {run_id: row}.
 
-    `budgets` are the FLOPs, {run_id: C}, of runs that come from [isoflop]. `width` fits; without it
-    an Interval adds no seeds beyond those that have begun. `rounds` of designed runs are those that
-    were decided so far, oldest first.
+    `budgets` are the FLOPs, {run_id: C}, of runs that come from [isoflop]. `width` fits a law; if
+    it is None, an Interval adds no seeds beyond those that have started. `rounds` are the rounds
+    of designed runs decided so far, oldest first.
     """
     stopped = {run_id for run_id, row in rows.items() if row["status"] == "stopped"}
-    if stopped and not (until and until.halving):
+    if stopped and not (searches and searches.halving):
         rows = {run_id: row for run_id, row in rows.items() if run_id not in stopped}
-        growth = grow(runs, budgets, until, rows, width, rounds)
+        growth = grow(runs, budgets, searches, rows, width, rounds)
         growth.unfinished = stopped & growth.runs.keys()
         return growth
     growth = Growth()
-    if until is None:
+    if searches is None:
         growth.add(runs.values())
         return growth
-    best = RateSearch(until.lr, rows, growth) if until.lr else None
-    if best:
-        best.search(runs.values())
+    rates = RateSearch(searches.lr, rows, growth) if searches.lr else None
+    if rates:
+        rates.search(runs.values())
     else:
         growth.add(runs.values())
-    if until.isoflop:
-        search_sizes(runs, budgets, until.isoflop, rows, growth, best)
-    if until.interval:
-        search = interval.by_design if until.interval.add == "designed" else interval.by_seeds
-        found = search(dict(growth.runs), until.interval, rows, width=width, rounds=rounds)
+    if searches.isoflop:
+        search_sizes(runs, budgets, searches.isoflop, rows, growth, rates)
+    if searches.interval:
+        by_design = searches.interval.add == "designed"
+        search = interval.by_design if by_design else interval.by_seeds
+        found = search(dict(growth.runs), searches.interval, rows, width=width, rounds=rounds)
         growth.add(found.runs)
-        growth.said += found.said
+        growth.notes += found.notes
         growth.due = found.due
     if early := stopped & growth.runs.keys() - growth.unfinished:
         tokens = sum(run.D for run in growth.runs.values())
         spared = sum(growth.runs[run_id].D - rows[run_id]["D"] for run_id in early)
-        growth.said.append(
+        growth.notes.append(
             f"{len(early)} of {len(growth.runs)} runs stopped early: {spared / tokens:.0%} of the "
             "tokens spared"
         )

@@ -7,33 +7,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scaling.config import RunConfig
-from sweeps.adaptive.interval import Due
+from sweeps.adaptive.interval import DueRound
 from sweeps.result import Row
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Growth:
-    """The runs of an adaptive sweep as far as its results design them."""
+    """The runs of an adaptive sweep, as far as its results determine them."""
 
     runs: dict[str, RunConfig] = field(default_factory=dict)
-    """{run_id: run}: those of the spec and those that were added, finished or not."""
-    said: list[str] = field(default_factory=list)
-    """Where each search stands, a line each."""
-    due: Due | None = None
-    """What the next round of designed runs may choose from, where it is to be decided now."""
+    """{run_id: run} of the spec's runs and the added ones, finished or not."""
+    notes: list[str] = field(default_factory=list)
+    """Where each search stands, one line each."""
+    due: DueRound | None = None
+    """The round of designed runs to be decided now, if any."""
     unfinished: set[str] = field(default_factory=set)
-    """Those of the runs that were stopped early and are asked for to their end: all where the spec
-    has no `halving` any more; and the most promising of a family, where what it was stopped for
-    was lost later."""
+    """Ids of runs that were stopped early and must be trained to the end: all of them if the spec
+    no longer has `halving`; and the most promising one of a family whose better arms were lost
+    after it had been stopped."""
 
     def add(self, runs: Iterable[RunConfig]) -> None:
+        """Add runs; those that are there already stay as they are."""
         for run in runs:
             self.runs.setdefault(run.run_id, run)
 
 
 def loss_of(row: Row | None) -> float | None:
-    """Of a finished run; infinite where it diverged, failed or was stopped early, None where it has
-    not finished."""
+    """Return the final loss of a run; None if it has not finished.
+
+    The loss is infinite if the run diverged, failed or was stopped early.
+    """
     if row is None:
         return None
     L = row.get("L")

@@ -1,21 +1,24 @@
-"""Arms that cannot win are stopped early: asynchronous successive halving (Li et al. 2020, arXiv
-1810.05934), in the variant that stops arms instead of pausing them, as Ray Tune's
-AsyncHyperBandScheduler does.
+"""Stop arms that cannot win early, by asynchronous successive halving.
 
-The runs of a search that differ in their learning rate alone are the arms of one family: they have
-one horizon and are measured at the same steps, so that their curves compare. At two rungs, a quarter
-and half of the horizon (:func:`rungs`), an arm goes on if its held-out loss is among the best 1/eta
-of the arms that have come so far by then (:func:`verdict`). It differs from the paper in what
-it does with few arms, of which a search by bracketing has only three to a dozen: nobody is stopped
-before eta arms have come to a rung, nor unless one that is better there has finished or is under
-way: the best arm at a rung goes on, and what stopped arms were stopped for is alive. Where
-curves do not cross the search, which asks for no more than which arm is best, takes the same path as
-without; where they do, a late winner may be lost. Large learning rates look worse before they decay than
-they end, most of all under wsd, whose decay comes last: the smaller eta, the less is decided before.
+The method is that of Li et al. 2020 (arXiv 1810.05934), in the variant that stops arms instead of
+pausing them, as Ray Tune's AsyncHyperBandScheduler does.
 
-Sizes at one budget (isoFLOP) are not compared so: after a quarter of their budgets the best size is
-that of a quarter of the budget, half as large (N_opt grows as C^0.5: Hoffmann et al. 2022), which is
-more than such a search is to resolve.
+The runs of a search that differ in their learning rate only are the arms of one family. They have
+one horizon and are evaluated at the same steps, so their curves can be compared. At two rungs, a
+quarter and half of the horizon (:func:`rungs`), an arm continues if its held-out loss is among
+the best 1/eta of the arms that have reached the rung so far (:func:`verdict`).
+
+The rule differs from the paper for few arms, because a search by bracketing has only three to a
+dozen. No arm is stopped before eta arms have reached the rung, nor unless an arm that is better
+there has finished or is still training. So the best arm at a rung always continues, and an arm is
+only stopped in favour of one that can still win. If curves do not cross, the search takes the
+same path as without halving, because it only asks which arm is best. If they cross, a late winner
+may be lost. Large learning rates look worse before the decay than at the end, most of all under
+wsd, whose decay comes last. A smaller eta stops fewer arms early.
+
+Sizes at one budget (isoFLOP) are not compared this way. After a quarter of their budgets the best
+size is that of a quarter of the budget, half as large (N_opt grows as C^0.5: Hoffmann et al.
+2022). This error is larger than what such a search must resolve.
 
 Imports nothing heavy.
 """
@@ -30,8 +33,8 @@ from dataclasses import dataclass, field
 from scaling.config import RunConfig
 from scaling.training.schedule import evaluation_steps, warmup_steps
 
-_PARTS = (1 / 4, 1 / 2)
-"""Of the horizon: where arms are compared."""
+_RUNG_FRACTIONS = (1 / 4, 1 / 2)
+"""Fractions of the horizon at which arms are compared."""
 
 
 @dataclass
@@ -39,37 +42,38 @@ class Arm:
     """What is known of an arm."""
 
     passed: dict[int, tuple[float, bool | None]] = field(default_factory=dict)
-    """{S: (L, whether it went on)} at the rungs that it has come to; None while undecided."""
+    """{S: (L, whether it continued)} at the rungs it has reached; None while undecided."""
     status: str = ""
-    """Of its result; none while it is under way."""
+    """Status of its result; empty while it is training."""
 
 
 @functools.lru_cache(maxsize=2**16)
 def rungs(run: RunConfig) -> tuple[int, ...]:
-    """The steps at which a run is compared: the first evaluations after a quarter and after half of
-    its horizon, once the warm-up is over, the last step not among them. None where it is not
-    measured in between."""
+    """Return the steps at which a run is compared with others.
+
+    They are the first evaluations after a quarter and after half of the horizon, after the
+    warm-up and before the last step. The result is empty if there are no such evaluations.
+    """
     steps = [s for s in evaluation_steps(run.S, run.eval.points) if warmup_steps(run) < s < run.S]
-    first = (next((s for s in steps if s >= part * run.S), None) for part in _PARTS)
+    first = (next((s for s in steps if s >= f * run.S), None) for f in _RUNG_FRACTIONS)
     return tuple(sorted({s for s in first if s is not None}))
 
 
 def verdict(arm: str, S: int, arms: Mapping[str, Arm], eta: float) -> str:
-    """Why an arm is to stop at the rung S, given all `arms` of its family, {run_id: arm}, itself
-    among them; nothing where it goes on.
+    """Return why an arm must stop at the rung S, or an empty string if it continues.
 
-    Of n arms that have come to S, those that diverged or failed left out, the best floor(n / eta) go
-    on, at least one; all do while n < eta, and an arm than which none is better that has finished or is
-    under way.
+    `arms` are all arms of its family, {run_id: arm}, including itself. Of n arms that have
+    reached S, not counting those that diverged or failed, the best floor(n / eta) continue, and at
+    least one. All continue while n < eta. An arm also continues if every better one was stopped.
     """
-    there = {
+    reached = {
         run_id: (other.passed[S][0], other.status in ("", "ok"))
         for run_id, other in arms.items()
         if S in other.passed and other.status not in ("diverged", "failed")
     }
-    L, _ = there[arm]
-    better = [alive for loss, alive in there.values() if loss < L]
-    n = len(there)
+    L, _ = reached[arm]
+    better = [can_win for loss, can_win in reached.values() if loss < L]
+    n = len(reached)
     if n < eta or len(better) < max(1, math.floor(n / eta)) or not any(better):
         return ""
     return f"at step {S} its loss {L:.4g} is number {len(better) + 1} of {n} arms"

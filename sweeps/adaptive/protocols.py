@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from scaling.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sweeps.adaptive.interval import Due, Interval
+    from sweeps.adaptive.interval import DueRound, Interval
     from sweeps.result import Row
 
 DEFAULT_DESIGNER = "analysis.planning.adaptive"
@@ -27,20 +27,20 @@ class IntervalDesigner(Protocol):
     A module with these two functions is a designer, and so is any object with such methods.
     """
 
-    def interval_width(self, asked: Interval, rows: Sequence[Row], /) -> float:
-        """Width of the 95 % interval of ``asked.parameter`` in a fit of ``asked.law`` to the rows.
+    def interval_width(self, options: Interval, rows: Sequence[Row], /) -> float:
+        """Fit ``options.law`` to the rows; return the width of the parameter's 95 % interval.
 
-        Infinite if the rows do not determine it. Raises ConfigError if there is no such law or
-        parameter, even without rows.
+        The width is infinite if the rows do not determine it. Raises ConfigError if there is no
+        such law or parameter, even without rows.
         """
         ...
 
-    def interval_runs(self, due: Due, /) -> tuple[Sequence[int], float, str]:
+    def interval_runs(self, due: DueRound, /) -> tuple[Sequence[int], float, str]:
         """Choose the runs of the round that is due: ``(picks, expected width, reason)``.
 
         `picks` are indices into ``due.candidates``; an index that occurs several times asks for
-        as many seeds. The expected width is the one with these runs included. If nothing is
-        picked, `reason` says why.
+        as many seeds. The expected width is that of the interval once these runs have results. If
+        nothing is picked, `reason` says why.
         """
         ...
 

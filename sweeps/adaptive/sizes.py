@@ -1,4 +1,7 @@
-"""Shapes between and beyond those of a spec, for searches along its sizes. Imports nothing heavy."""
+"""Architectures between and beyond those of a spec, for searches along its sizes.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ from scaling.errors import ConfigError
 
 
 def with_flops(run: RunConfig, C: float) -> RunConfig:
-    """The run with D = C / (6 N), in whole steps."""
-    N = size.parameters(run.model, run.data.vocab_size).N
-    steps = max(1, round(C / (6 * N) / run.batch_tokens))
+    """Return the run with D = C / (6 N), in whole steps."""
+    steps = max(1, round(C / (6 * size.parameters_of(run).N) / run.batch_tokens))
     return dataclasses.replace(run, tokens=steps * run.batch_tokens)
 
 
-def shape_between(small: ModelConfig, large: ModelConfig) -> ModelConfig | None:
-    """A shape half-way, in log depth and log width; None where there is none."""
-    new = _shape(
+def model_between(small: ModelConfig, large: ModelConfig) -> ModelConfig | None:
+    """Return a model half-way in log depth and log width; None if there is none."""
+    new = _resized(
         small,
         math.sqrt(small.n_layer * large.n_layer),
         math.sqrt(small.d_model * large.d_model),
@@ -28,9 +30,9 @@ def shape_between(small: ModelConfig, large: ModelConfig) -> ModelConfig | None:
     return new if new not in (small, large) else None
 
 
-def shape_beyond(inner: ModelConfig, end: ModelConfig) -> ModelConfig | None:
-    """The next shape of the ladder that goes from `inner` to `end`; None where there is none."""
-    new = _shape(
+def model_beyond(inner: ModelConfig, end: ModelConfig) -> ModelConfig | None:
+    """Return the model after `end` with the same ratio as from `inner` to `end`; None if none."""
+    new = _resized(
         end,
         end.n_layer**2 / inner.n_layer,
         end.d_model**2 / inner.d_model,
@@ -39,9 +41,10 @@ def shape_beyond(inner: ModelConfig, end: ModelConfig) -> ModelConfig | None:
     return new if new not in (inner, end) else None
 
 
-def _shape(like: ModelConfig, n_layer: float, d_model: float, d_ff: float) -> ModelConfig | None:
+def _resized(like: ModelConfig, n_layer: float, d_model: float, d_ff: float) -> ModelConfig | None:
+    """Return `like` with about this depth and width; None if its family has no such model."""
     head = like.d_model // like.n_head
-    # As even as the heads of the given shape are: rotary positions need pairs, hardware likes more.
+    # As even as the given heads: rotary positions need pairs, and hardware prefers multiples of 4.
     unit = like.n_head * math.gcd(head, 4)
     try:
         return dataclasses.replace(
@@ -50,5 +53,5 @@ def _shape(like: ModelConfig, n_layer: float, d_model: float, d_ff: float) -> Mo
             d_model=max(1, round(d_model / unit)) * unit,
             d_ff=None if like.d_ff is None else max(1, round(d_ff)),
         )
-    except ConfigError:  # a family with rules of its own
+    except ConfigError:  # the family has rules of its own
         return None
