@@ -122,7 +122,8 @@ def validate(
         runs: A results folder, or a CSV, parquet or JSONL table.
         law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
         against: Competing law. Default: the laws that differ from `law` in one assumption.
-        by: Column whose largest values are held out. Default: C, if the table has it.
+        by: Column whose largest values are held out. Default: C, or the first input of the
+            law if the table has no C.
         bootstrap: Number of bootstrap draws for the predictive intervals.
     """
     from analysis import laws as all_laws
