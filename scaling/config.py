@@ -132,7 +132,8 @@ class OptimConfig(IdentifyingPart):
     weight_decay: float = 0.1
     """Decoupled weight decay: every step subtracts lr times this times the weight."""
     clip: float | None = 1.0
-    """Largest norm of the gradient; 'none' turns clipping off."""
+    """Largest norm of the gradient. Clipping is turned off by 'none' in a spec, or by None on the
+    command line."""
     optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
     """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr
     has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon (Jordan et al.

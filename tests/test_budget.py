@@ -48,7 +48,7 @@ def test_budget_from_hardware_or_money():
 
 
 @pytest.mark.parametrize(
-    ("request", "message"),
+    ("options", "message"),
     [
         ({"gpus": 8, "hours": 1, "gpu": "h10"}, "gpu='h10' is not known. Did you mean 'h100'"),
         ({"gpus": 8, "hours": 1, "gpu": "v100"}, "no peak of v100 is known for it; there are fp16"),
@@ -59,9 +59,9 @@ def test_budget_from_hardware_or_money():
         ({"gpus": -8, "hours": 1}, "gpus=-8 must be positive"),
     ],
 )
-def test_infeasible_budgets(request, message):
+def test_infeasible_budgets(options, message):
     with pytest.raises(ConfigError, match=message):
-        budget(**request)
+        budget(**options)
 
 
 def test_memory_of_a_known_model():
@@ -192,16 +192,16 @@ def test_the_law_that_predicts_best_comes_first(sweep):
 
 
 @pytest.mark.parametrize(
-    ("request", "message"),
+    ("options", "message"),
     [
         ({"served": -1.0}, "served=-1.0 must be a number of tokens"),
         ({"unique": math.nan}, "unique=nan must be"),
         ({"unique": 0.0}, "nothing to train on"),
     ],
 )
-def test_infeasible_data_limits(request, message):
+def test_infeasible_data_limits(options, message):
     with pytest.raises(ConfigError, match=message):
-        plan(CHINCHILLA, C=1e20, **request)
+        plan(CHINCHILLA, C=1e20, **options)
     with pytest.raises(ConfigError, match="needs a fitted law"):
         plan(parametric(CHINCHILLA), C=1e20, served=1e9)
 

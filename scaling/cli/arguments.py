@@ -118,7 +118,10 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def _registry(pairs: bool) -> Any:
-    """Return the rules by which tyro reads integers, paths and dataclasses."""
+    """Return the rules by which tyro reads integers, paths and dataclasses.
+
+    `pairs` is whether a switch has two forms, --x and --no-x.
+    """
     import tyro
     from tyro.constructors import (
         ConstructorRegistry,
@@ -132,21 +135,22 @@ def _registry(pairs: bool) -> Any:
     @registry.struct_rule
     def dataclass_rule(info: Any) -> Any:
         """Like tyro's own rule, with the help of a field on one line."""
-        if not dataclasses.is_dataclass(info.type):
+        kind: Any = info.type
+        if not dataclasses.is_dataclass(kind):
             return None
-        hints = get_type_hints(info.type)
+        hints = get_type_hints(kind)
         specs = []
-        for each in dataclasses.fields(info.type):
+        for each in dataclasses.fields(kind):
             nested = each.default is dataclasses.MISSING
             specs.append(
                 StructFieldSpec(
                     name=each.name,
                     type=_shown(hints[each.name], each.default, pairs),
                     default=tyro.MISSING_NONPROP if nested else each.default,
-                    helptext=functools.partial(_field_help, info.type, each.name),
+                    helptext=functools.partial(_field_help, kind, each.name),
                 )
             )
-        return StructConstructorSpec(info.type, tuple(specs))
+        return StructConstructorSpec(kind, tuple(specs))
 
     def read_as(kind: type, metavar: str, read: Callable[[str], Any]) -> None:
         spec = PrimitiveConstructorSpec(
@@ -218,9 +222,9 @@ def _marked(name: str, parameter: inspect.Parameter, pairs: bool) -> Any:
     if _positional(name, key):
         needed = parameter.default is parameter.empty
         metavar = None if _choices(hint) else key.upper() if needed else f"[{key.upper()}]"
-        hint_of_default = "" if parameter.default in (None, "") else None
+        default_hint = "" if parameter.default in (None, "") else None
         return conf.Positional[
-            Annotated[hint, conf.arg(metavar=metavar, help_behavior_hint=hint_of_default)]
+            Annotated[hint, conf.arg(metavar=metavar, help_behavior_hint=default_hint)]
         ]
     hint = _shown(hint, parameter.default, pairs)
     marked = conf.UseAppendAction[hint] if hint == tuple[str, ...] else hint  # --set a=1 --set b=2
