@@ -136,7 +136,8 @@ def _registry(pairs: bool) -> Any:
     def dataclass_rule(info: Any) -> Any:
         """Like tyro's own rule, with the help of a field on one line."""
         kind: Any = info.type
-        if not dataclasses.is_dataclass(kind):
+        known: bool = dataclasses.is_dataclass(kind)  # does not narrow `kind` to an instance
+        if not known:
             return None
         hints = get_type_hints(kind)
         specs = []

@@ -94,7 +94,7 @@ def laws(*, json: Json = False) -> None:
     for row in rows:
         show(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
         show(wrap.fill(f"{'':<{indent}}{row['source']}"))
-    show("power_X, floor_X and broken_X fit any column X; file.py:name fits a law of your own.")
+    show("power_X, floor_X and broken_X fit any column X; file.py:name fits your own law.")
 
 
 def validate(
