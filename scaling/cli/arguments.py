@@ -135,9 +135,8 @@ def _registry(pairs: bool) -> Any:
     @registry.struct_rule
     def dataclass_rule(info: Any) -> Any:
         """Like tyro's own rule, with the help of a field on one line."""
-        kind: Any = info.type
-        known: bool = dataclasses.is_dataclass(kind)  # does not narrow `kind` to an instance
-        if not known:
+        kind: type = info.type
+        if not dataclasses.is_dataclass(kind):
             return None
         hints = get_type_hints(kind)
         specs = []
