@@ -61,11 +61,12 @@ class DataConfig(IdentifyingPart):
     tokenizer: str = "bpe-1024"
     """'bytes', or 'bpe-<vocabulary size>': a byte-level BPE trained on the corpus."""
     unique_tokens: int | None = None
-    """Train on a random subset of this many tokens; subsets with the same data_seed are nested."""
+    """Train on a random subset of this many tokens; subsets with the same data_seed are nested.
+    Default: the whole training split."""
     data_seed: int = 0
     """Seed of the subset (the run's seed determines the order of the data)."""
     max_bytes: int | None = None
-    """Read at most this many bytes of the corpus."""
+    """Read at most this many bytes of the corpus. Default: all."""
 
     def check(self) -> None:
         if not self.corpus:
@@ -117,7 +118,7 @@ class OptimConfig(IdentifyingPart):
     warmup_fraction: float = 0.05
     """Linear warm-up, as a fraction of the steps."""
     warmup_tokens: int | None = None
-    """Linear warm-up in tokens; replaces warmup_fraction."""
+    """Linear warm-up in tokens; replaces warmup_fraction. Default: use warmup_fraction."""
     cooldown_fraction: float = 0.2
     """Final fraction of a wsd run over which the learning rate cools down."""
     final_fraction: float = 0.1
@@ -131,7 +132,8 @@ class OptimConfig(IdentifyingPart):
     weight_decay: float = 0.1
     """Decoupled weight decay: every step subtracts lr times this times the weight."""
     clip: float | None = 1.0
-    """Largest norm of the gradient; 'none' turns clipping off."""
+    """Largest norm of the gradient. Clipping is turned off by 'none' in a spec, or by None on the
+    command line."""
     optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
     """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr
     has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon (Jordan et al.
@@ -146,10 +148,10 @@ class OptimConfig(IdentifyingPart):
     batch_warmup_tokens: int | None = None
     """Tokens over which the batch grows, in whole contexts and linearly in the tokens seen, from
     one eighth of batch_tokens to all of it (Brown et al. 2020, appendix B). A run then has more
-    steps; learning-rate schedules count steps."""
+    steps; learning-rate schedules count steps. Default: a constant batch."""
     ema: float | None = None
     """Measure a running mean of the weights instead of the weights, with this decay per step, such
-    as 0.999; at step t the decay is at most (1 + t) / (10 + t)."""
+    as 0.999; at step t the decay is at most (1 + t) / (10 + t). Default: the weights themselves."""
 
     def check(self) -> None:
         for name in ("lr", "lr_embedding"):
@@ -216,10 +218,11 @@ class EvalConfig(IdentifyingPart):
     corpus (Kaplan et al. 2020, Fig. 8)."""
     patience: int | None = None
     """Stop a run whose test loss has not fallen below its minimum for this many evaluations (the
-    protocol of L(D): Kaplan et al. 2020, section 4.1); L, S, D and C are those at the minimum."""
+    protocol of L(D): Kaplan et al. 2020, section 4.1); L, S, D and C are those at the minimum.
+    Default: train to the end."""
     noise_parts: int | None = None
     """Measure the gradient noise scale (McCandlish et al. 2018) by splitting each step into this
-    many equal parts, at least 2."""
+    many equal parts, at least 2. Default: do not measure it."""
     update_ratio: bool = False
     """Measure the relative size of updates: at each evaluation, the norm of the last update of the
     matrices over their norm."""

@@ -21,43 +21,46 @@ class SweepOptions:
     """
 
     workers: int = 2
-    """Number of jobs that run in parallel, each in a process of its own."""
+    """Number of jobs to run in parallel, each in its own process."""
     threads: int = 1
-    """CPU threads per process; the same number gives the same bits."""
+    """CPU threads per process; results are bit-identical only for the same number."""
     device: str = "auto"
     """'auto' (a GPU if there is one), 'cpu' or 'cuda'."""
     devices: int = 1
-    """Devices that train each run together: GPUs or, on a CPU, processes."""
+    """Number of devices that train each run together: GPUs or, on a CPU, processes."""
     nodes: int = 1
     """Number of Ray nodes to spread the devices of a run over, evenly."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2
-    """How often a run is tried again after its worker died."""
+    """How often to retry a run whose worker died."""
     packs: bool = True
-    """Train runs of the same architecture together where this is measured to be faster, and the
-    steps that runs have in common once. Changes the time, not the numbers. --no-packs trains each
-    run alone."""
+    """With --no-packs, train each run alone. By default, runs of the same architecture train
+    together if a benchmark shows that this is faster, and steps that runs share are trained once.
+    The results are the same."""
     compile: bool = False
-    """Use torch.compile for architectures with minutes of training ahead, if it is measured to be
-    faster. Changes the last digits."""
+    """Use torch.compile for architectures with minutes of training left, if a benchmark shows that
+    it is faster. Changes the last digits of the results."""
     address: str | None = None
-    """Join a running Ray cluster from one of its machines: host:port, or auto."""
+    """Address of a running Ray cluster to join from one of its machines: host:port, or auto.
+    Default: start Ray on this machine."""
     in_process: bool = False
     """Train one run after another in this process, without Ray."""
     retry_failed: bool = False
     """Train failed runs again."""
     reuse: tuple[str, ...] = ()
-    """Take finished runs from this results folder instead of training them; may be repeated."""
+    """Take finished runs from this results folder instead of training them again."""
     budget_flops: float | None = None
-    """Start no run that would take this call beyond this many FLOPs (6 N D)."""
+    """Start no run that would bring the total of this command above this many FLOPs (6 N D).
+    Default: no limit."""
     budget_hours: float | None = None
-    """Start no run after this many hours. If a budget leaves runs to train, the exit code is 3
-    and the same command continues with them."""
+    """Start no run after this many hours. If a budget leaves runs untrained, the exit code is 3 and
+    the same command continues with them. Default: no limit."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints of a run."""
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None
-    """Export every run as it finishes; `scaling export` does so later."""
+    """Tracker to export each run to as it finishes; `scaling export` does so afterwards. Default:
+    none."""
 
     def __post_init__(self) -> None:
         if isinstance(self.reuse, str):

@@ -126,7 +126,8 @@ class Project:
     def damage_tokens(self, data: DataConfig) -> None:
         """Prepare a corpus, then fill its token file with ids outside of any vocabulary."""
         code = (
-            "import sys, json; from scaling.config import DataConfig; from scaling.data import corpus\n"
+            "import sys, json\n"
+            "from scaling.config import DataConfig; from scaling.data import corpus\n"
             "print(corpus.prepare(DataConfig(**json.loads(sys.argv[1]))).train)"
         )
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Plans from hardware, money, inference and little data; batch size and learning rate."""
+"""Plans under hardware, cost, inference and data limits; batch size and learning rate."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from scaling.size import parameters
 
 
 def known(published) -> FitResult:
-    """A published law as a fit that has no doubt of it."""
+    """Return a published law as a fit without uncertainty."""
     law, params = published.law, dict(published.params)
     runs = pd.DataFrame({"N": [1e8, 1e10], "D": [1e9, 1e12], "S": [1e3, 1e5], "D_unique": 1e9})
     return exact_fit(law, params, runs)
@@ -34,7 +34,7 @@ def known(published) -> FitResult:
 CHINCHILLA = known(hoffmann2022.approach3_unrounded)
 
 
-def test_hardware_and_money_buy_flops():
+def test_budget_from_hardware_or_money():
     got = compute_budget(gpus=8, hours=24, gpu="h100", mfu=0.5)
     assert pytest.approx(8 * 24 * 3600 * 989.5e12 * 0.5) == got.C
     assert "MFU as given" in got.description and "TFLOP/s" in got.description
@@ -45,12 +45,12 @@ def test_hardware_and_money_buy_flops():
     paid = compute_budget(dollars=960, dollars_per_hour=5, gpu="h100", mfu=0.5)
     assert pytest.approx(got.C) == paid.C
     assert compute_budget(gpus=1, hours=1, precision="fp8").C > compute_budget(gpus=1, hours=1).C
-    for device in GPUS.values():  # faster where narrower, and each with its source
+    for device in GPUS.values():  # narrower types are faster; each entry has a source
         assert device.source and list(device.peak.values()) == sorted(device.peak.values())[::-1]
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"gpus": 8, "hours": 1, "gpu": "h10"}, "gpu='h10' is not known. Did you mean 'h100'"),
         ({"gpus": 8, "hours": 1, "gpu": "v100"}, "no peak of v100 is known for it; there are fp16"),
@@ -61,9 +61,9 @@ def test_hardware_and_money_buy_flops():
         ({"gpus": -8, "hours": 1}, "gpus=-8 must be positive"),
     ],
 )
-def test_budgets_that_cannot_be(asked, said):
-    with pytest.raises(ConfigError, match=said):
-        compute_budget(**asked)
+def test_infeasible_budgets(options, message):
+    with pytest.raises(ConfigError, match=message):
+        compute_budget(**options)
 
 
 def test_memory_of_a_known_model():
@@ -76,9 +76,11 @@ def test_memory_of_a_known_model():
     assert got["gpus"] == {"rtx4090": 2, "a100": 1, "h200": 1}
 
 
-def test_inference_makes_the_best_model_smaller():
-    """Sardana et al. 2024 (arXiv 2401.00448), section 1: of a 13B model with 2e12 tokens of inference
-    to come, a 7B model trained longer saves 1.7e22 FLOPs (17 %)."""
+def test_inference_makes_the_optimal_model_smaller():
+    """A longer-trained 7B model saves 1.7e22 FLOPs (17 %) over a 13B model for 2e12 served tokens.
+
+    Sardana et al. 2024 (arXiv 2401.00448), section 1.
+    """
     plain = plan(CHINCHILLA, N=13e9)
     served = plan(CHINCHILLA, L=plain.L.value, served=2e12)
     before = 6 * plain.N.value * plain.D.value + 2 * plain.N.value * 2e12
@@ -87,7 +89,7 @@ def test_inference_makes_the_best_model_smaller():
     assert 1 - served.C.value / before == pytest.approx(0.17, abs=0.03)
     N, D = served.N.value, served.D.value
     assert pytest.approx(6 * N * D + 2 * N * 2e12, rel=1e-6) == served.C.value
-    for d in served.deviations:  # of the sum of training and inference
+    for d in served.deviations:  # training and inference together
         other = 6 * d.factor * N * d.D + 2 * d.factor * N * 2e12
         assert d.compute.value == pytest.approx(other / served.C.value, rel=1e-6)
         assert d.compute.value > 1
@@ -113,7 +115,7 @@ def test_few_unique_tokens_are_repeated():
     enough = plan(CHINCHILLA, C=1e22, unique=free.D.value * 1.1)
     assert enough.N.value == pytest.approx(free.N.value, rel=1e-4)
     assert not any("epochs" in line for line in enough.status)
-    assert 2 < tied.D.value / (free.D.value / 4) < 4  # fewer epochs than would be trained freely
+    assert 2 < tied.D.value / (free.D.value / 4) < 4  # fewer epochs than without the limit
     assert tied.N.value > free.N.value and free.L.value < tied.L.value < free.L.value * 1.02
     assert "epochs of the" in tied.status[0]
     # Muennighoff et al. 2023, section 1: up to four epochs are nearly as good as fresh data.
@@ -129,7 +131,7 @@ def test_few_unique_tokens_are_repeated():
 
 
 def test_batch_size_and_learning_rate(sweep):
-    """Li et al. 2025 (arXiv 2503.04715), eq. 1; or what the runs themselves say."""
+    """Use Li et al. 2025 (arXiv 2503.04715), eq. 1, or what the runs themselves show."""
     got = recipe(N=1e9, D=1e11, L=2.3)
     assert pytest.approx(0.58 * 1e11**0.571) == got.B
     assert got.lr == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
@@ -168,40 +170,40 @@ def test_several_laws_show_their_disagreement(sweep):
     t = both.first.tenfold
     assert t["N"] * t["D"] == pytest.approx(10)
     assert t["B"] * t["S"] == pytest.approx(t["D"])
-    assert record["memory"]["states"] > 0  # the runs say their vocabulary
+    assert record["memory"]["states"] > 0  # the runs give their vocabulary size
     with pytest.raises(ConfigError, match="out of reach"):
         plans(fits, L=0.1)
 
 
 def test_the_law_that_predicts_best_comes_first(sweep):
-    runs, _ = sweep(noise=0.001)  # of Chinchilla's form
+    runs, _ = sweep(noise=0.001)  # generated by Chinchilla's form
     fits = {
         law.name: fit(law, runs, bootstrap=30)
         for law in (laws.kaplan_ND, laws.shared_exponent, laws.chinchilla)
     }
     ranked = plans(fits, rank=True, C=1e15)
-    assert next(iter(plans(fits, C=1e15).plans)) == "kaplan_ND"  # as asked
+    assert next(iter(plans(fits, C=1e15).plans)) == "kaplan_ND"  # in the given order
     assert next(iter(ranked.plans)) == "chinchilla"
     assert ranked.held_out["chinchilla"] < 0.005 < ranked.held_out["kaplan_ND"]
-    named = plans({"mine": fits["chinchilla"]}, rank=True, C=1e15)  # names are the caller's
+    named = plans({"mine": fits["chinchilla"]}, rank=True, C=1e15)  # the caller chooses the names
     assert named.held_out["mine"] < 0.005
     assert f"larger runs missed by {ranked.held_out['kaplan_ND']:.1%}" in str(ranked)
-    few = runs[runs["N"] <= runs["N"].unique()[1]].head(7)  # too few to hold any out
+    few = runs[runs["N"] <= runs["N"].unique()[1]].head(7)  # too few to hold out any
     unknown = plans({"chinchilla": fit(laws.chinchilla, few, bootstrap=10)}, rank=True, C=1e15)
     assert math.isnan(unknown.held_out["chinchilla"]) and "missed" not in str(unknown)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"served": -1.0}, "served=-1.0 must be a number of tokens"),
         ({"unique": math.nan}, "unique=nan must be"),
         ({"unique": 0.0}, "nothing to train on"),
     ],
 )
-def test_requests_of_data_that_cannot_be(asked, said):
-    with pytest.raises(ConfigError, match=said):
-        plan(CHINCHILLA, C=1e20, **asked)
+def test_infeasible_data_limits(options, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(CHINCHILLA, C=1e20, **options)
     with pytest.raises(ConfigError, match="needs a fitted law"):
         plan(parametric(CHINCHILLA), C=1e20, served=1e9)
 
@@ -209,7 +211,7 @@ def test_requests_of_data_that_cannot_be(asked, said):
 # ------------------------------------------------------------------ enough data, enough steps
 
 
-def test_enough_data_of_any_law():
+def test_enough_data_for_any_law():
     kaplan = known(kaplan2020.L_ND)
     got = data_for(kaplan, N=1e9, excess=0.02)
     limit = kaplan.predict(N=1e9, D=1e40)
@@ -228,8 +230,8 @@ def test_enough_data_of_any_law():
         data_for(known(kaplan2020.L_N), N=1e9)
 
 
-def test_the_early_stopping_bound():
-    """Kaplan et al. 2020, eq. 5.7 and Fig. 16: more data or a smaller model stops later."""
+def test_early_stopping_bound():
+    """More data or a smaller model stops later (Kaplan et al. 2020, eq. 5.7 and Fig. 16)."""
     of_data, of_steps = known(kaplan2020.L_ND), known(kaplan2020.L_NS)
     stop = early_stop(of_data, of_steps, N=1e8, D=np.array([1e8, 1e9, 1e10]))
     assert (np.diff(stop) > 0).all()
@@ -241,8 +243,11 @@ def test_the_early_stopping_bound():
 
 
 def test_stopping_short_of_convergence():
-    """Kaplan et al. 2020, appendix B.3: f = alpha_N / alpha_S is 10 %; against 2 % short of
-    convergence 2.7 times the parameters, 7.7 times fewer steps, 65 % less compute."""
+    """Stop f = alpha_N / alpha_S = 10 % short of convergence (Kaplan et al. 2020, appendix B.3).
+
+    Compared with stopping 2 % short: 2.7 times the parameters, 7.7 times fewer steps, 65 % less
+    compute.
+    """
     got = convergence(alpha_N=0.076, alpha_S=0.76)
     assert got.efficient == pytest.approx(0.10)
     assert pytest.approx(2.7, abs=0.05) == got.N

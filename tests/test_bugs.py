@@ -1,4 +1,4 @@
-"""What a command says of an exception that is no user's mistake."""
+"""Report of an exception that is a bug, not a user error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def deep() -> None:
-    """Recurse for ever."""
+    """Recurse forever."""
     deep()
 
 
@@ -32,7 +32,7 @@ def buggy(error):
 
 @pytest.fixture
 def ends(monkeypatch, capsys, tmp_path):
-    """Run a command that is `function`; (exit code, what it said in one line)."""
+    """Run `function` as a command; return (exit code, its one line on standard error)."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("SCALING_DEBUG", raising=False)
 
@@ -40,9 +40,9 @@ def ends(monkeypatch, capsys, tmp_path):
         monkeypatch.setitem(cli.COMMANDS, "doctor", function)
         with pytest.raises(SystemExit) as ended:
             cli.main(["doctor", *words])
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1 and said.startswith("scaling: ")
-        return ended.value.code, said
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1 and message.startswith("scaling: ")
+        return ended.value.code, message
 
     return run
 
@@ -57,11 +57,13 @@ def ends(monkeypatch, capsys, tmp_path):
         (deep, "RecursionError: maximum recursion depth exceeded"),
     ],
 )
-def test_a_bug_is_one_line_and_a_file(ends, tmp_path, function, what):
-    code, said = ends(function)
+def test_bug_is_reported_in_one_line_and_a_file(ends, tmp_path, function, what):
+    code, message = ends(function)
     assert code == 70 == os.EX_SOFTWARE
-    assert said.startswith(f"scaling: {what}") and "This is a bug" in said and len(said) < 600
-    path = Path(re.search(r"its traceback is in (.*)\.\n", said)[1])
+    assert (
+        message.startswith(f"scaling: {what}") and "This is a bug" in message and len(message) < 600
+    )
+    path = Path(re.search(r"its traceback is in (.*)\.\n", message)[1])
     assert path.parent == tmp_path and stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     first, second = text.splitlines()[:2]
@@ -76,14 +78,14 @@ def test_each_bug_has_its_own_file(ends, tmp_path):
     assert len(list(tmp_path.glob("scaling-bug-*.txt"))) == 2
 
 
-def test_a_traceback_that_cannot_be_kept(ends, monkeypatch, tmp_path):
+def test_traceback_that_cannot_be_written(ends, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    code, said = ends(buggy(KeyError("abc")))
-    assert code == 70 and "KeyError: 'abc'" in said
-    assert "SCALING_DEBUG=1 prints its traceback, which cannot be kept (No such file" in said
+    code, message = ends(buggy(KeyError("abc")))
+    assert code == 70 and "KeyError: 'abc'" in message
+    assert "its traceback cannot be written (No such file" in message
 
 
-def test_a_traceback_is_printed_where_asked_for(monkeypatch, tmp_path):
+def test_traceback_is_printed_on_request(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("SCALING_DEBUG", "1")
     monkeypatch.setitem(cli.COMMANDS, "doctor", buggy(KeyError("abc")))
@@ -93,7 +95,7 @@ def test_a_traceback_is_printed_where_asked_for(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (MemoryError(), 2, "out of memory: MemoryError. Use a smaller model"),
         (ConfigError("no such thing"), 2, "no such thing"),
@@ -101,13 +103,13 @@ def test_a_traceback_is_printed_where_asked_for(monkeypatch, tmp_path):
         (KeyboardInterrupt(), 130, "stopped."),
     ],
 )
-def test_what_is_no_bug_leaves_no_file(ends, tmp_path, error, code, said):
+def test_user_error_leaves_no_file(ends, tmp_path, error, code, message):
     ended, line = ends(buggy(error))
-    assert ended == code and line.startswith(f"scaling: {said}")
+    assert ended == code and line.startswith(f"scaling: {message}")
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_while_a_bug_is_written(ends, monkeypatch):
+def test_ctrl_c_while_a_bug_report_is_written(ends, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -122,18 +124,23 @@ def run(code, **environment):
     )  # fmt: skip
 
 
-SHOW = "def show():\n    'Show.'\n    print('L \\u2248 2 \\U0001f600 \\udcff')\ncli.COMMANDS['doctor'] = show\n"
+SHOW = """\
+def show():
+    'Show.'
+    print('L \\u2248 2 \\U0001f600 \\udcff')
+cli.COMMANDS['doctor'] = show
+"""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
-def test_what_a_terminal_cannot_show_is_escaped(encoding):
+def test_unencodable_characters_are_escaped(encoding):
     done = run(f"{SHOW}cli.main(['doctor'])", PYTHONIOENCODING=encoding)
     assert done.returncode == 0 and done.stderr == b""
     assert done.stdout == b"L \\u2248 2 \\U0001f600 \\udcff\n"
 
 
-def test_nobody_reads_what_went_wrong():
-    """A closed standard error is no second error."""
+def test_closed_standard_error():
+    """A closed standard error causes no second error."""
     reader, writer = os.pipe()
     os.close(reader)
     words = [sys.executable, "-m", "scaling.cli", "fit", "nowhere.csv"]

@@ -1,4 +1,4 @@
-"""The command line: quick, without torch and ray, one clear line for a mistake."""
+"""The command line: fast help without torch or Ray, and one clear line per user error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def scaling(*words, code=0, cwd=ROOT, **environment):
-    """Run the command in a process of its own; returns it."""
+    """Run the command in a separate process and return the finished process."""
     import os
 
     done = subprocess.run(
@@ -50,7 +50,7 @@ def test_help_lists_every_command():
 
 
 @pytest.mark.parametrize("words", [["--help"], ["sweep", "--help"], ["laws"], ["data", "list"]])
-def test_neither_torch_nor_ray_is_imported(words):
+def test_help_imports_neither_torch_nor_ray(words):
     code = (
         "import sys; from scaling.cli import main\n"
         f"try: main({words!r})\n"
@@ -61,7 +61,7 @@ def test_neither_torch_nor_ray_is_imported(words):
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
-def test_every_command_explains_itself(name):
+def test_every_command_has_help(name):
     shown = scaling(*name.split(), "--help").stdout
     assert "usage: scaling" in shown
 
@@ -92,7 +92,7 @@ def test_version():
         (["train", "--tokens", "1.5"], "tokens"),
     ],
 )
-def test_mistakes_cost_one_line_and_exit_code_2(words, message, tmp_path):
+def test_user_error_is_one_line_and_exit_code_2(words, message, tmp_path):
     done = scaling(*words, code=2, cwd=tmp_path)
     assert message in done.stderr
     if done.stderr.startswith("scaling: "):
@@ -131,16 +131,16 @@ def test_summary_of_a_sweep(results):
             assert (results / "figures" / (name + suffix)).stat().st_size > 10_000
 
 
-def test_fit_of_a_strangers_table(results, tmp_path):
+def test_fit_of_an_external_table(results, tmp_path):
     runs = pd.read_csv(results / "runs.csv")[["N", "D", "L"]]
-    path = tmp_path / "theirs.csv"
+    path = tmp_path / "external.csv"
     runs.rename(columns={"N": "params", "D": "tokens", "L": "loss"}).to_csv(path, index=False)
     words = ["fit", path, "--map", "loss=L,params=N,tokens=D", "--objective", "huber"]
     words += ["--delta", "1e-3", "--on", "log", "--reduce", "sum", "--bootstrap", "200", "--json"]
     found = json.loads(scaling(*words).stdout)
     assert found["law"] == "chinchilla" and found["n"] == 30
     assert found["params"]["alpha"]["low"] < found["params"]["alpha"]["value"]
-    # without the map, the message says how
+    # without the map, the message names the option
     assert "map=" in scaling("fit", path, code=2).stderr
 
 
@@ -157,7 +157,7 @@ def test_fit_with_a_law_from_a_file(results, tmp_path):
     assert "kappa" in shown
 
 
-def test_fit_on_some_rows(results):
+def test_fit_of_selected_rows(results):
     shown = scaling("fit", results, "--law", "kaplan_N", "--where", "D == D.max()").stdout
     assert "alpha_N" in shown
     assert "--where" in scaling("fit", results, "--where", "D ==", code=2).stderr
@@ -177,7 +177,7 @@ def test_figure(results, tmp_path):
     assert "Did you mean 'kaplan1'" in scaling("figure", "kaplan1x", results, code=2).stderr
 
 
-def test_nan_losses_are_refused(results):
+def test_nan_losses_are_rejected(results):
     runs = pd.read_csv(results / "runs.csv")
     runs.loc[3, "L"] = float("nan")
     runs.to_csv(results / "runs.csv", index=False)
@@ -203,18 +203,18 @@ def test_dry_run_trains_nothing(tmp_path, text_file, own_cache):
     assert not (tmp_path / "results" / "tiny" / "runs.csv").exists()
 
 
-def test_doctor_says_where_packages_come_from(tmp_path):
+def test_doctor_shows_where_packages_are_installed(tmp_path):
     shown = scaling("doctor").stdout
     assert str(ROOT / "analysis") in shown and "torch" in shown
 
 
-def test_doctor_notices_a_shadow(tmp_path):
+def test_doctor_detects_a_shadowing_module(tmp_path):
     (tmp_path / "analysis.py").write_text("mine = 1\n")
     done = scaling("doctor", code=2, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert "NOT OURS" in done.stdout and "shadows" in done.stderr
 
 
-def test_options_may_be_given_more_than_once(results):
+def test_repeatable_options(results):
     words = ["--set", "seed=1", "--set", "name=mine", "--set", "eval.test_tokens=4096"]
     assert "24 runs" in scaling("sweep", "quickstart", "--dry-run", *words).stdout
     done = scaling("sweep", "quickstart", "--dry-run", *words, "--set", "seed=-1", code=2)
@@ -225,7 +225,7 @@ def test_options_may_be_given_more_than_once(results):
     assert "alpha_N" in shown and "alpha_D" in shown
 
 
-def test_a_diverged_run_is_a_row(text_file, own_cache):
+def test_diverged_run_has_a_row(text_file, own_cache):
     words = ["--data.corpus", text_file, "--optim.lr", "1e30", "--tokens", "2e4", *TINY]
     row = json.loads(scaling("train", *words, SCALING_CACHE=str(own_cache)).stdout)
     assert row["status"] == "diverged" and row["L"] is None
@@ -246,14 +246,14 @@ def test_interrupted_training_keeps_its_checkpoint(text_file, own_cache, tmp_pat
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run").exists():  # made when training begins
+    while not (tmp_path / "run").exists():  # created when training begins
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the checkpoint is in" in said and (tmp_path / "run" / "checkpoint.pt").exists()
+    assert "the checkpoint is in" in message and (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize("what", ["runs.csv", "curves.parquet"])

@@ -1,4 +1,4 @@
-"""The solver against scipy, derivatives against differences, structure found by tracing."""
+"""Compare the solver with scipy and its derivatives with differences; detect sums of powers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def problem(law, *, n=40, noise=0.01, seed=0, on="log", fixed=None, params=None,
 
 @pytest.mark.parametrize("name", laws.LAWS)
 @pytest.mark.parametrize("on", ["log", "raw"])
-def test_jacobian_is_that_of_finite_differences(name, on):
+def test_jacobian_equals_finite_differences(name, on):
     p = problem(laws.LAWS[name], on=on, n=12)
     theta = p.theta(EXAMPLES[name])
     J = gradients(p, theta)
@@ -60,7 +60,7 @@ def test_jacobian_is_that_of_finite_differences(name, on):
 
 
 @pytest.mark.parametrize("name", laws.LAWS)
-def test_parameters_and_unknowns_are_inverse(name):
+def test_parameters_survive_the_change_of_variables(name):
     p = problem(laws.LAWS[name], n=12)
     back = p.params(p.theta(EXAMPLES[name]))
     for key, value in EXAMPLES[name].items():
@@ -69,7 +69,7 @@ def test_parameters_and_unknowns_are_inverse(name):
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-2, np.inf])
 @pytest.mark.parametrize("name", ["chinchilla", "gadre", "floor_N", "kaplan_ND", "bottleneck"])
-def test_minimum_is_not_above_scipys(name, delta):
+def test_minimum_is_at_most_that_of_scipy(name, delta):
     p = problem(laws.LAWS[name], n=60, seed=3)
     ours = minimise(p, "ls" if np.isinf(delta) else "huber", delta, 0)
     assert ours.converged
@@ -84,8 +84,8 @@ def test_minimum_is_not_above_scipys(name, delta):
     assert ours.objective <= theirs.cost * (1 + 1e-9)
 
 
-def test_lad_is_the_linear_programs_minimum():
-    # log L = log A - alpha log N is linear: least absolute deviations is a linear program.
+def test_lad_is_the_minimum_of_the_linear_program():
+    # log L = log A - alpha log N is linear, so least absolute deviations is a linear program.
     p = problem(laws.power("N"), n=31, noise=0.05, params={"A": 20.0, "alpha": 0.2})
     found = minimise(p, "lad", None, 0)
     x, n = np.log(p.columns["N"]), p.n
@@ -109,7 +109,7 @@ def test_sum_of_powers_and_general_solver_agree(name, on):
         assert value[0] == pytest.approx(q.params(b.theta)[key][0], rel=1e-4)
 
 
-def test_which_laws_are_sums_of_powers():
+def test_laws_that_are_sums_of_powers():
     found = {
         name for name, law in laws.LAWS.items() if terms(law, inputs(law, 5, 0), {}) is not None
     }
@@ -122,7 +122,7 @@ def test_which_laws_are_sums_of_powers():
     assert found is not None and [sorted(t.coefficients) for t in found] == [[], ["A"], ["B"]]
 
 
-def test_resampled_counts_are_repeated_rows():
+def test_resampled_counts_equal_repeated_rows():
     p = problem(laws.chinchilla, n=50)
     counts = np.random.default_rng(0).multinomial(50, np.ones(50) / 50, 3)
     start = minimise(p, "huber", 5e-3, 0).theta
@@ -137,7 +137,7 @@ def test_resampled_counts_are_repeated_rows():
         assert batch.objective[b] == pytest.approx(expected.objective, rel=1e-9)
 
 
-def test_more_fits_than_slots_give_what_one_at_a_time_gives():
+def test_more_fits_than_slots_equal_single_fits():
     p = problem(laws.chinchilla, n=300)
     counts = np.random.default_rng(1).multinomial(300, np.ones(300) / 300, 250)
     start = minimise(p, "ls", None, 0).theta
@@ -149,7 +149,7 @@ def test_more_fits_than_slots_give_what_one_at_a_time_gives():
         assert batch.objective[b] == pytest.approx(alone.objective[0], rel=1e-10)
 
 
-def test_a_held_direction_keeps_its_value_and_the_rest_is_minimised():
+def test_held_direction_keeps_its_value_while_others_are_minimised():
     p = problem(laws.chinchilla, n=60)
     found = minimise(p, "ls", None, 0)
     a = p.model.natural(np.eye(p.q))[p.free.index("A")]
@@ -192,7 +192,7 @@ def test_dual_numbers_differentiate(a, b, x):
             assert np.broadcast_to(out.partials[j], 3) == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
-def test_the_error_for_an_unbatched_law_says_how_to_write_it():
+def test_error_for_a_scalar_law_explains_how_to_write_it():
     import math
 
     @laws.law(A=laws.Range(1, 10), alpha=laws.Range(0.1, 1))

@@ -1,4 +1,4 @@
-"""IsoFLOP tables of other people: their flaws are reported, corrected or refused."""
+"""IsoFLOP tables from other sources: flaws are reported, corrected or rejected."""
 
 import json
 
@@ -38,16 +38,16 @@ def exponent(front, name="N_opt"):
     return front.exponents.set_index("exponent").loc[name]
 
 
-def test_a_strangers_table_whose_compute_is_off_6ND(optimum, tmp_path, capsys):
-    """Tokens are off by up to 8 % each way, and there is no column of compute."""
+def test_external_table_whose_compute_deviates_from_6ND(optimum, tmp_path, capsys):
+    """Token counts are off by up to 8 % either way, and there is no compute column."""
     rng = np.random.default_rng(3)
     table = isoflop_sets(optimum)
     table["D"] *= np.exp(rng.uniform(-0.08, 0.08, len(table)))
     table = loss(table)
     words = {"N": "n_params", "D": "tokens_seen", "L": "val/loss"}
-    table.drop(columns="C").rename(columns=words).to_csv(tmp_path / "their.csv", index=False)
+    table.drop(columns="C").rename(columns=words).to_csv(tmp_path / "external.csv", index=False)
     options = "--method isoflop --json --bootstrap 100 --map n_params=N,tokens_seen=D,val/loss=L"
-    main(["frontier", str(tmp_path / "their.csv"), *options.split()])
+    main(["frontier", str(tmp_path / "external.csv"), *options.split()])
     found = json.loads(capsys.readouterr().out)
     rows = {row["exponent"]: row for row in found["exponents"]}
     assert rows["N_opt"]["value"] == pytest.approx(0.3 / 0.55, abs=0.01)
@@ -62,7 +62,7 @@ def test_a_strangers_table_whose_compute_is_off_6ND(optimum, tmp_path, capsys):
     }
 
 
-def test_runs_between_budgets_join_none(optimum):
+def test_runs_between_budgets_belong_to_no_budget(optimum):
     table = isoflop_sets(optimum)
     strays = loss(pd.DataFrame({"N": [1e4, 3e4, 2e5], "D": [1e6, 2e6, 4e6]}))
     strays["C"] = 6 * strays["N"] * strays["D"]
@@ -71,11 +71,11 @@ def test_runs_between_budgets_join_none(optimum):
     assert front.optima["C"].tolist() == pytest.approx(list(BUDGETS))
     assert front.status[0].startswith("3 of 31 runs, C = 6e+10 to 4.8e+12, share no budget")
     wide = frontier(isoflop_sets(optimum, (1e10, 1.2e10, 1e12)), method="isoflop", tolerance=0.3)
-    assert len(wide.optima) == 2  # two sets that lie within the tolerance asked for are one
+    assert len(wide.optima) == 2  # sets within the requested tolerance are merged
 
 
-def test_sizes_that_are_nearly_equal_are_one(optimum):
-    """Sizes read off a figure, or counted with and without norms, would bend an interpolation."""
+def test_nearly_equal_sizes_are_merged(optimum):
+    """Nearly equal sizes, as read off a figure or counted without norms, distort interpolation."""
     table = isoflop_sets(optimum)
     again = table.assign(N=table["N"] * 1.0001)
     again["L"] *= 1.004
@@ -92,8 +92,8 @@ def test_sizes_that_are_nearly_equal_are_one(optimum):
         (np.geomspace(1 / 8, 8, 9), 0.4),  # alpha and beta apart
     ],
 )
-def test_the_bias_of_parabolas_is_measured(optimum, factors, alpha):
-    """Czech et al. 2026 (arXiv 2603.22339): noiseless sets give optima off by what is printed."""
+def test_bias_of_parabolas_is_measured(optimum, factors, alpha):
+    """The reported bias is the error of noiseless sets (Czech et al. 2026, arXiv 2603.22339)."""
     truth = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": alpha, "beta": 0.30}
     C = np.array(BUDGETS)
     table = isoflop_sets(lambda c: optimum(c, truth), BUDGETS, factors, alpha)
@@ -108,14 +108,14 @@ def test_the_bias_of_parabolas_is_measured(optimum, factors, alpha):
 
 
 def test_first_order_bias_of_a_centred_parabola(optimum):
-    """-(beta - alpha) <x^4> / (6 <x^2>) in ln N, x the sizes' offset (to first order)."""
+    """To first order ln N is off by -(beta - alpha) <x^4> / (6 <x^2>), x the offsets of ln N."""
     x = np.log(np.geomspace(0.25, 4, 15))
     front = frontier(isoflop_sets(optimum, factors=np.exp(x)), method="isoflop", bootstrap=9)
     first = -(0.30 - 0.25) * np.mean(x**4) / (6 * np.mean(x**2))
     assert np.log1p(front.bias["N"]) == pytest.approx(first, rel=0.4)
 
 
-def test_minima_that_noise_may_turn_over_are_not_used(optimum):
+def test_minima_within_the_noise_are_not_used(optimum):
     rng = np.random.default_rng(0)
     table = isoflop_sets(optimum, (1e10, 1e11, 1e12), np.geomspace(0.2, 5, 9))
     flat = isoflop_sets(optimum, (1e13,), np.geomspace(0.8, 1.3, 9))
@@ -140,12 +140,12 @@ def test_minima_that_noise_may_turn_over_are_not_used(optimum):
         (lambda t: t.assign(L=6 - t["L"]), "edge|smallest or largest|downwards"),
     ],
 )
-def test_sets_that_give_no_frontier_say_why(optimum, change, expected):
+def test_error_explains_why_there_is_no_frontier(optimum, change, expected):
     with pytest.raises(TableError, match=expected):
         frontier(change(isoflop_sets(optimum)), method="isoflop", bootstrap=5)
 
 
-def test_counts_and_flops_from_the_shape():
+def test_counts_and_flops_from_the_model_shape():
     shapes = [
         {"n_layer": 2, "d_model": 64, "n_head": 2},
         {"n_layer": 3, "d_model": 96, "n_head": 3},
@@ -174,8 +174,8 @@ def test_counts_and_flops_from_the_shape():
         counted(table.assign(n_head=7), "N_total", "C")
 
 
-def test_another_convention_of_isoflop_sets_is_interpolated_between_budgets(optimum):
-    """Sets at equal 6 N D are not at equal 6 N_total D: losses are interpolated for each size."""
+def test_other_conventions_are_interpolated_between_budgets(optimum):
+    """Equal 6 N D is not equal 6 N_total D, so losses are interpolated for each size."""
     N = np.geomspace(3e3, 1e6, 12)
     C = np.geomspace(1e9, 1e13, 9)
     table = pd.DataFrame({"N": np.tile(N, 9), "C": np.repeat(C, 12)})
@@ -189,7 +189,7 @@ def test_another_convention_of_isoflop_sets_is_interpolated_between_budgets(opti
     best = optimum(np.geomspace(inside / 30, inside / 3, 5))[0]
     at = best + 1200 * best**0.34
     compute = np.geomspace(inside / 30, inside / 3, 5) * at / best
-    # The optimum at equal 6 N_total D is another one; that of the true law, found on a fine grid:
+    # The optimum at equal 6 N_total D differs; find that of the true law on a fine grid.
     fine = np.geomspace(1e3, 3e6, 4001)
     whole = fine + 1200 * fine**0.34
     true = []
@@ -200,11 +200,10 @@ def test_another_convention_of_isoflop_sets_is_interpolated_between_budgets(opti
     assert exponent(total)["value"] < exponent(plain)["value"] - 0.05
 
 
-def test_hoffmanns_second_approach(published):
+def test_second_approach_of_hoffmann(published):
     """Hoffmann et al. 2022, Table 2: N_opt ~ C^0.49 [.462, .534] by isoFLOP minima.
 
-    The runs are those that Besiroglu et al. 2024 read off Fig. 4, with C within 30 % of nine
-    budgets.
+    Besiroglu et al. 2024 read the runs off Fig. 4. Their C lie within 30 % of nine budgets.
     """
     table = pd.read_csv(published / "besiroglu2024_epoch" / "svg_extracted_data.csv")
     runs = load(table, map={"Model Size": "N", "Training FLOP": "C", "loss": "L"})

@@ -1,4 +1,4 @@
-"""The wheel without its extras: tables are fitted, and a command that needs an extra names it."""
+"""The wheel without extras fits tables; a command that needs an extra names it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NEEDS = [
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory) -> Path:
-    """A folder with the sdist and the wheel, built from a copy: a build leaves files behind."""
+    """Return a folder with the sdist and the wheel, built from a copy to keep the source clean."""
     folder = tmp_path_factory.mktemp("dist")
     source = folder / "source"
     for name in ("scaling", "sweeps", "analysis"):
@@ -60,7 +60,7 @@ def dist(tmp_path_factory) -> Path:
 
 
 def core_distributions(wheel: Path) -> set[str]:
-    """The distributions that `pip install` of the wheel brings, by its metadata and theirs."""
+    """Return the distributions that the wheel requires without extras, directly or not."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()
@@ -95,7 +95,7 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def unpacked(dist) -> list[str]:
-    """The command of the unpacked wheel, in an interpreter that sees only core dependencies."""
+    """Return the command of the unpacked wheel, run with only its core dependencies visible."""
     (wheel,) = dist.glob("*.whl")
     folder = dist / "unpacked"
     zipfile.ZipFile(wheel).extractall(folder)
@@ -114,7 +114,7 @@ def unpacked(dist) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bare(dist) -> list[str]:
-    """The console script of the wheel, installed by pip into an environment of its own."""
+    """Return the console script of the wheel, installed by pip into a new environment."""
     (wheel,) = dist.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(dist / "venv")], check=True)
     pip = [str(dist / "venv/bin/python"), "-m", "pip", "--disable-pip-version-check"]
@@ -175,7 +175,7 @@ def test_command_names_its_extra(unpacked, here, extra, words):
 
 @pytest.mark.slow
 def test_bare_environment(bare, here):
-    """The same with pip, which downloads the core dependencies."""
+    """Repeat the tests in an environment into which pip downloads the core dependencies."""
     for words in FITS:
         check_fits(bare, words, here)
     for extra, words in NEEDS:
@@ -193,7 +193,7 @@ def test_sdist_and_wheel_pass_twine(dist):
 
 
 def test_extras_of_the_project():
-    """Each module is required by the extra that its message names, and by no other."""
+    """Each module is required by exactly one extra, the one that its message names."""
     optional = PROJECT["optional-dependencies"]
     names = {
         extra: {re.split(r"[\[<>=;]", each)[0].strip() for each in requirements}
@@ -208,7 +208,7 @@ def test_extras_of_the_project():
 
 
 def test_missing_module_is_one_line(monkeypatch, capsys):
-    """Also when the import is deep in a library call."""
+    """A failing import deep in a library call gives the same message."""
 
     def deep() -> None:
         """Fail."""

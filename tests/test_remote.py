@@ -354,8 +354,8 @@ def test_a_sweep_on_s3_resumes_on_another_machine_and_never_shows_its_secret(
     there = objects(s3)
     names = {name for name in there if not name.endswith("/")}
     (first,) = (name for name in names if "/results/small/results/" in f"/{name}")
-    assert names == {first, *(f"my/results/small/{name}" for name in
-                              ("runs.csv", "curves.parquet", "tests.parquet", "manifest.json"))}  # fmt: skip
+    tables = ("runs.csv", "curves.parquet", "tests.parquet", "manifest.json")
+    assert names == {first, *(f"my/results/small/{name}" for name in tables)}
 
     monkeypatch.setenv("SCALING_CACHE", str(here / "another machine"))
     assert "1 of 2 runs to train" in scaling(*command)

@@ -1,4 +1,4 @@
-"""Habits of a shell: one meaning per option, examples, usage, completion, NO_COLOR."""
+"""Shell conventions: one meaning per option, examples, usage, completion and NO_COLOR."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scaling.cli.arguments import options, usage
 ROOT = Path(__file__).parents[1]
 
 QUANTITIES = {"flops", "params", "tokens"}
-"""Options whose form depends on the command: a budget, a column to count by, or a range."""
+"""Options whose type depends on the command: a budget, a column or a range."""
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",
@@ -31,7 +31,7 @@ SAME_HELP = {
 
 
 def parameters() -> dict[str, dict[str, object]]:
-    """Option -> command -> annotated type, of the options that two commands have at least."""
+    """Return {option: {command: annotated type}} of the options of at least two commands."""
     found: dict[str, dict[str, object]] = {}
     for name, command in COMMANDS.items():
         for key, hint in get_type_hints(command, include_extras=True).items():
@@ -41,7 +41,7 @@ def parameters() -> dict[str, dict[str, object]]:
 
 
 def helps(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """Option -> what stands beside it in the help of a command."""
+    """Return {option: its text} from the help of a command."""
     assert call(*name.split(), "--help") == 0
     lines = [line.strip("│| ") for line in capsys.readouterr().out.splitlines()]
     text = " ".join(" ".join(lines).split())
@@ -53,7 +53,7 @@ def helps(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("option", sorted(set(parameters()) - QUANTITIES - {"results", "runs"}))
-def test_an_option_has_one_type(option):
+def test_option_has_the_same_type_in_all_commands(option):
     plain = {str(get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
              for hint in parameters()[option].values()}  # fmt: skip
     if option == "law":  # some commands take several laws
@@ -62,7 +62,7 @@ def test_an_option_has_one_type(option):
     assert len(plain) == 1, parameters()[option]
 
 
-def test_an_option_has_one_help(capsys, monkeypatch):
+def test_option_has_the_same_help_in_all_commands(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert set(parameters()) >= SAME_HELP
     shown: dict[str, set[str]] = {}
@@ -76,7 +76,7 @@ def test_an_option_has_one_help(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_options_that_completion_knows_are_those_of_the_help(name, capsys, monkeypatch):
+def test_completion_knows_the_options_of_the_help(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert call(*name.split(), "--help") == 0
     shown = capsys.readouterr().out
@@ -96,15 +96,15 @@ def test_help_has_an_example_with_known_options(name):
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if usage(name, COMMANDS[name])])
-def test_a_command_without_arguments_shows_its_usage(name, capsys):
+def test_command_without_arguments_shows_its_usage(name, capsys):
     assert call(*name.split()) == 2
-    said = capsys.readouterr()
-    lines = said.err.splitlines()
-    assert said.out == "" and len(lines) == 4
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == "" and len(lines) == 4
     assert lines[0].startswith(f"usage: scaling {name} ") and lines[2].startswith("example: ")
 
 
-def test_usage_names_what_is_needed():
+def test_usage_names_required_arguments():
     assert usage("export", COMMANDS["export"]).startswith(
         "usage: scaling export RESULTS --to tensorboard|wandb|mlflow [OPTIONS]\n"
     )
@@ -112,7 +112,7 @@ def test_usage_names_what_is_needed():
 
 
 def completed(script: str, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Return what bash offers to complete the last word."""
     code = (
         f"{script}\nCOMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
         '_scaling; printf "%s\\n" "${COMPREPLY[@]}"'
@@ -132,7 +132,7 @@ def test_bash_completes(capsys):
     assert completed(script, "scaling", "fit", "--objective", "l") == ["ls", "lad"]
     assert completed(script, "scaling", "train", "--model.n-l") == ["--model.n-layer"]
     assert completed(script, "scaling", "sweep", "--no-p") == ["--no-packs"]
-    assert completed(script, "scaling", "fit", "run") == []  # files, by -o default
+    assert completed(script, "scaling", "fit", "run") == []  # -o default completes files
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_bash_completes(capsys):
         ("fish", "config/fish/completions/scaling.fish"),
     ],
 )
-def test_completion_is_installed_by_one_command(shell, place, tmp_path, monkeypatch, capsys):
+def test_completion_is_installed(shell, place, tmp_path, monkeypatch, capsys):
     for name, folder in (("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config")):
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setenv("ZDOTDIR", str(tmp_path / "zdot"))
@@ -157,7 +157,7 @@ def test_completion_is_installed_by_one_command(shell, place, tmp_path, monkeypa
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color(no_color):
-    """Help on a terminal has colours and styles, unless NO_COLOR is set."""
+    """Help on a terminal is coloured unless NO_COLOR is set."""
     reader, writer = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
     environment |= {"NO_COLOR": no_color, "COLUMNS": "80"}
@@ -168,14 +168,14 @@ def test_no_color(no_color):
     try:
         while part := os.read(reader, 4096):
             shown += part
-    except OSError:  # the end of a terminal
+    except OSError:  # the terminal was closed
         pass
     os.close(reader)
     assert done.wait() == 0 and b"usage: scaling laws" in re.sub(rb"\x1b\[[\d;]*m", b"", shown)
     assert (b"\x1b[" in shown) == (not no_color)
 
 
-def test_where_chooses_runs_of_plan_and_frontier(tmp_path, capsys):
+def test_where_selects_runs_of_plan_and_frontier(tmp_path, capsys):
     results = ROOT / "results" / "headline"
     options = ["--law", "chinchilla", "--flops", "1e15", "--where", "N > 1e4", "--seed", "1"]
     assert call("plan", results, *options) == 0

@@ -1,4 +1,4 @@
-"""The command line. It imports `sweeps` and `analysis`, which the rest of `scaling` does not."""
+"""The command line: the one part of `scaling` that imports `sweeps` and `analysis`."""
 
 from scaling.cli.app import COMMANDS, main
 

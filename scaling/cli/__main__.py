@@ -1,4 +1,4 @@
-"""`python -m scaling.cli` runs the `scaling` command."""
+"""Run the `scaling` command with `python -m scaling.cli`."""
 
 from scaling.cli.app import main
 

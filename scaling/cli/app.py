@@ -1,4 +1,4 @@
-"""The `scaling` command."""
+"""The `scaling` command: its subcommands, exit codes and overview."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from scaling.errors import ConfigError
 
 
 def completion(shell: Shell, *, install: bool = False) -> None:
-    """Print the completion script of a shell, or install it.
+    """Print or install the completion script for a shell.
 
     Example: scaling completion bash --install
 
     Args:
-        shell: bash, zsh or fish.
-        install: Write the script to where the shell looks for it, and print what else is needed.
-            Repeat this after an upgrade.
+        shell: Shell to complete in.
+        install: Write the script to the shell's completion folder and print what remains to be
+            done. Repeat this after an upgrade.
     """
     text = script(shell, {name: options(name, command) for name, command in COMMANDS.items()})
     if not install:
@@ -66,17 +66,19 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "completion": completion,
     "doctor": doctor,
 }
-"""Each imports what it needs when it is called: help loads neither torch nor Ray nor pandas."""
+"""Commands by name. Each imports what it needs when it is called, so that help loads neither
+torch nor Ray nor pandas."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0, 2 for a user's mistake, 130 for Ctrl-C, 70 for a bug.
+    """Run a command line.
 
-    The traceback of a bug is written to a file in the system's temporary folder, and a line says
-    where; SCALING_DEBUG=1 prints it instead.
+    The exit code is 0 on success, 2 for a user error, 130 after Ctrl-C and 70 for a bug. The
+    traceback of a bug is written to a file in the system's temporary folder, which the message
+    names; SCALING_DEBUG=1 prints the traceback instead.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # what an ASCII terminal cannot show is escaped
+    for stream in (sys.stdout, sys.stderr):  # escape what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -84,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with warnings.catch_warnings():
                 warnings.showwarning = note
                 name, rest = _command(arguments)
-                if not rest and (needed := usage(name, COMMANDS[name])):
-                    print(needed, file=sys.stderr)
+                if not rest and (text := usage(name, COMMANDS[name])):
+                    print(text, file=sys.stderr)
                     raise SystemExit(2)
                 parse_and_call(name, COMMANDS[name], rest)
             sys.stdout.flush()
@@ -104,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    """Split a command line into the name of the command and its own arguments."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         show(_overview())
         raise SystemExit(0)
@@ -123,7 +126,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _overview() -> str:
     lines = [
-        "scaling: train, sweep and fit neural scaling laws",
+        "scaling: train models, run sweeps and fit neural scaling laws",
         "",
         "usage: scaling COMMAND [--help] ...",
         "",
@@ -132,10 +135,10 @@ def _overview() -> str:
         lines.append(f"  {name:<17} {(function.__doc__ or '').splitlines()[0]}")
     lines += [
         "",
-        "  scaling sweep quickstart --dry-run       what it would train, and how long that takes",
-        "  scaling sweep quickstart --workers 2     train what is missing",
-        "  scaling summary results/quickstart       laws, frontier, plan, figures",
+        "  scaling sweep quickstart --dry-run     list the runs and estimate their time",
+        "  scaling sweep quickstart --workers 2   train the missing runs",
+        "  scaling summary results/quickstart     fit laws, plan, draw figures",
         "",
-        "Completion for bash, zsh or fish: scaling completion bash --install",
+        "Shell completion (bash, zsh or fish): scaling completion bash --install",
     ]
     return "\n".join(lines)

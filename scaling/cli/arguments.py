@@ -1,11 +1,14 @@
-"""The words of a command line as the arguments of a command."""
+"""Parse the words of a command line into the arguments of a command."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
+import itertools
 import os
 import re
 import sys
@@ -18,20 +21,25 @@ from scaling.errors import ConfigError
 from scaling.fields import leaves
 
 _WITHOUT_PREFIX = {"config", "options"}
-"""Dataclasses whose fields are options without a prefix: --model.n-layer 6, --workers 2."""
+"""Parameters whose fields become options without a prefix: --model.n-layer 6, --workers 2."""
 
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell"}
+"""Parameters given by position, except the option `--results` of `scaling sweep`."""
 
 
 def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]) -> None:
-    """Parse the words after `scaling NAME` into the arguments of its function and call it."""
+    """Parse the words after `scaling NAME` and call the function of that command."""
     import tyro
 
     def parsed(*args: Any, **options: Any) -> Callable[[], None]:
         return lambda: command(*args, **options)
 
-    parameters = [each.replace(annotation=_marked(name, each)) for each in _parameters(command)]
-    parsed.__doc__ = command.__doc__
+    pairs = name == "train"  # a run's switches have two forms; a command's are off by default
+    parameters = [
+        each.replace(annotation=_marked(name, each, pairs)) for each in _parameters(command)
+    ]
+    # tyro keeps the line breaks of a docstring's arguments, so each is put on one line.
+    parsed.__doc__ = re.sub(r"\n {8}", " ", inspect.getdoc(command) or "")
     parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {each.name: each.annotation for each in parameters}
     with _masked_errors(words), _plain_if_asked():
@@ -39,27 +47,26 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
             parsed,
             prog=f"scaling {name}",
             args=words,
-            registry=_registry(),
-            # a switch of a command is off by default; one of a run may be either
-            config=() if name == "train" else (tyro.conf.FlagCreatePairsOff,),
+            registry=_registry(pairs),
+            config=() if pairs else (tyro.conf.FlagCreatePairsOff,),
         )
     call()
 
 
 def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...]]:
-    """The long options of a command, each with its values if it has a fixed set of them."""
+    """Return the long options of a command, each with its choices (empty: any value)."""
     found: dict[str, tuple[str, ...]] = {"--help": ()}
 
     def add(key: str, hint: Any, default: Any, pair: bool) -> None:
-        parts = key.replace("_", "-").rpartition(".")
-        plain, negated = "--" + "".join(parts), f"--{parts[0]}{parts[1]}no-{parts[2]}"
+        prefix, dot, name = key.replace("_", "-").rpartition(".")
+        plain, negated = f"--{prefix}{dot}{name}", f"--{prefix}{dot}no-{name}"
         names = [plain]
         if _bare(hint) is bool:
             names = [plain, negated] if pair else [negated] if default else [plain]
         found.update(dict.fromkeys(names, _choices(hint)))
 
     for each in _parameters(command):
-        if dataclasses.is_dataclass(each.annotation):  # switches of `train` have both forms
+        if dataclasses.is_dataclass(each.annotation):
             prefix = "" if each.name in _WITHOUT_PREFIX else f"{each.name}."
             for key, (hint, default) in leaves(each.annotation, prefix).items():
                 add(key, hint, default, pair=name == "train")
@@ -69,7 +76,7 @@ def options(name: str, command: Callable[..., None]) -> dict[str, tuple[str, ...
 
 
 def usage(name: str, command: Callable[..., None]) -> str | None:
-    """Usage in a few lines with an example; None for a command that needs no arguments."""
+    """Return a short usage text with an example, or None if the command needs no arguments."""
     needed = []
     for each in _parameters(command):
         if each.default is not each.empty or dataclasses.is_dataclass(each.annotation):
@@ -87,7 +94,7 @@ def usage(name: str, command: Callable[..., None]) -> str | None:
 
 
 def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
-    """The parameters of a command, their types evaluated."""
+    """Return the parameters of a command with evaluated types."""
     hints = get_type_hints(command, include_extras=True)
     return [
         each.replace(annotation=hints[each.name])
@@ -100,7 +107,7 @@ def _positional(name: str, key: str) -> bool:
 
 
 def _bare(hint: Any) -> Any:
-    """A type without what is annotated to it."""
+    """Return a type without its annotations."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
@@ -110,11 +117,40 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return tuple(str(v) for h in each if get_origin(h) is Literal for v in get_args(h))
 
 
-def _registry() -> Any:
-    """How words become whole numbers and paths."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+def _registry(pairs: bool) -> Any:
+    """Return the rules by which tyro reads integers, paths and dataclasses.
+
+    `pairs` is whether a switch has two forms, --x and --no-x.
+    """
+    import tyro
+    from tyro.constructors import (
+        ConstructorRegistry,
+        PrimitiveConstructorSpec,
+        StructConstructorSpec,
+        StructFieldSpec,
+    )
 
     registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def dataclass_rule(info: Any) -> Any:
+        """Like tyro's own rule, with the help of a field on one line."""
+        kind: type = info.type
+        if not dataclasses.is_dataclass(kind):
+            return None
+        hints = get_type_hints(kind)
+        specs = []
+        for each in dataclasses.fields(kind):
+            nested = each.default is dataclasses.MISSING
+            specs.append(
+                StructFieldSpec(
+                    name=each.name,
+                    type=_shown(hints[each.name], each.default, pairs),
+                    default=tyro.MISSING_NONPROP if nested else each.default,
+                    helptext=functools.partial(_field_help, kind, each.name),
+                )
+            )
+        return StructConstructorSpec(kind, tuple(specs))
 
     def read_as(kind: type, metavar: str, read: Callable[[str], Any]) -> None:
         spec = PrimitiveConstructorSpec(
@@ -129,29 +165,77 @@ def _registry() -> Any:
         def rule(info: Any) -> Any:
             return spec if info.type is kind else None
 
-    read_as(int, "INT", _whole)  # lets an int be written 2e8
-    read_as(Path, "PATH", _folder)  # lets a results folder be a URI
+    read_as(int, "INT", _whole)  # accepts 2e8
+    read_as(Path, "PATH", _folder)  # accepts the URI of a results folder
     return registry
 
 
-def _marked(name: str, parameter: inspect.Parameter) -> Any:
-    """A parameter's type with its place and help on the command line."""
+def _field_help(kind: type, name: str) -> str | None:
+    return _field_docstrings(kind).get(name)
+
+
+@functools.cache
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """Return the docstring of each field of a dataclass, on one line."""
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    found = {}
+    for field, after in itertools.pairwise(tree.body if isinstance(tree, ast.ClassDef) else ()):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _shown(hint: Any, default: Any, pairs: bool) -> Any:
+    """Leave None, and the default of a plain switch, out of the help of an option.
+
+    The text of the help describes what happens by default.
+    """
+    from tyro import conf
+
+    if default is None:
+        return Annotated[hint, conf.arg(metavar=_metavar(hint), help_behavior_hint="")]
+    if isinstance(default, bool) and not pairs:
+        return Annotated[hint, conf.arg(help_behavior_hint="")]
+    return hint
+
+
+def _metavar(hint: Any) -> str:
+    """Return the placeholder of an option's value, without None."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return f"{{{','.join(map(str, inner))}}}"
+    if kind is tuple:
+        return " ".join(map(_metavar, inner))
+    if inner:
+        return "|".join(_metavar(each) for each in inner if each is not type(None))
+    return "PATH" if hint is Path else hint.__name__.upper()
+
+
+def _marked(name: str, parameter: inspect.Parameter, pairs: bool) -> Any:
+    """Return a parameter's type, annotated with its place and help on the command line."""
     from tyro import conf
 
     hint, key = _bare(parameter.annotation), parameter.name
     if key in _WITHOUT_PREFIX:
         return conf.UseAppendAction[Annotated[hint, conf.arg(name="")]]
     if _positional(name, key):
-        return conf.Positional[hint]
+        needed = parameter.default is parameter.empty
+        metavar = None if _choices(hint) else key.upper() if needed else f"[{key.upper()}]"
+        default_hint = "" if parameter.default in (None, "") else None
+        return conf.Positional[
+            Annotated[hint, conf.arg(metavar=metavar, help_behavior_hint=default_hint)]
+        ]
+    hint = _shown(hint, parameter.default, pairs)
     marked = conf.UseAppendAction[hint] if hint == tuple[str, ...] else hint  # --set a=1 --set b=2
-    if hint is parameter.annotation:
+    if get_origin(parameter.annotation) is not Annotated:
         return marked
     return Annotated[marked, conf.arg(help=parameter.annotation.__metadata__[0])]
 
 
 @contextlib.contextmanager
 def _plain_if_asked() -> Iterator[None]:
-    """NO_COLOR, which the parser does not know, makes the terminal one without colours for it."""
+    """Respect NO_COLOR, which tyro ignores, by presenting the terminal as one without colours."""
     terminal = os.environ.get("TERM")
     if terminal is None or not os.environ.get("NO_COLOR"):
         yield
@@ -165,14 +249,14 @@ def _plain_if_asked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _masked_errors(arguments: Sequence[str]) -> Iterator[None]:
-    """Mask the credentials of URIs among the arguments, which the parser quotes where it refuses them."""
+    """Mask the credentials of URIs in the parser's errors, which quote rejected arguments."""
     if not any("://" in argument for argument in arguments):
         yield
         return
     from sweeps.remote import masked
 
     printed, columns = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "9999"  # no URI is broken into lines
+    os.environ["COLUMNS"] = "9999"  # keeps each URI on one line
     try:
         with contextlib.redirect_stderr(printed):
             yield
@@ -183,7 +267,7 @@ def _masked_errors(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _folder(text: str) -> Path:
-    """A path; of a URI the local folder that stands for it, level with it."""
+    """Return a path, or the up-to-date local copy of a URI."""
     if "://" not in text:
         return Path(text)
     from sweeps.store import Store, StoreError
@@ -191,13 +275,14 @@ def _folder(text: str) -> Path:
     try:
         store = Store(text)
         store.pull()
-    except StoreError as error:  # the parser would put it in a box
+    except StoreError as error:  # a ValueError would be shown in tyro's box
         say(str(error))
         raise SystemExit(2) from None
     return store.folder
 
 
 def _whole(text: str) -> int:
+    """Return an integer, which may be written as 2e8."""
     value = float(text)
     if value % 1:
         raise ValueError(f"{text} is not a whole number")
@@ -205,7 +290,10 @@ def _whole(text: str) -> int:
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """['data.corpus=my.txt', 'seed=3'] -> values as TOML reads them, bare words as strings."""
+    """Parse KEY=VALUE pairs, such as ['data.corpus=my.txt', 'seed=3'].
+
+    Values are read as TOML; whatever is not valid TOML is a string.
+    """
     import tomllib
 
     changes = {}
@@ -221,13 +309,13 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def column_map(pairs: Sequence[str]) -> dict[str, str]:
-    """['loss=L,params=N'] -> {'loss': 'L', 'params': 'N'}."""
+    """Parse COLUMN=SYMBOL pairs: ['loss=L,params=N'] -> {'loss': 'L', 'params': 'N'}."""
     mapping = {}
     for pair in ",".join(pairs).split(","):
         if not pair:
             continue
-        there, equals, here = pair.partition("=")
+        column, equals, symbol = pair.partition("=")
         if not equals:
             raise ConfigError(f"--map {pair!r} is not COLUMN=SYMBOL, such as loss=L.")
-        mapping[there.strip()] = here.strip()
+        mapping[column.strip()] = symbol.strip()
     return mapping

@@ -1,4 +1,4 @@
-"""Completion of commands, options and values in bash, zsh and fish."""
+"""Shell completion of commands, options and values for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Literal
 Shell = Literal["bash", "zsh", "fish"]
 
 Options = dict[str, tuple[str, ...]]
-"""Option -> its values, if it has a fixed set of them."""
+"""Options, each with its choices (empty: any value)."""
 
 
 def script(shell: Shell, commands: dict[str, Options]) -> str:
-    """The completion script of a shell for commands of one or two words."""
+    """Return the completion script of a shell for commands of one or two words."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](commands)
 
 
 def place(shell: Shell) -> tuple[Path, str]:
-    """Where a shell looks for the completions of a user, and what else it needs."""
+    """Return the path of a user's completion script, and what to do once it is there."""
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     if shell == "bash":
@@ -37,7 +37,7 @@ def _first_words(commands: dict[str, Options]) -> list[str]:
 
 
 def _groups(commands: dict[str, Options]) -> dict[str, list[str]]:
-    """The second words of commands of two words."""
+    """Return {first word: second words} of the commands of two words."""
     groups: dict[str, list[str]] = {}
     for name in commands:
         first, _, second = name.partition(" ")
@@ -65,7 +65,8 @@ def _bash(commands: dict[str, Options]) -> str:
     ]
     for first, second in _groups(commands).items():
         lines += [
-            f'  elif [[ $command == {first} ]] && (( COMP_CWORD == 2 )); then words="{" ".join(second)}"'
+            f"  elif [[ $command == {first} ]] && (( COMP_CWORD == 2 )); then",
+            f'    words="{" ".join(second)}"',
         ]
     lines += ["  else"]
     for first in _groups(commands):
@@ -81,7 +82,7 @@ def _bash(commands: dict[str, Options]) -> str:
         "  fi",
         '  [[ -n $words ]] && COMPREPLY=($(compgen -W "$words" -- "$current"))',
         "}",
-        "complete -o default -F _scaling scaling",  # files where there is no word
+        "complete -o default -F _scaling scaling",  # falls back to file names
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What is installed."""
+"""Versions and locations of the installed packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaling.extras import EXTRAS, pip_install
 
 
 def doctor() -> None:
-    """Where each package comes from, its version, and this machine.
+    """Show where each package is installed, its version, and this machine.
 
     Example: scaling doctor
     """
@@ -38,11 +38,12 @@ def doctor() -> None:
     show(f"{'python':<17} {platform.python_version()}, {os.cpu_count()} CPUs")
     if not fine:
         raise ConfigError(
-            "another package shadows one of ours; rename that file, or use an environment of its own."
+            "another package shadows one of ours; rename that file, or use a separate environment."
         )
 
 
 def version() -> str:
+    """Return the installed version of this distribution."""
     import importlib.metadata
 
     try:

@@ -34,11 +34,13 @@ def fit(
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
-        law: A law's name (`scaling laws`), or file.py:name for your own; chinchilla where none is
-            given. May be given more than once.
-        reduce: Sum or mean over the rows.
-        bootstrap: Draws behind the intervals; 0 for none.
-        intervals: Bootstrap over runs, or linearised with Student's t (delta) for fewer than 25.
+        law: Law to fit: a name listed by `scaling laws`, or file.py:name for your own. Default:
+            chinchilla.
+        reduce: Take the sum or the mean of the objective over the rows.
+        bootstrap: Number of bootstrap draws for the intervals; 0 computes no intervals.
+        intervals: Method for the intervals: a bootstrap over runs (bootstrap), over residuals
+            (residual, wild), or a linear approximation with Student's t (delta). auto: bootstrap,
+            or delta for fewer than 25 runs.
     """
     check_one_format(json, latex)
     from analysis import fit as fit_law
@@ -73,7 +75,7 @@ def fit(
 
 
 def laws(*, json: Json = False) -> None:
-    """The laws that can be fitted, with formula and source.
+    """List the laws that can be fitted, with their formulas and sources.
 
     Example: scaling laws --json
     """
@@ -92,7 +94,7 @@ def laws(*, json: Json = False) -> None:
     for row in rows:
         show(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
         show(wrap.fill(f"{'':<{indent}}{row['source']}"))
-    show("power_X, floor_X and broken_X fit any column X; your own: file.py:name.")
+    show("power_X, floor_X and broken_X fit any column X; file.py:name fits your own law.")
 
 
 def validate(
@@ -112,16 +114,17 @@ def validate(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Test a law on held-out larger runs, and beside competing laws.
+    """Test a law on held-out larger runs and against competing laws.
 
     Example: scaling validate results/quickstart --law chinchilla --against bottleneck
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
-        law: Name of a law (`scaling laws`), or file.py:name for your own.
-        against: Competing laws; those that differ in one assumption where not given.
-        by: The column whose largest values are held out; C where there is one.
-        bootstrap: Draws behind the predictive intervals.
+        law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
+        against: Competing law. Default: the laws that differ from `law` in one assumption.
+        by: Column whose largest values are held out. Default: C, or the first input of the
+            law if the table has no C.
+        bootstrap: Number of bootstrap draws for the predictive intervals.
     """
     from analysis import laws as all_laws
     from analysis import validate as validate_law
@@ -144,12 +147,12 @@ def validate(
 
 
 def verify_published(data: Path, *, json: Json = False) -> None:
-    """Refit published tables: published value, ours, objective at both, verdict.
+    """Refit published tables and compare the results with the published values.
 
-    Example: scaling verify-published published
+    Example: scaling verify-published --data published
 
     Args:
-        data: Folder of published tables, one sub-folder a paper.
+        data: Folder of published tables, with one subfolder per paper.
     """
     from analysis.verify import verify
 

@@ -1,4 +1,4 @@
-"""Options that several commands have: one type and one help text each."""
+"""Options shared by several commands, each with one type and one help text."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ Latex = Annotated[bool, "Print a LaTeX table (booktabs) instead of text."]
 
 Map = Annotated[
     tuple[str, ...],
-    "Columns of the table and their symbols, such as loss=L,params=N,tokens=D. An expression may stand "
-    "for a column, such as 1e6*params_M=N or 10**log10_flops=C. May be given more than once.",
+    "Map columns of the table to symbols, such as loss=L,params=N,tokens=D. An expression is also "
+    "accepted, such as 1e6*params_M=N or 10**log10_flops=C.",
 ]
 
 Where = Annotated[
-    str | None, 'Keep only the rows that match, such as "D == D.max()" or "n_layer > 1".'
+    str | None,
+    'Use only the rows that satisfy this condition, such as "D == D.max()" or "n_layer > 1".',
 ]
 
 Level = Annotated[float, "Confidence level of the intervals."]
 
-Seed = Annotated[int, "Seed of the random starting points and bootstrap draws."]
+Seed = Annotated[int, "Seed for the random starting points and the bootstrap draws."]
 
 Objective = Annotated[
     Literal["auto", "huber", "ls", "lad"],
-    "Huber, least squares or least absolute deviations; auto is Huber, or least squares for fewer "
-    "than 25 runs.",
+    "Objective to minimise: the Huber loss, least squares (ls) or least absolute deviations (lad). "
+    "auto: huber, or ls for fewer than 25 runs.",
 ]
 
 Delta = Annotated[
     float | None,
-    "Huber's threshold. The default is tied to the residual scale; Hoffmann et al. used 1e-3.",
+    "Threshold of the Huber loss, such as 1e-3 (Hoffmann et al. 2022). Default: set from the scale "
+    "of the residuals.",
 ]
 
-On = Annotated[Literal["log", "raw"], "Fit the log of the loss, or the loss itself."]
+On = Annotated[Literal["log", "raw"], "Fit the logarithm of the loss, or the loss itself (raw)."]
 
 Cluster = Annotated[
-    str, "The column whose equal values mark one run, whose rows are drawn and held out together."
+    str,
+    "Column that identifies a run. Rows with the same value are resampled and held out together.",
 ]
 
 Critical = Annotated[
     Path | None,
-    "A results folder with several batch sizes, such as results/batch, that gives the critical batch "
-    "size to runs with only one.",
+    "Results folder with several batch sizes, such as results/batch. It provides the critical "
+    "batch size for runs at a single batch size.",
 ]
 
 Filter = Annotated[
     tuple[str, ...],
-    "Keep only the runs for which this holds, such as model.n_layer=2 or 'D<1e6'. May be given more "
-    "than once.",
+    "Use only the runs that satisfy this condition, such as model.n_layer=2 or 'D<1e6'.",
 ]
 
-Tag = Annotated[str | None, "Keep only the runs with this tag."]
+Tag = Annotated[str | None, "Use only the runs with this tag."]

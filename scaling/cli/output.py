@@ -13,38 +13,40 @@ from scaling.errors import ConfigError
 from scaling.text import printable
 
 
-def show(*said: object) -> None:
-    """Print texts, which may hold what anyone has written, a line each."""
-    print(*map(printable, said), sep="\n")
+def show(*texts: object) -> None:
+    """Print texts to standard output, with control characters escaped."""
+    print(*map(printable, texts), sep="\n")
 
 
 def show_json(value: Any) -> None:
+    """Print a value as JSON to standard output; NaN and infinity become null."""
     from scaling.jsonable import finite
 
     print(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
 def say(message: str) -> None:
+    """Print one line to standard error, with control characters escaped and credentials masked."""
     line = printable(masked(message.strip())).replace("\n", "\\n")
     try:
         print(f"scaling: {line}", file=sys.stderr, flush=True)
-    except OSError:  # nobody reads it; what is left in the buffer must not fail again at the end
+    except OSError:  # standard error is closed; flushing its buffer at exit must not fail again
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def note(message: Warning | str, *_: Any) -> None:
-    """A warning without the path and source line that Python would print beside it."""
+    """Print a warning without the path and source line that Python would add."""
     say(f"note: {message}")
 
 
 def note_code(file: Path) -> None:
-    """Name a file of the user's own whose code is about to run."""
+    """Announce that code from a user's file is about to run."""
     note(f"running code from {file}")
 
 
 def masked(text: str) -> str:
-    """The text without the credentials of URIs."""
+    """Return the text with the credentials of its URIs masked."""
     if "://" not in text:
         return text
     from sweeps.remote import masked
@@ -53,5 +55,6 @@ def masked(text: str) -> str:
 
 
 def check_one_format(json: bool, latex: bool) -> None:
+    """Raise ConfigError if two output formats are requested."""
     if json and latex:
-        raise ConfigError("--json and --latex are two formats of one answer; give one of them.")
+        raise ConfigError("--json and --latex exclude each other; give one of them.")

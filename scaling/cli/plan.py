@@ -1,4 +1,4 @@
-"""Commands that say what to train: the frontier, a plan, a design."""
+"""Commands that decide what to train: `frontier`, `plan` and `design`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,24 @@ def frontier(
     json: Json = False,
     latex: Latex = False,
 ) -> None:
-    """The compute-optimal frontier, by several methods side by side.
+    """Estimate the compute-optimal frontier by several methods.
 
     Example: scaling frontier results/quickstart --method isoflop
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id).
-        method: Lower envelope of the learning curves, isoFLOP minima (by parabola or by Akima
-            interpolation), a fitted law; or kaplan: the exponents of N, B, S and D in C_min, of
-            learning curves at three batch sizes or more.
-        law: What the parametric method fits.
-        params: What N counts: a column, or N_total, N_kaplan, N_head counted from the shape.
-        flops: What C counts: a column, "6 N_total D", or C_kaplan, C_chinchilla, C_matmul counted
-            from the shape.
-        tolerance: How far apart the C of one isoFLOP budget may lie, such as 0.1.
-        bootstrap: Draws behind the intervals.
+        method: envelope: lower envelope of the learning curves; isoflop, akima: minima of isoFLOP
+            curves by parabola or by Akima interpolation; parametric: a fitted law; all: each of
+            these that the data allow. kaplan: exponents of N, B, S and D in C_min, from learning
+            curves at three or more batch sizes.
+        law: Law that the parametric method fits.
+        params: Parameter count to use as N: a column, or N_total, N_kaplan or N_head computed from
+            the model shape.
+        flops: FLOP count to use as C: a column, "6 N_total D", or C_kaplan, C_chinchilla or
+            C_matmul computed from the model shape.
+        tolerance: Largest relative difference in C among runs of one isoFLOP budget, such as 0.1.
+            Default: the smallest of several values that groups nearly all runs.
+        bootstrap: Number of bootstrap draws for the intervals.
     """
     from analysis import frontier as frontier_of
     from analysis import laws as all_laws
@@ -55,7 +58,7 @@ def frontier(
     if method == "kaplan":
         if latex:
             raise ConfigError(
-                "--latex prints exponents, which method 'kaplan' gives as text or --json."
+                "--latex is not available for --method kaplan; leave it out, or use --json."
             )
         from analysis import load
         from analysis.critical_batch import contours, critical_batch, efficient
@@ -108,28 +111,30 @@ def plan(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """What to train next: give one of a budget, a size, a number of tokens, a loss.
+    """Plan the next run from a budget, a model size, a token count or a target loss.
 
     Example: scaling plan results/quickstart --flops 1e18
 
     Args:
         results: A results folder, or a table of runs.
-        flops: Training budget C = 6 N D.
-        params: Non-embedding parameters N.
-        tokens: Training tokens D.
-        loss: Target test loss [nats/token].
-        gpus: Budget in GPUs, with --hours.
-        hours: Budget in hours of --gpus.
-        gpu: Which GPU: v100, a100, h100, h200, b200, l4, rtx4090, mi300x, tpu-v4, ...
-        mfu: Model FLOPs utilisation, measured; 0.4 is assumed where not given.
-        precision: bf16, fp8, fp16, tf32 or fp32.
-        dollars: Budget in dollars, with --dollars-per-hour.
-        dollars_per_hour: What one GPU costs for an hour.
-        inference_tokens: Tokens that the model is to be run on later; the budget counts them.
-        unique_tokens: Tokens of data that there are; more are epochs.
-        law: Laws of N and D to plan with, the first to be read. Where none is given, chinchilla,
-            kaplan_ND, bottleneck and shared_exponent; first, of those that the data determine, the
-            one that predicts the larger of these runs best. May be given more than once.
+        flops: Compute budget C = 6 N D, in FLOPs.
+        params: Number of non-embedding parameters N.
+        tokens: Number of training tokens D.
+        loss: Target test loss, in nats per token.
+        gpus: Budget as a number of GPUs; requires --hours.
+        hours: Budget as hours on --gpus.
+        gpu: GPU model: v100, a100, h100, h200, b200, l4, rtx4090, mi300x, tpu-v4, ...
+        mfu: Measured model FLOPs utilisation. Default: 0.4 is assumed.
+        precision: Precision of the matrix products: bf16, fp8, fp16, tf32 or fp32.
+        dollars: Budget in dollars; requires --dollars-per-hour.
+        dollars_per_hour: Price of one GPU per hour, in dollars.
+        inference_tokens: Number of tokens to be served after training; their compute counts towards
+            the budget.
+        unique_tokens: Number of distinct training tokens available; training on more repeats them.
+            Default: unlimited.
+        law: Law of N and D to plan with; the first one given leads. Default: chinchilla, kaplan_ND,
+            bottleneck and shared_exponent, led by the well-determined one that best predicts the
+            largest of these runs.
     """
     from analysis import laws as all_laws
     from analysis.fitting.checks import FitError
@@ -144,7 +149,7 @@ def plan(
             dollars_per_hour=dollars_per_hour,
         )  # fmt: skip
         if flops is not None:
-            raise ConfigError("a budget is --flops, or GPUs and hours, or dollars: give one.")
+            raise ConfigError("give one budget: --flops, or --gpus and --hours, or --dollars.")
         flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
@@ -172,7 +177,7 @@ def plan(
 def _fits(
     laws: Sequence[Any], runs: Any, *, seed: int, need_first: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The laws that can be fitted, by name, and why the others cannot."""
+    """Return the fits by law name, and why the other laws could not be fitted."""
     from analysis import fit
     from analysis.fitting.checks import FitError
     from scaling.errors import TableError
@@ -191,7 +196,7 @@ def _fits(
 
 
 def _critical_batch(curves: Any, seed: int) -> Any:
-    """The critical batch size of learning curves, if there are any."""
+    """Return the critical batch size measured by learning curves, or None without curves."""
     from analysis.critical_batch import contours, critical_batch
 
     return None if curves is None else critical_batch(contours(curves), seed=seed)
@@ -220,29 +225,31 @@ def design(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """The runs to train next, so that one number becomes as certain as a budget allows.
+    """Choose the next runs that make one quantity as certain as a budget allows.
 
     Example: scaling design results/quickstart --budget 1e16 --out next.toml
 
     Args:
-        results: The runs so far: a results folder, or a table.
-        budget: FLOPs for the whole sweep, 6 N D of its runs.
-        target: What is to be known: a, the exponent of N_opt; L@1e18 or N@1e18, the best loss or
-            size at so many FLOPs; L or N alone are at 1000 times the budget; or a parameter of the
-            law, such as alpha.
-        law: The law of N and D to be fitted.
-        out: Output file: the TOML of a sweep, for `scaling sweep`.
-        achieved: The results folder of a sweep that this wrote (its TOML given as --out): print the
-            interval that was expected beside the one that came out.
-        alone: The new runs must tell on their own, without those so far.
-        most_runs: At most so many runs.
-        seeds: At most so many of them at one size and horizon.
+        results: The existing runs: a results folder or a table.
+        budget: FLOPs for the whole sweep, the sum of 6 N D over its runs.
+        target: Quantity to determine: a, the exponent of N_opt; L@1e18 or N@1e18, the optimal loss
+            or model size at 1e18 FLOPs; L or N, the same at 1000 times the budget; or a parameter
+            of the law, such as alpha.
+        law: Law of N and D to fit.
+        out: Output file: the spec of the designed sweep (TOML), for `scaling sweep`.
+        achieved: Results folder of a sweep designed by this command, whose spec is given as --out.
+            Print its expected and its achieved interval and design nothing.
+        alone: Design the new runs to determine the target without the existing ones.
+        most_runs: Maximum number of runs.
+        seeds: Maximum number of seeds per model size and number of tokens.
         check_lr: Also train the smallest and the largest size at half and twice the learning rate.
-        params: Smallest and largest N; the data's least to four times their largest where not given.
-        tokens: Smallest and largest D, likewise.
-        tokens_per_parameter: Least and most D / N; the data's where not given.
-        noise: Standard deviation of ln L about the law; the fit's residuals' where not given.
-        bootstrap: Draws of the law's parameters that the design is averaged over.
+        params: Smallest and largest N. Default: from the smallest N of the existing runs to four
+            times their largest.
+        tokens: Smallest and largest D. Default: from the smallest D of the existing runs to four
+            times their largest.
+        tokens_per_parameter: Smallest and largest D / N. Default: the range of the existing runs.
+        noise: Standard deviation of ln L around the law. Default: that of the fit's residuals.
+        bootstrap: Number of draws of the law's parameters to average the design over.
     """
     import pandas as pd
 
@@ -256,7 +263,7 @@ def design(
     so_far = load_rows(results, map, where, [chosen])
     if achieved is not None:
         if out is None:
-            raise ConfigError("--achieved needs --out, the TOML that the design wrote.")
+            raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
         text = _text(out)
         new = load_rows(achieved, map, where, [chosen])
         if expected(text)["kept"]:
@@ -277,7 +284,7 @@ def design(
         out.write_text(made.toml(out.stem))
     show_json(made.record()) if json else show(made)
     if out is not None and not json:
-        show(f"{out}: `scaling sweep {out}` trains it.")
+        show(f"{out}: train it with `scaling sweep {out}`.")
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Commands that write a summary, figures or a page."""
+"""Commands that report results: `summary`, `figure` and `report`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scaling.extras import installed, missing
 
 
 def summary(results: Path, *, figures: Path | None = None) -> None:
-    """Laws with intervals, held-out error, frontier, plan and figures of a sweep.
+    """Summarise a sweep: laws, held-out error, frontier and plan; draw its figures.
 
     Example: scaling summary results/quickstart
 
     Args:
         results: A sweep's results folder.
-        figures: Where figures go; the results folder's own `figures` where not given.
+        figures: Folder for the figures. Default: `figures` in the results folder.
     """
     from analysis.reporting.summary import summarise
 
@@ -34,18 +34,19 @@ def figure(
     critical: Critical = None,
     list: bool = False,
 ) -> None:
-    """Draw a figure of the papers from a results folder, or all that it allows.
+    """Draw a figure from a results folder, or all figures that its data allow.
 
     Example: scaling figure kaplan1 results/quickstart --out kaplan1.pdf
 
     Args:
-        name: Which figure (--list shows them), all, or again: those that lie there already.
+        name: Name of a figure (see --list); all: every figure that the data allow; again: redraw
+            the figures that already exist.
         results: A results folder.
-        out: Output file; its suffix, .pdf, .png or .svg, says the format. Where not given, a .pdf
-            and a .png are written to the results folder's `figures`. A folder for all and again.
-        width: One column of a page (3.25 inches) or the full text (6.75); what suits the figure
-            where not given.
-        list: List the figures, the columns that they take and the spec that measures these.
+        out: Output file; its suffix (.pdf, .png or .svg) sets the format. Default: a .pdf and a
+            .png in the results folder's `figures`. For all and again, this is a folder.
+        width: Width of one text column (3.25 inches) or of the full page (6.75 inches). Default:
+            the width that suits the figure.
+        list: List the figures with the columns that they need and the spec that measures them.
     """
     from analysis import figures
 
@@ -54,8 +55,8 @@ def figure(
         return
     if not name or results is None:
         raise ConfigError(
-            "`scaling figure` needs a figure and a results folder, such as kaplan1 results/headline; "
-            "--list shows the figures."
+            "`scaling figure` needs a figure and a results folder, such as "
+            "`scaling figure kaplan1 results/headline`; --list shows the figures."
         )
     if name in ("all", "again"):
         files, lacking = figures.draw_all(
@@ -70,13 +71,13 @@ def figure(
 
 
 def report(results: Path, *, out: Path | None = None) -> None:
-    """Write one HTML page of a sweep: laws, verdicts, figures, plan, runs, provenance.
+    """Write an HTML report of a sweep: laws, verdicts, figures, plan, runs, provenance.
 
     Example: scaling report results/quickstart --out report.html
 
     Args:
         results: A sweep's results folder.
-        out: Output file; report.html in the results folder by default.
+        out: Output file. Default: report.html in the results folder.
     """
     from analysis.reporting.html import report as write
 

@@ -1,4 +1,4 @@
-"""The tables that a command names."""
+"""Load the tables that a command works on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaling.cli.arguments import column_map
 
 
 def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
-    """The rows that count, with the columns of `laws` and those that `where` names."""
+    """Return the finished runs of a table, with the columns that `laws` and `where` use."""
     from analysis import load
     from analysis.tables.load import check_one_text
     from scaling.errors import TableError
@@ -24,8 +24,8 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
         table = table[table.status == "ok"]
     if table.empty:
         counts = everything.status.value_counts().items()
-        said = ", ".join(f"{n} {word}" for word, n in counts)
-        raise TableError(f"{path}: no row has status 'ok' ({said}): nothing to fit.")
+        found = ", ".join(f"{n} {word}" for word, n in counts)
+        raise TableError(f"{path}: no row has status 'ok' ({found}): nothing to fit.")
     if not where:
         check_one_text(table, str(path))
         return table
@@ -35,7 +35,7 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
 
 
 def _matching(table: Any, where: str) -> Any:
-    """The rows for which the condition of --where holds."""
+    """Return the rows that satisfy the condition of --where."""
     from scaling.errors import TableError
 
     try:
@@ -46,7 +46,7 @@ def _matching(table: Any, where: str) -> Any:
         why = str(error).partition("\n")[0] or type(error).__name__
         raise TableError(
             f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
-            f"'D > 1e9' or 'D == D.max()'; there are {', '.join(map(str, table.columns))}."
+            f"'D > 1e9' or 'D == D.max()'; the columns are {', '.join(map(str, table.columns))}."
         ) from None
     if kept.empty:
         raise TableError(
@@ -58,13 +58,16 @@ def _matching(table: Any, where: str) -> Any:
 def load_runs_and_curves(
     path: Path, pairs: Sequence[str], where: str | None = None, method: str = "all"
 ) -> tuple[Any, Any]:
-    """(runs or curves, curves or None) of a results folder or a table; a table in which a run_id
-    comes back is one of learning curves. The condition `where` chooses runs of a folder, and rows of
-    a table."""
+    """Load a results folder or a table as (table, curves).
+
+    A folder gives its runs, and its learning curves or None. A table gives its rows and None; if a
+    run_id occurs more than once, the rows are points of learning curves. The condition `where`
+    selects runs of a folder, and rows of a table.
+    """
     from analysis import load
 
     names = column_map(pairs)
-    # A law that is fitted says itself where N and D look swapped; once is enough.
+    # A law that is fitted checks itself whether N and D look swapped; do not warn twice.
     need = ("N", "D", "C", "L") if method in ("parametric", "all") else None
     runs = load(path, map=names, need=need)
     folder = path.is_dir() and (path / "curves.parquet").exists()

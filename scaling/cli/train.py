@@ -1,4 +1,4 @@
-"""Commands of one run and of its data."""
+"""Commands that train one run and prepare its data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scaling.model_config import FAMILIES
 
 
 def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
-    """Train one run and print its row.
+    """Train one run and print its results as JSON.
 
     Example: scaling train --tokens 2e6 --model.n-layer 4 --optim.lr 3e-3
 
     Args:
-        folder: Keep a checkpoint here, and resume from it.
+        folder: Folder for checkpoints; training resumes from the one it contains. Default: none.
     """
     require("torch")
     from rich.console import Console
@@ -34,7 +34,7 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     asked: list[int] = []
 
     def stop(number: int, frame: object) -> None:
-        if asked or folder is None:  # the second time at once, without a checkpoint
+        if asked or folder is None:  # a second Ctrl-C stops without a checkpoint
             raise KeyboardInterrupt
         asked.append(number)
 
@@ -56,26 +56,26 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
             )
     except Interrupted:
         raise KeyboardInterrupt(
-            f"stopped; the checkpoint is in {folder}. The same command goes on from there."
+            f"stopped; the checkpoint is in {folder}. The same command resumes from it."
         ) from None
     finally:
         signal.signal(signal.SIGINT, before)
     if execution.devices > 1 and os.environ.get("RANK", "0") != "0":
-        return  # under torchrun the first process speaks for all
+        return  # under torchrun only the first process prints
     show_json(result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}})
 
 
 def data_prepare(
     corpus: str = "prose", *, tokenizer: str = "bpe-1024", max_bytes: int | None = None
 ) -> None:
-    """Read a corpus, split it, train its tokenizer, write token files to the cache.
+    """Read and split a corpus, train its tokenizer and cache the token files.
 
     Example: scaling data prepare my_text.txt --tokenizer bpe-1024
 
     Args:
         corpus: A bundled corpus, a text file or folder, or hub:<name>.
         tokenizer: 'bytes' or 'bpe-<vocabulary size>'.
-        max_bytes: Read at most this much text.
+        max_bytes: Read at most this many bytes of text. Default: all.
     """
     require("tokenizers", "tiktoken", "filelock")
     from scaling.data.corpus import prepare
@@ -84,12 +84,12 @@ def data_prepare(
     per_token = files.train_bytes / files.train_tokens
     show(
         f"{corpus} ({tokenizer}): {files.train_tokens:,} training and {files.test_tokens:,} test "
-        f"tokens, {per_token:.2f} bytes a token; {files.folder}"
+        f"tokens, {per_token:.2f} bytes per token; {files.folder}"
     )
 
 
 def data_list() -> None:
-    """The bundled corpora, and which of them are prepared.
+    """List the bundled corpora and which of them are prepared.
 
     Example: scaling data list
     """
@@ -100,4 +100,4 @@ def data_list() -> None:
         prepared = sorted(p.parent.name for p in (cache() / "tokens").glob(f"{name}-*/*/train.bin"))
         state = f"  [prepared: {', '.join(prepared)}]" if prepared else ""
         show(f"{name:<10} {bundled.about}{state}")
-    show("Any UTF-8 text file or folder of .txt files, or hub:<dataset>, works as well.")
+    show("You can also use any UTF-8 text file, a folder of .txt files, or hub:<dataset>.")
