@@ -3,7 +3,8 @@
 The folder may come from somebody else. Run ids are single plain words, only regular files are
 read, and symbolic links in the folder are neither written through nor deleted through.
 
-:class:`sweeps.store.Store` adds results, the merged table and leases. Imports neither torch nor ray.
+:class:`sweeps.store.Store` adds results, the merged table and leases. Imports neither torch nor
+ray.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class Outcome:
 
     run_id: str
     status: str
-    """One of scaling.columns.STATUSES if a result is stored; interrupted if a checkpoint is; busy if
-    another process holds the run; memory if memory ran out; error for another fault that may be
+    """One of scaling.columns.STATUSES if a result is stored; interrupted if a checkpoint is; busy
+    if another process holds the run; memory if memory ran out; error for another fault that may be
     temporary."""
     error: str = ""
     L: float | None = None

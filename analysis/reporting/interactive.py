@@ -199,7 +199,10 @@ function show(id) {
 for (const control of [tag, axis]) if (control) control.addEventListener('change', draw);
 search.addEventListener('input', draw);
 draw();
-if (plotly) plot.on('plotly_hover', event => { const id = event.points[0].customdata; if (id) show(id); });
+if (plotly) plot.on('plotly_hover', event => {
+  const id = event.points[0].customdata;
+  if (id) show(id);
+});
 document.getElementById('runs').addEventListener('mouseover', event => {
   const row = event.target.closest('tbody tr');
   if (row) show(row.cells[0].textContent);
