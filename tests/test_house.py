@@ -11,8 +11,6 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("scaling", "sweeps", "analysis")
 FILE_LINES = 450
@@ -71,16 +69,15 @@ def code_lines(function: Function, source: list[str]) -> int:
     return sum(1 for line in code if line and not line.startswith("#"))
 
 
-@pytest.mark.parametrize("name", modules())
-def test_a_file_fits_in_ones_head(name):
-    assert len(modules()[name][1].splitlines()) <= FILE_LINES
+def test_files_fit_in_ones_head():
+    lengths = {name: len(source.splitlines()) for name, (_, source, _) in modules().items()}
+    assert {name: n for name, n in lengths.items() if n > FILE_LINES} == {}
 
 
-@pytest.mark.parametrize("name", modules())
-def test_functions_are_short_or_say_why_not(name):
-    _, source, tree = modules()[name]
+def test_functions_are_short_or_say_why_not():
     long = [
-        f"{node.name}, line {node.lineno}"
+        f"{path}:{node.lineno} {node.name}"
+        for path, source, tree in modules().values()
         for node in ast.walk(tree)
         if isinstance(node, Function)
         and code_lines(node, source.splitlines()) > FUNCTION_LINES
@@ -89,25 +86,25 @@ def test_functions_are_short_or_say_why_not(name):
     assert long == []
 
 
-@pytest.mark.parametrize("name", modules())
-def test_private_names_stay_in_their_module(name):
-    _, _, tree = modules()[name]
-    private = [f"{m}.{n}, line {k}" for m, n, k in imported(name, tree) if is_private(n)]
-    aliases = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if f"{node.module}.{alias.name}" in modules()
-    }
-    private += [
-        f"{node.value.id}.{node.attr}, line {node.lineno}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id in aliases
-        and is_private(node.attr)
-    ]
+def test_private_names_stay_in_their_module():
+    private = []
+    for name, (path, _, tree) in modules().items():
+        private += [f"{path}:{k} {m}.{n}" for m, n, k in imported(name, tree) if is_private(n)]
+        aliases = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+            if f"{node.module}.{alias.name}" in modules()
+        }
+        private += [
+            f"{path}:{node.lineno} {node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in aliases
+            and is_private(node.attr)
+        ]
     assert private == []
 
 
@@ -119,21 +116,21 @@ def test_no_import_circle():
     """Imports inside functions count, since they too say what needs what."""
     graph: dict[str, set[str]] = {}
     for name, (_, _, tree) in modules().items():
-        whole = {
+        needs = {
             f"{m}.{n}" if f"{m}.{n}" in modules() else m
             for m, n, _ in imported(name, without_type_checking(tree))
         }
-        graph[name] = {other for other in whole if other in modules() and other != name}
+        graph[name] = {other for other in needs if other in modules() and other != name}
     while leaves := {name for name, needs in graph.items() if not needs & graph.keys()}:
         for name in leaves:
             del graph[name]
     assert graph == {}
 
 
-@pytest.mark.parametrize("name", modules())
-def test_docstrings_are_sentences(name):
-    _, _, tree = modules()[name]
+def test_docstrings_are_sentences():
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-    assert [text for text in texts if text.startswith("Of ")] == []
-    assert ast.get_docstring(tree), "a module says what it is for"
+    for path, _, tree in modules().values():
+        assert ast.get_docstring(tree), f"{path} does not say what it is for"
+        for node in ast.walk(tree):
+            if isinstance(node, kinds):
+                assert not (ast.get_docstring(node) or "").startswith("Of "), path
