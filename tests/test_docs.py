@@ -208,6 +208,14 @@ def test_names_exist(page):
     assert set(re.findall(r"\btest_\w+", text)) <= names_of_tests()
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_in_docstrings_exist(package):
+    """Cross-references such as :func:`analysis.fit`."""
+    for file in (ROOT / package).rglob("*.py"):
+        for name in re.findall(rf":\w+:`~?((?:{'|'.join(PACKAGES)})\.[\w.]+)`", file.read_text()):
+            pkgutil.resolve_name(name)
+
+
 def names_of_tests() -> set[str]:
     """The names of test functions and of their files."""
     files = list((ROOT / "tests").glob("test_*.py"))

@@ -224,13 +224,14 @@ def layers() -> str:
     """The import contracts on the order of modules, from pyproject.toml, top layer first."""
     with (ROOT / "pyproject.toml").open("rb") as config:
         contracts = tomllib.load(config)["tool"]["importlinter"]["contracts"]
-    return "\n\n".join(
-        f"### {contract['name'][0].upper()}{contract['name'][1:]}\n\n```text\n"
-        + "\n".join(contract["layers"])
-        + "\n```"
-        for contract in contracts
-        if contract["type"] == "layers"
-    )
+    parts = []
+    for contract in contracts:
+        if contract["type"] == "layers":
+            first = contract["layers"][0]
+            package = contract["containers"][0] if "containers" in contract else first.split(".")[0]
+            order = "\n".join(contract["layers"]).replace(f"{package}.", "")
+            parts.append(f"### `{package}`\n\n```text\n{order}\n```")
+    return "\n\n".join(parts)
 
 
 # ---------------------------------------------------------------- results
