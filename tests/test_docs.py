@@ -180,20 +180,6 @@ def test_readme_make_targets_exist():
     assert used == ["demo", "test"] and set(used) <= set(targets)
 
 
-def test_extras_exist():
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
-    for page in PAGES:
-        for names in re.findall(r"scaling-laws-lab\[([a-z,]+)\]", page.read_text()):
-            assert set(names.split(",")) <= extras, page
-
-
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
-
-
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.stem)
 def test_names_exist(page):
     """Dotted names, paths of the repository, bare file names and tests."""
@@ -247,6 +233,20 @@ def test_the_map_is_the_tree():
     for package in PACKAGES:
         found = (ROOT / package).iterdir()
         assert mapped[package] == {path.name for path in found if path.name[0] not in "_."}
+
+
+def test_extras_exist():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    for page in PAGES:
+        for names in re.findall(r"scaling-laws-lab\[([a-z,]+)\]", page.read_text()):
+            assert set(names.split(",")) <= extras, page
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
 def test_pages_know_every_command():
