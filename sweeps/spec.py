@@ -35,7 +35,6 @@
                                             # rounds; with add = "seeds", the whole grid again
 
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
-Imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Sweep:
         on_finish: Callable[[Finished], None] | None = None,
         **changes: Any,
     ) -> pd.DataFrame:
-        """Train what is missing and return the merged table (:data:`scaling.table.COLUMNS`).
+        """Train what is missing and return the merged table (:data:`scaling.columns.COLUMNS`).
 
         `options` and keywords that change them are the fields of :class:`sweeps.SweepOptions`::
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ import tyro
 
 from analysis import laws
 from scaling import cli
+from scaling.cli.arguments import options
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -27,6 +29,13 @@ PAGES = [
     ROOT / "docs" / "getting_started.md",
     *sorted((ROOT / "docs" / "howto").glob("*.md")),
     *sorted((ROOT / "docs" / "concepts").glob("*.md")),
+]
+PACKAGES = ("scaling", "sweeps", "analysis")
+DOCUMENTS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "notebooks" not in page.parts),
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLOTTED = {"01_launch": 1, "02_fit": 1, "03_figures": 6, "04_plan": 2}
@@ -169,6 +178,61 @@ def test_readme_make_targets_exist():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     used = re.findall(r"^make ([a-z-]+)", "\n".join(blocks(README, "sh")), flags=re.M)
     assert used == ["demo", "test"] and set(used) <= set(targets)
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.stem)
+def test_names_exist(page):
+    """Dotted names, paths of the repository, bare file names and tests."""
+    text = page.read_text()
+    for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+", text):
+        pkgutil.resolve_name(name)  # raises if there is no such module or attribute
+    folders = "|".join((*PACKAGES, "benchmarks", "docs", "tests"))
+    for path in re.findall(rf"(?<![\w/.-])((?:{folders})/[\w/.*-]*)", text):
+        assert list(ROOT.glob(path.rstrip("./"))), path
+    for name in re.findall(r"`([\w*]+\.py)`", text):
+        assert list(ROOT.rglob(name)) or name.startswith("my_"), name
+    assert set(re.findall(r"\btest_\w+", text)) <= names_of_tests()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_in_docstrings_exist(package):
+    """Cross-references such as :func:`analysis.fit`."""
+    for file in (ROOT / package).rglob("*.py"):
+        for name in re.findall(rf":\w+:`~?((?:{'|'.join(PACKAGES)})\.[\w.]+)`", file.read_text()):
+            pkgutil.resolve_name(name)
+
+
+def names_of_tests() -> set[str]:
+    """The names of test functions and of their files."""
+    files = list((ROOT / "tests").glob("test_*.py"))
+    functions = re.findall(r"def (test_\w+)", "\n".join(file.read_text() for file in files))
+    return {*functions, *(file.stem for file in files)}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: p.stem)
+def test_options_exist(page):
+    """Options in prose; those in code blocks may belong to other programs."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    known = {"--help", "--version", "--all-files"}  # the last one is pre-commit's
+    for name, command in cli.COMMANDS.items():
+        known |= set(options(name, command))
+    code = "\n".join(re.findall(r"`([^`]+)`", prose))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", code)) <= known
+
+
+def test_the_map_is_the_tree():
+    """CONTRIBUTING.md lists every folder and file directly in the three packages."""
+    mapped: dict[str, set[str]] = {}
+    (house,) = blocks(ROOT / "CONTRIBUTING.md", "text")
+    for line in house.splitlines():
+        names = line.strip().partition("  ")[0].split(", ")
+        if not line.startswith(" "):
+            package = mapped.setdefault(names[0].rstrip("/"), set())
+        else:
+            package.update(name.rstrip("/") for name in names)
+    for package in PACKAGES:
+        found = (ROOT / package).iterdir()
+        assert mapped[package] == {path.name for path in found if path.name[0] not in "_."}
 
 
 def test_extras_exist():

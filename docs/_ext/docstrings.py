@@ -1,7 +1,7 @@
 """Docstrings of this project as reStructuredText.
 
 They are plain text: indented blocks are code, single backticks are names, and parameters are
-listed as `name: meaning` or as `name  meaning`.
+listed as `name: meaning` or as `name  meaning`, with or without the line `Arguments:` above them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from sphinx.application import Sphinx
 _CODE = re.compile(r"(?::\w+:)?(`+)(.+?)\1")
 _ENTRY = re.compile(r"((?:[a-z_]\w*|[A-Z])(?:, (?:[a-z_]\w*|[A-Z]))*)(?:: +| {2,})(\S.*)")
 
+_HEADING = "Arguments:\n"
 _LARGEST = 4
 """A dataclass of more fields is the result of a function rather than an argument."""
 
 
 def rst(text: str, names: frozenset[str] = frozenset()) -> str:
-    """A docstring in reStructuredText; entries for `names` become its parameters."""
+    """Convert a docstring to reStructuredText; entries for `names` become its parameters."""
     blocks = re.split(r"\n\s*\n", inspect.cleandoc(text))
     made, code = [], False
     for block in blocks:
+        if block.startswith(_HEADING):
+            block = inspect.cleandoc(block.removeprefix(_HEADING))
         lines = block.splitlines()
         if all(line.startswith("    ") for line in lines):
             made.append(block if code else f"::\n\n{block}")
@@ -36,7 +39,7 @@ def rst(text: str, names: frozenset[str] = frozenset()) -> str:
 
 
 def _entries(lines: list[str], names: frozenset[str]) -> str:
-    """A block whose unindented lines all begin an entry, as fields or as a list of definitions."""
+    """Return a block of entries as fields or as a definition list, and any other block as ''."""
     starts = [_ENTRY.fullmatch(line) for line in lines if not line.startswith(" ")]
     if not starts or not all(starts) or lines[0].startswith(" "):
         return ""
@@ -55,7 +58,7 @@ def _entries(lines: list[str], names: frozenset[str]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text with its names as code, and nothing else that reStructuredText would take for markup."""
+    """Set names in backticks as code, and escape whatever else reStructuredText would interpret."""
     made, at = [], 0
     for match in _CODE.finditer(text):
         code = " ".join(match[2].split()).lstrip("~")
@@ -81,7 +84,7 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
 def _shorten(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, given: str | None, gives: str | None
 ) -> tuple[str | None, str | None]:
-    """Names of types without modules; no signature for a record that only we make."""
+    """Drop modules from names of types, and the signature of records that users do not make."""
     if what == "class" and len(getattr(obj, "__dataclass_fields__", ())) > _LARGEST:
         return "", None
     return (re.sub(r"~[\w.]+\.", "", given) if given else given), gives

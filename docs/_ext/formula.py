@@ -10,20 +10,20 @@ _TOKEN = re.compile(r"\s*(?:([A-Za-z]\w*'?|\d+(?:\.\d+)?(?:e-?\d+)?)|([-+/^=(),]
 
 
 def tex(formula: str) -> tuple[str, str]:
-    """The longest beginning of `formula` that is one, up to a comma, in TeX; and the other words.
+    """Split `formula` at a comma into the longest equation it begins with, in TeX, and the rest.
 
-    Raises ValueError where there is none.
+    Raises ValueError if it does not begin with an equation.
     """
     for end in [len(formula), *reversed([m.start() for m in re.finditer(",", formula)])]:
         try:
             return _Formula(formula[:end]).tex(), formula[end:].lstrip(", ")
         except ValueError:
             continue
-    raise ValueError(f"{formula!r} is no formula")
+    raise ValueError(f"{formula!r} does not begin with an equation")
 
 
 def symbol(name: str) -> str:
-    """A name such as alpha_N or lr in TeX."""
+    """Return a name such as alpha_N or lr in TeX."""
     name, prime = name.rstrip("'"), "'" if name.endswith("'") else ""
     head, _, index = name.partition("_")
     head = rf"\{'epsilon' if head == 'eps' else head}" if head in _GREEK else _upright(head)
@@ -39,12 +39,13 @@ def _upright(word: str) -> str:
 class _Formula:
     """A parser by recursive descent; juxtaposition multiplies and binds closer than a slash.
 
-    Within brackets fractions stay in line (`flat`): not every browser has a font with tall brackets.
+    Fractions within brackets stay in line (`flat`), because not every browser has a font with tall
+    brackets.
     """
 
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, bool]] = []
-        """Each with whether it follows the one before without a space."""
+        """Each token, and whether no space precedes it."""
         at = 0
         while at < len(text.rstrip()):
             match = _TOKEN.match(text, at)
@@ -59,7 +60,7 @@ class _Formula:
         while self.take("="):
             made += " = " + self.sum()
         if self.i < len(self.tokens) or "=" not in made:
-            raise ValueError("no equation")
+            raise ValueError("not an equation")
         return made
 
     def peek(self) -> str:

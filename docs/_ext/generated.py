@@ -1,6 +1,7 @@
-"""Parts of pages that are made from the code, from results and from files of the repository.
+"""Parts of pages generated from the code, from results and from files of the repository.
 
-A page says where with a line such as `<!-- generated: laws -->`.
+A line such as `<!-- generated: laws -->` in a page is replaced by what the function of that name
+returns.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ DOCS = ROOT / "docs"
 
 
 def laws() -> str:
-    """Every law with its formula, what its symbols mean, and its source."""
+    """Every law with its formula, its symbols and its source."""
     from analysis import laws as known
 
     parts = []
@@ -54,7 +56,7 @@ def _formula(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Paragraphs of a docstring in Markdown: what is indented is code."""
+    """Paragraphs of a docstring in Markdown; indented ones are code."""
     blocks = re.split(r"\n\s*\n", text)
     return "\n\n".join(
         f"```python\n{inspect.cleandoc(block)}\n```" if block.startswith("    ")
@@ -121,13 +123,13 @@ def fields() -> str:
 
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
     hints = typing.get_type_hints(cls)
-    said = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
+    documented = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             yield from _fields(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
-            meaning = " ".join(said.get((cls.__name__, field.name), []))
+            meaning = " ".join(documented.get((cls.__name__, field.name), []))
             yield prefix + field.name, hint, field.default, meaning
 
 
@@ -161,13 +163,14 @@ def columns() -> str:
 
 
 def commands() -> str:
-    """The help of `scaling` and of each of its commands."""
+    """A table of the commands, and the help of each."""
     from scaling.cli import COMMANDS
 
-    overview = _help()
-    listed = re.findall(r"^  (?!scaling )([a-z][a-z-]*(?: [a-z]+)?) {2,}\S", overview, flags=re.M)
-    parts = [f"```text\n{overview}\n```"]
-    for name in dict.fromkeys([*listed, *COMMANDS]):
+    parts = ["| command | what it does |\n|---|---|"]
+    for name, command in COMMANDS.items():
+        summary = (inspect.getdoc(command) or "").partition("\n")[0]
+        parts[0] += f"\n| [`{name}`](#{name.replace(' ', '-')}) | {_cell(summary)} |"
+    for name in COMMANDS:
         parts += [f"## {name}", f"```text\n{_help(*name.split())}\n```"]
     return "\n\n".join(parts)
 
@@ -185,7 +188,7 @@ def _help(*command: str) -> str:
 
 
 def api(package: str, heading: str = "###") -> str:
-    """What `package` exports: functions, then classes, those that functions return included."""
+    """Exports of `package`: functions, then classes, including those that functions return."""
     module = importlib.import_module(package)
     exported = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
     functions = {name: each for name, each in exported.items() if inspect.isroutine(each)}
@@ -217,30 +220,52 @@ def _returned(function: Any) -> list[type]:
     return [each for each in options if inspect.isclass(each) and each.__module__.startswith(ours)]
 
 
+def layers() -> str:
+    """The import contracts on the order of modules, from pyproject.toml, top layer first."""
+    with (ROOT / "pyproject.toml").open("rb") as config:
+        contracts = tomllib.load(config)["tool"]["importlinter"]["contracts"]
+    parts = []
+    for contract in contracts:
+        if contract["type"] == "layers":
+            first = contract["layers"][0]
+            package = contract["containers"][0] if "containers" in contract else first.split(".")[0]
+            order = "\n".join(contract["layers"]).replace(f"{package}.", "")
+            parts.append(f"### `{package}`\n\n```text\n{order}\n```")
+    return "\n\n".join(parts)
+
+
 # ---------------------------------------------------------------- results
 
 
 def gallery() -> str:
-    """The figures of the committed results, captioned by the registry of figures."""
+    """The figures of the committed results, with captions from the registry of figures."""
     from analysis.figures import FIGURES
 
     parts = []
-    for name, drawing in FIGURES.items():
+    for name, drawing in sorted(FIGURES.items(), key=_paper_order):
         files = sorted(ROOT.glob(f"results/*/figures/{name}.png"))
         best = [file for file in files if file.parts[-3] in (drawing.spec, "headline")] or files
         for file in best[:1]:
             folder = file.parents[1].relative_to(ROOT)
             source = f" Layout of {_cited(drawing.source)}." if drawing.source else ""
+            command = f"scaling figure {name} {folder}"
+            if folder.name == "headline" and drawing.spec == "batch":
+                command += " --critical results/batch"
             others = [f"`{each.parents[1].relative_to(ROOT)}`" for each in files if each != file]
             also = f" Also drawn for {', '.join(others)}." if others else ""
             wide = int.from_bytes(file.read_bytes()[16:20]) > 1000  # the width of a PNG
             parts.append(
                 f"## {name}\n\n:::{{figure}} ../{file.relative_to(ROOT)}\n"
                 f":alt: {drawing.shows}\n:figclass: {'page' if wide else 'column'}\n\n"
-                f"{drawing.shows}.{source}\n`scaling figure {name} {folder}`; the runs are those of "
-                f"`scaling sweep {drawing.spec}`.{also}\n:::"
+                f"{drawing.shows}.{source}\nDrawn by `{command}`.{also}\n:::"
             )
     return "\n\n".join(parts)
+
+
+def _paper_order(figure: tuple[str, Any]) -> tuple[bool, str, int]:
+    """Sort the figures of Kaplan et al. by their numbers, and the others after them."""
+    letters = figure[0].rstrip("0123456789")
+    return not letters.startswith("kaplan"), letters, int(figure[0].removeprefix(letters) or 0)
 
 
 def file(path: str) -> str:
@@ -249,7 +274,7 @@ def file(path: str) -> str:
 
 
 def _flattened(text: str, folder: Path) -> str:
-    """Links that lead out of the documentation become the names of the files."""
+    """Replace links that lead out of the documentation by the names of the files."""
 
     def flat(match: re.Match[str]) -> str:
         words, target = match[1], match[2].partition("#")[0]
@@ -270,7 +295,18 @@ def _flattened(text: str, folder: Path) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     each.__name__: each
-    for each in (laws, glossary, spec_grammar, fields, columns, commands, api, gallery, file)
+    for each in (
+        laws,
+        glossary,
+        spec_grammar,
+        fields,
+        columns,
+        commands,
+        api,
+        layers,
+        gallery,
+        file,
+    )
 }
 
 
