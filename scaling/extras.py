@@ -23,7 +23,7 @@ EXTRAS = {
 
 
 def installed(module: str) -> bool:
-    """Whether a top-level module can be imported; it is not imported."""
+    """Return whether a top-level module can be imported, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
@@ -31,18 +31,18 @@ def installed(module: str) -> bool:
 
 
 def pip_install(extra: str) -> str:
-    """The command that installs an extra."""
+    """Return the command that installs an extra."""
     return f"pip install 'scaling-laws-lab[{extra}]'"
 
 
 def missing(module: str, extra: str | None = None) -> str:
-    """The message for a module that is not installed."""
+    """Return the message for a module that is not installed."""
     return f"{module} is not installed: {pip_install(extra or EXTRAS[module])}"
 
 
 def require(*modules: str, extra: str | None = None) -> None:
-    """Raise ConfigError if one of the modules is not installed. The message names `extra`, or the
-    extra of that module."""
+    """Raise ConfigError if one of the modules is not installed. The message names `extra` or, by
+    default, the extra of that module."""
     for module in modules:
         if not installed(module):
             raise ConfigError(missing(module, extra))
