@@ -1,4 +1,4 @@
-"""The options of one call of a sweep, the same from Python and on the command line."""
+"""The options of one call of a sweep, which are the same in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class SweepOptions:
 
     @classmethod
     def of(cls, options: SweepOptions | None, changes: Mapping[str, Any]) -> SweepOptions:
-        """`options`, or the defaults, with `changes`. Raises TypeError for what is no option."""
+        """Return `options`, by default the defaults, with `changes`. Raises TypeError for unknown
+        options."""
         options = cls() if options is None else options
         if not isinstance(options, SweepOptions):
             raise TypeError(f"options={options!r} must be SweepOptions; give workers=... by name.")
