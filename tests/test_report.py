@@ -17,7 +17,7 @@ from scaling.errors import TableError
 
 
 class Page(HTMLParser):
-    """The tags of a page: those still open, and all that were seen."""
+    """A parser of a page that records the tags still open and all tags seen."""
 
     def __init__(self, text):
         super().__init__()
@@ -76,7 +76,7 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
 
 @pytest.fixture
 def browser():
-    """Debian's Chromium, headless: keeps what the page logs."""
+    """Start Debian's Chromium, headless; it keeps what the page logs."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -197,11 +197,11 @@ EVIL = [
     f"</pre></td></table></details><iframe srcdoc='<script>parent.{MARK}</script>'>",
     "$\\frac{ $ %{x} %{customdata} `${1}`",
 ]  # fmt: skip
-"""Text that would run as code, or swallow the page, wherever it is not escaped."""
+"""Text that would run as code, or swallow the rest of the page, wherever it is not escaped."""
 
 
 def hostile(folder, sweep):
-    """A results folder whose every text is one of EVIL."""
+    """Return a results folder in which every text is one of EVIL."""
     runs, curves = sweep()
     names = {run: f"{run}{EVIL[i % len(EVIL)]}" for i, run in enumerate(runs["run_id"])}
     text = [c.name for c in COLUMNS if c.dtype == "str" and c.name != "status"]
@@ -279,7 +279,7 @@ def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, b
     hover = wait_for(lambda: ask("return document.querySelector('#plot .hovertext')?.textContent"))
     assert hover
     assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
-    # and code that got into the page nevertheless would not run
+    # and even code that got into the page would not run
     ask(f"document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"{MARK}\">')")
     ask(
         "const s = document.createElement('script'); "

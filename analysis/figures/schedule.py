@@ -34,7 +34,7 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    It takes the size and horizon with most schedules. The sum runs over steps, by trapezoids
+    It uses the size and horizon with the most schedules. The sum runs over steps, by trapezoids
     between evaluations.
     """
     points = needed(runs if curves is None else curves)

@@ -39,8 +39,8 @@ def held_out(
 ) -> Figure:
     """Error on larger runs that a fit has not seen, against the extrapolation factor.
 
-    Each panel is a law, fitted to the runs up to each cut-off in C; dots are its errors at larger
-    runs. The grey band is 1 %.
+    Each panel shows a law, fitted to the runs up to each cut-off in C; dots are its errors on
+    larger runs. The grey band is 1 %.
     """
     runs = usable(runs)
     with rc_context(style.paper()):
@@ -89,8 +89,8 @@ def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
     """Draw the bootstrap and the profile likelihood of every fitted parameter.
 
     Bars are bootstrap draws, the line is the profile likelihood over its maximum, and the vertical
-    line the estimate. Below them are both 95 % intervals. Where the two disagree, or an interval
-    has no end, the data do not determine the parameter.
+    line the estimate. Below them are both 95 % intervals. If the two disagree, or an interval is
+    unbounded, the data do not determine the parameter.
     """
     names = list(result.problem.free)
     intervals = result.interval()
