@@ -204,7 +204,7 @@ def test_no_global_state(results):
     assert figure.axes[0].xaxis.label.get_fontfamily() == ["STIXGeneral"]
 
 
-def test_names_that_are_not_there(results, tmp_path):
+def test_unknown_names(results, tmp_path):
     with pytest.raises(TableError, match="Did you mean 'frontier'"):
         figures.draw("fronteir", results)
     with pytest.raises(TableError, match="does not exist"):

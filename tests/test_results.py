@@ -19,12 +19,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 SWEEPS = sorted(p.parent for p in RESULTS.glob("*/runs.csv") if p.parent.name != "quickstart")
 
 
-def test_there_are_results():
+def test_results_exist():
     assert {"cpu", "headline"} <= {folder.name for folder in SWEEPS}
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
-def test_a_result_is_whole(folder):
+def test_a_result_is_complete(folder):
     runs, curves = table.read(folder), table.read_curves(folder)
     assert list(runs.columns) == [c.name for c in COLUMNS]
     assert runs.run_id.is_unique and set(curves.run_id) <= set(runs.run_id)
@@ -40,7 +40,7 @@ def test_a_result_is_whole(folder):
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
-def test_every_run_of_the_spec_is_there_under_its_identity(folder):
+def test_every_run_of_the_spec_is_present_under_its_id(folder):
     runs = table.read(folder).set_index("run_id")
     if folder.name in bundled():
         spec = Spec.from_toml(folder.name)
@@ -69,7 +69,7 @@ def test_loss_falls_with_size_and_with_data():
     assert (shallow.diff().iloc[1:] < 0).all(axis=None)
 
 
-def test_the_headline_is_the_papers():
+def test_the_headline_agrees_with_the_paper():
     """Kaplan et al. 2020 find alpha_N = 0.076, alpha_D = 0.103 (Fig. 4) and D ~ N^0.74."""
     runs = load(RESULTS / "headline")
     assert (

@@ -482,7 +482,7 @@ def test_a_node_of_a_cluster_dies_and_another_joins(
         return len(pids) == attempt
 
     def raylet(run_id: str) -> int:
-        """Of the node that trained the run last."""
+        """Return the raylet of the node that trained the run last."""
         return nodes[starts(store, run_id)[-1]]
 
     checkpoint = store.run_folder(disturbed) / "checkpoint.pt"
@@ -533,7 +533,7 @@ def test_runs_over_two_nodes_survive_the_death_of_each_part(
         kill_tree([node, *node.children(recursive=True)])
 
     def raylet(rank: psutil.Process) -> int:
-        """Of the node of a rank that was started there by an actor."""
+        """Return the raylet of a node on which an actor started a rank."""
         return psutil.Process(rank.ppid()).ppid()
 
     def trains(attempt: int) -> tuple[psutil.Process, psutil.Process]:
