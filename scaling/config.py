@@ -281,8 +281,8 @@ class RunConfig(Part):
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
         if parts is not None and warmup is not None:
             raise ConfigError(
-                f"eval.noise_parts={parts} needs steps of one size, and optim.batch_warmup_tokens="
-                f"{warmup} changes it; leave one of them out."
+                f"eval.noise_parts={parts} needs steps of equal size, but "
+                f"optim.batch_warmup_tokens={warmup} changes it; leave one of them out."
             )
         if parts is not None and sequences % parts:
             raise ConfigError(

@@ -158,7 +158,7 @@ def _short(value: Any) -> str:
     """Return a value as shown in messages; Python does not print integers of thousands of
     digits."""
     huge = isinstance(value, int) and abs(value) >= _HUGE
-    return "a number of hundreds of digits" if huge else repr(value)
+    return "a number with hundreds of digits" if huge else repr(value)
 
 
 # ------------------------------------------------------------------ dotted keys

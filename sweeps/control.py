@@ -99,7 +99,7 @@ def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
     what = f"matches {len(found)} runs: {some}" if found else "matches no run"
     known = "" if found or not tags else f"; there are {some}"
     where = store.shown(store.folder)
-    raise StoreError(f"{run!r} {what} in {where}{known}. Give the beginning of one run's id.")
+    raise StoreError(f"{run!r} {what} in {where}{known}. Give a prefix of one run's id.")
 
 
 def cancel(

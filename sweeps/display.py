@@ -185,9 +185,9 @@ class Display:
         head = Table.grid(padding=(0, 2))
         state = f"ETA {clock(seconds)}"
         if self._queue.held_back:
-            state = "the budget is spent: the last runs end"
+            state = "the budget is spent: the last runs are finishing"
         if self._queue.stopping:
-            state = "stopping: writing checkpoints (Ctrl-C again: at once)"
+            state = "stopping: writing checkpoints (press Ctrl-C again to stop at once)"
         head.add_row(
             ProgressBar(total=total, completed=done, width=30),
             f"{100 * done / total:.0f}% of {si(total, 'FLOPs')}",

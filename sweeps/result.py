@@ -121,7 +121,7 @@ def parse(data: bytes, run_id: str) -> Finished:
         raise ValueError("it is not a JSON object")
     format = values.get("format")
     if isinstance(format, bool) or not isinstance(format, int):
-        raise ValueError(f"format={_short(format)} is no whole number")
+        raise ValueError(f"format={_short(format)} is not a whole number")
     if format > FORMAT:
         raise NewerFormat(f"format {format}, this one reads up to {FORMAT}")
     row = values.get("row")

@@ -216,7 +216,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
             for key, value in values.items()
             if key.startswith("model.")
         )
-        raise ConfigError(f"{where}: {sizes}: a model of more than 2^63 parameters.")
+        raise ConfigError(f"{where}: {sizes}: a model with more than 2^63 parameters.")
     horizon = "tokens"
     for key, factor in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
         if key in values:

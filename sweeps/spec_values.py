@@ -50,7 +50,7 @@ def refuse_huge(value: Any, where: str, key: str = "") -> None:
         for item in value:
             refuse_huge(item, where, key)
     elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise ConfigError(f"{where}: {key} is too large: a number of thousands of digits.")
+        raise ConfigError(f"{where}: {key} is too large: a number with thousands of digits.")
 
 
 def flattened(table: dict[str, Any], where: str) -> Point:

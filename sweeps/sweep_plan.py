@@ -167,7 +167,7 @@ class SweepPlan:
         if self.wall_seconds > _LONGEST_SECONDS:
             return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
-        text = f"; done by {end} if begun now"
+        text = f"; done by {end} if started now"
         if self.price is not None:
             text += f", {self.price * self.wall_seconds / 3600:.2f} dollars"
         return text

@@ -49,7 +49,7 @@ def held_out(
         for ax, law in zip(axes, against, strict=True):
             cuts = validate(law, runs, against=(), bootstrap=0).backtest["cut"]
             if not len(cuts):
-                raise TableError(f"{law.name} could be fitted below no cut-off.")
+                raise TableError(f"{law.name} could not be fitted below any cut-off.")
             colour = colour or Colours(cuts)
             errors = []
             for cut in cuts:
@@ -63,7 +63,7 @@ def held_out(
                 ax.plot(large["C"] / cut, off, "o", color=colour(cut), ms=2.6, mew=0)
                 errors.append(off)
             if not errors:
-                raise TableError(f"{law.name} could be fitted below no cut-off.")
+                raise TableError(f"{law.name} could not be fitted below any cut-off.")
             rms = math.sqrt(float(np.mean(np.concatenate(errors) ** 2)))
             ax.axhspan(-1, 1, color=style.GREY, alpha=0.2, lw=0)
             ax.axhline(0, color=style.INK, lw=0.5)

@@ -264,8 +264,8 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
             lines.append(
                 Status(
                     "narrow_range",
-                    f"{name} spans a factor of {span:.3g} only, too little to tell an "
-                    f"exponent or to extrapolate (give {_NARROW:g} at least)",
+                    f"{name} spans only a factor of {span:.3g}, too little to determine an "
+                    f"exponent or to extrapolate (give at least {_NARROW:g})",
                 )
             )
     if problem.law.target == "L":

@@ -245,14 +245,14 @@ def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
     mentioned = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
     words = [word for word in table.columns if str(word) in mentioned]
     if expression.isidentifier() or not words:
-        raise TableError(f"{where}: {missing_column(expression, table.columns)} (asked for by map)")
+        raise TableError(f"{where}: {missing_column(expression, table.columns)} (named in map)")
     numbers = table.copy()
     _to_numbers(numbers, words, where)
     try:
         return pd.Series(numbers.eval(expression), table.index, dtype=float)
     except Exception as error:
         raise TableError(
-            f"{where}: map: {expression!r} is no column, and no expression of columns "
+            f"{where}: map: {expression!r} is neither a column nor an expression of columns "
             f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
             "`backticks`."
         ) from None
@@ -273,8 +273,8 @@ def _statuses(table: pd.DataFrame, where: str) -> None:
         )
     if unknown:
         warnings.warn(
-            f"{where}: status is {found}; only 'ok' rows count, and "
-            f"{', '.join(map(repr, unknown))} is none of ours ({', '.join(STATUSES)}).",
+            f"{where}: status is {found}; only 'ok' rows count; unknown: "
+            f"{', '.join(map(repr, unknown))} (known are {', '.join(STATUSES)}).",
             stacklevel=3,
         )
 

@@ -143,7 +143,7 @@ def together(execution: Execution, entry: Callable[[], object]) -> Iterator[Rank
             _joined = _joined or _join(None, rank, local, devices, cuda)
             yield replace(_joined, sharded=shard)
         except Lost as lost:
-            raise ChildProcessError(f"the ranks of torchrun lost each other: {lost}") from lost
+            raise ChildProcessError(f"the ranks of torchrun lost contact: {lost}") from lost
     elif _joined is not None:
         yield replace(_joined, sharded=shard)
     elif dist.is_initialized():
@@ -375,7 +375,7 @@ def _cause(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
             return errors[0]
         time.sleep(0.02)
     return ChildProcessError(
-        f"the {size} ranks of the run have lost each other ({lost}); it resumes from its "
+        f"the {size} ranks of the run have lost contact ({lost}); the run resumes from its "
         "last checkpoint when it is started again."
     )
 
