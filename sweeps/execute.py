@@ -62,7 +62,7 @@ class _Attempt:
     def train(self) -> list[Outcome]:
         """Train the runs, from their checkpoints if there are any, and return their outcomes.
 
-        A run without an outcome must train again on its own: the pack raised.
+        A run without an outcome must train again alone, because the pack raised.
         """
         if self._should_stop():
             return [Outcome(run.run_id, "interrupted") for run in self._job.runs]

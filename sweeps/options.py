@@ -21,7 +21,7 @@ class SweepOptions:
     """
 
     workers: int = 2
-    """Number of jobs that run in parallel, each in a process of its own."""
+    """Number of jobs that run in parallel, each in its own process."""
     threads: int = 1
     """CPU threads per process; the same number gives the same bits."""
     device: str = "auto"
@@ -35,9 +35,9 @@ class SweepOptions:
     retries: int = 2
     """How often a run is tried again after its worker died."""
     packs: bool = True
-    """Train runs of the same architecture together where this is measured to be faster, and the
-    steps that runs have in common once. Changes the time, not the numbers. --no-packs trains each
-    run alone."""
+    """Train runs of the same architecture together if that is measured to be faster, and train
+    steps that runs share only once. Changes the time, not the numbers. --no-packs trains each run
+    alone."""
     compile: bool = False
     """Use torch.compile for architectures with minutes of training ahead, if it is measured to be
     faster. Changes the last digits."""
@@ -87,7 +87,7 @@ class SweepOptions:
         return Execution(**{name: getattr(self, name) for name in shared})
 
     def arguments(self) -> list[str]:
-        """The arguments of `scaling sweep` for the options that differ from their defaults."""
+        """Return the arguments of `scaling sweep` for options that differ from their defaults."""
         words: list[str] = []
         for option in fields(self):
             value, name = getattr(self, option.name), option.name.replace("_", "-")

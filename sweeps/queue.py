@@ -99,8 +99,8 @@ class Queue:
     on_finish: Callable[[Outcome], None] = lambda outcome: None
     """Called with every run that has finished, with or without a loss."""
     _alone: list[Job] = field(default_factory=list)
-    """Jobs that ran out of memory while others ran, to be tried with nothing running beside
-    them."""
+    """Jobs that ran out of memory while others ran; they are tried again with nothing else
+    running."""
     _number: int = 0
     _next_merge: float = field(default_factory=lambda: time.monotonic() + _MERGE_SECONDS)
 
@@ -159,7 +159,7 @@ class Queue:
         """Record that the workers of these jobs died.
 
         If memory ran out while several jobs were running, it is not known which one is to blame:
-        each is tried again later with nothing running beside it, and only a death there counts as
+        each is tried again later with nothing else running, and only a death there counts as
         an attempt. Nor is it known which run of a pack is to blame: each makes its last attempt
         alone.
         """

@@ -162,7 +162,7 @@ def fault_of(row: Row) -> str:
 def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> Point:
     """Return the values, each with a type that its column allows; nan and infinity become None.
 
-    Columns of other versions are kept as they are.
+    Columns from other versions are kept unchanged.
     """
     found: Point = {}
     for name, value in values.items():

@@ -258,7 +258,7 @@ def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -
 
 
 def _searches(table: dict[str, Any], where: str) -> Until | None:
-    """Return the searches in the [until] table, each of which is a table of its own."""
+    """Return the searches in the [until] table, each of which is a table itself."""
     check_keys(table, tuple(_SEARCHES), where)
     searches: dict[str, Any] = {}
     for name, search in _SEARCHES.items():
@@ -284,7 +284,7 @@ def _searches(table: dict[str, Any], where: str) -> Until | None:
     if searches.keys() >= {"lr", "interval"}:
         raise ConfigError(
             f"{where}: lr and interval do not go together: a law is fitted to runs at one learning "
-            "rate each. Search for the rate first, then give it to a sweep of its own."
+            "rate each. Search for the rate first, then fit the law in a separate sweep."
         )
     return Until(**searches) if searches else None
 

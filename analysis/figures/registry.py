@@ -45,8 +45,8 @@ class Drawing:
     """The paper and figure whose layout it follows; empty for an original layout."""
     shows: str
     needs: tuple[str, ...]
-    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves, 'tests' for
-    losses by position and distribution."""
+    """Columns of the runs in addition to N, D, C, L; 'curves' stands for learning curves, 'tests'
+    for losses by position and distribution."""
     spec: str
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]

@@ -23,7 +23,8 @@ that of the best known direction, is smaller than this."""
 
 
 def interval(low: float, high: float, form: str) -> str:
-    """Return an interval in brackets, its ends in the format `form`; in words if it is unknown."""
+    """Return an interval in brackets with its ends in the format `form`, or words if it is
+    unknown."""
     return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
 
 

@@ -237,7 +237,7 @@ class PowerSumModel:
         return np.log(total) if self.on_log else total
 
     def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the value (S, n), and its derivative in the log of each term."""
+        """Return the value (S, n), and its derivative with respect to the log of each term."""
         t = self._terms(theta)
         total = np.zeros((theta.shape[1], n))
         for x in t:

@@ -26,7 +26,8 @@ _LARGEST_LOSS = 13.0
 class Status(str):
     """One line of a fit's status: the text is for readers, `code` is for programs.
 
-    The text is the code in words, and a detail: ``Status("at_bound", "E")`` is 'at bound: E'.
+    The text is the code in words, followed by a detail: ``Status("at_bound", "E")`` is 'at bound:
+    E'.
     """
 
     code: str
@@ -74,7 +75,8 @@ class Certificate:
     undetermined: tuple[str, ...]
     """Parameters along a direction in which the fitted values do not change at all."""
     correlated: tuple[tuple[str, str, float], ...]
-    """Pairs of parameters and their correlation, where it exceeds 0.99 in size."""
+    """Pairs of parameters whose correlation exceeds 0.99 in absolute value, with the
+    correlation."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of rows of the table that were left out, by reason."""
     intervals: str

@@ -10,7 +10,7 @@ from analysis.tables.conventions import per_token
 from scaling.errors import TableError
 
 _TOLERANCES = (0.05, 0.12, 0.3)
-"""Relative differences of C within a budget that are tried in turn."""
+"""Relative differences of C within a budget, tried in this order."""
 _COVERED = 0.95
 """Fraction of the runs in budgets above which no wider tolerance is tried."""
 _BETTER = 1.02

@@ -55,7 +55,7 @@ def isoflop(
 
     kind       'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all.
     tolerance  Runs whose C lie within 1 + tolerance of each other share a budget. The default is
-               5 %, or more where that leaves most of the runs out.
+               5 %, or more if that would leave out most of the runs.
 
     A minimum must be interior: if the best size is the smallest or the largest of its budget, or
     the parabola opens downwards, the budget is listed in `optima` with that kind and not used. Rows

@@ -84,7 +84,7 @@ class Member:
         self.worse = 0
         """Evaluations since the one that counts."""
         self.pack = 1
-        """Largest number of models that trained beside this one, itself included."""
+        """Largest number of models that trained at once in its stack, itself included."""
         self.shared_steps = 0
         """Steps shared with members that trained on."""
         self.work = 0.0
