@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import laws, published
 
-# This function shares the name of its module, so it is bound before anyone imports the module.
+# This function shares the name of its module, so it must be bound before the module is imported.
 from analysis.critical_batch import contours, critical_batch
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit

@@ -2,7 +2,8 @@
 
 To reach one loss, S steps and E = B S examples trade off as (S / S_min - 1)(E / E_min - 1) = 1
 (McCandlish et al. 2018, eq. 2.11), that is S(B) = S_min + E_min / B; at the critical batch size
-B_crit = E_min / S_min training takes twice the fewest steps and twice the fewest examples.
+B_crit = E_min / S_min, training takes twice the minimum number of steps and twice the minimum
+number of examples.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from scaling.jsonable import finite
 from scaling.table import check, missing_column
 
 _FEWEST = 3
-"""Batch sizes that a trade-off needs: it has two parameters, and one more size tests it."""
+"""Number of batch sizes that a trade-off needs: it has two parameters, and one more size tests
+it."""
 _LAW_LOSSES = 3
-"""Losses with a critical batch size that the law B_crit(L) needs."""
+"""Number of losses with a critical batch size that the law B_crit(L) needs."""
 _PAPER_EXPONENTS = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
 """Powers of C_min that Kaplan et al. 2020 measured (Table 6 and eq. 1.3)."""
 
@@ -49,7 +51,7 @@ class CriticalBatch:
     level: float = 0.95
 
     def require_law(self) -> FitResult:
-        """Return `law`; raise TableError where there is none."""
+        """Return `law`; raise TableError if there is none."""
         if self.law is None:
             raise TableError("B_crit(L) is not known: it takes contours at three losses or more.")
         return self.law
@@ -86,8 +88,7 @@ def critical_batch(
             from learning curves.
 
     One trade-off is fitted for every L (and N) by least squares of log S. The law is fitted to all
-    contours, weighted by their precision. Raises TableError where no contour has three batch
-    sizes.
+    contours, weighted by their precision. Raises TableError if no contour has three batch sizes.
 
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11 and 2.12; Kaplan et al. 2020,
     section 5.1, eq. 5.3
@@ -132,7 +133,7 @@ def critical_batch(
 
 
 def _contour_row(contour: pd.DataFrame, tradeoff: FitResult, level: float) -> dict[str, float]:
-    """Row of CriticalBatch.table for one contour."""
+    """Return the row of CriticalBatch.table for one contour."""
     B = tradeoff.derived(lambda p: p["E_min"] / p["S_min"], level)
     row = {
         "S_min": tradeoff.params["S_min"],
@@ -151,7 +152,7 @@ def _contour_row(contour: pd.DataFrame, tradeoff: FitResult, level: float) -> di
 def _precision(table: pd.DataFrame) -> np.ndarray:
     """Return weights of the contours from the widths of their intervals in ln B_crit.
 
-    No contour counts as more precise than the typical one.
+    No contour is weighted as more precise than the typical one.
     """
     with np.errstate(all="ignore"):
         width = np.log(table["high"] / table["low"]).to_numpy(float)
@@ -175,10 +176,10 @@ def batch_at_overhead(tradeoff: FitResult, *, base: float, overhead: float = 0.2
 def adjusted(table: pd.DataFrame, critical: CriticalBatch | Mapping[str, float]) -> pd.DataFrame:
     """Add C_min and S_min: the compute and steps that other batch sizes would have taken.
 
-    C_min = C / (1 + B / B_crit(L)) is the compute far below the critical batch size, S_min = S /
-    (1 + B_crit(L) / B) the steps far above it. `critical` is a result of `critical_batch`, or
-    {"B_star": tokens, "alpha_B": exponent}. The frontier of adjusted curves is
-    frontier(adjusted(curves, critical), flops="C_min").
+    C_min = C / (1 + B / B_crit(L)) is the compute needed far below the critical batch size, and
+    S_min = S / (1 + B_crit(L) / B) is the number of steps needed far above it. `critical` is a
+    result of `critical_batch`, or {"B_star": tokens, "alpha_B": exponent}. The frontier of adjusted
+    curves is frontier(adjusted(curves, critical), flops="C_min").
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eqs. 5.4 and 5.5
     """
@@ -213,14 +214,14 @@ def contours(
     """Find the steps that reach each loss at each batch size: N, L, B, S for `critical_batch`.
 
     curves  One evaluation per row: run_id, N, B, S, L (`load` with curves=True). Sizes are trained
-            at several batch sizes, each with a good learning rate for it.
+            at several batch sizes, each with a learning rate that suits it.
     losses  Losses to reach [nats/token]. The default is `count` losses, spread in log over the
             range that at least three batch sizes of a size reach.
 
-    Where the curves have B_noise, the table has the gradient noise scale at which each run reaches
-    the loss. The running minimum of a curve counts, interpolated in log S, and of several runs of
-    one N and B the one that reaches a loss first. Raises TableError where no size has three batch
-    sizes.
+    If the curves have B_noise, the table includes the gradient noise scale at which each run
+    reaches the loss. The running minimum of each curve is interpolated in log S; of several runs
+    with the same N and B, the first to reach a loss counts. Raises TableError if no size has three
+    batch sizes.
     """
     for name in ("run_id", "N", "B", "S", "L"):
         if name not in curves.columns:
@@ -257,7 +258,7 @@ def contours(
 def log_reached(run: pd.DataFrame, x: str, loss: float) -> float | None:
     """Return ln x at which the running minimum of one curve reaches a loss, or None.
 
-    The rows of `run` are in the order of x.
+    The rows of `run` are sorted by x.
     """
     best = np.minimum.accumulate(run["L"].to_numpy(float))
     if not best[-1] <= loss <= best[0]:
@@ -275,11 +276,11 @@ def _noise_scale(run: pd.DataFrame, log_S: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Efficient:
-    """Compute-efficient training as in section 6 of Kaplan et al. 2020."""
+    """Compute-efficient training, as in section 6 of Kaplan et al. 2020."""
 
     frontier: Frontier
     """The envelope of the curves over C_min, with D = C_min / (6 N). It has lines of B = B_crit(L)
-    and S = D / B beside those of N, D and L."""
+    and S = D / B in addition to those of N, D and L."""
     critical: CriticalBatch
     steps: FitResult
     """L(N, S_min)."""
@@ -323,8 +324,8 @@ def efficient(
 
     Measured exponents take N and L from the envelope over C_min, B = B_crit(L), D = C_min / (6 N)
     and S = D / B. Analytic ones are `compute_exponents` of B_crit's law and of kaplan_NS, fitted to
-    the `settled` evaluations in the later half of each curve (in ln S). Raises TableError where
-    there is no B_crit(L), or no envelope.
+    the `settled` evaluations in the later half of each curve (in ln S). Raises TableError if there
+    is no B_crit(L) or no envelope.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), sections 5 and 6, Figs. 13 and 14
     """
@@ -368,7 +369,7 @@ def efficient(
 
 
 def resampled_params(result: FitResult, count: int, seed: int) -> pd.DataFrame:
-    """Return the parameters of a fit and below them `count` draws from its resamples."""
+    """Return the parameters of a fit, followed by `count` draws from its resamples."""
     best = pd.DataFrame([result.params])
     draws = result.samples if len(result.samples) else best
     return pd.concat([best, draws.sample(count, replace=True, random_state=seed)])

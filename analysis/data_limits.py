@@ -1,7 +1,7 @@
-"""How much data is enough, what repeating it is worth, and when to stop training.
+"""Limits of data: how much is enough, what repetition is worth, and when to stop training.
 
 From Kaplan et al. 2020: the data rule (section 4), the step at which a run on little data begins to
-overfit (section 5.3), where compute-efficient training outruns its data (section 6.3), and how far
+overfit (section 5.3), where compute-efficient training runs out of data (section 6.3), and how far
 short of convergence it stops (appendix B). From Muennighoff et al. 2023: the worth of a repeated
 token.
 """
@@ -32,7 +32,7 @@ class DataRule:
     coefficient: float
     """k, with N in parameters and D in tokens."""
     overfit: float
-    """The relative excess over the loss on infinite data that the rule allows."""
+    """Relative excess over the loss on infinite data that the rule allows."""
     level: float
     paper: float = 0.74
 
@@ -54,8 +54,8 @@ class DataRule:
 def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) -> DataRule:
     """Find D as a power of N at constant overfitting, from a fit of kaplan_ND.
 
-    It solves `relative_excess` = `overfit` for D. The paper takes the 2 % between its seeds, and
-    finds D >= 5e3 N^0.74.
+    It solves `relative_excess` = `overfit` for D. The paper takes 2 %, the spread between its
+    seeds, and finds D >= 5e3 N^0.74.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
     """
@@ -103,7 +103,7 @@ def data_for(result: FitResult, *, N: float, excess: float = 0.02, level: float 
     """Find D [tokens] at which N parameters are within 1 + excess of their loss on infinite data.
 
     It takes any fitted law of N and D; the interval comes from the fit's draws. Raises LawError for
-    a law of other inputs, ConfigError where no amount of data suffices.
+    a law of other inputs, and ConfigError if no amount of data suffices.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 4.2, for laws in general
     """
@@ -144,9 +144,9 @@ def data_for(result: FitResult, *, N: float, excess: float = 0.02, level: float 
 
 
 def early_stop(of_data: FitResult, of_steps: FitResult, *, N: Any, D: Any) -> np.ndarray:
-    """Bound from below the step S_min at which to stop training N parameters on D tokens.
+    """Return a lower bound of the step S_min at which to stop training N parameters on D tokens.
 
-    L(N, D) is that of a fit of kaplan_ND, S_c and alpha_S those of a fit of kaplan_NS.
+    L(N, D) comes from a fit of kaplan_ND; S_c and alpha_S come from a fit of kaplan_NS.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 5.7 and Fig. 16
     """
@@ -165,12 +165,12 @@ def early_stop_of_gap(of_steps: FitResult, gap: Any) -> np.ndarray:
 
 
 class Convergence(NamedTuple):
-    """Compute-efficient training against training to near convergence, for the same loss."""
+    """Compute-efficient training compared with training to near convergence, for the same loss."""
 
     efficient: float
     """Relative excess over the converged loss at which efficient training stops."""
     N: float
-    """Ratio of parameters, efficient over near convergence."""
+    """Ratio of parameters: efficient over near convergence."""
     S: float
     """Ratio of steps."""
     C: float
@@ -180,9 +180,10 @@ class Convergence(NamedTuple):
 def convergence(*, alpha_N: float, alpha_S: float, excess: float = 0.02) -> Convergence:
     """Compare compute-efficient training with training to `excess` over the converged loss.
 
-    Under L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S the least compute for a loss stops
-    f = alpha_N / alpha_S above the converged loss of that size. In the paper f is 10 %, and against
-    2 % it takes 2.7 times the parameters, 7.7 times fewer steps and 65 % less compute.
+    Under L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S the least compute for a loss stops at a
+    fraction f = alpha_N / alpha_S above the converged loss of that size. In the paper f is 10 %.
+    Compared with training to 2 %, this takes 2.7 times the parameters, 7.7 times fewer steps and 65
+    % less compute.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), appendix B.2 and B.3
     """
@@ -203,18 +204,18 @@ class Contradiction:
     """(value, low, high) of C [FLOPs], N, D and L where they meet; C and N are inf and L is 0 where
     they never do."""
     bound: np.ndarray
-    """ln L(D(C_min)) as lines in ln C_min - centre, as the `lines` of a Frontier."""
+    """ln L(D(C_min)) as lines in ln C_min - centre, like the `lines` of a Frontier."""
     meet: float
-    """Share of the draws in which they meet."""
+    """Fraction of the draws in which they meet."""
 
 
 def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contradiction:
     """Find where compute-efficient training would reach a loss below what its tokens allow.
 
-    At the critical batch size it takes D(C_min) = 2 C_min / (6 N(C_min)) tokens, each once. L(D)
-    at those tokens, from a fit of kaplan_D, falls more slowly than L(C_min), so the two meet: in
-    the paper near 1e4 PF-days and 1.7 nats. That is far outside any data, and moves by decades with
-    the exponents.
+    At the critical batch size, such training takes D(C_min) = 2 C_min / (6 N(C_min)) tokens, each
+    once. L(D) at those tokens, from a fit of kaplan_D, falls more slowly than L(C_min), so the two
+    meet: in the paper near 1e4 PF-days and 1.7 nats. That is far outside any data, and moves by
+    decades with the exponents.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 6.3, eqs. 6.7 and 6.8
     """
@@ -238,7 +239,7 @@ def contradiction(found: Efficient, by_D: FitResult, *, seed: int = 0) -> Contra
 
 
 def worth(result: FitResult, *, epochs: Any) -> np.ndarray:
-    """Return the number of epochs of fresh tokens that `epochs` over the same tokens are worth.
+    """Return how many epochs of fresh tokens `epochs` over the same tokens are worth.
 
     It is 1 + R_D (1 - exp(-(epochs - 1) / R_D)): nearly `epochs` for a few, at most 1 + R_D.
 
@@ -256,7 +257,7 @@ def worth(result: FitResult, *, epochs: Any) -> np.ndarray:
 def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R_D"]) -> Law:
     """Return `law` for `unique` tokens of data, with D replaced by what its epochs are worth.
 
-    The default R_D is the paper's; its data hardly bound it from above (15 and 95 fit about as
+    The default R_D is the paper's, whose data hardly bound it from above (15 and 95 fit about as
     well).
 
     Source: Muennighoff et al. 2023 (arXiv 2305.16264), eq. 5

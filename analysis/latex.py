@@ -13,14 +13,14 @@ _ESCAPED = {character: rf"\{character}" for character in "&%$#_{}"} | {
     "^": r"\^{}",
     "~": r"\~{}",
 }
-"""Characters that LaTeX would not print as they stand."""
+"""Characters that LaTeX would not print literally."""
 
 
 def tabular(table: pd.DataFrame, caption: str = "") -> str:
     """Return `table` as a LaTeX tabular, with its index as the first column.
 
-    The document needs the package booktabs. Numbers have four digits, and powers of ten where they
-    are large or small; missing values are empty cells.
+    The document needs the package booktabs. Numbers have four digits, and powers of ten if they are
+    large or small; missing values are empty cells.
     """
     named = not pd.api.types.is_numeric_dtype(table.index)
     shown = table.rename_axis(table.index.name or "parameter").reset_index() if named else table

@@ -28,7 +28,7 @@ class PublishedLaw:
     source: str
 
     def predict(self, **columns: Any) -> np.ndarray:
-        """Return the law at `columns`, as FitResult.predict does."""
+        """Evaluate the law at `columns`, as FitResult.predict does."""
         return self.law.predict(self.params, **columns)
 
 
@@ -77,8 +77,9 @@ brown2020 = SimpleNamespace(
     ),
 )
 """GPT-3: the compute law, and the eight models of Tables 2.1 and D.1 (2048 tokens of context, 50257
-of vocabulary, tied). Corrected here: Table 2.1 prints 24 heads for 1.3B, which do not divide its
-width, and a width of 5140 for 13B, which its 40 heads of 128 and its parameters contradict."""
+of vocabulary, tied). Two values are corrected here: Table 2.1 prints 24 heads for 1.3B, which do
+not divide its width, and a width of 5140 for 13B, which contradicts its 40 heads of 128 and its
+parameters."""
 
 hoffmann2022 = SimpleNamespace(
     approach3=PublishedLaw(
@@ -105,7 +106,7 @@ besiroglu2024 = PublishedLaw(
     {"E": 1.81686, "A": 482.00572, "B": 2085.43420, "alpha": 0.34781, "beta": 0.36585},
     "Besiroglu et al. 2024 (arXiv 2404.10102), notebook",
 )
-"""A refit of Chinchilla's runs: by least absolute deviations, though stated as Huber(1e-3)."""
+"""A refit of Chinchilla's runs by least absolute deviations, though stated as Huber(1e-3)."""
 
 muennighoff2023 = PublishedLaw(
     laws.muennighoff,
@@ -136,4 +137,4 @@ gadre2024 = SimpleNamespace(
         )
     }
 )
-"""Over-training; C4 validation loss of models trained on each set."""
+"""Over-training: C4 validation loss of models trained on each data set."""

@@ -23,7 +23,7 @@ from scaling.jsonable import finite
 
 @dataclass(frozen=True)
 class Verification:
-    """Published numbers beside ours."""
+    """Published numbers compared with ours."""
 
     rows: pd.DataFrame
     """One row per number: table, quantity, published, ours, tolerance, objective_published,
@@ -32,7 +32,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every number is reproduced, or shown not to minimise its own objective."""
+        """Whether every number is reproduced, or shown not to minimise the objective of its own
+        paper."""
         return not (self.rows["verdict"] == "differs").any()
 
     def summary(self) -> pd.DataFrame:
@@ -80,15 +81,15 @@ def _row(
     stated: float | None = None,
     reference: str = "paper",
 ) -> dict[str, Any]:
-    """Compare one number.
+    """Compare one published number with ours.
 
-    objectives  The objective at the published point and at ours.
+    objectives  The objective at the published point and at our minimum.
     stated      The objective that the paper states for its point.
     reference   Who computed the published number: 'paper' or 'this project'.
 
-    A lower objective of ours excuses a difference only if the published point lies on the same
-    objective: ours at that point must be within 0.1 % of `stated`, or, if the paper states none,
-    within 5 % of our minimum. Otherwise table, rows or objective are not the paper's.
+    A lower objective at our minimum excuses a difference only if both use the same objective: ours
+    at the published point must be within 0.1 % of `stated` or, if the paper states none, within 5 %
+    of our minimum. Otherwise the table, rows or objective are not the paper's.
     """
     at_published, at_ours = objectives
     if stated is None:
@@ -122,7 +123,7 @@ def objective_at(result: FitResult, params: Mapping[str, float]) -> float:
 
 
 def chinchilla_runs(table: pd.DataFrame, drop: int = 5) -> pd.DataFrame:
-    """Return N, D, C and L of the reconstructed runs, without the `drop` highest losses."""
+    """Return N, D, C and L of the reconstructed runs, except the `drop` highest losses."""
     runs = table.rename(columns={"Model Size": "N", "Training FLOP": "C", "loss": "L"})
     runs = runs.assign(D=runs["C"] / (6 * runs["N"]))[["N", "D", "C", "L"]]
     return runs.sort_values("L").iloc[: len(runs) - drop].reset_index(drop=True)

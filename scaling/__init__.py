@@ -1,4 +1,4 @@
-"""One language model run, trained and measured.
+"""Train one language model and measure it.
 
     from scaling import RunConfig, train
     result = train(RunConfig(tokens=200_000))
@@ -37,7 +37,7 @@ _HOMES = {
     "train": "scaling.training.train",
     "train_pack": "scaling.training.train",
 }
-"""Modules of the public names, imported on first use: torch takes seconds."""
+"""Modules of the public names. They are imported on first use, because torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

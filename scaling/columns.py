@@ -23,10 +23,10 @@ COLUMN_OF_WORD = {
     "parameters": "N", "tokens": "D", "n_tokens": "D", "flops": "C", "flop": "C",
     "compute": "C", "batch_tokens": "B", "batch_size": "B", "steps": "S", "step": "S",
 }  # fmt: skip
-"""Other common words for a column; for suggestions only, nothing is renamed silently."""
+"""Other common names for a column. They serve suggestions only; nothing is renamed silently."""
 
 _SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}
-"""Config words whose column is a measured one (D and B are exact there, in whole steps)."""
+"""Config words whose column holds a measured value (there D and B are exact, in whole steps)."""
 
 
 @dataclass(frozen=True)

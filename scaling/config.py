@@ -1,4 +1,4 @@
-"""What one training run is: :class:`RunConfig`.
+"""The config of one training run: :class:`RunConfig`.
 
 It is the single definition behind the command line, the keys of a sweep's TOML, a run's identity
 and the config columns of the results table. Imports nothing heavy.
@@ -25,8 +25,8 @@ from scaling.lr_rule import lr_rule, spelled
 from scaling.model_config import ModelConfig
 
 RECIPE = 1
-"""Version of the training recipe. It is raised when the same config would train to numbers that
-differ by more than the rounding of sums in another order."""
+"""Version of the training recipe. Raise it whenever the same config would give numbers that differ
+by more than the rounding of sums in another order."""
 
 _SYNONYMS = {
     "lr": "optim.lr",
@@ -44,7 +44,7 @@ _SYNONYMS = {
     "B": "batch_tokens",
     "batch_size": "batch_tokens",
 }
-"""Other common words for a field, which spelling alone does not suggest."""
+"""Other common names for a field that similar spelling would not suggest."""
 
 _BATCH_WARMUP_STEPS = 100_000
 """Most steps over which the batch may grow."""
@@ -284,8 +284,8 @@ class RunConfig(Part):
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
         if parts is not None and warmup is not None:
             raise ConfigError(
-                f"eval.noise_parts={parts} needs steps of one size, and optim.batch_warmup_tokens="
-                f"{warmup} changes it; leave one of them out."
+                f"eval.noise_parts={parts} needs steps of equal size, but "
+                f"optim.batch_warmup_tokens={warmup} changes it; leave one of them out."
             )
         if parts is not None and sequences % parts:
             raise ConfigError(
@@ -295,7 +295,7 @@ class RunConfig(Part):
             )
 
     def with_own(self, **values: Any) -> RunConfig:
-        """Return this run with other values of fields that belong to no part.
+        """Return a copy of this run with other values for fields that belong to no part.
 
         Like dataclasses.replace, in half the time.
         """
@@ -313,7 +313,7 @@ class RunConfig(Part):
 
     @functools.cached_property
     def S(self) -> int:
-        """Number of optimiser steps: the one that comes nearest to `tokens`."""
+        """Number of optimiser steps: the number whose training tokens come nearest to `tokens`."""
         ramp = self._ramp
         if self.tokens < ramp[-1]:
             return max(1, min(range(len(ramp)), key=lambda step: abs(ramp[step] - self.tokens)))
@@ -321,7 +321,7 @@ class RunConfig(Part):
 
     @functools.cached_property
     def D(self) -> int:
-        """Training tokens processed: those of whole steps."""
+        """Training tokens processed, in whole steps."""
         return self.tokens_at(self.S)
 
     @property
@@ -332,8 +332,9 @@ class RunConfig(Part):
     @functools.cached_property
     def run_id(self) -> str:
         """12 hex digits: hash of the canonical config and of :data:`RECIPE`."""
-        # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), with the
-        # text of each part made once for all runs that share it. Keys of a part are neighbours.
+        # json.dumps([RECIPE, canonical(self)], sort_keys=True, separators=(",", ":")), except that
+        # the text of each part is built once for all runs that share it. The keys of a part are
+        # adjacent.
         texts, values = [], self.__dict__
         for name, is_part, default in _in_order():
             if is_part:
@@ -366,15 +367,15 @@ def _names() -> tuple[str, ...]:
 
 @functools.cache
 def _identifying() -> tuple[str, ...]:
-    """Fields of a RunConfig that identify it and belong to no part."""
+    """Return the fields of a RunConfig that identify it and belong to no part."""
     return tuple(name for name, *_ in fields.own_fields(RunConfig) if name != "tag")
 
 
 @functools.cache
 def _in_order() -> tuple[tuple[str, bool, Any], ...]:
-    """Return what identifies a run, in the order of sorted dotted keys.
+    """Return what identifies a run, ordered by dotted key.
 
-    Each is (name, whether it is a part, default of a field that is not a part).
+    Each item is (name, whether it is a part, default of a field that is not a part).
     """
     names = [(f"{name}.", name, True, None) for name in fields.parts_of(RunConfig)]
     names += [(name, name, False, fields_of()[name][1]) for name in _identifying()]
@@ -384,8 +385,8 @@ def _in_order() -> tuple[tuple[str, bool, Any], ...]:
 def canonical(run: RunConfig) -> dict[str, Any]:
     """Return what identifies a run: the fields that differ from their defaults, by dotted key.
 
-    Each has one spelling, and fields without effect are left out. `tokens` is D, so horizons that
-    give the same steps are the same run.
+    Each value has one spelling, and fields without effect are left out. `tokens` is D, so horizons
+    that give the same steps are the same run.
     """
     own = {name: getattr(run, name) for name in _identifying()} | {"tokens": run.D}
     parts = (getattr(run, name).canonical for name in fields.parts_of(RunConfig))
@@ -426,5 +427,5 @@ def _default() -> RunConfig:
 
 
 def unknown_key(key: str) -> str:
-    """Return one line that says that `key` is no field of a run, with the nearest one that is."""
+    """Return a one-line message that `key` is not a field of a run, with the nearest field."""
     return fields.unknown_key(RunConfig, key, _SYNONYMS)

@@ -1,7 +1,8 @@
 """Exact parameter counts and training FLOPs of a model, in each published convention.
 
-Closed forms of the shape alone. The tests compare them with the built model's ``numel()`` and with
-torch's FlopCounterMode. For custom model families see scaling/size.py. Imports nothing heavy.
+These are closed forms in the shape of the model alone. The tests compare them with the built
+model's ``numel()`` and with torch's FlopCounterMode. For custom model families see scaling/size.py.
+Imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def out_of_memory(error: BaseException | str) -> bool:
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line."""
     if call := _CALL_FAILED.search(str(error)):
-        return f"{call[1]} failed in compiled code, probably for want of memory"
+        return f"{call[1]} failed in compiled code, probably for lack of memory"
     return str(error).partition("\n")[0] or f"{type(error).__name__}."
 
 

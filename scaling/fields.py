@@ -1,4 +1,4 @@
-"""Typed parts of a config: dataclasses that coerce or refuse values, and overrides by dotted
+"""Typed parts of a config: dataclasses that coerce or reject values, and overrides by dotted
 key."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from scaling.errors import ConfigError, nearest
 
 _HUGE = 10**308
-"""Upper bound of the numbers in a config: larger ones are no floats."""
+"""Upper bound of the numbers in a config; larger ones are not floats."""
 
 T = TypeVar("T")
 
@@ -25,10 +25,10 @@ type_hints = functools.cache(typing.get_type_hints)  # a spec may have 1e5 runs
 
 
 class Part:
-    """A part of a config: values are coerced to the types of their fields, or refused."""
+    """A part of a config. Values are coerced to the types of their fields, or rejected."""
 
     prefix = ""
-    """What precedes the names of its fields in dotted keys, such as 'model.'."""
+    """Prefix of its fields in dotted keys, such as 'model.'."""
 
     def __post_init__(self) -> None:
         values = self.__dict__
@@ -38,23 +38,23 @@ class Part:
             if kind in kinds or (kind is str and value in options):
                 continue
             try:
-                values[name] = coerce(value, hint)  # a frozen dataclass allows no setattr
+                values[name] = coerce(value, hint)  # a frozen dataclass does not allow setattr
             except ConfigError as error:
                 raise ConfigError(f"{self.prefix}{name}: {error}") from None
         self.check()
 
     def check(self) -> None:
-        """Raise ConfigError for values that are invalid, alone or in combination."""
+        """Raise ConfigError for values that are invalid, individually or in combination."""
 
 
 class IdentifyingPart(Part):
     """A part of a config whose fields identify the run."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that identify a run, each in one spelling.
+        """Return the fields that identify a run, each in its canonical spelling.
 
-        A part leaves out fields that have no effect, and gives a value that only repeats a default
-        as the default.
+        A part leaves out fields that have no effect, and replaces a value equivalent to the default
+        by the default.
         """
         return {name: self.__dict__[name] for name, *_ in own_fields(type(self))}
 
@@ -67,7 +67,8 @@ class IdentifyingPart(Part):
 
     @functools.cached_property
     def canonical_text(self) -> str:
-        """The canonical fields as items of a JSON object; made once for all runs with this part."""
+        """The canonical fields as items of a JSON object, built once for all runs with this
+        part."""
         return json.dumps(self.canonical, sort_keys=True, separators=(",", ":"))[1:-1]
 
 
@@ -154,9 +155,10 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    """Return a value as messages show it; Python does not print integers of thousands of digits."""
+    """Return a value as shown in messages; Python does not print integers of thousands of
+    digits."""
     huge = isinstance(value, int) and abs(value) >= _HUGE
-    return "a number of hundreds of digits" if huge else repr(value)
+    return "a number with hundreds of digits" if huge else repr(value)
 
 
 # ------------------------------------------------------------------ dotted keys
@@ -188,8 +190,8 @@ def override(
 ) -> T:
     """Return a copy of `config` with {dotted key: value} changed; nested tables are accepted.
 
-    Raises ConfigError for an unknown key, with a suggestion that knows {word: dotted key} of
-    `synonyms`, and for a value of another type. The message begins with `where`.
+    Raises ConfigError for an unknown key, with a suggestion that takes `synonyms`, {word: dotted
+    key}, into account, and for a value of another type. The message begins with `where`.
     """
     cls, begin = type(config), f"{where}: " if where else ""
     known = leaves(cls)
@@ -220,7 +222,7 @@ def _changed(part: Any, values: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def unknown_key(cls: type, key: str, synonyms: Mapping[str, str]) -> str:
-    """Return one line that says that `key` is no field, with the nearest one that is."""
+    """Return a one-line message that `key` is not a field, with the nearest field."""
     parent, _, name = key.rpartition(".")
     known = list(leaves(cls))
     guess = synonyms.get(name)

@@ -1,6 +1,6 @@
-"""Files and folders that may come from anyone: reading, atomic writes, removal, the cache folder.
+"""Untrusted files and folders: safe reading, atomic writes, removal, and the cache folder.
 
-Only regular files are read: reading a pipe would wait for ever, and a device such as /dev/zero has
+Only regular files are read: reading a pipe could block forever, and a device such as /dev/zero has
 no end. Writing and deleting never follow symbolic links.
 """
 
@@ -25,7 +25,7 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
-# UTF-32 comes first: its mark (little endian) begins with that of UTF-16.
+# UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -44,10 +44,10 @@ def check_regular(path: str | Path) -> None:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file to read bytes, without ever waiting for it.
+    """Open a regular file to read bytes, without ever blocking.
 
-    Raises OSError as open does. For a pipe, socket or device its errno is EINVAL, and its strerror
-    says what the file is.
+    Raises OSError as open does. For a pipe, socket or device, errno is EINVAL and strerror says
+    what kind of file it is.
     """
     try:
         # Without O_NONBLOCK, open() waits for a process that writes to the pipe.
@@ -65,7 +65,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return the bytes of a regular file. Raises OSError as :func:`open_regular`."""
+    """Return the bytes of a regular file. Raises OSError as :func:`open_regular` does."""
     with open_regular(path) as file:
         return file.read()
 
@@ -73,7 +73,7 @@ def read_bytes(path: str | Path) -> bytes:
 def read_text(path: str | Path) -> str:
     """Return the text of a regular UTF-8 file, without byte order mark and with '\\n' as line ends.
 
-    Raises OSError as :func:`open_regular`, and EncodingError if the file is not UTF-8.
+    Raises OSError as :func:`open_regular` does, and EncodingError if the file is not UTF-8.
     """
     return decode(read_bytes(path)).replace("\r\n", "\n").replace("\r", "\n")
 
@@ -81,7 +81,7 @@ def read_text(path: str | Path) -> str:
 def decode(data: bytes) -> str:
     """Decode UTF-8, without its byte order mark.
 
-    Raises EncodingError; if the data begins with the mark of another encoding, it names that one.
+    Raises EncodingError, which names the encoding if the data begins with the mark of another one.
     """
     _check_mark(data)
     try:
@@ -95,8 +95,8 @@ def decode(data: bytes) -> str:
 def check_utf8(path: str | Path) -> None:
     """Check a file that another library is going to read as UTF-8 text.
 
-    Raises OSError as :func:`open_regular`, and EncodingError if the file begins with the mark of
-    another encoding.
+    Raises OSError as :func:`open_regular` does, and EncodingError if the file begins with the mark
+    of another encoding.
     """
     with open_regular(path) as file:
         _check_mark(file.read(4))
@@ -149,7 +149,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
     temporary = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
     try:
         for path in temporary:
-            path.unlink(missing_ok=True)  # which a killed process or anybody else left
+            path.unlink(missing_ok=True)  # left by a killed process or by anybody else
         yield temporary
         for new, path in zip(temporary, paths, strict=True):
             os.replace(new, path)
@@ -161,9 +161,9 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
 
 
 def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a new file in place of whatever has its name. Raises OSError.
+    """Write a new file in place of whatever bears its name. Raises OSError.
 
-    A link of that name is not followed, and a pipe is not waited for. With `sync`, the file is on
+    A link of that name is not followed, and a pipe does not block. With `sync`, the file is on
     the disk when this returns.
     """
     path.unlink(missing_ok=True)
@@ -175,9 +175,9 @@ def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """Open a regular file, created if missing, to append UTF-8 text. It never waits.
+    """Open a regular file, created if missing, to append UTF-8 text. Never blocks.
 
-    Raises OSError (ELOOP) for a symbolic link, and as :func:`open_regular`.
+    Raises OSError (ELOOP) for a symbolic link, and otherwise as :func:`open_regular` does.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -197,7 +197,8 @@ def open_to_append(path: Path) -> TextIO:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Raise OSError unless `path` lies below `folder`, through folders and regular files alone.
+    """Raise OSError unless `path` lies below `folder` and leads only through folders and regular
+    files.
 
     No component, the last one included, may be a symbolic link (ELOOP), a pipe, a socket or a
     device (EINVAL); components may be missing. `folder` itself may be reached through links.
@@ -248,7 +249,8 @@ def code_file(reference: str) -> Path:
 
 
 def cache() -> Path:
-    """Return the folder of corpora and token files: $SCALING_CACHE, or one in the user's cache."""
+    """Return the folder of corpora and token files: $SCALING_CACHE, or a folder in the user's
+    cache."""
     if "SCALING_CACHE" in os.environ:
         return Path(os.environ["SCALING_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME")

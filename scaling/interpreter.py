@@ -1,4 +1,4 @@
-"""Start another Python process that finds the modules that this one finds, and no others."""
+"""Start another Python process that finds the same modules as this one, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def search_path() -> list[str]:
-    """Return where a child process looks for modules: where this one does, and beside this package.
+    """Return the module search path for a child process: that of this one, and this package's
+    folder.
 
     The empty entry of `python -c` and of notebooks, which stands for the current folder, is left
     out: a file there may have the name of a module.

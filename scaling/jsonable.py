@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Conversion of values to what JSON can represent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """Return `value` as JSON can hold it; floats that are not finite become None.
+    """Return `value` in a form that JSON can represent; floats that are not finite become None.
 
     Dictionaries, lists and tuples are converted recursively; numpy and torch scalars become
     numbers.

@@ -13,8 +13,8 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 def lr_rule(text: str, key: str = "optim.lr") -> tuple[float, dict[str, float]] | None:
     """Parse a learning-rate rule: None for 'kaplan', else (coefficient, {symbol: exponent}).
 
-    Raises ConfigError for anything but 'kaplan' and '<number> N^<p> D^<q> B^<r>'; `key` is where
-    the rule stands.
+    Raises ConfigError for anything but 'kaplan' and '<number> N^<p> D^<q> B^<r>'; `key` is the
+    config key of the rule.
     """
     if text == "kaplan":
         return None
@@ -58,8 +58,7 @@ def peak_lr(rule: float | str, *, N: float, D: float, B: float) -> float:
 
 
 def spelled(rule: float | str | None) -> float | str | None:
-    """Return a learning-rate rule in one spelling; a rule that is only a number becomes that
-    number."""
+    """Return a learning-rate rule in its canonical spelling; a constant rule becomes a number."""
     parsed = lr_rule(rule) if isinstance(rule, str) else None
     if parsed is None:
         return rule

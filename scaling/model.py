@@ -100,7 +100,7 @@ class Model:
         raise NotImplementedError
 
     def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
-        """Return the last hidden states [K, B T, D] of tokens [K, B, T].
+        """Return the final hidden states [K, B T, D] for tokens [K, B, T].
 
         `p` holds the parameters [K, *shape] by name.
         """
@@ -109,7 +109,7 @@ class Model:
     def std(self, name: str) -> float:
         """Return the standard deviation of the initial weights of a matrix or an embedding.
 
-        In muP, that of a matrix at the base width.
+        In muP, the value of a matrix is that at the base width.
         """
         return 0.02
 
@@ -119,17 +119,17 @@ class Model:
     (scaling/training/noise.py)."""
 
     def matrices_of(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        """Return views of the independent matrices in a tensor, one unless it stacks several.
+        """Return views of the independent matrices in a tensor: one, unless it stacks several.
 
-        An optimiser of whole matrices (Muon) updates each on its own.
+        An optimiser that works on whole matrices (Muon) updates each separately.
         """
         return [tensor]
 
     # ---------------------------------------------------------------- set by the training loop
 
     recompute = False
-    """Keep no activations within blocks for the backward pass, and compute them again. Families
-    whose hidden states are not made of blocks may ignore it."""
+    """Do not keep the activations within blocks for the backward pass; recompute them. Families
+    without blocks may ignore it."""
 
     gather: Callable[[Tensor, dict[str, Tensor] | None], Mapping[str, Tensor]] | None = None
     """Replaces :meth:`named` if a process holds only a shard of every row
@@ -166,11 +166,11 @@ class Model:
     def forward_flops(self) -> float:
         """Return the FLOPs per token of the matrix products in a forward pass of one context.
 
-        torch counts them as they run. A kernel that it does not know (that of an LSTM) counts as 0.
+        torch counts them as they run. Kernels that it does not know (the LSTM's) count as 0.
         """
         tokens = torch.zeros(1, 1, self.model.n_ctx, dtype=torch.long)
         counter = FlopCounterMode(display=False)
-        # written-out attention, because torch does not count its fused kernel for CPUs
+        # explicit attention, because torch does not count its fused kernel for CPUs
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             self.logits(torch.zeros(1, self.P), tokens)
         return counter.get_total_flops() / self.model.n_ctx
@@ -265,19 +265,19 @@ class Model:
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
         target_kn = targets.reshape(len(x_knd), -1)
         if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1]):
-            # The compiler fuses what OutputLoss does in place, and avoids its cost per call.
+            # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
 
 
 FAMILY: dict[str, type[Model]] = {}
-"""Families by name: that of a built-in class in lower case, file.py:Class for a custom one."""
+"""Families by name: the class name in lower case if built in, file.py:Class if custom."""
 
 
 def family(cls: type[M]) -> type[M]:
-    """Class decorator: register a :class:`Model` as a family that `model.family` can name.
+    """Register a :class:`Model` as a family that `model.family` can name (class decorator).
 
-    Raises ConfigError for a class that is no Model, or lacks a method that a family must define.
+    Raises ConfigError for a class that is not a Model, or lacks a method that a family must define.
     """
     if not issubclass(cls, Model):
         raise ConfigError(
@@ -294,7 +294,7 @@ def family(cls: type[M]) -> type[M]:
 
 
 def build(model: ModelConfig, vocab_size: int) -> Model:
-    """Return the model of a shape. Raises ConfigError if its family is missing or fails."""
+    """Return the model of a given shape. Raises ConfigError if its family is missing or fails."""
     if model.family in FAMILIES:
         importlib.import_module(FAMILIES[model.family])  # registers it
         return FAMILY[model.family](model, vocab_size)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**15
-"""Elements whose norm is taken at once."""
+"""Number of elements whose norm is computed at once."""
 
 
 def norm(x_kp: Tensor) -> Tensor:
-    """Return the norms of rows [K], from the norms of blocks.
+    """Return the norms of rows [K], computed from the norms of blocks.
 
-    On a CPU torch adds up the squares of a long row in so few sums that a norm over 6e7 elements is
-    0.5 % too small.
+    On a CPU torch accumulates the squares of a long row in too few partial sums: a norm over 6e7
+    elements comes out 0.5 % too small.
     """
     whole = x_kp.shape[1] - x_kp.shape[1] % _BLOCK
     if not whole:

@@ -2,7 +2,7 @@
 
 The closed forms of scaling/count.py serve the built-in families. A custom family is code in a file,
 and only building the model shows its size. That code runs only after :func:`allow`, because a table
-or a results folder from anybody may name a family.
+or results folder from an untrusted source may name a family.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _remembered: dict[tuple[ModelConfig, int], OwnSizes] = {}
 
 
 def parameters_of(run: RunConfig) -> Parameters:
-    """Return the exact parameter counts of a run's model. Raises as :func:`parameters`."""
+    """Return the exact parameter counts of a run's model. Raises as :func:`parameters` does."""
     return parameters(run.model, run.data.vocab_size)
 
 
 def flops_per_token_of(run: RunConfig, convention: str = "6N") -> float:
-    """Return a run's training FLOPs per token. Raises as :func:`flops_per_token`."""
+    """Return a run's training FLOPs per token. Raises as :func:`flops_per_token` does."""
     return flops_per_token(run.model, run.data.vocab_size, convention)
 
 
@@ -61,7 +61,7 @@ def flops_of(run: RunConfig, convention: str = "6N") -> float:
 def size_columns(run: RunConfig, step: int | None = None) -> dict[str, Any]:
     """Return the columns of a run's row that follow from its config alone: N, D, C, ...
 
-    D, C and S are those after `step` optimiser steps, by default the last one.
+    D, C and S are the values after `step` optimiser steps, by default all of them.
     """
     count = parameters_of(run)
     step = run.S if step is None else step
@@ -115,7 +115,7 @@ def remember(model: ModelConfig, vocab_size: int, sizes: OwnSizes) -> None:
 
 
 def own_sizes(model: ModelConfig, vocab_size: int) -> OwnSizes:
-    """Return the sizes of a model of a custom family. Raises as :func:`parameters`."""
+    """Return the sizes of a model of a custom family. Raises as :func:`parameters` does."""
     if code_file(model.family) in _allowed:
         return _built(model, vocab_size)
     if found := _remembered.get((model, vocab_size)):

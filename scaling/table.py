@@ -1,4 +1,4 @@
-"""Check, read and write the results tables of scaling/columns.py. Needs pandas, never torch."""
+"""Check, read and write the results tables of scaling/columns.py. Needs pandas but never torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LARGEST = 1e100
-"""Largest number that is computed with; the smallest is its inverse. Beyond, even squares
+"""Largest number used in computations; the smallest is its inverse. Beyond these, even squares
 overflow."""
 
 POINTS: dict[str, tuple[tuple[Column, ...], str]] = {
@@ -41,15 +41,15 @@ _ADDED_LATER = ("L_train", "lr", "grad_norm", "update_norm", "B_noise", "B_noise
 """Columns of :data:`POINTS` that a table of an earlier version may lack."""
 
 _LINE_END = "\r\n\0"
-"""Line end that no cell holds. pandas quotes a cell with any character of it, and readers end a
-line at an unquoted "\\r" too."""
+"""Line end, which no cell contains. pandas quotes a cell that holds any of its characters, and
+readers end a line at an unquoted "\\r" too."""
 
 
 # ------------------------------------------------------------------ checks
 
 
 def missing_column(name: str, present: Iterable[str]) -> str:
-    """Return a sentence that a column is missing, with the likeliest one that is present."""
+    """Return a message that a column is missing, with the most likely column that is present."""
     present = list(present)
     words = {c: "_".join(re.findall("[a-z0-9]+", str(c).lower())) for c in present}
     guess = next((c for c in present if COLUMN_OF_WORD.get(words[c]) == name), None)
@@ -67,11 +67,11 @@ def missing_column(name: str, present: Iterable[str]) -> str:
 
 
 def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> pd.DataFrame:
-    """Return `runs` itself, if it has the columns of `need` and its measured numbers make sense.
+    """Return `runs` itself if it has the columns in `need` and its measured numbers make sense.
 
-    Every 'ok' row (every row, if there is no status) must have a positive, finite N, D, C, B, S and
-    L, as far as these columns exist, and none beyond :data:`LARGEST`. Raises TableError otherwise,
-    with the column and the row.
+    In every 'ok' row (in every row, if there is no status), those of N, D, C, B, S and L that exist
+    must be positive, finite and not beyond :data:`LARGEST`. Otherwise raises TableError, which
+    names the column and the row.
     """
     import pandas as pd
 
@@ -101,12 +101,14 @@ def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> p
 
 
 def sensible(values: Any) -> Any:
-    """Return which numbers are positive and safe to compute with: from 1 / LARGEST to LARGEST."""
+    """Return a mask of the numbers that are positive and safe to compute with: 1 / LARGEST to
+    LARGEST."""
     return (values >= 1 / LARGEST) & (values <= LARGEST)
 
 
 def _beyond(value: float) -> str:
-    """Return what the message adds for a number that is positive and finite, but not sensible."""
+    """Return an addition to the message for numbers that are positive and finite, but not
+    sensible."""
     return f", from {1 / LARGEST:g} to {LARGEST:g}" if 0 < value < math.inf else ""
 
 
@@ -114,10 +116,9 @@ def _beyond(value: float) -> str:
 
 
 def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as a table in schema order, with schema dtypes, sorted by N, D and run_id.
+    """Return rows as a table with the columns and dtypes of the schema, sorted by N, D and run_id.
 
-    A row that lacks a field of the config is older than the field, and was trained with its
-    default.
+    A row that lacks a config field is older than the field, and was trained with its default.
     """
     import pandas as pd
 
@@ -127,7 +128,7 @@ def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
     kinds = {c.name: kind[c.dtype] for c in COLUMNS}
     try:
         table = pd.DataFrame(complete, columns=names).astype(kinds)
-    except UnicodeEncodeError:  # the name of a file, in an error, may not be UTF-8
+    except UnicodeEncodeError:  # a file name in an error may not be UTF-8
         complete = [{k: _encodable(v) for k, v in row.items()} for row in complete]
         table = pd.DataFrame(complete, columns=names).astype(kinds)
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
@@ -140,8 +141,8 @@ def _encodable(value: Any) -> Any:
 def read(folder: str | Path) -> pd.DataFrame:
     """Return the table of a results folder (``runs.csv``) with all columns of the schema.
 
-    Of columns that were added after the table was written, those of the config hold their defaults,
-    and measured ones are empty. Raises TableError if there is no table.
+    If columns were added to the schema after the table was written, config columns hold their
+    defaults and measured ones are empty. Raises TableError if there is no table.
     """
     import pandas as pd
 
@@ -179,7 +180,7 @@ def read(folder: str | Path) -> pd.DataFrame:
 
 
 def _check_run_ids(table: pd.DataFrame, path: Path) -> None:
-    """Raise TableError if a row has no run_id, or that of another row."""
+    """Raise TableError if a row has no run_id, or the same one as another row."""
     lacking = table["run_id"].isna() | (table["run_id"].str.strip() == "")
     if lacking.any():
         raise TableError(
@@ -200,7 +201,7 @@ def _check_run_ids(table: pd.DataFrame, path: Path) -> None:
 
 
 def _typed(values: pd.Series, column: Column, path: Path) -> pd.Series:
-    """Return a column of the schema as its type. Raises TableError for a value of another type."""
+    """Return a column converted to its type. Raises TableError for a value of another type."""
     import pandas as pd
 
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -226,7 +227,7 @@ def _typed(values: pd.Series, column: Column, path: Path) -> pd.Series:
 
 
 def _line(path: Path, row: int) -> int:
-    """Return the line of a CSV file on which a row of its table ends; a row may span lines."""
+    """Return the line of a CSV file on which a row ends; a row may span several lines."""
     ends = [end for end, cells in _lines(path) if cells]
     return ends[row + 1] if row + 1 < len(ends) else row + 2
 
@@ -243,7 +244,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_curves(folder: str | Path) -> pd.DataFrame:
-    """Return the learning curves of a results folder (``curves.parquet``), joined to nothing.
+    """Return the learning curves of a results folder (``curves.parquet``), not joined to the runs.
 
     Raises TableError if there are none.
     """
@@ -253,20 +254,20 @@ def read_curves(folder: str | Path) -> pd.DataFrame:
 def read_tests(folder: str | Path) -> pd.DataFrame:
     """Return the final test losses of a results folder (``tests.parquet``).
 
-    They are given by distribution and by position in the context. Raises TableError if there are
-    none.
+    The losses are given by distribution and by position in the context. Raises TableError if there
+    are none.
     """
     return _read_parquet(Path(folder) / "tests.parquet", "test losses by position")
 
 
 def read_points(folder: str | Path, name: str) -> pd.DataFrame:
-    """Return one of :data:`POINTS` of a results folder; empty if there is none."""
+    """Return one of the :data:`POINTS` tables of a results folder; empty if there is none."""
     path = Path(folder) / name
     return points(name, _read_parquet(path, name) if path.is_file() else [])
 
 
 def points(name: str, *tables: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows of one of :data:`POINTS`, joined and in schema order."""
+    """Return the concatenated rows of one of the :data:`POINTS` tables, in schema order."""
     import pandas as pd
 
     columns, order = POINTS[name]
@@ -277,7 +278,7 @@ def points(name: str, *tables: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFr
 
 
 def _read_parquet(path: Path, what: str) -> pd.DataFrame:
-    """Return one of :data:`POINTS`. Raises TableError if it is missing or damaged."""
+    """Return one of the :data:`POINTS` tables. Raises TableError if it is missing or damaged."""
     import pandas as pd
 
     if not path.exists():
@@ -287,7 +288,7 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except MemoryError:
         raise
-    except Exception as error:  # a damaged file makes pyarrow and pandas raise many types
+    except Exception as error:  # pyarrow and pandas raise many types for a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise TableError(f"{path} cannot be read as parquet: {reason}.") from None
     for column in POINTS[path.name][0]:
@@ -299,7 +300,7 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
 
 
 def _check_points(values: pd.Series, column: Column, path: Path) -> None:
-    """Raise TableError if a column of :data:`POINTS` has another type."""
+    """Raise TableError if a column of a :data:`POINTS` table has the wrong type."""
     import pandas as pd
 
     given = values.dropna()
@@ -341,7 +342,7 @@ def write(
 def write_points(
     folder: str | Path, rows: list[dict[str, Any]], tables: dict[str, pd.DataFrame]
 ) -> None:
-    """Write as :func:`write`, with {name: table} of :data:`POINTS`."""
+    """Write as :func:`write` does, given the :data:`POINTS` tables as {name: table}."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = ordered(rows).to_csv(index=False, lineterminator=_LINE_END).replace(_LINE_END, "\n")

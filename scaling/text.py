@@ -5,17 +5,16 @@ from __future__ import annotations
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of characters that are invisible: control characters (C0, DEL, C1), formats (such as
-those that reverse the direction of writing), lone surrogates, separators of lines and
-paragraphs."""
+"""Unicode categories of invisible characters: controls (C0, DEL, C1), formats (such as those that
+reverse the writing direction), lone surrogates, and line and paragraph separators."""
 
 
 def printable(text: object, encoding: str | None = None) -> str:
     """Return `text` with control characters escaped.
 
-    It can then not move the cursor, nor colour, hide or reverse what a terminal shows. With an
-    `encoding`, characters that it lacks are escaped as well. Line ends and tabs stay; '\\r\\n' is a
-    line end.
+    The text then cannot move the cursor, nor colour, hide or reverse what a terminal shows. With an
+    `encoding`, characters that the encoding lacks are escaped as well. Line ends and tabs stay;
+    '\\r\\n' is a line end.
     """
     shown = str(text).replace("\r\n", "\n")
     if not shown.replace("\n", "").replace("\t", "").isprintable():

@@ -1,4 +1,4 @@
-"""Many runs: a spec in TOML, the runs that it stands for, and a results folder that survives
+"""Train many runs: a TOML spec, the runs that it defines, and a results folder that survives
 interruptions.
 
     from sweeps import Sweep
@@ -37,7 +37,7 @@ _LAZY = {
     "SweepPlan": "sweeps.sweep_plan",
     "status": "sweeps.folder_status",
 }
-"""The module of each name that is imported on first use, so that this import stays light."""
+"""Module of each name that is imported on first use, which keeps this import light."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Limits on what one call of a sweep may spend."""
+"""Limits on the compute and time that one call of a sweep may spend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from scaling.units import clock, si
 
 @dataclass(kw_only=True)
 class SweepBudget:
-    """Limits on FLOPs (6 N D) and on hours of wall clock.
+    """Limits on FLOPs (6 N D) and on hours of wall-clock time.
 
-    Runs start while both last; a run that has started is trained to its end.
+    Runs start while neither limit is reached; a run that has started is trained to its end.
     """
 
     flops: float | None = None
@@ -32,11 +32,12 @@ class SweepBudget:
                 raise ConfigError(f"budget_{name}={value} must be positive.")
 
     def __bool__(self) -> bool:
-        """Whether there is a limit."""
+        """Return whether there is a limit."""
         return self.flops is not None or self.hours is not None
 
     def admits(self, runs: Iterable[RunConfig]) -> bool:
-        """Whether these runs may start now. If so, they count as started, a resumed run once."""
+        """Return whether these runs may start now. If so, they count as started; a resumed run
+        counts once."""
         if self.hours is not None and time.monotonic() - self._start > 3600 * self.hours:
             return False
         new = {run.run_id: size.flops_of(run) for run in runs}
@@ -46,7 +47,7 @@ class SweepBudget:
         return True
 
     def covers(self, flops: float, seconds: float) -> bool:
-        """Whether the limits are at least this high."""
+        """Return whether the limits are at least this high."""
         return (self.flops is None or flops <= self.flops) and (
             self.hours is None or seconds <= 3600 * self.hours
         )

@@ -1,4 +1,4 @@
-"""Checks before anything trains: of the workers asked for, the runs and their texts."""
+"""Checks made before anything trains: the requested workers, the runs and their texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _TEXT_FIELDS = [f.name for f in fields(DataConfig) if f.name not in ("unique_tokens", "data_seed")]
-"""The fields that determine the token files, of which runs may train on subsets."""
+"""Fields that determine the token files. Runs may train on subsets of these."""
 
 _TextKey = tuple[Any, ...]
 """Values of the text fields."""
@@ -46,14 +46,14 @@ def prepare(
     execution: Execution,
     recorded: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Make the token files of `runs` and check what would otherwise only show in training.
+    """Create the token files of `runs` and check what would otherwise fail only during training.
 
-    Returns the hashes of the texts by name (:func:`scaling.data.corpus.hashes`), with those
+    Returns the hashes of the texts by name (:func:`scaling.data.corpus.hashes`), including those
     `recorded` earlier in the same call. Raises ConfigError for a run that cannot be trained as
-    asked and for a text that is no longer the recorded one, and StoreError if results on
-    different texts would mix. `name` is the sweep's, for messages.
+    configured and for a text that has changed since it was recorded, and StoreError if results on
+    different texts would mix. `name` is the sweep's name for messages.
     """
-    # Importing torch takes seconds; auto and cpu exist everywhere, and one device needs no launch.
+    # Importing torch takes seconds. auto and cpu exist everywhere, and one device needs no launch.
     if execution.device not in ("auto", "cpu"):
         from scaling.devices.device import device_of
 
@@ -83,9 +83,9 @@ def prepare(
 
 
 def _check_run(run: RunConfig, texts: dict[_TextKey, _Text], checked: set[tuple[Any, ...]]) -> None:
-    """Raise ConfigError for a learning rate, text, subset or test set that training would refuse.
+    """Raise ConfigError for a learning rate, text, subset or test set that training would reject.
 
-    `texts` and `checked` remember what earlier runs share with this one.
+    `texts` and `checked` cache what earlier runs share with this one.
     """
     from scaling.data import corpus
     from scaling.data.windows import TrainTokens, held_out_windows
@@ -125,7 +125,7 @@ def _check_rows(
     for row in rows.values():
         if tuple(row.get(name) for name in _TEXT_FIELDS) != key:
             continue
-        before = row.get("corpus_hash")  # the table keeps the first digits
+        before = row.get("corpus_hash")  # the table keeps only the first digits
         if before and not text.files.hash.startswith(before):
             raise StoreError(
                 f"{where}: run {row['run_id']} was trained on another text: corpus "
@@ -145,9 +145,9 @@ def _check_rows(
 
 
 def check_options(options: SweepOptions) -> int:
-    """Return how many workers will run.
+    """Return the number of workers that will run.
 
-    Raises ConfigError for options that do not go together, and if this machine has too few cores.
+    Raises ConfigError for incompatible options, and if this machine has too few cores.
     """
     execution, address = options.execution, options.address
     if type(options.workers) is not int or options.workers < 1:
@@ -190,6 +190,7 @@ def check_options(options: SweepOptions) -> int:
 
 
 def _available_cores() -> int:
-    """Number of cores that this process may use; of the machine, if the system cannot tell."""
+    """Return the number of cores that this process may use, or all cores if the system cannot
+    tell."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Commands on a sweep from another terminal: watch it, read a run's log, stop it, clean up.
+"""Control a sweep from another terminal: watch it, read a run's log, stop it, clean up.
 
 Imports neither ray nor torch.
 """
@@ -23,19 +23,20 @@ from sweeps.folder_status import Status, status
 from sweeps.store import Store
 
 _MAX_WATCH_SECONDS = 300.0
-"""Intervals between plain lines grow up to this, so that the log of a long sweep stays short."""
+"""Longest interval between plain lines. Intervals grow up to it, to keep the log of a long sweep
+short."""
 
 _STOP_SECONDS = 30.0
-"""Time for a driver to stop; its workers need some seconds to write checkpoints."""
+"""Seconds that a driver has to stop; its workers need some of them to write checkpoints."""
 
 _MAX_CANDIDATES = 8
-"""Runs that an error about an ambiguous name lists."""
+"""Number of runs listed in an error about an ambiguous name."""
 
 
 def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = None) -> Status:
-    """Show the status of a sweep until no driver works on it any more, and return the last one.
+    """Show the status of a sweep while a driver works on it, and return the last one.
 
-    The status is live in a terminal; elsewhere a line is printed when the counts have changed, at
+    In a terminal the status is live; elsewhere a line is printed when the counts have changed, at
     growing intervals. Raises StoreError if the folder holds no sweep.
     """
     console = console or Console()
@@ -87,7 +88,7 @@ def logs(folder: str | Path, run: str) -> str:
 
 
 def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
-    """Return the id of the one run with this id, id prefix or tag."""
+    """Return the id of the only run with this id, id prefix or tag."""
     found = [run_id for run_id, tag in tags.items() if run_id.startswith(run) or tag == run]
     found = [run_id for run_id in found if run_id == run] or found
     if len(found) == 1:
@@ -98,17 +99,18 @@ def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
     what = f"matches {len(found)} runs: {some}" if found else "matches no run"
     known = "" if found or not tags else f"; there are {some}"
     where = store.shown(store.folder)
-    raise StoreError(f"{run!r} {what} in {where}{known}. Give the beginning of one run's id.")
+    raise StoreError(f"{run!r} {what} in {where}{known}. Give a prefix of one run's id.")
 
 
 def cancel(
     folder: str | Path, *, now: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Stop the sweep that works on a folder, as Ctrl-C in its terminal would, and wait for its end.
+    """Stop the sweep that works on a folder, as Ctrl-C in its terminal would, and wait for it to
+    end.
 
-    Its workers write checkpoints, and it prints the command that resumes it. `now` is Ctrl-C twice.
-    `say` is called with what is being waited for. Raises StoreError if no sweep is running, or if
-    it runs on another machine.
+    Its workers write checkpoints, and it prints the command that resumes it. `now` is like pressing
+    Ctrl-C twice. `say` is called with a message about what is awaited. Raises StoreError if no
+    sweep is running, or if it runs on another machine.
     """
     store = Store(folder)
     status(folder)
@@ -141,7 +143,7 @@ def cancel(
 def clean(folder: str | Path, *, dry_run: bool = False) -> dict[Path, int]:
     """Remove checkpoints and other leftovers of finished runs, never measurements.
 
-    Returns {path: bytes} of what was removed, or with `dry_run` would be. Raises StoreError if a
+    Returns {path: bytes} of what was removed or, with `dry_run`, would be. Raises StoreError if a
     sweep is running on the folder.
     """
     store = Store(folder)

@@ -1,8 +1,7 @@
-"""Time that runs take on this machine, learned from finished runs or a few measured seconds.
+"""Estimates of training time on this machine, from finished runs or a few seconds of measurement.
 
-Training takes  t = a / B + b n_layer / B + c F  seconds per token: each step and each of its layers
-has a fixed cost, and each FLOP has one (F: matrix-product FLOPs per token, 'matmul' in
-scaling.count).
+Training takes  t = a / B + b n_layer / B + c F  seconds per token: there is a fixed cost per step,
+per layer of a step, and per FLOP (F: matrix-product FLOPs per token, 'matmul' in scaling.count).
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ Sample = tuple[float, float, float, float]
 """A measurement: (B, n_layer, F, seconds per token)."""
 
 _TYPICAL = (8e-4, 8e-4, 4e-11)
-"""a, b, c of one laptop core, used if nothing was measured."""
+"""a, b and c of one laptop core, used if nothing was measured."""
 
 _COMPILED_GAIN = 0.05
-"""Compiled steps must be shorter by this fraction to be used."""
+"""Compiled steps are used if they are shorter by this fraction."""
 
 _MAX_SAMPLES = 2000
-"""Finished runs that the speed is learned from; three coefficients need no more."""
+"""Number of finished runs from which the speed is estimated; three coefficients need no more."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Predicts one worker's time from sizes."""
+    """A predictor of one worker's time from sizes."""
 
     step: float
     """a [s]."""
@@ -41,7 +40,7 @@ class Speed:
     flop: float
     """c [s]."""
     samples: int = 0
-    """Number of measurements behind it; with 0 it is a guess."""
+    """Number of measurements behind the prediction; with 0 it is a guess."""
 
     def step_seconds(self, run: RunConfig) -> float:
         """Return the seconds of one training step."""
@@ -49,7 +48,7 @@ class Speed:
         return self.step + self.layer * run.model.n_layer + run.batch_tokens * self.flop * F
 
     def test(self, run: RunConfig) -> float:
-        """Return the seconds of one evaluation, which has forward passes only."""
+        """Return the seconds of one evaluation, which consists of forward passes only."""
         return max(1.0, run.eval.test_tokens / run.batch_tokens) * self.step_seconds(run) / 3
 
     def seconds(self, run: RunConfig) -> float:
@@ -60,7 +59,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Costs:
-    """Time that runs take one worker, alone and in packs."""
+    """Time that one worker takes for runs, alone and in packs."""
 
     speed: Speed
     packs: Mapping[Hashable, Mapping[int, float]] = field(default_factory=dict)
@@ -68,15 +67,16 @@ class Costs:
     compiled: frozenset[Hashable] = frozenset()
     """Pack keys to train compiled; `packs` has their compiled times."""
     other: Mapping[Hashable, float] = field(default_factory=dict)
-    """{pack key: time of a step in the other precision over that in its own, both uncompiled}, if
+    """{pack key: time per step in the other precision over that in its own, both uncompiled}, where
     measured; nan if the other precision cannot be used."""
 
     def sizes(self, run: RunConfig) -> list[int]:
-        """Return the pack sizes of known cost, smallest first; just 1 if nothing was measured."""
+        """Return the pack sizes of known cost, smallest first; only 1 if nothing was measured."""
         return sorted(self.packs.get(pack_key(run), ())) or [1]
 
     def step(self, run: RunConfig, K: float) -> float:
-        """Return the seconds of one step of K runs on average, interpolated linearly."""
+        """Return the seconds of one step of K runs, where K may be an average; interpolates
+        linearly."""
         known = self.packs.get(pack_key(run))
         if not known:
             return self.speed.step_seconds(run)
@@ -103,7 +103,7 @@ def fit_speed(samples: Iterable[Sample]) -> Speed:
     B, layers, F, seconds = np.array(samples, float).T
     features = np.stack([1 / B, layers / B, F], axis=1)
     scale = float(np.median(seconds / (features @ _TYPICAL)))
-    # A weak prior on the typical ratio of the three keeps few samples from giving nonsense.
+    # A weak prior on the typical ratio of the three coefficients stabilises a fit to few samples.
     prior = 0.1 * np.eye(3)
     design = np.concatenate([features * _TYPICAL * scale / seconds[:, None], prior])
     target = np.concatenate([np.ones(len(seconds)), 0.1 * np.ones(3)])
@@ -112,7 +112,7 @@ def fit_speed(samples: Iterable[Sample]) -> Speed:
 
 
 def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> list[Sample]:
-    """Return measurements from rows of a results table, of runs that trained alone.
+    """Return measurements from the rows of a results table, for runs that trained alone.
 
     With `on`, only rows from the same kind and number of devices count.
     """
@@ -128,11 +128,11 @@ def samples_of(rows: Iterable[Mapping[str, Any]], on: Machine | None = None) -> 
 
 
 def costs_of(on: Machine, runs: Collection[RunConfig], rows: Iterable[Mapping[str, Any]]) -> Costs:
-    """Return what is known of the costs of `runs`, from measurements and from finished runs.
+    """Return the known costs of `runs`, from measurements and from finished runs.
 
-    With `on.compile`, the runs of a pack key are compiled if that was measured to be faster, by
-    this sweep or an earlier one. This does not depend on how many of them are left, so that a sweep
-    that was stopped resumes as it began.
+    With `on.compile`, the runs of a pack key are compiled if this sweep or an earlier one measured
+    that to be faster. The choice does not depend on how many of them are left, so that a sweep that
+    was stopped resumes as it began.
     """
     if not runs:
         return Costs(fit_speed([]))
@@ -167,7 +167,7 @@ def samples_of_packs(packs: Packs, runs: Iterable[RunConfig]) -> list[Sample]:
 def typical(runs: Iterable[RunConfig]) -> list[tuple[RunConfig, int]]:
     """Return (run, 1) for the cheapest, the median and the most expensive pack key.
 
-    They are ordered by FLOPs per token and are to be measured as packs of one run.
+    Pack keys are ordered by FLOPs per token. The runs are to be measured as packs of one.
     """
     ordered = sorted(
         {pack_key(run): run for run in runs}.values(),

@@ -1,4 +1,4 @@
-"""The display of a sweep under way: live in a terminal, an occasional line elsewhere."""
+"""The display of a running sweep: live in a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from sweeps.store import Store
 
 _FIRST_LINE_SECONDS = 5.0
 _MAX_LINE_SECONDS = 300.0
-"""Intervals between plain lines grow up to this, so that the log of a long sweep stays short."""
+"""Longest interval between plain lines. Intervals grow up to it, to keep the log of a long sweep
+short."""
 
 _LAST_LOSSES = 4
 _LAST_FAILURES = 3
 
 _MAX_ROWS = 20
-"""Jobs under way that the live display shows."""
+"""Number of running jobs that the live display shows."""
 
 _ETA_PRIOR_SECONDS = 30.0
-"""Weight of the estimated speed against the observed one, in seconds of every worker."""
+"""Weight of the estimated speed relative to the observed one, in seconds of every worker."""
 
 
 def escaped(console: Console, text: object) -> str:
-    """Return a text that anybody may have written as this console can show it."""
+    """Return an untrusted text in a form that this console can show."""
     return printable(text, getattr(console.file, "encoding", None))
 
 
@@ -50,10 +51,10 @@ def say(console: Console, text: object) -> None:
 
 
 def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
-    """Return the seconds to go.
+    """Return the seconds left.
 
-    `done` and `remaining` are work in estimated seconds of one worker; the observed speed corrects
-    the estimate.
+    `done` and `remaining` are amounts of work, in estimated seconds of one worker. The observed
+    speed corrects the estimate.
     """
     rate = (done + _ETA_PRIOR_SECONDS * workers) / (elapsed + _ETA_PRIOR_SECONDS)
     return remaining / rate
@@ -72,7 +73,7 @@ class Display:
         workers: int,
         console: Console,
     ) -> None:
-        """`runs` are all runs of the sweep, `seconds` the estimates for those that are missing."""
+        """`runs` are all runs of the sweep; `seconds` are the estimates for the missing ones."""
         self._queue, self._store, self._workers, self._console = queue, store, workers, console
         self._runs = runs
         self._C: dict[str, float] = {}
@@ -135,7 +136,7 @@ class Display:
         return fractions
 
     def _finished(self) -> list[Outcome]:
-        """Return how runs ended, in the order seen, those of a pack that still trains included."""
+        """Return how runs ended, in the order seen, including those of a pack that still trains."""
         packs = [job for job in list(self._queue.running.values()) if len(job.runs) > 1]
         for run_id in (run.run_id for job in packs for run in job.runs):
             if run_id in self._known or not self._store.has_result(run_id):
@@ -151,7 +152,7 @@ class Display:
         return list(self._known.values())
 
     def _state(self, finished: list[Outcome]) -> tuple[float, float, float, str]:
-        """Return FLOPs done, FLOPs in total, seconds to go, and the counts in words."""
+        """Return FLOPs done, FLOPs in total, seconds left, and the counts in words."""
         for run_id, run in list(self._runs.items()):  # the runs of an adaptive sweep grow
             if run_id not in self._C:
                 self._C[run_id] = size.flops_of(run)
@@ -184,9 +185,9 @@ class Display:
         head = Table.grid(padding=(0, 2))
         state = f"ETA {clock(seconds)}"
         if self._queue.held_back:
-            state = "the budget is spent: the last runs end"
+            state = "the budget is spent: the last runs are finishing"
         if self._queue.stopping:
-            state = "stopping: writing checkpoints (Ctrl-C again: at once)"
+            state = "stopping: writing checkpoints (press Ctrl-C again to stop at once)"
         head.add_row(
             ProgressBar(total=total, completed=done, width=30),
             f"{100 * done / total:.0f}% of {si(total, 'FLOPs')}",
@@ -238,7 +239,7 @@ class Display:
 
 
 def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
-    """Return the cells of a job under way: its runs, fraction done, least loss and throughput."""
+    """Return the cells of a running job: its runs, fraction done, least loss and throughput."""
     if not runs:
         return ["  ending"]
     run, _ = runs[0]

@@ -1,4 +1,4 @@
-"""One call of a sweep under way: its queue, its executor, signals, and its end."""
+"""The driver of one call of a sweep: its queue, executor, signal handling and summary."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
 
 _GRACE_SECONDS = 6.0
-"""How long workers have to write their checkpoints after Ctrl-C."""
+"""Seconds that workers have to write their checkpoints after Ctrl-C."""
 
 _MOST_FAILURES = 3
-"""Failed runs that are listed at the end."""
+"""Number of failed runs listed at the end."""
 
 
 class Driver:
-    """Trains the missing runs of a sweep and those that their results ask for."""
+    """Trains the missing runs of a sweep and the runs that their results call for."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Driver:
         on_finish: Callable[[Finished], None] | None,
         resume: str,
     ) -> None:
-        """`resume` tells people how to continue, should the call end before the sweep does."""
+        """`resume` tells the user how to continue if the call ends before the sweep does."""
         self._spec, self._store = spec, store
         self._requested, self._planner = requested, planner
         self._options, self._budget = options, budget
@@ -73,7 +73,7 @@ class Driver:
         """Hashes of the texts of this call, by name."""
 
     def train(self, plan: SweepPlan, rows: Mapping[str, Row]) -> None:
-        """Train what `plan` has missing, given the results `rows` by run id.
+        """Train the missing runs of `plan`, given the results `rows` by run id.
 
         Raises ConfigError, StoreError, Stopped and BudgetSpent as :meth:`sweeps.Sweep.run` does.
         """
@@ -93,7 +93,7 @@ class Driver:
             self._fill_queue(rows)
             interrupted = self._execute()
             if self._queue.fatal is not None:
-                with contextlib.suppress(StoreError):  # a full disk refuses these as well
+                with contextlib.suppress(StoreError):  # a full disk prevents these as well
                     self._store.merge()
                     session.end(self._queue)
                 raise self._queue.fatal
@@ -117,7 +117,7 @@ class Driver:
         return prepare(name, self._store, runs.values(), rows, execution, recorded)
 
     def _announce(self) -> None:
-        """Say what is to be trained. ConfigError if the budget lets nothing start."""
+        """Print what is to be trained. Raise ConfigError if the budget lets nothing start."""
         plan, budget = self._plan, self._budget
         where = "in this process"
         if not self._options.in_process:
@@ -154,7 +154,7 @@ class Driver:
     # -------------------------------------------------------------- training
 
     def _execute(self) -> bool:
-        """Work the queue off; returns whether it was interrupted without waiting for workers."""
+        """Process the queue; return whether it was interrupted without waiting for workers."""
         plan = self._plan
         display = Display(
             self._queue,
@@ -183,13 +183,13 @@ class Driver:
             run_on_ray(self._queue, workers=workers, execution=execution)
 
     def _stop(self) -> None:
-        """Let workers write their checkpoints and end."""
+        """Make workers write their checkpoints and end."""
         self._queue.stopping = True
         if not self._options.in_process:
             self._store.stop_file.touch()
 
     def _ended(self, outcome: Outcome) -> None:
-        """Pass on the result of a run, and queue what it asks for."""
+        """Pass on the result of a run, and queue the runs that it calls for."""
         grows = self._spec.searches is not None
         if not (self._on_finish or grows):
             return
@@ -203,9 +203,9 @@ class Driver:
             self._grow()
 
     def _grow(self) -> None:
-        """Queue the runs that the results so far ask for and the plan does not hold yet.
+        """Queue the runs that the results so far call for and that the plan does not contain yet.
 
-        Texts of earlier runs must not have changed.
+        The texts of earlier runs must not have changed.
         """
         plan, known = self._plan, self._known
         try:
@@ -229,7 +229,8 @@ class Driver:
     # -------------------------------------------------------------- after training
 
     def _summarise(self, wall_seconds: float) -> None:
-        """Say what has finished, what failed, and where the table and the searches are."""
+        """Print what has finished, what failed, where the table is, and where the searches
+        stand."""
         queue, store = self._queue, self._store
         states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
         counts = [f"{states.count(s)} {s}" for s in STATUSES if states.count(s)]
@@ -279,7 +280,7 @@ def run_here(queue: Queue, execution: Execution) -> None:
 
 @contextlib.contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on the first Ctrl-C or SIGTERM, and leave the block to end by itself.
+    """Call `stop` on the first Ctrl-C or SIGTERM, and let the block end by itself.
 
     A second signal, or the end of a grace period, raises KeyboardInterrupt in the block.
     """

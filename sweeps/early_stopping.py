@@ -1,16 +1,16 @@
 """Successive halving (sweeps.adaptive.halving) of the runs that train in a store.
 
-An arm is a run of a learning-rate search. A trial of Ray Tune here is a job, possibly of many arms
-that train together, so Tune's own scheduler cannot stop a single arm. Arms decide where they train,
-through `give_up` of scaling.training.train.train_pack, which both executors call. The store has a
-record of each arm:
+An arm is a run of a learning-rate search. Here a trial of Ray Tune is a job, possibly of many arms
+that train together, so Tune's own scheduler cannot stop a single arm. The decision is made where an
+arm trains, through `give_up` of scaling.training.train.train_pack, which both executors call. The
+store has a record of each arm:
 
     rungs/<family>/<run_id>.json    {"passed": [[S, L, whether it continued], ...]}
 
 It is written atomically before a decision takes effect. An arm that reaches a rung again, resumed
-from an older checkpoint, keeps the earlier decision. A record that is damaged, or that a full disk
-did not take, counts as if the arm had not reached its rungs: only a comparison is lost. How an arm
-ended is in its result.
+from an older checkpoint, keeps the earlier decision. If a record is damaged, or could not be
+written to a full disk, the arm counts as not having reached its rungs: only a comparison is lost.
+How an arm ended is in its result.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sweeps.store import Store
 
 @dataclass(frozen=True)
 class Halving:
-    """Compares the arms that train in a store; a :data:`scaling.training.result.GiveUp`."""
+    """A :data:`scaling.training.result.GiveUp` that compares the arms that train in a store."""
 
     store: Store
     eta: float
@@ -78,7 +78,7 @@ class Halving:
         """
         there = {path.stem: path for path in (self.store.folder / "rungs").glob("*/*.json")}
         with writing(self.store.shown(self.store.folder / "rungs")):
-            for run_id in there.keys() - runs.keys():  # no arm is to be compared with these
+            for run_id in there.keys() - runs.keys():  # no arm may be compared with these
                 self.store.remove([there[run_id]])
         open_ = {family(run) for run_id, run in runs.items() if run_id not in rows}
         lacking = [
@@ -99,7 +99,7 @@ class Halving:
         return self.store.folder / "rungs" / arms / f"{run.run_id}.json"
 
     def _arms(self, run: RunConfig) -> dict[str, Arm]:
-        """Return the recorded arms of a run's family, with how they ended."""
+        """Return the recorded arms of a run's family and how they ended."""
         arms: dict[str, Arm] = {}
         for path in self._path(run).parent.glob("*.json"):
             if is_run_id(path.stem) and (arm := self._read(path)):
@@ -110,7 +110,7 @@ class Halving:
 
     @staticmethod
     def _read(path: Path) -> Arm | None:
-        """Return a record; None if there is none that can be read."""
+        """Return a record; None if it is missing or cannot be read."""
         try:
             values = from_json(read_bytes(path))
             passed = {int(S): (float(L), continued) for S, L, continued in values["passed"]}

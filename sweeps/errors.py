@@ -21,7 +21,7 @@ _HINTS = {
     errno.ENOTDIR: f"a file is where a folder should be; {_OTHER_FOLDER}",
     errno.EEXIST: f"a file is where a folder should be; {_OTHER_FOLDER}",
 }
-"""What to do about a refusal of the system, by error number."""
+"""Advice on a system error, by error number."""
 
 
 class StoreError(ValueError):
@@ -37,7 +37,7 @@ class BudgetSpent(Stopped):
 
 
 def why(error: OSError) -> str:
-    """What the system refused, and what to do."""
+    """Return what the system refused, and what to do."""
     if error.errno == errno.ELOOP and error.filename:
         return (
             f"{error.filename}: {error.strerror}. Put a folder or file of its own there, or "
@@ -60,10 +60,10 @@ def writing(path: Path | str, what: str = "written") -> Iterator[None]:
 
 
 def headline(error: str) -> str:
-    """The line of an error that says most, without the folders of absolute paths.
+    """Return the most informative line of an error, without the folders of absolute paths.
 
     This is the last line of a traceback, else the line about memory if that ran out, else the
-    first. The names of our own and of Ray's exceptions are left out.
+    first. The names of this package's and of Ray's exceptions are left out.
     """
     lines = error.strip().splitlines() or ["no message"]
     if "Traceback (most recent call last)" in error:

@@ -1,7 +1,7 @@
 """Execution of a job in the process that trains it.
 
 The runs of a job train as one pack; a single run is a pack of one. When a pack raises, it is not
-known which run is to blame, so each run that is left trains again as a pack of its own.
+known which run is to blame, so each remaining run trains again as a pack of one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _STOP_CHECK_SECONDS = 0.2
 def execute(
     job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> list[Outcome]:
-    """Train the runs of a job, store each result as its run ends, and return the outcomes.
+    """Train the runs of a job, store each result when its run ends, and return the outcomes.
 
     Raises StoreError if a result cannot be stored, and ConfigError for a run that cannot be trained
-    as configured: a mistake in the spec ends the sweep, it is not a result.
+    as configured: a mistake in the spec is not a result, so it ends the sweep.
     """
     execution = replace(execution, compile=job.compile)
     outcomes = _Attempt(job, store, execution, should_stop).train()
@@ -62,7 +62,7 @@ class _Attempt:
     def train(self) -> list[Outcome]:
         """Train the runs, from their checkpoints if there are any, and return their outcomes.
 
-        A run without an outcome must train again on its own: the pack raised.
+        A run without an outcome must train again alone, because the pack raised.
         """
         if self._should_stop():
             return [Outcome(run.run_id, "interrupted") for run in self._job.runs]
@@ -78,7 +78,7 @@ class _Attempt:
         return self._outcomes
 
     def _hold(self, run: RunConfig, held: contextlib.ExitStack) -> None:
-        """Make a run's folder and take its lease until `held` closes."""
+        """Create a run's folder and hold its lease until `held` closes."""
         held.enter_context(writing(self._store.shown(self._store.run_folder(run.run_id))))
         self._store.begin(run)
         if not held.enter_context(self._store.lease(run.run_id, patience=LEASE_PATIENCE)):
@@ -140,7 +140,7 @@ class _Attempt:
         self, run: RunConfig, error: Exception, checkpoint: Path | None, log: TextIO
     ) -> bool:
         """End a run whose training raised. Return True if it must start anew instead, because it
-        had resumed from `checkpoint`, which may be damaged or another version's."""
+        had resumed from `checkpoint`, which may be damaged or from another version."""
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, OSError):
             self._store.check_writable()  # a full disk ends the sweep, not this run
@@ -161,7 +161,7 @@ class _Attempt:
 
     def _note_refused(self, error: Exception) -> None:
         for run_id in self._open:
-            with contextlib.suppress(StoreError):  # the first error says more
+            with contextlib.suppress(StoreError):  # the first error is more informative
                 self._store.note(run_id, "refused", error=str(error))
 
     def _report(self, run: RunConfig, progress: Progress) -> None:
@@ -171,7 +171,7 @@ class _Attempt:
         self._keep(result.row, result.curve, result.tests)
 
     def _keep(self, row: Row, curve: Sequence[Point], tests: Sequence[Point]) -> None:
-        """Store the result of a run, which has ended."""
+        """Store the result of a run that has ended."""
         self._store.finish(row, curve, tests)
         self._store.note(row["run_id"], row["status"])
         self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
@@ -187,9 +187,9 @@ class _Attempt:
 
 
 def _rate_limited(ask: Callable[[], bool]) -> Callable[[], bool]:
-    """Return `ask`, called at most every fraction of a second.
+    """Return `ask` limited to a call every fraction of a second.
 
-    Training asks after every step, which may take less time than a look at the disk.
+    Training asks after every step, and a step may take less time than a disk access.
     """
     last, answer = 0.0, False
 

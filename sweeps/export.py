@@ -2,7 +2,7 @@
 
 An exporter is a function of one finished run. The driver calls it as runs finish (`scaling sweep
 --export`); :func:`export` calls it with every run in a results folder, whether or not a sweep is
-under way. Each of the three packages is an extra. Nothing here imports ray or torch.
+under way. Each of the three packages is optional. Nothing here imports ray or torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _METRICS = ("L", "L_train", "lr", "D", "C")
 
 
 def export(store: Store, to: str, *, again: bool = False) -> int:
-    """Hand every finished run to an exporter, and return how many were handed over.
+    """Pass every finished run to an exporter, and return how many were passed.
 
-    A run is handed over once, unless `again`. Raises ConfigError if there is no such exporter or
+    A run is exported only once, unless `again`. Raises ConfigError if there is no such exporter or
     its package is missing.
     """
     send, number = exporter(store, to), 0
@@ -62,7 +62,7 @@ def exporter(store: Store, to: str) -> Exporter:
 
 
 def _sent(store: Store, to: str, run_id: str) -> bool:
-    """Return whether the run's present result has been handed over."""
+    """Return whether the run's present result has been exported."""
     sent = False
     for event in store.attempts(run_id):
         sent &= event.get("event") != "retry"

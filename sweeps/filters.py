@@ -1,4 +1,4 @@
-"""Conditions on the fields and sizes of runs, by which runs of a spec are selected."""
+"""Conditions on the fields and sizes of runs, which select runs of a spec."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def condition(text: str) -> Callable[[RunConfig], bool]:
         field = functools.reduce(getattr, key.split("."), run)
         try:
             return compare(field, value)
-        except TypeError:  # a rule is neither above nor below a number
+        except TypeError:  # a rule is neither greater nor less than a number
             return False
 
     return holds

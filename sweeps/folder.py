@@ -1,9 +1,9 @@
 """A results folder and the folders of its runs: names, safe reading, and a run's attempts.
 
-The folder may come from somebody else. Run ids are single plain words, only regular files are
-read, and symbolic links in the folder are neither written through nor deleted through.
+The folder may come from an untrusted source. Run ids are single plain words, only regular files
+are read, and nothing is written or deleted through symbolic links in the folder.
 
-:class:`sweeps.store.Store` adds results, the merged table and leases. Imports neither torch nor
+:class:`sweeps.store.Store` adds results, the merged table and leases. Needs neither torch nor
 ray.
 """
 
@@ -33,7 +33,7 @@ class Folder:
         self._given = given
         self._told: set[str] = set()
         self.messages: list[str] = []
-        """What was set aside or repaired while reading, to be shown to the user."""
+        """Messages about what was set aside or repaired while reading, to be shown to the user."""
 
     # -------------------------------------------------------------- names
 
@@ -46,7 +46,7 @@ class Folder:
         return self.folder / "runs" / run_id
 
     def run_ids(self) -> list[str]:
-        """Return the names of the run folders, without links and names that are no run ids."""
+        """Return the names of the run folders, without links and names that are not run ids."""
         try:
             with os.scandir(self.folder / "runs") as entries:
                 found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -73,11 +73,11 @@ class Folder:
     # -------------------------------------------------------------- reading and writing
 
     def has_result(self, run_id: str) -> bool:
-        """Return whether the result of a run lies on this machine, without reading it."""
+        """Return whether the result of a run is on this machine, without reading it."""
         return (self.run_folder(run_id) / "result.json").exists()
 
     def read_object(self, path: Path) -> dict[str, Any] | None:
-        """Return the object in a JSON file; None if there is none that can be read."""
+        """Return the object in a JSON file; None if it is missing or cannot be read."""
         try:
             values = from_json(files.read_bytes(path))
         except (OSError, ValueError):
@@ -86,7 +86,8 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """As :func:`sweeps.errors.writing`, for a path that must not lead through a link."""
+        """Do as :func:`sweeps.errors.writing` does, for a path that must not lead through a
+        link."""
         with writing(self.shown(path)):
             files.check_inside(path, self.folder)
             yield
@@ -97,14 +98,14 @@ class Folder:
             return set_aside(path)
 
     def set_damaged_aside(self, path: Path, error: Exception, consequence: str) -> None:
-        """Set a damaged file aside and tell the user, with what follows from it."""
+        """Set a damaged file aside and tell the user, including the consequences."""
         aside = self.set_aside(path)
         self.say(
             f"{self.shown(path)} is damaged ({error}); it was kept as {aside.name}, {consequence}"
         )
 
     def newer_format(self, path: Path, error: Exception) -> StoreError:
-        """Return the error for a file of a newer version of this package."""
+        """Return the error for a file written by a newer version of this package."""
         return StoreError(
             f"{self.shown(path)} was written by a newer version ({error}). Update the package, or "
             "use another results folder."
@@ -131,7 +132,7 @@ class Folder:
     def attempts(self, run_id: str) -> list[dict[str, Any]]:
         """Return the events of a run's attempts, oldest first.
 
-        Lines that are no events are left out, such as a last line that was half written.
+        Lines that are not events are left out, such as a last line that was half written.
         """
         try:
             lines = files.read_bytes(self.run_folder(run_id) / "attempts.jsonl").splitlines()
@@ -152,7 +153,7 @@ class Folder:
         return deaths
 
     def log(self, run_id: str, text: str) -> None:
-        """Append to a run's output.log what its worker could not write itself."""
+        """Append to a run's output.log what its worker could not write."""
         path = self.run_folder(run_id) / "output.log"
         with self.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ class Folder:
                 file.write(f"{text.rstrip()}\n")
 
     def report_progress(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Write how far a run is. Never fails: no result depends on it."""
+        """Write the progress of a run. Never fails, because no result depends on it."""
         path = self.run_folder(run_id) / "progress.json"
         with contextlib.suppress(OSError):
             temporary = path.with_name(f".progress.{os.getpid()}")
@@ -168,7 +169,7 @@ class Folder:
             os.replace(temporary, path)
 
     def progress(self, run_id: str) -> dict[str, float] | None:
-        """Return the numbers that a run under way last reported; None if there is no report."""
+        """Return the numbers that a running run reported last; None if there is no report."""
         values = self.read_object(self.run_folder(run_id) / "progress.json")
         if values is None:
             return None
@@ -177,12 +178,12 @@ class Folder:
 
 
 def is_round(name: str) -> bool:
-    """Return whether `name` is that of a file of a round."""
+    """Return whether `name` is the name of a round's file."""
     return re.fullmatch(r"[0-9]{4,9}\.json", name) is not None
 
 
 def now() -> str:
-    """Return the current time with its zone, as events carry it."""
+    """Return the current time with its zone, in the format of events."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 

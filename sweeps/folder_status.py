@@ -1,4 +1,4 @@
-"""The state of a results folder: its finished runs and those under way.
+"""The state of a results folder: its finished and its running runs.
 
 Imports neither ray nor torch.
 """
@@ -27,12 +27,12 @@ from sweeps.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Counts of a sweep's runs, and the runs under way."""
+    """Counts of a sweep's runs, and those that run now."""
 
     folder: Path | str
     name: str
     runs: int
-    """Number of runs of the spec, or of finished runs if no spec is known."""
+    """Number of runs in the spec, or of finished runs if no spec is known."""
     finished: dict[str, int]
     """{status: number of runs} for each of scaling.columns.STATUSES."""
     running: dict[str, dict[str, float]]
@@ -42,13 +42,13 @@ class Status:
     interrupted: int
     """Number of missing runs that resume from a checkpoint."""
     seconds: float | None
-    """Estimated seconds to go with the workers that run now; None if nothing runs."""
+    """Estimated seconds left with the workers that run now; None if nothing runs."""
     failures: dict[str, str]
     """{run_id: headline of its error} of the failed runs."""
     C: float
     """FLOPs of the runs, 6 N D; 0 if no spec is known."""
     C_done: float
-    """FLOPs spent so far, on finished and on running runs."""
+    """FLOPs spent so far on finished and running runs."""
     searches: tuple[str, ...] = ()
     """State of each search of [until], one line each."""
     notes: tuple[str, ...] = ()
@@ -96,9 +96,9 @@ def status(
     filters: Sequence[str] = (),
     tag: str | None = None,
 ) -> Status:
-    """Return the state of a results folder, against `spec` or the spec in its manifest.
+    """Return the state of a results folder, compared with `spec` or the spec in its manifest.
 
-    `filters` and `tag` select runs, as in :meth:`sweeps.spec.Spec.select`. Raises StoreError if the
+    `filters` and `tag` select runs as in :meth:`sweeps.spec.Spec.select`. Raises StoreError if the
     folder holds no sweep, and ConfigError if no run is selected.
     """
     store = Store(folder)
@@ -158,7 +158,7 @@ def _check_sweep(store: Store) -> Path | str:
 
 
 def _growth(store: Store, spec: Spec | None, rows: dict[str, Row]) -> Growth:
-    """Return the runs that the spec asks for, given the results so far."""
+    """Return the runs that the spec calls for, given the results so far."""
     if spec is None:
         return Growth()
     rounds = store.rounds() if spec.by_design else ()
@@ -170,7 +170,8 @@ def _growth(store: Store, spec: Spec | None, rows: dict[str, Row]) -> Growth:
 
 
 def _recorded_spec(store: Store) -> Spec | None:
-    """Return the spec in the manifest, without running code that it names; None if unusable."""
+    """Return the spec in the manifest without running code that it names; None if it is
+    unusable."""
     manifest = store.manifest()
     text, changes = manifest.get("spec"), manifest.get("changes")
     own_sizes.recall(manifest.get("own_sizes"))
@@ -191,7 +192,7 @@ def _fraction_done(run: RunConfig, progress: dict[str, float]) -> float:
 def _seconds_to_go(
     runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, dict[str, float]]
 ) -> float | None:
-    """Return the estimated seconds to go with the workers that run now; None without any."""
+    """Return the estimated seconds left with the workers that run now; None if none run."""
     if not running:
         return None
     speed = fit_speed(samples_of(rows.values()))

@@ -17,10 +17,10 @@ from sweeps.errors import StoreError, writing
 
 
 def take(path: Path, shown: Path | str, patience: float = 0.0) -> TextIO | None:
-    """Return the lock file, locked until it is closed; None if another process keeps holding it.
+    """Return the lock file, locked until it is closed; None if another process holds the lock.
 
-    Waits up to `patience` seconds for that process. `shown` is the file as messages name it. Raises
-    StoreError if the file cannot be locked at all.
+    Waits up to `patience` seconds for that process to release it. `shown` is the file's name in
+    messages. Raises StoreError if the file cannot be locked at all.
     """
     deadline = time.monotonic() + patience
     while (lease := _try(path, shown)) is None and time.monotonic() < deadline:

@@ -43,8 +43,8 @@ def of_finished_runs(store: Folder, run_ids: Iterable[str]) -> list[Path]:
 def of_killed_processes(store: Folder, run_ids: Iterable[str]) -> list[Path]:
     """Return temporary files and folders whose process is gone.
 
-    The driver alone writes to the folder itself and to rounds/. To the folder of a run, and to its
-    record in rungs/, writes the process that holds its lease.
+    Only the driver writes to the folder itself and to rounds/. Only the process that holds a run's
+    lease writes to the run's folder and to its record in rungs/.
     """
     found = [path for path in store.folder.glob(".merge-*") if path.is_dir()]
     found += [path for path in store.folder.glob("rungs/*/.*") if _is_orphan(path.name)]
@@ -76,7 +76,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _is_orphan(name: str) -> bool:
-    """Return whether this is the name of a temporary file whose process is gone from here."""
+    """Return whether this is the name of a temporary file whose process no longer runs here."""
     found = _TEMPORARY.fullmatch(name)
     if found is None:
         return False

@@ -17,7 +17,7 @@ from sweeps.store import Store
 from sweeps.sweep_plan import SweepPlan
 
 _LONGEST_SECONDS = 1e12
-"""Longer wall-clock times in a manifest are damage."""
+"""Longer wall-clock times in a manifest are taken for damage."""
 
 
 class Session:
@@ -32,9 +32,9 @@ class Session:
         plan: SweepPlan,
         options: SweepOptions,
     ) -> None:
-        """Write the manifest with a new entry; those of earlier sessions stay as they are.
+        """Write the manifest with a new entry; entries of earlier sessions stay as they are.
 
-        `hashes` are those of the texts by name. Raises StoreError.
+        `hashes` are the hashes of the texts by name. Raises StoreError.
         """
         self._store = store
         self._started = time.monotonic()
@@ -73,14 +73,15 @@ class Session:
         self._write()
 
     def note_sizes(self, runs: Iterable[RunConfig]) -> None:
-        """Record the sizes of models of users' own families, for the next time it is written."""
+        """Record the sizes of models of custom families, to be written with the manifest's next
+        update."""
         self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
         if self._sizes:
             self._top["own_sizes"] = self._sizes
 
     @property
     def seconds(self) -> float:
-        """Wall clock since the session began."""
+        """Wall-clock seconds since the session began."""
         return time.monotonic() - self._started
 
     def end(self, queue: Queue) -> None:

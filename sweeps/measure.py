@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 _MEASURE_SECONDS = 0.15
-"""Time of a measurement of one pack size."""
+"""Seconds for the measurement of one pack size."""
 
 _PACK_SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -46,13 +46,14 @@ _LOOP = 3
 earlier measurements no longer count."""
 
 _STEP_FLOPS = 2e10
-"""A step with more FLOPs fills a machine by itself, and is measured on a part of its batch."""
+"""A step with more FLOPs than this fills a machine by itself and is measured on a part of its
+batch."""
 
 _MEMORY_SHARE = 0.7
-"""Larger packs are not measured beyond this fraction of the memory."""
+"""Packs that need more than this fraction of the memory are not measured."""
 
 _MIN_GAIN = 0.01
-"""A larger pack must save this fraction of the time per run, or still larger ones are not tried."""
+"""Unless a larger pack saves this fraction of the time per run, still larger ones are not tried."""
 
 Packs = dict[Hashable, dict[int, float]]
 """{pack key: {K: seconds per step of K runs}}"""
@@ -70,12 +71,12 @@ class Machine:
     """Whether runs may be compiled, if that is faster."""
     devices: int = 1
     nodes: int = 1
-    """With more than one node, nothing is measured beforehand."""
+    """Number of nodes; with more than one, nothing is measured beforehand."""
 
     def like(self, device: str) -> bool:
         """Return whether a table's `device`, such as '2 x cpu x4', is like this machine's devices.
 
-        An empty, unknown device counts as alike.
+        An unknown device, given as an empty text, counts as alike.
         """
         several, _, one = device.rpartition(" x ")
         cpu = one == f"cpu x{self.threads}" and self.device in ("auto", "cpu")
@@ -105,12 +106,12 @@ class Machine:
         return _remembered(runs, partial(self.path, compiled=compiled), packs)
 
     def measure(self, runs: Iterable[tuple[RunConfig, int]], *, compiled: bool = False) -> Packs:
-        """Train packs for a moment, and remember and return their seconds per step.
+        """Train packs briefly; cache and return their seconds per step.
 
-        `runs` are (run, largest pack size); each pack key takes seconds, or up to a minute if
-        `compiled`. As many child processes measure at once as there will be workers, so that they
-        share the machine as the workers will. Raises RuntimeError with a child's last line if it
-        fails.
+        `runs` are (run, largest pack size). Each pack key takes seconds, or up to a minute if
+        `compiled`. The number of child processes that measure at once is the number of workers, so
+        that they share the machine as the workers will. Raises RuntimeError with a child's last
+        line if it fails.
         """
         asked = {pack_key(run): (run, largest) for run, largest in runs}
         found: Packs = {}
@@ -121,10 +122,10 @@ class Machine:
         return found
 
     def compare(self, runs: Iterable[RunConfig]) -> None:
-        """Train one run of each pack key for a moment in both precisions, and remember the ratio.
+        """Train one run of each pack key briefly in both precisions, and cache the ratio.
 
-        It is the time of a step in the other precision over that in its own; nan if the other
-        precision cannot be used.
+        The ratio is the time per step in the other precision over that in the run's own; nan if the
+        other precision cannot be used.
         """
         runs = [*{pack_key(run): run for run in runs}.values()]
         both = [
@@ -147,7 +148,7 @@ class Machine:
     def _timed(
         self, asked: Sequence[tuple[RunConfig, int]], compiled: bool
     ) -> list[dict[int, float]]:
-        """Return {K: seconds per step} for each (run, largest pack size) asked for."""
+        """Return {K: seconds per step} for each requested (run, largest pack size)."""
         if not asked:
             return []
         items = [{"run": flatten(run), "largest": largest} for run, largest in asked]
@@ -193,9 +194,9 @@ class Machine:
 def _remembered(
     runs: Iterable[RunConfig], path: Callable[[RunConfig], Path], read: Callable[[Any], V]
 ) -> dict[Hashable, V]:
-    """Return what the files of the pack keys of `runs` hold.
+    """Return the contents of the cache files for the pack keys of `runs`.
 
-    A pack key whose file is missing or damaged is left out, and may be measured again.
+    Pack keys whose file is missing or damaged are left out and may be measured again.
     """
     found: dict[Hashable, V] = {}
     for key, run in {pack_key(run): run for run in runs}.items():
@@ -205,7 +206,7 @@ def _remembered(
 
 
 def _remember(path: Path, what: Any) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written is only slower
+    with contextlib.suppress(OSError):  # without the cache, sweeps are only slower
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(what).encode())
 
@@ -216,7 +217,8 @@ def _child() -> None:
 
 
 def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
-    """Return what :meth:`Machine.measure` asks for. Runs on each of several devices."""
+    """Return the measurements that :meth:`Machine.measure` requests. Runs on each device if
+    several."""
     import torch
 
     from scaling.devices import launch  # imports torch
@@ -253,10 +255,10 @@ def _measured(
         items.append((run, B, item["largest"] if run.batch_tokens == B else 1))
     if execution.compile:
         # Compile everything first, each child in its own order: what one child has compiled is in
-        # torch's cache when the others need it, and none compiles while others measure.
+        # torch's cache when the others need it, and no child compiles while others measure.
         i = request["first"]
         for run, B, largest in items[i:] + items[:i]:
-            for K in range(1, 1 + min(2, largest)):  # code for two runs serves all larger packs
+            for K in range(1, 1 + min(2, largest)):  # code for two serves all larger packs
                 trainer_of(run, B, K).steps(2)
     answers = []
     for run, B, largest in items:
@@ -294,7 +296,7 @@ def _crowded(device: torch.device, workers: int) -> bool:
 
 
 def _step_seconds(trainer: Trainer) -> float:
-    """Return the time of one step, the least of at least three tries."""
+    """Return the time of one step, the least of three or more tries."""
     trainer.steps(2)
     tries, steps, spent = [], 1, 0.0
     while len(tries) < 3 or spent < _MEASURE_SECONDS:

@@ -4,11 +4,11 @@
     .index.json                                 what these files were made from
 
 The index holds size, time and hash of the table's files, and size and time of every result.json
-that went into it. While they agree, there is nothing to merge and nothing to compare. If they do
-not, something else has changed the files: the results are read again and take precedence, and the
-table is written anew. The index may be deleted at any time.
+that went into it. While the files match the index, there is nothing to merge or compare. Otherwise
+something else has changed the files: the results are read again and take precedence, and the table
+is rewritten. The index may be deleted at any time.
 
-Imports pandas only to write.
+pandas is imported only for writing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = (*table.POINTS, "runs.csv")
-"""Files of the table. The rows are written last: with its row a run counts as finished."""
+"""Files of the table. runs.csv is written last, because a run counts as finished once its row
+exists."""
 
 INDEX = ".index.json"
 _FORMAT = 1
@@ -38,18 +39,18 @@ Stamp = list[int]
 """Size [bytes] and time of the last change [ns] of a file."""
 
 ReadResult = Callable[[str], Finished | None]
-"""Returns the result of a run; None if it has not finished."""
+"""A function that returns the result of a run; None if it has not finished."""
 
 
 class MergedTable:
     """The table of a results folder."""
 
     def __init__(self, folder: Path, shown: Callable[[Path], Path | str]) -> None:
-        """`shown` returns a path as messages name it."""
+        """`shown` returns the form of a path for messages."""
         self._folder = folder
         self._shown = shown
         self._read: tuple[Stamp, Mapping[str, TableRow]] | None = None
-        """The rows as they were last read."""
+        """The rows as last read."""
 
     # -------------------------------------------------------------- rows
 
@@ -68,7 +69,7 @@ class MergedTable:
             return {}
         if self._read is None or self._read[0] != stamp:
             rows = self._parse(path)
-            if not self.intact("runs.csv"):  # a table that we wrote needs no check
+            if not self.intact("runs.csv"):  # a table that this package wrote needs no check
                 for row in rows.values():
                     row.check()
             self._read = stamp, rows
@@ -100,13 +101,14 @@ class MergedTable:
             return True
         if known[0] != stamp[0]:
             return False
-        try:  # a copy has another time
+        try:  # a copy has a different time
             return known[2] == _digest(files.read_bytes(self._folder / name))
         except OSError:
             return False
 
     def _index(self, *, results: bool = False) -> dict[str, Any]:
-        """Return the index, empty if there is none that can be used; `results` reads both lines."""
+        """Return the index, empty if it cannot be used; with `results`, both of its lines are
+        read."""
         empty = {"files": {}, "results": {}}
         try:
             with files.open_regular(self._folder / INDEX) as file:
@@ -119,7 +121,7 @@ class MergedTable:
         return {"files": first["files"], "results": second} if good else empty
 
     def stamps(self, run_ids: Iterable[str]) -> dict[str, Stamp]:
-        """Return {run_id: stamp of its result.json} of the runs that have one here."""
+        """Return {run_id: stamp of its result.json} for the runs that have one here."""
         runs = f"{self._folder}/runs"
         found = {run_id: _stamp(f"{runs}/{run_id}/result.json") for run_id in run_ids}
         return {run_id: stamp for run_id, stamp in found.items() if stamp is not None}
@@ -127,7 +129,7 @@ class MergedTable:
     # -------------------------------------------------------------- comparing and merging
 
     def differing(self, rows: Mapping[str, Row], results: Mapping[str, Row]) -> str:
-        """Return a message about rows that differ from the results of their runs; '' if none do."""
+        """Return a message about rows that differ from their runs' results; '' if none do."""
         first, number = "", 0
         for run_id in rows.keys() & results.keys():
             if name := _first_difference(rows[run_id], results[run_id]):
@@ -147,7 +149,7 @@ class MergedTable:
     def pending(self, run_ids: Iterable[str]) -> bool:
         """Return whether the table lacks or contradicts results of `run_ids` in runs/.
 
-        A table whose raw runs are gone, as in a clone, is left as it is.
+        A table without the raw runs, as in a clone, is left as it is.
         """
         index = self._index(results=True)
         stamps = self.stamps(run_ids)
@@ -164,10 +166,10 @@ class MergedTable:
         without: frozenset[str] = frozenset(),
         say: Callable[[str], None] = lambda message: None,
     ) -> dict[str, bytes]:
-        """Write the table from all that has finished, and return {name: bytes} of what was written.
+        """Write the table from all finished runs, and return {name: bytes} of the files written.
 
         `run_ids` are the folders in runs/, whose results `result` reads. Rows of runs whose results
-        are no longer there are kept; those of `without` are left out. Only results that the index
+        are gone are kept; rows of the runs in `without` are dropped. Only results that the index
         does not know are read, or all of them if the table's files are not as they were written. A
         damaged file of curves or tests is set aside first. Raises StoreError, OSError.
         """
@@ -218,7 +220,8 @@ class MergedTable:
     # -------------------------------------------------------------- points
 
     def points(self, name: str, run_ids: set[str]) -> dict[str, list[Point]]:
-        """Return {run_id: points} from curves.parquet or tests.parquet; empty lists without any.
+        """Return {run_id: points} from curves.parquet or tests.parquet; lists are empty for runs
+        without points.
 
         Raises StoreError if the file cannot be read.
         """
@@ -242,7 +245,8 @@ class MergedTable:
         return table.read_points(self._folder, name)
 
     def _points_or_aside(self, name: str, say: Callable[[str], None]) -> pd.DataFrame:
-        """Return the points of a file. A damaged one is set aside; runs/ fills it again."""
+        """Return the points of a file. A damaged file is set aside, and rebuilt later from
+        runs/."""
         try:
             return self._points(name)
         except (table.TableError, OSError) as error:
@@ -265,7 +269,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _first_difference(row: Row, result: Row) -> str:
-    """Return the first column in which a table's row differs from its run's result; '' if none."""
+    """Return the first column in which a row differs from its run's result; '' if none does."""
     for name, dtype in DTYPES.items():
         there, here = row.get(name), result.get(name)
         if dtype == "str":

@@ -1,4 +1,4 @@
-"""Exchange between a store on a URI and the local folder that stands for it on this machine."""
+"""Exchange between a store on a URI and its local mirror on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TABLE_FILES = ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json")
 
 
 def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
-    """Bring the local folder and the URI level with each other, both ways.
+    """Synchronise the local folder and the URI in both directions.
 
-    The result of a run whose row is in `table`, the merged table here, is not fetched, unless one
-    that lies here has been replaced there. Raises OSError and StoreError.
+    The result of a run whose row is in `table`, the local merged table, is not fetched unless the
+    local copy has been replaced at the URI. Raises OSError and StoreError.
     """
     local.folder.mkdir(parents=True, exist_ok=True)
     stamps = remote.results_here()
@@ -33,7 +33,7 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
     replaced = {run_id for run_id in here & there if _is_replaced(local, run_id, *stamps[run_id])}
     for run_id, data in remote.results((there - here - merged) | replaced):
         _keep(local, run_id, data)
-    for run_id in here - there - merged:  # written here as the connection broke
+    for run_id in here - there - merged:  # written here while the connection was broken
         data = (local.run_folder(run_id) / "result.json").read_bytes()
         remote.write(f"results/{run_id}.json", data)
     _synchronize_rounds(remote, local)
@@ -46,7 +46,8 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
 
 
 def fetch(remote: Remote, local: Folder, run_id: str) -> bytes | None:
-    """Return a result that another machine has stored, and keep it here; None if there is none."""
+    """Return a result that another machine has stored, and keep a local copy; None if there is
+    none."""
     data = remote.read(f"results/{run_id}.json")
     return data if data is not None and _keep(local, run_id, data) else None
 
@@ -64,15 +65,15 @@ def _synchronize_rounds(remote: Remote, local: Folder) -> None:
 
 
 def _is_replaced(local: Folder, run_id: str, size: int, changed: float) -> bool:
-    """Return whether another machine has replaced a result since it was written or fetched here."""
+    """Return whether another machine has replaced a result since this one wrote or fetched it."""
     status = (local.run_folder(run_id) / "result.json").stat()
     return status.st_size != size or status.st_mtime < changed
 
 
 def _keep(local: Folder, run_id: str, data: bytes) -> bool:
-    """Store a result of the URI here; returns False for a damaged one, after telling the user.
+    """Store a result from the URI here; return False for a damaged one, after telling the user.
 
-    A damaged result stays at the URI until the run has trained again.
+    A damaged result remains at the URI until the run has trained again.
     """
     path = local.run_folder(run_id) / "result.json"
     try:

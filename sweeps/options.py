@@ -1,4 +1,4 @@
-"""The options of one call of a sweep, the same from Python and on the command line."""
+"""The options of one call of a sweep, which are the same in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class SweepOptions:
 
     @classmethod
     def of(cls, options: SweepOptions | None, changes: Mapping[str, Any]) -> SweepOptions:
-        """`options`, or the defaults, with `changes`. Raises TypeError for what is no option."""
+        """Return `options`, by default the defaults, with `changes`. Raises TypeError for unknown
+        options."""
         options = cls() if options is None else options
         if not isinstance(options, SweepOptions):
             raise TypeError(f"options={options!r} must be SweepOptions; give workers=... by name.")
@@ -89,7 +90,7 @@ class SweepOptions:
         return Execution(**{name: getattr(self, name) for name in shared})
 
     def arguments(self) -> list[str]:
-        """The arguments of `scaling sweep` for the options that differ from their defaults."""
+        """Return the arguments of `scaling sweep` for options that differ from their defaults."""
         words: list[str] = []
         for option in fields(self):
             value, name = getattr(self, option.name), option.name.replace("_", "-")

@@ -1,7 +1,7 @@
-"""Sizes of models of custom families, as the manifest keeps them.
+"""Sizes of models of custom families, as recorded in the manifest.
 
-Only running a family's code shows its sizes, and commands that look at a results folder do not run
-its code. So a sweep records the sizes that it counted. Imports nothing heavy.
+A family's sizes are known only by running its code, and commands that inspect a results folder do
+not run code from it. So a sweep records the sizes that it counted. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ def record(runs: Iterable[RunConfig]) -> list[dict[str, Any]]:
 
 
 def together(before: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of two lists, each model once; anything but records is left out."""
+    """Return the records of two lists, each model once; anything that is not a record is left
+    out."""
     old = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
     records = {repr((each.get("model"), each.get("vocab_size"))): each for each in (*old, *new)}
     return list(records.values())
 
 
 def recall(records: Any) -> None:
-    """Use the sizes of a manifest for models whose code is not allowed to run here.
+    """Use the sizes in a manifest for models whose code is not allowed to run here.
 
-    Anything but valid records is left out.
+    Anything that is not a valid record is ignored.
     """
     for values in records if isinstance(records, list) else ():
         with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError, OverflowError):

@@ -1,8 +1,8 @@
-"""Grouping of runs into jobs, of such sizes that no worker stands idle.
+"""Grouping of runs into jobs, sized such that no worker is idle.
 
 A pack trains K runs of one pack key as one stacked model; how much time that saves is measured
-(sweeps.measure). Runs with a common trunk (scaling.training.pack_key) stay together, so that the
-steps that they share are trained once. Imports neither torch nor ray.
+(sweeps.measure). Runs with a common trunk (scaling.training.pack_key) stay together, so that their
+shared steps are trained only once. Imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -19,47 +19,51 @@ from sweeps.measure import Machine
 from sweeps.queue import Job
 
 _MAX_RUNS = 64
-"""Runs in one job. Each holds a lease, which is an open file."""
+"""Maximum number of runs in one job. Each holds a lease, which is an open file."""
 
 _WORTH_MEASURING_SECONDS = 10.0
-"""Packs of a pack key are measured if they may save this; measuring takes a second or two."""
+"""Packs of a pack key are measured if they may save this many seconds; measuring takes one or
+two."""
 
 _WORTH_COMPILING_SECONDS = 180.0
-"""Compilation is tried if the runs of a pack key take this; the first try takes up to a minute."""
+"""Compilation is tried if the runs of a pack key take this many seconds; the first try takes up to
+a minute."""
 
 _WORTH_COMPARING_SECONDS = 600.0
-"""The other precision is tried if the runs of a pack key take this; the try takes seconds."""
+"""The other precision is tried if the runs of a pack key take this many seconds; the try takes a
+few."""
 
 _JOB_SECONDS = 0.3
-"""Time to hand out a job and begin it."""
+"""Seconds to assign a job and begin it."""
 
 _MIN_SAVING = 0.03
-"""A larger pack must save at least this fraction of the time."""
+"""A larger pack is used if it saves at least this fraction of the time."""
 
 _CUTS = (1, 2, 4, 8, 16)
-"""Numbers of jobs per worker that are compared."""
+"""Numbers of jobs per worker to compare."""
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """Runs that stay in one job: a single run, or a trunk with its branches, last branch first."""
+    """Runs that must be in one job: a single run, or a trunk with its branches, last branch
+    first."""
 
     runs: tuple[RunConfig, ...]
     segments: tuple[int, ...]
-    """Steps of the trunk, and of each branch from where it leaves the trunk."""
+    """Steps of the trunk, and of each branch after it leaves the trunk."""
     tests: float
     """Seconds of all evaluations."""
 
     @property
     def steps(self) -> int:
-        """Training steps, those of the trunk once."""
+        """Training steps, with those of the trunk counted once."""
         return sum(self.segments)
 
 
 def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool = True) -> list[Job]:
     """Group `runs` into jobs with the least expected makespan on `workers`.
 
-    Coarse and fine cuts are compared, one run per job among them, so that a pack never lengthens
+    Coarse and fine divisions are compared, including one run per job, so that packs never lengthen
     the sweep. Without `packs` each run is a job.
     """
     groups_of_runs = _groups(runs)
@@ -69,7 +73,7 @@ def form(runs: Sequence[RunConfig], costs: Costs, workers: int, *, packs: bool =
         return best
     for groups in ([_units(group, costs) for group in groups_of_runs], singles):
         if units == (units := sum(map(len, groups))):
-            break  # there are no common trunks, so both groupings are the same
+            break  # no common trunks, so both groupings are the same
         whole = [_job(group, costs) for group in groups]
         share = sum(job.seconds for job in whole) / workers
         for cuts in _CUTS:
@@ -88,7 +92,7 @@ def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunCo
     return [
         (work.run, work.largest)
         for key, work in _work(runs, costs).items()
-        # a single run may have been measured for the machine's speed
+        # a single run may have been measured to learn the machine's speed
         if key not in costs.compiled
         and costs.packs.get(key, {}).keys() <= {1}
         and work.saved > _WORTH_MEASURING_SECONDS
@@ -98,7 +102,8 @@ def worth_measuring(runs: Iterable[RunConfig], costs: Costs) -> list[tuple[RunCo
 def worth_compiling(
     runs: Iterable[RunConfig], costs: Costs, on: Machine
 ) -> list[tuple[RunConfig, int]]:
-    """Return (run, largest useful pack) for pack keys that may gain and were not yet compiled."""
+    """Return (run, largest useful pack) for pack keys that may gain and have not been compiled
+    yet."""
     return [
         (work.run, work.largest)
         for work in _work(runs, costs).values()
@@ -107,7 +112,8 @@ def worth_compiling(
 
 
 def worth_comparing(runs: Iterable[RunConfig], costs: Costs) -> list[RunConfig]:
-    """Return a run of each pack key whose other precision may save minutes and was not tried."""
+    """Return a run of each pack key for which the other precision may save minutes and is
+    untried."""
     return [
         work.run
         for key, work in _work(runs, costs).items()
@@ -122,7 +128,7 @@ def _work(runs: Iterable[RunConfig], costs: Costs) -> dict[Hashable, _Work]:
         run, key = group[0], pack_key(group[0])
         segments = [steps for unit in _units(group, costs) for steps in unit.segments]
         seconds = sum(segments) * costs.step(run, 1)
-        # With more runs at once than this, the longest of them would still end last.
+        # Packs larger than this gain nothing: the longest run would still end last.
         K = sum(segments) / max(segments)
         work = found.setdefault(key, _Work(run))
         work.largest = max(work.largest, math.ceil(K))
@@ -140,23 +146,23 @@ class _Work:
     largest: int = 1
     """Largest pack that may be useful."""
     seconds: float = 0.0
-    """Time of all steps, one run after another."""
+    """Seconds of all steps, one run after another."""
     saved: float = 0.0
-    """Time that packs would save if their steps took no longer than those of one run."""
+    """Seconds that packs would save if their steps took no longer than those of one run."""
 
 
 def _groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     """Return the runs in groups that may train in one pack."""
     found: dict[Hashable, list[RunConfig]] = {}
     for run in runs:
-        # While batches grow, runs at different steps have batches of different sizes.
+        # While the batch grows, runs at different steps have batches of different sizes.
         growing = run.run_id if run.optim.batch_warmup_tokens else None
         found.setdefault((pack_key(run), growing), []).append(run)
     return list(found.values())
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
-    """Return the wall-clock time of jobs, longest first, each on the first free worker."""
+    """Return the wall-clock time of jobs if each, longest first, goes to the first free worker."""
     ends = [0.0] * workers
     for one in sorted(seconds, reverse=True):
         heapq.heapreplace(ends, ends[0] + one)
@@ -164,7 +170,8 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def tokens(job: Job) -> int:
-    """Return the training tokens that a job processes, those of a common trunk once."""
+    """Return the training tokens that a job processes, with those of a common trunk counted
+    once."""
     units = _units(list(job.runs), Costs(fit_speed([])), apart=len(job.runs) == 1)
     return sum(unit.steps * unit.runs[0].batch_tokens for unit in units)
 
@@ -192,7 +199,7 @@ def _units(runs: list[RunConfig], costs: Costs, *, apart: bool = False) -> list[
 
 
 def _cut(units: list[_Unit], costs: Costs, jobs: float) -> list[Job]:
-    """Divide the units of one group into about this number of jobs of similar length."""
+    """Divide the units of one group into about the given number of jobs of similar length."""
     runs = sum(len(unit.runs) for unit in units)
     number = min(len(units), max(1, round(jobs), math.ceil(runs / _MAX_RUNS)))
     loads: list[tuple[int, int]] = [(0, i) for i in range(number)]
@@ -205,7 +212,7 @@ def _cut(units: list[_Unit], costs: Costs, jobs: float) -> list[Job]:
 
 
 def _job(units: list[_Unit], costs: Costs) -> Job:
-    """Return the units as one job, with the number of slots that measurements favour."""
+    """Return the units as one job, with the number of slots that is fastest by the measurements."""
     runs = tuple(run for unit in units for run in unit.runs)
     segments = [steps for unit in units for steps in unit.segments]
     best, slots = math.inf, 1

@@ -1,4 +1,4 @@
-"""Where results come from: the machine, the revision of the source and the versions of packages."""
+"""Provenance of results: the machine, the revision of the source and the versions of packages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("torch", "ray", "numpy", "pandas", "tokenizers", "tiktoken")
-"""Packages whose versions are recorded besides our own."""
+"""Packages whose versions are recorded in addition to this package's own."""
 
 _GIT_SECONDS = 10
-"""How long git may take to answer."""
+"""Seconds that git may take to answer."""
 
 
 def machine() -> dict[str, Any]:
-    """What numbers and speed depend on; nothing that identifies this machine."""
+    """Return what numbers and speed depend on, and nothing that identifies this machine."""
     import platform
 
     model = ""
@@ -34,7 +34,8 @@ def machine() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """Git revision of this package's source, with '+' if files changed; None outside git."""
+    """Return the git revision of this package's source, with '+' if files changed; None outside
+    git."""
     import subprocess
 
     def git(*words: str) -> str | None:
@@ -56,7 +57,7 @@ def revision() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Version of each package that results depend on, if it is installed."""
+    """Return the version of each installed package that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     from scaling import __distribution__

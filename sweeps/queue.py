@@ -1,4 +1,4 @@
-"""Jobs, each the work of one worker at a time, and the queue that hands them out.
+"""Jobs, each of which is done by one worker, and the queue that assigns them.
 
 A job is one run, or several of one pack key that train together (sweeps.packing). Both executors,
 on Ray and in this process, take jobs from one :class:`Queue` and call
@@ -21,31 +21,31 @@ from sweeps.result import failed_row
 from sweeps.store import Store
 
 LEASE_PATIENCE = 120.0
-"""Seconds to wait for a run's lock, which a worker that outlives its driver may hold. NFSv4 keeps
-the locks of a machine that died for 90 s."""
+"""Seconds to wait for a run's lock, which may be held by a worker that outlives its driver. NFSv4
+keeps the locks of a dead machine for 90 s."""
 
 _MERGE_SECONDS = 60.0
-"""Seconds between merges into the table while runs finish, so that they can be fitted."""
+"""Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs for one worker, and the time that they are expected to take."""
+    """Runs for one worker, and their expected time."""
 
     runs: tuple[RunConfig, ...]
     seconds: float
-    """Estimated time on one worker, which orders the queue."""
+    """Estimated seconds on one worker, by which the queue is ordered."""
     slots: int = 1
-    """Number of runs that train at once; the others wait for a free place in the pack."""
+    """Number of runs that train at once; the others wait for a free slot in the pack."""
     _: KW_ONLY
     compile: bool = False
     """Whether to train with torch.compile."""
     halving: float | None = None
-    """Stop runs early that are not among the best 1/halving of their family
+    """Stop a run early if it is not among the best 1/halving of its family
     (sweeps.adaptive.halving)."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
-    """Hashes of the texts when the sweep began (scaling.data.corpus.hashes). The runs refuse to
-    train on other texts."""
+    """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
+    to train on other texts."""
 
     def of(self, runs: Sequence[RunConfig]) -> Job:
         """Return a job of some of these runs, with their share of the time."""
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The ids of the runs, joined; for a single run its id."""
+        """The joined ids of the runs; for a single run, its id."""
         return "-".join(run.run_id for run in self.runs)
 
 
@@ -65,21 +65,21 @@ class Outcome:
 
     run_id: str
     status: str
-    """One of scaling.columns.STATUSES if a result is stored; interrupted if a checkpoint is; busy
-    if another process holds the run; memory if memory ran out; error for another fault that may be
-    temporary."""
+    """One of scaling.columns.STATUSES if a result is stored; interrupted if a checkpoint is stored;
+    busy if another process holds the run; memory if memory ran out; error for any other, possibly
+    temporary fault."""
     error: str = ""
     L: float | None = None
     _: KW_ONLY
     pid: int = 0
     started: float = 0.0
     ended: float = 0.0
-    """Seconds of the worker's monotonic clock."""
+    """Seconds on the worker's monotonic clock."""
 
 
 @dataclass
 class Queue:
-    """Jobs that wait or are under way. The most expensive are handed out first."""
+    """Waiting and running jobs. The most expensive are assigned first."""
 
     store: Store
     retries: int
@@ -87,30 +87,31 @@ class Queue:
     _waiting: list[tuple[float, int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
-    """How runs ended in this session, oldest first."""
+    """Outcomes of runs in this session, oldest first."""
     stopping: bool = False
-    """Whether to hand out no more jobs."""
+    """Whether to assign no more jobs."""
     fatal: ConfigError | StoreError | None = None
     """Why the sweep must end: a result cannot be stored, or the spec has a mistake."""
     admits: Callable[[Job], bool] = lambda job: True
     """Returns whether the budget lets a job begin."""
     held_back: list[Job] = field(default_factory=list)
-    """Jobs that the budget does not let begin."""
+    """Jobs that the budget does not allow to begin."""
     on_finish: Callable[[Outcome], None] = lambda outcome: None
     """Called with every run that has finished, with or without a loss."""
     _alone: list[Job] = field(default_factory=list)
-    """Jobs that ran out of memory beside others, to be tried with nothing beside them."""
+    """Jobs that ran out of memory while others ran; they are tried again with nothing else
+    running."""
     _number: int = 0
     _next_merge: float = field(default_factory=lambda: time.monotonic() + _MERGE_SECONDS)
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Let jobs wait for a worker."""
+        """Add jobs that wait for a worker."""
         for job in jobs:
             heapq.heappush(self._waiting, (-job.seconds, self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
-        """Return the most expensive job that waits; None if there is none or none may start."""
+        """Return the most expensive waiting job; None if no job waits or may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
         while self._waiting and not self.admits(self._waiting[0][2]):
@@ -130,12 +131,12 @@ class Queue:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is under way and nothing is left to hand out."""
+        """Whether nothing is running and nothing is left to assign."""
         ended = self.stopping or self.fatal is not None or not (self._waiting or self._alone)
         return not self.running and ended
 
     def finish(self, job: Job, outcomes: list[Outcome]) -> None:
-        """Note the outcomes of a job that a worker has ended; unfinished runs wait again."""
+        """Record the outcomes of a job that a worker has ended; unfinished runs wait again."""
         beside = self._leave(job)
         by_id = {run.run_id: run for run in job.runs}
         self._again(job, [by_id[o.run_id] for o in outcomes if o.status == "interrupted"])
@@ -155,11 +156,12 @@ class Queue:
         self._merge_if_due()
 
     def crash(self, jobs: list[Job], error: str) -> None:
-        """Note that the workers of these jobs died.
+        """Record that the workers of these jobs died.
 
-        If memory ran out beside other jobs, it is not known which one is to blame: each is tried
-        again later with nothing beside it, and only a death there counts as an attempt. Nor is it
-        known which run of a pack is to blame: each makes its last attempt alone.
+        If memory ran out while several jobs were running, it is not known which one is to blame:
+        each is tried again later with nothing else running, and only a death there counts as
+        an attempt. Nor is it known which run of a pack is to blame: each makes its last attempt
+        alone.
         """
         memory = out_of_memory(error)
         shared = memory and len(self.running) > 1
@@ -179,12 +181,12 @@ class Queue:
                 self._charge_pack(left, job, error)
 
     def release(self, job: Job) -> None:
-        """Let a job wait again whose worker ended through no fault of the job."""
+        """Return a job to the queue whose worker ended through no fault of the job."""
         self._leave(job)
         self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
 
     def _again(self, job: Job, runs: list[RunConfig]) -> None:
-        """Let the runs that are left of a job wait again."""
+        """Return the remaining runs of a job to the queue."""
         self.add([job.of(runs)] if runs else [])
 
     def _note(self, outcome: Outcome) -> None:
@@ -193,7 +195,7 @@ class Queue:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
-        """Merge from time to time, so that a sweep under way can be fitted and plotted."""
+        """Merge from time to time, so that a running sweep can be fitted and plotted."""
         if (start := time.monotonic()) < self._next_merge or self.fatal:
             return
         try:
@@ -204,14 +206,14 @@ class Queue:
         self._next_merge = end + max(_MERGE_SECONDS, 100 * (end - start))
 
     def _leave(self, job: Job) -> int:
-        """Note that a job is no longer under way, and return the number of others that are."""
+        """Record that a job is no longer running, and return the number of other running jobs."""
         self.running.pop(job.id, None)
         if job in self._alone:
             self._alone.remove(job)
         return len(self.running)
 
     def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
-        """Count a failed attempt of a pack: the runs train together again, or alone for the last
+        """Count a failed attempt of a pack: its runs train together again, or alone for the last
         time."""
         try:
             together = [run for run in runs if self.store.killed(run.run_id) < self.retries]
@@ -223,7 +225,7 @@ class Queue:
             self.fatal = trouble
 
     def _charge(self, run: RunConfig, job: Job, error: str) -> None:
-        """Count a failed attempt of a run; after too many of them the run has failed."""
+        """Count a failed attempt of a run; after too many, the run has failed."""
         try:
             self.store.note(run.run_id, "killed", error=error)
             deaths = self.store.killed(run.run_id)
@@ -242,7 +244,7 @@ class Queue:
 
 
 def busy_and_idle(queue: Queue) -> tuple[float, float, int]:
-    """Return the seconds that workers trained, the seconds between their jobs, and the jobs."""
+    """Return the seconds that workers trained, the seconds between jobs, and the number of jobs."""
     by_worker: dict[int, list[tuple[float, float]]] = {}
     for outcome in queue.outcomes:
         if outcome.pid:

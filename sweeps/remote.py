@@ -1,12 +1,12 @@
-"""A folder in an object store, or anywhere else that pyarrow.fs or fsspec reaches by a URI.
+"""A folder in an object store, or in any file system that pyarrow.fs or fsspec reaches by URI.
 
     <uri>/results/<run_id>.json                    one object per run, written in one piece
           runs.csv, curves.parquet, manifest.json, rounds/   as in a local results folder
 
-A :class:`sweeps.store.Store` on a URI works in a local folder and keeps the two level.
+A :class:`sweeps.store.Store` on a URI works in a local folder and keeps both in sync.
 
-A URI may carry credentials: s3://KEY:SECRET@bucket/results?endpoint_override=host:9000. They go to
-the file system and nowhere else: messages, files and printed commands use :func:`shown` or
+A URI may carry credentials: s3://KEY:SECRET@bucket/results?endpoint_override=host:9000. They are
+passed only to the file system: messages, files and printed commands use :func:`shown` or
 :func:`without_credentials`.
 """
 
@@ -23,13 +23,13 @@ from urllib.parse import quote, unquote, unquote_plus
 from sweeps.result import is_run_id
 
 _PARALLEL_REQUESTS = 32
-"""An object store answers each request slowly, but many as fast as one."""
+"""Number of parallel requests. An object store answers many requests as fast as one, but slowly."""
 
 _MASK = "***"
 
 _URI = re.compile(r"(?s)(?P<scheme>.*?)://(?P<authority>[^/?#]*)(?P<path>[^?]*)(?P<query>.*)")
-"""Splits any text that contains '://' and keeps every character. urllib.parse.urlsplit refuses some
-passwords, with messages that quote them."""
+"""Pattern that splits any text with '://' and keeps every character. urllib.parse.urlsplit rejects
+some passwords, with messages that quote them."""
 
 _URI_IN_TEXT = re.compile(r"[A-Za-z][\w+.:-]{0,60}://\S+")
 
@@ -39,17 +39,17 @@ _SECRET = re.compile(
     r"|^(auth|authorization|key|pass|pwd|sas|sig)$",
     re.IGNORECASE,
 )
-"""Names of secret values in a query."""
+"""Pattern for the names of secret values in a query."""
 
 _NESTED = re.compile(r"[^/@]*:[^/@]*@")
-"""Matches user:password@ in a value of a query."""
+"""Pattern for user:password@ in a value of a query."""
 
 _USER_IS_A_KEY = ("s3", "s3a", "s3n")
 """Schemes whose user is half of the credentials. Elsewhere the user may be part of the address: the
 container in abfs://container@account/, the account in sftp://user@host/."""
 
 _SHORT_SECRET = 4
-"""A secret with fewer characters may be part of any word, so only whole words are masked."""
+"""A secret with fewer characters may be part of any word, so it is masked only as a whole word."""
 
 
 class _Parts(NamedTuple):
@@ -64,8 +64,8 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, uri: str) -> _Parts | None:
-        """Split a URI; None if its credentials contain '/', '?' or '#', so that their end is
-        ambiguous."""
+        """Split a URI; return None if its credentials contain '/', '?' or '#', which makes their
+        end ambiguous."""
         found = _URI.fullmatch(uri)
         assert found is not None, "no URI"
         scheme, authority, path, query = found.group("scheme", "authority", "path", "query")
@@ -126,7 +126,7 @@ def join(root: str, name: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Return a URI for display: the password and secret values of the query become ***."""
+    """Return a URI for display, with *** for its password and the secret values of its query."""
     parts = _Parts.of(uri)
     if parts is None:
         return f"{uri.partition('://')[0]}://{_MASK}"
@@ -152,15 +152,15 @@ def without_credentials(folder: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text in which the credentials of every URI are ***."""
+    """Return a text with *** for the credentials of every URI."""
     return _URI_IN_TEXT.sub(lambda found: shown(found[0]), text)
 
 
 class Remote:
     """The objects below a URI.
 
-    Errors of the object store are raised as OSErrors that do not contain its credentials. Can be
-    pickled.
+    Errors of the object store are raised as OSErrors that do not contain its credentials. Instances
+    can be pickled.
     """
 
     def __init__(self, uri: str) -> None:
@@ -176,7 +176,7 @@ class Remote:
         self._secrets = _spellings(parts.secrets)
         self._opened: tuple[Any, str] | None = None
         self.odd: list[str] = []
-        """Objects that are left alone, because their names are not plain words."""
+        """Objects that are not touched, because their names are not plain words."""
 
     def __reduce__(self) -> Any:
         return Remote, (self.uri,)
@@ -186,7 +186,7 @@ class Remote:
 
     @property
     def mirror(self) -> Path:
-        """The local folder that stands for the URI on this machine, with any credentials."""
+        """The local folder that mirrors the URI on this machine, whatever the credentials."""
         import hashlib
 
         from scaling.files import cache
@@ -206,8 +206,8 @@ class Remote:
     def objects(self, folder: str) -> dict[str, tuple[int, float]]:
         """Return {name: (bytes, time of the last change)} of the .json objects of a folder.
 
-        Others may write there too: a name that is not a plain word goes to `odd` instead. A folder
-        that does not exist is empty.
+        Others may write there too, so names that are not plain words go to `odd` instead. A folder
+        that does not exist counts as empty.
         """
         from pyarrow.fs import FileSelector, FileType
 
@@ -239,7 +239,7 @@ class Remote:
             )
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object, which exists when this returns."""
+        """Write an object; it exists when this returns."""
         with self._calling() as (filesystem, root):
             path = f"{root}/{name}"
             filesystem.create_dir(path.rpartition("/")[0], recursive=True)
@@ -255,8 +255,8 @@ class Remote:
     def _calling(self) -> Iterator[tuple[Any, str]]:
         """Yield the file system and the path in it.
 
-        What it raises becomes an OSError of one line without credentials, because pyarrow and
-        fsspec quote the URI.
+        Exceptions become OSErrors of one line without credentials, because pyarrow and fsspec quote
+        the URI in theirs.
         """
         try:
             if self._opened is None:
@@ -278,7 +278,7 @@ class Remote:
 
 
 def _spellings(secrets: Iterable[str]) -> list[str]:
-    """Return the forms in which secrets may occur in a message, longest first.
+    """Return the spellings in which secrets may occur in a message, longest first.
 
     These are as written in the URI, decoded, and encoded again.
     """
@@ -305,6 +305,6 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         except (ImportError, ValueError) as error:
             raise OSError(f"{refused} ({error})") from None
         return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
-    if "#" in uri:  # what follows would be dropped silently, the name of the sweep included
+    if "#" in uri:  # the rest would be dropped silently, including the name of the sweep
         raise OSError("it has a '#'; write it as %23")
     return found

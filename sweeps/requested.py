@@ -1,4 +1,4 @@
-"""The runs that a sweep's spec asks for, given the results so far."""
+"""The runs that a sweep's spec calls for, given the results so far."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from sweeps.store import Store
 
 
 class RequestedRuns:
-    """The runs of a spec and those that its [until] adds as results come in."""
+    """The runs of a spec, including those that its [until] adds as results come in."""
 
     def __init__(self, spec: Spec, store: Store, designer: IntervalDesigner | None = None) -> None:
         """`designer` fits laws and designs runs for ``[until] interval``; None for the default."""
         self._spec, self._store = spec, store
         self._given = designer
         self._decided: dict[str, Round] = {}
-        """Rounds decided in this process, by what they rest on: a fit takes seconds."""
+        """Rounds decided in this process, by the results they rest on. They are kept because a fit
+        takes seconds."""
 
     @cached_property
     def _designer(self) -> IntervalDesigner | None:
-        """The designer, loaded on first use; None if the spec asks for no interval."""
+        """The designer, loaded on first use; None if the spec has no `interval`."""
         if self._spec.searches is None or self._spec.searches.interval is None:
             return None
         return self._given or default_designer()
 
     def check(self) -> None:
-        """Raise ConfigError if the interval of [until] is not one that can be fitted."""
+        """Raise ConfigError if the interval of [until] is one that cannot be fitted."""
         if self._spec.searches and self._spec.searches.interval and self._designer:
             self._designer.interval_width(self._spec.searches.interval, [])
 
     def growth(self, rows: Mapping[str, Row], *, record: bool = False) -> Growth:
-        """The runs to train and where each search stands, given the results `rows`.
+        """Return the runs to train and where each search stands, given the results `rows`.
 
-        A round of designed runs that is due is decided. With `record`, which only the process
+        If a round of designed runs is due, it is decided. With `record`, which only the process
         that drives the sweep may pass, the decision is stored and final.
         """
         designer = self._designer
@@ -55,8 +56,8 @@ class RequestedRuns:
         return growth
 
     def record_due_round(self, rows: Mapping[str, Row]) -> None:
-        """Decide and record the round that is due, if any: an earlier call was killed before it
-        could, or the spec asks for more now."""
+        """Decide and record the round that is due, if any. One is due if an earlier call was killed
+        before deciding it, or if the spec now calls for more."""
         if self._is_due(rows, self._store.rounds() if self._spec.by_design else []):
             with self._store.drive():
                 self.growth(rows, record=True)

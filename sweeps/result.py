@@ -1,4 +1,4 @@
-"""A run's result.json: its content, and the checks of a file that anybody may have written."""
+"""A run's result.json: its content, and the checks of a file from an untrusted source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _IN_WORDS = {
 
 
 def _config_types() -> dict[str, tuple[type, ...]]:
-    """Return {column: types} of the fields of a config; a learning rate may also be a rule."""
+    """Return {column: types} of the config fields; a learning rate may also be a rule."""
     found = {}
     for key, (hint, _) in fields_of().items():
         options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
@@ -66,12 +66,12 @@ _EMPTY |= CONFIG_DEFAULTS
 
 
 class NewerFormat(ValueError):
-    """A file of a newer version of this package."""
+    """A file was written by a newer version of this package."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run as the store holds it."""
+    """A finished run as stored."""
 
     row: Row
     """Keys of scaling.columns.COLUMNS."""
@@ -82,10 +82,10 @@ class Finished:
 
 
 def is_run_id(name: object) -> bool:
-    """Return whether `name` can be a run id, and so the name of a folder: a single plain word."""
+    """Return whether `name` can be a run id, and so a folder name: a single plain word."""
     if not isinstance(name, str):
         return False
-    if len(name) <= 128 and name.isalnum() and name.isascii():  # every id that we make
+    if len(name) <= 128 and name.isalnum() and name.isascii():  # every id of this package
         return True
     return _PLAIN_WORD.fullmatch(name) is not None
 
@@ -98,7 +98,7 @@ def dump(row: Row, curve: Iterable[Point], tests: Iterable[Point]) -> bytes:
 
 
 def to_json(values: Any, indent: int | None = None) -> bytes:
-    """Return plain JSON; values that it cannot represent become null or text."""
+    """Return plain JSON; values that JSON cannot represent become null or text."""
     return json.dumps(jsonable.finite(values), allow_nan=False, indent=indent, default=str).encode()
 
 
@@ -114,14 +114,14 @@ def parse(data: bytes, run_id: str) -> Finished:
     """Return the result in the bytes of a result.json.
 
     Raises ValueError with the first fault (a column, its value and what it must be), and
-    NewerFormat for a file of a newer version.
+    NewerFormat for a file written by a newer version.
     """
     values = from_json(data)
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")
     format = values.get("format")
     if isinstance(format, bool) or not isinstance(format, int):
-        raise ValueError(f"format={_short(format)} is no whole number")
+        raise ValueError(f"format={_short(format)} is not a whole number")
     if format > FORMAT:
         raise NewerFormat(f"format {format}, this one reads up to {FORMAT}")
     row = values.get("row")
@@ -142,12 +142,13 @@ def parse(data: bytes, run_id: str) -> Finished:
 
 
 def fault_of(row: Row) -> str:
-    """Return why the loss of an 'ok' row cannot count, as far as its columns tell; '' if it can."""
+    """Return why the loss of an 'ok' row cannot count, judging by the columns it has; '' if it
+    can."""
     for name in (*_SIZES, "L") if row["status"] == "ok" else ():
         if name not in row:
             continue
         value = row[name]
-        # The loss on a text that repeats itself may round to zero.
+        # The loss on a repetitive text may round to zero.
         good = (
             value is not None
             and math.isfinite(value)
@@ -159,9 +160,9 @@ def fault_of(row: Row) -> str:
 
 
 def _checked(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> Point:
-    """Return the values, each as a type that its column may hold; nan and infinity become None.
+    """Return the values, each with a type that its column allows; nan and infinity become None.
 
-    Columns of other versions are kept as they are.
+    Columns from other versions are kept unchanged.
     """
     found: Point = {}
     for name, value in values.items():
@@ -209,7 +210,7 @@ def _points(
 def _encodable(value: str) -> str:
     """Escape lone surrogates, which come from names that are not UTF-8.
 
-    JSON can hold them, a file of UTF-8 text cannot.
+    JSON can represent them, but a file of UTF-8 text cannot.
     """
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -224,6 +225,6 @@ def _short(value: object) -> str:
 
 
 def failed_row(run: RunConfig, error: str) -> Row:
-    """Return the table's row of a run that has no loss: its config, its sizes and what happened."""
+    """Return the row of a run without a loss: its config, its sizes and what happened."""
     failure = {"run_id": run.run_id, "status": "failed", "error": error}
     return _EMPTY | config_row(flatten(run)) | size_columns(run) | failure

@@ -1,4 +1,4 @@
-"""Results of other folders that a sweep takes instead of training the same runs."""
+"""Reuse of results from other folders in place of training the same runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reusable_results(
     folders: Sequence[str | Path],
     rows: Mapping[str, Row],
 ) -> dict[str, Finished]:
-    """Results in other folders of runs that have none here, by run id.
+    """Return results in other folders, by run id, for runs that have none here.
 
     Raises StoreError for a folder without finished runs.
     """
@@ -35,7 +35,7 @@ def reusable_results(
                 "folder."
             )
         more = True
-        while more:  # these results may ask for further runs
+        while more:  # these results may call for further runs
             known = {**rows, **{run_id: result.row for run_id, result in found.items()}}
             wanted = requested.growth(known).runs
             ids = [
@@ -60,7 +60,7 @@ def take(
     requested: RequestedRuns,
     execution: Execution,
 ) -> None:
-    """Store results of other folders, after checking that they were trained on the same text.
+    """Store results from other folders, after checking that they were trained on the same text.
 
     Raises ConfigError, StoreError.
     """

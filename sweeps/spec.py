@@ -1,4 +1,4 @@
-"""The TOML file of a sweep, and the runs that it stands for.
+"""The TOML file of a sweep, and the runs that it defines.
 
     name = "example"
     description = "what it is to show"
@@ -69,7 +69,7 @@ from sweeps.spec_runs import all_runs, at_scale, by_run_id
 from sweeps.spec_values import LARGEST, Point, check_keys, flattened, refuse_huge, subtable
 
 SPECS = Path(__file__).parent / "specs"
-"""Folder of the bundled specs, which are found by their names."""
+"""Folder of the bundled specs, which are found by name."""
 
 _SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets", "until", "scale")
 
@@ -77,7 +77,7 @@ _SEARCHES = {"lr": LearningRate, "isoflop": IsoFlop, "interval": Interval}
 """The tables of [until]."""
 
 _ABOVE_ONE = ("within", "factor", "halving", "seeds")
-"""Numbers of [until] that must be above 1; the others must be positive."""
+"""Numbers of [until] that must be greater than 1; the others must be positive."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Spec:
     description: str = ""
     path: Path | None = None
     text: str = ""
-    """The TOML that it was read from."""
+    """The TOML text that it was read from."""
 
     changes: Point = field(default_factory=dict, hash=False)
-    """{dotted key: value} changed for every run on top of the TOML."""
+    """Changes {dotted key: value} to every run, on top of the TOML."""
 
     searches: Searches | None = None
     """The searches of [until], which add runs as results come in."""
@@ -102,7 +102,8 @@ class Spec:
     """FLOPs C of the runs of [isoflop], by run id."""
 
     selection: tuple[str, ...] = ()
-    """Arguments of `scaling sweep` that select these among the runs of the TOML; empty for all."""
+    """Arguments of `scaling sweep` that select these runs among those of the TOML; empty for
+    all."""
 
     allowed: tuple[str, ...] = ()
     """Files of code outside the spec's folder that may be executed."""
@@ -113,7 +114,7 @@ class Spec:
         return tuple(self.by_id.values())
 
     def select(self, filters: Sequence[str] = (), tag: str | None = None) -> Spec:
-        """Return the spec with only the runs that have `tag` and meet all `filters`.
+        """Return the spec with only the runs that have the tag `tag` and meet all `filters`.
 
         A filter is KEY OP VALUE, such as 'model.n_layer=2', 'D<1e6' or 'seed!=0': a field of
         RunConfig, N, D, C or B, and one of = != < <= > >=. Raises ConfigError if a filter is not
@@ -135,7 +136,7 @@ class Spec:
             )
         budgets = {run_id: C for run_id, C in self.budgets.items() if run_id in by_id}
         searches = self.searches
-        if searches and self.by_design:  # rounds are designed for all runs together
+        if searches and self.by_design:  # Rounds are designed for all runs together.
             searches = dataclasses.replace(searches, interval=None)
         return dataclasses.replace(
             self,
@@ -151,8 +152,8 @@ class Spec:
         width: Width | None = None,
         rounds: Sequence[Round] = (),
     ) -> Growth:
-        """The runs of the TOML and those that [until] adds, given the results `rows` by run id
-        (:func:`sweeps.adaptive.grow.grow`)."""
+        """Return the runs of the TOML and those that [until] adds, given the results `rows` by run
+        id (:func:`sweeps.adaptive.grow.grow`)."""
         return grow(self.by_id, self.budgets, self.searches, rows, width, rounds)
 
     @property
@@ -163,8 +164,8 @@ class Spec:
 
     @property
     def halving(self) -> float | None:
-        """The factor by which arms are reduced at each rung (:mod:`sweeps.adaptive.halving`);
-        None if no run is stopped early."""
+        """Factor by which the number of arms is reduced at each rung
+        (:mod:`sweeps.adaptive.halving`); None if no run is stopped early."""
         return self.searches.halving if self.searches else None
 
     @classmethod
@@ -178,11 +179,11 @@ class Spec:
     ) -> Spec:
         """Read a spec from a file, or a bundled one by its name.
 
-        `changes` are fields changed for every run; 'name' among them renames the sweep and 'scale'
-        selects one of its scales. A spec may name files of code, of a model family or a law. They
-        are executed if they lie in the spec's folder or are listed in `allow_code`, after
-        `on_code` was called with each. Raises ConfigError, naming the file and the section, for an
-        invalid spec and for code in other files.
+        `changes` apply to fields of every run; a 'name' among them renames the sweep, and a 'scale'
+        selects one of its scales. A spec may name files with the code of a model family or a law.
+        They are executed if they lie in the spec's folder or are listed in `allow_code`, after
+        `on_code` has been called with each. Raises ConfigError, naming the file and the section,
+        for an invalid spec and for code in other files.
         """
         path = find(path_or_name)
         try:
@@ -199,7 +200,7 @@ class Spec:
     def from_text(
         cls, text: str, *, path: Path | None = None, changes: Point | None = None
     ) -> Spec:
-        """Read a spec from TOML text; `path` only names it in messages. Raises ConfigError."""
+        """Read a spec from TOML text; `path` is used only in messages. Raises ConfigError."""
         changes = dict(changes or {})
         where = str(path) if path else "spec"
         values = _parsed(text, where)
@@ -233,19 +234,19 @@ class Spec:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
-    """The values of TOML text."""
+    """Return the values in TOML text."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{where}: its values are nested too deeply.") from None
-    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
+    except ValueError as error:  # TOMLDecodeError, or a number with more digits than Python reads
         line = re.search(r"line (\d+)", str(error))
         at = f"{where}:{line[1]}" if line else where
         raise ConfigError(f"{at}: not valid TOML: {error}.") from None
 
 
 def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -> str:
-    """The name of the sweep, and so of its results folder."""
+    """Return the name of the sweep, which also names its results folder."""
     name, scale = values.get("name", default), changes.get("scale")
     name = changes.get("name", name if scale is None else f"{name}-{scale}")
     if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and name.strip(".")):
@@ -257,7 +258,7 @@ def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -
 
 
 def _searches(table: dict[str, Any], where: str) -> Searches | None:
-    """The searches of the [until] table, each of which is a table of its own."""
+    """Return the searches in the [until] table, each of which is a table itself."""
     check_keys(table, tuple(_SEARCHES), where)
     searches: dict[str, Any] = {}
     for name, search in _SEARCHES.items():
@@ -283,7 +284,7 @@ def _searches(table: dict[str, Any], where: str) -> Searches | None:
     if searches.keys() >= {"lr", "interval"}:
         raise ConfigError(
             f"{where}: lr and interval do not go together: a law is fitted to runs at one learning "
-            "rate each. Search for the rate first, then give it to a sweep of its own."
+            "rate each. Search for the rate first, then fit the law in a separate sweep."
         )
     return Searches(**searches) if searches else None
 
@@ -312,13 +313,13 @@ def _check_searches(spec: Spec, where: str) -> None:
 
 
 def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -> list[Path]:
-    """The files of code that a spec names, which may be executed from here on.
+    """Return the files of code that a spec names, and allow them to be executed from now on.
 
     Raises ConfigError for a file outside the spec's folder that is not `allowed`.
     """
     try:
         named = [*_code(tomllib.loads(text)), *_code(changes)]
-    except (ValueError, RecursionError):  # reading the spec reports it
+    except (ValueError, RecursionError):  # reported when the spec is read
         return []
     known = {scaling_files.code_file(file) for file in allowed}
     files = []
@@ -335,7 +336,7 @@ def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -
 
 
 def _code(value: Any, key: str = "") -> Iterator[str]:
-    """Every family and law, at any depth, that is code in a file, such as 'my.py:Name'."""
+    """Yield every family and law, at any depth, that is code in a file, such as 'my.py:Name'."""
     if isinstance(value, dict):
         for inner, item in value.items():
             yield from _code(item, str(inner))
@@ -347,12 +348,12 @@ def _code(value: Any, key: str = "") -> Iterator[str]:
 
 
 def bundled() -> list[str]:
-    """Names of the bundled specs."""
+    """Return the names of the bundled specs."""
     return sorted(path.stem for path in SPECS.glob("*.toml"))
 
 
 def find(path_or_name: str | Path) -> Path:
-    """The file of a spec given by path or by name. Raises ConfigError if there is none."""
+    """Return the file of a spec given by path or by name. Raises ConfigError if there is none."""
     path = Path(path_or_name)
     if path.is_file():
         return path

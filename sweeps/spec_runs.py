@@ -1,4 +1,4 @@
-"""The runs that the sections of a spec stand for."""
+"""The runs that the sections of a spec define."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
 _SCALED = ("base", "axes", "isoflop", "sets")
 
 _MOST = 2**63
-"""Parameters and tokens must lie below this, the limit of integers in the table."""
+"""Parameters and tokens must be below this, the limit of integers in the table."""
 
 _MOST_POINTS = 100_000
-"""Most points of one range."""
+"""Maximum number of points in one range."""
 
 _MOST_RUNS = 1_000_000
-"""Most runs of one set."""
+"""Maximum number of runs in one set."""
 
 
 class SpecRun(NamedTuple):
@@ -50,18 +50,18 @@ class SpecRun(NamedTuple):
     where: str
     """The section."""
     point: Point
-    """The values that its axes gave."""
+    """The values set by its axes."""
     C: float | None
     """Its FLOPs, if [isoflop] set them."""
 
     def describe(self, where: str) -> str:
-        """Section and point, for messages that begin with `where`."""
+        """Describe the section and the point, for messages that begin with `where`."""
         values = ", ".join(f"{key}={as_text(value)}" for key, value in self.point.items())
         return f"{self.where}: {values or 'base'}".removeprefix(where)[2:]
 
 
 def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[SpecRun]:
-    """Return every run of the spec `values`, with `changes` to its fields."""
+    """Return every run of the spec `values`, with `changes` to their fields."""
     shared = flattened(subtable(values, "base", where), f"{where} [base]")
     runs = []
     if "axes" in values or "isoflop" in values:
@@ -109,7 +109,7 @@ def at_scale(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
 
 
 def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
-    """The sets, those that `changed` names with its tables on top of theirs."""
+    """Return the sets, with the tables in `changed` on top of those of the sets that it names."""
     names = [each.get("name") if isinstance(each, dict) else None for each in sets]
     if not isinstance(changed, list):
         raise ConfigError(f"{where}: write a list of tables, each with the name of its set.")
@@ -130,7 +130,7 @@ def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
 
 
 def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
-    """`table` with the leaves of `changed` on top."""
+    """Return `table` with the leaves of `changed` on top."""
     if not isinstance(changed, dict):
         raise ConfigError(f"{where}: {changed!r} must be a table.")
     return _overridden(leaves(table), leaves(changed))
@@ -139,7 +139,7 @@ def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, 
 def _section_runs(
     base: Point, values: dict[str, Any], changes: Point, where: str, *, tag: str | None
 ) -> list[SpecRun]:
-    """The runs of the axes and isoflop tables among `values`, on top of `base`."""
+    """Return the runs of the axes and isoflop tables among `values`, on top of `base`."""
     axes = _axes(subtable(values, "axes", where), f"{where} [axes]")
     window = None
     if "isoflop" in values:
@@ -177,7 +177,8 @@ def _section_runs(
 
 
 def _keys_of_axes(axes: list[list[Point]], where: str) -> set[str]:
-    """The keys that the axes set. ConfigError if two axes conflict or there are too many runs."""
+    """Return the keys that the axes set. Raises ConfigError if axes conflict or runs are too
+    many."""
     keys: set[str] = set()
     for points in axes:
         of_axis = {key for point in points for key in point}
@@ -194,14 +195,15 @@ def _keys_of_axes(axes: list[list[Point]], where: str) -> set[str]:
 
 
 def _overridden(base: Point, changes: Point) -> Point:
-    """`base` with `changes` on top; a horizon among the changes replaces that of the base."""
+    """Return `base` with `changes` on top; a horizon among the changes replaces that of the
+    base."""
     if not changes.keys().isdisjoint(HORIZONS):
         base = {key: value for key, value in base.items() if key not in HORIZONS}
     return base | changes
 
 
 def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
-    """The run with these values. `section` tells where a key was set, for messages."""
+    """Return the run with these values. `section` tells where a key was set, for messages."""
     plain = {key: value for key, value in values.items() if key not in HORIZONS[1:]}
     spaced = {key for key, value in plain.items() if type(value) is Spaced}
     D = _snapped(plain, spaced) if spaced else None
@@ -214,7 +216,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
             for key, value in values.items()
             if key.startswith("model.")
         )
-        raise ConfigError(f"{where}: {sizes}: a model of more than 2^63 parameters.")
+        raise ConfigError(f"{where}: {sizes}: a model with more than 2^63 parameters.")
     horizon = "tokens"
     for key, factor in (("tokens_per_parameter", N), ("flops", 1 / (6 * N))):
         if key in values:
@@ -226,7 +228,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
             f"batch_tokens={as_text(run.batch_tokens)} and N={as_text(N)}."
         )
     if D is not None:
-        # Whole steps, so that equal runs have equal configs however D was computed.
+        # Use whole steps, so that equal runs have equal configs however D was computed.
         own["tokens"] = max(1, round(D / run.batch_tokens)) * run.batch_tokens
     try:
         return run.with_own(**own) if own else run
@@ -254,12 +256,13 @@ def _snapped(plain: Point, spaced: set[str]) -> float | None:
 
 @functools.lru_cache(maxsize=1024)
 def _config(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
-    """A run with these values. Many runs of a grid differ only in seed and horizon."""
+    """Return a run with these values. Cached: many runs of a grid differ only in seed and
+    horizon."""
     return from_dict(dict(values), where=where)
 
 
 def by_run_id(runs: list[SpecRun], where: str) -> dict[str, RunConfig]:
-    """The runs by id. Raises ConfigError if two are the same run."""
+    """Return the runs by id. Raises ConfigError if two are the same run."""
     first: dict[str, SpecRun] = {}
     for each in runs:
         run_id = each.run.run_id
@@ -274,7 +277,7 @@ def by_run_id(runs: list[SpecRun], where: str) -> dict[str, RunConfig]:
 
 
 def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
-    """The axes of a grid, each a list of points."""
+    """Return the axes of a grid, each a list of points."""
     axes = []
     for key, value in leaves(table).items():
         if key == "zip" or key in CONFIG_TABLES:
@@ -299,7 +302,7 @@ def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
 def _isoflop(
     table: dict[str, Any], where: str
 ) -> tuple[list[list[Point]], tuple[float, float] | None]:
-    """The axes of an isoflop table, and its window of D / N."""
+    """Return the axes of an isoflop table, and its window of D / N."""
     check_keys(table, ("C", "models", "tokens_per_parameter"), where)
     for key in ("C", "models"):
         if key not in table:
@@ -325,7 +328,7 @@ def _isoflop(
 
 
 def _axis_of_tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
-    """The points of an axis given as a list of tables."""
+    """Return the points of an axis given as a list of tables."""
     if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
         raise ConfigError(
             f"{where}: {key} must be a list of tables, such as {key} = [{{ n_layer = 1, "
@@ -340,7 +343,7 @@ def _axis_of_tables(value: Any, key: str, prefix: str, where: str) -> list[Point
 
 
 def _log_spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
-    """The values of a log-spaced range, both ends included."""
+    """Return the values of a log-spaced range, both ends included."""
     check_keys(value, ("from", "to", "num"), f"{where} {key}")
     for name in ("from", "to", "num"):
         if name not in value:
@@ -359,11 +362,11 @@ def _log_spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
 
 
 def _is_whole(key: str) -> bool:
-    """Whether a field holds a whole number."""
+    """Return whether a field holds a whole number."""
     hint = fields_of()[key][0]
     return hint is int or int in typing.get_args(hint)
 
 
 def _rounded(value: float) -> int:
-    """Round to three significant digits, as a person would write it."""
+    """Round to three significant digits, as a person would write the number."""
     return round(float(f"{value:.3g}"))

@@ -1,4 +1,4 @@
-"""Checks of the keys and values in a spec's tables, one by one."""
+"""Checks of individual keys and values in a spec's tables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CONFIG_TABLES = tuple(dict.fromkeys(key.partition(".")[0] for key in fields_of()
 """The tables of a RunConfig: model, data, ..."""
 
 LARGEST = 1e300
-"""Numbers of a spec must lie below this, so that sizes can be computed from them."""
+"""Numbers in a spec must be below this, so that sizes can be computed from them."""
 
 _MOST_BITS = 10_000
-"""Integers of more bits are refused; Python writes no more than 4300 decimal digits."""
+"""Integers with more bits are rejected; Python prints no more than 4300 decimal digits."""
 
 _DIVISIBLE = (
     "model.n_head",
@@ -31,14 +31,14 @@ _DIVISIBLE = (
     "eval.test_tokens",
     "data.unique_tokens",
 )
-"""Fields of which one must divide another, which only a whole run can show."""
+"""Fields of which one must divide another, which can only be checked for a whole run."""
 
 Point = dict[str, Any]
-"""{dotted key: value} of the fields that are chosen together."""
+"""{dotted key: value} of fields that are chosen together."""
 
 
 class Spaced(float):
-    """A value of a log-spaced range, still to be rounded to what its field allows."""
+    """A value of a log-spaced range, not yet rounded to what its field allows."""
 
 
 def refuse_huge(value: Any, where: str, key: str = "") -> None:
@@ -50,11 +50,11 @@ def refuse_huge(value: Any, where: str, key: str = "") -> None:
         for item in value:
             refuse_huge(item, where, key)
     elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise ConfigError(f"{where}: {key} is too large: a number of thousands of digits.")
+        raise ConfigError(f"{where}: {key} is too large: a number with thousands of digits.")
 
 
 def flattened(table: dict[str, Any], where: str) -> Point:
-    """A base section as one point, after checking its keys and types."""
+    """Return a base section as one point, after checking its keys and types."""
     flat = leaves(table)
     for key, value in flat.items():
         if is_range(value):
@@ -72,7 +72,8 @@ def check_one_horizon(keys: Any, where: str) -> None:
 
 
 def check_values(point: Point, where: str) -> None:
-    """Raise ConfigError for a value that its field cannot have, whatever the other fields are."""
+    """Raise ConfigError for a value that is invalid for its field, whatever the other fields
+    are."""
     for key, value in point.items():
         positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
         if key in HORIZONS[1:]:
@@ -109,7 +110,7 @@ def check_field(key: str, where: str) -> None:
 
 
 def leaves(table: dict[str, Any], prefix: str = "") -> Point:
-    """{dotted key: value} of a nested table; a range counts as one value."""
+    """Return {dotted key: value} of a nested table; a range counts as one value."""
     flat: Point = {}
     for key, value in table.items():
         if isinstance(value, dict) and not is_range(value):
@@ -120,19 +121,19 @@ def leaves(table: dict[str, Any], prefix: str = "") -> Point:
 
 
 def is_range(value: Any) -> bool:
-    """Whether a value is a table { from, to, num }, complete or not."""
+    """Return whether a value is a table { from, to, num }, complete or not."""
     return isinstance(value, dict) and bool(value.keys() & {"from", "to", "num"})
 
 
 def as_text(value: Any) -> str:
-    """A value for messages, shortened if it has many digits."""
+    """Return a value as text for messages, shortened if it has many digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return reprlib.repr(value) if isinstance(value, int) else repr(value)
 
 
 def subtable(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """The table `key` among the values; empty if it is absent."""
+    """Return the table `key` among the values; empty if it is absent."""
     table = values.get(key, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: {key}={table!r} must be a table: [{key}].")

@@ -1,4 +1,4 @@
-"""Results on disk, safe against whatever ends a process.
+"""Results on disk, safe however a process ends.
 
     results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, time
@@ -14,8 +14,8 @@ results. A run whose row is in the table counts as finished even if its raw fold
 committed table can be extended.
 
 A store on a URI (s3://bucket/results/mine) keeps results and table there (sweeps/remote.py) and
-works in a local folder: checkpoints, logs and leases belong to the machine that trains.
-Imports neither torch nor ray.
+works in a local folder: checkpoints, logs and leases belong to the training machine. Imports
+neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from sweeps.result import (
 )
 
 _PULL_SECONDS = 5.0
-"""A store on a URI is not looked at again within this time."""
+"""Seconds before a store on a URI is looked at again."""
 
 _WRITTEN = ("lock", ".stop", "ray.log", "runs", "rounds", "rungs", "tensorboard", "wandb", INDEX)
 """Names in a results folder that a sweep writes to, or below."""
 
 _NEEDED_BYTES = 10 << 20
-"""Free space without which a sweep does not start."""
+"""Free space [bytes] that a sweep needs to start."""
 
 _LOOK_SECONDS = 0.5
-"""`drive` waits this long for the lock, which a look at it takes for a moment."""
+"""Seconds that `drive` waits for the lock, because checking the lock acquires it briefly."""
 
 
 class Store(Folder):
@@ -88,7 +88,7 @@ class Store(Folder):
         self._pulled = -math.inf
         self._table = MergedTable(self.folder, self.shown)
         self.stop_file = self.folder / ".stop"
-        """Exists while a sweep is being stopped: workers write their checkpoints."""
+        """File that exists while a sweep is being stopped and workers write their checkpoints."""
 
     # -------------------------------------------------------------- reading
 
@@ -101,7 +101,7 @@ class Store(Folder):
         self.pull()
         merged = self._table.rows()
         rows: dict[str, Row] = dict(merged)
-        # Behind a URI the table often is another machine's.
+        # At a URI, the table often comes from another machine.
         edited = bool(rows) and self.remote is None and not self._table.intact("runs.csv")
         measured: dict[str, Row] = {}
         for run_id in self.run_ids():
@@ -144,7 +144,7 @@ class Store(Folder):
             return None
 
     def results(self, run_ids: Iterable[str] | None = None) -> Iterator[Finished]:
-        """Yield finished runs with their curves, all or those named.
+        """Yield finished runs with their curves, by default all.
 
         Curves of a run whose own files are gone come from the merged table.
         """
@@ -163,7 +163,7 @@ class Store(Folder):
                 yield Finished(rows[run_id], curves.get(run_id, []), tests.get(run_id, []))
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest; empty if there is none, or none that can be read."""
+        """Return the manifest; empty if it is missing or cannot be read."""
         self.pull()
         return self.read_object(self.folder / "manifest.json") or {}
 
@@ -193,15 +193,16 @@ class Store(Folder):
         return rounds
 
     def running(self, run_ids: Iterable[str]) -> list[str]:
-        """Return those of the runs whose lease some process holds now."""
+        """Return the runs whose lease some process holds now."""
         return [run_id for run_id in run_ids if leases.locked(self.run_folder(run_id) / "lock")]
 
     def driver(self) -> tuple[int, str] | None:
-        """Return (pid, host) of the process that works on this sweep now; None if there is none."""
+        """Return (pid, host) of the process that works on this sweep now; None if none does."""
         return leases.holder(self.folder / "lock")
 
     def tags(self) -> dict[str, str]:
-        """Return {run_id: tag} of every run with a row or a folder here; '' for a run without."""
+        """Return {run_id: tag} of every run with a row or a folder here; '' for a run without a
+        tag."""
         tags = {run_id: row.get("tag") or "" for run_id, row in self._table.rows().items()}
         for run_id in self.run_ids():
             if run_id not in tags:
@@ -213,7 +214,7 @@ class Store(Folder):
     # -------------------------------------------------------------- writing
 
     def begin(self, run: RunConfig) -> Path:
-        """Make a run's folder with its config, and return it.
+        """Create a run's folder with its config, and return the folder.
 
         Raises StoreError if the folder or anything in it is a symbolic link, which would be written
         through.
@@ -232,7 +233,7 @@ class Store(Folder):
     def finish(
         self, row: Row, curve: Sequence[Point], tests: Sequence[Point] | None = None
     ) -> None:
-        """Write a run's result, with which it has finished. Raises StoreError."""
+        """Write a run's result, which marks it as finished. Raises StoreError."""
         folder = self.run_folder(row["run_id"])
         path = folder / "result.json"
         with self.writing(path):
@@ -240,13 +241,13 @@ class Store(Folder):
             write_atomic(path, data := dump(row, curve, tests or []))
             if self.remote:
                 self.remote.write(f"results/{row['run_id']}.json", data)
-                os.utime(path)  # not older than the object, so that it is not fetched
+                os.utime(path)  # not older than the object, so that the object is not fetched
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
 
     def decide(self, round: Round) -> None:
-        """Record a round before any of its runs begins. Only while the sweep is held.
+        """Record a round before any of its runs begins. Use only while the sweep is held.
 
         See :meth:`drive`. Raises StoreError.
         """
@@ -280,7 +281,7 @@ class Store(Folder):
     def merge(self) -> None:
         """Write runs.csv, curves.parquet and tests.parquet from everything that has finished.
 
-        Nothing is written if the files already are what this would write.
+        Nothing is written if the files are up to date.
         """
         self.pull(at_once=True)
         self._merge(without=set())
@@ -299,7 +300,7 @@ class Store(Folder):
         return self._table.pending(self.run_ids())
 
     def write_manifest(self, values: Mapping[str, Any]) -> None:
-        """Write manifest.json, after setting one aside that cannot be read. Raises StoreError."""
+        """Write manifest.json, after setting an unreadable one aside. Raises StoreError."""
         path = self.folder / "manifest.json"
         if path.is_file() and self.read_object(path) is None:
             error = ValueError("it is not a JSON object")
@@ -329,14 +330,15 @@ class Store(Folder):
             )
 
     def _check_links(self) -> None:
-        """Raise OSError if a link stands in place of what a sweep writes."""
+        """Raise OSError if a link stands in place of something that a sweep writes."""
         for name in _WRITTEN:
             files.check_inside(self.folder / name, self.folder)
 
     def pull(self, *, at_once: bool = False) -> None:
-        """Bring the local folder of a store on a URI level with it; does nothing without a URI.
+        """Synchronise the local folder of a store on a URI with it; do nothing without a URI.
 
-        Looks again after some seconds, or `at_once`. Raises StoreError if it cannot be reached.
+        Repeated calls within some seconds do nothing, unless `at_once`. Raises StoreError if the
+        URI cannot be reached.
         """
         if self.remote is None or not (at_once or time.monotonic() - self._pulled > _PULL_SECONDS):
             return
@@ -349,7 +351,7 @@ class Store(Folder):
     def litter(self) -> dict[Path, int]:
         """Return {path: bytes} of what finished runs and killed processes left behind.
 
-        Remove it only while the sweep is held (:meth:`drive`).
+        Remove these only while the sweep is held (:meth:`drive`).
         """
         paths = leftovers.of_killed_processes(self, self.run_ids())
         paths += leftovers.of_finished_runs(self, self.rows())
@@ -362,7 +364,7 @@ class Store(Folder):
                 files.remove(path, self.folder)
 
     def remove_leftovers(self) -> None:
-        """Delete half-written files of killed processes. Only while the sweep is held."""
+        """Delete half-written files of killed processes. Use only while the sweep is held."""
         finished = self._table.rows().keys()
         unfinished = [run_id for run_id in self.run_ids() if run_id not in finished]
         self.remove(leftovers.of_killed_processes(self, unfinished))
@@ -391,7 +393,7 @@ class Store(Folder):
 
     @contextlib.contextmanager
     def lease(self, run_id: str, *, patience: float = 0.0) -> Iterator[bool]:
-        """Hold a run so that no other process trains it; False if one still does.
+        """Hold a run so that no other process trains it; yield False if one still does.
 
         Waits up to `patience` seconds: a worker outlives a killed driver by a moment.
         """

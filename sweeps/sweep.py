@@ -96,12 +96,12 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """The results folder."""
+        """Path or URI of the results folder."""
         return self.store.folder
 
     def designed(self) -> Growth:
-        """The runs that the spec asks for, given the results so far, and where the searches of
-        its [until] stand."""
+        """Return the runs that the spec calls for, given the results so far, and where the searches
+        in its [until] stand."""
         return self._requested.growth(self.store.rows())
 
     # -------------------------------------------------------------- planning
@@ -116,9 +116,9 @@ class Sweep:
     ) -> SweepPlan:
         """Return what :meth:`run` would train with the same options, and the time it would take.
 
-        `price` is in dollars per hour. Estimates are based on finished runs in the results
-        folder. With `measure`, the checks of :meth:`run` are made, and a few seconds of training
-        in child processes measure what is not known. Raises StoreError, ConfigError.
+        `price` is in dollars per hour. Estimates are based on finished runs in the results folder.
+        With `measure`, the checks of :meth:`run` are made, and what is not known is measured in a
+        few seconds of training in child processes. Raises StoreError, ConfigError.
         """
         options = SweepOptions.of(options, changes)
         workers = check_options(options)
@@ -174,8 +174,8 @@ class Sweep:
         `on_finish` is called in this process with each run that finishes.
 
         Raises ConfigError and StoreError, before anything starts if possible, when runs cannot be
-        trained as asked or results cannot be written; Stopped (a KeyboardInterrupt) on Ctrl-C or
-        SIGTERM, after the workers have written checkpoints; and BudgetSpent, a Stopped, when the
+        trained as requested or results cannot be written; Stopped (a KeyboardInterrupt) on Ctrl-C
+        or SIGTERM, after the workers have written checkpoints; and BudgetSpent, a Stopped, when the
         budget leaves runs to train. Finished runs are never lost or trained again.
         """
         options = SweepOptions.of(options, changes)
@@ -224,9 +224,9 @@ class Sweep:
         console: Console,
         on_finish: Callable[[Finished], None] | None,
     ) -> Callable[[Finished], None] | None:
-        """`on_finish`, and the export of each run if the options ask for it.
+        """Return a callback that calls `on_finish` and exports each run if the options say so.
 
-        Trouble with an export, such as a network error, is told once and does not end the sweep.
+        A failed export, such as a network error, is reported once and does not end the sweep.
         """
         if options.export is None:
             return on_finish
@@ -248,7 +248,8 @@ class Sweep:
         return finish
 
     def _without_failed(self, rows: dict[str, Row]) -> dict[str, Row]:
-        """Forget failed runs of the spec, so that they are trained again; returns what is left."""
+        """Forget failed runs of the spec, so that they are trained again; return the other
+        results."""
         ours = rows.keys() & self._requested.growth(rows).runs.keys()
         failed = [run_id for run_id in ours if rows[run_id]["status"] == "failed"]
         if not failed:
@@ -260,7 +261,7 @@ class Sweep:
     def _with_reused(
         self, rows: dict[str, Row], options: SweepOptions, console: Console
     ) -> dict[str, Row]:
-        """Store the results that other folders have of missing runs; returns all results."""
+        """Store the results that other folders have of missing runs; return all results."""
         reused = reusable_results(self.spec, self._requested, options.reuse, rows)
         if not reused:
             return rows
@@ -278,7 +279,7 @@ class Sweep:
         return self.store.rows()
 
     def _merge_finished(self, plan: SweepPlan, console: Console) -> None:
-        """Say that all runs are finished; bring the table up to date first if necessary."""
+        """Print that all runs are finished, after bringing the table up to date if necessary."""
         if self.store.merge_is_due():
             try:
                 with self.store.drive():
@@ -303,7 +304,7 @@ class Sweep:
         return f"{hint}Resume with: {self.resume_command(options)}"
 
     def resume_command(self, options: SweepOptions) -> str:
-        """The command that continues this sweep with the same options, without credentials."""
+        """Return the command that resumes this sweep with the same options, without credentials."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == SPECS:
             name = self.spec.path.stem
@@ -319,7 +320,7 @@ class Sweep:
 
 
 def _set_arguments(changes: Mapping[str, Any]) -> list[str]:
-    """The arguments of `scaling sweep` that change these fields."""
+    """Return the arguments of `scaling sweep` that change these fields."""
     words: list[str] = []
     for key, value in changes.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]

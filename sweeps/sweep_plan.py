@@ -1,4 +1,4 @@
-"""What a sweep has left to train: its jobs, their estimated time, and a summary for people."""
+"""The remaining work of a sweep: its jobs, their estimated time, and a summary for the user."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _PRECISION_GAIN = 0.1
 """Fraction of a step's time that the other precision must save to be recommended."""
 
 _LONGEST_SECONDS = 1e9
-"""The longest estimate for which the time of the end is shown (about 30 years)."""
+"""Longest estimate for which the time of completion is shown (about 30 years)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """What a sweep has left to train."""
+    """The remaining work of a sweep."""
 
     runs: dict[str, RunConfig]
-    """All runs that the spec asks for, by run id."""
+    """All runs that the spec calls for, by run id."""
     finished: dict[str, str]
-    """Status of each run that needs no training, by run id."""
+    """Status of each run that needs no more training, by run id."""
     missing: dict[str, RunConfig]
     """The runs to train by run id, most expensive first."""
     jobs: list[Job]
     """Jobs that train the missing runs: alone, in packs, or as branches of a common trunk."""
     seconds: dict[str, float]
-    """Estimated seconds of each missing run on one worker; its share if a job has several."""
+    """Estimated seconds of each missing run on one worker; its share of a job with several runs."""
     costs: Costs
     workers: int
     """Number of workers that will run, at most one per job."""
     price: float | None = None
-    """Dollars per hour of wall clock."""
+    """Dollars per hour of wall-clock time."""
     grows: bool = False
     """Whether the spec has [until], so that results may add more runs."""
     notes: tuple[str, ...] = ()
-    """Where the searches of [until] stand, one line each."""
+    """State of the searches in [until], one line each."""
     stopped_early: frozenset[str] = frozenset()
     """Missing runs that were stopped early and are now trained to their end."""
 
@@ -65,7 +65,8 @@ class SweepPlan:
 
     @property
     def wall_seconds(self) -> float:
-        """Estimated wall clock if the longest jobs start first, each on the first free worker."""
+        """Estimated wall-clock time if the longest jobs start first, each on the first free
+        worker."""
         return packing.makespan((job.seconds for job in self.jobs), self.workers)
 
     def __str__(self) -> str:
@@ -90,7 +91,7 @@ class SweepPlan:
         return "\n".join(lines)
 
     def _counts(self) -> str:
-        """Number of runs, finished and to train."""
+        """Return the number of runs, finished and to be trained."""
         states = list(self.finished.values())
         counts = [f"{len(states)} finished"] if states else []
         for status in STATUSES[1:]:
@@ -100,7 +101,7 @@ class SweepPlan:
         return f"{len(self.runs)} runs: {', '.join(counts)}"
 
     def _sizes(self) -> list[str]:
-        """A table of the missing runs, one line per size."""
+        """Return a table of the missing runs, one line per size."""
         by_size: dict[int, list[RunConfig]] = {}
         for run in self.missing.values():
             N = size.parameters_of(run).N
@@ -126,7 +127,7 @@ class SweepPlan:
         return lines
 
     def _packs(self) -> list[str]:
-        """How many runs are compiled and how many are packed, one line each if there are any."""
+        """Return how many runs are compiled and how many are packed, one line each if any are."""
         compiled = sum(len(job.runs) for job in self.jobs if job.compile)
         lines = [f"{compiled} runs compiled, which was measured to be faster"] if compiled else []
         packed = [job for job in self.jobs if len(job.runs) > 1]
@@ -143,7 +144,8 @@ class SweepPlan:
         return [*lines, line]
 
     def precision_hints(self) -> list[str]:
-        """What the other precision would save, one line each, if it was measured to save much."""
+        """Return what the other precision would save, one line each, where that was measured to be
+        much."""
         gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAIN}
         found: dict[str, list[tuple[float, float]]] = {}
         for run_id, run in self.missing.items() if gains else ():
@@ -161,11 +163,11 @@ class SweepPlan:
         return lines
 
     def _end(self) -> str:
-        """When the sweep would end if it began now, and what that costs."""
+        """Return when the sweep would end if it began now, and its cost."""
         if self.wall_seconds > _LONGEST_SECONDS:
             return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
-        text = f"; done by {end} if begun now"
+        text = f"; done by {end} if started now"
         if self.price is not None:
             text += f", {self.price * self.wall_seconds / 3600:.2f} dollars"
         return text
@@ -182,7 +184,7 @@ class Planner:
     """Whether runs may train together."""
 
     def plan(self, rows: Mapping[str, Row]) -> SweepPlan:
-        """What is left to train, given the results `rows` by run id."""
+        """Return what is left to train, given the results `rows` by run id."""
         growth = self.requested.growth(rows)
         runs, unfinished = growth.runs, frozenset(growth.unfinished)
         rows = {run_id: row for run_id, row in rows.items() if run_id not in unfinished}
@@ -206,7 +208,7 @@ class Planner:
         )
 
     def jobs(self, runs: Iterable[RunConfig], costs: Costs, workers: int) -> list[Job]:
-        """Jobs that train `runs`."""
+        """Return jobs that train `runs`."""
         jobs = packing.form(list(runs), costs, workers, packs=self.packs)
         return [replace(job, halving=self.spec.halving) for job in jobs]
 
@@ -214,9 +216,9 @@ class Planner:
         self, plan: SweepPlan, rows: Mapping[str, Row], *, need_speed: bool = False
     ) -> SweepPlan:
         """Plan again after measuring what may make the sweep faster: packs, compilation and the
-        other precision. With `need_speed`, first measure the speed if nothing is known of it.
+        other precision. With `need_speed`, first measure the machine's speed if it is unknown.
 
-        Measurements take seconds and are remembered. Raises ConfigError if one fails.
+        Measurements take seconds and are cached. Raises ConfigError if one fails.
         """
         if self.machine.nodes > 1:  # this machine is only one of several
             return plan
@@ -242,7 +244,7 @@ class Planner:
         return plan
 
     def _measure(self, asked: list[tuple[RunConfig, int]], *, compiled: bool = False) -> None:
-        """Measure packs of up to the given number of runs; ConfigError if that fails."""
+        """Measure packs of up to the given number of runs. Raises ConfigError if that fails."""
         try:
             self.machine.measure(asked, compiled=compiled)
         except RuntimeError as error:
@@ -253,7 +255,7 @@ class Planner:
 
 
 def seconds_per_run(jobs: Iterable[Job]) -> dict[str, float]:
-    """Each run's share, by tokens, of the estimated seconds of its job."""
+    """Return each run's share, by tokens, of the estimated seconds of its job."""
     return {
         run.run_id: job.seconds * run.D / sum(other.D for other in job.runs)
         for job in jobs
@@ -262,5 +264,5 @@ def seconds_per_run(jobs: Iterable[Job]) -> dict[str, float]:
 
 
 def workers_phrase(number: int, preposition: str = "with") -> str:
-    """Such as 'with 2 workers'."""
+    """Return a phrase such as 'with 2 workers'."""
     return f"{preposition} {number} worker{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Rows of runs.csv, parsed only when more than their id and status is asked for.
+"""Rows of runs.csv, parsed only when more than their id and status is needed.
 
 A table of 10,000 runs is read at each start of a sweep, so lines are split, not parsed, until a
 cell is needed. The csv module reads floats exactly.
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class TableRow(Mapping[str, Any]):
-    """A row of runs.csv, parsed when more than its id and status is asked for."""
+    """A row of runs.csv, parsed when more than its id and status is needed."""
 
     __slots__ = ("_cells", "_header", "_line", "_place", "run_id", "status")
 
@@ -81,7 +81,7 @@ class TableRow(Mapping[str, Any]):
 
 
 def parse_rows(text: str, file: str) -> dict[str, TableRow]:
-    """Return {run_id: row} of the text of a runs.csv; `file` is its name in messages.
+    """Return {run_id: row} from the text of a runs.csv; `file` is its name in messages.
 
     Raises StoreError, naming the line, for text that is not a results table: a missing id, an id
     that is not a plain word, a run with two rows, an unknown status.
@@ -140,7 +140,7 @@ class _Header:
         self._absent = {name: value for name, value in defaults if name not in names}
 
     def parse(self, line: str, place: Place) -> dict[str, Any]:
-        """Return {column: value} of a line, with defaults for columns younger than the table."""
+        """Return {column: value} of a line, with defaults for columns newer than the table."""
         try:
             cells = next(csv.reader([line] if "\n" not in line else io.StringIO(line, newline="")))
             if len(cells) != len(self.names):

@@ -139,6 +139,6 @@ def test_suspicious_columns_warn_and_do_not_stop_a_fit():
     bits = good().assign(L=lambda t: t["L"] / np.log(2), vocab_size=16)
     assert "above ln(vocabulary) = 2.77 (bits or perplexity" in words(bits)
     near = good().assign(N=lambda t: 1e8 * (t["N"] / 1e8) ** 0.02)
-    assert "narrow range: N spans a factor of 1." in words(near, "kaplan_N")
+    assert "narrow range: N spans only a factor of 1." in words(near, "kaplan_N")
     assert "narrow" not in words(good()) and "narrow" not in words(good(), "kaplan_N")
     assert "duplicates: 30 rows repeat another exactly" in words(pd.concat([good(), good()]))

@@ -81,7 +81,7 @@ def test_compiled_code_that_runs_out_of_memory(run):
     )
     assert (
         "a step of 16384 tokens does not fit into memory (aoti_torch_empty_strided failed in "
-        "compiled code, probably for want of memory): it is done in 2 micro-batches"
+        "compiled code, probably for lack of memory): it is done in 2 micro-batches"
         in answer.stderr
     )
     assert (

@@ -163,7 +163,7 @@ def test_canonical_holds_only_what_differs():
         ({"model.n_head": 3}, "n_head=3 does not divide model.d_model=64; use 2, for example"),
         (
             {"eval.noise_parts": 2, "optim.batch_warmup_tokens": 9},
-            "noise_parts=2 needs steps of one size",
+            "noise_parts=2 needs steps of equal size",
         ),
         ({"optim.ema": 1.0}, "optim.ema=1.0 must lie between 0 and 1"),
         ({"optim.z_loss": -1.0}, "optim.z_loss=-1.0 must not be negative"),

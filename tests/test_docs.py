@@ -1,4 +1,4 @@
-"""What README, how-to pages, concepts and notebooks show is run, planned or parsed."""
+"""Examples in the README, how-to pages, concepts and notebooks are run, planned or parsed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def every_command() -> dict[str, tuple[Path, list[str]]]:
-    """Each command of the pages once, unless it reads a file that the page itself shows."""
+    """Return each command of the pages once, or once per page if it reads a file that the page
+    shows."""
     found = {}
     for page in PAGES:
         for words in commands(page):
@@ -63,7 +64,7 @@ def every_command() -> dict[str, tuple[Path, list[str]]]:
 
 
 EVERY = every_command()
-# What needs several GPUs, a cluster, the network or a minute is only parsed.
+# Commands that need several GPUs, a cluster, the network or a minute are only parsed.
 PARSED = {
     key
     for key, (_, words) in EVERY.items()
@@ -71,7 +72,7 @@ PARSED = {
     or any(word.startswith("hub:") for word in words)
     or words[0] == "report"  # a minute; tests/test_report.py writes the same page
 }
-# What trains for minutes is shown by `make demo` and the tests of sweeps.
+# Commands that train for minutes are only planned; `make demo` and the tests of sweeps run some.
 PLANNED = {
     key for key, (_, w) in EVERY.items() if w[0] == "sweep" and "--dry-run" not in w
 } - PARSED
@@ -80,7 +81,8 @@ RUN = {key for key in EVERY if key not in PARSED | PLANNED}
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, text_file, own_cache):
-    """A reader's folder: results of the demo and of headline, a text, tables from elsewhere."""
+    """Set up a reader's folder: results of the demo and of headline, a text, and external
+    tables."""
     results = tmp_path / "results"
     for name in ("headline", "batch", "isoflop"):
         shutil.copytree(
@@ -99,7 +101,7 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
 
 
 def write_files_of(page: Path, folder: Path) -> None:
-    """The files that a page shows: specs by their names, the first Python block of own_*.md."""
+    """Write the files that a page shows: specs by name, and the first Python block of own_*.md."""
     for toml in blocks(page, "toml"):
         if name := re.search(r'^name = "(\w+)"', toml, flags=re.M):
             (folder / f"{name[1]}.toml").write_text(toml)
@@ -129,7 +131,7 @@ def test_command(here, key):
 
 @pytest.mark.parametrize("key", sorted(PLANNED))
 def test_sweep_is_planned(here, key):
-    """The flags and the spec of a sweep too long to run here."""
+    """The flags and the spec are valid for a sweep too long to run here."""
     page, words = EVERY[key]
     write_files_of(page, here)
     done = run("-m", "scaling.cli", *words, "--dry-run")
@@ -139,7 +141,7 @@ def test_sweep_is_planned(here, key):
 
 @pytest.mark.parametrize("key", sorted(PARSED))
 def test_command_is_parsed(monkeypatch, key):
-    """The flags of what needs GPUs, a cluster or the network."""
+    """The flags are valid for commands that need GPUs, a cluster or the network."""
     parse, calls = tyro.cli, []
 
     def parse_only(*arguments, **options):
@@ -153,7 +155,7 @@ def test_command_is_parsed(monkeypatch, key):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_python(here, page):
-    """The Python blocks of a page, in order, in one session."""
+    """The Python blocks of a page run in order in one session."""
     write_files_of(page, here)
     code = "\n".join(blocks(page, "python"))
     code = code.replace("runs = sweep.run(workers=2)", "# shown by the tests of sweeps:")
@@ -249,7 +251,7 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-def test_pages_know_every_command():
+def test_pages_mention_every_command():
     text = "\n".join(page.read_text() for page in PAGES)
     named = {name for name in cli.COMMANDS if f"scaling {name}" in text}
     assert set(cli.COMMANDS) - named <= {"data list", "doctor", "verify-published"}

@@ -26,7 +26,7 @@ KAPLAN = {"N_c": 6e13, "alpha_N": 0.076, "S_c": 2e3, "alpha_S": 0.5, "B_star": 2
 
 
 def batch_scan(sizes=(1e4, 1e5, 1e6), batches=(256, 1024, 4096, 16384, 65536), end=0.5):
-    """Curves on which L(N, S_min) and B_crit(L) of KAPLAN hold exactly (eqs. 5.3 to 5.6)."""
+    """Return curves on which L(N, S_min) and B_crit(L) of KAPLAN hold exactly (eqs. 5.3 to 5.6)."""
     k, runs, curves = KAPLAN, [], []
     for N in sizes:
         floor = (k["N_c"] / N) ** k["alpha_N"]
@@ -42,8 +42,8 @@ def batch_scan(sizes=(1e4, 1e5, 1e6), batches=(256, 1024, 4096, 16384, 65536), e
 
 
 def repeated(sizes=(1e4, 1e5, 1e6), unique=(1e5, 3e5, 1e6, 3e6, 1e7)):
-    """Runs of 1e7 tokens, most with repeated data: the test loss falls to L(N, D) at S_stop and
-    rises from there."""
+    """Return runs of 1e7 tokens, most with repeated data: the test loss falls to L(N, D) at S_stop
+    and then rises."""
     p = {"N_c": 6e13, "D_c": 2e12, "alpha_N": 0.076, "alpha_D": 0.095}
     runs, curves = [], []
     S = np.unique(np.geomspace(50, 1e4, 40).round())
@@ -204,7 +204,7 @@ def test_no_global_state(results):
     assert figure.axes[0].xaxis.label.get_fontfamily() == ["STIXGeneral"]
 
 
-def test_names_that_are_not_there(results, tmp_path):
+def test_unknown_names(results, tmp_path):
     with pytest.raises(TableError, match="Did you mean 'frontier'"):
         figures.draw("fronteir", results)
     with pytest.raises(TableError, match="does not exist"):
@@ -262,7 +262,7 @@ def test_critical_batch_figure():
 
 
 def drawn(ax, marker="o"):
-    """Points drawn by plot with a marker, stacked."""
+    """Return the points that plot drew with a marker, stacked."""
     return np.concatenate([ln.get_xydata() for ln in ax.lines if ln.get_marker() == marker])
 
 
@@ -281,7 +281,7 @@ def test_size_and_data(results):
     longest = curves[curves["D_total"] == runs["D"].max()]
     points = drawn(right, ".")
     assert len(points) == len(longest) and points[:, 1].min() == pytest.approx(longest["L"].min())
-    # Under wsd what falls in the cooldown is not shown; a decay over several horizons not at all.
+    # Under wsd, points in the cooldown are not shown; a decay over several horizons is refused.
     cooled = curves["S"] == curves.groupby("run_id")["S"].transform("max")
     wsd = curves.assign(schedule="wsd", lr=np.where(cooled, 1e-5, 1e-3))
     right = figures.size_and_data(runs, wsd, by_ND=by_ND).axes[1]
@@ -350,15 +350,16 @@ def test_batch_figures_recover_the_law_behind_them():
     crit = KAPLAN["B_star"] * curves["L"] ** (-1 / KAPLAN["alpha_B"])
     least = curves["C"] / (1 + curves["B"] / crit)
     assert sorted(C) == pytest.approx(sorted(least), rel=0.05)
-    # One run of each size at the commonest batch size gives no interval: C as trained is left out.
+    # One run of each size at the most common batch size gives no interval, so C as trained is left
+    # out.
     (label,) = (label for label in lines(ax) if label.startswith("$L"))
     assert "mathrm{min}" in label and "or $C$" not in ax.get_xlabel()
 
 
 @pytest.fixture(scope="module")
 def scan():
-    """Five sizes at four batch sizes on the laws of KAPLAN, their compute-efficient training
-    and the input of its figures."""
+    """Five sizes at four batch sizes that follow the laws of KAPLAN, their compute-efficient
+    training, and the input of its figures."""
     runs, curves = batch_scan(np.geomspace(1e4, 1e6, 5), (1024, 4096, 16384, 65536), end=0.05)
     critical = critical_batch(contours(curves, count=3), bootstrap=20)
     return runs, curves, critical, efficient(curves, critical, bootstrap=30)
@@ -597,7 +598,8 @@ def test_parameters_show_draws_profile_and_both_intervals(sweep):
 
 
 def with_tests(sweep):
-    """Runs with what tests.parquet holds: E + A / T^0.6 by position, other corpora 10 % worse."""
+    """Return runs with rows of tests.parquet: E + A / T^0.6 by position, other corpora 10 %
+    worse."""
     runs = sweep()[0]
     rows, tests = [], []
     for run in runs.to_dict("records"):

@@ -422,8 +422,8 @@ def test_status_knows_the_sizes_of_a_custom_family_without_its_code(here: Path, 
         (("curve", 0, "S"), None, "point 0 of its curve has no S"),
         (("curve", 0, "run_id"), "another", "belongs to another run"),
         (("tests",), [{"corpus": 3}], "corpus=3 must be text"),
-        (("format",), "1", "format='1' is no whole number"),
-        (("format",), True, "format=True is no whole number"),
+        (("format",), "1", "format='1' is not a whole number"),
+        (("format",), True, "format=True is not a whole number"),
     ],
 )
 def test_a_result_with_wrong_values_is_set_aside_and_the_table_is_kept(

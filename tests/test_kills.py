@@ -1,4 +1,5 @@
-"""Sweeps end in the same table after kills at random moments, halts, and lack of files or disk."""
+"""Sweeps end with the same table after random kills, halts, and a lack of open files or disk
+space."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from sweeps.measure import Machine
 from sweeps.store import Store
 
 HOW = ("pack", "D_shared")
-"""Columns that say how a run was trained, not its result: a killed pack resumes with fewer runs."""
+"""Columns for how a run was trained rather than its result: a killed pack resumes with fewer
+runs."""
 
 WSD = 'optim = { schedule = "wsd", warmup_tokens = 5120 }\n'
 ONE = "[axes]\nseed = [0]\n"
@@ -141,7 +143,7 @@ def test_an_adaptive_sweep_ends_the_same_after_a_kill(project: Project):
 def test_a_sweep_that_was_halted_for_a_minute_goes_on(
     project: Project, undisturbed: Store, halted: str
 ):
-    """As when a laptop is closed, or a batch system suspends the job."""
+    """This happens when a laptop is closed, or a batch system suspends the job."""
     spec = project.spec("long", LONG)
     driver = project.start("long", "results")
     store = project.store("long", "results")
@@ -168,7 +170,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 @pytest.mark.slow
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 def test_the_clock_is_set_back(project: Project, undisturbed: Store):
-    """The clock goes back by a day while runs train, and between a kill and the next call.
+    """The clock is set back by a day while runs train, and between a kill and the next call.
 
     Without Ray, which does not start under libfaketime: time.sleep() raises there.
     """
@@ -181,7 +183,7 @@ def test_the_clock_is_set_back(project: Project, undisturbed: Store):
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as the kernel's does not jump either
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as the kernel's monotonic clock does not jump either
     }
     driver = project.start("long", "results", "in_process=1")
     wait_for(lambda: (store.run_folder(dear) / "checkpoint.pt").exists(), 120)
@@ -197,7 +199,7 @@ def test_the_clock_is_set_back(project: Project, undisturbed: Store):
     assert_same_results(store, undisturbed)
 
 
-# ------------------------------------------------------------------ what there is little of
+# ------------------------------------------------------------------ scarce resources
 
 
 def command(project: Project, *words: str, files: int | None = None) -> tuple[int, str, str]:
@@ -223,7 +225,7 @@ def command(project: Project, *words: str, files: int | None = None) -> tuple[in
 @pytest.mark.parametrize("files", [24, 64, 128])
 @pytest.mark.parametrize("how", [("--in-process",), ()], ids=["here", "ray"])
 def test_few_files_may_be_open(project: Project, undisturbed: Store, files: int, how: tuple[str]):
-    """It works, or one line says why not; either way nothing is lost."""
+    """The sweep works, or one line says why it does not; either way nothing is lost."""
     project.spec("long", LONG)
     words = "sweep", "long.toml", "--no-packs", *how
     code, _, err = command(project, *words, files=files)
@@ -235,7 +237,7 @@ def test_few_files_may_be_open(project: Project, undisturbed: Store, files: int,
 
 
 def test_the_cache_is_on_a_full_disk(project: Project):
-    """On a file system of 64 KiB, mounted in a namespace of its own."""
+    """The cache is on a file system of 64 KiB, mounted in a separate namespace."""
     project.spec("full", f'name = "full"\n{BASE}tokens = 2560\n[axes]\nseed = [0]\n')
     disk = project.folder / "disk"
     disk.mkdir()

@@ -17,7 +17,8 @@ ONE = Execution(threads=1, device="cpu")
 
 
 def test_moments_of_gaussian_gradients():
-    """Both moments and their ratio for gradients G + N(0, Sigma) of single tokens, two models."""
+    """Both moments and their ratio are right for gradients G + N(0, Sigma) of tokens, for two
+    models."""
     generator = torch.Generator().manual_seed(0)
     G = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.0, 0.0]], dtype=torch.float64)
     sigma = torch.tensor(
@@ -79,7 +80,7 @@ def run(text_file, own_cache):
 
 
 def test_both_estimates_match_the_gradients_of_all_sequences(run):
-    """Sigma and G are computed from the gradients of all 64 sequences of the data."""
+    """Sigma and G are computed exactly from the gradients of all 64 sequences of the data."""
     trainer = Trainer([run], ONE, [None])
     model, flat = trainer.model, trainer.stack.flat_kp
     windows = torch.from_numpy(trainer.trajectories[0].leader.tokens.batch(0, 0, 64))

@@ -1,4 +1,4 @@
-"""Published results, reproduced from the papers' own tables (skipped where these are absent)."""
+"""Published results are reproduced from the papers' own tables (skipped if these are absent)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_muennighoff_local_and_global_optimum(published):
     runs = table.rename(columns=words)
     r = fit("muennighoff", runs, objective="huber", delta=1e-3, fixed=base, bootstrap=500)
     assert r.problem is not None
-    # From the published point the fit stays in the published basin ...
+    # From the published point, the fit stays in the published basin ...
     start = r.problem.theta(params)
     assert huber(r.problem.residuals(start), 1e-3).sum() == pytest.approx(0.01582594, abs=1e-8)
     local = solve(r.problem, start, 1e-3)
@@ -174,7 +174,7 @@ def test_verify_reproduces_every_table(published):
     ):
         assert rows.loc[quantity, "ours"] == pytest.approx(value, abs=tolerance)
     assert "93.1968" in str(found)
-    # Porian et al. 2024: fifteen exponents by two interpolations; whose number each row compares.
+    # Porian et al. 2024: fifteen exponents by two interpolations, and whose number each row is.
     assert (found.rows["table"] == "porian2024").sum() == 30
     assert len(found.rows[found.rows["table"].str.startswith("nanochat")]) == 6
     ours = found.rows[found.rows["reference"] == "this project"]

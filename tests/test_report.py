@@ -17,7 +17,7 @@ from scaling.errors import TableError
 
 
 class Page(HTMLParser):
-    """The tags of a page: those still open, and all that were seen."""
+    """A parser of a page that records the tags still open and all tags seen."""
 
     def __init__(self, text):
         super().__init__()
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
+def test_report_is_one_complete_page(tmp_path, sweep, monkeypatch):
     runs, curves = sweep()
     bad = runs.iloc[0].to_dict() | {
         "run_id": "bad", "status": "diverged", "L": float("nan"), "error": "loss > 2 <ln V>",
@@ -76,7 +76,7 @@ def test_report_is_one_whole_page(tmp_path, sweep, monkeypatch):
 
 @pytest.fixture
 def browser():
-    """Debian's Chromium, headless: keeps what the page logs."""
+    """Start Debian's Chromium, headless; it keeps what the page logs."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
@@ -94,7 +94,7 @@ def browser():
     browser.quit()
 
 
-def test_the_page_answers_in_a_browser(tmp_path, sweep, monkeypatch, browser):
+def test_the_page_is_interactive_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     from selenium.webdriver import ActionChains
 
     runs, curves = sweep()
@@ -146,7 +146,7 @@ def wait_for(found, seconds=5.0):
     return answer
 
 
-def test_report_of_nothing(tmp_path):
+def test_report_without_results(tmp_path):
     with pytest.raises(TableError, match=r"has no runs\.csv"):
         report(tmp_path)
 
@@ -163,7 +163,7 @@ def test_tables_in_latex():
     assert r"50\% of a\_b" in tabular(pd.DataFrame({"x": ["50% of a_b"]}))
 
 
-def test_text_of_a_stranger_in_latex():
+def test_untrusted_text_in_latex():
     text = tabular(pd.DataFrame({"a\nb": [r"\input{x}" + "\n\\end", None]}), "a\n\\input{y}")
     assert text.startswith("% a \\input{y}\n") and text.count("input") == 2
     assert r"\textbackslash{}input\{x\} \textbackslash{}end" in text and "a b" in text
@@ -172,7 +172,7 @@ def test_text_of_a_stranger_in_latex():
 @pytest.mark.parametrize(
     "text", [r"$\frac{", "$x$", r"\$x\$", "a $ b", "_hidden", "x" * 500, "a\nb\x1b[31m"]
 )
-def test_text_of_a_stranger_in_figures(text):
+def test_untrusted_text_in_figures(text):
     from matplotlib.figure import Figure
 
     label = style.words(text)
@@ -197,11 +197,11 @@ EVIL = [
     f"</pre></td></table></details><iframe srcdoc='<script>parent.{MARK}</script>'>",
     "$\\frac{ $ %{x} %{customdata} `${1}`",
 ]  # fmt: skip
-"""Text that would run as code, or swallow the page, wherever it is not escaped."""
+"""Text that would run as code, or swallow the rest of the page, wherever it is not escaped."""
 
 
 def hostile(folder, sweep):
-    """A results folder whose every text is one of EVIL."""
+    """Return a results folder in which every text is one of EVIL."""
     runs, curves = sweep()
     names = {run: f"{run}{EVIL[i % len(EVIL)]}" for i, run in enumerate(runs["run_id"])}
     text = [c.name for c in COLUMNS if c.dtype == "str" and c.name != "status"]
@@ -233,7 +233,7 @@ def hostile(folder, sweep):
 
 
 @pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
-def test_strings_of_a_stranger_stay_text(tmp_path, sweep, monkeypatch):
+def test_untrusted_strings_stay_text(tmp_path, sweep, monkeypatch):
     folder = tmp_path / "<!--<script>$x"
     rows = hostile(folder, sweep)
     kept = {name: registry.FIGURES[name] for name in ("kaplan2", "kaplan22", "kaplan7", "kaplan8")}
@@ -261,7 +261,7 @@ def test_strings_of_a_stranger_stay_text(tmp_path, sweep, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
-def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, browser):
+def test_no_untrusted_code_runs_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     from selenium.webdriver import ActionChains
 
     rows = hostile(tmp_path, sweep)
@@ -279,7 +279,7 @@ def test_no_code_of_a_stranger_runs_in_a_browser(tmp_path, sweep, monkeypatch, b
     hover = wait_for(lambda: ask("return document.querySelector('#plot .hovertext')?.textContent"))
     assert hover
     assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
-    # and code that got into the page nevertheless would not run
+    # and even code that got into the page would not run
     ask(f"document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"{MARK}\">')")
     ask(
         "const s = document.createElement('script'); "

@@ -1,4 +1,4 @@
-"""Committed results: complete, of one schema, and sensible."""
+"""Committed results are complete, share one schema, and are plausible."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ RESULTS = Path(__file__).parents[1] / "results"
 SWEEPS = sorted(p.parent for p in RESULTS.glob("*/runs.csv") if p.parent.name != "quickstart")
 
 
-def test_there_are_results():
+def test_results_exist():
     assert {"cpu", "headline"} <= {folder.name for folder in SWEEPS}
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
-def test_a_result_is_whole(folder):
+def test_a_result_is_complete(folder):
     runs, curves = table.read(folder), table.read_curves(folder)
     assert list(runs.columns) == [c.name for c in COLUMNS]
     assert runs.run_id.is_unique and set(curves.run_id) <= set(runs.run_id)
     table.check(runs, need=("N", "D", "C", "L"))
-    ok = runs[runs.status == "ok"]  # with early stopping its L is not the last of its curve
+    ok = runs[runs.status == "ok"]  # with early stopping, L is not the last loss on the curve
     on_curve = ok.merge(curves, on=["run_id", "S"], how="left", suffixes=("", "_curve"))
     assert (on_curve.L_curve == on_curve.L).all()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -40,11 +40,11 @@ def test_a_result_is_whole(folder):
 
 
 @pytest.mark.parametrize("folder", SWEEPS, ids=lambda p: p.name)
-def test_every_run_of_the_spec_is_there_under_its_identity(folder):
+def test_every_run_of_the_spec_is_present_under_its_id(folder):
     runs = table.read(folder).set_index("run_id")
     if folder.name in bundled():
         spec = Spec.from_toml(folder.name)
-    else:  # of a spec that was designed
+    else:  # for a spec with designed runs
         spec = Spec.from_text(json.loads((folder / "manifest.json").read_text())["spec"])
     assert {run.run_id for run in spec.runs} <= set(runs.index)
     for run in spec.runs:
@@ -56,7 +56,7 @@ def test_every_run_of_the_spec_is_there_under_its_identity(folder):
 
 
 def test_loss_falls_with_size_and_with_data():
-    # Learning rates are sensible at every size, or this would not hold. Below 4e5 tokens a third
+    # This holds only if learning rates are sensible at every size. Below 4e5 tokens a third
     # and a fourth layer cost more than they give (results/LOG.md): sizes of up to two layers there.
     runs = table.read(RESULTS / "cpu")
     grid = runs[(runs.status == "ok") & (runs.seed == 0)]
@@ -69,8 +69,8 @@ def test_loss_falls_with_size_and_with_data():
     assert (shallow.diff().iloc[1:] < 0).all(axis=None)
 
 
-def test_the_headline_is_the_papers():
-    """Kaplan et al. 2020: alpha_N = 0.076 and alpha_D = 0.103 (Fig. 4), D ~ N^0.74."""
+def test_the_headline_agrees_with_the_paper():
+    """Kaplan et al. 2020 find alpha_N = 0.076, alpha_D = 0.103 (Fig. 4) and D ~ N^0.74."""
     runs = load(RESULTS / "headline")
     assert (
         np.log10(runs.N.max() / runs.N.min()) > 2.5 and np.log10(runs.D.max() / runs.D.min()) > 1.99
@@ -82,7 +82,7 @@ def test_the_headline_is_the_papers():
         assert interval.low[name] < value < interval.high[name]
     rule = data_rule(law)
     assert rule.low < rule.paper < rule.high
-    # Which law predicts best; its floor is open, what to train next is not.
+    # This is the law that predicts best; its floor is not identified, but the plan is determined.
     ranked = plans({"bottleneck": fit(laws.bottleneck, runs), "kaplan_ND": law}, rank=True, C=1e14)
     assert next(iter(ranked.plans)) == "bottleneck" and ranked.held_out["bottleneck"] < 0.015
     assert "not identified: E" in ranked.first.status and not ranked.first.doubts

@@ -221,7 +221,7 @@ def test_run_ids_do_not_depend_on_spelling_or_process():
         ("[axes]\ntokens = [1" + "0" * 400 + "]", "[axes]: tokens=1000"),
         (
             "[axes]\nmodel.n_layer = [1e30]",
-            "[axes]: model.n_layer=1e+30: a model of more than 2^63 parameters",
+            "[axes]: model.n_layer=1e+30: a model with more than 2^63 parameters",
         ),
         ("[axes]\nmodel.d_model = [1e299]\nmodel.n_head = [1]", "[axes]: model.d_model=1e+299"),
         (

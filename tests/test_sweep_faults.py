@@ -1,7 +1,7 @@
-"""Sweeps on real Ray whose processes are killed.
+"""Sweeps on a real Ray whose processes are killed.
 
-Finished runs stay, the rest resumes, and the table ends the same. Only processes that these tests
-started are killed.
+Finished runs are kept, the others resume, and the final table is the same. Only processes that
+these tests started are killed.
 """
 
 from __future__ import annotations
@@ -145,13 +145,13 @@ def test_a_mistake_that_a_worker_finds_ends_the_sweep(project: Project):
     long, mistaken = spec.runs[1].run_id, spec.runs[2].run_id
     assert mistaken not in store.rows()
     assert store.attempts(mistaken)[-1]["event"] == "refused"
-    # The other worker did not train on for nothing: it wrote its checkpoint.
+    # The other worker's training was not lost: it wrote its checkpoint.
     assert store.result(long) is None and (store.run_folder(long) / "checkpoint.pt").exists()
     assert not store.stop_file.exists()
 
 
 def listened_on(processes: list[psutil.Process]) -> set[str]:
-    """The addresses on which these processes wait for connections."""
+    """Return the addresses on which these processes listen."""
     found = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -171,7 +171,7 @@ def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     workers = [process for process in tree(driver) if process.pid in pids]
     assert workers
     session = ray_session(driver)
-    private = session.parent.lstat()  # what Ray opens to everybody, it opens in here
+    private = session.parent.lstat()  # files that Ray opens to everybody lie in here
     assert (private.st_mode & 0o777, private.st_uid) == (0o700, os.getuid())
     assert {"127.0.0.1"} == listened_on([psutil.Process(driver.pid), *tree(driver)])
     driver.kill()
@@ -180,7 +180,7 @@ def test_a_killed_driver_loses_nothing(project: Project, undisturbed: Store):
     assert dear not in finished
     before = (store.progress(dear) or {})["step"]
 
-    # At once: workers outlive their driver by a moment, and must not be overtaken.
+    # Restart at once: workers outlive their driver by a moment, and their runs must not be taken.
     out = project.run("long", "results")
     assert "4 runs" in out or "of 4 runs" in out
     assert len(starts(store, dear)) == 2
@@ -280,7 +280,7 @@ def test_torch_has_as_many_threads_as_ray_grants_cpus(project: Project):
 
 @pytest.mark.slow
 def test_experiments_of_tune_follow_one_another(project: Project):
-    """What Tune keeps of its trials is given back with each experiment."""
+    """Tune frees what it keeps about its trials at the end of each experiment."""
     spec = project.spec(
         "many", 'name = "many"\n' + BASE + "tokens = 2560\n[axes]\nseed = [0, 1, 2, 3, 4]\n"
     )
@@ -288,13 +288,13 @@ def test_experiments_of_tune_follow_one_another(project: Project):
     store = project.store("many", "results")
     pids = [starts(store, run.run_id) for run in spec.runs]
     assert all(len(attempts) == 1 for attempts in pids)
-    assert len({pid for (pid,) in pids}) >= 3  # each has workers of its own
+    assert len({pid for (pid,) in pids}) >= 3  # each has its own workers
     project.run("many", "here", "in_process=1")
     assert_same_results(store, project.store("many", "here"))
 
 
 def ray_session(driver: subprocess.Popen[str]) -> Path:
-    """The folder that Ray was given by a driver."""
+    """Return the folder in which a driver started Ray."""
     (raylet,) = (process for process in tree(driver) if process.name() == "raylet")
     (socket,) = (w for w in raylet.cmdline() if w.startswith("--raylet_socket_name="))
     return Path(socket.partition("=")[2]).parents[2]
@@ -345,7 +345,7 @@ def test_packs_and_branches_that_are_killed_end_as_each_run_alone(
         """,
     )
     monkeypatch.setenv("SCALING_CACHE", str(sweeps_cache))
-    path = Machine(2, 1).path(spec.runs[0])  # as if packs of two had been measured to pay
+    path = Machine(2, 1).path(spec.runs[0])  # as if packs of two had been measured to be faster
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({1: 0.01, 2: 0.011}))
     driver = project.start("packed", "results", "packs=1")
@@ -404,7 +404,7 @@ def test_the_memory_monitor_fails_the_hungry_run_alone(project: Project):
 
 @pytest.fixture
 def ray_folder() -> Iterator[str]:
-    """A short path, for sockets below it."""
+    """Yield a folder with a short path, for sockets below it."""
     folder = tempfile.mkdtemp(dir="/tmp")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -441,7 +441,7 @@ assert ray.is_initialized() and (runs.status == "ok").all()
 
 @pytest.fixture
 def cluster(project: Project, ray_folder: str) -> Iterator[subprocess.Popen[str]]:
-    """A head without CPUs and two nodes of one; a line to its stdin adds a node."""
+    """Start a head without CPUs and two nodes with one each; a line on its stdin adds a node."""
     project.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", CLUSTER, ray_folder],
@@ -473,7 +473,7 @@ def test_a_node_of_a_cluster_dies_and_another_joins(
     store = project.store("nodes", "results")
     short, disturbed, dear = (run.run_id for run in spec.runs)
     nodes: dict[int, int] = {}
-    """{pid of a worker: pid of its node's raylet}, as seen while they lived."""
+    """{pid of a worker: pid of its node's raylet}, as seen while both were alive."""
 
     def trains(run_id: str, attempt: int = 1) -> bool:
         pids = starts(store, run_id)
@@ -482,7 +482,7 @@ def test_a_node_of_a_cluster_dies_and_another_joins(
         return len(pids) == attempt
 
     def raylet(run_id: str) -> int:
-        """Of the node that trained the run last."""
+        """Return the raylet of the node that trained the run last."""
         return nodes[starts(store, run_id)[-1]]
 
     checkpoint = store.run_folder(disturbed) / "checkpoint.pt"
@@ -524,7 +524,7 @@ def test_runs_over_two_nodes_survive_the_death_of_each_part(
         return project.start("over", "results", *how)
 
     def ranks() -> list[psutil.Process]:
-        """The processes that were started as ranks, on whatever node."""
+        """Return the processes that were started as ranks, on any node."""
         return [p for p in tree(cluster) if alive(p) and "_follow" in " ".join(p.cmdline())]
 
     def kill_node(raylet: int) -> None:
@@ -533,11 +533,11 @@ def test_runs_over_two_nodes_survive_the_death_of_each_part(
         kill_tree([node, *node.children(recursive=True)])
 
     def raylet(rank: psutil.Process) -> int:
-        """Of the node of a rank that was started there by an actor."""
+        """Return the raylet of a node on which an actor started a rank."""
         return psutil.Process(rank.ppid()).ppid()
 
     def trains(attempt: int) -> tuple[psutil.Process, psutil.Process]:
-        """Both ranks of the long run, when there is something new to go on from."""
+        """Return both ranks of the long run once there is a new checkpoint to resume from."""
         began = time.time()
         wait_for(lambda: len(starts(store, long)) == attempt, 90)
         wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime > began, 90)
@@ -574,7 +574,7 @@ def test_runs_over_two_nodes_survive_the_death_of_each_part(
     said = "ended by SIGKILL; the run", "actor", "node 2 of 2 is lost"
     assert len(deaths) == 3 and all(part in death for part, death in zip(said, deaths, strict=True))
     pids = starts(store, long)
-    assert len(pids) == 5 and pids[1] == pids[2]  # a worker whose nodes are whole is used again
+    assert len(pids) == 5 and pids[1] == pids[2]  # a worker whose nodes are all alive is used again
     assert "anew" not in (store.run_folder(long) / "output.log").read_text()
 
     project.run("over", "one", "devices=2", "in_process=1")

@@ -1,4 +1,5 @@
-"""Figures for papers. Functions return a Figure; none shows it or leaves pyplot state.
+"""Figures for papers. Functions return a Figure, which they do not show; they leave no pyplot
+state.
 
 figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")

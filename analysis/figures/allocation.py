@@ -1,4 +1,4 @@
-"""Compute-efficient training: what more compute buys, and where its laws end.
+"""Compute-efficient training: what more compute buys, and where the laws break down.
 
 The figures follow Kaplan et al. 2020, section 6. Each takes B_crit(L) from the runs' own batch
 sizes, or from another sweep (`critical`).
@@ -51,7 +51,7 @@ def _efficient(
 def fixed_batch(points: pd.DataFrame) -> Frontier | None:
     """Return the envelope of the curves of the most common batch size, with a line of S = D / B.
 
-    It is over C as trained; None if these curves are too few for an envelope with an interval.
+    The envelope is over C as trained; None if there are too few curves for one with an interval.
     """
     B = float(points["B"].mode().iloc[0])
     try:
@@ -85,12 +85,12 @@ def _allocation_of(
 
 
 def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
-    """Show how a billion times the compute is best spent (Kaplan et al. 2020, Fig. 3).
+    """Draw how a billion times the compute is best spent (Kaplan et al. 2020, Fig. 3).
 
-    There is a wedge each for serial steps, batch size and model size, whose factors multiply to
-    that of compute. They follow the measured powers of C_min from the least compute of the frontier
-    on, and are pale beyond the data. Factors with 95 % intervals stand at the end; the paper's
-    powers are dotted. The wedge of a quantity that shrinks hangs below its neighbour.
+    Serial steps, batch size and model size each have a wedge; their factors multiply to that of
+    compute. The wedges follow the measured powers of C_min from the least compute of the frontier,
+    and are pale beyond the data. Factors with 95 % intervals are at the end; the paper's powers are
+    dotted. The wedge of a quantity that shrinks hangs below its neighbour.
     """
     front = found.frontier
     start, measured = front.ranges["C"]
@@ -127,7 +127,7 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
 
 
 def _write_beside(ax: Axes, ends: list[tuple[float, str]]) -> None:
-    """Write texts right of the axes, moved up where they would touch.
+    """Write texts to the right of the axes, moved up where they would touch.
 
     Heights are given as powers of INCREASE.
     """
@@ -149,8 +149,9 @@ def least_compute(
 ) -> Figure:
     """Loss against the least compute C_min, beside compute as trained.
 
-    C_min = C / (1 + B / B_crit(L)) is what a batch far below the critical one would have taken
-    (eq. 5.5). Compute as trained is that of the most common batch size, if its curves suffice.
+    C_min = C / (1 + B / B_crit(L)) is the compute that a batch far below the critical one would
+    have taken (eq. 5.5). Compute as trained is shown for the most common batch size, if its curves
+    suffice.
 
     critical  A result of `critical_batch`; the default is that of these runs.
     """
@@ -191,7 +192,7 @@ def optimal_steps(
 ) -> Figure:
     """The best size and the fewest steps against the least compute C_min, with power laws.
 
-    Left: the size that is best at each C_min; right: S_min = C_min / (6 N B_crit(L)). Dots are
+    Left: the size that is best at each C_min; right: S_min = C_min / (6 N B_crit(L)). Dots mark
     where the best size changes, coloured by size. A second line shows size and steps S = D / B
     against compute as trained at the most common batch size, if its curves suffice. Bands are 95 %
     intervals.
@@ -250,12 +251,12 @@ def _meeting_of(
 def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) -> Figure:
     """Draw L(C_min) and L(D(C_min)) to beyond where they meet (Kaplan et al. 2020, Fig. 15).
 
-    D = 2 C_min / (6 N(C_min)). Where they meet the laws contradict each other, so one of them must
-    fail before. That point is far outside the data and moves by decades with the exponents; the
+    D = 2 C_min / (6 N(C_min)). Where they meet, the laws contradict each other, so one of them must
+    fail before that. The point is far outside the data and moves by decades with the exponents; the
     text gives 95 % intervals. Lines are solid over the data; dots are the optima that the frontier
-    goes through.
+    passes through.
 
-    by_D  A fit of kaplan_D, with D as training far below the critical batch size takes it.
+    by_D  A fit of kaplan_D, with D as taken by training far below the critical batch size.
     """
     front, met = found.frontier, contradiction(found, by_D)
     start, measured = front.ranges["C"]

@@ -1,6 +1,6 @@
 """Loss on other text, and by position in the context.
 
-The figures follow Kaplan et al. 2020, section 3.2.2 and appendix D.5. They take `tests.parquet`,
+The figures follow Kaplan et al. 2020, section 3.2.2 and appendix D.5. They use `tests.parquet`,
 which the registry passes in the column `tests` of the runs.
 """
 
@@ -28,7 +28,7 @@ POSITION = "Position in the context"
 
 
 def _tested(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run and distribution: `corpus`, L, L_position; L_own of the run itself."""
+    """Return one row per run and distribution: `corpus`, L, L_position, and the run's own L_own."""
     runs = usable(runs)
     rows = [
         {**run, "L_own": run["L"], **test}
@@ -109,8 +109,8 @@ def generalization(
 ) -> Figure:
     """Bits per byte on other distributions against depth, at one size.
 
-    It takes the longest runs of the size (N within 8 %) with most depths. Dots are means over
-    seeds, bars reach from the least to the greatest loss. In the paper depth has no effect beyond
+    It uses the longest runs of the size (N within 8 %) with the most depths. Dots are means over
+    seeds; bars reach from the least to the greatest loss. In the paper depth has no effect beyond
     the loss on the training distribution.
     """
     runs = usable(runs)
@@ -145,7 +145,7 @@ def positions(
 
     Left: the longest context; dashed lines are E + A / T^alpha, fitted to positions from 2 on.
     Right: the largest size, with a line per context length. Losses are averaged over bins of
-    position, equally wide in log.
+    position that are equally wide in log.
     """
     runs = usable(runs)
     own = [

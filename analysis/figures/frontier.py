@@ -41,7 +41,7 @@ def _frontier_of(
 
 
 def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Figure:
-    """Draw N_opt(C) and D_opt(C) with bands and the optima that they go through.
+    """Draw N_opt(C) and D_opt(C) with bands and the optima that they pass through.
 
     Lines are dashed beyond the data. A Comparison has one colour per method; brackets in the legend
     are intervals of the exponents.
@@ -82,7 +82,7 @@ def isoflop(
 ) -> Figure:
     """Loss against size at fixed compute with parabolas, and the N of their minima.
 
-    Without common budgets of runs, `curves` are cut at fixed compute. Parabolas span the sizes that
+    If the runs share no budgets, `curves` are cut at fixed compute. Parabolas span the sizes that
     they were fitted to; dotted ones have no interior minimum and are not used.
     """
     runs = usable(runs)
@@ -125,7 +125,7 @@ def deviation(
 ) -> Figure:
     """Draw the compute for the same loss at other sizes (Kaplan et al. 2020, Fig. 12).
 
-    C  Budgets [FLOPs] at whose optimum to start; the default is the largest of the data. Under the
+    C  Budgets [FLOPs] at whose optimum to start; the default is the largest in the data. Under the
        Chinchilla form all budgets share one curve.
     """
     front = parametric(result)

@@ -45,9 +45,9 @@ def kaplan_triptych(
 ) -> Figure:
     """Loss against compute, data and parameters.
 
-    Learning curves are coloured by N, with the compute-optimal frontier. Final losses stand against
-    D and N, with the law fitted to the lower edge: the runs that no run with as little D (or N)
-    beats. Bands are 95 % intervals; lines are dashed beyond the data.
+    Learning curves are coloured by N, with the compute-optimal frontier. Final losses are shown
+    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
+    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
 
     by_C  A frontier; the default is the envelope of the curves (parametric without curves).
     by_D  A fitted law of D; the default is kaplan_D on the lower edge.
@@ -91,7 +91,7 @@ def learning_curves(
 ) -> Figure:
     """Loss against tokens and against compute, coloured by size.
 
-    Dots mark the ends of runs. A table of curves alone suffices.
+    Dots mark the ends of runs. A table of curves suffices.
     """
     points = needed(runs if curves is None else curves)
     with rc_context(style.paper()):

@@ -24,7 +24,7 @@ Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:
-    """Draw a line per run, the largest sizes last, so that they do not hide the small ones' ends.
+    """Draw a line per run, the largest sizes last, so that they do not hide the ends of small ones.
 
     ends  Whether to put a dot at the end of each run.
     """
@@ -62,7 +62,7 @@ def dots(
 
 
 def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
-    """Leave room for the line beyond the data, right and below, and for the legend above."""
+    """Leave room for the line beyond the data, to the right and below, and for the legend above."""
     width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
     ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
     ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))

@@ -23,7 +23,7 @@ UNIQUE = "Distinct tokens $D$"
 
 
 def early_stopped(runs: pd.DataFrame, curves: pd.DataFrame | None) -> pd.DataFrame:
-    """Return `runs` as Kaplan et al. take them for L(N, D).
+    """Return `runs` as Kaplan et al. use them for L(N, D).
 
     D is the number of distinct tokens, L the least test loss along the run, and S_stop the step of
     that loss (the last step if the loss still fell).
@@ -94,8 +94,8 @@ def early_stopping(
 ) -> Figure:
     """The step of least test loss against its lower bound, and train and test loss by data size.
 
-    Left: runs whose test loss turned, against S_c / (L(N, D) - L(N, infinity))^(1 / alpha_S) of
-    eq. 5.7, with L(N, S) fitted to the runs that never saw a token twice. Right: the size with most
+    Left: runs whose test loss turned, against S_c / (L(N, D) - L(N, infinity))^(1 / alpha_S) of eq.
+    5.7, with L(N, S) fitted to the runs that never saw a token twice. Right: the size with the most
     overfitted runs; train loss is dashed.
     """
     points = needed(runs if curves is None else curves)

@@ -26,7 +26,7 @@ LABELS = {
 }
 
 Width = Literal["column", "full"]
-"""Width of a figure: one column of a page, or its whole text width."""
+"""Width of a figure: one column of a page, or the whole text width."""
 
 
 def panels(
@@ -78,7 +78,7 @@ class Colours:
         own: bool = False,
         plain: bool = False,
     ) -> None:
-        """Draw a colour bar right of `axes`, with a mark at each value.
+        """Draw a colour bar to the right of `axes`, with a mark at each value.
 
         Ticks are at decades; with `own`, or if there are fewer than two decades to label, they are
         at the values, written without powers of ten if `plain`.

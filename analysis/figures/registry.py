@@ -42,16 +42,16 @@ class Drawing:
 
     name: str
     source: str
-    """The paper and figure whose layout it follows; empty for our own."""
+    """The paper and figure whose layout it follows; empty for an original layout."""
     shows: str
     needs: tuple[str, ...]
-    """Columns of the runs beside N, D, C, L; 'curves' stands for learning curves, 'tests' for
-    losses by position and distribution."""
+    """Columns of the runs in addition to N, D, C, L; 'curves' stands for learning curves, 'tests'
+    for losses by position and distribution."""
     spec: str
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
-    """(runs, curves or None, width=None) -> Figure; with critical=None if B_crit(L) may be that of
-    another sweep."""
+    """(runs, curves or None, width=None) -> Figure; also takes critical=None if B_crit(L) may come
+    from another sweep."""
 
     @property
     def takes_critical(self) -> bool:
@@ -64,10 +64,10 @@ class _Tables:
 
     folder: Path
     runs: pd.DataFrame
-    """Runs; column `tests` holds their rows of tests.parquet."""
+    """The runs; the column `tests` holds their rows of tests.parquet."""
     curves: pd.DataFrame | None
     critical_from: Path | None
-    """A results folder whose B_crit(L) holds for this one."""
+    """A results folder whose B_crit(L) also holds for this one."""
 
     @classmethod
     def read(cls, results: str | Path, critical: str | Path | None) -> _Tables:
@@ -93,7 +93,7 @@ class _Tables:
             raise TableError(f"critical batch size of {self.critical_from}: {error}") from None
 
     def figure(self, drawing: Drawing, width: Width | None) -> Figure:
-        """Draw a figure; TableError where these tables do not allow it."""
+        """Draw a figure. Raises TableError if these tables do not allow it."""
         missing = [
             name for name in drawing.needs
             if (self.curves is None if name == "curves" else name not in self.runs.columns)
@@ -105,7 +105,7 @@ class _Tables:
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
             return drawing.draw(self.runs, self.curves, width=width, **options)
-        # Our own errors are ValueErrors; odd values such as n_ctx = 0 raise others.
+        # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
             raise TableError(f"{self.folder}: the figure {name!r}: {error} {measures}") from None
 
@@ -171,7 +171,7 @@ def draw(
     width: Width | None = None,
     critical: str | Path | None = None,
 ) -> list[Path]:
-    """Draw the figure `name` of a results folder like `of_results`; return the files written.
+    """Draw the figure `name` of a results folder as `of_results` does; return the files written.
 
     out  See `save`; the default is <results>/figures/<name>.
     """
@@ -190,7 +190,7 @@ def drawings(
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Draw every figure, or those in `names`, that a results folder allows.
 
-    Returns the figures by name, and for the others, by name, why they cannot be drawn.
+    Returns the figures by name, and the reasons, by name, why the others cannot be drawn.
     """
     tables = _Tables.read(results, critical)
     made, missing = {}, {}
@@ -215,7 +215,7 @@ def draw_all(
     out    A folder; the default is <results>/figures.
     again  Draw only the figures that are in `out` already.
 
-    Returns the files written, and for the other figures, by name, why they cannot be drawn.
+    Returns the files written, and the reasons, by name, why the other figures cannot be drawn.
     """
     folder = Path(out or Path(results) / "figures")
     present = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
@@ -232,8 +232,8 @@ def draw_all(
 def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> list[Path]:
     """Save a figure; return the files written.
 
-    path    A .pdf, .png or .svg file. Without such a suffix, a .pdf and a .png are written.
-    inside  A folder that others may have written: OSError if a symbolic link leads out of it.
+    path    A .pdf, .png or .svg file. Without such a suffix, a .pdf and a .png are written. inside
+    A folder that others may have written; raises OSError if a symbolic link leads out of it.
 
     The same figure gives the same bytes every time, since no dates are written. Fonts are Type 42.
     """
@@ -251,7 +251,7 @@ def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> lis
 
 
 def _by_name(name: str) -> Drawing:
-    """Return the entry of FIGURES; TableError with a suggestion if there is none."""
+    """Return the entry of FIGURES. Raises TableError with a suggestion if there is none."""
     if name not in FIGURES:
         close = difflib.get_close_matches(name, FIGURES, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

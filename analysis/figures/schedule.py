@@ -34,7 +34,7 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    It takes the size and horizon with most schedules. The sum runs over steps, by trapezoids
+    It uses the size and horizon with the most schedules. The sum runs over steps, by trapezoids
     between evaluations.
     """
     points = needed(runs if curves is None else curves)
@@ -145,7 +145,9 @@ def transfer(
     runs = usable(runs)
     base = runs["mup_base_width"].astype(float)
     if base.isna().all() or base.notna().all():
-        raise TableError("the runs are not of both parametrisations (config model.mup_base_width).")
+        raise TableError(
+            "the runs do not cover both parametrisations (config model.mup_base_width)."
+        )
     if "optimizer" in runs and (runs["optimizer"] != "adamw").any():
         raise TableError("muP divides the rates of optimisers other than AdamW by another power.")
     runs = runs.assign(rate=runs["lr_peak"] * (runs["d_model"] / base).fillna(1.0))

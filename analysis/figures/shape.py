@@ -24,7 +24,7 @@ _RATIOS = (
 )
 """Tags of the spec `shape` and the ratio that each varies."""
 FAMILIES = {"decoder": "Transformer", "lstm": "LSTM"}
-"""Names of model families in legends; others have their own name."""
+"""Names of model families in legends; other families keep their own name."""
 
 
 @listed(
@@ -36,7 +36,7 @@ def proportions(
 ) -> Figure:
     """Loss over the best at the same size: feed-forward ratio, aspect ratio, head width.
 
-    It takes the runs tagged feed_forward, aspect and heads. Dots are means over seeds, bars reach
+    It uses the runs tagged feed_forward, aspect and heads. Dots are means over seeds; bars reach
     from the least to the greatest loss.
     """
     runs = usable(runs)

@@ -39,8 +39,8 @@ def held_out(
 ) -> Figure:
     """Error on larger runs that a fit has not seen, against the extrapolation factor.
 
-    Each panel is a law, fitted to the runs up to each cut-off in C; dots are its errors at larger
-    runs. The grey band is 1 %.
+    Each panel shows a law, fitted to the runs up to each cut-off in C; dots are its errors on
+    larger runs. The grey band is 1 %.
     """
     runs = usable(runs)
     with rc_context(style.paper()):
@@ -49,7 +49,7 @@ def held_out(
         for ax, law in zip(axes, against, strict=True):
             cuts = validate(law, runs, against=(), bootstrap=0).backtest["cut"]
             if not len(cuts):
-                raise TableError(f"{law.name} could be fitted below no cut-off.")
+                raise TableError(f"{law.name} could not be fitted below any cut-off.")
             colour = colour or Colours(cuts)
             errors = []
             for cut in cuts:
@@ -63,7 +63,7 @@ def held_out(
                 ax.plot(large["C"] / cut, off, "o", color=colour(cut), ms=2.6, mew=0)
                 errors.append(off)
             if not errors:
-                raise TableError(f"{law.name} could be fitted below no cut-off.")
+                raise TableError(f"{law.name} could not be fitted below any cut-off.")
             rms = math.sqrt(float(np.mean(np.concatenate(errors) ** 2)))
             ax.axhspan(-1, 1, color=style.GREY, alpha=0.2, lw=0)
             ax.axhline(0, color=style.INK, lw=0.5)
@@ -89,8 +89,8 @@ def parameters(result: FitResult, *, width: Width | None = None) -> Figure:
     """Draw the bootstrap and the profile likelihood of every fitted parameter.
 
     Bars are bootstrap draws, the line is the profile likelihood over its maximum, and the vertical
-    line the estimate. Below them are both 95 % intervals. Where the two disagree, or an interval
-    has no end, the data do not determine the parameter.
+    line the estimate. Below them are both 95 % intervals. If the two disagree, or an interval is
+    unbounded, the data do not determine the parameter.
     """
     names = list(result.problem.free)
     intervals = result.interval()

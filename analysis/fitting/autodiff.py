@@ -1,8 +1,9 @@
 """Forward-mode derivatives of plain numpy functions.
 
 A :class:`Dual` (a dual number) is an array with its partial derivatives, one array for each
-parameter that it depends on. A function of numpy operations, called with Duals, returns its exact
-Jacobian at about the cost of evaluating it twice. An operation without a rule raises TypeError.
+parameter that it depends on. A function made of numpy operations and called with Duals returns its
+exact Jacobian, at about the cost of evaluating it twice. An operation without a rule raises
+TypeError.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _power(base: Any, exponent: Any) -> Dual:
     if isinstance(base, Dual):
         _accumulate(partials, base, b * y / a)
     if isinstance(exponent, Dual):
-        # 0^b is 0 for every b > 0: it does not change with b, where 0 log 0 would be nan.
+        # 0^b is 0 for every b > 0, so it does not change with b; 0 log 0 would give nan.
         slope = y * log_a
         _accumulate(partials, exponent, slope if np.all(a) else np.where(y == 0, 0.0, slope))
     return Dual(y, partials)

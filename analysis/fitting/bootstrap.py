@@ -1,7 +1,7 @@
 """Draws from the sampling distribution of a fit: bootstraps and the linearised (delta) method.
 
-Rows that share a run are correlated, so every bootstrap here draws whole groups (runs). It is the
-plain bootstrap if each row is its own group.
+Rows that share a run are correlated, so every bootstrap here draws whole groups (runs). If each row
+is its own group, this is the plain bootstrap.
 
 Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (pairs,
 percentile); Wu 1986 and Cameron, Gelbach & Miller 2008 (wild, clustered).
@@ -22,14 +22,14 @@ from analysis.fitting.starts import chunks, evenly, spaced
 
 METHODS = ("bootstrap", "residual", "wild", "delta")
 SMALL = 25
-"""With fewer groups a percentile bootstrap is too wide, or too narrow if rows are clustered, and
+"""With fewer groups, percentile intervals are too wide (too narrow if rows are clustered), and
 'delta' is the default. Its 95 % intervals cover 97 % with 16 runs of 8 checkpoints (measured)."""
 _FEW_ROWS = 60
 """With fewer rows, warm starts miss the minima of some resamples (1.2 % at 45 rows, 11 % at 15)."""
 _KINK = 0.05
 """Resamples are fitted with a threshold of at least this many standard deviations of the residuals.
 Least absolute deviations has a kink at every row, where Newton steps stall. Rounding the kinks off
-by this little does not change the distribution of the estimate."""
+this slightly does not change the distribution of the estimate."""
 _MOST_TARGETS = 2**23
 """Number of simulated measurements held in memory at once."""
 
@@ -128,7 +128,7 @@ def _refit(
 
 
 def resamples(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each group is drawn (B, G); draws with too few rows are drawn again."""
+    """Return how often each group is drawn (B, G); draws with too few rows are repeated."""
     G = problem.units()
     sizes = np.bincount(problem.groups, minlength=G)
     need = min(problem.q + 1, problem.n)
@@ -213,7 +213,7 @@ def _beaten(
 ) -> np.ndarray:
     """Return (K, 2): resamples that another resample's solution beats, and that other resample.
 
-    A basin that one resample found is a candidate for all. One matrix product evaluates 512
+    A basin found by one resample is a candidate for all. One matrix product evaluates 512
     candidates on every resample.
     """
     B = len(value)
@@ -224,7 +224,7 @@ def _beaten(
         F = counts[part].astype(np.float32) @ misfit
         best = np.argmin(F, axis=1)
         lowest = F[np.arange(len(F)), best]
-        # Single precision only screens: solutions within 1e-4 lie in the same basin.
+        # Single precision is used only for screening: solutions within 1e-4 lie in the same basin.
         lost = np.flatnonzero(lowest < value[part] * (1 - 1e-4))
         out.append(np.stack([lost + part.start, candidates[best[lost]]], 1))
     return np.concatenate(out)

@@ -18,14 +18,14 @@ from scaling.errors import TableError
 
 
 class FitError(ValueError):
-    """No usable fit exists for this law and this table; the message says what to change."""
+    """There is no usable fit of this law to this table; the message says what to change."""
 
 
 DEFAULT_CLUSTER = "run_id"
 OBJECTIVES = ("auto", "huber", "ls", "lad")
 INTERVALS = ("auto", *METHODS)
 MOST_DRAWS = 1_000_000
-"""Largest bootstrap: far more draws than any interval needs, and as many as memory holds."""
+"""Largest number of draws: far more than any interval needs, and as many as memory holds."""
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def check_options(
     intervals: str,
     seed: int,
 ) -> None:
-    """Raise FitError for an option of fit() that is unknown or makes no sense."""
+    """Raise FitError for an option of fit() that is unknown or meaningless."""
     for name, value, known in (
         ("objective", objective, OBJECTIVES),
         ("on", on, ("log", "raw")),
@@ -112,7 +112,7 @@ def held_parameters(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column as floats; raise TableError naming the first entry that is no number."""
+    """Return a column as floats; raise TableError naming the first entry that is not a number."""
     if pd.api.types.is_numeric_dtype(runs[name]):
         return runs[name].to_numpy(float, na_value=np.nan)
     text = runs[name].astype(object)
@@ -130,7 +130,7 @@ def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
 def usable_rows(
     law: Law, runs: pd.DataFrame, weights: Any, on: str
 ) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
-    """Return the rows to fit with the law's columns as floats, their weights, and rows left out.
+    """Return the rows to fit (the law's columns as floats), their weights, and the rows left out.
 
     Rows left out are counted by reason. Raises TableError for a table that cannot be fitted.
     """

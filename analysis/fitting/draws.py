@@ -6,7 +6,8 @@ import numpy as np
 import scipy
 
 FAR = 1e250
-"""A draw beyond this has overflowed: its parameter, or what is computed from it, is unbounded."""
+"""A draw beyond this has overflowed: its parameter, or a quantity computed from it, is
+unbounded."""
 
 
 def central_interval(draws: np.ndarray, level: float) -> np.ndarray:
@@ -20,7 +21,8 @@ def central_interval(draws: np.ndarray, level: float) -> np.ndarray:
 
 
 def spread(draws: np.ndarray) -> float:
-    """Return the standard deviation, or half the central 68 % if a few far draws dominate it."""
+    """Return the standard deviation, or half the central 68 % if a few distant draws dominate
+    it."""
     one = float(scipy.special.ndtr(1.0))
     low, high = central_interval(draws, 2 * one - 1)
     with np.errstate(over="ignore", invalid="ignore"):

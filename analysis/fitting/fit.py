@@ -57,8 +57,8 @@ def fit(
     """Fit `law` to `runs`: find the global minimum, with draws for intervals and a certificate.
 
     law: a Law, its name, or 'file.py:name'.
-    runs: one row per measurement, with the law's inputs and its target as columns. If there is a
-        column 'status', rows that are not 'ok' are left out.
+    runs: one row per measurement, with the law's inputs and its target as columns. Rows whose
+        column 'status', if present, is not 'ok' are left out.
     objective: 'huber', 'ls' (half the sum of squares) or 'lad' (the sum of absolute values), of
         the residuals. 'auto' is 'huber', or 'ls' for fewer than 25 rows if every row is a run of
         its own.
@@ -184,7 +184,7 @@ def _parameters(problem: Problem, minimum: Minimum) -> dict[str, float]:
 def _draw(
     problem: Problem, minimum: Minimum, certificate: Certificate, count: int, seed: int
 ) -> tuple[pd.DataFrame, Certificate]:
-    """Return the draws, one row each, and the certificate with the evidence about them."""
+    """Return the draws, one per row, and the certificate with the evidence about them."""
     if certificate.intervals == "none" or not count:
         return pd.DataFrame(columns=list(problem.law.params), dtype=float), certificate
     draws = draw(problem, minimum, certificate.intervals, count, seed)
@@ -236,7 +236,7 @@ def _warm(problem: Problem, result: FitResult | None) -> np.ndarray | None:
 def _stated(problem: Problem, minimum: Minimum, objective: str, reduce: str) -> float:
     """Return the objective as `FitResult.objective` states it."""
     value, w = minimum.objective, problem.weights
-    if objective == "lad":  # solved for as Huber's function with a vanishing threshold
+    if objective == "lad":  # minimised as Huber's function with a vanishing threshold
         value = np.abs(problem.residuals(minimum.theta)[0]) @ w
     return float(value / (w.sum() if reduce == "mean" else 1.0))
 

@@ -23,7 +23,8 @@ that of the best known direction, is smaller than this."""
 
 
 def interval(low: float, high: float, form: str) -> str:
-    """Return an interval in brackets, its ends in the format `form`; in words if it is unknown."""
+    """Return an interval in brackets with its ends in the format `form`, or words if it is
+    unknown."""
     return "[no interval]" if np.isnan([low, high]).any() else f"[{low:{form}}, {high:{form}}]"
 
 
@@ -60,7 +61,7 @@ def covariance(
 
 
 def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return scores (q, G) of the groups as if each had been predicted from all others.
+    """Return scores (q, G) of the groups as if each had been predicted from all the others.
 
     A fit follows its own rows, the more closely the fewer runs there are. So J_g' r_g becomes
     (I - M_g A)^-1 J_g' r_g, with M_g = J_g' J_g and A the inverse of their sum. The sandwich of
@@ -70,7 +71,7 @@ def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarr
     half = root(_inverse(J.T @ J))
     M = problem.per_group(np.einsum("ni,nj->ijn", J @ half, J @ half).reshape(q * q, -1))
     share, axes = np.linalg.eigh(M.T.reshape(-1, q, q))
-    # A direction that a single run determines leaves no residual in that run: 0 / 0.
+    # A direction determined by a single run leaves no residual in that run: 0 / 0.
     scaled = np.einsum("gji,kj,kg->gi", axes, half, score) / np.maximum(1 - share, 1e-3)
     back = np.einsum("gij,gj->ig", axes, scaled)
     return np.linalg.pinv(half.T) @ back
@@ -79,8 +80,8 @@ def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarr
 def curvature(problem: Problem, minimum: Minimum) -> float:
     """Return the mean second derivative of Huber's function over the distribution of residuals.
 
-    It is the fraction of rows within the threshold. If the threshold is small against the
-    residuals, too few rows lie within it, at worst only those that the fit runs through. The
+    It is the fraction of rows within the threshold. If the threshold is small relative to the
+    residuals, too few rows lie within it, at worst only those that the fit passes through. The
     density at zero is then estimated from a wider window (Powell 1991), without the q rows nearest
     to zero, which a fit of least absolute deviations meets exactly.
     """
@@ -159,7 +160,8 @@ def scale(problem: Problem, minimum: Minimum) -> float:
 def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
     """Return the factor by which agreement of rows of one run raises the variance of a . theta.
 
-    The likelihood counts rows as independent, so its statistics are divided by this; at least 1.
+    The likelihood treats rows as independent, so its statistics are divided by this factor, which
+    is at least 1.
     """
     if problem.units() == problem.n:
         return 1.0
@@ -169,7 +171,7 @@ def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
 
 
 def direction(problem: Problem, name: str) -> np.ndarray:
-    """Return a (q,) with a . theta = the unknown of a parameter: its log or itself."""
+    """Return a (q,) such that a . theta is the unknown of a parameter: its log or itself."""
     return problem.model.natural(np.eye(problem.q))[problem.free.index(name)]
 
 
@@ -191,7 +193,8 @@ def held(
             theta.append(minimum.theta[:, 0] + path * shift)
             hold.append(a)
     start, normals = np.array(theta).T, np.array(hold).T
-    # If the linearised path leads astray, the fitted point with one coordinate moved may not.
+    # If the linearised path leads astray, the fitted point with one coordinate moved may still
+    # work.
     plain = normals / np.einsum("is,is->s", normals, normals) * np.ravel(shifts) + minimum.theta
     found = solve(
         problem,
@@ -255,10 +258,10 @@ def _levelled(
     value: np.ndarray,
     theta: np.ndarray,
 ) -> np.ndarray:
-    """Return the objectives (K,) of a profile at ascending shifts x, without pits.
+    """Return the objectives (K,) of a profile at ascending shifts x, without spurious dips.
 
-    Each shift is solved again from its neighbours' unknowns (q, K) as long as that helps, at most
-    a few times.
+    Each shift is solved again from its neighbours' unknowns (q, K) for as long as that helps, but
+    only a few times.
     """
     value, theta = value.copy(), theta.copy()
     step = a[:, None] / (a @ a) * np.diff(x)
@@ -274,13 +277,13 @@ def _levelled(
             better = objective < value[to]
             value[to] = np.where(better, objective, value[to])
             theta[:, to] = np.where(better, ends, theta[:, to])
-        if np.all(value >= before * (1 - 1e-9)):  # true of infinite ones too
+        if np.all(value >= before * (1 - 1e-9)):  # also true of infinite ones
             break
     return value
 
 
 def _crossing(x: np.ndarray, t: np.ndarray, level: float) -> float:
-    """Return where the signed root first passes `level` outwards from the fit, or infinity."""
+    """Return where the signed root first exceeds `level` outwards from the fit, or infinity."""
     sign = np.sign(level)
     side = x * sign >= 0
     x, t = x[side] * sign, t[side] * sign

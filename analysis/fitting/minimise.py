@@ -13,20 +13,20 @@ from analysis.fitting.starts import linear_parameters, ranked, spaced, starts, u
 LAD = 1e-9
 """Huber's threshold for least absolute deviations: small enough to stand for zero."""
 SAME = 1e-6
-"""Two minima count as one if their objectives differ by less than this fraction."""
+"""Two minima count as the same if their objectives differ by less than this fraction."""
 _MANY_ROWS = 4000
 """With more rows, minima are searched in a random half as many rows, then refined in all rows."""
 _GLOBAL = 60
-"""Iterations that each start may take."""
+"""Maximum number of iterations per start."""
 _PATIENT = 240
-"""Further iterations if few starts converged by then, as on a surface that is all valley."""
+"""Further iterations if few starts have converged by then, as in a long flat valley."""
 _STAGES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-"""Thresholds on the way to a smaller one."""
+"""Thresholds of the stages that lead down to a small threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
-    """The global minimum of one problem, and what else the search found."""
+    """The global minimum of one problem, and the other findings of the search."""
 
     theta: np.ndarray
     """(q, 1) unknowns."""
@@ -102,7 +102,7 @@ def _exchanged(problem: Problem, found: Solutions, delta: float, seed: int) -> n
 
     Sharp breaks between two rows are local minima. The parameters of each break in turn (see
     Law.exchangeable) are searched on a grid, linear parameters are solved for again, and the others
-    are held. None if that finds nothing lower.
+    are held. Returns None if that finds nothing lower.
     """
     best = int(np.argmin(found.objective))
     if found.objective[best] <= 100 * problem.rounding * problem.weights.sum():
@@ -134,9 +134,9 @@ def _minimum(
     best = float(found.objective[top])
     if not np.isfinite(best):
         raise FloatingPointError("not finite anywhere the fit went")
-    # A last solve to full tolerance, should the search have been cut short.
+    # Solve once more to full tolerance, in case the search was cut short.
     last = solve(problem, found.theta[:, [top]], threshold, limit=500)
-    # The objective of an exact fit is rounding: residuals below 1e-9 count as equal.
+    # The objective of an exact fit is rounding error: residuals below 1e-9 count as equal.
     tiny = 1e-9 * (1 + np.abs(problem.y).max())
     slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
     basins = [top]
@@ -191,8 +191,8 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
 def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:
     """Minimise from each start, lowering a small threshold in stages.
 
-    Far from the minimum a small threshold means least absolute deviations, with a kink at every
-    row.
+    Far from the minimum, a small threshold amounts to least absolute deviations, with a kink at
+    every row.
     """
     for stage in _STAGES:
         if stage > 3 * delta:

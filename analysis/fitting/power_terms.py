@@ -3,8 +3,8 @@
 Many laws are sums of positive terms, each log-linear in the logarithms of its coefficients and in
 its exponents: A / N^alpha has log A - alpha log N. Such a law is fitted as a
 :class:`analysis.fitting.problem.PowerSumModel`. :func:`terms` evaluates a law with :class:`Trace`
-objects in place of its parameters, which recognises any law written as such a sum, including a
-user's own.
+objects in place of its parameters, which recognises any law written as such a sum, including
+user-defined laws.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Term:
     """A positive term: log term = offset + sum of log(coefficient) power + exponent slope."""
 
     offset: Any = 0.0
-    """The part that depends on data only: a number or an array (n,)."""
+    """The part that depends only on data: a number or an array (n,)."""
     coefficients: Mapping[str, float] = field(default_factory=dict)
     """Power of each coefficient."""
     exponents: Mapping[str, Any] = field(default_factory=dict)

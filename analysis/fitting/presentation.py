@@ -1,4 +1,4 @@
-"""How a fit is shown: as text, as HTML in a notebook, and as a figure of its residuals."""
+"""Presentation of a fit: as text, as HTML in a notebook, and as a figure of its residuals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_text(result: FitResult, level: float) -> str:
 
 
 def as_html(result: FitResult) -> str:
-    """Return the same for a notebook, with 95 % intervals."""
+    """Return the summary as HTML for a notebook, with 95 % intervals."""
     rows = result.summary()
     rows.columns = ["value", "stderr", "95 % low", "high"]
     body = rows.to_html(float_format="{:.5g}".format)

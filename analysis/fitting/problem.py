@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 32768
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
-    """The data, law and settings of one fit; `solve` takes what varies between resamples."""
+    """The data, law and settings of one fit; what varies between resamples is passed to `solve`."""
 
     law: Law
     columns: Mapping[str, np.ndarray]
@@ -53,7 +53,7 @@ class Problem:
 
     @property
     def q(self) -> int:
-        """Number of fitted parameters, which is that of the unknowns."""
+        """Number of fitted parameters, and so of unknowns."""
         return len(self.free)
 
     @cached_property
@@ -145,7 +145,7 @@ def typical(problem: Problem, theta: np.ndarray) -> float:
     total = np.cumsum(w[order]) / w.sum()
     middle = np.searchsorted(
         total, [0.5 - 1e-12, 0.5 + 1e-12]
-    )  # two rows if the median falls between
+    )  # two rows if the median falls between them
     return float(size[order[np.minimum(middle, len(w) - 1)]].mean())
 
 
@@ -237,7 +237,7 @@ class PowerSumModel:
         return np.log(total) if self.on_log else total
 
     def evaluate(self, theta: np.ndarray, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the value (S, n), and its derivative in the log of each term."""
+        """Return the value (S, n), and its derivative with respect to the log of each term."""
         t = self._terms(theta)
         total = np.zeros((theta.shape[1], n))
         for x in t:
@@ -282,7 +282,8 @@ def _rows_times(phi: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 class GeneralModel:
-    """Any other law, with its Jacobian by automatic differentiation and no second derivatives."""
+    """Any other law: its Jacobian comes from automatic differentiation, without second
+    derivatives."""
 
     def __init__(self, problem: Problem) -> None:
         self.law, self.on_log = problem.law, problem.on == "log"

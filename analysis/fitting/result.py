@@ -49,8 +49,8 @@ class FitResult:
     """Every parameter of the law, including those held fixed."""
     stderr: dict[str, float]
     """Standard error of each parameter: the standard deviation of its draws, or half their central
-    68 % if a few draws lie far out. 0 for a fixed parameter, inf for one that the data leave open,
-    nan if nothing is known of it."""
+    68 % if a few draws are distant. 0 for a fixed parameter, inf for one that the data do not
+    determine, nan if unknown."""
     samples: pd.DataFrame = field(repr=False)
     """Draws from the sampling distribution: one row per draw, one column per parameter."""
     runs: pd.DataFrame = field(repr=False)
@@ -62,9 +62,9 @@ class FitResult:
     objective_kind: Literal["huber", "ls", "lad"] = "huber"
     """What was minimised: Huber's function, half the squares, or the absolute values."""
     status: tuple[Status, ...]
-    """'converged' or 'not converged', then everything that a reader should be warned of."""
+    """'converged' or 'not converged', followed by all warnings."""
     certificate: Certificate = field(repr=False)
-    """Evidence that the minimum is the global one, and what the data leave open."""
+    """Evidence that the minimum is the global one, and what the data do not determine."""
     intervals: str = "bootstrap"
     """Method of the intervals: one of bootstrap.METHODS, or 'none' if the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
@@ -72,11 +72,11 @@ class FitResult:
     problem: Problem = field(repr=False)
     """The data and settings of the fit."""
     minimum: Minimum = field(repr=False)
-    """The unknowns at the minimum, and what else the search found."""
+    """The unknowns at the minimum, and the other findings of the search."""
 
     @property
     def n(self) -> int:
-        """Rows fitted."""
+        """Number of rows fitted."""
         return len(self.runs)
 
     @property
@@ -117,8 +117,8 @@ class FitResult:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (low, high) of the law at `columns`, each of the columns' common shape.
 
-        With `noise` the interval is that of one new run: the residuals of this fit are added. Both
-        assume that the law is right; :func:`analysis.validate` tests that.
+        With `noise`, the interval is that of one new run, which includes the residuals of this fit.
+        Both assume that the law is right; :func:`analysis.validate` tests that.
         """
         check_level(level)
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
@@ -144,7 +144,7 @@ class FitResult:
 
         The intervals are quantiles of the samples. They are linearised if there are no samples, or
         if the samples are draws of the linearised fit; with `profile` they come from the profile
-        likelihood. The interval of a parameter that the data leave open is unbounded.
+        likelihood. The interval of a parameter that the data do not determine is unbounded.
         """
         check_level(level)
         rows = {}
@@ -271,7 +271,7 @@ class FitResult:
         return self.problem.on == "log"
 
     def _freedom_left(self) -> int:
-        """Rows minus fitted parameters, at least 1."""
+        """Return the number of rows minus fitted parameters, at least 1."""
         return max(self.n - self.problem.q, 1)
 
     def _quantile(self, level: float) -> float:
@@ -282,8 +282,8 @@ class FitResult:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Linearise a function of the parameters in the unknowns.
 
-        Return its gradient (q,), the directions that the data leave open (q, K), and the covariance
-        of the unknowns (q, q); None if every parameter is fixed.
+        Returns its gradient (q,), the directions that the data leave open (q, K), and the
+        covariance of the unknowns (q, q); None if every parameter is fixed.
         """
         q, step = self.problem.q, 1e-5
         if not q:

@@ -21,7 +21,7 @@ LONGEST_STEP = 2.5
 """Longest step in any unknown: a factor e^2.5 in a coefficient."""
 
 TOLERANCE = 1e-12
-"""A fit stops when a full step would lower the objective by less than this fraction."""
+"""A fit has converged when a full step would lower the objective by less than this fraction."""
 
 _FIRST_LAM = 0.3
 
@@ -65,7 +65,7 @@ class _Batch:
     """Fits that advance together in S slots, and the queue of those that wait for a slot.
 
     An iteration accepts or rejects the points proposed last, proposes the next ones, and retires
-    the fits that are done. The last axis of unknowns and the first axis of rows is the slot.
+    finished fits. The last axis of unknowns and the first axis of rows is the slot.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class _Batch:
         n, base = problem.n, problem.weights
         self.rows_are_groups = problem.units() == n and np.array_equal(problem.groups, np.arange(n))
         self.unit_weights = bool(np.all(base == 1))
-        # The objective of an exact fit is rounding: stop there too.
+        # The objective of an exact fit is rounding error: stop there too.
         self.rounding = problem.rounding * base.sum()
-        # Rounding of y moves an objective F by as much: |psi| sums to at most sqrt(2 F sum w).
+        # Rounding y changes an objective F by this much: |psi| sums to at most sqrt(2 F sum w).
         self.blur = 4 * np.finfo(float).eps * np.abs(problem.y).max() * np.sqrt(2 * base.sum())
 
         q, total = theta.shape
@@ -186,7 +186,7 @@ class _Batch:
             return
         over = np.flatnonzero(done | lost)
         fits = self.fit[over]
-        # Within the tolerance a last Newton step only sharpens the parameters. A long one comes
+        # Within the tolerance, a last Newton step only refines the parameters. A long step comes
         # from a Hessian without information (no row within a tiny threshold).
         sharpens = done[over] & (np.abs(step[:, over]).max(0) < 1e-2)
         self.out.theta[:, fits] = np.where(sharpens, self.trial[:, over], self.current[:, over])

@@ -1,4 +1,4 @@
-"""Starting points: a grid in the nonlinear parameters, with the linear ones solved for."""
+"""Starting points: a grid in the nonlinear parameters; the linear ones are solved for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from analysis.fitting.autodiff import Dual
 from analysis.fitting.problem import Problem, huber
 
 _RANKED = 4096
-"""Largest number of starting points that are kept."""
+"""Maximum number of starting points to keep."""
 _RANKED_ROWS = 512
-"""Largest number of rows that starting points are ranked by."""
+"""Maximum number of rows by which starting points are ranked."""
 
 
 def starts(problem: Problem, seed: int, *, count: int | None = None) -> np.ndarray:
@@ -144,7 +144,7 @@ def _non_negative(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return positive coefficients (K, M) that minimise sum_i w_i ((X c)_i / L_i - 1)^2.
 
-    Return the minima (M,) too. Every support is tried. A coefficient that is best at zero starts
+    Returns the minima (M,) too. Every support is tried. A coefficient that is best at zero starts
     small instead, since its logarithm must be free to fall.
     """
     K, M = len(parts), len(parts[0])

@@ -17,16 +17,17 @@ from analysis.fitting.problem import Problem
 from analysis.fitting.solver import gradients
 
 _NARROW = 3.0
-"""Factor of N, D or C below which a power law and any other smooth function look the same."""
+"""Range (as a factor) of N, D or C below which a power law looks like any other smooth function."""
 
 _LARGEST_LOSS = 13.0
-"""A model that predicts nothing has L = ln(vocabulary): 12.5 for the largest vocabulary in use."""
+"""A model that predicts nothing has L = ln(vocabulary), 12.5 for the largest vocabulary in use."""
 
 
 class Status(str):
-    """One line of a fit's status: the text is for people, `code` for programs.
+    """One line of a fit's status: the text is for readers, `code` is for programs.
 
-    The text is the code in words, and a detail: ``Status("at_bound", "E")`` is 'at bound: E'.
+    The text is the code in words, followed by a detail: ``Status("at_bound", "E")`` is 'at bound:
+    E'.
     """
 
     code: str
@@ -47,11 +48,11 @@ CONVERGED = Status("converged")
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """Evidence that a minimum is the global one, and what the data leave open."""
+    """Evidence that a minimum is the global one, and what the data do not determine."""
 
     rows: int
     groups: int
-    """Independent runs among the rows."""
+    """Number of independent runs among the rows."""
     delta: float | None
     """Huber's threshold; None for least squares."""
     starts: int
@@ -66,7 +67,7 @@ class Certificate:
     condition: float
     """Condition number of the Gauss-Newton Hessian."""
     at_bound: tuple[str, ...]
-    """Positive parameters that ran to zero or infinity."""
+    """Positive parameters that went to zero or infinity."""
     wrong_sign: tuple[str, ...]
     """Parameters that should be positive and are not."""
     not_identified: tuple[str, ...]
@@ -74,7 +75,8 @@ class Certificate:
     undetermined: tuple[str, ...]
     """Parameters along a direction in which the fitted values do not change at all."""
     correlated: tuple[tuple[str, str, float], ...]
-    """Pairs of parameters and their correlation, where it exceeds 0.99 in size."""
+    """Pairs of parameters whose correlation exceeds 0.99 in absolute value, with the
+    correlation."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of rows of the table that were left out, by reason."""
     intervals: str
@@ -84,12 +86,12 @@ class Certificate:
     resamples: float | None = None
     """Fraction of the resamples that converged; None without draws."""
     rescued: int | None = None
-    """Resamples that another resample's solution improved; None without draws."""
+    """Number of resamples that another resample's solution improved; None without draws."""
     overflowed: float | None = None
     """Fraction of the draws with a parameter that overflowed; None without draws."""
 
     def record(self) -> dict[str, Any]:
-        """Return a dictionary for JSON; what belongs to draws is absent without them."""
+        """Return a dictionary for JSON; without draws, their entries are absent."""
         values = dataclasses.asdict(self)
         if self.resamples is None:
             for name in ("resamples", "rescued", "overflowed"):
@@ -98,7 +100,8 @@ class Certificate:
 
 
 def natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, float]:
-    """Covariance (q, q) of the logs of coefficients and of exponents; its degrees of freedom."""
+    """Return the covariance (q, q) of log coefficients and of exponents, and its degrees of
+    freedom."""
     cov, freedom = covariance(problem, minimum)
     half = problem.model.natural(np.eye(problem.q)) @ root(cov)
     return half @ half.T, freedom  # a product with its own transpose has no negative diagonal
@@ -107,7 +110,7 @@ def natural_covariance(problem: Problem, minimum: Minimum) -> tuple[np.ndarray, 
 def certify(
     problem: Problem, minimum: Minimum, intervals: str, left_out: Mapping[str, int]
 ) -> Certificate:
-    """Collect the evidence about a minimum (that of draws is added by the fit)."""
+    """Collect the evidence about a minimum (the fit adds that of the draws)."""
     free = problem.free
     J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
     r = problem.residuals(minimum.theta)[0]
@@ -170,7 +173,7 @@ def _at_bound(problem: Problem, params: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def status_of(problem: Problem, minimum: Minimum, certificate: Certificate) -> tuple[Status, ...]:
-    """Return whether the fit converged, and what the certificate warns of."""
+    """Return whether the fit converged, and the warnings of the certificate."""
     c = certificate
     lines = [CONVERGED if minimum.converged else Status("not_converged")]
     if c.intervals == "none":
@@ -202,10 +205,10 @@ def status_of(problem: Problem, minimum: Minimum, certificate: Certificate) -> t
 
 
 def checkpoints_as_runs(problem: Problem, runs: pd.DataFrame, minimum: Minimum) -> list[Status]:
-    """Warn of rows that look like checkpoints of a few runs but are fitted as independent.
+    """Warn about rows that look like checkpoints of a few runs but are fitted as independent.
 
-    Such rows share size and batch, there are at least four of each, and their residuals agree:
-    the intraclass correlation (one-way analysis of variance) is above a half.
+    Such rows share a size and a batch size, there are at least four of each, and their residuals
+    agree: the intraclass correlation (one-way analysis of variance) is above one half.
     """
     keys = [name for name in ("N", "B") if name in runs.columns]
     if not keys or problem.units() < problem.n or set(keys) >= set(problem.law.inputs):
@@ -235,7 +238,7 @@ def checkpoints_as_runs(problem: Problem, runs: pd.DataFrame, minimum: Minimum) 
 
 
 def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
-    """Warn of what looks wrong in the table itself."""
+    """Warn about what looks wrong in the table itself."""
     x = problem.columns
     lines = []
     compared = [*problem.law.inputs, problem.law.target, *({"seed"} & set(runs.columns))]
@@ -263,8 +266,8 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
             lines.append(
                 Status(
                     "narrow_range",
-                    f"{name} spans a factor of {span:.3g} only, too little to tell an "
-                    f"exponent or to extrapolate (give {_NARROW:g} at least)",
+                    f"{name} spans only a factor of {span:.3g}, too little to determine an "
+                    f"exponent or to extrapolate (give at least {_NARROW:g})",
                 )
             )
     if problem.law.target == "L":
@@ -273,7 +276,7 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
 
 
 def _implausible_losses(L: np.ndarray, runs: pd.DataFrame) -> list[Status]:
-    """Warn of losses above those of a model that predicts nothing."""
+    """Warn about losses above those of a model that predicts nothing."""
     limit = np.full(len(L), _LARGEST_LOSS)
     if "vocab_size" in runs.columns:
         vocabulary = pd.to_numeric(runs["vocab_size"], errors="coerce")

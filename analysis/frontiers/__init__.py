@@ -1,1 +1,1 @@
-"""The compute-optimal frontier: how best size, data and loss grow with compute."""
+"""The compute-optimal frontier: how the best size, data and loss change with compute."""

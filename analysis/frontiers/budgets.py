@@ -10,19 +10,19 @@ from analysis.tables.conventions import per_token
 from scaling.errors import TableError
 
 _TOLERANCES = (0.05, 0.12, 0.3)
-"""Relative differences of C within a budget that are tried in turn."""
+"""Relative differences of C within a budget, tried in this order."""
 _COVERED = 0.95
-"""Share of the runs in budgets above which no wider tolerance is tried."""
+"""Fraction of the runs in budgets above which no wider tolerance is tried."""
 _BETTER = 1.02
 """A wider tolerance is used if it puts this many times as many runs into budgets."""
 _SAME_SIZE = 0.02
-"""Sizes whose ln N differ by less count as one."""
+"""Sizes whose ln N differ by less than this count as one."""
 _FEWEST = 4
-"""Sizes that a budget needs for an interior minimum and its curvature."""
+"""Number of sizes that a budget needs for an interior minimum and its curvature."""
 
 
 def budget_of(budget: pd.DataFrame) -> float:
-    """Return C of a budget: the geometric mean over its runs."""
+    """Return the C of a budget: the geometric mean over its runs."""
     return float(np.exp(np.log(budget["C"]).mean()))
 
 
@@ -58,7 +58,7 @@ def budgets_of(runs: pd.DataFrame, tolerance: float = _TOLERANCES[0]) -> list[pd
     """Group runs by budget, in order of C, averaging repeats of a size.
 
     A budget is a window of width ln(1 + tolerance) in ln C with at least four sizes. The fullest
-    window is taken first, so that strays between budgets join none. Raises TableError where
+    window is taken first, so that stray runs between budgets join none. Raises TableError if
     repeats of a size differ in batch size.
     """
     return [budget for budget, _ in _windows(runs, tolerance)]
@@ -107,8 +107,8 @@ def budget_sets(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Group runs by budget; return the budgets, and notes on runs that belong to none.
 
-    Without a tolerance the smallest of _TOLERANCES that covers nearly all runs is used, or, if
-    none does, the one that covers most.
+    Without a tolerance, the smallest of _TOLERANCES that covers nearly all runs is used or, if none
+    does, the one that covers most.
     """
     best: list[pd.DataFrame] = []
     used, inside = 0.0, np.zeros(len(runs), bool)

@@ -20,13 +20,13 @@ from analysis.tables.conventions import counted, per_token
 from scaling.errors import TableError
 
 _GRID = 512
-"""Points of log C at which learning curves are compared."""
+"""Number of points in log C at which learning curves are compared."""
 _KNOTS = 32
-"""Points of one curve that its spline is fitted to; more are averaged."""
+"""Number of points to which the spline of a curve is fitted; more are averaged."""
 _TANGENTS = 1024
 """Slopes of the tangents whose upper hull is the envelope."""
 _BATCH = 250
-"""Resamples whose envelopes are in memory at once."""
+"""Number of resamples whose envelopes are in memory at once."""
 
 
 def envelope(
@@ -39,12 +39,13 @@ def envelope(
     """Fit power laws to the lower envelope of learning curves.
 
     `curves` has one row per evaluation, with columns run_id, N, D, C and L. Each curve is smoothed
-    by a cubic spline in log-log, with stiffness chosen by cross-validation, since the least of many
-    noisy values is too low. The curves of a size are then replaced by their lower convex envelope,
-    which joins the ends of decayed runs. Two neighbouring sizes cross where the optimum is their
-    geometric mean, up to the third derivative of loss in ln N; a line through these crossings has
-    neither the bias of the envelope's staircase nor its dependence on the ends. Where a size is
-    best the envelope touches L_opt: the line of L goes through the middles of these stretches.
+    by a cubic spline in log-log, with stiffness chosen by cross-validation, since the minimum of
+    many noisy values is too low. The curves of a size are then replaced by their lower convex
+    envelope, which joins the ends of decayed runs. Two neighbouring sizes cross where the optimum
+    is their geometric mean, up to the third derivative of loss in ln N; a line through these
+    crossings has neither the bias of the envelope's staircase nor its dependence on the ends. Where
+    a size is best, the envelope touches L_opt: the line of L goes through the middles of these
+    stretches.
 
     Source: Kaplan et al. 2020, Figs. 1 and 13; Hoffmann et al. 2022, section 3.1
     """
@@ -92,7 +93,7 @@ def envelope(
 def _notes(
     curves: pd.DataFrame, sizes: np.ndarray, winner: np.ndarray, size_of_run: np.ndarray
 ) -> Iterator[str]:
-    """What a reader should know about the data of an envelope."""
+    """Return what a reader should know about the data of an envelope."""
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
     if never:
         yield f"N = {', '.join(never)} is never best within the compute of the curves"
@@ -136,9 +137,9 @@ def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
     """Fit a natural cubic smoothing spline to v at u (n >= 5).
 
-    Generalised cross-validation chooses the stiffness. In the basis of Demmler and Reinsch the
-    residuals are the coefficients times s / (1 + s), s being the stiffness times an eigenvalue, so
-    that all stiffnesses are tried at once.
+    Generalised cross-validation chooses the stiffness. In the basis of Demmler and Reinsch, the
+    residuals are the coefficients times s / (1 + s), where s is the stiffness times an eigenvalue,
+    so that all stiffnesses are tried at once.
 
     Source: Craven and Wahba 1979; Green and Silverman 1994, section 2.3
     """
@@ -149,7 +150,7 @@ def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
     Q[inner + 1, inner] = -1 / h[:-1] - 1 / h[1:]
     R = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
     eigen, basis = np.linalg.eigh(Q @ np.linalg.solve(R, Q.T))
-    eigen[:2] = 0.0  # straight lines cost nothing
+    eigen[:2] = 0.0  # straight lines have no penalty
     z = basis.T @ v
     s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
     left = s / (1 + s)
@@ -172,8 +173,8 @@ class _Envelopes:
 
     A sum of powers of C, as L is in D = C / (6 N) at fixed N, is convex in log-log. A decaying
     learning rate makes each run dip at its end, below where the longer runs of its size then are;
-    the envelope joins these ends. It is the largest of the tangents below all runs chosen, at
-    _TANGENTS slopes: of a union of curves each tangent is the lowest of the curves' own.
+    the envelope joins these ends. It is the largest of the tangents below all chosen runs, at
+    _TANGENTS slopes: each tangent of a union of curves is the lowest of the tangents of the curves.
     """
 
     def __init__(self, x: np.ndarray, loss: np.ndarray, size_of_run: np.ndarray, sizes: int):
@@ -214,7 +215,7 @@ class _Envelopes:
             low[having] = np.minimum(low[having], self.ends[run, 0])
             high[having] = np.maximum(high[having], self.ends[run, 1])
         height[~np.isfinite(low)] = 0.0
-        # Tangents take over from each other in the order of their slopes.
+        # Tangents succeed each other in the order of their slopes.
         corner = -np.diff(height) / np.diff(self.slopes)
         width = len(self.x) + 1
         cell = np.ceil((corner - self.x[0]) / (self.x[1] - self.x[0]))
@@ -259,16 +260,16 @@ class _Marks(NamedTuple):
     """Points of the envelope, as rows of ln C, N, ln L."""
 
     crossings: np.ndarray
-    """Where the best size changes, with N the geometric mean of both sizes."""
+    """Points where the best size changes, with N the geometric mean of both sizes."""
     touches: np.ndarray
-    """The middle of the stretch of C over which a size is best."""
+    """Middles of the stretches of C over which a size is best."""
 
 
 def _marks(x: np.ndarray, winner: np.ndarray, least: np.ndarray, sizes: np.ndarray) -> _Marks:
     """Find where the best size changes, and the middles of the stretches between.
 
     The stretch of each size is as long as the ln C at which it wins, in order of size, so that
-    short alternations that noise causes at a crossing cancel.
+    short alternations caused by noise at a crossing cancel.
     """
     on = winner >= 0
     x, least = x[on], least[on]

@@ -60,9 +60,9 @@ def frontier(
              of N that returns the FLOPs per token.
     tolerance  How far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
 
-    Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise
-    about each minimum (isoflop, akima; scaled up where the minima scatter more than that).
-    Raises TableError, which names what is missing, where the data do not allow the method.
+    Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise about
+    each minimum (isoflop, akima; scaled up if the minima scatter more than that). Raises
+    TableError, which names what is missing, if the data do not allow the method.
     """
     check_draws(bootstrap, seed)
     check_level(level)
@@ -145,10 +145,10 @@ class _Source:
         return envelope(counted(self.curves, self.params, flops), **self.options)
 
     def _isoflop(self, kind: str, flops: str) -> Frontier:
-        """By the runs' own budgets; without any, from curves cut at fixed C.
+        """Fit the runs' own budgets or, without any, curves cut at fixed C.
 
-        Runs at equal 6 N D do not share another count of C: each size is then interpolated
-        between its runs.
+        Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its
+        runs.
         """
         table = counted(self.runs, self.params, flops)
         if self.curves is not None and not budgets_of(table):

@@ -28,9 +28,9 @@ from analysis.tables.conventions import counted, per_token
 from scaling.errors import TableError
 
 _REFERENCE_RUNS = 250
-"""Runs that determine the reference law as well as thousands do."""
+"""Number of runs that determine the reference law as well as thousands do."""
 _LOST = 0.05
-"""Share of resamples without a minimum above which a budget counts as flat."""
+"""Fraction of resamples without a minimum above which a budget counts as flat."""
 _NEAR = 8.0
 """A parabola uses the sizes within this factor of the best one (and at least five)."""
 _WHY = {
@@ -39,7 +39,7 @@ _WHY = {
     "flat": f"within the noise of the losses (in over {_LOST:.0%} of resamples) the parabola may "
     "as well open downwards",
 }
-"""Why a budget of this kind is not used."""
+"""Reasons why a budget of each kind is not used."""
 
 
 def isoflop(
@@ -55,9 +55,9 @@ def isoflop(
 
     kind       'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all.
     tolerance  Runs whose C lie within 1 + tolerance of each other share a budget. The default is
-               5 %, or more where that leaves most of the runs out.
+               5 %, or more if that would leave out most of the runs.
 
-    A minimum must be interior: where the best size is the smallest or the largest of its budget, or
+    A minimum must be interior: if the best size is the smallest or the largest of its budget, or
     the parabola opens downwards, the budget is listed in `optima` with that kind and not used. Rows
     with equal run_id share their noise; repeats of a size (seeds) are averaged, so keep only its
     best learning rate beforehand. Losses at a C slightly off the budget's are moved there along
@@ -125,13 +125,13 @@ class _Minimum:
     N: np.ndarray
     """ln N of the minimum: (1 + resamples,), the estimate first."""
     L: np.ndarray
-    """ln L there."""
+    """ln L at the minimum."""
     sizes: int
     bias: float
-    """What the method adds to ln N; nan where unknown."""
+    """What the method adds to ln N; nan if unknown."""
 
     def row(self, flops_of: Callable[[Any], Any], level: float) -> dict[str, Any]:
-        """Row of the optima of a Frontier."""
+        """Return the row for the optima of a Frontier."""
         if self.state == "minimum":
             N, L = np.exp(self.N[0]), np.exp(self.L[0])
             low, high = np.exp(quantiles(self.N[1:], level))
@@ -150,7 +150,7 @@ def _minimum(
     law: FitResult | None,
     flops_of: Callable[[Any], Any],
 ) -> _Minimum:
-    """The minimum of one budget, from ln L of its sizes in `draws` (1 + resamples, sizes)."""
+    """Return the minimum of a budget, given ln L of its sizes in `draws` (1 + resamples, sizes)."""
     u = np.log(budget["N"].to_numpy(float))
     state = _interior(u, draws[0], kind)
     N, L = _minima(u, draws, kind)
@@ -163,9 +163,9 @@ def _minimum(
 def _resampled(
     budgets: Sequence[pd.DataFrame], runs: pd.DataFrame, bootstrap: int, seed: int
 ) -> list[np.ndarray]:
-    """ln L of the sizes of each budget, (1 + resamples, sizes): the data, then noisy copies.
+    """Return ln L of each budget's sizes, (1 + resamples, sizes): the data, then noisy copies.
 
-    Rows of one run share their noise.
+    Rows of the same run share their noise.
     """
     rng = np.random.default_rng(seed)
     groups = pd.factorize(runs["run_id"])[0] if "run_id" in runs else np.arange(len(runs))
@@ -179,7 +179,7 @@ def _resampled(
 
 
 def _too_few(optima: pd.DataFrame, status: list[str]) -> str:
-    """The message for fewer than two interior minima."""
+    """Return the message for fewer than two interior minima."""
     found = optima[optima["kind"] == "minimum"]
     known = [f"N_opt({C:.3g}) = {N:.3g}" for C, N in zip(found["C"], found["N"], strict=True)]
     notes = [*known, *status] or ["one budget only; train another, ten times as large"]
@@ -192,8 +192,8 @@ def _too_few(optima: pd.DataFrame, status: list[str]) -> str:
 def _reference_law(runs: pd.DataFrame) -> FitResult | None:
     """Fit Chinchilla's law to a few hundred of the runs, spread over N and C.
 
-    It serves to move losses to a budget's C and to measure the method's bias; None where it
-    cannot be fitted.
+    It is used to move losses to a budget's C and to measure the method's bias; None if it cannot be
+    fitted.
     """
     spread = runs.sort_values(["C", "N"], kind="stable")
     spread = spread.iloc[:: max(1, len(runs) // _REFERENCE_RUNS)]
@@ -204,7 +204,8 @@ def _reference_law(runs: pd.DataFrame) -> FitResult | None:
 
 
 def _moved_to_budget(budget: pd.DataFrame, law: FitResult | None) -> pd.DataFrame:
-    """Return the budget with losses as they would be at exactly its C, by more or fewer tokens."""
+    """Return the budget with losses as they would be at exactly its C, with more or fewer
+    tokens."""
     if law is None or np.ptp(np.log(budget["C"])) == 0:
         return budget
     N, D = budget["N"].to_numpy(), budget["D"].to_numpy()
@@ -218,7 +219,7 @@ def _bias(
     """Measure what the method adds to ln N, on noiseless losses of the law at the budget's sizes.
 
     The bias comes from the width of the grid, from where its middle lies and from alpha != beta.
-    It is nan where the law is unknown or has no minimum within the sizes.
+    It is nan if the law is unknown or has no minimum within the sizes.
 
     Source: Czech et al. 2026 (arXiv 2603.22339)
     """
@@ -234,9 +235,9 @@ def _bias(
 
 
 def _bias_of_line(x: np.ndarray, biases: np.ndarray) -> dict[str, float] | None:
-    """What the method adds to the exponent of N_opt, and to N relatively in the middle.
+    """Return what the method adds to the exponent of N_opt and, relatively, to N in the middle.
 
-    None where the bias is known at fewer than two budgets.
+    Returns None if the bias is known at fewer than two budgets.
     """
     known = np.isfinite(biases)
     if known.sum() < 2:
@@ -246,14 +247,14 @@ def _bias_of_line(x: np.ndarray, biases: np.ndarray) -> dict[str, float] | None:
 
 
 def _near(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Mask of the sizes that a parabola uses: those near the best, and five at least."""
+    """Return a mask of the sizes that a parabola uses: those near the best, and at least five."""
     distance = np.abs(u - u[np.argmin(v)])
     reach = max(np.log(_NEAR), np.sort(distance)[min(4, len(u) - 1)])
     return distance <= reach * (1 + 1e-12)
 
 
 def parabola(N: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The parabola in log-log that `isoflop` fits to one budget, for figures.
+    """Return the parabola in log-log that `isoflop` fits to one budget, for figures.
 
     Returns the mask of the sizes used, and N and L along the parabola.
     """
@@ -266,7 +267,7 @@ def parabola(N: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _interior(u: np.ndarray, v: np.ndarray, kind: str) -> str:
-    """Whether the curve through one budget has a minimum inside: 'minimum', 'edge' or 'concave'."""
+    """Return 'minimum', 'edge' or 'concave': whether a budget's curve has an interior minimum."""
     if kind == "akima":
         fine = np.linspace(u[0], u[-1], 1025)
         best = int(np.argmin(scipy.interpolate.Akima1DInterpolator(u, v)(fine)))
@@ -307,8 +308,8 @@ def _minima(u: np.ndarray, v: np.ndarray, kind: str) -> tuple[np.ndarray, np.nda
 def _noise(budgets: Sequence[pd.DataFrame]) -> float:
     """Estimate the relative noise of a loss from how far five neighbours are from a cubic.
 
-    Pseudo-residuals (Gasser et al. 1986) do not mistake the curve's shape for noise, their median
-    does not mistake one odd run for it.
+    Pseudo-residuals (Gasser et al. 1986) do not mistake the curve's shape for noise, and their
+    median does not mistake one odd run for it.
     """
     residuals = []
     for budget in budgets:

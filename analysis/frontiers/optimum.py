@@ -22,7 +22,7 @@ def optimum_at(
     """Return N, D and L of least loss at C, (n,) or (resamples, n), for each set of parameters.
 
     `flops_of` gives the FLOPs per token at N parameters. Values are nan where there is no optimum:
-    an extreme draw may have an exponent below 0, or overflow.
+    an extreme draw may have a negative exponent or overflow.
     """
     p = {name: np.asarray(value, float)[:, None] for name, value in params.items()}
     if law.optimum is not None and flops_of is flops_6N and not served:

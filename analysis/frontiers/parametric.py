@@ -26,12 +26,12 @@ def parametric(
     """Find the least loss of a fitted law of N and D at each C, for every resample of the fit.
 
     A closed form is used if the law has one (Law.optimum) and C = 6 N D; otherwise the law is
-    minimised over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (an exponent
-    below 0, say) is nan and counted in `status`. Raises FitError where the fit itself has none.
+    minimised over ln N at fixed C, to 1e-9 in ln N. A resample without an optimum (with a negative
+    exponent, say) is nan and counted in `status`. Raises FitError if the fit itself has none.
 
-    flops   What C counts: a column, or a function of N that returns the FLOPs per token.
-    served  Tokens of inference to come: C = C_training + 2 N served is kept fixed, which favours
-            smaller models trained longer.
+    flops   What C counts: a column, or a function of N that returns the FLOPs per token. served
+    Tokens to be served at inference: C = C_training + 2 N served is kept fixed, which favours
+    smaller models trained longer.
 
     Source: Hoffmann et al. 2022, section 3.3 and eq. 4; Sardana et al. 2024 (arXiv 2401.00448),
     eq. 2
@@ -80,14 +80,14 @@ def _flops_per_token(runs: pd.DataFrame, flops: str | Callable[[Any], Any]) -> C
 def _ranges(
     runs: pd.DataFrame, flops_of: Callable[[Any], Any], served: float
 ) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest C, N and D of the runs, with C in the frontier's count."""
+    """Return the smallest and largest C, N and D of the runs, with C counted as in the frontier."""
     N, D = runs["N"].to_numpy(float), runs["D"].to_numpy(float)
     columns = {"C": flops_of(N) * D + 2 * N * served, "N": N, "D": D}
     return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}
 
 
 def _outside(optimal: np.ndarray, trained: tuple[float, float]) -> Iterator[str]:
-    """Warn of optimal sizes that are far from those trained, or nan."""
+    """Warn about optimal sizes that are far from those trained, or nan."""
     near = (optimal > trained[0] / 2) & (optimal < trained[1] * 2)
     if not near.all():
         yield (

@@ -27,12 +27,12 @@ class Frontier:
     flops: str
     """What C counts: '6 N D', or a column such as C_kaplan."""
     optima: pd.DataFrame = field(repr=False)
-    """Points that the lines go through: C, N, D, L, kind and, where known, N_low and N_high."""
+    """Points that the lines pass through: C, N, D, L, kind and, if known, N_low and N_high."""
     ranges: dict[str, tuple[float, float]] = field(repr=False)
     """Smallest and largest C, N and D of the data. For the envelope and isoFLOP minima, C spans
     the optima that are bracketed by sizes on both sides."""
     status: tuple[str, ...]
-    """Warnings and notes; empty where there are none."""
+    """Warnings and notes; empty if there are none."""
     lines: dict[str, np.ndarray] = field(repr=False)
     """ln N, ln D and ln L as lines in ln C - centre: (1 + resamples, 2), intercept and slope, the
     estimate first. The parametric method has the local slope over the data."""
@@ -43,8 +43,8 @@ class Frontier:
     per_token: Callable[[Any], Any] = field(default=lambda N: 6.0 * N, repr=False)
     """Training FLOPs per token at N parameters."""
     bias: dict[str, float] | None = None
-    """What an isoFLOP method adds to the exponent of N_opt, and relatively to N in the middle of
-    the budgets, measured on a law fitted to the same runs. Not corrected for."""
+    """What an isoFLOP method adds to the exponent of N_opt and, relatively, to N in the middle of
+    the budgets, measured on a law fitted to the same runs. It is not corrected for."""
     served: float = 0.0
     """Tokens of inference at 2 N FLOPs each, which C then counts too (parametric only)."""
     sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
@@ -86,7 +86,7 @@ class Frontier:
 
     @property
     def exponents(self) -> pd.DataFrame:
-        """N_opt, D_opt and L_opt as powers of C.
+        """Return N_opt, D_opt and L_opt as powers of C.
 
         Columns: exponent, value, low, high, method, convention.
         """
@@ -174,7 +174,7 @@ class Comparison:
 def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
     """Return (low, high) of the interval of `level` along the first axis.
 
-    Draws that are nan are left out; without draws both ends are nan.
+    nan draws are left out; without any draws, both ends are nan.
     """
     known = np.isfinite(draws).any(axis=0)
     if not known.all():
@@ -202,7 +202,7 @@ def straight_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def lost_resamples(lines: np.ndarray, bootstrap: int) -> list[str]:
-    """Warn of resamples that have no line."""
+    """Warn about resamples that have no line."""
     lost = int(np.sum(~np.isfinite(lines[1:]).all(axis=1)))
     return [f"{lost} of {bootstrap} resamples have no frontier"] if lost else []
 

@@ -1,4 +1,4 @@
-"""Laws: what a law is, the published forms, and how to find one by name."""
+"""Laws: their definition, the published forms, and lookup by name."""
 
 from analysis.laws.forms import (
     LAWS,

@@ -12,9 +12,9 @@ import numpy as np
 from analysis.laws.law import Law, LawError, Range, law
 
 EXPONENT = Range(0.05, 1.5)
-"""Region of loss exponents."""
+"""Starting region of loss exponents."""
 FLOOR = Range(0.1, 5)
-"""Region of the irreducible loss in nats per token."""
+"""Starting region of the irreducible loss in nats per token."""
 COEFFICIENT = Range(1e-2, 1e12)
 _SCALE = Range(1e3, 1e24)
 """N_c, D_c, C_c ...: the size at which a pure power law would reach one nat."""
@@ -26,8 +26,8 @@ _SCALE = Range(1e3, 1e24)
 def kaplan_N(N, *, N_c, alpha_N):
     """L(N) = (N_c / N)^alpha_N.
 
-    N counts non-embedding parameters of models trained to convergence on enough data; N_c is in
-    parameters.
+    N is the number of non-embedding parameters of models trained to convergence on enough data; N_c
+    is in parameters.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.1
     """
@@ -38,7 +38,8 @@ def kaplan_N(N, *, N_c, alpha_N):
 def kaplan_D(D, *, D_c, alpha_D):
     """L(D) = (D_c / D)^alpha_D.
 
-    D counts the tokens of the data set of a large model, with early stopping; D_c is in tokens.
+    D is the number of tokens in the data set of a large model, with early stopping; D_c is in
+    tokens.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.2
     """
@@ -234,7 +235,7 @@ def chinchilla(N, D, *, E, A, B, alpha, beta):
 def bottleneck(N, D, *, E, A, B, alpha, beta, k):
     """L(N, D) = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k).
 
-    k = 1 adds the two terms (chinchilla); with a large k the larger of them decides.
+    k = 1 adds the two terms (chinchilla); with a large k the larger one dominates.
 
     Source: generalises Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2, and Kaplan et al. 2020, 1.5
     """
@@ -307,8 +308,8 @@ def muennighoff(N, D, D_unique, *, E, A, B, alpha, beta, R_N, R_D):
 def routed(N, E, *, a, b, c, d, E_start, E_max):
     """log10 L(N, E) = a log10 N + b log10 E' + c log10 N log10 E' + d.
 
-    N counts parameters of the dense base model, E experts. E' saturates at both ends:
-    1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max.
+    N is the number of parameters of the dense base model, E the number of experts. E' saturates at
+    both ends: 1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max.
 
     Source: Clark et al. 2022 (arXiv 2202.01169), section 4
     """
@@ -325,8 +326,8 @@ def routed(N, E, *, a, b, c, d, E_start, E_max):
 def critical_batch(L, *, B_star, alpha_B):
     """B_crit(L) = B_star / L^(1 / alpha_B).
 
-    The batch size in tokens at which training to loss L takes twice the fewest steps and twice the
-    fewest examples.
+    B_crit is the batch size in tokens at which training to loss L takes twice the minimum number of
+    steps and twice the minimum number of examples.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), eq. 1.4 and 5.3
     """
@@ -337,8 +338,8 @@ def critical_batch(L, *, B_star, alpha_B):
 def mccandlish(B, *, S_min, E_min):
     """S(B) = S_min + E_min / B, that is (S / S_min - 1)(E / E_min - 1) = 1 with E = B S.
 
-    Steps S and examples E to reach one loss: S_min steps at infinite batch size, E_min examples at
-    a vanishing one. Their ratio is the critical batch size.
+    S and E are the steps and examples to reach one loss: S_min steps at infinite batch size, E_min
+    examples at a vanishing one. E_min / S_min is the critical batch size.
 
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11
     """
@@ -375,7 +376,7 @@ def batch_size(D, *, c, q):
 def downstream_error(L, *, eps, k, gamma):
     """error(L) = eps - k exp(-gamma L).
 
-    The mean top-1 error over tasks as a function of the loss; eps is the error of guessing.
+    It is the mean top-1 error over tasks as a function of the loss; eps is the error of guessing.
 
     Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
     """

@@ -29,7 +29,7 @@ from scaling.columns import COLUMNS
 
 
 class LawError(ValueError):
-    """The law is unknown, cannot be evaluated, or its signature and ranges disagree."""
+    """A law is unknown or cannot be evaluated, or its signature and ranges disagree."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """A functional form with named inputs and parameters. Call it like the function that it wraps.
+    """A functional form with named inputs and parameters. Call it like the wrapped function.
 
     Laws pickle by their origin: a module, a file, or the function that made them.
     """
@@ -87,9 +87,10 @@ class Law:
     broken power law. A fit sorts them by the first parameter of each group."""
     optimum: Callable[..., Any] | None = field(default=None, repr=False)
     """Closed form of the N of least loss at C = 6 N D, for a law of N and D: a function of C and
-    the parameters (arrays that broadcast), nan if there is no minimum. None: found numerically."""
+    the parameters (arrays that broadcast), nan if there is no minimum. If None, it is found
+    numerically."""
     origin: tuple[Callable[..., Law], tuple[Any, ...]] | None = field(default=None, repr=False)
-    """A function that makes this law again, and its arguments; None for a law of a module."""
+    """A function that recreates this law, and its arguments; None for a law defined in a module."""
 
     def _identity(self) -> tuple[Any, ...]:
         return self.name, self.inputs, self.params, self.target, self.origin or self.function
@@ -234,7 +235,8 @@ def _of_module(module: str, name: str) -> Law:
 
 
 def _real(x: Any) -> Any:
-    """Convert integers to floats: N D of int64 columns overflows, int arrays refuse 7**-0.3."""
+    """Convert integers to floats, because N D of int64 columns overflows and int arrays reject
+    7**-0.3."""
     if type(x) is int:
         return float(x)
     whole = getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u")

@@ -69,7 +69,7 @@ def _from_file(reference: str) -> Law:
 
 
 def _tried(law: Law, path: str) -> Law:
-    """Return the law if it can be computed within its ranges. Raises LawError."""
+    """Return the law if it can be computed within its ranges; raise LawError otherwise."""
     columns = {name: np.array([1e6, 2e6]) for name in law.inputs}
     params = {
         name: sum(r.ends({r.of: np.ones(1)} if r.of else {})) / 2 for name, r in law.ranges.items()

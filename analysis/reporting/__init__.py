@@ -1,1 +1,1 @@
-"""Summaries of a results folder, as text and as an HTML page."""
+"""Summaries of a results folder, as text and as HTML."""

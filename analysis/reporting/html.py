@@ -30,9 +30,10 @@ _COLUMNS = (
     "run_id", "tag", "N", "D", "C", "B", "S", "L", "L_stderr", "bits_per_byte", "lr_peak",
     "n_layer", "d_model", "n_head", "family", "schedule", "seed", "seconds",
 )  # fmt: skip
-"""Columns of the table of runs, if present; those of config only if runs differ in them."""
+"""Columns of the table of runs, if present; config columns are shown only if runs differ in
+them."""
 _ENDED = ("run_id", "status", "N", "D", "B", "lr_peak", "error")
-"""Columns of the table of runs that did not end well, if present."""
+"""Columns of the table of failed, diverged and stopped runs, if present."""
 _MANIFEST: dict[str, type] = {
     "name": str, "description": str, "revision": str, "versions": dict, "machine": dict,
     "spec": str, "changes": dict, "corpus_hashes": dict, "sessions": list,
@@ -70,8 +71,8 @@ def report(results: str | Path, out: str | Path | None = None) -> Path:
 
     out  The file to write; the default is <results>/report.html.
 
-    The page lists what the data do not allow. Raises TableError like `summarise`, and for a damaged
-    manifest.
+    The page lists what the data do not allow. Raises TableError as `summarise` does, and for a
+    damaged manifest.
     """
     folder = Path(results)
     if out is None:
@@ -86,7 +87,8 @@ def report(results: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a results folder, empty if there is none. TableError if damaged."""
+    """Read the manifest of a results folder, empty if missing. Raises TableError if it is
+    damaged."""
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
@@ -113,7 +115,7 @@ def _type_name(value: Any) -> str:
 
 
 def page(summary: Summary, manifest: dict[str, Any]) -> str:
-    """Return the HTML of a summary and of the manifest of its folder."""
+    """Return the HTML of a summary and of its folder's manifest."""
     folder = summary.folder
     made, missing = drawings(folder)
     name = str(manifest.get("name", folder.name))
@@ -157,7 +159,7 @@ def svg(figure: Figure) -> str:
 
 
 def _lead(summary: Summary) -> list[str]:
-    """Runs by status, their ranges, and what to train next."""
+    """Describe the runs by status, their ranges, and what to train next."""
     runs = summary.runs
     spans = ", ".join(
         f"{name} from {runs[name].min():.3g} to {runs[name].max():.3g}"

@@ -1,7 +1,8 @@
 """The interactive plot of a report: learning curves and final losses, drawn by plotly.
 
-The page holds everything: plotly's script, the runs and their curves. Hovering over a run, or its
-row in the table of runs, shows its config and its curve. A tag and search words filter the runs.
+The page is self-contained: it includes plotly's script, the runs and their curves. Hovering over a
+run, or its row in the table of runs, shows its config and its curve. A tag and search words filter
+the runs.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _AXES = {
     "S": "Steps S",
     "N": "Parameters N",
 }
-"""Choices of the x axis, and their labels."""
+"""Choices for the x axis, and their labels."""
 _NO_PLOT = '<p class="note">No plot: plotly was not installed when this page was written.</p>'
 _GROUPS = 12
-"""Most colours of curves: the curves of one colour are one line with gaps, which is fast."""
+"""Maximum number of colours. The curves of one colour are one line with gaps, which is fast."""
 _MEASURED = ("N", "D", "C", "B", "S", "L", "lr_peak", "seconds")
-"""Columns shown for a run, before the config fields in which runs differ."""
+"""Columns shown for a run before the config fields in which runs differ."""
 
 
 def section(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
@@ -63,7 +64,8 @@ def section(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
 def scripts() -> list[str]:
     """Return the code of plotly and of the plot, each for a <script> at the end of the page.
 
-    If plotly is not installed, the plot's code alone: the search and the configs work without it.
+    If plotly is not installed, only the plot's code is returned: the search and the configs work
+    without plotly.
     """
     if not installed("plotly"):
         return [_SCRIPT]
@@ -75,7 +77,7 @@ def scripts() -> list[str]:
 def content_security_policy(scripts: Iterable[str]) -> str:
     """Return a policy that loads nothing and runs no code but `scripts`, by their hashes.
 
-    Plotly sets styles as it draws, and makes pictures from data: and blob: URLs.
+    Plotly sets styles as it draws, and creates images from data: and blob: URLs.
     """
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()) for code in scripts]
     hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
@@ -88,14 +90,14 @@ def content_security_policy(scripts: Iterable[str]) -> str:
 def embedded(value: Any) -> str:
     """Return `value` as JSON for a <script>.
 
-    No text in it can end or change that element, or is a line end in JavaScript.
+    No text in it can close or change that element, or act as a line end in JavaScript.
     """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what the plot needs of each run: id, tag, colour, config, values and curve."""
+    """Return what the plot needs for each run: id, tag, colour, config, values and curve."""
     config = [c.name for c in COLUMNS if c.is_config and c.name in runs]
     varied = [name for name in config if runs[name].astype(str).nunique() > 1]
     shown = [name for name in (*_MEASURED, *varied) if name in runs]
@@ -122,7 +124,7 @@ def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _rounded(value: Any) -> str | float | None:
-    """Return a cell of a table for JSON: numbers in five digits, None for missing ones."""
+    """Return a table cell for JSON: numbers with five digits, None for missing ones."""
     if value is None or value is pd.NA:
         return None
     if isinstance(value, str):

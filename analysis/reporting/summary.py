@@ -30,7 +30,7 @@ from scaling.errors import ConfigError, TableError
 from scaling.table import missing_column
 
 NEXT = 10.0
-"""The plan is for this many times the compute of the largest run."""
+"""The plan is for the compute of the largest run times this factor."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,24 +42,24 @@ class Summary:
 
     folder: Path
     counts: dict[str, int]
-    """Runs by status."""
+    """Number of runs by status."""
     table: pd.DataFrame = field(repr=False)
     """All runs, of any status."""
     runs: pd.DataFrame = field(repr=False)
-    """The runs that the laws rest on: status 'ok'."""
+    """The runs that the laws are fitted to: status 'ok'."""
     curves: pd.DataFrame = field(repr=False)
     """Their learning curves."""
     laws: dict[str, FitResult]
     """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), if the data allow."""
     skipped: dict[str, str]
-    """Why an item is missing, by its name."""
+    """Reason why an item is missing, by its name."""
     held_out: dict[str, Validation]
     rule: DataRule | None
     frontiers: dict[str, Frontier]
     plan: Plan | None
-    """For NEXT times the compute of the largest run."""
+    """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
-    """For NEXT times that, by the same law."""
+    """The plan for NEXT times that, by the same law."""
     figures: tuple[Path, ...]
 
     def record(self) -> dict[str, Any]:
@@ -118,11 +118,11 @@ class Summary:
 
 
 class _Attempts:
-    """Calls that may fail on the data, and the reasons of those that do."""
+    """Calls that the data may not allow, and the reasons of those that fail."""
 
     def __init__(self) -> None:
         self.skipped: dict[str, str] = {}
-        """Why a call failed, by the name of its result."""
+        """Reason why a call failed, by the name of its result."""
 
     def __call__(
         self, name: str, function: Callable[P, T], *args: P.args, **options: P.kwargs
@@ -138,13 +138,13 @@ class _Attempts:
 def summarise(
     results: str | Path, *, figures: str | Path | None = None, draw: bool = True
 ) -> Summary:
-    """Fit, validate, plan and draw all that the runs of a results folder allow.
+    """Fit, validate, plan and draw everything that the runs of a results folder allow.
 
     figures  The folder that figures are written to; the default is <results>/figures.
     draw     Whether to write figures.
 
-    Raises TableError if there is no table or no usable run. What the data do not allow (one size
-    only, too few runs) is left out, with the reason in `skipped`.
+    Raises TableError if there is no table or no usable run. Items that the data do not allow (one
+    size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = Path(results)
     table, runs, curves = _read(folder)
@@ -188,7 +188,8 @@ def summarise(
 
 
 def _read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return the table of a results folder, its runs of status 'ok', and their learning curves."""
+    """Return the table of a results folder, its runs with status 'ok', and their learning
+    curves."""
     if folder.is_file():
         raise TableError(
             f"{folder} is a table; a summary needs the results folder of a sweep, with its "
@@ -232,7 +233,7 @@ def _validate(
 def _plan(
     attempt: _Attempts, laws: dict[str, FitResult], envelope: Frontier | None, C: float
 ) -> tuple[Plan | None, Plan | None]:
-    """Plan C FLOPs, and NEXT times as many, by the best law of N and D, else by the envelope."""
+    """Plan for C FLOPs and NEXT times as many, by the best law of N and D, else by the envelope."""
     of_both = {
         result.law.name: result for result in laws.values() if {"N", "D"} <= {*result.law.inputs}
     }
@@ -257,7 +258,7 @@ def _draw(
     laws: dict[str, FitResult],
     compared: Frontier | Comparison | None,
 ) -> dict[str, Figure]:
-    """Draw Kaplan's Figs. 1 and 2 and the frontier, by the laws already fitted."""
+    """Draw Kaplan's Figs. 1 and 2 and the frontier, using the laws already fitted."""
     drawn: dict[str, Figure | None] = {}
     if {"L(N)", "L(D)"} <= set(laws):
         envelope = compared.fronts.get("envelope") if isinstance(compared, Comparison) else None

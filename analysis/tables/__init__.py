@@ -1,1 +1,1 @@
-"""Tables of runs: reading them, counting N and C, selecting rows."""
+"""Tables of runs: reading, counting N and C, and selecting rows."""

@@ -1,4 +1,4 @@
-"""What N and C count: conventions of parameters and FLOPs, and tables in another convention.
+"""Conventions for what N and C count, and conversion of tables to another convention.
 
 Conventions alone move the exponent of N_opt from .37 to .70 (nanochat, dev/LOG.md), and Kaplan's
 .73 to Chinchilla's .50 (Pearce and Song 2024, arXiv 2406.12907; Porian et al. 2024, arXiv
@@ -33,7 +33,7 @@ _FLOPS = {column: name for column, name in FLOP_COLUMNS.items() if column != "C"
 _SHAPE_COLUMNS = ("n_layer", "d_model", "n_head", "n_ctx", "vocab_size")
 _FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig))
 _SIX_ND = re.compile(r"6 ?\*? ?(\w+) ?\*? ?D")
-"""Matches '6 N_total D' and '6*N_total*D'."""
+"""Pattern of '6 N_total D' and '6*N_total*D'."""
 
 
 def flops_6N(N: Any) -> Any:
@@ -42,14 +42,14 @@ def flops_6N(N: Any) -> Any:
 
 
 def in_words(flops: str | Callable[[Any], Any]) -> str:
-    """Return how C was counted, as a short label."""
+    """Return a short label of how C was counted."""
     if callable(flops):
         return f"{getattr(flops, '__name__', 'flops')}(N) D"
     return "6 N D" if flops == "C" else flops
 
 
 def meaning(name: str) -> str:
-    """Return what a column of N or C counts; '' for a column that is not ours."""
+    """Return what a column of N or C counts; '' for a column outside the schema."""
     return (_COUNTS | _MEANING).get(name, "")
 
 
@@ -82,7 +82,7 @@ def counted(
 def per_token(table: pd.DataFrame) -> Callable[[Any], Any]:
     """Return FLOPs per token as a function of N, from the table's own C, N and D.
 
-    Exact for C = 6 N D; otherwise C / (N D) is interpolated in ln N, and constant outside.
+    This is exact for C = 6 N D; otherwise C / (N D) is interpolated in ln N, and constant outside.
     """
     ratio = (table["C"] / (table["N"] * table["D"])).groupby(table["N"]).median()
     if np.allclose(ratio, 6.0, rtol=1e-6):

@@ -35,10 +35,10 @@ _RUN_COLUMNS = (
     "status", "N", "N_total", "B", "lr_peak", "vocab_size", "n_layer", "d_model", "n_head",
     "seed", "schedule", "tag", "D_unique",
 )  # fmt: skip
-"""Columns that a row of a learning curve takes from its run."""
+"""Columns that a row of a learning curve inherits from its run."""
 
 _SYMBOLS = ("N", "D", "C", "L")
-"""Columns that a table of runs must have by default."""
+"""Columns required of a table of runs by default."""
 
 _NUMBER = re.compile(
     r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
@@ -66,17 +66,17 @@ def load(
         (its last D) and L_final. A table of another origin then needs a column run_id.
     need: the required columns, such as those of a law, ("B", "S"); N, D, C and L by default. Only
         these are derived and checked.
-    mixed: accept rows that were trained on different texts of one corpus (`corpus_hash`), for a
-        caller that chooses among them and then calls :func:`check_one_text`.
+    mixed: accept rows trained on different texts of one corpus (`corpus_hash`), for a caller that
+        selects among them and then calls :func:`check_one_text`.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows.
 
     Raises TableError if columns are missing, duplicated or not numbers, if 'ok' rows lack a
     positive, finite N, D or L, or if they come from different texts of one corpus. Warns
-    (UserWarning) of rows that are left out, of units that look wrong (N or D in millions, L in bits
-    or a perplexity), and of N and D that look swapped (unless `need` is given: the status of a fit
-    then reports that).
+    (UserWarning) about rows that are left out, units that look wrong (N or D in millions, L in bits
+    or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
+    fit then reports that).
     """
     names = dict(map or {})
     table, where = _open(path, curves, mixed)
@@ -109,7 +109,7 @@ def load(
     check(table, need=wanted, where=where)
     if not mixed:
         check_one_text(table, where)
-    ours = isinstance(path, str | Path) and Path(path).is_dir()  # our own units are known
+    ours = isinstance(path, str | Path) and Path(path).is_dir()  # units in our folders are known
     _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": where, "derived": derived}
     return table
@@ -137,18 +137,18 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 def _open(
     path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False
 ) -> tuple[pd.DataFrame, str]:
-    """Read the table as it is written; return it with the name of its origin."""
+    """Read the table unchanged; return it with the name of its origin."""
     if not isinstance(path, str | Path):
         return path.copy(), str(path.attrs.get("source", "the table"))
     path = Path(path)
     if path.is_dir():
         runs = read(path)
-        if curves and not mixed:  # rows of a curve do not name their text
+        if curves and not mixed:  # rows of curves do not name their text
             check_one_text(runs, str(path))
         _to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
-        read(path)  # raises an error that names what is missing
+        read(path)  # raises an error that names the missing package
     readers = {
         ".csv": _read_csv,
         ".tsv": lambda p: _read_csv(p, "\t"),
@@ -165,17 +165,17 @@ def _open(
     try:
         check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
         table = reader(path)
-        # Drop rows that hold nothing but the row number that some tools write.
+        # Drop rows that hold only the row number that some tools write.
         named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
         return table.dropna(how="all", subset=named or None), str(path)
     except EncodingError as error:
         raise TableError(f"{path} is {error}.") from None
-    except (ValueError, OSError) as error:  # errors of pandas and pyarrow are subclasses
+    except (ValueError, OSError) as error:  # errors of pandas and pyarrow are subclasses of these
         raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
 
 
 def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Return the table with its column names as written: pandas renames a second L to 'L.1'."""
+    """Return the table with its column names as written, as pandas renames a second L to 'L.1'."""
     with open(path, encoding="utf-8-sig") as file:
         first = file.readline()
     if separator not in first:  # one column, or another separator
@@ -209,13 +209,13 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
         joined[name] *= joined["D"]
     if joined.empty:
         raise TableError(f"{where}: no learning curve belongs to a run of runs.csv (by run_id).")
-    # The evaluation at which a run diverged has no loss; keep the points before it.
+    # The evaluation at which a run diverged has no loss; keep only the points before it.
     good = joined["L"].notna() & (joined["S"] > 0)
     return joined[good].reset_index(drop=True)
 
 
 def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
-    """Rename columns and evaluate expressions as `map` asks."""
+    """Rename columns and evaluate expressions as given by `map`."""
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise TableError(
@@ -245,21 +245,21 @@ def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
     mentioned = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
     words = [word for word in table.columns if str(word) in mentioned]
     if expression.isidentifier() or not words:
-        raise TableError(f"{where}: {missing_column(expression, table.columns)} (asked for by map)")
+        raise TableError(f"{where}: {missing_column(expression, table.columns)} (named in map)")
     numbers = table.copy()
     _to_numbers(numbers, words, where)
     try:
         return pd.Series(numbers.eval(expression), table.index, dtype=float)
     except Exception as error:
         raise TableError(
-            f"{where}: map: {expression!r} is no column, and no expression of columns "
+            f"{where}: map: {expression!r} is neither a column nor an expression of columns "
             f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
             "`backticks`."
         ) from None
 
 
 def _statuses(table: pd.DataFrame, where: str) -> None:
-    """Warn of rows left out for an unknown status; raise TableError if no row is left."""
+    """Warn about rows left out for an unknown status; raise TableError if no row is left."""
     if "status" not in table.columns or not len(table):
         return
     counts = table["status"].astype(str).value_counts()
@@ -273,8 +273,8 @@ def _statuses(table: pd.DataFrame, where: str) -> None:
         )
     if unknown:
         warnings.warn(
-            f"{where}: status is {found}; only 'ok' rows count, and "
-            f"{', '.join(map(repr, unknown))} is none of ours ({', '.join(STATUSES)}).",
+            f"{where}: status is {found}; only 'ok' rows count; unknown: "
+            f"{', '.join(map(repr, unknown))} (known are {', '.join(STATUSES)}).",
             stacklevel=3,
         )
 
@@ -287,7 +287,8 @@ def _used(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Convert columns of text to numbers, in place; raise TableError for a row that has none."""
+    """Convert columns of text to numbers, in place; raise TableError for a row that is not a
+    number."""
     for name in names:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
@@ -304,7 +305,7 @@ def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
 
 
 def _parsed(column: pd.Series) -> pd.Series:
-    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is no number."""
+    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is not a number."""
     values = pd.to_numeric(column, errors="coerce").astype(float)
     for row in np.flatnonzero(values.isna() & column.notna()):
         found = _NUMBER.fullmatch(str(column.iloc[row]))
@@ -314,7 +315,7 @@ def _parsed(column: pd.Series) -> pd.Series:
 
 
 def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
-    """Add columns that follow exactly, in place; return {column: formula} of those added.
+    """Add columns that can be derived exactly, in place; return {column: formula} of those added.
 
     Only `wanted` columns are added, and C if N and D are wanted; all of them if `wanted` is None.
     """
@@ -346,7 +347,7 @@ def _suspect(
     sizes: bool,
     swapped: bool,
 ) -> None:
-    """Warn of values in the columns `wanted` that are legal but most likely a mistake."""
+    """Warn about values in the columns `wanted` that are legal but most likely a mistake."""
     used, wanted = _used(table), set(wanted)
     if used.empty:
         return

@@ -8,14 +8,14 @@ from scaling.errors import TableError
 from scaling.table import check
 
 _SAME = 0.08
-"""Runs whose N differ by less than this fraction count as one size."""
+"""Runs whose N differ by less than this fraction count as the same size."""
 
 
 def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return the runs that no run with at most as much `x` beats, one at each x.
 
-    On a grid of N x D these are the runs with most data at each N, or with most parameters at each
-    D: their loss is limited by N or D alone (Kaplan et al. 2020, section 3).
+    On a grid of N x D these are the runs with the most data at each N, or the most parameters at
+    each D: their loss is limited by N or D alone (Kaplan et al. 2020, section 3).
     """
     order = runs.sort_values([x, "L"], kind="stable").drop_duplicates(x)
     best = order["L"].cummin()
@@ -73,13 +73,14 @@ def sizes(N: pd.Series) -> pd.Series:
 
 
 def longest(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return the curve of one run per size: the one with most data, of several the best."""
+    """Return the curve of one run per size: the run with the most data and, of several, the
+    best."""
     order = curves.sort_values(["N", "D_total", "L_final"], ascending=[True, False, True])
     return curves[curves["run_id"].isin(order.drop_duplicates("N")["run_id"])]
 
 
 def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """Return `curves` with these columns of their runs."""
+    """Return `curves` with the given columns of their runs."""
     more = [name for name in names if name not in curves.columns]
     return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
 

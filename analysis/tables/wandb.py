@@ -10,11 +10,11 @@ _STATUS = {
     "finished": "ok", "crashed": "failed", "failed": "failed", "killed": "failed",
     "preempted": "failed", "running": None, "pending": None, "preempting": None,
 }  # fmt: skip
-"""The status of each word in the column State; None for runs that have not ended."""
+"""Status for each word in the column State; None for runs that have not ended."""
 
 
 def is_chart(table: pd.DataFrame) -> bool:
-    """Return whether this is a chart: the horizontal axis, then a column 'RUN - METRIC' per run."""
+    """Return whether this is a chart: a horizontal axis, then one column 'RUN - METRIC' per run."""
     names = [str(c) for c in table.columns]
     return len(names) > 1 and " - " not in names[0] and all(" - " in name for name in names[1:])
 
@@ -25,7 +25,7 @@ def melt_chart(table: pd.DataFrame) -> pd.DataFrame:
     lines = {}
     for name in table.columns[1:]:
         run, _, metric = str(name).rpartition(" - ")
-        if not metric.endswith(("__MIN", "__MAX")):  # the band around a line
+        if not metric.endswith(("__MIN", "__MAX")):  # the band of a line
             lines.setdefault(run, {})[metric] = table[name]
     rows = [
         pd.DataFrame({"run_id": run, "S" if axis == "Step" else axis: table[axis], **metrics})

@@ -1,1 +1,1 @@
-"""Whether a law predicts runs that it has not seen."""
+"""Tests of whether a law predicts runs that it has not seen."""

@@ -11,7 +11,7 @@ from analysis.fitting.solver import gradients
 
 
 def deviance(result: FitResult) -> float:
-    """Return minus twice the log likelihood of a fit per row, with its scale s fitted too.
+    """Return minus twice the log likelihood of a fit per row, with the scale s fitted too.
 
     The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
     Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
@@ -43,8 +43,8 @@ def curvature(
 ) -> tuple[float, float]:
     """Return t statistic and two-sided p value of the quadratic term of log L over log x.
 
-    A floor bends a power law upwards: t > 0. For few runs the test has more power than AICc.
-    `groups` gives the run of each row; the variance is then that of sums over runs
+    A floor bends a power law upwards, which gives t > 0. With few runs the test has more power than
+    AICc. `groups` gives the run of each row; the variance is then that of sums over runs
     (cluster-robust).
     """
     u = np.log(x) - np.log(x).mean()

@@ -50,11 +50,11 @@ class Validation:
     predictive interval), inflation (factor by which the interval must be widened to cover
     `level`), then the law's derived quantities as fitted below the cut-off."""
     scales: pd.DataFrame
-    """Leave one scale out: each size of the first input is predicted from the others."""
+    """Leave-one-scale-out test: each size of the first input is predicted from the others."""
     laws: pd.DataFrame
-    """The law and its competitors by name, one row each; of laws with the same name, the later
-    ones are numbered, 'chinchilla (2)'. Columns: q (free parameters), aicc (difference from the
-    best, by the likelihood that `likelihood` names), error (in sample), held_out and left_out (mean
+    """The law and its competitors by name, one row each; of laws with the same name, later ones are
+    numbered, as in 'chinchilla (2)'. Columns: q (free parameters), aicc (difference from the best,
+    by the likelihood that `likelihood` names), error (in sample), held_out and left_out (mean
     errors of the two tests above), status."""
     objections: tuple[str, ...]
     """Evidence against the law."""
@@ -63,7 +63,7 @@ class Validation:
 
     @property
     def likelihood(self) -> str:
-        """The likelihood behind AICc in words, and what counts as one observation."""
+        """Description of the likelihood behind AICc, and of what counts as one observation."""
         density = "Gaussian"
         if self.fit.objective_kind == "lad":
             density = "Laplace"
@@ -75,12 +75,12 @@ class Validation:
 
     @property
     def supported(self) -> bool:
-        """Whether no objection was found."""
+        """Whether there are no objections."""
         return not self.objections
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """The conclusion, then objections and notes."""
+        """The conclusion, followed by objections and notes."""
         head = "supported by these runs" if self.supported else "not fully supported by these runs"
         return (head, *self.objections, *self.notes)
 
@@ -147,7 +147,7 @@ def validate(
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)
-    runs = whole.runs  # without rows that are left out, like the weights below
+    runs = whole.runs  # without rows that are left out, as for the weights below
     if options.get("weights") is not None:
         options["weights"] = whole.problem.weights
     cluster = options.get("cluster", "run_id")
@@ -165,7 +165,7 @@ def validate(
     cutoffs = _cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
     backtest, failed = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
     scales = _leave_one_out(whole)
-    # All share one Huber threshold, or their objectives could not be compared.
+    # All share one Huber threshold; otherwise their objectives could not be compared.
     objective, delta = _objective(whole)
     same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
     names = _names([law, *rivals])
@@ -212,14 +212,14 @@ def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.S
 
 
 def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
-    """Return `by` of each row, or the largest of its run: a run is held out as a whole."""
+    """Return `by` of each row, or the largest in its run, since a run is held out as a whole."""
     if cluster is not None and cluster in runs.columns:
         return runs.groupby(cluster)[by].transform("max").to_numpy(float)
     return runs[by].to_numpy(float)
 
 
 def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
-    """Return growing quantiles with at least `least` rows below and one above."""
+    """Return increasing quantiles with at least `least` rows below and one above."""
     values = np.quantile(size, np.linspace(0.4, 0.8, cuts), method="lower")
     return [float(c) for c in np.unique(values) if (size <= c).sum() >= least and (size > c).any()]
 
@@ -235,7 +235,7 @@ def _objective(result: FitResult) -> tuple[str, float | None]:
 def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
     """Return log(measured / predicted) of the rows `held`, by the law refitted to all others.
 
-    None if the others do not suffice for a fit, or if it fails.
+    Returns None if the others do not suffice for a fit, or if the fit fails.
     """
     problem = result.problem.take(np.flatnonzero(~held))
     if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
@@ -264,7 +264,7 @@ def _backtest(
     level: float,
     options: dict[str, Any],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the backtest, and a note for each cut-off at which there is no fit."""
+    """Return the backtest and a note for each cut-off at which there is no fit."""
     rows, failed = [], []
     cluster = options.get("cluster", "run_id")
     for cut in cutoffs:
@@ -308,7 +308,7 @@ def _rows(options: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
 
 
 def _leave_one_out(result: FitResult) -> pd.DataFrame:
-    """Predict each value of the first input from the others, binned if there are more than 12."""
+    """Predict each value of the first input from the others; values are binned if more than 12."""
     name = result.law.inputs[0]
     x = result.runs[name].to_numpy(float)
     scale = x
@@ -338,7 +338,7 @@ def _rivals(law: Law) -> list[Law]:
 
 
 def _names(laws: Sequence[Law]) -> dict[Law, str]:
-    """Return a name for each law; later laws of a name that was taken are numbered."""
+    """Return a name for each law; later laws with a name that is taken are numbered."""
     names: dict[Law, str] = {}
     taken: Counter[str] = Counter()
     for law in dict.fromkeys(laws):

@@ -14,11 +14,11 @@ from analysis.laws import Law
 from analysis.validation.goodness import curvature, lack_of_fit
 
 _NARROW = 1.0
-"""An exponent is hardly known if its input (parameters, tokens, FLOPs, ...) spans fewer decades."""
+"""An exponent is poorly determined if its input (N, D, C, ...) spans fewer decades than this."""
 _NOT_SIZES = ("L", "bits_per_byte", "error")
-"""Inputs that need not span decades: all losses of language models lie within one."""
+"""Inputs that need not span decades: all losses of language models lie within one decade."""
 PURE_POWERS = (known.kaplan_N, known.kaplan_D, known.kaplan_C)
-"""Published laws of one input without a floor, which are A / x^alpha in other parameters."""
+"""Published laws of one input without a floor: A / x^alpha in other parameters."""
 
 
 def objections_to(whole: FitResult, backtest: pd.DataFrame, level: float) -> Iterator[str]:
@@ -43,7 +43,7 @@ def objections_to(whole: FitResult, backtest: pd.DataFrame, level: float) -> Ite
     elif backtest["coverage"].notna().any():
         covered = float(np.average(backtest["coverage"], weights=backtest["n_held"]))
         noise = 2 * np.sqrt(level * (1 - level) / backtest["runs_held"].max())
-        # Predictions of one fit err together, so only a clear shortfall counts.
+        # Errors of one fit's predictions are correlated, so only a clear shortfall counts.
         if covered < level - 0.1 - noise:
             wider = float(np.median(backtest["inflation"]))
             yield (

@@ -28,14 +28,14 @@ from scaling.errors import CorpusError
 from scaling.files import cache, write_atomic
 
 BLOCK_BYTES = 16_384
-"""Approximate size of the paragraph-aligned blocks that text is split by. They are large enough
+"""Approximate size of the paragraph-aligned blocks into which text is split. They are large enough
 that only 0.5 % of test words lie in a 13-gram seen in training."""
 
 TEST_PERCENT = 5
 """Percentage of blocks in the test split."""
 
 MINIMUM_BYTES = 20_000
-"""Size of the smallest corpus that a train and a test split can be made of."""
+"""Size of the smallest corpus that can be divided into a train and a test split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,10 @@ class TokenFiles:
         return [base64.b64decode(token) for token in json.loads(path.read_text())["tokens"]]
 
     def test_of(self, corpus: str) -> Path:
-        """Return the test split of another corpus in these tokens; made if it is not in the cache.
+        """Return the test split of another corpus in these tokens, from the cache if it is there.
 
-        The content of a block decides its side, so that text of both corpora is on the same side in
-        both. Raises CorpusError as :func:`prepare`.
+        The content of a block decides which split it belongs to, so text that two corpora share is
+        in the same split in both. Raises CorpusError as :func:`prepare` does.
         """
         from filelock import FileLock
 
@@ -98,10 +98,10 @@ class TokenFiles:
 
 
 def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[list[str]]]:
-    """Return (train, test): for every document its blocks of text.
+    """Return (train, test), each a list of blocks of text for every document.
 
-    A block is whole paragraphs, of about 16 KB (less for a corpus below 6.5 MB, so that about 20
-    blocks are test). It is test if sha256(block) % 100 < 5.
+    A block consists of whole paragraphs and has about 16 KB (less for a corpus below 6.5 MB, so
+    that about 20 blocks are test). It is test if sha256(block) % 100 < 5.
     """
     texts = [text for _, text in documents]
     size = min(BLOCK_BYTES, max(512, sum(map(len, texts)) // 400))
@@ -121,7 +121,7 @@ def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[l
 def _blocks(text: str, size: int) -> Iterator[str]:
     block: list[str] = []
     length = 0
-    # A paragraph keeps the blank lines at its end; a very long one is cut at line ends.
+    # A paragraph keeps the blank lines that follow it; a very long one is cut at line ends.
     for paragraph in re.split(r"(?<=\n\n)(?=[^\n])", text):
         pieces = [paragraph] if len(paragraph) <= 2 * size else paragraph.splitlines(keepends=True)
         for piece in pieces:
@@ -135,7 +135,7 @@ def _blocks(text: str, size: int) -> Iterator[str]:
 
 
 def prepare(data: DataConfig) -> TokenFiles:
-    """Return the token files of `data`; made if they are not in the cache.
+    """Return the token files of `data`, from the cache if they are there.
 
     This is deterministic, safe to call from several processes at once, and quick if the files
     exist. Raises CorpusError if the corpus is missing, unreadable or too small.
@@ -158,8 +158,8 @@ def prepare(data: DataConfig) -> TokenFiles:
 
 
 def text_name(data: DataConfig, test_of: str | None = None) -> str:
-    """Name of the text of `data` among recorded :func:`hashes`, or of the test split of another
-    corpus in the same tokens."""
+    """Return the name under which :func:`hashes` records the text of `data`, or the test split of
+    another corpus in the same tokens."""
     name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
     return name if test_of is None else f"{name}; test of {test_of}"
 
@@ -177,7 +177,7 @@ def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> d
 
 
 def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
-    """Raise CorpusError if a text has another of its :func:`hashes` than was recorded."""
+    """Raise CorpusError if one of a text's :func:`hashes` differs from the recorded one."""
     for name, now in found.items():
         before = recorded.get(name, now)
         if before != now:
@@ -191,11 +191,11 @@ def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> No
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turn errors of the operating system into a CorpusError that names the corpus."""
+    """Turn operating-system errors into a CorpusError that names the corpus."""
     try:
         yield
     except OSError as error:
-        # A failed write names no file; writes go to the cache.
+        # The error of a failed write names no file; all writes go to the cache.
         place = cache() if error.filename is None else error.filename
         ours = str(place).startswith(str(cache()))
         raise CorpusError(
@@ -240,7 +240,8 @@ def _limited(documents: Iterable[tuple[str, str]], max_bytes: int | None) -> lis
 def _checked(
     documents: Iterable[tuple[str, str]], corpus: str, max_bytes: int | None = None
 ) -> list[tuple[str, str]]:
-    """Return the documents. Raises CorpusError if they are too little, or not the pinned text."""
+    """Return the documents. Raises CorpusError if there is too little text or it is not the pinned
+    one."""
     kept = _limited(documents, max_bytes)
     pinned = CORPORA[corpus].hash if corpus in CORPORA else None
     if pinned is not None and not max_bytes and content_hash(kept) != pinned:
@@ -262,7 +263,7 @@ def _documents(
 ) -> list[tuple[str, str]]:
     """Return the checked text of a source with the hash `known`. Raises CorpusError."""
     documents = _checked(read(), data.corpus, data.max_bytes)
-    # Otherwise, token files that are named after one text would hold another.
+    # Without this check, token files named after one text could hold another.
     if source(data)[1] not in (None, known):
         raise CorpusError(
             f"data.corpus={data.corpus!r} changed while it was read; start again once it is "

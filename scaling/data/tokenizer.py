@@ -32,14 +32,14 @@ def train_bpe(train: list[list[str]], vocab_size: int) -> list[bytes]:
 
 
 def _byte_of_unicode() -> dict[str, int]:
-    """Return the byte behind each of GPT-2's printable stand-ins for the 256 bytes."""
+    """Return the byte for each of GPT-2's 256 printable stand-in characters."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def encoder(tokens: list[bytes] | None, vocab_size: int) -> Callable[[list[list[str]]], np.ndarray]:
-    """Return a function from documents to token ids, with end-of-text after each document.
+    """Return a function that maps documents to token ids, with end-of-text after each document.
 
     `tokens` are those of :func:`train_bpe`, or None for raw bytes.
     """

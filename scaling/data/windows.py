@@ -17,10 +17,10 @@ _ORDER, _SUBSET, _TEST = 0, 1, 2
 """Independent Philox streams."""
 
 _AHEAD = 64
-"""Sequences that are read at once."""
+"""Number of sequences read at once."""
 
 _EPOCHS_KEPT = 8
-"""Orders of epochs that are kept in memory."""
+"""Number of epochs whose order is kept in memory."""
 
 
 def _permutation(n: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
@@ -51,12 +51,13 @@ class TrainTokens:
                     f"data.unique_tokens={data.unique_tokens} is not between one context "
                     f"({n_ctx}) and the {windows * n_ctx} training tokens of {data.corpus!r}."
                 )
-            # Prefixes of one permutation: the smaller subset is contained in the larger.
+            # Subsets are prefixes of one permutation, so a smaller one is contained in a larger
+            # one.
             order = _permutation(windows, data.data_seed, _SUBSET)
             self.starts = np.sort(self.starts[order[:subset]])
         self._epochs: dict[tuple[int, int], np.ndarray] = {}
         self._ahead: tuple[int, int, np.ndarray] | None = None
-        """The last read: seed, number of the first sequence, windows."""
+        """What was read last: seed, number of the first sequence, windows."""
 
     @property
     def unique(self) -> int:
@@ -64,8 +65,8 @@ class TrainTokens:
         return len(self.starts) * self.n_ctx
 
     def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
-        """Return the int64 windows [sequences, n_ctx + 1] that begin with number `first` of a
-        run."""
+        """Return the int64 windows [sequences, n_ctx + 1] of a run, starting from sequence
+        `first`."""
         if sequences >= _AHEAD:
             return self._read(seed, first, sequences)
         skipped = -1
@@ -99,8 +100,9 @@ class TrainTokens:
 def held_out_windows(path: Path, tokens: int, n_ctx: int, *, at_most: bool = False) -> np.ndarray:
     """Return the fixed int64 test windows [tokens // n_ctx, n_ctx + 1].
 
-    They are spread over the whole test split and always the same; those of fewer tokens are a
-    subset. With `at_most`, a shorter test split gives as many windows as it has.
+    They are spread over the whole test split and always the same; the windows for fewer tokens are
+    a subset of those for more. With `at_most`, a shorter test split gives as many windows as it
+    has.
     """
     data = np.fromfile(path, dtype=np.uint16)
     available = (len(data) - 1) // n_ctx

@@ -17,21 +17,21 @@ def compiled(
 ) -> Callable[..., R]:
     """Compile `function` for tensors on `device`.
 
-    With `fullgraph` it is one graph; if that is impossible, calling it raises a
+    With `fullgraph`, the result is one graph; if that is impossible, calling it raises a
     TorchDynamoException. Raises ConfigError if there is no C++ compiler.
 
-    On a CPU the code that calls the kernels is C++ too: in Python it takes up to a sixth of a small
-    model's step.
+    On a CPU the wrapper code that calls the kernels is C++ too; in Python it would take up to a
+    sixth of a small model's step.
     """
     import torch._functorch.config as functorch  # slow to import, as is the whole compiler
 
     dynamo = torch._dynamo.config
     # By default torch stops compiling after eight shapes.
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
-    # By default a second shape makes the sizes variables, which slows the code of all shapes.
+    # By default, a second shape makes the sizes symbolic, which slows the code for all shapes.
     dynamo.automatic_dynamic_shapes = False
-    # Our autograd functions depend on nothing outside the graph that is the cache's key. Loading
-    # them from the cache halves the start.
+    # Our autograd functions depend on nothing outside the graph that keys the cache. Loading them
+    # from the cache halves the startup time.
     if hasattr(functorch, "autograd_cache_allow_custom_autograd_functions"):  # not in older torch
         functorch.autograd_cache_allow_custom_autograd_functions = True
     if device.type != "cpu":

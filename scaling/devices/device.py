@@ -38,7 +38,7 @@ def device_of(name: str, devices: int = 1, rank: int = 0) -> torch.device:
 
 
 def precision(device: torch.device, bfloat16: bool) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16, or a context that does nothing.
+    """Return a context that autocasts to bfloat16, or one that does nothing.
 
     torch caches no compiled graph that contains an autocast, not even a disabled one.
     """

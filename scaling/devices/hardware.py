@@ -14,11 +14,11 @@ import torch
 
 @functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Measured FLOP/s of large matrix products, the reference for model FLOP utilisation.
+    """Measure the FLOP/s of large matrix products, the reference for model FLOP utilisation.
 
-    The best of five products, measured once per process in 0.1 s. `threads` is torch's number of
-    threads and only part of the cache's key. On a shared or throttled machine the value holds for
-    that moment.
+    This is the best of five products, measured once per process in 0.1 s. `threads` is torch's
+    number of threads and serves only as part of the cache key. On a shared or throttled machine the
+    value holds for that moment.
     """
     n = 8192 if device.type == "cuda" else 768
     a = torch.ones(n, n, device=device, dtype=dtype)
@@ -35,13 +35,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
 def keep_memory() -> None:
     """Let this process reuse freed memory instead of returning it to the system (glibc only).
 
-    By default tensors of megabytes are returned after every step and mapped again page by page,
-    which takes a quarter of the time of a small model's compiled step.
+    By default, large tensors are returned to the system after every step and mapped again page by
+    page, which takes a quarter of the time of a small model's compiled step.
     """
     trim_threshold, mmap_threshold = -1, -3  # constants of malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
-        # Older versions refuse more than 32 MiB. Setting only one of the two would be slower.
+        # Older versions refuse more than 32 MiB. Setting only one of the two would make it slower.
         if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
             mallopt(trim_threshold, 2**31 - 1)
 
@@ -58,9 +58,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use since :func:`reset_peak_memory`.
+    """Return the largest number of bytes in use since :func:`reset_peak_memory`.
 
-    On a GPU those of tensors; on a CPU the resident memory of the process, libraries included.
+    On a GPU this counts tensors; on a CPU, the resident memory of the process, libraries included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

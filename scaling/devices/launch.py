@@ -1,9 +1,9 @@
-"""Launching the ranks of a run or pack: one process per device, on one machine or several.
+"""Launch the ranks of a run or pack: one process per device, on one machine or several.
 
 All ranks run the same program, :func:`scaling.training.train.train_pack`. Each takes its share of a
 step's sequences and of the held-out windows. Gradients, losses and the decisions of rank 0 (stop,
-save) are exchanged, so that all ranks do the same next. Data parallel: one all-reduce of the flat
-gradient, and every rank updates all parameters. Sharded: each rank holds a shard of everything
+save) are exchanged, so that all ranks act alike. Data parallel: one all-reduce of the
+flat gradient, and every rank updates all parameters. Sharded: each rank holds a shard of everything
 (scaling/training/fsdp.py).
 """
 
@@ -37,16 +37,16 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 
 _PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for another in a collective, and for one to start."""
+"""How long a rank waits for another in a collective, or for another to start."""
 
 _LOST = 3
-"""Exit code of a rank that ends because it has lost the others."""
+"""Exit code of a rank that ends because it has lost contact with the others."""
 
 _READY = b"ready\n"
-"""What a child writes once it runs."""
+"""What a child process writes once it runs."""
 
 _SIOCGIFADDR = 0x8915
-"""Linux' request for an interface's address."""
+"""The Linux ioctl request for an interface's address."""
 
 _TCPStore = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
@@ -84,10 +84,10 @@ def check(run: RunConfig, execution: Execution) -> None:
 # ------------------------------------------------------------------ processes
 
 _joined: Ranks | None = None
-"""This process's place among the ranks, if it was started as one of them."""
+"""Position of this process among the ranks, if it was started as one of them."""
 
 _reached: tuple[str, Sequence[Node]] | None = None
-"""This process's address and the other nodes, if it is rank 0 of several nodes."""
+"""Address of this process, and the other nodes, if it is rank 0 of several nodes."""
 
 
 class Node(Protocol):
@@ -102,7 +102,8 @@ class Node(Protocol):
         """Raise ChildProcessError if a rank does not start."""
 
     def error(self) -> BaseException | None:
-        """The error that ended one of its ranks, unless that only followed another's."""
+        """Return the error that ended one of its ranks, unless it only followed from another
+        rank's."""
 
     def end(self) -> None:
         """End all its ranks, whatever they are doing; never raises."""
@@ -110,7 +111,7 @@ class Node(Protocol):
 
 @contextlib.contextmanager
 def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
-    """Allow ranks on the `others` within the block; this process is rank 0, at `address`."""
+    """Allow ranks on the nodes `others` within the block. This process is rank 0, at `address`."""
     global _reached
     before, _reached = _reached, (address, others)
     try:
@@ -123,13 +124,13 @@ def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
 def together(execution: Execution, entry: Callable[[], object]) -> Iterator[Ranks]:
     """Be one of `execution.devices` ranks within the block.
 
-    Starts the other ranks, on other nodes through :func:`reaching`. Each calls `entry`, which is
-    pickled and must lead to this same block. None of them outlives the block, or this process.
-    Under torchrun its processes are the ranks.
+    Starts the other ranks; those on other nodes need :func:`reaching`. Each calls `entry`, which is
+    pickled and must enter this same block. None of them outlives the block or this process. Under
+    torchrun, the processes that it started are the ranks.
 
-    Raises what another rank has raised; ChildProcessError (an OSError) if one has died or has not
-    answered for ten minutes; ConfigError if torchrun has started another number of processes, or
-    if other nodes are asked for and cannot be reached.
+    Raises whatever another rank has raised, ChildProcessError (an OSError) if a rank has died or
+    has not answered for ten minutes, and ConfigError if torchrun has started a different number of
+    processes or if other nodes are requested and cannot be reached.
     """
     global _joined
     devices, shard = execution.devices, execution.shard
@@ -142,7 +143,7 @@ def together(execution: Execution, entry: Callable[[], object]) -> Iterator[Rank
             _joined = _joined or _join(None, rank, local, devices, cuda)
             yield replace(_joined, sharded=shard)
         except Lost as lost:
-            raise ChildProcessError(f"the ranks of torchrun lost each other: {lost}") from lost
+            raise ChildProcessError(f"the ranks of torchrun lost contact: {lost}") from lost
     elif _joined is not None:
         yield replace(_joined, sharded=shard)
     elif dist.is_initialized():
@@ -156,9 +157,9 @@ def together(execution: Execution, entry: Callable[[], object]) -> Iterator[Rank
 
 
 def _torchrun(execution: Execution) -> tuple[int, int]:
-    """This process's rank, and its number on its node.
+    """Return this process's rank and its local rank on its node.
 
-    Raises ConfigError if torchrun has started other processes than `execution` asks for.
+    Raises ConfigError if the processes started by torchrun do not match `execution`.
     """
     devices, nodes = execution.devices, execution.nodes
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -180,7 +181,7 @@ def _torchrun(execution: Execution) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) -> Iterator[Ranks]:
-    """Start the other ranks, be rank 0 within the block, and end them."""
+    """Start the other ranks, act as rank 0 within the block, then end them."""
     devices, each = execution.devices, execution.devices // execution.nodes
     address, others = _reached or ("", ())
     if execution.nodes == 1:
@@ -201,7 +202,7 @@ def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) ->
         True,
         _PATIENCE,
         wait_for_workers=False,
-        # By default the store listens on every interface, without authentication.
+        # By default, the store would listen on every interface, without authentication.
         master_listen_fd=listener.detach() if listener else None,
     )
     nodes: list[Node] = [LocalNode(), *others]
@@ -245,7 +246,7 @@ def _leave(succeeded: bool, cuda: bool) -> None:
     """Leave the group of ranks."""
     if not dist.is_initialized():
         return
-    if cuda and not succeeded:  # an orderly end would wait for ranks that have died
+    if cuda and not succeeded:  # a clean shutdown would wait for ranks that have died
         dist.distributed_c10d._abort_process_group()
     else:
         dist.destroy_process_group()
@@ -254,7 +255,7 @@ def _leave(succeeded: bool, cuda: bool) -> None:
 def _choose_interface(address: str) -> None:
     """Let gloo use the interface that leads to rank 0.
 
-    By default it takes that of this machine's host name, which often resolves to 127.0.1.1.
+    By default it uses the interface of this machine's host name, which often resolves to 127.0.1.1.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ or not sys.platform.startswith("linux"):
         return
@@ -276,7 +277,7 @@ def _choose_interface(address: str) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """The instructions for a process that is to be a rank."""
+    """Instructions for a process that is to become a rank."""
 
     rank: int
     local: int
@@ -313,7 +314,7 @@ class LocalNode:
 
 
 class _Child:
-    """A rank in a child process of this one."""
+    """A rank that runs in a child process."""
 
     def __init__(self, start: Start) -> None:
         self.rank = start.rank
@@ -343,7 +344,7 @@ class _Child:
             raise self.error() or ChildProcessError(f"rank {self.rank} did not start")
 
     def error(self) -> BaseException | None:
-        """The error that ended it, unless that only followed another's."""
+        """Return the error that ended it, unless it only followed from another rank's."""
         code = self.process.poll()
         if code in (None, _LOST):
             return None
@@ -367,24 +368,24 @@ class _Child:
 
 
 def _cause(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
-    """The error to raise when a collective has failed."""
+    """Return the error to raise when a collective has failed."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:  # a collective may fail before the process has ended
         if errors := [error for node in nodes if (error := node.error())]:
             return errors[0]
         time.sleep(0.02)
     return ChildProcessError(
-        f"the {size} ranks of the run have lost each other ({lost}); it resumes from its "
+        f"the {size} ranks of the run have lost contact ({lost}); the run resumes from its "
         "last checkpoint when it is started again."
     )
 
 
 def _follow() -> NoReturn:
-    """The main function of a child: follow the Start on stdin, and exit when stdin closes."""
+    """Follow the Start on stdin, as main function of a child, and exit when stdin closes."""
     global _joined
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 decides when to stop
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the run prints
+    os.dup2(2, 1)  # for what the run prints
     start: Start = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
     answers.write(_READY)

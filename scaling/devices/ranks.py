@@ -32,7 +32,7 @@ def exchange() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together, as one of them sees them.
+    """The processes that train together, seen from one of them.
 
     All of them call the same methods in the same order. With a single rank, the methods do nothing.
     """
@@ -42,7 +42,7 @@ class Ranks:
     sharded: bool = False
     """Whether each rank holds only a shard of the parameters (scaling/training/fsdp.py)."""
     local: int = 0
-    """Number of this rank on its node, and so the index of its GPU."""
+    """Local rank on the node, which is also the index of the GPU."""
 
     @property
     def replicas(self) -> int:
@@ -51,7 +51,7 @@ class Ranks:
         return 1 if self.sharded else self.size
 
     def share(self, n: int) -> slice:
-        """This rank's slice of n items."""
+        """Return this rank's slice of n items."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def add(self, tensor: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ class Ranks:
         return tensor
 
     def mean(self, tensor: Tensor, weight: float) -> Tensor:
-        """Average a tensor over all ranks in place; this rank's has the given weight."""
+        """Average a tensor over all ranks, in place; this rank's tensor has the given weight."""
         return tensor if self.size == 1 else self.add(tensor.mul_(weight))
 
     def mean_of_each(self, tensors: Sequence[Tensor], weight: float) -> list[Tensor]:
-        """Average tensors [K, *] over all ranks in one exchange, as :meth:`mean`."""
+        """Average tensors [K, *] over all ranks in one exchange, as :meth:`mean` does."""
         if self.size == 1:
             return list(tensors)
         together_kx = self.mean(torch.cat(list(tensors), dim=1), weight)
@@ -77,7 +77,8 @@ class Ranks:
         return grad_kp if self.sharded else self.mean(grad_kp, weight)
 
     def square(self, x_kp: Tensor) -> Tensor:
-        """Squared norms [K] of whole rows; if sharded, `x_kp` holds this rank's shards."""
+        """Return the squared norms [K] of whole rows; if sharded, `x_kp` holds this rank's
+        shards."""
         square_k = norm(x_kp) ** 2
         return self.add(square_k) if self.sharded else square_k
 
@@ -99,8 +100,8 @@ class Ranks:
         return part_ku.div_(self.size)
 
     def agreed(self, *values: float) -> tuple[float, ...]:
-        """The values of rank 0, on every rank: for decisions that ranks could make differently,
-        such as by the clock."""
+        """Return the values of rank 0 on every rank, for decisions that could differ between ranks,
+        such as those made by the clock."""
         if self.size == 1:
             return values
         agreed = torch.tensor(values, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Causal attention: torch's own kernel, and one written for torch.compile on CPUs."""
+"""Causal attention: torch's kernel, and one written for torch.compile on CPUs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BLOCKS = 4
-"""Number of blocks of queries. With 4, at most a fifth of the computed logits is masked; more
-blocks make the products small."""
+"""Number of blocks of queries. With 4, at most a fifth of the computed logits are masked; more
+blocks would make the matrix products too small."""
 _LONGEST = 512
-"""Most positions for the blocked kernel. At 1024 it gains nothing, and what it keeps for the
-backward pass, [T, T] per head, would be most of a layer's activations."""
+"""Longest context for the blocked kernel. At 1024 it gains nothing, and the tensors that it keeps
+for the backward pass, [T, T] per head, would dominate a layer's activations."""
 
 
 def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
@@ -35,10 +35,10 @@ def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: floa
 class BlockedAttention(torch.autograd.Function):
     """:func:`attend` for [N, T, C], in blocks of queries.
 
-    Each block is multiplied with the keys up to its own end, so that few masked logits are
-    computed. It is written for torch.compile, which fuses what lies between the products. For the
-    small heads of small models, forward and backward take 0.5 to 0.8 of the time of torch's kernel
-    for CPUs.
+    Each block is multiplied with the keys up to the end of the block, so that few masked logits are
+    computed. It is written for torch.compile, which fuses the operations between the products. For
+    the small heads of small models, forward and backward take 0.5 to 0.8 times as long as torch's
+    kernel for CPUs.
     """
 
     @staticmethod

@@ -16,7 +16,7 @@ from scaling.model_config import ModelConfig
 from scaling.models.attention import attend
 
 _EPS = 1e-5
-"""Epsilon of norms, the default of torch's layer_norm."""
+"""Epsilon of the norms: the default of torch's layer_norm."""
 _LARGE = 2**16
 """Elements of one model's norm above which fused gains outweigh K calls."""
 
@@ -156,8 +156,8 @@ class Decoder(Model):
             and len(weight_kd) == len(x_knd)
             and x_knd[0].numel() >= _LARGE
         ):
-            # One model at a time, with fused gains. The size of one model decides, so that a pack
-            # changes no digit.
+            # One model at a time, with fused gains. The choice depends on the size of one model, so
+            # that a pack changes no digit.
             biases = [None] * len(x_knd) if bias_kd is None else bias_kd.unbind()
             each = zip(x_knd.unbind(), weight_kd.unbind(), biases, strict=True)
             y = [F.layer_norm(x_nd, (d,), weight_d, bias_d) for x_nd, weight_d, bias_d in each]
@@ -176,8 +176,8 @@ class Decoder(Model):
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """Return the GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
-    if torch.compiler.is_compiling():  # an equal form with exp takes half the time
+    """Apply the GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    if torch.compiler.is_compiling():  # an equivalent form with exp takes half the time
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
     return F.gelu(x, approximate="tanh")
 

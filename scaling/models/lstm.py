@@ -17,7 +17,7 @@ from scaling.model_config import ModelConfig
 
 @family
 class LSTM(Model):
-    """torch's LSTM, one model of the pack after the other: it has no kernel for several."""
+    """torch's LSTM, applied to one model of the pack after another, as it has no batched kernel."""
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
@@ -36,7 +36,7 @@ class LSTM(Model):
         return shapes
 
     def std(self, name: str) -> float:
-        """Return 0.02 for embeddings; for matrices the std of torch's own, U(-1, 1) /
+        """Return 0.02 for embeddings; for matrices the std of torch's initialisation, U(-1, 1) /
         sqrt(d_model)."""
         width = self.model.mup_base_width or self.model.d_model
         return (3 * width) ** -0.5 if self.kind(name) == "matrix" else 0.02

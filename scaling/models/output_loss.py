@@ -9,7 +9,8 @@ from torch import Tensor
 
 _CHUNK_LOGITS = {"cpu": 1 << 20}
 _CHUNK_LOGITS_ELSEWHERE = 1 << 27
-"""Logits per chunk of the output layer: on a CPU what the L2 cache of a core holds, else 512 MB."""
+"""Logits per chunk of the output layer: on a CPU as many as a core's L2 cache holds, else 512
+MB."""
 
 FUSED_LOGITS = 1 << 22
 """Most logits of one model that compiled code keeps at once; more are cut into chunks."""
@@ -21,10 +22,11 @@ def output_loss(
     """Return the cross-entropy [K, N] of an output layer and, with `grad`, gradients of its mean
     over N.
 
-    The gradients are those of the inputs and of the layer's weights, and include the z-loss. It
-    works on chunks of models and tokens whose logits fit the cache: for a small model they are most
-    of the memory traffic of a step, and no device ever holds all of [tokens, vocabulary]. How the
-    tokens are cut does not depend on K, so that sums are the same alone and in a pack.
+    The gradients are those of the inputs and of the layer's weights, and include the z-loss. The
+    computation works on chunks of models and tokens whose logits fit in the cache: for a small
+    model, logits are most of a step's memory traffic. No device ever holds all of [tokens,
+    vocabulary]. How the tokens are divided does not depend on K, so sums are the same alone and in
+    a pack.
     """
     k, n, _ = x_knd.shape
     device = x_knd.device.type
@@ -83,9 +85,9 @@ class OutputLoss(torch.autograd.Function):
 
 
 class FusedLoss(torch.autograd.Function):
-    """:class:`OutputLoss` for torch.compile, as one pass over logits that are all kept at once.
+    """:class:`OutputLoss` for torch.compile, in one pass over all logits, which are kept at once.
 
-    The automatic derivative of a cross-entropy takes three times as long.
+    Differentiating a cross-entropy automatically takes three times as long.
     """
 
     @staticmethod

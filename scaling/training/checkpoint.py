@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically; read whole and plausible, or set aside. Imports torch."""
+"""Checkpoints. They are written atomically, checked when read, and set aside if damaged."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CHECKPOINT = "checkpoint.pt"
 class Checkpoints:
     """The checkpoints of a pack's members, each in the folder of its run.
 
-    A checkpoint holds whole rows whatever the number of ranks, so that a run can resume with
-    another number.
+    A checkpoint holds whole rows whatever the number of ranks, so that a run can resume with a
+    different number.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Checkpoints:
         self.device, self.ranks, self.sharding = device, ranks, sharding
 
     def save(self, members: Sequence[Member], state: State) -> None:
-        """Write the members of a trajectory and their state: one file, linked into each folder."""
+        """Write the members of a trajectory and their state to one file, linked into each
+        folder."""
         folders = [member.folder for member in members if member.folder is not None]
         if not folders:
             return
@@ -99,7 +100,7 @@ class Checkpoints:
         )
 
     def _load(self, member: Member) -> dict[str, Any] | None:
-        """A member's checkpoint; None if none can be used. All ranks agree on that."""
+        """Return a member's checkpoint; None if none can be used. All ranks agree on the choice."""
         saved = self._load_own(member) if self.ranks.rank == 0 else None
         (usable,) = self.ranks.agreed(saved is not None)
         return self._load_own(member) if usable and saved is None else saved
@@ -148,7 +149,7 @@ class Checkpoints:
 def make_folder(folder: Path) -> None:
     """Create a folder for checkpoints and check that it is writable.
 
-    Raises ConfigError if not: before training, rather than when the first checkpoint is due.
+    Raises ConfigError if it is not, before training rather than when the first checkpoint is due.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +166,7 @@ def make_folder(folder: Path) -> None:
 def write(folders: Sequence[Path], values: Mapping[str, Any]) -> None:
     """Write one checkpoint into several folders, as links to one file where possible."""
     first = folders[0] / f"{CHECKPOINT}.new"
-    first.unlink(missing_ok=True)  # whatever has that name, such as the file of a killed process
+    first.unlink(missing_ok=True)  # whatever bears that name, such as the file of a killed process
     with first.open("xb") as file:
         torch.save(values, file)
         file.flush()
@@ -185,7 +186,7 @@ def read(path: Path, *, device: torch.device | str, mmap: bool, checksums: bool)
     """Read the values of a checkpoint: format, recipe, corpus_hash, state and members.
 
     torch.save writes a CRC-32 of every record, which torch.load ignores; `checksums` verifies them.
-    A file that is damaged, no checkpoint, or from another version raises errors of many types,
+    A file that is damaged, not a checkpoint, or from another version raises errors of many types,
     torch's own included.
     """
     check_regular(path)

@@ -18,7 +18,7 @@ from scaling.devices.ranks import ALONE, Ranks
 from scaling.model import Model
 
 _CHUNK_TOKENS = 16_384
-"""Tokens per forward pass; bounds the memory of the activations."""
+"""Tokens per forward pass, which bounds the memory of the activations."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HeldOut:
     bits_per_byte: float
     """Bits per byte of the text; end-of-text targets are excluded."""
     L_position: list[float]
-    """Mean at each position in the context, in order [nats/token]; length T."""
+    """Mean at each of the T positions in the context [nats/token]."""
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def evaluate(
     token_bytes_v: Tensor,
     ranks: Ranks = ALONE,
 ) -> list[HeldOut]:
-    """Test loss of each of K models on windows [B, T + 1].
+    """Return the test loss of each of K models on windows [B, T + 1].
 
     The ranks share the windows. `token_bytes_v` is the length of every token in bytes, 0 for
     end-of-text.
@@ -51,7 +51,7 @@ def evaluate(
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
     found = []
-    # One model at a time: a chunk fills the cache already.
+    # One model at a time: one chunk already fills the cache.
     for flat_1p in flat_kp.split(1):
         loss_bt = torch.zeros_like(bytes_bt)
         share = ranks.share(len(windows_bt))
@@ -94,7 +94,7 @@ class Evaluator:
     ) -> None:
         self.model, self.ranks, self.device = model, ranks, device
         self.bfloat16 = run.precision == "bfloat16"
-        # Prepared now: a corpus that cannot be read must fail before training, not after it.
+        # Prepare them now: an unreadable corpus must fail before training, not after it.
         self.others = {name: files.test_of(name) for name in sorted(other_corpora)}
         if texts is not None:
             corpus.check_unchanged(corpus.hashes(run.data, files, self.others), texts)
@@ -107,11 +107,12 @@ class Evaluator:
         return self.windows_bt.shape[0] * self.model.model.n_ctx
 
     def held_out(self, flat_kp: Tensor) -> list[HeldOut]:
-        """Test loss of each model on its own corpus."""
+        """Return the test loss of each model on its own corpus."""
         return self._evaluate(flat_kp, self.windows_bt)
 
     def held_out_on(self, name: str, flat_1p: Tensor, test_tokens: int) -> tuple[HeldOut, int]:
-        """Test loss of one model on another corpus, and the tokens it was measured on."""
+        """Return the test loss of one model on another corpus, and the number of tokens
+        measured."""
         n_ctx = self.model.model.n_ctx
         windows = held_out_windows(self.others[name], test_tokens, n_ctx, at_most=True)
         (found,) = self._evaluate(flat_1p, torch.from_numpy(windows).to(self.device))

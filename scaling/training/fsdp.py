@@ -2,13 +2,13 @@
 
 This is the third stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), as in torch's FSDP2
 (Zhao et al. 2023, arXiv 2304.11277). A tensor is whole only while the model computes with it: it is
-gathered when the model asks for it by name, freed after the forward pass, and gathered again for
-the backward pass. Its gradient is reduced and scattered to the shards. Gains and biases are small:
-they are gathered all together, once per pass.
+gathered when the model accesses it by name, freed after the forward pass, and gathered again for
+the backward pass. Its gradient is reduced and scattered to the shards. Gains and biases are small,
+so they are gathered all together, once per pass.
 
 The collectives and their order are those of torch's `fully_shard`, which cannot be used here: it
-hooks the forward of nn.Modules and makes each of their parameters a DTensor, cut along its first
-dimension. Our models read one flat tensor [K, P], whose first dimension is the pack.
+hooks the forward method of nn.Modules and turns each parameter into a DTensor that is sharded along
+its first dimension. Our models read one flat tensor [K, P], whose first dimension is the pack.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Sharding:
         if vectors := model.P - model.ends["head"]:
             self.units[VECTORS] = vectors
         self.sizes = [-(-size // ranks.size) for size in self.units.values()]
-        """Sizes of each rank's parts, one per unit."""
+        """Size of each rank's part of every unit."""
         ends = {}
         for kind in model.ends:
             parts = zip(self.units, self.sizes, strict=True)
@@ -61,7 +61,7 @@ class Sharding:
         self.layout.P, self.layout.ends = ends["vector"], ends
         model.gather = self.named
         self._gathered: dict[int, tuple[StorageWeakRef, Tensor, torch.dtype]] = {}
-        """What gathered tensors were gathered from, by their storage."""
+        """The shard that each gathered tensor was gathered from, by the tensor's storage."""
 
     def _kind(self, unit: str) -> str:
         return "vector" if unit == VECTORS else self.model.kind(unit)
@@ -69,7 +69,8 @@ class Sharding:
     # ---------------------------------------------------------------- whole rows
 
     def init(self, seed: int) -> Tensor:
-        """This rank's part of an initial row, without ever holding more than one whole tensor."""
+        """Return this rank's part of an initial row, without ever holding more than one whole
+        tensor."""
         tensors = self.model.initial(seed)
 
         def units() -> Iterator[Tensor]:
@@ -80,7 +81,8 @@ class Sharding:
         return self.own(units())
 
     def own(self, pieces: Iterable[Tensor]) -> Tensor:
-        """A copy of this rank's part of a whole row, given in pieces that end where units end."""
+        """Return a copy of this rank's part of a whole row, which is given in pieces that end where
+        units end."""
         units, rank = zip(self.units.values(), self.sizes, strict=True), self.ranks.rank
         parts = []
         for piece_p in pieces:
@@ -94,9 +96,9 @@ class Sharding:
         return torch.cat(parts)
 
     def whole(self, pieces: Iterable[Tensor]) -> Tensor:
-        """The whole row [P] on the CPU of rank 0, from the pieces of every rank's own row.
+        """Return the whole row [P] on the CPU of rank 0, from the pieces of every rank's own row.
 
-        Empty on other ranks. Only one whole unit is on a device at a time.
+        It is empty on other ranks. Only one whole unit is on a device at a time.
         """
         units = []
         own_p = torch.cat(list(pieces))
@@ -106,11 +108,11 @@ class Sharding:
         return torch.cat(units)
 
     def own_state(self, state: State, config: OptimConfig) -> State:
-        """This rank's part of the state of a whole row."""
+        """Return this rank's part of the state of a whole row."""
         return self._convert(state, self.own, _sizes(self.layout, config))
 
     def whole_state(self, state: State, config: OptimConfig) -> State:
-        """The state of the whole row on rank 0, as :meth:`whole` returns rows."""
+        """Return the state of the whole row on rank 0, as :meth:`whole` does for rows."""
         sizes = _sizes(self.model, config)
         held = sizes if self.ranks.rank == 0 else [0] * len(sizes)
         return self._convert(state, self.whole, held)
@@ -133,22 +135,24 @@ class Sharding:
     # ---------------------------------------------------------------- the model's passes
 
     def named(self, own_kp: Tensor, instead: dict[str, Tensor] | None = None) -> Gathered:
-        """Parameters by name as :meth:`scaling.model.Model.named`, from this rank's rows."""
+        """Return parameters by name as :meth:`scaling.model.Model.named` does, from this rank's
+        rows."""
         return Gathered(self, own_kp, instead or {})
 
     def mean_loss(
         self, own_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """Mean loss as :meth:`scaling.model.Model.mean_loss`, on this rank's windows.
+        """Return the mean loss on this rank's windows, as :meth:`scaling.model.Model.mean_loss`
+        does.
 
-        Its gradient is that of the mean over all ranks, which have equally many windows.
+        Its gradient is that of the mean over all ranks, which have equal numbers of windows.
         """
         self._gathered.clear()
         with saved_tensors_hooks(self._pack_saved, self._unpack_saved):
             return self.model.mean_loss(own_kp, windows_kbt, instead)
 
     def gather(self, part_ku: Tensor, unit: str) -> Tensor:
-        """Gather a unit [K, size], in the dtype in which the model multiplies."""
+        """Gather a unit [K, size], in the dtype of the model's matrix products."""
         device, dtype = part_ku.device.type, part_ku.dtype
         # Autocast would convert these anyway; embeddings are looked up in their own dtype.
         if self._kind(unit) in ("matrix", "head") and torch.is_autocast_enabled(device):
@@ -160,7 +164,8 @@ class Sharding:
         return unit_ku[:, : self.units[unit]]
 
     def _pack_saved(self, tensor: Tensor) -> Any:
-        """What autograd keeps for the backward pass: only the source of a gathered tensor."""
+        """Return what autograd keeps for the backward pass: of a gathered tensor, only its
+        source."""
         # An address is not reused while a weak reference to its storage exists.
         found = self._gathered.get(tensor.untyped_storage()._cdata)
         if found is None:
@@ -227,6 +232,6 @@ class ShardedAdamW(Optimizer):
 
 
 def _sizes(model: Model, config: OptimConfig) -> list[int]:
-    """Sizes of the pieces of a row."""
+    """Return the sizes of the pieces of a row."""
     row_p = torch.empty(model.P, device="meta")
     return [piece.view(row_p).numel() for piece in pieces(model, config)]

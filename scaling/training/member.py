@@ -1,4 +1,4 @@
-"""The members of a pack: what belongs to each run, and which of them share a trajectory."""
+"""The members of a pack: what belongs to each run, and which runs share a trajectory."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _EXPLODED_ABOVE = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a row of the results table says about the hardware."""
+    """The hardware facts in a row of the results table."""
 
     device: str
     peak_flops: float
-    """Of all devices together [FLOP/s]."""
+    """Total over all devices [FLOP/s]."""
     memory: int
     """Peak memory [bytes]."""
 
 
 class Member:
-    """One run of a pack: everything of it except its row of the stacked tensors."""
+    """One run of a pack: everything about it except its row of the stacked tensors."""
 
     SAVED: ClassVar[dict[str, type]] = {
         "step": int,
@@ -54,7 +54,7 @@ class Member:
         "work": float,
         "tests": list,
     }
-    """Attributes that a checkpoint holds, with their types."""
+    """Attributes that a checkpoint stores, with their types."""
 
     def __init__(self, run: RunConfig, files: TokenFiles, folder: Path | None) -> None:
         self.run = run
@@ -76,25 +76,26 @@ class Member:
         self.curve: list[dict[str, Any]] = []
         self.tests: list[dict[str, Any]] = []
         self.loss_before, self.loss_from = 0.0, 0
-        """Sum of the training losses, and the step, at the last evaluation."""
+        """Sum of the training losses up to the last evaluation, and its step."""
         self.norm_before = 0.0
-        """Sum of the gradient norms at the last evaluation."""
+        """Sum of the gradient norms up to the last evaluation."""
         self.best: dict[str, Any] = {}
         """The evaluation that counts: the least loss with eval.patience, otherwise the last."""
         self.worse = 0
         """Evaluations since the one that counts."""
         self.pack = 1
-        """Largest number of models that trained beside this one, itself included."""
+        """Largest number of models that trained at once in its stack, itself included."""
         self.shared_steps = 0
         """Steps shared with members that trained on."""
         self.work = 0.0
-        """Tokens trained; those of shared steps are divided among the members that share them."""
+        """Tokens trained; the tokens of shared steps are divided among the members that share
+        them."""
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.error = ""
         """Why it diverged."""
         self.stopped = ""
-        """Why it was given up."""
+        """Why it was stopped early."""
 
     @property
     def finished(self) -> bool:
@@ -110,12 +111,12 @@ class Member:
         return (after - before) // self.run.model.n_ctx
 
     def next_windows(self, share: slice) -> np.ndarray:
-        """Windows [b, n_ctx + 1] of a share of the next step's sequences."""
+        """Return the windows [b, n_ctx + 1] of a share of the next step's sequences."""
         first = self.run.tokens_at(self.step) // self.run.model.n_ctx
         return self.tokens.batch(self.run.seed, first + share.start, share.stop - share.start)
 
     def next_rates(self) -> tuple[float, float]:
-        """Learning rates of the next step, for (matrices, all else)."""
+        """Return the learning rates of the next step, for (matrices, all else)."""
         scale = schedule(self.run, self.step)
         return self.lr_peaks[0] * scale, self.lr_peaks[1] * scale
 
@@ -152,23 +153,23 @@ class Member:
 
     @property
     def is_result(self) -> bool:
-        """Whether the model just evaluated is the run's result, as far as is known now."""
+        """Whether the model just evaluated is, so far, the run's result."""
         if self.error:
             return False
         return self.worse == 0 if self.run.eval.patience is not None else self.finished
 
     def add_test(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
-        """Note the model's loss on a distribution."""
+        """Record the model's loss on a distribution."""
         at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
         self.tests.append(at | asdict(held_out))
 
     def mean_loss(self, loss_sum: float) -> float | None:
-        """Mean training loss since the last evaluation; None right after it."""
+        """Return the mean training loss since the last evaluation; None right after one."""
         steps = self.step - self.loss_from
         return (loss_sum - self.loss_before) / steps if steps else None
 
     def progress(self, loss_sum: float, seconds: float) -> Progress:
-        """The run's progress; `seconds` is training time not yet in `train_seconds`."""
+        """Return the run's progress; `seconds` is training time not yet in `train_seconds`."""
         return Progress(
             step=self.step,
             steps=self.run.S,
@@ -179,7 +180,7 @@ class Member:
         )
 
     def result(self, files: TokenFiles, machine: Machine) -> Result:
-        """The finished run, with its row of the results table."""
+        """Return the finished run, with its row of the results table."""
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
         sizes = size.size_columns(run, self.best["step"])
@@ -210,16 +211,16 @@ class Member:
 
 @dataclass
 class Trajectory:
-    """Members with the same parameters so far, in the order they branch off, the last one first.
+    """Members with the same parameters so far, ordered by where they branch off, last first.
 
-    A member that shares its parameters with no other has a trajectory to itself.
+    A member that shares its parameters with no other has its own trajectory.
     """
 
     members: list[Member]
     state: State | None = None
     """The state to continue from, while it waits for a slot; None starts from the seed."""
     on_disk: bool = False
-    """Whether `state` is what the checkpoint holds."""
+    """Whether `state` is the same as in the checkpoint."""
 
     @property
     def leader(self) -> Member:

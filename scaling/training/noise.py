@@ -1,9 +1,9 @@
-"""The gradient noise scale: the batch size at which noise and signal of a gradient are equal
+"""The gradient noise scale: the batch size at which a gradient's noise equals its signal
 (McCandlish et al. 2018, arXiv 1812.06162), B_simple = tr(Sigma) / |G|^2.
 
 With G the gradient of the loss and Sigma the covariance of the gradient of one token, a batch of B
 tokens has E |G_B|^2 = |G|^2 + tr(Sigma) / B (eq. A.1). So the gradients of a step's micro-batches
-and of the whole step give unbiased estimates of both, at no extra cost if the step is accumulated
+and of the whole step give unbiased estimates of both, at no extra cost if gradients are accumulated
 anyway. A second estimate compares single sequences, but only for the gains and biases of norms:
 their gradient per sequence is cheap, and their noise scale follows that of the whole model (Gray et
 al. 2024, arXiv 2411.00999).
@@ -25,7 +25,7 @@ DECAY = 0.98
 
 
 def moments(small_sq: Tensor, big_sq: Tensor, small: float, big: float) -> tuple[Tensor, Tensor]:
-    """Unbiased estimates of (tr(Sigma), |G|^2) (McCandlish et al. 2018, eqs. A.2 and A.3).
+    """Return unbiased estimates of (tr(Sigma), |G|^2) (McCandlish et al. 2018, eqs. A.2, A.3).
 
     `small_sq` is the mean squared norm of gradients over `small` tokens each, `big_sq` the squared
     norm of the gradient over all `big` tokens.
@@ -37,7 +37,7 @@ def moments(small_sq: Tensor, big_sq: Tensor, small: float, big: float) -> tuple
 class NoiseScale:
     """Running means of both moments for K models; their ratio is the noise scale.
 
-    The moments are averaged, not the ratios: the means are unbiased, a ratio is not.
+    The moments are averaged rather than their ratios, because only the moments are unbiased.
     """
 
     SIZE = 5
@@ -56,8 +56,9 @@ class NoiseScale:
     ) -> None:
         """Add a step, given squared gradient norms [K] and the tokens behind each gradient.
 
-        `micro` is the mean over micro-batches, `step` the whole step; `sequence_gains` is the mean
-        over sequences for the norms' gains and biases alone, `step_gains_sq_k` their whole step.
+        `micro` is the mean over micro-batches and `step` is the whole step; for the norms' gains
+        and biases alone, `sequence_gains` is the mean over sequences and `step_gains_sq_k` the
+        whole step.
         """
         seen = [
             *moments(micro[0], step[0], micro[1], step[1]),
@@ -67,13 +68,13 @@ class NoiseScale:
         self.state_km.lerp_(torch.stack(seen, dim=1).to(self.state_km), 1 - DECAY)
 
     def moments(self) -> Tensor:
-        """Means [K, 4], corrected for their start at zero: tr(Sigma) and |G|^2 of all parameters,
-        then of the norms."""
+        """Return the means [K, 4], corrected for their start at zero: tr(Sigma) and |G|^2 of all
+        parameters, then of the norms."""
         return self.state_km[:, :4] / self.state_km[:, 4:]
 
     def scales(self) -> tuple[Tensor, Tensor]:
-        """B_simple [tokens] of all parameters and of the norms [K]; nan while |G|^2 cannot be
-        distinguished from zero."""
+        """Return B_simple [tokens] of all parameters and of the norms [K]; nan while |G|^2 cannot
+        be distinguished from zero."""
         trace, square, trace_norm, square_norm = self.moments().unbind(1)
         nan = torch.full_like(trace, torch.nan)
         return (
@@ -99,7 +100,7 @@ class StepNoise:
         """Gradient [K, D] of the whole step for each of the model's gains."""
 
     def gains_per_sequence(self) -> dict[str, Tensor]:
-        """The model's gains, repeated for each sequence of a micro-batch [K b, D]."""
+        """Return the model's gains, repeated for each sequence of a micro-batch [K b, D]."""
         if not self.model.gains:
             return {}
         p = self.model.named(self.flat_kp)
@@ -117,7 +118,7 @@ class StepNoise:
             self.sequence_sq_k += squares_kb.sum(1) / self.sequences
 
     def exchange(self, loss_k: Tensor, weight: float) -> Tensor:
-        """Average over the ranks, in one exchange together with the losses; return the losses."""
+        """Average over the ranks, in one exchange with the losses, and return the losses."""
         sums = [loss_k[:, None], self.micro_sq_k[:, None], self.sequence_sq_k[:, None]]
         means = self.ranks.mean_of_each([*sums, *self.gain_grads], weight)
         loss_k1, micro_k1, sequence_k1, *self.gain_grads = means

@@ -88,11 +88,12 @@ class Optimizer:
         return norm_k
 
     def norm(self, grad_kp: Tensor) -> Tensor:
-        """Norms of the gradients of whole rows [K]."""
+        """Return the norms of the gradients of whole rows [K]."""
         return norm(grad_kp)
 
     def row(self, k: int) -> dict[str, Any]:
-        """The optimizer state of row k for a checkpoint: torch's state of each of its pieces."""
+        """Return the optimizer state of row k for a checkpoint: torch's state of each of its
+        pieces."""
         return {
             f"{number}.{name}": value
             for number, state in enumerate(self._states(k))
@@ -152,7 +153,7 @@ class CompiledAdamW:
     def apply(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
         """Call `update`, compiled code that ends in :func:`adamw`, and return what it returns.
 
-        It gets all arguments of :func:`adamw` after the gradient, the parameters first.
+        `update` receives all arguments of :func:`adamw` after the gradient, the parameters first.
         """
         t_after = [t + 1 for t in self.t]
         moving = [
@@ -169,7 +170,8 @@ class CompiledAdamW:
         return result
 
     def row(self, k: int) -> dict[str, Any]:
-        """The optimizer state of row k for a checkpoint, in the form of :meth:`Optimizer.row`."""
+        """Return the optimizer state of row k for a checkpoint, in the form of
+        :meth:`Optimizer.row`."""
         if not self.t[k]:
             return {}
         return {
@@ -200,7 +202,7 @@ def adamw(
     moving_k4: Tensor,
     matrices: int,
 ) -> Tensor:
-    """One step of AdamW in place (Loshchilov & Hutter 2019, algorithm 2).
+    """Do one step of AdamW in place (Loshchilov & Hutter 2019, algorithm 2).
 
     Returns the norms of the gradients before clipping [K].
     """
@@ -230,14 +232,14 @@ class Piece:
     view: Callable[[Tensor], Tensor]
     """The part of a row [P], as a view."""
     kind: str
-    """The optimizer: a key of _KINDS."""
+    """Its optimizer: a key of _KINDS."""
     matrix: bool
-    """Whether it has the learning rate of matrices."""
+    """Whether it uses the learning rate of matrices."""
     decayed: bool
 
 
 def pieces(model: Model, c: OptimConfig) -> list[Piece]:
-    """The pieces of a row, in order; together they cover it."""
+    """Return the pieces of a row, in order; together they cover it."""
     end, P_decayed = model.ends["matrix"], _decayed(model, c)
     adamw_from = {"adamw": 0, "muon": end, "adafactor": model.P}[c.optimizer]
     found = []
@@ -256,7 +258,7 @@ def pieces(model: Model, c: OptimConfig) -> list[Piece]:
 
 
 def _decayed(model: Model, c: OptimConfig) -> int:
-    """Number of decayed parameters; they are the first of a row."""
+    """Return the number of decayed parameters; they come first in a row."""
     ends = {"matrices": model.ends["matrix"], "embeddings": model.ends["head"], "all": model.P}
     return ends[c.decay]
 

@@ -1,4 +1,4 @@
-"""Which runs can train in one pack, and which of them share their first steps. Torch-free."""
+"""Keys of the runs that can train in one pack and of those that share their first steps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SHARED = (
     "batch_tokens",
     "precision",
 )
-"""Fields in which the runs of a pack agree; seeds, learning rates, horizons, subsets may differ."""
+"""Fields in which the runs of a pack agree; seed, learning rate, horizon and subset may differ."""
 
 pack_key = attrgetter("model", *(key for key in SHARED if not key.startswith("model.")))
 """The values of :data:`SHARED`, hashable: equal for runs that can train in one pack."""
 
 
 def branch_step(run: RunConfig) -> int:
-    """Steps for which the learning rate does not depend on the run's horizon.
+    """Return the number of steps for which the learning rate does not depend on the run's horizon.
 
     A wsd run branches off where its cooldown begins, a constant one at its end.
     """
@@ -38,7 +38,7 @@ def branch_step(run: RunConfig) -> int:
 
 
 def trunk(run: RunConfig) -> Hashable:
-    """Equal for runs that go through the same parameters until the first of them branches off.
+    """Return a key that is equal for runs with the same parameters until one of them branches off.
 
     Such runs differ only in horizon, cooldown and evaluations (:func:`branch_step`). If a warm-up
     or a learning-rate rule depends on the horizon, runs of different horizons share no trunk.

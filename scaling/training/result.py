@@ -1,4 +1,4 @@
-"""What training reports and returns, and what it asks its caller. Torch-free."""
+"""What training reports, returns, and asks of its caller. Imports no torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Returns {run_id: reason} for the runs that should end now."""
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What the caller of a training loop wants to hear, and decides."""
+    """Functions of the caller that a training loop reports to, or asks for a decision."""
 
     on_progress: Callable[[RunConfig, Progress], None] | None = None
     """Called about twice a second, and after every evaluation."""
@@ -62,4 +62,4 @@ class Callbacks:
     should_stop: Callable[[], bool] | None = None
     """Called after every step; True writes checkpoints and raises Interrupted."""
     give_up: GiveUp | None = None
-    """Called after every evaluation but a run's last."""
+    """Called after every evaluation except a run's last."""

@@ -1,4 +1,4 @@
-"""The schedule of a run: learning rates by step, and evaluation steps. Torch-free."""
+"""The schedule of a run: learning rates by step, and evaluation steps. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaling.size import parameters_of
 
 
 def warmup_steps(run: RunConfig) -> int:
-    """Steps of linear warm-up, at most all of them."""
+    """Return the number of steps of linear warm-up, at most all of them."""
     if run.optim.warmup_tokens is not None:
         steps = range(run.S)  # tokens_at(step) are the tokens before that step
         return bisect.bisect_left(steps, run.optim.warmup_tokens, key=run.tokens_at)
@@ -19,22 +19,22 @@ def warmup_steps(run: RunConfig) -> int:
 
 
 def cooldown_steps(run: RunConfig) -> int:
-    """Steps of a wsd run's final decay, at least one."""
+    """Return the number of steps of a wsd run's final decay, at least one."""
     return max(1, round(run.optim.cooldown_fraction * run.S))
 
 
 def lr_divisor(model: ModelConfig, optim: OptimConfig) -> float:
-    """The factor by which muP divides the learning rate of matrices.
+    """Return the factor by which muP divides the learning rate of matrices.
 
-    AdamW: m = d_model / base (Yang et al. 2022, Table 8). Updates with equal singular values
-    (Muon) shrink by m^1/2 on their own, and updates in proportion to the weights (Adafactor) have
-    to: m^1/2.
+    AdamW: m = d_model / base (Yang et al. 2022, Table 8). Updates with equal singular values (Muon)
+    already shrink by m^1/2, and updates in proportion to the weights (Adafactor) have to shrink,
+    which leaves m^1/2 for both.
     """
     return model.width_multiplier ** (1.0 if optim.optimizer == "adamw" else 0.5)
 
 
 def evaluation_steps(S: int, points: int) -> list[int]:
-    """The steps (1 to S) after which the held-out loss is measured.
+    """Return the steps (1 to S) after which the held-out loss is measured.
 
     They are log-spaced from S / 100; the last step is always one of them.
     """
@@ -47,7 +47,7 @@ def evaluation_steps(S: int, points: int) -> list[int]:
 
 
 def peaks(run: RunConfig) -> tuple[float, float]:
-    """Peak learning rates of (matrices, all else); the rules see the exact N, D and B."""
+    """Return the peak learning rates of (matrices, all else); rules use the exact N, D and B."""
     N = parameters_of(run).N
     rules = run.optim.lr, run.optim.lr if run.optim.lr_embedding is None else run.optim.lr_embedding
     matrices, other = (peak_lr(rule, N=N, D=run.D, B=run.batch_tokens) for rule in rules)
@@ -55,7 +55,7 @@ def peaks(run: RunConfig) -> tuple[float, float]:
 
 
 def schedule(run: RunConfig, step: int) -> float:
-    """Learning rate of `step` (0 to S - 1) relative to the peak.
+    """Return the learning rate of `step` (0 to S - 1) relative to the peak.
 
     A cosine or linear run ends at `final_fraction`, reached at its last step (unless warm-up takes
     all steps, or all but one). A wsd run (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395;

@@ -49,7 +49,7 @@ class Stack:
             noise = [zeros_m if state.noise_m is None else state.noise_m for state in states]
             self.noise = NoiseScale(torch.stack(noise))
         self.ema = [config.ema or 0.0 for config in configs]
-        """Decay of each row's running mean; 0 keeps it equal to the parameters."""
+        """Decay of each row's running mean; 0 keeps the mean equal to the parameters."""
         self.mean_kp: Tensor | None = None
         if any(config.ema is not None for config in configs):
             means = [state.flat_p if state.mean_p is None else state.mean_p for state in states]
@@ -64,12 +64,12 @@ class Stack:
         """Update the running means after a step; `steps` are the steps done before it, per row."""
         if self.mean_kp is None:
             return
-        # The mean starts quickly: its decay is at most (1 + t) / (10 + t).
+        # The mean adapts quickly at first: its decay is at most (1 + t) / (10 + t).
         weights = [1 - min(d, (1 + t) / (10 + t)) for d, t in zip(self.ema, steps, strict=True)]
         self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(weights)[:, None])
 
     def state(self, k: int) -> State:
-        """The state of row k; its tensors are views."""
+        """Return the state of row k; its tensors are views."""
         return State(
             flat_p=self.flat_kp.detach()[k],
             adamw=self.optimizer.row(k),

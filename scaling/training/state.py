@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class State:
-    """One row of a stack; a checkpoint holds its fields by name."""
+    """One row of a stack; a checkpoint stores its fields by name."""
 
     flat_p: Tensor
     """The parameters."""
     adamw: dict[str, Any]
-    """The optimizer's state, whatever its kind; empty before the first step."""
+    """State of the optimizer of any kind; empty before the first step."""
     loss_sum: float = 0.0
     """Sum of the training losses of all steps so far, in float64."""
     norm_sum: float = 0.0

@@ -25,7 +25,7 @@ from scaling.training.optim import CompiledAdamW
 from scaling.training.stack import Stack
 
 Rates = list[tuple[float, float]]
-"""Learning rates (of matrices, of all else) for each row."""
+"""Learning rates of (matrices, all else) for each row."""
 
 
 class TrainingStep:
@@ -56,7 +56,7 @@ class TrainingStep:
     def _compile(self, run: RunConfig, sharding: Sharding | None) -> None:
         model, device = self.model, self.device
         P = model.P if sharding is None else sharding.layout.P
-        with torch.no_grad():  # a family may cache tensors in its first call; not within a graph
+        with torch.no_grad():  # A first call may cache tensors; not within a graph.
             tokens_kbt = torch.zeros(1, 1, model.model.n_ctx, dtype=torch.long, device=device)
             model.logits(torch.zeros(1, P, device=device), tokens_kbt)
         if sharding is None:
@@ -81,7 +81,7 @@ class TrainingStep:
             lack = ""
             try:
                 return stack.optimizer.apply(partial(whole, windows_kbt), rates)
-            except TorchDynamoException:  # a family whose code is not one graph
+            except TorchDynamoException:  # a family whose code does not compile into one graph
                 self.one_graph = None
             except (MemoryError, RuntimeError) as error:
                 lack = _lack_of_memory(error)
@@ -93,8 +93,9 @@ class TrainingStep:
     def gradient(
         self, stack: Stack, windows_kbt: Tensor, weight: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss [K] and its gradient over the whole step, as the optimizer takes it; arguments
-        as for :meth:`update`. Adds the step to the noise scale, if that is measured."""
+        """Return the mean loss [K] and its gradient over the whole step, in the form that the
+        optimizer takes. Arguments are those of :meth:`update`. Adds the step to the noise scale, if
+        that is measured."""
         while True:
             try:
                 return self._gradient(stack, windows_kbt, weight)
@@ -104,7 +105,8 @@ class TrainingStep:
 
     def _gradient(self, stack: Stack, windows_kbt: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         ranks, sequences = self.ranks, windows_kbt.shape[1]
-        # While the batch grows, it may have fewer sequences than micro-batches are wanted.
+        # While the batch grows, it may have fewer sequences than the number of micro-batches
+        # wanted.
         micro = smallest_divisor(sequences, min(self.micro_batches, sequences))
         if stack.noise is None:
             loss_k, grad_kp = self._accumulate(stack.flat_kp, windows_kbt, micro)
@@ -121,7 +123,8 @@ class TrainingStep:
     def _accumulate(
         self, flat_kp: Tensor, windows_kbt: Tensor, micro: int, norms: StepNoise | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss [K] and gradient of this rank's windows, in `micro` equal micro-batches."""
+        """Return the mean loss [K] and gradient of this rank's windows, in `micro` equal
+        micro-batches."""
         if micro == 1 and norms is None:
             loss_k, (grad_kp,) = self._backward(flat_kp, windows_kbt, {})
             return loss_k, grad_kp
@@ -139,8 +142,8 @@ class TrainingStep:
     def _backward(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Losses [K], and gradients by the parameters and by each tensor in `instead`, which
-        replaces the parameter of its name."""
+        """Return losses [K], and gradients with respect to the parameters and to each tensor in
+        `instead`, which replaces the parameter of its name."""
         if self.compiled:  # one graph for packs of every size
             for tensor in (flat_kp, windows_kbt):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
@@ -175,18 +178,18 @@ class TrainingStep:
 
 
 def _lack_of_memory(error: Exception) -> str:
-    """The message of an error for lack of memory; any other error is raised again."""
+    """Return the message of an out-of-memory error; raise any other error again."""
     if not out_of_memory(error):
         raise error
     return one_line(error)
 
 
 def step_function(model: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A whole step as one function, to be compiled into one graph.
+    """Return a whole step as one function, to be compiled into one graph.
 
-    It takes windows [K, B, T + 1] and the arguments of :func:`optim.adamw` after the gradient,
-    updates the parameters in place, and returns losses and gradient norms [K]. Small models spend
-    most of a step between graphs.
+    The function takes windows [K, B, T + 1] and the arguments of :func:`optim.adamw` after the
+    gradient, updates the parameters in place, and returns losses and gradient norms [K]. With
+    several graphs, small models would spend most of a step between them.
     """
 
     def step(windows_kbt: Tensor, flat_kp: Tensor, *adamw: Any) -> tuple[Tensor, Tensor]:
@@ -202,8 +205,8 @@ def step_function(model: Model, bfloat16: bool) -> Callable[..., tuple[Tensor, T
 
 
 def micro_batches(run: RunConfig, micro_tokens: int | None, ranks: Ranks) -> int:
-    """Number of equal micro-batches in a rank's share of a step: enough for the noise scale, and
-    for at most `micro_tokens` tokens each."""
+    """Return the number of equal micro-batches in a rank's share of a step: enough for the noise
+    scale, and for at most `micro_tokens` tokens each."""
     sequences = run.batch_tokens // run.model.n_ctx // ranks.size
     least = -(-(run.eval.noise_parts or 1) // ranks.replicas)
     if micro_tokens is not None:
@@ -217,5 +220,6 @@ def micro_batches(run: RunConfig, micro_tokens: int | None, ranks: Ranks) -> int
 
 
 def smallest_divisor(number: int, at_least: int) -> int:
-    """The smallest divisor of `number` that is at least `at_least` (at most `number` itself)."""
+    """Return the smallest divisor of `number` that is at least `at_least` (at most `number`
+    itself)."""
     return next(d for d in range(at_least, number + 1) if number % d == 0)

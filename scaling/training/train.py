@@ -77,16 +77,17 @@ def train_pack(
     """Train several runs as one stacked model; the results are in the order of `runs`.
 
     Each member has its own seed, data, learning rates, horizon and checkpoint, and its own
-    evaluation steps. When it ends or diverges it leaves, without any effect on the others. At most
-    `slots` rows train at a time (by default all); other runs wait in order for a free slot. Steps
-    that runs have in common (scaling.training.pack_key.trunk) are trained once.
+    evaluation steps. When it ends or diverges it leaves the pack, without any effect on the others.
+    At most `slots` rows train at a time (by default all); other runs wait in order for a free slot.
+    Steps that runs have in common (scaling.training.pack_key.trunk) are trained once.
 
     None of this changes a number: on the CPU with one thread, uncompiled, each result is that of
     the run trained alone, bit for bit; otherwise up to the order of floating-point sums. The
     `seconds` of a row are the member's share of the wall clock. `on_result` is called as each
     member ends; other arguments are those of :func:`train`.
 
-    Raises ConfigError if the runs differ in one of :data:`SHARED`, and as :func:`train` does.
+    Raises ConfigError if the runs differ in one of :data:`SHARED`, and otherwise as :func:`train`
+    does.
     """
     if not runs:
         return []

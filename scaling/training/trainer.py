@@ -75,7 +75,7 @@ class Trainer:
         )
         self.sharding = Sharding(self.model, ranks) if ranks.sharded else None
         self.layout = self.model if self.sharding is None else self.sharding.layout
-        """Where tensors lie in this rank's rows."""
+        """Layout of the tensors in this rank's rows."""
         self.training_step = TrainingStep(
             self.model, shared, execution, device=self.device, ranks=ranks, sharding=self.sharding
         )
@@ -83,13 +83,14 @@ class Trainer:
             if folder is not None and ranks.rank == 0:
                 make_folder(folder)
         self.trajectories: list[Trajectory] = []
-        """Those that train; trajectory k is row k of the stack."""
+        """Trajectories that train now; trajectory k is row k of the stack."""
         self.stack: Stack
-        """Their tensors, from when the first trajectory starts."""
+        """The stack of their tensors, once the first trajectory has started."""
         self.lr: list[float] = []
         """Learning rate of the matrices at each row's last step."""
         self.updates: dict[int, Tensor] = {}
-        """{row: norm of the last update of the matrices over their norm}, where it is asked for."""
+        """{row: norm of the last update of the matrices over their norm}, for rows that measure
+        it."""
         self.order = [run.run_id for run in runs]
         members = [Member(run, self.files, f) for run, f in zip(runs, folders, strict=True)]
         self.checkpoints = Checkpoints(
@@ -116,7 +117,7 @@ class Trainer:
                     branches.append(Trajectory([member], self.stack.state(k).clone()))
             if trajectory.members:
                 stay.append(k)
-        self.waiting[:0] = branches  # first, since their state is only in memory
+        self.waiting[:0] = branches  # these first, since their state is only in memory
         free = self.slots - len(stay)
         entering, self.waiting = self.waiting[:free], self.waiting[free:]
         if len(stay) == len(self.trajectories) and not entering:
@@ -138,7 +139,7 @@ class Trainer:
             member.pack = max(member.pack, len(self.trajectories))
 
     def _start(self, trajectory: Trajectory) -> State:
-        """The state with which a trajectory enters its slot."""
+        """Return the state with which a trajectory enters its slot."""
         state, trajectory.state = trajectory.state, None
         if state is None:
             seed, sharding = trajectory.leader.run.seed, self.sharding
@@ -148,13 +149,13 @@ class Trainer:
         return dataclasses.replace(state, **{n: x.to(self.device) for n, x in tensors.items()})
 
     def _members(self) -> list[Member]:
-        """The members that train."""
+        """Return the members that train now."""
         return [member for trajectory in self.trajectories for member in trajectory.members]
 
     # ---------------------------------------------------------------- the loop
 
     def run_to_end(self, callbacks: Callbacks) -> list[Result]:
-        """Train all members to their ends; the results are in the order of the runs.
+        """Train all members to their ends and return the results in the order of the runs.
 
         Raises Interrupted when `should_stop` asks for it.
         """
@@ -220,7 +221,8 @@ class Trainer:
                     member.work += tokens / len(trajectory.members)
 
     def _agree(self, should_stop: Callable[[], bool] | None) -> tuple[bool, bool, bool]:
-        """Whether to report progress, to stop, and to write checkpoints, as rank 0 decides."""
+        """Return whether to report progress, to stop, and to write checkpoints, as rank 0
+        decides."""
         now = time.perf_counter()
         report, stop, save = self.ranks.agreed(
             now - self._last_progress > _PROGRESS_SECONDS,
@@ -244,7 +246,7 @@ class Trainer:
     def _not_training(self) -> Iterator[None]:
         """Book the training time so far, and exclude that of the block.
 
-        Each trajectory has an equal share of the time, and of this each of its members.
+        The time is divided equally among trajectories, and within each among its members.
         """
         seconds = (time.perf_counter() - self._clock) / len(self.trajectories)
         for trajectory in self.trajectories:
@@ -256,7 +258,7 @@ class Trainer:
     # ---------------------------------------------------------------- evaluation
 
     def _due_for_evaluation(self) -> dict[int, list[Member]]:
-        """{row: members to be evaluated after the last step}."""
+        """Return {row: members to be evaluated after the last step}."""
         due = {
             k: [member for member in trajectory.members if member.step in member.eval_steps]
             for k, trajectory in enumerate(self.trajectories)
@@ -264,7 +266,7 @@ class Trainer:
         return {k: members for k, members in due.items() if members}
 
     def _find_lost(self) -> dict[int, list[Member]]:
-        """{row: members whose training loss is no longer finite}, to be evaluated and ended now.
+        """Return {row: members whose training loss is no longer finite}, to be evaluated and ended.
 
         Reading the sums is the loop's only synchronisation with the device.
         """
@@ -288,7 +290,7 @@ class Trainer:
             for member in members:
                 member.eval_seconds += seconds
                 L_train = member.mean_loss(losses[k])
-                if L_train is not None:  # None: evaluated at this step already, and lost
+                if L_train is not None:  # None if it was evaluated at this step already, and lost
                     # No update is measured where a lost member is evaluated out of turn.
                     has_update = member.run.eval.update_ratio and k in self.updates
                     diagnostics = {
@@ -306,8 +308,8 @@ class Trainer:
                 member.norm_before = norms[k]
 
     def _test(self, k: int, member: Member, found: HeldOut) -> None:
-        """Measure a member of row k, finished or at its best so far, on every distribution that its
-        config names."""
+        """Measure a member of row k, finished or at its best so far, on every distribution in its
+        config."""
         run = member.run
         member.tests = []
         member.add_test(run.data.corpus, self.evaluator.test_tokens, found)
@@ -334,10 +336,10 @@ class Trainer:
     ) -> None:
         """Collect the results of finished members, then fill their slots."""
         finished = True
-        while finished:  # one that enters may be finished as well, by its checkpoint
+        while finished:  # one that enters may already be finished, according to its checkpoint
             finished = [member for member in self._members() if member.finished]
             for trajectory in self.trajectories:
-                # Steps count as shared for all but the one that did them to its end.
+                # Steps count as shared for all members but the one that trains on to its end.
                 longest = next((m for m in trajectory.members if not m.finished), trajectory.leader)
                 for member in trajectory.members:
                     if member.finished and member is not longest:

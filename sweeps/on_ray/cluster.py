@@ -13,20 +13,20 @@ from sweeps.errors import StoreError
 from sweeps.on_ray.start import job_config, script_folder
 
 _CONNECT_SECONDS = 3.0
-"""Time for a cluster's port to answer; Ray itself would wait for minutes."""
+"""Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
 
 
 @contextlib.contextmanager
 def joined(address: str | None) -> Iterator[None]:
-    """Join the cluster at `address` ('host:port' or 'auto') for the block; None joins none.
+    """Join the cluster at `address` ('host:port' or 'auto') within the block; do nothing for None.
 
-    This machine must be a node of the cluster. This package is sent to the cluster's workers.
+    This machine must be a node of the cluster. The package is sent to the cluster's workers.
     Raises StoreError if no cluster answers.
     """
     if address is None:
         yield
         return
-    # Before sweeps.on_ray.tune, which sets a token of this process that the cluster does not know.
+    # Import ray before sweeps.on_ray.tune, which sets a token that the cluster does not know.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import logging
 
@@ -50,7 +50,7 @@ def joined(address: str | None) -> Iterator[None]:
 
 
 def probe(address: str) -> None:
-    """Raise StoreError, without waiting, if no cluster answers."""
+    """Raise StoreError, without a long wait, if no cluster answers."""
     if address.startswith("ray://"):
         raise StoreError(
             f"address={address!r} is an address of Ray Client, which a sweep cannot use: its queue "

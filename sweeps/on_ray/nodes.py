@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from scaling.devices.launch import Start
 
 _ANSWER_SECONDS = 60.0
-"""Time for a node to answer, which takes moments except for the first time: it imports torch."""
+"""Seconds for a node to answer. This takes a moment, except that the first call imports torch."""
 
 _START_SECONDS = 660.0
-"""Time for the ranks of a node to start; more than the node itself gives them."""
+"""Seconds for the ranks of a node to start; more than the node itself allows them."""
 
 _LOOK_SECONDS = 2.0
-"""Time for a node to answer whether its ranks have failed."""
+"""Seconds for a node to answer whether its ranks have failed."""
 
 _GRACE_SECONDS = 20.0
-"""Time for this worker to notice by itself that Ray has lost a node. It does if connections were
-closed; if the node only fell silent, torch would wait for ten minutes."""
+"""Seconds for this worker to notice by itself that Ray has lost a node. It does so if connections
+were closed; if the node only fell silent, torch would wait for ten minutes."""
 
 
 class _Actor:
-    """The actor on another node, around a :class:`scaling.devices.launch.LocalNode`."""
+    """The actor on another node, which wraps a :class:`scaling.devices.launch.LocalNode`."""
 
     def __init__(self) -> None:
         with contextlib.suppress(ValueError):
@@ -55,7 +55,7 @@ class _Actor:
         return getattr(self._node, name)(*values)
 
     def stay(self) -> None:
-        """Never return, so that a caller learns when this actor has died."""
+        """Never return, so that the caller learns when this actor dies."""
         threading.Event().wait()
 
 
@@ -72,7 +72,7 @@ class RayNode:
             .options(
                 num_cpus=resources.get("CPU", 0),
                 num_gpus=resources.get("GPU", 0),
-                max_concurrency=2,  # one thread is in `stay`
+                max_concurrency=2,  # one thread is occupied by `stay`
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle),
             )
             .remote()
@@ -136,7 +136,7 @@ class RayNode:
 
 
 def other_nodes(execution: Execution) -> list[RayNode]:
-    """Return the other nodes of the worker that calls this."""
+    """Return the other nodes of the calling worker."""
     if execution.nodes == 1:
         return []
     group = ray.util.get_current_placement_group()
@@ -146,7 +146,7 @@ def other_nodes(execution: Execution) -> list[RayNode]:
 
 @contextlib.contextmanager
 def reached(others: Sequence[RayNode]) -> Iterator[None]:
-    """Let runs that train in the block start ranks on the other nodes."""
+    """Let runs that train within the block start ranks on the other nodes."""
     if not others:
         yield
         return

@@ -1,4 +1,4 @@
-"""Starting Ray for a sweep: in a folder that is private to the user, with safe module paths."""
+"""Start Ray for a sweep, in a folder that is private to the user and with safe module paths."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from scaling import interpreter
 from sweeps.errors import StoreError
 
 _LONGEST = 38
-"""Characters of the folder's path at most: paths of sockets are up to 69 longer, and may have 107
-in total."""
+"""Maximum length of the folder's path: paths of sockets are up to 69 characters longer and may have
+107 in total."""
 
 
 def start_ray(cpus: int, folder: Path) -> None:
@@ -50,20 +50,21 @@ def start_ray(cpus: int, folder: Path) -> None:
             "results folder). `--in-process` runs the sweep without Ray."
         ) from error
     finally:
-        with contextlib.suppress(ValueError):  # Ray sets a handler in the main thread only
+        with contextlib.suppress(ValueError):  # Ray sets a handler only in the main thread
             signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for Ray, and remove it afterwards with those of processes that were killed.
+    """Create a folder for Ray. Remove it afterwards, along with those of killed processes.
 
-    With its own folder, Ray never joins another cluster on this machine or a stale one. Ray opens
-    the folder to everybody, so it lies in one that only this user can enter. Raises StoreError.
+    In its own folder, Ray never joins a stale cluster or another one on this machine. Ray gives
+    everybody access to the folder, so it lies in one that only this user can enter. Raises
+    StoreError.
     """
     parent = _parent()
     try:
-        # Without this lock another process could take a new folder for a stale one.
+        # Without this lock, another process could mistake a new folder for a stale one.
         with _held(parent) as held_alone:
             assert held_alone
             for stale in parent.glob("sweep-*"):
@@ -83,7 +84,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def _parent() -> Path:
-    """Return this user's folder in the system's folder for temporary files."""
+    """Return this user's folder within the system's folder for temporary files."""
     name, below = f"scaling-{os.getuid()}", len("/sweep-12345678")
     path = Path(tempfile.gettempdir(), name)
     if len(str(path)) + below > _LONGEST:
@@ -91,7 +92,7 @@ def _parent() -> Path:
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        # The parent is writable for everybody, so another user may have made a link first.
+        # The parent is world-writable, so another user may have created a link first.
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise _refused(path, "is not a folder of this user")
@@ -111,9 +112,9 @@ def _refused(path: Path, why: str) -> StoreError:
 
 @contextlib.contextmanager
 def _held(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Lock a folder for the block; False if another process has locked it.
+    """Lock a folder within the block; yield False if another process has locked it.
 
-    The lock ends with the process.
+    The lock is released when the process ends.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -128,16 +129,16 @@ def _held(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def job_config(search_path: Sequence[str]) -> Any:
-    """Return a Ray job's configuration whose workers search `search_path` for modules first.
+    """Return the configuration of a Ray job whose workers search `search_path` for modules first.
 
-    By default they would search the current folder, where a file may have the name of a module.
+    By default they would search the current folder, where a file may bear the name of a module.
     """
     from ray.job_config import JobConfig
 
     class Job(JobConfig):
         @property
         def _py_driver_sys_path(self) -> list[str]:
-            # A copy, because Ray adds to it. Ray puts each folder before the previous one.
+            # Copied, because Ray adds to it. Ray puts each folder before the previous one.
             return [*reversed(search_path)]
 
         @_py_driver_sys_path.setter

@@ -1,8 +1,8 @@
-"""Execution on Ray Tune: one Tuner whose searcher hands out the queue's jobs to reused actors.
+"""Execution on Ray Tune: one Tuner whose searcher assigns the queue's jobs to reused actors.
 
 Tune starts, places and replaces processes. The store and the queue decide what has finished, what
 resumes and how often a run may fail, so a Tune experiment is never restored. The settings and the
-order of calls were found by experiment with Ray 2.60.
+order of calls were determined by experiment with Ray 2.60.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # With more pending trials, Tune starts them out of order.
+    # With more pending trials, Tune would start them out of order.
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
-# Ray reads these and its authentication once, when it is imported.
+# Ray reads these variables and its authentication settings once, when it is imported.
 os.environ.update({key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()})
 if "ray" not in sys.modules:
-    # A sweep that starts Ray uses this machine only, so Ray's processes should listen on loopback.
-    # Ray has no other switch for that.
+    # A sweep that starts Ray uses only this machine, so Ray's processes should listen on loopback.
+    # Ray offers no other setting for that.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
     # Other users of this machine can reach Ray's ports, but cannot guess this token.
@@ -61,23 +61,23 @@ from sweeps.on_ray.nodes import RayNode, other_nodes, reached  # noqa: E402
 
 _TRIAL_PREFIX = "job-"
 _STARTS = 4
-"""Number of times that Ray is started for one sweep if its node dies."""
+"""Maximum number of times that Ray is started for one sweep, if its node dies."""
 
 
 def jobs_of_an_experiment(workers: int) -> int:
-    """Return the number of jobs of one Tune experiment, after which a new one takes over.
+    """Return the number of jobs in one Tune experiment, after which a new one takes over.
 
-    Tune keeps some 40 kB of each trial until its experiment ends. A new experiment costs a few
+    Tune keeps about 40 kB per trial until the experiment ends. A new experiment costs a few
     seconds, and workers wait for the last job of the old one.
     """
     return max(500, 50 * workers)
 
 
 class _Worker(tune.Trainable):
-    """The actor, of which a step is a job. It is reused, so that it imports torch only once."""
+    """The actor, each of whose steps is a job. It is reused, so that it imports torch only once."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        # Ctrl-C reaches the whole process group, but the driver decides when to stop.
+        # Ctrl-C reaches the whole process group, but only the driver decides when to stop.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.reset_config(config)
@@ -98,8 +98,8 @@ class _Worker(tune.Trainable):
             return {"done": True, "outcomes": [], "fatal": error}
         for node in self.others:
             if node.lost:
-                # With an error, Ray frees all bundles of this worker. Otherwise the worker would
-                # hold its own while it waits for the lost node's.
+                # On an error, Ray frees all bundles of this worker. Without one, the worker would
+                # hold its own bundle while it waits for that of the lost node.
                 raise ChildProcessError(node.lost)
         return {"done": True, "outcomes": [vars(outcome) for outcome in outcomes], "fatal": None}
 
@@ -120,12 +120,12 @@ class _QueueSearcher(Searcher):
         self._queue = queue
         self._execution = execution
         self.jobs: dict[str, Job] = {}
-        """{trial id: job} of the jobs under way."""
+        """{trial id: job} of the running jobs."""
         self._left = jobs_of_an_experiment(workers)
         """Number of jobs that this experiment may still take."""
 
     def __reduce__(self) -> Any:
-        # Tune pickles its searcher to restore experiments, which never happens here.
+        # Tune pickles its searcher to restore experiments, which is never done here.
         return (Searcher, ())
 
     def suggest(self, trial_id: str) -> Any:
@@ -133,7 +133,7 @@ class _QueueSearcher(Searcher):
             return Searcher.FINISHED
         job = self._queue.take() if len(self.jobs) < self._workers else None
         if job is None:
-            # Without jobs under way, Tune would wait for minutes for a suggestion.
+            # Without running jobs, Tune would wait minutes for a suggestion.
             return Searcher.FINISHED if self._queue.exhausted else None
         self.jobs[trial_id] = job
         self._left -= 1
@@ -159,7 +159,7 @@ class _QueueSearcher(Searcher):
                 self._queue.store.stop_file.touch()
 
     def abandon(self, death: str) -> None:
-        """Note that Tune itself gave up: jobs that its message names died, others wait again."""
+        """Record that Tune itself gave up: jobs named in its message died, others wait again."""
         pids = set(re.findall(r"pid=(\d+)", death))
         jobs = list(self.jobs.values())
         died = []
@@ -174,13 +174,13 @@ class _QueueSearcher(Searcher):
         self.jobs.clear()
 
     def release(self) -> None:
-        """Let all jobs wait again, because the cluster is gone."""
+        """Return all jobs to the queue, because the cluster is gone."""
         for job in self.jobs.values():
             self._queue.release(job)
         self.jobs.clear()
 
     def _death(self, trial_id: str) -> str:
-        """Return what Tune noted about a trial that died."""
+        """Return what Tune recorded about a trial that died."""
         node = ray_worker._global_node
         if node is None:
             return "its worker died"
@@ -188,7 +188,8 @@ class _QueueSearcher(Searcher):
         notes = session.glob(f"artifacts/**/{_TRIAL_PREFIX}{trial_id}/error.txt")
         with contextlib.suppress(OSError):
             for path in notes:
-                # The first line is a heading, then comes the reason; the rest is about the machine.
+                # The first line is a heading, followed by the reason; the rest is about the
+                # machine.
                 lines = path.read_text(errors="replace").strip().splitlines()[1:]
                 if lines and "ray::" in lines[0]:  # a traceback, with the reason at its end
                     return lines[-1].partition(": ")[2] or lines[-1]
@@ -205,13 +206,14 @@ class _QueueSearcher(Searcher):
 class _NodeDied(BaseException):
     """The raylet or the head of the cluster that was started here has died.
 
-    Not an Exception: on these Tune waits until its actors have ended, which they never do without
-    the head.
+    It is not an Exception: on those, Tune waits until its actors have ended, which never happens
+    without the head.
     """
 
 
 class _Watch(tune.Callback):
-    """Ends the experiment when the node has died; Tune would wait for its resources forever."""
+    """A callback that ends the experiment when the node has died; Tune would wait forever for its
+    resources."""
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if _node_died():
@@ -219,7 +221,7 @@ class _Watch(tune.Callback):
 
 
 def _node_died() -> bool:
-    node = ray_worker._global_node  # has the processes that ray.init() started
+    node = ray_worker._global_node  # holds the processes that ray.init() started
     dead = node.dead_processes() if node is not None else []
     return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
 
@@ -229,8 +231,8 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
 
     Each actor has `execution.devices` processes of `execution.threads` CPU threads, on
     `execution.nodes` nodes. Returns when nothing is left, or when the queue is stopping. Ray is
-    started for it and stopped again; if the caller has called ray.init(), that cluster is used and
-    left running. Raises StoreError if Ray cannot start or has no room for such workers.
+    started and stopped for the call, unless the caller has called ray.init(): then that cluster is
+    used and left running. Raises StoreError if Ray cannot start or has no room for such workers.
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
@@ -270,7 +272,7 @@ def _resources(
     """Return the resources of each worker: one bundle on each of its nodes.
 
     `nodes` are the resources of Ray's living nodes. A worker gets all of its bundles, or waits
-    without holding any. Raises StoreError if they do not fit: Ray would wait silently.
+    without holding any. Raises StoreError if they do not fit, because Ray would wait silently.
     """
     asked = execution.nodes
     devices = execution.devices // asked
@@ -314,7 +316,7 @@ def _run_experiment(
     execution: Execution,
     session: Path,
 ) -> None:
-    """Run one Tune experiment, which takes jobs from the queue until it has had its share."""
+    """Run one Tune experiment, which takes jobs from the queue up to its maximum number."""
     searcher = _QueueSearcher(queue, workers, execution)
     tuner = tune.Tuner(
         tune.with_resources(_Worker, resources),
@@ -343,7 +345,7 @@ def _run_experiment(
         if _node_died():
             searcher.release()
             raise _NodeDied from None
-        # Ray's memory monitor ends the experiment together with the worker that it kills.
+        # When Ray's memory monitor kills a worker, it ends the experiment too.
         if not searcher.jobs:
             raise
         searcher.abandon(str(error))
@@ -355,7 +357,7 @@ def _trial_name(trial: Any) -> str:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Restore the handler of SIGUSR1, which Tune replaces and keeps."""
+    """Restore the handler of SIGUSR1, which Tune replaces without restoring it."""
     try:
         before = signal.getsignal(signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, before)
@@ -370,7 +372,7 @@ def _signals_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(path: Path) -> Iterator[None]:
-    """Send what Ray logs to a file, and drop its warnings."""
+    """Send Ray's log messages to a file, and drop its warnings."""
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
