@@ -193,12 +193,14 @@ def undisturbed(
 def own_family(tmp_path: Path) -> Path:
     """A file with the example model family from scaling/model.py, named Mean."""
     import inspect
+    import re
     import textwrap
 
     import scaling.model
 
     shown = inspect.getdoc(scaling.model) or ""
-    code = shown.partition("trains and sweeps it:")[2].partition("Shape suffixes")[0]
+    block = re.search(r"^    import torch\n(?:    .*\n|\n)*", shown, re.MULTILINE)
+    assert block is not None
     path = tmp_path / "my.py"
-    path.write_text(textwrap.dedent(code))
+    path.write_text(textwrap.dedent(block[0]))
     return path

@@ -28,13 +28,13 @@ from scaling.execution import Execution
 from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import Sweep, SweepOptions, measure, packing
-from sweeps import folder_status as status
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
 from sweeps.display import Display, eta
 from sweeps.driver import interruptible
 from sweeps.errors import Stopped, StoreError, headline
 from sweeps.execute import execute
 from sweeps.export import EXPORTERS
+from sweeps.folder_status import status
 from sweeps.measure import Machine
 from sweeps.queue import Job, Outcome, Queue
 from sweeps.result import Finished, failed_row
