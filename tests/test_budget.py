@@ -3,11 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from exact_fits import exact_fit
+from small import call
 
 from analysis import fit, laws
 from analysis.critical_batch import critical_batch
@@ -263,3 +265,30 @@ def test_stopping_short_of_convergence():
     assert 3.0 / limit[best] - 1 == pytest.approx(0.1, abs=1e-3)
     with pytest.raises(ConfigError, match="alpha_N=0 must be positive"):
         convergence(alpha_N=0, alpha_S=1)
+
+
+# ------------------------------------------------------------------ on the command line
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of 25 exact runs of Chinchilla's law."""
+    N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    runs = pd.DataFrame({"run_id": [f"r{i}" for i in range(N.size)], "N": N, "D": D})
+    runs["C"], runs["L"] = 6 * N * D, CHINCHILLA.predict(N=N, D=D).value
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    return tmp_path / "runs.csv"
+
+
+def test_plan_takes_gpus_and_hours(table, capsys):
+    words = ["plan", table, "--law", "chinchilla", "--gpus", 8, "--hours", 24]
+    assert call(*words, "--mfu", 0.5) == 0
+    shown = capsys.readouterr().out
+    assert "8 h100 for 24 hours" in shown and "3.42e+20" in shown  # 8 x 24 h x 989.5e12 / 2
+    assert call(*words, "--flops", "1e20") == 2
+    assert "give one budget" in capsys.readouterr().err
+
+
+def test_frontier_prints_latex(table, capsys):
+    assert call("frontier", table, "--law", "chinchilla", "--latex") == 0
+    assert r"\toprule" in capsys.readouterr().out
