@@ -275,7 +275,7 @@ def table(tmp_path: Path) -> Path:
     """A table of 25 exact runs of Chinchilla's law."""
     N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
     runs = pd.DataFrame({"run_id": [f"r{i}" for i in range(N.size)], "N": N, "D": D})
-    runs["C"], runs["L"] = 6 * N * D, CHINCHILLA.predict(N=N, D=D).value
+    runs["C"], runs["L"] = 6 * N * D, CHINCHILLA.predict(N=N, D=D)
     runs.to_csv(tmp_path / "runs.csv", index=False)
     return tmp_path / "runs.csv"
 

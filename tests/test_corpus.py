@@ -192,3 +192,13 @@ def test_default_corpus_is_the_pinned_one(monkeypatch):
     assert manifest["train"]["bytes"] + manifest["test"]["bytes"] == 19_598_092
     assert 2.6 < files.train_bytes / files.train_tokens < 2.8
     assert os.path.getsize(files.train) == 2 * files.train_tokens
+
+
+def test_wiki_markup_becomes_plain_text():
+    markup = (
+        "{{Infobox|{{nested}}}}<!-- hidden -->'''Bold''' text with a [[link|label]], a [[Page]], "
+        "a note<ref>not this</ref>, [https://example.org a site] and [[File:x.png|a picture]]."
+        "\n== Heading ==\n* an item\n\n\n\nThe end.\n{| a table\n|}"
+    )
+    plain = sources._plain_wiki(markup)
+    assert plain == ("Bold text with a label, a Page, a note, a site and .\n\nThe end.\n")
