@@ -134,3 +134,9 @@ def test_docstrings_are_sentences():
         for node in ast.walk(tree):
             if isinstance(node, kinds):
                 assert not (ast.get_docstring(node) or "").startswith("Of "), path
+
+
+def test_lines_of_the_bundled_specs_are_short():
+    """The linter checks the lines of Python files only."""
+    for path in (ROOT / "sweeps" / "specs").glob("*.toml"):
+        assert max(map(len, path.read_text().splitlines())) <= 100, path
