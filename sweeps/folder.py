@@ -164,9 +164,7 @@ class Folder:
         """Write the progress of a run. Never fails, because no result depends on it."""
         path = self.run_folder(run_id) / "progress.json"
         with contextlib.suppress(OSError):
-            temporary = path.with_name(f".progress.{os.getpid()}")
-            files.write_new(temporary, to_json(values))
-            os.replace(temporary, path)
+            files.write_atomic(path, to_json(values), sync=False)
 
     def progress(self, run_id: str) -> dict[str, float] | None:
         """Return the numbers that a running run reported last; None if there is no report."""

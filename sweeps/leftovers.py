@@ -23,7 +23,7 @@ _OF_FINISHED_RUN = re.compile(
 
 _TEMPORARY = re.compile(
     r"\.(((result|config|manifest|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
-    r"|(curves|tests)\.parquet|progress)\.|probe-)(?P<pid>[1-9]\d{0,6})"
+    r"|(curves|tests)\.parquet|progress(\.json)?)\.|probe-)(?P<pid>[1-9]\d{0,6})"
 )
 """Names of files while a process writes them."""
 
