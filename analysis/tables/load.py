@@ -5,19 +5,18 @@ Columns are symbols: N parameters, D tokens, C FLOPs, B tokens per step, S steps
 
 from __future__ import annotations
 
-import math
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from analysis.tables import wandb
-from scaling.columns import STATUSES
+from analysis.tables.containers import read_file
+from analysis.tables.doubts import suspect
+from analysis.tables.names import rename
+from analysis.tables.numbers import to_numbers
+from analysis.tables.rows import check_statuses, matching, used_rows
 from scaling.errors import TableError
-from scaling.files import EncodingError, check_regular, check_utf8
 from scaling.table import check, missing_column, read, read_curves
 
 _IDENTITIES = {
@@ -40,11 +39,6 @@ _RUN_COLUMNS = (
 _SYMBOLS = ("N", "D", "C", "L")
 """Columns required of a table of runs by default."""
 
-_NUMBER = re.compile(
-    r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
-)
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-
 
 def load(
     path: str | Path | pd.DataFrame,
@@ -53,6 +47,7 @@ def load(
     curves: bool = False,
     need: Iterable[str] | None = None,
     mixed: bool = False,
+    where: str | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -68,6 +63,8 @@ def load(
         these are derived and checked.
     mixed: accept rows trained on different texts of one corpus (`corpus_hash`), for a caller that
         selects among them and then calls :func:`check_one_text`.
+    where: a condition that selects rows, such as "D > 1e9". Rows are selected before they are
+        checked.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows.
@@ -79,39 +76,41 @@ def load(
     fit then reports that).
     """
     names = dict(map or {})
-    table, where = _open(path, curves, mixed)
+    table, source = _open(path, curves, mixed)
     chart = wandb.is_chart(table)
     if chart:
         table = wandb.melt_chart(table)
-    table = _rename(table, names, where)
-    table = wandb.runs_table(table, where)
+    table = rename(table, names, source)
+    table = wandb.runs_table(table, source)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
-    _statuses(table, where)
-    _to_numbers(table, (*wanted, "B", "S") if need is None else wanted, where)
-    derived = _derive(table, None if need is None else wanted, where)
+    check_statuses(table, source)
+    to_numbers(table, (*wanted, "B", "S") if need is None else wanted, source)
+    derived = _derive(table, None if need is None else wanted, source)
     if curves and "D_total" not in table.columns:
         for name in ("run_id", *_SYMBOLS):
             if name not in table.columns:
-                raise TableError(f"{where}: {missing_column(name, table.columns)}")
+                raise TableError(f"{source}: {missing_column(name, table.columns)}")
         table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
         last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
         table["D_total"], table["L_final"] = last["D"], last["L"]
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = ", ".join(name for name in wanted if name not in table.columns)
         raise TableError(
-            f"{where} is a chart exported from Weights & Biases: it holds "
+            f"{source} is a chart exported from Weights & Biases: it holds "
             f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. "
             "Export the table of runs (one row per run, with the columns of config and summary), "
             "or add the columns."
         )
-    check(table, need=wanted, where=where)
+    if where:
+        table = matching(table, where)
+    check(table, need=wanted, where=source)
     if not mixed:
-        check_one_text(table, where)
+        check_one_text(table, source)
     ours = isinstance(path, str | Path) and Path(path).is_dir()  # units in our folders are known
-    _suspect(table, where, wanted, names, sizes=not ours, swapped=need is None)
-    table.attrs |= {"source": where, "derived": derived}
+    suspect(table, source, wanted, names, sizes=not ours, swapped=need is None)
+    table.attrs |= {"source": source, "derived": derived}
     return table
 
 
@@ -119,7 +118,7 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
     """Raise TableError if 'ok' rows of one corpus and tokenizer come from different texts."""
     if not {"corpus", "tokenizer", "corpus_hash"} <= set(table.columns):
         return
-    used = _used(table)
+    used = used_rows(table)
     used = used[used["corpus_hash"].notna() & (used["corpus_hash"] != "")]
     key = [name for name in ("corpus", "tokenizer", "max_bytes") if name in used.columns]
     for of, rows in used.groupby(key, dropna=False, sort=False):
@@ -145,50 +144,11 @@ def _open(
         runs = read(path)
         if curves and not mixed:  # rows of curves do not name their text
             check_one_text(runs, str(path))
-        _to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
+        to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
     if not path.is_file():
         read(path)  # raises an error that names the missing package
-    readers = {
-        ".csv": _read_csv,
-        ".tsv": lambda p: _read_csv(p, "\t"),
-        ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True, encoding="utf-8-sig"),
-        ".json": lambda p: pd.read_json(p, encoding="utf-8-sig"),
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise TableError(
-            f"{path}: {path.suffix or 'a file without suffix'} is not a table this reads; give a "
-            f"sweep's folder or one of {', '.join(readers)}."
-        )
-    try:
-        check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
-        table = reader(path)
-        # Drop rows that hold only the row number that some tools write.
-        named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
-        return table.dropna(how="all", subset=named or None), str(path)
-    except EncodingError as error:
-        raise TableError(f"{path} is {error}.") from None
-    except (ValueError, OSError) as error:  # errors of pandas and pyarrow are subclasses of these
-        raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
-
-
-def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Return the table with its column names as written, as pandas renames a second L to 'L.1'."""
-    with open(path, encoding="utf-8-sig") as file:
-        first = file.readline()
-    if separator not in first:  # one column, or another separator
-        separator = next((s for s in (";", "\t") if s in first), separator)
-    decimal = "," if separator == ";" else "."
-    table = pd.read_csv(path, sep=separator, decimal=decimal, low_memory=False)
-    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
-    if len(header) == len(table.columns):
-        table.columns = [
-            given if pd.isna(written) else written.strip()
-            for given, written in zip(table.columns, header, strict=True)
-        ]
-    return table
+    return read_file(path), str(path)
 
 
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -214,106 +174,6 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     return joined[good].reset_index(drop=True)
 
 
-def _rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
-    """Rename columns and evaluate expressions as given by `map`."""
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise TableError(
-            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove "
-            "one."
-        )
-    made = {}
-    for old, new in names.items():
-        if old not in table.columns:
-            made[old] = _evaluated(table, old, where)
-        rivals = [name for name in names if names[name] == new]
-        if len(rivals) > 1:
-            raise TableError(
-                f"{where}: map gives {len(rivals)} columns the name {new!r}: "
-                f"{', '.join(rivals)}. Keep one of them."
-            )
-        if new in table.columns and new not in names:
-            raise TableError(
-                f"{where}: map={{{old!r}: {new!r}}} would hide the column {new!r} that is there "
-                f"already; rename that one too, say map={{{new!r}: '{new}_old'}}."
-            )
-    return table.assign(**made).rename(columns=dict(names))
-
-
-def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
-    """Evaluate an expression of columns, such as 1e6 * params_M."""
-    mentioned = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
-    words = [word for word in table.columns if str(word) in mentioned]
-    if expression.isidentifier() or not words:
-        raise TableError(f"{where}: {missing_column(expression, table.columns)} (named in map)")
-    numbers = table.copy()
-    _to_numbers(numbers, words, where)
-    try:
-        return pd.Series(numbers.eval(expression), table.index, dtype=float)
-    except Exception as error:
-        raise TableError(
-            f"{where}: map: {expression!r} is neither a column nor an expression of columns "
-            f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
-            "`backticks`."
-        ) from None
-
-
-def _statuses(table: pd.DataFrame, where: str) -> None:
-    """Warn about rows left out for an unknown status; raise TableError if no row is left."""
-    if "status" not in table.columns or not len(table):
-        return
-    counts = table["status"].astype(str).value_counts()
-    found = ", ".join(f"{n} {word!r}" for word, n in counts.items())
-    unknown = [word for word in counts.index if word not in STATUSES]
-    if unknown and "ok" not in counts.index:
-        raise TableError(
-            f"{where}: status is {found}, but rows that count are called 'ok' (the others "
-            "'diverged', 'stopped' or 'failed'). Replace the words, or rename the column so that "
-            "every row counts, say map={'status': 'note'}."
-        )
-    if unknown:
-        warnings.warn(
-            f"{where}: status is {found}; only 'ok' rows count; unknown: "
-            f"{', '.join(map(repr, unknown))} (known are {', '.join(STATUSES)}).",
-            stacklevel=3,
-        )
-
-
-# ------------------------------------------------------------------ numbers and units
-
-
-def _used(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["status"] == "ok"] if "status" in table.columns else table
-
-
-def _to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Convert columns of text to numbers, in place; raise TableError for a row that is not a
-    number."""
-    for name in names:
-        if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
-            continue
-        values = _parsed(table[name])
-        bad = _used(table.assign(**{name: table[name].where(values.isna() & table[name].notna())}))
-        bad = bad[name].dropna()
-        if len(bad):
-            raise TableError(
-                f"{where}: column {name!r} must be numbers: {len(bad)} of {len(table)} rows "
-                f"{'is' if len(bad) == 1 else 'are'} not, first at row {bad.index[0]} "
-                f"({name}={bad.iloc[0]!r}). Write numbers, such as 7e7 or 70M, or drop these rows."
-            )
-        table[name] = values.astype(float)
-
-
-def _parsed(column: pd.Series) -> pd.Series:
-    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is not a number."""
-    values = pd.to_numeric(column, errors="coerce").astype(float)
-    for row in np.flatnonzero(values.isna() & column.notna()):
-        found = _NUMBER.fullmatch(str(column.iloc[row]))
-        number = pd.to_numeric(found[1].replace(",", ""), errors="coerce") if found else np.nan
-        values.iloc[row] = number * _SUFFIXES[found[2].lower()] if found else np.nan
-    return values
-
-
 def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
     """Add columns that can be derived exactly, in place; return {column: formula} of those added.
 
@@ -326,7 +186,7 @@ def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> di
     if keep is not None and keep <= set(table.columns):
         return derived
     sources = _IDENTITIES if keep is None else [n for n in _IDENTITIES if n in table.columns]
-    _to_numbers(table, sources, where)
+    to_numbers(table, sources, where)
     rules = [*_IDENTITIES.items(), ("D", _D_FROM_C)]
     for _ in range(2):  # D = S B may give C = 6 N D in turn
         for name, (inputs, formula, value) in rules:
@@ -336,89 +196,3 @@ def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> di
     for name in set() if keep is None else set(derived) - keep:
         del table[name], derived[name]
     return derived
-
-
-def _suspect(
-    table: pd.DataFrame,
-    where: str,
-    wanted: Iterable[str],
-    names: Mapping[str, str],
-    *,
-    sizes: bool,
-    swapped: bool,
-) -> None:
-    """Warn about values in the columns `wanted` that are legal but most likely a mistake."""
-    used, wanted = _used(table), set(wanted)
-    if used.empty:
-        return
-    doubts = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
-    for doubt in (*doubts, *_suspect_loss(used, wanted, names)):
-        warnings.warn(f"{where}: {doubt}", stacklevel=3)
-
-
-def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Iterator[str]:
-    tokens = "D_total" if "D_total" in used else "D"
-    middle = {
-        name: float(np.median(used[tokens if name == "D" else name]))
-        for name in ("N", "D", "C")
-        if name in wanted and name in used
-    }
-    units = "N counts parameters and D tokens, one by one: say map 1e6*COLUMN=N"
-    small = [
-        f"{n} = {middle[n]:.3g}"
-        for n, least in (("N", 1e3), ("D", 1e5))
-        if n in middle and middle[n] < least
-    ]
-    if small:
-        yield f"the median run has {' and '.join(small)}; is that in millions or billions? {units}."
-    elif {"N", "D"} <= set(middle):
-        ratio = middle["D"] / middle["N"]
-        if ratio < 0.1 and swapped:
-            yield (
-                f"the median run has {ratio:.2g} tokens per parameter; are N and D swapped, or D "
-                "in millions? N is parameters, D is training tokens."
-            )
-        elif ratio > 1e5:
-            yield (
-                f"the median run has {ratio:.2g} tokens per parameter; is N in millions or "
-                f"billions? {units}."
-            )
-    if {"N", "D", "C"} <= set(middle):
-        off = float(np.median(used["C"] / (6.0 * used["N"] * used["D"])))
-        if not 0.1 < off < 10:
-            yield (
-                f"C is {off:.2g} times 6 N D; are their units FLOPs, parameters and tokens "
-                "(1 PF-day = 8.64e19 FLOPs)?"
-            )
-
-
-def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]) -> Iterator[str]:
-    if "L" not in wanted or "L" not in used:
-        return
-    L = used["L"].to_numpy(float)
-    origin = next((old for old, new in names.items() if new == "L"), "L")
-    if any(word in origin.lower() for word in ("bpb", "bits", "bpc", "per_byte")):
-        yield (
-            f"L comes from {origin!r}, which looks like bits; L is nats/token "
-            f"(1 bit = {math.log(2):.4f} nat), and floors and coefficients scale with the unit."
-        )
-        return
-    if "vocab_size" in used.columns and "D_total" not in used.columns:
-        uniform = np.log(used["vocab_size"].to_numpy(float))
-        above = uniform < L
-        if np.mean(above) > 0.5:
-            yield (
-                f"{above.sum()} of {len(used)} losses are above ln(vocab_size), worse than "
-                "guessing; is L in bits/token? It should be nats/token."
-            )
-            return
-    if float(np.median(L)) > 20:
-        yield (
-            f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
-            "logarithm: say map log(COLUMN)=L."
-        )
-    elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
-        yield (
-            f"the median L is {np.median(L):.3g} nats/token, less than language models reach; is "
-            "it in bits per byte? A law fits it as well, but with another floor and coefficients."
-        )

@@ -14,6 +14,7 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
     """Return the finished runs of a table, with the columns that `laws` and `where` use."""
     from analysis import load
     from analysis.tables.load import check_one_text
+    from analysis.tables.rows import matching
     from scaling.errors import TableError
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
@@ -29,29 +30,8 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
     if not where:
         check_one_text(table, str(path))
         return table
-    kept = _matching(table, where)
+    kept = matching(table, where)
     check_one_text(kept, str(path))
-    return kept
-
-
-def _matching(table: Any, where: str) -> Any:
-    """Return the rows that satisfy the condition of --where."""
-    from scaling.errors import TableError
-
-    try:
-        kept = table.query(where)
-        if not isinstance(kept, type(table)):
-            raise TypeError("it is not true or false for each row")
-    except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise TableError(
-            f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
-            f"'D > 1e9' or 'D == D.max()'; the columns are {', '.join(map(str, table.columns))}."
-        ) from None
-    if kept.empty:
-        raise TableError(
-            f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
-        )
     return kept
 
 
@@ -65,6 +45,7 @@ def load_runs_and_curves(
     selects runs of a folder, and rows of a table.
     """
     from analysis import load
+    from analysis.tables.rows import matching
 
     names = column_map(pairs)
     # A law that is fitted checks itself whether N and D look swapped; do not warn twice.
@@ -73,11 +54,11 @@ def load_runs_and_curves(
     folder = path.is_dir() and (path / "curves.parquet").exists()
     repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
     if not (folder or repeated):
-        return (_matching(runs, where) if where else runs), None
+        return (matching(runs, where) if where else runs), None
     curves = load(path, map=names, curves=True, need=need)
     if where and folder:
-        runs = _matching(runs, where)
+        runs = matching(runs, where)
         curves = curves[curves["run_id"].isin(runs["run_id"])]
     elif where:
-        curves = _matching(curves, where)
+        curves = matching(curves, where)
     return (runs, curves) if folder else (curves, None)

@@ -1,0 +1,98 @@
+"""Warnings about values that are legal but most likely a mistake."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.tables.rows import used_rows
+
+
+def suspect(
+    table: pd.DataFrame,
+    where: str,
+    wanted: Iterable[str],
+    names: Mapping[str, str],
+    *,
+    sizes: bool,
+    swapped: bool,
+) -> None:
+    """Warn about values in the columns `wanted` that are legal but most likely a mistake."""
+    used, wanted = used_rows(table), set(wanted)
+    if used.empty:
+        return
+    doubts = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
+    for doubt in (*doubts, *_suspect_loss(used, wanted, names)):
+        warnings.warn(f"{where}: {doubt}", stacklevel=3)
+
+
+def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Iterator[str]:
+    tokens = "D_total" if "D_total" in used else "D"
+    middle = {
+        name: float(np.median(used[tokens if name == "D" else name]))
+        for name in ("N", "D", "C")
+        if name in wanted and name in used
+    }
+    units = "N counts parameters and D tokens, one by one: say map 1e6*COLUMN=N"
+    small = [
+        f"{n} = {middle[n]:.3g}"
+        for n, least in (("N", 1e3), ("D", 1e5))
+        if n in middle and middle[n] < least
+    ]
+    if small:
+        yield f"the median run has {' and '.join(small)}; is that in millions or billions? {units}."
+    elif {"N", "D"} <= set(middle):
+        ratio = middle["D"] / middle["N"]
+        if ratio < 0.1 and swapped:
+            yield (
+                f"the median run has {ratio:.2g} tokens per parameter; are N and D swapped, or D "
+                "in millions? N is parameters, D is training tokens."
+            )
+        elif ratio > 1e5:
+            yield (
+                f"the median run has {ratio:.2g} tokens per parameter; is N in millions or "
+                f"billions? {units}."
+            )
+    if {"N", "D", "C"} <= set(middle):
+        off = float(np.median(used["C"] / (6.0 * used["N"] * used["D"])))
+        if not 0.1 < off < 10:
+            yield (
+                f"C is {off:.2g} times 6 N D; are their units FLOPs, parameters and tokens "
+                "(1 PF-day = 8.64e19 FLOPs)?"
+            )
+
+
+def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]) -> Iterator[str]:
+    if "L" not in wanted or "L" not in used:
+        return
+    L = used["L"].to_numpy(float)
+    origin = next((old for old, new in names.items() if new == "L"), "L")
+    if any(word in origin.lower() for word in ("bpb", "bits", "bpc", "per_byte")):
+        yield (
+            f"L comes from {origin!r}, which looks like bits; L is nats/token "
+            f"(1 bit = {math.log(2):.4f} nat), and floors and coefficients scale with the unit."
+        )
+        return
+    if "vocab_size" in used.columns and "D_total" not in used.columns:
+        uniform = np.log(used["vocab_size"].to_numpy(float))
+        above = uniform < L
+        if np.mean(above) > 0.5:
+            yield (
+                f"{above.sum()} of {len(used)} losses are above ln(vocab_size), worse than "
+                "guessing; is L in bits/token? It should be nats/token."
+            )
+            return
+    if float(np.median(L)) > 20:
+        yield (
+            f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
+            "logarithm: say map log(COLUMN)=L."
+        )
+    elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
+        yield (
+            f"the median L is {np.median(L):.3g} nats/token, less than language models reach; is "
+            "it in bits per byte? A law fits it as well, but with another floor and coefficients."
+        )
