@@ -5,17 +5,25 @@ Columns are symbols: N parameters, D tokens, C FLOPs, B tokens per step, S steps
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.tables import wandb
-from analysis.tables.containers import read_file
 from analysis.tables.doubts import suspect
 from analysis.tables.names import rename
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import check_statuses, matching, used_rows
+from analysis.tables.several import (
+    FILE,
+    check_complete,
+    files_of,
+    in_short,
+    is_results_folder,
+    name_runs,
+    read_files,
+)
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
 
@@ -41,7 +49,7 @@ _SYMBOLS = ("N", "D", "C", "L")
 
 
 def load(
-    path: str | Path | pd.DataFrame,
+    path: str | Path | pd.DataFrame | Sequence[str | Path],
     *,
     map: Mapping[str, str] | None = None,
     curves: bool = False,
@@ -54,9 +62,11 @@ def load(
     path: the folder of a sweep (with ``runs.csv``), a table of any origin (.csv, .tsv, .parquet,
         .jsonl, .json), or a DataFrame. Numbers may be written 1,400,000 or 70M. Exports of Weights
         & Biases work: the State of a table of runs becomes `status`; a chart becomes one row per
-        run and step.
+        run and step. Several paths, a folder of tables and a pattern such as "runs/*.csv" are one
+        table.
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
-        expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}.
+        expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
+        takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
     curves: return one row per evaluation, with S, D, C and L so far and the run's N, B, D_total
         (its last D) and L_final. A table of another origin then needs a column run_id.
     need: the required columns, such as those of a law, ("B", "S"); N, D, C and L by default. Only
@@ -76,12 +86,10 @@ def load(
     fit then reports that).
     """
     names = dict(map or {})
-    table, source = _open(path, curves, mixed)
-    chart = wandb.is_chart(table)
-    if chart:
-        table = wandb.melt_chart(table)
+    table, source, ours = _open(path, curves, mixed)
+    table, chart = _melted(table)
     table = rename(table, names, source)
-    table = wandb.runs_table(table, source)
+    table = name_runs(wandb.runs_table(table, source))
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
@@ -105,11 +113,14 @@ def load(
         )
     if where:
         table = matching(table, where)
+    check_complete(table, wanted, source)
+    table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
     if not mixed:
         check_one_text(table, source)
-    ours = isinstance(path, str | Path) and Path(path).is_dir()  # units in our folders are known
-    suspect(table, source, wanted, names, sizes=not ours, swapped=need is None)
+    suspect(
+        table, source, wanted, names, sizes=not ours, swapped=need is None
+    )  # units in our folders are known
     table.attrs |= {"source": source, "derived": derived}
     return table
 
@@ -134,21 +145,49 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def _open(
-    path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False
-) -> tuple[pd.DataFrame, str]:
-    """Read the table unchanged; return it with the name of its origin."""
-    if not isinstance(path, str | Path):
-        return path.copy(), str(path.attrs.get("source", "the table"))
-    path = Path(path)
-    if path.is_dir():
-        runs = read(path)
-        if curves and not mixed:  # rows of curves do not name their text
-            check_one_text(runs, str(path))
-        to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
-        return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
-    if not path.is_file():
-        read(path)  # raises an error that names the missing package
-    return read_file(path), str(path)
+    path: str | Path | pd.DataFrame | Sequence[str | Path], curves: bool, mixed: bool = False
+) -> tuple[pd.DataFrame, str, bool]:
+    """Read the table unchanged; return it with the name of its origin, and whether it is made of
+    results folders alone."""
+    if isinstance(path, pd.DataFrame):
+        return path.copy(), str(path.attrs.get("source", "the table")), False
+    given = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
+    if not given:
+        raise TableError("no table is given; give at least one file or folder.")
+    source = str(given[0]) if len(given) == 1 else in_short(given)
+    files = [file for each in given for file in files_of(each)]
+    for file in files:
+        if not file.exists() or (file.is_dir() and not is_results_folder(file)):
+            read(file)  # raises an error that names the missing package
+    folders = [file for file in files if file.is_dir()]
+    tables = [_open_folder(folder, curves, mixed) for folder in folders]
+    if len(folders) < len(files):
+        tables.append(read_files([file for file in files if not file.is_dir()]))
+    if len(tables) == 1:
+        return tables[0], source, bool(folders)
+    table = pd.concat(tables, ignore_index=True)
+    key = [name for name in ("run_id", *(("S",) if curves else ())) if name in table.columns]
+    again = table.duplicated(key) & table["run_id"].notna() if key else []
+    return table[~again].reset_index(drop=True), source, len(folders) == len(files)
+
+
+def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Return a chart of Weights & Biases as rows, and other tables unchanged; and whether it is
+    one."""
+    plain = table.drop(columns=FILE, errors="ignore")
+    if not wandb.is_chart(plain):
+        return table, False
+    rows = wandb.melt_chart(plain)
+    return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), True
+
+
+def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:
+    """Read the runs of a results folder, or their learning curves."""
+    runs = read(folder)
+    if curves and not mixed:  # rows of curves do not name their text
+        check_one_text(runs, str(folder))
+    to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(folder))
+    return _join(runs, read_curves(folder), str(folder)) if curves else runs
 
 
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -1,15 +1,24 @@
-"""Rename the columns of a table, and compute those that an expression gives."""
+"""Rename the columns of a table, and compute those that an expression or a pattern gives."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.tables.numbers import to_numbers
+from analysis.tables.several import FILE
+from scaling.columns import COLUMNS
 from scaling.errors import TableError
+from scaling.mapping import option
 from scaling.table import missing_column
+
+_SYMBOLS = {column.name for column in COLUMNS}
+
+_RUN = ("run_id", "run", "Name", "name", "run_name", "Run", "ID", "id")
+"""Columns that the field `run` of a pattern stands for; the first that is there counts."""
 
 
 def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
@@ -22,8 +31,14 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
         )
     made = {}
     for old, new in names.items():
+        reverse = old in _SYMBOLS and new not in _SYMBOLS and new in table.columns
+        if reverse and old not in table.columns:
+            raise TableError(
+                f"{where}: {_missing(table, old)} The left side of --map is what is in the table, "
+                f"the right side its symbol here: did you mean {option({new: old})}?"
+            )
         if old not in table.columns:
-            made[old] = _evaluated(table, old, where)
+            made[old] = evaluated(table, old, where)
         rivals = [name for name in names if names[name] == new]
         if len(rivals) > 1:
             raise TableError(
@@ -32,25 +47,112 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
             )
         if new in table.columns and new not in names:
             raise TableError(
-                f"{where}: map={{{old!r}: {new!r}}} would hide the column {new!r} that is there "
-                f"already; rename that one too, say map={{{new!r}: '{new}_old'}}."
+                f"{where}: {option({old: new})} would hide the column {new!r} that is there "
+                f"already; rename that one too, as in {option({old: new, new: f'{new}_old'})}."
             )
     return table.assign(**made).rename(columns=dict(names))
 
 
-def _evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
-    """Evaluate an expression of columns, such as 1e6 * params_M."""
-    mentioned = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|(\w+)", expression)]
-    words = [word for word in table.columns if str(word) in mentioned]
-    if expression.isidentifier() or not words:
-        raise TableError(f"{where}: {missing_column(expression, table.columns)} (named in map)")
-    numbers = table.copy()
-    to_numbers(numbers, words, where)
+def evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
+    """Return the values of an expression of columns and patterns, such as 1e6 * params_M.
+
+    A pattern {field:REGEX} is the first group of REGEX in that field of each row: a column, or
+    `path` for the file that the row is from.
+    """
+    values: dict[str, pd.Series] = {}
+    text, at = "", 0
+    for start, end, field, regex in _patterns(expression):
+        name = f"_{len(values)}_"
+        values[name] = _found(table, field, regex, where)
+        text, at = f"{text}{expression[at:start]}{name}", end
+    text += expression[at:]
+    if text in values:
+        return values[text]
+    for quoted in dict.fromkeys(re.findall("`([^`]+)`", text)):
+        if quoted not in table.columns:
+            raise TableError(f"{where}: {_missing(table, quoted)} (named in --map)")
+        name = f"_{len(values)}_"
+        values[name], text = table[quoted], text.replace(f"`{quoted}`", name)
+    plain = [word for word in re.findall(r"\b[^\W\d]\w*", text) if word in table.columns]
+    values |= {word: table[word] for word in plain}
+    if expression.isidentifier() or not values:
+        raise TableError(f"{where}: {_missing(table, expression)} (named in --map)")
+    numbers = pd.DataFrame(values)
+    if "status" in table.columns and "status" not in values:
+        numbers["status"] = table["status"]  # rows that do not count need not be numbers
+    to_numbers(numbers, list(values), where)
     try:
-        return pd.Series(numbers.eval(expression), table.index, dtype=float)
+        return pd.Series(numbers.eval(text), table.index, dtype=float)
     except Exception as error:
         raise TableError(
-            f"{where}: map: {expression!r} is neither a column nor an expression of columns "
+            f"{where}: --map: {expression!r} is neither a column nor an expression of columns "
             f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
             "`backticks`."
         ) from None
+
+
+def _missing(table: pd.DataFrame, name: str) -> str:
+    return missing_column(name, [c for c in table.columns if c != FILE])
+
+
+def _patterns(expression: str) -> list[tuple[int, int, str, str]]:
+    """Return (start, end, field, regex) of each {field:regex}, whose braces may be nested."""
+    found, at = [], 0
+    while match := re.compile(r"\{([^:{}]+):").search(expression, at):
+        depth, at = 1, match.end()
+        while at < len(expression) and depth:
+            sign = expression[at]
+            if sign == "\\":
+                at += 1
+            depth += (sign == "{") - (sign == "}")
+            at += 1
+        if depth:
+            break
+        found.append((match.start(), at, match[1].strip(), expression[match.end() : at - 1]))
+    return found
+
+
+def _found(table: pd.DataFrame, field: str, regex: str, where: str) -> pd.Series:
+    """Return what a pattern matches in a field of each row: its first group, or all of it."""
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise TableError(
+            f"{where}: --map: {regex!r} in {{{field}:{regex}}} is not a regular expression "
+            f"({error})."
+        ) from None
+    column = _field(table, field, where)
+    kinds = {text: _match(pattern, text, column == FILE) for text in table[column].unique()}
+    values = table[column].map(kinds)
+    if values.isna().any():
+        row = values.index[values.isna()][0]
+        what = f"{field}={table[column][row]!r}" if column != FILE else f"{table[column][row]!r}"
+        at = "" if column == FILE else f" at row {row}"
+        raise TableError(
+            f"{where}: --map: the pattern {regex!r} matches nothing in {what}{at}; "
+            f"{values.notna().sum()} of {len(values)} rows match. Correct the pattern, or leave "
+            f"the {'file' if column == FILE else 'row'} out."
+        )
+    return values
+
+
+def _field(table: pd.DataFrame, field: str, where: str) -> str:
+    """Return the column that the field of a pattern stands for."""
+    if field == "path" and FILE in table.columns:
+        return FILE
+    field = field.strip("`")
+    if field in table.columns:
+        return field
+    if field == "run" and (found := next((c for c in _RUN if c in table.columns), None)):
+        return found
+    raise TableError(f"{where}: {_missing(table, field)} (named in --map; `path` is the file)")
+
+
+def _match(pattern: re.Pattern[str], text: object, is_file: bool) -> str | None:
+    """Return the first group of a match; in the name of a file before the whole of its path."""
+    parts = (Path(str(text)).name, str(text)) if is_file else (str(text),)
+    for part in parts:
+        if match := pattern.search(part):
+            groups = [group for group in match.groups() if group is not None]
+            return groups[0] if groups else match[0]
+    return None

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from scaling.cli.output import say
 from scaling.errors import ConfigError
 from scaling.fields import leaves
+from scaling.mapping import parse
 
 _WITHOUT_PREFIX = {"config", "options"}
 """Parameters whose fields become options without a prefix: --model.n-layer 6, --workers 2."""
@@ -309,13 +310,8 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def column_map(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse COLUMN=SYMBOL pairs: ['loss=L,params=N'] -> {'loss': 'L', 'params': 'N'}."""
-    mapping = {}
-    for pair in ",".join(pairs).split(","):
-        if not pair:
-            continue
-        column, equals, symbol = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--map {pair!r} is not COLUMN=SYMBOL, such as loss=L.")
-        mapping[column.strip()] = symbol.strip()
-    return mapping
+    """Parse COLUMN=SYMBOL pairs: ['loss=L,params=N'] -> {'loss': 'L', 'params': 'N'}.
+
+    :mod:`scaling.mapping` has the grammar.
+    """
+    return parse(pairs)

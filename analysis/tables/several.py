@@ -1,0 +1,141 @@
+"""Several files as one table: a list of paths, a folder of tables, or a pattern such as runs/*.csv.
+
+Each row remembers its file until the columns are named, since a file's name may hold a value.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.tables import wandb
+from analysis.tables.containers import read_file
+from scaling.errors import TableError
+
+FILE = "\x1ffile"
+"""Column with the file that a row is from. It leaves the table when its columns have their names;
+no table has a column of this name."""
+
+_TABLES = (
+    "csv", "tsv", "jsonl", "ndjson", "parquet", "json", "txt", "xlsx", "feather", "arrow",
+)  # fmt: skip
+_PACKED = (".gz", ".xz", ".zst", ".bz2", ".zip")
+_OF_A_SWEEP = ("runs.csv", "manifest.json", "curves.parquet")
+"""What the results folder of a sweep holds, finished or not."""
+
+
+def is_results_folder(path: str | Path) -> bool:
+    """Return whether a path is the results folder of a sweep, finished or not."""
+    path = Path(path)
+    return path.is_dir() and any((path / name).exists() for name in _OF_A_SWEEP)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that a path stands for: itself, those of a folder, or those of a pattern.
+
+    Of a folder these are the tables in it, or else those in its subfolders; if it holds tables of
+    several formats, the most frequent format counts. A results folder, and a path that does not
+    exist, stand for themselves.
+    """
+    path = Path(path)
+    if path.is_dir() and not is_results_folder(path):
+        return _tables_in(path) or [path]
+    if not path.exists() and any(sign in str(path) for sign in "*?["):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        if not found:
+            raise TableError(f"{path} matches no file.")
+        return found
+    return [path]
+
+
+def in_short(paths: Sequence[Path]) -> str:
+    """Return the names of several paths, or their number if there are many."""
+    if len(paths) <= 3:
+        return ", ".join(map(str, paths))
+    return f"{len(paths)} tables ({paths[0]}, ..., {paths[-1]})"
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    for pattern in ("*", "*/*"):
+        found = [p for p in sorted(folder.glob(pattern)) if p.is_file() and p.name[0] not in "._"]
+        kinds = {p: kind for p in found if (kind := _kind(p)) in _TABLES}
+        if kinds:
+            counts = Counter(kinds.values())
+            most = max(counts, key=lambda kind: (counts[kind], -_TABLES.index(kind)))
+            return [p for p, kind in kinds.items() if kind == most]
+    return []
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix that tells a file's format, without a compression's and without a dot."""
+    name = path.name.lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    return name.rpartition(".")[2]
+
+
+def read_files(paths: Sequence[Path]) -> pd.DataFrame:
+    """Return the rows of all files in one table with all their columns, and :data:`FILE`.
+
+    Raises TableError as :func:`read_file` does, and for a file that is given twice.
+    """
+    twice = [path for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
+    if twice:
+        raise TableError(f"{twice[0]} is given twice; give each file once.")
+    tables = [read_file(path) for path in paths]
+    if len(tables) > 1:
+        tables = [wandb.melt_chart(t) if wandb.is_chart(t) else t for t in tables]
+    for path, table in zip(paths, tables, strict=True):
+        again = table.columns[table.columns.duplicated()]
+        if len(again):
+            raise TableError(
+                f"{path}: two columns are called {again[0]!r}; which one is meant? Rename or "
+                "remove one."
+            )
+        table[FILE] = str(path)
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+
+
+def name_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a run_id from the files' names, if each file is one run.
+
+    Each file is one run if there are several, none names its runs, and N is one number in each.
+    """
+    if FILE not in table.columns or "run_id" in table.columns or table[FILE].nunique() < 2:
+        return table
+    if "N" not in table.columns or (table.groupby(FILE)["N"].nunique(dropna=False) > 1).any():
+        return table
+    return table.assign(run_id=table[FILE].map(_short_names(table[FILE].unique())))
+
+
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """Return {file: its name without suffix}, with as many folders as it takes to be unique."""
+    parts = {file: Path(file).parts for file in files}
+    for n in range(1, max(map(len, parts.values())) + 1):
+        names = {file: "/".join(p[-n:]) for file, p in parts.items()}
+        names = {file: name.removesuffix(Path(name).suffix) for file, name in names.items()}
+        if len(set(names.values())) == len(files):
+            return names
+    return {file: file for file in files}
+
+
+def check_complete(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Raise TableError if a file lacks a column of `columns` that other files have."""
+    if FILE not in table.columns or table[FILE].nunique() < 2:
+        return
+    for name in columns:
+        if name not in table.columns:
+            continue
+        filled = table[name].notna().groupby(table[FILE]).any()
+        if filled.any() and not filled.all():
+            lacking = filled.index[~filled]
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise TableError(
+                f"{where}: {lacking[0]}{more} of {len(filled)} files has no value in column "
+                f"{name!r}, which {filled.index[filled][0]} has. Map each file's own column, or "
+                "leave the file out."
+            )
