@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.laws import Law
-from scaling.count import PF_DAY
+from scaling.units import PF_DAY
 
 
 @dataclass(frozen=True)

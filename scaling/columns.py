@@ -18,13 +18,6 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "stopped", "failed")
 """How a run ended. A law may be fitted to the loss of 'ok' rows only."""
 
-COLUMN_OF_WORD = {
-    "loss": "L", "test_loss": "L", "val_loss": "L", "params": "N", "n_params": "N",
-    "parameters": "N", "tokens": "D", "n_tokens": "D", "flops": "C", "flop": "C",
-    "compute": "C", "batch_tokens": "B", "batch_size": "B", "steps": "S", "step": "S",
-}  # fmt: skip
-"""Other common names for a column. They serve suggestions only; nothing is renamed silently."""
-
 _SYMBOL_OF = {"tokens": "D", "batch_tokens": "B"}
 """Config words whose column holds a measured value (there D and B are exact, in whole steps)."""
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 from scaling.model_config import ModelConfig
 
-PF_DAY = 1e15 * 86_400
-"""FLOPs in one PF-day (Kaplan et al. 2020, section 1.3: 8.64e19)."""
-
 CONVENTIONS = {
     "6N": "C = 6 N D: forward 2N, backward 4N (Kaplan et al. 2020, eq. 2.2 without context); "
     "parameters count once per use",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.column_words import expression, meaning
 from scaling.columns import (
-    COLUMN_OF_WORD,
     COLUMNS,
     CONFIG_DEFAULTS,
     CURVE_COLUMNS,
@@ -20,6 +19,7 @@ from scaling.columns import (
 )
 from scaling.errors import TableError, nearest
 from scaling.files import EncodingError, check_regular, check_utf8, replacing
+from scaling.mapping import alternatives
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,21 +49,20 @@ readers end a line at an unquoted "\\r" too."""
 
 
 def missing_column(name: str, present: Iterable[str]) -> str:
-    """Return a message that a column is missing, with the most likely column that is present."""
-    present = list(present)
-    words = {c: "_".join(re.findall("[a-z0-9]+", str(c).lower())) for c in present}
-    guess = next((c for c in present if COLUMN_OF_WORD.get(words[c]) == name), None)
-    stem = {"L": "loss", "N": "param", "D": "token", "C": "flop"}.get(name)
-    if guess is None and stem:  # final_loss, train_tokens, Training FLOP
-        guess = next((c for c in present if stem in words[c]), None)
-    if guess is None and len(name) > 2:
-        guess = nearest(name, map(str, present))
+    """Return a message that a column is missing, with the most likely columns that are present."""
+    present = [str(c) for c in present]
+    known = {c: what for c in present if (what := meaning(c)) is not None and what.symbol == name}
+    highest = max((what.rank for what in known.values()), default=())
+    likely = [c for c, what in known.items() if what.rank == highest][:3]
+    ways = [expression(c, known[c]) for c in likely]
+    if not likely and len(name) > 2 and (near := nearest(name, present)):
+        likely = ways = [near]
     hint = (
-        f" Is it {guess!r}? Load with map={{{guess!r}: {name!r}}}, or --map '{guess}={name}'."
-        if guess
+        f" Is it {' or '.join(map(repr, likely))}? Say {alternatives(ways, name)}."
+        if likely
         else ""
     )
-    return f"the table has no column {name!r}; it has {', '.join(map(str, present))}.{hint}"
+    return f"the table has no column {name!r}; it has {', '.join(present)}.{hint}"
 
 
 def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> pd.DataFrame:

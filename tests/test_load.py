@@ -106,7 +106,10 @@ def test_suspicious_values_are_warned_of():
     ("change", "message"),
     [
         (lambda t: t.drop(columns="L").rename(columns={"N": "n"}), "has no column 'N'"),
-        (lambda t: t.rename(columns={"L": "test_loss"}), "Is it 'test_loss'.*map="),
+        (
+            lambda t: t.assign(test_loss=t["L"], val_loss=t["L"] + 0.1).drop(columns="L"),
+            "Say which: --map test_loss=L or --map val_loss=L",
+        ),
         (lambda t: t.assign(L=[3.0, np.nan]), "must be positive and finite.*first at row 1"),
         (lambda t: t.iloc[:0], "no runs"),
     ],
@@ -194,15 +197,15 @@ def test_numbers_with_commas_and_suffixes(tmp_path):
             load(nl(N=["1e6", word, "4e6"]), need=("N", "L"))
 
 
-def test_the_likeliest_column_is_suggested():
+def test_the_likeliest_columns_are_taken_and_named():
     foreign = pd.DataFrame({"Test Loss": [3.0], "n_params": [1e6], "train_tokens": [2e7]})
     for names, guess in (
-        ({}, "Is it 'n_params'"),
-        ({"n_params": "N"}, "Is it 'train_tokens'"),
-        ({"n_params": "N", "train_tokens": "D"}, "--map 'Test Loss=L'"),
+        ({}, "--map 'n_params=N,train_tokens=D,Test Loss=L'"),
+        ({"n_params": "N"}, "the other columns .* --map 'n_params=N,train_tokens=D,Test Loss=L'"),
+        ({"n_params": "N", "train_tokens": "D"}, "L 3 nats per token"),
     ):
-        with pytest.raises(TableError, match=guess):
-            load(foreign, map=names)
+        with pytest.warns(UserWarning, match=guess):
+            assert load(foreign, map=names)["L"].tolist() == [3.0]
 
 
 def test_a_map_may_hold_expressions(tmp_path):

@@ -27,7 +27,7 @@ from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
 from analysis.tables.select import longest, needed, of_steps, settled, usable
-from scaling.count import PF_DAY
+from scaling.units import PF_DAY
 
 
 def at_steps(curves: pd.DataFrame, steps: Iterable[float]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
 from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
-from scaling.count import PF_DAY
+from scaling.units import PF_DAY
 
 
 @listed("kaplan1", "Kaplan et al. 2020, Fig. 1", spec="headline")

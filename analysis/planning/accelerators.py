@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scaling.config import ModelConfig
-from scaling.errors import ConfigError, did_you_mean
+from scaling.errors import ConfigError
 from scaling.size import parameters
 
 MFU = 0.4
@@ -66,6 +68,30 @@ GPUS = {
 """Accelerators by name."""
 
 
+_MAKERS = re.compile(r"nvidia|geforce|tesla|quadro|amd|instinct|google|cloud|gpus?$|[^a-z0-9]")
+_DETAILS = re.compile(r"\b\d+ ?g(i?b)?\b|\b(sxm ?\d?|oam|hbm\d?e?)\b")
+"""Forms and memory sizes that do not change the speed."""
+_OTHER_NAMES = {
+    "a100pcie": "a100", "4090": "rtx4090", "v4": "tpu-v4", "v5e": "tpu-v5e", "v5p": "tpu-v5p",
+    "v5litepod": "tpu-v5e", "tpuv5litepod": "tpu-v5e",
+}  # fmt: skip
+
+
+def gpu_name(text: str) -> str:
+    """Return the name in :data:`GPUS` of an accelerator as people write it: "H100 SXM", RTX-4090.
+
+    Raises ConfigError, with the most similar names, if it is not known.
+    """
+    known = {_MAKERS.sub("", name): name for name in GPUS} | _OTHER_NAMES
+    words = re.sub(r"[^a-z0-9]+", " ", text.lower())
+    plain = _MAKERS.sub("", _DETAILS.sub("", words).strip())
+    if plain in known:
+        return known[plain]
+    near = [known[name] for name in difflib.get_close_matches(plain, known, n=3, cutoff=0.5)]
+    hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    raise ConfigError(f"gpu={text!r} is not known.{hint} Known are {', '.join(GPUS)}.")
+
+
 @dataclass(frozen=True)
 class ComputeBudget:
     """Compute for one run."""
@@ -92,9 +118,7 @@ def compute_budget(
     then says. Raises ConfigError for an unknown GPU or precision, and for numbers that are missing
     or not positive.
     """
-    if gpu not in GPUS:
-        hint = did_you_mean(gpu, GPUS)
-        raise ConfigError(f"gpu={gpu!r} is not known.{hint} Known are {', '.join(GPUS)}.")
+    gpu = gpu_name(gpu)
     device = GPUS[gpu]
     if precision not in device.peak:
         raise ConfigError(

@@ -26,10 +26,10 @@ from analysis.planning.quantity import Quantity, quantity_of
 from analysis.planning.recipe import Recipe, recipe
 from scaling import units
 from scaling.config import ModelConfig
-from scaling.count import PF_DAY
 from scaling.errors import ConfigError
 from scaling.jsonable import finite
 from scaling.table import LARGEST, sensible
+from scaling.units import PF_DAY
 
 _WRONG = ("not_converged", "wrong_sign")
 """Codes of a fit's status that leave a plan without a basis."""

@@ -10,41 +10,46 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.rows import used_rows
+from scaling.column_words import expression, meaning
+from scaling.mapping import alternatives, in_expression, option
 
 
 def suspect(
     table: pd.DataFrame,
     where: str,
     wanted: Iterable[str],
-    names: Mapping[str, str],
+    origins: Mapping[str, str],
     *,
     sizes: bool,
     swapped: bool,
 ) -> None:
-    """Warn about values in the columns `wanted` that are legal but most likely a mistake."""
+    """Warn about values in the columns `wanted` that are legal but most likely a mistake.
+
+    origins: {symbol: column of the file} of the columns that are taken as they are.
+    """
     used, wanted = used_rows(table), set(wanted)
     if used.empty:
         return
-    doubts = [*_suspect_sizes(used, wanted, swapped)] if sizes else []
-    for doubt in (*doubts, *_suspect_loss(used, wanted, names)):
+    doubts = [*_suspect_sizes(used, wanted, origins, swapped)] if sizes else []
+    for doubt in (*doubts, *_suspect_loss(used, wanted, origins)):
         warnings.warn(f"{where}: {doubt}", stacklevel=3)
 
 
-def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Iterator[str]:
+def _suspect_sizes(
+    used: pd.DataFrame, wanted: set[str], origins: Mapping[str, str], swapped: bool
+) -> Iterator[str]:
     tokens = "D_total" if "D_total" in used else "D"
     middle = {
         name: float(np.median(used[tokens if name == "D" else name]))
         for name in ("N", "D", "C")
         if name in wanted and name in used
     }
-    units = "N counts parameters and D tokens, one by one: say map 1e6*COLUMN=N"
-    small = [
-        f"{n} = {middle[n]:.3g}"
-        for n, least in (("N", 1e3), ("D", 1e5))
-        if n in middle and middle[n] < least
-    ]
+    units = "N counts parameters and D tokens, one by one"
+    small = [n for n, least in (("N", 1e3), ("D", 1e5)) if n in middle and middle[n] < least]
     if small:
-        yield f"the median run has {' and '.join(small)}; is that in millions or billions? {units}."
+        has = " and ".join(f"{n} = {middle[n]:.3g}" for n in small)
+        ways = " and ".join(_in_units(origins.get(n, n), n) for n in small)
+        yield f"the median run has {has}; is that in millions or billions? {units}: say {ways}."
     elif {"N", "D"} <= set(middle):
         ratio = middle["D"] / middle["N"]
         if ratio < 0.1 and swapped:
@@ -55,7 +60,7 @@ def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Itera
         elif ratio > 1e5:
             yield (
                 f"the median run has {ratio:.2g} tokens per parameter; is N in millions or "
-                f"billions? {units}."
+                f"billions? {units}: say {_in_units(origins.get('N', 'N'), 'N')}."
             )
     if {"N", "D", "C"} <= set(middle):
         off = float(np.median(used["C"] / (6.0 * used["N"] * used["D"])))
@@ -66,12 +71,24 @@ def _suspect_sizes(used: pd.DataFrame, wanted: set[str], swapped: bool) -> Itera
             )
 
 
-def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]) -> Iterator[str]:
+def _in_units(column: str, symbol: str) -> str:
+    """Return the option that maps a column in millions, or in the unit that its name says."""
+    what = meaning(column)
+    if what and what.symbol == symbol and (text := expression(column, what)) != column:
+        return option({text: symbol})
+    name = in_expression(column)
+    return alternatives([f"1e6*{name}", f"1e9*{name}"], symbol)
+
+
+def _suspect_loss(
+    used: pd.DataFrame, wanted: set[str], origins: Mapping[str, str]
+) -> Iterator[str]:
     if "L" not in wanted or "L" not in used:
         return
     L = used["L"].to_numpy(float)
-    origin = next((old for old, new in names.items() if new == "L"), "L")
-    if any(word in origin.lower() for word in ("bpb", "bits", "bpc", "per_byte")):
+    origin = origins.get("L", "L")
+    what = meaning(origin)
+    if (what and what.function == "bits_per_byte") or "per_byte" in origin.lower():
         yield (
             f"L comes from {origin!r}, which looks like bits; L is nats/token "
             f"(1 bit = {math.log(2):.4f} nat), and floors and coefficients scale with the unit."
@@ -89,7 +106,7 @@ def _suspect_loss(used: pd.DataFrame, wanted: set[str], names: Mapping[str, str]
     if float(np.median(L)) > 20:
         yield (
             f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
-            "logarithm: say map log(COLUMN)=L."
+            f"logarithm: say {option({f'log({in_expression(origin)})': 'L'})}."
         )
     elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
         yield (

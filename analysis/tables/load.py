@@ -11,13 +11,15 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.tables import wandb
+from analysis.tables.derive import derive
 from analysis.tables.doubts import suspect
-from analysis.tables.names import rename
+from analysis.tables.guess import announce, name_columns
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import check_statuses, matching, used_rows
 from analysis.tables.several import (
     FILE,
     check_complete,
+    check_named,
     files_of,
     in_short,
     is_results_folder,
@@ -26,17 +28,6 @@ from analysis.tables.several import (
 )
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
-
-_IDENTITIES = {
-    "D": (("S", "B"), "S B", lambda t: t["S"] * t["B"]),
-    "N": (("C", "D"), "C / (6 D)", lambda t: t["C"] / (6 * t["D"])),
-    "C": (("N", "D"), "6 N D", lambda t: 6.0 * t["N"] * t["D"]),
-    "S": (("D", "B"), "D / B", lambda t: t["D"] / t["B"]),
-    "B": (("D", "S"), "D / S", lambda t: t["D"] / t["S"]),
-}
-"""Inputs, formula and value of each column that can be derived exactly; D = S B comes first, as it
-needs no convention."""
-_D_FROM_C = (("C", "N"), "C / (6 N)", lambda t: t["C"] / (6 * t["N"]))
 
 _RUN_COLUMNS = (
     "status", "N", "N_total", "B", "lr_peak", "vocab_size", "n_layer", "d_model", "n_head",
@@ -85,17 +76,17 @@ def load(
     or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
     fit then reports that).
     """
-    names = dict(map or {})
     table, source, ours = _open(path, curves, mixed)
     table, chart = _melted(table)
-    table = rename(table, names, source)
-    table = name_runs(wandb.runs_table(table, source))
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
+    lookup = (*wanted, "run_id") if curves else wanted
+    table, found = name_columns(table, map or {}, lookup, source, ours=ours)
+    table = name_runs(wandb.runs_table(table, source))
     check_statuses(table, source)
     to_numbers(table, (*wanted, "B", "S") if need is None else wanted, source)
-    derived = _derive(table, None if need is None else wanted, source)
+    derived = derive(table, None if need is None else wanted, source)
     if curves and "D_total" not in table.columns:
         for name in ("run_id", *_SYMBOLS):
             if name not in table.columns:
@@ -105,23 +96,27 @@ def load(
         table["D_total"], table["L_final"] = last["D"], last["L"]
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = ", ".join(name for name in wanted if name not in table.columns)
+        present = ", ".join(str(name) for name in table.columns if name != FILE)
         raise TableError(
-            f"{source} is a chart exported from Weights & Biases: it holds "
-            f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. "
+            f"{source} is a chart exported from Weights & Biases: it holds {present} of its runs, "
+            f"and no {absent}. "
             "Export the table of runs (one row per run, with the columns of config and summary), "
             "or add the columns."
         )
     if where:
         table = matching(table, where)
     check_complete(table, wanted, source)
+    check_named(table, wanted, source)
     table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
     if not mixed:
         check_one_text(table, source)
-    suspect(
-        table, source, wanted, names, sizes=not ours, swapped=need is None
-    )  # units in our folders are known
+    announce(table, found, derived, source)
+    # Units in results folders are known.
+    suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": source, "derived": derived}
+    if found.names:
+        table.attrs["guessed"] = found.names
     return table
 
 
@@ -211,27 +206,3 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     # The evaluation at which a run diverged has no loss; keep only the points before it.
     good = joined["L"].notna() & (joined["S"] > 0)
     return joined[good].reset_index(drop=True)
-
-
-def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dict[str, str]:
-    """Add columns that can be derived exactly, in place; return {column: formula} of those added.
-
-    Only `wanted` columns are added, and C if N and D are wanted; all of them if `wanted` is None.
-    """
-    derived: dict[str, str] = {}
-    keep = None if wanted is None else set(wanted)
-    if keep is not None and {"N", "D"} <= keep:
-        keep.add("C")
-    if keep is not None and keep <= set(table.columns):
-        return derived
-    sources = _IDENTITIES if keep is None else [n for n in _IDENTITIES if n in table.columns]
-    to_numbers(table, sources, where)
-    rules = [*_IDENTITIES.items(), ("D", _D_FROM_C)]
-    for _ in range(2):  # D = S B may give C = 6 N D in turn
-        for name, (inputs, formula, value) in rules:
-            if name not in table.columns and all(i in table.columns for i in inputs):
-                table[name] = value(table)
-                derived[name] = formula
-    for name in set() if keep is None else set(derived) - keep:
-        del table[name], derived[name]
-    return derived

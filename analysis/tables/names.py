@@ -29,7 +29,7 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
             f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove "
             "one."
         )
-    made = {}
+    made, replaced = {}, []
     for old, new in names.items():
         reverse = old in _SYMBOLS and new not in _SYMBOLS and new in table.columns
         if reverse and old not in table.columns:
@@ -45,12 +45,14 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
                 f"{where}: map gives {len(rivals)} columns the name {new!r}: "
                 f"{', '.join(rivals)}. Keep one of them."
             )
-        if new in table.columns and new not in names:
+        if new in table.columns and old in made and re.search(rf"\b{re.escape(new)}\b", old):
+            replaced.append(new)  # log(L)=L
+        elif new in table.columns and new not in names:
             raise TableError(
                 f"{where}: {option({old: new})} would hide the column {new!r} that is there "
                 f"already; rename that one too, as in {option({old: new, new: f'{new}_old'})}."
             )
-    return table.assign(**made).rename(columns=dict(names))
+    return table.drop(columns=replaced).assign(**made).rename(columns=dict(names))
 
 
 def evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:

@@ -6,6 +6,7 @@ Each row remembers its file until the columns are named, since a file's name may
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from analysis.tables import wandb
 from analysis.tables.containers import read_file
 from scaling.errors import TableError
+from scaling.mapping import option
 
 FILE = "\x1ffile"
 """Column with the file that a row is from. It leaves the table when its columns have their names;
@@ -139,3 +141,25 @@ def check_complete(table: pd.DataFrame, columns: Sequence[str], where: str) -> N
                 f"{name!r}, which {filled.index[filled][0]} has. Map each file's own column, or "
                 "leave the file out."
             )
+
+
+def check_named(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Raise TableError with a pattern if a column is missing that the files' names may hold."""
+    if FILE not in table.columns or table[FILE].nunique() < 2:
+        return
+    name = next((name for name in columns if name not in table.columns), None)
+    files = list(table[FILE].unique())
+    numbers = [_NUMBER.findall(Path(file).name) for file in files]
+    for place in range(min(map(len, numbers))) if name else ():
+        words = {found[place][0] for found in numbers}
+        values = {found[place][1] for found in numbers}
+        if len(words) == 1 and len(values) == len(files):
+            pattern = f"{{path:{words.pop()}([0-9.]+[kKmMbBgGtT]?)}}"
+            present = ", ".join(str(c) for c in table.columns if c != FILE)
+            raise TableError(
+                f"{where}: {len(files)} files have no column {name!r}; they have {present}. Is it "
+                f"in their names? Say {option({pattern: str(name)})}."
+            )
+
+
+_NUMBER = re.compile(r"([a-zA-Z]*[_=-]?)(\d+(?:\.\d+)?[kKmMbBgGtT]?)(?![a-zA-Z0-9])")

@@ -20,6 +20,7 @@ from scaling.cli.output import say
 from scaling.errors import ConfigError
 from scaling.fields import leaves
 from scaling.mapping import parse
+from scaling.units import number
 
 _WITHOUT_PREFIX = {"config", "options"}
 """Parameters whose fields become options without a prefix: --model.n-layer 6, --workers 2."""
@@ -166,7 +167,8 @@ def _registry(pairs: bool) -> Any:
         def rule(info: Any) -> Any:
             return spec if info.type is kind else None
 
-    read_as(int, "INT", _whole)  # accepts 2e8
+    read_as(int, "INT", _whole)  # accepts 2e8 and 200M
+    read_as(float, "FLOAT", number)  # accepts 7B and 1,000,000
     read_as(Path, "PATH", _folder)  # accepts the URI of a results folder
     return registry
 
@@ -283,8 +285,8 @@ def _folder(text: str) -> Path:
 
 
 def _whole(text: str) -> int:
-    """Return an integer, which may be written as 2e8."""
-    value = float(text)
+    """Return an integer, which may be written as 2e8 or 200M."""
+    value = number(text)
     if value % 1:
         raise ValueError(f"{text} is not a whole number")
     return int(text) if text.lstrip("+-").isdigit() else int(value)
