@@ -108,7 +108,7 @@ def test_suspicious_values_are_warned_of():
         (lambda t: t.drop(columns="L").rename(columns={"N": "n"}), "has no column 'N'"),
         (
             lambda t: t.assign(test_loss=t["L"], val_loss=t["L"] + 0.1).drop(columns="L"),
-            "Say which: --map test_loss=L or --map val_loss=L",
+            "Say which: --map val_loss=L or --map test_loss=L",
         ),
         (lambda t: t.assign(L=[3.0, np.nan]), "must be positive and finite.*first at row 1"),
         (lambda t: t.iloc[:0], "no runs"),

@@ -141,7 +141,7 @@ class _Search:
                 self._add(column, what)
 
     def complete(self, need: list[str]) -> Guess:
-        for symbol in ("N", "D", "L", *need):
+        for symbol in dict.fromkeys(("N", "D", "L", *need)):
             if symbol in need:
                 self._require(symbol)
         if self.unclear:
