@@ -155,20 +155,8 @@ def usable_rows(
         weights = np.asarray(weights, float)
         if weights.shape != (total,):
             raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
-    left_out: dict[str, int] = reasons(runs)
-    keep, remarks = np.ones(total, bool), {}
-    if "status" in runs.columns:
-        status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
-        keep = (status == "ok").to_numpy(bool)
-        found = status[~keep].value_counts()
-        if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
-            left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
-        if not keep.any():
-            values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
-            raise TableError(
-                f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
-                "rename what means 'ok', or drop the column."
-            )
+    keep, left_out = _finished(runs)
+    remarks: dict[str, str] = {}
     if law.best_of:
         best = best_of_searches(runs, law.target, law.best_of)
         keep, left_out, remarks = keep & best.kept, left_out | best.left_out, best.remarks
@@ -198,6 +186,28 @@ def usable_rows(
                 f"{_which(bad, runs, name)}. {table.remedy(name, x)}"
             )
     return runs, w, left_out, remarks
+
+
+def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
+    """Return which rows (n,) have status 'ok', and why others do not count, {reason: number}.
+
+    Raises TableError if none has.
+    """
+    left_out = reasons(runs)
+    if "status" not in runs.columns:
+        return np.ones(len(runs), bool), left_out
+    status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
+    keep = (status == "ok").to_numpy(bool)
+    found = status[~keep].value_counts()
+    if not keep.any():
+        values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
+        raise TableError(
+            f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
+            "rename what means 'ok', or drop the column."
+        )
+    if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
+        left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
+    return keep, left_out
 
 
 def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:

@@ -212,11 +212,7 @@ def law(
                 + ", ".join(f"{p}=Range(low, high)" for p in fitted)
                 + ")."
             )
-        for p, r in ranges.items():
-            if not isinstance(r, Range):
-                raise LawError(f"law {name}: {p}={r!r} must be a Range(low, high).")
-            if r.of is not None and r.of not in inputs:
-                raise LawError(f"law {name}: {p} is a Range of {r.of!r}, which is not an input.")
+        _check_ranges(name, ranges, inputs)
         for p in (p for group in exchangeable for p in group):
             if p not in ranges:
                 raise LawError(f"law {name}: exchangeable names {p!r}, which is not fitted.")
@@ -234,6 +230,14 @@ def law(
         )
 
     return wrap
+
+
+def _check_ranges(law: str, ranges: Mapping[str, Any], inputs: list[str]) -> None:
+    for p, r in ranges.items():
+        if not isinstance(r, Range):
+            raise LawError(f"law {law}: {p}={r!r} must be a Range(low, high).")
+        if r.of is not None and r.of not in inputs:
+            raise LawError(f"law {law}: {p} is a Range of {r.of!r}, which is not an input.")
 
 
 def _of_module(module: str, name: str) -> Law:

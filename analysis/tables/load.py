@@ -19,6 +19,7 @@ from analysis.tables.names import rename
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import (
     Evaluations,
+    RowsLeftOut,
     evaluations,
     in_words,
     repeated,
@@ -27,6 +28,7 @@ from analysis.tables.rows import (
     written_once,
 )
 from analysis.tables.states import RUNNING, with_statuses
+from scaling.columns import STATUSES
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
 
@@ -93,7 +95,8 @@ def load(
     were removed, `.attrs["left_out"]` counts them by reason: runs that have not ended, exact
     duplicates, rows without a loss, evaluations that a resumed run wrote twice, and earlier
     evaluations of a run (`rows`). Runs that ended otherwise keep their row and their status;
-    `.attrs["unfinished"]` counts them. A warning states both in one line.
+    `.attrs["unfinished"]` counts them. A warning (RowsLeftOut) states both in one line, unless only
+    runs of other statuses than 'ok' are left out.
 
     Raises TableError if columns are missing, duplicated or not numbers, if 'ok' rows lack a
     positive, finite N, D or L, or if they come from different texts of one corpus. Warns
@@ -125,12 +128,7 @@ def load(
     if "L" in wanted and "L" in table.columns:
         table = _with_losses(table, left_out, source, strict=strict, rows=rows)
     if curves and "D_total" not in table.columns:
-        for name in ("run_id", *_SYMBOLS):
-            if name not in table.columns:
-                raise TableError(f"{source}: {missing_column(name, table.columns)}")
-        table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
-        last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
-        table["D_total"], table["L_final"] = last["D"], last["L"]
+        table = _with_ends(table, source)
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = ", ".join(name for name in wanted if name not in table.columns)
         raise TableError(
@@ -149,10 +147,19 @@ def load(
         table.attrs["unfinished"] = unfinished
     if left_out:
         table.attrs["left_out"] = left_out
-    stated = left_out or (unfinished and not ours) or rows == "auto"
-    if stated and (counted := in_words(table)):
-        warnings.warn(f"{source}: {counted}.", stacklevel=2)
+    if left_out or not set(unfinished) <= set(STATUSES):
+        warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
     return table
+
+
+def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return learning curves in order, with the last D and L of each as D_total and L_final."""
+    for name in ("run_id", *_SYMBOLS):
+        if name not in table.columns:
+            raise TableError(f"{where}: {missing_column(name, table.columns)}")
+    table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
+    last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
+    return table.assign(D_total=last["D"], L_final=last["L"])
 
 
 def _each_once(
@@ -170,6 +177,9 @@ def _each_once(
     reasons = reasons.loc[table.index]
     going = table["status"].eq(RUNNING) if "status" in table.columns else reasons.eq(RUNNING)
     left_out = _counts(reasons[going])
+    if len(table) and going.all():
+        found = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
+        raise TableError(f"{where}: no run has finished ({found}): nothing to fit.")
     table, unfinished = table[~going].copy(), _counts(reasons[~going & reasons.ne("")])
     if given is None:
         return table, unfinished, left_out

@@ -14,6 +14,11 @@ import pandas as pd
 
 from scaling.errors import TableError
 
+
+class RowsLeftOut(UserWarning):
+    """States which rows of a table were left out, and why."""
+
+
 Evaluations = Literal["auto", "last", "all"]
 """Rows of runs with several evaluations: the last of each run, all of them, or ('auto') the last
 unless that leaves fewer than FEWEST."""
@@ -135,7 +140,7 @@ def in_words(table: pd.DataFrame) -> str:
     used, left_out = used_rows(table), reasons(table)
     runs = len(used.drop_duplicates(_settings(table))) if "run_id" in table.columns else len(used)
     ended = "finished " if "status" in table.columns else ""
-    what = f"{ended}runs" if ended else "rows"
+    what = f"{ended}runs" if ended or "run_id" in table.columns else "rows"
     if runs < len(used):
         what = f"evaluations of {runs} {ended}runs"
     elif not left_out:

@@ -11,6 +11,9 @@ from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
+_USUAL = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
+"""Laws of N and D that a plan compares by default."""
+
 
 def frontier(
     results: tuple[Path, ...],
@@ -160,15 +163,15 @@ def plan(
         flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
-    chosen = [all_laws.resolve(name) for name in law or usual]
+    chosen = [all_laws.resolve(name) for name in law or _USUAL]
     selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
     runs = load_rows(results, chosen, **selection)
     fits, skipped = _fits(chosen, runs, seed=seed, need_first=bool(law))
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:
-            critical = _critical_batch(load_runs_and_curves(results, **selection)[1], seed)
+            curves = load_runs_and_curves(results, quiet=True, **selection)[1]
+            critical = _critical_batch(curves, seed)
         except (FitError, TableError) as error:
             skipped["batch size of these runs"] = str(error)
     found = plans(
@@ -176,10 +179,8 @@ def plan(
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
-    if json:
-        show_json(found.record() | {"budget": words})
-    else:
-        show(found if words is None else f"{words}\n{found}")
+    text = found if words is None else f"{words}\n{found}"
+    show_json(found.record() | {"budget": words}) if json else show(text)
 
 
 def _fits(

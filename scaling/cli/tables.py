@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,14 +37,15 @@ def load_rows(
 ) -> Any:
     """Return the finished runs of a table, with the columns that `laws` use."""
     from analysis import load
-    from analysis.tables.rows import finished
+    from analysis.tables.rows import RowsLeftOut, finished
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     also = [name for law in laws if law.best_of for name in ("L", *law.best_of)]
-    table = load(
-        one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
-        strict=strict, rows=rows,
-    )  # fmt: skip
+    with _without_warnings(RowsLeftOut):
+        table = load(
+            one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
+            strict=strict, rows=rows,
+        )  # fmt: skip
     return _one_text(finished(_noted(table), table.attrs["source"]))
 
 
@@ -55,41 +57,41 @@ def load_runs_and_curves(
     strict: bool = False,
     rows: Literal["auto", "last", "all"] = "auto",
     method: str = "all",
+    quiet: bool = False,
 ) -> tuple[Any, Any]:
     """Load a results folder or a table as (runs, curves).
 
-    The runs are those of :func:`load_rows`. The curves are all evaluations of these runs, from
-    curves.parquet or from the rows of a table in which a run_id occurs more than once; None if
-    there are none.
+    The runs are those of :func:`load_rows`; the curves are all their evaluations, or None. With
+    `quiet`, the rows left out are not stated.
     """
-    from analysis import load
-    from analysis.tables.rows import finished
+    from analysis.tables import runs_and_curves
+    from analysis.tables.rows import RowsLeftOut, finished, used_rows
 
     # A law that is fitted checks itself whether N and D look swapped; do not warn twice.
     need = ("N", "D", "C", "L") if method in ("parametric", "all") else None
-    source, names = one_source(paths), column_map(map)
-    options = {"map": names, "need": need, "mixed": True, "strict": strict}
-    table = load(source, where=where, rows=rows, **options)
-    runs = _one_text(finished(_noted(table), table.attrs["source"]))
-    folder = isinstance(source, Path) and source.is_dir()
-    if folder and not (source / "curves.parquet").exists():
-        return runs, None
-    if not folder and "run_id" not in runs.columns:
-        return runs, None
-    with warnings.catch_warnings():  # the rows left out have been stated
-        warnings.simplefilter("ignore")
-        curves = load(source, curves=True, where=None if folder else where, **options)
-    curves = finished(curves, table.attrs["source"])
-    curves = curves[curves["run_id"].isin(runs["run_id"])]
-    return runs, curves if curves["run_id"].duplicated().any() else None
+    with _without_warnings(UserWarning if quiet else RowsLeftOut):
+        table, curves = runs_and_curves.load_runs_and_curves(
+            one_source(paths), map=column_map(map), where=where, strict=strict, rows=rows,
+            need=need, mixed=True,
+        )  # fmt: skip
+    table = table if quiet else _noted(table)
+    runs = _one_text(finished(table, table.attrs["source"]))
+    return runs, None if curves is None else used_rows(curves)
+
+
+@contextlib.contextmanager
+def _without_warnings(kind: type[Warning]) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kind)
+        yield
 
 
 def _noted(table: Any) -> Any:
-    """State the runs of a results folder that have not finished; `load` states other rows."""
-    from analysis.tables.rows import in_words
+    """State in one line which rows count and which are left out."""
+    from analysis.tables.rows import in_words, used_rows
 
-    if "unfinished" in table.attrs and Path(table.attrs["source"]).is_dir():
-        note(f"{table.attrs['source']}: {in_words(table)}.")
+    if (text := in_words(table)) and len(used_rows(table)):
+        note(f"{table.attrs['source']}: {text}.")
     return table
 
 
