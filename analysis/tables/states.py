@@ -23,17 +23,18 @@ _WORDS = {
     "ok": "ok finished finish completed complete done success succeeded successful passed closed "
     "published",
     "diverged": "diverged divergent nan inf exploded",
-    "stopped": "stopped pruned early_stopped earlystopped halted",
+    "stopped": "stopped pruned earlystopped halted",
     "failed": "failed fail failure crashed crash killed error errored exception preempted canceled "
-    "cancelled aborted abort interrupted timeout timed_out timedout oom oomkilled out_of_memory "
-    "node_fail boot_fail deadline evicted lost dead unknown invalid crashloopbackoff",
-    RUNNING: "running pending queued preempting scheduled waiting in_progress inprogress starting "
-    "started created paused suspended requeued initializing initialising preparing provisioning "
-    "submitted not_started notstarted stopping cancelling canceling completing finalizing active "
-    "new resuming restarting configuring",
+    "cancelled aborted abort interrupted timeout timedout oom oomkilled outofmemory nodefail "
+    "bootfail deadline evicted lost dead unknown invalid crashloopbackoff",
+    RUNNING: "running pending queued preempting scheduled waiting inprogress starting started "
+    "created paused suspended requeued initializing initialising preparing provisioning submitted "
+    "notstarted stopping cancelling canceling completing finalizing active new resuming "
+    "restarting configuring",
 }
 """Words for each status."""
 _STATUS_OF = {word: status for status, words in _WORDS.items() for word in words.split()}
+"""Status of each word, without underscores."""
 _UNLESS_OTHERS = ("terminated", "inactive", "ended", "exited", "stop")
 """Words that mean 'finished' to some trackers, unless the column has another word for it."""
 _QUESTIONS = (
@@ -53,7 +54,7 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
 
     The status of runs that have not ended is RUNNING; the word of rows that count is ''. A table
     without a column of states is returned as it is. Raises TableError if the column has no word for
-    a finished run but words that nobody knows; warns of words that nobody knows.
+    a finished run but words that nobody knows.
     """
     if not len(table):
         return table, pd.Series("", table.index, dtype=object)
@@ -63,7 +64,9 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
     words = table[name].map(_word).where(table[name].notna(), "")
     statuses = words.map(_meanings(words))
     _check_words(words, statuses, name, where)
-    return table.assign(status=statuses), words.replace("", NO_STATE).mask(statuses.eq("ok"), "")
+    reasons = words.replace("", NO_STATE)
+    reasons = reasons.where(statuses.isin((*STATUSES, RUNNING)), reasons + " (unknown)")
+    return table.assign(status=statuses), reasons.mask(statuses.eq("ok"), "")
 
 
 def _column(table: pd.DataFrame) -> str | None:
@@ -104,8 +107,10 @@ def _word(value: object) -> str:
     """
     text = re.sub(r"[^a-z0-9.]+", "_", str(value).strip().lower()).strip("_")
     text = re.sub(r"^(?:[a-z]+_)?(?:state|status)_", "", text.rpartition(".")[2])
-    first = text.partition("_")[0]
-    return first if text not in _STATUS_OF and first in _STATUS_OF else text
+    whole, first = text.replace("_", ""), text.partition("_")[0]
+    if whole not in _STATUS_OF and _STATUS_OF.get(first, "ok") != "ok":
+        return first
+    return whole if whole in _STATUS_OF else text
 
 
 def _meanings(words: pd.Series) -> dict[str, str]:
@@ -117,23 +122,16 @@ def _meanings(words: pd.Series) -> dict[str, str]:
 
 
 def _check_words(words: pd.Series, statuses: pd.Series, name: str, where: str) -> None:
-    """Warn of words that nobody knows. Raises TableError if no word means 'finished'."""
-    unknown = [word for word in statuses.unique() if word not in (*STATUSES, RUNNING)]
-    without = words.eq("").any() and statuses[words.ne("")].ne("ok").all()
-    if not unknown and not without:
+    """Raise TableError if no word means 'finished' but some are unknown or missing."""
+    clear = statuses.isin((*STATUSES, RUNNING)) & words.ne("")
+    if clear.all() or statuses.eq("ok").any():
         return
     counts = words.replace("", NO_STATE).value_counts()
     found = _listed(f"{n} {word!r}" for word, n in counts.items())
-    if not statuses.eq("ok").any():
-        raise TableError(
-            f"{where}: {name} is {found}, and no word that means finished (such as finished, "
-            f"completed or ok). If the column tells something else, rename it and every row "
-            f"counts: --map {name}=note; then select with --where \"note == '...'\"."
-        )
-    warnings.warn(
-        f"{where}: {name} is {found}; only finished rows count; unknown: "
-        f"{_listed(map(repr, unknown))}.",
-        stacklevel=4,
+    raise TableError(
+        f"{where}: {name} is {found}, and no word that means finished (such as finished, "
+        f"completed or ok). If the column tells something else, rename it and every row "
+        f"counts: --map {name}=note; then select with --where \"note == '...'\"."
     )
 
 
