@@ -18,7 +18,8 @@ IDENTITIES = {
 """Inputs, formula and value of each column that can be derived exactly; D = S B comes first, as it
 needs no convention."""
 _D_FROM_C = (("C", "N"), "C / (6 N)", lambda t: t["C"] / (6 * t["N"]))
-_RULES = [*IDENTITIES.items(), ("D", _D_FROM_C)]
+RULES = [*IDENTITIES.items(), ("D", _D_FROM_C)]
+"""(column, (inputs, formula, value)) of each identity, in the order in which they are tried."""
 
 SHAPE = ("n_layer", "d_model")
 """Columns from which N is counted if nothing else gives it."""
@@ -43,7 +44,7 @@ def derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> dic
         if last and "N" not in table.columns and set(SHAPE) <= set(table.columns):
             to_numbers(table, [*SHAPE, *_SHAPE_DETAILS], where)
             table["N"], derived["N"] = _counted_from_shape(table)
-        for name, (inputs, formula, value) in _RULES:
+        for name, (inputs, formula, value) in RULES:
             if name not in table.columns and all(i in table.columns for i in inputs):
                 table[name] = value(table)
                 derived[name] = formula
@@ -56,7 +57,7 @@ def derivable(present: Iterable[str]) -> set[str]:
     """Return the columns that are present or follow from those that are."""
     known = set(present)
     for _ in range(3):
-        known |= {name for name, (inputs, *_) in _RULES if set(inputs) <= known}
+        known |= {name for name, (inputs, *_) in RULES if set(inputs) <= known}
         if set(SHAPE) <= known:
             known.add("N")
     return known

@@ -27,8 +27,10 @@ from scaling.units import count
 
 _SYMBOLS = {column.name for column in COLUMNS} - {"lr"}
 """Columns that are used under their names; `lr` is a rule here, but a number elsewhere."""
-_OPTIONAL = ("C", "S", "B", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
-             "vocab_size", "n_ctx", "seed", "L_stderr", "D_unique")  # fmt: skip
+_OPTIONAL = (
+    "N", "D", "L", "C", "S", "B", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
+    "vocab_size", "n_ctx", "seed", "L_stderr", "D_unique",
+)  # fmt: skip
 """Columns that are added to a guess if they are clear, though nothing needs them."""
 _MEANINGS = {"N": "the parameters", "D": "the training tokens", "C": "the training FLOPs",
              "L": "the loss", "B": "the tokens per step", "S": "the steps",

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scaling.cli.options import Critical, Json, Latex, Level, Map, Seed, Where
+from scaling.cli.options import Critical, Json, Latex, Level, Map, Rows, Seed, Strict, Where
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
+_USUAL = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
+"""Laws of N and D that a plan compares by default."""
+
 
 def frontier(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     method: Literal["envelope", "isoflop", "akima", "parametric", "kaplan", "all"] = "all",
     law: str = "chinchilla",
@@ -23,6 +26,8 @@ def frontier(
     critical: Critical = None,
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     bootstrap: int = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -34,7 +39,8 @@ def frontier(
     Example: scaling frontier results/quickstart --method isoflop
 
     Args:
-        results: A results folder, or a table of runs or of learning curves (with run_id).
+        results: A results folder, or a table of runs or of learning curves (with run_id); several
+            files are one table.
         method: envelope: lower envelope of the learning curves; isoflop, akima: minima of isoFLOP
             curves by parabola or by Akima interpolation; parametric: a fitted law; all: each of
             these that the data allow. kaplan: exponents of N, B, S and D in C_min, from learning
@@ -54,7 +60,9 @@ def frontier(
     check_one_format(json, latex)
     if critical is not None and method != "kaplan":
         raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
-    runs, curves = load_runs_and_curves(results, map, where, method)
+    runs, curves = load_runs_and_curves(
+        results, map=map, where=where, strict=strict, rows=rows, method=method
+    )
     if method == "kaplan":
         if latex:
             raise ConfigError(
@@ -89,7 +97,7 @@ def frontier(
 
 
 def plan(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     flops: float | None = None,
     params: float | None = None,
@@ -107,6 +115,8 @@ def plan(
     law: tuple[str, ...] = (),
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -116,7 +126,7 @@ def plan(
     Example: scaling plan results/quickstart --flops 1e18
 
     Args:
-        results: A results folder, or a table of runs.
+        results: A results folder, or a table of runs; several files are one table.
         flops: Compute budget C = 6 N D, in FLOPs.
         params: Number of non-embedding parameters N.
         tokens: Number of training tokens D.
@@ -153,14 +163,15 @@ def plan(
         flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
-    chosen = [all_laws.resolve(name) for name in law or usual]
-    runs = load_rows(results, map, where, chosen)
+    chosen = [all_laws.resolve(name) for name in law or _USUAL]
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    runs = load_rows(results, chosen, **selection)
     fits, skipped = _fits(chosen, runs, seed=seed, need_first=bool(law))
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:
-            critical = _critical_batch(load_runs_and_curves(results, map, where)[1], seed)
+            curves = load_runs_and_curves(results, quiet=True, **selection)[1]
+            critical = _critical_batch(curves, seed)
         except (FitError, TableError) as error:
             skipped["batch size of these runs"] = str(error)
     found = plans(
@@ -168,10 +179,8 @@ def plan(
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
-    if json:
-        show_json(found.record() | {"budget": words})
-    else:
-        show(found if words is None else f"{words}\n{found}")
+    text = found if words is None else f"{words}\n{found}"
+    show_json(found.record() | {"budget": words}) if json else show(text)
 
 
 def _fits(
@@ -203,7 +212,7 @@ def _critical_batch(curves: Any, seed: int) -> Any:
 
 
 def design(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     budget: float | None = None,
     target: str = "a",
@@ -220,6 +229,8 @@ def design(
     noise: float | None = None,
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     bootstrap: int = 400,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -230,7 +241,7 @@ def design(
     Example: scaling design results/quickstart --budget 1e16 --out next.toml
 
     Args:
-        results: The existing runs: a results folder or a table.
+        results: The existing runs: a results folder, or a table of one or several files.
         budget: FLOPs for the whole sweep, the sum of 6 N D over its runs.
         target: Quantity to determine: a, the exponent of N_opt; L@1e18 or N@1e18, the optimal loss
             or model size at 1e18 FLOPs; L or N, the same at 1000 times the budget; or a parameter
@@ -260,15 +271,16 @@ def design(
     from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
-    so_far = load_rows(results, map, where, [chosen])
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    so_far = load_rows(results, [chosen], **selection)
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
         text = _text(out)
-        new = load_rows(achieved, map, where, [chosen])
+        new = load_rows([achieved], [chosen], **selection)
         if expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
-            check_one_text(new, f"{results} and {achieved}")
+            check_one_text(new, f"{so_far.attrs['source']} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
         found = designs.achieved(fitted, text)
         show_json(found._asdict()) if json else show(found)
