@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.tables import wandb
-from analysis.tables.containers import read_file
+from analysis.tables.containers import located, read_file
 from analysis.tables.doubts import suspect
 from analysis.tables.names import rename
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import check_statuses, matching, used_rows
+from analysis.tables.separators import localised
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
 
@@ -48,6 +49,7 @@ def load(
     need: Iterable[str] | None = None,
     mixed: bool = False,
     where: str | None = None,
+    decimal: str | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -65,6 +67,7 @@ def load(
         selects among them and then calls :func:`check_one_text`.
     where: a condition that selects rows, such as "D > 1e9". Rows are selected before they are
         checked.
+    decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows.
@@ -76,11 +79,13 @@ def load(
     fit then reports that).
     """
     names = dict(map or {})
-    table, source = _open(path, curves, mixed)
+    table, source = _open(path, curves, mixed, decimal)
     chart = wandb.is_chart(table)
     if chart:
         table = wandb.melt_chart(table)
     table = rename(table, names, source)
+    if chart or wandb.is_curve(table):
+        table = wandb.steps_of_axis(table)
     table = wandb.runs_table(table, source)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
@@ -96,13 +101,8 @@ def load(
         last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
         table["D_total"], table["L_final"] = last["D"], last["L"]
     if chart and len(table) and not set(wanted) <= set(table.columns):
-        absent = ", ".join(name for name in wanted if name not in table.columns)
-        raise TableError(
-            f"{source} is a chart exported from Weights & Biases: it holds "
-            f"{', '.join(f'{name}' for name in table.columns)} of its runs, and no {absent}. "
-            "Export the table of runs (one row per run, with the columns of config and summary), "
-            "or add the columns."
-        )
+        absent = [name for name in wanted if name not in table.columns]
+        raise TableError(wandb.what_a_chart_lacks(table, absent, source))
     if where:
         table = matching(table, where)
     check(table, need=wanted, where=source)
@@ -134,11 +134,12 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def _open(
-    path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False
+    path: str | Path | pd.DataFrame, curves: bool, mixed: bool = False, decimal: str | None = None
 ) -> tuple[pd.DataFrame, str]:
     """Read the table unchanged; return it with the name of its origin."""
     if not isinstance(path, str | Path):
-        return path.copy(), str(path.attrs.get("source", "the table"))
+        source = str(path.attrs.get("source", "the table"))
+        return localised(path.copy(), source, decimal), source
     path = Path(path)
     if path.is_dir():
         runs = read(path)
@@ -146,9 +147,9 @@ def _open(
             check_one_text(runs, str(path))
         to_numbers(runs, ("N", "D", "C", "B", "S", "L"), str(path))
         return (_join(runs, read_curves(path), str(path)) if curves else runs), str(path)
-    if not path.is_file():
+    if not located(path)[0].is_file():
         read(path)  # raises an error that names the missing package
-    return read_file(path), str(path)
+    return read_file(path, decimal), str(path)
 
 
 def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:

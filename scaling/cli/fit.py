@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scaling.cli.options import Cluster, Delta, Json, Latex, Level, Map, Objective, On, Seed, Where
+from scaling.cli.options import (
+    Cluster,
+    Decimal,
+    Delta,
+    Json,
+    Latex,
+    Level,
+    Map,
+    Objective,
+    On,
+    Seed,
+    Where,
+)
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows
 
@@ -24,6 +36,8 @@ def fit(
     cluster: Cluster = "run_id",
     level: Level = 0.95,
     where: Where = None,
+    decimal: Decimal = None,
+    weights: str | None = None,
     seed: Seed = 0,
     json: Json = False,
     latex: Latex = False,
@@ -41,13 +55,16 @@ def fit(
         intervals: Method for the intervals: a bootstrap over runs (bootstrap), over residuals
             (residual, wild), or a linear approximation with Student's t (delta). auto: bootstrap,
             or delta for fewer than 25 runs.
+        weights: Column with the weight of each row; or stderr, to weight each row by the inverse
+            square of the standard error of its loss (column L_stderr, or losses written 5.03 ±
+            0.004). Default: all rows weigh the same.
     """
     check_one_format(json, latex)
     from analysis import fit as fit_law
     from analysis import laws as all_laws
 
     chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
-    table = load_rows(runs, map, where, chosen)
+    table = load_rows(runs, map, where, chosen, decimal=decimal)
     records = []
     for each in chosen:
         result = fit_law(
@@ -60,6 +77,7 @@ def fit(
             bootstrap=bootstrap,
             intervals=intervals,
             cluster=cluster,
+            weights=weights,
             seed=seed,
         )
         if json:

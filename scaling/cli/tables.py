@@ -10,7 +10,13 @@ from typing import Any
 from scaling.cli.arguments import column_map
 
 
-def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
+def load_rows(
+    path: Path,
+    pairs: Sequence[str],
+    where: str | None,
+    laws: Sequence[Any],
+    decimal: str | None = None,
+) -> Any:
     """Return the finished runs of a table, with the columns that `laws` and `where` use."""
     from analysis import load
     from analysis.tables.load import check_one_text
@@ -19,7 +25,7 @@ def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequenc
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
     need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
-    everything = load(path, map=column_map(pairs), need=need, mixed=True)
+    everything = load(path, map=column_map(pairs), need=need, mixed=True, decimal=decimal)
     table = everything
     if "status" in table.columns:
         table = table[table.status == "ok"]
