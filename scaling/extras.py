@@ -18,6 +18,7 @@ EXTRAS = {
     "wandb": "wandb",
     "mlflow": "mlflow",
     "tensorboard": "tensorboard",
+    "openpyxl": "excel",
 }
 """Extra that installs each top-level module. The extra `sweep` includes `train`."""
 

@@ -29,6 +29,12 @@ INTERVALS = ("auto", *METHODS)
 MOST_DRAWS = 1_000_000
 """Largest number of draws: far more than any interval needs, and as many as memory holds."""
 
+_STANDARD_ERRORS = (
+    "stderr", "std_err", "se", "sem", "standard_error", "l_stderr", "loss_stderr", "loss_std_err",
+    "loss_se", "val_loss_stderr", "val_loss_se", "test_loss_stderr", "loss_sem",
+)  # fmt: skip
+"""Names of columns of standard errors, in lower case and with _ for /."""
+
 
 @contextlib.contextmanager
 def computable(problem: Problem, runs: pd.DataFrame, seed: int) -> Iterator[None]:
@@ -139,6 +145,8 @@ def usable_rows(
     """
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
+    if isinstance(weights, str):
+        weights = _weight_column(weights, law, runs)
     used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
     for name in used:
         if name not in runs.columns:
@@ -166,12 +174,15 @@ def usable_rows(
     if weights is None:
         w = np.ones(len(runs))
     else:
-        w = _numbers(runs, weights) if isinstance(weights, str) else weights[keep]
-    if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
+        w = _weights(runs, weights, law, on) if isinstance(weights, str) else weights[keep]
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.max(initial=0.0) > 0):
         raise TableError("weights must be finite and not negative, and not all zero.")
     if (w == 0).any():
         left_out["weight 0"] = int((w == 0).sum())
         runs, w = runs[w > 0], w[w > 0]
+    if weights is not None:
+        w = w / w.max()
+        w = w if (w == 1).all() else w / w.mean()
     columns = [*law.inputs, law.target]
     runs = runs.assign(**{name: _numbers(runs, name) for name in columns})
     table.check(runs[columns])
@@ -208,6 +219,45 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
         left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
     return keep, left_out
+
+
+def _weight_column(weights: str, law: Law, runs: pd.DataFrame) -> str:
+    """Return the column of weights or of standard errors; "stderr" finds that of the target."""
+    if weights != "stderr" or weights in runs.columns:
+        return weights
+    usual = f"{law.target}_stderr"
+    if usual in runs.columns:
+        return usual
+    if law.target == "L":
+        found = [c for c in runs.columns if str(c).lower().replace("/", "_") in _STANDARD_ERRORS]
+        if len(found) == 1:
+            return found[0]
+    raise TableError(
+        f"weights by standard errors need a column {usual!r}, or numbers such as 5.03 ± 0.004: the "
+        f"table has {', '.join(map(str, runs.columns))}. Say --map COLUMN={usual}."
+    )
+
+
+def _weights(runs: pd.DataFrame, name: str, law: Law, on: str) -> np.ndarray:
+    """Return the weights in a column; for standard errors, 1 / stderr^2 of what is fitted."""
+    w = _numbers(runs, name)
+    if name != "stderr" and not is_standard_error(name):
+        return w
+    bad = ~(np.isfinite(w) & (w > 0))
+    if bad.any():
+        raise TableError(
+            f"column {name!r} must be positive and finite to be a standard error: "
+            f"{_which(bad, runs, name)}."
+        )
+    scale = _numbers(runs, law.target) if on == "log" else 1.0  # stderr of ln L is stderr / L
+    relative = w / scale
+    return (relative.min() / relative) ** 2
+
+
+def is_standard_error(name: str) -> bool:
+    """Return whether a column of this name holds standard errors."""
+    name = name.lower().replace("/", "_")
+    return name in _STANDARD_ERRORS or name.endswith(("_stderr", "_std_err", "_se"))
 
 
 def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:

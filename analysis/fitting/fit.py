@@ -78,7 +78,10 @@ def fit(
         column must exist, unless it is the default 'run_id'. None treats each row as a run.
     fixed: parameters held at a value.
     weights: non-negative, one per row (an array, or the name of a column): relative precisions (a
-        row's share of the objective), not counts of repeated rows. Rows of weight 0 are left out.
+        row's share of the objective), not counts of repeated rows; scaled to mean 1. Rows of weight
+        0 are left out. A column whose name ends in '_stderr' or '_se' holds standard errors of the
+        target: its rows weigh 1 / stderr^2 (with on='log', of the logarithm). 'stderr' finds that
+        column.
     seed: seeds starts and draws; the same seed gives the same result.
     warm: an earlier result of the same law, whose minima are tried first; saves time.
 

@@ -1,54 +1,290 @@
-"""Read files of tables, unchanged, whatever their format."""
+"""Read files of tables, unchanged, whatever their format, compression and encoding."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import json
+import lzma
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.tables.delimited import read_delimited
+from analysis.tables.records import flattened, table_of
+from analysis.tables.separators import localised
+from scaling import extras
 from scaling.errors import TableError
-from scaling.files import EncodingError, check_regular, check_utf8
+from scaling.files import read_bytes
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": None, ".dat": None}
+"""Suffixes of delimited text, with the delimiter that each promises."""
+
+_JSON = (".jsonl", ".ndjson", ".json")
+_EXCEL = (".xlsx", ".xlsm")
+_ARROW_MAGIC = (b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")
+"""First bytes of Arrow files, of Feather files of the first version, and of Arrow streams."""
+
+_COMPRESSED = {
+    ".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\x00", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd"
+}  # fmt: skip
+"""Suffixes of compressed files, with the bytes that each begins with."""
+
+_CODE = (
+    ".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".rds",
+    ".rda", ".rdata",
+)  # fmt: skip
+"""Suffixes of formats that can run code when they are opened."""
+
+_READABLE = ".csv, .tsv, .psv, .txt, .parquet, .feather, .arrow, .jsonl, .ndjson, .json, .xlsx"
 
 
-def read_file(path: Path) -> pd.DataFrame:
-    """Return the table of a file as it is written. Raises TableError if it cannot be read."""
-    readers = {
-        ".csv": _read_csv,
-        ".tsv": lambda p: _read_csv(p, "\t"),
-        ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True, encoding="utf-8-sig"),
-        ".json": lambda p: pd.read_json(p, encoding="utf-8-sig"),
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise TableError(
-            f"{path}: {path.suffix or 'a file without suffix'} is not a table this reads; give a "
-            f"sweep's folder or one of {', '.join(readers)}."
-        )
+def located(path: Path) -> tuple[Path, str | None]:
+    """Return the file of a path such as runs.xlsx#Sheet2, and the part of it that is meant."""
+    if "#" in path.name and not path.exists():
+        name, _, part = path.name.partition("#")
+        if name and part:
+            return path.with_name(name), part
+    return path, None
+
+
+def read_file(path: Path, decimal: str | None = None) -> pd.DataFrame:
+    """Return the table of a file, with its columns named as there.
+
+    decimal: the decimal mark, "," or ".", of numbers that can be read in two ways.
+
+    Raises TableError if the file cannot be read.
+    """
+    file, part = located(path)
+    suffix = _suffix(file.name)
     try:
-        check_regular(path) if path.suffix.lower() == ".parquet" else check_utf8(path)
-        table = reader(path)
-        # Drop rows that hold only the row number that some tools write.
-        named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
-        return table.dropna(how="all", subset=named or None)
-    except EncodingError as error:
-        raise TableError(f"{path} is {error}.") from None
-    except (ValueError, OSError) as error:  # errors of pandas and pyarrow are subclasses of these
-        raise TableError(f"{path} is not a readable {path.suffix} table: {error}") from None
+        _refuse_code(file, suffix)
+        data = _decompressed(read_bytes(file))
+        table, details = _read(data, suffix, part, str(file))
+    except TableError:
+        raise
+    except (ValueError, OSError, EOFError, RecursionError, OverflowError) as error:
+        # Errors of pandas and pyarrow are subclasses of these.
+        raise TableError(f"{path} is not a readable {suffix} table: {_brief(error)}") from None
+    except (lzma.LZMAError, zlib.error, zipfile.BadZipFile, KeyError, TypeError) as error:
+        raise TableError(f"{path} is not a readable {suffix} table: {_brief(error)}") from None
+    table = localised(table, str(path), decimal, **details)
+    for name in table.select_dtypes("float"):
+        if table.columns.is_unique and np.isinf(table[name]).any():
+            table[name] = table[name].where(np.isfinite(table[name]))
+    # Drop rows that hold only the row number that some tools write.
+    named = [c for c in table.columns if not str(c).startswith("Unnamed:")]
+    return table.dropna(how="all", subset=named or None)
 
 
-def _read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Return the table with its column names as written, as pandas renames a second L to 'L.1'."""
-    with open(path, encoding="utf-8-sig") as file:
-        first = file.readline()
-    if separator not in first:  # one column, or another separator
-        separator = next((s for s in (";", "\t") if s in first), separator)
-    decimal = "," if separator == ";" else "."
-    table = pd.read_csv(path, sep=separator, decimal=decimal, low_memory=False)
-    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
-    if len(header) == len(table.columns):
-        table.columns = [
-            given if pd.isna(written) else written.strip()
-            for given, written in zip(table.columns, header, strict=True)
-        ]
-    return table
+def _brief(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of a file without that of its compression, in lower case."""
+    path = Path(name.lower())
+    while path.suffix in _COMPRESSED or (path.suffix == ".zip" and Path(path.stem).suffix):
+        path = Path(path.stem)
+    return path.suffix
+
+
+def _refuse_code(path: Path, suffix: str) -> None:
+    if suffix in _CODE:
+        raise TableError(
+            f"{path}: a file {suffix} can run code when it is opened, so it is not read. Save the "
+            f"table in one of {_READABLE}."
+        )
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Return data without their compression, if any."""
+    for suffix, magic in _COMPRESSED.items():
+        if not data.startswith(magic):
+            continue
+        if suffix == ".gz":
+            return _decompressed(gzip.decompress(data))
+        if suffix == ".xz":
+            return _decompressed(lzma.decompress(data))
+        if suffix == ".bz2":
+            return _decompressed(bz2.decompress(data))
+        import pyarrow
+
+        with pyarrow.CompressedInputStream(pyarrow.py_buffer(data), "zstd") as stream:
+            return _decompressed(stream.read())
+    return data
+
+
+def _read(
+    data: bytes, suffix: str, part: str | None, source: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the table of decompressed data, and what :func:`localised` wants to know of it.
+
+    The content decides where it is certain, the suffix otherwise.
+    """
+    if data.startswith(b"PAR1"):
+        return flattened(pd.read_parquet(io.BytesIO(data))), {}
+    if data.startswith(_ARROW_MAGIC) or suffix in (".feather", ".arrow"):
+        return flattened(_read_arrow(data)), {}
+    if data.startswith(b"PK\x03\x04"):
+        return _read_zip(data, suffix, part, source)
+    if suffix == ".parquet":
+        raise ValueError("it does not begin with PAR1, as Parquet files do")
+    if suffix in _EXCEL:
+        raise ValueError("it is not a workbook of Excel")
+    if data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        _refuse_code(Path(source), ".pickle")
+    if data.startswith(b"\xd0\xcf\x11\xe0") or suffix in (".xls", ".ods", ".numbers"):
+        raise TableError(_unsupported(source))
+    if suffix not in (*_DELIMITERS, *_JSON) and b"\x00" in data[:1000] and not _wide(data):
+        raise TableError(_unknown(source, suffix))
+    text = _decoded(data, source)
+    start = text.lstrip()[:1]
+    if start == "<":
+        raise ValueError("it is a web page; download the file itself, not the page that shows it")
+    if suffix in _JSON or start in ("{", "["):
+        try:
+            return table_of(text, part, source), {"quoted": True}
+        except json.JSONDecodeError:
+            if suffix in _JSON:
+                raise
+    table, details = read_delimited(text, _DELIMITERS.get(suffix), sure=suffix in _DELIMITERS)
+    if table is None:
+        raise TableError(_unknown(source, suffix))
+    return table, details
+
+
+def _unsupported(source: str) -> str:
+    return f"{source} is a spreadsheet of an unsupported format; save it as .xlsx or .csv."
+
+
+def _unknown(source: str, suffix: str) -> str:
+    return (
+        f"{source}: {suffix or 'a file without suffix'} is not a table this reads; give a sweep's "
+        f"folder or one of {_READABLE}, compressed or not ({', '.join(_COMPRESSED)})."
+    )
+
+
+# ------------------------------------------------------------------ text
+
+
+def _wide(data: bytes) -> str | None:
+    """Return the name of UTF-16 or UTF-32 if the data are such text, with or without a mark."""
+    for mark, name in (
+        (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
+        (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+    ):  # fmt: skip
+        if data.startswith(mark):
+            return name
+    head = data[:2000]
+    odd, even = head[1::2].count(0), head[0::2].count(0)
+    if len(head) > 3 and odd > 0.7 * len(head[1::2]) and not even:
+        return "utf-16-le"
+    if len(head) > 3 and even > 0.7 * len(head[0::2]) and not odd:
+        return "utf-16-be"
+    return None
+
+
+def _decoded(data: bytes, source: str) -> str:
+    """Return the text of a file in UTF-8, UTF-16, UTF-32 or, with a warning, Windows-1252."""
+    wide = _wide(data)
+    if wide:
+        return data.decode(wide)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if b"\x00" in data:
+            raise ValueError("it is not text") from None
+        at = error.start
+    try:
+        text, name = data.decode("cp1252"), "Windows-1252"
+    except UnicodeDecodeError:
+        text, name = data.decode("latin-1"), "Latin-1"
+    warnings.warn(f"{source} is not UTF-8 (byte {at}); it is read as {name}.", stacklevel=4)
+    return text
+
+
+# ------------------------------------------------------------------ binary formats
+
+
+def _read_arrow(data: bytes) -> pd.DataFrame:
+    """Return the table of an Arrow file or stream, or of a Feather file."""
+    import pyarrow
+
+    if data.startswith(b"FEA1"):
+        return pd.read_feather(io.BytesIO(data))
+    try:
+        return pyarrow.ipc.open_file(io.BytesIO(data)).read_all().to_pandas()
+    except pyarrow.ArrowInvalid:
+        return pyarrow.ipc.open_stream(io.BytesIO(data)).read_all().to_pandas()
+
+
+def _read_zip(
+    data: bytes, suffix: str, part: str | None, source: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the table of a workbook, or of an archive that holds one file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [
+            n for n in archive.namelist()
+            if not n.endswith("/") and not n.startswith("__MACOSX/") and ".DS_Store" not in n
+        ]  # fmt: skip
+        if "xl/workbook.xml" in names:
+            return _read_excel(data, part, source)
+        if "mimetype" in names:
+            raise TableError(_unsupported(source))
+        chosen = [n for n in names if part in (n, Path(n).name)] if part else names
+        if len(chosen) != 1:
+            raise TableError(
+                f"{source} holds {len(names)} files, {', '.join(names[:8])}: name one, as in "
+                f"'{source}#{names[0] if names else 'runs.csv'}'."
+            )
+        _refuse_code(Path(chosen[0]), _suffix(chosen[0]))
+        return _read(_decompressed(archive.read(chosen[0])), _suffix(chosen[0]), None, source)
+
+
+def _read_excel(data: bytes, part: str | None, source: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the sheet of a workbook that holds a table."""
+    if not extras.installed("openpyxl"):
+        raise TableError(f"{source}: {extras.missing('openpyxl')}; or save the table as .csv.")
+    sheets = pd.read_excel(
+        io.BytesIO(data), sheet_name=None, header=None, engine="openpyxl", keep_default_na=True
+    )
+    if part is not None and part not in sheets:
+        raise TableError(f"{source} has no sheet {part!r}; it has {', '.join(map(str, sheets))}.")
+    tables = {
+        name: found
+        for name, sheet in sheets.items()
+        if part in (None, name) and (found := _below_header(sheet)) is not None
+    }
+    if len(tables) == 1:
+        return next(iter(tables.values())), {}
+    listed = ", ".join(map(str, tables or sheets))
+    if not tables:
+        raise ValueError(f"no sheet holds a table (sheets: {listed})")
+    raise TableError(
+        f"{source} has several sheets with tables: {listed}. Name one, as in "
+        f"'{source}#{next(iter(tables))}'."
+    )
+
+
+def _below_header(sheet: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a sheet as a table whose first full row names the columns; None if it holds none."""
+    sheet = sheet.dropna(how="all").dropna(how="all", axis=1)
+    if len(sheet) < 2 or sheet.shape[1] < 2:
+        return None
+    # Titles above a table fill one cell of their row.
+    filled = sheet.notna().sum(axis=1)
+    first = int(np.argmax((filled > max(1, sheet.shape[1] // 2)).to_numpy()))
+    header, body = sheet.iloc[first], sheet.iloc[first + 1 :]
+    if body.empty or not any(isinstance(name, str) for name in header):
+        return None
+    body.columns = [
+        f"Unnamed: {at}" if pd.isna(name) else str(name).strip() for at, name in enumerate(header)
+    ]
+    return body.reset_index(drop=True).infer_objects()

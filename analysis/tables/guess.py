@@ -137,6 +137,7 @@ class _Search:
         self.unclear: list[str] = []
         self.candidates: dict[str, list[Candidate]] = {}
         self.doubtful: dict[str, list[str]] = {}
+        self.unread: dict[str, list[str]] = {}
         for column in sorted(columns):  # the order of columns never matters
             what = meaning(column) if column not in _SYMBOLS else None
             if what is not None:
@@ -163,6 +164,8 @@ class _Search:
         values = numbers_in(self.table[column])
         positive = values[np.isfinite(values) & (values > 0)]
         if not len(positive):
+            if self.table[column].astype(str).str.contains(r"\d", regex=True).any():
+                self.unread.setdefault(what.symbol, []).append(column)
             return
         here = [
             Candidate(text, self._evaluated(text), what.rank, text == column, note)
@@ -207,6 +210,9 @@ class _Search:
             self._take(symbol, best[0])
         elif symbol == "C" and {"N", "D"} <= derivable(self.found):
             pass
+        elif not best and len(self.unread.get(symbol, [])) == 1:
+            # Its text is no number, which the reader of numbers explains better.
+            self._take(symbol, Candidate(self.unread[symbol][0], np.array([]), (), True))
         elif best:
             self.unclear.append(self._question(symbol, best))
         elif symbol == "B" or (symbol == "D" and symbol not in derivable(self.found)):
@@ -359,7 +365,7 @@ class _Search:
             return
         names = [str(c) for c in self.table.columns if c != FILE]
         for column in sorted(names, key=lambda name: (not _RUN.fullmatch(name), name)):
-            values = self.table[column]
+            values = self.table[column].map(str, na_action="ignore")
             if values.isna().any() or column in self.guess.names or values.nunique() < 2:
                 continue
             runs = _RUN.fullmatch(column) and self._one_size_each(values)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.tables import wandb
 from analysis.tables.conditions import matching
+from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
@@ -27,6 +28,7 @@ from analysis.tables.rows import (
     with_loss,
     written_once,
 )
+from analysis.tables.separators import localised
 from analysis.tables.several import (
     FILE,
     check_complete,
@@ -63,6 +65,7 @@ def load(
     strict: bool = False,
     rows: Evaluations = "all",
     also: Iterable[str] = (),
+    decimal: str | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -88,6 +91,7 @@ def load(
         each run, or "auto", the last unless that leaves fewer than ten rows.
     also: columns to read as numbers if they are there; unlike those in `need`, they are neither
         required nor checked.
+    decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows. If rows
@@ -103,7 +107,7 @@ def load(
     or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
     fit then reports that).
     """
-    table, source, ours = _open(path, curves, mixed)
+    table, source, ours = _open(path, curves, mixed, decimal)
     table, chart = _melted(table)
     if not table.index.is_unique:
         table = table.reset_index(drop=True)
@@ -113,6 +117,8 @@ def load(
     lookup = (*wanted, "run_id") if curves else wanted
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
+    if chart or wandb.is_curve(given.drop(columns=FILE, errors="ignore")):
+        table = wandb.steps_of_axis(table)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
@@ -128,14 +134,9 @@ def load(
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
     if chart and len(table) and not set(wanted) <= set(table.columns):
-        absent = ", ".join(name for name in wanted if name not in table.columns)
-        present = ", ".join(str(name) for name in table.columns if name != FILE)
-        raise TableError(
-            f"{source} is a chart exported from Weights & Biases: it holds {present} of its runs, "
-            f"and no {absent}. "
-            "Export the table of runs (one row per run, with the columns of config and summary), "
-            "or add the columns."
-        )
+        absent = [name for name in wanted if name not in table.columns]
+        shown = table.drop(columns=FILE, errors="ignore")
+        raise TableError(wandb.what_a_chart_lacks(shown, absent, source))
     table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
     if not mixed:
@@ -240,30 +241,34 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def _open(
-    path: str | Path | pd.DataFrame | Sequence[str | Path], curves: bool, mixed: bool = False
+    path: str | Path | pd.DataFrame | Sequence[str | Path],
+    curves: bool,
+    mixed: bool = False,
+    decimal: str | None = None,
 ) -> tuple[pd.DataFrame, str, bool]:
     """Read the table unchanged; return it with the name of its origin, and whether it is made of
     results folders alone."""
     if isinstance(path, pd.DataFrame):
-        return path.copy(), str(path.attrs.get("source", "the table")), False
+        source = str(path.attrs.get("source", "the table"))
+        return localised(path.copy(), source, decimal), source, False
     given = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     if not given:
         raise TableError("no table is given; give at least one file or folder.")
     source = str(given[0]) if len(given) == 1 else in_short(given)
     files = [file for each in given for file in files_of(each)]
     for file in files:
-        if not file.exists() or (file.is_dir() and not is_results_folder(file)):
+        if not located(file)[0].exists() or (file.is_dir() and not is_results_folder(file)):
             read(file)  # raises an error that names the missing package
     folders = [file for file in files if file.is_dir()]
     tables = [_open_folder(folder, curves, mixed) for folder in folders]
     if len(folders) < len(files):
-        tables.append(read_files([file for file in files if not file.is_dir()]))
+        tables.append(read_files([file for file in files if not file.is_dir()], decimal))
     if len(tables) == 1:
         return tables[0], source, bool(folders)
     table = pd.concat(tables, ignore_index=True)
-    key = [name for name in ("run_id", *(("S",) if curves else ())) if name in table.columns]
-    again = table.duplicated(key) & table["run_id"].notna() if key else []
-    return table[~again].reset_index(drop=True), source, len(folders) == len(files)
+    if len(folders) == len(files):  # equal configs are the same run, in whichever folder
+        table = table.drop_duplicates(["run_id", "S"] if curves else "run_id", ignore_index=True)
+    return table, source, len(folders) == len(files)
 
 
 def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:

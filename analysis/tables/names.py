@@ -124,8 +124,9 @@ def _found(table: pd.DataFrame, field: str, regex: str, where: str) -> pd.Series
             f"({error})."
         ) from None
     column = _field(table, field, where)
-    kinds = {text: _match(pattern, text, column == FILE) for text in table[column].unique()}
-    values = table[column].map(kinds)
+    texts = table[column].map(str)
+    kinds = {text: _match(pattern, text, column == FILE) for text in texts.unique()}
+    values = texts.map(kinds)
     if values.isna().any():
         row = values.index[values.isna()][0]
         what = f"{field}={table[column][row]!r}" if column != FILE else f"{table[column][row]!r}"
@@ -150,9 +151,9 @@ def _field(table: pd.DataFrame, field: str, where: str) -> str:
     raise TableError(f"{where}: {_missing(table, field)} (named in --map; `path` is the file)")
 
 
-def _match(pattern: re.Pattern[str], text: object, is_file: bool) -> str | None:
+def _match(pattern: re.Pattern[str], text: str, is_file: bool) -> str | None:
     """Return the first group of a match; in the name of a file before the whole of its path."""
-    parts = (Path(str(text)).name, str(text)) if is_file else (str(text),)
+    parts = (Path(text).name, text) if is_file else (text,)
     for part in parts:
         if match := pattern.search(part):
             groups = [group for group in match.groups() if group is not None]

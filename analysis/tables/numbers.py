@@ -1,47 +1,87 @@
-"""Numbers as people write them: 1,400,000, 70M, 1.4T."""
+"""Numbers as people write them: 1,400,000, 70M, 1.4T, 5.03 ± 0.004."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable
+from decimal import Decimal
+from numbers import Number
 
 import numpy as np
 import pandas as pd
 
 from analysis.tables.rows import used_rows
+from analysis.tables.separators import Column, both_readings, is_ambiguous
+from analysis.tables.written import complaint
 from scaling.errors import TableError
-
-_NUMBER = re.compile(
-    r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbgt]?)\s*", re.IGNORECASE
-)
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 def to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Convert columns of text to numbers, in place; raise TableError for a row that is not a
-    number."""
+    """Convert columns of text to numbers, in place.
+
+    The standard errors of numbers such as 5.03 ± 0.004 become the column NAME_stderr, unless the
+    table has one. Raises TableError for a row that is not a number, or that may be two.
+    """
     for name in names:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
-        values = parsed(table[name])
-        bad = used_rows(
-            table.assign(**{name: table[name].where(values.isna() & table[name].notna())})
-        )
-        bad = bad[name].dropna()
+        values, errors, ambiguous = _parsed(table[name])
+        words = table[name].notna() & values.isna() & ~_missing(table[name])
+        bad = used_rows(table.assign(**{name: table[name].where(words)}))[name].dropna()
         if len(bad):
+            text = str(bad.iloc[0])
+            if text in ambiguous:
+                raise TableError(f"{where}: column {name!r}: {ambiguous[text]}.")
+            why = complaint(text)
             raise TableError(
                 f"{where}: column {name!r} must be numbers: {len(bad)} of {len(table)} rows "
                 f"{'is' if len(bad) == 1 else 'are'} not, first at row {bad.index[0]} "
-                f"({name}={bad.iloc[0]!r}). Write numbers, such as 7e7 or 70M, or drop these rows."
+                f"({name}={text!r}{f', {why}' if why else ''}). Write numbers, such as 7e7 or 70M, "
+                "or drop these rows."
             )
-        table[name] = values.astype(float)
+        table[name] = values
+        if errors.notna().any() and f"{name}_stderr" not in table.columns:
+            table[f"{name}_stderr"] = errors
 
 
 def parsed(column: pd.Series) -> pd.Series:
-    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is not a number."""
-    values = pd.to_numeric(column, errors="coerce").astype(float)
-    for row in np.flatnonzero(values.isna() & column.notna()):
-        found = _NUMBER.fullmatch(str(column.iloc[row]))
-        number = pd.to_numeric(found[1].replace(",", ""), errors="coerce") if found else np.nan
-        values.iloc[row] = number * _SUFFIXES[found[2].lower()] if found else np.nan
-    return values
+    """Convert text to numbers, including 1,400,000, 70M and 1.4T; nan if it is not a number, or
+    not clearly one."""
+    return _parsed(column)[0]
+
+
+def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, dict[str, str]]:
+    """Return the numbers of a column, their standard errors, and a message for each text that is
+    ambiguous."""
+    column = column.astype(object)
+    simple = column.map(lambda v: v if isinstance(v, str | Number | Decimal) else math.nan)
+    values = pd.to_numeric(simple, errors="coerce").astype(float)
+    values = values.where(np.isfinite(values))
+    errors = pd.Series(math.nan, column.index)
+    rest = (values.isna() & column.notna()).to_numpy(bool)
+    if not rest.any():
+        return values, errors, {}
+    texts = Column(column)
+    decimal = texts.decided()
+    if decimal == ",":  # then 1.400 is 1400
+        rest |= column.map(lambda v: isinstance(v, str) and "." in v).to_numpy(bool)
+    numbers = {t: texts.value(t, decimal) for t in texts.readings}
+    left = column[rest]
+    known = {t: n for t, n in numbers.items() if n}
+    values[rest] = [known[t].value if _in(t, known) else math.nan for t in left]
+    errors[rest] = [known[t].stderr if _in(t, known) else math.nan for t in left]
+    ambiguous = {
+        t: both_readings(t, texts.readings[t])
+        for t, n in numbers.items()
+        if n is None and is_ambiguous(texts.readings[t])
+    }
+    return values, errors, ambiguous
+
+
+def _in(text: object, known: dict) -> bool:
+    return isinstance(text, str) and text in known
+
+
+def _missing(column: pd.Series) -> pd.Series:
+    missing = Column(column.astype(object)).missing
+    return column.map(lambda v: isinstance(v, str) and v in missing).astype(bool)

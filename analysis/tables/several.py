@@ -23,7 +23,8 @@ FILE = "\x1ffile"
 no table has a column of this name."""
 
 _TABLES = (
-    "csv", "tsv", "jsonl", "ndjson", "parquet", "json", "txt", "xlsx", "feather", "arrow",
+    "csv", "tsv", "jsonl", "ndjson", "parquet", "json", "psv", "tab", "xlsx", "feather", "arrow",
+    "txt", "dat",
 )  # fmt: skip
 _PACKED = (".gz", ".xz", ".zst", ".bz2", ".zip")
 _OF_A_SWEEP = ("runs.csv", "manifest.json", "curves.parquet")
@@ -80,7 +81,7 @@ def _kind(path: Path) -> str:
     return name.rpartition(".")[2]
 
 
-def read_files(paths: Sequence[Path]) -> pd.DataFrame:
+def read_files(paths: Sequence[Path], decimal: str | None = None) -> pd.DataFrame:
     """Return the rows of all files in one table with all their columns, and :data:`FILE`.
 
     Raises TableError as :func:`read_file` does, and for a file that is given twice.
@@ -88,7 +89,7 @@ def read_files(paths: Sequence[Path]) -> pd.DataFrame:
     twice = [path for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
     if twice:
         raise TableError(f"{twice[0]} is given twice; give each file once.")
-    tables = [read_file(path) for path in paths]
+    tables = [read_file(path, decimal) for path in paths]
     if len(tables) > 1:
         tables = [wandb.melt_chart(t) if wandb.is_chart(t) else t for t in tables]
     for path, table in zip(paths, tables, strict=True):
@@ -154,7 +155,8 @@ def check_named(table: pd.DataFrame, columns: Sequence[str], where: str) -> None
         words = {found[place][0] for found in numbers}
         values = {found[place][1] for found in numbers}
         if len(words) == 1 and len(values) == len(files):
-            pattern = f"{{path:{words.pop()}([0-9.]+[kKmMbBgGtT]?)}}"
+            digits = r"\d+" if all(value.isdigit() for value in values) else r"[\d.]*\d[a-zA-Z]?"
+            pattern = f"{{path:{words.pop()}({digits})}}"
             present = ", ".join(str(c) for c in table.columns if c != FILE)
             raise TableError(
                 f"{where}: {len(files)} files have no column {name!r}; they have {present}. Is it "

@@ -7,6 +7,7 @@ from typing import Literal
 
 from scaling.cli.options import (
     Cluster,
+    Decimal,
     Delta,
     Json,
     Latex,
@@ -39,6 +40,8 @@ def fit(
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
+    decimal: Decimal = None,
+    weights: str | None = None,
     seed: Seed = 0,
     json: Json = False,
     latex: Latex = False,
@@ -56,13 +59,16 @@ def fit(
         intervals: Method for the intervals: a bootstrap over runs (bootstrap), over residuals
             (residual, wild), or a linear approximation with Student's t (delta). auto: bootstrap,
             or delta for fewer than 25 runs.
+        weights: Column with the weight of each row; or stderr, to weight each row by the inverse
+            square of the standard error of its loss (column L_stderr, or losses written 5.03 ±
+            0.004). Default: all rows weigh the same.
     """
     check_one_format(json, latex)
     from analysis import fit as fit_law
     from analysis import laws as all_laws
 
     chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
-    table = load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows)
+    table = load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows, decimal=decimal)
     records = []
     for each in chosen:
         result = fit_law(
@@ -75,6 +81,7 @@ def fit(
             bootstrap=bootstrap,
             intervals=intervals,
             cluster=cluster,
+            weights=weights,
             seed=seed,
         )
         if json:

@@ -32,6 +32,12 @@ Rows = Annotated[
     "the last, or all if there are fewer than 10 runs.",
 ]
 
+Decimal = Annotated[
+    str | None,
+    "Decimal mark of the table's numbers: comma or point. Needed only if the table does not show "
+    "it: 5,035 can be 5.035 or 5035.",
+]
+
 Level = Annotated[float, "Confidence level of the intervals."]
 
 Seed = Annotated[int, "Seed for the random starting points and the bootstrap draws."]

@@ -34,6 +34,7 @@ def load_rows(
     where: str | None = None,
     strict: bool = False,
     rows: Literal["auto", "last", "all"] = "auto",
+    decimal: str | None = None,
 ) -> Any:
     """Return the finished runs of a table, with the columns that `laws` use."""
     from analysis import load
@@ -44,7 +45,7 @@ def load_rows(
     with _without_warnings(RowsLeftOut):
         table = load(
             one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
-            strict=strict, rows=rows,
+            strict=strict, rows=rows, decimal=decimal,
         )  # fmt: skip
     return _one_text(finished(_noted(table), table.attrs["source"]))
 

@@ -1,0 +1,185 @@
+"""Read delimited text: find its header and its delimiter, then leave the rest to pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+_CANDIDATES = (",", "\t", ";", "|", r"\s{2,}", r"\s+")
+"""Delimiters in the order of preference, those of aligned columns last."""
+
+_HEAD = 1 << 16
+"""Characters at the start of a file in which its header and delimiter are sought."""
+
+_RULE = re.compile(r"[\s|:+=-]*-[\s|:+=-]*")
+"""A line below a header that only draws a rule, as in Markdown."""
+
+
+def read_delimited(
+    text: str, promised: str | None, *, sure: bool
+) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    """Return the table of a text, and what `localised` wants to know of it.
+
+    promised: the delimiter that the file's suffix stands for.
+    sure: whether the text is known to be a table. Otherwise it must look like one, and None is
+        returned if it does not.
+    """
+    text, given = _from_header(text)
+    lines = _lines(text[:_HEAD])[: 40 if len(text) > _HEAD else 60]
+    if lines and lines[0].lstrip().startswith("|"):
+        text = _without_frame(text)
+        lines = _lines(text)[:40]
+    delimiter = given or _delimiter(lines, promised)
+    if delimiter is None:
+        if not sure:
+            return None, {}
+        delimiter = promised or ","
+    options = _options(lines, delimiter)
+
+    def read(**more: Any) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(text), **(options | more))
+
+    table = read()
+    if not isinstance(table.index, pd.RangeIndex):  # a column of row names without a header
+        table = table.reset_index(names="run_id" if "run_id" not in table.columns else "row")
+        return table, {}
+    table.columns = _names(table, lines, delimiter)
+    empty = [
+        at for at, name in enumerate(table.columns)
+        if str(name).startswith("Unnamed:") and at == table.shape[1] - 1
+        and table.iloc[:, at].isna().all()
+    ]  # fmt: skip
+    if empty:  # each line ends with a delimiter
+        table = table.iloc[:, : empty[0]]
+    return table, {"likely": "," if delimiter == ";" else None, "reread": _reread(read)}
+
+
+def _reread(read: Callable[..., pd.DataFrame]) -> Callable[[Sequence[int]], pd.DataFrame]:
+    def columns(places: Sequence[int]) -> pd.DataFrame:
+        return read(usecols=list(places), dtype=str)
+
+    return columns
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text that are not empty."""
+    return [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
+
+
+def _from_header(text: str) -> tuple[str, str | None]:
+    """Return a text from its header on, and the delimiter that a line sep=; names.
+
+    Empty lines and lines that begin with # are left out before the header. If what follows is
+    numbers only, the last of these lines is the header.
+    """
+    at, given, comment = 0, None, None
+    for found in re.finditer("[^\r\n]*(?:\r\n|\n|\r|$)", text):
+        line = found[0].strip()
+        if named := re.fullmatch(r"\"?sep=(.)\"?", line, re.IGNORECASE):
+            given = named[1]
+        elif line.startswith("#"):
+            comment = found
+        elif line.strip(",;\t| "):
+            at = found.start()
+            break
+        elif found[0].startswith("\t") or line:  # a row of delimiters only
+            pass
+        if found.end() == len(text):
+            at = found.start() if line and not line.startswith("#") else len(text)
+            break
+    if comment is None:
+        return text[at:], given
+    header = comment[0].strip().lstrip("#").strip()
+    if _only_numbers(text[at : at + 2000]) and len(_fields(header)) == len(
+        _fields(_lines(text[at : at + 2000])[0])
+    ):
+        return header + "\n" + text[at:], given
+    first = _lines(text[at : at + 2000])[:1]
+    if comment.end() == at and first and header and _is_header_of(header, first[0]):
+        return header + "\n" + text[at:], given
+    return text[at:], given
+
+
+def _is_header_of(header: str, line: str) -> bool:
+    """Return whether a commented line names the fields of the first line, which has numbers."""
+    names, values = _fields(header), _fields(line)
+    numbers = sum(bool(re.fullmatch(r"[+-]?[\d.,eE+-]+", v)) for v in values)
+    return len(names) == len(values) > 1 and 2 * numbers > len(values)
+
+
+def _fields(line: str) -> list[str]:
+    for delimiter in ("\t", ";", ",", "|"):
+        if delimiter in line:
+            return [field.strip() for field in line.split(delimiter)]
+    return line.split()
+
+
+def _only_numbers(text: str) -> bool:
+    lines = _lines(text)
+    return bool(lines) and not re.search(r"[a-df-zA-DF-Z]", re.sub("nan|inf", "", lines[0]))
+
+
+def _without_frame(text: str) -> str:
+    """Return a table of Markdown as text delimited by |."""
+    lines = [line.strip().strip("|") for line in _lines(text)]
+    return "\n".join(line for line in lines if not _RULE.fullmatch(line)) + "\n"
+
+
+def _delimiter(lines: Sequence[str], promised: str | None) -> str | None:
+    """Return the delimiter by which the lines have as many fields as the header, or None."""
+    best, score = None, (0.0, 0, 0)
+    for place, each in enumerate(_CANDIDATES):
+        counts = _counts(lines, each)
+        if not counts or counts[0] < 2:
+            continue
+        alike = [n in (counts[0], counts[0] + 1) for n in counts[1:]]
+        share = sum(alike) / len(alike) if alike else 1.0
+        spaces = each.startswith("\\")
+        if spaces and share < 1:
+            continue
+        found = (round(share, 2), int(each == promised) - spaces, -place)
+        if share > 0.5 and found > score:
+            best, score = each, found
+    if best is None and promised and lines and promised in lines[0]:
+        return promised
+    return best
+
+
+def _counts(lines: Sequence[str], delimiter: str) -> list[int]:
+    """Return the number of fields of each line."""
+    if delimiter.startswith("\\"):
+        return [len(re.split(delimiter, line.strip())) for line in lines]
+    try:
+        return [len(row) for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error:
+        return []
+
+
+def _options(lines: Sequence[str], delimiter: str) -> dict[str, Any]:
+    """Return the options with which pandas reads a text."""
+    if delimiter == r"\s+":
+        return {"sep": r"\s+"}
+    if delimiter.startswith("\\"):
+        return {"sep": delimiter, "engine": "python"}
+    options: dict[str, Any] = {"sep": delimiter, "low_memory": False}
+    rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    # A line may end with a delimiter though the header does not.
+    if len(rows) > 1 and all(len(r) == len(rows[0]) + 1 and not r[-1].strip() for r in rows[1:]):
+        options |= {"index_col": False, "usecols": range(len(rows[0]))}
+    return options
+
+
+def _names(table: pd.DataFrame, lines: Sequence[str], delimiter: str) -> list[Any]:
+    """Return the column names as written, as pandas renames a second L to 'L.1'."""
+    names = list(table.columns)
+    if delimiter.startswith("\\") or not lines:
+        return [str(name).strip() for name in names]
+    header = next(csv.reader(lines, delimiter=delimiter), [])
+    if len(header) != len(names):
+        return [str(name).strip() for name in names]
+    return [new.strip() or old for old, new in zip(names, header, strict=True)]

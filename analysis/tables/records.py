@@ -1,0 +1,173 @@
+"""Tables from JSON: lists of records, columns, records by name, and any of them wrapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from scaling.column_words import meaning
+from scaling.columns import COLUMNS
+from scaling.errors import TableError
+
+_WRAPPERS = ("runs", "data", "results", "records", "rows", "experiments", "trials", "table")
+"""Keys under which files keep their records."""
+
+_NAMES = {c.name.lower() for c in COLUMNS}
+
+_DEEPEST = 4
+"""Levels of wrapping that are opened."""
+
+
+def table_of(text: str, part: str | None, source: str) -> pd.DataFrame:
+    """Return the table of a JSON text, or of one JSON value per line; nested names have dots.
+
+    part: the key of the records, where a file has several.
+
+    Raises json.JSONDecodeError if the text is not JSON, and TableError if it is no table.
+    """
+    value = _parsed(text)
+    if part is not None:
+        for key in part.split("."):
+            if not isinstance(value, dict) or key not in value:
+                raise TableError(f"{source}: it has no key {part!r}{_keys(value)}.")
+            value = value[key]
+    table = _table(value, source, _DEEPEST)
+    if table is None:
+        raise TableError(
+            f"{source} is JSON, but not a table: give a list of objects, one per run{_keys(value)}."
+        )
+    return table
+
+
+def flattened(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose cells of dicts have become columns with dotted names."""
+    nested = [
+        at for at in range(table.shape[1])
+        if pd.api.types.is_object_dtype(table.iloc[:, at])
+        and any(isinstance(v, dict) for v in table.iloc[:, at])
+    ]  # fmt: skip
+    if not nested or not table.columns.is_unique:
+        return table
+    flat = pd.json_normalize(table.to_dict("records"), sep=".")
+    return flat.set_axis(table.index)
+
+
+def _keys(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return ""
+    return f"; its keys are {', '.join(map(str, list(value)[:12]))}"
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of a JSON text; a list of them if each line is one."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        return [json.loads(line) for line in lines]
+
+
+def _table(value: Any, source: str, depth: int) -> pd.DataFrame | None:
+    if isinstance(value, list):
+        return _from_list(value)
+    if not isinstance(value, dict) or not value or not depth:
+        return None
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return pd.DataFrame(value["data"], columns=value["columns"])
+    if (found := _from_columns(value)) is not None:
+        return found
+    if all(isinstance(v, dict) for v in value.values()):
+        return _from_dicts(value, source, depth)
+    wrapped = {key: v for key, v in value.items() if _holds_records(v)}
+    preferred = [key for key in _WRAPPERS if key in wrapped]
+    if len(wrapped) == 1 or preferred:
+        chosen = preferred[0] if preferred else next(iter(wrapped))
+        return _table(wrapped[chosen], source, depth - 1)
+    if wrapped and all(key in wrapped and isinstance(v, list) for key, v in value.items()):
+        return _from_list([{"run_id": key, **row} for key, rows in wrapped.items() for row in rows])
+    if wrapped:
+        raise TableError(
+            f"{source} holds several lists of records, {', '.join(map(str, wrapped))}: name one, "
+            f"as in '{source}#{next(iter(wrapped))}'."
+        )
+    return _from_list([value])  # one run
+
+
+def _holds_records(value: Any) -> bool:
+    """Return whether a value is records: a list of objects, or objects with the same keys."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(v, dict) for v in value)
+    if not isinstance(value, dict) or not value:
+        return False
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return True
+    inner = list(value.values())
+    return len(inner) > 1 and all(isinstance(v, dict) for v in inner) and _alike(inner)
+
+
+def _from_list(rows: Sequence[Any]) -> pd.DataFrame | None:
+    if rows and all(isinstance(row, dict) for row in rows):
+        if any(isinstance(v, dict) for row in rows for v in row.values()):
+            return pd.json_normalize(list(rows), sep=".")
+        return pd.DataFrame(list(rows))
+    lists = bool(rows) and all(isinstance(row, list) for row in rows)
+    if lists and len(rows) > 1 and all(isinstance(name, str) for name in rows[0]):
+        return pd.DataFrame(list(rows[1:]), columns=rows[0])
+    return None
+
+
+def _from_columns(value: Mapping[str, Any]) -> pd.DataFrame | None:
+    """Return the table of lists of one length, with single values repeated; None if it is none."""
+    lists = {key: v for key, v in value.items() if isinstance(v, list)}
+    scalars = [v for v in value.values() if not isinstance(v, list | dict)]
+    lengths = {len(v) for v in lists.values()}
+    flat = all(not isinstance(x, dict | list) for v in lists.values() for x in v)
+    named = len(lists) > 1 or (len(lists) == 1 and not scalars)
+    if not named or len(lengths) != 1 or not flat or len(lists) + len(scalars) != len(value):
+        return None
+    return pd.DataFrame(value)
+
+
+def _from_dicts(value: Mapping[str, dict], source: str, depth: int) -> pd.DataFrame | None:
+    """Return the table of objects by name: records, columns by row, or one wrapped value."""
+    inner = list(value.values())
+    if all(_is_flat(v) for v in inner) and _are_columns(value):
+        columns = pd.DataFrame({key: pd.Series(v) for key, v in value.items()})
+        return columns.reset_index(drop=True)
+    if len(inner) == 1 or not _alike(inner):
+        wrapped = [key for key, v in value.items() if _holds_records(v)]
+        if len(wrapped) == 1:
+            return _table(value[wrapped[0]], source, depth - 1)
+        if len(inner) > 1:
+            return _from_list([value])  # one run: {"config": ..., "summary": ...}
+    named = "run_id" if not any("run_id" in v for v in inner) else "key"
+    return _from_list([{named: key, **v} for key, v in value.items()])
+
+
+def _is_flat(value: Mapping[str, Any]) -> bool:
+    return not any(isinstance(v, dict | list) for v in value.values())
+
+
+def _are_columns(value: Mapping[str, dict]) -> bool:
+    """Return whether the outer keys are the columns, as pandas writes a table."""
+    inner = {key for v in value.values() for key in v}
+    if inner and inner == {str(n) for n in range(len(inner))}:
+        return True
+    return sum(map(_is_name, value)) > sum(map(_is_name, inner))
+
+
+def _is_name(key: Any) -> bool:
+    """Return whether a key is the name of a column that is known."""
+    return str(key).lower() in _NAMES or meaning(str(key)) is not None
+
+
+def _alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether objects share at least half of their keys."""
+    keys = [set(row) for row in rows]
+    shared, every = set.intersection(*keys), set.union(*keys)
+    return 2 * len(shared) >= len(every) > 0
