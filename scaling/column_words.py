@@ -58,7 +58,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(per_?device|micro|mini|device|local|per_gpu|eval|valid(ation)?|val|test|infer(ence)?)"
      r"_?(train_)?(batch(_?size)?|bsz|bs|mbs)|mbs|gradient_accumulation\w*|grad_acc\w*", "rate"),
     (r"(global|effective|total|train(ing)?)?_?batch_?size|(global|effective|total)_batch|batch|bsz"
-     r"|gbs|batchgro(ss|s|ß)e|taille_(de|du)_(lot|batch)|tamano_(de|del)_lote|sequences_per_batch"
+     r"|bs|gbs|batchgro(ss|s|ß)e|taille_(de|du)_(lot|batch)|tamano_(de|del)_lote|sequences_per_batch"
      r"|(tamanho_do_lote)|批次?大小|批量大小", "batch"),
     # learning rate
     (r"learning_?rates?|lrs?|lernrate|taux_d_apprentissage|tasa_de_aprendizaje"

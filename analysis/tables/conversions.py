@@ -35,7 +35,7 @@ def conversions(what: Meaning, column: str, middle: float) -> list[tuple[str, st
         return _losses(what, column, middle)
     symbol, kind = what.symbol, f"{column!r} counts {what.kind} parameters" if what.kind else ""
     if what.function:
-        bases = BASES if what.function == "log?" else (what.function,)
+        bases = ("log10", "log") if what.function == "log?" else (what.function,)
         low, high = _LIKELY.get(symbol, (0.0, np.inf))
         values = {
             expression(column, replace(what, function=base)): _power(base, middle) for base in bases

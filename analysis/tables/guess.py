@@ -28,7 +28,7 @@ from scaling.units import count
 _SYMBOLS = {column.name for column in COLUMNS} - {"lr"}
 """Columns that are used under their names; `lr` is a rule here, but a number elsewhere."""
 _OPTIONAL = (
-    "N", "D", "L", "C", "S", "B", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
+    "N", "D", "L", "C", "B", "S", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
     "vocab_size", "n_ctx", "seed", "L_stderr", "D_unique",
 )  # fmt: skip
 """Columns that are added to a guess if they are clear, though nothing needs them."""
@@ -206,10 +206,10 @@ class _Search:
         best = self._best(symbol)
         if symbol == "D":
             best = self._with_sensible_ratio(best)
-        if len(best) == 1:
+        if symbol == "C" and {"N", "D"} <= derivable(self.found):
+            self._add_if_clear("C")  # C = 6 N D otherwise
+        elif len(best) == 1:
             self._take(symbol, best[0])
-        elif symbol == "C" and {"N", "D"} <= derivable(self.found):
-            pass
         elif not best and len(self.unread.get(symbol, [])) == 1:
             # Its text is no number, which the reader of numbers explains better.
             self._take(symbol, Candidate(self.unread[symbol][0], np.array([]), (), True))

@@ -34,8 +34,8 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
         reverse = old in _SYMBOLS and new not in _SYMBOLS and new in table.columns
         if reverse and old not in table.columns:
             raise TableError(
-                f"{where}: {_missing(table, old)} The left side of --map is what is in the table, "
-                f"the right side its symbol here: did you mean {option({new: old})}?"
+                f"{where}: the table has no column {old!r}. The left side of --map is what is in "
+                f"the table, the right side its symbol here: did you mean {option({new: old})}?"
             )
         if old not in table.columns:
             made[old] = evaluated(table, old, where)
