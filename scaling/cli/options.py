@@ -12,7 +12,8 @@ Latex = Annotated[bool, "Print a LaTeX table (booktabs) instead of text."]
 Map = Annotated[
     tuple[str, ...],
     "Map columns of the table to symbols, such as loss=L,params=N,tokens=D. An expression is also "
-    "accepted, such as 1e6*params_M=N or 10**log10_flops=C.",
+    "accepted, such as 1e6*params_M=N or 10**log10_flops=C, and a pattern in text or in the file's "
+    "name, such as '{path:loss_N(\\d+)}=N'. Default: what is not mapped is guessed.",
 ]
 
 Where = Annotated[
