@@ -53,10 +53,11 @@ def load(
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
-    path: the folder of a sweep (with ``runs.csv``), a table of any origin (.csv, .tsv, .parquet,
-        .jsonl, .json), or a DataFrame. Numbers may be written 1,400,000 or 70M. Exports of Weights
-        & Biases work: the State of a table of runs becomes `status`; a chart becomes one row per
-        run and step.
+    path: the folder of a sweep (with ``runs.csv``), a table of any origin (delimited text, JSON,
+        JSON Lines, Parquet, Arrow, Excel; compressed or not), or a DataFrame. A sheet of a workbook
+        is named 'runs.xlsx#Sheet2'. Numbers may be written 1,400,000 or 70M; the second number of
+        5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
+        State of a table of runs becomes `status`; a chart becomes one row per run and step.
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}.
     curves: return one row per evaluation, with S, D, C and L so far and the run's N, B, D_total
@@ -80,11 +81,11 @@ def load(
     """
     names = dict(map or {})
     table, source = _open(path, curves, mixed, decimal)
-    chart = wandb.is_chart(table)
-    if chart:
+    chart = wandb.kind_of_chart(table)
+    if wandb.is_chart(table):
         table = wandb.melt_chart(table)
     table = rename(table, names, source)
-    if chart or wandb.is_curve(table):
+    if chart:
         table = wandb.steps_of_axis(table)
     table = wandb.runs_table(table, source)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
@@ -102,7 +103,7 @@ def load(
         table["D_total"], table["L_final"] = last["D"], last["L"]
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = [name for name in wanted if name not in table.columns]
-        raise TableError(wandb.what_a_chart_lacks(table, absent, source))
+        raise TableError(wandb.what_a_chart_lacks(table, absent, f"{source} is {chart}"))
     if where:
         table = matching(table, where)
     check(table, need=wanted, where=source)
