@@ -35,10 +35,9 @@ def read_delimited(
         text = _without_frame(text)
         lines = _lines(text)[:40]
     delimiter = given or _delimiter(lines, promised)
-    if delimiter is None:
-        if not sure:
-            return None, {}
-        delimiter = promised or ","
+    if not sure and (delimiter is None or not re.search(r"\d", "".join(lines[1:]))):
+        return None, {}
+    delimiter = delimiter or promised or ","
     options = _options(lines, delimiter)
 
     def read(**more: Any) -> pd.DataFrame:
@@ -137,9 +136,9 @@ def _delimiter(lines: Sequence[str], promised: str | None) -> str | None:
         counts = _counts(lines, each)
         if not counts or counts[0] < 2:
             continue
-        alike = [n in (counts[0], counts[0] + 1) for n in counts[1:]]
-        share = sum(alike) / len(alike) if alike else 1.0
         spaces = each.startswith("\\")
+        alike = [n in (counts[0], counts[0] + (not spaces)) for n in counts[1:]]
+        share = sum(alike) / len(alike) if alike else 1.0
         if spaces and share < 1:
             continue
         found = (round(share, 2), int(each == promised) - spaces, -place)

@@ -69,11 +69,12 @@ def load(
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
-    path: the folder of a sweep (with ``runs.csv``), a table of any origin (.csv, .tsv, .parquet,
-        .jsonl, .json), or a DataFrame. Numbers may be written 1,400,000 or 70M. Exports of Weights
-        & Biases work: the State of a table of runs becomes `status`; a chart becomes one row per
-        run and step. Several paths, a folder of tables and a pattern such as "runs/*.csv" are one
-        table.
+    path: the folder of a sweep (with ``runs.csv``), a table of any origin (delimited text, JSON,
+        JSON Lines, Parquet, Arrow, Excel; compressed or not), or a DataFrame. A sheet of a workbook
+        is named 'runs.xlsx#Sheet2'. Several paths, a folder of tables and a pattern such as
+        "runs/*.csv" are one table. Numbers may be written 1,400,000 or 70M; the second number of
+        5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
+        State of a table of runs becomes `status`; a chart becomes one row per run and step.
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
         takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
@@ -117,7 +118,7 @@ def load(
     lookup = (*wanted, "run_id") if curves else wanted
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
-    if chart or wandb.is_curve(given.drop(columns=FILE, errors="ignore")):
+    if chart:
         table = wandb.steps_of_axis(table)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
@@ -136,7 +137,7 @@ def load(
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = [name for name in wanted if name not in table.columns]
         shown = table.drop(columns=FILE, errors="ignore")
-        raise TableError(wandb.what_a_chart_lacks(shown, absent, source))
+        raise TableError(wandb.what_a_chart_lacks(shown, absent, f"{source} is {chart}"))
     table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
     if not mixed:
@@ -271,14 +272,15 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
-def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Return a chart of Weights & Biases as rows, and other tables unchanged; and whether it is
-    one."""
+def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return a chart of Weights & Biases as rows, and other tables unchanged; and what kind of
+    chart it is, if any."""
     plain = table.drop(columns=FILE, errors="ignore")
+    kind = wandb.kind_of_chart(plain)
     if not wandb.is_chart(plain):
-        return table, False
+        return table, kind
     rows = wandb.melt_chart(plain)
-    return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), True
+    return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), kind
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:
