@@ -14,11 +14,13 @@ from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import Status
+from analysis.fitting.status import Note, Status, as_status
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.planning.accelerators import memory
+from analysis.planning.doubts import doubts_of, interval_doubts
+from analysis.planning.extrapolation import Extrapolation, extrapolation_of
 from analysis.planning.inverse import compute_draws, compute_for, source_of
 from analysis.planning.model_shape import SuggestedModel, count_parameters, suggest_model
 from analysis.planning.price import Deviation, deviation_line, deviations
@@ -30,17 +32,6 @@ from scaling.count import PF_DAY
 from scaling.errors import ConfigError
 from scaling.jsonable import finite
 from scaling.table import LARGEST, sensible
-
-_WRONG = ("not_converged", "wrong_sign")
-"""Codes of a fit's status that leave a plan without a basis."""
-_OPEN = ("not_identified", "at_bound")
-"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
-the best size within the data is known."""
-_WIDE = 100.0
-"""A plan is open if the upper end of N's interval is more than this many times the lower end."""
-
-_INSIDE = 1.001
-"""Factors beyond the data that are not more than this are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +49,16 @@ class Plan:
     """A decoder of nearly N parameters; None if they cannot be counted."""
     deviations: tuple[Deviation, ...]
     """The price of other sizes; empty without a law of N and D."""
-    beyond: dict[str, float]
-    """How many times C, N and D lie outside the data: 1 inside."""
+    extrapolation: Extrapolation
+    """How far the plan lies outside the data, and how far the law was tested."""
     recipe: Recipe
     memory: dict[str, Any] | None
     """Bytes of states and activations (:func:`analysis.planning.accelerators.memory`); None
     without a shape or a vocabulary."""
     tenfold: dict[str, float]
     """The factors in N, D, B and S for ten times the compute, and the resulting L."""
-    status: tuple[str, ...]
-    """Warnings, one line each; those of the fit have codes."""
+    status: tuple[Status, ...]
+    """Warnings, one line each, with codes."""
     source: str
     level: float
     served: float = 0.0
@@ -78,7 +69,7 @@ class Plan:
         quantities = ("C", "N", "D", "L", "tokens_per_parameter")
         return {
             "asked": self.asked,
-            **{name: finite(getattr(self, name)._asdict()) for name in quantities},
+            **{name: getattr(self, name).record() for name in quantities},
             "PF_days": self.C.value / PF_DAY,
             "shape": None if self.shape is None else self.shape.record(),
             "deviations": [
@@ -90,31 +81,34 @@ class Plan:
             "tenfold": finite(self.tenfold),
             "inference_tokens": self.served,
             "beyond": self.beyond,
+            "extrapolation": self.extrapolation.record(),
             "reliable": not self.doubts,
+            "doubts": [{"code": line.code, "text": str(line)} for line in self.doubts],
             "status": list(self.status),
             "source": self.source,
             "level": self.level,
         }
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """The lines of the fit's status that make the plan unreliable, such as parameters that
-        the data do not identify."""
-        narrow = self.N.high <= _WIDE * self.N.low
-        doubtful = _WRONG if narrow else _WRONG + _OPEN
-        return tuple(
-            line for line in self.status if isinstance(line, Status) and line.code in doubtful
-        )
+    def beyond(self) -> dict[str, float]:
+        """How many times C, N and D lie outside the data: 1 inside."""
+        return self.extrapolation.beyond
+
+    @property
+    def doubts(self) -> tuple[Status, ...]:
+        """The lines of the status that make the plan unreliable: it lies too far beyond the data,
+        its intervals are missing or too wide, or the fit has no basis."""
+        return doubts_of(self.status, self.N)
 
     @property
     def headline(self) -> str:
-        """The plan in a line, with its doubts."""
+        """The plan in a line, after its doubts."""
         plain = (
             f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
             f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
             + interval(self.L.low, self.L.high, ".3f")
         )
-        return f"{plain} - NOT RELIABLE, {'; '.join(self.doubts)}" if self.doubts else plain
+        return f"NOT RELIABLE: {'; '.join(self.doubts)} - {plain}" if self.doubts else plain
 
     def __str__(self) -> str:
         lines = [self.headline, *self._quantity_lines(), *self._training_lines()]
@@ -122,7 +116,8 @@ class Plan:
             lines.append("  price of another size, at the same loss:")
             lines += [f"    {deviation_line(d)}" for d in self.deviations]
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
-        return "\n".join(lines + [f"  ! {line}" for line in self.status])
+        doubts = set(self.doubts)
+        return "\n".join(lines + [f"  ! {line}" for line in self.status if line not in doubts])
 
     def _quantity_lines(self) -> Iterator[str]:
         """C, N, D, D/N and L with their intervals."""
@@ -209,21 +204,28 @@ def plan(
     runs = None if front.fit is None else front.fit.runs
     vocab_size = _vocab_size(runs) if vocab_size is None else vocab_size
     shape = _shape(front, best["N"], compute, model=model, vocab_size=vocab_size)
-    beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
+    extrapolation = extrapolation_of(front, {name: best[name] for name in ("C", "N", "D")})
+    quantities = _quantities(front, asked, draws, best, level)
     how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
     with np.errstate(invalid="ignore"):
         ratio = quantity_of(draws["D"] / draws["N"], level)
     return Plan(
         asked={asked: float(value)},
-        **_quantities(front, asked, draws, best, level),
+        **quantities,
         tokens_per_parameter=ratio,
         shape=shape,
         deviations=tuple(deviations(front, best["N"], best["D"], level)),
-        beyond=beyond,
+        extrapolation=extrapolation,
         recipe=how,
         memory=memory(shape.model, vocab_size) if shape is not None and vocab_size else None,
         tenfold=_tenfold(front, compute, best, how, critical),
-        status=(*_epochs(best["D"], unique), *_warnings(front, beyond, shape, best["N"])),
+        status=(
+            *_epochs(best["D"], unique),
+            *extrapolation.lines(),
+            *interval_doubts(quantities, asked),
+            *_shape_lines(shape, best["N"]),
+            *(as_status(line) for line in front.status),
+        ),
         source=source_of(front),
         level=level,
         served=served,
@@ -351,39 +353,18 @@ def _tenfold(
 # ------------------------------------------------------------------ warnings
 
 
-def _beyond(front: Frontier, best: Mapping[str, float]) -> dict[str, float]:
-    """Return how many times each quantity lies outside the data: 1 inside."""
-    return {
-        name: max(1.0, value / front.ranges[name][1], front.ranges[name][0] / value)
-        for name, value in best.items()
-    }
-
-
-def _epochs(D: float, unique: float | None) -> Iterator[str]:
+def _epochs(D: float, unique: float | None) -> Iterator[Status]:
     if unique is not None and unique * 1.005 < D:
-        yield (
+        yield Note(
+            "repeated_data",
             f"D is {D / unique:.3g} epochs of the {unique:.3g} unique tokens; their worth is that "
-            "of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)"
+            "of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)",
         )
 
 
-def _warnings(
-    front: Frontier, beyond: Mapping[str, float], shape: SuggestedModel | None, N: float
-) -> Iterator[str]:
-    far = max(beyond.values())
-    if far > _INSIDE:
-        factors = ", ".join(f"{k} {v:.3g}x" for k, v in beyond.items() if v > _INSIDE)
-        if far > 100:
-            yield (
-                f"EXTRAPOLATION: {factors} beyond the data. At this distance the interval is a "
-                "lower bound on the uncertainty: it assumes that the law holds there"
-            )
-        elif far > 10:
-            yield (
-                f"EXTRAPOLATION: {factors} beyond the data; the interval assumes that the law holds"
-            )
-        else:
-            yield f"extrapolates: {factors} beyond the data"
+def _shape_lines(shape: SuggestedModel | None, N: float) -> Iterator[Status]:
     if shape is not None and abs(shape.N / N - 1) > 0.1:
-        yield (f"no shape of the usual proportions has N = {N:.3g}; the nearest has N = {shape.N}")
-    yield from front.status
+        yield Note(
+            "no_shape",
+            f"no shape of the usual proportions has N = {N:.3g}; the nearest has N = {shape.N}",
+        )

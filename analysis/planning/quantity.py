@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from scaling.jsonable import finite
 
 
 class Quantity(NamedTuple):
@@ -14,6 +16,15 @@ class Quantity(NamedTuple):
     value: float
     low: float
     high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval; one without an upper end is known too."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def record(self) -> dict[str, Any]:
+        """Return plain numbers, ready for JSON."""
+        return finite(self._asdict())
 
 
 def quantity_of(draws: np.ndarray, level: float) -> Quantity:
