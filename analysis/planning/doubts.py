@@ -44,6 +44,17 @@ def _width(q: Quantity) -> str:
     return f"spans {f'a factor of {times(factor)}' if factor < 1e6 else 'more than a millionfold'}"
 
 
+def fit_doubts(status: Iterable[str]) -> tuple[Status, ...]:
+    """Return the lines that say that the fit behind a plan has no basis."""
+    return tuple(line for line in status if isinstance(line, Status) and line.code in _FIT)
+
+
+def headline_of(plain: str, doubts: Iterable[str]) -> str:
+    """Return a plan in a line, after its doubts if it has any."""
+    reasons = "; ".join(doubts)
+    return f"NOT RELIABLE: {reasons} - {plain}" if reasons else plain
+
+
 def doubts_of(status: Iterable[str], N: Quantity) -> tuple[Status, ...]:
     """Return the lines of a plan's status that make it unreliable, those of the plan first."""
     narrow = 0 < N.high <= _WIDE * N.low < math.inf

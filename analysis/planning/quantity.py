@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.fitting.draws import containing
+from analysis.fitting.intervals import interval
 from scaling.jsonable import finite
 
 
@@ -24,8 +25,14 @@ class Quantity(NamedTuple):
         return not (math.isnan(self.low) or math.isnan(self.high))
 
     def record(self) -> dict[str, Any]:
-        """Return plain numbers, ready for JSON."""
-        return finite(self._asdict())
+        """Return plain values for JSON; an end without sense is None, and `reason` says why."""
+        out = finite(self._asdict())
+        words = interval(self.low, self.high, ".4g").strip("[]")
+        if words == "not identified":
+            out |= {"low": None, "high": None}
+        if "no" in words:
+            out["reason"] = words.split(", ")[-1]
+        return out
 
 
 def quantity_of(draws: np.ndarray, level: float) -> Quantity:
