@@ -37,17 +37,18 @@ def cell(value: Any, form: str = ".4g") -> str:
     return "-" if np.isnan(value) else f"{value:{form}}" if abs(value) < _ABSURD else "unbounded"
 
 
-def interval(low: float, high: float, form: str) -> str:
+def interval(low: float, high: float, form: str, *, vast: float | None = None) -> str:
     """Return an interval in brackets with its ends in the format `form`, or in words.
 
     An end that is unknown, infinite or of no sense (_ABSURD) is never printed as a number. 0 is no
-    lower end of a positive quantity without an upper one.
+    lower end of a positive quantity without an upper one, and an interval of positive numbers that
+    spans a factor of `vast` is none; by default _VAST, for large numbers.
     """
     if np.isnan(low) or np.isnan(high):
         return "[no interval]"
     below, above = low <= -_ABSURD, high >= _ABSURD
-    vast = low > 0 and high > 1e3 and high > _VAST * low
-    if vast or (above and (below or low == 0)):
+    wide = low > 0 and (high > vast * low if vast else high > max(_VAST * low, 1e3))
+    if wide or (above and (below or low == 0)):
         return "[not identified]"
     if above:
         return "[not bounded]" if low >= _ABSURD else f"[{low:{form}}, not bounded above]"

@@ -23,6 +23,9 @@ _WIDE_LOSS = 2.0
 """The same for L: between a floor near 1.5 and the 10 of a model that predicts nothing, a factor of
 two says hardly anything."""
 
+VAST, VAST_LOSS = 1e4, 10.0
+"""Factors that an interval of C, N or D, and of L, must not span to be printed in numbers."""
+
 
 def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[Status]:
     """Yield a line for all intervals of C, N, D and L that are missing, and one for each that is
