@@ -48,7 +48,7 @@ def interval(low: float, high: float, form: str, *, vast: float | None = None) -
         return "[no interval]"
     below, above = low <= -_ABSURD, high >= _ABSURD
     wide = low > 0 and (high > vast * low if vast else high > max(_VAST * low, 1e3))
-    if wide or (above and (below or low == 0)):
+    if (wide and np.isfinite(high)) or (above and (below or low == 0)):
         return "[not identified]"
     if above:
         return "[not bounded]" if low >= _ABSURD else f"[{low:{form}}, not bounded above]"

@@ -14,8 +14,6 @@ _FIT = ("not_converged", "wrong_sign")
 _OPEN = ("not_identified", "at_bound")
 """Codes that do so if they leave the plan open: a scale far from the data may be unknown although
 the best size within the data is known."""
-_PLAN = ("unreliable_extrapolation", "no_interval", "wide_interval")
-"""Codes of a plan's own status that make it unreliable."""
 _WIDE = 100.0
 """A plan is open if the upper end of an interval of C, N or D is more than this many times the
 lower end."""
@@ -36,7 +34,7 @@ def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[
         yield Note("no_interval", f"no interval of {', '.join(unknown)} is known")
     for name, q in computed.items():
         limit = _WIDE_LOSS if name == "L" else _WIDE
-        if q.known and not 0 < q.high <= limit * q.low:
+        if q.known and not 0 < q.high <= limit * q.low < math.inf:
             yield Note("wide_interval", f"the interval of {name} {_width(q)}")
 
 
@@ -58,9 +56,15 @@ def headline_of(plain: str, doubts: Iterable[str]) -> str:
     return f"NOT RELIABLE: {reasons} - {plain}" if reasons else plain
 
 
-def doubts_of(status: Iterable[str], N: Quantity) -> tuple[Status, ...]:
-    """Return the lines of a plan's status that make it unreliable, those of the plan first."""
+def doubts_of(
+    status: Iterable[Status], quantities: Mapping[str, Quantity], asked: str
+) -> tuple[Status, ...]:
+    """Return what makes a plan unreliable: its distance, its intervals, then its fit."""
+    status, N = tuple(status), quantities["N"]
     narrow = 0 < N.high <= _WIDE * N.low < math.inf
-    codes = (*_PLAN, *_FIT, *(() if narrow else _OPEN))
-    lines = [line for line in status if isinstance(line, Status) and line.code in codes]
-    return tuple(sorted(lines, key=lambda line: codes.index(line.code)))
+    fit = _FIT if narrow else _FIT + _OPEN
+    return (
+        *(line for line in status if line.code == "unreliable_extrapolation"),
+        *interval_doubts(quantities, asked),
+        *(line for line in status if line.code in fit),
+    )

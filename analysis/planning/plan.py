@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,9 @@ class Plan:
     def doubts(self) -> tuple[Status, ...]:
         """The lines of the status that make the plan unreliable: it lies too far beyond the data,
         its intervals are missing or too wide, or the fit has no basis."""
-        return doubts_of(self.status, self.N)
+        (asked,) = self.asked
+        quantities = {"C": self.C, "N": self.N, "D": self.D, "L": self.L}
+        return doubts_of(self.status, quantities, asked)
 
     @property
     def plain(self) -> str:
@@ -154,15 +157,15 @@ class Plan:
         if self.shape is not None:
             yield f"  shape  {self._shape_words(self.shape)}"
             if self.shape.outside:
-                yield f"         outside the shapes of the runs: {'; '.join(self.shape.outside)}"
+                yield _wrapped(f"outside the shapes of the runs: {'; '.join(self.shape.outside)}")
         if self.family_shape is not None:
             yield f"  or     {self._shape_words(self.family_shape)}"
             rest = "; ".join(self.family_shape.outside)
-            yield "         in the proportions of the runs" + (f", but {rest}" if rest else "")
+            yield _wrapped("in the proportions of the runs" + (f", but {rest}" if rest else ""))
         r = self.recipe
         yield (
-            f"  train  B = {r.B:.3g} tokens ({r.origin('B')}), S = {r.S:.3g} steps, "
-            f"lr = {r.lr:.2g} ({r.origin('lr')})"
+            f"  train  B = {r.B:.3g} tokens ({r.origin('B')}), S = {r.S:.3g} steps,\n"
+            f"         lr = {r.lr:.2g} ({r.origin('lr')})"
         )
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
@@ -186,6 +189,10 @@ class Plan:
             f"n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: N = {shape.N:,} "
             f"({off:+.1%}), D = {shape.D:.4g} at the same C"
         )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent=" " * 9, subsequent_indent=" " * 9)
 
 
 # ------------------------------------------------------------------ the plan
