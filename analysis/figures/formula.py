@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis import laws
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 
 _FORMULAS = {
@@ -35,6 +36,8 @@ def with_interval(result: FitResult) -> str:
 def between(name: str, low: float, high: float) -> str:
     """Return the interval of an exponent as a formula."""
     symbol = name.replace("alpha", r"\alpha")
+    if not np.isfinite([low, high]).all():
+        return f"${symbol}$ {interval(low, high, '.3f')}"
     return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
 
 

@@ -21,6 +21,7 @@ from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.frontier import frontier as fit_frontier
@@ -65,9 +66,8 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     """Draw the optimal N or D of one method."""
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
-    label = (
-        f"{front.method}: ${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ "
-        f"[{row.low:.2f}, {row.high:.2f}]"
+    label = f"{front.method}: ${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ " + interval(
+        row.low, row.high, ".2f"
     )
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)

@@ -43,6 +43,24 @@ class Status(str):
         return Status, (self.code, self.detail)
 
 
+class Note(Status):
+    """A line of a status whose text is the detail alone: a sentence that needs no code before
+    it."""
+
+    def __new__(cls, code: str, detail: str = "") -> Note:
+        self = str.__new__(cls, detail or code.replace("_", " "))
+        self.code, self.detail = code, detail
+        return self
+
+    def __reduce__(self) -> tuple[type[Status], tuple[str, str]]:
+        return Note, (self.code, self.detail)
+
+
+def as_status(line: str) -> Status:
+    """Return a line of a status as one with a code, 'note' if it has none."""
+    return line if isinstance(line, Status) else Note("note", line)
+
+
 CONVERGED = Status("converged")
 
 

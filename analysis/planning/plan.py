@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,33 +15,31 @@ from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import Status
+from analysis.fitting.status import Note, Status, as_status
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.planning.accelerators import memory
+from analysis.planning.doubts import (
+    VAST,
+    VAST_LOSS,
+    doubts_of,
+    headline_of,
+    interval_doubts,
+)
+from analysis.planning.extrapolation import Extrapolation, extrapolation_of
 from analysis.planning.inverse import compute_draws, compute_for, source_of
 from analysis.planning.model_shape import SuggestedModel, count_parameters, suggest_model
-from analysis.planning.price import Deviation, deviation_line, deviations
+from analysis.planning.price import Deviation, deviation_line, deviation_record, deviations
 from analysis.planning.quantity import Quantity, quantity_of
 from analysis.planning.recipe import Recipe, recipe
+from analysis.planning.shape_family import family_of
 from scaling import units
 from scaling.config import ModelConfig
 from scaling.errors import ConfigError
 from scaling.jsonable import finite
 from scaling.table import LARGEST, sensible
 from scaling.units import PF_DAY
-
-_WRONG = ("not_converged", "wrong_sign")
-"""Codes of a fit's status that leave a plan without a basis."""
-_OPEN = ("not_identified", "at_bound")
-"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
-the best size within the data is known."""
-_WIDE = 100.0
-"""A plan is open if the upper end of N's interval is more than this many times the lower end."""
-
-_INSIDE = 1.001
-"""Factors beyond the data that are not more than this are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +55,21 @@ class Plan:
     tokens_per_parameter: Quantity
     shape: SuggestedModel | None
     """A decoder of nearly N parameters; None if they cannot be counted."""
+    family_shape: SuggestedModel | None
+    """If the proportions of `shape` are outside those of the runs: a decoder of nearly N parameters
+    in their proportions."""
     deviations: tuple[Deviation, ...]
     """The price of other sizes; empty without a law of N and D."""
-    beyond: dict[str, float]
-    """How many times C, N and D lie outside the data: 1 inside."""
+    extrapolation: Extrapolation
+    """How far the plan lies outside the data, and how far the law was tested."""
     recipe: Recipe
     memory: dict[str, Any] | None
     """Bytes of states and activations (:func:`analysis.planning.accelerators.memory`); None
     without a shape or a vocabulary."""
     tenfold: dict[str, float]
     """The factors in N, D, B and S for ten times the compute, and the resulting L."""
-    status: tuple[str, ...]
-    """Warnings, one line each; those of the fit have codes."""
+    status: tuple[Status, ...]
+    """Warnings, one line each, with codes."""
     source: str
     level: float
     served: float = 0.0
@@ -78,51 +80,60 @@ class Plan:
         quantities = ("C", "N", "D", "L", "tokens_per_parameter")
         return {
             "asked": self.asked,
-            **{name: finite(getattr(self, name)._asdict()) for name in quantities},
+            **{name: getattr(self, name).record() for name in quantities},
             "PF_days": self.C.value / PF_DAY,
             "shape": None if self.shape is None else self.shape.record(),
-            "deviations": [
-                {"factor": d.factor, "compute": finite(d.compute._asdict())} | finite({"D": d.D})
-                for d in self.deviations
-            ],
+            "family_shape": None if self.family_shape is None else self.family_shape.record(),
+            "deviations": [deviation_record(d) for d in self.deviations],
             "recipe": self.recipe.record(),
             "memory": self.memory,
             "tenfold": finite(self.tenfold),
             "inference_tokens": self.served,
             "beyond": self.beyond,
+            "extrapolation": self.extrapolation.record(),
             "reliable": not self.doubts,
+            "doubts": [{"code": line.code, "text": str(line)} for line in self.doubts],
             "status": list(self.status),
             "source": self.source,
             "level": self.level,
         }
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """The lines of the fit's status that make the plan unreliable, such as parameters that
-        the data do not identify."""
-        narrow = self.N.high <= _WIDE * self.N.low
-        doubtful = _WRONG if narrow else _WRONG + _OPEN
-        return tuple(
-            line for line in self.status if isinstance(line, Status) and line.code in doubtful
+    def beyond(self) -> dict[str, float]:
+        """How many times C, N and D lie outside the data: 1 inside."""
+        return self.extrapolation.beyond
+
+    @property
+    def doubts(self) -> tuple[Status, ...]:
+        """The lines of the status that make the plan unreliable: it lies too far beyond the data,
+        its intervals are missing or too wide, or the fit has no basis."""
+        (asked,) = self.asked
+        quantities = {"C": self.C, "N": self.N, "D": self.D, "L": self.L}
+        return doubts_of(self.status, quantities, asked)
+
+    @property
+    def plain(self) -> str:
+        """The plan in a line, without its doubts."""
+        return (
+            f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
+            f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
+            + interval(self.L.low, self.L.high, ".3f", vast=VAST_LOSS)
         )
 
     @property
     def headline(self) -> str:
-        """The plan in a line, with its doubts."""
-        plain = (
-            f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
-            f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
-            + interval(self.L.low, self.L.high, ".3f")
-        )
-        return f"{plain} - NOT RELIABLE, {'; '.join(self.doubts)}" if self.doubts else plain
+        """The plan in a line, after its doubts."""
+        return headline_of(self.plain, self.doubts)
 
     def __str__(self) -> str:
         lines = [self.headline, *self._quantity_lines(), *self._training_lines()]
         if self.deviations:
-            lines.append("  price of another size, at the same loss:")
+            mark = " (not reliable)" if self.doubts else ""
+            lines.append(f"  price of another size, at the same loss{mark}:")
             lines += [f"    {deviation_line(d)}" for d in self.deviations]
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
-        return "\n".join(lines + [f"  ! {line}" for line in self.status])
+        shown = {*self.doubts, *(line for line in self.status if line.code == "shape_untested")}
+        return "\n".join(lines + [f"  ! {line}" for line in self.status if line not in shown])
 
     def _quantity_lines(self) -> Iterator[str]:
         """C, N, D, D/N and L with their intervals."""
@@ -136,21 +147,25 @@ class Plan:
             ("L", self.L, "nats/token"),
         ]
         for symbol, q, unit in rows:
-            spread = "asked for" if symbol == name else interval(q.low, q.high, ".4g")
+            vast = VAST_LOSS if symbol == "L" else VAST
+            spread = interval(q.low, q.high, ".4g", vast=vast)
+            spread = "asked for" if symbol == name else spread
             yield f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}"
 
     def _training_lines(self) -> Iterator[str]:
         """The model, its training and memory, and ten times the compute."""
         if self.shape is not None:
-            m, off = self.shape.model, self.shape.N / self.N.value - 1
-            yield (
-                f"  shape  n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: "
-                f"N = {self.shape.N:,} ({off:+.1%}), D = {self.shape.D:.4g} at the same C"
-            )
+            yield f"  shape  {self._shape_words(self.shape)}"
+            if self.shape.outside:
+                yield _wrapped(f"outside the shapes of the runs: {'; '.join(self.shape.outside)}")
+        if self.family_shape is not None:
+            yield f"  or     {self._shape_words(self.family_shape)}"
+            rest = "; ".join(self.family_shape.outside)
+            yield _wrapped("in the proportions of the runs" + (f", but {rest}" if rest else ""))
         r = self.recipe
         yield (
-            f"  train  B = {r.B:.3g} tokens ({r.sources['B']}), S = {r.S:.3g} steps, "
-            f"lr = {r.lr:.2g} ({r.sources['lr']})"
+            f"  train  B = {r.B:.3g} tokens ({r.origin('B')}), S = {r.S:.3g} steps,\n"
+            f"         lr = {r.lr:.2g} ({r.origin('lr')})"
         )
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
@@ -159,11 +174,25 @@ class Plan:
                 f"{units.data_size(self.memory['activations'])} of activations per sequence: "
                 f"at least {fewest}"
             )
-        t = self.tenfold
+        t, mark = self.tenfold, " (not reliable)" if self.doubts else ""
+        if not all(map(sensible, t.values())):
+            yield "  ten times the compute: not known"
+            return
         yield (
-            f"  ten times the compute: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} and S "
-            f"x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
+            f"  ten times the compute{mark}: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} "
+            f"and S x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
         )
+
+    def _shape_words(self, shape: SuggestedModel) -> str:
+        m, off = shape.model, shape.N / self.N.value - 1
+        return (
+            f"n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: N = {shape.N:,} "
+            f"({off:+.1%}), D = {shape.D:.4g} at the same C"
+        )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent=" " * 9, subsequent_indent=" " * 9)
 
 
 # ------------------------------------------------------------------ the plan
@@ -208,22 +237,32 @@ def plan(
     _check_trainable(front, asked, best)
     runs = None if front.fit is None else front.fit.runs
     vocab_size = _vocab_size(runs) if vocab_size is None else vocab_size
-    shape = _shape(front, best["N"], compute, model=model, vocab_size=vocab_size)
-    beyond = _beyond(front, {name: best[name] for name in ("C", "N", "D")})
+    shape, family_shape = _shapes(
+        front, best["N"], compute, runs, model=model, vocab_size=vocab_size
+    )
+    extrapolation = extrapolation_of(front, {name: best[name] for name in ("C", "N", "D")})
+    quantities = _quantities(front, asked, draws, best, level)
     how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
     with np.errstate(invalid="ignore"):
         ratio = quantity_of(draws["D"] / draws["N"], level)
     return Plan(
         asked={asked: float(value)},
-        **_quantities(front, asked, draws, best, level),
+        **quantities,
         tokens_per_parameter=ratio,
         shape=shape,
+        family_shape=family_shape,
         deviations=tuple(deviations(front, best["N"], best["D"], level)),
-        beyond=beyond,
+        extrapolation=extrapolation,
         recipe=how,
         memory=memory(shape.model, vocab_size) if shape is not None and vocab_size else None,
         tenfold=_tenfold(front, compute, best, how, critical),
-        status=(*_epochs(best["D"], unique), *_warnings(front, beyond, shape, best["N"])),
+        status=(
+            *_epochs(best["D"], unique),
+            *extrapolation.lines(),
+            *interval_doubts(quantities, asked),
+            *_shape_lines(shape, best["N"]),
+            *(as_status(line) for line in front.status),
+        ),
         source=source_of(front),
         level=level,
         served=served,
@@ -316,21 +355,35 @@ def _vocab_size(runs: pd.DataFrame | None) -> int | None:
     return int(sizes[0]) if len(sizes) == 1 and 1 <= sizes[0] < LARGEST else None
 
 
-def _shape(
+def _shapes(
     front: Frontier,
     N: float,
     compute: float,
+    runs: pd.DataFrame | None,
     *,
     model: ModelConfig | None,
     vocab_size: int | None,
-) -> SuggestedModel | None:
-    """Return a decoder of nearly N parameters that spends the compute, if N can be counted."""
-    found = suggest_model(N, model=model, count=front.params, vocab_size=vocab_size)
-    if found is None:
-        return None
-    size = count_parameters(found, front.params, vocab_size)
-    D = (compute - 2 * size * front.served) / float(front.per_token(size))
-    return SuggestedModel(model=found, N=size, D=D)
+) -> tuple[SuggestedModel | None, SuggestedModel | None]:
+    """Return a decoder of nearly N parameters that spends the compute, if N can be counted.
+
+    If its proportions are outside those of the runs, the second is one of theirs.
+    """
+    family = family_of(runs)
+
+    def suggested(found: ModelConfig | None) -> SuggestedModel | None:
+        if found is None:
+            return None
+        size = count_parameters(found, front.params, vocab_size)
+        D = (compute - 2 * size * front.served) / float(front.per_token(size))
+        outside = () if family is None else tuple(family.sentences(found))
+        return SuggestedModel(model=found, N=size, D=D, outside=outside)
+
+    usual = suggested(suggest_model(N, model=model, count=front.params, vocab_size=vocab_size))
+    if family is None or usual is None or not usual.outside:
+        return usual, None
+    kin = suggested(family.suggest(N, model=model, count=front.params, vocab_size=vocab_size))
+    same = kin is not None and kin.model == usual.model
+    return usual, None if same else kin
 
 
 def _tenfold(
@@ -351,39 +404,23 @@ def _tenfold(
 # ------------------------------------------------------------------ warnings
 
 
-def _beyond(front: Frontier, best: Mapping[str, float]) -> dict[str, float]:
-    """Return how many times each quantity lies outside the data: 1 inside."""
-    return {
-        name: max(1.0, value / front.ranges[name][1], front.ranges[name][0] / value)
-        for name, value in best.items()
-    }
-
-
-def _epochs(D: float, unique: float | None) -> Iterator[str]:
+def _epochs(D: float, unique: float | None) -> Iterator[Status]:
     if unique is not None and unique * 1.005 < D:
-        yield (
+        yield Note(
+            "repeated_data",
             f"D is {D / unique:.3g} epochs of the {unique:.3g} unique tokens; their worth is that "
-            "of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)"
+            "of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly bound from above)",
         )
 
 
-def _warnings(
-    front: Frontier, beyond: Mapping[str, float], shape: SuggestedModel | None, N: float
-) -> Iterator[str]:
-    far = max(beyond.values())
-    if far > _INSIDE:
-        factors = ", ".join(f"{k} {v:.3g}x" for k, v in beyond.items() if v > _INSIDE)
-        if far > 100:
-            yield (
-                f"EXTRAPOLATION: {factors} beyond the data. At this distance the interval is a "
-                "lower bound on the uncertainty: it assumes that the law holds there"
-            )
-        elif far > 10:
-            yield (
-                f"EXTRAPOLATION: {factors} beyond the data; the interval assumes that the law holds"
-            )
-        else:
-            yield f"extrapolates: {factors} beyond the data"
+def _shape_lines(shape: SuggestedModel | None, N: float) -> Iterator[Status]:
+    if shape is not None and shape.outside:
+        yield Note(
+            "shape_untested",
+            f"the shape is outside those of the runs: {'; '.join(shape.outside)}",
+        )
     if shape is not None and abs(shape.N / N - 1) > 0.1:
-        yield (f"no shape of the usual proportions has N = {N:.3g}; the nearest has N = {shape.N}")
-    yield from front.status
+        yield Note(
+            "no_shape",
+            f"no shape of the usual proportions has N = {N:.3g}; the nearest has N = {shape.N}",
+        )

@@ -204,6 +204,17 @@ def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, fl
     return {name: float(table[name].mean()) for name in errors}
 
 
+def tested_reach(result: FitResult, *, cuts: int = 5) -> float | None:
+    """Return how many times the compute of the runs fitted the largest held-out runs have.
+
+    This is for the cut-offs of :func:`held_out`; None if there are too few runs for any.
+    """
+    compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
+    size = compute.groupby(result.problem.groups).transform("max").to_numpy()
+    cutoffs = _cutoffs(size, cuts, len(result.law.params) + 2)
+    return float(size.max() / cutoffs[0]) if cutoffs else None
+
+
 def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.Series:
     """Return the rms error beyond each cut-off; nan if there is no fit."""
     held = {cut: _errors(result, size > cut) for cut in cutoffs}

@@ -1,0 +1,70 @@
+"""Reasons not to rely on a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from analysis.fitting.status import Note, Status
+from analysis.planning.extrapolation import times
+from analysis.planning.quantity import Quantity
+
+_FIT = ("not_converged", "wrong_sign")
+"""Codes of a fit's status that leave a plan without a basis."""
+_OPEN = ("not_identified", "at_bound")
+"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
+the best size within the data is known."""
+_WIDE = 100.0
+"""A plan is open if the upper end of an interval of C, N or D is more than this many times the
+lower end."""
+_WIDE_LOSS = 2.0
+"""The same for L: between a floor near 1.5 and the 10 of a model that predicts nothing, a factor of
+two says hardly anything."""
+
+VAST, VAST_LOSS = 1e4, 10.0
+"""Factors that an interval of C, N or D, and of L, must not span to be printed in numbers."""
+
+
+def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[Status]:
+    """Yield a line for all intervals of C, N, D and L that are missing, and one for each that is
+    too wide to be of use."""
+    computed = {name: q for name, q in quantities.items() if name != asked}
+    unknown = [name for name, q in computed.items() if not q.known]
+    if unknown:
+        yield Note("no_interval", f"no interval of {', '.join(unknown)} is known")
+    for name, q in computed.items():
+        limit = _WIDE_LOSS if name == "L" else _WIDE
+        if q.known and not 0 < q.high <= limit * q.low < math.inf:
+            yield Note("wide_interval", f"the interval of {name} {_width(q)}")
+
+
+def _width(q: Quantity) -> str:
+    if math.isinf(q.high):
+        return "has no upper end"
+    factor = q.high / q.low if q.low > 0 else math.inf
+    return f"spans {f'a factor of {times(factor)}' if factor < 1e6 else 'more than a millionfold'}"
+
+
+def fit_doubts(status: Iterable[str]) -> tuple[Status, ...]:
+    """Return the lines that say that the fit behind a plan has no basis."""
+    return tuple(line for line in status if isinstance(line, Status) and line.code in _FIT)
+
+
+def headline_of(plain: str, doubts: Iterable[str]) -> str:
+    """Return a plan in a line, after its doubts if it has any."""
+    reasons = "; ".join(doubts)
+    return f"NOT RELIABLE: {reasons} - {plain}" if reasons else plain
+
+
+def doubts_of(
+    status: Iterable[Status], quantities: Mapping[str, Quantity], asked: str
+) -> tuple[Status, ...]:
+    """Return what makes a plan unreliable: its distance, its intervals, then its fit."""
+    status, N = tuple(status), quantities["N"]
+    narrow = 0 < N.high <= _WIDE * N.low < math.inf
+    fit = _FIT if narrow else _FIT + _OPEN
+    return (
+        *(line for line in status if line.code == "unreliable_extrapolation"),
+        *interval_doubts(quantities, asked),
+        *(line for line in status if line.code in fit),
+    )
