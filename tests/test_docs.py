@@ -20,7 +20,7 @@ import tyro
 
 from analysis import laws
 from scaling import cli
-from scaling.cli.arguments import options
+from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

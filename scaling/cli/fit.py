@@ -31,6 +31,7 @@ def fit(
     """Fit laws to a table of runs.
 
     Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
+    Example: scaling fit results/quickstart --law kaplan_ND --law bottleneck
 
     Args:
         runs: A results folder, or a CSV, parquet or JSONL table.
@@ -77,6 +78,7 @@ def fit(
 def laws(*, json: Json = False) -> None:
     """List the laws that can be fitted, with their formulas and sources.
 
+    Example: scaling laws
     Example: scaling laws --json
     """
     import shutil
