@@ -50,6 +50,9 @@ class CriticalBatch:
     status: tuple[str, ...]
     level: float = 0.95
 
+    def _repr_html_(self) -> str:
+        return notebook.critical_batch(self)
+
     def require_law(self) -> FitResult:
         """Return `law`; raise TableError if there is none."""
         if self.law is None:

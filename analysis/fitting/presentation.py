@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
+
+from analysis import notebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,12 +26,7 @@ def as_text(result: FitResult, level: float) -> str:
 
 def as_html(result: FitResult) -> str:
     """Return the summary as HTML for a notebook, with 95 % intervals."""
-    rows = result.summary()
-    rows.columns = ["value", "stderr", "95 % low", "high"]
-    body = rows.to_html(float_format="{:.5g}".format)
-    notes = "<br>".join(html.escape(line) for line in (_data(result), *_notes(result)))
-    title = html.escape(f"{result.law.name}: {result.law.formula}")
-    return f"<p><b>{title}</b></p>{body}<p>{notes}</p>"
+    return notebook.fit(result, (_data(result), *_notes(result)))
 
 
 def plot(result: FitResult) -> Figure:

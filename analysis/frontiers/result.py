@@ -128,6 +128,9 @@ class Frontier:
             "status": list(self.status),
         }
 
+    def _repr_html_(self) -> str:
+        return notebook.frontier(self)
+
     def __str__(self) -> str:
         shown = [f"compute-optimal frontier, {self.method} ({self.convention})"]
         for row in self.exponents.itertuples(index=False):
@@ -165,6 +168,9 @@ class Comparison:
             "methods": {name: front.record() for name, front in self.fronts.items()},
             "skipped": self.skipped,
         }
+
+    def _repr_html_(self) -> str:
+        return notebook.comparison(self)
 
     def __str__(self) -> str:
         lines = [str(front) for front in self.fronts.values()]

@@ -132,6 +132,9 @@ class Law:
                 return " ".join(part.strip() for part in lines[i:end])[len("Source:") :].strip()
         return ""
 
+    def _repr_html_(self) -> str:
+        return notebook.law(self)
+
     def __call__(self, *inputs: Any, **params: Any) -> Any:
         return self.function(*map(_real, inputs), **params)
 

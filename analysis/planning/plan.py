@@ -124,6 +124,9 @@ class Plan:
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
         return "\n".join(lines + [f"  ! {line}" for line in self.status])
 
+    def _repr_html_(self) -> str:
+        return notebook.plan(self)
+
     def _quantity_lines(self) -> Iterator[str]:
         """C, N, D, D/N and L with their intervals."""
         (name,) = self.asked

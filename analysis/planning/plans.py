@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis import notebook
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
@@ -61,6 +62,9 @@ class Plans:
                 f"{off['L']:.3f} nats in L; the intervals above exclude this model uncertainty"
             )
         return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
+
+    def _repr_html_(self) -> str:
+        return notebook.plans(self)
 
     def _line(self, name: str) -> str:
         p, error = self.plans[name], self.held_out[name]

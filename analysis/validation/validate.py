@@ -121,6 +121,9 @@ class Validation:
         ]
         return "\n".join(parts)
 
+    def _repr_html_(self) -> str:
+        return notebook.validation(self)
+
 
 def validate(
     law: Law | str,
