@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import laws
+from analysis import laws, notebook
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult

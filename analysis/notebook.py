@@ -60,7 +60,7 @@ def number(value: float) -> str:
     text = f"{value:.3g}"
     mantissa, e, power = text.partition("e")
     if e:
-        return f"{_minus(mantissa)} × 10<sup>{_minus(str(int(power)))}</sup>"
+        return f"{_minus(mantissa)}\u00a0×\u00a010<sup>{_minus(str(int(power)))}</sup>"
     return _minus(text)
 
 
@@ -70,15 +70,14 @@ def interval(low: float, high: float, value: float = math.nan) -> str:
         return "no interval"
     if abs(high) > _MOST * max(abs(value), 1.0) and not math.isnan(value):
         return "not identified"
-    return f"[{number(low)}, {number(high)}]"
+    low, high = (0.0 if abs(end) < 1e-9 * max(abs(low), abs(high)) else end for end in (low, high))
+    return f"[{number(low)},\u00a0{number(high)}]"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of cells that are HTML; on narrow pages it scrolls by itself."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "\n".join(
-        f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows
-    )
+    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
         '<div style="overflow-x: auto"><table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
@@ -185,7 +184,7 @@ def critical_batch(each: Any) -> str:
     """Return the critical batch size: its law, and its value at each loss."""
     names = [name for name in each.table.columns if each.table[name].dtype.kind in "fiu"]
     rows = [[number(float(row[name])) for name in names] for _, row in each.table.iterrows()]
-    parts = [table([symbol(name) for name in names], rows)]
+    parts = [table([expression(name) for name in names], rows)]
     if each.law is not None:
         parts.insert(0, f"<p>{expression(each.law.law.formula)}</p>")
         parts.insert(1, _parameters(each.law, each.level))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import notebook
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.optimum import optimum_at, parameter_draws

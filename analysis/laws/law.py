@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import notebook
 from scaling.columns import COLUMNS
 
 

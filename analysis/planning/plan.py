@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import notebook
 from analysis.critical_batch import CriticalBatch
 from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level

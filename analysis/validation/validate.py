@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws as known
+from analysis import notebook
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.minimise import minimise
