@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws, notebook
+from analysis.arguments import expect
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
@@ -96,6 +97,8 @@ def critical_batch(
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11 and 2.12; Kaplan et al. 2020,
     section 5.1, eq. 5.3
     """
+    remedy = "It must be a table, as contours() returns it."
+    expect("critical_batch(points)", "points", points, pd.DataFrame, remedy=remedy)
     check(points, need=("L", "B", "S"))
     by = [name for name in ("N", "L") if name in points.columns]
     rows, fits, status = [], [], []
@@ -226,6 +229,8 @@ def contours(
     with the same N and B, the first to reach a loss counts. Raises TableError if no size has three
     batch sizes.
     """
+    remedy = "It must be a table, as load(..., curves=True) returns it."
+    expect("contours(curves)", "curves", curves, pd.DataFrame, remedy=remedy)
     for name in ("run_id", "N", "B", "S", "L"):
         if name not in curves.columns:
             raise TableError(missing_column(name, curves.columns))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import notebook
+from analysis.arguments import expect
 from analysis.critical_batch import CriticalBatch
 from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
@@ -204,6 +205,10 @@ def plan(
     one of C, N, D, L is given, positive and finite, and for a loss that no compute reaches.
     """
     check_level(level)
+    expect(
+        "plan(source)", "source", source, FitResult, Frontier, Comparison, pd.DataFrame,
+        remedy="It must be a fit, a frontier or a table; plans() takes several fits.",
+    )  # fmt: skip
     front = _front(source, level=level, served=served, unique=unique)
     asked, value = _request({"C": C, "N": N, "D": D, "L": L})
     compute = value if asked == "C" else compute_for(front, asked, value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis import notebook
+from analysis.arguments import expect
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
@@ -86,6 +87,10 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
 
     Raises the first law's error if no law gives a plan.
     """
+    expect(
+        "plans(sources)", "sources", sources, Mapping,
+        remedy="It must be fits by name: {law.name: fit(law, runs) for law in ...}.",
+    )  # fmt: skip
     made: dict[str, Plan] = {}
     skipped: dict[str, str] = {}
     first: Exception | None = None
