@@ -39,6 +39,13 @@ _MACHINE = [
     (r"\b0x[0-9a-f]{6,}\b", "0x…"),
 ]
 """What depends on the machine or the hour, and what is stored in its place."""
+_PASSING = re.compile(
+    r"^\s*\d+ ?% ·.*$"  # progress of a sweep
+    r"|^\d+ jobs?: .*$|; about … with \d+ worker.*$"  # what was measured on this machine
+    r"|^\d+ ok in ….*$|, in this process, about …$",
+    re.M,
+)
+"""Lines and ends of lines that are not stored."""
 
 
 def executed(path: Path, *, first: str = "") -> Any:
@@ -88,6 +95,13 @@ def _small(output: Any) -> Iterator[Any]:
     for kind, content in list(data.items()):
         if kind.startswith("text/"):
             data[kind] = _of_any_machine(content)
+    if "text/html" in data:
+        data["text/html"] = re.sub(r'<pre style="[^"]*">', "<pre>", data["text/html"])
+        if data["text/html"].startswith("<pre>"):  # printed by rich
+            data["text/html"] = _of_any_machine(data["text/html"].removeprefix("<pre>"))
+            data["text/html"] = f"<pre>{data['text/html']}"
+        if not re.sub(r"<[^>]*>", "", data["text/html"]).strip():
+            return
     if "image/png" in data:
         data["image/png"] = _few_colours(data["image/png"])
     yield output
@@ -96,7 +110,8 @@ def _small(output: Any) -> Iterator[Any]:
 def _of_any_machine(text: str) -> str:
     for pattern, instead in _MACHINE:
         text = re.sub(pattern, instead, text)
-    return "\n".join(line.rpartition("\r")[2].rstrip() for line in text.split("\n"))
+    text = "\n".join(line.rpartition("\r")[2].rstrip() for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", _PASSING.sub("", text))
 
 
 def _few_colours(encoded: str) -> str:
