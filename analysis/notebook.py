@@ -16,8 +16,8 @@ _GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η",
     "kappa": "κ", "lambda": "λ", "nu": "ν", "rho": "ρ", "sigma": "σ",
 }  # fmt: skip
-_MOST = 1e15
-"""Ends of intervals beyond this many times the value say nothing."""
+_MOST = 1e40
+"""Ends of intervals beyond this are none."""
 
 
 # ------------------------------------------------------------------ parts
@@ -64,12 +64,20 @@ def number(value: float) -> str:
     return _minus(text)
 
 
-def interval(low: float, high: float, value: float = math.nan) -> str:
-    """Return an interval in brackets, or words if its ends are unknown or say nothing."""
+def interval(low: float, high: float) -> str:
+    """Return an interval in brackets, with words for ends that are unknown or say nothing.
+
+    The words are those of :func:`analysis.fitting.intervals.interval`.
+    """
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return "no interval"
-    if abs(high) > _MOST * max(abs(value), 1.0) and not math.isnan(value):
+    below, above = low <= -_MOST, high >= _MOST
+    if (above and (below or low == 0)) or (low > 0 and high > max(1e6 * low, 1e3)):
         return "not identified"
+    if above:
+        return f"[{number(low)}, not bounded above]"
+    if below:
+        return f"[not bounded below, {number(high)}]"
     low, high = (0.0 if abs(end) < 1e-9 * max(abs(low), abs(high)) else end for end in (low, high))
     return f"[{number(low)},\u00a0{number(high)}]"
 
@@ -151,7 +159,7 @@ def plans(each: Any) -> str:
     rows = [
         (
             html.escape(name),
-            *(f"{number(q.value)} {interval(q.low, q.high, q.value)}" for q in (p.N, p.L)),
+            *(f"{number(q.value)} {interval(q.low, q.high)}" for q in (p.N, p.L)),
             number(p.D.value),
             _percent(each.held_out.get(name, math.nan)),
             "not reliable" if p.doubts else "",
@@ -208,7 +216,7 @@ def _plan_parts(each: Any) -> list[str]:
         (
             expression(name),
             number(q.value),
-            "asked for" if name == asked else interval(q.low, q.high, q.value),
+            "asked for" if name == asked else interval(q.low, q.high),
             unit,
         )
         for name, q, unit in quantities
@@ -232,7 +240,7 @@ def _plan_notes(each: Any) -> list[str]:
 def _exponents(fronts: Sequence[Any]) -> str:
     rows = [
         (html.escape(front.method), f"{expression(row.exponent)} ∝ {symbol('C')}"
-         f"<sup>{number(row.value)}</sup>", interval(row.low, row.high, row.value))
+         f"<sup>{number(row.value)}</sup>", interval(row.low, row.high))
         for front in fronts
         for row in front.exponents.itertuples(index=False)
     ]  # fmt: skip

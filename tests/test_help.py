@@ -231,7 +231,7 @@ REFUSALS = [
     ("fit a.csv --objective hubr", "--objective 'hubr' is not one of: auto, huber, ls, lad. Did"),
     ("fit a.csv --objective", "--objective needs a value: auto, huber, ls or lad."),
     ("fit a.csv --law", "--law needs a value."),
-    ("fit a.csv --bootstrap many", "--bootstrap 'many' is not a number."),
+    ("fit a.csv --bootstrap many", "--bootstrap 'many' is not a number"),
     ("fit a.csv --seed 1.5", "--seed: 1.5 is not a whole number."),
     ("train --n-layer 4", "--n-layer 4: `scaling train` has no option --n-layer. Did "),
     ("train --zzz 4", "--zzz 4: `scaling train` has no option --zzz. `scaling train --help` li"),
@@ -241,7 +241,7 @@ REFUSALS = [
     ("figure a b c", "`scaling figure` has no place for c; usage: scaling figure [FIGURE]"),
     ("completion bsh", "SHELL 'bsh' is not one of: bash, zsh, fish. Did you mean bash?"),
     ("design a --params 1e6", "--params '1e6' is not FLOAT FLOAT."),
-    (f"plan a --flops {'9x' * 300}", f"--flops '{'9x' * 300}' is not a number."),
+    (f"plan a --flops {'9x' * 300}", f"--flops '{'9x' * 300}' is not a number"),
     (f"fit a.csv --{'long-' * 60}x 1", f"--{'long-' * 60}x 1: `scaling fit` has no option --"),
 ]  # fmt: skip
 

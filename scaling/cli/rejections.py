@@ -41,7 +41,8 @@ def _rephrased(text: str) -> str:
         kinds = " or ".join(kind.strip("{}") for kind in found[2].split("|") if kind != "{None}")
         wrong = "is not a number" if kinds == "FLOAT" else f"is not {kinds}"
         return f"{found[1]} {found[3]} {wrong}"
-    return re.sub(r": could not convert string to \w+: (.*)", r" \1 is not a number", text)
+    text = re.sub(r"could not convert string to \w+: (.*)", r"\1 is not a number", text)
+    return re.sub(r"^(\S+): (?='.*' is not a number)", r"\1 ", text)
 
 
 def _ended(sentence: str) -> str:
