@@ -113,7 +113,7 @@ def test_an_interval_that_says_nothing_is_not_shown_as_numbers():
     assert notebook.interval(0.0, float("inf")) == "not identified"
     assert notebook.interval(float("-inf"), float("inf")) == "not identified"
     assert notebook.interval(0.1, 6e20) == "not identified"
-    assert notebook.interval(2.0, float("inf")) == "[2, not bounded above]"
+    assert notebook.interval(-2.0, float("inf")) == "[−2, not bounded above]"
     assert notebook.interval(1e-12, 2.9) == "[0,\u00a02.9]"
 
 
