@@ -192,10 +192,14 @@ def _forms(name: str, command: Callable[..., None]) -> Iterator[str]:
 
 
 def _positional_form(name: str, each: Any, needed: bool) -> str:
-    hint = bare(each.annotation)
-    form = metavar(hint) if choices(hint) else place(name, each.name)
-    form = f"{form} [{form} ...]" if get_origin(hint) in (tuple, list) else form
+    form = _place_or_choices(name, each)
+    form = f"{form} [{form} ...]" if get_origin(bare(each.annotation)) is tuple else form
     return form if needed else f"[{form}]"
+
+
+def _place_or_choices(name: str, each: Any) -> str:
+    hint = bare(each.annotation)
+    return metavar(hint) if choices(hint) else place(name, each.name)
 
 
 def _groups(name: str, command: Callable[..., None]) -> Iterator[tuple[str, str, list[_Entry]]]:
@@ -217,7 +221,7 @@ def _groups(name: str, command: Callable[..., None]) -> Iterator[tuple[str, str,
         if get_origin(each.annotation) is not None and hasattr(each.annotation, "__metadata__"):
             text = text or str(each.annotation.__metadata__[0])
         if positional(name, each.name):
-            form = _positional_form(name, each, each.default is each.empty).strip("[]")
+            form = _place_or_choices(name, each)
             places.append(_Entry(form, f"{text}{_default(each.default, text)}"))
         else:
             plain.append(_option(each.name, each.annotation, each.default, text, pair=False))
