@@ -228,7 +228,7 @@ def test_an_argument_that_takes_several_values_says_so():
 
     text = help_text("compare", compare, width=80)
     assert text.startswith("usage: scaling compare RESULTS [RESULTS ...] [OPTIONS]\n")
-    assert "\n  RESULTS          " in text and "(default: 1)" in text
+    assert re.search(r"\n  RESULTS +Results folders", text) and "(default: 1)" in text
 
 
 def test_a_long_example_can_be_pasted():
