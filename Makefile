@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo test test-slow test-wheel fuzz lint type figures docs bench clean
+.PHONY: install data demo test test-slow test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -55,7 +55,12 @@ figures: $(STAMP)
 	  $(BIN)/scaling figure again $$results $$critical || exit; \
 	done
 
-# Build the documentation, notebooks included, as HTML in build/docs. Warnings are errors.
+# Run the notebooks and store their outputs without what depends on the machine.
+notebooks: data
+	$(BIN)/python docs/run_notebooks.py
+
+# Build the documentation as HTML in build/docs, with the stored outputs of the notebooks. Warnings
+# are errors.
 docs: data
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet -d build/doctrees docs build/docs
 	@echo build/docs/index.html

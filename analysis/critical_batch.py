@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import laws
+from analysis import laws, notebook
+from analysis.arguments import expect
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.intervals import cell, interval
@@ -50,6 +51,9 @@ class CriticalBatch:
     """B_crit(L) = B_star / L^(1 / alpha_B); None for fewer than three losses."""
     status: tuple[str, ...]
     level: float = 0.95
+
+    def _repr_html_(self) -> str:
+        return notebook.critical_batch(self)
 
     def require_law(self) -> FitResult:
         """Return `law`; raise TableError if there is none."""
@@ -94,6 +98,8 @@ def critical_batch(
     Source: McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.11 and 2.12; Kaplan et al. 2020,
     section 5.1, eq. 5.3
     """
+    remedy = "It must be a table, as contours() returns it."
+    expect("critical_batch(points)", "points", points, pd.DataFrame, remedy=remedy)
     check(points, need=("L", "B", "S"))
     by = [name for name in ("N", "L") if name in points.columns]
     rows, fits, status = [], [], []
@@ -224,6 +230,8 @@ def contours(
     with the same N and B, the first to reach a loss counts. Raises TableError if no size has three
     batch sizes.
     """
+    remedy = "It must be a table, as load(..., curves=True) returns it."
+    expect("contours(curves)", "curves", curves, pd.DataFrame, remedy=remedy)
     for name in ("run_id", "N", "B", "S", "L"):
         if name not in curves.columns:
             raise TableError(missing_column(name, curves.columns))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import laws
+from analysis.arguments import expect
 from analysis.critical_batch import Efficient, resampled_params
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import Estimate, FitResult
@@ -62,6 +63,8 @@ def data_rule(result: FitResult, *, overfit: float = 0.02, level: float = 0.95) 
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 4.2, eqs. 4.2 to 4.4
     """
+    remedy = "Fit kaplan_ND first: fit(laws.kaplan_ND, runs)."
+    expect("data_rule(result)", "result", result, FitResult, remedy=remedy)
     _check_law(result, laws.kaplan_ND, "the data rule")
     if not overfit > 0:
         raise ConfigError(f"overfit={overfit} must be positive, such as 0.02 for 2 %.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -248,10 +248,11 @@ def _porian(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     keys = ["file", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
     runs = table.rename(columns={"flops": "C", "n": "N", "t": "D", "loss": "L"})
     runs["run_id"] = runs["N"]
+    kinds: dict[Literal["akima", "isoflop"], float] = {"akima": 0.01, "isoflop": 0.035}
     for key, published in fits.set_index(keys)["a_bs_median_weighted"].items():
         rows = runs[(runs[keys] == list(key)).all(axis=1)]  # pyright: ignore
         name = "/".join(key[1:]).removesuffix("/val").removesuffix("/train")  # pyright: ignore
-        for kind, tolerance in (("akima", 0.01), ("isoflop", 0.035)):
+        for kind, tolerance in kinds.items():
             found = isoflop(rows, kind=kind, bootstrap=20).exponents.set_index("exponent")
             ours = float(found.loc["N_opt", "value"])  # pyright: ignore
             yield _row(f"a, N_opt ~ C^a: {name} ({kind})", published, ours, tolerance)

@@ -122,26 +122,26 @@ class OptimConfig(IdentifyingPart):
     cooldown_fraction: float = 0.2
     """Final fraction of a wsd run over which the learning rate cools down."""
     final_fraction: float = 0.1
-    """Last learning rate as a fraction of the peak (cosine, linear); wsd cools down to zero."""
+    """Final learning rate as a fraction of the peak (cosine, linear); wsd cools down to zero."""
     beta1: float = 0.9
     """Decay of the running mean of gradients."""
     beta2: float = 0.95
     """Decay of the running mean of squared gradients."""
     eps: float = 1e-8
-    """Added to the root of the running mean of squared gradients."""
+    """Term added to the root of the running mean of squared gradients."""
     weight_decay: float = 0.1
     """Decoupled weight decay: every step subtracts lr times this times the weight."""
     clip: float | None = 1.0
     """Largest norm of the gradient. Clipping is turned off by 'none' in a spec, or by None on the
     command line."""
     optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
-    """adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor, so its lr
-    has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon (Jordan et al.
-    2024) is for the matrices, with steps as large as AdamW's at the same lr; AdamW trains all
-    else."""
+    """Optimiser. adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor,
+    so its lr has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon
+    (Jordan et al. 2024) trains the matrices, with steps as large as AdamW's at the same lr, and
+    AdamW the other tensors."""
     decay: Literal["matrices", "embeddings", "all"] = "matrices"
-    """What weight decay acts on: matrices; also embeddings and output layer; also biases and
-    norms."""
+    """Tensors that weight decay acts on: the matrices; also embeddings and output layer
+    (embeddings); also biases and norms (all)."""
     z_loss: float = 0.0
     """Weight of (ln Z)^2 in the training loss, with Z the normaliser of a token's logits (1e-4 in
     Chowdhery et al. 2022). Reported losses do not include it."""
@@ -256,7 +256,7 @@ class RunConfig(Part):
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 uses autocast: weights and optimiser stay in float32."""
+    """Precision of the products. bfloat16 uses autocast: weights and optimiser stay in float32."""
     tag: str = ""
     """A label for filtering; not part of the run's identity."""
 

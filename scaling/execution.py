@@ -20,8 +20,8 @@ class Execution(Part):
     """CPU threads per process. The last digits of sums depend on it: runs are bit-equal only with
     the same number."""
     devices: int = 1
-    """Number of devices that train a run together, with one process per device: that many GPUs, or
-    on a CPU that many times `threads`. They share the sequences of each step; the last digits of
+    """Number of devices that train a run together, with one process per device: GPUs or, on a CPU,
+    processes of `threads` threads each. They share the sequences of each step; the last digits of
     sums depend on it."""
     nodes: int = 1
     """Number of nodes to spread the devices over, evenly: under torchrun, or in a sweep's Ray
@@ -36,9 +36,9 @@ class Execution(Part):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (if a folder is given)."""
     micro_tokens: int | None = None
-    """Most tokens of a run in one forward and backward pass of a device; larger steps are split
-    into equal parts. Default: one part, which a single device halves once if memory runs out. The
-    last digits of sums depend on it."""
+    """Largest number of tokens of a run in one forward and backward pass of a device; larger steps
+    are split into equal parts. Default: one part, which a single device halves once if memory runs
+    out. The last digits of sums depend on it."""
     recompute: bool = False
     """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
     more time)."""

@@ -35,8 +35,8 @@ class ModelConfig(IdentifyingPart):
     tied: bool = True
     """Share the token embedding with the output layer."""
     family: str = "decoder"
-    """decoder; lstm (Kaplan et al. 2020, Fig. 7), which has no heads, blocks or positions; or your
-    own, my.py:Name (see scaling/model.py)."""
+    """Model family: decoder; lstm (Kaplan et al. 2020, Fig. 7), which has no heads, blocks or
+    positions; or your own, my.py:Name (see scaling/model.py)."""
     n_repeat: int = 1
     """How often the stack of blocks is applied, with the same weights. Above 1 this is a recurrent
     transformer (Dehghani et al. 2018; Kaplan et al. 2020, Fig. 17)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from scaling.errors import ConfigError
@@ -34,10 +34,16 @@ class SweepOptions:
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2
     """How often to retry a run whose worker died."""
-    packs: bool = True
-    """With --no-packs, train each run alone. By default, runs of the same architecture train
-    together if a benchmark shows that this is faster, and steps that runs share are trained once.
-    The results are the same."""
+    packs: bool = field(
+        default=True,
+        metadata={
+            "off": "Train each run alone, as a check or to save memory. By default, runs of the "
+            "same architecture train together if a benchmark shows that this is faster, and steps "
+            "that runs share are trained once. The results are the same."
+        },
+    )
+    """Train runs of the same architecture together if a benchmark shows that this is faster, and
+    train steps that runs share once. The results are the same."""
     compile: bool = False
     """Use torch.compile for architectures with minutes of training left, if a benchmark shows that
     it is faster. Changes the last digits of the results."""

@@ -1,4 +1,4 @@
-"""Examples in the README, how-to pages, concepts and notebooks are run, planned or parsed."""
+"""Examples in the README, how-to pages and concepts are run, planned or parsed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 import tyro
 
 from analysis import laws
 from scaling import cli
-from scaling.cli.arguments import options
+from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -37,8 +36,6 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if "notebooks" not in page.parts),
 ]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PLOTTED = {"01_launch": 1, "02_fit": 1, "03_figures": 6, "04_plan": 2}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -284,32 +281,3 @@ def test_formulas_are_typeset():
         assert formula.tex(law.formula)[0].startswith(("L(", "B", "S(", r"\mathrm", r"\log"))
     with pytest.raises(ValueError):
         formula.tex("the loss, more or less")
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(path, tmp_path, monkeypatch):
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "strip the outputs"
-    absent = (  # as on a machine without torch and ray
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('torch', 'ray'): raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Absent())"
-    )
-    if path.stem != "01_launch":
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(absent))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    client = NotebookClient(
-        notebook, timeout=250, resources={"metadata": {"path": str(ROOT / "notebooks")}}
-    )
-    client.execute()
-    drawn = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(drawn) >= PLOTTED[path.stem]

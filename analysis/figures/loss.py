@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -40,7 +42,7 @@ def kaplan_triptych(
     by_C: Frontier | None = None,
     by_D: FitResult | None = None,
     by_N: FitResult | None = None,
-    unit: str = "FLOPs",
+    unit: Literal["FLOPs", "PF-days"] = "FLOPs",
     width: Width | None = None,
 ) -> Figure:
     """Loss against compute, data and parameters.

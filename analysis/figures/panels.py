@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,20 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from analysis.figures import style
 from analysis.figures.formula import latex
+from analysis.style import LABELS, Width
 
-LABELS = {
-    "N": "Parameters $N$",
-    "N_total": "Parameters with embeddings",
-    "D": "Training tokens $D$",
-    "C": "Compute $C$ [FLOPs]",
-    "S": "Steps $S$",
-    "B": "Batch size $B$ [tokens]",
-    "L": "Test loss $L$ [nats/token]",
-    "PF": "Compute $C$ [PF-days]",
-}
-
-Width = Literal["column", "full"]
-"""Width of a figure: one column of a page, or the whole text width."""
+__all__ = ["LABELS", "Colours", "Width", "panels"]
 
 
 def panels(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.arguments import unknown_word
 from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
@@ -74,7 +75,7 @@ def check_options(
         ("intervals", intervals, INTERVALS),
     ):
         if value not in known:
-            raise FitError(f"{name}={value!r} is not known: use one of {', '.join(known)}.")
+            raise FitError(unknown_word(name, value, known))
     if delta is not None and not table.sensible(delta):
         raise FitError(
             f"delta={delta} must be positive and finite: it is the residual where Huber bends."

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 
+from analysis.arguments import expect_law_and_runs
 from analysis.fitting.bootstrap import SMALL, draw
 from analysis.fitting.checks import (
     DEFAULT_CLUSTER,
@@ -37,18 +38,19 @@ from analysis.fitting.status import (
 from analysis.laws import Law, resolve
 
 Objective = Literal["huber", "ls", "lad"]
+IntervalMethod = Literal["auto", "bootstrap", "residual", "wild", "delta"]
 
 
 def fit(
     law: Law | str,
     runs: pd.DataFrame,
     *,
-    objective: str = "auto",
+    objective: Objective | Literal["auto"] = "auto",
     delta: float | None = None,
-    on: str = "log",
-    reduce: str = "sum",
+    on: Literal["log", "raw"] = "log",
+    reduce: Literal["sum", "mean"] = "sum",
     bootstrap: int = 1000,
-    intervals: str = "auto",
+    intervals: IntervalMethod = "auto",
     cluster: str | None = DEFAULT_CLUSTER,
     fixed: Mapping[str, float] | None = None,
     weights: Any = None,
@@ -89,17 +91,18 @@ def fit(
     if no usable fit exists. `FitResult.status` reports lesser problems.
     """
     began = time.perf_counter()
+    expect_law_and_runs("fit", law, runs)
     law = resolve(law)
     check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
     fixed = held_parameters(law, fixed or {})
     runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = _problem(law, runs, w, cluster, fixed, on)
     kind = _objective(problem, objective, delta)
-    intervals = _intervals(problem, intervals, bootstrap)
+    used = _intervals(problem, intervals, bootstrap)
     with computable(problem, runs, seed):
         minimum = minimise(problem, kind, delta, seed, _warm(problem, warm))
         solved = time.perf_counter()
-        certificate = certify(problem, minimum, intervals, left_out)
+        certificate = certify(problem, minimum, used, left_out)
         certified = time.perf_counter()
         params = _parameters(problem, minimum)
         samples, certificate = _draw(problem, minimum, certificate, bootstrap, seed)
@@ -121,7 +124,7 @@ def fit(
                 *(Status(code, text) for code, text in remarks.items()),
             ),
             certificate=certificate,
-            intervals=intervals,
+            intervals=used,
             timings={
                 "fit": solved - began,
                 "certificate": certified - solved,

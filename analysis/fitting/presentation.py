@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from analysis.fitting.intervals import cell
+from analysis import notebook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,29 +26,38 @@ def as_text(result: FitResult, level: float) -> str:
 
 def as_html(result: FitResult) -> str:
     """Return the summary as HTML for a notebook, with 95 % intervals."""
-    rows = result.summary()
-    rows.columns = ["value", "stderr", "95 % low", "high"]
-    body = rows.map(lambda x: cell(float(x), ".5g")).to_html()
-    notes = "<br>".join(html.escape(line) for line in (_data(result), *_notes(result)))
-    title = html.escape(f"{result.law.name}: {result.law.formula}")
-    return f"<p><b>{title}</b></p>{body}<p>{notes}</p>"
+    return notebook.fit(result, (_data(result), *_notes(result)))
 
 
-def plot(result: FitResult) -> Figure:
+def plot(result: FitResult, width: Literal["column", "full"] = "full") -> Figure:
     """Plot measured against fitted values, and the residuals over the first input."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    from analysis import style
+
     target, x = result.law.target, result.law.inputs[0]
-    left.loglog(result.fitted, result.runs[target], ".")
-    ends = result.runs[target].agg(["min", "max"]).to_numpy(float) * [0.97, 1.03]
-    left.plot(ends, ends, lw=0.8, color="0.5")
-    left.set(xlabel=f"fitted {target}", ylabel=f"measured {target}", xlim=ends, ylim=ends)
-    left.set_title(result.law.formula, fontsize="small")
-    right.semilogx(result.runs[x], 100 * result.residuals, ".")
-    right.axhline(0, lw=0.8, color="0.5")
-    right.set(xlabel=x, ylabel="residual [%]")
+    measured, fitted = result.runs[target], result.fitted
+    with rc_context(style.paper()):
+        if width == "full":
+            figure = Figure(figsize=(style.FULL, 2.4))
+            left, right = figure.subplots(1, 2)
+        else:
+            figure = Figure(figsize=(style.COLUMN, 4.8))
+            left, right = figure.subplots(2, 1)
+        left.plot(fitted, measured, ".", ms=5, color=style.INK, alpha=0.6, mew=0)
+        ends = measured.agg(["min", "max"]).to_numpy(float) * [0.97, 1.03]
+        left.plot(ends, ends, lw=0.8, color=style.FIT, zorder=1, label="measured = fitted")
+        left.set(xlim=ends, ylim=ends, ylabel=f"Measured: {style.label(target)}")
+        left.set_xlabel(f"Fitted by {style.words(result.law.name)}: {style.label(target)}")
+        for which in ("x", "y"):
+            style.loss_axis(left, which=which)
+        left.legend(loc="upper left")
+        percent = 100 * result.residuals
+        right.plot(result.runs[x], percent, ".", ms=5, color=style.INK, alpha=0.6, mew=0)
+        right.axhline(0, lw=0.8, color=style.FIT, zorder=1)
+        style.count_axis(right)
+        right.set(xlabel=style.label(x), ylabel="Residual [%]")
     return figure
 
 

@@ -262,9 +262,12 @@ class FitResult:
     def _repr_html_(self) -> str:
         return presentation.as_html(self)
 
-    def plot(self) -> Figure:
-        """Plot measured against fitted values, and the residuals over the first input."""
-        return presentation.plot(self)
+    def plot(self, *, width: Literal["column", "full"] = "full") -> Figure:
+        """Plot measured against fitted values, and the residuals over the first input.
+
+        The panels are side by side at the full width of a page, and stacked in a column.
+        """
+        return presentation.plot(self, width)
 
     def _draws(self, name: str) -> np.ndarray:
         return self.samples[name].to_numpy(float)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.arguments import expect, unknown_word
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
@@ -31,12 +32,13 @@ from scaling.errors import TableError
 from scaling.table import sensible
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
+Method = Literal["envelope", "isoflop", "akima", "parametric", "all"]
 
 
 def frontier(
     data: pd.DataFrame | FitResult,
     *,
-    method: str | None = None,
+    method: Method | None = None,
     curves: pd.DataFrame | None = None,
     law: Law | str = "chinchilla",
     params: str = "N",
@@ -75,12 +77,14 @@ def frontier(
                 "frontier only."
             )
         return parametric(data, flops=flops, level=level)
+    expect(
+        "frontier(data)", "data", data, pd.DataFrame,
+        remedy="It must be a table, as load() returns it, or a fit.",
+    )  # fmt: skip
     is_curve = "D_total" in data.columns
     method = method or ("envelope" if is_curve else "parametric")
     if method not in (*METHODS, "all"):
-        raise TableError(
-            f"method={method!r} is unknown; the methods are {', '.join(METHODS)} and all."
-        )
+        raise TableError(unknown_word("method", method, (*METHODS, "all")))
     source = _Source(
         runs=_last_evaluations(data) if is_curve else data,
         curves=data if is_curve else curves,
@@ -125,7 +129,7 @@ class _Source:
         elif method == "envelope":
             front = self._envelope(self.flops)
         else:
-            front = self._isoflop(method, self.flops)
+            front = self._isoflop("akima" if method == "akima" else "isoflop", self.flops)
         return replace(front, params=self.params, flops=in_words(self.flops))
 
     def _parametric(self) -> Frontier:
@@ -144,7 +148,7 @@ class _Source:
             )
         return envelope(counted(self.curves, self.params, flops), **self.options)
 
-    def _isoflop(self, kind: str, flops: str) -> Frontier:
+    def _isoflop(self, kind: Literal["isoflop", "akima"], flops: str) -> Frontier:
         """Fit the runs' own budgets or, without any, curves cut at fixed C.
 
         Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its

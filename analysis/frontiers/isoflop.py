@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ _BIAS_UNKNOWN = Note(
 def isoflop(
     runs: pd.DataFrame,
     *,
-    kind: str = "isoflop",
+    kind: Literal["isoflop", "akima"] = "isoflop",
     tolerance: float | None = None,
     bootstrap: int = 1000,
     level: float = 0.95,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import notebook
 from analysis.fitting.draws import containing, open_interval
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
@@ -143,6 +144,9 @@ class Frontier:
             return row
         return row | {"reason": interval(row["low"], row["high"], "").strip("[]")}
 
+    def _repr_html_(self) -> str:
+        return notebook.frontier(self)
+
     def __str__(self) -> str:
         shown = [f"compute-optimal frontier, {self.method} ({self.convention})"]
         for row in self.exponents.itertuples(index=False):
@@ -180,6 +184,9 @@ class Comparison:
             "methods": {name: front.record() for name, front in self.fronts.items()},
             "skipped": self.skipped,
         }
+
+    def _repr_html_(self) -> str:
+        return notebook.comparison(self)
 
     def __str__(self) -> str:
         lines = [str(front) for front in self.fronts.values()]

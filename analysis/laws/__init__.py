@@ -1,5 +1,7 @@
 """Laws: their definition, the published forms, and lookup by name."""
 
+from typing import TYPE_CHECKING, Any
+
 from analysis.laws.forms import (
     LAWS,
     batch_size,
@@ -29,7 +31,7 @@ from analysis.laws.forms import (
     shared_exponent,
 )
 from analysis.laws.law import Law, LawError, Range, law
-from analysis.laws.lookup import resolve, table
+from analysis.laws.lookup import not_found, resolve, table
 
 __all__ = [
     "LAWS",
@@ -65,3 +67,13 @@ __all__ = [
     "shared_exponent",
     "table",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # type checkers know the names
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module 'analysis.laws' has no attribute {name!r}. {not_found(name)}")

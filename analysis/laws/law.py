@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import notebook
 from scaling.columns import COLUMNS
 
 
@@ -134,6 +135,9 @@ class Law:
                 end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
                 return " ".join(part.strip() for part in lines[i:end])[len("Source:") :].strip()
         return ""
+
+    def _repr_html_(self) -> str:
+        return notebook.law(self)
 
     def __call__(self, *inputs: Any, **params: Any) -> Any:
         return self.function(*map(_real, inputs), **params)

@@ -22,6 +22,8 @@ def resolve(name: str | Law) -> Law:
     """
     if isinstance(name, Law):
         return name
+    if not isinstance(name, str):
+        raise LawError(f"{name!r:.200} is not a law: give a Law, its name, or 'file.py:name'.")
     if ".py:" in name or name.endswith(".py"):
         return _from_file(name)
     if name in LAWS:
@@ -33,11 +35,14 @@ def resolve(name: str | Law) -> Law:
         column, _, breaks = column.rpartition("_") if name[-1:].isdigit() else (column, "", "1")
         if column:
             return broken(column, int(breaks))
-    close = difflib.get_close_matches(name, LAWS, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise LawError(
-        f"no law is called {name!r}.{hint} Known: {', '.join(LAWS)}; your own: file.py:name."
-    )
+    raise LawError(f"no law is called {name!r}. {not_found(name)}; your own: file.py:name.")
+
+
+def not_found(name: str) -> str:
+    """Return a hint for a name that no law has: the nearest one, and all that are known."""
+    close = difflib.get_close_matches(name.lower(), LAWS, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(LAWS)}"
 
 
 def _from_file(reference: str) -> Law:

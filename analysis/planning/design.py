@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from analysis.arguments import expect
 from analysis.fitting.checks import check_level
 from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law
@@ -233,6 +234,7 @@ def design(
     Raises ConfigError for an impossible law, budget, range or target.
     """
     check_level(level)
+    expect("design(result)", "result", result, FitResult, remedy="Fit a law first: fit(law, runs).")
     law = result.law
     _check_request(law, budget, runs=runs, seeds=seeds)
     target = _full_target(law, target, budget)

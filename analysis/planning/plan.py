@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import notebook
+from analysis.arguments import expect
 from analysis.critical_batch import CriticalBatch
 from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
@@ -135,6 +137,9 @@ class Plan:
         shown = {*self.doubts, *(line for line in self.status if line.code == "shape_untested")}
         return "\n".join(lines + [f"  ! {line}" for line in self.status if line not in shown])
 
+    def _repr_html_(self) -> str:
+        return notebook.plan(self)
+
     def _quantity_lines(self) -> Iterator[str]:
         """C, N, D, D/N and L with their intervals."""
         (name,) = self.asked
@@ -229,6 +234,10 @@ def plan(
     one of C, N, D, L is given, positive and finite, and for a loss that no compute reaches.
     """
     check_level(level)
+    expect(
+        "plan(source)", "source", source, FitResult, Frontier, Comparison, pd.DataFrame,
+        remedy="It must be a fit, a frontier or a table; plans() takes several fits.",
+    )  # fmt: skip
     front = _front(source, level=level, served=served, unique=unique)
     asked, value = _request({"C": C, "N": N, "D": D, "L": L})
     compute = value if asked == "C" else compute_for(front, asked, value)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis import notebook
+from analysis.arguments import expect
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
@@ -106,6 +108,9 @@ class Plans:
             )
         return "\n".join(lines + [f"no plan by {n}: {why}" for n, why in self.skipped.items()])
 
+    def _repr_html_(self) -> str:
+        return notebook.plans(self)
+
     def _line(self, name: str) -> str:
         p, error = self.plans[name], self.held_out[name]
         missed = "" if math.isnan(error) else f"; larger runs missed by {error:.1%}"
@@ -127,6 +132,10 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
 
     Raises the first law's error if no law gives a plan.
     """
+    expect(
+        "plans(sources)", "sources", sources, Mapping,
+        remedy="It must be fits by name: {law.name: fit(law, runs) for law in ...}.",
+    )  # fmt: skip
     made: dict[str, Plan] = {}
     skipped: dict[str, str] = {}
     first: Exception | None = None

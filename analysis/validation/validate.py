@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws as known
+from analysis import notebook
+from analysis.arguments import expect_law_and_runs
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.minimise import minimise
@@ -121,6 +123,9 @@ class Validation:
         ]
         return "\n".join(parts)
 
+    def _repr_html_(self) -> str:
+        return notebook.validation(self)
+
 
 def validate(
     law: Law | str,
@@ -144,6 +149,7 @@ def validate(
     Raises TableError for a missing column and FitError if the law cannot be fitted to all runs.
     """
     check_level(level)
+    expect_law_and_runs("validate", law, runs)
     law = resolve(law)
     options = {"bootstrap": 400, **options}
     whole = fit(law, runs, **options)

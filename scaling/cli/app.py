@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from scaling.cli.arguments import options, parse_and_call, usage
+from scaling.cli.arguments import parse_and_call
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import note, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
+from scaling.cli.signature import options
 from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
 from scaling.errors import ConfigError
@@ -89,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if not rest and (text := usage(name, COMMANDS[name])):
                     print(text, file=sys.stderr)
                     raise SystemExit(2)
+                if {"-h", "--help"} & {*rest}:
+                    print(coloured(help_text(name, COMMANDS[name])))
+                    return
                 parse_and_call(name, COMMANDS[name], rest)
             sys.stdout.flush()
         except BrokenPipeError:
@@ -125,6 +131,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _overview() -> str:
+    width = max(shutil.get_terminal_size().columns, 50)
     lines = [
         "scaling: train models, run sweeps and fit neural scaling laws",
         "",
@@ -132,7 +139,8 @@ def _overview() -> str:
         "",
     ]
     for name, function in COMMANDS.items():
-        lines.append(f"  {name:<17} {(function.__doc__ or '').splitlines()[0]}")
+        summary = (function.__doc__ or "").splitlines()[0]
+        lines += wrapped(summary, width, " " * 20, first=f"  {name:<17} ")
     lines += [
         "",
         "  scaling sweep quickstart --dry-run     list the runs and estimate their time",

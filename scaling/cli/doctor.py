@@ -11,7 +11,7 @@ from scaling.extras import EXTRAS, pip_install
 
 
 def doctor() -> None:
-    """Show where each package is installed, its version, and this machine.
+    """Show versions and locations of the installed packages, and this machine's CPUs.
 
     Example: scaling doctor
     """

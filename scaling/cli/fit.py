@@ -49,6 +49,7 @@ def fit(
     """Fit laws to a table of runs.
 
     Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
+    Example: scaling fit results/quickstart --law kaplan_ND --law bottleneck
 
     Args:
         runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
@@ -100,6 +101,7 @@ def fit(
 def laws(*, json: Json = False) -> None:
     """List the laws that can be fitted, with their formulas and sources.
 
+    Example: scaling laws
     Example: scaling laws --json
     """
     import shutil

@@ -36,15 +36,16 @@ def frontier(
 ) -> None:
     """Estimate the compute-optimal frontier by several methods.
 
+    Example: scaling frontier results/quickstart
     Example: scaling frontier results/quickstart --method isoflop
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id); several
             files are one table.
-        method: envelope: lower envelope of the learning curves; isoflop, akima: minima of isoFLOP
-            curves by parabola or by Akima interpolation; parametric: a fitted law; all: each of
-            these that the data allow. kaplan: exponents of N, B, S and D in C_min, from learning
-            curves at three or more batch sizes.
+        method: Method: the lower envelope of the learning curves (envelope), the minima of isoFLOP
+            curves by parabola (isoflop) or by Akima interpolation (akima), a fitted law
+            (parametric), or each of these that the data allow (all). kaplan: exponents of N, B, S
+            and D in C_min, from learning curves at three or more batch sizes.
         law: Law that the parametric method fits.
         params: Parameter count to use as N: a column, or N_total, N_kaplan or N_head computed from
             the model shape.
@@ -124,6 +125,7 @@ def plan(
     """Plan the next run from a budget, a model size, a token count or a target loss.
 
     Example: scaling plan results/quickstart --flops 1e18
+    Example: scaling plan results/quickstart --gpus 8 --hours 24
 
     Args:
         results: A results folder, or a table of runs; several files are one table.
@@ -133,10 +135,11 @@ def plan(
         loss: Target test loss, in nats per token.
         gpus: Budget as a number of GPUs; requires --hours.
         hours: Budget as hours on --gpus.
-        gpu: GPU model: v100, a100, h100, h200, b200, l4, rtx4090, mi300x, tpu-v4, ...
+        gpu: GPU model: v100, a100, h100, h100-pcie, h200, b200, l4, rtx4090, mi300x, tpu-v4,
+            tpu-v5e or tpu-v5p.
         mfu: Measured model FLOPs utilisation. Default: 0.4 is assumed.
         precision: Precision of the matrix products: bf16, fp8, fp16, tf32 or fp32.
-        dollars: Budget in dollars; requires --dollars-per-hour.
+        dollars: Budget in dollars, at the price given by --dollars-per-hour.
         dollars_per_hour: Price of one GPU per hour, in dollars.
         inference_tokens: Number of tokens to be served after training; their compute counts towards
             the budget.

@@ -48,14 +48,15 @@ def figure(
 ) -> None:
     """Draw a figure from a results folder, or all figures that its data allow.
 
+    Example: scaling figure --list
     Example: scaling figure kaplan1 results/quickstart --out kaplan1.pdf
 
     Args:
-        name: Name of a figure (see --list); all: every figure that the data allow; again: redraw
-            the figures that already exist.
+        name: Name of a figure (see --list), `all` for every figure that the data allow, or `again`
+            to redraw the figures that already exist.
         results: A results folder, or a table of runs; several files are one table.
-        out: Output file; its suffix (.pdf, .png or .svg) sets the format. Default: a .pdf and a
-            .png in the results folder's `figures`. For all and again, this is a folder.
+        out: Output file; its suffix (.pdf, .png or .svg) sets the format. For `all` and `again`,
+            this is a folder. Default: a .pdf and a .png in `figures` of the results folder.
         width: Width of one text column (3.25 inches) or of the full page (6.75 inches). Default:
             the width that suits the figure.
         list: List the figures with the columns that they need and the spec that measures them.
@@ -91,7 +92,7 @@ def report(
     where: Where = None,
     strict: Strict = False,
 ) -> None:
-    """Write an HTML report of a sweep: laws, verdicts, figures, plan, runs, provenance.
+    """Write an HTML report of a sweep: laws, verdicts, figures, plan and provenance.
 
     Example: scaling report results/quickstart --out report.html
 

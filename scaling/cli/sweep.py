@@ -28,13 +28,14 @@ def sweep(
     """Train the missing runs of a sweep with Ray; run it again to resume.
 
     Example: scaling sweep quickstart --workers 2
+    Example: scaling sweep quickstart --dry-run --price 2.5
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
         results: Folder, or URI such as s3://bucket/results, in which the sweep creates its results
             folder. Default: ./results. Pass credentials through the environment
             (AWS_ACCESS_KEY_ID, ...): other users of this machine can read command lines.
-        scale: Scale of the spec to use, such as gpu. Default: none.
+        scale: Scale of the spec to use, such as gpu. Default: the spec as it is.
         dry_run: Print sizes, FLOPs and the estimated time without training.
         price: Price of this machine in dollars per hour, for the cost estimate of --dry-run.
         set: Change a field of every run, such as data.corpus=my.txt. name=... renames the sweep and
@@ -71,6 +72,7 @@ def status(results: Path, *, filter: Filter = (), tag: Tag = None) -> None:
     """Show which runs of a sweep are done, running, failed or missing.
 
     Example: scaling status results/quickstart
+    Example: scaling status results/quickstart --filter 'D<1e6'
 
     Args:
         results: A sweep's results folder.
@@ -87,6 +89,7 @@ def watch(results: Path, *, every: float = 2.0) -> None:
     """Follow the status of a sweep that runs in another terminal until it ends.
 
     Example: scaling watch results/quickstart
+    Example: scaling watch results/quickstart --every 10
 
     Args:
         results: A sweep's results folder.
@@ -115,6 +118,7 @@ def cancel(results: Path, *, now: bool = False) -> None:
     """Stop a running sweep after it writes checkpoints, so that it can be resumed.
 
     Example: scaling cancel results/quickstart
+    Example: scaling cancel results/quickstart --now
 
     Args:
         results: A sweep's results folder.

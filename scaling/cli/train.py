@@ -18,9 +18,10 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
     """Train one run and print its results as JSON.
 
     Example: scaling train --tokens 2e6 --model.n-layer 4 --optim.lr 3e-3
+    Example: scaling train --tokens 2e6 --folder runs/first
 
     Args:
-        folder: Folder for checkpoints; training resumes from the one it contains. Default: none.
+        folder: Folder for checkpoints; training resumes from the one it holds. Default: write none.
     """
     require("torch")
     from rich.console import Console
