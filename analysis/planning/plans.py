@@ -12,6 +12,7 @@ from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.planning.plan import Plan, plan
 from analysis.validation.validate import held_out
+from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
 
@@ -86,6 +87,7 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
     skipped: dict[str, str] = {}
     first: Exception | None = None
     for name, source in sources.items():
+        progress.step(f"planning with {name}")
         try:
             made[name] = plan(source, **asked)
         except (ConfigError, FitError, TableError) as error:

@@ -16,6 +16,7 @@ from analysis.tables.doubts import suspect
 from analysis.tables.names import rename
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import check_statuses, matching, used_rows
+from scaling import progress
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
 
@@ -76,6 +77,7 @@ def load(
     fit then reports that).
     """
     names = dict(map or {})
+    progress.step("reading the table")
     table, source = _open(path, curves, mixed)
     chart = wandb.is_chart(table)
     if chart:

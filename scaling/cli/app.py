@@ -17,6 +17,7 @@ from scaling.cli.fit import fit, laws, validate, verify_published
 from scaling.cli.output import note, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
+from scaling.cli.status_line import status_line
 from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
 from scaling.errors import ConfigError
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if not rest and (text := usage(name, COMMANDS[name])):
                     print(text, file=sys.stderr)
                     raise SystemExit(2)
-                parse_and_call(name, COMMANDS[name], rest)
+                with status_line():
+                    parse_and_call(name, COMMANDS[name], rest)
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from scaling import progress
 from scaling.cli.output import say
 from scaling.errors import ConfigError
 from scaling.fields import leaves
@@ -50,6 +51,7 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
             registry=_registry(pairs),
             config=() if pairs else (tyro.conf.FlagCreatePairsOff,),
         )
+    progress.step(f"running {name}")
     call()
 
 
