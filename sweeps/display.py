@@ -119,14 +119,11 @@ class Display:
     def _render(self) -> Group:
         count = self._tally.count()
         head = Table.grid(padding=(0, 2))
-        state = f"{count.state} (press Ctrl-C again to stop at once)"
-        if count.state != STOPPING:
-            state = count.state or f"ETA {clock(count.seconds)}{self._starting(count)}"
         head.add_row(
             ProgressBar(total=count.C, completed=count.C_done, width=30),
             f"{count.percent:.0f}% of {si(count.C, 'FLOPs')}",
             count.runs,
-            state,
+            self._left(count),
         )
         body = Table.grid(padding=(0, 2))
         finished = count.finished
@@ -163,23 +160,29 @@ class Display:
 
     def _print_lines(self) -> None:
         wait, seen, due = _FIRST_LINE_SECONDS, 0, time.monotonic() + _FIRST_LINE_SECONDS
+        state = ""
         while not self._end.wait(min(_TICK_SECONDS, wait)):
             count = self._tally.count()
-            if time.monotonic() < due:
+            if time.monotonic() < due and count.state == state:
                 continue
+            state = count.state
             finished = count.finished
             last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
             seen = len(finished)
-            eta = f"ETA {clock(count.seconds)}{self._starting(count)}{last}"
-            say(self._console, self._dot.join((f"{count.percent:3.0f}%", count.runs, eta)))
+            left = f"{self._left(count)}{last}"
+            say(self._console, self._dot.join((f"{count.percent:3.0f}%", count.runs, left)))
             wait = min(_MAX_LINE_SECONDS, wait * 1.25)
             due = time.monotonic() + wait
 
-    def _starting(self, count: Count) -> str:
-        """Return a note for as long as no worker has trained."""
-        if count.begun:
-            return ""
-        return f"; starting {self._workers} worker{'' if self._workers == 1 else 's'}"
+    def _left(self, count: Count) -> str:
+        """Return the time left, or what the sweep does other than train."""
+        if count.state == STOPPING:
+            return f"{count.state} (press Ctrl-C again to stop at once)"
+        if count.state:
+            return count.state
+        workers = f"{self._workers} worker{'' if self._workers == 1 else 's'}"
+        starting = "" if count.begun else f"; starting {workers}"
+        return f"ETA {clock(count.seconds)}{starting}"
 
 
 def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
