@@ -24,6 +24,7 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import Frontier, exponent_interval
 from analysis.tables.select import settled
+from scaling import progress
 from scaling.errors import TableError
 from scaling.jsonable import finite
 from scaling.table import check, missing_column
@@ -103,6 +104,7 @@ def critical_batch(
     check(points, need=("L", "B", "S"))
     by = [name for name in ("N", "L") if name in points.columns]
     rows, fits, status = [], [], []
+    progress.step("fitting the critical batch size")
     for key, contour in points.groupby(by):
         name = ", ".join(f"{n} = {k:.4g}" for n, k in zip(by, key, strict=True))
         if contour["B"].nunique() < _FEWEST:

@@ -17,6 +17,7 @@ from analysis.fitting.problem import huber
 from analysis.fitting.result import FitResult
 from analysis.frontiers.isoflop import isoflop
 from analysis.published import besiroglu2024, gadre2024, muennighoff2023
+from scaling import progress
 from scaling.errors import TableError
 from scaling.jsonable import finite
 
@@ -64,6 +65,7 @@ def verify(data: str | Path) -> Verification:
     for file, check in _CHECKS.items():
         if (folder / file).is_file():
             table = file.split("/")[0]
+            progress.step(f"refitting {table}")
             runs = pd.read_csv(folder / file)
             runs.attrs["folder"] = (folder / file).parent
             rows += [{"table": table, **row} for row in check(runs)]

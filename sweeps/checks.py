@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling import progress
 from scaling.config import DataConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -60,6 +61,7 @@ def prepare(
         device_of(execution.device)
     from scaling.data import corpus
 
+    progress.step("checking the runs")
     texts: dict[_TextKey, _Text] = {}
     checked: set[tuple[Any, ...]] = set()
     for run in runs:

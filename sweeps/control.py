@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from scaling import progress
 from scaling.files import read_bytes
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
@@ -42,24 +43,32 @@ def watch(folder: str | Path, *, every: float = 2.0, console: Console | None = N
     console = console or Console()
     store = Store(folder)
     state = status(folder)
+    with progress.silent():
+        state = _followed(store, folder, state, every, console)
+        say(console, str(state))
+    return state
+
+
+def _followed(
+    store: Store, folder: str | Path, state: Status, every: float, console: Console
+) -> Status:
+    """Show the status from `state` on until the driver ends; return the last one."""
     if console.is_terminal:
-        with Live(
-            Text(escaped(console, state)), console=console, auto_refresh=False, transient=True
-        ) as live:
+        text = Text(escaped(console, state))
+        with Live(text, console=console, auto_refresh=False, transient=True) as live:
             while store.driver():
                 time.sleep(every)
                 state = status(folder)
                 live.update(Text(escaped(console, state)), refresh=True)
-    else:
-        shown = ""
-        while store.driver():
-            if (line := state.line) != shown:
-                say(console, line)
-                shown = line
-            time.sleep(every)
-            every = min(_MAX_WATCH_SECONDS, every * 1.25)
-            state = status(folder)
-    say(console, str(state))
+        return state
+    shown = ""
+    while store.driver():
+        if state.counts != shown:
+            say(console, state.line)
+            shown = state.counts
+        time.sleep(every)
+        every = min(_MAX_WATCH_SECONDS, every * 1.25)
+        state = status(folder)
     return state
 
 
@@ -130,6 +139,7 @@ def cancel(
         return
     except PermissionError:
         raise StoreError(f"process {pid} belongs to another user; it was not stopped.") from None
+    progress.step(f"waiting for process {pid} to stop")
     deadline = time.monotonic() + _STOP_SECONDS
     while store.driver() == driver:
         if time.monotonic() > deadline:

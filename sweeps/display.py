@@ -15,16 +15,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling import size
-from scaling.columns import STATUSES
+from scaling import progress, size
 from scaling.config import RunConfig
 from scaling.text import printable
 from scaling.units import clock, si
-from sweeps.errors import StoreError, headline
+from sweeps.errors import headline
 from sweeps.queue import Outcome, Queue
 from sweeps.store import Store
+from sweeps.tally import STOPPING, Count, Tally
 
-_FIRST_LINE_SECONDS = 5.0
+_FIRST_LINE_SECONDS = 2.0
+_TICK_SECONDS = 1.0
+"""Seconds between counts where only plain lines are shown."""
+
 _MAX_LINE_SECONDS = 300.0
 """Longest interval between plain lines. Intervals grow up to it, to keep the log of a long sweep
 short."""
@@ -35,9 +38,6 @@ _LAST_FAILURES = 3
 _MAX_ROWS = 20
 """Number of running jobs that the live display shows."""
 
-_ETA_PRIOR_SECONDS = 30.0
-"""Weight of the estimated speed relative to the observed one, in seconds of every worker."""
-
 
 def escaped(console: Console, text: object) -> str:
     """Return an untrusted text in a form that this console can show."""
@@ -47,17 +47,8 @@ def escaped(console: Console, text: object) -> str:
 def say(console: Console, text: object) -> None:
     """Print text as it is, without markup, colour or added line breaks."""
     shown = escaped(console, text)
-    console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def eta(done: float, elapsed: float, remaining: float, workers: int) -> float:
-    """Return the seconds left.
-
-    `done` and `remaining` are amounts of work, in estimated seconds of one worker. The observed
-    speed corrects the estimate.
-    """
-    rate = (done + _ETA_PRIOR_SECONDS * workers) / (elapsed + _ETA_PRIOR_SECONDS)
-    return remaining / rate
+    with progress.other_output():
+        console.print(shown, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Display:
@@ -74,25 +65,22 @@ class Display:
         console: Console,
     ) -> None:
         """`runs` are all runs of the sweep; `seconds` are the estimates for the missing ones."""
-        self._queue, self._store, self._workers, self._console = queue, store, workers, console
-        self._runs = runs
-        self._C: dict[str, float] = {}
-        """{run_id: FLOPs} of the runs."""
-        self._known: dict[str, Outcome] = {}
-        """{run_id: outcome} of the runs that have finished."""
-        self._seconds = seconds
-        self._start = time.monotonic()
+        self._queue, self._store, self._console = queue, store, console
+        self._runs, self._workers = runs, workers
+        self._tally = Tally(queue, store, runs, seconds, workers=workers)
+        self.last: Count | None = None
+        """The numbers at the end of the block."""
         self._end = threading.Event()
         self._lines: threading.Thread | None = None
         self._live: Live | None = None
-        self._resumed = self._fractions_done()
-        """{run_id: fraction done before this session}."""
+        self._quiet = contextlib.ExitStack()
         self._file: Any = None
         """The console's own file; None if the console follows sys.stdout or sys.stderr."""
 
     def __enter__(self) -> Display:
         # A run in this process redirects sys.stdout to its log (sweeps.execute), where the display
         # does not belong. Assigning a console's file pins it; None lets it follow sys.stdout again.
+        self._quiet.enter_context(progress.silent())
         file = self._console.file
         self._file = None if file in (sys.stdout, sys.stderr) else file
         self._console.file = file
@@ -122,79 +110,23 @@ class Display:
             self._live.stop()
         if self._lines:
             self._lines.join()
+        self.last = self._tally.end()
         self._console.file = self._file
-
-    # -------------------------------------------------------------- the numbers
-
-    def _fractions_done(self) -> dict[str, float]:
-        """Return {run_id: fraction done} of each run that has a worker."""
-        fractions = {}
-        for job in list(self._queue.running.values()):
-            for run in job.runs:
-                if progress := self._store.progress(run.run_id):
-                    fractions[run.run_id] = min(1.0, progress.get("D", 0) / run.D)
-        return fractions
-
-    def _finished(self) -> list[Outcome]:
-        """Return how runs ended, in the order seen, including those of a pack that still trains."""
-        packs = [job for job in list(self._queue.running.values()) if len(job.runs) > 1]
-        for run_id in (run.run_id for job in packs for run in job.runs):
-            if run_id in self._known or not self._store.has_result(run_id):
-                continue
-            with contextlib.suppress(StoreError):  # the driver reports it
-                if result := self._store.result(run_id):
-                    row = result.row
-                    outcome = Outcome(run_id, row["status"], row["error"] or "", row["L"])
-                    self._known[run_id] = outcome
-        for outcome in self._queue.outcomes:
-            if outcome.status in STATUSES:
-                self._known.setdefault(outcome.run_id, outcome)
-        return list(self._known.values())
-
-    def _state(self, finished: list[Outcome]) -> tuple[float, float, float, str]:
-        """Return FLOPs done, FLOPs in total, seconds left, and the counts in words."""
-        for run_id, run in list(self._runs.items()):  # the runs of an adaptive sweep grow
-            if run_id not in self._C:
-                self._C[run_id] = size.flops_of(run)
-        over = {outcome.run_id for outcome in finished}
-        under_way = {r: part for r, part in self._fractions_done().items() if r not in over}
-        missing = self._seconds.keys() - over
-        done_C = sum(C for run_id, C in self._C.items() if run_id not in missing)
-        done_C += sum(part * self._C[run_id] for run_id, part in under_way.items())
-        for run_id, part in under_way.items():
-            self._resumed.setdefault(run_id, part)  # done before this session, or just now
-        now = sum(self._seconds[run_id] for run_id in over & self._seconds.keys())
-        now += sum(part * self._seconds.get(run_id, 0) for run_id, part in under_way.items())
-        remaining = sum(self._seconds[r] * (1 - under_way.get(r, 0.0)) for r in missing)
-        before = sum(
-            part * self._seconds.get(run_id, 0.0) for run_id, part in self._resumed.items()
-        )
-        elapsed = time.monotonic() - self._start
-        seconds = eta(max(0.0, now - before), elapsed, remaining, self._workers)
-        words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
-        for status in STATUSES[1:]:
-            if number := sum(outcome.status == status for outcome in finished):
-                words += f", {number} {status}"
-        return done_C, sum(self._C.values()), seconds, words
+        self._quiet.close()
 
     # -------------------------------------------------------------- terminal
 
     def _render(self) -> Group:
-        finished = self._finished()
-        done, total, seconds, words = self._state(finished)
+        count = self._tally.count()
         head = Table.grid(padding=(0, 2))
-        state = f"ETA {clock(seconds)}"
-        if self._queue.held_back:
-            state = "the budget is spent: the last runs are finishing"
-        if self._queue.stopping:
-            state = "stopping: writing checkpoints (press Ctrl-C again to stop at once)"
         head.add_row(
-            ProgressBar(total=total, completed=done, width=30),
-            f"{100 * done / total:.0f}% of {si(total, 'FLOPs')}",
-            words,
-            state,
+            ProgressBar(total=count.C, completed=count.C_done, width=30),
+            f"{count.percent:.0f}% of {si(count.C, 'FLOPs')}",
+            count.runs,
+            self._left(count),
         )
         body = Table.grid(padding=(0, 2))
+        finished = count.finished
         over = {outcome.run_id for outcome in finished}
         jobs = list(self._queue.running.values())
         for job in jobs[:_MAX_ROWS]:
@@ -227,15 +159,30 @@ class Display:
     # -------------------------------------------------------------- plain lines
 
     def _print_lines(self) -> None:
-        wait, seen = _FIRST_LINE_SECONDS, 0
-        while not self._end.wait(wait):
-            finished = self._finished()
-            done, total, seconds, words = self._state(finished)
+        wait, seen, due = _FIRST_LINE_SECONDS, 0, time.monotonic() + _FIRST_LINE_SECONDS
+        state = ""
+        while not self._end.wait(min(_TICK_SECONDS, wait)):
+            count = self._tally.count()
+            if time.monotonic() < due and count.state == state:
+                continue
+            state = count.state
+            finished = count.finished
             last = f"; last {self._ended(finished[-1])}" if len(finished) > seen else ""
             seen = len(finished)
-            cells = f"{100 * done / total:3.0f}%", words, f"ETA {clock(seconds)}{last}"
-            say(self._console, self._dot.join(cells))
+            left = f"{self._left(count)}{last}"
+            say(self._console, self._dot.join((f"{count.percent:3.0f}%", count.runs, left)))
             wait = min(_MAX_LINE_SECONDS, wait * 1.25)
+            due = time.monotonic() + wait
+
+    def _left(self, count: Count) -> str:
+        """Return the time left, or what the sweep does other than train."""
+        if count.state == STOPPING:
+            return f"{count.state} (press Ctrl-C again to stop at once)"
+        if count.state:
+            return count.state
+        workers = f"{self._workers} worker{'' if self._workers == 1 else 's'}"
+        starting = "" if count.begun else f"; starting {workers}"
+        return f"ETA {clock(count.seconds)}{starting}"
 
 
 def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:

@@ -32,6 +32,7 @@ from sweeps.result import Finished, Row
 from sweeps.spec import Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
+from sweeps.tally import Count
 
 _GRACE_SECONDS = 6.0
 """Seconds that workers have to write their checkpoints after Ctrl-C."""
@@ -69,6 +70,8 @@ class Driver:
         )
         self._known: dict[str, Row] = {}
         """Results so far, by run id."""
+        self._last: Count | None = None
+        """What was done when training ended."""
         self._hashes: dict[str, str] = {}
         """Hashes of the texts of this call, by name."""
 
@@ -125,7 +128,7 @@ class Driver:
         self._say(
             f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
             f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
-            f"{clock(plan.wall_seconds)}"
+            f"{clock(plan.wall_seconds)}{f'; {plan.stored}' if plan.stored else ''}"
         )
         for line in plan.precision_hints():
             self._say(line)
@@ -173,6 +176,8 @@ class Driver:
                         self._run_on_ray()
             except KeyboardInterrupt:
                 return True
+            finally:
+                self._last = display.last
         return False
 
     def _run_on_ray(self) -> None:
@@ -250,7 +255,8 @@ class Driver:
     def _check_complete(self, interrupted: bool) -> None:
         """Raise Stopped or BudgetSpent if runs are left."""
         if self._queue.stopping or interrupted:
-            raise Stopped(f"stopped; finished runs are kept. {self._resume}")
+            done = f" at {self._last.percent:.0f}%" if self._last else ""
+            raise Stopped(f"stopped{done}; finished runs and checkpoints are kept. {self._resume}")
         if self._queue.held_back:
             left = sum(len(job.runs) for job in self._queue.held_back)
             raise BudgetSpent(

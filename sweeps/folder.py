@@ -174,6 +174,18 @@ class Folder:
         numbers = {k: v for k, v in values.items() if type(v) in (int, float) and abs(v) < 2**63}
         return {key: value for key, value in numbers.items() if value >= 0}
 
+    def fraction_done(self, run_id: str, D: int, *, running: bool) -> float:
+        """Return the fraction of a run's D tokens that is trained and not lost.
+
+        That is what a running run reported last, and otherwise what its checkpoint holds.
+        """
+        folder = self.run_folder(run_id)
+        if not running and not (folder / "checkpoint.pt").exists():
+            return 0.0
+        progress = self.progress(run_id) or {}
+        trained = progress.get("D", 0.0)
+        return min(1.0, (trained if running else progress.get("stored", trained)) / D)
+
 
 def is_round(name: str) -> bool:
     """Return whether `name` is the name of a round's file."""

@@ -6,8 +6,8 @@ Imports neither ray nor torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaling import size
@@ -18,11 +18,14 @@ from scaling.units import clock, si
 from sweeps import own_sizes
 from sweeps.adaptive.growth import Growth
 from sweeps.costs import fit_speed, samples_of
-from sweeps.display import eta
 from sweeps.errors import StoreError, headline
+from sweeps.estimate import Estimate, recorded, seconds_left
 from sweeps.result import Row
 from sweeps.spec import Spec
 from sweeps.store import Store
+
+_MOST_FAILURES = 10
+"""Number of failed runs that are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,21 @@ class Status:
     interrupted: int
     """Number of missing runs that resume from a checkpoint."""
     seconds: float | None
-    """Estimated seconds left with the workers that run now; None if nothing runs."""
+    """Estimated seconds that the unfinished runs take with `workers`; None if there are none."""
+    workers: int
+    """Number of workers that train now, or that trained last."""
+    active: bool
+    """Whether a process works on the sweep now."""
+    state: str
+    """What that process does other than train, such as 'stopping'; else empty."""
     failures: dict[str, str]
     """{run_id: headline of its error} of the failed runs."""
     C: float
     """FLOPs of the runs, 6 N D; 0 if no spec is known."""
     C_done: float
-    """FLOPs spent so far on finished and running runs."""
+    """FLOPs of the finished runs, and of what is trained of the others and not lost."""
+    sizes: dict[str, tuple[float, float, float]]
+    """{run_id: (N, D, B)} of the runs that are running or have failed."""
     searches: tuple[str, ...] = ()
     """State of each search of [until], one line each."""
     notes: tuple[str, ...] = ()
@@ -56,6 +67,22 @@ class Status:
 
     @property
     def line(self) -> str:
+        """Name, counts, the fraction done and the time left, in one line."""
+        left = f"; {self.time_left}" if self.time_left else ""
+        return f"{self.counts}{left}"
+
+    @property
+    def time_left(self) -> str:
+        """The estimated time of the unfinished runs, in words; empty if there are none."""
+        if self.seconds is None:
+            return ""
+        if self.active:
+            return self.state or f"about {clock(self.seconds)} to go"
+        workers = f"{self.workers} worker{'' if self.workers == 1 else 's'}"
+        return f"not running; about {clock(self.seconds)} with {workers} once resumed"
+
+    @property
+    def counts(self) -> str:
         """Name, counts and the fraction done, in one line."""
         counts = [f"{number} {status}" for status, number in self.finished.items() if number]
         counts += [f"{len(self.running)} running"] if self.running else []
@@ -67,7 +94,7 @@ class Status:
         return line
 
     def __str__(self) -> str:
-        lines = [self.line, *self.searches]
+        lines = [self.counts, *self.searches]
         for run_id, progress in self.running.items():
             L = progress.get("L") or progress.get("L_train")
             part = "starting"
@@ -75,11 +102,12 @@ class Status:
                 part = f"step {progress['step']} of {progress['steps']}"
             loss = f", L={L:.4f}" if L else ""
             rate = progress.get("tokens_per_second")
-            lines.append(f"  {run_id}  {part}{loss}{f', {si(rate)} tokens/s' if rate else ''}")
-        if self.seconds is not None:
-            lines.append(f"about {clock(self.seconds)} to go")
-        for run_id, error in list(self.failures.items())[:10]:
-            lines.append(f"  {run_id}  failed: {error}")
+            rate = f", {si(rate)} tokens/s" if rate else ""
+            lines.append(f"  {run_id}  {self._size(run_id)}{part}{loss}{rate}")
+        if self.time_left:
+            lines.append(self.time_left)
+        for run_id, error in list(self.failures.items())[:_MOST_FAILURES]:
+            lines.append(f"  {run_id}  {self._size(run_id)}failed: {error}")
         if self.failures:
             some = next(iter(self.failures))
             lines.append(
@@ -87,6 +115,12 @@ class Status:
                 "--retry-failed` trains failed runs again"
             )
         return "\n".join(lines)
+
+    def _size(self, run_id: str) -> str:
+        """Return N, D and B of a run for people, if they are known."""
+        values = zip("NDB", self.sizes.get(run_id, ()), strict=False)
+        cells = [f"{name}={si(value)}" for name, value in values]
+        return f"{' '.join(cells)}  " if cells else ""
 
 
 def status(
@@ -123,6 +157,13 @@ def status(
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
     C = {run_id: size.flops_of(run) for run_id, run in runs.items()}
+    left = {run_id: runs[run_id] for run_id in unfinished}
+    done_parts = {
+        run_id: store.fraction_done(run_id, run.D, running=run_id in running)
+        for run_id, run in left.items()
+    }
+    estimate = _estimate(store, left, rows)
+    failed = [row for row in done if row["status"] == "failed"]
     return Status(
         folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
@@ -131,15 +172,16 @@ def status(
         running=running,
         missing=len(missing),
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
-        seconds=_seconds_to_go(runs, rows, running),
-        failures={
-            row["run_id"]: headline(row.get("error") or "")
-            for row in done
-            if row["status"] == "failed"
-        },
+        seconds=seconds_left(estimate.jobs, done_parts, estimate.workers) if left else None,
+        workers=estimate.workers,
+        active=bool(running) or store.driver() is not None,
+        state=estimate.state,
+        failures={row["run_id"]: headline(row.get("error") or "") for row in failed},
         C=sum(C.values()),
         C_done=sum(C.get(row["run_id"], 0.0) for row in done)
-        + sum(_fraction_done(runs[r], p) * C[r] for r, p in running.items() if r in runs),
+        + sum(part * C[run_id] for run_id, part in done_parts.items()),
+        sizes={row["run_id"]: _size_of_row(row) for row in failed}
+        | {run_id: _size_of_run(left[run_id]) for run_id in running},
         searches=tuple(growth.notes),
         notes=tuple(store.messages),
     )
@@ -185,20 +227,33 @@ def _recorded_spec(store: Store) -> Spec | None:
         return None
 
 
-def _fraction_done(run: RunConfig, progress: dict[str, float]) -> float:
-    return min(1.0, progress.get("D", 0) / run.D)
+def _estimate(store: Store, left: Mapping[str, RunConfig], rows: Mapping[str, Row]) -> Estimate:
+    """Return the estimate for the unfinished runs `left`.
+
+    It is the one that the sweep recorded. Runs that it does not know, or all of them without it,
+    are estimated from the finished runs.
+    """
+    found = recorded(store) or Estimate(workers=_workers(store), jobs=[])
+    jobs = [{r: seconds for r, seconds in job.items() if r in left} for job in found.jobs]
+    unknown = left.keys() - {run_id for job in jobs for run_id in job}
+    if unknown:
+        speed = fit_speed(samples_of(rows.values()))
+        jobs += [{run_id: speed.seconds(left[run_id])} for run_id in unknown]
+    return replace(found, jobs=jobs)
 
 
-def _seconds_to_go(
-    runs: dict[str, RunConfig], rows: dict[str, Row], running: dict[str, dict[str, float]]
-) -> float | None:
-    """Return the estimated seconds left with the workers that run now; None if none run."""
-    if not running:
-        return None
-    speed = fit_speed(samples_of(rows.values()))
-    remaining = sum(
-        speed.seconds(run) * (1 - _fraction_done(run, running.get(run_id, {})))
-        for run_id, run in runs.items()
-        if run_id not in rows
-    )
-    return eta(0.0, 0.0, remaining, len(running))
+def _workers(store: Store) -> int:
+    """Return the number of workers of the last session in the manifest; 1 if it is unknown."""
+    sessions = store.manifest().get("sessions")
+    last = sessions[-1] if isinstance(sessions, list) and sessions else None
+    workers = last.get("workers") if isinstance(last, dict) else None
+    return workers if type(workers) is int and workers > 0 else 1
+
+
+def _size_of_run(run: RunConfig) -> tuple[float, float, float]:
+    return size.parameters_of(run).N, run.D, run.batch_tokens
+
+
+def _size_of_row(row: Row) -> tuple[float, float, float]:
+    N, D, B = (float(row.get(name) or 0) for name in ("N", "D", "B"))
+    return N, D, B

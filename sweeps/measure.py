@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaling import interpreter, size
+from scaling import interpreter, progress, size
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
 from scaling.execution import Execution
 from scaling.files import write_atomic
@@ -151,6 +151,9 @@ class Machine:
         """Return {K: seconds per step} for each requested (run, largest pack size)."""
         if not asked:
             return []
+        shapes = "1 model shape" if len(asked) == 1 else f"{len(asked)} model shapes"
+        action = "compiling and timing" if compiled else "timing"
+        progress.step(f"{action} the training steps of {shapes}")
         items = [{"run": flatten(run), "largest": largest} for run, largest in asked]
         how = {**vars(self), "compile": compiled, "items": items}
         number = min(self.workers, os.cpu_count() or 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from scaling import files
+from scaling import files, progress
 from scaling.files import write_atomic
 from sweeps.folder import Folder, is_round
 from sweeps.merged import MergedTable
@@ -21,6 +21,7 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
     The result of a run whose row is in `table`, the local merged table, is not fetched unless the
     local copy has been replaced at the URI. Raises OSError and StoreError.
     """
+    progress.step(f"reading {local.shown(local.folder)}")
     local.folder.mkdir(parents=True, exist_ok=True)
     stamps = remote.results_here()
     there = stamps.keys()

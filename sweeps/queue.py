@@ -130,6 +130,11 @@ class Queue:
         return job
 
     @property
+    def waiting(self) -> list[Job]:
+        """Jobs that wait for a worker, in no order, including those that the budget holds back."""
+        return [job for _, _, job in list(self._waiting)] + list(self._alone) + list(self.held_back)
+
+    @property
     def exhausted(self) -> bool:
         """Whether nothing is running and nothing is left to assign."""
         ended = self.stopping or self.fatal is not None or not (self._waiting or self._alone)

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import files
+from scaling import files, progress
 from scaling.config import RECIPE, RunConfig, flatten
 from scaling.files import write_atomic
 from sweeps import leases, leftovers, mirror
@@ -98,6 +98,7 @@ class Store(Folder):
         If the table has been edited and a row differs from the result of its run, the result takes
         precedence, and a message says so.
         """
+        progress.step(f"reading the results in {self.shown(self.folder)}")
         self.pull()
         merged = self._table.rows()
         rows: dict[str, Row] = dict(merged)
@@ -283,6 +284,7 @@ class Store(Folder):
 
         Nothing is written if the files are up to date.
         """
+        progress.step("merging the results into the table")
         self.pull(at_once=True)
         self._merge(without=set())
 

@@ -143,7 +143,11 @@ class Sweep:
             nodes=options.nodes,
         )
         return Planner(
-            spec=self.spec, requested=self._requested, machine=machine, packs=options.packs
+            spec=self.spec,
+            store=self.store,
+            requested=self._requested,
+            machine=machine,
+            packs=options.packs,
         )
 
     # -------------------------------------------------------------- running

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from scaling import size
+from scaling import progress, size
 from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
@@ -19,6 +19,7 @@ from sweeps.queue import Job
 from sweeps.requested import RequestedRuns
 from sweeps.result import Row
 from sweeps.spec import Spec
+from sweeps.store import Store
 
 _PRECISION_GAIN = 0.1
 """Fraction of a step's time that the other precision must save to be recommended."""
@@ -52,6 +53,8 @@ class SweepPlan:
     """State of the searches in [until], one line each."""
     stopped_early: frozenset[str] = frozenset()
     """Missing runs that were stopped early and are now trained to their end."""
+    trained: Mapping[str, float] = field(default_factory=dict)
+    """Fraction of each missing run that its checkpoint holds, where it holds any."""
 
     @property
     def tokens(self) -> int:
@@ -66,8 +69,20 @@ class SweepPlan:
     @property
     def wall_seconds(self) -> float:
         """Estimated wall-clock time if the longest jobs start first, each on the first free
-        worker."""
-        return packing.makespan((job.seconds for job in self.jobs), self.workers)
+        worker. What checkpoints hold is not trained again."""
+        left = (
+            job.seconds
+            - sum(self.seconds[r.run_id] * self.trained.get(r.run_id, 0) for r in job.runs)
+            for job in self.jobs
+        )
+        return packing.makespan(left, self.workers)
+
+    @property
+    def stored(self) -> str:
+        """How much of the missing runs checkpoints hold, in words; empty if they hold nothing."""
+        runs = {run_id: self.missing[run_id] for run_id in self.trained}
+        C = sum(size.flops_of(run) * self.trained[run_id] for run_id, run in runs.items())
+        return f"checkpoints hold {100 * C / self.flops:.0f}% of it" if C else ""
 
     def __str__(self) -> str:
         lines = [self._counts(), *self.notes]
@@ -87,6 +102,7 @@ class SweepPlan:
         lines.append(
             f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
             f"{clock(self.wall_seconds)} {workers_phrase(self.workers)} ({basis}){self._end()}"
+            f"{f'; {self.stored}' if self.stored else ''}"
         )
         return "\n".join(lines)
 
@@ -178,6 +194,7 @@ class Planner:
     """Plans a sweep for one machine."""
 
     spec: Spec
+    store: Store
     requested: RequestedRuns
     machine: Machine
     packs: bool
@@ -205,10 +222,21 @@ class Planner:
             grows=grows,
             notes=tuple(growth.notes),
             stopped_early=unfinished,
+            trained=self._trained(missing),
         )
+
+    def _trained(self, missing: Mapping[str, RunConfig]) -> dict[str, float]:
+        """Return the fraction of each missing run that its checkpoint holds, if any."""
+        here = set(self.store.run_ids()) & missing.keys()
+        done = {
+            run_id: self.store.fraction_done(run_id, missing[run_id].D, running=False)
+            for run_id in sorted(here)
+        }
+        return {run_id: part for run_id, part in done.items() if part}
 
     def jobs(self, runs: Iterable[RunConfig], costs: Costs, workers: int) -> list[Job]:
         """Return jobs that train `runs`."""
+        progress.step("grouping the runs into jobs")
         jobs = packing.form(list(runs), costs, workers, packs=self.packs)
         return [replace(job, halving=self.spec.halving) for job in jobs]
 

@@ -16,6 +16,9 @@ from disturbed import LONG, Project, kill_tree, tree
 from scaling.config import RunConfig, from_dict
 from sweeps.store import Store
 
+os.environ.setdefault("SCALING_PROGRESS", "0")
+"""How long a step takes depends on the load of the machine; tests of the status line turn it on."""
+
 TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
 """A law typical of small language models on prose with a small vocabulary."""
 SIZES = tuple(np.geomspace(3e3, 1e6, 6))

@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_a_pack_leaves_the_other_members(short, tmp_path):
             folders=folders,
             on_progress=lambda run, progress: seen.append((run.seed, progress.step)),
         )
-    assert min(step for seed, step in seen if seed == 0) > 7
+    assert min(step for seed, step in seen if seed == 0) == 7  # where it resumes
     for result, run in zip(results, pack, strict=True):
         assert curve(result) == curve(train(run, execution=ONE))
 

@@ -116,7 +116,7 @@ TINY = [
 
 
 def test_train_prints_its_row(text_file, own_cache):
-    words = ["train", "--tokens", "2e4", *TINY, "--optim.lr", "kaplan"]
+    words = ["train", "--tokens", "2e4", *TINY, "--optim.lr", "kaplan", "--json"]
     done = scaling(*words, "--data.corpus", text_file, SCALING_CACHE=str(own_cache))
     row = json.loads(done.stdout)
     assert row["status"] == "ok" and row["D"] == 19968 and row["lr"] == "kaplan"
@@ -230,7 +230,7 @@ def test_repeatable_options(results):
 
 def test_diverged_run_has_a_row(text_file, own_cache):
     words = ["--data.corpus", text_file, "--optim.lr", "1e30", "--tokens", "2e4", *TINY]
-    row = json.loads(scaling("train", *words, SCALING_CACHE=str(own_cache)).stdout)
+    row = json.loads(scaling("train", *words, "--json", SCALING_CACHE=str(own_cache)).stdout)
     assert row["status"] == "diverged" and row["L"] is None
 
 

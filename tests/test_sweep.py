@@ -29,9 +29,10 @@ from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import Sweep, SweepOptions, measure, packing
 from sweeps.costs import Costs, Speed, costs_of, fit_speed
-from sweeps.display import Display, eta
+from sweeps.display import Display
 from sweeps.driver import interruptible
 from sweeps.errors import Stopped, StoreError, headline
+from sweeps.estimate import Pace, seconds_left
 from sweeps.execute import execute
 from sweeps.export import EXPORTERS
 from sweeps.folder_status import status
@@ -1000,9 +1001,9 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
     with Display(queue, store, spec.by_id, seconds, workers=1, console=terminal) as display:
         store.begin(first.runs[0])
         store.report_progress(first.id, {"step": 5, "steps": 10, "D": 1280, "L": 3.25})
-        done, total, left, words = display._state(display._finished())
-        assert done == pytest.approx(total / 6) and words == "0/3 runs"
-        assert 20 < left < 60
+        count = display._tally.count()
+        assert count.C_done == pytest.approx(count.C / 6) and count.runs == "0/3 runs"
+        assert 20 < count.seconds < 60
         time.sleep(0.7)
         for run, L in zip(second.runs, (4.5, 4.25), strict=True):
             store.begin(run)
@@ -1012,8 +1013,9 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
         queue.crash([first], "died of shame")
         time.sleep(0.7)
         store.finish(failed_row(second.runs[0], "at its own end"), [])  # the pack goes on
-        done, total, _, words = display._state(display._finished())
-        assert done == pytest.approx(2.1 * total / 3) and words == "2/3 runs, 2 failed"
+        count = display._tally.count()
+        assert count.C_done == pytest.approx(2.1 * count.C / 3)
+        assert count.runs == "2/3 runs, 2 failed"
     shown = out.getvalue()
     assert f"{second.runs[0].run_id} and 1 more" in shown and "L=4.250" in shown
     assert "1k tokens/s" in shown and f"{first.id} failed: 1 attempts ended badly" in shown
@@ -1023,8 +1025,11 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
 def test_numbers_and_clocks_read_well():
     assert [si(x) for x in (0.5, 999, 1000, 1.25e6, 3e12)] == ["0.5", "999", "1k", "1.25M", "3T"]
     assert [clock(x) for x in (5, 65, 7500, 200_000)] == ["5s", "1m05s", "2h05m", "2d07h"]
-    assert eta(0, 0, 100, 2) == pytest.approx(50)
-    assert eta(1000, 1000, 100, 2) == pytest.approx(100, rel=0.05)  # twice as slow as estimated
+    jobs = [{"a": 60.0}, {"b": 40.0, "c": 20.0}]
+    assert seconds_left(jobs, {"b": 0.5}, 2) == pytest.approx(60)
+    pace = Pace()
+    pace.observe(1000, 500, {}, elapsed=500)  # twice as slow as estimated
+    assert pace.factor() == pytest.approx(2, rel=0.05)
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": True}, {"retries": -1}])

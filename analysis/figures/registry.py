@@ -24,6 +24,7 @@ from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
 from analysis.tables.load import load as load_table
 from analysis.tables.runs_and_curves import load_runs_and_curves
+from scaling import progress
 from scaling.errors import TableError
 from scaling.files import check_inside
 from scaling.table import read_tests
@@ -106,6 +107,7 @@ class _Tables:
         if missing:
             needed = ", ".join(_FILES.get(column, column) for column in missing)
             raise TableError(f"{self.source}: the figure {name!r} needs {needed}; {measures}")
+        progress.step(f"drawing the figure {name}")
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
             return drawing.draw(self.runs, self.curves, width=width, **options)
@@ -248,6 +250,7 @@ def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> lis
     The same figure gives the same bytes every time, since no dates are written. Fonts are Type 42.
     """
     path = Path(path)
+    progress.step(f"saving the figure {path.stem}")
     known = path.suffix.lower() in _OMITTED
     files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
     if inside is not None:

@@ -36,6 +36,7 @@ from analysis.fitting.status import (
     table_warnings,
 )
 from analysis.laws import Law, resolve
+from scaling import progress
 
 Objective = Literal["huber", "ls", "lad"]
 IntervalMethod = Literal["auto", "bootstrap", "residual", "wild", "delta"]
@@ -99,6 +100,7 @@ def fit(
     problem = _problem(law, runs, w, cluster, fixed, on)
     kind = _objective(problem, objective, delta)
     used = _intervals(problem, intervals, bootstrap)
+    progress.step(f"fitting {law.name}")
     with computable(problem, runs, seed):
         minimum = minimise(problem, kind, delta, seed, _warm(problem, warm))
         solved = time.perf_counter()
@@ -196,6 +198,7 @@ def _draw(
     """Return the draws, one per row, and the certificate with the evidence about them."""
     if certificate.intervals == "none" or not count:
         return pd.DataFrame(columns=list(problem.law.params), dtype=float), certificate
+    progress.step(f"computing the intervals of {problem.law.name}")
     draws = draw(problem, minimum, certificate.intervals, count, seed)
     samples = pd.DataFrame(problem.params(draws.theta))
     far = ~(samples[list(problem.free)].abs() < FAR).all(axis=1)

@@ -28,6 +28,7 @@ from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws import Law
 from analysis.tables.conventions import counted, in_words, per_token
+from scaling import progress
 from scaling.errors import TableError
 from scaling.table import sensible
 
@@ -119,6 +120,7 @@ class _Source:
         return Comparison(fronts, skipped)
 
     def by(self, method: str) -> Frontier:
+        progress.step(f"computing the frontier by {method}")
         if method == "parametric":
             front = self._parametric()
         elif callable(self.flops):

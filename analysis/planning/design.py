@@ -40,6 +40,7 @@ from analysis.planning.optimal_design import (
     noise_of,
     target_function,
 )
+from scaling import progress
 from scaling.config import ModelConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.table import LARGEST, sensible
@@ -256,6 +257,7 @@ def design(
         seeds=np.asarray(seeds),
         most=runs,
     )
+    progress.step("choosing the runs of the design")
     chosen = _solve(problem, budget)
     grid = plain_grid(points, room, len(chosen))
     rows = {"nothing more": np.array([], int), "grid": grid, "design": chosen}

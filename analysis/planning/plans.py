@@ -17,6 +17,7 @@ from analysis.planning.doubts import VAST, VAST_LOSS, fit_doubts, headline_of
 from analysis.planning.extrapolation import times
 from analysis.planning.plan import Plan, plan
 from analysis.validation.validate import held_out
+from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
 
@@ -140,6 +141,7 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
     skipped: dict[str, str] = {}
     first: Exception | None = None
     for name, source in sources.items():
+        progress.step(f"planning with {name}")
         try:
             made[name] = plan(source, **asked)
         except (ConfigError, FitError, TableError) as error:

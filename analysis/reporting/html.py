@@ -23,6 +23,7 @@ from analysis.figures.registry import FIGURES, drawings
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
 from analysis.reporting.summary import NEXT, Summary, summarise
+from scaling import progress
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
@@ -151,6 +152,7 @@ def page(summary: Summary, manifest: dict[str, Any]) -> str:
 
 def svg(figure: Figure) -> str:
     """Return a figure as an inline <svg> with text as paths, since the page has no fonts."""
+    progress.step("writing the figures of the page")
     text = io.StringIO()
     with rc_context({**style.paper(), "svg.fonttype": "path", "svg.hashsalt": "figure"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

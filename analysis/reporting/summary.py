@@ -26,6 +26,7 @@ from analysis.planning.plans import plans
 from analysis.tables.load import load
 from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
+from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.table import missing_column
 
@@ -128,6 +129,7 @@ class _Attempts:
         self, name: str, function: Callable[P, T], *args: P.args, **options: P.kwargs
     ) -> T | None:
         """Return function(*args, **options); None, and the reason in `skipped`, if it fails."""
+        progress.step(f"computing {name}")
         try:
             return function(*args, **options)
         except (FitError, TableError, ConfigError) as error:

@@ -40,6 +40,7 @@ from analysis.tables.several import (
     read_files,
 )
 from analysis.tables.states import RUNNING, with_statuses
+from scaling import progress
 from scaling.columns import STATUSES
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
@@ -108,6 +109,7 @@ def load(
     or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
     fit then reports that).
     """
+    progress.step("reading the table")
     table, source, ours = _open(path, curves, mixed, decimal)
     table, chart = _melted(table)
     if not table.index.is_unique:

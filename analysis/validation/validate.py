@@ -30,6 +30,7 @@ from analysis.validation.verdict import (
     floor_note,
     objections_to,
 )
+from scaling import progress
 from scaling.errors import TableError
 from scaling.jsonable import finite
 from scaling.table import missing_column
@@ -223,6 +224,7 @@ def tested_reach(result: FitResult, *, cuts: int = 5) -> float | None:
 
 def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.Series:
     """Return the rms error beyond each cut-off; nan if there is no fit."""
+    progress.step(f"testing {result.law.name} on held-out runs")
     held = {cut: _errors(result, size > cut) for cut in cutoffs}
     rms = {cut: np.nan if off is None else _rms(off) for cut, off in held.items()}
     return pd.Series(rms, dtype=float)
@@ -334,6 +336,7 @@ def _leave_one_out(result: FitResult) -> pd.DataFrame:
         middle = np.sqrt(edges[1:] * edges[:-1])
         scale = middle[np.clip(np.searchsorted(edges, x, side="right") - 1, 0, 9)]
     rows = []
+    progress.step(f"leaving out each {name} in turn")
     for value in np.unique(scale):
         off = _errors(result, scale == value)
         if off is not None:

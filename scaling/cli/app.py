@@ -20,6 +20,7 @@ from scaling.cli.output import note, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
 from scaling.cli.signature import options
+from scaling.cli.status_line import status_line
 from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
 from scaling.errors import ConfigError
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if {"-h", "--help"} & {*rest}:
                     print(coloured(help_text(name, COMMANDS[name])))
                     return
-                parse_and_call(name, COMMANDS[name], rest)
+                with status_line():
+                    parse_and_call(name, COMMANDS[name], rest)
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from scaling import progress
 from scaling.cli.output import masked, say
 from scaling.cli.rejections import explain
 from scaling.cli.signature import (
@@ -52,6 +53,7 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
             os.environ.pop(key)
             os.environ |= {key: before[key]} if key in before else {}
     sys.stderr.write(printed.getvalue())
+    progress.step(f"running {name}")
     call()
 
 

@@ -9,27 +9,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scaling import progress
 from scaling.errors import ConfigError
 from scaling.text import printable
 
 
 def show(*texts: object) -> None:
     """Print texts to standard output, with control characters escaped."""
-    print(*map(printable, texts), sep="\n")
+    with progress.other_output():
+        print(*map(printable, texts), sep="\n")
 
 
 def show_json(value: Any) -> None:
     """Print a value as JSON to standard output; NaN and infinity become null."""
     from scaling.jsonable import finite
 
-    print(json.dumps(finite(value), indent=2, allow_nan=False))
+    with progress.other_output():
+        print(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
 def say(message: str) -> None:
     """Print one line to standard error, with control characters escaped and credentials masked."""
     line = printable(masked(message.strip())).replace("\n", "\\n")
     try:
-        print(f"scaling: {line}", file=sys.stderr, flush=True)
+        with progress.other_output():
+            print(f"scaling: {line}", file=sys.stderr, flush=True)
     except OSError:  # standard error is closed; flushing its buffer at exit must not fail again
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

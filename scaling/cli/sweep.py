@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from scaling import progress
 from scaling.cli.arguments import settings
 from scaling.cli.options import Filter, Tag
 from scaling.cli.output import note, note_code, say, show
@@ -48,6 +49,7 @@ def sweep(
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
 
+    progress.step(f"reading the spec {spec}")
     changes = settings(set) | ({} if scale is None else {"scale": scale})
     chosen = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from scaling import progress
+from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.config import DataConfig, RunConfig
 from scaling.execution import Execution
 from scaling.extras import require
 from scaling.files import code_file
 from scaling.model_config import FAMILIES
+from scaling.units import clock, si
 
 
-def train(config: RunConfig, *, folder: Path | None = None, execution: Execution) -> None:
-    """Train one run and print its results as JSON.
+def train(
+    config: RunConfig,
+    *,
+    folder: Path | None = None,
+    verbose: bool = False,
+    json: Json = False,
+    execution: Execution,
+) -> None:
+    """Train one run and print its test loss.
 
     Example: scaling train --tokens 2e6 --model.n-layer 4 --optim.lr 3e-3
     Example: scaling train --tokens 2e6 --folder runs/first
 
     Args:
-        folder: Folder for checkpoints; training resumes from the one it holds. Default: write none.
+        folder: Folder for checkpoints; training resumes from the one it contains. Default: none.
+        verbose: Also print every other measurement and the config.
     """
     require("torch")
-    from rich.console import Console
-
+    progress.step("loading PyTorch")
     from scaling.training.train import Interrupted, Progress
     from scaling.training.train import train as train_run
 
-    console = Console(stderr=True)
     if config.model.family not in FAMILIES:
         note_code(code_file(config.model.family))
     asked: list[int] = []
@@ -39,22 +50,20 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
             raise KeyboardInterrupt
         asked.append(number)
 
+    def report(p: Progress) -> None:
+        L = "" if p.L is None else f", L = {p.L:.4f}"
+        detail = f"step {p.step} of {p.steps}{L}, {si(p.tokens_per_second)} tokens/s"
+        progress.step(f"training run {config.run_id}", detail)
+
     before = signal.signal(signal.SIGINT, stop)
     try:
-        with console.status(f"run {config.run_id}") as status:
-
-            def show(p: Progress) -> None:
-                L = "" if p.L is None else f"  L {p.L:.4f}"
-                rate = f"{p.tokens_per_second:,.0f} tokens/s"
-                status.update(f"run {config.run_id}  step {p.step} of {p.steps}{L}  {rate}")
-
-            result = train_run(
-                config,
-                execution=execution,
-                folder=folder,
-                on_progress=show,
-                should_stop=lambda: bool(asked),
-            )
+        result = train_run(
+            config,
+            execution=execution,
+            folder=folder,
+            on_progress=report,
+            should_stop=lambda: bool(asked),
+        )
     except Interrupted:
         raise KeyboardInterrupt(
             f"stopped; the checkpoint is in {folder}. The same command resumes from it."
@@ -63,7 +72,27 @@ def train(config: RunConfig, *, folder: Path | None = None, execution: Execution
         signal.signal(signal.SIGINT, before)
     if execution.devices > 1 and os.environ.get("RANK", "0") != "0":
         return  # under torchrun only the first process prints
-    show_json(result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}})
+    row = result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}}
+    if json:
+        show_json(row)
+        return
+    show(*_result_lines(row))
+    if verbose:
+        show("", *(f"{name} = {value}" for name, value in row.items() if value not in (None, "")))
+
+
+def _result_lines(row: Mapping[str, Any]) -> list[str]:
+    """Return the loss of a run and what it took, in plain lines."""
+    loss = f"test loss L = {row['L']:.4f} nats per token ({row['bits_per_byte']:.4f} bits per byte)"
+    ended = "" if row["status"] == "ok" else f"; the run {row['status']}: {row['error']}"
+    lines = [
+        f"run {row['run_id']}: {loss}{ended}",
+        f"N = {si(row['N'])} parameters, D = {si(row['D'])} tokens, B = {si(row['B'])} tokens, "
+        f"C = {row['C']:.3g} FLOPs; {clock(row['seconds'])} on {row['device']} "
+        f"({si(row['tokens_per_second'])} tokens/s)",
+    ]
+    others = {name: L for name, L in row["tests"].items() if name != row["corpus"]}
+    return [*lines, *(f"on {name}: L = {L:.4f}" for name, L in others.items())]
 
 
 def data_prepare(

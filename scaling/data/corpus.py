@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scaling import progress
 from scaling.config import DataConfig
 from scaling.data.sources import CORPORA, SOTU, content_hash, source
 from scaling.data.tokenizer import PATTERN, encoder, train_bpe
@@ -91,6 +92,7 @@ class TokenFiles:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 with FileLock(path.with_suffix(".lock")):
+                    progress.step(f"preparing the test split of {corpus}")
                     _, test = split(_documents(DataConfig(corpus=corpus), known, read))
                     ids = encoder(self._tokens(), self.vocab_size)(test)
                     write_atomic(path, ids.tobytes())
@@ -143,6 +145,7 @@ def prepare(data: DataConfig) -> TokenFiles:
     from filelock import FileLock
 
     limit = f"-{data.max_bytes}" if data.max_bytes else ""
+    progress.step(f"reading the corpus {data.corpus}")
     with _readable(data.corpus):
         name, known, read = source(data)
         if known is None:
@@ -275,6 +278,8 @@ def _documents(
 def _write(
     folder: Path, data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
 ) -> None:
+    preparing = f"preparing the corpus {data.corpus} ({data.tokenizer})"
+    progress.step(preparing, "reading and splitting")
     documents = _documents(data, known, read)
     train, test = split(documents)
     if not train or not test:
@@ -282,7 +287,9 @@ def _write(
             f"data.corpus={data.corpus!r}: the text has too few blocks for a train and a test "
             "split; use text with paragraphs or lines."
         )
+    progress.step(preparing, "training the tokenizer")
     tokens = None if data.tokenizer == "bytes" else train_bpe(train, data.vocab_size)
+    progress.step(preparing, "writing the tokens")
     encode = encoder(tokens, data.vocab_size)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{data.tokenizer}-", dir=folder.parent))

@@ -73,6 +73,9 @@ class Checkpoints:
             "members": saved_members,
         }
         write(folders, values)
+        for member in members:
+            if member.folder is not None:
+                member.stored_step = member.step
 
     def resume(self, members: Sequence[Member]) -> list[Trajectory]:
         """Restore members that have a checkpoint, and group all of them into trajectories."""
@@ -84,6 +87,7 @@ class Checkpoints:
                 own = saved["members"][member.run.run_id]
                 for name in Member.SAVED:
                     setattr(member, name, own[name])
+                member.stored_step = member.step
                 state = State(**saved["state"])
                 if self.sharding is not None:
                     state = self.sharding.own_state(state, member.run.optim)

@@ -73,6 +73,8 @@ class Member:
         self.branch_step = branch_step(run)
         self.step = 0
         """Steps done."""
+        self.stored_step = 0
+        """Steps done at the last checkpoint."""
         self.curve: list[dict[str, Any]] = []
         self.tests: list[dict[str, Any]] = []
         self.loss_before, self.loss_from = 0.0, 0
@@ -177,6 +179,7 @@ class Member:
             L=self.held_out.L if self.held_out else None,
             L_train=self.mean_loss(loss_sum),
             tokens_per_second=self.work / max(1e-9, self.train_seconds + seconds),
+            stored=self.run.tokens_at(self.stored_step),
         )
 
     def result(self, files: TokenFiles, machine: Machine) -> Result:

@@ -26,6 +26,8 @@ class Progress:
     L_train: float | None
     """Mean training loss since the last evaluation [nats/token]."""
     tokens_per_second: float
+    stored: int = 0
+    """Tokens whose training the checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Callbacks:
     """Functions of the caller that a training loop reports to, or asks for a decision."""
 
     on_progress: Callable[[RunConfig, Progress], None] | None = None
-    """Called about twice a second, and after every evaluation."""
+    """Called about twice a second, and after every evaluation and checkpoint."""
     on_result: Callable[[Result], None] | None = None
     """Called as each run ends."""
     should_stop: Callable[[], bool] | None = None

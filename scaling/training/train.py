@@ -41,7 +41,7 @@ def train(
     Arguments:
         folder: Holds the checkpoint. An existing one is resumed exactly: an interrupted run ends
             with the numbers of an undisturbed one, bit for bit on the CPU.
-        on_progress: Called about twice a second, and after every evaluation.
+        on_progress: Called about twice a second, and after every evaluation and checkpoint.
         should_stop: Called after every step; True writes the checkpoint and raises Interrupted.
         give_up: Called after every evaluation but the last; a run that it names ends there, with
             status 'stopped'.

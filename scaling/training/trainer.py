@@ -162,6 +162,8 @@ class Trainer:
         results: dict[str, Result] = {}
         self._hand_in_results(results, callbacks.on_result)
         self._clock = self._last_progress = self._last_checkpoint = time.perf_counter()
+        if any(m.stored_step for t in (*self.trajectories, *self.waiting) for m in t.members):
+            self._report(callbacks.on_progress, waiting=True)  # where they resume
         while self.trajectories:
             self.steps(1)
             due = self._due_for_evaluation()
@@ -184,6 +186,7 @@ class Trainer:
                 with self._not_training():
                     self._save()
                 self._last_checkpoint = self._clock
+                self._report(callbacks.on_progress, waiting=True)
             if self.trajectories and stop:
                 places = (f"{m.run.run_id} at {m.step} of {m.run.S}" for m in self._members())
                 raise Interrupted(f"stopped at a step: {', '.join(places)}")
@@ -231,7 +234,13 @@ class Trainer:
         )
         return bool(report), bool(stop), bool(save)
 
-    def _report(self, on_progress: Callable[[RunConfig, Progress], None] | None) -> None:
+    def _report(
+        self,
+        on_progress: Callable[[RunConfig, Progress], None] | None,
+        *,
+        waiting: bool = False,
+    ) -> None:
+        """Report the progress of members; with `waiting`, also of those that wait for a slot."""
         self._last_progress = now = time.perf_counter()
         if on_progress is None:
             return
@@ -241,6 +250,10 @@ class Trainer:
             share = seconds / len(trajectory.members)
             for member in trajectory.members:
                 on_progress(member.run, member.progress(loss_sum, share))
+        for trajectory in self.waiting if waiting else ():
+            if trajectory.state is not None:
+                for member in trajectory.members:
+                    on_progress(member.run, member.progress(trajectory.state.loss_sum, 0.0))
 
     @contextlib.contextmanager
     def _not_training(self) -> Iterator[None]:

@@ -1,0 +1,64 @@
+"""Announcements of what a long call is doing, for whoever wants to show them.
+
+    from scaling import progress
+
+    with progress.reported(lambda text, detail: print(text, detail)):
+        fit("chinchilla", runs)  # prints "fitting chinchilla", ...
+
+Code that may take seconds calls :func:`step` before each part of its work. Without a listener,
+which is the default, nothing happens. The command line shows the steps on standard error
+(scaling.cli.status_line). Threads that the caller starts report nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+Listener = Callable[[str, str], None]
+"""Called with the text of a step, such as 'fitting chinchilla', and a detail that changes within
+it, such as '3 of 10'. An empty text means that nothing is announced until the next step."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_current: ContextVar[tuple[str, str]] = ContextVar("current", default=("", ""))
+
+
+def step(text: str, detail: str = "") -> None:
+    """Announce the work that comes next."""
+    if (listener := _listener.get()) is not None:
+        _current.set((text, detail))
+        listener(text, detail)
+
+
+@contextlib.contextmanager
+def other_output() -> Iterator[None]:
+    """Announce nothing while the block prints something else; the step continues after it."""
+    current = _current.get()
+    step("")
+    try:
+        yield
+    finally:
+        step(*current)
+
+
+@contextlib.contextmanager
+def reported(listener: Listener) -> Iterator[None]:
+    """Pass the steps of the block to `listener`."""
+    token, current = _listener.set(listener), _current.set(("", ""))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+        _current.reset(current)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Announce nothing within the block, which has a display of its own."""
+    step("")
+    token = _listener.set(None)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
