@@ -95,7 +95,7 @@ def deviation_line(d: Deviation) -> str:
 def deviation_record(d: Deviation) -> dict[str, Any]:
     """Return the price of another size for JSON: what is beyond sense is None, with the reason."""
     value, low, high = (x if _sensible(x) else None for x in d.compute)
-    compute = {"value": value, "low": low, "high": high}
+    compute: dict[str, Any] = {"value": value, "low": low, "high": high}
     if None in compute.values():
         compute["reason"] = f"{deviation_line(d).removeprefix(f'{d.factor:g} x N').strip()}"
     return {"factor": d.factor, "compute": compute, "D": None if value is None else d.D}

@@ -83,7 +83,7 @@ def best_of_searches(runs: pd.DataFrame, target: str, by: tuple[str, ...]) -> Be
     return Best(
         kept,
         {reason: n for reason, n in left_out.items() if n},
-        {code: text for code, text in remarks.items() if text},
+        {code: str(text) for code, text in remarks.items() if text},
     )
 
 
