@@ -154,6 +154,7 @@ def test_formats_that_run_code_are_refused(tmp_path, name):
         ("t.xls", b"\xd0\xcf\x11\xe0old", "spreadsheet of an unsupported format"),
         ("t.csv", b"<!DOCTYPE html><html>", "it is a web page"),
         ("t.csv", b"a,b\x00\x01\xff\n", "not a readable"),
+        ("t.csv", b"\x00\x00\x00", "it is not text"),
         ("t.bin", b"\x00\x01\x02\x03", "is not a table this reads"),
         ("t", b"hello world\nthis is prose\n", "a file without suffix is not a table"),
         ("t.json", b'{"runs": [', "not a readable"),
@@ -297,6 +298,7 @@ def test_names_with_spaces_in_aligned_columns(tmp_path):
         "# " + delimited(" "),
         "| params | tokens | loss |\n|---|---:|:-:|\n"
         + "".join(f"| {' | '.join(line.split(','))} |\n" for line in CSV.splitlines()[1:]),
+        "".join(f"{line},,\n" for line in CSV.splitlines()),
         CSV.replace("\n", "\r"),
         CSV + "\n\n",
     ],
@@ -312,6 +314,12 @@ def test_row_names_without_a_header_name_the_runs(tmp_path):
     path.write_text("params,loss\nsmall,1e6,3.5\nlarge,1e7,3.1\n")
     got = read_file(path)
     assert got.run_id.tolist() == ["small", "large"] and got.params.tolist() == [1e6, 1e7]
+
+
+def test_a_line_break_in_a_quoted_name_is_kept(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text('"N","Test\nloss"\n1e6,3.5\n')
+    assert list(read_file(path)) == ["N", "Test\nloss"]
 
 
 def test_hashes_in_names_and_cells_are_no_comments(tmp_path):

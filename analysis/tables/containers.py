@@ -143,7 +143,9 @@ def _read(
     if suffix not in (*_DELIMITERS, *_JSON) and b"\x00" in data[:1000] and not _wide(data):
         raise TableError(_unknown(source, suffix))
     text = _decoded(data, source)
-    start = text.lstrip()[:1]
+    if "\x00" in text[:1000]:
+        raise ValueError("it is not text")
+    start = text[:1000].lstrip()[:1]
     if start == "<":
         raise ValueError("it is a web page; download the file itself, not the page that shows it")
     if suffix in _JSON or start in ("{", "["):

@@ -48,13 +48,12 @@ def read_delimited(
         table = table.reset_index(names="run_id" if "run_id" not in table.columns else "row")
         return table, {}
     table.columns = _names(table, lines, delimiter)
-    empty = [
-        at for at, name in enumerate(table.columns)
-        if str(name).startswith("Unnamed:") and at == table.shape[1] - 1
-        and table.iloc[:, at].isna().all()
-    ]  # fmt: skip
-    if empty:  # each line ends with a delimiter
-        table = table.iloc[:, : empty[0]]
+    while (
+        table.shape[1]
+        and str(table.columns[-1]).startswith("Unnamed:")
+        and table.iloc[:, -1].isna().all()
+    ):
+        table = table.iloc[:, :-1]  # each line ends with a delimiter
     return table, {"likely": "," if delimiter == ";" else None, "reread": _reread(read)}
 
 
@@ -178,7 +177,7 @@ def _names(table: pd.DataFrame, lines: Sequence[str], delimiter: str) -> list[An
     names = list(table.columns)
     if delimiter.startswith("\\") or not lines:
         return [str(name).strip() for name in names]
-    header = next(csv.reader(lines, delimiter=delimiter), [])
+    header = next(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter), [])
     if len(header) != len(names):
         return [str(name).strip() for name in names]
     return [new.strip() or old for old, new in zip(names, header, strict=True)]
