@@ -44,11 +44,11 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"log_?loss", "logloss"),
     (r"loss(es)?|verlust|testverlust|perte|perdida|perda|perdita|loss_value"
      r"|损失|損失|потери|потеря", "loss"),
-    (r"perplexity|perplexities|ppls?|perplexitat|perplexite|perplejidad|perplexidade|perplessita"
+    (r"perplexity|perplexities|ppls?|perplexitat|perplexite|token_(perplexity|ppl)|perplejidad|perplexidade|perplessita"
      r"|困惑度|перплексия", "ppl"),
     # ratios and rates
     (r"(tok(en)?s?|d)_?per_?(n|param(eter)?s?)|tok(en)?s?_(to_)?param(eter)?s?(_ratio)?|d_n(_ratio)?"
-     r"|token_param_ratio", "ratio"),
+     r"|token_param_ratio", "tokensperparam"),
     (r"(tok(en)?s?|flops?|tflops?|steps?|it|samples?|iters?)_?(per_?|_|/)s(ec(ond)?s?)?|tps|mfu"
      r"|throughput|flops?_(per_)?(tok(en)?|step|forward|sample)s?|gflops?", "rate"),
     # batch
@@ -69,7 +69,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
      r"|longueur_de_(sequence|contexte)", "nctx"),
     (r"intermediate_(size|dim)|d_?ffn?|ffn?w?_?(hidden|size|dim|width|inner)(_size|_dim)?|mlp_"
      r"(dim|size|width|hidden)|feed_?forward_(dim|size|width)|hidden_ff|n_inner", "dff"),
-    (r"hidden_?(size|dim|width)s?|d_?model|model_(dim|width)|n_?embd?|(embed(ding)?|emb)_?"
+    (r"hidden_?(size|dim|width)s?|d_?model|model_(dim|width)|n_?emb(e?d)?|(embed(ding)?|emb)_?"
      r"(dim|size)s?|width|dim|residual_(dim|width)|breite|largeur", "dmodel"),
     (r"(n|num|number_of)?_?(kv|key_value)_heads?|n_head_kv|num_query_groups", "kvheads"),
     (r"(n|num|number_of)?_?(attention|attn)?_?heads?", "heads"),
@@ -89,7 +89,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
      r"|sans_embeddings?|ohne_embeddings?", "nonemb"),
     (r"(model_?size|modellgro(ss|s|ß)e|taille_du_modele|tamano_del_modelo)(_in)?(_params?)?",
      "params"),
-    (r"(n|num|nb|no)?_?param(eter)?s?|parameter(an)?zahl|parametres?|parametros?|parametri"
+    (r"(n|num|nb|no)?_?param(eter)?s?(_?counts?)?|parameter(an)?zahl|parametres?|parametros?|parametri"
      r"|n_weights|num_weights|参数量?|パラメータ数?|параметры|параметров", "params"),
     # tokens
     (r"unique_tok(en)?s?|tok(en)?s?_unique|distinct_tok(en)?s?", "uniquetokens"),
@@ -103,7 +103,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
 """Spellings of each head word; the first that matches counts. Words are joined by _."""
 
 _GLUED = re.compile(
-    r"^(n|num|nb|total|model|val|valid|validation|test|train|training|eval|dev|final|min|best|max"
+    r"^(n|num|nb|total|model|val|valid|validation|validierungs|trainings|test|train|training|eval|dev|final|min|best|max"
     r"|heldout|batch|log10|log2|log|ln|lg|unique)"
     r"(loss|ppl|perplexity|verlust|params?|parameters?|tokens?|steps?|layers?|heads?|flops?|size"
     r"|bpb|nll|lr)([kmbt]?)$"
@@ -111,14 +111,37 @@ _GLUED = re.compile(
 _HELD_OUT = {"val", "valid", "validation", "validierungs", "validierung", "validacion", "test",
              "eval", "evaluation", "dev", "heldout", "held", "holdout", "prueba", "teste", "检验",
              "验证", "测试", "検証"}  # fmt: skip
-_TRAIN = {"train", "training", "trn", "tr", "entrenamiento", "treino", "entrainement", "训练"}
+_TRAIN = {
+    "train",
+    "training",
+    "trainings",
+    "trn",
+    "tr",
+    "entrenamiento",
+    "treino",
+    "entrainement",
+    "训练",
+}
 _LAST = {"final", "last", "end", "finale", "finaler", "endgultig"}
 _SMOOTH = {"ema", "smooth", "smoothed", "avg", "average", "mean", "moyenne"}
 _BEST = {"min", "minimum", "best", "lowest", "max", "running"}
 _TOTAL = {"total", "all", "full", "overall", "gesamt", "totaux", "totales", "whole"}
-_SEEN = {"seen", "processed", "consumed", "trained", "so", "far", "used", "vus", "vistos"}
+_SEEN = {
+    "cum",
+    "cumulative",
+    "seen",
+    "processed",
+    "consumed",
+    "trained",
+    "so",
+    "far",
+    "used",
+    "vus",
+    "vistos",
+}
 _CEILING = {"total", "max", "target", "planned", "budget"}
 _STDERR = {"stderr", "se", "sem"}
+_UNITS_OF_TEXT = {"word", "words", "byte", "bytes", "char", "chars", "character", "characters"}
 _PEAK = {"peak", "max", "maximum", "base", "init", "initial", "start"}
 _IGNORED = {
     "n", "num", "nb", "no", "number", "of", "de", "des", "der", "du", "la", "le", "del", "d", "the",
@@ -126,7 +149,7 @@ _IGNORED = {
     "hyperparameters", "model", "run", "metrics", "metric", "stats", "lm", "language", "decoder",
     "value", "values", "nombre", "numero", "anzahl", "out", "set", "nats", "size", "data", "c",
     "trainer", "optim", "optimizer", "optimiser", "global", "trainable", "dataset", "is", "at",
-    "history", "result", "results", "on", "curve", "log",
+    "history", "result", "results", "on", "curve", "log", "pretrain", "pretraining",
 }  # fmt: skip
 _FORBIDDEN = {
     "std", "stdev", "stddev", "var", "variance", "stderr", "se", "sem", "err", "error", "ratio",
@@ -137,13 +160,14 @@ _FORBIDDEN = {
     "reducible", "irreducible", "entropy", "reg", "regularization", "router", "balance",
     "balancing", "threshold", "type", "fn", "func", "function", "name", "path", "file", "warmup",
     "decay", "logging", "save", "every", "interval", "freq", "frequency", "cooldown", "peak",
-    "achieved", "device", "gpu", "hardware", "memory", "mem", "bytes", "byte", "gb", "mb", "cost",
+    "achieved", "device", "gpu", "hardware", "memory", "mem", "gb", "mb", "cost",
     "price", "dollars", "usd", "embedding", "embeddings", "embed", "emb", "norm", "clip", "id",
     "index", "idx", "percent", "pct", "fraction", "frac", "share", "expert", "experts", "special",
     "pad", "padding", "smoothing", "position", "accuracy", "acc", "top", "drop", "dropout",
     "remaining", "left", "eta", "estimate", "estimated", "lower", "upper", "low", "high", "ci",
     "epochs", "epoch", "generated", "new", "prompt", "completion", "reward", "per", "rate",
     "schedule", "scheduler", "url", "hash", "dtype", "precision", "skip", "skipped", "frozen",
+    *_UNITS_OF_TEXT,
 }  # fmt: skip
 _SCALES = {
     "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "mio": 1e6, "mega": 1e6,
@@ -158,11 +182,18 @@ _LOSSES = {"loss", "logloss", "ppl", "bits", "bpb", "nats"}
 _OTHER = {
     "layers": "n_layer", "dmodel": "d_model", "heads": "n_head", "kvheads": "n_kv_head",
     "dff": "d_ff", "vocab": "vocab_size", "nctx": "n_ctx", "seed": "seed",
-    "uniquetokens": "D_unique", "batchtokens": "B", "batch": "sequences", "ratio": "D/N",
+    "uniquetokens": "D_unique", "batchtokens": "B", "batch": "sequences",
+    "tokensperparam": "D/N",
 }  # fmt: skip
 """Symbols of head words whose names take no unit or logarithm."""
 _HEADS = {head for _, head in _SPELLINGS}
+_POWER = re.compile(r"(?:[x×*]\s*|(?<![\w.]))(?:1e\+?|10\s?(?:\^|\*\*)\s?)(\d{1,2})(?!\d)")
+"""Pattern of a power of ten, such as 1e6 or 10^6."""
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _LETTERS = {"N": "params", "D": "tokens", "C": "flops", "L": "loss"}
+
+
+_BESIDE_LETTERS = {*_SCALES, *_LOGS, *_HELD_OUT, *_TRAIN, *_LAST, *_TOTAL, *_SEEN, "active", "in"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -170,11 +201,12 @@ def meaning(name: str) -> Meaning | None:
     """Return what the name of a column says; None if it says nothing that is known."""
     words, scale = _words(name)
     heads = [word for word in words if word in _HEADS]
-    if not heads:  # N (M), D_B: a symbol with a unit
-        letter = re.match(r"([NDCL])(?![a-zA-Z])", name)
-        if letter is None or not all(word in _SCALES for word in words[1:]):
+    if not heads:  # N (M), D_B, log10(N), L_test: a symbol with a unit or a kind
+        letter = re.search(r"(?<![a-zA-Z])[NDCL](?![a-zA-Z])", name)
+        rest = [word for word in words if word != (letter[0].lower() if letter else "")]
+        if letter is None or not set(rest) <= _BESIDE_LETTERS:
             return None
-        heads, words = [_LETTERS[letter[1]]], words[1:]
+        heads, words = [_LETTERS[letter[0]]], rest
     rest = [word for word in words if word not in heads]
     if set(heads) <= _LOSSES:
         return _loss(heads, rest)
@@ -193,8 +225,8 @@ BASES = {"log10": 10.0, "log": math.e, "log2": 2.0}
 """Bases of the logarithms that a column may hold."""
 _INVERSES = {
     "log10": "10**{}", "log": "exp({})", "log2": "2**{}", "log?": "10**{}",
-    "perplexity": "log({})", "log10 perplexity": "log(10)*{}", "log2 perplexity": "log(2)*{}",
-    "bits": "log(2)*{}",
+    "perplexity": "log({})", "perplexity of text": "log({})", "log10 perplexity": "log(10)*{}",
+    "log2 perplexity": "log(2)*{}", "bits": "log(2)*{}",
 }  # fmt: skip
 
 
@@ -217,12 +249,17 @@ def _loss(heads: list[str], rest: list[str]) -> Meaning | None:
     if words & _STDERR and not words & (_FORBIDDEN - _STDERR):
         return Meaning("L_stderr")
     extra = words - _IGNORED - _HELD_OUT - _TRAIN - _LAST - _SMOOTH - _BEST - set(_LOGS)
-    if words & _FORBIDDEN:
+    of_text = words & _UNITS_OF_TEXT if "ppl" in heads else set()
+    if words & _FORBIDDEN - (of_text and {*of_text, "per"}):
         return None
     kind = "held-out" if words & _HELD_OUT else "training" if words & _TRAIN else ""
     function = next((_LOGS[word] for word in rest if word in _LOGS), "")
     unit = next((head for head in ("ppl", "bpb", "bits", "logloss") if head in heads), "")
-    if unit == "ppl":
+    if of_text:
+        function = "perplexity of text"
+    elif "exp" in words and not unit:
+        function, extra = "perplexity", extra - {"exp"}
+    elif unit == "ppl":
         # The logarithm of a perplexity is the loss itself; of base 10 or 2 it is not.
         function = {"": "perplexity", "log": "", "log?": ""}.get(function, f"{function} perplexity")
     elif unit == "bpb":
@@ -233,7 +270,8 @@ def _loss(heads: list[str], rest: list[str]) -> Meaning | None:
         function = "log?"
     held_out = {"held-out": 2, "": 1, "training": 0}[kind]
     last = 2 if words & _LAST else -1 if words & _BEST else 0 if words & _SMOOTH else 1
-    rank = (function != "bits_per_byte", held_out, not function, last, -len(extra))
+    per_token = function not in ("bits_per_byte", "perplexity of text")
+    rank = (per_token, held_out, not function, last, -len(extra))
     return Meaning("L", function=function, kind=kind, rank=tuple(map(int, rank)))
 
 
@@ -278,6 +316,8 @@ def _plain(head: str, rest: list[str], scale: float) -> Meaning | None:
         return None
     for word in rest:
         scale *= _SCALES.get(word, 1.0)
+    if head == "heads" and words & {"d", "dim"}:
+        return None  # their width
     extra = words - _IGNORED - _TRAIN - {"total", "max", "effective"} - set(_SCALES)
     return Meaning(_OTHER[head], scale, rank=(0, -len(extra)))
 
@@ -285,7 +325,8 @@ def _plain(head: str, rest: list[str], scale: float) -> Meaning | None:
 def _words(name: str) -> tuple[list[str], float]:
     """Return the words of a name, heads in their one spelling, and the power of ten in it."""
     text, scale = name, 1.0
-    if power := re.search(r"(?:[x×*]\s*)?(?<![\w.])(?:1e\+?|10\s?(?:\^|\*\*)\s?)(\d{1,2})", text):
+    text = re.sub("10([⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: "10^" + m[1].translate(_SUPERSCRIPTS), text)
+    if power := _POWER.search(text):
         text, scale = text.replace(power[0], " "), 10.0 ** int(power[1])
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", text)
     text = _normal(text)

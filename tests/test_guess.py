@@ -55,9 +55,11 @@ def refusal(table, **options):
     ("trainable_params", "training_tokens", "nll"),
     ("param_count", "token_count", "heldout_loss"),
     ("Number of parameters", "Number of training tokens", "Test loss (nats/token)"),
-    ("model_size", "tokens", "loss_per_token"),
+    ("model_size", "tokens", "loss_value"),
     ("total_parameters", "num_tokens", "ce_loss"),
     ("active_params", "TrainTokens", "final_val_loss"),
+    ("N_params", "D_tokens", "L_test"),
+    ("paramcount", "cum_tokens", "loss_per_token"),
     ("Parameter", "Token", "Verlust"),
     ("Parameteranzahl", "Trainings-Token", "Testverlust"),
     ("paramètres", "jetons", "perte"),
@@ -84,7 +86,8 @@ def test_names_of_parameters_tokens_and_losses(header):
     ("params (1e6)", N / 1e6, "N"), ("# params (B)", N / 1e9, "N"),
     ("log10_params", np.log10(N), "N"),
     ("log_params", np.log10(N), "N"), ("ln_params", np.log(N), "N"), ("log_params", np.log(N), "N"),
-    ("params_M", N, "N"),
+    ("params_M", N, "N"), ("log10(N)", np.log10(N), "N"), ("params x1e6", N / 1e6, "N"),
+    ("log(N)", np.log10(N), "N"), ("exp(loss)", np.exp(L), "L"), ("tokens×10⁹", D / 1e9, "D"),
     ("params", [f"{n / 1e6:.0f}M" for n in N], "N"),
     ("tokens_B", D / 1e9, "D"), ("tokens (B)", D / 1e9, "D"), ("Tokens [billions]", D / 1e9, "D"),
     ("tokens_M", D / 1e6, "D"), ("D (B)", D / 1e9, "D"), ("D_B", D / 1e9, "D"),
@@ -234,6 +237,13 @@ def test_a_perplexity_is_converted_whatever_its_size(level):
     assert np.allclose(bits["L"], L * np.log(2)) and "bits per token" in note
     expression, note = read(small, map={"log(ppl)": "L"})
     assert np.allclose(expression["L"], level * L / L.max()) and "perplexity" not in note
+
+
+def test_a_perplexity_of_words_or_bytes_is_never_taken_for_nats():
+    for name in ("word_ppl", "byte_perplexity", "ppl per character"):
+        for options in ({}, {"map": {name: "L"}}):
+            found, note = read({"params": N, "tokens": D, name: np.exp(L)}, **options)
+            assert np.allclose(found["L"], L) and "not in nats per token" in note
 
 
 def test_bits_per_byte_are_not_converted_but_warned_of():

@@ -82,6 +82,8 @@ def _note(what: Meaning, column: str) -> str:
     """
     unit = {
         "perplexity": "is a perplexity, whose logarithm is the loss",
+        "perplexity of text": "is a perplexity of words or bytes: its logarithm is not in nats "
+        "per token",
         "log10 perplexity": "is the logarithm of a perplexity to base 10",
         "log2 perplexity": "is the logarithm of a perplexity to base 2",
         "bits": "is in bits per token (1 bit = 0.6931 nats)",
