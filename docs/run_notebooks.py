@@ -27,7 +27,7 @@ It allows for other processors and libraries; an estimate that changed differs b
 
 WIDEST = 1000
 """Largest width of a stored image [pixels]."""
-COLOURS = 64
+COLOURS = 256
 """Largest number of colours of a stored image."""
 
 _MACHINE = [
@@ -122,7 +122,7 @@ def _few_colours(encoded: str) -> str:
         size = (WIDEST, round(image.height * WIDEST / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
     small = io.BytesIO()
-    image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT).save(small, "png", optimize=True)
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE).save(small, "png", optimize=True)
     return base64.b64encode(small.getvalue()).decode() + "\n"
 
 
