@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +66,32 @@ input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; }
 """
 
 
-def report(results: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a results folder; return its path.
+def report(
+    results: str | Path,
+    out: str | Path | None = None,
+    *,
+    map: Mapping[str, str] | None = None,
+    where: str | None = None,
+    strict: bool = False,
+) -> Path:
+    """Write the page of a results folder or of a table; return its path.
 
-    out  The file to write; the default is <results>/report.html.
+    out     The file to write; the default is <results>/report.html, for a table <table>.html.
+    map     {column of the table: symbol}, as for `load`.
+    where   A condition that selects runs, such as "D > 1e9".
+    strict  Refuse rows that would be left out, as for `load`.
 
     The page lists what the data do not allow. Raises TableError as `summarise` does, and for a
     damaged manifest.
     """
     folder = Path(results)
-    if out is None:
+    if out is None and folder.is_file():
+        out = folder.with_suffix(".html")
+    elif out is None:
         check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
-    summary = summarise(folder, draw=False)
+    summary = summarise(folder, draw=False, map=map, where=where, strict=strict)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON and file names may hold lone surrogates, which UTF-8 cannot encode.
     out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")

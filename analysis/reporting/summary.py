@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -24,6 +24,7 @@ from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import plans
 from analysis.tables.load import load
+from analysis.tables.rows import used_rows
 from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
 from scaling.errors import ConfigError, TableError
@@ -47,8 +48,8 @@ class Summary:
     """All runs, of any status."""
     runs: pd.DataFrame = field(repr=False)
     """The runs that the laws are fitted to: status 'ok'."""
-    curves: pd.DataFrame = field(repr=False)
-    """Their learning curves."""
+    curves: pd.DataFrame | None = field(repr=False)
+    """Their learning curves; None for a table without."""
     laws: dict[str, FitResult]
     """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), if the data allow."""
     skipped: dict[str, str]
@@ -136,18 +137,28 @@ class _Attempts:
 
 
 def summarise(
-    results: str | Path, *, figures: str | Path | None = None, draw: bool = True
+    results: str | Path,
+    *,
+    figures: str | Path | None = None,
+    draw: bool = True,
+    map: Mapping[str, str] | None = None,
+    where: str | None = None,
+    strict: bool = False,
 ) -> Summary:
-    """Fit, validate, plan and draw everything that the runs of a results folder allow.
+    """Fit, validate, plan and draw everything that the runs of a results folder or table allow.
 
-    figures  The folder that figures are written to; the default is <results>/figures.
+    figures  The folder that figures are written to; the default is <results>/figures. Those of a
+             table are drawn only if it is given.
     draw     Whether to write figures.
+    map      {column of the table: symbol}, as for `load`.
+    where    A condition that selects runs, such as "D > 1e9".
+    strict   Refuse rows that would be left out, as for `load`.
 
     Raises TableError if there is no table or no usable run. Items that the data do not allow (one
     size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = Path(results)
-    table, runs, curves = _read(folder)
+    table, runs, curves = read_results(folder, map=map, where=where, strict=strict)
     attempt = _Attempts()
     laws = _fit(attempt, runs)
     held_out = _validate(attempt, laws, runs)
@@ -187,23 +198,37 @@ def summarise(
     )
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return the table of a results folder, its runs with status 'ok', and their learning
-    curves."""
-    if folder.is_file():
-        raise TableError(
-            f"{folder} is a table; a summary needs the results folder of a sweep, with its "
-            "learning curves. For a table use `scaling fit`, `validate`, `frontier` and `plan`."
-        )
-    table = load(folder)
-    if "status" not in table.columns:
-        raise TableError(f"{folder}: {missing_column('status', table.columns)}")
-    runs = table[table["status"] == "ok"]
+def read_results(
+    path: Path,
+    *,
+    map: Mapping[str, str] | None = None,
+    where: str | None = None,
+    strict: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """Return the selected rows of a results folder or of a table, those with status 'ok', and
+    their learning curves.
+
+    A table has learning curves if a run_id occurs more than once; its runs are then the last
+    evaluations. Without learning curves, they are None.
+    """
+    options: dict[str, Any] = {"map": map, "where": where}
+    if strict:
+        options["strict"] = True
+    table = load(path, **options)
+    curves = None
+    if path.is_dir():
+        if "status" not in table.columns:
+            raise TableError(f"{path}: {missing_column('status', table.columns)}")
+        curves = load(path, curves=True, **(options | {"where": None}))
+        curves = curves[curves["run_id"].isin(table["run_id"])]
+    elif "run_id" in table.columns and table["run_id"].duplicated().any():
+        curves = load(path, curves=True, **options)
+        table = curves.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")
+    runs = used_rows(table)
     if runs.empty:
         counts = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
-        raise TableError(f"{folder}: no run has status 'ok' ({counts}): nothing to fit.")
-    curves = load(folder, curves=True)
-    return table, runs, curves[curves["status"] == "ok"]
+        raise TableError(f"{path}: no run has status 'ok' ({counts}): nothing to fit.")
+    return table, runs, None if curves is None else used_rows(curves)
 
 
 def _fit(attempt: _Attempts, runs: pd.DataFrame) -> dict[str, FitResult]:
@@ -254,7 +279,7 @@ def _plan(
 def _draw(
     attempt: _Attempts,
     runs: pd.DataFrame,
-    curves: pd.DataFrame,
+    curves: pd.DataFrame | None,
     laws: dict[str, FitResult],
     compared: Frontier | Comparison | None,
 ) -> dict[str, Figure]:
