@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +104,18 @@ class Choice:
             f"by {percent(test.error)} on average{rivals}."
         )
 
+    def among(self, names: Collection[str]) -> Choice:
+        """Return the choice with the given laws only, in the same order."""
+        if self.fits.keys() <= set(names):
+            return self
+        kept = [name for name in self.fits if name in names]
+        return replace(
+            self,
+            fits={name: self.fits[name] for name in kept},
+            tests={name: self.tests[name] for name in kept},
+            determined=self.determined if kept[0] == self.name else determines(self.fits[kept[0]]),
+        )
+
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return finite(
@@ -123,6 +135,7 @@ def choose(
     *,
     bootstrap: int = 1000,
     seed: int = 0,
+    rank: bool = True,
     alone: bool = False,
 ) -> Choice:
     """Fit the laws to the runs and choose the one that predicts the larger runs best.
@@ -131,19 +144,24 @@ def choose(
     least held-out error (:func:`analysis.fitting.held_out.held_out`). If the runs are too few to
     hold any out, it has the least AICc.
 
-    alone  fit only the first law with `bootstrap` draws, and the others without: the same law, much
-           sooner.
+    rank   if False, the laws keep their order: the first was asked for.
+    alone  fit only the law chosen with `bootstrap` draws, and the others without: the same law,
+           much sooner.
 
-    Raises FitError if no law can be fitted.
+    Raises FitError if no law can be fitted, or if the one asked for cannot.
     """
     fits, skipped = {}, {}
     for law in laws:
         try:
             fits[law.name] = fit(law, runs, bootstrap=0 if alone else bootstrap, seed=seed)
         except (FitError, TableError) as error:
+            if not rank and law is laws[0]:
+                raise
             skipped[law.name] = str(error)
     if not fits:
         raise FitError(next(iter(skipped.values())))
+    if not rank:
+        return asked_for(fits, skipped)
 
     def drawn(name: str) -> FitResult:
         if alone:
@@ -159,7 +177,7 @@ def choose_among(fits: Mapping[str, FitResult]) -> Choice:
     return _ordered(dict(fits), held_out_tests(fits), {})
 
 
-def asked(fits: Mapping[str, FitResult], skipped: Mapping[str, str] | None = None) -> Choice:
+def asked_for(fits: Mapping[str, FitResult], skipped: Mapping[str, str] | None = None) -> Choice:
     """Return the given laws as a choice of the caller's: the first is used."""
     fits = dict(fits)
     return Choice(
@@ -175,7 +193,7 @@ def _ordered(
     fits: dict[str, FitResult],
     tests: dict[str, HeldOut],
     skipped: dict[str, str],
-    drawn: Any = None,
+    drawn: Callable[[str], FitResult] | None = None,
 ) -> Choice:
     rule: Rule = "held_out" if next(iter(tests.values())).cuts else "fit"
     score = {

@@ -21,11 +21,12 @@ from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.choice import choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.isoflop import isoflop
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.laws import Law
+from analysis.laws import Law, resolve
 from analysis.tables.conventions import counted, in_words, per_token
 from scaling.errors import TableError
 from scaling.table import sensible
@@ -38,7 +39,7 @@ def frontier(
     *,
     method: str | None = None,
     curves: pd.DataFrame | None = None,
-    law: Law | str = "chinchilla",
+    law: Law | str | None = None,
     params: str = "N",
     flops: str | Callable[[Any], Any] = "C",
     bootstrap: int = 1000,
@@ -53,7 +54,8 @@ def frontier(
     method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. The default
              is the envelope for curves, and parametric otherwise.
     curves   The learning curves of the runs in `data`, for the envelope within 'all'.
-    law      The law that the parametric method fits to runs.
+    law      The law that the parametric method fits to runs. The default is the one that
+             predicts the larger runs best (:func:`analysis.frontiers.choice.choose`).
     params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
              shape (see analysis.tables.conventions). The parametric method also takes a function
@@ -84,7 +86,7 @@ def frontier(
     source = _Source(
         runs=_last_evaluations(data) if is_curve else data,
         curves=data if is_curve else curves,
-        law=law, params=params, flops=flops, tolerance=tolerance,
+        law=None if law is None else resolve(law), params=params, flops=flops, tolerance=tolerance,
         options={"bootstrap": bootstrap, "level": level, "seed": seed},
     )  # fmt: skip
     return source.every_method() if method == "all" else source.by(method)
@@ -96,7 +98,7 @@ class _Source:
 
     runs: pd.DataFrame
     curves: pd.DataFrame | None
-    law: Law | str
+    law: Law | None
     params: str
     flops: str | Callable[[Any], Any]
     tolerance: float | None
@@ -132,7 +134,10 @@ class _Source:
         flops = self.flops if isinstance(self.flops, str) else "C"
         table = counted(self.runs, self.params, flops)
         bootstrap, seed = self.options["bootstrap"], self.options["seed"]
-        fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
+        if self.law is None:
+            fitted = choose(table, bootstrap=bootstrap, seed=seed, alone=True).first
+        else:
+            fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
         flops_of = per_token(table) if isinstance(self.flops, str) else self.flops
         return parametric(fitted, flops=flops_of, level=self.options["level"])
 

@@ -10,8 +10,9 @@ from typing import Any
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
+from analysis.frontiers.choice import Choice, asked_for, choose_among
+from analysis.planning.answer import verdict, wrapped
 from analysis.planning.plan import Plan, plan
-from analysis.validation.validate import held_out
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
 
@@ -26,6 +27,8 @@ class Plans:
     """{law: reason why it gives no plan}."""
     held_out: dict[str, float]
     """{law: error of predicting the larger runs from the smaller ones}; NaN for too few runs."""
+    choice: Choice
+    """The laws behind the plans, and how they were tested."""
 
     @property
     def first(self) -> Plan:
@@ -41,9 +44,17 @@ class Plans:
         }
         return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
 
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """The answer in three sentences: the law, what to train, and the main doubts."""
+        return verdict(self.choice, self.first, rivals=self.plans)
+
     def record(self) -> dict[str, Any]:
-        """Return the first plan's record with those of all `laws` and the `disagreement`."""
+        """Return the first plan's record with the `verdict`, those of all `laws` and the
+        `disagreement`."""
         return self.first.record() | {
+            "verdict": list(self.verdict),
+            "choice": self.choice.record(),
             "laws": {name: p.record() for name, p in self.plans.items()},
             "skipped": self.skipped,
             "held_out": finite(self.held_out),
@@ -51,7 +62,7 @@ class Plans:
         }
 
     def __str__(self) -> str:
-        lines = [str(self.first)]
+        lines = [*wrapped(self.verdict), "", str(self.first)]
         if len(self.plans) > 1:
             lines.append("the same under other laws:")
             lines += [self._line(name) for name in self.plans]
@@ -73,19 +84,21 @@ class Plans:
         )
 
 
-def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
+def plans(sources: Choice | Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
     """Plan the same request under each of several fitted laws; `asked` as for :func:`plan`.
 
     With `rank`, the first plan is that of the law that predicts the larger runs best from the
-    smaller ones (:func:`analysis.validation.validate.held_out`), among the laws that the data
-    determine, or among all if they determine none. The others follow, best predictor first.
+    smaller ones (:func:`analysis.fitting.held_out.held_out`), among the laws that the data
+    determine, or among all if they determine none. The others follow, best predictor first. A
+    choice (:func:`analysis.frontiers.choice.choose`) keeps its order.
 
     Raises the first law's error if no law gives a plan.
     """
+    fits = sources.fits if isinstance(sources, Choice) else sources
     made: dict[str, Plan] = {}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = dict(sources.skipped) if isinstance(sources, Choice) else {}
     first: Exception | None = None
-    for name, source in sources.items():
+    for name, source in fits.items():
         try:
             made[name] = plan(source, **asked)
         except (ConfigError, FitError, TableError) as error:
@@ -93,10 +106,14 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
             skipped[name] = str(error)
     if not made:
         raise first or ConfigError("plans needs at least one fitted law.")
-    errors = held_out({name: sources[name] for name in made})
-    if rank:
-        error = {name: math.inf if math.isnan(e) else e for name, e in errors.items()}
-        best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
-        order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
-        made = {name: made[name] for name in order}
-    return Plans(plans=made, skipped=skipped, held_out=errors)
+    if isinstance(sources, Choice):
+        choice = sources.among(made)
+    else:
+        planned = {name: fits[name] for name in made}
+        choice = choose_among(planned) if rank else asked_for(planned)
+    return Plans(
+        plans={name: made[name] for name in choice.fits},
+        skipped=skipped,
+        held_out=choice.errors,
+        choice=choice,
+    )

@@ -22,7 +22,6 @@ from analysis.fitting.held_out import (
     compute_of_run,
     cutoffs,
     errors_of,
-    held_out,
     objective_of,
     rms,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ def frontier(
     results: Path,
     *,
     method: Literal["envelope", "isoflop", "akima", "parametric", "kaplan", "all"] = "all",
-    law: str = "chinchilla",
+    law: str | None = None,
     params: str = "N",
     flops: str = "C",
     tolerance: float | None = None,
@@ -39,7 +38,8 @@ def frontier(
             curves by parabola or by Akima interpolation; parametric: a fitted law; all: each of
             these that the data allow. kaplan: exponents of N, B, S and D in C_min, from learning
             curves at three or more batch sizes.
-        law: Law that the parametric method fits.
+        law: Law that the parametric method fits. Default: the law that predicts the largest of
+            these runs best, as for `scaling plan`.
         params: Parameter count to use as N: a column, or N_total, N_kaplan or N_head computed from
             the model shape.
         flops: FLOP count to use as C: a column, "6 N_total D", or C_kaplan, C_chinchilla or
@@ -72,7 +72,7 @@ def frontier(
         runs,
         curves=curves,
         method=method,
-        law=all_laws.resolve(law),
+        law=law and all_laws.resolve(law),
         params=params,
         flops=flops,
         tolerance=tolerance,
@@ -138,6 +138,7 @@ def plan(
     """
     from analysis import laws as all_laws
     from analysis.fitting.checks import FitError
+    from analysis.frontiers.choice import CANDIDATES, choose
     from analysis.planning.accelerators import compute_budget
     from analysis.planning.plans import plans
     from scaling.errors import TableError
@@ -153,10 +154,10 @@ def plan(
         flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    usual = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
-    chosen = [all_laws.resolve(name) for name in law or usual]
-    runs = load_rows(results, map, where, chosen)
-    fits, skipped = _fits(chosen, runs, seed=seed, need_first=bool(law))
+    candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
+    runs = load_rows(results, map, where, candidates)
+    choice = choose(runs, candidates, rank=not law, seed=seed)
+    skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:
@@ -164,7 +165,7 @@ def plan(
         except (FitError, TableError) as error:
             skipped["batch size of these runs"] = str(error)
     found = plans(
-        fits, rank=not law, **given, level=level, served=inference_tokens, unique=unique_tokens,
+        choice, **given, level=level, served=inference_tokens, unique=unique_tokens,
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
@@ -172,27 +173,6 @@ def plan(
         show_json(found.record() | {"budget": words})
     else:
         show(found if words is None else f"{words}\n{found}")
-
-
-def _fits(
-    laws: Sequence[Any], runs: Any, *, seed: int, need_first: bool
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fits by law name, and why the other laws could not be fitted."""
-    from analysis import fit
-    from analysis.fitting.checks import FitError
-    from scaling.errors import TableError
-
-    fits, skipped = {}, {}
-    for law in laws:
-        try:
-            fits[law.name] = fit(law, runs, seed=seed)
-        except (FitError, TableError) as error:
-            if law is laws[0] and need_first:
-                raise
-            skipped[law.name] = str(error)
-    if not fits:
-        raise FitError(next(iter(skipped.values())))
-    return fits, skipped
 
 
 def _critical_batch(curves: Any, seed: int) -> Any:
