@@ -201,7 +201,7 @@ def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
         return
     parts = [f"{times(N)} times as many parameters"] if N > _LONGER else []
     parts += [f"{times(D)} times as many tokens"] if D > _LONGER else []
-    yield Doubt("larger", f"no run came near it: it has {' and '.join(parts)}")
+    yield Doubt("larger", f"it takes {' and '.join(parts)} as any run")
 
 
 def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:

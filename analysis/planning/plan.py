@@ -14,7 +14,7 @@ from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import Note, Status, as_status
+from analysis.fitting.status import Note, Status, as_status, worth_telling
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -116,8 +116,8 @@ class Plan:
             lines.append("  price of another size, at the same loss:")
             lines += [f"    {deviation_line(d)}" for d in self.deviations]
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
-        doubts = set(self.doubts)
-        return "\n".join(lines + [f"  ! {line}" for line in self.status if line not in doubts])
+        rest = [line for line in worth_telling(self.status) if line not in self.doubts]
+        return "\n".join(lines + [f"  ! {line}" for line in rest])
 
     def _quantity_lines(self) -> Iterator[str]:
         """C, N, D, D/N and L with their intervals."""
