@@ -20,9 +20,13 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style
 from analysis.figures.registry import FIGURES, drawings
+from analysis.fitting.held_out import rms
+from analysis.fitting.status import worth_telling
+from analysis.frontiers.choice import NEXT, percent
+from analysis.laws.symbols import name as name_of
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
-from analysis.reporting.summary import NEXT, Summary, summarise
+from analysis.reporting.summary import Summary, summarise
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
@@ -129,7 +133,7 @@ def _type_name(value: Any) -> str:
 def page(summary: Summary, manifest: dict[str, Any]) -> str:
     """Return the HTML of a summary and of its folder's manifest."""
     folder = summary.folder
-    made, missing = drawings(folder)
+    made, missing = drawings(folder, choice=summary.choice)
     name = str(manifest.get("name", folder.name))
     body = [
         f"<h1>{html.escape(name)}</h1>",
@@ -137,7 +141,7 @@ def page(summary: Summary, manifest: dict[str, Any]) -> str:
         *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
-        *interactive_section(summary.runs, summary.curves),
+        *_explore(summary),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
         *_runs(summary),
@@ -171,62 +175,71 @@ def svg(figure: Figure) -> str:
 
 
 def _lead(summary: Summary) -> list[str]:
-    """Describe the runs by status, their ranges, and what to train next."""
+    """The answer in three sentences, and the runs by status with their ranges."""
     runs = summary.runs
     spans = ", ".join(
         f"{name} from {runs[name].min():.3g} to {runs[name].max():.3g}"
         for name in ("N", "D", "C", "L")
     )
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items())
-    lines = [f"<p>{html.escape(counts)}: {html.escape(spans)} [nats/token].</p>"]
-    if summary.plan:
-        lines.append(
-            f"<p>Next, with {NEXT:g} times the compute of the largest run: "
-            f"{html.escape(summary.plan.headline)}.</p>"
-        )
-    return lines
+    return [
+        *(f'<p class="verdict">{html.escape(sentence)}</p>' for sentence in summary.verdict),
+        f"<p>{html.escape(counts)}: {html.escape(spans)} [nats/token].</p>",
+    ]
+
+
+def _explore(summary: Summary) -> list[str]:
+    """Return the interactive plot; nothing for a table without learning curves."""
+    if summary.curves is None:
+        return []
+    return interactive_section(summary.runs, summary.curves)
 
 
 def _laws(summary: Summary) -> list[str]:
     rows = []
-    for name, result in summary.laws.items():
-        notes = "; ".join(result.warnings)
+    for key, result in summary.laws.items():
+        law = key if key.startswith("L(") else result.law.name
+        notes = "; ".join(worth_telling(result.warnings))
         for parameter, row in result.interval().iterrows():
-            rows.append((name, str(parameter), row["value"], row["low"], row["high"], notes))
-            name = notes = ""
+            symbol = name_of(result.law, str(parameter))
+            rows.append((law, symbol, row["value"], row["low"], row["high"], notes))
+            law = notes = ""
     out = ["<h2>Laws</h2>", "<p>95 % intervals, clustered by run.</p>"]
     for result in summary.laws.values():
         out.append(f"<p><code>{html.escape(result.law.formula)}</code></p>")
     out.append(_table(("law", "", "value", "low", "high", "remarks"), rows))
-    held = [
-        (name, f"{row.cut:.2g}", row.n_held, f"{row.error:.2%}", f"{row.bias:+.2%}")
-        for name, validation in summary.held_out.items()
-        for row in validation.backtest.itertuples()
-    ]
-    if held:
+    choice = summary.choice
+    if choice is not None and choice.test.cuts:
+        cuts = choice.test.cuts
+        held = [
+            (name, percent(test.error), *(percent(rms(test.errors[cut])) for cut in cuts))
+            for name, test in choice.tests.items()
+        ]
+        header = ("law", "held-out error", *(f"fitted up to {6 * cut:.2g} FLOPs" for cut in cuts))
         out += [
             "<h2>Held out</h2>",
-            "<p>Laws fitted to the runs up to a compute predict the larger ones.</p>",
-            _table(("law", "fitted up to C", "runs held out", "rms error", "bias"), held),
+            "<p>Laws fitted to the runs up to a compute predict the larger ones: rms error, and "
+            "its average, the held-out error.</p>",
+            _table(header, held),
         ]
-        for name, validation in summary.held_out.items():
+        for validation in summary.held_out.values():
             verdict = "; ".join(validation.verdict)
             kind = "" if validation.supported else ' class="note"'
-            out.append(f"<p{kind}>{html.escape(f'{name}: {verdict}.')}</p>")
+            out.append(f"<p{kind}>{html.escape(f'{validation.law.name}: {verdict}.')}</p>")
     return out
 
 
 def _frontier(summary: Summary) -> list[str]:
     rows = [
-        (name, row.exponent, row.value, row.low, row.high)
-        for name, front in summary.frontiers.items()
+        (front.title, row.exponent, row.value, row.low, row.high, front.use)
+        for front in summary.frontiers.values()
         for row in front.exponents.itertuples()
     ]
     out = []
     if rows:
         out += [
             "<h2>Compute-optimal frontier</h2>",
-            _table(("method", "power of C", "exponent", "low", "high"), rows),
+            _table(("method", "power of C", "exponent", "low", "high", ""), rows),
         ]
     if summary.rule:
         out.append(f"<p>{html.escape(str(summary.rule))}</p>")
@@ -248,6 +261,8 @@ def _figure(name: str, figure: Figure) -> str:
 
 def _runs(summary: Summary) -> list[str]:
     table = summary.table
+    if "status" not in table.columns:
+        table = table.assign(status="ok")
     varied = [
         c for c in _COLUMNS
         if c in table.columns and (c[0].isupper() or table[c].nunique(dropna=False) > 1)
@@ -271,7 +286,7 @@ def _runs(summary: Summary) -> list[str]:
 
 def _missing(summary: Summary, missing: dict[str, str]) -> list[str]:
     """List why laws, plans and figures are missing."""
-    reasons = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(missing.values())
+    reasons = [f"{name}: {why}" for name, why in summary.missing.items()] + list(missing.values())
     if not reasons:
         return []
     items = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)

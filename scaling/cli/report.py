@@ -11,18 +11,20 @@ from scaling.errors import ConfigError
 from scaling.extras import installed, missing
 
 
-def summary(results: Path, *, figures: Path | None = None) -> None:
-    """Summarise a sweep: laws, held-out error, frontier and plan; draw its figures.
+def summary(results: Path, *, figures: Path | None = None, details: bool = False) -> None:
+    """Summarise a sweep: what to train next and why; draw its figures.
 
     Example: scaling summary results/quickstart
 
     Args:
         results: A sweep's results folder.
         figures: Folder for the figures. Default: `figures` in the results folder.
+        details: Print every law, held-out error, frontier and plan.
     """
     from analysis.reporting.summary import summarise
 
-    show(summarise(results, figures=figures))
+    found = summarise(results, figures=figures)
+    show(found.details() if details else found)
 
 
 def figure(
