@@ -137,7 +137,9 @@ def _unreliable(plan: Plan) -> Iterator[Doubt]:
         elif line.code == "not_converged":
             yield Doubt(line.code, "the fit of the law did not converge")
         elif line.code == "unreliable_extrapolation":
-            yield Doubt(line.code, f"this is {line.detail}")
+            of_runs = plan.source.startswith("parametric")
+            far = f"this is {line.detail}" if of_runs else "no best size is known near this compute"
+            yield Doubt(line.code, far)
         else:
             yield Doubt(line.code, str(line))
 

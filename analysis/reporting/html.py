@@ -26,7 +26,7 @@ from analysis.frontiers.choice import NEXT, percent
 from analysis.laws.symbols import name as name_of
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
-from analysis.reporting.summary import Summary, summarise
+from analysis.reporting.summary import Summary, key_of, summarise
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
@@ -222,10 +222,11 @@ def _laws(summary: Summary) -> list[str]:
             "its average, the held-out error.</p>",
             _table(header, held),
         ]
-        for validation in summary.held_out.values():
+        validation = summary.validation(key_of(choice.first.law))
+        if not isinstance(validation, str):
             verdict = "; ".join(validation.verdict)
             kind = "" if validation.supported else ' class="note"'
-            out.append(f"<p{kind}>{html.escape(f'{validation.law.name}: {verdict}.')}</p>")
+            out.append(f"<p{kind}>{html.escape(f'{choice.name}: {verdict}.')}</p>")
     return out
 
 
@@ -286,7 +287,7 @@ def _runs(summary: Summary) -> list[str]:
 
 def _missing(summary: Summary, missing: dict[str, str]) -> list[str]:
     """List why laws, plans and figures are missing."""
-    reasons = [f"{name}: {why}" for name, why in summary.missing.items()] + list(missing.values())
+    reasons = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(missing.values())
     if not reasons:
         return []
     items = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)

@@ -67,27 +67,24 @@ class Summary:
     verdict: tuple[str, str, str]
     """The answer in three sentences: the law, what to train, and the main doubts."""
     figures: tuple[Path, ...]
-
-    @property
-    def held_out(self) -> dict[str, Validation]:
-        """Tests of the law that the plan uses, of Kaplan's and of Chinchilla's, with coverage."""
-        return self._validated[0]
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """Reason why an item is missing, by its name, with those of `held_out`."""
-        return self.skipped | self._validated[1]
+    _tested: dict[str, Validation | str] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
-    def _validated(self) -> tuple[dict[str, Validation], dict[str, str]]:
-        attempt, laws = Attempts(), [] if self.choice is None else [self.choice.first.law]
-        laws += [law for law in (kaplan_ND, chinchilla) if law not in laws]
-        found = {
-            key: attempt(f"held-out test of {key}", validate, law, self.runs, against=())
-            for law in laws
-            if (key := key_of(law)) in self.laws
-        }
-        return {key: v for key, v in found.items() if v is not None}, attempt.skipped
+    def held_out(self) -> dict[str, Validation]:
+        """Tests of the law that the plan uses, of Kaplan's and of Chinchilla's, with coverage."""
+        first = [] if self.choice is None else [self.choice.first.law]
+        keys = dict.fromkeys(map(key_of, (*first, kaplan_ND, chinchilla)))
+        found = {key: self.validation(key) for key in keys if key in self.laws}
+        return {key: v for key, v in found.items() if isinstance(v, Validation)}
+
+    def validation(self, key: str) -> Validation | str:
+        """Return the test of one of `laws` on held-out runs, or the reason why there is none."""
+        if key not in self._tested:
+            try:
+                self._tested[key] = validate(self.laws[key].law, self.runs, against=())
+            except (FitError, TableError) as error:
+                self._tested[key] = str(error)
+        return self._tested[key]
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""
@@ -102,7 +99,8 @@ class Summary:
             "frontiers": {name: front.record() for name, front in self.frontiers.items()},
             "plan": self.plan.record() if self.plan else None,
             "further": self.further.record() if self.further else None,
-            "skipped": self.missing,
+            "skipped": self.skipped
+            | {f"held-out test of {k}": v for k, v in self._tested.items() if isinstance(v, str)},
             "figures": [str(path) for path in self.figures],
         }
 

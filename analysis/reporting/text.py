@@ -36,14 +36,14 @@ def _basis(summary: Summary) -> Iterator[str]:
         errors = summary.choice.errors.items()
         yield "held-out error: " + ", ".join(f"{name} {percent(e)}" for name, e in errors)
     if edge := exponents(summary):
-        yield "exponents: " + ", ".join(edge)
+        yield "laws: " + ", ".join(edge)
     if summary.frontiers:
         fronts = sorted(summary.frontiers.values(), key=lambda front: front.use != USED)
         yield "N_opt ~ C^a: " + ", ".join(map(_power, fronts))
-    if summary.figures:
-        yield "figures: " + _files(summary.figures)
-    left_out = f" and why {len(summary.skipped)} items are missing" if summary.skipped else ""
-    yield f"Add --details for every law, test and frontier{left_out}."
+    more = "more with --details"
+    if summary.skipped:
+        more = f"{len(summary.skipped)} items are missing: see --details"
+    yield f"figures: {_files(summary.figures)}; {more}" if summary.figures else more
 
 
 def exponents(summary: Summary) -> list[str]:
