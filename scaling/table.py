@@ -69,21 +69,22 @@ def missing_column(name: str, present: Iterable[str]) -> str:
 def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> pd.DataFrame:
     """Return `runs` itself if it has the columns in `need` and its measured numbers make sense.
 
-    In every 'ok' row (in every row, if there is no status), those of N, D, C, B, S and L that exist
-    must be positive, finite and not beyond :data:`LARGEST`. Otherwise raises TableError, which
-    names the column and the row.
+    In every 'ok' row (in every row, if there is no status), those of N, D, C, B, S and L that are
+    in `need` (that exist, if nothing is needed) must be positive, finite and not beyond
+    :data:`LARGEST`. Otherwise raises TableError, which names the column and the row.
     """
     import pandas as pd
 
     prefix = f"{where}: " if where else ""
     if len(runs) == 0:
         raise TableError(f"{prefix}the table is empty: no runs to use.")
+    need = tuple(need)
     for name in need:
         if name not in runs.columns:
             raise TableError(prefix + missing_column(name, runs.columns))
     used = runs[runs["status"] == "ok"] if "status" in runs.columns else runs
     for name in _SIZES:
-        if name not in used.columns:
+        if name not in used.columns or (need and name not in need):
             continue
         values = pd.to_numeric(used[name], errors="coerce").to_numpy(float, na_value=math.nan)
         bad = ~sensible(values)
@@ -94,10 +95,20 @@ def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> p
                 f"{prefix}column {name!r} must be positive and finite [{unit}]"
                 f"{_beyond(values[first])}: {bad.sum()} of "
                 f"{len(used)} rows {'is' if bad.sum() == 1 else 'are'} not, first at row "
-                f"{used.index[first]} ({name}={used[name].iloc[first]}). Diverged runs belong in "
-                "status='diverged'; drop them with runs[runs.status == 'ok']."
+                f"{used.index[first]} ({name}={used[name].iloc[first]}). "
+                f"{remedy(name, values)}"
             )
     return runs
+
+
+def remedy(name: str, values: Any) -> str:
+    """Return how a command leaves out rows whose value is not a positive, sensible number."""
+    column = name if name.isidentifier() else f"`{name}`"
+    low = f"{1 / LARGEST:g}" if ((values > 0) & (values < 1 / LARGEST)).any() else "0"
+    inside = f"{column} > {low}"
+    if (values > LARGEST).any():
+        inside = f"{low} < {column} < {LARGEST:g}"
+    return f'Leave such rows out with --where "{inside}".'
 
 
 def sensible(values: Any) -> Any:

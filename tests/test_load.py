@@ -107,7 +107,8 @@ def test_suspicious_values_are_warned_of():
     [
         (lambda t: t.drop(columns="L").rename(columns={"N": "n"}), "has no column 'N'"),
         (lambda t: t.rename(columns={"L": "test_loss"}), "Is it 'test_loss'.*map="),
-        (lambda t: t.assign(L=[3.0, np.nan]), "must be positive and finite.*first at row 1"),
+        (lambda t: t.assign(L=[3.0, -1.0]), "must be positive and finite.*first at row 1"),
+        (lambda t: t.assign(L=np.nan), "no row has a loss.*all 2 rows.*first at row 0"),
         (lambda t: t.iloc[:0], "no runs"),
     ],
 )
@@ -245,11 +246,11 @@ def test_a_fit_reports_swapped_N_and_D():
 
 
 def test_rows_of_unknown_status():
-    table = nl(D=1e8, status=["completed", "completed", "killed"])
-    with pytest.raises(TableError, match="2 'completed', 1 'killed', but rows that count are"):
+    table = nl(D=1e8, status=["terminado", "terminado", "muerto"])
+    with pytest.raises(TableError, match="2 'terminado', 1 'muerto', and no word that means fin"):
         load(table)
-    with pytest.warns(UserWarning, match="unknown: 'pruned'"):
-        load(table.assign(status=["ok", "ok", "pruned"]))
+    with pytest.warns(UserWarning, match=r"2 finished runs; left out: 1 muerto \(unknown\)"):
+        load(table.assign(status=["ok", "ok", "muerto"]))
     none = load(table.assign(status="failed", L=np.nan))  # and no warning of an empty mean
     assert len(none) == 3
 
@@ -271,13 +272,14 @@ def test_a_table_of_runs_from_weights_and_biases(tmp_path):
     path = tmp_path / "wandb_export.csv"
     wandb().to_csv(path, index=False)
     names = {"config.params": "N", "config.tokens": "D", "val/loss": "L"}
-    with pytest.warns(UserWarning, match=r"1 of 4 runs have not ended \(running\)"):
+    with pytest.warns(UserWarning, match="2 finished runs; left out: 1 crashed, 1 running"):
         got = load(path, map=names)
     assert got["status"].tolist() == ["ok", "failed", "ok"]
     assert got["run_id"].tolist() == ["brisk-sun-1", "calm-sea-2", "elder-elm-4"]
     assert got["C"][0] == 6e14
     states = pd.DataFrame({"State": ["Ohio", "Utah"], "N": [1e6, 1e6], "D": 1e8, "L": 3.0})
-    assert "status" not in load(states)  # a column of that name, but not theirs
+    with pytest.warns(UserWarning, match="holds 'Ohio', 'Utah', which are no states of runs"):
+        assert "status" not in load(states)  # a column of that name, but not theirs
 
 
 def test_a_chart_from_weights_and_biases_becomes_one_row_per_run_and_step(tmp_path):

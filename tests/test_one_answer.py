@@ -131,14 +131,13 @@ def last_digit(text: str) -> float:
     return 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
 
 
-def test_one_number_per_name(headline, monkeypatch):
+def test_one_number_per_name(headline):
     made, missing = registry.drawings(HEADLINE, names=DRAWN, choice=headline.choice)
     assert set(made) == set(DRAWN), missing
-    monkeypatch.setattr(registry, "FIGURES", {})
     sources = {
         "summary": text_of_summary(str(headline)),
         "details": text_of_summary(headline.details()),
-        "report": text_of_report(page(headline, {})),
+        "report": text_of_report(page(headline, {}, {}, {})),
         "log": text_of_log(),
         "README": text_of_readme(),
     } | {f"figure {name}": text_of_figure(figure) for name, figure in made.items()}
@@ -169,13 +168,12 @@ def test_names_that_are_easily_confused_are_explained():
         assert f"| `{name}` | {meaning} |" in text
 
 
-def test_the_law_that_predicts_best_is_the_same_everywhere(headline, monkeypatch, capsys):
+def test_the_law_that_predicts_best_is_the_same_everywhere(headline, capsys):
     choice = headline.choice
     assert choice.name == "bottleneck" and choice.determined
     assert headline.plan.N.value == pytest.approx(1.49e6, rel=0.01)
     assert "parametric frontier, bottleneck" in headline.plan.source
-    monkeypatch.setattr(registry, "FIGURES", {})
-    written = page(headline, {})
+    written = page(headline, {}, {}, {})
     assert choice.sentence in str(headline).replace("\n", " ")
     assert html.escape(choice.sentence) in written
     assert re.search(r"parametric \(bottleneck\) .* \(the plan uses this one\)", str(headline))

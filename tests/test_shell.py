@@ -26,7 +26,7 @@ QUANTITIES = {"flops", "params", "tokens"}
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",
-    "seed", "tag", "where",
+    "rows", "seed", "strict", "tag", "where",
 }  # fmt: skip
 
 

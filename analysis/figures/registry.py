@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -23,11 +24,14 @@ from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
 from analysis.frontiers.choice import Choice, choose
 from analysis.tables.load import load as load_table
+from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import usable
 from scaling.errors import TableError
 from scaling.files import check_inside
 from scaling.table import read_tests
 
+Results = str | Path | Sequence[str | Path]
+"""A results folder, a table, or the files of a table."""
 _FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
 """Descriptions of tables in the `needs` of a figure."""
 _OMITTED = {
@@ -68,7 +72,8 @@ class Drawing:
 class _Tables:
     """Tables of a results folder."""
 
-    folder: Path
+    source: str
+    """Where they come from."""
     runs: pd.DataFrame
     """The runs; the column `tests` holds their rows of tests.parquet."""
     curves: pd.DataFrame | None
@@ -78,17 +83,16 @@ class _Tables:
     """The law of N and D, if it is chosen already."""
 
     @classmethod
-    def read(cls, results: str | Path, critical: str | Path | None) -> _Tables:
-        folder, runs = Path(results), load_table(results)
-        measured = "run_id" in runs.columns and (folder / "tests.parquet").is_file()
-        if measured and len(tests := read_tests(folder)):
-            by_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
-            runs["tests"] = [by_run.get(run, []) for run in runs["run_id"]]
-        curves = None
-        if (folder / "curves.parquet").is_file():
-            curves = load_table(folder, curves=True)
+    def read(cls, results: Results, critical: str | Path | None, **selection: Any) -> _Tables:
+        runs, curves = load_runs_and_curves(results, **selection)
+        if (folder := _folder(results)) and "run_id" in runs.columns:
+            measured = (folder / "tests.parquet").is_file()
+            if measured and len(tests := read_tests(folder)):
+                by_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
+                runs["tests"] = [by_run.get(run, []) for run in runs["run_id"]]
         critical_from = None if critical is None else Path(critical)
-        return cls(folder=folder, runs=runs, curves=curves, critical_from=critical_from)
+        source = runs.attrs["source"]
+        return cls(source=source, runs=runs, curves=curves, critical_from=critical_from)
 
     @cached_property
     def critical(self) -> CriticalBatch | None:
@@ -119,14 +123,14 @@ class _Tables:
         name, measures = drawing.name, f"`scaling sweep {drawing.spec}` measures it."
         if missing:
             needed = ", ".join(_FILES.get(column, column) for column in missing)
-            raise TableError(f"{self.folder}: the figure {name!r} needs {needed}; {measures}")
+            raise TableError(f"{self.source}: the figure {name!r} needs {needed}; {measures}")
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
             chosen = {"choice": self.choice} if drawing.takes_choice else {}
             return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
-            raise TableError(f"{self.folder}: the figure {name!r}: {error} {measures}") from None
+            raise TableError(f"{self.source}: the figure {name!r}: {error} {measures}") from None
 
 
 FIGURES: dict[str, Drawing] = {}
@@ -165,48 +169,53 @@ def listing() -> str:
 
 def of_results(
     name: str,
-    results: str | Path,
+    results: Results,
     *,
     width: Width | None = None,
     critical: str | Path | None = None,
+    **selection: Any,
 ) -> Figure:
     """Draw the figure `name` (a key of FIGURES) of a results folder.
 
+    results   A results folder, or a table as `analysis.load` takes it.
     width     'column' or 'full'; the default suits the figure.
     critical  A results folder with several batch sizes, whose B_crit(L) holds for these runs too,
               which have only one.
+    selection  The arguments map, where and strict of `analysis.load`.
 
     Raises TableError, which names what is missing and the spec that measures it, if the figure
     cannot be drawn.
     """
-    return _Tables.read(results, critical).figure(_by_name(name), width)
+    return _Tables.read(results, critical, **selection).figure(_by_name(name), width)
 
 
 def draw(
     name: str,
-    results: str | Path,
+    results: Results,
     out: str | Path | None = None,
     *,
     width: Width | None = None,
     critical: str | Path | None = None,
+    **selection: Any,
 ) -> list[Path]:
-    """Draw the figure `name` of a results folder as `of_results` does; return the files written.
+    """Draw the figure `name` as `of_results` does; return the files written.
 
-    out  See `save`; the default is <results>/figures/<name>.
+    out  See `save`; the default is figures/<name> in the results folder, or beside the table.
     """
-    made = of_results(name, results, width=width, critical=critical)
+    made = of_results(name, results, width=width, critical=critical, **selection)
     if out is not None:
         return save(made, out)
-    return save(made, Path(results) / "figures" / name, inside=Path(results))
+    return save(made, _figures(results) / name, inside=_folder(results))
 
 
 def drawings(
-    results: str | Path,
+    results: Results,
     *,
     names: Iterable[str] | None = None,
     width: Width | None = None,
     critical: str | Path | None = None,
     choice: Choice | None = None,
+    **selection: Any,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Draw every figure, or those in `names`, that a results folder allows.
 
@@ -214,7 +223,7 @@ def drawings(
 
     Returns the figures by name, and the reasons, by name, why the others cannot be drawn.
     """
-    tables = replace(_Tables.read(results, critical), chosen=choice)
+    tables = replace(_Tables.read(results, critical, **selection), chosen=choice)
     made, missing = {}, {}
     for drawing in map(_by_name, FIGURES if names is None else names):
         try:
@@ -225,26 +234,27 @@ def drawings(
 
 
 def draw_all(
-    results: str | Path,
+    results: Results,
     out: str | Path | None = None,
     *,
     again: bool = False,
     width: Width | None = None,
     critical: str | Path | None = None,
+    **selection: Any,
 ) -> tuple[list[Path], dict[str, str]]:
     """Draw every figure that a results folder allows, and save them.
 
-    out    A folder; the default is <results>/figures.
+    out    A folder; the default is figures in the results folder, or beside the table.
     again  Draw only the figures that are in `out` already.
 
     Returns the files written, and the reasons, by name, why the other figures cannot be drawn.
     """
-    folder = Path(out or Path(results) / "figures")
+    folder = Path(out or _figures(results))
     present = [name for name in FIGURES if any(folder.glob(f"{name}.*"))] if again else None
     if present == []:
         raise TableError(f"{folder} holds no figure to draw again; `scaling figure all {results}`.")
-    made, missing = drawings(results, names=present, width=width, critical=critical)
-    inside = Path(results) if out is None else None
+    made, missing = drawings(results, names=present, width=width, critical=critical, **selection)
+    inside = _folder(results) if out is None else None
     files = [
         path for name, drawn in made.items() for path in save(drawn, folder / name, inside=inside)
     ]
@@ -270,6 +280,19 @@ def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> lis
         with rc_context(style.paper()):
             figure.savefig(file, metadata=dict.fromkeys(_OMITTED[file.suffix.lower()]))
     return files
+
+
+def _folder(results: Results) -> Path | None:
+    """Return the results folder, or None for a table."""
+    if isinstance(results, str | Path) and Path(results).is_dir():
+        return Path(results)
+    return None
+
+
+def _figures(results: Results) -> Path:
+    """Return the folder for figures: within a results folder, and beside a table."""
+    first = Path(results if isinstance(results, str | Path) else results[0])
+    return (_folder(results) or first.parent) / "figures"
 
 
 def _by_name(name: str) -> Drawing:

@@ -13,6 +13,8 @@ from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
 from analysis.laws import Law
+from analysis.tables.rows import reasons
+from analysis.tables.searches import SEARCHED, best_of_searches
 from scaling import table
 from scaling.errors import TableError
 
@@ -129,10 +131,11 @@ def _numbers(runs: pd.DataFrame, name: str) -> np.ndarray:
 
 def usable_rows(
     law: Law, runs: pd.DataFrame, weights: Any, on: str
-) -> tuple[pd.DataFrame, np.ndarray, dict[str, int]]:
-    """Return the rows to fit (the law's columns as floats), their weights, and the rows left out.
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, int], dict[str, str]]:
+    """Return the rows to fit (the law's columns as floats), their weights, the number of rows left
+    out by reason, and remarks on the rows by code.
 
-    Rows left out are counted by reason. Raises TableError for a table that cannot be fitted.
+    Raises TableError for a table that cannot be fitted.
     """
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
@@ -152,20 +155,14 @@ def usable_rows(
         weights = np.asarray(weights, float)
         if weights.shape != (total,):
             raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
-    left_out: dict[str, int] = {}
-    keep = np.ones(total, bool)
-    if "status" in runs.columns:
-        status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
-        keep = (status == "ok").to_numpy(bool)
-        found = status[~keep].value_counts()
-        left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
-        if not keep.any():
-            values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
-            raise TableError(
-                f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
-                "rename what means 'ok', or drop the column."
-            )
+    keep, left_out = _finished(runs)
+    remarks: dict[str, str] = {}
+    if law.best_of:
+        best = best_of_searches(runs, law.target, law.best_of)
+        keep, left_out, remarks = keep & best.kept, left_out | best.left_out, best.remarks
     runs = runs[keep]
+    if law.best_of:
+        runs.attrs[SEARCHED] = law.target
     if weights is None:
         w = np.ones(len(runs))
     else:
@@ -186,10 +183,31 @@ def usable_rows(
         if bad.any():
             raise TableError(
                 f"column {name!r} must be {'positive and ' if positive else ''}finite: "
-                f"{_which(bad, runs, name)}. Drop these rows, or mark the run as "
-                "status='diverged'."
+                f"{_which(bad, runs, name)}. {table.remedy(name, x)}"
             )
-    return runs, w, left_out
+    return runs, w, left_out, remarks
+
+
+def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
+    """Return which rows (n,) have status 'ok', and why others do not count, {reason: number}.
+
+    Raises TableError if none has.
+    """
+    left_out = reasons(runs)
+    if "status" not in runs.columns:
+        return np.ones(len(runs), bool), left_out
+    status = runs["status"].astype(object).where(runs["status"].notna(), "missing")
+    keep = (status == "ok").to_numpy(bool)
+    found = status[~keep].value_counts()
+    if not keep.any():
+        values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
+        raise TableError(
+            f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
+            "rename what means 'ok', or drop the column."
+        )
+    if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
+        left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
+    return keep, left_out
 
 
 def _which(bad: np.ndarray, runs: pd.DataFrame, name: str) -> str:
@@ -213,7 +231,7 @@ def _not_finite(problem: Problem, runs: pd.DataFrame, seed: int) -> str:
         if np.array_equal(bad, np.asarray(x <= 0)):
             raise TableError(
                 f"column {name!r} must be positive and finite for {problem.law.name}: "
-                f"{_which(np.asarray(bad), runs, name)}. Drop these rows."
+                f"{_which(np.asarray(bad), runs, name)}. {table.remedy(name, x)}"
             )
     row = int(np.flatnonzero(bad)[0])
     values = ", ".join(f"{name}={x[row]:g}" for name, x in problem.columns.items())

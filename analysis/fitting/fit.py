@@ -27,6 +27,7 @@ from analysis.fitting.problem import Problem
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import (
     Certificate,
+    Status,
     certify,
     checkpoints_as_runs,
     natural_covariance,
@@ -58,7 +59,8 @@ def fit(
 
     law: a Law, its name, or 'file.py:name'.
     runs: one row per measurement, with the law's inputs and its target as columns. Rows whose
-        column 'status', if present, is not 'ok' are left out.
+        column 'status', if present, is not 'ok' are left out. A law of the best learning rate or
+        batch size is fitted to the best run of each search (see Law.best_of).
     objective: 'huber', 'ls' (half the sum of squares) or 'lad' (the sum of absolute values), of
         the residuals. 'auto' is 'huber', or 'ls' for fewer than 25 rows if every row is a run of
         its own.
@@ -87,7 +89,7 @@ def fit(
     law = resolve(law)
     check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
     fixed = held_parameters(law, fixed or {})
-    runs, w, left_out = usable_rows(law, runs, weights, on)
+    runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = _problem(law, runs, w, cluster, fixed, on)
     kind = _objective(problem, objective, delta)
     intervals = _intervals(problem, intervals, bootstrap)
@@ -113,6 +115,7 @@ def fit(
                 *status_of(problem, minimum, certificate),
                 *table_warnings(problem, runs),
                 *checkpoints_as_runs(problem, runs, minimum),
+                *(Status(code, text) for code, text in remarks.items()),
             ),
             certificate=certificate,
             intervals=intervals,

@@ -59,7 +59,10 @@ def _data(result: FitResult) -> str:
     left_out = result.certificate.left_out
     rows = f"{result.n} rows"
     if left_out:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+        reasons = ", ".join(
+            f"{count} {'with ' * reason.startswith(('status', 'weight'))}{reason}"
+            for reason, count in left_out.items()
+        )
         rows = f"{result.n} of {result.n + sum(left_out.values())} rows (left out: {reasons})"
     unit = " [nats/token]" if result.law.target == "L" else ""
     return f"{rows}, {', '.join(spans)}; {result.loss}{unit} = {result.objective:.6g}"

@@ -274,7 +274,7 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
             Status(
                 "duplicates",
                 f"{again.sum()} rows repeat another exactly, first row "
-                f"{runs.index[int(np.argmax(again))]} (drop them with runs.drop_duplicates())",
+                f"{runs.index[int(np.argmax(again))]}: are they the same run?",
             )
         )
     if "N" in x and "D" in x and x["N"].max() < 1e3 and x["D"].max() < 1e5:

@@ -346,23 +346,24 @@ def mccandlish(B, *, S_min, E_min):
     return S_min + E_min / B
 
 
-@law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5), q=Range(-1, 0.5))
+@law("lr_peak", best_of=("N", "D"), c=Range(1e-6, 1e4), p=Range(-1, 0.5), q=Range(-1, 0.5))
 def learning_rate(N, D, *, c, p, q):
     """lr(N, D) = c N^p D^q.
 
-    Fitted to the best run of each sweep of learning rates, it gives the rule for further runs:
+    It is fitted to the best run at each N and D, and gives the rule for further runs:
 
-        best = runs.loc[runs.groupby(["N", "D"]).L.idxmin()]
-        rule = "{c} N^{p} D^{q}".format(**fit(laws.learning_rate, best).params)  # for optim.lr
+        rule = "{c} N^{p} D^{q}".format(**fit(laws.learning_rate, runs).params)  # for optim.lr
 
     Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Bjorck et al. 2024 (arXiv 2409.19913)
     """
     return c * N**p * D**q
 
 
-@law("B", c=Range(1e-6, 1e8), q=Range(0, 1))
+@law("B", best_of=("N", "D"), c=Range(1e-6, 1e8), q=Range(0, 1))
 def batch_size(D, *, c, q):
     """B(D) = c D^q.
+
+    It is fitted to the best run at each N and D.
 
     Source: Li et al. 2025 (arXiv 2503.04715), eq. 1; Zhang et al. 2024 (arXiv 2410.21676)
     """

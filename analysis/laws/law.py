@@ -89,6 +89,9 @@ class Law:
     """Closed form of the N of least loss at C = 6 N D, for a law of N and D: a function of C and
     the parameters (arrays that broadcast), nan if there is no minimum. If None, it is found
     numerically."""
+    best_of: tuple[str, ...] = field(default=(), repr=False)
+    """Columns whose values define a search: of the runs that share them, the law describes the one
+    with the lowest loss L, such as the best learning rate at each N and D. Empty: all runs."""
     origin: tuple[Callable[..., Law], tuple[Any, ...]] | None = field(default=None, repr=False)
     """A function that recreates this law, and its arguments; None for a law defined in a module."""
 
@@ -164,6 +167,7 @@ def law(
     derived: Mapping[str, str] | None = None,
     exchangeable: tuple[tuple[str, ...], ...] = (),
     optimum: Callable[..., Any] | None = None,
+    best_of: tuple[str, ...] = (),
     **ranges: Any,
 ) -> Callable[[Callable[..., Any]], Law]:
     """Make a :class:`Law` from a function.
@@ -172,6 +176,7 @@ def law(
     derived: expressions in the parameters that every summary shows, by name.
     exchangeable: groups of parameters that can be exchanged; see Law.exchangeable.
     optimum: the closed form of the compute-optimal N; see Law.optimum.
+    best_of: columns whose values define a search; see Law.best_of.
     ranges: the Range of each keyword-only argument.
 
     Raises LawError if signature and ranges disagree.
@@ -207,11 +212,7 @@ def law(
                 + ", ".join(f"{p}=Range(low, high)" for p in fitted)
                 + ")."
             )
-        for p, r in ranges.items():
-            if not isinstance(r, Range):
-                raise LawError(f"law {name}: {p}={r!r} must be a Range(low, high).")
-            if r.of is not None and r.of not in inputs:
-                raise LawError(f"law {name}: {p} is a Range of {r.of!r}, which is not an input.")
+        _check_ranges(name, ranges, inputs)
         for p in (p for group in exchangeable for p in group):
             if p not in ranges:
                 raise LawError(f"law {name}: exchangeable names {p!r}, which is not fitted.")
@@ -225,9 +226,18 @@ def law(
             derived=derived or {},
             exchangeable=exchangeable,
             optimum=optimum,
+            best_of=best_of,
         )
 
     return wrap
+
+
+def _check_ranges(law: str, ranges: Mapping[str, Any], inputs: list[str]) -> None:
+    for p, r in ranges.items():
+        if not isinstance(r, Range):
+            raise LawError(f"law {law}: {p}={r!r} must be a Range(low, high).")
+        if r.of is not None and r.of not in inputs:
+            raise LawError(f"law {law}: {p} is a Range of {r.of!r}, which is not an input.")
 
 
 def _of_module(module: str, name: str) -> Law:

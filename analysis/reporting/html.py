@@ -19,14 +19,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.registry import FIGURES, drawings
+from analysis.figures.registry import FIGURES, Results, drawings
 from analysis.fitting.held_out import rms
 from analysis.fitting.status import worth_telling
 from analysis.frontiers.choice import NEXT, percent
 from analysis.laws.symbols import name as name_of
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
-from analysis.reporting.summary import Summary, key_of, summarise
+from analysis.reporting.summary import Summary, key_of, source_path, summarise
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
 
@@ -71,7 +71,7 @@ input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; }
 
 
 def report(
-    results: str | Path,
+    results: Results,
     out: str | Path | None = None,
     *,
     map: Mapping[str, str] | None = None,
@@ -88,17 +88,20 @@ def report(
     The page lists what the data do not allow. Raises TableError as `summarise` does, and for a
     damaged manifest.
     """
-    folder = Path(results)
+    folder = source_path(results)
     if out is None and folder.is_file():
         out = folder.with_suffix(".html")
     elif out is None:
         check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
-    summary = summarise(folder, draw=False, map=map, where=where, strict=strict)
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict}
+    selection = {name: value for name, value in selection.items() if value}
+    summary = summarise(results, draw=False, **selection)
+    made, missing = drawings(results, choice=summary.choice, **selection)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON and file names may hold lone surrogates, which UTF-8 cannot encode.
-    out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")
+    out.write_text(page(summary, manifest, made, missing), encoding="utf-8", errors="replace")
     return out
 
 
@@ -130,10 +133,15 @@ def _type_name(value: Any) -> str:
     return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")
 
 
-def page(summary: Summary, manifest: dict[str, Any]) -> str:
-    """Return the HTML of a summary and of its folder's manifest."""
+def page(
+    summary: Summary,
+    manifest: dict[str, Any],
+    made: Mapping[str, Figure],
+    missing: Mapping[str, str],
+) -> str:
+    """Return the HTML of a summary, of its folder's manifest, of the figures made, and of the
+    reasons why others are missing."""
     folder = summary.folder
-    made, missing = drawings(folder, choice=summary.choice)
     name = str(manifest.get("name", folder.name))
     body = [
         f"<h1>{html.escape(name)}</h1>",
@@ -285,7 +293,7 @@ def _runs(summary: Summary) -> list[str]:
     return out
 
 
-def _missing(summary: Summary, missing: dict[str, str]) -> list[str]:
+def _missing(summary: Summary, missing: Mapping[str, str]) -> list[str]:
     """List why laws, plans and figures are missing."""
     reasons = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(missing.values())
     if not reasons:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves
-from analysis.figures.registry import save
+from analysis.figures.registry import Results, save
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
@@ -27,8 +27,8 @@ from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import plans
 from analysis.reporting.text import brief, detailed
-from analysis.tables.load import load
 from analysis.tables.rows import used_rows
+from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
 from scaling.errors import ConfigError, TableError
@@ -131,7 +131,7 @@ class Attempts:
 
 
 def summarise(
-    results: str | Path,
+    results: Results,
     *,
     figures: str | Path | None = None,
     draw: bool = True,
@@ -151,8 +151,9 @@ def summarise(
     Raises TableError if there is no table or no usable run. Items that the data do not allow (one
     size only, too few runs) are left out, with the reason in `skipped`.
     """
-    folder = Path(results)
-    table, runs, curves = read_results(folder, map=map, where=where, strict=strict)
+    folder = source_path(results)
+    selection = {"map": map, "where": where, "strict": strict}
+    table, runs, curves = _read(results, {k: value for k, value in selection.items() if value})
     attempt = Attempts()
     choice = attempt("laws of N and D", choose, runs)
     if choice is not None:
@@ -205,37 +206,25 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
     return table["status"].value_counts().to_dict()
 
 
-def read_results(
-    path: Path,
-    *,
-    map: Mapping[str, str] | None = None,
-    where: str | None = None,
-    strict: bool = False,
+def _read(
+    results: Results, selection: dict[str, Any]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
     """Return the selected rows of a results folder or of a table, those with status 'ok', and
-    their learning curves.
-
-    A table has learning curves if a run_id occurs more than once; its runs are then the last
-    evaluations. Without learning curves, they are None.
-    """
-    options: dict[str, Any] = {"map": map, "where": where}
-    if strict:
-        options["strict"] = True
-    table = load(path, **options)
-    curves = None
-    if path.is_dir():
-        if "status" not in table.columns:
-            raise TableError(f"{path}: {missing_column('status', table.columns)}")
-        curves = load(path, curves=True, **(options | {"where": None}))
-        curves = curves[curves["run_id"].isin(table["run_id"])]
-    elif "run_id" in table.columns and table["run_id"].duplicated().any():
-        curves = load(path, curves=True, **options)
-        table = curves.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")
+    their learning curves."""
+    table, curves = load_runs_and_curves(results, **selection)
+    source = source_path(results)
+    if source.is_dir() and "status" not in table.columns:
+        raise TableError(f"{source}: {missing_column('status', table.columns)}")
     runs = used_rows(table)
     if runs.empty:
         counts = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
-        raise TableError(f"{path}: no run has status 'ok' ({counts}): nothing to fit.")
+        raise TableError(f"{source}: no run has status 'ok' ({counts}): nothing to fit.")
     return table, runs, None if curves is None else used_rows(curves)
+
+
+def source_path(results: Results) -> Path:
+    """Return the results folder, the table, or the first file of a table."""
+    return Path(results if isinstance(results, str | Path) else results[0])
 
 
 def _fit(attempt: Attempts, runs: pd.DataFrame, choice: Choice | None) -> dict[str, FitResult]:

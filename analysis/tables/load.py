@@ -5,17 +5,30 @@ Columns are symbols: N parameters, D tokens, C FLOPs, B tokens per step, S steps
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.tables import wandb
+from analysis.tables.conditions import matching
 from analysis.tables.containers import read_file
 from analysis.tables.doubts import suspect
 from analysis.tables.names import rename
 from analysis.tables.numbers import to_numbers
-from analysis.tables.rows import check_statuses, matching, used_rows
+from analysis.tables.rows import (
+    Evaluations,
+    RowsLeftOut,
+    evaluations,
+    in_words,
+    repeated,
+    used_rows,
+    with_loss,
+    written_once,
+)
+from analysis.tables.states import RUNNING, with_statuses
+from scaling.columns import STATUSES
 from scaling.errors import TableError
 from scaling.table import check, missing_column, read, read_curves
 
@@ -29,6 +42,8 @@ _IDENTITIES = {
 """Inputs, formula and value of each column that can be derived exactly; D = S B comes first, as it
 needs no convention."""
 _D_FROM_C = (("C", "N"), "C / (6 N)", lambda t: t["C"] / (6 * t["N"]))
+
+_RULES = [*_IDENTITIES.items(), ("D", _D_FROM_C)]
 
 _RUN_COLUMNS = (
     "status", "N", "N_total", "B", "lr_peak", "vocab_size", "n_layer", "d_model", "n_head",
@@ -48,6 +63,9 @@ def load(
     need: Iterable[str] | None = None,
     mixed: bool = False,
     where: str | None = None,
+    strict: bool = False,
+    rows: Evaluations = "all",
+    also: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -64,10 +82,21 @@ def load(
     mixed: accept rows trained on different texts of one corpus (`corpus_hash`), for a caller that
         selects among them and then calls :func:`check_one_text`.
     where: a condition that selects rows, such as "D > 1e9". Rows are selected before they are
-        checked.
+        checked. It may name columns as they are called before or after `map`.
+    strict: refuse a table in which a finished run has no loss or a row occurs twice, instead of
+        leaving these rows out.
+    rows: which evaluations of a run count, if `run_id` occurs more than once: "all", the "last" of
+        each run, or "auto", the last unless that leaves fewer than ten rows.
+    also: columns to read as numbers if they are there; unlike those in `need`, they are neither
+        required nor checked.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
-    `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows.
+    `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows. If rows
+    were removed, `.attrs["left_out"]` counts them by reason: runs that have not ended, exact
+    duplicates, rows without a loss, evaluations that a resumed run wrote twice, and earlier
+    evaluations of a run (`rows`). Runs that ended otherwise keep their row and their status;
+    `.attrs["unfinished"]` counts them. A warning (RowsLeftOut) states both in one line, unless only
+    runs of other statuses than 'ok' are left out.
 
     Raises TableError if columns are missing, duplicated or not numbers, if 'ok' rows lack a
     positive, finite N, D or L, or if they come from different texts of one corpus. Warns
@@ -80,21 +109,26 @@ def load(
     chart = wandb.is_chart(table)
     if chart:
         table = wandb.melt_chart(table)
+    if not table.index.is_unique:
+        table = table.reset_index(drop=True)
+    given = table
     table = rename(table, names, source)
-    table = wandb.runs_table(table, source)
+    table, reasons = with_statuses(wandb.with_run_ids(table), source)
+    if where:
+        table = matching(table, where, given=given, rules=_RULES)
+    ours = isinstance(path, str | Path) and Path(path).is_dir()
+    table, unfinished, left_out = _each_once(
+        table, None if ours else given, reasons, source, strict
+    )
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
-    check_statuses(table, source)
-    to_numbers(table, (*wanted, "B", "S") if need is None else wanted, source)
+    to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = _derive(table, None if need is None else wanted, source)
+    if "L" in wanted and "L" in table.columns:
+        table = _with_losses(table, left_out, source, strict=strict, rows=rows)
     if curves and "D_total" not in table.columns:
-        for name in ("run_id", *_SYMBOLS):
-            if name not in table.columns:
-                raise TableError(f"{source}: {missing_column(name, table.columns)}")
-        table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
-        last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
-        table["D_total"], table["L_final"] = last["D"], last["L"]
+        table = _with_ends(table, source)
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = ", ".join(name for name in wanted if name not in table.columns)
         raise TableError(
@@ -103,14 +137,83 @@ def load(
             "Export the table of runs (one row per run, with the columns of config and summary), "
             "or add the columns."
         )
-    if where:
-        table = matching(table, where)
     check(table, need=wanted, where=source)
     if not mixed:
         check_one_text(table, source)
-    ours = isinstance(path, str | Path) and Path(path).is_dir()  # units in our folders are known
+    # The units in our folders are known.
     suspect(table, source, wanted, names, sizes=not ours, swapped=need is None)
     table.attrs |= {"source": source, "derived": derived}
+    if unfinished:
+        table.attrs["unfinished"] = unfinished
+    if left_out:
+        table.attrs["left_out"] = left_out
+    if left_out or not set(unfinished) <= set(STATUSES):
+        warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
+    return table
+
+
+def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return learning curves in order, with the last D and L of each as D_total and L_final."""
+    for name in ("run_id", *_SYMBOLS):
+        if name not in table.columns:
+            raise TableError(f"{where}: {missing_column(name, table.columns)}")
+    table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
+    last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
+    return table.assign(D_total=last["D"], L_final=last["L"])
+
+
+def _each_once(
+    table: pd.DataFrame,
+    given: pd.DataFrame | None,
+    reasons: pd.Series,
+    where: str,
+    strict: bool,
+) -> tuple[pd.DataFrame, dict[str, int], dict[str, int]]:
+    """Return the rows of runs that have ended, each once; the number of those among them that did
+    not finish, by state; and the number of the rows removed, by reason.
+
+    Rows are compared as they were `given`, if they are.
+    """
+    reasons = reasons.loc[table.index]
+    going = table["status"].eq(RUNNING) if "status" in table.columns else reasons.eq(RUNNING)
+    left_out = _counts(reasons[going])
+    if len(table) and going.all():
+        found = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
+        raise TableError(f"{where}: no run has finished ({found}): nothing to fit.")
+    table, unfinished = table[~going].copy(), _counts(reasons[~going & reasons.ne("")])
+    if given is None:
+        return table, unfinished, left_out
+    again = repeated(given.loc[table.index])
+    again &= table.index.isin(used_rows(table).index)
+    if again.any() and strict:
+        raise TableError(
+            f"{where}: {again.sum()} of {len(again)} rows repeat an earlier one exactly, first at "
+            f"row {again.index[again][0]}. Without --strict, each is counted once."
+        )
+    if again.any():
+        table, left_out["exact duplicates"] = table[~again].copy(), int(again.sum())
+    return table, unfinished, left_out
+
+
+def _counts(reasons: pd.Series) -> dict[str, int]:
+    return {str(reason): int(n) for reason, n in reasons.value_counts().items()}
+
+
+def _with_losses(
+    table: pd.DataFrame, left_out: dict[str, int], where: str, *, strict: bool, rows: Evaluations
+) -> pd.DataFrame:
+    """Return the rows with a loss, and of evaluations those that count; add the others to
+    `left_out`."""
+    table, without = with_loss(table, where, strict=strict)
+    table, again = written_once(table)
+    table, earlier = evaluations(table, rows)
+    for reason, count in (
+        ("without a loss", without),
+        ("written again by a resumed run", again),
+        ("earlier evaluations of their runs", earlier),
+    ):
+        if count:
+            left_out[reason] = count
     return table
 
 
@@ -187,9 +290,8 @@ def _derive(table: pd.DataFrame, wanted: Iterable[str] | None, where: str) -> di
         return derived
     sources = _IDENTITIES if keep is None else [n for n in _IDENTITIES if n in table.columns]
     to_numbers(table, sources, where)
-    rules = [*_IDENTITIES.items(), ("D", _D_FROM_C)]
     for _ in range(2):  # D = S B may give C = 6 N D in turn
-        for name, (inputs, formula, value) in rules:
+        for name, (inputs, formula, value) in _RULES:
             if name not in table.columns and all(i in table.columns for i in inputs):
                 table[name] = value(table)
                 derived[name] = formula

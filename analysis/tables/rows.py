@@ -1,57 +1,149 @@
-"""Which rows of a table count: the finished runs, and those that a condition selects."""
+"""Which rows of a table count: finished runs that have a loss, each once.
+
+:func:`analysis.load` applies these rules for every command, in this order: only finished runs, only
+rows that meet the condition, exact duplicates once, no rows without a loss, of an evaluation that a
+resumed run wrote twice the last, and, if asked for, of every run its last evaluation.
+"""
 
 from __future__ import annotations
 
-import warnings
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from scaling.columns import STATUSES
 from scaling.errors import TableError
 
 
+class RowsLeftOut(UserWarning):
+    """States which rows of a table were left out, and why."""
+
+
+Evaluations = Literal["auto", "last", "all"]
+"""Rows of runs with several evaluations: the last of each run, all of them, or ('auto') the last
+unless that leaves fewer than FEWEST."""
+FEWEST = 10
+"""Fewest runs of which 'auto' takes only the last evaluation."""
+
+_SETTINGS = ("run_id", "N", "B", "lr_peak", "seed", "n_layer", "d_model")
+"""Columns that stay the same during a run. Rows of one run_id that differ in one of them are
+different runs."""
+_ROW_NUMBERS = ("", "index", "row", "rank", "#", "level_0", "no", "nr")
+
+
 def used_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of finished runs: those with status 'ok', or all if there is no status."""
     return table[table["status"] == "ok"] if "status" in table.columns else table
 
 
-def check_statuses(table: pd.DataFrame, where: str) -> None:
-    """Warn about rows left out for an unknown status; raise TableError if no row is left."""
-    if "status" not in table.columns or not len(table):
-        return
-    counts = table["status"].astype(str).value_counts()
-    found = ", ".join(f"{n} {word!r}" for word, n in counts.items())
-    unknown = [word for word in counts.index if word not in STATUSES]
-    if unknown and "ok" not in counts.index:
-        raise TableError(
-            f"{where}: status is {found}, but rows that count are called 'ok' (the others "
-            "'diverged', 'stopped' or 'failed'). Replace the words, or rename the column so that "
-            "every row counts, say map={'status': 'note'}."
-        )
-    if unknown:
-        warnings.warn(
-            f"{where}: status is {found}; only 'ok' rows count; unknown: "
-            f"{', '.join(map(repr, unknown))} (known are {', '.join(STATUSES)}).",
-            stacklevel=3,
-        )
+def repeated(table: pd.DataFrame) -> pd.Series:
+    """Return which rows repeat an earlier one: every column is equal, as written.
 
-
-def matching(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the rows that satisfy a condition, such as "D > 1e9" or "D == D.max()".
-
-    Raises TableError if it is not a condition on the rows, or if no row is left.
+    Columns of row numbers are not compared. Rows with different ids are different runs.
     """
-    try:
-        kept = table.query(where)
-        if not isinstance(kept, type(table)):
-            raise TypeError("it is not true or false for each row")
-    except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
+    names = [name for name in table.columns if not _numbers_rows(table, name)]
+    if not names:
+        return pd.Series(False, table.index)
+    compared = table[names].copy()
+    for name in names:
+        if compared[name].dtype == object:  # lists cannot be compared
+            compared[name] = compared[name].map(repr)
+    return compared.duplicated()
+
+
+def _numbers_rows(table: pd.DataFrame, name: Any) -> bool:
+    word = str(name).strip().lower()
+    if word not in _ROW_NUMBERS and not word.startswith("unnamed:"):
+        return False
+    numbers = pd.to_numeric(table[name], errors="coerce")
+    return bool(numbers.notna().all() and (numbers.diff().iloc[1:] > 0).all())
+
+
+def with_loss(table: pd.DataFrame, where: str, *, strict: bool) -> tuple[pd.DataFrame, int]:
+    """Return the table without finished rows whose loss is missing or infinite, and their number.
+
+    Raises TableError if no loss is left or, if strict, one is missing.
+    """
+    used = used_rows(table)
+    loss = used["L"].to_numpy(float, na_value=np.nan)
+    lacking = used.index[~np.isfinite(loss)]
+    if not len(lacking):
+        return table, 0
+    first = f"first at row {lacking[0]} (L={loss[~np.isfinite(loss)][0]})"
+    if len(lacking) == len(used):
         raise TableError(
-            f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
-            f"'D > 1e9' or 'D == D.max()'; the columns are {', '.join(map(str, table.columns))}."
-        ) from None
-    if kept.empty:
-        raise TableError(
-            f"--where {where!r} leaves an empty table: none of {len(table)} rows match."
+            f"{where}: no row has a loss: column 'L' of all {len(used)} rows is empty or not "
+            f"finite, {first}. Is it the right column? --map COLUMN=L names another."
         )
-    return kept
+    if strict:
+        raise TableError(
+            f"{where}: column 'L' must be positive and finite: {len(lacking)} of {len(used)} rows "
+            f"{'is' if len(lacking) == 1 else 'are'} not, {first}. Without --strict, such rows "
+            "are left out."
+        )
+    return table.drop(index=lacking), len(lacking)
+
+
+def written_once(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the table with the last of the rows that a resumed run wrote for one step, and the
+    number of the others."""
+    step = next((n for n in ("S", "D") if n in table.columns and table[n].notna().all()), None)
+    if "run_id" not in table.columns or step is None:
+        return table, 0
+    again = used_rows(table).duplicated([*_settings(table), step], keep="last")
+    return table.drop(index=again.index[again]), int(again.sum())
+
+
+def evaluations(table: pd.DataFrame, which: Evaluations) -> tuple[pd.DataFrame, int]:
+    """Return the table with the evaluations of each run that count, and the number of the others.
+
+    Only finished rows are compared; the others stay as they are.
+    """
+    used = used_rows(table)
+    order = next((n for n in ("D", "S") if n in table.columns), None)
+    if which == "all" or "run_id" not in table.columns or order is None:
+        return table, 0
+    last = used.sort_values(order, kind="stable").duplicated(_settings(table), keep="last")
+    earlier = last.index[last]
+    if which == "auto" and len(used) - len(earlier) < FEWEST:
+        return table, 0
+    return table.drop(index=earlier), len(earlier)
+
+
+def _settings(table: pd.DataFrame) -> list[str]:
+    return [name for name in _SETTINGS if name in table.columns]
+
+
+def finished(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the finished runs of a loaded table. Raises TableError if there are none."""
+    used = used_rows(table)
+    if len(table) and used.empty:
+        counts = table["status"].value_counts().items()
+        found = ", ".join(f"{n} {word}" for word, n in counts)
+        raise TableError(f"{where}: no row has status 'ok' ({found}): nothing to fit.")
+    left_out = reasons(table)
+    used = used.copy()
+    used.attrs = {k: v for k, v in table.attrs.items() if k != "unfinished"}
+    if left_out:
+        used.attrs["left_out"] = left_out
+    return used
+
+
+def reasons(table: pd.DataFrame) -> dict[str, int]:
+    """Return why rows of a loaded table were left out or do not count, {reason: number}."""
+    return {**table.attrs.get("unfinished", {}), **table.attrs.get("left_out", {})}
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """Return the number of rows that count and of those left out, such as '38 finished runs; left
+    out: 3 crashed, 2 running'; '' if every row of the file is a run that counts."""
+    used, left_out = used_rows(table), reasons(table)
+    runs = len(used.drop_duplicates(_settings(table))) if "run_id" in table.columns else len(used)
+    ended = "finished " if "status" in table.columns else ""
+    what = f"{ended}runs" if ended or "run_id" in table.columns else "rows"
+    if runs < len(used):
+        what = f"evaluations of {runs} {ended}runs"
+    elif not left_out:
+        return ""
+    listed = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
+    return f"{len(used)} {what}{f'; left out: {listed}' if listed else ''}"

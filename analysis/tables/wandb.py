@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pandas as pd
-
-_STATUS = {
-    "finished": "ok", "crashed": "failed", "failed": "failed", "killed": "failed",
-    "preempted": "failed", "running": None, "pending": None, "preempting": None,
-}  # fmt: skip
-"""Status for each word in the column State; None for runs that have not ended."""
 
 
 def is_chart(table: pd.DataFrame) -> bool:
@@ -35,22 +27,10 @@ def melt_chart(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).dropna(subset=metrics, how="all", ignore_index=True)
 
 
-def runs_table(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Add the columns `status` and `run_id` to an exported table of runs; leave others alone."""
-    if "State" not in table.columns or "status" in table.columns:
-        return table
-    state = table["State"].astype(str).str.strip().str.lower()
-    if not state.isin(list(_STATUS)).all():
-        return table
-    running = state.map(_STATUS).isna()
-    if running.any():
-        warnings.warn(
-            f"{where}: {running.sum()} of {len(table)} runs have not ended "
-            f"({', '.join(sorted(state[running].unique()))}); they are left out.",
-            stacklevel=3,
-        )
-    table = table.assign(status=state.map(_STATUS))[~running].reset_index(drop=True)
-    for name in ("ID", "Name"):
-        if "run_id" not in table.columns and name in table.columns and table[name].is_unique:
-            table["run_id"] = table[name]
+def with_run_ids(table: pd.DataFrame) -> pd.DataFrame:
+    """Return an exported table of runs with the column run_id; other tables as they are."""
+    if "State" in table.columns and "run_id" not in table.columns:
+        for name in ("ID", "Name"):
+            if name in table.columns and table[name].is_unique:
+                return table.assign(run_id=table[name])
     return table

@@ -5,13 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scaling.cli.options import Cluster, Delta, Json, Latex, Level, Map, Objective, On, Seed, Where
+from scaling.cli.options import (
+    Cluster,
+    Delta,
+    Json,
+    Latex,
+    Level,
+    Map,
+    Objective,
+    On,
+    Rows,
+    Seed,
+    Strict,
+    Where,
+)
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows
 
 
 def fit(
-    runs: Path,
+    runs: tuple[Path, ...],
     *,
     law: tuple[str, ...] = (),
     map: Map = (),
@@ -24,6 +37,8 @@ def fit(
     cluster: Cluster = "run_id",
     level: Level = 0.95,
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     seed: Seed = 0,
     json: Json = False,
     latex: Latex = False,
@@ -33,7 +48,7 @@ def fit(
     Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
 
     Args:
-        runs: A results folder, or a CSV, parquet or JSONL table.
+        runs: A results folder or a table (CSV, Parquet, JSONL, ...); several files are one table.
         law: Law to fit: a name listed by `scaling laws`, or file.py:name for your own. Default:
             chinchilla.
         reduce: Take the sum or the mean of the objective over the rows.
@@ -47,7 +62,7 @@ def fit(
     from analysis import laws as all_laws
 
     chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
-    table = load_rows(runs, map, where, chosen)
+    table = load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows)
     records = []
     for each in chosen:
         result = fit_law(
@@ -98,7 +113,7 @@ def laws(*, json: Json = False) -> None:
 
 
 def validate(
-    runs: Path,
+    runs: tuple[Path, ...],
     *,
     law: str = "chinchilla",
     against: tuple[str, ...] = (),
@@ -111,6 +126,8 @@ def validate(
     bootstrap: int = 400,
     cluster: Cluster = "run_id",
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -119,7 +136,7 @@ def validate(
     Example: scaling validate results/quickstart --law chinchilla --against bottleneck
 
     Args:
-        runs: A results folder, or a CSV, parquet or JSONL table.
+        runs: A results folder or a table (CSV, Parquet, JSONL, ...); several files are one table.
         law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
         against: Competing law. Default: the laws that differ from `law` in one assumption.
         by: Column whose largest values are held out. Default: C, or the first input of the
@@ -132,7 +149,7 @@ def validate(
     chosen = [all_laws.resolve(name) for name in (law, *against)]
     found = validate_law(
         chosen[0],
-        load_rows(runs, map, where, chosen),
+        load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows),
         against=chosen[1:] or None,
         by=by,
         level=level,

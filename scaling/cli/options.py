@@ -20,6 +20,18 @@ Where = Annotated[
     'Use only the rows that satisfy this condition, such as "D == D.max()" or "n_layer > 1".',
 ]
 
+Strict = Annotated[
+    bool,
+    "Refuse a table in which a finished run has no loss or a row occurs twice, instead of leaving "
+    "these rows out.",
+]
+
+Rows = Annotated[
+    Literal["auto", "last", "all"],
+    "Evaluations that count if a run_id occurs more than once: the last of each run, or all. auto: "
+    "the last, or all if there are fewer than 10 runs.",
+]
+
 Level = Annotated[float, "Confidence level of the intervals."]
 
 Seed = Annotated[int, "Seed for the random starting points and the bootstrap draws."]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from scaling.cli.options import Critical, Json, Latex, Level, Map, Seed, Where
+from scaling.cli.options import Critical, Json, Latex, Level, Map, Rows, Seed, Strict, Where
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
 
 def frontier(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     method: Literal["envelope", "isoflop", "akima", "parametric", "kaplan", "all"] = "all",
     law: str | None = None,
@@ -22,6 +22,8 @@ def frontier(
     critical: Critical = None,
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     bootstrap: int = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -33,7 +35,8 @@ def frontier(
     Example: scaling frontier results/quickstart --method isoflop
 
     Args:
-        results: A results folder, or a table of runs or of learning curves (with run_id).
+        results: A results folder, or a table of runs or of learning curves (with run_id); several
+            files are one table.
         method: envelope: lower envelope of the learning curves; isoflop, akima: minima of isoFLOP
             curves by parabola or by Akima interpolation; parametric: a fitted law; all: each of
             these that the data allow. kaplan: exponents of N, B, S and D in C_min, from learning
@@ -54,7 +57,9 @@ def frontier(
     check_one_format(json, latex)
     if critical is not None and method != "kaplan":
         raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
-    runs, curves = load_runs_and_curves(results, map, where, method)
+    runs, curves = load_runs_and_curves(
+        results, map=map, where=where, strict=strict, rows=rows, method=method
+    )
     if method == "kaplan":
         if latex:
             raise ConfigError(
@@ -89,7 +94,7 @@ def frontier(
 
 
 def plan(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     flops: float | None = None,
     params: float | None = None,
@@ -107,6 +112,8 @@ def plan(
     law: tuple[str, ...] = (),
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -116,7 +123,7 @@ def plan(
     Example: scaling plan results/quickstart --flops 1e18
 
     Args:
-        results: A results folder, or a table of runs.
+        results: A results folder, or a table of runs; several files are one table.
         flops: Compute budget C = 6 N D, in FLOPs.
         params: Number of non-embedding parameters N.
         tokens: Number of training tokens D.
@@ -155,13 +162,15 @@ def plan(
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
-    runs = load_rows(results, map, where, candidates)
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    runs = load_rows(results, candidates, **selection)
     choice = choose(runs, candidates, rank=not law, seed=seed)
     skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:
-            critical = _critical_batch(load_runs_and_curves(results, map, where)[1], seed)
+            curves = load_runs_and_curves(results, quiet=True, **selection)[1]
+            critical = _critical_batch(curves, seed)
         except (FitError, TableError) as error:
             skipped["batch size of these runs"] = str(error)
     found = plans(
@@ -169,10 +178,8 @@ def plan(
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
-    if json:
-        show_json(found.record() | {"budget": words})
-    else:
-        show(found if words is None else f"{words}\n{found}")
+    text = found if words is None else f"{words}\n{found}"
+    show_json(found.record() | {"budget": words}) if json else show(text)
 
 
 def _critical_batch(curves: Any, seed: int) -> Any:
@@ -183,7 +190,7 @@ def _critical_batch(curves: Any, seed: int) -> Any:
 
 
 def design(
-    results: Path,
+    results: tuple[Path, ...],
     *,
     budget: float | None = None,
     target: str = "a",
@@ -200,6 +207,8 @@ def design(
     noise: float | None = None,
     map: Map = (),
     where: Where = None,
+    strict: Strict = False,
+    rows: Rows = "auto",
     bootstrap: int = 400,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -210,7 +219,7 @@ def design(
     Example: scaling design results/quickstart --budget 1e16 --out next.toml
 
     Args:
-        results: The existing runs: a results folder or a table.
+        results: The existing runs: a results folder, or a table of one or several files.
         budget: FLOPs for the whole sweep, the sum of 6 N D over its runs.
         target: Quantity to determine: a, the exponent of N_opt; L@1e18 or N@1e18, the optimal loss
             or model size at 1e18 FLOPs; L or N, the same at 1000 times the budget; or a parameter
@@ -240,15 +249,16 @@ def design(
     from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
-    so_far = load_rows(results, map, where, [chosen])
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    so_far = load_rows(results, [chosen], **selection)
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
         text = _text(out)
-        new = load_rows(achieved, map, where, [chosen])
+        new = load_rows([achieved], [chosen], **selection)
         if expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
-            check_one_text(new, f"{results} and {achieved}")
+            check_one_text(new, f"{so_far.attrs['source']} and {achieved}")
         fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
         found = designs.achieved(fitted, text)
         show_json(found._asdict()) if json else show(found)

@@ -5,32 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scaling.cli.options import Critical
+from scaling.cli.options import Critical, Map, Strict, Where
 from scaling.cli.output import note, say, show
+from scaling.cli.tables import one_source, selection
 from scaling.errors import ConfigError
 from scaling.extras import installed, missing
 
 
-def summary(results: Path, *, figures: Path | None = None, details: bool = False) -> None:
+def summary(
+    results: tuple[Path, ...],
+    *,
+    figures: Path | None = None,
+    details: bool = False,
+    map: Map = (),
+    where: Where = None,
+    strict: Strict = False,
+) -> None:
     """Summarise a sweep: what to train next and why; draw its figures.
 
     Example: scaling summary results/quickstart
 
     Args:
-        results: A sweep's results folder.
+        results: A sweep's results folder, or a table of runs; several files are one table.
         figures: Folder for the figures. Default: `figures` in the results folder.
         details: Print every law, held-out error, frontier and plan.
     """
     from analysis.reporting.summary import summarise
 
-    found = summarise(results, figures=figures)
+    chosen = selection(map, where, strict)
+    found = summarise(one_source(results), figures=figures, **chosen)
     show(found.details() if details else found)
 
 
 def figure(
     name: str = "",
-    results: Path | None = None,
+    results: tuple[Path, ...] = (),
     *,
+    map: Map = (),
+    where: Where = None,
+    strict: Strict = False,
     out: Path | None = None,
     width: Literal["column", "full"] | None = None,
     critical: Critical = None,
@@ -43,7 +56,7 @@ def figure(
     Args:
         name: Name of a figure (see --list); all: every figure that the data allow; again: redraw
             the figures that already exist.
-        results: A results folder.
+        results: A results folder, or a table of runs; several files are one table.
         out: Output file; its suffix (.pdf, .png or .svg) sets the format. Default: a .pdf and a
             .png in the results folder's `figures`. For all and again, this is a folder.
         width: Width of one text column (3.25 inches) or of the full page (6.75 inches). Default:
@@ -55,34 +68,43 @@ def figure(
     if list:
         show(figures.listing())
         return
-    if not name or results is None:
+    if not name or not results:
         raise ConfigError(
             "`scaling figure` needs a figure and a results folder, such as "
             "`scaling figure kaplan1 results/headline`; --list shows the figures."
         )
+    source, chosen = one_source(results), selection(map, where, strict)
     if name in ("all", "again"):
         files, lacking = figures.draw_all(
-            results, out, again=name == "again", width=width, critical=critical
+            source, out, again=name == "again", width=width, critical=critical, **chosen
         )
         show(*files)
         for why in lacking.values():
             say(f"note: {why}")
         return
-    for path in figures.draw(name, results, out, width=width, critical=critical):
+    for path in figures.draw(name, source, out, width=width, critical=critical, **chosen):
         show(path)
 
 
-def report(results: Path, *, out: Path | None = None) -> None:
+def report(
+    results: tuple[Path, ...],
+    *,
+    out: Path | None = None,
+    map: Map = (),
+    where: Where = None,
+    strict: Strict = False,
+) -> None:
     """Write an HTML report of a sweep: laws, verdicts, figures, plan, runs, provenance.
 
     Example: scaling report results/quickstart --out report.html
 
     Args:
-        results: A sweep's results folder.
+        results: A sweep's results folder, or a table of runs; several files are one table.
         out: Output file. Default: report.html in the results folder.
     """
     from analysis.reporting.html import report as write
 
-    show(write(results, out))
+    chosen = selection(map, where, strict)
+    show(write(one_source(results), out, **chosen))
     if not installed("plotly"):
         note(f"the page has no interactive plot; {missing('plotly')}")

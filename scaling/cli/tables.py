@@ -2,63 +2,101 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scaling.cli.arguments import column_map
+from scaling.cli.output import note
+from scaling.errors import ConfigError
 
 
-def load_rows(path: Path, pairs: Sequence[str], where: str | None, laws: Sequence[Any]) -> Any:
-    """Return the finished runs of a table, with the columns that `laws` and `where` use."""
+def one_source(paths: Sequence[Path]) -> Any:
+    """Return the path if there is one, and the list of several, whose files are one table."""
+    if not paths:
+        raise ConfigError("give a results folder or a table, such as runs.csv.")
+    return paths[0] if len(paths) == 1 else list(paths)
+
+
+def selection(map: Sequence[str], where: str | None, strict: bool) -> dict[str, Any]:
+    """Return the options that select the rows of a table, leaving out those that are not given."""
+    given = {"map": column_map(map), "where": where, "strict": strict}
+    return {name: value for name, value in given.items() if value}
+
+
+def load_rows(
+    paths: Sequence[Path],
+    laws: Sequence[Any],
+    *,
+    map: Sequence[str] = (),
+    where: str | None = None,
+    strict: bool = False,
+    rows: Literal["auto", "last", "all"] = "auto",
+) -> Any:
+    """Return the finished runs of a table, with the columns that `laws` use."""
     from analysis import load
-    from analysis.tables.load import check_one_text
-    from analysis.tables.rows import matching
-    from scaling.errors import TableError
+    from analysis.tables.rows import RowsLeftOut, finished
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
-    need += [name for name in ("N", "D", "C", "B", "S") if name in re.findall(r"\w+", where or "")]
-    everything = load(path, map=column_map(pairs), need=need, mixed=True)
-    table = everything
-    if "status" in table.columns:
-        table = table[table.status == "ok"]
-    if table.empty:
-        counts = everything.status.value_counts().items()
-        found = ", ".join(f"{n} {word}" for word, n in counts)
-        raise TableError(f"{path}: no row has status 'ok' ({found}): nothing to fit.")
-    if not where:
-        check_one_text(table, str(path))
-        return table
-    kept = matching(table, where)
-    check_one_text(kept, str(path))
-    return kept
+    also = [name for law in laws if law.best_of for name in ("L", *law.best_of)]
+    with _without_warnings(RowsLeftOut):
+        table = load(
+            one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
+            strict=strict, rows=rows,
+        )  # fmt: skip
+    return _one_text(finished(_noted(table), table.attrs["source"]))
 
 
 def load_runs_and_curves(
-    path: Path, pairs: Sequence[str], where: str | None = None, method: str = "all"
+    paths: Sequence[Path],
+    *,
+    map: Sequence[str] = (),
+    where: str | None = None,
+    strict: bool = False,
+    rows: Literal["auto", "last", "all"] = "auto",
+    method: str = "all",
+    quiet: bool = False,
 ) -> tuple[Any, Any]:
-    """Load a results folder or a table as (table, curves).
+    """Load a results folder or a table as (runs, curves).
 
-    A folder gives its runs, and its learning curves or None. A table gives its rows and None; if a
-    run_id occurs more than once, the rows are points of learning curves. The condition `where`
-    selects runs of a folder, and rows of a table.
+    The runs are those of :func:`load_rows`; the curves are all their evaluations, or None. With
+    `quiet`, the rows left out are not stated.
     """
-    from analysis import load
-    from analysis.tables.rows import matching
+    from analysis.tables import runs_and_curves
+    from analysis.tables.rows import RowsLeftOut, finished, used_rows
 
-    names = column_map(pairs)
     # A law that is fitted checks itself whether N and D look swapped; do not warn twice.
     need = ("N", "D", "C", "L") if method in ("parametric", "all") else None
-    runs = load(path, map=names, need=need)
-    folder = path.is_dir() and (path / "curves.parquet").exists()
-    repeated = "run_id" in runs.columns and runs["run_id"].duplicated().any()
-    if not (folder or repeated):
-        return (matching(runs, where) if where else runs), None
-    curves = load(path, map=names, curves=True, need=need)
-    if where and folder:
-        runs = matching(runs, where)
-        curves = curves[curves["run_id"].isin(runs["run_id"])]
-    elif where:
-        curves = matching(curves, where)
-    return (runs, curves) if folder else (curves, None)
+    with _without_warnings(UserWarning if quiet else RowsLeftOut):
+        table, curves = runs_and_curves.load_runs_and_curves(
+            one_source(paths), map=column_map(map), where=where, strict=strict, rows=rows,
+            need=need, mixed=True,
+        )  # fmt: skip
+    table = table if quiet else _noted(table)
+    runs = _one_text(finished(table, table.attrs["source"]))
+    return runs, None if curves is None else used_rows(curves)
+
+
+@contextlib.contextmanager
+def _without_warnings(kind: type[Warning]) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kind)
+        yield
+
+
+def _noted(table: Any) -> Any:
+    """State in one line which rows count and which are left out."""
+    from analysis.tables.rows import in_words, used_rows
+
+    if (text := in_words(table)) and len(used_rows(table)):
+        note(f"{table.attrs['source']}: {text}.")
+    return table
+
+
+def _one_text(table: Any) -> Any:
+    from analysis.tables.load import check_one_text
+
+    check_one_text(table, table.attrs["source"])
+    return table
