@@ -18,9 +18,10 @@ import pandas as pd
 from analysis import laws
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
+from analysis.fitting.intervals import cell, interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
-from analysis.frontiers.result import Frontier, quantiles
+from analysis.frontiers.result import Frontier, exponent_interval
 from analysis.tables.select import settled
 from scaling.errors import TableError
 from scaling.jsonable import finite
@@ -66,11 +67,11 @@ class CriticalBatch:
         }
 
     def __str__(self) -> str:
-        shown = self.table.to_string(index=False, float_format="{:.4g}".format)
+        shown = self.table.map(cell).to_string(index=False)
         lines = [f"critical batch size [tokens], {self.level:.0%} intervals", shown]
         if self.law is not None:
             p = self.law.interval(self.level)
-            at = {name: f"[{p['low'][name]:.3g}, {p['high'][name]:.3g}]" for name in p.index}
+            at = {name: interval(p["low"][name], p["high"][name], ".3g") for name in p.index}
             lines.append(
                 f"B_crit(L) = {p['value']['B_star']:.3g} {at['B_star']} / L^(1 / alpha_B), "
                 f"alpha_B = {p['value']['alpha_B']:.3g} {at['alpha_B']} "
@@ -291,14 +292,14 @@ class Efficient:
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""
         return {
-            "exponents": self.exponents.to_dict("records"),
+            "exponents": finite(self.exponents.to_dict("records")),
             "frontier": self.frontier.record(),
             "critical_batch": self.critical.record(),
             "steps": self.steps.record(),
         }
 
     def __str__(self) -> str:
-        shown = self.exponents.to_string(index=False, float_format="{:.3f}".format)
+        shown = self.exponents.map(lambda x: cell(x, ".3f")).to_string(index=False)
         alpha_C = -self.exponents.set_index("exponent").loc["L", "analytic"]
         return (
             "compute-efficient training, powers of C_min = C / (1 + B / B_crit(L))\n"
@@ -358,8 +359,8 @@ def efficient(
     rows = []
     for name, paper in _PAPER_EXPONENTS.items():
         slopes = lines[name][:, 1]
-        low, high = quantiles(slopes[1:], level)
-        rows.append((name, slopes[0], float(low), float(high), analytic[name], paper))
+        low, high = exponent_interval(slopes, level)
+        rows.append((name, slopes[0], low, high, analytic[name], paper))
     columns = ["exponent", "value", "low", "high", "analytic", "paper"]
     front = replace(front, flops="C_min", lines=lines)
     return Efficient(

@@ -16,10 +16,12 @@ import numpy as np
 
 from analysis import laws
 from analysis.critical_batch import Efficient, resampled_params
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
 from scaling.errors import ConfigError
+from scaling.jsonable import finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,13 @@ class DataRule:
         return self.coefficient * np.asarray(N, float) ** self.exponent
 
     def record(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return finite({name: getattr(self, name) for name in self.__dataclass_fields__})
 
     def __str__(self) -> str:
+        ends = interval(self.low, self.high, ".2f")
         return (
             f"data rule: D >= {self.coefficient:.2g} N^{self.exponent:.2f} "
-            f"[{self.low:.2f}, {self.high:.2f}] keeps the loss within {self.overfit:.0%} of its "
+            f"{ends} keeps the loss within {self.overfit:.0%} of its "
             f"value on infinite data (Kaplan et al. 2020: N^{self.paper})"
         )
 

@@ -24,9 +24,10 @@ from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import critical_batch_of
 from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
-from analysis.frontiers.result import Frontier, quantiles
+from analysis.frontiers.result import Frontier, exponent_interval
 from analysis.tables.select import lower_edge, needed, usable
 from scaling.errors import TableError
 
@@ -65,11 +66,11 @@ def fixed_batch(points: pd.DataFrame) -> Frontier | None:
 
 def power_law(front: Frontier, name: str, symbol: str, compute: str) -> str:
     """Return a power law of compute as a formula, with the interval of its exponent."""
-    slopes = front.lines[name][:, 1]
-    value, low, high = (
-        f"{v:.{3 if name == 'L' else 2}f}" for v in (slopes[0], *quantiles(slopes[1:], front.level))
+    slopes, form = front.lines[name][:, 1], ".3f" if name == "L" else ".2f"
+    ends = interval(*exponent_interval(slopes, front.level), form)
+    return (
+        f"${symbol} = {latex(front.coefficient(name))}\\,{compute}^{{{slopes[0]:{form}}}}$ {ends}"
     )
-    return f"${symbol} = {latex(front.coefficient(name))}\\,{compute}^{{{value}}}$ [{low}, {high}]"
 
 
 @listed("kaplan3", "Kaplan et al. 2020, Fig. 3", needs=("curves", "B"), spec="batch")
@@ -108,9 +109,12 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
                 ax.fill_between(C, *edges, where=where, color=colour, alpha=alpha, lw=0)
             ax.plot(C[known], edges[1][known], color=style.INK, lw=0.8)
             ax.plot(C[~known], edges[1][~known], color=style.INK, lw=0.8, ls=(0, (3, 2)))
-            low, high = INCREASE ** np.array(quantiles(slopes[1:], front.level))
+            low, high = exponent_interval(slopes, front.level)
+            between = interval(low, high, "")
+            if np.isfinite([low, high]).all():
+                between = f"[${latex(INCREASE**low)}$, ${latex(INCREASE**high)}$]"
             factor = f"{words} $\\times {latex(INCREASE ** slopes[0])}$"
-            ends.append(((below + above) / 2, f"{factor}\n[${latex(low)}$, ${latex(high)}$]"))
+            ends.append(((below + above) / 2, f"{factor}\n{between}"))
             below, below_paper = above, below_paper + paper[name]
             if name != "N":
                 ax.plot(
@@ -170,8 +174,8 @@ def least_compute(
         ):  # fmt: skip
             if fitted is not None:
                 value = -fitted.lines["L"][0, 1]
-                low, high = quantiles(-fitted.lines["L"][1:, 1], fitted.level)
-                label = f"$L \\propto {compute}^{{-{value:.3f}}}$ [{low:.3f}, {high:.3f}]"
+                ends = interval(*exponent_interval(-fitted.lines["L"][:, 1], fitted.level), ".3f")
+                label = f"$L \\propto {compute}^{{-{value:.3f}}}$ {ends}"
                 line(ax, along(fitted, "L"), *fitted.ranges["C"], label, hue)
         beside = "" if plain is None else " (curves) or $C$"
         ax.set(xlabel=C_MIN.replace(" [", f"{beside} ["), ylabel=LABELS["L"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis import laws
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.laws.symbols import name, tex
 
@@ -40,6 +41,8 @@ def with_interval(result: FitResult) -> str:
 
 def between(symbol: str, low: float, high: float) -> str:
     """Return the interval of an exponent as a formula."""
+    if not np.isfinite([low, high]).all():
+        return f"${tex(symbol)}$ {interval(low, high, '.3f')}"
     return rf"${tex(symbol)} \in [{low:.3f}, {high:.3f}]$"
 
 

@@ -20,6 +20,7 @@ from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import chosen
+from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
@@ -74,9 +75,10 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
-    label = (
-        f"{used}:\n" if len(used) > 20 else f"{used}: "
-    ) + f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ [{row.low:.2f}, {row.high:.2f}]"
+    power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
+    label = f"{used}:{chr(10) if len(used) > 20 else ' '}{power} " + interval(
+        row.low, row.high, ".2f"
+    )
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":

@@ -14,7 +14,7 @@ from analysis.figures import style
 from analysis.figures.formula import between, latex, with_interval
 from analysis.figures.panels import Colours
 from analysis.fitting.result import FitResult
-from analysis.frontiers.result import Frontier, quantiles
+from analysis.frontiers.result import Frontier, exponent_interval
 from analysis.laws.symbols import ENVELOPE
 
 BEYOND = 3.0
@@ -64,7 +64,8 @@ def dots(
 
 def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> None:
     """Leave room for the line beyond the data, to the right and below, and for the legend above."""
-    width, height = np.log(x.max() / x.min()), np.log(y.max() / y.min())
+    # Dots at one height, or above one another, need some room too.
+    width, height = (max(float(np.log(v.max() / v.min())), 0.01) for v in (x, y))
     ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
     ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
 
@@ -85,7 +86,7 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
     if front.fit is None:
         exponent = -front.lines["L"][0, 1]
         C_c = front.coefficient("L") ** (1 / exponent) / scale
-        low, high = quantiles(-front.lines["L"][1:, 1], front.level)
+        low, high = exponent_interval(-front.lines["L"][:, 1], front.level)
         label = f"$L = (C/{latex(C_c)})^{{-{exponent:.3f}}}$\n" + between(ENVELOPE, low, high)
     else:
         label = "compute-optimal"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
+from analysis.fitting.intervals import cell
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,7 +17,7 @@ _METHODS = {"delta": "linearised (t)", "bootstrap": "percentile bootstrap"}
 
 def as_text(result: FitResult, level: float) -> str:
     """Return the summary with the data, the objective, the residuals and the status."""
-    rows = result.summary(level).map(lambda x: "-" if x != x else f"{x:.5g}")
+    rows = result.summary(level).map(lambda x: cell(float(x), ".5g"))
     rows.columns = ["value", "stderr", f"{100 * level:g} % low", "high"]
     lines = [f"{result.law.name}: {result.law.formula}", f"  {_data(result)}"]
     lines += ["  " + line for line in rows.to_string().splitlines()]
@@ -27,7 +29,7 @@ def as_html(result: FitResult) -> str:
     """Return the summary as HTML for a notebook, with 95 % intervals."""
     rows = result.summary()
     rows.columns = ["value", "stderr", "95 % low", "high"]
-    body = rows.to_html(float_format="{:.5g}".format)
+    body = rows.map(lambda x: cell(float(x), ".5g")).to_html()
     notes = "<br>".join(html.escape(line) for line in (_data(result), *_notes(result)))
     title = html.escape(f"{result.law.name}: {result.law.formula}")
     return f"<p><b>{title}</b></p>{body}<p>{notes}</p>"

@@ -12,7 +12,7 @@ import scipy
 
 from analysis.fitting import presentation
 from analysis.fitting.checks import FitError, check_level
-from analysis.fitting.draws import central_interval, spread, student_spread
+from analysis.fitting.draws import central_interval, containing, spread, student_spread
 from analysis.fitting.intervals import (
     Profile,
     covariance,
@@ -137,6 +137,8 @@ class FitResult:
             r = np.random.default_rng(0).choice(r, y.shape)
             y = y * np.exp(r) if self._on_log() else y + r
         low, high = central_interval(y, level)
+        if not noise:
+            low, high = containing(self.law.predict(self.params, **flat)[:, 0], low, high)
         return low.reshape(shape), high.reshape(shape)
 
     def interval(self, level: float = 0.95, *, profile: bool = False) -> pd.DataFrame:
@@ -342,7 +344,7 @@ class FitResult:
         draws = np.broadcast_to(draws, np.shape(draws) or (1,))
         if len(draws) < 2:
             return Estimate(value, np.nan, np.nan, np.nan)
-        low, high = central_interval(draws, level)
+        low, high = containing(value, *central_interval(draws, level))
         if self.intervals == "delta":
             sd = student_spread(draws, self.certificate.freedom)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.status import Note
 from analysis.frontiers.envelope import smoothed
 from analysis.tables.conventions import per_token
 from scaling.errors import TableError
@@ -35,12 +36,12 @@ def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
 
     Source: Hoffmann et al. 2022, section 3.1; Porian et al. 2024
     """
-    sizes, x, loss, size_of_run = smoothed(curves)
+    curves, grid = smoothed(curves)
+    sizes, x, loss, size_of_run = grid.sizes, grid.x, grid.loss, grid.size_of_run
     count = sum(np.isfinite(loss[size_of_run == i]).any(axis=0) for i in range(len(sizes)))
     shared = x[np.asarray(count) >= _FEWEST]
     if not len(shared):
         raise TableError(f"no compute is reached by the curves of {_FEWEST} sizes: add sizes.")
-    names = curves.sort_values("C")["run_id"].unique()
     rows = []
     for cut in np.quantile(shared, np.linspace(0.1, 0.9, budgets)):
         cell = int(np.argmin(np.abs(x - cut)))
@@ -49,7 +50,7 @@ def slices(curves: pd.DataFrame, budgets: int = 8) -> pd.DataFrame:
             best = int(np.argmin(column))
             if np.isfinite(column[best]):
                 C = float(np.exp(x[cell]))
-                rows.append((names[best], N, C, np.exp(column[best])))
+                rows.append((grid.runs[best], N, C, np.exp(column[best])))
     table = pd.DataFrame(rows, columns=["run_id", "N", "C", "L"])
     return table.assign(D=table["C"] / per_token(curves)(table["N"].to_numpy()))
 
@@ -104,7 +105,7 @@ def _averaged(budget: pd.DataFrame) -> pd.DataFrame:
 
 def budget_sets(
     runs: pd.DataFrame, tolerance: float | None
-) -> tuple[list[pd.DataFrame], list[str]]:
+) -> tuple[list[pd.DataFrame], list[Note]]:
     """Group runs by budget; return the budgets, and notes on runs that belong to none.
 
     Without a tolerance, the smallest of _TOLERANCES that covers nearly all runs is used or, if none
@@ -130,8 +131,9 @@ def budget_sets(
     status = []
     if not inside.all():
         left = np.sort(runs["C"].to_numpy()[~inside])
-        status.append(
+        text = (
             f"{len(left)} of {len(runs)} runs, C = {left[0]:.3g} to {left[-1]:.3g}, share no "
             f"budget of {_FEWEST} sizes (within {used:.0%}); not used"
         )
+        status.append(Note("runs_left_out", text))
     return best, status

@@ -38,7 +38,8 @@ OPEN = ("not_identified", "at_bound")
 """Codes that do so if they leave the plan open: a scale far from the data may be unknown although
 the best size within the data is known."""
 WIDE = 100.0
-"""A plan is open if the upper end of N's interval is more than this many times the lower end."""
+"""A plan is open if the upper end of an interval of C, N or D is more than this many times the
+lower end."""
 
 Rule = Literal["held_out", "fit", "asked"]
 

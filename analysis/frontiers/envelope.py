@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from analysis.fitting.status import Note
 from analysis.frontiers.result import (
     Frontier,
     curvature_notes,
     data_ranges,
+    exponent_notes,
     lost_resamples,
     straight_line,
 )
@@ -49,8 +51,8 @@ def envelope(
 
     Source: Kaplan et al. 2020, Figs. 1 and 13; Hoffmann et al. 2022, section 3.1
     """
-    curves = counted(curves, "N", "C", need=("run_id",))
-    sizes, x, loss, size_of_run = smoothed(curves)
+    curves, grid = smoothed(counted(curves, "N", "C", need=("run_id",)))
+    sizes, x, loss, size_of_run = grid.sizes, grid.x, grid.loss, grid.size_of_run
     envelopes = _Envelopes(x, loss, size_of_run, len(sizes))
     (whole,) = envelopes(np.ones((1, len(size_of_run)), bool))
     winner = _winner(whole)
@@ -61,6 +63,7 @@ def envelope(
             f"{len(marks.crossings) + 1} ever are (N = "
             f"{', '.join(f'{sizes[i]:.3g}' for i in np.unique(winner[winner >= 0]))}). "
             "Train the others longer or shorter, or add sizes between."
+            + "".join(f" {note[0].upper()}{note[1:]}." for note in grid.left_out)
         )
     rng = np.random.default_rng(seed)
     runs = loss.shape[0]
@@ -79,7 +82,9 @@ def envelope(
     optima = pd.DataFrame({"C": C, "N": N, "D": C / flops_of(N), "L": np.exp(both[:, 2])})
     optima = optima.assign(kind=kinds).sort_values("C", ignore_index=True)
     status = (
+        *grid.left_out,
         *lost_resamples(lines["N"], bootstrap),
+        *exponent_notes(lines, level, f"{len(grid.runs)} runs in {len(sizes)} sizes"),
         *_notes(curves, sizes, winner, size_of_run),
         *curvature_notes(marks.touches[:, 0], marks.touches[:, 2]),
     )
@@ -92,46 +97,95 @@ def envelope(
 
 def _notes(
     curves: pd.DataFrame, sizes: np.ndarray, winner: np.ndarray, size_of_run: np.ndarray
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Return what a reader should know about the data of an envelope."""
     never = [f"{sizes[i]:.3g}" for i in range(len(sizes)) if i not in set(winner)]
     if never:
-        yield f"N = {', '.join(never)} is never best within the compute of the curves"
+        text = f"N = {', '.join(never)} is never best within the compute of the curves"
+        yield Note("never_best", text)
     if np.bincount(size_of_run).max() == 1:
-        yield (
+        yield Note(
+            "one_run_per_size",
             "one run per size: earlier points of a run are above the loss that a schedule of their "
-            "own length would reach, so the frontier of decayed runs lies lower"
+            "own length would reach, so the frontier of decayed runs lies lower",
         )
     if "B" in curves.columns and (curves.groupby("N")["B"].nunique() > 1).any():
         B = curves["B"]
-        yield (
+        yield Note(
+            "several_batch_sizes",
             f"runs of several batch sizes ({B.min():.4g} to {B.max():.4g} tokens) in one envelope: "
             "it takes the best, but batches far above the critical one spend more than C_min; see "
-            "method kaplan, or analysis.critical_batch.adjusted"
+            "method kaplan, or analysis.critical_batch.adjusted",
         )
 
 
-def smoothed(curves: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+class Smoothed(NamedTuple):
+    """Learning curves on a common grid of ln C."""
+
+    sizes: np.ndarray
+    """(g,) the sizes."""
+    x: np.ndarray
+    """(c,) ln C."""
+    loss: np.ndarray
+    """(r, c) ln L of each run; inf where it has no data."""
+    size_of_run: np.ndarray
+    """(r,) index of each run's size."""
+    runs: np.ndarray
+    """(r,) the run_id of each row."""
+    left_out: tuple[Note, ...]
+    """What was left out."""
+
+
+def smoothed(curves: pd.DataFrame) -> tuple[pd.DataFrame, Smoothed]:
     """Smooth learning curves onto a common grid of ln C.
 
-    Returns the sizes (g,), ln C (c,), ln L of each run at it (r, c; inf where the run has no data),
-    and the index of each run's size (r,).
+    Returns the evaluations used, and the grid. Of several evaluations at the same C, as a resumed
+    run writes, the last counts. A run with fewer than two distinct evaluations is no curve and is
+    left out; so is a size without any other run. Raises TableError if no run is left.
     """
-    sizes = np.unique(curves["N"])
-    x = np.linspace(np.log(curves["C"].min()), np.log(curves["C"].max()), _GRID)
-    losses, size_of_run = [], []
-    for _, curve in curves.sort_values("C").groupby("run_id", sort=False):
-        u, first = np.unique(np.log(curve["C"].to_numpy(float)), return_index=True)
-        v = np.log(curve["L"].to_numpy(float))[first]
+    order = curves.sort_values("C", kind="stable").drop_duplicates(["run_id", "C"], keep="last")
+    few = order.groupby("run_id")["C"].transform("size") < 2
+    used = order[~few]
+    if used.empty:
+        raise TableError(
+            "the envelope needs learning curves; here no run has two evaluations at different C. "
+            "Give a table with several rows along each run, or use another method."
+        )
+    left_out = tuple(_left_out(order[few], used))
+    sizes = np.unique(used["N"])
+    x = np.linspace(np.log(used["C"].min()), np.log(used["C"].max()), _GRID)
+    losses, size_of_run, runs = [], [], []
+    for run, curve in used.groupby("run_id", sort=False):
+        u, v = np.log(curve["C"].to_numpy(float)), np.log(curve["L"].to_numpy(float))
         inside = (x >= u[0]) & (x <= u[-1])
+        if not inside.any():  # shorter than a cell of the grid
+            inside = np.arange(_GRID) == np.argmin(np.abs(x - u.mean()))
         row = np.full(_GRID, np.inf)
         if len(u) >= 5:
-            row[inside] = _smooth(*_thinned(u, v))(x[inside])
-        elif len(u) >= 2:
+            row[inside] = _smooth(*_thinned(u, v))(np.clip(x[inside], u[0], u[-1]))
+        else:
             row[inside] = np.interp(x[inside], u, v)
         losses.append(row)
         size_of_run.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
-    return sizes, x, np.array(losses), np.array(size_of_run)
+        runs.append(run)
+    grid = Smoothed(
+        sizes, x, np.array(losses), np.array(size_of_run), np.array(runs, object), left_out
+    )
+    return used, grid
+
+
+def _left_out(few: pd.DataFrame, used: pd.DataFrame) -> Iterator[Note]:
+    """Say which runs and sizes are left out for having fewer than two evaluations."""
+    if few.empty:
+        return
+    runs = few["run_id"].unique()
+    shown = ", ".join(map(str, runs[:3])) + (", ..." if len(runs) > 3 else "")
+    text = f"{len(runs)} of {len(runs) + used['run_id'].nunique()} runs ({shown}) "
+    text += "has one evaluation only" if len(runs) == 1 else "have one evaluation only"
+    lost = np.setdiff1d(few["N"], used["N"])
+    if len(lost):
+        text += f", among them all of N = {', '.join(f'{N:.3g}' for N in lost)}"
+    yield Note("runs_left_out", f"{text}; not used in the envelope")
 
 
 def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
@@ -186,11 +240,6 @@ class _Envelopes:
             for runs in self.runs_of_size
         ]
         slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
-        if not len(slopes):
-            raise TableError(
-                "the envelope needs learning curves; here no run, and no size, has two evaluations "
-                "at different C. Give tables with rows along each run, or use another method."
-            )
         self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
         self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
         self.ends = np.array([(u[0], u[-1]) for u, _ in corners])

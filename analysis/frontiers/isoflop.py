@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from analysis import laws
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
+from analysis.fitting.status import Note
 from analysis.frontiers.budgets import budget_of, budget_sets
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.frontiers.result import (
     Frontier,
     curvature_notes,
     data_ranges,
+    exponent_notes,
+    interval_of,
     lost_resamples,
-    quantiles,
     straight_line,
 )
 from analysis.tables.conventions import counted, per_token
@@ -40,6 +42,14 @@ _WHY = {
     "as well open downwards",
 }
 """Reasons why a budget of each kind is not used."""
+_TWO_BUDGETS = Note(
+    "two_budgets", "two budgets only: whether the frontier is straight is not tested"
+)
+_BIAS_UNKNOWN = Note(
+    "bias_unknown",
+    "the method's own bias is not known: Chinchilla's law, as it fits these runs, has no minimum "
+    "within their sizes",
+)
 
 
 def isoflop(
@@ -72,17 +82,15 @@ def isoflop(
     spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)
     if spread > 1e-3:
         how = "losses are moved to the budget's C along a fitted law" if law else "not corrected"
-        status.append(f"C differs by up to {np.expm1(spread):.1%} within a budget: {how}")
+        text = f"C differs by up to {np.expm1(spread):.1%} within a budget: {how}"
+        status.append(Note("compute_differs", text))
     budgets = [_moved_to_budget(budget, law) for budget in budgets]
     draws = _resampled(budgets, runs, bootstrap, seed)
     minima = [
         _minimum(budget, v, kind, law, flops_of) for budget, v in zip(budgets, draws, strict=True)
     ]
     optima = pd.DataFrame([one.row(flops_of, level) for one in minima])
-    for state, group in optima.groupby("kind"):
-        if state != "minimum":
-            at = ", ".join(f"{C:.3g}" for C in group["C"])
-            status.append(f"no interior minimum at C = {at}: {_WHY[str(state)]}")
+    status += _without_minimum(optima)
     minima = [one for one in minima if one.state == "minimum"]
     if len(minima) < 2:
         raise TableError(_too_few(optima, status))
@@ -94,20 +102,19 @@ def isoflop(
     status += lost_resamples(lines["N"], bootstrap)
     scale = _birge_ratio(x - centre, N)
     if scale > 1:
-        status.append(
+        text = (
             f"the minima scatter {scale:.1f} times more about the line than the noise of the "
             "losses explains; intervals are widened by that"
         )
+        status.append(Note("minima_scatter", text))
         lines = {name: line[0] + scale * (line - line[0]) for name, line in lines.items()}
+    status += exponent_notes(lines, level, f"{len(runs)} runs in {len(minima)} budgets")
     if len(minima) == 2:
-        status.append("two budgets only: whether the frontier is straight is not tested")
+        status.append(_TWO_BUDGETS)
     status += curvature_notes(x, L[0])
     bias = _bias_of_line(x - centre, np.array([one.bias for one in minima]))
     if bias is None:
-        status.append(
-            "the method's own bias is not known: Chinchilla's law, as it fits these runs, has no "
-            "minimum within their sizes"
-        )
+        status.append(_BIAS_UNKNOWN)
     return Frontier(
         method=kind, params="N", flops="6 N D", optima=optima, ranges=data_ranges(runs, optima),
         status=tuple(status), lines=lines, centre=centre, level=level, per_token=flops_of,
@@ -134,7 +141,7 @@ class _Minimum:
         """Return the row for the optima of a Frontier."""
         if self.state == "minimum":
             N, L = np.exp(self.N[0]), np.exp(self.L[0])
-            low, high = np.exp(quantiles(self.N[1:], level))
+            low, high = np.exp(interval_of(self.N, level))
         else:
             N = L = low = high = np.nan
         return {
@@ -178,7 +185,15 @@ def _resampled(
     ]
 
 
-def _too_few(optima: pd.DataFrame, status: list[str]) -> str:
+def _without_minimum(optima: pd.DataFrame) -> Iterator[Note]:
+    """Say which budgets have no interior minimum, and why."""
+    for state, group in optima.groupby("kind"):
+        if state != "minimum":
+            at = ", ".join(f"{C:.3g}" for C in group["C"])
+            yield Note("no_minimum", f"no interior minimum at C = {at}: {_WHY[str(state)]}")
+
+
+def _too_few(optima: pd.DataFrame, status: Sequence[str]) -> str:
     """Return the message for fewer than two interior minima."""
     found = optima[optima["kind"] == "minimum"]
     known = [f"N_opt({C:.3g}) = {N:.3g}" for C, N in zip(found["C"], found["N"], strict=True)]

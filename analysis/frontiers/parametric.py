@@ -10,8 +10,15 @@ import pandas as pd
 
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
+from analysis.fitting.status import Note
 from analysis.frontiers.optimum import optimum_at, parameter_draws
-from analysis.frontiers.result import Frontier, lost_resamples, quantiles, straight_line
+from analysis.frontiers.result import (
+    Frontier,
+    exponent_notes,
+    interval_of,
+    lost_resamples,
+    straight_line,
+)
 from analysis.tables.conventions import counted, flops_6N, in_words, per_token
 from scaling.errors import TableError
 
@@ -57,16 +64,18 @@ def parametric(
     centre = float(x.mean())
     lines = {name: straight_line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
     optima = pd.DataFrame({"C": C} | {name: values[name][0] for name in ("N", "D", "L")})
-    N_low, N_high = quantiles(values["N"][1:], level)
+    N_low, N_high = interval_of(values["N"], level)
+    optima = optima.assign(kind="law", N_low=np.maximum(N_low, 0.0), N_high=N_high)
     status = (
         *result.warnings,
         *lost_resamples(lines["N"], len(result.samples)),
+        *exponent_notes(lines, level, _data(result)),
         *_outside(optima["N"].to_numpy(), ranges["N"]),
     )
     return Frontier(
         method="parametric", params="N", flops=in_words(flops), ranges=ranges, status=status,
-        optima=optima.assign(kind="law", N_low=N_low, N_high=N_high), lines=lines, centre=centre,
-        fit=result, level=level, per_token=flops_of, served=served,
+        optima=optima, lines=lines, centre=centre, fit=result, level=level, per_token=flops_of,
+        served=served,
     )  # fmt: skip
 
 
@@ -86,11 +95,18 @@ def _ranges(
     return {name: (float(v.min()), float(v.max())) for name, v in columns.items()}
 
 
-def _outside(optimal: np.ndarray, trained: tuple[float, float]) -> Iterator[str]:
+def _data(result: FitResult) -> str:
+    """Return the number of runs and sizes in words."""
+    sizes = result.runs["N"].nunique()
+    return f"{result.certificate.groups} runs in {sizes} size{'s'[: sizes != 1]}"
+
+
+def _outside(optimal: np.ndarray, trained: tuple[float, float]) -> Iterator[Note]:
     """Warn about optimal sizes that are far from those trained, or nan."""
     near = (optimal > trained[0] / 2) & (optimal < trained[1] * 2)
     if not near.all():
-        yield (
+        yield Note(
+            "sizes_outside",
             f"at {np.sum(~near)} of {len(optimal)} budgets within the data the optimal size is "
-            "more than a factor of 2 outside the sizes trained"
+            "more than a factor of 2 outside the sizes trained",
         )

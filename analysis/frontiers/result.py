@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.draws import containing, open_interval
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import worth_telling
+from analysis.fitting.status import Note, Status, worth_telling
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError
@@ -32,8 +33,8 @@ class Frontier:
     ranges: dict[str, tuple[float, float]] = field(repr=False)
     """Smallest and largest C, N and D of the data. For the envelope and isoFLOP minima, C spans
     the optima that are bracketed by sizes on both sides."""
-    status: tuple[str, ...]
-    """Warnings and notes; empty if there are none."""
+    status: tuple[Status, ...]
+    """Warnings and notes with codes; empty if there are none."""
     lines: dict[str, np.ndarray] = field(repr=False)
     """ln N, ln D and ln L as lines in ln C - centre: (1 + resamples, 2), intercept and slope, the
     estimate first. The parametric method has the local slope over the data."""
@@ -76,7 +77,10 @@ class Frontier:
                 self.fit.law, parameter_draws(self.fit), C, self.per_token, self.served
             )
         x = np.log(C) - self.centre
-        return {name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()}
+        with np.errstate(over="ignore"):  # a resample's line may be steep
+            return {
+                name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()
+            }
 
     def at(self, *, C: Any) -> pd.DataFrame:
         """Return N, D and L at C [FLOPs] with intervals (N_low, N_high, ...), one row per C.
@@ -87,7 +91,8 @@ class Frontier:
         low, high = self.ranges["C"]
         table: dict[str, Any] = {"C": C}
         for name, values in self.draws(C).items():
-            least, most = quantiles(values[1:], self.level)
+            least, most = interval_of(values, self.level)
+            least = np.maximum(least, 0.0)
             table |= {name: values[0], f"{name}_low": least, f"{name}_high": most}
         table["beyond"] = np.maximum(1.0, np.maximum(C / high, low / C))
         return pd.DataFrame(table)
@@ -103,7 +108,7 @@ class Frontier:
         if self.fit is not None and "E" in self.fit.params:
             slopes["L_opt - E"] = self._above_floor()
         for name, slope in slopes.items():
-            low, high = quantiles(slope[1:], self.level)
+            low, high = exponent_interval(slope, self.level)
             rows.append((name, slope[0], low, high, self.method, self.convention))
         columns = ["exponent", "value", "low", "high", "method", "convention"]
         return pd.DataFrame(rows, columns=columns)
@@ -118,18 +123,20 @@ class Frontier:
     def coefficient(self, name: str) -> float:
         """Return k of N_opt = k C^a (C in FLOPs); `name` is 'N', 'D' or 'L'."""
         intercept, slope = self.lines[name][0]
-        return float(np.exp(intercept - slope * self.centre))
+        with np.errstate(over="ignore"):
+            return float(np.exp(intercept - slope * self.centre))
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""
+        rows = self.exponents.drop(columns=["method", "convention"])
         return {
             "method": self.method,
             "convention": self.convention,
             "params": {"column": self.params, "counts": meaning(self.params)},
             "flops": {"column": self.flops, "counts": meaning(self.flops)},
             "bias": self.bias,
-            "exponents": self.exponents.drop(columns=["method", "convention"]).to_dict("records"),
-            "coefficients": {name: self.coefficient(name) for name in self.lines},
+            "exponents": finite([self._exponent_record(row) for row in rows.to_dict("records")]),
+            "coefficients": finite({name: self.coefficient(name) for name in self.lines}),
             "optima": finite(self.optima.to_dict("records")),
             "range": {name: list(ends) for name, ends in self.ranges.items()},
             "level": self.level,
@@ -137,6 +144,13 @@ class Frontier:
             "use": self.use,
             "law": None if self.fit is None else self.fit.law.name,
         }
+
+    @staticmethod
+    def _exponent_record(row: dict[Any, Any]) -> dict[str, Any]:
+        """Return an exponent for JSON, with the reason why its ends are missing if they are."""
+        if np.isfinite([row["low"], row["high"]]).all():
+            return row
+        return row | {"reason": interval(row["low"], row["high"], "").strip("[]")}
 
     def __str__(self) -> str:
         shown = [f"compute-optimal frontier, {self.title}: {self.convention}"]
@@ -182,17 +196,53 @@ class Comparison:
         return "\n".join(lines + [f"no {name}: {why}" for name, why in self.skipped.items()])
 
 
-def quantiles(draws: np.ndarray, level: float) -> tuple[Any, Any]:
-    """Return (low, high) of the interval of `level` along the first axis.
+def interval_of(draws: np.ndarray, level: float) -> tuple[Any, Any]:
+    """Return (low, high) of the interval of `level` along the first axis, the estimate first.
 
-    nan draws are left out; without any draws, both ends are nan.
+    Draws without a frontier (nan) may lie anywhere, and the interval holds the estimate; see
+    :func:`analysis.fitting.draws.open_interval` and :func:`analysis.fitting.draws.containing`.
+    Without any draws, both ends are nan.
     """
-    known = np.isfinite(draws).any(axis=0)
-    if not known.all():
-        draws = np.where(known, draws, 0.0) if len(draws) else np.zeros((1, *draws.shape[1:]))
-    ends = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    low, high = np.where(known, ends, np.nan)
-    return low, high
+    return containing(draws[0], *open_interval(draws[1:], level))
+
+
+def exponent_interval(slopes: np.ndarray, level: float) -> tuple[float, float]:
+    """Return (low, high) of an exponent of N_opt, D_opt or L_opt, the estimate first.
+
+    As D = C / (6 N), the exponents of N_opt and D_opt lie between 0 and 1, so an interval at least
+    that wide says nothing: it has no ends.
+    """
+    low, high = (float(end) for end in interval_of(slopes, level))
+    return (-np.inf, np.inf) if high - low >= 1 else (low, high)
+
+
+def exponent_notes(lines: dict[str, np.ndarray], level: float, data: str) -> Iterator[Note]:
+    """Say which exponents the data do not identify, and why; `data` counts runs and sizes."""
+    slopes = {f"{name}_opt": line[:, 1] for name, line in lines.items()}
+    unknown = [
+        name for name, slope in slopes.items() if np.isinf(exponent_interval(slope, level)).any()
+    ]
+    if unknown:
+        lost = float(np.mean(~np.isfinite(lines["N"][1:, 1])))
+        why = f"{level:.0%} intervals are wider than every possible value, 0 to 1"
+        if lost > (1 - level) / 2:
+            why = f"{lost:.0%} of the resamples have no frontier"
+        yield Note(
+            "exponent_not_identified",
+            f"{data} are too few, or too noisy, for an interval of the exponent of "
+            f"{', '.join(unknown)}: {why}",
+        )
+    impossible = [
+        f"{name} ~ C^{slopes[name][0]:.2f}"
+        for name in ("N_opt", "D_opt")
+        if not -0.005 < slopes[name][0] < 1.005
+    ]
+    if impossible:
+        yield Note(
+            "impossible_exponent",
+            f"{' and '.join(impossible)}: an exponent outside 0 to 1 means that more compute is "
+            "best spent on fewer parameters or fewer tokens; do not extrapolate it",
+        )
 
 
 def data_ranges(table: pd.DataFrame, optima: pd.DataFrame) -> dict[str, tuple[float, float]]:
@@ -212,21 +262,23 @@ def straight_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.column_stack([y.mean(axis=1) - slope * mean, slope])
 
 
-def lost_resamples(lines: np.ndarray, bootstrap: int) -> list[str]:
+def lost_resamples(lines: np.ndarray, bootstrap: int) -> list[Note]:
     """Warn about resamples that have no line."""
     lost = int(np.sum(~np.isfinite(lines[1:]).all(axis=1)))
-    return [f"{lost} of {bootstrap} resamples have no frontier"] if lost else []
+    text = f"{lost} of {bootstrap} resamples have no frontier"
+    return [Note("resamples_lost", text)] if lost else []
 
 
-def curvature_notes(x: np.ndarray, y: np.ndarray) -> list[str]:
+def curvature_notes(x: np.ndarray, y: np.ndarray) -> list[Note]:
     """Warn if ln L bends in ln C, where a pure power law misleads outside the data."""
     if len(x) < 4:
         return []
     coefficients, covariance = np.polyfit(x - x.mean(), y, 2, cov=True)
     t = coefficients[0] / np.sqrt(covariance[0, 0])
     if t > 3:
-        return [
+        text = (
             f"L_opt(C) flattens (curvature {t:.0f} standard errors): its power law is local; for "
             "losses beyond the data use the parametric method"
-        ]
+        )
+        return [Note("loss_flattens", text)]
     return []

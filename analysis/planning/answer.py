@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.frontiers.choice import Choice, times
+from analysis.fitting.status import Status
+from analysis.frontiers.choice import Choice, percent, times
 from analysis.planning.plan import Plan
 from scaling import units
 
@@ -39,14 +40,16 @@ def verdict(
     plan: Plan | None,
     *,
     rivals: Mapping[str, Plan] | None = None,
+    doubted: Iterable[Status] | None = None,
     runs: pd.DataFrame | None = None,
     why: str = "",
 ) -> tuple[str, str, str]:
     """Return three sentences: the law and how far it was tested, what to train, and the doubts.
 
-    rivals  plans for the same request by other laws of the choice.
-    runs    the runs; by default those that the law was fitted to.
-    why     the reason for a missing choice or plan.
+    rivals   plans for the same request by other laws of the choice.
+    doubted  what makes the plan unreliable; by default `plan.doubts`.
+    runs     the runs; by default those that the law was fitted to.
+    why      the reason for a missing choice or plan.
     """
     reason = f": {why.rstrip('.')}" if why else ""
     if choice is not None:
@@ -56,8 +59,9 @@ def verdict(
     if plan is None:
         nothing = "What to train next, these runs do not tell" + (reason or "") + "."
         return law, nothing, "Runs of several sizes N and numbers of tokens D are needed."
-    found = list(doubts(choice, plan, rivals or {}, runs))
-    return law, _advice(plan, runs), _against([doubt.text for doubt in found])
+    lines = tuple(plan.doubts if doubted is None else doubted)
+    found = list(doubts(choice, plan, rivals or {}, runs, lines))
+    return law, _advice(plan, runs, bool(lines)), _against([doubt.text for doubt in found])
 
 
 def wrapped(sentences: Iterable[str]) -> list[str]:
@@ -65,7 +69,7 @@ def wrapped(sentences: Iterable[str]) -> list[str]:
     return [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH)]
 
 
-def _advice(plan: Plan, runs: pd.DataFrame | None) -> str:
+def _advice(plan: Plan, runs: pd.DataFrame | None, doubtful: bool) -> str:
     """What to train, and the loss to expect."""
     (asked,) = plan.asked
     train = f"train {units.count(plan.N.value)} parameters on {units.count(plan.D.value)} tokens"
@@ -85,7 +89,7 @@ def _advice(plan: Plan, runs: pd.DataFrame | None) -> str:
         f"with batches of {units.count(plan.recipe.B)} tokens and a peak learning rate of "
         f"{plan.recipe.lr:.2g}"
     )
-    before = "the plan is NOT RELIABLE: " if plan.doubts else ""
+    before = "the plan is NOT RELIABLE: " if doubtful else ""
     after = ""
     if asked != "L":
         known = plan.L.low == plan.L.low
@@ -103,17 +107,18 @@ def doubts(
     plan: Plan,
     rivals: Mapping[str, Plan],
     runs: pd.DataFrame | None,
+    doubted: tuple[Status, ...] = (),
 ) -> Iterator[Doubt]:
     """Yield what may be wrong with a plan, the most consequential first."""
-    yield from _unreliable(plan)
-    codes = {line.code for line in plan.doubts}
+    yield from _unreliable(plan, doubted)
+    codes = {line.code for line in doubted}
     if choice is not None and "unreliable_extrapolation" not in codes:
         yield from _untested(choice, plan)
-    if choice is not None:
+    if choice is not None and "laws_disagree" not in codes:
         yield from _rivals(choice, plan, rivals)
-    if runs is not None:
-        yield from _shape(plan, runs)
-    yield from (Doubt(line.code, str(line)) for line in plan.status if line.code == "repeated_data")
+    for line in plan.status:
+        if line.code in ("shape_untested", "repeated_data"):
+            yield Doubt(line.code, str(line))
     if runs is not None:
         yield from _larger(plan, runs)
     yield from _recipe(plan, runs)
@@ -121,13 +126,13 @@ def doubts(
         yield Doubt("one_seed", "every run has the same seed, so their noise is unknown")
 
 
-def _unreliable(plan: Plan) -> Iterator[Doubt]:
+def _unreliable(plan: Plan, doubted: tuple[Status, ...]) -> Iterator[Doubt]:
     """The reasons why a plan is not reliable."""
     open_, told = [], False
-    for line in plan.doubts:
+    for line in doubted:
         if line.code in ("not_identified", "at_bound"):
             open_ += [name for name in line.detail.split(", ") if name not in open_]
-    for line in plan.doubts:
+    for line in doubted:
         if line.code in ("not_identified", "at_bound"):
             if not told:
                 yield Doubt(line.code, f"these runs do not determine {_listed(open_)}")
@@ -172,7 +177,7 @@ def _rivals(choice: Choice, plan: Plan, rivals: Mapping[str, Plan]) -> Iterator[
         ((name, other),) = similar.items()
         yield Doubt(
             "rivals",
-            f"{name}, which predicts about as well, says {units.count(other.N.value)} parameters "
+            f"{name}, which {_missed(choice, name)}, says {units.count(other.N.value)} parameters "
             f"on {units.count(other.D.value)} tokens",
         )
         return
@@ -184,16 +189,10 @@ def _rivals(choice: Choice, plan: Plan, rivals: Mapping[str, Plan]) -> Iterator[
     )
 
 
-def _shape(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
-    """A suggested depth that no run had."""
-    if plan.shape is None or "n_layer" not in runs.columns:
-        return
-    layers, depth = pd.to_numeric(runs["n_layer"], errors="coerce"), plan.shape.model.n_layer
-    low, high = layers.min(), layers.max()
-    if low <= depth <= high:
-        return
-    had = f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
-    yield Doubt("depth", f"the suggested model has {depth} layers, and the runs had {had}")
+def _missed(choice: Choice, name: str) -> str:
+    if not choice.test.cuts:
+        return "fits about as well"
+    return f"missed the larger runs by {percent(choice.errors[name])}"
 
 
 def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:

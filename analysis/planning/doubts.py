@@ -6,22 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from analysis.fitting.status import Note, Status
+from analysis.frontiers.choice import OPEN, WIDE, WRONG
 from analysis.planning.extrapolation import times
 from analysis.planning.quantity import Quantity
 
-_FIT = ("not_converged", "wrong_sign")
-"""Codes of a fit's status that leave a plan without a basis."""
-_OPEN = ("not_identified", "at_bound")
-"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
-the best size within the data is known."""
-_PLAN = ("unreliable_extrapolation", "no_interval", "wide_interval")
-"""Codes of a plan's own status that make it unreliable."""
-_WIDE = 100.0
-"""A plan is open if the upper end of an interval of C, N or D is more than this many times the
-lower end."""
 _WIDE_LOSS = 2.0
 """The same for L: between a floor near 1.5 and the 10 of a model that predicts nothing, a factor of
 two says hardly anything."""
+
+VAST, VAST_LOSS = 1e4, 10.0
+"""Factors that an interval of C, N or D, and of L, must not span to be printed in numbers."""
 
 
 def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[Status]:
@@ -32,8 +26,8 @@ def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[
     if unknown:
         yield Note("no_interval", f"no interval of {', '.join(unknown)} is known")
     for name, q in computed.items():
-        limit = _WIDE_LOSS if name == "L" else _WIDE
-        if q.known and not 0 < q.high <= limit * q.low:
+        limit = _WIDE_LOSS if name == "L" else WIDE
+        if q.known and not 0 < q.high <= limit * q.low < math.inf:
             yield Note("wide_interval", f"the interval of {name} {_width(q)}")
 
 
@@ -44,9 +38,26 @@ def _width(q: Quantity) -> str:
     return f"spans {f'a factor of {times(factor)}' if factor < 1e6 else 'more than a millionfold'}"
 
 
-def doubts_of(status: Iterable[str], N: Quantity) -> tuple[Status, ...]:
-    """Return the lines of a plan's status that make it unreliable, those of the plan first."""
-    narrow = 0 < N.high <= _WIDE * N.low < math.inf
-    codes = (*_PLAN, *_FIT, *(() if narrow else _OPEN))
-    lines = [line for line in status if isinstance(line, Status) and line.code in codes]
-    return tuple(sorted(lines, key=lambda line: codes.index(line.code)))
+def fit_doubts(status: Iterable[str]) -> tuple[Status, ...]:
+    """Return the lines that say that the fit behind a plan has no basis."""
+    return tuple(line for line in status if isinstance(line, Status) and line.code in WRONG)
+
+
+def headline_of(plain: str, doubts: Iterable[str]) -> str:
+    """Return a plan in a line, after its doubts if it has any."""
+    reasons = "; ".join(doubts)
+    return f"NOT RELIABLE: {reasons} - {plain}" if reasons else plain
+
+
+def doubts_of(
+    status: Iterable[Status], quantities: Mapping[str, Quantity], asked: str
+) -> tuple[Status, ...]:
+    """Return what makes a plan unreliable: its distance, its intervals, then its fit."""
+    status, N = tuple(status), quantities["N"]
+    narrow = 0 < N.high <= WIDE * N.low < math.inf
+    fit = WRONG if narrow else WRONG + OPEN
+    return (
+        *(line for line in status if line.code == "unreliable_extrapolation"),
+        *interval_doubts(quantities, asked),
+        *(line for line in status if line.code in fit),
+    )

@@ -26,13 +26,16 @@ class SuggestedModel:
     """Its exact parameters, in the plan's own count."""
     D: float
     """Tokens that spend the plan's compute on this exact size."""
+    outside: tuple[str, ...] = ()
+    """What of its proportions no run had, one sentence each."""
 
     def record(self) -> dict[str, Any]:
-        """Return plain numbers, ready for JSON."""
+        """Return plain values, ready for JSON."""
         m = self.model
         return {
             "n_layer": m.n_layer, "d_model": m.d_model, "n_head": m.n_head, "n_ctx": m.n_ctx,
             "N": self.N, "D": self.D, "N_kaplan": parameters(m, 0).N_kaplan,
+            "d_ff": m.ff_width, "in_family": not self.outside, "outside": list(self.outside),
         }  # fmt: skip
 
 
@@ -41,6 +44,9 @@ def suggest_model(
     *,
     model: ModelConfig | None = None,
     n_layer: int | None = None,
+    aspect: float | None = None,
+    head: int | None = None,
+    ff_ratio: float | None = None,
     count: str = "N",
     vocab_size: int | None = None,
 ) -> ModelConfig | None:
@@ -48,7 +54,8 @@ def suggest_model(
 
     The aspect ratio d_model / n_layer aims at 52 (N / 1e8)^0.147, the line through the eight
     models of Brown et al. 2020 (Table 2.1); loss hardly depends on it (Kaplan et al. 2020, Fig.
-    5). Heads are 64 wide, fewer in narrow models. A given `n_layer` is kept. n_ctx, tied and
+    5). Heads are 64 wide, fewer in narrow models. A given `n_layer` is kept, and a given `aspect`,
+    width of a `head` and `ff_ratio`, d_ff / d_model, are aimed at. n_ctx, tied and, by default,
     d_ff / d_model are those of `model`.
 
     Returns None if the parameters cannot be counted: `count` must be N, N_kaplan or, with a
@@ -57,12 +64,14 @@ def suggest_model(
     model = model or ModelConfig()
     if count not in ("N", "N_kaplan") and not (count == "N_total" and vocab_size):
         return None
-    ff_ratio = None if model.d_ff is None else model.d_ff / model.d_model
-    aspect = max(52 * (N / 1e8) ** 0.147, 4.0)
+    if ff_ratio is None and model.d_ff is not None:
+        ff_ratio = model.d_ff / model.d_model
+    aspect = usual_aspect(N) if aspect is None else aspect
+    given = head
     best, least = None, math.inf
     for layers in _depths(N, aspect) if n_layer is None else [n_layer]:
         width = math.sqrt(N / (12 * layers))
-        head = 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
+        head = given or head_width(width)
         about = width / head  # and a few heads more or fewer
         fewest, most = max(1, int(0.7 * about), int(about) - 8), int(min(1.3 * about, about + 8))
         for n_head in range(fewest, most + 2):
@@ -82,6 +91,16 @@ def suggest_model(
             if cost < least:
                 best, least = candidate, cost
     return best
+
+
+def usual_aspect(N: float) -> float:
+    """Return the usual d_model / n_layer of N parameters; see :func:`suggest_model`."""
+    return max(52 * (N / 1e8) ** 0.147, 4.0)
+
+
+def head_width(width: float) -> int:
+    """Return the usual width of a head in a model of this width."""
+    return 64 if width >= 256 else 32 if width >= 96 else 16 if width >= 48 else 8
 
 
 def _depths(N: float, aspect: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +20,20 @@ from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.planning.accelerators import memory
-from analysis.planning.doubts import doubts_of, interval_doubts
+from analysis.planning.doubts import (
+    VAST,
+    VAST_LOSS,
+    doubts_of,
+    headline_of,
+    interval_doubts,
+)
 from analysis.planning.extrapolation import Extrapolation, extrapolation_of
 from analysis.planning.inverse import compute_draws, compute_for, source_of
 from analysis.planning.model_shape import SuggestedModel, count_parameters, suggest_model
-from analysis.planning.price import Deviation, deviation_line, deviations
+from analysis.planning.price import Deviation, deviation_line, deviation_record, deviations
 from analysis.planning.quantity import Quantity, quantity_of
 from analysis.planning.recipe import Recipe, recipe
+from analysis.planning.shape_family import family_of
 from scaling import units
 from scaling.config import ModelConfig
 from scaling.count import PF_DAY
@@ -47,6 +55,9 @@ class Plan:
     tokens_per_parameter: Quantity
     shape: SuggestedModel | None
     """A decoder of nearly N parameters; None if they cannot be counted."""
+    family_shape: SuggestedModel | None
+    """If the proportions of `shape` are outside those of the runs: a decoder of nearly N parameters
+    in their proportions."""
     deviations: tuple[Deviation, ...]
     """The price of other sizes; empty without a law of N and D."""
     extrapolation: Extrapolation
@@ -72,10 +83,8 @@ class Plan:
             **{name: getattr(self, name).record() for name in quantities},
             "PF_days": self.C.value / PF_DAY,
             "shape": None if self.shape is None else self.shape.record(),
-            "deviations": [
-                {"factor": d.factor, "compute": finite(d.compute._asdict())} | finite({"D": d.D})
-                for d in self.deviations
-            ],
+            "family_shape": None if self.family_shape is None else self.family_shape.record(),
+            "deviations": [deviation_record(d) for d in self.deviations],
             "recipe": self.recipe.record(),
             "memory": self.memory,
             "tenfold": finite(self.tenfold),
@@ -98,25 +107,33 @@ class Plan:
     def doubts(self) -> tuple[Status, ...]:
         """The lines of the status that make the plan unreliable: it lies too far beyond the data,
         its intervals are missing or too wide, or the fit has no basis."""
-        return doubts_of(self.status, self.N)
+        (asked,) = self.asked
+        quantities = {"C": self.C, "N": self.N, "D": self.D, "L": self.L}
+        return doubts_of(self.status, quantities, asked)
+
+    @property
+    def plain(self) -> str:
+        """The plan in a line, without its doubts."""
+        return (
+            f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
+            f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
+            + interval(self.L.low, self.L.high, ".3f", vast=VAST_LOSS)
+        )
 
     @property
     def headline(self) -> str:
         """The plan in a line, after its doubts."""
-        plain = (
-            f"train {units.count(self.N.value)} parameters on {units.count(self.D.value)} tokens "
-            f"({self.C.value:.3g} FLOPs): loss {self.L.value:.3f} nats/token "
-            + interval(self.L.low, self.L.high, ".3f")
-        )
-        return f"NOT RELIABLE: {'; '.join(self.doubts)} - {plain}" if self.doubts else plain
+        return headline_of(self.plain, self.doubts)
 
     def __str__(self) -> str:
         lines = [self.headline, *self._quantity_lines(), *self._training_lines()]
         if self.deviations:
-            lines.append("  price of another size, at the same loss:")
+            mark = " (not reliable)" if self.doubts else ""
+            lines.append(f"  price of another size, at the same loss{mark}:")
             lines += [f"    {deviation_line(d)}" for d in self.deviations]
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
-        rest = [line for line in worth_telling(self.status) if line not in self.doubts]
+        shown = {*self.doubts, *(line for line in self.status if line.code == "shape_untested")}
+        rest = [line for line in worth_telling(self.status) if line not in shown]
         return "\n".join(lines + [f"  ! {line}" for line in rest])
 
     def _quantity_lines(self) -> Iterator[str]:
@@ -131,21 +148,25 @@ class Plan:
             ("L", self.L, "nats/token"),
         ]
         for symbol, q, unit in rows:
-            spread = "asked for" if symbol == name else interval(q.low, q.high, ".4g")
+            vast = VAST_LOSS if symbol == "L" else VAST
+            spread = interval(q.low, q.high, ".4g", vast=vast)
+            spread = "asked for" if symbol == name else spread
             yield f"  {symbol:<6}{q.value:<11.4g}{spread:<24}{unit}"
 
     def _training_lines(self) -> Iterator[str]:
         """The model, its training and memory, and ten times the compute."""
         if self.shape is not None:
-            m, off = self.shape.model, self.shape.N / self.N.value - 1
-            yield (
-                f"  shape  n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: "
-                f"N = {self.shape.N:,} ({off:+.1%}), D = {self.shape.D:.4g} at the same C"
-            )
+            yield f"  shape  {self._shape_words(self.shape)}"
+            if self.shape.outside:
+                yield _wrapped(f"outside the shapes of the runs: {'; '.join(self.shape.outside)}")
+        if self.family_shape is not None:
+            yield f"  or     {self._shape_words(self.family_shape)}"
+            rest = "; ".join(self.family_shape.outside)
+            yield _wrapped("in the proportions of the runs" + (f", but {rest}" if rest else ""))
         r = self.recipe
         yield (
-            f"  train  B = {r.B:.3g} tokens ({r.sources['B']}), S = {r.S:.3g} steps, "
-            f"lr = {r.lr:.2g} ({r.sources['lr']})"
+            f"  train  B = {r.B:.3g} tokens ({r.origin('B')}), S = {r.S:.3g} steps,\n"
+            f"         lr = {r.lr:.2g} ({r.origin('lr')})"
         )
         if self.memory is not None:
             fewest = ", ".join(f"{n} {gpu}" for gpu, n in self.memory["gpus"].items())
@@ -154,11 +175,25 @@ class Plan:
                 f"{units.data_size(self.memory['activations'])} of activations per sequence: "
                 f"at least {fewest}"
             )
-        t = self.tenfold
+        t, mark = self.tenfold, " (not reliable)" if self.doubts else ""
+        if not all(map(sensible, t.values())):
+            yield "  ten times the compute: not known"
+            return
         yield (
-            f"  ten times the compute: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} and S "
-            f"x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
+            f"  ten times the compute{mark}: N x{t['N']:.3g}, D x{t['D']:.3g} = B x{t['B']:.3g} "
+            f"and S x{t['S']:.3g}; loss {t['L']:.3f} (Kaplan et al. 2020: 5.4, 1.9, 1.7, 1.1)"
         )
+
+    def _shape_words(self, shape: SuggestedModel) -> str:
+        m, off = shape.model, shape.N / self.N.value - 1
+        return (
+            f"n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: N = {shape.N:,} "
+            f"({off:+.1%}), D = {shape.D:.4g} at the same C"
+        )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent=" " * 9, subsequent_indent=" " * 9)
 
 
 # ------------------------------------------------------------------ the plan
@@ -203,7 +238,9 @@ def plan(
     _check_trainable(front, asked, best)
     runs = None if front.fit is None else front.fit.runs
     vocab_size = _vocab_size(runs) if vocab_size is None else vocab_size
-    shape = _shape(front, best["N"], compute, model=model, vocab_size=vocab_size)
+    shape, family_shape = _shapes(
+        front, best["N"], compute, runs, model=model, vocab_size=vocab_size
+    )
     extrapolation = extrapolation_of(front, {name: best[name] for name in ("C", "N", "D")})
     quantities = _quantities(front, asked, draws, best, level)
     how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
@@ -214,6 +251,7 @@ def plan(
         **quantities,
         tokens_per_parameter=ratio,
         shape=shape,
+        family_shape=family_shape,
         deviations=tuple(deviations(front, best["N"], best["D"], level)),
         extrapolation=extrapolation,
         recipe=how,
@@ -318,21 +356,35 @@ def _vocab_size(runs: pd.DataFrame | None) -> int | None:
     return int(sizes[0]) if len(sizes) == 1 and 1 <= sizes[0] < LARGEST else None
 
 
-def _shape(
+def _shapes(
     front: Frontier,
     N: float,
     compute: float,
+    runs: pd.DataFrame | None,
     *,
     model: ModelConfig | None,
     vocab_size: int | None,
-) -> SuggestedModel | None:
-    """Return a decoder of nearly N parameters that spends the compute, if N can be counted."""
-    found = suggest_model(N, model=model, count=front.params, vocab_size=vocab_size)
-    if found is None:
-        return None
-    size = count_parameters(found, front.params, vocab_size)
-    D = (compute - 2 * size * front.served) / float(front.per_token(size))
-    return SuggestedModel(model=found, N=size, D=D)
+) -> tuple[SuggestedModel | None, SuggestedModel | None]:
+    """Return a decoder of nearly N parameters that spends the compute, if N can be counted.
+
+    If its proportions are outside those of the runs, the second is one of theirs.
+    """
+    family = family_of(runs)
+
+    def suggested(found: ModelConfig | None) -> SuggestedModel | None:
+        if found is None:
+            return None
+        size = count_parameters(found, front.params, vocab_size)
+        D = (compute - 2 * size * front.served) / float(front.per_token(size))
+        outside = () if family is None else tuple(family.sentences(found))
+        return SuggestedModel(model=found, N=size, D=D, outside=outside)
+
+    usual = suggested(suggest_model(N, model=model, count=front.params, vocab_size=vocab_size))
+    if family is None or usual is None or not usual.outside:
+        return usual, None
+    kin = suggested(family.suggest(N, model=model, count=front.params, vocab_size=vocab_size))
+    same = kin is not None and kin.model == usual.model
+    return usual, None if same else kin
 
 
 def _tenfold(
@@ -363,6 +415,11 @@ def _epochs(D: float, unique: float | None) -> Iterator[Status]:
 
 
 def _shape_lines(shape: SuggestedModel | None, N: float) -> Iterator[Status]:
+    if shape is not None and shape.outside:
+        yield Note(
+            "shape_untested",
+            f"the shape is outside those of the runs: {'; '.join(shape.outside)}",
+        )
     if shape is not None and abs(shape.N / N - 1) > 0.1:
         yield Note(
             "no_shape",

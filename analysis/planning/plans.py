@@ -10,11 +10,20 @@ from typing import Any
 from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
+from analysis.fitting.status import Note, Status
 from analysis.frontiers.choice import Choice, asked_for, choose_among
 from analysis.planning.answer import verdict, wrapped
+from analysis.planning.doubts import VAST, VAST_LOSS, fit_doubts, headline_of
+from analysis.planning.extrapolation import times
 from analysis.planning.plan import Plan, plan
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
+
+_ALIKE = 1.5
+"""Laws whose errors on held-out runs differ by less than this factor cannot be told apart: the
+error is a mean over a few cut-offs of one table."""
+_APART = 3.0
+"""Plans for sizes that differ by more than this factor are different advice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,39 @@ class Plans:
     @property
     def verdict(self) -> tuple[str, str, str]:
         """The answer in three sentences: the law, what to train, and the main doubts."""
-        return verdict(self.choice, self.first, rivals=self.plans)
+        return verdict(self.choice, self.first, rivals=self.plans, doubted=self.doubts)
+
+    @property
+    def rivals(self) -> dict[str, Plan]:
+        """The first plan and those of laws that the data cannot tell apart from its law: they
+        determine the law, and it predicts the larger runs about as well."""
+        name, first = next(iter(self.plans.items()))
+        error = self.held_out[name]
+        near = {
+            other: p
+            for other, p in self.plans.items()
+            if not fit_doubts(p.status) and self.held_out[other] <= _ALIKE * error
+        }
+        return {name: first} | near
+
+    @property
+    def doubts(self) -> tuple[Status, ...]:
+        """The doubts of the first plan and, if laws that the data cannot tell apart plan for sizes
+        more than a factor of 3 apart, that."""
+        N = {name: p.N.value for name, p in self.rivals.items()}
+        low, high = min(N, key=N.__getitem__), max(N, key=N.__getitem__)
+        if N[high] <= _APART * N[low]:
+            return self.first.doubts
+        text = (
+            f"{low} and {high} predict the larger runs about equally well and differ by a factor "
+            f"of {times(N[high] / N[low])} in N"
+        )
+        return (*self.first.doubts, Note("laws_disagree", text))
+
+    @property
+    def headline(self) -> str:
+        """The first plan in a line, after the doubts."""
+        return headline_of(self.first.plain, self.doubts)
 
     def record(self) -> dict[str, Any]:
         """Return the first plan's record with the `verdict`, those of all `laws` and the
@@ -55,14 +96,17 @@ class Plans:
         return self.first.record() | {
             "verdict": list(self.verdict),
             "choice": self.choice.record(),
+            "reliable": not self.doubts,
+            "doubts": [{"code": line.code, "text": str(line)} for line in self.doubts],
             "laws": {name: p.record() for name, p in self.plans.items()},
             "skipped": self.skipped,
             "held_out": finite(self.held_out),
-            "disagreement": self.disagreement,
+            "disagreement": finite(self.disagreement),
         }
 
     def __str__(self) -> str:
-        lines = [*wrapped(self.verdict), "", str(self.first)]
+        _, *details = str(self.first).splitlines()
+        lines = [*wrapped(self.verdict), "", self.headline, *details]
         if len(self.plans) > 1:
             lines.append("the same under other laws:")
             lines += [self._line(name) for name in self.plans]
@@ -79,8 +123,9 @@ class Plans:
         doubt = " - NOT RELIABLE" if p.doubts else ""
         return (
             f"  {name:<16} C = {p.C.value:.3g}, N = {p.N.value:.3g} "
-            f"{interval(p.N.low, p.N.high, '.3g')}, D = {p.D.value:.3g}, L = {p.L.value:.3f} "
-            f"{interval(p.L.low, p.L.high, '.3f')}{missed}{doubt}"
+            f"{interval(p.N.low, p.N.high, '.3g', vast=VAST)}, D = {p.D.value:.3g}, "
+            f"L = {p.L.value:.3f} {interval(p.L.low, p.L.high, '.3f', vast=VAST_LOSS)}"
+            f"{missed}{doubt}"
         )
 
 

@@ -8,13 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.fitting.intervals import interval
 from analysis.frontiers.result import Frontier
 from analysis.planning.quantity import Quantity, quantity_of
 from scaling.errors import ConfigError
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 """Multiples of the best size whose price a plan states (Kaplan et al. 2020, Fig. 12)."""
+
+
+_MOST = 100.0
+"""A price beyond this factor is not stated in numbers: nobody would pay it."""
+_FACTOR = 11.0
+"""From here on (+1000 %) a price is stated as a factor."""
 
 
 class Deviation(NamedTuple):
@@ -78,11 +83,40 @@ def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.n
 def deviation_line(d: Deviation) -> str:
     """Return the price of another size in words."""
     name = f"{d.factor:g} x N"
-    if not math.isfinite(d.compute.value):
+    value, low, high = d.compute
+    if math.isinf(value):
         return f"{name:<9} no amount of data reaches this loss"
-    low, high = d.compute.low - 1, d.compute.high - 1
-    if math.isinf(high):
-        spread = f"[{'unreachable' if math.isinf(low) else f'{low:+.1%}'}, unreachable]"
-    else:
-        spread = interval(low, high, "+.1%")
-    return f"{name:<9} {d.compute.value - 1:+.1%} compute {spread}, D = {d.D:.3g}"
+    if math.isnan(value):
+        return f"{name:<9} not known"
+    tokens = f", D = {d.D:.3g}" if value <= _MOST else ""
+    return f"{name:<9} {_ratio(value)} compute {_spread(low, high)}{tokens}"
+
+
+def deviation_record(d: Deviation) -> dict[str, Any]:
+    """Return the price of another size for JSON: what is beyond sense is None, with the reason."""
+    value, low, high = (x if _sensible(x) else None for x in d.compute)
+    compute = {"value": value, "low": low, "high": high}
+    if None in compute.values():
+        compute["reason"] = f"{deviation_line(d).removeprefix(f'{d.factor:g} x N').strip()}"
+    return {"factor": d.factor, "compute": compute, "D": None if value is None else d.D}
+
+
+def _sensible(ratio: float) -> bool:
+    return 1 / _MOST <= ratio <= _MOST
+
+
+def _spread(low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return "[no interval]"
+    if low < 1 / _MOST and high > _MOST:
+        return "[not identified]" if math.isfinite(high) else "[not known, unreachable]"
+    return f"[{_ratio(low)}, {_ratio(high)}]"
+
+
+def _ratio(ratio: float) -> str:
+    """Return a ratio of computes in words: a percentage, a factor, or a limit."""
+    if math.isinf(ratio):
+        return "unreachable"
+    if not _sensible(ratio):
+        return f"more than {_MOST:.0f}x" if ratio > 1 else f"less than 1/{_MOST:.0f}"
+    return f"{ratio - 1:+.1%}" if ratio < _FACTOR else f"{ratio:.3g}x"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis import laws
 from analysis.critical_batch import CriticalBatch
+from analysis.planning.extrapolation import INSIDE, times
 from analysis.published import PublishedLaw
 
 li2025_B = PublishedLaw(
@@ -35,10 +36,23 @@ class Recipe:
     """Peak learning rate."""
     sources: dict[str, str]
     """Where B and lr come from."""
+    beyond: dict[str, float] = field(default_factory=dict)
+    """How many times B and lr lie outside those of the runs: 1 inside; absent if unknown."""
+
+    def origin(self, name: str) -> str:
+        """Return where B or lr comes from, and how far it is beyond those of the runs."""
+        far = self.beyond.get(name, 1.0)
+        return self.sources[name] + (f"; {times(far)}x beyond the runs" if far > INSIDE else "")
 
     def record(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""
-        return {"B": self.B, "S": self.S, "lr": self.lr, "sources": self.sources}
+        return {
+            "B": self.B,
+            "S": self.S,
+            "lr": self.lr,
+            "sources": self.sources,
+            "beyond": self.beyond,
+        }
 
 
 def recipe(
@@ -70,7 +84,21 @@ def recipe(
     else:
         lr = float(li2025_lr.predict(N=N, D=D))
         lr_source = f"1.79 N^-0.713 D^0.307, {li2025_lr.source}"
-    return Recipe(B=B, S=D / B, lr=lr, sources={"B": B_source, "lr": lr_source})
+    beyond = {} if runs is None else _beyond(runs, {"B": B, "lr": lr})
+    return Recipe(B=B, S=D / B, lr=lr, sources={"B": B_source, "lr": lr_source}, beyond=beyond)
+
+
+def _beyond(runs: pd.DataFrame, values: dict[str, float]) -> dict[str, float]:
+    """Return how many times B and lr lie outside those of the runs: 1 inside."""
+    beyond = {}
+    for name, value in values.items():
+        column = {"lr": "lr_peak"}.get(name, name)
+        if column in runs.columns:
+            used = pd.to_numeric(runs[column], errors="coerce")
+            used = used[(used > 0) & np.isfinite(used)]
+            if len(used):
+                beyond[name] = float(max(1.0, value / used.max(), used.min() / value))
+    return beyond
 
 
 def _rule(runs: pd.DataFrame) -> tuple[Callable[[float, float, float], float], str] | None:

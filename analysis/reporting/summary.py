@@ -25,7 +25,7 @@ from analysis.laws import Law
 from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
 from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
-from analysis.planning.plans import plans
+from analysis.planning.plans import Plans, plans
 from analysis.reporting.text import brief, detailed
 from analysis.tables.rows import used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
@@ -167,7 +167,7 @@ def summarise(
         fronts = {}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
-    following, further, rivals = _plan(attempt, choice, fronts.get("envelope"), runs)
+    planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs)
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
         draw = False
@@ -194,7 +194,9 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
-        verdict=verdict(choice, following, rivals=rivals, runs=runs, why=why),
+        verdict=planned.verdict
+        if planned is not None
+        else verdict(choice, following, runs=runs, why=why),
         figures=files,
     )
 
@@ -246,27 +248,22 @@ def key_of(law: Law) -> str:
 
 def _plan(
     attempt: Attempts, choice: Choice | None, envelope: Frontier | None, runs: pd.DataFrame
-) -> tuple[Plan | None, Plan | None, dict[str, Plan]]:
+) -> tuple[Plans | None, Plan | None, Plan | None]:
     """Plan for NEXT times the compute of the largest run, and NEXT times that, by the law chosen,
-    else by the envelope; return the plans by the other laws too."""
+    else by the envelope."""
     C = NEXT * float(runs["C"].max())
     planned = attempt("plan", plans, choice, C=C) if choice is not None else None
-    source: FitResult | Frontier | None
+    source: FitResult | Frontier
     if planned is not None:
-        following, source, rivals = planned.first, planned.choice.first, planned.plans
+        following, source = planned.first, planned.choice.first
         attempt.skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope is not None:
-        following, source, rivals = (
-            attempt("plan by the envelope", plan, envelope, C=C),
-            envelope,
-            {},
-        )
+        following, source = attempt("plan by the envelope", plan, envelope, C=C), envelope
     else:
-        return None, None, {}
+        return None, None, None
     if following is None:
-        return None, None, {}
-    further = attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
-    return following, further, rivals
+        return None, None, None
+    return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
 
 
 def _draw(
