@@ -76,9 +76,8 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
     power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
-    label = f"{used}:{chr(10) if len(used) > 20 else ' '}{power} " + interval(
-        row.low, row.high, ".2f"
-    )
+    spread = interval(row.low, row.high, ".2f")
+    label = f"{used}:\n{power} {spread}" if len(used) > 20 else f"{used}: {power} {spread}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":

@@ -117,7 +117,10 @@ def doubts(
     if choice is not None and "laws_disagree" not in codes:
         yield from _rivals(choice, plan, rivals)
     for line in plan.status:
-        if line.code in ("shape_untested", "repeated_data"):
+        if line.code == "shape_untested":
+            which = str(line).partition(": ")[2].replace("; ", ", ")
+            yield Doubt(line.code, f"its shape is outside those of the runs ({which})")
+        elif line.code == "repeated_data":
             yield Doubt(line.code, str(line))
     if runs is not None:
         yield from _larger(plan, runs)
@@ -206,10 +209,15 @@ def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
 
 
 def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:
-    """A learning rate that these runs did not search."""
+    """A batch size or a learning rate that these runs did not have or search."""
+    parts = []
+    if (far := plan.recipe.beyond.get("B", 1.0)) > _LONGER:
+        parts.append(f"its batches are {times(far)} times as large as those of the runs")
     if not _searched(runs):
         whose = "these runs" if "of these runs" in plan.recipe.sources["lr"] else "other work"
-        yield Doubt("lr", f"the learning rate follows the rule of {whose} and was not searched")
+        parts.append(f"its learning rate follows the rule of {whose} and was not searched")
+    if parts:
+        yield Doubt("recipe", ", and ".join(parts))
 
 
 def _searched(runs: pd.DataFrame | None) -> bool:
