@@ -15,6 +15,7 @@ from analysis.critical_batch import contours, critical_batch
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
+from analysis.frontiers.choice import choose
 from analysis.frontiers.frontier import frontier
 from analysis.laws import Law, LawError, Range, law
 from analysis.tables.load import load
@@ -37,6 +38,7 @@ __all__ = [
     "Law",
     "LawError",
     "Range",
+    "choose",
     "contours",
     "critical_batch",
     "data_rule",

@@ -20,9 +20,11 @@ from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, frontier_line, headline, limits, lines, span
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.shared_fits import chosen
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.choice import Choice
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
@@ -188,14 +190,16 @@ def loss_contours(
     curves: pd.DataFrame | None = None,
     *,
     law: FitResult | None = None,
+    choice: Choice | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Contours of the fitted L(N, D) over compute and size, and slices at fixed compute.
 
-    law  A fitted law of N and D; the default is chinchilla, fitted to all runs.
+    law     A fitted law of N and D; the default is that of `choice`.
+    choice  The law of N and D; by default chosen from the runs.
     """
     runs = usable(runs)
-    law = law or fit_law(laws.chinchilla, runs)
+    law = law or chosen(runs, choice)
     front = parametric(law)
     C = span(runs["C"], beyond=BEYOND)
     N = span([runs["N"].min() / 1.5, runs["N"].max() * 2])

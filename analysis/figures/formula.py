@@ -7,6 +7,7 @@ import numpy as np
 from analysis import laws
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
+from analysis.laws.symbols import name, tex
 
 _FORMULAS = {
     "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
@@ -19,6 +20,10 @@ _FORMULAS = {
     "logarithm_D": "L = -{k}\\,\\ln(D/{x_0})",
     "logarithm_C": "L = -{k}\\,\\ln(C/{x_0})",
     "chinchilla": "L = {E} + {A}\\,N^{{-{alpha}}} + {B}\\,D^{{-{beta}}}",
+    "bottleneck": (
+        "L = {E} + [({A}\\,N^{{-{alpha}}})^{{{k}}} + ({B}\\,D^{{-{beta}}})^{{{k}}}]^{{1/{k}}}"
+    ),
+    "shared_exponent": "L = {E} + {A}\\,(1/N + {kappa}/D)^{{{alpha}}}",
     "kaplan_NS": "L = (N/{N_c})^{{-{alpha_N}}} + (S/{S_c})^{{-{alpha_S}}}",
     "kaplan_ND": "L = [(N/{N_c})^{{-{alpha_N}/{alpha_D}}} + {D_c}/D]^{{{alpha_D}}}",
 }
@@ -26,19 +31,19 @@ _FORMULAS = {
 
 def with_interval(result: FitResult) -> str:
     """Return the formula and, if the law has one exponent, its interval on a second line."""
-    exponents = [name for name in result.law.params if name.startswith("alpha")]
+    exponents = [each for each in result.law.params if each.startswith("alpha")]
     if len(exponents) != 1:
         return formula(result)
     row = result.interval().loc[exponents[0]]
-    return f"{formula(result)}\n{between(exponents[0], row['low'], row['high'])}"
+    symbol = name(result.law, exponents[0])
+    return f"{formula(result)}\n{between(symbol, row['low'], row['high'])}"
 
 
-def between(name: str, low: float, high: float) -> str:
+def between(symbol: str, low: float, high: float) -> str:
     """Return the interval of an exponent as a formula."""
-    symbol = name.replace("alpha", r"\alpha")
     if not np.isfinite([low, high]).all():
-        return f"${symbol}$ {interval(low, high, '.3f')}"
-    return rf"${symbol} \in [{low:.3f}, {high:.3f}]$"
+        return f"${tex(symbol)}$ {interval(low, high, '.3f')}"
+    return rf"${tex(symbol)} \in [{low:.3f}, {high:.3f}]$"
 
 
 def formula(result: FitResult) -> str:

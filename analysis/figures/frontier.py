@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis import laws
 from analysis.critical_batch import CriticalBatch
 from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
@@ -20,10 +19,12 @@ from analysis.figures.formula import between, latex
 from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.fitting.fit import fit as fit_law
+from analysis.figures.shared_fits import chosen
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.choice import Choice
+from analysis.frontiers.frontier import USED
 from analysis.frontiers.frontier import frontier as fit_frontier
 from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop import parabola
@@ -35,10 +36,17 @@ from analysis.tables.select import usable
 
 @listed("frontier", spec="headline")
 def _frontier_of(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    choice: Choice | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
-    return frontier(fit_frontier(usable(runs), method="all", curves=curves), width=width)
+    curves = None if curves is None else usable(curves)
+    return frontier(
+        fit_frontier(usable(runs), method="all", curves=curves, choice=choice), width=width
+    )
 
 
 def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Figure:
@@ -66,9 +74,10 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     """Draw the optimal N or D of one method."""
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
-    label = f"{front.method}: ${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$ " + interval(
-        row.low, row.high, ".2f"
-    )
+    used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
+    power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
+    spread = interval(row.low, row.high, ".2f")
+    label = f"{used}:\n{power} {spread}" if len(used) > 20 else f"{used}: {power} {spread}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
@@ -114,10 +123,14 @@ def isoflop(
 
 @listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="headline")
 def _deviation_of(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    choice: Choice | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Compute for the same loss at sizes other than the best."""
-    return deviation(fit_law(laws.chinchilla, usable(runs)), width=width)
+    return deviation(chosen(usable(runs), choice), width=width)
 
 
 def deviation(
@@ -149,7 +162,7 @@ def deviation(
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
         ax.set_ylabel("Compute for the same loss, over the least")
-        ax.legend(loc="upper center")
+        ax.legend(loc="upper center", title=style.words(result.law.name), title_fontsize=7)
     return figure
 
 

@@ -15,6 +15,7 @@ from analysis.figures.formula import between, latex, with_interval
 from analysis.figures.panels import Colours
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier, exponent_interval
+from analysis.laws.symbols import ENVELOPE
 
 BEYOND = 3.0
 """Factor by which a fitted line is drawn past the data, dashed."""
@@ -86,7 +87,7 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
         exponent = -front.lines["L"][0, 1]
         C_c = front.coefficient("L") ** (1 / exponent) / scale
         low, high = exponent_interval(-front.lines["L"][:, 1], front.level)
-        label = f"$L = (C/{latex(C_c)})^{{-{exponent:.3f}}}$\n" + between("alpha_C", low, high)
+        label = f"$L = (C/{latex(C_c)})^{{-{exponent:.3f}}}$\n" + between(ENVELOPE, low, high)
     else:
         label = "compute-optimal"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from analysis.critical_batch import CriticalBatch, contours, critical_batch
 from analysis.figures import style
 from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
+from analysis.frontiers.choice import Choice, choose
 from analysis.tables.load import load as load_table
 from analysis.tables.runs_and_curves import load_runs_and_curves
+from analysis.tables.select import usable
 from scaling import progress
 from scaling.errors import TableError
 from scaling.files import check_inside
@@ -56,11 +58,15 @@ class Drawing:
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
     """(runs, curves or None, width=None) -> Figure; also takes critical=None if B_crit(L) may come
-    from another sweep."""
+    from another sweep, and choice=None if it draws the law of N and D that is chosen."""
 
     @property
     def takes_critical(self) -> bool:
         return "critical" in inspect.signature(self.draw).parameters
+
+    @property
+    def takes_choice(self) -> bool:
+        return "choice" in inspect.signature(self.draw).parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,8 @@ class _Tables:
     curves: pd.DataFrame | None
     critical_from: Path | None
     """A results folder whose B_crit(L) also holds for this one."""
+    chosen: Choice | None = None
+    """The law of N and D, if it is chosen already."""
 
     @classmethod
     def read(cls, results: Results, critical: str | Path | None, **selection: Any) -> _Tables:
@@ -97,6 +105,16 @@ class _Tables:
         except (TableError, FitError) as error:
             raise TableError(f"critical batch size of {self.critical_from}: {error}") from None
 
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The law of N and D, chosen once for all figures; None if none can be fitted."""
+        if self.chosen is not None:
+            return self.chosen
+        try:
+            return choose(usable(self.runs), alone=True)
+        except (TableError, FitError):
+            return None
+
     def figure(self, drawing: Drawing, width: Width | None) -> Figure:
         """Draw a figure. Raises TableError if these tables do not allow it."""
         missing = [
@@ -110,7 +128,8 @@ class _Tables:
         progress.step(f"drawing the figure {name}")
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
-            return drawing.draw(self.runs, self.curves, width=width, **options)
+            chosen = {"choice": self.choice} if drawing.takes_choice else {}
+            return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
             raise TableError(f"{self.source}: the figure {name!r}: {error} {measures}") from None
@@ -197,13 +216,16 @@ def drawings(
     names: Iterable[str] | None = None,
     width: Width | None = None,
     critical: str | Path | None = None,
+    choice: Choice | None = None,
     **selection: Any,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Draw every figure, or those in `names`, that a results folder allows.
 
+    choice  The law of N and D, if it is chosen already.
+
     Returns the figures by name, and the reasons, by name, why the others cannot be drawn.
     """
-    tables = _Tables.read(results, critical, **selection)
+    tables = replace(_Tables.read(results, critical, **selection), chosen=choice)
     made, missing = {}, {}
     for drawing in map(_by_name, FIGURES if names is None else names):
         try:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import laws
 from analysis.critical_batch import CriticalBatch, contours, critical_batch
-from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.result import FitResult
+from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
 
 
 def default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
-    """Return the envelope of the curves or, without curves, the parametric frontier of the runs."""
+    """Return the envelope of the curves or, without curves, the frontier of the law chosen."""
     if curves is None:
-        return parametric(fit_law(laws.chinchilla, runs))
+        return parametric(chosen(runs))
     return envelope(curves)
+
+
+def chosen(runs: pd.DataFrame, choice: Choice | None = None) -> FitResult:
+    """Return the fitted law of N and D to use: that of `choice`, by default chosen from `runs`."""
+    return choose(runs, alone=True).first if choice is None else choice.first
 
 
 def critical_batch_of(points: pd.DataFrame, critical: CriticalBatch | None = None) -> CriticalBatch:

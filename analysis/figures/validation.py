@@ -16,13 +16,14 @@ from analysis.figures import style
 from analysis.figures.marks import headline
 from analysis.figures.panels import Colours, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.fitting.checks import FitError
+from analysis.figures.shared_fits import chosen
 from analysis.fitting.fit import fit as fit_law
+from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
+from analysis.frontiers.choice import Choice, choose, percent
 from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.tables.select import usable
-from analysis.validation.validate import validate
 from scaling.errors import TableError
 
 _DRAWS, _INTERVAL = "#c9d6df", "#8aa4b4"
@@ -34,55 +35,63 @@ def held_out(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,
     *,
-    against: tuple[Law, ...] = (laws.chinchilla, laws.kaplan_ND),
+    against: tuple[Law, ...] | None = None,
+    choice: Choice | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Error on larger runs that a fit has not seen, against the extrapolation factor.
 
     Each panel shows a law, fitted to the runs up to each cut-off in C; dots are its errors on
-    larger runs. The grey band is 1 %.
+    larger runs. The number is the rms error, averaged over the cut-offs. The grey band is 1 %.
+
+    against  The laws; the default is the first law of `choice`, kaplan_ND and chinchilla.
+    choice   The laws of N and D with their tests; by default chosen from the runs.
     """
-    runs = usable(runs)
+    tests = _tests(usable(runs), against, choice)
     with rc_context(style.paper()):
-        figure, axes = panels(len(against), width, height=2.4, share=True)
-        colour = None
-        for ax, law in zip(axes, against, strict=True):
-            cuts = validate(law, runs, against=(), bootstrap=0).backtest["cut"]
-            if not len(cuts):
-                raise TableError(f"{law.name} could not be fitted below any cut-off.")
-            colour = colour or Colours(cuts)
-            errors = []
-            for cut in cuts:
-                large = runs[runs["C"] > cut * (1 + 1e-9)]
-                try:
-                    result = fit_law(law, runs[runs["C"] <= cut * (1 + 1e-9)], bootstrap=0)
-                except FitError:
-                    continue
-                predicted = result.predict(**{x: large[x].to_numpy(float) for x in law.inputs})
-                off = 100 * (predicted / large["L"].to_numpy(float) - 1)
-                ax.plot(large["C"] / cut, off, "o", color=colour(cut), ms=2.6, mew=0)
-                errors.append(off)
-            if not errors:
-                raise TableError(f"{law.name} could not be fitted below any cut-off.")
-            rms = math.sqrt(float(np.mean(np.concatenate(errors) ** 2)))
+        figure, axes = panels(len(tests), width, height=2.4, share=True)
+        colour = Colours([6 * cut for test in tests.values() for cut in test.cuts])
+        for ax, (name, test) in zip(axes, tests.items(), strict=True):
+            for cut in test.cuts:
+                off = 100 * np.expm1(-test.errors[cut])
+                ax.plot(test.sizes[cut], off, "o", color=colour(6 * cut), ms=2.6, mew=0)
             ax.axhspan(-1, 1, color=style.GREY, alpha=0.2, lw=0)
             ax.axhline(0, color=style.INK, lw=0.5)
             ax.set_xlabel("Compute over the largest fitted")
             style.count_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-            headline(ax, f"{law.name}: {rms:.2g} % rms", side="left")
+            headline(ax, f"{style.words(name)}: {percent(test.error)} rms", side="left")
         axes[0].set_ylabel("Predicted over measured loss [%]")
-        assert colour is not None
         colour.bar(figure, axes, label="Fitted up to $C$ [FLOPs]", own=True)
     return figure
 
 
+def _tests(
+    runs: pd.DataFrame, against: tuple[Law, ...] | None, choice: Choice | None
+) -> dict[str, HeldOut]:
+    """Return the held-out tests to draw, by law. Raises TableError if nothing can be held out."""
+    if against is not None:
+        tests = held_out_tests({law.name: fit_law(law, runs, bootstrap=0) for law in against})
+    else:
+        choice = choice or choose(runs, alone=True)
+        known = (choice.name, laws.kaplan_ND.name, laws.chinchilla.name)
+        tests = {name: choice.tests[name] for name in known if name in choice.tests}
+    for name, test in tests.items():
+        if not test.cuts:
+            raise TableError(f"{name} could not be fitted below any cut-off.")
+    return tests
+
+
 @listed("profile", spec="headline")
 def _parameters_of(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    choice: Choice | None = None,
+    width: Width | None = None,
 ) -> Figure:
-    """Bootstrap draws and profile likelihood of each parameter of the Chinchilla law."""
-    return parameters(fit_law(laws.chinchilla, usable(runs)), width=width)
+    """Bootstrap draws and profile likelihood of each parameter of the law that predicts best."""
+    return parameters(chosen(usable(runs), choice), width=width)
 
 
 def parameters(result: FitResult, *, width: Width | None = None) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,14 @@ def as_status(line: str) -> Status:
 
 
 CONVERGED = Status("converged")
+_CERTIFICATE = ("correlated", "not_identified", "at_bound")
+"""Codes about single parameters, which are true of most fits and of interest in the certificate: a
+plan names them where they leave it open."""
+
+
+def worth_telling(status: Iterable[str]) -> list[str]:
+    """Return the lines of a status without those that matter in the certificate only."""
+    return [line for line in status if getattr(line, "code", "") not in _CERTIFICATE]
 
 
 @dataclass(frozen=True, kw_only=True)

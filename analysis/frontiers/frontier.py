@@ -22,11 +22,12 @@ from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
+from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.isoflop import isoflop
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.laws import Law
+from analysis.laws import Law, resolve
 from analysis.tables.conventions import counted, in_words, per_token
 from scaling import progress
 from scaling.errors import TableError
@@ -34,6 +35,8 @@ from scaling.table import sensible
 
 METHODS = ("envelope", "isoflop", "akima", "parametric")
 Method = Literal["envelope", "isoflop", "akima", "parametric", "all"]
+USED = "the plan uses this one"
+_USES = "the plan uses the {}"
 
 
 def frontier(
@@ -41,7 +44,8 @@ def frontier(
     *,
     method: Method | None = None,
     curves: pd.DataFrame | None = None,
-    law: Law | str = "chinchilla",
+    law: Law | str | None = None,
+    choice: Choice | None = None,
     params: str = "N",
     flops: str | Callable[[Any], Any] = "C",
     bootstrap: int = 1000,
@@ -56,7 +60,9 @@ def frontier(
     method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. The default
              is the envelope for curves, and parametric otherwise.
     curves   The learning curves of the runs in `data`, for the envelope within 'all'.
-    law      The law that the parametric method fits to runs.
+    law      The law that the parametric method fits to runs. The default is the one that
+             predicts the larger runs best (:func:`analysis.frontiers.choice.choose`).
+    choice   The laws that were chosen and fitted already, in place of `law`.
     params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
              shape (see analysis.tables.conventions). The parametric method also takes a function
@@ -89,7 +95,8 @@ def frontier(
     source = _Source(
         runs=_last_evaluations(data) if is_curve else data,
         curves=data if is_curve else curves,
-        law=law, params=params, flops=flops, tolerance=tolerance,
+        law=None if law is None else resolve(law), choice=choice,
+        params=params, flops=flops, tolerance=tolerance,
         options={"bootstrap": bootstrap, "level": level, "seed": seed},
     )  # fmt: skip
     return source.every_method() if method == "all" else source.by(method)
@@ -101,7 +108,8 @@ class _Source:
 
     runs: pd.DataFrame
     curves: pd.DataFrame | None
-    law: Law | str
+    law: Law | None
+    choice: Choice | None
     params: str
     flops: str | Callable[[Any], Any]
     tolerance: float | None
@@ -117,6 +125,11 @@ class _Source:
                 skipped[method] = str(error)
         if not fronts:
             raise TableError("no method works on these data: " + " | ".join(skipped.values()))
+        if "parametric" not in fronts and "envelope" in fronts:  # as `scaling summary` plans
+            fronts = {
+                name: replace(front, use=USED if name == "envelope" else _USES.format("envelope"))
+                for name, front in fronts.items()
+            }
         return Comparison(fronts, skipped)
 
     def by(self, method: str) -> Frontier:
@@ -132,13 +145,22 @@ class _Source:
             front = self._envelope(self.flops)
         else:
             front = self._isoflop("akima" if method == "akima" else "isoflop", self.flops)
-        return replace(front, params=self.params, flops=in_words(self.flops))
+        use = _USES.format("parametric frontier")
+        if method == "parametric":
+            use = USED if self.law is None else f"{USED} if {self.law.name} is asked for"
+        return replace(front, params=self.params, flops=in_words(self.flops), use=use)
 
     def _parametric(self) -> Frontier:
         flops = self.flops if isinstance(self.flops, str) else "C"
         table = counted(self.runs, self.params, flops)
         bootstrap, seed = self.options["bootstrap"], self.options["seed"]
-        fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
+        usual = self.params == "N" and self.flops == "C"
+        if self.law is None and self.choice is not None and usual:
+            fitted = self.choice.first
+        elif self.law is None:
+            fitted = choose(table, bootstrap=bootstrap, seed=seed, alone=True).first
+        else:
+            fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
         flops_of = per_token(table) if isinstance(self.flops, str) else self.flops
         return parametric(fitted, flops=flops_of, level=self.options["level"])
 

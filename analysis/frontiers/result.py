@@ -13,7 +13,7 @@ from analysis import notebook
 from analysis.fitting.draws import containing, open_interval
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import Note, Status
+from analysis.fitting.status import Note, Status, worth_telling
 from analysis.frontiers.optimum import optimum_at, parameter_draws
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError
@@ -52,6 +52,13 @@ class Frontier:
     """Tokens of inference at 2 N FLOPs each, which C then counts too (parametric only)."""
     sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
     """Runs of each row of `optima`, with losses at the budget's C (isoFLOP methods only)."""
+    use: str = ""
+    """Which frontier a plan of the same runs uses, in words."""
+
+    @property
+    def title(self) -> str:
+        """The method, with its law if it has one."""
+        return self.method if self.fit is None else f"{self.method} ({self.fit.law.name})"
 
     @property
     def convention(self) -> str:
@@ -135,6 +142,8 @@ class Frontier:
             "range": {name: list(ends) for name, ends in self.ranges.items()},
             "level": self.level,
             "status": list(self.status),
+            "use": self.use,
+            "law": None if self.fit is None else self.fit.law.name,
         }
 
     @staticmethod
@@ -148,7 +157,7 @@ class Frontier:
         return notebook.frontier(self)
 
     def __str__(self) -> str:
-        shown = [f"compute-optimal frontier, {self.method} ({self.convention})"]
+        shown = [f"compute-optimal frontier, {self.title}: {self.convention}"]
         for row in self.exponents.itertuples(index=False):
             power = f"{row.exponent:<9} ~ C^{row.value:<7.3f}"
             shown.append(f"  {power} {interval(row.low, row.high, '.3f')}")
@@ -159,7 +168,8 @@ class Frontier:
             )
         low, high = self.ranges["C"]
         shown.append(f"  from C = {low:.2g} to {high:.2g} FLOPs; {self.level:.0%} intervals")
-        return "\n".join(shown + [f"  ! {line}" for line in self.status])
+        shown += [f"  {self.use}"] if self.use else []
+        return "\n".join(shown + [f"  ! {line}" for line in worth_telling(self.status)])
 
 
 @dataclass(frozen=True)

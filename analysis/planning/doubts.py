@@ -6,17 +6,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from analysis.fitting.status import Note, Status
+from analysis.frontiers.choice import OPEN, WIDE, WRONG
 from analysis.planning.extrapolation import times
 from analysis.planning.quantity import Quantity
 
-_FIT = ("not_converged", "wrong_sign")
-"""Codes of a fit's status that leave a plan without a basis."""
-_OPEN = ("not_identified", "at_bound")
-"""Codes that do so if they leave the plan open: a scale far from the data may be unknown although
-the best size within the data is known."""
-_WIDE = 100.0
-"""A plan is open if the upper end of an interval of C, N or D is more than this many times the
-lower end."""
 _WIDE_LOSS = 2.0
 """The same for L: between a floor near 1.5 and the 10 of a model that predicts nothing, a factor of
 two says hardly anything."""
@@ -33,7 +26,7 @@ def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[
     if unknown:
         yield Note("no_interval", f"no interval of {', '.join(unknown)} is known")
     for name, q in computed.items():
-        limit = _WIDE_LOSS if name == "L" else _WIDE
+        limit = _WIDE_LOSS if name == "L" else WIDE
         if q.known and not 0 < q.high <= limit * q.low < math.inf:
             yield Note("wide_interval", f"the interval of {name} {_width(q)}")
 
@@ -47,7 +40,7 @@ def _width(q: Quantity) -> str:
 
 def fit_doubts(status: Iterable[str]) -> tuple[Status, ...]:
     """Return the lines that say that the fit behind a plan has no basis."""
-    return tuple(line for line in status if isinstance(line, Status) and line.code in _FIT)
+    return tuple(line for line in status if isinstance(line, Status) and line.code in WRONG)
 
 
 def headline_of(plain: str, doubts: Iterable[str]) -> str:
@@ -61,8 +54,8 @@ def doubts_of(
 ) -> tuple[Status, ...]:
     """Return what makes a plan unreliable: its distance, its intervals, then its fit."""
     status, N = tuple(status), quantities["N"]
-    narrow = 0 < N.high <= _WIDE * N.low < math.inf
-    fit = _FIT if narrow else _FIT + _OPEN
+    narrow = 0 < N.high <= WIDE * N.low < math.inf
+    fit = WRONG if narrow else WRONG + OPEN
     return (
         *(line for line in status if line.code == "unreliable_extrapolation"),
         *interval_doubts(quantities, asked),

@@ -17,7 +17,7 @@ from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
-from analysis.fitting.status import Note, Status, as_status
+from analysis.fitting.status import Note, Status, as_status, worth_telling
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -135,7 +135,8 @@ class Plan:
             lines += [f"    {deviation_line(d)}" for d in self.deviations]
         lines.append(f"  from {self.source}; {self.level:.0%} intervals")
         shown = {*self.doubts, *(line for line in self.status if line.code == "shape_untested")}
-        return "\n".join(lines + [f"  ! {line}" for line in self.status if line not in shown])
+        rest = [line for line in worth_telling(self.status) if line not in shown]
+        return "\n".join(lines + [f"  ! {line}" for line in rest])
 
     def _repr_html_(self) -> str:
         return notebook.plan(self)

@@ -13,10 +13,11 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status
+from analysis.frontiers.choice import Choice, asked_for, choose_among
+from analysis.planning.answer import verdict, wrapped
 from analysis.planning.doubts import VAST, VAST_LOSS, fit_doubts, headline_of
 from analysis.planning.extrapolation import times
 from analysis.planning.plan import Plan, plan
-from analysis.validation.validate import held_out
 from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
@@ -38,6 +39,8 @@ class Plans:
     """{law: reason why it gives no plan}."""
     held_out: dict[str, float]
     """{law: error of predicting the larger runs from the smaller ones}; NaN for too few runs."""
+    choice: Choice
+    """The laws behind the plans, and how they were tested."""
 
     @property
     def first(self) -> Plan:
@@ -52,6 +55,11 @@ class Plans:
             for name in ("C", "N", "D", "L")
         }
         return {k: max(v) / min(v) if k != "L" else max(v) - min(v) for k, v in values.items()}
+
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """The answer in three sentences: the law, what to train, and the main doubts."""
+        return verdict(self.choice, self.first, rivals=self.plans, doubted=self.doubts)
 
     @property
     def rivals(self) -> dict[str, Plan]:
@@ -86,8 +94,11 @@ class Plans:
         return headline_of(self.first.plain, self.doubts)
 
     def record(self) -> dict[str, Any]:
-        """Return the first plan's record with those of all `laws` and the `disagreement`."""
+        """Return the first plan's record with the `verdict`, those of all `laws` and the
+        `disagreement`."""
         return self.first.record() | {
+            "verdict": list(self.verdict),
+            "choice": self.choice.record(),
             "reliable": not self.doubts,
             "doubts": [{"code": line.code, "text": str(line)} for line in self.doubts],
             "laws": {name: p.record() for name, p in self.plans.items()},
@@ -98,7 +109,7 @@ class Plans:
 
     def __str__(self) -> str:
         _, *details = str(self.first).splitlines()
-        lines = [self.headline, *details]
+        lines = [*wrapped(self.verdict), "", self.headline, *details]
         if len(self.plans) > 1:
             lines.append("the same under other laws:")
             lines += [self._line(name) for name in self.plans]
@@ -124,23 +135,25 @@ class Plans:
         )
 
 
-def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
+def plans(sources: Choice | Mapping[str, FitResult], *, rank: bool = False, **asked: Any) -> Plans:
     """Plan the same request under each of several fitted laws; `asked` as for :func:`plan`.
 
     With `rank`, the first plan is that of the law that predicts the larger runs best from the
-    smaller ones (:func:`analysis.validation.validate.held_out`), among the laws that the data
-    determine, or among all if they determine none. The others follow, best predictor first.
+    smaller ones (:func:`analysis.fitting.held_out.held_out`), among the laws that the data
+    determine, or among all if they determine none. The others follow, best predictor first. A
+    choice (:func:`analysis.frontiers.choice.choose`) keeps its order.
 
     Raises the first law's error if no law gives a plan.
     """
     expect(
-        "plans(sources)", "sources", sources, Mapping,
+        "plans(sources)", "sources", sources, Mapping, Choice,
         remedy="It must be fits by name: {law.name: fit(law, runs) for law in ...}.",
     )  # fmt: skip
+    fits = sources.fits if isinstance(sources, Choice) else sources
     made: dict[str, Plan] = {}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = dict(sources.skipped) if isinstance(sources, Choice) else {}
     first: Exception | None = None
-    for name, source in sources.items():
+    for name, source in fits.items():
         progress.step(f"planning with {name}")
         try:
             made[name] = plan(source, **asked)
@@ -149,10 +162,14 @@ def plans(sources: Mapping[str, FitResult], *, rank: bool = False, **asked: Any)
             skipped[name] = str(error)
     if not made:
         raise first or ConfigError("plans needs at least one fitted law.")
-    errors = held_out({name: sources[name] for name in made})
-    if rank:
-        error = {name: math.inf if math.isnan(e) else e for name, e in errors.items()}
-        best = min(made, key=lambda name: (bool(made[name].doubts), error[name]))
-        order = [best, *sorted(made.keys() - {best}, key=lambda name: (error[name], name))]
-        made = {name: made[name] for name in order}
-    return Plans(plans=made, skipped=skipped, held_out=errors)
+    if isinstance(sources, Choice):
+        choice = sources.among(made)
+    else:
+        planned = {name: fits[name] for name in made}
+        choice = choose_among(planned) if rank else asked_for(planned)
+    return Plans(
+        plans={name: made[name] for name in choice.fits},
+        skipped=skipped,
+        held_out=choice.errors,
+        choice=choice,
+    )

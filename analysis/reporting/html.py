@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.registry import FIGURES, drawings
+from analysis.figures.registry import FIGURES, Results, drawings
+from analysis.fitting.held_out import rms
+from analysis.fitting.status import worth_telling
+from analysis.frontiers.choice import NEXT, percent
+from analysis.laws.symbols import name as name_of
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
-from analysis.reporting.summary import NEXT, Summary, summarise
+from analysis.reporting.summary import Summary, key_of, source_path, summarise
 from scaling import progress
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
@@ -67,23 +71,38 @@ input { max-width: 100%; width: 16rem; } label { margin-right: 1rem; }
 """
 
 
-def report(results: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a results folder; return its path.
+def report(
+    results: Results,
+    out: str | Path | None = None,
+    *,
+    map: Mapping[str, str] | None = None,
+    where: str | None = None,
+    strict: bool = False,
+) -> Path:
+    """Write the page of a results folder or of a table; return its path.
 
-    out  The file to write; the default is <results>/report.html.
+    out     The file to write; the default is <results>/report.html, for a table <table>.html.
+    map     {column of the table: symbol}, as for `load`.
+    where   A condition that selects runs, such as "D > 1e9".
+    strict  Refuse rows that would be left out, as for `load`.
 
     The page lists what the data do not allow. Raises TableError as `summarise` does, and for a
     damaged manifest.
     """
-    folder = Path(results)
-    if out is None:
+    folder = source_path(results)
+    if out is None and folder.is_file():
+        out = folder.with_suffix(".html")
+    elif out is None:
         check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
-    summary = summarise(folder, draw=False)
+    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict}
+    selection = {name: value for name, value in selection.items() if value}
+    summary = summarise(results, draw=False, **selection)
+    made, missing = drawings(results, choice=summary.choice, **selection)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON and file names may hold lone surrogates, which UTF-8 cannot encode.
-    out.write_text(page(summary, manifest), encoding="utf-8", errors="replace")
+    out.write_text(page(summary, manifest, made, missing), encoding="utf-8", errors="replace")
     return out
 
 
@@ -115,10 +134,15 @@ def _type_name(value: Any) -> str:
     return "null" if value is None else _TYPE_NAMES.get(type(value), "a number")
 
 
-def page(summary: Summary, manifest: dict[str, Any]) -> str:
-    """Return the HTML of a summary and of its folder's manifest."""
+def page(
+    summary: Summary,
+    manifest: dict[str, Any],
+    made: Mapping[str, Figure],
+    missing: Mapping[str, str],
+) -> str:
+    """Return the HTML of a summary, of its folder's manifest, of the figures made, and of the
+    reasons why others are missing."""
     folder = summary.folder
-    made, missing = drawings(folder)
     name = str(manifest.get("name", folder.name))
     body = [
         f"<h1>{html.escape(name)}</h1>",
@@ -126,7 +150,7 @@ def page(summary: Summary, manifest: dict[str, Any]) -> str:
         *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
-        *interactive_section(summary.runs, summary.curves),
+        *_explore(summary),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
         *_runs(summary),
@@ -161,62 +185,72 @@ def svg(figure: Figure) -> str:
 
 
 def _lead(summary: Summary) -> list[str]:
-    """Describe the runs by status, their ranges, and what to train next."""
+    """The answer in three sentences, and the runs by status with their ranges."""
     runs = summary.runs
     spans = ", ".join(
         f"{name} from {runs[name].min():.3g} to {runs[name].max():.3g}"
         for name in ("N", "D", "C", "L")
     )
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items())
-    lines = [f"<p>{html.escape(counts)}: {html.escape(spans)} [nats/token].</p>"]
-    if summary.plan:
-        lines.append(
-            f"<p>Next, with {NEXT:g} times the compute of the largest run: "
-            f"{html.escape(summary.plan.headline)}.</p>"
-        )
-    return lines
+    return [
+        *(f'<p class="verdict">{html.escape(sentence)}</p>' for sentence in summary.verdict),
+        f"<p>{html.escape(counts)}: {html.escape(spans)} [nats/token].</p>",
+    ]
+
+
+def _explore(summary: Summary) -> list[str]:
+    """Return the interactive plot; nothing for a table without learning curves."""
+    if summary.curves is None:
+        return []
+    return interactive_section(summary.runs, summary.curves)
 
 
 def _laws(summary: Summary) -> list[str]:
     rows = []
-    for name, result in summary.laws.items():
-        notes = "; ".join(result.warnings)
+    for key, result in summary.laws.items():
+        law = key if key.startswith("L(") else result.law.name
+        notes = "; ".join(worth_telling(result.warnings))
         for parameter, row in result.interval().iterrows():
-            rows.append((name, str(parameter), row["value"], row["low"], row["high"], notes))
-            name = notes = ""
+            symbol = name_of(result.law, str(parameter))
+            rows.append((law, symbol, row["value"], row["low"], row["high"], notes))
+            law = notes = ""
     out = ["<h2>Laws</h2>", "<p>95 % intervals, clustered by run.</p>"]
     for result in summary.laws.values():
         out.append(f"<p><code>{html.escape(result.law.formula)}</code></p>")
     out.append(_table(("law", "", "value", "low", "high", "remarks"), rows))
-    held = [
-        (name, f"{row.cut:.2g}", row.n_held, f"{row.error:.2%}", f"{row.bias:+.2%}")
-        for name, validation in summary.held_out.items()
-        for row in validation.backtest.itertuples()
-    ]
-    if held:
+    choice = summary.choice
+    if choice is not None and choice.test.cuts:
+        cuts = choice.test.cuts
+        held = [
+            (name, percent(test.error), *(percent(rms(test.errors[cut])) for cut in cuts))
+            for name, test in choice.tests.items()
+        ]
+        header = ("law", "held-out error", *(f"fitted up to {6 * cut:.2g} FLOPs" for cut in cuts))
         out += [
             "<h2>Held out</h2>",
-            "<p>Laws fitted to the runs up to a compute predict the larger ones.</p>",
-            _table(("law", "fitted up to C", "runs held out", "rms error", "bias"), held),
+            "<p>Laws fitted to the runs up to a compute predict the larger ones: rms error, and "
+            "its average, the held-out error.</p>",
+            _table(header, held),
         ]
-        for name, validation in summary.held_out.items():
+        validation = summary.validation(key_of(choice.first.law))
+        if not isinstance(validation, str):
             verdict = "; ".join(validation.verdict)
             kind = "" if validation.supported else ' class="note"'
-            out.append(f"<p{kind}>{html.escape(f'{name}: {verdict}.')}</p>")
+            out.append(f"<p{kind}>{html.escape(f'{choice.name}: {verdict}.')}</p>")
     return out
 
 
 def _frontier(summary: Summary) -> list[str]:
     rows = [
-        (name, row.exponent, row.value, row.low, row.high)
-        for name, front in summary.frontiers.items()
+        (front.title, row.exponent, row.value, row.low, row.high, front.use)
+        for front in summary.frontiers.values()
         for row in front.exponents.itertuples()
     ]
     out = []
     if rows:
         out += [
             "<h2>Compute-optimal frontier</h2>",
-            _table(("method", "power of C", "exponent", "low", "high"), rows),
+            _table(("method", "power of C", "exponent", "low", "high", ""), rows),
         ]
     if summary.rule:
         out.append(f"<p>{html.escape(str(summary.rule))}</p>")
@@ -238,6 +272,8 @@ def _figure(name: str, figure: Figure) -> str:
 
 def _runs(summary: Summary) -> list[str]:
     table = summary.table
+    if "status" not in table.columns:
+        table = table.assign(status="ok")
     varied = [
         c for c in _COLUMNS
         if c in table.columns and (c[0].isupper() or table[c].nunique(dropna=False) > 1)
@@ -259,7 +295,7 @@ def _runs(summary: Summary) -> list[str]:
     return out
 
 
-def _missing(summary: Summary, missing: dict[str, str]) -> list[str]:
+def _missing(summary: Summary, missing: Mapping[str, str]) -> list[str]:
     """List why laws, plans and figures are missing."""
     reasons = [f"{name}: {why}" for name, why in summary.skipped.items()] + list(missing.values())
     if not reasons:

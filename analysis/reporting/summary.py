@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,25 +14,26 @@ from matplotlib.figure import Figure
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves
-from analysis.figures.registry import save
+from analysis.figures.registry import Results, save
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
+from analysis.frontiers.choice import NEXT, Choice, choose
 from analysis.frontiers.frontier import frontier
 from analysis.frontiers.result import Comparison, Frontier
+from analysis.laws import Law
 from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan_ND
+from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
-from analysis.planning.plans import plans
-from analysis.tables.load import load
+from analysis.planning.plans import Plans, plans
+from analysis.reporting.text import brief, detailed
+from analysis.tables.rows import used_rows
+from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
 from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.table import missing_column
-
-NEXT = 10.0
-"""The plan is for the compute of the largest run times this factor."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,83 +44,76 @@ class Summary:
     """The results of a sweep."""
 
     folder: Path
+    """The results folder, or the table."""
     counts: dict[str, int]
     """Number of runs by status."""
     table: pd.DataFrame = field(repr=False)
     """All runs, of any status."""
     runs: pd.DataFrame = field(repr=False)
     """The runs that the laws are fitted to: status 'ok'."""
-    curves: pd.DataFrame = field(repr=False)
-    """Their learning curves."""
+    curves: pd.DataFrame | None = field(repr=False)
+    """Their learning curves; None for a table without."""
+    choice: Choice | None
+    """The laws of N and D and their held-out tests, the one that the plan uses first."""
     laws: dict[str, FitResult]
-    """Kaplan's L(N), L(D), L(C), L(N, D) and Chinchilla's L(N, D), if the data allow."""
+    """Kaplan's L(N), L(D), L(C), and the laws of N and D of `choice`, if the data allow."""
     skipped: dict[str, str]
     """Reason why an item is missing, by its name."""
-    held_out: dict[str, Validation]
     rule: DataRule | None
     frontiers: dict[str, Frontier]
     plan: Plan | None
     """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
     """The plan for NEXT times that, by the same law."""
+    verdict: tuple[str, str, str]
+    """The answer in three sentences: the law, what to train, and the main doubts."""
     figures: tuple[Path, ...]
+    _tested: dict[str, Validation | str] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def held_out(self) -> dict[str, Validation]:
+        """Tests of the law that the plan uses, of Kaplan's and of Chinchilla's, with coverage."""
+        first = [] if self.choice is None else [self.choice.first.law]
+        keys = dict.fromkeys(map(key_of, (*first, kaplan_ND, chinchilla)))
+        found = {key: self.validation(key) for key in keys if key in self.laws}
+        return {key: v for key, v in found.items() if isinstance(v, Validation)}
+
+    def validation(self, key: str) -> Validation | str:
+        """Return the test of one of `laws` on held-out runs, or the reason why there is none."""
+        if key not in self._tested:
+            try:
+                self._tested[key] = validate(self.laws[key].law, self.runs, against=())
+            except (FitError, TableError) as error:
+                self._tested[key] = str(error)
+        return self._tested[key]
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""
         return {
+            "verdict": list(self.verdict),
             "folder": str(self.folder),
             "counts": self.counts,
+            "choice": self.choice.record() if self.choice else None,
             "laws": {name: result.record() for name, result in self.laws.items()},
             "held_out": {name: v.record() for name, v in self.held_out.items()},
             "data_rule": self.rule.record() if self.rule else None,
             "frontiers": {name: front.record() for name, front in self.frontiers.items()},
             "plan": self.plan.record() if self.plan else None,
             "further": self.further.record() if self.further else None,
-            "skipped": self.skipped,
+            "skipped": self.skipped
+            | {f"held-out test of {k}": v for k, v in self._tested.items() if isinstance(v, str)},
             "figures": [str(path) for path in self.figures],
         }
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{n} {status}" for status, n in self.counts.items())
-        spans = [
-            f"{name} {self.runs[name].min():.3g} .. {self.runs[name].max():.3g}"
-            for name in ("N", "D", "C", "L")
-        ]
-        lines = [f"{self.folder}: {counts}; {', '.join(spans)}", "", "laws (95 % intervals)"]
-        for result in self.laws.values():
-            lines.append(f"  {result.law.formula}   [{result.n} points]")
-            lines.append(f"      {_parameters(result)}")
-            lines += [f"      ! {warning}" for warning in result.warnings]
-        if self.held_out:
-            lines += ["", "held out: laws fitted to the smaller runs predict the larger ones"]
-        for name, validation in self.held_out.items():
-            for row in validation.backtest.tail(2).itertuples():
-                lines.append(
-                    f"  {name:<11} runs up to C = {row.cut:.2g} predict {row.n_held} larger ones: "
-                    f"{row.error:.2%} rms, {row.bias:+.2%} bias"
-                )
-        lines.append("")
-        if self.rule:
-            lines.append(str(self.rule))
-        for name, front in self.frontiers.items():
-            powers = [
-                f"{row.exponent} ~ C^{row.value:.2f} {interval(row.low, row.high, '.2f')}"
-                for row in front.exponents.itertuples()
-                if row.exponent in ("N_opt", "D_opt")
-            ]
-            lines.append(f"frontier, {name}: {', '.join(powers)}")
-        if self.plan:
-            lines += ["", f"next, with {NEXT:g} times the largest run: {self.plan.headline}"]
-            lines.append(f"  from {self.plan.source}")
-            lines += [f"  ! {note}" for note in self.plan.status]
-        if self.further:
-            lines.append(f"with {NEXT**2:g} times: {self.further.headline}")
-        lines += [f"no {name}: {why}" for name, why in self.skipped.items()]
-        lines += ["", "figures:", *(f"  {path}" for path in self.figures)]
-        return "\n".join(lines)
+        return brief(self)
+
+    def details(self) -> str:
+        """Return every law, held-out error, frontier, plan and reason as text."""
+        return detailed(self)
 
 
-class _Attempts:
+class Attempts:
     """Calls that the data may not allow, and the reasons of those that fail."""
 
     def __init__(self) -> None:
@@ -138,22 +133,35 @@ class _Attempts:
 
 
 def summarise(
-    results: str | Path, *, figures: str | Path | None = None, draw: bool = True
+    results: Results,
+    *,
+    figures: str | Path | None = None,
+    draw: bool = True,
+    map: Mapping[str, str] | None = None,
+    where: str | None = None,
+    strict: bool = False,
 ) -> Summary:
-    """Fit, validate, plan and draw everything that the runs of a results folder allow.
+    """Fit, validate, plan and draw everything that the runs of a results folder or table allow.
 
-    figures  The folder that figures are written to; the default is <results>/figures.
+    figures  The folder that figures are written to; the default is <results>/figures. Those of a
+             table are drawn only if it is given.
     draw     Whether to write figures.
+    map      {column of the table: symbol}, as for `load`.
+    where    A condition that selects runs, such as "D > 1e9".
+    strict   Refuse rows that would be left out, as for `load`.
 
     Raises TableError if there is no table or no usable run. Items that the data do not allow (one
     size only, too few runs) are left out, with the reason in `skipped`.
     """
-    folder = Path(results)
-    table, runs, curves = _read(folder)
-    attempt = _Attempts()
-    laws = _fit(attempt, runs)
-    held_out = _validate(attempt, laws, runs)
-    compared = attempt("frontier", frontier, runs, method="all", curves=curves)
+    folder = source_path(results)
+    selection = {"map": map, "where": where, "strict": strict}
+    table, runs, curves = _read(results, {k: value for k, value in selection.items() if value})
+    attempt = Attempts()
+    choice = attempt("laws of N and D", choose, runs)
+    if choice is not None:
+        attempt.skipped |= {f"law {name}": why for name, why in choice.skipped.items()}
+    laws = _fit(attempt, runs, choice)
+    compared = attempt("frontier", frontier, runs, method="all", curves=curves, choice=choice)
     if isinstance(compared, Comparison):
         fronts = compared.fronts
         attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
@@ -161,8 +169,10 @@ def summarise(
         fronts = {}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
-    C = NEXT * float(runs["C"].max())
-    following, further = _plan(attempt, laws, fronts.get("envelope"), C)
+    planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs)
+    if folder.is_file() and draw and figures is None:
+        attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
+        draw = False
     files: tuple[Path, ...] = ()
     if draw:
         inside = None if figures else folder
@@ -172,91 +182,96 @@ def summarise(
             for name, figure in drawn.items()
             for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
         )
+    why = attempt.skipped.get("plan") or attempt.skipped.get("laws of N and D", "")
     return Summary(
         folder=folder,
-        counts=table["status"].value_counts().to_dict(),
+        counts=_counts(table),
         table=table,
         runs=runs,
         curves=curves,
+        choice=choice,
         laws=laws,
         skipped=attempt.skipped,
-        held_out=held_out,
         rule=rule,
         frontiers=fronts,
         plan=following,
         further=further,
+        verdict=planned.verdict
+        if planned is not None
+        else verdict(choice, following, runs=runs, why=why),
         figures=files,
     )
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return the table of a results folder, its runs with status 'ok', and their learning
-    curves."""
-    if folder.is_file():
-        raise TableError(
-            f"{folder} is a table; a summary needs the results folder of a sweep, with its "
-            "learning curves. For a table use `scaling fit`, `validate`, `frontier` and `plan`."
-        )
-    table = load(folder)
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    """Return the number of runs by status; without that column, all are 'ok'."""
     if "status" not in table.columns:
-        raise TableError(f"{folder}: {missing_column('status', table.columns)}")
-    runs = table[table["status"] == "ok"]
+        return {"ok": len(table)}
+    return table["status"].value_counts().to_dict()
+
+
+def _read(
+    results: Results, selection: dict[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """Return the selected rows of a results folder or of a table, those with status 'ok', and
+    their learning curves."""
+    table, curves = load_runs_and_curves(results, **selection)
+    source = source_path(results)
+    if source.is_dir() and "status" not in table.columns:
+        raise TableError(f"{source}: {missing_column('status', table.columns)}")
+    runs = used_rows(table)
     if runs.empty:
         counts = ", ".join(f"{n} {word}" for word, n in table["status"].value_counts().items())
-        raise TableError(f"{folder}: no run has status 'ok' ({counts}): nothing to fit.")
-    curves = load(folder, curves=True)
-    return table, runs, curves[curves["status"] == "ok"]
+        raise TableError(f"{source}: no run has status 'ok' ({counts}): nothing to fit.")
+    return table, runs, None if curves is None else used_rows(curves)
 
 
-def _fit(attempt: _Attempts, runs: pd.DataFrame) -> dict[str, FitResult]:
-    """Fit the laws of a summary that the data allow."""
+def source_path(results: Results) -> Path:
+    """Return the results folder, the table, or the first file of a table."""
+    return Path(results if isinstance(results, str | Path) else results[0])
+
+
+def _fit(attempt: Attempts, runs: pd.DataFrame, choice: Choice | None) -> dict[str, FitResult]:
+    """Return the laws of one quantity, fitted to the lower edge, and those of the choice."""
     laws = {
         "L(N)": attempt("L(N)", fit, kaplan_N, lower_edge(runs, "N")),
         "L(D)": attempt("L(D)", fit, kaplan_D, lower_edge(runs, "D")),
         "L(C)": attempt("L(C)", fit, kaplan_C, lower_edge(runs, "C")),
-        "Kaplan": attempt("L(N, D) by Kaplan", fit, kaplan_ND, runs),
-        "Chinchilla": attempt("L(N, D) by Chinchilla", fit, chinchilla, runs),
     }
-    return {name: result for name, result in laws.items() if result is not None}
+    found = {name: result for name, result in laws.items() if result is not None}
+    both = {} if choice is None else choice.fits
+    return found | {key_of(result.law): result for result in both.values()}
 
 
-def _validate(
-    attempt: _Attempts, laws: dict[str, FitResult], runs: pd.DataFrame
-) -> dict[str, Validation]:
-    """Test the laws of N and D on held-out runs."""
-    tested = {
-        name: attempt(f"held-out test of {name}", validate, laws[name].law, runs, against=())
-        for name in ("Kaplan", "Chinchilla")
-        if name in laws
-    }
-    return {name: validation for name, validation in tested.items() if validation is not None}
+def key_of(law: Law) -> str:
+    """Return the key of a law of N and D in `Summary.laws`."""
+    return {kaplan_ND: "Kaplan", chinchilla: "Chinchilla"}.get(law, law.name)
 
 
 def _plan(
-    attempt: _Attempts, laws: dict[str, FitResult], envelope: Frontier | None, C: float
-) -> tuple[Plan | None, Plan | None]:
-    """Plan for C FLOPs and NEXT times as many, by the best law of N and D, else by the envelope."""
-    of_both = {
-        result.law.name: result for result in laws.values() if {"N", "D"} <= {*result.law.inputs}
-    }
-    planned = attempt("plan", plans, of_both, rank=True, C=C) if of_both else None
-    source: FitResult | Frontier | None
+    attempt: Attempts, choice: Choice | None, envelope: Frontier | None, runs: pd.DataFrame
+) -> tuple[Plans | None, Plan | None, Plan | None]:
+    """Plan for NEXT times the compute of the largest run, and NEXT times that, by the law chosen,
+    else by the envelope."""
+    C = NEXT * float(runs["C"].max())
+    planned = attempt("plan", plans, choice, C=C) if choice is not None else None
+    source: FitResult | Frontier
     if planned is not None:
-        following, source = planned.first, of_both[next(iter(planned.plans))]
+        following, source = planned.first, planned.choice.first
         attempt.skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope is not None:
         following, source = attempt("plan by the envelope", plan, envelope, C=C), envelope
     else:
-        following, source = None, None
-    if following is None or source is None:
-        return following, None
-    return following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
+        return None, None, None
+    if following is None:
+        return None, None, None
+    return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
 
 
 def _draw(
-    attempt: _Attempts,
+    attempt: Attempts,
     runs: pd.DataFrame,
-    curves: pd.DataFrame,
+    curves: pd.DataFrame | None,
     laws: dict[str, FitResult],
     compared: Frontier | Comparison | None,
 ) -> dict[str, Figure]:
@@ -268,15 +283,8 @@ def _draw(
             "figure kaplan1", kaplan_triptych, runs, curves,
             by_C=envelope, by_D=laws["L(D)"], by_N=laws["L(N)"],
         )  # fmt: skip
-    drawn["kaplan2"] = attempt("figure kaplan2", learning_curves, runs, curves)
+    if curves is not None:
+        drawn["kaplan2"] = attempt("figure kaplan2", learning_curves, runs, curves)
     if compared is not None:
         drawn["frontier"] = attempt("figure frontier", frontier_figure, compared)
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def _parameters(result: FitResult) -> str:
-    """Return the parameters of a fit with their intervals, in one line."""
-    return "  ".join(
-        f"{name} = {row['value']:.4g} {interval(row['low'], row['high'], '.4g')}"
-        for name, row in result.interval(0.95).iterrows()
-    )

@@ -113,7 +113,7 @@ def _word(value: object) -> str:
     return whole if whole in _STATUS_OF else text
 
 
-def _meanings(words: pd.Series) -> dict[str, str | None]:
+def _meanings(words: pd.Series) -> Mapping[str, str | None]:
     """Return {word: status}, with unknown words as they are; '' (no state) is 'failed'."""
     found: dict[str, str] = {word: _STATUS_OF.get(word, word) for word in map(str, words.unique())}
     found[""] = "failed"

@@ -19,7 +19,14 @@ from analysis import notebook
 from analysis.arguments import expect_law_and_runs
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.fit import fit
-from analysis.fitting.minimise import minimise
+from analysis.fitting.held_out import (
+    CUTS,
+    compute_of_run,
+    cutoffs,
+    errors_of,
+    objective_of,
+    rms,
+)
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Status
 from analysis.laws import Law, resolve
@@ -134,7 +141,7 @@ def validate(
     *,
     by: str | None = None,
     against: Iterable[Law | str] | None = None,
-    cuts: int = 5,
+    cuts: int = CUTS,
     level: float = 0.9,
     **options: Any,
 ) -> Validation:
@@ -172,14 +179,15 @@ def validate(
         raise TableError(missing_column(by, runs.columns))
     size = _scale_of_run(runs, by, cluster)
     rivals = [resolve(each) for each in against] if against is not None else _rivals(law)
-    cutoffs = _cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
-    backtest, failed = _backtest(law, runs, size, cutoffs, level, {**options, "warm": whole})
+    at = cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
     scales = _leave_one_out(whole)
     # All share one Huber threshold; otherwise their objectives could not be compared.
-    objective, delta = _objective(whole)
-    same = {**options, "objective": objective, "delta": delta, "bootstrap": 0, "fixed": None}
+    objective, delta = objective_of(whole)
+    options = {**options, "objective": objective, "delta": delta}
+    backtest, failed = _backtest(law, runs, size, at, level, {**options, "warm": whole})
+    same = {**options, "bootstrap": 0, "fixed": None}
     names = _names([law, *rivals])
-    compared = _compare(whole, names, size, cutoffs, same)
+    compared = _compare(whole, names, size, at, same)
     objections = [*objections_to(whole, backtest, level)]
     notes = [line for line in whole.status if line.code in ("implausible", "duplicates")]
     notes += floor_note(whole, names, compared)
@@ -197,40 +205,22 @@ def validate(
     )
 
 
-def held_out(results: Mapping[str, FitResult], *, cuts: int = 5) -> dict[str, float]:
-    """Return the rms error of log L with which fitted laws of N and D predict their larger runs.
-
-    Each law is refitted to the runs below growing cut-offs in compute and predicts those above.
-    The error is the mean over the cut-offs at which all laws could be refitted; nan if there is
-    none.
-    """
-    least = 2 + max((len(result.law.params) for result in results.values()), default=0)
-    errors = {}
-    for name, result in results.items():
-        compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
-        size = compute.groupby(result.problem.groups).transform("max").to_numpy()  # whole runs
-        errors[name] = _held_out(result, size, _cutoffs(size, cuts, least))
-    table = pd.DataFrame(errors).dropna()
-    return {name: float(table[name].mean()) for name in errors}
-
-
-def tested_reach(result: FitResult, *, cuts: int = 5) -> float | None:
+def tested_reach(result: FitResult, *, cuts: int = CUTS) -> float | None:
     """Return how many times the compute of the runs fitted the largest held-out runs have.
 
     This is for the cut-offs of :func:`held_out`; None if there are too few runs for any.
     """
-    compute = pd.Series(result.problem.columns["N"] * result.problem.columns["D"])
-    size = compute.groupby(result.problem.groups).transform("max").to_numpy()
-    cutoffs = _cutoffs(size, cuts, len(result.law.params) + 2)
-    return float(size.max() / cutoffs[0]) if cutoffs else None
+    size = compute_of_run(result)
+    at = cutoffs(size, cuts, len(result.law.params) + 2)
+    return float(size.max() / at[0]) if at else None
 
 
-def _held_out(result: FitResult, size: np.ndarray, cutoffs: list[float]) -> pd.Series:
-    """Return the rms error beyond each cut-off; nan if there is no fit."""
+def _held_out(result: FitResult, size: np.ndarray, at: list[float]) -> float:
+    """Return the rms error beyond each cut-off, averaged over those at which there is a fit."""
     progress.step(f"testing {result.law.name} on held-out runs")
-    held = {cut: _errors(result, size > cut) for cut in cutoffs}
-    rms = {cut: np.nan if off is None else _rms(off) for cut, off in held.items()}
-    return pd.Series(rms, dtype=float)
+    found = [off for cut in at if (off := errors_of(result, size > cut)) is not None]
+    known = [error for error in map(rms, found) if np.isfinite(error)]
+    return float(np.mean(known)) if known else np.nan
 
 
 def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarray:
@@ -240,56 +230,18 @@ def _scale_of_run(runs: pd.DataFrame, by: str, cluster: str | None) -> np.ndarra
     return runs[by].to_numpy(float)
 
 
-def _cutoffs(size: np.ndarray, cuts: int, least: int) -> list[float]:
-    """Return increasing quantiles with at least `least` rows below and one above."""
-    values = np.quantile(size, np.linspace(0.4, 0.8, cuts), method="lower")
-    return [float(c) for c in np.unique(values) if (size <= c).sum() >= least and (size > c).any()]
-
-
-def _objective(result: FitResult) -> tuple[str, float | None]:
-    """Return the arguments of fit() that repeat a fit's objective, including its threshold."""
-    if result.objective_kind == "lad":
-        return "lad", None
-    delta = result.certificate.delta
-    return ("ls", None) if delta is None else ("huber", delta)
-
-
-def _errors(result: FitResult, held: np.ndarray) -> np.ndarray | None:
-    """Return log(measured / predicted) of the rows `held`, by the law refitted to all others.
-
-    Returns None if the others do not suffice for a fit, or if the fit fails.
-    """
-    problem = result.problem.take(np.flatnonzero(~held))
-    if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
-        return None
-    warm = problem.model.centred(result.problem.model.natural(result.minimum.basins))
-    try:
-        with np.errstate(all="ignore"):
-            found = minimise(problem, *_objective(result), seed=0, warm=warm)
-    except (FloatingPointError, np.linalg.LinAlgError):
-        return None
-    params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
-    x = {name: column[held] for name, column in result.problem.columns.items()}
-    with np.errstate(all="ignore"):
-        return np.log(result.problem.target[held] / result.law.predict(params, **x))
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(x**2)))
-
-
 def _backtest(
     law: Law,
     runs: pd.DataFrame,
     size: np.ndarray,
-    cutoffs: list[float],
+    at: list[float],
     level: float,
     options: dict[str, Any],
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the backtest and a note for each cut-off at which there is no fit."""
     rows, failed = [], []
     cluster = options.get("cluster", "run_id")
-    for cut in cutoffs:
+    for cut in at:
         try:
             result = fit(law, runs[size <= cut], **_rows(options, size <= cut))
         except FitError as error:
@@ -304,7 +256,7 @@ def _backtest(
             "n_fit": int((size <= cut).sum()),
             "n_held": len(held),
             "runs_held": held[cluster].nunique() if cluster in held.columns else len(held),
-            "error": _rms(off),
+            "error": rms(off),
             "bias": float(np.mean(off)),
             "coverage": np.nan,
             "inflation": np.nan,
@@ -341,9 +293,9 @@ def _leave_one_out(result: FitResult) -> pd.DataFrame:
     rows = []
     progress.step(f"leaving out each {name} in turn")
     for value in np.unique(scale):
-        off = _errors(result, scale == value)
+        off = errors_of(result, scale == value)
         if off is not None:
-            rows.append({name: value, "n_held": len(off), "error": _rms(off), "bias": off.mean()})
+            rows.append({name: value, "n_held": len(off), "error": rms(off), "bias": off.mean()})
     return pd.DataFrame(rows, columns=[name, "n_held", "error", "bias"])
 
 
@@ -374,7 +326,7 @@ def _compare(
     whole: FitResult,
     names: Mapping[Law, str],
     size: np.ndarray,
-    cutoffs: list[float],
+    at: list[float],
     options: dict[str, Any],
 ) -> pd.DataFrame:
     """Fit each law with the same objective to the same rows.
@@ -395,8 +347,8 @@ def _compare(
         rows[name] = {
             "q": k - 1,
             "aicc": aicc,
-            "error": _rms(result.log_residuals),
-            "held_out": _held_out(result, size, cutoffs).mean(),
+            "error": rms(result.log_residuals),
+            "held_out": _held_out(result, size, at),
             "left_out": _leave_one_out(result)["error"].mean(),
             "status": "; ".join(Status(line.code) for line in result.status),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,15 +10,12 @@ from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
-_USUAL = ("chinchilla", "kaplan_ND", "bottleneck", "shared_exponent")
-"""Laws of N and D that a plan compares by default."""
-
 
 def frontier(
     results: tuple[Path, ...],
     *,
     method: Literal["envelope", "isoflop", "akima", "parametric", "kaplan", "all"] = "all",
-    law: str = "chinchilla",
+    law: str | None = None,
     params: str = "N",
     flops: str = "C",
     tolerance: float | None = None,
@@ -46,7 +42,8 @@ def frontier(
             curves by parabola (isoflop) or by Akima interpolation (akima), a fitted law
             (parametric), or each of these that the data allow (all). kaplan: exponents of N, B, S
             and D in C_min, from learning curves at three or more batch sizes.
-        law: Law that the parametric method fits.
+        law: Law that the parametric method fits. Default: the law that predicts the largest of
+            these runs best, as for `scaling plan`.
         params: Parameter count to use as N: a column, or N_total, N_kaplan or N_head computed from
             the model shape.
         flops: FLOP count to use as C: a column, "6 N_total D", or C_kaplan, C_chinchilla or
@@ -81,7 +78,7 @@ def frontier(
         runs,
         curves=curves,
         method=method,
-        law=all_laws.resolve(law),
+        law=law and all_laws.resolve(law),
         params=params,
         flops=flops,
         tolerance=tolerance,
@@ -151,6 +148,7 @@ def plan(
     """
     from analysis import laws as all_laws
     from analysis.fitting.checks import FitError
+    from analysis.frontiers.choice import CANDIDATES, choose
     from analysis.planning.accelerators import compute_budget
     from analysis.planning.plans import plans
     from scaling.errors import TableError
@@ -166,10 +164,11 @@ def plan(
         flops, words = bought.C, bought.description
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    chosen = [all_laws.resolve(name) for name in law or _USUAL]
+    candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
     selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
-    runs = load_rows(results, chosen, **selection)
-    fits, skipped = _fits(chosen, runs, seed=seed, need_first=bool(law))
+    runs = load_rows(results, candidates, **selection)
+    choice = choose(runs, candidates, rank=not law, seed=seed)
+    skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         try:
@@ -178,33 +177,12 @@ def plan(
         except (FitError, TableError) as error:
             skipped["batch size of these runs"] = str(error)
     found = plans(
-        fits, rank=not law, **given, level=level, served=inference_tokens, unique=unique_tokens,
+        choice, **given, level=level, served=inference_tokens, unique=unique_tokens,
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
     text = found if words is None else f"{words}\n{found}"
     show_json(found.record() | {"budget": words}) if json else show(text)
-
-
-def _fits(
-    laws: Sequence[Any], runs: Any, *, seed: int, need_first: bool
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fits by law name, and why the other laws could not be fitted."""
-    from analysis import fit
-    from analysis.fitting.checks import FitError
-    from scaling.errors import TableError
-
-    fits, skipped = {}, {}
-    for law in laws:
-        try:
-            fits[law.name] = fit(law, runs, seed=seed)
-        except (FitError, TableError) as error:
-            if law is laws[0] and need_first:
-                raise
-            skipped[law.name] = str(error)
-    if not fits:
-        raise FitError(next(iter(skipped.values())))
-    return fits, skipped
 
 
 def _critical_batch(curves: Any, seed: int) -> Any:

@@ -16,22 +16,25 @@ def summary(
     results: tuple[Path, ...],
     *,
     figures: Path | None = None,
+    details: bool = False,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
 ) -> None:
-    """Summarise a sweep: laws, held-out error, frontier and plan; draw its figures.
+    """Summarise a sweep: what to train next and why; draw its figures.
 
     Example: scaling summary results/quickstart
 
     Args:
         results: A sweep's results folder, or a table of runs; several files are one table.
         figures: Folder for the figures. Default: `figures` in the results folder.
+        details: Print every law, held-out error, frontier and plan.
     """
     from analysis.reporting.summary import summarise
 
     chosen = selection(map, where, strict)
-    show(summarise(one_source(results), figures=figures, **chosen))
+    found = summarise(one_source(results), figures=figures, **chosen)
+    show(found.details() if details else found)
 
 
 def figure(
