@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -108,7 +109,7 @@ def load(
     fit then reports that).
     """
     table, source, ours = _open(path, curves, mixed, decimal)
-    table, chart = _melted(table)
+    table, chart = _melted(table, steps="S" not in (map or {}).values())
     if not table.index.is_unique:
         table = table.reset_index(drop=True)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
@@ -117,8 +118,6 @@ def load(
     lookup = (*wanted, "run_id") if curves else wanted
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
-    if chart or wandb.is_curve(given.drop(columns=FILE, errors="ignore")):
-        table = wandb.steps_of_axis(table)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
@@ -241,10 +240,7 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def _open(
-    path: str | Path | pd.DataFrame | Sequence[str | Path],
-    curves: bool,
-    mixed: bool = False,
-    decimal: str | None = None,
+    path: Any, curves: bool, mixed: bool, decimal: str | None
 ) -> tuple[pd.DataFrame, str, bool]:
     """Read the table unchanged; return it with the name of its origin, and whether it is made of
     results folders alone."""
@@ -271,14 +267,20 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
-def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, bool]:
     """Return a chart of Weights & Biases as rows, and other tables unchanged; and whether it is
-    one."""
+    one.
+
+    The axis of a chart or a curve becomes S as well, with `steps`.
+    """
     plain = table.drop(columns=FILE, errors="ignore")
-    if not wandb.is_chart(plain):
-        return table, False
-    rows = wandb.melt_chart(plain)
-    return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), True
+    chart = wandb.is_chart(plain)
+    if chart:
+        rows = wandb.melt_chart(plain)
+        table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
+    if steps and (chart or wandb.is_curve(plain)):
+        table = wandb.steps_of_axis(table)
+    return table, chart
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:
