@@ -177,14 +177,11 @@ def test_figure(results, tmp_path):
     assert "Did you mean 'kaplan1'" in scaling("figure", "kaplan1x", results, code=2).stderr
 
 
-def test_nan_losses_are_left_out_or_rejected(results):
+def test_nan_losses_are_rejected(results):
     runs = pd.read_csv(results / "runs.csv")
     runs.loc[3, "L"] = float("nan")
     runs.to_csv(results / "runs.csv", index=False)
-    done = scaling("fit", results, "--bootstrap", "50")
-    assert "29 finished runs; left out: 1 without a loss" in done.stderr
-    refused = scaling("fit", results, "--strict", code=2).stderr
-    assert "column 'L' must be positive and finite" in refused
+    assert "column 'L' must be positive and finite" in scaling("fit", results, code=2).stderr
 
 
 def test_dry_run_trains_nothing(tmp_path, text_file, own_cache):

@@ -232,7 +232,7 @@ def hostile(folder, sweep):
     return rows
 
 
-@pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
+@pytest.mark.filterwarnings("ignore:.*31 finished runs; left out")
 def test_untrusted_strings_stay_text(tmp_path, sweep, monkeypatch):
     folder = tmp_path / "<!--<script>$x"
     rows = hostile(folder, sweep)
@@ -260,7 +260,7 @@ def test_untrusted_strings_stay_text(tmp_path, sweep, monkeypatch):
     assert len(scripts.split()) == 2 and "unsafe" not in scripts
 
 
-@pytest.mark.filterwarnings("ignore:.* status is 31 'ok'")
+@pytest.mark.filterwarnings("ignore:.*31 finished runs; left out")
 def test_no_untrusted_code_runs_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     from selenium.webdriver import ActionChains
 

@@ -95,7 +95,7 @@ def test_rows_without_a_loss_are_left_out_and_counted(value, tmp_path):
     with pytest.warns(RowsLeftOut, match="10 rows; left out: 2 without a loss"):
         got = load(tmp_path / "runs.csv")
     assert got.attrs["left_out"] == {"without a loss": 2} and 2 not in got.index
-    with pytest.raises(TableError, match=r"2 of 12 rows are not, first at row 2.*Without --strict"):
+    with pytest.raises(TableError, match=r"2 of 12 rows are not, first at row 2.*--where"):
         load(tmp_path / "runs.csv", strict=True)
 
 
@@ -228,6 +228,8 @@ def test_single_rates_are_taken_as_they_are_and_it_is_stated():
     single = table[(table["N"] > 2e7) | (table["lr_peak"] == table["lr_peak"].median())]
     found = fit("learning_rate", single, bootstrap=0)
     assert found.n == 8 and "2 have only one lr_peak per N and D" in "; ".join(found.status)
+    lost = single.assign(L=single["L"].where(single["N"] > 2e7))
+    assert fit("learning_rate", lost, bootstrap=0).n == 6  # a run without a loss was not tuned
     several = fit("learning_rate", table.drop(columns="L"), bootstrap=0)
     assert several.n == 72 and "no loss L" in "; ".join(several.status)
 

@@ -119,7 +119,7 @@ def test_where_map_and_strict_are_taken_by_every_command(command, fitted, tmp_pa
     table.loc[0, "loss"] = np.nan
     table.assign(tokens=GOOD["D"]).to_csv(tmp_path / "runs.csv", index=False)
     assert call(command, tmp_path / "runs.csv", *mapped, "--strict") == 2
-    assert "Without --strict, such rows are left out" in capsys.readouterr().err
+    assert "Leave such rows out with --where" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::analysis.tables.rows.RowsLeftOut")
@@ -162,6 +162,17 @@ BAD = {
     "huge": GOOD.assign(N=1e300),
     "no ids": GOOD.assign(run_id=[None] + ["a"] * 15),
     "equal rows": GOOD.assign(run_id="a", N=1e7, D=1e9, L=3.0),
+    "partly blank": GOOD.assign(
+        B=[np.nan] + [1e5, 2e5, 4e5] * 5,
+        S=[np.nan] * 8 + [1e4] * 8,
+        seed=np.nan,
+        lr_peak=1e-3 * (N / 1e7) ** -0.3,
+        vocab_size=[np.nan] * 15 + [5e4],
+        n_layer=np.nan,
+    ),
+    "words beside": GOOD.assign(
+        B="large", lr_peak="low", S="many", C="much", n_layer="deep", vocab_size="big", seed="one"
+    ),
     "blank B and C": GOOD.assign(B=np.nan, C=[np.nan] * 15 + [1e20]),
 }
 COMMANDS = {

@@ -300,7 +300,8 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
         raise TableError(
             f"column {cluster!r} names the run of each row, but {missing.sum()} of "
             f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
-            "them in, or pass cluster=None if every row is a separate run."
+            "them in, or name another column with --cluster (in Python, cluster=None if every row "
+            "is a separate run)."
         )
     try:
         codes, _ = pd.factorize(runs[cluster])

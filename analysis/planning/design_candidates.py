@@ -77,8 +77,8 @@ def _models(
     like = ModelConfig(
         **{k.removeprefix("model."): v for k, v in base.items() if k.startswith("model.")}
     )
-    depths = runs["n_layer"].unique() if "n_layer" in runs.columns else ()
-    n_layer = int(depths[0]) if len(depths) == 1 else None
+    depths = np.unique(pd.to_numeric(runs.get("n_layer", pd.Series()), errors="coerce"))
+    n_layer = int(depths[0]) if len(depths) == 1 and depths[0] >= 1 else None
     suggested = (suggest_model(N, model=like, n_layer=n_layer) for N in np.geomspace(*ends, _SIZES))
     models = list(dict.fromkeys(model for model in suggested if model is not None))
     low, high = ends[0] / 1.1, ends[1] * 1.1  # small models come in coarse steps

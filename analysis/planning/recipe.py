@@ -76,7 +76,9 @@ def recipe(
 def _rule(runs: pd.DataFrame) -> tuple[Callable[[float, float, float], float], str] | None:
     """Return the power law of N, D and B that the runs' learning rates follow to within a percent,
     and its formula; None if there is none."""
-    if "lr_peak" not in runs.columns or not (runs["lr_peak"] > 0).all():
+    names = [n for n in ("lr_peak", "N", "D", "B") if n in runs.columns]
+    runs = runs[names].apply(pd.to_numeric, errors="coerce").dropna(axis=1)
+    if "lr_peak" not in runs.columns or not (runs > 0).all(axis=None):
         return None
     names = [n for n in ("N", "D", "B") if n in runs.columns and runs[n].nunique() > 1]
     x = np.log(runs[names].to_numpy(float))

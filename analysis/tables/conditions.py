@@ -15,6 +15,8 @@ from scaling.errors import TableError
 Rule = tuple[str, tuple[tuple[str, ...], str, Callable[[pd.DataFrame], pd.Series]]]
 """A column, and the columns, formula and function that give its value."""
 _NUMERIC = {column.name for column in COLUMNS if column.dtype in ("int", "float")}
+_LABELS = {"seed", "data_seed"}
+"""Columns of numbers that other tables may fill with words."""
 
 
 def matching(
@@ -44,6 +46,14 @@ def matching(
         count = int(finished.sum())
         raise TableError(f"--where {where!r} leaves an empty table: none of {count} rows match.")
     return table[kept]
+
+
+def quantities_beside(table: pd.DataFrame, wanted: Iterable[str]) -> None:
+    """Convert the other columns of quantities, which no law needs, to numbers, in place: what is
+    not a number is missing."""
+    for name in (_NUMERIC - _LABELS - set(wanted)) & set(table.columns):
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = parsed(table[name])
 
 
 def _satisfied(view: pd.DataFrame, where: str) -> np.ndarray:

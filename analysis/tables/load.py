@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables import wandb
-from analysis.tables.conditions import matching
+from analysis.tables.conditions import matching, quantities_beside
 from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
@@ -87,7 +87,7 @@ def load(
     where: a condition that selects rows, such as "D > 1e9". Rows are selected before they are
         checked. It may name columns as they are called before or after `map`.
     strict: refuse a table in which a finished run has no loss or a row occurs twice, instead of
-        leaving these rows out.
+        leaving these rows out. The folder of a sweep is always read so.
     rows: which evaluations of a run count, if `run_id` occurs more than once: "all", the "last" of
         each run, or "auto", the last unless that leaves fewer than ten rows.
     also: columns to read as numbers if they are there; unlike those in `need`, they are neither
@@ -128,8 +128,9 @@ def load(
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
+    quantities_beside(table, wanted)
     if "L" in wanted and "L" in table.columns:
-        table = _with_losses(table, left_out, source, strict=strict, rows=rows)
+        table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
     if chart and len(table) and not set(wanted) <= set(table.columns):
@@ -138,6 +139,8 @@ def load(
         raise TableError(wandb.what_a_chart_lacks(shown, absent, source))
     table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
+    if ours:  # every finished run has been measured
+        check(table, where=source)
     if not mixed:
         check_one_text(table, source)
     announce(table, found, derived, source)

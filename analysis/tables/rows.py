@@ -78,8 +78,8 @@ def with_loss(table: pd.DataFrame, where: str, *, strict: bool) -> tuple[pd.Data
     if strict:
         raise TableError(
             f"{where}: column 'L' must be positive and finite: {len(lacking)} of {len(used)} rows "
-            f"{'is' if len(lacking) == 1 else 'are'} not, {first}. Without --strict, such rows "
-            "are left out."
+            f"{'is' if len(lacking) == 1 else 'are'} not, {first}. Leave such rows out with "
+            '--where "L > 0".'
         )
     return table.drop(index=lacking), len(lacking)
 

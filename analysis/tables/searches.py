@@ -41,16 +41,18 @@ def best_of_searches(runs: pd.DataFrame, target: str, by: tuple[str, ...]) -> Be
     by = tuple(name for name in by if name in runs.columns)
     value = _floats(runs, target)
     loss = _floats(runs, "L") if "L" in runs.columns else np.full(len(runs), np.nan)
-    finished = runs["status"].eq("ok").to_numpy(bool) if "status" in runs.columns else everything
+    status = runs["status"] if "status" in runs.columns else pd.Series("ok", runs.index)
+    finished, ended = (status.isin(s).to_numpy(bool) for s in (("ok",), ("ok", "diverged")))
     measured = finished & np.isfinite(loss) & (loss > 0)
     codes = _codes(runs, by)
     kept, edges, single, unknown = np.zeros(len(runs), bool), [], 0, 0
     for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
+        rows = np.flatnonzero((codes == code) & ended)
         tried = np.unique(value[rows][np.isfinite(value[rows])])
         if len(tried) < 2:
-            kept[rows] = True
-            single += 1
+            alone = rows[measured[rows]] if "L" in runs.columns else rows
+            kept[alone] = True
+            single += len(alone) > 0
         elif "L" not in runs.columns:
             kept[rows] = True
             unknown += 1
@@ -68,23 +70,23 @@ def best_of_searches(runs: pd.DataFrame, target: str, by: tuple[str, ...]) -> Be
         f"not the best {target} of their {_and(by)}": int((~kept & finished).sum()) - len(edges),
         f"best at the edge of the {target} tried": len(edges),
     }
-    first = "".join(f", first at {_place(runs, by, edges[0])}" for _ in edges[:1])
-    remarks = {
-        "edge_of_search": len(edges)
-        and f"the best {target} of {len(edges)} searches is the "
-        f"smallest or largest tried{first}; they are left out: widen the search",
-        "not_searched": single
-        and f"{single} {'have' if single > 1 else 'has'} only one {target} "
-        f"per {_and(by)}: the fit assumes that it was tuned",
-        "no_loss": unknown
-        and f"{unknown} {_and(by)} have several {target} and there is no loss L "
-        "to find the best: all are fitted",
-    }
-    return Best(
-        kept,
-        {reason: n for reason, n in left_out.items() if n},
-        {code: text for code, text in remarks.items() if text},
-    )
+    remarks = {}
+    if edges:
+        remarks["edge_of_search"] = (
+            f"the best {target} of {len(edges)} searches is the smallest or largest tried, first "
+            f"at {_place(runs, by, edges[0])}; they are left out: widen the search"
+        )
+    if single:
+        remarks["not_searched"] = (
+            f"{single} {'have' if single > 1 else 'has'} only one {target} per {_and(by)}: the fit "
+            "assumes that it was tuned"
+        )
+    if unknown:
+        remarks["no_loss"] = (
+            f"{unknown} {_and(by)} have several {target} and there is no loss L to find the best: "
+            "all are fitted"
+        )
+    return Best(kept, {reason: n for reason, n in left_out.items() if n}, remarks)
 
 
 def _floats(runs: pd.DataFrame, name: str) -> np.ndarray:

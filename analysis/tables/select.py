@@ -35,7 +35,10 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 def needed(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the usable rows of learning curves. Raises TableError for a table of runs."""
     if "run_id" not in curves.columns or not curves["run_id"].duplicated().any():
-        raise TableError("this figure needs learning curves: load(folder, curves=True).")
+        raise TableError(
+            "this figure needs learning curves: a results folder with curves.parquet, or a table "
+            "with several rows for each run_id."
+        )
     return usable(curves)
 
 

@@ -59,8 +59,8 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
     if not len(table):
         return table, pd.Series("", table.index, dtype=object)
     name = _column(table)
-    if name is None:
-        return _from_answers(table)
+    if name is None:  # a column `status` is empty then
+        return _from_answers(table.drop(columns="status", errors="ignore"))
     words = table[name].map(_word).where(table[name].notna(), "")
     statuses = words.map(_meanings(words))
     _check_words(words, statuses, name, where)
@@ -115,7 +115,8 @@ def _word(value: object) -> str:
 
 def _meanings(words: pd.Series) -> dict[str, str]:
     """Return {word: status}, with unknown words as they are; '' (no state) is 'failed'."""
-    found = {word: _STATUS_OF.get(word, word) for word in words.unique()} | {"": "failed"}
+    found: dict[str, str] = {word: _STATUS_OF.get(word, word) for word in map(str, words.unique())}
+    found[""] = "failed"
     if "ok" not in found.values():
         found |= {word: "ok" for word in found if word in _UNLESS_OTHERS}
     return found | {word: "failed" for word in found if found[word] in _UNLESS_OTHERS}

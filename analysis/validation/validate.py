@@ -30,7 +30,7 @@ from analysis.validation.verdict import (
 )
 from scaling.errors import TableError
 from scaling.jsonable import finite
-from scaling.table import missing_column
+from scaling.table import missing_column, sensible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,10 @@ def validate(
         options["weights"] = whole.problem.weights
     cluster = options.get("cluster", "run_id")
     if by is None:
-        by = "C" if "C" in runs.columns else law.inputs[0]
+        complete = (
+            "C" in runs.columns and sensible(runs["C"].to_numpy(float, na_value=np.nan)).all()
+        )
+        by = "C" if complete else law.inputs[0]
     elif by in runs.columns and not pd.api.types.is_numeric_dtype(runs[by]):
         raise TableError(
             f"by={by!r} is not a numeric column ({by}={runs[by].iloc[0]!r}): its largest values "

@@ -47,7 +47,9 @@ def load_rows(
             one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
             strict=strict, rows=rows, decimal=decimal,
         )  # fmt: skip
-    return _one_text(finished(_noted(table), table.attrs["source"]))
+    runs = finished(_noted(table), table.attrs["source"])
+    # To the law of a search, the values at which runs diverged were tried too.
+    return _one_text(table if any(law.best_of for law in laws) else runs)
 
 
 def load_runs_and_curves(
