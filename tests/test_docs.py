@@ -93,6 +93,9 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     runs = pd.read_csv(results / "headline" / "runs.csv").query("status == 'ok'")
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(tmp_path / "runs.csv", index=False)
+    text = runs.L.map("{:.4f} ± 0.01".format)
+    errors = pd.DataFrame({"loss": text, "params": runs.N, "tokens": runs.D})
+    errors.to_csv(tmp_path / "errors.csv", index=False)
     other = {"bits": runs.L / 0.6931, "params_M": runs.N / 1e6, "tokens_B": runs.D / 1e9}
     pd.DataFrame(other).to_csv(tmp_path / "other.csv", index=False)
     monkeypatch.chdir(tmp_path)

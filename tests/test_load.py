@@ -303,3 +303,32 @@ def test_a_chart_from_weights_and_biases_becomes_one_row_per_run_and_step(tmp_pa
         6e14,
         1.2e15,
     ]
+
+
+def test_settings_in_the_names_of_grouped_runs_are_columns(tmp_path):
+    path = tmp_path / "chart.csv"
+    labels = ["n_params: 21000000, lr: 0.001", "n_params: 53000000, lr: 3e-4"]
+    lines = {
+        f"{label} - val/loss{end}": [4.0 - n + x, 3.9 - n + x]
+        for n, label in enumerate(labels)
+        for end, x in (("", 0.0), ("__MIN", -0.1), ("__MAX", 0.1))
+    }
+    pd.DataFrame({"tokens": [1e8, 2e8]} | lines).to_csv(path, index=False)
+    got = load(path, map={"n_params": "N", "tokens": "D", "val/loss": "L"})
+    assert got["N"].tolist() == [21e6, 21e6, 53e6, 53e6] and got["lr"].iloc[-1] == 3e-4
+    assert got["L"].tolist() == [4.0, 3.9, 3.0, 2.9] and got["run_id"].nunique() == 2
+    mixed = {"Step": [1, 2], "N=21M - loss": [4.0, 3.9], "the best - loss": [3.0, 2.9]}
+    pd.DataFrame(mixed).to_csv(path, index=False)
+    assert list(load(path, map={"loss": "L"}, need=("S", "L"))) == ["run_id", "Step", "L", "S"]
+    pd.DataFrame({"Step": [1, 2], "N=21M - loss": [4.0, 3.9]}).to_csv(path, index=False)
+    got = load(path, map={"loss": "L", "Step * 1e8": "D"})
+    assert got["N"].tolist() == [21e6, 21e6] and got["D"].tolist() == [1e8, 2e8]
+
+
+def test_a_curve_of_tensorboard_counts_steps(tmp_path):
+    path = tmp_path / "val_loss.csv"
+    path.write_text("Wall time,Step,Value\n1.7e9,100,4.0\n1.7e9,200,3.9\n")
+    got = load(path, map={"Value": "L"}, need=("S", "L"))
+    assert got["S"].tolist() == [100, 200] and got["L"].tolist() == [4.0, 3.9]
+    with pytest.raises(TableError, match=r"a curve exported from TensorBoard.* no N, D\..*Step"):
+        load(path, map={"Value": "L"}, need=("N", "D", "L"))

@@ -362,7 +362,7 @@ def test_byte_order_marks_in_the_files_of_a_sweep_are_accepted(capsys):
     assert "UTF-16" in refused(["sweep", "small.toml"], capsys)
 
 
-def test_byte_order_marks_in_tables_are_accepted_and_other_encodings_named(capsys):
+def test_byte_order_marks_in_tables_are_accepted(capsys):
     from analysis import load
 
     there = pd.DataFrame({"N": [1e6, 2e6], "D": [2e8, 4e8], "L": [3.0, 2.8]})
@@ -378,4 +378,7 @@ def test_byte_order_marks_in_tables_are_accepted_and_other_encodings_named(capsy
         marked(path)
         assert load(name, need=("N", "D", "L"))["N"].tolist() == [1e6, 2e6]
         path.write_text(path.read_text("utf-8-sig"), "utf-16")
-        assert "is not UTF-8 text but UTF-16" in refused(["fit", name], capsys)
+        if name == "folder":  # we wrote it, so another encoding is damage
+            assert "is not UTF-8 text but UTF-16" in refused(["fit", name], capsys)
+        else:
+            assert load(name, need=("N", "D", "L"))["N"].tolist() == [1e6, 2e6]

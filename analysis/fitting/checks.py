@@ -171,18 +171,11 @@ def usable_rows(
     runs = runs[keep]
     if law.best_of:
         runs.attrs[SEARCHED] = law.target
-    if weights is None:
-        w = np.ones(len(runs))
-    else:
-        w = _weights(runs, weights, law, on) if isinstance(weights, str) else weights[keep]
-    if not (np.isfinite(w).all() and (w >= 0).all() and w.max(initial=0.0) > 0):
-        raise TableError("weights must be finite and not negative, and not all zero.")
+    w = _weights(runs, weights[keep] if isinstance(weights, np.ndarray) else weights, law, on)
     if (w == 0).any():
         left_out["weight 0"] = int((w == 0).sum())
         runs, w = runs[w > 0], w[w > 0]
-    if weights is not None:
-        w = w / w.max()
-        w = w if (w == 1).all() else w / w.mean()
+    w = _of_mean_one(w)
     columns = [*law.inputs, law.target]
     runs = runs.assign(**{name: _numbers(runs, name) for name in columns})
     table.check(runs[columns])
@@ -238,23 +231,42 @@ def _weight_column(weights: str, law: Law, runs: pd.DataFrame) -> str:
     )
 
 
-def _weights(runs: pd.DataFrame, name: str, law: Law, on: str) -> np.ndarray:
-    """Return the weights in a column; for standard errors, 1 / stderr^2 of what is fitted."""
-    w = _numbers(runs, name)
-    if name != "stderr" and not is_standard_error(name):
-        return w
-    bad = ~(np.isfinite(w) & (w > 0))
+def _weights(runs: pd.DataFrame, weights: str | np.ndarray | None, law: Law, on: str) -> np.ndarray:
+    """Return the weight of each row: given, in a column, or from standard errors."""
+    if weights is None:
+        return np.ones(len(runs))
+    if isinstance(weights, np.ndarray):
+        w = weights
+    elif weights == "stderr" or _is_standard_error(weights):
+        w = _precision(runs, weights, law, on)
+    else:
+        w = _numbers(runs, weights)
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.max(initial=0.0) > 0):
+        raise TableError("weights must be finite and not negative, and not all zero.")
+    return w
+
+
+def _precision(runs: pd.DataFrame, name: str, law: Law, on: str) -> np.ndarray:
+    """Return 1 / stderr^2 of what is fitted, up to a factor."""
+    error = _numbers(runs, name)
+    bad = ~(np.isfinite(error) & (error > 0))
     if bad.any():
         raise TableError(
             f"column {name!r} must be positive and finite to be a standard error: "
             f"{_which(bad, runs, name)}."
         )
-    scale = _numbers(runs, law.target) if on == "log" else 1.0  # stderr of ln L is stderr / L
-    relative = w / scale
-    return (relative.min() / relative) ** 2
+    if on == "log":  # the standard error of ln L is that of L over L
+        error = error / _numbers(runs, law.target)
+    return (error.min() / error) ** 2
 
 
-def is_standard_error(name: str) -> bool:
+def _of_mean_one(w: np.ndarray) -> np.ndarray:
+    """Return weights scaled to mean 1, so that their size cannot matter."""
+    w = w / w.max()
+    return w if (w == 1).all() else w / w.mean()
+
+
+def _is_standard_error(name: str) -> bool:
     """Return whether a column of this name holds standard errors."""
     name = name.lower().replace("/", "_")
     return name in _STANDARD_ERRORS or name.endswith(("_stderr", "_std_err", "_se"))

@@ -35,10 +35,9 @@ def read_delimited(
         text = _without_frame(text)
         lines = _lines(text)[:40]
     delimiter = given or _delimiter(lines, promised)
-    if delimiter is None:
-        if not sure:
-            return None, {}
-        delimiter = promised or ","
+    if not sure and (delimiter is None or not re.search(r"\d", "".join(lines[1:]))):
+        return None, {}
+    delimiter = delimiter or promised or ","
     options = _options(lines, delimiter)
 
     def read(**more: Any) -> pd.DataFrame:
@@ -49,13 +48,12 @@ def read_delimited(
         table = table.reset_index(names="run_id" if "run_id" not in table.columns else "row")
         return table, {}
     table.columns = _names(table, lines, delimiter)
-    empty = [
-        at for at, name in enumerate(table.columns)
-        if str(name).startswith("Unnamed:") and at == table.shape[1] - 1
-        and table.iloc[:, at].isna().all()
-    ]  # fmt: skip
-    if empty:  # each line ends with a delimiter
-        table = table.iloc[:, : empty[0]]
+    while (
+        table.shape[1]
+        and str(table.columns[-1]).startswith("Unnamed:")
+        and table.iloc[:, -1].isna().all()
+    ):
+        table = table.iloc[:, :-1]  # each line ends with a delimiter
     return table, {"likely": "," if delimiter == ";" else None, "reread": _reread(read)}
 
 
@@ -137,9 +135,9 @@ def _delimiter(lines: Sequence[str], promised: str | None) -> str | None:
         counts = _counts(lines, each)
         if not counts or counts[0] < 2:
             continue
-        alike = [n in (counts[0], counts[0] + 1) for n in counts[1:]]
-        share = sum(alike) / len(alike) if alike else 1.0
         spaces = each.startswith("\\")
+        alike = [n in (counts[0], counts[0] + (not spaces)) for n in counts[1:]]
+        share = sum(alike) / len(alike) if alike else 1.0
         if spaces and share < 1:
             continue
         found = (round(share, 2), int(each == promised) - spaces, -place)
@@ -179,7 +177,7 @@ def _names(table: pd.DataFrame, lines: Sequence[str], delimiter: str) -> list[An
     names = list(table.columns)
     if delimiter.startswith("\\") or not lines:
         return [str(name).strip() for name in names]
-    header = next(csv.reader(lines, delimiter=delimiter), [])
+    header = next(csv.reader((f"{line}\n" for line in lines), delimiter=delimiter), [])
     if len(header) != len(names):
         return [str(name).strip() for name in names]
     return [new.strip() or old for old, new in zip(names, header, strict=True)]

@@ -70,11 +70,12 @@ def load(
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
-    path: the folder of a sweep (with ``runs.csv``), a table of any origin (.csv, .tsv, .parquet,
-        .jsonl, .json), or a DataFrame. Numbers may be written 1,400,000 or 70M. Exports of Weights
-        & Biases work: the State of a table of runs becomes `status`; a chart becomes one row per
-        run and step. Several paths, a folder of tables and a pattern such as "runs/*.csv" are one
-        table.
+    path: the folder of a sweep (with ``runs.csv``), a table of any origin (delimited text, JSON,
+        JSON Lines, Parquet, Arrow, Excel; compressed or not), or a DataFrame. A sheet of a workbook
+        is named 'runs.xlsx#Sheet2'. Numbers may be written 1,400,000 or 70M; the second number of
+        5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
+        State of a table of runs becomes `status`; a chart becomes one row per run and step. Several
+        paths, a folder of tables and a pattern such as "runs/*.csv" are one table.
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
         takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
@@ -136,7 +137,7 @@ def load(
     if chart and len(table) and not set(wanted) <= set(table.columns):
         absent = [name for name in wanted if name not in table.columns]
         shown = table.drop(columns=FILE, errors="ignore")
-        raise TableError(wandb.what_a_chart_lacks(shown, absent, source))
+        raise TableError(wandb.what_a_chart_lacks(shown, absent, f"{source} is {chart}"))
     table = table.drop(columns=FILE, errors="ignore")
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
@@ -270,20 +271,17 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
-def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, bool]:
-    """Return a chart of Weights & Biases as rows, and other tables unchanged; and whether it is
-    one.
+def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
+    """Return a chart as rows, and other tables unchanged; and what the chart is, or "".
 
-    The axis of a chart or a curve becomes S as well, with `steps`.
+    The axis becomes S as well, with `steps`.
     """
     plain = table.drop(columns=FILE, errors="ignore")
-    chart = wandb.is_chart(plain)
-    if chart:
+    chart = wandb.kind_of_chart(plain)
+    if wandb.is_chart(plain):
         rows = wandb.melt_chart(plain)
         table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
-    if steps and (chart or wandb.is_curve(plain)):
-        table = wandb.steps_of_axis(table)
-    return table, chart
+    return (wandb.steps_of_axis(table) if steps and chart else table), chart
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:

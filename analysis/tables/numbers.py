@@ -25,13 +25,15 @@ def to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
-        values, errors, ambiguous = _parsed(table[name])
-        words = table[name].notna() & values.isna() & ~_missing(table[name])
+        values, errors, texts = _parsed(table[name])
+        words = table[name].notna() & values.isna()
+        if texts and words.any():
+            words &= ~table[name].isin(texts.missing)
         bad = used_rows(table.assign(**{name: table[name].where(words)}))[name].dropna()
         if len(bad):
             text = str(bad.iloc[0])
-            if text in ambiguous:
-                raise TableError(f"{where}: column {name!r}: {ambiguous[text]}.")
+            if texts and is_ambiguous(found := texts.readings.get(text, {})):
+                raise TableError(f"{where}: column {name!r}: {both_readings(text, found)}.")
             why = complaint(text)
             raise TableError(
                 f"{where}: column {name!r} must be numbers: {len(bad)} of {len(table)} rows "
@@ -50,9 +52,8 @@ def parsed(column: pd.Series) -> pd.Series:
     return _parsed(column)[0]
 
 
-def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, dict[str, str]]:
-    """Return the numbers of a column, their standard errors, and a message for each text that is
-    ambiguous."""
+def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, Column | None]:
+    """Return the numbers of a column, their standard errors, and its texts if any are special."""
     column = column.astype(object)
     simple = column.map(lambda v: v if isinstance(v, str | Number | Decimal) else math.nan)
     values = pd.to_numeric(simple, errors="coerce").astype(float)
@@ -60,28 +61,18 @@ def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, dict[str, str]]:
     errors = pd.Series(math.nan, column.index)
     rest = (values.isna() & column.notna()).to_numpy(bool)
     if not rest.any():
-        return values, errors, {}
+        return values, errors, None
     texts = Column(column)
     decimal = texts.decided()
     if decimal == ",":  # then 1.400 is 1400
-        rest |= column.map(lambda v: isinstance(v, str) and "." in v).to_numpy(bool)
+        rest = rest | column.map(lambda v: isinstance(v, str) and "." in v).to_numpy(bool)
     numbers = {t: texts.value(t, decimal) for t in texts.readings}
     left = column[rest]
     known = {t: n for t, n in numbers.items() if n}
     values[rest] = [known[t].value if _in(t, known) else math.nan for t in left]
     errors[rest] = [known[t].stderr if _in(t, known) else math.nan for t in left]
-    ambiguous = {
-        t: both_readings(t, texts.readings[t])
-        for t, n in numbers.items()
-        if n is None and is_ambiguous(texts.readings[t])
-    }
-    return values, errors, ambiguous
+    return values, errors, texts
 
 
 def _in(text: object, known: dict) -> bool:
     return isinstance(text, str) and text in known
-
-
-def _missing(column: pd.Series) -> pd.Series:
-    missing = Column(column.astype(object)).missing
-    return column.map(lambda v: isinstance(v, str) and v in missing).astype(bool)

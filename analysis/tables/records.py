@@ -87,7 +87,10 @@ def _table(value: Any, source: str, depth: int) -> pd.DataFrame | None:
     preferred = [key for key in _WRAPPERS if key in wrapped]
     if len(wrapped) == 1 or preferred:
         chosen = preferred[0] if preferred else next(iter(wrapped))
-        return _table(wrapped[chosen], source, depth - 1)
+        table = _table(wrapped[chosen], source, depth - 1)
+        if table is None or chosen in _WRAPPERS or isinstance(wrapped[chosen], dict):
+            return table
+        return _with_settings(table, {k: v for k, v in value.items() if k != chosen})
     if wrapped and all(key in wrapped and isinstance(v, list) for key, v in value.items()):
         return _from_list([{"run_id": key, **row} for key, rows in wrapped.items() for row in rows])
     if wrapped:
@@ -107,7 +110,16 @@ def _holds_records(value: Any) -> bool:
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return True
     inner = list(value.values())
-    return len(inner) > 1 and all(isinstance(v, dict) for v in inner) and _alike(inner)
+    if len(inner) > 1 and all(isinstance(v, dict) for v in inner) and _alike(inner):
+        return True
+    return any(_holds_records(value[key]) for key in _WRAPPERS if key in value)
+
+
+def _with_settings(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the points of a run, {"config": ..., "history": [...]}, with the run's settings."""
+    (flat,) = pd.json_normalize(dict(settings), sep=".").to_dict("records")
+    single = {k: v for k, v in flat.items() if not isinstance(v, list) and k not in table.columns}
+    return table.assign(**single)
 
 
 def _from_list(rows: Sequence[Any]) -> pd.DataFrame | None:

@@ -8,14 +8,16 @@ file shows a decimal comma.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from analysis.tables.written import Number, is_missing, written
+from analysis.tables.written import SUFFIXES, Number, is_missing, written
 from scaling.errors import TableError
 
 Decimals = dict[str, Number]
@@ -23,6 +25,19 @@ Decimals = dict[str, Number]
 
 _SAMPLE = 200
 """Cells of a long column that are tried before all are."""
+
+_SIMPLE = re.compile(
+    r"([+-]?)([1-9]\d{0,2}(?=[.,]\d{3}[.,])|\d+)"
+    r"(?:([.,]?)((?<=[.,])\d+|)|((?:,\d{3}){2,}|(?:\.\d{3}){2,}))"
+    r" ?([kKmMbBgGtT]?)"
+)
+"""A number without exponent, with at most one mark or several groups of digits."""
+
+_SPACED = re.compile(r"\d[\s_'’]\d{3}(?!\d)")
+"""A group of three digits after a mark that is never decimal."""
+
+_OTHER = re.compile(r"[^\W\d_eE]|[±(/^×*·]")
+"""What a plain number does not contain."""
 
 _MARKS = {",": ",", "comma": ",", ".": ".", "point": "."}
 
@@ -33,39 +48,46 @@ class Column:
     def __init__(self, values: pd.Series):
         typed = isinstance(values.dtype, pd.StringDtype)
         cells = values.dropna().unique() if typed else values
-        texts = {t for t in cells if isinstance(t, str)}
-        self.missing = {t for t in texts if is_missing(t)}
+        texts = list(dict.fromkeys(t for t in cells.tolist() if isinstance(t, str)))
+        self.missing: set[str] = set()
         self.readings: dict[str, Decimals] = {}
-        self.words = len(texts) - len(self.missing)
-        rest = sorted(texts - self.missing)
-        if len(rest) > 5 * _SAMPLE and not any(
-            readings(t) for t in rest[:: max(1, len(rest) // _SAMPLE)]
-        ):
+        self.words = len(texts)
+        sample = texts[:: max(1, len(texts) // _SAMPLE)]
+        if len(texts) > 5 * _SAMPLE and not any(readings(t) for t in sample):
             return
-        for text in rest:
+        for text in texts:
             if found := readings(text):
                 self.readings[text] = found
-        self.words -= len(self.readings)
+            elif is_missing(text):
+                self.missing.add(text)
+        self.words -= len(self.readings) + len(self.missing)
 
     @property
     def is_numeric(self) -> bool:
         """Whether most texts are numbers."""
         return bool(self.readings) and self.words <= len(self.readings)
 
+    @functools.cached_property
     def proven(self) -> set[str]:
-        """Return the decimal marks that single numbers prove."""
+        """The decimal marks that single numbers prove."""
         return {next(iter(r)) for t, r in self.readings.items() if len(r) == 1 and marked(t)}
 
+    @functools.cached_property
     def ambiguous(self) -> list[str]:
-        """Return the texts that are two different numbers."""
+        """The texts that are two different numbers."""
         return [t for t, r in self.readings.items() if is_ambiguous(r)]
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether digits are grouped by a mark that is never decimal, as in 1 400 000."""
+        return any(_SPACED.search(t) for t in self.readings)
 
     def decided(self) -> str | None:
         """Return the decimal mark that this column alone shows, or None."""
-        proven = self.proven()
+        proven = self.proven
         if len(proven) == 1:
             return next(iter(proven))
-        if not proven and _padded(self.ambiguous(), list(self.readings)):
+        if not proven and _padded(self.ambiguous, list(self.readings)):
             return "."
         return None
 
@@ -83,11 +105,29 @@ class Column:
 
 def readings(text: str) -> Decimals:
     """Return the number that a text is by each decimal mark; {} if it is not a number."""
+    found = _SIMPLE.fullmatch(text)
+    if found:  # most numbers are; the full grammar takes ten times as long
+        return _simple(*found.groups())
     if not marked(text):
         number = written(text, ".")
         return {".": number, ",": number} if number else {}
     both = {mark: written(text, mark) for mark in (".", ",")}
     return {mark: number for mark, number in both.items() if number}
+
+
+def _simple(sign: str, whole: str, mark: str, digits: str, groups: str, unit: str) -> Decimals:
+    """Return the readings of a number by its parts, which `_SIMPLE` finds."""
+    factor = float(f"{sign}1") * SUFFIXES[unit.lower()]
+    if groups:
+        number = Number(float((whole + groups).replace(groups[0], "")) * factor)
+        return {"," if groups[0] == "." else ".": number}
+    if not mark:
+        number = Number(float(whole) * factor)
+        return {".": number, ",": number}
+    found = {mark: Number(float(f"{whole}.{digits}") * factor)}
+    if len(digits) == 3 and len(whole) <= 3 and not whole.startswith("0"):
+        found["," if mark == "." else "."] = Number(float(whole + digits) * factor)
+    return found
 
 
 def marked(text: str) -> bool:
@@ -136,21 +176,29 @@ def localised(
         if _is_text(values) and (found := Column(values)).is_numeric:
             columns[at] = found
     commas = any("," in t for c in columns.values() for t in c.readings)
-    points = any(c.proven() == {","} for c in columns.values())
+    points = any(c.proven == {","} for c in columns.values())
     raw: dict[int, pd.Series] = {}
+    proven: set[str] = set()
     if reread and (commas or points or decimal == ","):
         floats = [at for at in range(table.shape[1]) if _is_float(table.iloc[:, at])]
         texts = reread(floats) if floats else pd.DataFrame()
         for place, at in enumerate(floats):
-            raw[at] = texts.iloc[:, place].set_axis(table.index)
-            columns[at] = Column(raw[at])
+            values = texts.iloc[:, place].set_axis(table.index)
+            if _has_decimal_point(values):
+                proven.add(".")
+            else:
+                raw[at] = values
+                columns[at] = Column(values)
     if not columns:
         return table
-    proven = set().union(*(c.proven() for c in columns.values()))
+    proven = proven.union(*(c.proven for c in columns.values()))
     shared = next(iter(proven)) if len(proven) == 1 else likely if not proven else None
+    if not proven and likely is None and any(c.is_spaced for c in columns.values()):
+        shared = ","  # what groups digits elsewhere leaves the comma to be decimal
     new: dict[int, pd.Series] = {}
     for at, column in columns.items():
-        chosen = decimal or column.decided() or shared
+        own = column.proven
+        chosen = next(iter(own)) if len(own) == 1 else decimal or column.decided() or shared
         values = raw.get(at, table.iloc[:, at])
         _check_weak(column, chosen, proven, source, table.columns[at])
         if at in raw and chosen != ",":
@@ -168,7 +216,7 @@ def localised(
 def _converted(values: pd.Series, column: Column, decimal: str | None, quoted: bool) -> pd.Series:
     """Return a column of numbers, or of text in which numbers have a decimal point."""
     numbers = {t: column.value(t, decimal) for t in column.readings}
-    foreign = {t for t, n in numbers.items() if n and _is_foreign(t, n)}
+    foreign = {t for t, n in numbers.items() if n and _is_foreign(t, n, column.readings[t])}
     all_plain = not column.words and all(n and _is_plain(t) for t, n in numbers.items())
     if all_plain and (foreign or column.missing or quoted):
         known: dict[Any, Any] = {t: n.value for t, n in numbers.items() if n}
@@ -193,15 +241,16 @@ def _text(number: Number | None) -> str:
 
 def _is_plain(text: str) -> bool:
     """Return whether a number has no suffix and no error, only digits, marks and an exponent."""
-    return not any((c.isalpha() and c not in "eE") or c in "±(/^×*·" for c in text)
+    return not _OTHER.search(text)
 
 
-def _is_foreign(text: str, number: Number) -> bool:
+def _is_foreign(text: str, number: Number, found: Decimals) -> bool:
     """Return whether a text is read as another number, or none, where the point is decimal."""
-    if "," not in text and "." not in text:
+    if "," in text:
+        return True
+    if "." not in text:
         return not text.strip().isascii() or any(mark in text.strip() for mark in " _'")
-    alone = written(text, ".") if "," not in text else None
-    return alone is None or not _same(alone, number)
+    return "." not in found or not _same(found["."], number)
 
 
 def _padded(ambiguous: Sequence[str], texts: Sequence[str]) -> bool:
@@ -215,8 +264,8 @@ def _check_weak(
     column: Column, decimal: str | None, proven: set[str], source: str, name: object
 ) -> None:
     """Refuse 1.400 in a table that has decimal commas in one column and points in another."""
-    if decimal is None and len(proven) == 2 and not column.proven():
-        weak = [t for t in column.ambiguous() if "," not in t]
+    if decimal is None and len(proven) == 2 and not column.proven:
+        weak = [t for t in column.ambiguous if "," not in t]
         if weak:
             said = both_readings(weak[0], column.readings[weak[0]])
             raise TableError(
@@ -229,7 +278,7 @@ def _say(column: Column, decimal: str | None, source: str, name: object) -> None
     if decimal is None or column.decided() == decimal:
         return
     mark = {".": ",", ",": "."}[decimal]
-    grouped = [t for t in column.ambiguous() if mark in t]
+    grouped = [t for t in column.ambiguous if mark in t]
     if grouped:
         value = column.readings[grouped[0]][decimal].value
         warnings.warn(
@@ -238,6 +287,12 @@ def _say(column: Column, decimal: str | None, source: str, name: object) -> None
             f"add --decimal {'comma' if decimal == '.' else 'point'}.",
             stacklevel=4,
         )
+
+
+def _has_decimal_point(values: pd.Series) -> bool:
+    """Return whether a column that pandas could read has a point that cannot group digits."""
+    grouped = values.str.fullmatch(r"\s*[+-]?(?:[1-9][0-9]{0,2}\.[0-9]{3}|[0-9]+)\s*", na=True)
+    return bool((values.str.contains(".", regex=False, na=False) & ~grouped).any())
 
 
 def _same(a: Number, b: Number) -> bool:

@@ -65,9 +65,13 @@ def _number(text: str) -> Any:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-def is_curve(table: pd.DataFrame) -> bool:
-    """Return whether this is one curve of TensorBoard: Wall time, Step, Value."""
-    return {str(c).strip().lower() for c in table.columns} == {"wall time", "step", "value"}
+def kind_of_chart(table: pd.DataFrame) -> str:
+    """Return what a table shows if it is a chart and not a table of runs, else ""."""
+    if is_chart(table):
+        return "a chart exported from Weights & Biases"
+    if {str(c).strip().lower() for c in table.columns} == {"wall time", "step", "value"}:
+        return "a curve exported from TensorBoard"
+    return ""
 
 
 def steps_of_axis(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +82,7 @@ def steps_of_axis(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(S=table[axis])
 
 
-def what_a_chart_lacks(table: pd.DataFrame, absent: Sequence[str], source: str) -> str:
+def what_a_chart_lacks(table: pd.DataFrame, absent: Sequence[str], chart: str) -> str:
     """Return the message for a chart without some of the columns that a law needs."""
     remedy = ""
     if "D" in absent and "S" in table.columns:
@@ -86,11 +90,11 @@ def what_a_chart_lacks(table: pd.DataFrame, absent: Sequence[str], source: str) 
         remedy = (
             f" Its axis counts steps: with 524288 tokens per step, say --map '{axis} * 524288=D'."
         )
+    held = ", ".join(str(c) for c in table.columns if c != "S")
     return (
-        f"{source} is a chart exported from Weights & Biases: it holds "
-        f"{', '.join(map(str, table.columns))} of its runs, and no {', '.join(absent)}. "
-        "Export the table of runs (one row per run, with the columns of config and summary), "
-        f"or add the columns.{remedy}"
+        f"{chart}: it holds {held} of its runs, and no {', '.join(absent)}. Export the table of "
+        "runs (one row per run, with the columns of config and summary), or add the columns."
+        f"{remedy}"
     )
 
 

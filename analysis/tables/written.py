@@ -18,14 +18,14 @@ MISSING = frozenset(["", *_MISSING_WORDS.split()])
 _GROUP_MARKS = (" ", "\u00a0", "\u2007", "\u2009", "\u202f", "_", "'", "’")
 """Marks between groups of three digits that are never decimal; a comma or a point may be too."""
 
-_SUFFIXES = {
+_WORDS = {
     1.0: "",
     1e3: "k thousand",
     1e6: "m mn mio mln million millions millionen",
     1e9: "b bn g mrd billion billions milliard milliards milliarde milliarden",
     1e12: "t tn trillion trillions",
 }
-_FACTORS = {word: factor for factor, words in _SUFFIXES.items() for word in words.split(" ")}
+SUFFIXES = {word: factor for factor, words in _WORDS.items() for word in words.split(" ")}
 
 _SMALL_ERROR = 0.1
 """A second number in brackets, 5.03 (0.004), is a standard error if it is below this fraction of
@@ -89,7 +89,7 @@ def _pattern(decimal: str) -> re.Pattern[str]:
     numeral = rf"(?:[1-9]\d{{0,2}}(?:{groups})(?:{mark}\d*)?{indian}|{bare})"
     power = r"\s?(?:\^|\*\*)\s?\{?(?P<%s>[+-]?\d{1,4})\}?"
     ten = rf"\s?[x×·*]\s?10{power}"
-    words = "|".join(sorted(filter(None, _FACTORS), key=len, reverse=True))
+    words = "|".join(sorted(filter(None, SUFFIXES), key=len, reverse=True))
     return re.compile(
         rf"(?P<sign>[+-]?)(?:"
         rf"(?P<base>\d+){power % 'exponent'}"
@@ -151,7 +151,7 @@ def _last_digits(numeral: str, digits: str, decimal: str) -> float:
 
 
 def _factor(word: str | None) -> float:
-    return _FACTORS[(word or "").lower()]
+    return SUFFIXES[(word or "").lower()]
 
 
 def _float(numeral: str, decimal: str, exponent: str | None = None) -> float:
