@@ -25,6 +25,7 @@ from analysis.tables.rows import (
     repeated,
     used_rows,
     with_loss,
+    with_own_ids,
     written_once,
 )
 from analysis.tables.states import RUNNING, with_statuses
@@ -160,7 +161,7 @@ def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in ("run_id", *_SYMBOLS):
         if name not in table.columns:
             raise TableError(f"{where}: {missing_column(name, table.columns)}")
-    table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
+    table = with_own_ids(table).sort_values(["run_id", "D"], kind="stable", ignore_index=True)
     last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
     return table.assign(D_total=last["D"], L_final=last["L"])
 
