@@ -27,6 +27,7 @@ from analysis.tables.rows import (
     repeated,
     used_rows,
     with_loss,
+    with_own_ids,
     written_once,
 )
 from analysis.tables.separators import localised
@@ -164,7 +165,7 @@ def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in ("run_id", *_SYMBOLS):
         if name not in table.columns:
             raise TableError(f"{where}: {missing_column(name, table.columns)}")
-    table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
+    table = with_own_ids(table).sort_values(["run_id", "D"], kind="stable", ignore_index=True)
     last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
     return table.assign(D_total=last["D"], L_final=last["L"])
 
