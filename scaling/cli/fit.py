@@ -47,7 +47,7 @@ def fit(
     Example: scaling fit runs.csv --map loss=L,params=N,tokens=D
 
     Args:
-        runs: A results folder, or a table: CSV, JSON, parquet, Excel and others.
+        runs: A results folder, or a CSV, parquet or JSONL table.
         law: Law to fit: a name listed by `scaling laws`, or file.py:name for your own. Default:
             chinchilla.
         reduce: Take the sum or the mean of the objective over the rows.
@@ -137,7 +137,7 @@ def validate(
     Example: scaling validate results/quickstart --law chinchilla --against bottleneck
 
     Args:
-        runs: A results folder, or a table: CSV, JSON, parquet, Excel and others.
+        runs: A results folder, or a CSV, parquet or JSONL table.
         law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
         against: Competing law. Default: the laws that differ from `law` in one assumption.
         by: Column whose largest values are held out. Default: C, or the first input of the
