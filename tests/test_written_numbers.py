@@ -209,7 +209,7 @@ def test_an_ambiguous_column_that_is_not_used_is_left_alone(tmp_path):
 
 def test_a_reading_that_other_columns_decide_is_said(tmp_path):
     path = table(tmp_path, [["1,400", "1e8", "5.03"], ["2,500", "1e8", "4.01"]])
-    with pytest.warns(UserWarning, match=r"'N': 1,400 is read as 1400, .* a decimal point"):
+    with pytest.warns(UserWarning, match=r"N: 1,400 is read as 1400, .* a decimal point"):
         assert read_file(Path(path))["N"].tolist() == [1400, 2500]
     assert read(path, decimal="comma")["N"].tolist() == [1.4, 2.5]
 
