@@ -234,6 +234,11 @@ def test_groups_beside_long_numbers_are_thousands():
     assert np.isnan(parsed(pd.Series(["1,000", "2"]))[0])
 
 
+def test_a_space_between_groups_leaves_either_mark_to_be_decimal(tmp_path):
+    for loss in ("5,035", "5.035", "5.035 ± 0.004", "5,035 ± 1,004"):
+        assert read(table(tmp_path, [["1 400 000", "1e8", loss]]))["L"].tolist() == [5.035]
+
+
 def test_a_word_in_a_column_does_not_hide_its_locale(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("N;L;status\n1e6;5,0351;ok\n1e6;1,234;ok\n1e6;boom;failed\n")

@@ -193,13 +193,14 @@ def localised(
         return table
     proven = proven.union(*(c.proven for c in columns.values()))
     shared = next(iter(proven)) if len(proven) == 1 else likely if not proven else None
-    if not proven and likely is None and any(c.is_spaced for c in columns.values()):
-        shared = ","  # what groups digits elsewhere leaves the comma to be decimal
+    spaced = any(c.is_spaced for c in columns.values())
     said: dict[str, list[str]] = {}
     new: dict[int, pd.Series] = {}
     for at, column in columns.items():
         own = column.proven
         chosen = next(iter(own)) if len(own) == 1 else decimal or column.decided() or shared
+        if chosen is None and spaced and all("," in t for t in column.ambiguous):
+            chosen = ","  # what groups digits in 1 400 000 leaves the comma to be decimal
         values = raw.get(at, table.iloc[:, at])
         _check_weak(column, chosen, proven, source, table.columns[at])
         if at in raw and chosen != ",":
