@@ -41,7 +41,7 @@ def option(names: Mapping[str, str]) -> str:
     """Return names as the option --map, quoted for a shell: "--map 'val/loss=L,params=N'"."""
     pairs = [f"{_quoted(column)}={symbol}" for column, symbol in names.items()]
     values = [",".join(pairs)]
-    if parse(values) != dict(names):  # brackets of two names that only match together
+    if not _means(values, names):  # quotes or brackets of two names match each other
         values = pairs
     return " ".join(f"--map {shlex.quote(value)}" for value in values)
 
@@ -65,12 +65,17 @@ def unquoted(column: str) -> str:
 def _quoted(column: str) -> str:
     """Return a name such that a pair with it is parsed as meant."""
     for text in (column, f"`{column}`", f'"{column}"', f"'{column}'"):
-        try:
-            if parse([f"a=b,{text}=x,c=d"]) == {"a": "b", column: "x", "c": "d"}:
-                return text
-        except ConfigError:
-            continue
+        if _means([f"a=b,{text}=x,c=d"], {"a": "b", column: "x", "c": "d"}):
+            return text
     return column
+
+
+def _means(values: list[str], names: Mapping[str, str]) -> bool:
+    """Return whether values of --map are parsed as `names`."""
+    try:
+        return parse(values) == dict(names)
+    except ConfigError:
+        return False
 
 
 def _pairs(text: str) -> Iterator[str]:

@@ -168,6 +168,14 @@ def test_one_run_id_at_several_sizes_is_several_runs():
     assert len(evaluations(table.assign(seed=range(12)), "last")[0]) == 12
 
 
+def test_curves_of_one_run_id_at_several_sizes_are_told_apart():
+    table = grid().assign(run_id=[None, "own", *["shared"] * 10])
+    curves = load(table, curves=True)
+    assert curves["run_id"].nunique() == 6 and "own" in set(curves["run_id"])
+    assert (curves.groupby("run_id")["N"].nunique() == 1).all()
+    assert (curves["D_total"] == curves.groupby("run_id")["D"].transform("max")).all()
+
+
 # ------------------------------------------------------------------ searches
 
 

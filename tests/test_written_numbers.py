@@ -209,7 +209,7 @@ def test_an_ambiguous_column_that_is_not_used_is_left_alone(tmp_path):
 
 def test_a_reading_that_other_columns_decide_is_said(tmp_path):
     path = table(tmp_path, [["1,400", "1e8", "5.03"], ["2,500", "1e8", "4.01"]])
-    with pytest.warns(UserWarning, match=r"'N': 1,400 is read as 1400, .* a decimal point"):
+    with pytest.warns(UserWarning, match=r"N: 1,400 is read as 1400, .* a decimal point"):
         assert read_file(Path(path))["N"].tolist() == [1400, 2500]
     assert read(path, decimal="comma")["N"].tolist() == [1.4, 2.5]
 
@@ -232,6 +232,11 @@ def test_a_file_with_both_marks_is_read_column_by_column(tmp_path):
 def test_groups_beside_long_numbers_are_thousands():
     assert parsed(pd.Series(["1,000", "2000"])).tolist() == [1000, 2000]
     assert np.isnan(parsed(pd.Series(["1,000", "2"]))[0])
+
+
+def test_a_space_between_groups_leaves_either_mark_to_be_decimal(tmp_path):
+    for loss in ("5,035", "5.035", "5.035 ± 0.004", "5,035 ± 1,004"):
+        assert read(table(tmp_path, [["1 400 000", "1e8", loss]]))["L"].tolist() == [5.035]
 
 
 def test_a_word_in_a_column_does_not_hide_its_locale(tmp_path):

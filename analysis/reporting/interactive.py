@@ -104,7 +104,8 @@ def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
     sizes = np.unique(runs["N"].to_numpy(float))
     norm, colours = style.size_norm(sizes), style.size_map()
     group = np.searchsorted(sizes, runs["N"]) * min(_GROUPS, len(sizes)) // len(sizes)
-    by_run = dict(tuple(curves.sort_values("S").groupby("run_id")))
+    curves = curves.assign(S=curves["S"] if "S" in curves.columns else np.nan)  # unknown without B
+    by_run = dict(tuple(curves.sort_values("D").groupby("run_id")))
     records = []
     for number, (_, run) in zip(group, runs.iterrows(), strict=True):
         curve = by_run.get(run["run_id"], pd.DataFrame(columns=["C", "D", "S", "L"]))

@@ -30,7 +30,7 @@ def read_delimited(
         returned if it does not.
     """
     text, given = _from_header(text)
-    lines = _lines(text[:_HEAD])[: 40 if len(text) > _HEAD else 60]
+    lines = _lines(text[:_HEAD])[:40]
     if lines and lines[0].lstrip().startswith("|"):
         text = _without_frame(text)
         lines = _lines(text)[:40]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,6 +27,7 @@ from analysis.tables.rows import (
     repeated,
     used_rows,
     with_loss,
+    with_own_ids,
     written_once,
 )
 from analysis.tables.separators import localised
@@ -75,7 +77,12 @@ def load(
         is named 'runs.xlsx#Sheet2'. Several paths, a folder of tables and a pattern such as
         "runs/*.csv" are one table. Numbers may be written 1,400,000 or 70M; the second number of
         5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
+<<<<<<< HEAD
         State of a table of runs becomes `status`; a chart becomes one row per run and step.
+=======
+        State of a table of runs becomes `status`; a chart becomes one row per run and step. Several
+        paths, a folder of tables and a pattern such as "runs/*.csv" are one table.
+>>>>>>> guess
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
         takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
@@ -109,9 +116,12 @@ def load(
     or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
     fit then reports that).
     """
+<<<<<<< HEAD
     progress.step("reading the table")
+=======
+>>>>>>> guess
     table, source, ours = _open(path, curves, mixed, decimal)
-    table, chart = _melted(table)
+    table, chart = _melted(table, steps="S" not in (map or {}).values())
     if not table.index.is_unique:
         table = table.reset_index(drop=True)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
@@ -120,8 +130,11 @@ def load(
     lookup = (*wanted, "run_id") if curves else wanted
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
+<<<<<<< HEAD
     if chart:
         table = wandb.steps_of_axis(table)
+=======
+>>>>>>> guess
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
@@ -133,6 +146,10 @@ def load(
     quantities_beside(table, wanted)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
+<<<<<<< HEAD
+=======
+    quantities_beside(table, wanted)
+>>>>>>> guess
     if "L" in wanted and "L" in table.columns:
         table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
     if curves and "D_total" not in table.columns:
@@ -167,7 +184,7 @@ def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in ("run_id", *_SYMBOLS):
         if name not in table.columns:
             raise TableError(f"{where}: {missing_column(name, table.columns)}")
-    table = table.sort_values(["run_id", "D"], kind="stable", ignore_index=True)
+    table = with_own_ids(table).sort_values(["run_id", "D"], kind="stable", ignore_index=True)
     last = table.groupby("run_id", sort=False)[["D", "L"]].transform("last")
     return table.assign(D_total=last["D"], L_final=last["L"])
 
@@ -247,10 +264,7 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def _open(
-    path: str | Path | pd.DataFrame | Sequence[str | Path],
-    curves: bool,
-    mixed: bool = False,
-    decimal: str | None = None,
+    path: Any, curves: bool, mixed: bool, decimal: str | None
 ) -> tuple[pd.DataFrame, str, bool]:
     """Read the table unchanged; return it with the name of its origin, and whether it is made of
     results folders alone."""
@@ -277,6 +291,7 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
+<<<<<<< HEAD
 def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return a chart of Weights & Biases as rows, and other tables unchanged; and what kind of
     chart it is, if any."""
@@ -286,6 +301,19 @@ def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return table, kind
     rows = wandb.melt_chart(plain)
     return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), kind
+=======
+def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
+    """Return a chart as rows, and other tables unchanged; and what the chart is, or "".
+
+    The axis becomes S as well, with `steps`.
+    """
+    plain = table.drop(columns=FILE, errors="ignore")
+    chart = wandb.kind_of_chart(plain)
+    if wandb.is_chart(plain):
+        rows = wandb.melt_chart(plain)
+        table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
+    return (wandb.steps_of_axis(table) if steps and chart else table), chart
+>>>>>>> guess
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:

@@ -110,6 +110,19 @@ def evaluations(table: pd.DataFrame, which: Evaluations) -> tuple[pd.DataFrame, 
     return table.drop(index=earlier), len(earlier)
 
 
+def with_own_ids(table: pd.DataFrame) -> pd.DataFrame:
+    """Return learning curves in which every run has a run_id of its own.
+
+    A run_id shared by runs of several sizes, or missing, is followed by a number.
+    """
+    number = table.groupby(_settings(table), dropna=False, sort=False).ngroup()
+    shared = number.groupby(table["run_id"]).transform("nunique").ne(1) | table["run_id"].isna()
+    if not shared.any():
+        return table
+    names = table["run_id"].astype(object).where(table["run_id"].notna(), "").astype(str)
+    return table.assign(run_id=names.mask(shared, names + " #" + number.astype(str)))
+
+
 def _settings(table: pd.DataFrame) -> list[str]:
     return [name for name in _SETTINGS if name in table.columns]
 

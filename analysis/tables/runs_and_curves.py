@@ -30,6 +30,6 @@ def load_runs_and_curves(
         warnings.simplefilter("ignore", UserWarning)
         options["mixed"] = True
         curves = load(path, curves=True, where=None if folder else where, **options)
-    if not folder and not curves["run_id"].duplicated().any():
-        return runs, None
-    return runs, curves[curves["run_id"].isin(runs["run_id"])]
+    if folder:
+        return runs, curves[curves["run_id"].isin(runs["run_id"])]
+    return runs, curves if curves["run_id"].duplicated().any() else None

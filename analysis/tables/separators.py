@@ -193,18 +193,23 @@ def localised(
         return table
     proven = proven.union(*(c.proven for c in columns.values()))
     shared = next(iter(proven)) if len(proven) == 1 else likely if not proven else None
-    if not proven and likely is None and any(c.is_spaced for c in columns.values()):
-        shared = ","  # what groups digits elsewhere leaves the comma to be decimal
+    spaced = any(c.is_spaced for c in columns.values())
+    said: dict[str, list[str]] = {}
     new: dict[int, pd.Series] = {}
     for at, column in columns.items():
         own = column.proven
         chosen = next(iter(own)) if len(own) == 1 else decimal or column.decided() or shared
+        if chosen is None and spaced and all("," in t for t in column.ambiguous):
+            chosen = ","  # what groups digits in 1 400 000 leaves the comma to be decimal
         values = raw.get(at, table.iloc[:, at])
         _check_weak(column, chosen, proven, source, table.columns[at])
         if at in raw and chosen != ",":
             continue  # pandas has read it with a decimal point
-        _say(column, chosen if decimal is None else None, source, table.columns[at])
+        if decimal is None and (read := _decided_elsewhere(column, chosen)):
+            said.setdefault(str(chosen), []).append(f"{table.columns[at]}: {read}")
         new[at] = _converted(values, column, chosen, quoted)
+    for mark, columns_read in said.items():
+        _say(source, mark, columns_read)
     if not new:
         return table
     parts = [new.get(at, table.iloc[:, at]) for at in range(table.shape[1])]
@@ -273,20 +278,24 @@ def _check_weak(
             )
 
 
-def _say(column: Column, decimal: str | None, source: str, name: object) -> None:
-    """Warn about a reading that only the other columns decide, and that multiplies by 1000."""
+def _decided_elsewhere(column: Column, decimal: str | None) -> str:
+    """Return a reading that only other columns decide and that multiplies by 1000, or ""."""
     if decimal is None or column.decided() == decimal:
-        return
+        return ""
     mark = {".": ",", ",": "."}[decimal]
     grouped = [t for t in column.ambiguous if mark in t]
-    if grouped:
-        value = column.readings[grouped[0]][decimal].value
-        warnings.warn(
-            f"{source}: column {str(name)!r}: {grouped[0]} is read as {value:.10g}, as other "
-            f"columns have a decimal {'point' if decimal == '.' else 'comma'}. If that is wrong, "
-            f"add --decimal {'comma' if decimal == '.' else 'point'}.",
-            stacklevel=4,
-        )
+    if not grouped:
+        return ""
+    return f"{grouped[0]} is read as {column.readings[grouped[0]][decimal].value:.10g}"
+
+
+def _say(source: str, decimal: str, read: Sequence[str]) -> None:
+    mark, other = ("point", "comma") if decimal == "." else ("comma", "point")
+    warnings.warn(
+        f"{source}: {', '.join(read)}, as other columns have a decimal {mark}. If that is wrong, "
+        f"add --decimal {other}.",
+        stacklevel=4,
+    )
 
 
 def _has_decimal_point(values: pd.Series) -> bool:

@@ -15,8 +15,12 @@ from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+<<<<<<< HEAD
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import note, say, show
+=======
+from scaling.cli.output import each_note_once, say, show
+>>>>>>> guess
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
 from scaling.cli.signature import options
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = note
+                warnings.showwarning = each_note_once()
                 name, rest = _command(arguments)
                 if not rest and (text := usage(name, COMMANDS[name])):
                     print(text, file=sys.stderr)

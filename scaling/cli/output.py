@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,19 @@ def say(message: str) -> None:
 def note(message: Warning | str, *_: Any) -> None:
     """Print a warning without the path and source line that Python would add."""
     say(f"note: {message}")
+
+
+def each_note_once() -> Callable[..., None]:
+    """Return a function that prints each different note once, for a command that reads its table
+    several times."""
+    printed: set[str] = set()
+
+    def show_note(message: Warning | str, *rest: Any) -> None:
+        if str(message) not in printed:
+            printed.add(str(message))
+            note(message, *rest)
+
+    return show_note
 
 
 def note_code(file: Path) -> None:
