@@ -62,7 +62,8 @@ def frontier(
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise about
     each minimum (isoflop, akima; scaled up if the minima scatter more than that). They hold the
-    estimate, and an exponent that the data do not identify has infinite ends. Raises TableError, which names what is missing, if the data do not allow the method.
+    estimate, and an exponent that the data do not identify has infinite ends. Raises TableError,
+    which names what is missing, if the data do not allow the method.
     """
     check_draws(bootstrap, seed)
     check_level(level)
