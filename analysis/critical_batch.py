@@ -34,6 +34,8 @@ _FEWEST = 3
 it."""
 _LAW_LOSSES = 3
 """Number of losses with a critical batch size that the law B_crit(L) needs."""
+_VAST = 1e4
+"""An interval of B_crit over more than this factor says nothing and is not stated."""
 _PAPER_EXPONENTS = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
 """Powers of C_min that Kaplan et al. 2020 measured (Table 6 and eq. 1.3)."""
 
@@ -62,17 +64,29 @@ class CriticalBatch:
             raise TableError("B_crit(L) is not known: it takes contours at three losses or more.")
         return self.law
 
+    def _stated(self) -> pd.DataFrame:
+        """Return the table without the ends of intervals that say nothing."""
+        table = self.table.copy()
+        known = (table["low"] > 0) & (table["high"] <= _VAST * table["low"])
+        table[["low", "high"]] = table[["low", "high"]].where(known, axis=0)
+        return table
+
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""
         return {
-            "contours": finite(self.table.to_dict("records")),
+            "contours": finite(
+                [
+                    row | ({"reason": "not identified"} if np.isnan(row["low"]) else {})
+                    for row in self._stated().to_dict("records")
+                ]
+            ),
             "law": None if self.law is None else self.law.record(),
             "status": list(self.status),
             "level": self.level,
         }
 
     def __str__(self) -> str:
-        shown = self.table.map(cell).to_string(index=False)
+        shown = self._stated().map(cell).to_string(index=False)
         lines = [f"critical batch size [tokens], {self.level:.0%} intervals", shown]
         if self.law is not None:
             p = self.law.interval(self.level)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small import call
 
 from analysis import fit, frontier, laws, load, plan
+from analysis.critical_batch import critical_batch
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.fitting.checks import FitError
 from analysis.fitting.draws import containing, open_interval
@@ -240,6 +241,20 @@ def test_intervals_of_few_noisy_runs_cover_at_least_as_often_as_without_lost_res
         before += left_out[0] <= truth <= left_out[1]
         hits += low <= truth <= high
     assert hits >= before and hits >= 14
+
+
+def test_an_interval_of_the_critical_batch_size_that_says_nothing_is_not_stated():
+    B = np.array([256.0, 512, 1024, 2048] * 2)
+    L = np.repeat([4.0, 3.5], 4)
+    noisy = np.array([1, 1.4, 0.7, 1.0] + [1.0] * 4)
+    S = (np.where(L > 3.9, 100, 300) + 1e5 / B) * noisy
+    found = critical_batch(pd.DataFrame({"L": L, "B": B, "S": S}), bootstrap=50)
+    found.table.loc[0, ["low", "high"]] = 7e-8, 1e16
+    found.table.loc[1, ["low", "high"]] = 1e3, 2e3
+    assert "e-08" not in str(found) and "e+16" not in str(found)
+    first = found.record()["contours"][0]
+    assert first["low"] is None and first["reason"] == "not identified"
+    assert "reason" not in found.record()["contours"][1]
 
 
 def test_the_interval_of_a_fit_holds_its_estimate():

@@ -70,8 +70,9 @@ def frontier(
     tolerance  How far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise about
-    each minimum (isoflop, akima; scaled up if the minima scatter more than that). Raises
-    TableError, which names what is missing, if the data do not allow the method.
+    each minimum (isoflop, akima; scaled up if the minima scatter more than that). They hold the
+    estimate, and an exponent that the data do not identify has infinite ends. Raises TableError,
+    which names what is missing, if the data do not allow the method.
     """
     check_draws(bootstrap, seed)
     check_level(level)
