@@ -5,9 +5,9 @@
     with progress.reported(lambda text, detail: print(text, detail)):
         fit("chinchilla", runs)  # prints "fitting chinchilla", ...
 
-Code that may take seconds calls :func:`step` before each part of its work. Without a listener,
-which is the default, nothing happens. The command line shows the steps on standard error
-(scaling.cli.status_line). Threads that the caller starts report nothing.
+Code that may take seconds calls :func:`step` before each step of its work, or opens a :func:`part`
+whose steps are its details. Without a listener, which is the default, nothing happens. The command
+line shows the steps on standard error (scaling.cli.status_line). Other threads report nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,29 @@ Listener = Callable[[str, str], None]
 it, such as '3 of 10'. An empty text means that nothing is announced until the next step."""
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_part: ContextVar[str] = ContextVar("part", default="")
 _current: ContextVar[tuple[str, str]] = ContextVar("current", default=("", ""))
 
 
 def step(text: str, detail: str = "") -> None:
     """Announce the work that comes next."""
+    if part := _part.get():
+        text, detail = part, f"{text}{f', {detail}' if detail else ''}"
+    _announce(text, detail)
+
+
+@contextlib.contextmanager
+def part(text: str) -> Iterator[None]:
+    """Announce the block; the steps within it are its details, unless it is within a part."""
+    token = _part.set(_part.get() or text)
+    _announce(_part.get(), "" if _part.get() == text else text)
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def _announce(text: str, detail: str) -> None:
     if (listener := _listener.get()) is not None:
         _current.set((text, detail))
         listener(text, detail)
@@ -35,11 +53,11 @@ def step(text: str, detail: str = "") -> None:
 def other_output() -> Iterator[None]:
     """Announce nothing while the block prints something else; the step continues after it."""
     current = _current.get()
-    step("")
+    _announce("", "")
     try:
         yield
     finally:
-        step(*current)
+        _announce(*current)
 
 
 @contextlib.contextmanager
@@ -56,7 +74,7 @@ def reported(listener: Listener) -> Iterator[None]:
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
     """Announce nothing within the block, which has a display of its own."""
-    step("")
+    _announce("", "")
     token = _listener.set(None)
     try:
         yield

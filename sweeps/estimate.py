@@ -120,7 +120,7 @@ class Estimate:
         """Record the estimate. Never fails, because no result depends on it."""
         values = {"time": time.time(), **vars(self)}
         path = folder.folder / FILE
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             files.check_inside(path, folder.folder)
             files.write_atomic(path, to_json(values), sync=False)
 

@@ -490,8 +490,17 @@ def test_python_callers_see_nothing_unless_they_ask(capsys):
             seen.append(("printed", ""))
         with progress.silent():
             progress.step("not heard")
+        with progress.part("drawing"):
+            progress.step("fitting", "1 of 2")
+            with progress.part("inner"):
+                progress.step("more")
+        progress.step("last")
     progress.step("nobody listens")
-    assert seen == [
+    assert seen[5:] == [
+        ("drawing", ""), ("drawing", "fitting, 1 of 2"), ("drawing", "inner"), ("drawing", "more"),
+        ("last", ""),
+    ]  # fmt: skip
+    assert seen[:5] == [
         ("fitting", "1 of 2"), ("", ""), ("printed", ""), ("fitting", "1 of 2"), ("", "")
     ]  # fmt: skip
     assert capsys.readouterr() == ("", "")
@@ -500,10 +509,10 @@ def test_python_callers_see_nothing_unless_they_ask(capsys):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     """A results folder with the runs and curves of a grid."""
-    from conftest import make_sweep
+    from conftest import SIZES, TOKENS, make_sweep
 
     folder = tmp_path_factory.mktemp("grid")
-    runs, curves = make_sweep()
+    runs, curves = make_sweep(SIZES[:5], TOKENS[:4])
     runs.to_csv(folder / "runs.csv", index=False)
     curves.to_parquet(folder / "curves.parquet")
     return folder
@@ -514,8 +523,9 @@ def heard(*words: object) -> str:
     seen: list[str] = []
 
     def hear(text: str, detail: str) -> None:
-        if text and text not in seen:
-            seen.append(text)
+        line = f"{text}: {detail}" if detail else text
+        if line not in seen:
+            seen.append(line)
 
     with progress.reported(hear):
         code = call(*words)
@@ -545,10 +555,14 @@ def test_every_long_part_of_an_analysis_announces_itself(
 ):  # fmt: skip
     from matplotlib.figure import Figure
 
+    from analysis.figures.registry import FIGURES
+
     def draw_nothing(self: Figure, file: str | Path | io.StringIO, **_: object) -> None:
         file.write("<svg") if isinstance(file, io.StringIO) else Path(file).touch()
 
     monkeypatch.setattr(Figure, "savefig", draw_nothing)
+    for name in set(FIGURES) - {"kaplan1", "kaplan2"}:  # to save time
+        monkeypatch.delitem(FIGURES, name)
     place = {
         "summary": ["--figures", tmp_path], "report": ["--out", tmp_path / "r.html"]
     }.get(words[0], [])  # fmt: skip

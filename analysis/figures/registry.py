@@ -125,11 +125,11 @@ class _Tables:
         if missing:
             needed = ", ".join(_FILES.get(column, column) for column in missing)
             raise TableError(f"{self.source}: the figure {name!r} needs {needed}; {measures}")
-        progress.step(f"drawing the figure {name}")
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
             chosen = {"choice": self.choice} if drawing.takes_choice else {}
-            return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
+            with progress.part(f"drawing the figure {name}"):
+                return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
             raise TableError(f"{self.source}: the figure {name!r}: {error} {measures}") from None

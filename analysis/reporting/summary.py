@@ -124,9 +124,9 @@ class Attempts:
         self, name: str, function: Callable[P, T], *args: P.args, **options: P.kwargs
     ) -> T | None:
         """Return function(*args, **options); None, and the reason in `skipped`, if it fails."""
-        progress.step(f"computing {name}")
         try:
-            return function(*args, **options)
+            with progress.part(f"computing {name}"):
+                return function(*args, **options)
         except (FitError, TableError, ConfigError) as error:
             self.skipped[name] = str(error)
             return None

@@ -77,12 +77,7 @@ def load(
         is named 'runs.xlsx#Sheet2'. Several paths, a folder of tables and a pattern such as
         "runs/*.csv" are one table. Numbers may be written 1,400,000 or 70M; the second number of
         5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
-<<<<<<< HEAD
         State of a table of runs becomes `status`; a chart becomes one row per run and step.
-=======
-        State of a table of runs becomes `status`; a chart becomes one row per run and step. Several
-        paths, a folder of tables and a pattern such as "runs/*.csv" are one table.
->>>>>>> guess
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
         takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
@@ -116,10 +111,7 @@ def load(
     or a perplexity), and N and D that look swapped (unless `need` is given, since the status of a
     fit then reports that).
     """
-<<<<<<< HEAD
     progress.step("reading the table")
-=======
->>>>>>> guess
     table, source, ours = _open(path, curves, mixed, decimal)
     table, chart = _melted(table, steps="S" not in (map or {}).values())
     if not table.index.is_unique:
@@ -130,11 +122,6 @@ def load(
     lookup = (*wanted, "run_id") if curves else wanted
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
-<<<<<<< HEAD
-    if chart:
-        table = wandb.steps_of_axis(table)
-=======
->>>>>>> guess
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
@@ -143,13 +130,9 @@ def load(
     )
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
-    quantities_beside(table, wanted)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
-<<<<<<< HEAD
-=======
     quantities_beside(table, wanted)
->>>>>>> guess
     if "L" in wanted and "L" in table.columns:
         table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
     if curves and "D_total" not in table.columns:
@@ -291,17 +274,6 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
-<<<<<<< HEAD
-def _melted(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return a chart of Weights & Biases as rows, and other tables unchanged; and what kind of
-    chart it is, if any."""
-    plain = table.drop(columns=FILE, errors="ignore")
-    kind = wandb.kind_of_chart(plain)
-    if not wandb.is_chart(plain):
-        return table, kind
-    rows = wandb.melt_chart(plain)
-    return (rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows), kind
-=======
 def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
     """Return a chart as rows, and other tables unchanged; and what the chart is, or "".
 
@@ -313,7 +285,6 @@ def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
         rows = wandb.melt_chart(plain)
         table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
     return (wandb.steps_of_axis(table) if steps and chart else table), chart
->>>>>>> guess
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:

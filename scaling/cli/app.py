@@ -15,12 +15,8 @@ from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
-<<<<<<< HEAD
 from scaling.cli.help import coloured, help_text, usage, wrapped
-from scaling.cli.output import note, say, show
-=======
 from scaling.cli.output import each_note_once, say, show
->>>>>>> guess
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
 from scaling.cli.signature import options

@@ -52,12 +52,8 @@ def fit(
     Example: scaling fit results/quickstart --law kaplan_ND --law bottleneck
 
     Args:
-<<<<<<< HEAD
         runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
             table.
-=======
-        runs: A results folder or a table (CSV, Parquet, JSONL, ...); several files are one table.
->>>>>>> guess
         law: Law to fit: a name listed by `scaling laws`, or file.py:name for your own. Default:
             chinchilla.
         reduce: Take the sum or the mean of the objective over the rows.
@@ -150,12 +146,8 @@ def validate(
     Example: scaling validate results/quickstart --law chinchilla --against bottleneck
 
     Args:
-<<<<<<< HEAD
         runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
             table.
-=======
-        runs: A results folder or a table (CSV, Parquet, JSONL, ...); several files are one table.
->>>>>>> guess
         law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
         against: Competing law. Default: the laws that differ from `law` in one assumption.
         by: Column whose largest values are held out. Default: C, or the first input of the

@@ -1,7 +1,7 @@
 """The line on standard error that says what a command is doing.
 
 In a terminal it is one line that changes and then disappears. Elsewhere a plain line is printed
-when a command has been silent for two seconds, and again from time to time. SCALING_PROGRESS=0
+when a command has been silent for more than two seconds, and again from time to time. SCALING_PROGRESS=0
 turns both off.
 """
 
@@ -27,7 +27,7 @@ _TICK_SECONDS = 0.15
 _LIVE_AFTER_SECONDS = 0.4
 """A step of less time is not shown in a terminal."""
 
-_SILENT_SECONDS = 2.0
+_SILENT_SECONDS = 2.4
 """Silence after which a plain line is printed."""
 
 _STEADY_SECONDS = 60.0
