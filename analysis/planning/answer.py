@@ -210,14 +210,14 @@ def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
 
 def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:
     """A batch size or a learning rate that these runs did not have or search."""
-    parts = []
-    if (far := plan.recipe.beyond.get("B", 1.0)) > _LONGER:
-        parts.append(f"its batches are {times(far)} times as large as those of the runs")
+    far = plan.recipe.beyond.get("B", 1.0)
+    if far > _LONGER:
+        larger = runs is None or plan.recipe.B > float(runs["B"].max())
+        size = "larger" if larger else "smaller"
+        yield Doubt("batch", f"its batches are {times(far)} times {size} than those of the runs")
     if not _searched(runs):
         whose = "these runs" if "of these runs" in plan.recipe.sources["lr"] else "other work"
-        parts.append(f"its learning rate follows the rule of {whose} and was not searched")
-    if parts:
-        yield Doubt("recipe", ", and ".join(parts))
+        yield Doubt("lr", f"its learning rate follows the rule of {whose} and was not searched")
 
 
 def _searched(runs: pd.DataFrame | None) -> bool:
