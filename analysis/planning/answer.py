@@ -212,7 +212,7 @@ def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:
     """A batch size or a learning rate that these runs did not have or search."""
     far = plan.recipe.beyond.get("B", 1.0)
     if far > _LONGER:
-        larger = runs is None or plan.recipe.B > float(runs["B"].max())
+        larger = runs is None or float(runs["B"].max()) < plan.recipe.B
         size = "larger" if larger else "smaller"
         yield Doubt("batch", f"its batches are {times(far)} times {size} than those of the runs")
     if not _searched(runs):
