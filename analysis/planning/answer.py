@@ -54,6 +54,8 @@ def verdict(
     reason = f": {why.rstrip('.')}" if why else ""
     if choice is not None:
         law, runs = choice.sentence, choice.first.runs if runs is None else runs
+    elif plan is not None and plan.source.startswith("parametric"):
+        law = "How well the law predicts larger runs was not tested."
     else:
         law = "No law of N and D could be fitted, so nothing was tested on larger runs."
     if plan is None:
