@@ -63,7 +63,7 @@ def test_report_is_one_complete_page(tmp_path, sweep, monkeypatch):
         "chinchilla",
         "Held out",
         "frontier",
-        "Next, with 10 times",
+        "With 10 times the compute of the largest run",
         "With 100 times the compute",
         "tagged feed_forward",
     ):

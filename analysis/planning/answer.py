@@ -54,6 +54,8 @@ def verdict(
     reason = f": {why.rstrip('.')}" if why else ""
     if choice is not None:
         law, runs = choice.sentence, choice.first.runs if runs is None else runs
+    elif plan is not None and plan.source.startswith("parametric"):
+        law = "How well the law predicts larger runs was not tested."
     else:
         law = "No law of N and D could be fitted, so nothing was tested on larger runs."
     if plan is None:
@@ -210,14 +212,14 @@ def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
 
 def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:
     """A batch size or a learning rate that these runs did not have or search."""
-    parts = []
-    if (far := plan.recipe.beyond.get("B", 1.0)) > _LONGER:
-        parts.append(f"its batches are {times(far)} times as large as those of the runs")
+    far = plan.recipe.beyond.get("B", 1.0)
+    if far > _LONGER:
+        larger = runs is None or float(runs["B"].max()) < plan.recipe.B
+        size = "larger" if larger else "smaller"
+        yield Doubt("batch", f"its batches are {times(far)} times {size} than those of the runs")
     if not _searched(runs):
         whose = "these runs" if "of these runs" in plan.recipe.sources["lr"] else "other work"
-        parts.append(f"its learning rate follows the rule of {whose} and was not searched")
-    if parts:
-        yield Doubt("recipe", ", and ".join(parts))
+        yield Doubt("lr", f"its learning rate follows the rule of {whose} and was not searched")
 
 
 def _searched(runs: pd.DataFrame | None) -> bool:

@@ -39,8 +39,8 @@ class Plans:
     """{law: reason why it gives no plan}."""
     held_out: dict[str, float]
     """{law: error of predicting the larger runs from the smaller ones}; NaN for too few runs."""
-    choice: Choice
-    """The laws behind the plans, and how they were tested."""
+    choice: Choice | None = None
+    """The laws behind the plans, and how they were tested; None if that is unknown."""
 
     @property
     def first(self) -> Plan:
@@ -98,7 +98,7 @@ class Plans:
         `disagreement`."""
         return self.first.record() | {
             "verdict": list(self.verdict),
-            "choice": self.choice.record(),
+            "choice": None if self.choice is None else self.choice.record(),
             "reliable": not self.doubts,
             "doubts": [{"code": line.code, "text": str(line)} for line in self.doubts],
             "laws": {name: p.record() for name, p in self.plans.items()},
@@ -109,7 +109,8 @@ class Plans:
 
     def __str__(self) -> str:
         _, *details = str(self.first).splitlines()
-        lines = [*wrapped(self.verdict), "", self.headline, *details]
+        lines = [] if self.choice is None else [*wrapped(self.verdict), ""]
+        lines += [self.headline, *details]
         if len(self.plans) > 1:
             lines.append("the same under other laws:")
             lines += [self._line(name) for name in self.plans]

@@ -256,8 +256,8 @@ def _plan(
     C = NEXT * float(runs["C"].max())
     planned = attempt("plan", plans, choice, C=C) if choice is not None else None
     source: FitResult | Frontier
-    if planned is not None:
-        following, source = planned.first, planned.choice.first
+    if choice is not None and planned is not None:
+        following, source = planned.first, choice.fits[next(iter(planned.plans))]
         attempt.skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope is not None:
         following, source = attempt("plan by the envelope", plan, envelope, C=C), envelope

@@ -147,11 +147,9 @@ def plan(
             largest of these runs.
     """
     from analysis import laws as all_laws
-    from analysis.fitting.checks import FitError
     from analysis.frontiers.choice import CANDIDATES, choose
     from analysis.planning.accelerators import compute_budget
     from analysis.planning.plans import plans
-    from scaling.errors import TableError
 
     words = None
     if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
@@ -171,25 +169,31 @@ def plan(
     skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
-        try:
-            curves = load_runs_and_curves(results, quiet=True, **selection)[1]
-            critical = _critical_batch(curves, seed)
-        except (FitError, TableError) as error:
-            skipped["batch size of these runs"] = str(error)
+        critical = _critical_batch(results, selection, seed, skipped)
     found = plans(
         choice, **given, level=level, served=inference_tokens, unique=unique_tokens,
         critical=critical,
     )  # fmt: skip
     found.skipped.update(skipped)
-    text = found if words is None else f"{words}\n{found}"
+    text = found if words is None else f"{found}\nbudget: {words}"
     show_json(found.record() | {"budget": words}) if json else show(text)
 
 
-def _critical_batch(curves: Any, seed: int) -> Any:
-    """Return the critical batch size measured by learning curves, or None without curves."""
+def _critical_batch(
+    results: tuple[Path, ...], selection: dict[str, Any], seed: int, skipped: dict[str, str]
+) -> Any:
+    """Return the critical batch size measured by learning curves; None without curves, or, with the
+    reason in `skipped`, if they do not allow it."""
     from analysis.critical_batch import contours, critical_batch
+    from analysis.fitting.checks import FitError
+    from scaling.errors import TableError
 
-    return None if curves is None else critical_batch(contours(curves), seed=seed)
+    try:
+        curves = load_runs_and_curves(results, quiet=True, **selection)[1]
+        return None if curves is None else critical_batch(contours(curves), seed=seed)
+    except (FitError, TableError) as error:
+        skipped["batch size of these runs"] = str(error)
+        return None
 
 
 def design(
