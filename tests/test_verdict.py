@@ -115,7 +115,8 @@ def test_doubts_are_told_by_consequence(swept):
     choice = choose(runs, bootstrap=50)
     found = plans(choice, C=10 * float(runs["C"].max()))
     far = replace(found.first, N=found.first.N._replace(value=found.first.N.value * 3))
-    told = [d.code for d in doubts(choice, found.first, {choice.name: found.first, "b": far}, runs)]
+    rivals = {choice.name: found.first, list(choice.fits)[1]: far}
+    told = [d.code for d in doubts(choice, found.first, rivals, runs)]
     order = ("beyond_test", "rivals", "shape_untested", "larger", "batch", "lr", "one_seed")
     assert told == [code for code in order if code in told]
     assert {"one_seed"} <= set(told)

@@ -120,7 +120,7 @@ def doubts(
         yield from _rivals(choice, plan, rivals)
     for line in plan.status:
         if line.code == "shape_untested":
-            which = str(line).partition(": ")[2].replace("; ", ", ")
+            which = str(line).partition(": ")[2].partition(";")[0]
             yield Doubt(line.code, f"its shape is outside those of the runs ({which})")
         elif line.code == "repeated_data":
             yield Doubt(line.code, str(line))

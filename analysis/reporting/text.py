@@ -18,16 +18,23 @@ from analysis.frontiers.result import Frontier
 from analysis.laws.symbols import name as name_of
 from analysis.planning.answer import WIDTH, wrapped
 
+_LINES = 15
+"""A summary has at most this many lines, so that the end of the demo's output can be read aloud."""
+
 if TYPE_CHECKING:
     from analysis.reporting.summary import Summary
 
 
 def brief(summary: Summary) -> str:
-    """Return the answer in three sentences, and in a few lines what it rests on."""
-    lines = [*wrapped(summary.verdict), ""]
-    for line in _basis(summary):
-        lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(lines)
+    """Return the answer in three sentences, and what it rests on in the lines that are left."""
+    answer = [*wrapped(summary.verdict), ""]
+    basis = [
+        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for line in _basis(summary)
+    ]
+    while len(basis) > 1 and len(answer) + sum(map(len, basis)) > _LINES:
+        del basis[0]
+    return "\n".join([*answer, *(line for lines in basis for line in lines)])
 
 
 def _basis(summary: Summary) -> Iterator[str]:
