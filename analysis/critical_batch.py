@@ -19,10 +19,10 @@ from analysis import laws, notebook
 from analysis.arguments import expect
 from analysis.fitting.checks import FitError, check_draws, check_level
 from analysis.fitting.fit import fit
-from analysis.fitting.intervals import cell, interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import Frontier, exponent_interval
+from analysis.in_words import cell, interval
 from analysis.tables.select import settled
 from scaling import progress
 from scaling.errors import TableError

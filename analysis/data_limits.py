@@ -17,8 +17,8 @@ import numpy as np
 from analysis import laws
 from analysis.arguments import expect
 from analysis.critical_batch import Efficient, resampled_params
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import Estimate, FitResult
+from analysis.in_words import interval
 from analysis.laws import Law, LawError
 from analysis.published import muennighoff2023
 from scaling.errors import ConfigError

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from analysis import in_words
+
 _GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η",
     "kappa": "κ", "lambda": "λ", "nu": "ν", "rho": "ρ", "sigma": "σ",
 }  # fmt: skip
-_MOST = 1e40
-"""Ends of intervals beyond this are none."""
 
 
 # ------------------------------------------------------------------ parts
@@ -65,21 +65,16 @@ def number(value: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Return an interval in brackets, with words for ends that are unknown or say nothing.
-
-    The words are those of :func:`analysis.fitting.intervals.interval`.
-    """
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
+    """Return an interval in brackets, with words for ends that are unknown or say nothing."""
+    if low is None or high is None:
         return "no interval"
-    below, above = low <= -_MOST, high >= _MOST
-    if (above and (below or low == 0)) or (low > 0 and high > max(1e6 * low, 1e3)):
-        return "not identified"
-    if above:
-        return f"[{number(low)}, not bounded above]"
-    if below:
-        return f"[not bounded below, {number(high)}]"
     low, high = (0.0 if abs(end) < 1e-9 * max(abs(low), abs(high)) else end for end in (low, high))
-    return f"[{number(low)},\u00a0{number(high)}]"
+    text = in_words.interval(low, high, number)
+    if "bounded" in text:
+        return text
+    if text.startswith("[no"):
+        return text.strip("[]")
+    return text.replace(", ", ",\u00a0")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -24,10 +24,10 @@ from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import critical_batch_of
 from analysis.fitting.fit import fit as fit_law
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import Frontier, exponent_interval
+from analysis.in_words import interval
 from analysis.tables.select import lower_edge, needed, usable
 from scaling.errors import TableError
 

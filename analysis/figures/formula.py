@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from analysis import laws
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
+from analysis.in_words import interval
 from analysis.laws.symbols import name, tex
 
 _FORMULAS = {

@@ -20,7 +20,6 @@ from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import chosen
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
@@ -30,6 +29,7 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
+from analysis.in_words import interval
 from analysis.planning.price import price
 from analysis.tables.select import usable
 

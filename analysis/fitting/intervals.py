@@ -9,7 +9,6 @@ absolute deviations needs).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy
@@ -21,38 +20,6 @@ from analysis.fitting.solver import gradients, solve
 NULL = 1e-7
 """The data leave a direction of the unknowns open if its effect on the fitted values, relative to
 that of the best known direction, is smaller than this."""
-
-_ABSURD = 1e40
-"""No quantity of a training run is as large: all the compute on earth is some 1e30 FLOPs a year."""
-
-_VAST = 1e6
-"""An interval over such a factor says that its quantity is not known."""
-
-
-def cell(value: Any, form: str = ".4g") -> str:
-    """Return an entry of a table in the format `form`: '-' for an unknown number, 'unbounded' for
-    one that is infinite or of no sense, and other things as they are."""
-    if not isinstance(value, float):
-        return str(value)
-    return "-" if np.isnan(value) else f"{value:{form}}" if abs(value) < _ABSURD else "unbounded"
-
-
-def interval(low: float, high: float, form: str, *, vast: float | None = None) -> str:
-    """Return an interval in brackets with its ends in the format `form`, or in words.
-
-    An end that is unknown, infinite or of no sense (_ABSURD) is never printed as a number. 0 is no
-    lower end of a positive quantity without an upper one, and an interval of positive numbers that
-    spans a factor of `vast` is none; by default _VAST, for large numbers.
-    """
-    if np.isnan(low) or np.isnan(high):
-        return "[no interval]"
-    below, above = low <= -_ABSURD, high >= _ABSURD
-    wide = low > 0 and (high > vast * low if vast else high > max(_VAST * low, 1e3))
-    if (wide and np.isfinite(high)) or (above and (below or low == 0)):
-        return "[not identified]"
-    if above:
-        return "[not bounded]" if low >= _ABSURD else f"[{low:{form}}, not bounded above]"
-    return f"[not bounded below, {high:{form}}]" if below else f"[{low:{form}}, {high:{form}}]"
 
 
 # --- Delta method ---------------------------------------------------------------------------------

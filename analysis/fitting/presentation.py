@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from analysis import notebook
-from analysis.fitting.intervals import cell
+from analysis.in_words import cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

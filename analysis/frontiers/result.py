@@ -11,10 +11,10 @@ import pandas as pd
 
 from analysis import notebook
 from analysis.fitting.draws import containing, open_interval
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status, worth_telling
 from analysis.frontiers.optimum import optimum_at, parameter_draws
+from analysis.in_words import interval
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError
 from scaling.jsonable import finite

@@ -15,12 +15,12 @@ from analysis.arguments import expect
 from analysis.critical_batch import CriticalBatch
 from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status, as_status, worth_telling
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
+from analysis.in_words import interval
 from analysis.planning.accelerators import memory
 from analysis.planning.doubts import (
     VAST,

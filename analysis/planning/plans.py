@@ -10,10 +10,10 @@ from typing import Any
 from analysis import notebook
 from analysis.arguments import expect
 from analysis.fitting.checks import FitError
-from analysis.fitting.intervals import interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status
 from analysis.frontiers.choice import Choice, asked_for, choose_among
+from analysis.in_words import interval
 from analysis.planning.answer import verdict, wrapped
 from analysis.planning.doubts import VAST, VAST_LOSS, fit_doubts, headline_of
 from analysis.planning.extrapolation import times

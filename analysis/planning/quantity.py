@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.fitting.draws import containing
-from analysis.fitting.intervals import interval
+from analysis.in_words import interval
 from scaling.jsonable import finite
 
 
