@@ -1,8 +1,8 @@
 """The line on standard error that says what a command is doing.
 
 In a terminal it is one line that changes and then disappears. Elsewhere a plain line is printed
-when a command has been silent for more than two seconds, and again from time to time. SCALING_PROGRESS=0
-turns both off.
+when a command has been silent for more than two seconds, and again from time to time.
+SCALING_PROGRESS=0 turns both off.
 """
 
 from __future__ import annotations
