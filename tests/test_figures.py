@@ -226,7 +226,8 @@ def test_formula_has_the_fitted_numbers(sweep):
     result = fit(laws.chinchilla, runs, bootstrap=0)
     text = figures.formula(result)
     assert f"N^{{-{result.params['alpha']:.3f}}}" in text and text.startswith("$L = 1.9")
-    assert figures.formula(fit(laws.bottleneck, runs, bootstrap=0)) == "bottleneck"
+    assert figures.formula(fit(laws.bottleneck, runs, bootstrap=0)).startswith("$L = 1.8")
+    assert figures.formula(fit(laws.power("N"), runs, bootstrap=0)) == "power_N"
 
 
 def test_isoflop_fan(results):
