@@ -264,3 +264,11 @@ def test_damaged_results(results, what):
     (results / what).write_bytes(b"\xff\x00\xfe junk")
     done = scaling("summary", results, code=2)
     assert what in done.stderr and done.stderr.count("\n") <= 2
+
+
+def test_train_prints_json_to_a_pipe_with_the_result_first_and_the_config_on_request():
+    words = ["train", "--tokens", "2e4", *TINY]
+    row = json.loads(scaling(*words).stdout)
+    assert list(row)[:4] == ["run_id", "status", "L", "N"]
+    assert "lr_peak" in row and "n_layer" not in row
+    assert json.loads(scaling(*words, "--verbose").stdout)["n_layer"] == 2

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -636,10 +637,11 @@ def test_status_shows_N_D_and_B_beside_the_id_of_a_run(capsys):
 
 
 @pytest.mark.usefixtures("here")
-def test_train_prints_its_result_first_and_the_config_on_request(capsys):
+def test_train_prints_its_result_first_and_the_config_on_request(capsys, monkeypatch):
     words = ["--data.corpus", "corpus.txt", "--data.tokenizer", "bytes", "--tokens", "2560"]
     words += ["--model.n-layer", "1", "--model.d-model", "8", "--model.n-head", "1"]
     words += ["--model.n-ctx", "32", "--batch-tokens", "256", "--eval.test-tokens", "2048"]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert call("train", *words) == 0
     plain = capsys.readouterr().out.splitlines()
     assert len(plain) == 2

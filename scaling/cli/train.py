@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from scaling import progress
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
+from scaling.columns import COLUMNS
 from scaling.config import DataConfig, RunConfig
 from scaling.execution import Execution
 from scaling.extras import require
@@ -27,7 +29,7 @@ def train(
     json: Json = False,
     execution: Execution,
 ) -> None:
-    """Train one run and print its test loss.
+    """Train one run and print its test loss; as JSON if the output is not a terminal.
 
     Example: scaling train --tokens 2e6 --model.n-layer 4 --optim.lr 3e-3
     Example: scaling train --tokens 2e6 --folder runs/first
@@ -73,12 +75,19 @@ def train(
     if execution.devices > 1 and os.environ.get("RANK", "0") != "0":
         return  # under torchrun only the first process prints
     row = result.row | {"tests": {test["corpus"]: test["L"] for test in result.tests}}
-    if json:
-        show_json(row)
+    if json or not sys.stdout.isatty():  # scripts read the JSON
+        show_json(row if json or verbose else _measured(row))
         return
     show(*_result_lines(row))
     if verbose:
         show("", *(f"{name} = {value}" for name, value in row.items() if value not in (None, "")))
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a run without its config, with the loss and what it took first."""
+    config = {column.name for column in COLUMNS if column.is_config}
+    first = {name: row[name] for name in ("run_id", "status", "L", "N", "D", "C", "B", "S")}
+    return first | {name: value for name, value in row.items() if name not in config}
 
 
 def _result_lines(row: Mapping[str, Any]) -> list[str]:
