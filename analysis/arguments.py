@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.errors import did_you_mean
+from scaling.errors import TableError, did_you_mean
 
 _KINDS = {
     "Comparison": "frontiers by several methods",
@@ -23,6 +23,10 @@ _KINDS = {
 }
 
 
+class ArgumentError(TableError, TypeError):
+    """An argument is of the wrong kind."""
+
+
 def kind_of(value: Any) -> str:
     """Return what a value is, in words."""
     if isinstance(value, str | Path):
@@ -32,7 +36,7 @@ def kind_of(value: Any) -> str:
 
 
 def expect(call: str, parameter: str, value: Any, *kinds: type, remedy: str = "") -> None:
-    """Raise TypeError unless `value` is of one of the kinds.
+    """Raise ArgumentError unless `value` is of one of the kinds.
 
     `call` is how the function is called, such as 'fit(law, runs)'. A path in place of a table is
     answered with a call of `load`.
@@ -41,17 +45,17 @@ def expect(call: str, parameter: str, value: Any, *kinds: type, remedy: str = ""
         return
     if isinstance(value, str | Path) and pd.DataFrame in kinds:
         remedy = f"Read it first: load({str(value)!r})."
-    raise TypeError(f"{call}: {parameter} is {kind_of(value)}. {remedy}".rstrip())
+    raise ArgumentError(f"{call}: {parameter} is {kind_of(value)}. {remedy}".rstrip())
 
 
 def expect_law_and_runs(function: str, law: Any, runs: Any) -> None:
-    """Raise TypeError unless `runs` is a table and `law` is none, nor a fit."""
+    """Raise ArgumentError unless `runs` is a table and `law` is none, nor a fit."""
     call = f"{function}(law, runs)"
     if isinstance(law, pd.DataFrame) and not isinstance(runs, pd.DataFrame):
-        raise TypeError(f"{call}: the arguments are swapped; the law comes before the table.")
+        raise ArgumentError(f"{call}: the arguments are swapped; the law comes before the table.")
     if isinstance(law, pd.DataFrame) or type(law).__name__ == "FitResult":
         remedy = "Give its law: result.law." if hasattr(law, "law") else "Give a law or its name."
-        raise TypeError(f"{call}: law is {kind_of(law)}. {remedy}")
+        raise ArgumentError(f"{call}: law is {kind_of(law)}. {remedy}")
     expect(call, "runs", runs, pd.DataFrame, remedy="It must be a table, as load() returns it.")
 
 

@@ -41,3 +41,14 @@ def interval(
     if above:
         return "[not bounded]" if low >= _ABSURD else f"[{write(low)}, not bounded above]"
     return f"[not bounded below, {write(high)}]" if below else f"[{write(low)}, {write(high)}]"
+
+
+def times(factor: float) -> str:
+    """Return a factor with two digits, as it is read aloud: 3.4, 400 or 6.8 million."""
+    if factor >= 1e15:
+        return "more than 1,000 trillion"
+    for name, unit in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
+        if factor >= unit:
+            return f"{float(f'{factor / unit:.2g}'):,.4g} {name}"
+    rounded = float(f"{factor:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"

@@ -16,6 +16,7 @@ from analysis.fitting.fit import fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.frontiers.parametric import parametric
+from analysis.in_words import times
 from analysis.laws import Law
 from scaling.errors import TableError
 from scaling.jsonable import finite
@@ -248,9 +249,3 @@ def _aicc(result: FitResult) -> float:
 def percent(error: float) -> str:
     """Return a relative error for readers, such as '1.4 %'."""
     return f"{100 * error:.2g} %"
-
-
-def times(factor: float) -> str:
-    """Return a factor with two digits, such as '3.4' or '400'."""
-    rounded = float(f"{factor:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"

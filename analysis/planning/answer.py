@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.fitting.status import Status
-from analysis.frontiers.choice import Choice, percent, times
+from analysis.frontiers.choice import Choice, percent
+from analysis.in_words import times
 from analysis.planning.plan import Plan
 from scaling import units
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from analysis.fitting.status import Note, Status
 from analysis.frontiers.choice import OPEN, WIDE, WRONG
-from analysis.planning.extrapolation import times
+from analysis.in_words import times
 from analysis.planning.quantity import Quantity
 
 _WIDE_LOSS = 2.0

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from analysis.fitting.status import Note, Status
 from analysis.frontiers.result import Frontier
+from analysis.in_words import times
 from analysis.validation.validate import tested_reach
 from scaling.jsonable import finite
 
@@ -115,13 +116,3 @@ def extrapolation_of(front: Frontier, best: Mapping[str, float]) -> Extrapolatio
         limits={k: min(max(high / low, _ALWAYS), _NEVER) for k, (low, high) in ranges.items()},
         tested=tested,
     )
-
-
-def times(factor: float) -> str:
-    """Return a large factor as it is read aloud, such as 6.8 million."""
-    for name, unit in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
-        if factor >= 1e15:
-            return "more than 1,000 trillion"
-        if factor >= unit:
-            return f"{factor / unit:.3g} {name}"
-    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"

@@ -13,10 +13,9 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status
 from analysis.frontiers.choice import Choice, asked_for, choose_among
-from analysis.in_words import interval
+from analysis.in_words import interval, times
 from analysis.planning.answer import verdict, wrapped
 from analysis.planning.doubts import VAST, VAST_LOSS, fit_doubts, headline_of
-from analysis.planning.extrapolation import times
 from analysis.planning.plan import Plan, plan
 from scaling import progress
 from scaling.errors import ConfigError, TableError

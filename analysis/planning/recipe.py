@@ -11,7 +11,8 @@ import pandas as pd
 
 from analysis import laws
 from analysis.critical_batch import CriticalBatch
-from analysis.planning.extrapolation import INSIDE, times
+from analysis.in_words import times
+from analysis.planning.extrapolation import INSIDE
 from analysis.published import PublishedLaw
 
 li2025_B = PublishedLaw(
