@@ -68,8 +68,12 @@ def interval(low: float, high: float) -> str:
     """Return an interval in brackets, with words for ends that are unknown or say nothing."""
     if low is None or high is None:
         return "no interval"
-    low, high = (0.0 if abs(end) < 1e-9 * max(abs(low), abs(high)) else end for end in (low, high))
-    text = in_words.interval(low, high, number)
+
+    def end(value: float) -> str:
+        nothing = math.isfinite(high - low) and abs(value) < 1e-9 * max(abs(low), abs(high))
+        return number(0.0 if nothing else value)
+
+    text = in_words.interval(low, high, end)
     if "bounded" in text:
         return text
     if text.startswith("[no"):

@@ -119,12 +119,7 @@ def fit(
             objective=_stated(problem, minimum, kind, reduce),
             loss=_loss_in_words(kind, minimum.delta, on, law.target, reduce),
             objective_kind=kind,
-            status=(
-                *status_of(problem, minimum, certificate),
-                *table_warnings(problem, runs),
-                *checkpoints_as_runs(problem, runs, minimum),
-                *(Status(code, text) for code, text in remarks.items()),
-            ),
+            status=_status(problem, minimum, certificate, runs, remarks),
             certificate=certificate,
             intervals=used,
             timings={
@@ -157,6 +152,21 @@ def _problem(
     )
     check_data(problem)
     return problem
+
+
+def _status(
+    problem: Problem,
+    minimum: Minimum,
+    certificate: Certificate,
+    runs: pd.DataFrame,
+    remarks: Mapping[str, str],
+) -> tuple[Status, ...]:
+    return (
+        *status_of(problem, minimum, certificate),
+        *table_warnings(problem, runs),
+        *checkpoints_as_runs(problem, runs, minimum),
+        *(Status(code, text) for code, text in remarks.items()),
+    )
 
 
 def _objective(problem: Problem, objective: str, delta: float | None) -> Objective:
