@@ -43,10 +43,10 @@ def expect(call: str, parameter: str, value: Any, *kinds: type, remedy: str = ""
     """
     if isinstance(value, kinds):
         return
+    is_it = f"is {kind_of(value)}"
     if isinstance(value, str | Path) and pd.DataFrame in kinds:
         remedy = f"Read it first: load({str(value)!r})."
-    is_it = f"is {kind_of(value)}"
-    if pd.DataFrame in kinds and type(value).__name__ not in _KINDS:
+    elif kinds == (pd.DataFrame,) and type(value).__name__ not in _KINDS:
         is_it, remedy = f"must be a pandas DataFrame, not {type(value).__name__}", ""
     raise ArgumentError(f"{call}: {parameter} {is_it}. {remedy}".rstrip())
 
