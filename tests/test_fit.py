@@ -131,7 +131,7 @@ def test_summary_text_html_and_record_agree(noisy):
         assert word in text
     assert (
         f"{noisy.params['alpha']:.5g}" in text
-        and f"{noisy.params['alpha']:.5g}" in noisy._repr_html_()
+        and f"<td>{noisy.params['alpha']:.3g}</td>" in noisy._repr_html_()
     )
     record = json.loads(json.dumps(noisy.record(), allow_nan=False))
     assert record["law"] == "chinchilla" and record["n"] == 150
