@@ -162,7 +162,7 @@ def test_python(here, page):
     (here / "session.py").write_text(code)
     done = run("session.py")
     assert done.returncode == 0, done.stderr
-    shown = {"README": ("train ", "alpha_N"), "own_law": ("kappa",), "plan": ("train ",)}
+    shown = {"README": ("train ", "bottleneck"), "own_law": ("kappa",), "plan": ("train ",)}
     for words in shown.get(page.stem, ()):
         assert words in done.stdout
 
