@@ -42,7 +42,9 @@ class Extrapolation:
     """The factor of each beyond which a plan is unreliable."""
     tested: float | None
     """How many times larger, in C, the largest runs held out of a backtest are than those that
-    predict them; None if there are too few runs for a backtest."""
+    predict them; None without a law, or if there are too few runs for a backtest."""
+    has_law: bool = True
+    """Whether the frontier is that of a fitted law, which held-out runs can test."""
 
     @property
     def band(self) -> Band:
@@ -80,6 +82,8 @@ class Extrapolation:
             yield Note("unreliable_extrapolation", "; ".join(map(self._distance, self.excess)))
 
     def _tested_words(self) -> str:
+        if not self.has_law:
+            return "without a law there is no held-out test"
         if self.tested is None:
             return "too few runs to test any extrapolation"
         return f"held-out runs test the law up to {self.tested:.3g}x in C"
@@ -115,4 +119,5 @@ def extrapolation_of(front: Frontier, best: Mapping[str, float]) -> Extrapolatio
         below=tuple(k for k, value in best.items() if value < ranges[k][0]),
         limits={k: min(max(high / low, _ALWAYS), _NEVER) for k, (low, high) in ranges.items()},
         tested=tested,
+        has_law=front.fit is not None,
     )
