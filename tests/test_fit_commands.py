@@ -206,14 +206,15 @@ def test_validate_takes_the_options_of_fit(table, capsys):
     assert stop.value.code == 2 and "delta=-1.0 must be positive" in capsys.readouterr().err
 
 
-def test_summary_needs_known_columns_and_finished_runs(table, sweep, tmp_path, capsys):
+def test_summary_needs_known_columns_and_finished_runs(sweep, tmp_path, capsys):
     from scaling.table import write
 
     runs, curves = sweep()
     write(
         tmp_path / "s", runs.assign(status="failed").to_dict("records"), curves.to_dict("records")
     )
-    for path, message in ((table, "no column 'N'"), (tmp_path / "s", "(30 failed)")):
+    (tmp_path / "t.csv").write_text("width,score\n1,2\n3,4\n")
+    for path, message in ((tmp_path / "t.csv", "no column 'N'"), (tmp_path / "s", "(30 failed)")):
         with pytest.raises(SystemExit) as stop:
             main(["summary", str(path)])
         error = capsys.readouterr().err

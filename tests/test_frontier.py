@@ -309,7 +309,10 @@ def test_the_same_seed_gives_the_same_numbers(sweep):
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda runs, curves: frontier(runs, method="magic"), "'magic' is unknown"),
+        (
+            lambda runs, curves: frontier(runs, method="magic"),
+            "method='magic' is not known",
+        ),
         (lambda runs, curves: frontier(runs, method="envelope"), "needs learning curves"),
         (lambda runs, curves: frontier(runs, params="N_totl"), "no column 'N_totl'"),
         (

@@ -11,9 +11,9 @@ Latex = Annotated[bool, "Print a LaTeX table (booktabs) instead of text."]
 
 Map = Annotated[
     tuple[str, ...],
-    "Map columns of the table to symbols, such as loss=L,params=N,tokens=D. An expression is also "
-    "accepted, such as 1e6*params_M=N or 10**log10_flops=C, and a pattern in text or in the file's "
-    "name, such as '{path:loss_N(\\d+)}=N'. Default: what is not mapped is guessed.",
+    "Map columns of the table to symbols, such as loss=L,params=N,tokens=D. Expressions such as "
+    "1e6*params_M=N are accepted, and so are patterns in text or in the name of the file, such as "
+    "'{path:loss_N(\\d+)}=N'. Default: what is not mapped is guessed from the columns.",
 ]
 
 Where = Annotated[
