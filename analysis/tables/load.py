@@ -24,7 +24,6 @@ from analysis.tables.rows import (
     RowsLeftOut,
     evaluations,
     in_words,
-    repeated,
     used_rows,
     with_loss,
     with_own_ids,
@@ -40,6 +39,7 @@ from analysis.tables.several import (
     is_results_folder,
     name_runs,
     read_files,
+    repeated_rows,
 )
 from analysis.tables.states import RUNNING, with_statuses
 from scaling import progress
@@ -119,7 +119,7 @@ def load(
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
-    lookup = (*wanted, "run_id") if curves else wanted
+    lookup = tuple(dict.fromkeys((*wanted, *also, *(("run_id",) if curves else ()))))
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
@@ -142,6 +142,9 @@ def load(
         shown = table.drop(columns=FILE, errors="ignore")
         raise TableError(wandb.what_a_chart_lacks(shown, absent, f"{source} is {chart}"))
     table = table.drop(columns=FILE, errors="ignore")
+    if (absent := next((n for n in wanted if n not in table.columns), None)) and len(table):
+        own = table if ours else given.drop(columns=FILE, errors="ignore")
+        raise TableError(f"{source}: {missing_column(absent, own.columns)}")
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
         check(table, where=source)
@@ -193,7 +196,7 @@ def _each_once(
     table, unfinished = table[~going].copy(), _counts(reasons[~going & reasons.ne("")])
     if given is None:
         return table, unfinished, left_out
-    again = repeated(given.loc[table.index])
+    again = repeated_rows(given, table)
     again &= table.index.isin(used_rows(table).index)
     if again.any() and strict:
         raise TableError(
