@@ -18,6 +18,7 @@ from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
+from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import (
     Evaluations,
@@ -120,6 +121,7 @@ def load(
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
     lookup = tuple(dict.fromkeys((*wanted, *also, *(("run_id",) if curves else ()))))
+    table, no_data = (table, {}) if ours or chart else without_notes(table, map or {}, source)
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
@@ -128,6 +130,7 @@ def load(
     table, unfinished, left_out = _each_once(
         table, None if ours else given, reasons, source, strict
     )
+    left_out |= no_data
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
