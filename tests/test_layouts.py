@@ -230,3 +230,9 @@ def test_a_list_in_a_cell_is_called_a_list(tmp_path):
     lines = [f'{N},{D},"[{L}, 2.0]"' for N, D, L in ROWS]
     with pytest.raises(TableError, match="a list; write one row"):
         read(tmp_path, text(*lines))
+
+
+@pytest.mark.parametrize("name", ["bits_per_byte", "bpb", "val/bpb", "Bits per byte"])
+def test_bits_per_byte_are_known_by_every_name(tmp_path, name):
+    with pytest.warns(UserWarning, match="looks like bits"):
+        assert len(read(tmp_path, text(*LINES, header=f"params,tokens,{name}"))) == 12

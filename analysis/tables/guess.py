@@ -26,8 +26,9 @@ from scaling.errors import TableError
 from scaling.mapping import alternatives, in_expression, option
 from scaling.units import count
 
-_SYMBOLS = {column.name for column in COLUMNS} - {"lr"}
-"""Columns that are used under their names; `lr` is a rule here, but a number elsewhere."""
+_SYMBOLS = {column.name for column in COLUMNS} - {"lr", "bits_per_byte"}
+"""Columns that are used under their names; `lr` is a rule here, but a number elsewhere, and
+bits_per_byte may be the only loss."""
 _OPTIONAL = (
     "N", "D", "L", "C", "B", "S", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
     "vocab_size", "n_ctx", "seed", "L_stderr", "D_unique",
