@@ -140,14 +140,10 @@ def load(
         table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
-    if chart and len(table) and not set(wanted) <= set(table.columns):
-        absent = [name for name in wanted if name not in table.columns]
-        shown = table.drop(columns=FILE, errors="ignore")
-        raise TableError(wandb.what_a_chart_lacks(shown, absent, f"{source} is {chart}"))
     table = table.drop(columns=FILE, errors="ignore")
-    if (absent := next((n for n in wanted if n not in table.columns), None)) and len(table):
-        own = table if ours else given.drop(columns=FILE, errors="ignore")
-        raise TableError(f"{source}: {missing_column(absent, own.columns)}")
+    _check_present(
+        table, wanted, table if ours else given, f"{source} is {chart}" if chart else "", source
+    )
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
         check(table, where=source)
@@ -166,6 +162,20 @@ def load(
     if left_out or not set(unfinished) <= set(STATUSES):
         warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
     return table
+
+
+def _check_present(
+    table: pd.DataFrame, wanted: Iterable[str], own: pd.DataFrame, chart: str, where: str
+) -> None:
+    """Raise TableError for columns that are missing, with those that the file has, or with what a
+    chart lacks."""
+    absent = [name for name in wanted if name not in table.columns]
+    if not absent or table.empty:
+        return
+    if chart:
+        raise TableError(wandb.what_a_chart_lacks(table, absent, chart))
+    columns = [name for name in own.columns if name != FILE]
+    raise TableError(f"{where}: {missing_column(absent[0], columns)}")
 
 
 def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
