@@ -141,9 +141,7 @@ def load(
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
     table = table.drop(columns=FILE, errors="ignore")
-    _check_present(
-        table, wanted, table if ours else given, f"{source} is {chart}" if chart else "", source
-    )
+    _check_present(table, wanted, table if ours else given, chart, source)
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
         check(table, where=source)
@@ -173,7 +171,7 @@ def _check_present(
     if not absent or table.empty:
         return
     if chart:
-        raise TableError(wandb.what_a_chart_lacks(table, absent, chart))
+        raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}"))
     columns = [name for name in own.columns if name != FILE]
     raise TableError(f"{where}: {missing_column(absent[0], columns)}")
 
