@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling.mapping import in_expression
 from scaling.units import PF_DAY
@@ -196,9 +196,36 @@ _LETTERS = {"N": "params", "D": "tokens", "C": "flops", "L": "loss"}
 _BESIDE_LETTERS = {*_SCALES, *_LOGS, *_HELD_OUT, *_TRAIN, *_LAST, *_TOTAL, *_SEEN, "active", "in"}
 
 
+_PREFIX = re.compile(
+    r"(?:(?:params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
+    r"|hyperparameters)(?:\.|__)|(?:config|summary|hparams?|metrics|args|hyperparameters)/"
+    r"|params_|user_attrs_)(?=.)",
+    re.IGNORECASE,
+)
+"""What trackers write before the name of a setting or a measurement, as in params.n_tokens."""
+_LIKELY = (
+    (re.compile(r"(?:training_?)?(?:data_?set|data|corpus)_?size|train(?:ing)?_?data", re.I),
+     "tokens", 1.0),
+    (re.compile(r"gflops?|giga_?flops?", re.I), "flops", 1e9),
+    (re.compile(r"sizes?(?=_|$|[ (\[])", re.I), "params", 1.0),
+)  # fmt: skip
+"""Words that may stand for a quantity, but are too vague to be taken unasked."""
+
+
+def likely_meaning(name: str) -> Meaning | None:
+    """Return what a name may mean that says nothing certain, as a suggestion."""
+    for pattern, word, scale in _LIKELY:
+        if pattern.search(name) and (what := meaning(pattern.sub(word, name))) is not None:
+            return replace(what, scale=what.scale * scale)
+    return None
+
+
 @functools.lru_cache(maxsize=4096)
 def meaning(name: str) -> Meaning | None:
     """Return what the name of a column says; None if it says nothing that is known."""
+    prefix = _PREFIX.match(name)
+    if prefix and (what := meaning(name[prefix.end() :])) is not None:
+        return what
     words, scale = _words(name)
     heads = [word for word in words if word in _HEADS]
     if not heads:  # N (M), D_B, log10(N), L_test: a symbol with a unit or a kind

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.column_words import expression, meaning
+from scaling.column_words import expression, likely_meaning, meaning
 from scaling.columns import (
     COLUMNS,
     CONFIG_DEFAULTS,
@@ -48,17 +48,24 @@ readers end a line at an unquoted "\\r" too."""
 # ------------------------------------------------------------------ checks
 
 
-def missing_column(name: str, present: Iterable[str]) -> str:
-    """Return a message that a column is missing, with the most likely columns that are present."""
+def missing_column(name: str, present: Iterable[str], symbol: str = "") -> str:
+    """Return a message that a column is missing, with the most likely columns that are present.
+
+    symbol: what --map calls the column, if that is not its name.
+    """
     present = [str(c) for c in present]
     known = {c: what for c in present if (what := meaning(c)) is not None and what.symbol == name}
     highest = max((what.rank for what in known.values()), default=())
     likely = [c for c, what in known.items() if what.rank == highest][:3]
     ways = [expression(c, known[c]) for c in likely]
+    if not likely:
+        known = {c: what for c in present if (what := likely_meaning(c)) is not None}
+        likely = [c for c, what in known.items() if what.symbol == name][:3]
+        ways = [expression(c, known[c]) for c in likely]
     if not likely and len(name) > 2 and (near := nearest(name, present)):
         likely = ways = [near]
     hint = (
-        f" Is it {' or '.join(map(repr, likely))}? Say {alternatives(ways, name)}."
+        f" Is it {' or '.join(map(repr, likely))}? Say {alternatives(ways, symbol or name)}."
         if likely
         else ""
     )

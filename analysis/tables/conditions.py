@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.tables.numbers import parsed
+from analysis.tables.several import FILE
 from scaling.columns import COLUMNS
 from scaling.errors import TableError
 
@@ -35,13 +36,14 @@ def matching(
     Raises TableError if it is not a condition on the rows, or if no finished row is left.
     """
     view = _view(table, where, given, rules)
+    own = _columns(table, given)
     finished = pd.Series(True, table.index)
     if "status" in table.columns and "status" not in _names(where):
         finished = table["status"].eq("ok")
     kept = pd.Series(False, table.index)
     for part in (finished, ~finished):
         if part.any():
-            kept[part] = _satisfied(view[part], where)
+            kept[part] = _satisfied(view[part], where, own)
     if not kept[finished].any():
         count = int(finished.sum())
         raise TableError(f"--where {where!r} leaves an empty table: none of {count} rows match.")
@@ -56,17 +58,23 @@ def quantities_beside(table: pd.DataFrame, wanted: Iterable[str]) -> None:
             table[name] = parsed(table[name])
 
 
-def _satisfied(view: pd.DataFrame, where: str) -> np.ndarray:
+def _columns(table: pd.DataFrame, given: pd.DataFrame | None) -> str:
+    """Return the columns as the file names them, and then those that have other names here."""
+    own = [str(name) for name in (table if given is None else given).columns if name != FILE]
+    named = [str(name) for name in table.columns if str(name) not in own and name != FILE]
+    return ", ".join(own) + (f"; named here: {', '.join(named)}" if named else "")
+
+
+def _satisfied(view: pd.DataFrame, where: str, columns: str) -> np.ndarray:
     try:
         found = view.eval(where)
         if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
             raise TypeError("it is not true or false for each row")
     except Exception as error:
         why = str(error).partition("\n")[0] or type(error).__name__
-        names = ", ".join(map(str, view.columns))
         raise TableError(
             f"--where {where!r} is not a condition on the rows ({why}). Compare columns, as in "
-            f"'D > 1e9' or 'D == D.max()'; the columns are {names}."
+            f"'D > 1e9' or 'D == D.max()'; the columns are {columns}."
         ) from None
     return found.fillna(False).to_numpy(bool)
 

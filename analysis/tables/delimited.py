@@ -16,6 +16,9 @@ _CANDIDATES = (",", "\t", ";", "|", r"\s{2,}", r"\s+")
 _HEAD = 1 << 16
 """Characters at the start of a file in which its header and delimiter are sought."""
 
+_NUMERAL = re.compile(r"\s*[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?\s*[kKmMbBtT]?\s*")
+"""A field that is a number, for the choice of a delimiter."""
+
 _RULE = re.compile(r"[\s|:+=-]*-[\s|:+=-]*")
 """A line below a header that only draws a rule, as in Markdown."""
 
@@ -35,6 +38,13 @@ def read_delimited(
         text = _without_frame(text)
         lines = _lines(text)[:40]
     delimiter = given or _delimiter(lines, promised)
+    if given is None and (below := _below_titles(lines, promised)):
+        text = text[text.index(lines[below]) :]
+        lines = lines[below:]
+        delimiter = _delimiter(lines, promised)
+    if delimiter and not delimiter.startswith("\\"):
+        text = _with_notes_quoted(text, delimiter)
+        lines = _lines(text[:_HEAD])[:40]
     if not sure and (delimiter is None or not re.search(r"\d", "".join(lines[1:]))):
         return None, {}
     delimiter = delimiter or promised or ","
@@ -55,6 +65,45 @@ def read_delimited(
     ):
         table = table.iloc[:, :-1]  # each line ends with a delimiter
     return table, {"likely": "," if delimiter == ";" else None, "reread": _reread(read)}
+
+
+def _below_titles(lines: Sequence[str], promised: str | None) -> int:
+    """Return the number of lines above the header that are titles: they have fewer fields than
+    the lines below, which agree."""
+    for start in range(min(10, len(lines) - 1)):
+        delimiter, share = _chosen(lines[start:], promised)
+        if delimiter and share > (0.5 if start == 0 else 0.8):
+            header, *below = _rows(lines[start : start + 2], delimiter)
+            fields = len(header)
+            if any(len(row) > fields and not any(map(_NUMERAL.fullmatch, row)) for row in below):
+                continue  # the header is below
+            above = [len(row) for row in _rows(lines[:start], delimiter)]
+            return start if all(n < fields for n in above) else 0
+    return 0
+
+
+def _with_notes_quoted(text: str, delimiter: str) -> str:
+    """Return a text without comments, and with each note below the header as one quoted field.
+
+    A note is a line of words with another number of fields than the header; the rows that remain
+    of notes are left out, and counted, when the columns are known.
+    """
+    ends = re.split("(\r\n|\n|\r)", text)
+    lines, marks = ends[0::2], [*ends[1::2], ""]
+    header = len(next(iter(_rows(lines[:1], delimiter)), []))
+    comments = sum(line.lstrip().startswith("#") for line in lines[1:])
+    few, quoted, kept = 2 * comments < len(lines), False, []
+    for place, (line, mark) in enumerate(zip(lines, marks, strict=True)):
+        odd = '"' in line and line.count('"') % 2 == 1
+        whole, quoted = not (quoted or odd), quoted ^ odd
+        if whole and place and few and line.lstrip().startswith("#"):
+            continue
+        if whole and place and line.count(delimiter) + 1 != header and line.strip():
+            fields = line.split(delimiter)
+            if '"' not in line and not any(map(_NUMERAL.fullmatch, fields)):
+                line = f'"{line}"'
+        kept.append(line + mark)
+    return "".join(kept)
 
 
 def _reread(read: Callable[..., pd.DataFrame]) -> Callable[[Sequence[int]], pd.DataFrame]:
@@ -80,7 +129,7 @@ def _from_header(text: str) -> tuple[str, str | None]:
         line = found[0].strip()
         if named := re.fullmatch(r"\"?sep=(.)\"?", line, re.IGNORECASE):
             given = named[1]
-        elif line.startswith("#"):
+        elif line.startswith("#") and not _names_with_hashes(line):
             comment = found
         elif line.strip(",;\t| "):
             at = found.start()
@@ -88,7 +137,7 @@ def _from_header(text: str) -> tuple[str, str | None]:
         elif found[0].startswith("\t") or line:  # a row of delimiters only
             pass
         if found.end() == len(text):
-            at = found.start() if line and not line.startswith("#") else len(text)
+            at = found.start() if line and comment is not found else len(text)
             break
     if comment is None:
         return text[at:], given
@@ -101,6 +150,11 @@ def _from_header(text: str) -> tuple[str, str | None]:
     if comment.end() == at and first and header and _is_header_of(header, first[0]):
         return header + "\n" + text[at:], given
     return text[at:], given
+
+
+def _names_with_hashes(line: str) -> bool:
+    """Return whether a line is a header in which # begins names, as in '#params,#tokens'."""
+    return any(field.startswith("#") for field in _fields(line)[1:])
 
 
 def _is_header_of(header: str, line: str) -> bool:
@@ -130,7 +184,15 @@ def _without_frame(text: str) -> str:
 
 def _delimiter(lines: Sequence[str], promised: str | None) -> str | None:
     """Return the delimiter by which the lines have as many fields as the header, or None."""
-    best, score = None, (0.0, 0, 0)
+    best = _chosen(lines, promised)[0]
+    if best is None and promised and lines and promised in lines[0]:
+        return promised
+    return best
+
+
+def _chosen(lines: Sequence[str], promised: str | None) -> tuple[str | None, float]:
+    """Return the best delimiter, and the share of lines with as many fields as the header."""
+    best, score = None, (0.0, False, 0, 0)
     for place, each in enumerate(_CANDIDATES):
         counts = _counts(lines, each)
         if not counts or counts[0] < 2:
@@ -140,20 +202,31 @@ def _delimiter(lines: Sequence[str], promised: str | None) -> str | None:
         share = sum(alike) / len(alike) if alike else 1.0
         if spaces and share < 1:
             continue
-        found = (round(share, 2), int(each == promised) - spaces, -place)
+        numbers = _hold_numbers(lines, each)
+        found = (round(share, 2), numbers, int(each == promised) - spaces, -place)
         if share > 0.5 and found > score:
             best, score = each, found
-    if best is None and promised and lines and promised in lines[0]:
-        return promised
-    return best
+    return best, score[0]
+
+
+def _hold_numbers(lines: Sequence[str], delimiter: str) -> bool:
+    """Return whether most lines below the header hold a field that is a number alone."""
+    rows = _rows(lines[1:], delimiter)
+    found = [any(_NUMERAL.fullmatch(field) for field in row) for row in rows]
+    return 2 * sum(found) > len(found)
 
 
 def _counts(lines: Sequence[str], delimiter: str) -> list[int]:
     """Return the number of fields of each line."""
+    return [len(row) for row in _rows(lines, delimiter)]
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the fields of each line; [] if they cannot be told."""
     if delimiter.startswith("\\"):
-        return [len(re.split(delimiter, line.strip())) for line in lines]
+        return [re.split(delimiter, line.strip()) for line in lines]
     try:
-        return [len(row) for row in csv.reader(lines, delimiter=delimiter)]
+        return list(csv.reader(lines, delimiter=delimiter))
     except csv.Error:
         return []
 

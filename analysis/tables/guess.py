@@ -16,7 +16,8 @@ import pandas as pd
 
 from analysis.tables.conversions import conversions, convert_losses, numbers_in
 from analysis.tables.derive import SHAPE, derivable
-from analysis.tables.names import evaluated, rename
+from analysis.tables.homonyms import check_symbols
+from analysis.tables.names import evaluated, in_order, rename, standard_errors
 from analysis.tables.rows import used_rows
 from analysis.tables.several import FILE
 from scaling.column_words import Meaning, meaning
@@ -25,8 +26,9 @@ from scaling.errors import TableError
 from scaling.mapping import alternatives, in_expression, option
 from scaling.units import count
 
-_SYMBOLS = {column.name for column in COLUMNS} - {"lr"}
-"""Columns that are used under their names; `lr` is a rule here, but a number elsewhere."""
+_SYMBOLS = {column.name for column in COLUMNS} - {"lr", "bits_per_byte"}
+"""Columns that are used under their names; `lr` is a rule here, but a number elsewhere, and
+bits_per_byte may be the only loss."""
 _OPTIONAL = (
     "N", "D", "L", "C", "B", "S", "lr_peak", "n_layer", "d_model", "d_ff", "n_head", "n_kv_head",
     "vocab_size", "n_ctx", "seed", "L_stderr", "D_unique",
@@ -81,6 +83,8 @@ def complete(
     given = {column: column for column in kept if column in _SYMBOLS}
     given |= {symbol: column for column, symbol in names.items()}
     need = list(need)
+    own = {symbol for symbol, column in given.items() if symbol == column and column not in names}
+    check_symbols(table, own & set(need), where)
     if set(need) <= derivable(given):
         return Guess()
     return _Search(table, kept, given, where).complete(need)
@@ -94,6 +98,7 @@ def name_columns(
     A perplexity that is mapped to L becomes its logarithm, and bits per token become nats.
     """
     clear = table.columns.is_unique  # rename() complains of a table that is not
+    names = in_order(table, names)
     names, note = convert_losses(table, names) if clear else (dict(names), "")
     found = complete(table, names, need, where) if clear and not ours else Guess()
     found.given = names
@@ -105,6 +110,7 @@ def name_columns(
         symbol: table[column] if column in table.columns else evaluated(table, column, where)
         for column, symbol in found.names.items()
     }
+    made |= standard_errors(table, made)
     return rename(table, names, where).assign(**made), found
 
 

@@ -18,13 +18,13 @@ from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
+from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import (
     Evaluations,
     RowsLeftOut,
     evaluations,
     in_words,
-    repeated,
     used_rows,
     with_loss,
     with_own_ids,
@@ -40,6 +40,7 @@ from analysis.tables.several import (
     is_results_folder,
     name_runs,
     read_files,
+    repeated_rows,
 )
 from analysis.tables.states import RUNNING, with_statuses
 from scaling import progress
@@ -119,7 +120,8 @@ def load(
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
-    lookup = (*wanted, "run_id") if curves else wanted
+    lookup = tuple(dict.fromkeys((*wanted, *also, *(("run_id",) if curves else ()))))
+    table, no_data = (table, {}) if ours or chart else without_notes(table, map or {}, source)
     given = table
     table, found = name_columns(table, map or {}, lookup, source, ours=ours)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
@@ -128,6 +130,7 @@ def load(
     table, unfinished, left_out = _each_once(
         table, None if ours else given, reasons, source, strict
     )
+    left_out |= no_data
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
@@ -137,11 +140,8 @@ def load(
         table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
-    if chart and len(table) and not set(wanted) <= set(table.columns):
-        absent = [name for name in wanted if name not in table.columns]
-        shown = table.drop(columns=FILE, errors="ignore")
-        raise TableError(wandb.what_a_chart_lacks(shown, absent, f"{source} is {chart}"))
     table = table.drop(columns=FILE, errors="ignore")
+    _check_present(table, wanted, table if ours else given, chart, source)
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
         check(table, where=source)
@@ -160,6 +160,20 @@ def load(
     if left_out or not set(unfinished) <= set(STATUSES):
         warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
     return table
+
+
+def _check_present(
+    table: pd.DataFrame, wanted: Iterable[str], own: pd.DataFrame, chart: str, where: str
+) -> None:
+    """Raise TableError for columns that are missing, with those that the file has, or with what a
+    chart lacks."""
+    absent = [name for name in wanted if name not in table.columns]
+    if not absent or table.empty:
+        return
+    if chart:
+        raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}"))
+    columns = [name for name in own.columns if name != FILE]
+    raise TableError(f"{where}: {missing_column(absent[0], columns)}")
 
 
 def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -193,7 +207,7 @@ def _each_once(
     table, unfinished = table[~going].copy(), _counts(reasons[~going & reasons.ne("")])
     if given is None:
         return table, unfinished, left_out
-    again = repeated(given.loc[table.index])
+    again = repeated_rows(given, table)
     again &= table.index.isin(used_rows(table).index)
     if again.any() and strict:
         raise TableError(

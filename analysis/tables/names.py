@@ -12,7 +12,7 @@ from analysis.tables.numbers import to_numbers
 from analysis.tables.several import FILE
 from scaling.columns import COLUMNS
 from scaling.errors import TableError
-from scaling.mapping import option
+from scaling.mapping import in_expression, option
 from scaling.table import missing_column
 
 _SYMBOLS = {column.name for column in COLUMNS}
@@ -30,15 +30,19 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
             "one."
         )
     made, replaced = {}, []
+    reversed_pairs = {
+        new: old for old, new in names.items()
+        if old in _SYMBOLS and new not in _SYMBOLS and new in table.columns
+    }  # fmt: skip
     for old, new in names.items():
         reverse = old in _SYMBOLS and new not in _SYMBOLS and new in table.columns
         if reverse and old not in table.columns:
             raise TableError(
                 f"{where}: the table has no column {old!r}. The left side of --map is what is in "
-                f"the table, the right side its symbol here: did you mean {option({new: old})}?"
+                f"the table, the right side its symbol here: did you mean {option(reversed_pairs)}?"
             )
         if old not in table.columns:
-            made[old] = evaluated(table, old, where)
+            made[old] = evaluated(table, old, where, new)
         rivals = [name for name in names if names[name] == new]
         if len(rivals) > 1:
             raise TableError(
@@ -52,10 +56,49 @@ def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.Data
                 f"{where}: {option({old: new})} would hide the column {new!r} that is there "
                 f"already; rename that one too, as in {option({old: new, new: f'{new}_old'})}."
             )
-    return table.drop(columns=replaced).assign(**made).rename(columns=dict(names))
+    errors = standard_errors(table, {names[old]: values for old, values in made.items()})
+    return table.drop(columns=replaced).assign(**made, **errors).rename(columns=dict(names))
 
 
-def evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
+def standard_errors(table: pd.DataFrame, made: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """Return the standard errors of losses that an expression made of texts such as 5.03 ± 0.01."""
+    loss = made.get("L")
+    if loss is None or "L_stderr" in table.columns or "stderr" not in loss.attrs:
+        return {}
+    return {"L_stderr": loss.attrs.pop("stderr")}
+
+
+def in_order(table: pd.DataFrame, names: Mapping[str, str]) -> dict[str, str]:
+    """Return `names` such that every left side is of columns of the table alone.
+
+    A symbol that another pair makes stands for what is on its left side, as in params=N,20*N=D;
+    and a # before the first name of a header may be given or not.
+    """
+    own = set(table.columns)
+    plain = {}
+    for column, symbol in names.items():
+        bare = column.lstrip("# ")
+        plain[bare if column not in own and bare in own else column] = symbol
+    sources = {symbol: column for column, symbol in plain.items()}
+
+    def expanded(column: str, within: frozenset[str]) -> str:
+        def replaced(word: re.Match[str]) -> str:
+            name = word[0]
+            if name[0] == "`" or name in own or name in within or name not in sources:
+                return name
+            left = sources[name]
+            if left in own:
+                return in_expression(left)
+            return f"({expanded(left, within | {name})})"
+
+        if column in own or "{" in column or column in sources:
+            return column
+        return re.sub(r"`[^`]*`|(?<![\w.])[^\W\d]\w*(?!\w*\()", replaced, column)
+
+    return {expanded(column, frozenset([symbol])): symbol for column, symbol in plain.items()}
+
+
+def evaluated(table: pd.DataFrame, expression: str, where: str, symbol: str = "") -> pd.Series:
     """Return the values of an expression of columns and patterns, such as 1e6 * params_M.
 
     A pattern {field:REGEX} is the first group of REGEX in that field of each row: a column, or
@@ -72,19 +115,25 @@ def evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
         return values[text]
     for quoted in dict.fromkeys(re.findall("`([^`]+)`", text)):
         if quoted not in table.columns:
-            raise TableError(f"{where}: {_missing(table, quoted)} (named in --map)")
+            raise TableError(f"{where}: {_missing(table, quoted, symbol)} (named in --map)")
         name = f"_{len(values)}_"
         values[name], text = table[quoted], text.replace(f"`{quoted}`", name)
     plain = [word for word in re.findall(r"\b[^\W\d]\w*", text) if word in table.columns]
     values |= {word: table[word] for word in plain}
     if expression.isidentifier() or not values:
-        raise TableError(f"{where}: {_missing(table, expression)} (named in --map)")
+        raise TableError(f"{where}: {_missing(table, expression, symbol)} (named in --map)")
     numbers = pd.DataFrame(values)
     if "status" in table.columns and "status" not in values:
         numbers["status"] = table["status"]  # rows that do not count need not be numbers
     to_numbers(numbers, list(values), where)
     try:
-        return pd.Series(numbers.eval(text), table.index, dtype=float)
+        found = pd.Series(numbers.eval(text), table.index, dtype=float)
+        errors = {name: f"{name}_stderr" for name in values if f"{name}_stderr" in numbers}
+        if len(errors) == 1:  # by the difference that one standard error makes
+            ((name, error),) = errors.items()
+            above = numbers.assign(**{name: numbers[name] + numbers[error]}).eval(text)
+            found.attrs["stderr"] = pd.Series(above - found, table.index, dtype=float).abs()
+        return found
     except Exception as error:
         raise TableError(
             f"{where}: --map: {expression!r} is neither a column nor an expression of columns "
@@ -93,8 +142,8 @@ def evaluated(table: pd.DataFrame, expression: str, where: str) -> pd.Series:
         ) from None
 
 
-def _missing(table: pd.DataFrame, name: str) -> str:
-    return missing_column(name, [c for c in table.columns if c != FILE])
+def _missing(table: pd.DataFrame, name: str, symbol: str = "") -> str:
+    return missing_column(name, [c for c in table.columns if c != FILE], symbol)
 
 
 def _patterns(expression: str) -> list[tuple[int, int, str, str]]:

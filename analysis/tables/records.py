@@ -17,7 +17,11 @@ _WRAPPERS = ("runs", "data", "results", "records", "rows", "experiments", "trial
 
 _NAMES = {c.name.lower() for c in COLUMNS}
 
-_DEEPEST = 4
+_PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval", "dev",
+          "holdout", "held_out", "heldout", "fit", "extrapolation")  # fmt: skip
+"""Keys, in lower case, of the parts into which runs are split."""
+
+_DEEPEST = 6
 """Levels of wrapping that are opened."""
 
 
@@ -84,6 +88,7 @@ def _table(value: Any, source: str, depth: int) -> pd.DataFrame | None:
     if all(isinstance(v, dict) for v in value.values()):
         return _from_dicts(value, source, depth)
     wrapped = {key: v for key, v in value.items() if _holds_records(v)}
+    _check_one_list(wrapped, source)
     preferred = [key for key in _WRAPPERS if key in wrapped]
     if len(wrapped) == 1 or preferred:
         chosen = preferred[0] if preferred else next(iter(wrapped))
@@ -94,11 +99,34 @@ def _table(value: Any, source: str, depth: int) -> pd.DataFrame | None:
     if wrapped and all(key in wrapped and isinstance(v, list) for key, v in value.items()):
         return _from_list([{"run_id": key, **row} for key, rows in wrapped.items() for row in rows])
     if wrapped:
-        raise TableError(
-            f"{source} holds several lists of records, {', '.join(map(str, wrapped))}: name one, "
-            f"as in '{source}#{next(iter(wrapped))}'."
-        )
+        raise TableError(_several(wrapped, source))
     return _from_list([value])  # one run
+
+
+def _check_one_list(lists: Mapping[str, Any], source: str) -> None:
+    """Raise TableError if several of the lists are tables of runs, not the curve of one run each.
+
+    Their keys are parts of a data set, or two of them hold records of different sizes.
+    """
+    parts = [key for key in lists if str(key).lower() in _PARTS]
+    if len(lists) > 1 and (len(parts) == len(lists) or sum(map(_has_sizes, lists.values())) > 1):
+        raise TableError(_several(lists, source))
+
+
+def _several(lists: Mapping[str, Any], source: str) -> str:
+    return (
+        f"{source} holds several lists of records, {', '.join(map(str, lists))}: name one, as in "
+        f"{' or '.join(repr(f'{source}#{key}') for key in list(lists)[:2])}."
+    )
+
+
+def _has_sizes(value: Any) -> bool:
+    """Return whether records hold models of several sizes."""
+    rows = value.values() if isinstance(value, dict) else value
+    flat = [row for row in rows if isinstance(row, dict)]
+    names = dict.fromkeys(str(key) for row in flat for key in row)
+    sizes = [name for name in names if (what := meaning(name)) is not None and what.symbol == "N"]
+    return any(len({repr(row.get(name)) for row in flat}) > 1 for name in sizes)
 
 
 def _holds_records(value: Any) -> bool:
@@ -112,6 +140,8 @@ def _holds_records(value: Any) -> bool:
     inner = list(value.values())
     if len(inner) > 1 and all(isinstance(v, dict) for v in inner) and _alike(inner):
         return True
+    if len(inner) == 1 and isinstance(inner[0], dict | list):
+        return _holds_records(inner[0])
     return any(_holds_records(value[key]) for key in _WRAPPERS if key in value)
 
 
@@ -148,6 +178,8 @@ def _from_columns(value: Mapping[str, Any]) -> pd.DataFrame | None:
 def _from_dicts(value: Mapping[str, dict], source: str, depth: int) -> pd.DataFrame | None:
     """Return the table of objects by name: records, columns by row, or one wrapped value."""
     inner = list(value.values())
+    if all(map(_holds_records, inner)):
+        _check_one_list(value, source)
     if all(_is_flat(v) for v in inner) and _are_columns(value):
         columns = pd.DataFrame({key: pd.Series(v) for key, v in value.items()})
         return columns.reset_index(drop=True)

@@ -36,12 +36,14 @@ def used_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["status"] == "ok"] if "status" in table.columns else table
 
 
-def repeated(table: pd.DataFrame) -> pd.Series:
+def repeated(table: pd.DataFrame, files: pd.Series | None = None) -> pd.Series:
     """Return which rows repeat an earlier one: every column is equal, as written.
+
+    files: the file of each row, if there are several; it is not compared.
 
     Columns of row numbers are not compared. Rows with different ids are different runs.
     """
-    names = [name for name in table.columns if not _numbers_rows(table, name)]
+    names = [name for name in table.columns if not _numbers_rows(table, name, files)]
     if not names:
         return pd.Series(False, table.index)
     compared = table[names].copy()
@@ -51,12 +53,13 @@ def repeated(table: pd.DataFrame) -> pd.Series:
     return compared.duplicated()
 
 
-def _numbers_rows(table: pd.DataFrame, name: Any) -> bool:
+def _numbers_rows(table: pd.DataFrame, name: Any, files: pd.Series | None) -> bool:
     word = str(name).strip().lower()
     if word not in _ROW_NUMBERS and not word.startswith("unnamed:"):
         return False
     numbers = pd.to_numeric(table[name], errors="coerce")
-    return bool(numbers.notna().all() and (numbers.diff().iloc[1:] > 0).all())
+    rises = numbers.diff() if files is None else numbers.groupby(files).diff()
+    return bool(numbers.notna().all() and (rises.dropna() > 0).all())
 
 
 def with_loss(table: pd.DataFrame, where: str, *, strict: bool) -> tuple[pd.DataFrame, int]:

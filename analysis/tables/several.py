@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.tables import wandb
 from analysis.tables.containers import read_file
+from analysis.tables.rows import repeated
 from scaling.errors import TableError
 from scaling.mapping import option
 
@@ -113,6 +114,27 @@ def name_runs(table: pd.DataFrame) -> pd.DataFrame:
     if "N" not in table.columns or (table.groupby(FILE)["N"].nunique(dropna=False) > 1).any():
         return table
     return table.assign(run_id=table[FILE].map(_short_names(table[FILE].unique())))
+
+
+def repeated_rows(given: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+    """Return which rows of `table` repeat an earlier one, in whichever file, as they were `given`.
+
+    If each file is a run of its own, only a whole file repeats another: two runs may well share a
+    rounded loss.
+    """
+    given = given.loc[table.index]
+    if FILE not in table.columns or table[FILE].nunique() < 2:
+        return repeated(given.drop(columns=FILE, errors="ignore"))
+    files = table[FILE]
+    more = [name for name in table.columns if name not in (*given.columns, "run_id")]
+    compared = given.drop(columns=FILE, errors="ignore").join(table[more])  # N of a file's name
+    again = repeated(compared, files)
+    if "run_id" not in given.columns and "run_id" in table.columns:
+        runs = table["run_id"].groupby(files).nunique(dropna=False)
+        if (runs == 1).all():
+            within = repeated(compared.assign(**{FILE: files}), files)
+            return within | again.groupby(files).transform("all")
+    return again
 
 
 def _short_names(files: Sequence[str]) -> dict[str, str]:

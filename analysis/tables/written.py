@@ -35,6 +35,14 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+
 _PLUS_MINUS = r"(?:±|\+/-|\+-)"
 
 
+_UNIT = re.compile(
+    r"(?<=[\dkmbgtn)])\s*(?:(?:trainable |total )?param(?:eter)?s?|tok(?:en)?s?|flops?|steps?"
+    r"|nats?(?:(?:\s?/\s?| per )tok(?:en)?)?)\.?$",
+    re.IGNORECASE,
+)
+"""Units behind a number that counts one by one: 20M params, 5.09 nats."""
+
+
 class Number(NamedTuple):
     """A number and its standard error, which is nan where none is written."""
 
@@ -44,7 +52,7 @@ class Number(NamedTuple):
 
 def written(text: str, decimal: str) -> Number | None:
     """Return the number that a text is if `decimal` ("." or ",") is the decimal mark, or None."""
-    found = _pattern(decimal).fullmatch(_plain(text))
+    found = _pattern(decimal).fullmatch(_UNIT.sub("", _plain(text)))
     if not found:
         return None
     try:
@@ -63,6 +71,8 @@ def complaint(text: str) -> str:
     text = text.strip()
     if text.endswith(("%", "‰")):
         return "a percentage; write it as a plain number in the column's unit"
+    if text[:1] in "[(" and text[-1:] in ")]" and "," in text:
+        return "a list; write one row for each of its numbers"
     if text[:1] in "<>≤≥≲≳":
         return "a bound, not a measured value"
     if text[:1] in "~≈∼≃" or re.match(r"(?:ca|approx|about)\b", text, re.IGNORECASE):
