@@ -14,7 +14,7 @@ from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
 from analysis.laws import Law
-from analysis.tables.rows import reasons
+from analysis.tables.rows import LAST, reasons
 from analysis.tables.searches import SEARCHED, best_of_searches
 from scaling import table
 from scaling.errors import TableError
@@ -326,23 +326,33 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
     return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
 
 
-def check_data(problem: Problem) -> None:
-    """Raise FitError for too few rows, or for inputs that do not vary."""
+def check_data(problem: Problem, left_out: Mapping[str, int]) -> None:
+    """Raise FitError for too few rows, or for inputs that do not vary.
+
+    left_out: the number of rows left out by reason.
+    """
     law, n, q = problem.law, problem.n, problem.q
+    earlier = (
+        f" {left_out[LAST]} {LAST} are left out; fit them too with --rows all."
+        if LAST in left_out
+        else ""
+    )
     if q == 0:
         raise FitError(f"every parameter of {law.name} is fixed: nothing to fit.")
     if n <= q:
         raise FitError(
             f"{law.name} has {q} parameters to fit ({', '.join(problem.free)}), but the table has "
             f"{n} usable rows: at least {q + 1} are needed. Fix some parameters, or add runs."
+            f"{earlier}"
         )
     for name, x in problem.columns.items():
         if np.ptp(x) == 0:
             raise FitError(
                 f"{law.name} needs runs that differ in {name}, but all {n} have {name}={x[0]:g}."
+                f"{earlier}"
             )
         if np.ptp(x) < 1e-9 * np.abs(x).max():
             raise FitError(
                 f"{law.name} needs runs that differ in {name}, but all {n} have {name} within "
-                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}."
+                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}.{earlier}"
             )

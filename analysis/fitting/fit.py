@@ -98,6 +98,7 @@ def fit(
     fixed = held_parameters(law, fixed or {})
     runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = _problem(law, runs, w, cluster, fixed, on)
+    check_data(problem, left_out)
     kind = _objective(problem, objective, delta)
     used = _intervals(problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")
@@ -146,7 +147,7 @@ def _problem(
     fixed: Mapping[str, float],
     on: str,
 ) -> Problem:
-    problem = Problem(
+    return Problem(
         law=law,
         columns={name: runs[name].to_numpy(float) for name in law.inputs},
         target=runs[law.target].to_numpy(float),
@@ -155,8 +156,6 @@ def _problem(
         fixed=fixed,
         on=on,
     )
-    check_data(problem)
-    return problem
 
 
 def _objective(problem: Problem, objective: str, delta: float | None) -> Objective:
