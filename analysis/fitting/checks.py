@@ -81,7 +81,7 @@ def check_options(
             f"delta={delta} must be positive and finite: it is the residual where Huber bends."
         )
     if delta is not None and objective in ("ls", "lad"):
-        raise FitError(f"delta={delta} belongs to objective='huber', not to {objective!r}.")
+        raise FitError(f"delta={delta} belongs to the objective huber, not to {objective}.")
     check_draws(bootstrap, seed)
 
 
@@ -208,7 +208,7 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
         values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
         raise TableError(
             f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
-            "rename what means 'ok', or drop the column."
+            "rename what means 'ok', or remove the column."
         )
     if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
         left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
@@ -313,8 +313,7 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
         raise TableError(
             f"column {cluster!r} names the run of each row, but {missing.sum()} of "
             f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
-            "them in, or name another column with --cluster (in Python, cluster=None if every row "
-            "is a separate run)."
+            "them in, or name another column with --cluster."
         )
     try:
         codes, _ = pd.factorize(runs[cluster])

@@ -176,8 +176,8 @@ def _intervals(problem: Problem, intervals: str, bootstrap: int) -> str:
         return "delta"
     if intervals == "residual" and clustered:
         raise FitError(
-            f"intervals='residual' redraws single rows, but the rows belong to {units} runs: use "
-            "'wild' or 'bootstrap', which keep a run's rows together, or cluster=None."
+            f"the intervals 'residual' redraw single rows, but the rows belong to {units} runs: "
+            "use 'wild' or 'bootstrap', which keep a run's rows together."
         )
     if intervals == "auto":
         return "delta" if units < SMALL else "bootstrap"

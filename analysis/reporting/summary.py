@@ -27,7 +27,7 @@ from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import Plans, plans
 from analysis.reporting.text import brief, detailed
-from analysis.tables.rows import used_rows
+from analysis.tables.rows import Evaluations, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
 from analysis.validation.validate import Validation, validate
@@ -140,6 +140,8 @@ def summarise(
     map: Mapping[str, str] | None = None,
     where: str | None = None,
     strict: bool = False,
+    rows: Evaluations = "auto",
+    decimal: str | None = None,
 ) -> Summary:
     """Fit, validate, plan and draw everything that the runs of a results folder or table allow.
 
@@ -149,12 +151,14 @@ def summarise(
     map      {column of the table: symbol}, as for `load`.
     where    A condition that selects runs, such as "D > 1e9".
     strict   Refuse rows that would be left out, as for `load`.
+    rows     Which evaluations of a run count, as for `load`.
+    decimal  The decimal mark of numbers in text, as for `load`.
 
     Raises TableError if there is no table or no usable run. Items that the data do not allow (one
     size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = source_path(results)
-    selection = {"map": map, "where": where, "strict": strict}
+    selection = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
     table, runs, curves = _read(results, {k: value for k, value in selection.items() if value})
     attempt = Attempts()
     choice = attempt("laws of N and D", choose, runs)
