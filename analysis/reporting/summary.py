@@ -27,9 +27,11 @@ from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import Plans, plans
 from analysis.reporting.text import brief, detailed
+from analysis.tables.containers import located
 from analysis.tables.rows import Evaluations, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
+from analysis.tables.several import files_of, is_results_folder
 from analysis.validation.validate import Validation, validate
 from scaling import progress
 from scaling.errors import ConfigError, TableError
@@ -231,8 +233,9 @@ def _read(
 
 
 def source_path(results: Results) -> Path:
-    """Return the results folder, the table, or the first file of a table."""
-    return Path(results if isinstance(results, str | Path) else results[0])
+    """Return the results folder, or the first file of a table."""
+    first = Path(results if isinstance(results, str | Path) else results[0])
+    return first if is_results_folder(first) else located(files_of(first)[0])[0]
 
 
 def _fit(attempt: Attempts, runs: pd.DataFrame, choice: Choice | None) -> dict[str, FitResult]:

@@ -43,7 +43,7 @@ from analysis.tables.several import (
     name_runs,
     read_files,
 )
-from analysis.tables.states import RUNNING, with_statuses
+from analysis.tables.states import RUNNING, with_statuses, without_failures
 from scaling import progress
 from scaling.columns import STATUSES
 from scaling.errors import TableError
@@ -131,6 +131,8 @@ def load(
     table, unfinished, left_out = _each_once(
         table, None if ours else given, reasons, source, strict
     )
+    if "L" in wanted and "L" in table.columns:
+        table["L"] = without_failures(table["L"])
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
