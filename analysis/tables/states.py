@@ -53,8 +53,8 @@ _FOREIGN_WORDS = {
     "fallido fallida fallo fallado cancelado cancelada interrumpido interrumpida "
     "abortado fallito fallita annullato interrotto errore falhou falha interrompido "
     "erro mislukt afgebroken geannuleerd fout avbruten misslyckades przerwano blad "
-    "ошибка прервано сбой отменено неудача 失败 失敗 已失败 错误 中断 取消 已取消 终止 已终止 エラー キャンセル 실패 "
-    "오류 취소 취소됨 중단",
+    "ошибка прервано сбой отменено неудача 失败 失敗 已失败 错误 中断 取消 已取消 终止 已终止 "
+    "エラー キャンセル 실패 오류 취소 취소됨 중단",
     RUNNING: "laeuft lauft laufend wartend wartet geplant encours enattente encurso enejecucion "
     "ejecutando pendiente incorso inesecuzione inattesa emandamento executando pendente bezig "
     "lopend wachtend выполняется ожидание 运行中 进行中 等待中 排队中 実行中 待機中 실행중 대기중",
