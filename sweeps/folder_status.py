@@ -111,8 +111,8 @@ class Status:
         if self.failures:
             some = next(iter(self.failures))
             lines.append(
-                f"`scaling logs {self.folder} {some[:6]}` shows more; `scaling sweep ... "
-                "--retry-failed` trains failed runs again"
+                f"`scaling logs {self.folder} {some[:6]}` shows more; the command of this sweep "
+                "with --retry-failed trains failed runs again"
             )
         return "\n".join(lines)
 

@@ -83,7 +83,7 @@ def test_weights():
         ({"reduce": "max"}, "reduce='max' is not known"),
         ({"intervals": "jackknife"}, "intervals='jackknife' is not known"),
         ({"delta": -1.0}, "delta=-1.0 must be positive"),
-        ({"objective": "ls", "delta": 1e-3}, "belongs to objective='huber'"),
+        ({"objective": "ls", "delta": 1e-3}, "belongs to the objective huber"),
         ({"fixed": dict.fromkeys(("E", "A", "B", "alpha", "beta"), 1.0)}, "nothing to fit"),
     ],
 )

@@ -161,7 +161,7 @@ def test_laws_without_a_target_are_rejected(pilot):
         design(one, budget=1e13)
     with pytest.raises(ConfigError, match="needs a law of N and D; kaplan_N"):
         design(fit(laws.kaplan_N, pilot.runs, bootstrap=20), budget=1e13)
-    with pytest.raises(ConfigError, match="needs the draws of a fit"):
+    with pytest.raises(ConfigError, match="needs bootstrap draws of the fit"):
         design(fit(laws.chinchilla, pilot.runs, bootstrap=0), budget=1e13)
     with pytest.raises(ConfigError, match="was not written by a design"):
         expected('name = "mine"')

@@ -249,8 +249,8 @@ def test_a_fit_reports_swapped_N_and_D():
 
 
 def test_rows_of_unknown_status():
-    table = nl(D=1e8, status=["terminado", "terminado", "muerto"])
-    with pytest.raises(TableError, match="2 'terminado', 1 'muerto', and no word that means fin"):
+    table = nl(D=1e8, status=["estupendo", "estupendo", "muerto"])
+    with pytest.raises(TableError, match="2 'estupendo', 1 'muerto', and no word that means fin"):
         load(table)
     with pytest.warns(UserWarning, match=r"2 finished runs; left out: 1 muerto \(unknown\)"):
         load(table.assign(status=["ok", "ok", "muerto"]))

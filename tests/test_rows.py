@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import fit, laws, load
-from analysis.tables.rows import RowsLeftOut, evaluations, repeated
+from analysis.fitting.checks import FitError
+from analysis.tables.rows import RowsLeftOut, evaluations, in_words, repeated
 from analysis.tables.searches import best_of_searches
 from scaling.errors import TableError
 
@@ -158,10 +161,73 @@ def test_of_a_step_that_a_resumed_run_wrote_twice_the_last_row_counts():
 def test_few_runs_keep_all_their_evaluations_unless_told_otherwise():
     curves = pd.concat([grid(sizes=(1e7, 3e7, 1e8), tokens=np.geomspace(1e8, 1e10, 9))])
     curves["run_id"] = curves["N"].astype(str)
-    assert len(evaluations(curves, "auto")[0]) == 27
-    last, left = evaluations(curves, "last")
+    kept, _, why = evaluations(curves, "auto")
+    assert len(kept) == 27 and "fewer than 10 runs" in why and "--rows last" in why
+    last, left, _ = evaluations(curves, "last")
     assert len(last) == 3 and left == 24 and (last["D"] == 1e10).all()
     assert evaluations(curves, "all")[1] == 0
+
+
+def learning_curves(ends: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
+    """Return ten evaluations of each run, on its way to `ends` tokens."""
+    tokens = np.outer(ends, np.geomspace(0.05, 1, 10))
+    N = np.repeat(sizes, 10)
+    table = pd.DataFrame(
+        {"run_id": np.repeat(np.arange(len(ends)), 10), "N": N, "D": tokens.ravel()}
+    )
+    noise = np.random.default_rng(0).normal(0, 0.002, len(table))
+    loss = 1.8 + 400 / table["N"] ** 0.34 + 1500 / table["D"] ** 0.36
+    return table.assign(L=loss * np.exp(noise))
+
+
+SIZES = np.geomspace(2e7, 7e8, 12)
+WOBBLE = np.random.default_rng(1).uniform(0.95, 1.05, 12)
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        (np.full(12, 2e9), "D is nearly the same"),
+        (2e9 * WOBBLE, "D is nearly the same"),
+        (20 * SIZES, "D follows N"),
+        (20 * SIZES * WOBBLE, "D follows N"),
+        (1e19 / 6 / SIZES, "D follows N"),
+        (3e5 * SIZES**0.5, "D follows N"),
+        (np.tile([2e9, 8e9], 6), ""),
+        (20 * SIZES * np.tile([0.3, 1, 3], 4), ""),
+    ],
+)
+def test_only_last_evaluations_that_tell_n_from_d_are_taken_alone(ends, why):
+    curves = learning_curves(ends, SIZES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RowsLeftOut)
+        runs = load(curves, rows="auto")
+    assert len(runs) == (120 if why else 12)
+    said = in_words(runs)
+    assert why in said and ("--rows last" if why else "--rows all") in said
+    if why:
+        found = fit("chinchilla", runs, bootstrap=0).params
+        assert found["beta"] == pytest.approx(0.36, abs=0.04)
+
+
+def test_last_evaluations_at_few_points_are_not_taken_alone():
+    sizes = np.repeat(np.geomspace(2e7, 7e8, 5), 2)
+    ends = np.repeat([4e9, 1e9, 8e9, 2e9, 3e10], 2)
+    kept, left, why = evaluations(learning_curves(ends, sizes), "auto")
+    assert left == 0 and len(kept) == 100 and "only 5 different N and D" in why
+
+
+def test_a_law_of_n_alone_takes_the_last_evaluations():
+    curves = learning_curves(np.full(12, 2e9), SIZES)
+    assert len(evaluations(curves, "auto", ("N", "L"))[0]) == 12
+    assert len(evaluations(curves, "auto", ("D", "L"))[0]) == 120
+
+
+def test_a_refused_fit_of_last_evaluations_names_the_option_for_all():
+    with pytest.warns(RowsLeftOut):
+        runs = load(learning_curves(np.full(12, 2e9), SIZES), rows="last")
+    with pytest.raises(FitError, match=r"differ in D.*108 earlier evaluations.*--rows all"):
+        fit("chinchilla", runs)
 
 
 def test_one_run_id_at_several_sizes_is_several_runs():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from analysis import load
 from analysis.tables.rows import RowsLeftOut, used_rows
 from analysis.tables.states import with_statuses
 from scaling.errors import TableError
+from scaling.mapping import parse
 
 
 def grid(n: int = 12) -> pd.DataFrame:
@@ -97,8 +100,61 @@ def test_unknown_words_are_named_and_never_fitted():
     with pytest.warns(RowsLeftOut, match=r"11 finished runs; left out: 1 verschollen \(unknown"):
         got = load(states("verschollen"))
     assert len(used_rows(got)) == 11
-    with pytest.raises(TableError, match=r"12 'fertig', and no word that means finished.*--map"):
-        load(grid().assign(status="fertig"))
+    with pytest.raises(TableError, match=r"12 'hurra', and no word that means finished.*--map"):
+        load(grid().assign(status="hurra"))
+
+
+@pytest.mark.parametrize("name", ["status", "Status", "STATUS"])
+def test_a_column_of_unknown_words_is_refused_with_commands_that_work(name):
+    table = grid().assign(**{name: ["toll gelaufen"] * 11 + ["kaputt"]})
+    with pytest.raises(TableError, match="11 'toll_gelaufen', 1 'kaputt'") as error:
+        load(table)
+    words = shlex.split(str(error.value).split("counts: ")[1].removesuffix(", for example."))
+    where = words[words.index("--where") + 1]
+    found = load(table, map=parse([words[words.index("--map") + 1].rstrip(";")]), where=where)
+    assert len(found) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Status", ["fertig", "abgebrochen", "läuft"]),
+        ("Zustand", ["Abgeschlossen", "Abgestürzt", "Fehlgeschlagen"]),
+        ("statut", ["Terminé", "Échoué", "en cours"]),
+        ("Estado", ["Completado", "Fallido", "Cancelada"]),
+        ("status", ["concluído", "falhou", "em andamento"]),
+        ("stato", ["completato", "fallito", "divergente"]),
+        ("статус", ["Завершён", "Ошибка", "выполняется"]),
+        ("状态", ["已完成", "失败", "运行中"]),
+        ("state", ["완료", "실패", "실행 중"]),
+    ],
+)
+def test_states_are_known_in_other_languages(name, words):
+    table = grid().assign(**{name: [words[0]] * 10 + words[1:]})
+    with pytest.warns(RowsLeftOut, match=r"10 finished runs; left out: 1 \w+, 1 \w+"):
+        found = load(table)
+    assert len(used_rows(found)) == 10
+
+
+@pytest.mark.parametrize(
+    "word", ["diverged", "NaN", "OOM", "failed at step 3", "inf", "#DIV/0!", "abgebrochen"]
+)
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_words_of_failure_in_place_of_a_loss_are_missing_losses(word, decimal, tmp_path):
+    losses = [f"{loss:.4f}".replace(".", decimal) for loss in grid()["L"]]
+    table = grid().astype("int64", errors="ignore").assign(L=[word, *losses[1:]])
+    table.to_csv(tmp_path / "t.csv", sep=";", index=False)
+    with pytest.warns(RowsLeftOut, match="11 rows; left out: 1 without a loss"):
+        found = load(tmp_path / "t.csv")
+    assert np.allclose(found["L"], grid()["L"][1:], atol=1e-4)
+    with pytest.raises(TableError, match="column 'L' must be positive and finite: 1 of 12"):
+        load(tmp_path / "t.csv", strict=True)
+
+
+def test_other_text_in_place_of_a_loss_is_refused():
+    losses = [str(loss) for loss in grid()["L"]]
+    with pytest.raises(TableError, match=r"column 'L' must be numbers: 1 of 12.*'see note'"):
+        load(grid().assign(L=["see note", *losses[1:]]))
 
 
 def test_rows_without_a_state_do_not_count_beside_rows_with_one():

@@ -183,7 +183,7 @@ def of_results(
     width     'column' or 'full'; the default suits the figure.
     critical  A results folder with several batch sizes, whose B_crit(L) holds for these runs too,
               which have only one.
-    selection  The arguments map, where and strict of `analysis.load`.
+    selection  The arguments map, where, strict, rows and decimal of `analysis.load`.
 
     Raises TableError, which names what is missing and the spec that measures it, if the figure
     cannot be drawn.

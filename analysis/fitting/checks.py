@@ -14,7 +14,7 @@ from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
 from analysis.laws import Law
-from analysis.tables.rows import reasons
+from analysis.tables.rows import LAST, reasons
 from analysis.tables.searches import SEARCHED, best_of_searches
 from scaling import table
 from scaling.errors import TableError
@@ -81,7 +81,7 @@ def check_options(
             f"delta={delta} must be positive and finite: it is the residual where Huber bends."
         )
     if delta is not None and objective in ("ls", "lad"):
-        raise FitError(f"delta={delta} belongs to objective='huber', not to {objective!r}.")
+        raise FitError(f"delta={delta} belongs to the objective huber, not to {objective}.")
     check_draws(bootstrap, seed)
 
 
@@ -208,7 +208,7 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
         values = ", ".join(f"{value!r} ({count})" for value, count in found.items())
         raise TableError(
             f"no row has status 'ok': nothing to fit. The column 'status' holds {values}: "
-            "rename what means 'ok', or drop the column."
+            "rename what means 'ok', or remove the column."
         )
     if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
         left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
@@ -313,8 +313,7 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
         raise TableError(
             f"column {cluster!r} names the run of each row, but {missing.sum()} of "
             f"{len(runs)} rows have none (row {rows}{', ...' if missing.sum() > 5 else ''}): fill "
-            "them in, or name another column with --cluster (in Python, cluster=None if every row "
-            "is a separate run)."
+            "them in, or name another column with --cluster."
         )
     try:
         codes, _ = pd.factorize(runs[cluster])
@@ -326,23 +325,33 @@ def group_codes(runs: pd.DataFrame, cluster: str | None) -> np.ndarray:
     return codes if codes.max() + 1 < len(codes) else np.arange(len(runs))
 
 
-def check_data(problem: Problem) -> None:
-    """Raise FitError for too few rows, or for inputs that do not vary."""
+def check_data(problem: Problem, left_out: Mapping[str, int]) -> None:
+    """Raise FitError for too few rows, or for inputs that do not vary.
+
+    left_out: the number of rows left out by reason.
+    """
     law, n, q = problem.law, problem.n, problem.q
+    earlier = (
+        f" {left_out[LAST]} {LAST} are left out; fit them too with --rows all."
+        if LAST in left_out
+        else ""
+    )
     if q == 0:
         raise FitError(f"every parameter of {law.name} is fixed: nothing to fit.")
     if n <= q:
         raise FitError(
             f"{law.name} has {q} parameters to fit ({', '.join(problem.free)}), but the table has "
             f"{n} usable rows: at least {q + 1} are needed. Fix some parameters, or add runs."
+            f"{earlier}"
         )
     for name, x in problem.columns.items():
         if np.ptp(x) == 0:
             raise FitError(
                 f"{law.name} needs runs that differ in {name}, but all {n} have {name}={x[0]:g}."
+                f"{earlier}"
             )
         if np.ptp(x) < 1e-9 * np.abs(x).max():
             raise FitError(
                 f"{law.name} needs runs that differ in {name}, but all {n} have {name} within "
-                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}."
+                f"{np.ptp(x) / np.abs(x).max():.1g} of {x[0]:g}.{earlier}"
             )

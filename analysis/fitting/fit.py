@@ -98,6 +98,7 @@ def fit(
     fixed = held_parameters(law, fixed or {})
     runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = _problem(law, runs, w, cluster, fixed, on)
+    check_data(problem, left_out)
     kind = _objective(problem, objective, delta)
     used = _intervals(problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")
@@ -141,7 +142,7 @@ def _problem(
     fixed: Mapping[str, float],
     on: str,
 ) -> Problem:
-    problem = Problem(
+    return Problem(
         law=law,
         columns={name: runs[name].to_numpy(float) for name in law.inputs},
         target=runs[law.target].to_numpy(float),
@@ -150,8 +151,6 @@ def _problem(
         fixed=fixed,
         on=on,
     )
-    check_data(problem)
-    return problem
 
 
 def _status(
@@ -187,8 +186,8 @@ def _intervals(problem: Problem, intervals: str, bootstrap: int) -> str:
         return "delta"
     if intervals == "residual" and clustered:
         raise FitError(
-            f"intervals='residual' redraws single rows, but the rows belong to {units} runs: use "
-            "'wild' or 'bootstrap', which keep a run's rows together, or cluster=None."
+            f"the intervals 'residual' redraw single rows, but the rows belong to {units} runs: "
+            "use 'wild' or 'bootstrap', which keep a run's rows together."
         )
     if intervals == "auto":
         return "delta" if units < SMALL else "bootstrap"

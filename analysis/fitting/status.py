@@ -257,8 +257,8 @@ def checkpoints_as_runs(problem: Problem, runs: pd.DataFrame, minimum: Minimum) 
         Status(
             "rows_alike",
             f"{n} rows share {G} values of {' and '.join(keys)} and their residuals agree "
-            f"({agreement:.2f}): if they are checkpoints of runs, name the column of the run, "
-            "cluster=...",
+            f"({agreement:.2f}): if they are checkpoints of runs, name the column of the run "
+            "with --cluster",
         )
     ]
 

@@ -126,7 +126,7 @@ def budget_sets(
         raise TableError(
             f"isoFLOP minima need budgets of at least {_FEWEST} sizes at one C (within "
             f"{widths[-1]:.0%}); these {len(runs)} runs have none. Train an isoFLOP set, or use "
-            "method='envelope'."
+            "the method 'envelope'."
         )
     status = []
     if not inside.all():

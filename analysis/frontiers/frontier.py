@@ -168,8 +168,8 @@ class _Source:
     def _envelope(self, flops: str) -> Frontier:
         if self.curves is None:
             raise TableError(
-                "the envelope needs learning curves: load(folder, curves=True), or give them as "
-                "frontier(runs, curves=...)."
+                "the envelope needs learning curves: a results folder with curves.parquet, or a "
+                "table with several rows for each run_id."
             )
         return envelope(counted(self.curves, self.params, flops), **self.options)
 

@@ -141,7 +141,7 @@ def target_function(law: Law, name: str) -> Callable[[Mapping[str, np.ndarray]],
 def draws_of(result: FitResult, seed: int) -> dict[str, np.ndarray]:
     """Return some draws of the parameters, and the estimate as the last one: (k,) each."""
     if not len(result.samples):
-        raise ConfigError("a design needs the draws of a fit: fit(..., bootstrap=200).")
+        raise ConfigError("a design needs bootstrap draws of the fit, such as 400 (--bootstrap).")
     rng = np.random.default_rng(seed)
     rows = result.samples.iloc[rng.permutation(len(result.samples))[:_DRAWS]]
     draws = {p: np.append(rows[p].to_numpy(float), result.params[p]) for p in result.law.params}

@@ -289,7 +289,7 @@ def _front(
     """Return the frontier of the source. Raises ConfigError for options that do not suit it."""
     for name, number in (("served", served), ("unique", unique)):
         if number and not isinstance(source, FitResult):
-            raise ConfigError(f"{name}={number:g} needs a fitted law: plan(fit(...), ...).")
+            raise ConfigError(f"{name}={number:g} needs a fitted law.")
         if number and not sensible(number):
             raise ConfigError(
                 f"{name}={number} must be a number of tokens, no more than {LARGEST:g}."
@@ -312,7 +312,7 @@ def _request(values: Mapping[str, float | None]) -> tuple[str, float]:
     if len(given) != 1:
         raise ConfigError(
             f"a plan needs exactly one of C, N, D and L; got {', '.join(given) or 'none'}. "
-            "Say plan(fit, C=1e21)."
+            "Give one of --flops, --params, --tokens and --loss."
         )
     ((asked, value),) = given.items()
     if not sensible(value):

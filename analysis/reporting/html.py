@@ -27,6 +27,7 @@ from analysis.laws.symbols import name as name_of
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
 from analysis.reporting.summary import Summary, key_of, source_path, summarise
+from analysis.tables.rows import Evaluations
 from scaling import progress
 from scaling.errors import TableError
 from scaling.files import check_inside, decode, read_bytes
@@ -78,6 +79,8 @@ def report(
     map: Mapping[str, str] | None = None,
     where: str | None = None,
     strict: bool = False,
+    rows: Evaluations = "auto",
+    decimal: str | None = None,
 ) -> Path:
     """Write the page of a results folder or of a table; return its path.
 
@@ -85,6 +88,8 @@ def report(
     map     {column of the table: symbol}, as for `load`.
     where   A condition that selects runs, such as "D > 1e9".
     strict  Refuse rows that would be left out, as for `load`.
+    rows    Which evaluations of a run count, as for `load`.
+    decimal The decimal mark of numbers in text, as for `load`.
 
     The page lists what the data do not allow. Raises TableError as `summarise` does, and for a
     damaged manifest.
@@ -96,7 +101,9 @@ def report(
         check_inside(folder / "report.html", folder)
     out = Path(out) if out else folder / "report.html"
     manifest = _manifest(folder)
-    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict}
+    selection: dict[str, Any] = {
+        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
+    }  # fmt: skip
     selection = {name: value for name, value in selection.items() if value}
     summary = summarise(results, draw=False, **selection)
     made, missing = drawings(results, choice=summary.choice, **selection)

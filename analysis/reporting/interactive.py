@@ -112,7 +112,7 @@ def _records(runs: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
         values = {name: _rounded(run[name]) for name in shown}
         records.append(
             {
-                "id": run["run_id"],
+                "id": _rounded(run["run_id"]) or "",
                 "tag": _rounded(run.get("tag")) or "",
                 "group": int(number),
                 "colour": to_hex(colours(norm(run["N"]))),

@@ -27,9 +27,11 @@ from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import Plans, plans
 from analysis.reporting.text import brief, detailed
-from analysis.tables.rows import used_rows
+from analysis.tables.containers import located
+from analysis.tables.rows import Evaluations, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
+from analysis.tables.several import files_of, is_results_folder
 from analysis.validation.validate import Validation, validate
 from scaling import progress
 from scaling.errors import ConfigError, TableError
@@ -140,6 +142,8 @@ def summarise(
     map: Mapping[str, str] | None = None,
     where: str | None = None,
     strict: bool = False,
+    rows: Evaluations = "auto",
+    decimal: str | None = None,
 ) -> Summary:
     """Fit, validate, plan and draw everything that the runs of a results folder or table allow.
 
@@ -149,12 +153,14 @@ def summarise(
     map      {column of the table: symbol}, as for `load`.
     where    A condition that selects runs, such as "D > 1e9".
     strict   Refuse rows that would be left out, as for `load`.
+    rows     Which evaluations of a run count, as for `load`.
+    decimal  The decimal mark of numbers in text, as for `load`.
 
     Raises TableError if there is no table or no usable run. Items that the data do not allow (one
     size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = source_path(results)
-    selection = {"map": map, "where": where, "strict": strict}
+    selection = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
     table, runs, curves = _read(results, {k: value for k, value in selection.items() if value})
     attempt = Attempts()
     choice = attempt("laws of N and D", choose, runs)
@@ -227,8 +233,9 @@ def _read(
 
 
 def source_path(results: Results) -> Path:
-    """Return the results folder, the table, or the first file of a table."""
-    return Path(results if isinstance(results, str | Path) else results[0])
+    """Return the results folder, or the first file of a table."""
+    first = Path(results if isinstance(results, str | Path) else results[0])
+    return first if is_results_folder(first) else located(files_of(first)[0])[0]
 
 
 def _fit(attempt: Attempts, runs: pd.DataFrame, choice: Choice | None) -> dict[str, FitResult]:

@@ -49,7 +49,8 @@ def _basis(summary: Summary) -> Iterator[str]:
         yield "N_opt ~ C^a: " + ", ".join(map(_power, fronts))
     more = "more with --details"
     if summary.skipped:
-        more = f"{len(summary.skipped)} items are missing: see --details"
+        verb = "items are" if len(summary.skipped) > 1 else "item is"
+        more = f"{len(summary.skipped)} {verb} missing: see --details"
     yield f"figures: {_files(summary.figures)}; {more}" if summary.figures else more
 
 

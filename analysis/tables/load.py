@@ -21,6 +21,8 @@ from analysis.tables.guess import announce, name_columns
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
 from analysis.tables.rows import (
+    CHOICE,
+    LAST,
     Evaluations,
     RowsLeftOut,
     evaluations,
@@ -42,7 +44,7 @@ from analysis.tables.several import (
     read_files,
     repeated_rows,
 )
-from analysis.tables.states import RUNNING, with_statuses
+from analysis.tables.states import RUNNING, with_statuses, without_failures
 from scaling import progress
 from scaling.columns import STATUSES
 from scaling.errors import TableError
@@ -93,7 +95,8 @@ def load(
     strict: refuse a table in which a finished run has no loss or a row occurs twice, instead of
         leaving these rows out. The folder of a sweep is always read so.
     rows: which evaluations of a run count, if `run_id` occurs more than once: "all", the "last" of
-        each run, or "auto", the last unless that leaves fewer than ten rows.
+        each run, or "auto", the last if there are ten runs or more whose last N and D differ enough
+        to determine a law, else all.
     also: columns to read as numbers if they are there; unlike those in `need`, they are neither
         required nor checked.
     decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
@@ -131,13 +134,17 @@ def load(
         table, None if ours else given, reasons, source, strict
     )
     left_out |= no_data
+    if "L" in wanted and "L" in table.columns:
+        table["L"] = without_failures(table["L"])
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
     quantities_beside(table, wanted)
     if "L" in wanted and "L" in table.columns:
-        table = _with_losses(table, left_out, source, strict=strict or ours, rows=rows)
+        table = _with_losses(
+            table, left_out, source, strict=strict or ours, rows=rows, inputs=wanted
+        )
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
     table = table.drop(columns=FILE, errors="ignore")
@@ -224,17 +231,25 @@ def _counts(reasons: pd.Series) -> dict[str, int]:
 
 
 def _with_losses(
-    table: pd.DataFrame, left_out: dict[str, int], where: str, *, strict: bool, rows: Evaluations
+    table: pd.DataFrame,
+    left_out: dict[str, int],
+    where: str,
+    *,
+    strict: bool,
+    rows: Evaluations,
+    inputs: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the rows with a loss, and of evaluations those that count; add the others to
-    `left_out`."""
+    """Return the rows with a loss, and of evaluations those that count for a law of `inputs`; add
+    the others to `left_out`."""
     table, without = with_loss(table, where, strict=strict)
     table, again = written_once(table)
-    table, earlier = evaluations(table, rows)
+    table, earlier, why = evaluations(table, rows, inputs)
+    if why:
+        table.attrs[CHOICE] = why
     for reason, count in (
         ("without a loss", without),
         ("written again by a resumed run", again),
-        ("earlier evaluations of their runs", earlier),
+        (LAST, earlier),
     ):
         if count:
             left_out[reason] = count

@@ -7,6 +7,7 @@ resumed run wrote twice the last, and, if asked for, of every run its last evalu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,18 @@ class RowsLeftOut(UserWarning):
 
 Evaluations = Literal["auto", "last", "all"]
 """Rows of runs with several evaluations: the last of each run, all of them, or ('auto') the last
-unless that leaves fewer than FEWEST."""
+if these :func:`suffice`."""
 FEWEST = 10
 """Fewest runs of which 'auto' takes only the last evaluation."""
+_FEWEST_POINTS = 7
+"""Fewest different (N, D) of last evaluations: a law of both has up to five parameters."""
+_LEAST_SPREAD = 0.3
+"""Smallest standard deviation of ln D, apart from its trend with ln N, with which the last
+evaluations tell N from D."""
+LAST = "earlier evaluations of their runs"
+"""Reason for rows that were left out: a later evaluation of their run counts."""
+CHOICE = "evaluations"
+"""Key in the attrs of a table: why the evaluations that count were chosen, in words."""
 
 _SETTINGS = ("run_id", "N", "B", "lr_peak", "seed", "n_layer", "d_model")
 """Columns that stay the same during a run. Rows of one run_id that differ in one of them are
@@ -97,20 +107,55 @@ def written_once(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table.drop(index=again.index[again]), int(again.sum())
 
 
-def evaluations(table: pd.DataFrame, which: Evaluations) -> tuple[pd.DataFrame, int]:
-    """Return the table with the evaluations of each run that count, and the number of the others.
+def evaluations(
+    table: pd.DataFrame, which: Evaluations, inputs: Collection[str] = ("N", "D")
+) -> tuple[pd.DataFrame, int, str]:
+    """Return the table with the evaluations of each run that count, the number of the others, and
+    for 'auto' the reason in words.
 
-    Only finished rows are compared; the others stay as they are.
+    Only finished rows are compared; the others stay as they are. `inputs` are the columns that a
+    law needs.
     """
     used = used_rows(table)
     order = next((n for n in ("D", "S") if n in table.columns), None)
     if which == "all" or "run_id" not in table.columns or order is None:
-        return table, 0
+        return table, 0, ""
     last = used.sort_values(order, kind="stable").duplicated(_settings(table), keep="last")
     earlier = last.index[last]
-    if which == "auto" and len(used) - len(earlier) < FEWEST:
-        return table, 0
-    return table.drop(index=earlier), len(earlier)
+    why = ""
+    if which == "auto" and len(earlier):
+        runs = len(used) - len(earlier)
+        curves = len(earlier) >= runs / 2  # else runs were resumed
+        lacking = insufficient(used.drop(index=earlier), inputs)
+        if lacking and (curves or runs < FEWEST):
+            return table, 0, f"all count, since {lacking}; --rows last takes only the last"
+        why = "--rows all takes these too"
+    return table.drop(index=earlier), len(earlier), why
+
+
+def insufficient(runs: pd.DataFrame, inputs: Collection[str]) -> str:
+    """Return why one row of each run does not determine a law of `inputs`; '' if it does."""
+    if len(runs) < FEWEST:
+        return f"there are fewer than {FEWEST} runs"
+    names = [name for name in ("N", "D") if name in inputs and name in runs.columns]
+    if "D" not in names:
+        return ""
+    values = runs[names].apply(pd.to_numeric, errors="coerce").astype(float)
+    values = values[(np.isfinite(values) & (values > 0)).all(axis=1)]
+    logs = np.log(values.to_numpy())
+    points = len(np.unique(np.round(logs, 2), axis=0))  # equal within a percent
+    D = logs[:, -1] - logs[:, -1].mean()
+    if len(names) == 2:
+        N = logs[:, 0] - logs[:, 0].mean()
+        slope = (N @ D) / (N @ N) if N @ N > 0 else 0.0
+        if np.std(D - slope * N) < _LEAST_SPREAD:
+            of = "is nearly the same" if np.std(D) < _LEAST_SPREAD else "follows N"
+            return f"D {of} at the last of each run"
+    elif np.std(D) < _LEAST_SPREAD:
+        return "D is nearly the same at the last of each run"
+    if points < _FEWEST_POINTS:
+        return f"the last of each run are at only {points} different {' and '.join(names)}"
+    return ""
 
 
 def with_own_ids(table: pd.DataFrame) -> pd.DataFrame:
@@ -162,4 +207,9 @@ def in_words(table: pd.DataFrame) -> str:
     elif not left_out:
         return ""
     listed = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
-    return f"{len(used)} {what}{f'; left out: {listed}' if listed else ''}"
+    why = table.attrs.get(CHOICE, "")
+    if why and LAST in left_out:
+        listed, why = f"{listed} ({why})", ""
+    return (
+        f"{len(used)} {what}{f' ({why})' if why else ''}{f'; left out: {listed}' if listed else ''}"
+    )

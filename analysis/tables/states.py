@@ -6,7 +6,10 @@ column `status`, whose words are those of :data:`scaling.columns.STATUSES`; only
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -14,6 +17,7 @@ import pandas as pd
 
 from scaling.columns import STATUSES
 from scaling.errors import TableError
+from scaling.mapping import in_expression, option
 
 RUNNING = "running"
 """Status of runs that have not ended; their rows are removed."""
@@ -32,18 +36,58 @@ _WORDS = {
     "notstarted stopping cancelling canceling completing finalizing active new resuming "
     "restarting configuring",
 }
-"""Words for each status."""
-_STATUS_OF = {word: status for status, words in _WORDS.items() for word in words.split()}
+"""English words for each status."""
+_FOREIGN_WORDS = {
+    "ok": "fertig abgeschlossen beendet erfolgreich erledigt termine terminee fini finie acheve "
+    "achevee reussi reussie succes terminado terminada completado completada finalizado finalizada "
+    "acabado exito exitoso hecho completato completata finito finita terminato terminata concluso "
+    "riuscito concluido concluida completo sucesso klaar voltooid afgerond geslaagd slutford "
+    "avslutad zakonczono zakonczony ukonczono gotowe завершено завершен завершена готово выполнено "
+    "успешно 完成 已完成 成功 完了 終了 완료 완료됨 성공",
+    "diverged": "divergiert diverge explodiert explose divergente divergido diverso divergiu "
+    "发散 発散 발산",
+    "stopped": "gestoppt angehalten arrete arretee detenido detenida fermato fermata gestopt "
+    "остановлено 停止 已停止 중지됨",
+    "failed": "abgebrochen fehlgeschlagen fehler gescheitert abgesturzt abgestuerzt abbruch "
+    "echoue echouee echec annule annulee interrompu interrompue avorte plante erreur "
+    "fallido fallida fallo fallado cancelado cancelada interrumpido interrumpida "
+    "abortado fallito fallita annullato interrotto errore falhou falha interrompido "
+    "erro mislukt afgebroken geannuleerd fout avbruten misslyckades przerwano blad "
+    "ошибка прервано сбой отменено неудача 失败 失敗 已失败 错误 中断 取消 已取消 终止 已终止 "
+    "エラー キャンセル 실패 오류 취소 취소됨 중단",
+    RUNNING: "laeuft lauft laufend wartend wartet geplant encours enattente encurso enejecucion "
+    "ejecutando pendiente incorso inesecuzione inattesa emandamento executando pendente bezig "
+    "lopend wachtend выполняется ожидание 运行中 进行中 等待中 排队中 実行中 待機中 실행중 대기중",
+}
+"""Words of other languages, without accents."""
+_STATUS_OF = {
+    word: status
+    for words in (_WORDS, _FOREIGN_WORDS)
+    for status, listed in words.items()
+    for word in listed.split()
+}
 """Status of each word, without underscores."""
+_COLUMNS = (
+    "status", "state", "statut", "etat", "estado", "stato", "zustand", "outcome", "result",
+    "ergebnis", "resultat", "resultado", "статус", "состояние", "状态", "状態", "상태",
+)  # fmt: skip
+"""Last words of the names of columns that may tell how runs ended, without accents."""
+_RESULTS = ("outcome", "result", "ergebnis", "resultat", "resultado")
+"""Those among them that often tell something else."""
+_CALCULATIONS = ("#div/0!", "#num!", "#value!", "#ref!", "#n/a", "inf", "+inf", "-inf", "infinity")
+"""What spreadsheets and programs write for a loss that could not be computed."""
 _UNLESS_OTHERS = ("terminated", "inactive", "ended", "exited", "stop")
 """Words that mean 'finished' to some trackers, unless the column has another word for it."""
 _QUESTIONS = (
     "finished", "complete", "completed", "done", "success", "succeeded", "successful", "ok",
     "crashed", "failed", "diverged", "killed", "preempted", "pruned", "aborted", "cancelled",
-    "canceled", "running",
+    "canceled", "running", "fertig", "abgeschlossen", "abgebrochen", "fehlgeschlagen",
 )  # fmt: skip
 """Names of columns that answer with yes or no."""
-_YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_YES = {
+    "true": True, "yes": True, "1": True, "ja": True, "oui": True, "si": True,
+    "false": False, "no": False, "0": False, "nein": False, "non": False,
+}  # fmt: skip
 """Their answers."""
 _SHOWN = 6
 """Number of words that a message lists."""
@@ -63,7 +107,7 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
         return _from_answers(table.drop(columns="status", errors="ignore"))
     words = table[name].map(_word).where(table[name].notna(), "")
     statuses = words.map(_meanings(words))
-    _check_words(words, statuses, name, where)
+    _check_words(table[name], words, statuses, where)
     reasons = words.replace("", NO_STATE)
     reasons = reasons.where(statuses.isin((*STATUSES, RUNNING)), reasons + " (unknown)")
     return table.assign(status=statuses), reasons.mask(statuses.eq("ok"), "")
@@ -72,30 +116,35 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
 def _column(table: pd.DataFrame) -> str | None:
     """Return the column that tells how runs ended, if there is one.
 
-    A column whose last word is status or state is one if it has a word for it; `status` always is.
+    A column whose last word is status, state or the like is one if it has a word for it; `status`
+    always is.
     """
     ranked = sorted(
-        (name for name in table.columns if _last_word(name) in ("status", "state")),
+        (name for name in table.columns if _last_word(name) in _COLUMNS),
         key=lambda name: (str(name) != "status", str(name).lower() not in ("status", "state")),
     )
     for name in ranked:
         words = set(table[name].dropna().map(_word))
         if words & {*_STATUS_OF, *_UNLESS_OTHERS}:
             return name
-    if "status" in table.columns and len(table["status"].dropna()):
-        return "status"
     for name in ranked:
-        if str(name).lower() == "state" and len(words := list(table[name].dropna().unique())):
+        if str(name).lower() == "status" and len(table[name].dropna()):
+            return name
+    for name in ranked:
+        words = [word for word in table[name].dropna().unique() if isinstance(word, str)]
+        if _last_word(name) not in _RESULTS and words:
+            shown = in_expression(str(name))
+            selected = shlex.quote(f"{shown} == {json.dumps(words[0], ensure_ascii=False)}")
             warnings.warn(
                 f"column {name!r} holds {_listed(map(repr, words))}, which are no states of runs: "
-                "every row counts.",
+                f"every row counts. To select rows, say for example --where {selected}.",
                 stacklevel=4,
             )
     return None
 
 
 def _last_word(name: object) -> str:
-    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", str(name))
+    parts = re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", _without_accents(str(name)))
     return parts[-1].lower() if parts else ""
 
 
@@ -105,12 +154,32 @@ def _word(value: object) -> str:
     'TrialState.COMPLETE', 'JOB_STATE_SUCCEEDED' and 'CANCELLED by 1000' become 'complete',
     'succeeded' and 'cancelled'.
     """
-    text = re.sub(r"[^a-z0-9.]+", "_", str(value).strip().lower()).strip("_")
+    text = _without_accents(str(value).strip().lower())
+    text = re.sub(r"(?:[^\w.]|_)+", "_", text).strip("_")
     text = re.sub(r"^(?:[a-z]+_)?(?:state|status)_", "", text.rpartition(".")[2])
     whole, first = text.replace("_", ""), text.partition("_")[0]
     if whole not in _STATUS_OF and _STATUS_OF.get(first, "ok") != "ok":
         return first
     return whole if whole in _STATUS_OF else text
+
+
+def _without_accents(text: str) -> str:
+    parts = unicodedata.normalize("NFKD", text.replace("ł", "l").replace("ß", "ss"))
+    kept = "".join(part for part in parts if not unicodedata.combining(part))
+    return unicodedata.normalize("NFC", kept)
+
+
+def without_failures(losses: pd.Series) -> pd.Series:
+    """Return losses without words such as 'diverged' or 'OOM' in place of a number."""
+    if pd.api.types.is_numeric_dtype(losses):
+        return losses
+    failed = losses.map(lambda value: isinstance(value, str) and _is_failure(value))
+    return losses.mask(failed.astype(bool)) if failed.any() else losses
+
+
+def _is_failure(text: str) -> bool:
+    plain = text.strip().lower()
+    return plain in _CALCULATIONS or _STATUS_OF.get(_word(plain), "ok") != "ok"
 
 
 def _meanings(words: pd.Series) -> Mapping[str, str | None]:
@@ -122,17 +191,20 @@ def _meanings(words: pd.Series) -> Mapping[str, str | None]:
     return found | {word: "failed" for word in found if found[word] in _UNLESS_OTHERS}
 
 
-def _check_words(words: pd.Series, statuses: pd.Series, name: str, where: str) -> None:
+def _check_words(written: pd.Series, words: pd.Series, statuses: pd.Series, where: str) -> None:
     """Raise TableError if no word means 'finished' but some are unknown or missing."""
     clear = statuses.isin((*STATUSES, RUNNING)) & words.ne("")
     if clear.all() or statuses.eq("ok").any():
         return
     counts = words.replace("", NO_STATE).value_counts()
     found = _listed(f"{n} {word!r}" for word, n in counts.items())
+    name, first = written.name, written.dropna().unique()[:1]
+    selected = shlex.quote(f"note == {json.dumps(str(first[0]), ensure_ascii=False)}")
     raise TableError(
         f"{where}: {name} is {found}, and no word that means finished (such as finished, "
-        f"completed or ok). If the column tells something else, rename it and every row "
-        f"counts: --map {name}=note; then select with --where \"note == '...'\"."
+        f"completed or ok). If another word does, or if the column tells something else, rename "
+        f"it, and every row counts: {option({str(name): 'note'})}; select rows with --where "
+        f"{selected}, for example."
     )
 
 

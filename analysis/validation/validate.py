@@ -172,8 +172,8 @@ def validate(
         by = "C" if complete else law.inputs[0]
     elif by in runs.columns and not pd.api.types.is_numeric_dtype(runs[by]):
         raise TableError(
-            f"by={by!r} is not a numeric column ({by}={runs[by].iloc[0]!r}): its largest values "
-            "are held out. Give C, N, D or another size."
+            f"column {by!r} is not numeric ({by}={runs[by].iloc[0]!r}), so there are no largest "
+            "values to hold out. Hold out by C, N, D or another size."
         )
     if by not in runs.columns:
         raise TableError(missing_column(by, runs.columns))

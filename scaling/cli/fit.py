@@ -138,6 +138,7 @@ def validate(
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
+    decimal: Decimal = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -160,7 +161,7 @@ def validate(
     chosen = [all_laws.resolve(name) for name in (law, *against)]
     found = validate_law(
         chosen[0],
-        load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows),
+        load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows, decimal=decimal),
         against=chosen[1:] or None,
         by=by,
         level=level,

@@ -30,7 +30,7 @@ Strict = Annotated[
 Rows = Annotated[
     Literal["auto", "last", "all"],
     "Evaluations that count if a run_id occurs more than once: the last of each run, or all. auto: "
-    "the last, or all if there are fewer than 10 runs.",
+    "the last, or all if there are fewer than 10 runs or if D at their ends follows N.",
 ]
 
 Decimal = Annotated[

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from scaling.cli.options import Critical, Json, Latex, Level, Map, Rows, Seed, Strict, Where
+from scaling.cli.options import (
+    Critical,
+    Decimal,
+    Json,
+    Latex,
+    Level,
+    Map,
+    Rows,
+    Seed,
+    Strict,
+    Where,
+)
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
@@ -24,6 +35,7 @@ def frontier(
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
+    decimal: Decimal = None,
     bootstrap: int = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -59,7 +71,7 @@ def frontier(
     if critical is not None and method != "kaplan":
         raise ConfigError(f"--critical is for --method kaplan; --method {method} does not take it.")
     runs, curves = load_runs_and_curves(
-        results, map=map, where=where, strict=strict, rows=rows, method=method
+        results, map=map, where=where, strict=strict, rows=rows, decimal=decimal, method=method
     )
     if method == "kaplan":
         if latex:
@@ -115,6 +127,7 @@ def plan(
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
+    decimal: Decimal = None,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -163,7 +176,9 @@ def plan(
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
-    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    selection: dict[str, Any] = {
+        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
+    }  # fmt: skip
     runs = load_rows(results, candidates, **selection)
     choice = choose(runs, candidates, rank=not law, seed=seed)
     skipped: dict[str, str] = {}
@@ -216,6 +231,7 @@ def design(
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
+    decimal: Decimal = None,
     bootstrap: int = 400,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -256,7 +272,9 @@ def design(
     from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
-    selection: dict[str, Any] = {"map": map, "where": where, "strict": strict, "rows": rows}
+    selection: dict[str, Any] = {
+        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
+    }  # fmt: skip
     so_far = load_rows(results, [chosen], **selection)
     if achieved is not None:
         if out is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from scaling.cli.options import Critical, Map, Strict, Where
+from scaling.cli.options import Critical, Decimal, Map, Rows, Strict, Where
 from scaling.cli.output import note, say, show
 from scaling.cli.tables import one_source, selection
 from scaling.errors import ConfigError
@@ -20,6 +20,8 @@ def summary(
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
+    rows: Rows = "auto",
+    decimal: Decimal = None,
 ) -> None:
     """Summarise a sweep: what to train next and why; draw its figures.
 
@@ -32,7 +34,7 @@ def summary(
     """
     from analysis.reporting.summary import summarise
 
-    chosen = selection(map, where, strict)
+    chosen = selection(map, where, strict, rows, decimal)
     found = summarise(one_source(results), figures=figures, **chosen)
     show(found.details() if details else found)
 
@@ -44,6 +46,8 @@ def figure(
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
+    rows: Rows = "auto",
+    decimal: Decimal = None,
     out: Path | None = None,
     width: Literal["column", "full"] | None = None,
     critical: Critical = None,
@@ -74,7 +78,7 @@ def figure(
             "`scaling figure` needs a figure and a results folder, such as "
             "`scaling figure kaplan1 results/headline`; --list shows the figures."
         )
-    source, chosen = one_source(results), selection(map, where, strict)
+    source, chosen = one_source(results), selection(map, where, strict, rows, decimal)
     if name in ("all", "again"):
         files, lacking = figures.draw_all(
             source, out, again=name == "again", width=width, critical=critical, **chosen
@@ -94,6 +98,8 @@ def report(
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
+    rows: Rows = "auto",
+    decimal: Decimal = None,
 ) -> None:
     """Write an HTML report of a sweep: laws, verdicts, figures, plan and provenance.
 
@@ -105,7 +111,7 @@ def report(
     """
     from analysis.reporting.html import report as write
 
-    chosen = selection(map, where, strict)
+    chosen = selection(map, where, strict, rows, decimal)
     show(write(one_source(results), out, **chosen))
     if not installed("plotly"):
         note(f"the page has no interactive plot; {missing('plotly')}")

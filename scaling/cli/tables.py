@@ -20,9 +20,17 @@ def one_source(paths: Sequence[Path]) -> Any:
     return paths[0] if len(paths) == 1 else list(paths)
 
 
-def selection(map: Sequence[str], where: str | None, strict: bool) -> dict[str, Any]:
+def selection(
+    map: Sequence[str],
+    where: str | None,
+    strict: bool,
+    rows: Literal["auto", "last", "all"],
+    decimal: str | None,
+) -> dict[str, Any]:
     """Return the options that select the rows of a table, leaving out those that are not given."""
-    given = {"map": column_map(map), "where": where, "strict": strict}
+    given = {
+        "map": column_map(map), "where": where, "strict": strict, "decimal": decimal, "rows": rows
+    }  # fmt: skip
     return {name: value for name, value in given.items() if value}
 
 
@@ -59,6 +67,7 @@ def load_runs_and_curves(
     where: str | None = None,
     strict: bool = False,
     rows: Literal["auto", "last", "all"] = "auto",
+    decimal: str | None = None,
     method: str = "all",
     quiet: bool = False,
 ) -> tuple[Any, Any]:
@@ -75,7 +84,7 @@ def load_runs_and_curves(
     with _without_warnings(UserWarning if quiet else RowsLeftOut):
         table, curves = runs_and_curves.load_runs_and_curves(
             one_source(paths), map=column_map(map), where=where, strict=strict, rows=rows,
-            need=need, mixed=True,
+            need=need, mixed=True, decimal=decimal,
         )  # fmt: skip
     table = table if quiet else _noted(table)
     runs = _one_text(finished(table, table.attrs["source"]))
