@@ -157,13 +157,9 @@ def load(
     announce(table, found, derived, source)
     # Units in results folders are known.
     suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
+    facts = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
     table.attrs |= {"source": source, "derived": derived}
-    if found.names:
-        table.attrs["guessed"] = found.names
-    if unfinished:
-        table.attrs["unfinished"] = unfinished
-    if left_out:
-        table.attrs["left_out"] = left_out
+    table.attrs |= {name: fact for name, fact in facts.items() if fact}
     if left_out or not set(unfinished) <= set(STATUSES):
         warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
     return table

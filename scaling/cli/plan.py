@@ -263,13 +263,10 @@ def design(
         noise: Standard deviation of ln L around the law. Default: that of the fit's residuals.
         bootstrap: Number of draws of the law's parameters to average the design over.
     """
-    import pandas as pd
-
     import analysis.planning.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
     from analysis.planning.design_spec import expected
-    from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
     selection: dict[str, Any] = {
@@ -279,13 +276,10 @@ def design(
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
-        text = _text(out)
-        new = load_rows([achieved], [chosen], **selection)
+        text, new = _text(out), load_rows([achieved], [chosen], **selection)
         if expected(text)["kept"]:
-            new = pd.concat([so_far, new], join="inner", ignore_index=True)
-            check_one_text(new, f"{so_far.attrs['source']} and {achieved}")
-        fitted = fit_law(chosen, new, bootstrap=bootstrap, seed=seed)
-        found = designs.achieved(fitted, text)
+            new = _together(so_far, new, achieved)
+        found = designs.achieved(fit_law(chosen, new, bootstrap=bootstrap, seed=seed), text)
         show_json(found._asdict()) if json else show(found)
         return
     if budget is None:
@@ -300,6 +294,17 @@ def design(
     show_json(made.record()) if json else show(made)
     if out is not None and not json:
         show(f"{out}: train it with `scaling sweep {out}`.")
+
+
+def _together(so_far: Any, new: Any, achieved: Path) -> Any:
+    """Return the rows of both tables, which must come from one text."""
+    import pandas as pd
+
+    from analysis.tables.load import check_one_text
+
+    both = pd.concat([so_far, new], join="inner", ignore_index=True)
+    check_one_text(both, f"{so_far.attrs['source']} and {achieved}")
+    return both
 
 
 def _text(path: Path) -> str:
