@@ -176,15 +176,13 @@ def plan(
     asked = {"C": flops, "N": params, "D": tokens, "L": loss}
     given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
     candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
-    selection: dict[str, Any] = {
-        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
-    }  # fmt: skip
-    runs = load_rows(results, candidates, **selection)
+    kept: Any = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
+    runs = load_rows(results, candidates, **kept)
     choice = choose(runs, candidates, rank=not law, seed=seed)
     skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
-        critical = _critical_batch(results, selection, seed, skipped)
+        critical = _critical_batch(results, kept, seed, skipped)
     found = plans(
         choice, **given, level=level, served=inference_tokens, unique=unique_tokens,
         critical=critical,
@@ -272,15 +270,13 @@ def design(
     from analysis.tables.load import check_one_text
 
     chosen = all_laws.resolve(law)
-    selection: dict[str, Any] = {
-        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
-    }  # fmt: skip
-    so_far = load_rows(results, [chosen], **selection)
+    kept: Any = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
+    so_far = load_rows(results, [chosen], **kept)
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
         text = _text(out)
-        new = load_rows([achieved], [chosen], **selection)
+        new = load_rows([achieved], [chosen], **kept)
         if expected(text)["kept"]:
             new = pd.concat([so_far, new], join="inner", ignore_index=True)
             check_one_text(new, f"{so_far.attrs['source']} and {achieved}")
