@@ -154,13 +154,9 @@ def load(
     announce(table, found, derived, source)
     # Units in results folders are known.
     suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
-    table.attrs |= {"source": source, "derived": derived}
-    if found.names:
-        table.attrs["guessed"] = found.names
-    if unfinished:
-        table.attrs["unfinished"] = unfinished
-    if left_out:
-        table.attrs["left_out"] = left_out
+    noted = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
+    noted = {name: value for name, value in noted.items() if value}
+    table.attrs |= {"source": source, "derived": derived, **noted}
     if left_out or not set(unfinished) <= set(STATUSES):
         warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
     return table
