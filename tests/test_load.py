@@ -193,7 +193,7 @@ def test_numbers_with_commas_and_suffixes(tmp_path):
     assert got["N"].tolist() == [7e7, 1.5e9, 4e6] and got["D"].tolist() == [1.4e9, 1.4e12, 2e10]
     path.write_text("params;tokens;loss\n1e6;2e7;3,5\n2e6;4e7;3,25\n")
     assert load(path, map={"params": "N", "tokens": "D", "loss": "L"})["L"].tolist() == [3.5, 3.25]
-    for word in ("M", "3.5%", "1e6 params", "1,2,3"):
+    for word in ("M", "3.5%", "1e6 bytes", "1,2,3"):
         with pytest.raises(TableError, match="'N' must be numbers"):
             load(nl(N=["1e6", word, "4e6"]), need=("N", "L"))
 

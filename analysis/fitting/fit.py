@@ -97,8 +97,7 @@ def fit(
     check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
     fixed = held_parameters(law, fixed or {})
     runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
-    problem = _problem(law, runs, w, cluster, fixed, on)
-    check_data(problem, left_out)
+    problem = _problem(law, runs, w, cluster, fixed, on, left_out)
     kind = _objective(problem, objective, delta)
     used = _intervals(problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")
@@ -141,8 +140,9 @@ def _problem(
     cluster: str | None,
     fixed: Mapping[str, float],
     on: str,
+    left_out: Mapping[str, int],
 ) -> Problem:
-    return Problem(
+    problem = Problem(
         law=law,
         columns={name: runs[name].to_numpy(float) for name in law.inputs},
         target=runs[law.target].to_numpy(float),
@@ -151,6 +151,8 @@ def _problem(
         fixed=fixed,
         on=on,
     )
+    check_data(problem, left_out)
+    return problem
 
 
 def _status(

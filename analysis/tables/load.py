@@ -131,20 +131,17 @@ def load(
     if where:
         table = matching(table, where, given=given, rules=RULES)
     table, unfinished, left_out = _each_once(
-        table, None if ours else given, reasons, source, strict
+        without_failures(table), None if ours else given, reasons, source, strict
     )
     left_out |= no_data
-    if "L" in wanted and "L" in table.columns:
-        table["L"] = without_failures(table["L"])
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
     quantities_beside(table, wanted)
     if "L" in wanted and "L" in table.columns:
-        table = _with_losses(
-            table, left_out, source, strict=strict or ours, rows=rows, inputs=wanted
-        )
+        strictly = strict or ours
+        table = _with_losses(table, left_out, source, strict=strictly, rows=rows, inputs=wanted)
     if curves and "D_total" not in table.columns:
         table = _with_ends(table, source)
     table = table.drop(columns=FILE, errors="ignore")

@@ -56,11 +56,13 @@ def repeated(table: pd.DataFrame, files: pd.Series | None = None) -> pd.Series:
     names = [name for name in table.columns if not _numbers_rows(table, name, files)]
     if not names:
         return pd.Series(False, table.index)
-    compared = table[names].copy()
-    for name in names:
-        if compared[name].dtype == object:  # lists cannot be compared
-            compared[name] = compared[name].map(repr)
-    return compared.duplicated()
+    return _comparable(table[names]).duplicated()
+
+
+def _comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with objects such as lists, which have no hash, as text."""
+    objects = [name for name in table.columns if table[name].dtype == object]
+    return table.assign(**{name: table[name].map(repr) for name in objects})
 
 
 def _numbers_rows(table: pd.DataFrame, name: Any, files: pd.Series | None) -> bool:
@@ -103,7 +105,7 @@ def written_once(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     step = next((n for n in ("S", "D") if n in table.columns and table[n].notna().all()), None)
     if "run_id" not in table.columns or step is None:
         return table, 0
-    again = used_rows(table).duplicated([*_settings(table), step], keep="last")
+    again = _comparable(used_rows(table)[[*_settings(table), step]]).duplicated(keep="last")
     return table.drop(index=again.index[again]), int(again.sum())
 
 
@@ -120,7 +122,8 @@ def evaluations(
     order = next((n for n in ("D", "S") if n in table.columns), None)
     if which == "all" or "run_id" not in table.columns or order is None:
         return table, 0, ""
-    last = used.sort_values(order, kind="stable").duplicated(_settings(table), keep="last")
+    in_order = used.sort_values(order, kind="stable")
+    last = _comparable(in_order[_settings(table)]).duplicated(keep="last")
     earlier = last.index[last]
     why = ""
     if which == "auto" and len(earlier):

@@ -169,12 +169,13 @@ def _without_accents(text: str) -> str:
     return unicodedata.normalize("NFC", kept)
 
 
-def without_failures(losses: pd.Series) -> pd.Series:
-    """Return losses without words such as 'diverged' or 'OOM' in place of a number."""
-    if pd.api.types.is_numeric_dtype(losses):
-        return losses
-    failed = losses.map(lambda value: isinstance(value, str) and _is_failure(value))
-    return losses.mask(failed.astype(bool)) if failed.any() else losses
+def without_failures(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose losses are missing where words such as 'diverged' or 'OOM' stand in
+    place of a number."""
+    if "L" not in table.columns or pd.api.types.is_numeric_dtype(table["L"]):
+        return table
+    failed = table["L"].map(lambda value: isinstance(value, str) and _is_failure(value))
+    return table.assign(L=table["L"].mask(failed.astype(bool))) if failed.any() else table
 
 
 def _is_failure(text: str) -> bool:

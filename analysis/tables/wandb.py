@@ -99,7 +99,9 @@ def what_a_chart_lacks(table: pd.DataFrame, absent: Sequence[str], chart: str) -
 
 
 def with_run_ids(table: pd.DataFrame) -> pd.DataFrame:
-    """Return an exported table of runs with the column run_id; other tables as they are."""
+    """Return the table with ids that are words, and an exported table of runs with run_id."""
+    if "run_id" in table.columns and table["run_id"].map(type).isin((list, dict)).any():
+        return table.assign(run_id=table["run_id"].map(str))
     if "State" in table.columns and "run_id" not in table.columns:
         for name in ("ID", "Name"):
             if name in table.columns and table[name].is_unique:
