@@ -273,7 +273,7 @@ def _open(
 ) -> tuple[pd.DataFrame, str, bool]:
     """Read the table unchanged; return it with the name of its origin, and whether it is made of
     results folders alone."""
-    if not isinstance(path, str | Path | Sequence):
+    if isinstance(path, pd.DataFrame):
         source = str(path.attrs.get("source", "the table"))
         return localised(path.copy(), source, decimal), source, False
     given = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]

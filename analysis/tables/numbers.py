@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Number
@@ -55,7 +56,7 @@ def parsed(column: pd.Series) -> pd.Series:
 def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, Column | None]:
     """Return the numbers of a column, their standard errors, and its texts if any are special."""
     column = column.astype(object)
-    simple = column.map(lambda v: v if isinstance(v, str | Number | Decimal) else math.nan)
+    simple = column.map(_simple)
     values = pd.to_numeric(simple, errors="coerce").astype(float)
     values = values.where(np.isfinite(values))
     errors = pd.Series(math.nan, column.index)
@@ -72,6 +73,13 @@ def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, Column | None]:
     values[rest] = [known[t].value if _in(t, known) else math.nan for t in left]
     errors[rest] = [known[t].stderr if _in(t, known) else math.nan for t in left]
     return values, errors, texts
+
+
+def _simple(value: object) -> object:
+    """Return a number or a text, and nan for anything else: a list, or an integer beyond floats."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return math.nan
+    return value if isinstance(value, str | Number | Decimal) else math.nan
 
 
 def _in(text: object, known: dict) -> bool:

@@ -69,7 +69,9 @@ def _numbers_rows(table: pd.DataFrame, name: Any, files: pd.Series | None) -> bo
     word = str(name).strip().lower()
     if word not in _ROW_NUMBERS and not word.startswith("unnamed:"):
         return False
-    numbers = pd.to_numeric(table[name], errors="coerce")
+    if not pd.api.types.is_numeric_dtype(table[name]):
+        return False
+    numbers = table[name]
     rises = numbers.diff() if files is None else numbers.groupby(files).diff()
     return bool(numbers.notna().all() and (rises.dropna() > 0).all())
 
