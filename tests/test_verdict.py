@@ -105,7 +105,7 @@ def test_an_unreliable_plan_says_so_in_the_second_sentence(swept):
     found = plans(choice, C=1e24)
     assert found.first.doubts
     _, advice, against = found.verdict
-    assert ", the plan is NOT RELIABLE: train " in advice
+    assert ", the answer is NOT RELIABLE: the law says " in advice
     assert "times the compute of the largest run" in against
     assert "NOT RELIABLE" not in plans(choice, C=1e14).verdict[1]
 

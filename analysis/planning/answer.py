@@ -75,7 +75,7 @@ def wrapped(sentences: Iterable[str]) -> list[str]:
 def _advice(plan: Plan, runs: pd.DataFrame | None, doubtful: bool) -> str:
     """What to train, and the loss to expect."""
     (asked,) = plan.asked
-    train = f"train {units.count(plan.N.value)} parameters on {units.count(plan.D.value)} tokens"
+    run = f"{units.count(plan.N.value)} parameters on {units.count(plan.D.value)} tokens"
     if asked == "C":
         request = f"With {flops(plan.C.value)} FLOPs"
         if runs is not None and (factor := plan.C.value / float(runs["C"].max())) > 1.01:
@@ -87,22 +87,24 @@ def _advice(plan: Plan, runs: pd.DataFrame | None, doubtful: bool) -> str:
             "D": f"To make the best of {units.count(plan.D.value)} tokens",
             "L": f"To reach a loss of {plan.L.value:.4g} nats per token",
         }[asked]
-        train += f" ({flops(plan.C.value)} FLOPs)"
+        run += f" ({flops(plan.C.value)} FLOPs)"
     recipe = (
         f"with batches of {units.count(plan.recipe.B)} tokens and a peak learning rate of "
         f"{plan.recipe.lr:.2g}"
     )
-    before = "the plan is NOT RELIABLE: " if doubtful else ""
-    after = ""
-    if asked != "L":
-        known = plan.L.low == plan.L.low
-        spread = (
-            f"{100 * plan.level:g} % interval {plan.L.low:.3f} to {plan.L.high:.3f}"
-            if known
-            else "no interval is known"
-        )
-        after = f"; expect a loss of {plan.L.value:.3f} nats per token ({spread})"
-    return f"{request}, {before}{train}, {recipe}{after}."
+    says = "the answer is NOT RELIABLE: the law says" if doubtful else "train"
+    return f"{request}, {says} {run}, {recipe}{_expected(plan, doubtful)}."
+
+
+def _expected(plan: Plan, doubtful: bool) -> str:
+    """The loss to expect, unless it was asked for."""
+    if "L" in plan.asked:
+        return ""
+    spread = "no interval is known"
+    if plan.L.low == plan.L.low:
+        spread = f"{100 * plan.level:g} % interval {plan.L.low:.3f} to {plan.L.high:.3f}"
+    lead = ", and a loss of" if doubtful else "; expect a loss of"
+    return f"{lead} {plan.L.value:.3f} nats per token ({spread})"
 
 
 def doubts(
