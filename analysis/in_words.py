@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_ABSURD = 1e40
+ABSURD = 1e40
 """No quantity of a training run is as large: all the compute on earth is some 1e30 FLOPs a year."""
 
 _VAST = 1e6
@@ -19,7 +19,7 @@ def cell(value: Any, form: str = ".4g") -> str:
     one that is infinite or of no sense, and other things as they are."""
     if not isinstance(value, float):
         return str(value)
-    return "-" if np.isnan(value) else f"{value:{form}}" if abs(value) < _ABSURD else "unbounded"
+    return "-" if np.isnan(value) else f"{value:{form}}" if abs(value) < ABSURD else "unbounded"
 
 
 def interval(
@@ -27,19 +27,19 @@ def interval(
 ) -> str:
     """Return an interval in brackets, or in words; `form` formats its ends, or writes them.
 
-    An end that is unknown, infinite or of no sense (_ABSURD) is never printed as a number. 0 is no
+    An end that is unknown, infinite or of no sense (ABSURD) is never printed as a number. 0 is no
     lower end of a positive quantity without an upper one, and an interval of positive numbers that
     spans a factor of `vast` is none; by default _VAST, for large numbers.
     """
     if np.isnan(low) or np.isnan(high):
         return "[no interval]"
     write = form if callable(form) else lambda end: f"{end:{form}}"
-    below, above = low <= -_ABSURD, high >= _ABSURD
+    below, above = low <= -ABSURD, high >= ABSURD
     wide = low > 0 and (high > vast * low if vast else high > max(_VAST * low, 1e3))
     if (wide and np.isfinite(high)) or (above and (below or low == 0)):
         return "[not identified]"
     if above:
-        return "[not bounded]" if low >= _ABSURD else f"[{write(low)}, not bounded above]"
+        return "[not bounded]" if low >= ABSURD else f"[{write(low)}, not bounded above]"
     return f"[not bounded below, {write(high)}]" if below else f"[{write(low)}, {write(high)}]"
 
 

@@ -7,8 +7,8 @@ from scipy.optimize import brentq
 from analysis.planning.model_shape import suggest_model
 from analysis.published import brown2020, kaplan2020
 from scaling.config import ModelConfig
-from scaling.count import PF_DAY
 from scaling.size import flops_per_token, parameters
+from scaling.units import PF_DAY
 
 
 def test_the_eight_models():

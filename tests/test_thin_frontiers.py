@@ -132,7 +132,7 @@ def attempt(function, *args, **options):
     return None
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(small_curves())
 def test_any_small_table_of_curves_gives_frontiers_or_a_message(table):
     found = attempt(frontier, table, method="all", bootstrap=20)
@@ -216,7 +216,7 @@ def test_an_interval_is_said_in_words_where_numbers_have_no_sense(ends, words):
 def test_nine_noisy_runs_have_an_interval_around_the_estimate_or_none():
     said = 0
     for seed in range(4):
-        front = frontier(nine_runs(0.02, seed), bootstrap=200)
+        front = frontier(nine_runs(0.02, seed), law="chinchilla", bootstrap=200)
         row = front.exponents.set_index("exponent").loc["N_opt"]
         assert row["low"] <= row["value"] <= row["high"]
         record = {r["exponent"]: r for r in front.record()["exponents"]}["N_opt"]
@@ -235,7 +235,9 @@ def test_intervals_of_few_noisy_runs_cover_at_least_as_often_as_without_lost_res
     """Nominal 90 %: leaving out the resamples without a frontier covers 77 % (60 tables)."""
     level, truth, hits, before = 0.9, 0.28 / 0.62, 0, 0
     for seed in range(16):
-        slopes = frontier(nine_runs(0.02, seed), bootstrap=100, level=level).lines["N"][:, 1]
+        nine = nine_runs(0.02, seed)
+        front = frontier(nine, law="chinchilla", bootstrap=100, level=level)
+        slopes = front.lines["N"][:, 1]
         low, high = exponent_interval(slopes, level)
         left_out = np.nanquantile(slopes[1:], [0.05, 0.95])
         before += left_out[0] <= truth <= left_out[1]

@@ -234,7 +234,7 @@ def test_few_runs_of_many_rows_are_jackknifed_by_run():
     drawn = fit(POWER, rows, intervals="bootstrap", bootstrap=200)
     assert "few runs: intervals rest on 16 runs and are narrow" in drawn.status
     assert not any(w.startswith("few runs") for w in fit(POWER, line(n=16)).status)
-    with pytest.raises(FitError, match="'residual' redraws single rows"):
+    with pytest.raises(FitError, match="the intervals 'residual' redraw single rows"):
         fit(POWER, checkpoints(0), intervals="residual")
 
 

@@ -240,6 +240,11 @@ class _Envelopes:
             for runs in self.runs_of_size
         ]
         slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
+        if not len(slopes):
+            raise TableError(
+                "the envelope needs longer learning curves: no run spans more than "
+                f"{1 / _GRID:.2g} of the compute of all (in ln C). Give evaluations further apart."
+            )
         self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
         self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
         self.ends = np.array([(u[0], u[-1]) for u, _ in corners])

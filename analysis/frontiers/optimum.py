@@ -70,7 +70,7 @@ def minimise_over_size(
     # The parabola through three points about the minimum is more exact than any of them.
     u = (low + high)[:, :, None] / 2 + 1e-3 * np.array([-1, 0, 1])
     left, mid, right = np.moveaxis(loss(np.exp(u)), 2, 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         bend = left - 2 * mid + right
         shift = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0.0)
     return np.where(known, np.exp(u[:, :, 1] + 1e-3 * np.clip(shift, -1, 1)), np.nan)

@@ -54,15 +54,16 @@ def parametric(
     low, high = ranges["C"]
     C = np.geomspace(low, high, 9) if high > low else low * np.array([0.5, 1.0, 2.0])
     values = optimum_at(law, parameter_draws(result), C, flops_of, served)
-    if not np.isfinite(values["N"][0]).any():
-        found = ", ".join(f"{p} = {v:.3g}" for p, v in result.params.items())
-        raise FitError(
-            f"{law.name} as fitted ({found}) has no optimum at any compute of the data: no size is "
-            "best. Check the table, or fit another law."
-        )
     x = np.log(C)
     centre = float(x.mean())
     lines = {name: straight_line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}
+    if not np.isfinite(lines["N"][0]).all():
+        found = ", ".join(f"{p} = {v:.3g}" for p, v in result.params.items())
+        where = "any" if not np.isfinite(values["N"][0]).any() else "every"
+        raise FitError(
+            f"{law.name} as fitted ({found}) has no optimum at {where} compute of the data: no "
+            "size is best. Check the table, or fit another law."
+        )
     optima = pd.DataFrame({"C": C} | {name: values[name][0] for name in ("N", "D", "L")})
     N_low, N_high = interval_of(values["N"], level)
     optima = optima.assign(kind="law", N_low=np.maximum(N_low, 0.0), N_high=N_high)

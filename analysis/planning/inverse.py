@@ -14,6 +14,10 @@ _REACHES = (5.0, 20.0, 60.0, 150.0)
 """Half-widths in ln C around the data that are searched in turn."""
 
 
+_FAR = 1e3
+"""Logarithm that stands for those of 0 and infinity."""
+
+
 def compute_for(front: Frontier, name: str, value: float) -> float:
     """Return the C at which the optimum has this value of `name`: 'N', 'D' or 'L'.
 
@@ -21,7 +25,10 @@ def compute_for(front: Frontier, name: str, value: float) -> float:
     """
 
     def off(log_C: float) -> float:
-        return math.log(front.draws(math.exp(log_C))[name][0, 0] / value)
+        ratio = float(front.draws(math.exp(log_C))[name][0, 0]) / value
+        if 0 < ratio < math.inf:
+            return math.log(ratio)
+        return math.nan if math.isnan(ratio) else math.copysign(_FAR, ratio - 1)
 
     middle = 0.5 * sum(math.log(end) for end in front.ranges["C"])
     for reach in _REACHES:
@@ -43,7 +50,8 @@ def compute_draws(front: Frontier, name: str, value: float, C: float) -> np.ndar
     It is infinite if a resample does not reach the value within a factor of 1e5 of `C`.
     """
     x = math.log(C) + np.linspace(-12, 12, 49)
-    paths = np.log(front.draws(np.exp(x))[name])
+    with np.errstate(divide="ignore"):
+        paths = np.log(front.draws(np.exp(x))[name])
     sign = -1.0 if name == "L" else 1.0
     goal = sign * math.log(value)
     draws = np.full(len(paths), np.inf)

@@ -20,7 +20,7 @@ from analysis.fitting.status import Note, Status, as_status, worth_telling
 from analysis.frontiers.frontier import frontier as optimal
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.in_words import interval
+from analysis.in_words import ABSURD, interval, times
 from analysis.planning.accelerators import memory
 from analysis.planning.doubts import (
     VAST,
@@ -190,10 +190,11 @@ class Plan:
         )
 
     def _shape_words(self, shape: SuggestedModel) -> str:
-        m, off = shape.model, shape.N / self.N.value - 1
+        m, ratio = shape.model, shape.N / self.N.value
+        off = f"{ratio - 1:+.1%}" if ratio < 10 else f"{times(ratio)}x"
         return (
             f"n_layer={m.n_layer} d_model={m.d_model} n_head={m.n_head}: N = {shape.N:,} "
-            f"({off:+.1%}), D = {shape.D:.4g} at the same C"
+            f"({off}), D = {shape.D:.4g} at the same C"
         )
 
 
@@ -350,8 +351,8 @@ def _quantities(
 def _check_trainable(front: Frontier, asked: str, best: Mapping[str, float]) -> None:
     """Raise ConfigError if nobody can train the best run of the frontier."""
     at = f"{asked}={best[asked]:g}: the best run by this frontier ({source_of(front)})"
-    for name, what in (("N", "parameter"), ("D", "token"), ("L", "")):
-        if not sensible(best[name]):
+    for name, what in (("C", ""), ("N", "parameter"), ("D", "token"), ("L", "")):
+        if not sensible(best[name]) or best[name] >= ABSURD:
             raise ConfigError(f"{at} is so far beyond the data that its {name} cannot be computed.")
         if what and best[name] < 1:
             raise ConfigError(f"{at} has {name} = {best[name]:.3g}, less than one {what}.")

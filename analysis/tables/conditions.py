@@ -35,6 +35,8 @@ def matching(
 
     Raises TableError if it is not a condition on the rows, or if no finished row is left.
     """
+    # In a locale that is not UTF-8, Python passes the bytes of other characters as surrogates.
+    where = where.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     view = _view(table, where, given, rules)
     own = _columns(table, given)
     finished = pd.Series(True, table.index)

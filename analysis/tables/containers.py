@@ -82,6 +82,8 @@ def read_file(path: Path, decimal: str | None = None) -> pd.DataFrame:
 
 
 def _brief(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
