@@ -61,7 +61,7 @@ def read_file(path: Path, decimal: str | None = None) -> pd.DataFrame:
     Raises TableError if the file cannot be read.
     """
     file, part = located(path)
-    suffix = _suffix(file.name)
+    suffix = suffix_of(file.name)
     try:
         _refuse_code(file, suffix)
         data = _decompressed(read_bytes(file))
@@ -87,7 +87,7 @@ def _brief(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     """Return the suffix of a file without that of its compression, in lower case."""
     path = Path(name.lower())
     while path.suffix in _COMPRESSED or (path.suffix == ".zip" and Path(path.stem).suffix):
@@ -246,8 +246,8 @@ def _read_zip(
                 f"{source} holds {len(names)} files, {', '.join(names[:8])}: name one, as in "
                 f"'{source}#{names[0] if names else 'runs.csv'}'."
             )
-        _refuse_code(Path(chosen[0]), _suffix(chosen[0]))
-        return _read(_decompressed(archive.read(chosen[0])), _suffix(chosen[0]), None, source)
+        _refuse_code(Path(chosen[0]), suffix_of(chosen[0]))
+        return _read(_decompressed(archive.read(chosen[0])), suffix_of(chosen[0]), None, source)
 
 
 def _read_excel(data: bytes, part: str | None, source: str) -> tuple[pd.DataFrame, dict[str, Any]]:

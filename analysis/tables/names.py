@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.tables.numbers import to_numbers
-from analysis.tables.several import FILE
+from analysis.tables.several import FILE, check_names_once
 from scaling.columns import COLUMNS
 from scaling.errors import TableError
 from scaling.mapping import in_expression, option
@@ -23,12 +23,7 @@ _RUN = ("run_id", "run", "Name", "name", "run_name", "Run", "ID", "id")
 
 def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
     """Rename columns and evaluate expressions as given by `map`."""
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise TableError(
-            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove "
-            "one."
-        )
+    check_names_once(table, where)
     made, replaced = {}, []
     reversed_pairs = {
         new: old for old, new in names.items()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.tables import wandb
-from analysis.tables.containers import read_file
+from analysis.tables.containers import read_file, suffix_of
 from analysis.tables.rows import repeated
 from scaling.errors import TableError
 from scaling.mapping import option
@@ -27,7 +27,6 @@ _TABLES = (
     "csv", "tsv", "jsonl", "ndjson", "parquet", "json", "psv", "tab", "xlsx", "feather", "arrow",
     "txt", "dat",
 )  # fmt: skip
-_PACKED = (".gz", ".xz", ".zst", ".bz2", ".zip")
 _OF_A_SWEEP = ("runs.csv", "manifest.json", "curves.parquet")
 """What the results folder of a sweep holds, finished or not."""
 
@@ -66,7 +65,7 @@ def in_short(paths: Sequence[Path]) -> str:
 def _tables_in(folder: Path) -> list[Path]:
     for pattern in ("*", "*/*"):
         found = [p for p in sorted(folder.glob(pattern)) if p.is_file() and p.name[0] not in "._"]
-        kinds = {p: kind for p in found if (kind := _kind(p)) in _TABLES}
+        kinds = {p: kind for p in found if (kind := suffix_of(p.name)[1:]) in _TABLES}
         if kinds:
             counts = Counter(kinds.values())
             most = max(counts, key=lambda kind: (counts[kind], -_TABLES.index(kind)))
@@ -74,12 +73,14 @@ def _tables_in(folder: Path) -> list[Path]:
     return []
 
 
-def _kind(path: Path) -> str:
-    """Return the suffix that tells a file's format, without a compression's and without a dot."""
-    name = path.name.lower()
-    for packed in _PACKED:
-        name = name.removesuffix(packed)
-    return name.rpartition(".")[2]
+def check_names_once(table: pd.DataFrame, where: str) -> None:
+    """Raise TableError if two columns have the same name."""
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise TableError(
+            f"{where}: two columns are called {twice[0]!r}; which one is meant? Rename or remove "
+            "one."
+        )
 
 
 def read_files(paths: Sequence[Path], decimal: str | None = None) -> pd.DataFrame:
@@ -94,12 +95,7 @@ def read_files(paths: Sequence[Path], decimal: str | None = None) -> pd.DataFram
     if len(tables) > 1:
         tables = [wandb.melt_chart(t) if wandb.is_chart(t) else t for t in tables]
     for path, table in zip(paths, tables, strict=True):
-        again = table.columns[table.columns.duplicated()]
-        if len(again):
-            raise TableError(
-                f"{path}: two columns are called {again[0]!r}; which one is meant? Rename or "
-                "remove one."
-            )
+        check_names_once(table, str(path))
         table[FILE] = str(path)
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
 
