@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status
 from analysis.frontiers.result import Frontier
 from analysis.in_words import times
@@ -110,14 +111,20 @@ class Extrapolation:
 
 def extrapolation_of(front: Frontier, best: Mapping[str, float]) -> Extrapolation:
     """Return how far C, N and D of a plan lie outside the data of its frontier."""
-    ranges = {name: front.ranges[name] for name in best}
-    tested = None if front.fit is None else tested_reach(front.fit)
+    return extrapolation_beyond({name: front.ranges[name] for name in best}, best, front.fit)
+
+
+def extrapolation_beyond(
+    ranges: Mapping[str, tuple[float, float]], best: Mapping[str, float], fit: FitResult | None
+) -> Extrapolation:
+    """Return how far C, N and D of a run lie outside their ranges in the data, and how far held-out
+    runs test the fitted law, if there is one."""
     return Extrapolation(
         beyond={
             k: max(1.0, value / ranges[k][1], ranges[k][0] / value) for k, value in best.items()
         },
         below=tuple(k for k, value in best.items() if value < ranges[k][0]),
         limits={k: min(max(high / low, _ALWAYS), _NEVER) for k, (low, high) in ranges.items()},
-        tested=tested,
-        has_law=front.fit is not None,
+        tested=None if fit is None else tested_reach(fit),
+        has_law=fit is not None,
     )

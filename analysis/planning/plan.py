@@ -313,7 +313,8 @@ def _request(values: Mapping[str, float | None]) -> tuple[str, float]:
     if len(given) != 1:
         raise ConfigError(
             f"a plan needs exactly one of C, N, D and L; got {', '.join(given) or 'none'}. "
-            "Give one of --flops, --params, --tokens and --loss."
+            "Give one of --flops, --params, --tokens and --loss; --params with --tokens predicts "
+            "the loss of that run."
         )
     ((asked, value),) = given.items()
     if not sensible(value):

@@ -29,6 +29,8 @@ _TABLES = (
 )  # fmt: skip
 _OF_A_SWEEP = ("runs.csv", "manifest.json", "curves.parquet")
 """What the results folder of a sweep holds, finished or not."""
+PLANS = "plans"
+"""The folder beside a table that holds its predictions on record, which are no tables."""
 
 
 def is_results_folder(path: str | Path) -> bool:
@@ -65,6 +67,7 @@ def in_short(paths: Sequence[Path]) -> str:
 def _tables_in(folder: Path) -> list[Path]:
     for pattern in ("*", "*/*"):
         found = [p for p in sorted(folder.glob(pattern)) if p.is_file() and p.name[0] not in "._"]
+        found = [p for p in found if p.parent == folder or p.parent.name != PLANS]
         kinds = {p: kind for p in found if (kind := suffix_of(p.name)[1:]) in _TABLES}
         if kinds:
             counts = Counter(kinds.values())

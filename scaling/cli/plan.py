@@ -18,6 +18,7 @@ from scaling.cli.options import (
     Where,
 )
 from scaling.cli.output import check_one_format, show, show_json
+from scaling.cli.record import check_record, keep_record
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
@@ -123,6 +124,7 @@ def plan(
     inference_tokens: float = 0.0,
     unique_tokens: float | None = None,
     law: tuple[str, ...] = (),
+    record: str | None = None,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -134,13 +136,14 @@ def plan(
 ) -> None:
     """Plan the next run from a budget, a model size, a token count or a target loss.
 
-    Example: scaling plan results/quickstart --flops 1e18
     Example: scaling plan results/quickstart --gpus 8 --hours 24
+    Example: scaling plan results/quickstart --flops 1e18 --record larger
 
     Args:
         results: A results folder, or a table of runs; several files are one table.
         flops: Compute budget C = 6 N D, in FLOPs.
-        params: Number of non-embedding parameters N.
+        params: Number of non-embedding parameters N. With --tokens, the loss of that very run is
+            predicted, optimal or not.
         tokens: Number of training tokens D.
         loss: Target test loss, in nats per token.
         gpus: Budget as a number of GPUs; requires --hours.
@@ -158,40 +161,83 @@ def plan(
         law: Law of N and D to plan with; the first one given leads. Default: chinchilla, kaplan_ND,
             bottleneck and shared_exponent, led by the well-determined one that best predicts the
             largest of these runs.
+        record: Keep the prediction under this name: a dated file in the folder `plans` of the
+            results, which is never overwritten.
     """
-    from analysis import laws as all_laws
-    from analysis.frontiers.choice import CANDIDATES, choose
-    from analysis.planning.accelerators import compute_budget
-    from analysis.planning.plans import plans
-
-    words = None
-    if any(x is not None for x in (gpus, hours, dollars, dollars_per_hour, mfu)):
-        bought = compute_budget(
-            gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
-            dollars_per_hour=dollars_per_hour,
-        )  # fmt: skip
-        if flops is not None:
-            raise ConfigError("give one budget: --flops, or --gpus and --hours, or --dollars.")
-        flops, words = bought.C, bought.description
-    asked = {"C": flops, "N": params, "D": tokens, "L": loss}
-    given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
-    candidates = [all_laws.resolve(name) for name in law] or CANDIDATES
+    check_record(record, results)
+    C, words = _budget(
+        flops, gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
+        dollars_per_hour=dollars_per_hour,
+    )  # fmt: skip
+    asked = {"C": C, "N": params, "D": tokens, "L": loss}
     selection: dict[str, Any] = {
         "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
     }  # fmt: skip
+    found, runs = _planned(
+        results, {k: value for k, value in asked.items() if value is not None}, selection,
+        laws=law, served=inference_tokens, unique=unique_tokens, level=level, seed=seed,
+    )  # fmt: skip
+    text, values = [str(found)], found.record() | {"budget": words}
+    if words is not None:
+        text.append(f"budget: {words}")
+    if record is not None:
+        kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
+        text.append(f"on record: {kept}")
+        values["on_record"] = str(kept)
+    show_json(values) if json else show(*text)
+
+
+def _budget(flops: float | None, **bought: Any) -> tuple[float | None, str | None]:
+    """Return the FLOPs of a plan, and what buys them in words if that was given instead."""
+    from analysis.planning.accelerators import compute_budget
+
+    sums = ("gpus", "hours", "dollars", "dollars_per_hour", "mfu")
+    if all(bought[name] is None for name in sums):
+        return flops, None
+    budget = compute_budget(**bought)
+    if flops is not None:
+        raise ConfigError("give one budget: --flops, or --gpus and --hours, or --dollars.")
+    return budget.C, budget.description
+
+
+def _planned(
+    results: tuple[Path, ...],
+    given: dict[str, float],
+    selection: dict[str, Any],
+    *,
+    laws: tuple[str, ...],
+    served: float,
+    unique: float | None,
+    level: float,
+    seed: int,
+) -> tuple[Any, Any]:
+    """Return the plans, or the prediction for given N and D, and the runs that they rest on."""
+    from analysis import laws as all_laws
+    from analysis.frontiers.choice import CANDIDATES, choose
+    from analysis.planning.plans import plans
+    from analysis.planning.prediction import predict_run
+
+    one_run = given.keys() == {"N", "D"}
+    if one_run and served:
+        raise ConfigError(
+            "--inference-tokens matters for the best size; leave it out for a run of given "
+            "--params and --tokens."
+        )
+    candidates = [all_laws.resolve(name) for name in laws] or CANDIDATES
     runs = load_rows(results, candidates, **selection)
-    choice = choose(runs, candidates, rank=not law, seed=seed)
+    choice = choose(runs, candidates, rank=not laws, seed=seed)
+    if one_run:
+        found = predict_run(choice, N=given["N"], D=given["D"], level=level, unique=unique)
+        return found, runs
     skipped: dict[str, str] = {}
     critical = None
     if "B" in runs.columns and runs["B"].nunique() >= 3:
         critical = _critical_batch(results, selection, seed, skipped)
     found = plans(
-        choice, **given, level=level, served=inference_tokens, unique=unique_tokens,
-        critical=critical,
+        choice, **given, level=level, served=served, unique=unique, critical=critical
     )  # fmt: skip
     found.skipped.update(skipped)
-    text = found if words is None else f"{found}\nbudget: {words}"
-    show_json(found.record() | {"budget": words}) if json else show(text)
+    return found, runs
 
 
 def _critical_batch(
