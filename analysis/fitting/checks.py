@@ -147,7 +147,8 @@ def usable_rows(
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
     if isinstance(weights, str):
-        weights = _weight_column(weights, law, runs)
+        compute = _compute_weights(weights, runs)
+        weights = _weight_column(weights, law, runs) if compute is None else compute
     used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
     for name in used:
         if name not in runs.columns:
@@ -213,6 +214,24 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     if "unfinished" not in runs.attrs:  # counted by load(), in the words of the table
         left_out |= {f"status {value!s}": int(count) for value, count in found.items()}
     return keep, left_out
+
+
+def _compute_weights(weights: str, runs: pd.DataFrame) -> np.ndarray | None:
+    """Return C to a power for 'C' and 'C^0.5', nan in rows without it; None for other words."""
+    name, _, power = weights.partition("^")
+    if name != "C" or weights in runs.columns and power:
+        return None
+    try:
+        power = float(power or 1)
+    except ValueError:
+        raise TableError(f"weights={weights!r} must be 'C' to a power, such as C^0.5.") from None
+    if "C" in runs.columns:
+        C = pd.to_numeric(runs["C"], errors="coerce").to_numpy(float)
+    elif {"N", "D"} <= {*runs.columns}:
+        C = 6.0 * np.prod([pd.to_numeric(runs[x], errors="coerce") for x in ("N", "D")], axis=0)
+    else:
+        raise TableError(table.missing_column("C", runs.columns))
+    return (C / np.nanmax(C)) ** power
 
 
 def _weight_column(weights: str, law: Law, runs: pd.DataFrame) -> str:

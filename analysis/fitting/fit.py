@@ -24,6 +24,7 @@ from analysis.fitting.checks import (
 )
 from analysis.fitting.draws import FAR, spread
 from analysis.fitting.minimise import Minimum, minimise
+from analysis.fitting.prior import Prior, prior_named
 from analysis.fitting.problem import Problem
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import (
@@ -55,6 +56,7 @@ def fit(
     cluster: str | None = DEFAULT_CLUSTER,
     fixed: Mapping[str, float] | None = None,
     weights: Any = None,
+    prior: Prior | str | None = None,
     seed: int = 0,
     warm: FitResult | None = None,
 ) -> FitResult:
@@ -84,7 +86,11 @@ def fit(
         row's share of the objective), not counts of repeated rows; scaled to mean 1. Rows of weight
         0 are left out. A column whose name ends in '_stderr' or '_se' holds standard errors of the
         target: its rows weigh 1 / stderr^2 (with on='log', of the logarithm). 'stderr' finds that
-        column.
+        column. 'C' weighs rows in proportion to their compute, 6 N D if there is no such column:
+        what is asked of a law is the loss of larger runs.
+    prior: beliefs about parameters (a Prior), or 'field' for those of published sweeps. The fit is
+        then the MAP estimate, and draws are draws from the posterior: their centres are resampled
+        too. `FitResult.informed` says how much of each parameter is prior.
     seed: seeds starts and draws; the same seed gives the same result.
     warm: an earlier result of the same law, whose minima are tried first; saves time.
 
@@ -98,11 +104,14 @@ def fit(
     fixed = held_parameters(law, fixed or {})
     runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = _problem(law, runs, w, cluster, fixed, on, left_out)
+    if prior is not None:
+        problem = replace(problem, prior=prior_named(prior))
     kind = _objective(problem, objective, delta)
     used = _intervals(problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")
     with computable(problem, runs, seed):
         minimum = minimise(problem, kind, delta, seed, _warm(problem, warm))
+        problem = replace(problem, strain=minimum.strain)
         solved = time.perf_counter()
         certificate = certify(problem, minimum, used, left_out)
         certified = time.perf_counter()
@@ -117,7 +126,7 @@ def fit(
             samples=samples,
             runs=runs,
             objective=_stated(problem, minimum, kind, reduce),
-            loss=_loss_in_words(kind, minimum.delta, on, law.target, reduce),
+            loss=_loss_in_words(problem, kind, minimum.delta, reduce),
             objective_kind=kind,
             status=_status(problem, minimum, certificate, runs, remarks),
             certificate=certificate,
@@ -264,12 +273,14 @@ def _stated(problem: Problem, minimum: Minimum, objective: str, reduce: str) -> 
     return float(value / (w.sum() if reduce == "mean" else 1.0))
 
 
-def _loss_in_words(objective: str, delta: float, on: str, target: str, reduce: str) -> str:
-    of = f"log {target}" if on == "log" else target
+def _loss_in_words(problem: Problem, objective: str, delta: float, reduce: str) -> str:
+    target = problem.law.target
+    of = f"log {target}" if problem.on == "log" else target
     name = {
         # The residuals of an exact fit set no threshold.
         "huber": f"Huber(delta={delta:.4g})" if np.isfinite(delta) else "Huber(without threshold)",
         "ls": "least squares",
         "lad": "least absolute deviations",
     }[objective]
-    return f"{name} of {of}, {reduce}"
+    held = "" if problem.penalty is None else f", with the prior {problem.prior.name!r}"
+    return f"{name} of {of}, {reduce}{held}"

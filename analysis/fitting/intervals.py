@@ -15,7 +15,7 @@ import scipy
 
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
-from analysis.fitting.solver import gradients, solve
+from analysis.fitting.solver import gradients, prior_rows, solve
 
 NULL = 1e-7
 """The data leave a direction of the unknowns open if its effect on the fitted values, relative to
@@ -36,12 +36,18 @@ def covariance(
     """
     J = gradients(problem, minimum.theta)
     r, w = problem.residuals(minimum.theta)[0], problem.weights
-    bread = _inverse(J.T @ (J * w[:, None])) / curvature(problem, minimum)
+    prior = prior_rows(problem, minimum.theta)
+    prior = prior.T @ prior
+    information = J.T @ (J * w[:, None]) * curvature(problem, minimum)
+    bread = _inverse(information + prior)
     G, n, q = problem.units(), problem.n, problem.q
     grouped = clustered and n > G
     if np.isinf(minimum.delta) and not grouped:
         freedom = max(n - q, 1)
-        return bread * float(np.sum(w * r * r)) / freedom, freedom
+        variance = float(np.sum(w * r * r)) / freedom
+        if not prior.any():
+            return bread * variance, freedom
+        return bread @ (information * variance + prior * problem.strain) @ bread, freedom
     psi = np.clip(r, -minimum.delta, minimum.delta)
     score = (J * (w * psi)[:, None]).T
     if grouped:
@@ -51,7 +57,8 @@ def covariance(
     else:
         freedom = max(n - q, 1)
         correction = n / freedom
-    return bread @ (score @ score.T) @ bread * correction, freedom
+    meat = score @ score.T * correction + prior * problem.strain
+    return bread @ meat @ bread, freedom
 
 
 def _without_own(problem: Problem, J: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -96,6 +103,7 @@ def curvature(problem: Problem, minimum: Minimum) -> float:
 def null_directions(problem: Problem, minimum: Minimum) -> np.ndarray:
     """Return directions of the unknowns (q, K) along which the fitted values do not change."""
     J = gradients(problem, minimum.theta) * np.sqrt(problem.weights)[:, None]
+    J = np.concatenate([J, prior_rows(problem, minimum.theta)])
     norms = np.linalg.norm(J, axis=0)
     norms = np.maximum(norms, 1e-12 * norms.max() + 1e-300)
     _, sizes, rows = np.linalg.svd(J / norms, full_matrices=False)

@@ -20,6 +20,8 @@ _GLOBAL = 60
 """Maximum number of iterations per start."""
 _PATIENT = 240
 """Further iterations if few starts have converged by then, as in a long flat valley."""
+_ROUNDS = 12
+"""Maximum number of rounds in which the prior's weight and the fit settle."""
 _STAGES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Thresholds of the stages that lead down to a small threshold."""
 
@@ -46,6 +48,8 @@ class Minimum:
     """Fraction of the starts that reached the best objective."""
     converged: bool
     """Whether the solver met its tolerance."""
+    strain: float = 0.0
+    """The variance of a residual that weighs the prior; see Problem."""
 
 
 def minimise(
@@ -62,6 +66,8 @@ def minimise(
     delta: Huber's threshold. None ties it to the scale of the residuals: 1.345 times 1.4826 times
         their median size (95 % efficient under Gaussian noise), found as a fixed point.
     """
+    if problem.penalty is not None and not problem.strain:
+        problem, delta = weighed(problem, objective, delta, seed, warm)
     if problem.n > _MANY_ROWS:
         thin = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
         rough = minimise(thin, objective, delta, seed, warm)
@@ -85,6 +91,38 @@ def minimise(
         first = np.concatenate([better, first], 1)
         threshold, found = _search(problem, first, objective, delta)
     return _minimum(problem, threshold, found, pool, first.shape[1])
+
+
+def weighed(
+    problem: Problem, objective: str, delta: float | None, seed: int, warm: np.ndarray | None
+) -> tuple[Problem, float | None]:
+    """Return the problem with the variance that weighs its prior, and Huber's threshold.
+
+    Both follow from the typical residual, as a fixed point; a threshold that is given is kept.
+    """
+    few = problem
+    if problem.n > _MANY_ROWS:
+        few = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
+    pool, _ = ranked(few, starts(few, seed, count=512), np.inf)
+    if pool.shape[1] == 0:
+        raise FloatingPointError("not finite at any starting point")
+    first = spaced(ranked(few, pool, max(typical(few, pool[:, :1]), 1e-9) * 1e-2)[0], 12)
+    if warm is not None:
+        first = np.concatenate([warm[:, :4], first], 1)
+    assert problem.prior is not None
+    spread, tied = 1.4826 * typical(few, first[:, :1]), delta
+    for _ in range(_ROUNDS):
+        inflated = max(problem.prior.inflation * spread, 1e-9)
+        few = replace(few, strain=inflated**2)
+        if objective == "huber" and delta is None:
+            tied = 1.345 * inflated
+        threshold = LAD if objective == "lad" else np.inf if tied is None else tied
+        found = _continue(few, first, threshold)
+        first = found.theta[:, np.argsort(found.objective, kind="stable")[:4]]
+        before, spread = spread, 1.4826 * typical(few, first[:, :1])
+        if abs(spread / before - 1) < 1e-6:
+            break
+    return replace(problem, strain=few.strain), tied
 
 
 def _search(
@@ -153,6 +191,7 @@ def _minimum(
         starts=count,
         share=float(np.mean(found.objective[:count] <= best + slack)),
         converged=bool(last.converged[0]),
+        strain=problem.strain,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.fitting.autodiff import Dual
 from analysis.fitting.power_terms import Term, terms
+from analysis.fitting.prior import Penalty, Prior
 from analysis.laws import Law, LawError
 
 _ROWS_AT_ONCE = 32768
@@ -40,6 +41,9 @@ class Problem:
     """Parameters held at a value."""
     on: str
     """'log' or 'raw': the residual is a difference of logarithms or of values."""
+    prior: Prior | None = None
+    strain: float = 0.0
+    """The variance of a residual that weighs the prior against the rows."""
 
     @property
     def n(self) -> int:
@@ -66,6 +70,31 @@ class Problem:
         """The law as a function of the unknowns, with its derivatives."""
         found = terms(self.law, self.columns, self.fixed)
         return GeneralModel(self) if found is None else PowerSumModel(self, found)
+
+    @cached_property
+    def penalty(self) -> Penalty | None:
+        """The prior's part of the objective; None without beliefs about a free parameter."""
+        if self.prior is None or not self.prior.for_law(self.law, self.free):
+            return None
+        least = float(self.target.min())
+        return Penalty(self.prior, self.law, self.free, self.model.log, least)
+
+    def penalties(self, theta: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray | float:
+        """Return what the prior adds to the objective (S,) at unknowns (q, S)."""
+        if self.penalty is None:
+            return 0.0
+        return self.strain * self.penalty.value(self.model.natural(theta), shift)
+
+    def add_prior(
+        self, theta: np.ndarray, g: np.ndarray, H: np.ndarray, shift: np.ndarray | None
+    ) -> None:
+        """Add the prior's part to a gradient (q, S) and a Hessian (q, q, S), in place."""
+        if self.penalty is None:
+            return
+        first, second = self.penalty.slopes(self.model.natural(theta), shift)
+        rows = self.model.natural(np.eye(self.q))[self.penalty.index]
+        g += self.strain * (rows.T @ first)
+        H += self.strain * np.einsum("ti,tj,ts->ijs", rows, rows, second)
 
     def take(self, rows: np.ndarray) -> Problem:
         """Return the same problem on the rows with these indices."""

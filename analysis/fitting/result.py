@@ -23,7 +23,7 @@ from analysis.fitting.intervals import (
 )
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
-from analysis.fitting.status import CONVERGED, Certificate, Status
+from analysis.fitting.status import CONVERGED, Certificate, Status, natural_covariance
 from analysis.laws import Law
 from scaling.jsonable import finite
 
@@ -104,6 +104,19 @@ class FitResult:
     def log_residuals(self) -> np.ndarray:
         """ln(measured / fitted) of each row."""
         return np.log((self.runs[self.law.target] / self.fitted).to_numpy(float))
+
+    @property
+    def informed(self) -> dict[str, float]:
+        """How much of each parameter with a prior belief is prior: the width of the posterior over
+        that of the prior, on the log scale. Near 0 the data decide, near 1 the prior does."""
+        penalty = self.problem.penalty
+        if penalty is None:
+            return {}
+        cov, _ = natural_covariance(self.problem, self.minimum)
+        spread = np.sqrt(np.maximum(np.diag(cov), 0))[penalty.index]
+        u = np.array([self.params[p] for p in penalty.names])
+        log_spread = np.where(penalty.log[:, 0], spread, spread / u)
+        return dict(zip(penalty.names, (log_spread / penalty.sd[:, 0]).tolist(), strict=True))
 
     def predict(self, **columns: Any) -> np.ndarray:
         """Evaluate the law at `columns` (numbers or arrays that broadcast), in its target's unit.

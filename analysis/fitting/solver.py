@@ -45,6 +45,7 @@ def solve(
     counts: np.ndarray | None = None,
     targets: np.ndarray | None = None,
     hold: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
     limit: int = 200,
 ) -> Solutions:
     """Minimise from each column of `theta` (q, B).
@@ -54,10 +55,11 @@ def solve(
     targets: (B, n) the measured values of each fit on the scale of the residuals; None for those
         of the table.
     hold: (q, B) a direction a for each fit; a . theta keeps its starting value (for profiles).
+    shift: (T, B) by how much each fit moves the centres of the prior's T beliefs.
     limit: iterations after which a fit is given up.
     """
     with np.errstate(all="ignore"):
-        found = _Batch(problem, theta, delta, counts, targets, hold, limit).run()
+        found = _Batch(problem, theta, delta, counts, targets, hold, shift, limit).run()
     return found if hold is not None else replace(found, theta=problem.ordered(found.theta))
 
 
@@ -76,10 +78,12 @@ class _Batch:
         counts: np.ndarray | None,
         targets: np.ndarray | None,
         hold: np.ndarray | None,
+        shift: np.ndarray | None,
         limit: int,
     ) -> None:
         self.problem, self.delta, self.limit = problem, delta, limit
         self.counts, self.targets, self.hold = counts, targets, hold
+        self.shift = shift
         n, base = problem.n, problem.weights
         self.rows_are_groups = problem.units() == n and np.array_equal(problem.groups, np.arange(n))
         self.unit_weights = bool(np.all(base == 1))
@@ -121,6 +125,9 @@ class _Batch:
     def _measured(self, fits: np.ndarray) -> np.ndarray:
         return self.problem.y[None] if self.targets is None else self.targets[fits]
 
+    def _shift(self) -> np.ndarray | None:
+        return None if self.shift is None else self.shift[:, self.fit]
+
     def _accept(self) -> None:
         """Evaluate the trial points and move to those that lower the objective (Armijo's rule)."""
         delta = self.delta
@@ -129,6 +136,7 @@ class _Batch:
         psi = np.clip(r, -delta, delta)
         wpsi = self.w * psi
         new = np.einsum("sn,sn->s", wpsi, r - psi / 2)
+        new = new + self.problem.penalties(self.trial, self._shift())
         F, predicted, lam, mu = self.F, self.predicted, self.lam, self.mu
         drop = F - new
         slack = 1e-14 * F + np.where(np.isfinite(F), self.blur * np.sqrt(F) + self.rounding, 0.0)
@@ -158,6 +166,7 @@ class _Batch:
             size = np.abs(r)
             h = np.where(size <= self.delta, self.w, self.w * (blend * self.delta) / size)
         gradient, hessian = self.problem.model.system(parts, wpsi, h, (1 - blend) * wpsi)
+        self.problem.add_prior(self.trial, gradient, hessian, self._shift())
         if self.hold is not None:
             _hold(gradient, hessian, self.hold[:, self.fit])
         if better.all():
@@ -258,6 +267,15 @@ def _newton_step(
     shrink = np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step).max(0), 1e-300))
     slope = np.einsum("is,is->s", g, step) * shrink
     return step * shrink, slope, damping * shrink
+
+
+def prior_rows(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Return rows (T, q) whose Gram matrix is the Hessian of the prior's part at (q, 1)."""
+    if problem.penalty is None:
+        return np.zeros((0, problem.q))
+    _, second = problem.penalty.slopes(problem.model.natural(theta))
+    rows = problem.model.natural(np.eye(problem.q))[problem.penalty.index]
+    return np.sqrt(problem.strain * second) * rows
 
 
 def gradients(problem: Problem, theta: np.ndarray) -> np.ndarray:

@@ -180,7 +180,8 @@ def ranked(problem: Problem, theta: np.ndarray, delta: float) -> tuple[np.ndarra
     values = np.full(theta.shape[1], np.inf)
     for part in chunks(theta.shape[1], problem.slots):
         rho = huber(problem.residuals(theta[:, part]), delta)
-        values[part] = np.nan_to_num(rho @ problem.weights, nan=np.inf)
+        total = rho @ problem.weights + problem.penalties(theta[:, part])
+        values[part] = np.nan_to_num(total, nan=np.inf)
     order = np.argsort(values, kind="stable")
     order = order[np.isfinite(values[order])]
     return theta[:, order], values[order]

@@ -142,7 +142,11 @@ def certify(
     r = problem.residuals(minimum.theta)[0]
     psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(problem.weights)
     norms = np.linalg.norm(J, axis=0) + 1e-300
-    cosine = np.abs(psi @ J) / (norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n)))
+    pull = np.zeros((problem.q, 1))
+    problem.add_prior(minimum.theta, pull, np.zeros((problem.q, problem.q, 1)), None)
+    cosine = np.abs(psi @ J + pull[:, 0]) / (
+        norms * max(np.linalg.norm(psi), 1e-12 * np.sqrt(problem.n))
+    )
     cov, freedom = natural_covariance(problem, minimum)
     others = minimum.objectives[1:]
     gap = float(others[0] / max(minimum.objective, 1e-300) - 1) if len(others) else None
