@@ -24,7 +24,6 @@ import pandas as pd
 from analysis.planning.prediction import KINDS, WITHIN, Prediction
 from analysis.tables.containers import located
 from analysis.tables.several import PLANS, files_of
-from scaling import __distribution__
 from scaling.errors import ConfigError
 from scaling.files import check_inside, read_text
 from scaling.jsonable import finite
@@ -269,6 +268,6 @@ def _version() -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version(__distribution__)
+        return version("scaling-laws-lab")
     except PackageNotFoundError:
         return None
