@@ -22,7 +22,6 @@ from analysis.planning.plans import plans
 from analysis.planning.prediction import predict_plan, predict_run
 from analysis.planning.track_record import track_record
 from scaling.errors import ConfigError
-from scaling.table import write
 
 N, D = 3e6, 1e8
 """A run beyond those of the tables here, which have N up to 1e6 and D up to 3e7."""
@@ -402,7 +401,7 @@ def test_the_table_of_a_record_is_found_after_both_have_moved(place):
 
 def test_records_without_any_run_are_a_users_mistake(tmp_path, runs):
     runs[["N", "D", "L"]].to_csv(tmp_path / "table.csv", index=False)
-    with pytest.raises(ConfigError, match="no prediction is on record in .*plans"):
+    with pytest.raises(ConfigError, match=r"no prediction is on record in .*plans"):
         track_record([tmp_path / "table.csv"])
 
 
@@ -485,7 +484,7 @@ def test_plan_scores_all_results_of_the_folder_by_default(place, prediction, cap
         ("later/runs_of_later.csv --score", "no prediction is on record in later/plans"),
         ("first/table.csv --score --flops 1e15", "leave out --flops"),
         ("first/table.csv --score --record x", "leave out --record"),
-        ("absent.csv --score", "no prediction is on record"),
+        ("absent.csv --score", "absent.csv: no such file or folder"),
     ],
 )
 def test_a_score_that_cannot_be_is_one_line(place, words, message, capsys, monkeypatch):
@@ -506,7 +505,7 @@ def test_summary_and_report_show_the_track_record(prediction, runs, tmp_path):
     for name, rows in (("first", runs), ("second", runs.iloc[-1:].assign(N=N, D=D, C=6 * N * D))):
         (tmp_path / name).mkdir()
         L = rows["L"] if name == "first" else prediction.L * 1.01
-        write(tmp_path / name, rows.assign(L=L).to_dict("records"), [])
+        rows.assign(L=L).to_csv(tmp_path / name / "runs.csv", index=False)
     first = tmp_path / "first"
     before = summarise(first, draw=False)
     assert before.track is None and before.record()["track_record"] is None

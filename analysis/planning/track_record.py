@@ -24,9 +24,10 @@ from analysis.planning.records import (
     records_in,
     row_hashes,
 )
+from analysis.tables.containers import located
 from analysis.tables.load import load
 from analysis.tables.rows import finished
-from analysis.tables.several import is_results_folder
+from analysis.tables.several import files_of, is_results_folder
 from scaling import units
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
@@ -254,8 +255,12 @@ def track_record(
     selection  options that select rows of these tables, as for :func:`analysis.load`.
     more       further tables whose runs count; one that cannot be read is left out.
 
-    Raises ConfigError if there is no readable record, and TableError if no table can be read.
+    Raises ConfigError for a source that does not exist and without a readable record, and
+    TableError if no table can be read.
     """
+    for source in sources:
+        if not located(files_of(source)[0])[0].exists():
+            raise ConfigError(f"{source}: no such file or folder.")
     folders = list(dict.fromkeys(folder_of([source]) for source in sources))
     records, unreadable = [], []
     for path in (path for folder in folders for path in records_in(folder)):
@@ -280,20 +285,20 @@ def track_record(
 
 
 def track_record_of(
-    source: str | Path, *, selection: Mapping[str, Any] | None = None
+    results: str | Path | Sequence[str | Path], *, selection: Mapping[str, Any] | None = None
 ) -> TrackRecord | None:
     """Return the track record of a results folder or a table, None if it has no records.
 
     Runs of the results folders beside it count too. Raises as :func:`track_record` does.
     """
-    folder = folder_of([source])
-    if not records_in(folder):
+    sources = [results] if isinstance(results, str | Path) else list(results)
+    if not any(records_in(folder_of([source])) for source in sources):
         return None
-    home = folder.parent
+    home = folder_of(sources).parent
     parent = home / ".." if home.name in ("", "..") else home.parent
     beside = sorted(parent.glob("*/runs.csv")) if is_results_folder(home) else ()
     more = [path.parent for path in beside if not path.parent.samefile(home)]
-    return track_record([source], selection=selection, more=more)
+    return track_record(sources, selection=selection, more=more)
 
 
 def _tables(

@@ -164,8 +164,8 @@ def summarise(
     size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = source_path(results)
-    selection = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
-    selection = {key: value for key, value in selection.items() if value}
+    given = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
+    selection = {key: value for key, value in given.items() if value}
     table, runs, curves = _read(results, selection)
     attempt = Attempts()
     choice = attempt("laws of N and D", choose, runs)
@@ -173,14 +173,12 @@ def summarise(
         attempt.skipped |= {f"law {name}": why for name, why in choice.skipped.items()}
     laws = _fit(attempt, runs, choice)
     compared = attempt("frontier", frontier, runs, method="all", curves=curves, choice=choice)
+    fronts: dict[str, Frontier] = {}
     if isinstance(compared, Comparison):
         fronts = compared.fronts
         attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
-    else:
-        fronts = {}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
-    track = attempt("track record", track_record_of, folder, selection=selection)
     planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs)
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
@@ -208,7 +206,7 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
-        track=track,
+        track=attempt("track record", track_record_of, results, selection=selection),
         verdict=planned.verdict
         if planned is not None
         else verdict(choice, following, runs=runs, why=why),
