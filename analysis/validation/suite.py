@@ -6,7 +6,9 @@ it, and compares the rules over the tables. Defaults are chosen by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.checks import FitError, check_draws, check_level
-from analysis.validation.suite_cells import Cell, cells_of, scores
-from analysis.validation.suite_rules import BASELINE, Rule, predictions_of, rules_named
+from analysis.validation.suite_cache import Cache, Score
+from analysis.validation.suite_cells import Cell, cells_of
+from analysis.validation.suite_predict import one_thread, score
+from analysis.validation.suite_rules import BASELINE, Rule, rules_named
 from analysis.validation.suite_tables import tables_of
 from scaling import progress
 from scaling.errors import ConfigError
@@ -139,6 +143,8 @@ def backtest(
     bootstrap: int = 0,
     seed: int = 0,
     root: str | Path | None = None,
+    cache: str | Path | None = None,
+    workers: int = 1,
     **selection: Any,
 ) -> Suite:
     """Predict the larger runs of tables from their smaller runs by several rules.
@@ -153,6 +159,10 @@ def backtest(
     level: level of the predictive intervals whose coverage is counted.
     bootstrap: number of draws for the intervals; with 0 they are linearised, which is faster.
     root: the folder to which the paths in suite files are relative.
+    cache: a folder in which scores are kept by the content of table, rule and code, so that a
+        second call is quick.
+    workers: number of processes. With several, a script must call this under
+        ``if __name__ == "__main__"``.
     selection: `map`, `where`, `rows` and other options of :func:`analysis.load`, for tables that
         no suite file describes.
 
@@ -161,23 +171,29 @@ def backtest(
     """
     check_level(level)
     check_draws(bootstrap, seed)
+    if workers < 1:
+        raise ConfigError(f"workers={workers} must be at least 1.")
     chosen = _checked(rules, axes, factors, baseline)
     several = [sources] if isinstance(sources, str | Path | pd.DataFrame) else list(sources)
     tables, skipped = tables_of(several, root=root, **selection)
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, list[str]] = {}
-    for i, table in enumerate(tables, 1):
-        cells, why = cells_of(table, axes, factors)
+    cells: list[Cell] = []
+    for table in tables:
+        found, why = cells_of(table, axes, factors)
+        cells += found
         if why:
             skipped[table.name] = why
-        for cell in cells:
-            with progress.part(f"{table.name} (table {i} of {len(tables)})"):
-                scored = _scored(cell, chosen, level, bootstrap, seed)
-            for rule, found in scored.items():
-                if isinstance(found, str):
-                    failed.setdefault(rule.name, []).append(found)
-                else:
-                    rows.append(found)
+    kept = Cache(
+        None if cache is None else Path(cache), level=level, bootstrap=bootstrap, seed=seed
+    )
+    scored = _scored(cells, chosen, kept, workers, level=level, bootstrap=bootstrap, seed=seed)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, list[str]] = {}
+    for cell, scores in zip(cells, scored, strict=True):
+        for rule in chosen:
+            if isinstance(score := scores[rule], str):
+                failed.setdefault(rule.name, []).append(score)
+            else:
+                rows.append(_named(cell, rule) | score)
     if not rows:
         raise FitError(_nothing(skipped, failed))
     return Suite(
@@ -208,27 +224,64 @@ def _checked(
     return chosen if first in chosen else (first, *chosen)
 
 
+def _named(cell: Cell, rule: Rule) -> dict[str, Any]:
+    return {
+        "table": cell.table.name,
+        "group": cell.table.group,
+        "rule": rule.name,
+        "axis": cell.axis,
+        "factor": cell.factor,
+        "n_fit": len(cell.below),
+    }
+
+
 def _scored(
-    cell: Cell, rules: Sequence[Rule], level: float, bootstrap: int, seed: int
-) -> Mapping[Rule, dict[str, Any] | str]:
-    """Return the row of each rule, or the reason why it has none."""
-    found: dict[Rule, dict[str, Any] | str] = {}
-    L = cell.above["L"].to_numpy(float)
-    for rule, each in predictions_of(cell, rules, bootstrap=bootstrap, seed=seed).items():
-        if isinstance(each, str):
-            found[rule] = each
-            continue
-        found[rule] = {
-            "table": cell.table.name,
-            "group": cell.table.group,
-            "law": each.law,
-            "rule": rule.name,
-            "axis": cell.axis,
-            "factor": cell.factor,
-            **scores(each, L, level),
-            "n_fit": len(cell.below),
-        }
+    cells: Sequence[Cell], rules: Sequence[Rule], cache: Cache, workers: int, **asked: Any
+) -> list[dict[Rule, Score]]:
+    """Return the scores of the rules in each cell, those that are not in the cache computed."""
+    found = [
+        {rule: score for rule in rules if (score := cache.get(cell, rule)) is not None}
+        for cell in cells
+    ]
+    left = [
+        (cell, [rule for rule in rules if rule not in known])
+        for cell, known in zip(cells, found, strict=True)
+    ]
+    todo = [i for i, (_, missing) in enumerate(left) if missing]
+    parts = [
+        f"{left[i][0].table.name}, {left[i][0].axis} x {left[i][0].factor:g} ({k} of {len(todo)})"
+        for k, i in enumerate(todo, 1)
+    ]
+    computed = _computed([left[i] for i in todo], parts, workers, asked)
+    for i, scores in zip(todo, computed, strict=True):
+        found[i] |= scores
+        cache.put(left[i][0], scores)
     return found
+
+
+def _computed(
+    tasks: Sequence[tuple[Cell, list[Rule]]],
+    names: Sequence[str],
+    workers: int,
+    asked: Mapping[str, Any],
+) -> Iterator[dict[Rule, Score]]:
+    """Yield the scores of each task, in order."""
+    if workers == 1 or len(tasks) < 2:
+        for (cell, rules), name in zip(tasks, names, strict=True):
+            with progress.part(name):
+                scores = score(cell, rules, **asked)
+            yield scores
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), spawn, one_thread) as pool:
+        futures = [pool.submit(score, cell, rules, **asked) for cell, rules in tasks]
+        try:
+            for future, name in zip(futures, names, strict=True):
+                progress.step(name)
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def _nothing(skipped: Mapping[str, str], failed: Mapping[str, Sequence[str]]) -> str:

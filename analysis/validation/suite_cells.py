@@ -65,6 +65,7 @@ def cells_of(
                 found.append(Cell(table=table, axis=axis, factor=factor, below=below, above=above))
     reach = runs[axes[0]].max() / runs[axes[0]].min()
     least = " and ".join(f"{factor:g}" for factor in (min(factors), max(factors)))
+    found.sort(key=lambda cell: (axes.index(cell.axis), cell.factor))
     return found, "" if found else (
         f"no cut-off leaves {LEAST} runs of two N and two D below it: its {len(runs)} runs span a "
         f"factor of {reach:.3g} in {axes[0]}, and the factors asked for lie between {least}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scaling import files
 from scaling.cli.options import Decimal, Json, Level, Map, Rows, Seed, Strict, Where
 from scaling.cli.output import note, show, show_json
 from scaling.cli.tables import selection
@@ -21,6 +22,9 @@ def backtest(
     level: Level = 0.9,
     bootstrap: int = 0,
     root: Path | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
+    csv: Path | None = None,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -45,6 +49,10 @@ def backtest(
             approximation, which is faster.
         root: Folder to which the paths in suite files are relative. Default: the folder of the
             suite file.
+        cache: Folder that keeps the scores, by the content of table, rule and code, so that a
+            second call is quick. Default: `backtest` in the user's cache.
+        workers: Number of processes.
+        csv: File to which the rows are written as well.
     """
     from analysis.validation.suite import backtest as run
 
@@ -58,12 +66,16 @@ def backtest(
         bootstrap=bootstrap,
         seed=seed,
         root=root,
+        cache=cache or files.cache() / "backtest",
+        workers=workers,
         **selection(map, where, strict, rows, decimal),
     )
     for name, why in found.skipped.items():
         note(f"{name} is left out: {why}")
     for name, count in found.failed.items():
         note(f"{name} has no fit in {count} cells, at first: {found.reasons[name]}")
+    if csv is not None:
+        files.write_atomic(csv, found.rows.to_csv(index=False).encode())
     show_json(found.record()) if json else show(found)
 
 
