@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import scipy
 
-import analysis
 from analysis.validation.suite_cells import Cell
 from analysis.validation.suite_rules import Rule
 from scaling import files
@@ -83,7 +82,7 @@ def code_version(words: tuple[str, ...]) -> str:
     words: 'prior' and 'auto', for rules that need the files of these.
     """
     found = hashlib.sha256(f"{np.__version__} {scipy.__version__}".encode())
-    root = Path(analysis.__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted({path for pattern in _CODE for path in root.glob(pattern)}):
         needed = [each for begin, each in _OPTIONAL.items() if path.name.startswith(begin)]
         if not path.is_file() or any(not set(each) & set(words) for each in needed):

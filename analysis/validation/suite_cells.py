@@ -14,8 +14,8 @@ import scipy
 from analysis.fitting.held_out import rms
 from analysis.validation.suite_tables import SuiteTable
 
-LEAST = 7
-"""Fewest runs to fit: two more than the parameters of a law of N and D."""
+LEAST = 8
+"""Fewest runs to fit: two more than the most parameters of a law of N and D."""
 FEWEST_VALUES = 2
 """Fewest different N, and D, among the runs to fit: with one, no law of both is determined."""
 

@@ -97,7 +97,10 @@ def tables_of(
                 name = entry.name or entry.group
                 _add(found, skipped, name, lambda e=entry, s=source: _tables(e, _place(e, s, root)))
         else:
-            for path in _paths(Path(source)):
+            paths = _paths(Path(source))
+            if not paths:
+                skipped[str(source)] = "no table and no results folder is in this folder"
+            for path in paths:
                 name = str(path)
                 _add(found, skipped, name, lambda p=path, n=name: [_table(n, n, p, **selection)])
     return found, skipped
@@ -107,19 +110,16 @@ def _add(found: list[SuiteTable], skipped: dict[str, str], name: str, read: Any)
     """Append the tables that `read` returns, or state under `name` why there are none."""
     try:
         found += read()
-    except TableError as error:
+    except (TableError, ConfigError) as error:
         skipped[name] = str(error)
 
 
-def _paths(path: Path) -> Iterator[Path]:
+def _paths(path: Path) -> list[Path]:
+    """Return the tables and results folders in a folder, or the path itself if it is one."""
     if not path.is_dir() or is_results_folder(path):
-        yield path
-        return
+        return [path]
     inside = [each for each in sorted(path.iterdir()) if not each.name.startswith(".")]
-    tables = [each for each in inside if is_results_folder(each) or each.suffix.lower() in _TABLES]
-    if not tables:
-        raise TableError(f"{path}: no table and no results folder is in this folder.")
-    yield from tables
+    return [each for each in inside if is_results_folder(each) or each.suffix.lower() in _TABLES]
 
 
 def _place(entry: Entry, suite: str | Path, root: str | Path | None) -> Path:

@@ -25,6 +25,7 @@ def backtest(
     cache: Path | None = None,
     workers: int = 1,
     csv: Path | None = None,
+    plot: Path | None = None,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -52,7 +53,8 @@ def backtest(
         cache: Folder that keeps the scores, by the content of table, rule and code, so that a
             second call is quick. Default: `backtest` in the user's cache.
         workers: Number of processes.
-        csv: File to which the rows are written as well.
+        csv: File to which the rows, one per table, rule and factor, are written as well.
+        plot: File for the figure of error against factor (.pdf, .png or .svg).
     """
     from analysis.validation.suite import backtest as run
 
@@ -76,6 +78,10 @@ def backtest(
         note(f"{name} has no fit in {count} cells, at first: {found.reasons[name]}")
     if csv is not None:
         files.write_atomic(csv, found.rows.to_csv(index=False).encode())
+    if plot is not None:
+        from analysis import figures
+
+        figures.save(figures.backtest_errors(found), plot)
     show_json(found.record()) if json else show(found)
 
 
