@@ -174,7 +174,8 @@ def backtest(
     if workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1.")
     chosen = _checked(rules, axes, factors, baseline)
-    several = [sources] if isinstance(sources, str | Path | pd.DataFrame) else list(sources)
+    alone = isinstance(sources, str | Path) or hasattr(sources, "columns")
+    several: list[Any] = [sources] if alone else [*sources]  # pyright: ignore[reportGeneralTypeIssues]
     tables, skipped = tables_of(several, root=root, **selection)
     cells: list[Cell] = []
     for table in tables:

@@ -40,17 +40,12 @@ class Fits:
         """Return a fit, or raise the error of the first attempt."""
         key = (law, how, bootstrap)
         if key not in self._fits:
+            options: dict[str, Any] = {"bootstrap": bootstrap, "seed": self.seed, **how.arguments}
             warm = self._fits.get((law, how, 0), self._fits.get((law, How(), 0)))
-            warm = {"warm": warm} if isinstance(warm, FitResult) else {}
+            if isinstance(warm, FitResult):
+                options["warm"] = warm
             try:
-                self._fits[key] = fit(
-                    law,
-                    self.cell.below,
-                    bootstrap=bootstrap,
-                    seed=self.seed,
-                    **how.arguments,
-                    **warm,
-                )
+                self._fits[key] = fit(law, self.cell.below, **options)
             except _NO_FIT as error:
                 self._fits[key] = error
         found = self._fits[key]

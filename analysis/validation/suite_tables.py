@@ -89,7 +89,7 @@ def tables_of(
     found: list[SuiteTable] = []
     skipped: dict[str, str] = {}
     for source in sources:
-        if isinstance(source, pd.DataFrame):
+        if not isinstance(source, str | Path):
             name = str(source.attrs.get("source", f"table {len(found) + 1}"))
             _add(found, skipped, name, lambda s=source, n=name: [_table(n, n, s, **selection)])
         elif Path(source).suffix == ".toml":
