@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from small import call
 
-from analysis import FitError, backtest, figures
+from analysis import FitError, backtest, choose, figures
+from analysis.laws import resolve
 from analysis.validation import suite as suite_module
 from analysis.validation.goodness import deviance
 from analysis.validation.suite import COLUMNS, Suite
@@ -208,6 +209,13 @@ def test_a_selection_takes_the_law_that_the_runs_follow(selection):
     assert found.law == "chinchilla"
 
 
+def test_the_held_out_choice_is_that_of_the_planner():
+    found = cell(grid(noise=0.01))
+    names = ("chinchilla", "kaplan_ND", "shared_exponent")
+    choice = choose(found.below, [resolve(name) for name in names], bootstrap=200, alone=True)
+    assert predict(rule("held_out", *names), Fits(found, 0, 0)).law == choice.name
+
+
 def test_the_median_of_laws_is_that_of_their_predictions():
     fits = Fits(cell(grid(noise=0.01)), 0, 0)
     laws = ("chinchilla", "kaplan_ND", "shared_exponent")
@@ -293,6 +301,25 @@ def test_ratios_compare_the_cells_of_both_rules():
         ("t2", "g2", "b", 4, 7.0),
     )  # fmt: skip
     assert found.summary().set_index("rule").loc["b", "ratio"] == pytest.approx(0.5)
+
+
+def test_groups_are_told_apart():
+    found = made(
+        ("t1", "g1", "a", 4, 0.02), ("t1", "g1", "b", 4, 0.01),
+        ("t2", "g2", "a", 4, 0.01), ("t2", "g2", "b", 4, 0.03),
+    )  # fmt: skip
+    table = found.by_group().set_index(["rule", "group"])["ratio"]
+    assert table["b", "g1"] == pytest.approx(0.5) and table["b", "g2"] == pytest.approx(3)
+    last = found.details().splitlines()[-2:]
+    assert [line.split() for line in last] == [["a", "1.00", "1.00"], ["b", "0.50", "3.00"]]
+
+
+def test_tables_with_the_same_name_are_numbered():
+    first = second = grid()
+    first.attrs["source"] = "runs.csv"
+    found, _ = tables_of([first, second])
+    assert [each.name for each in found] == ["runs.csv", "runs.csv (2)"]
+    assert found[0].content == found[1].content
 
 
 # ------------------------------------------------------------------ suite files
@@ -422,6 +449,14 @@ def test_a_second_call_computes_nothing_and_other_content_is_computed(tmp_path, 
     assert computed[2:] == [["chinchilla", "median"]]
 
 
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
+    (tmp_path / "file").write_text("")
+    asked = {"rules": ["kaplan_ND"], "baseline": "kaplan_ND", "factors": [4]}
+    with pytest.warns(UserWarning, match="scores cannot be kept"):
+        found = backtest(grid(noise=0.01), cache=tmp_path / "file" / "cache", **asked)
+    assert len(found.rows) == 1
+
+
 def test_several_processes_give_the_same_rows():
     runs = grid(noise=0.01)
     asked = {"rules": ["chinchilla"], "baseline": "chinchilla", "factors": [4, 16]}
@@ -456,7 +491,7 @@ def test_the_command_notes_tables_without_a_cut_off_and_fails_if_there_are_no_ot
     good, one = str(tmp_path / "good.csv"), str(tmp_path / "one.csv")
     assert call("backtest", good, one, *asked, "--plot", str(plot)) == 0
     printed = capsys.readouterr()
-    assert "1 tables of 1 groups" in printed.out and "kaplan_ND" in printed.out
+    assert printed.out.startswith(f"{good}: rms error of ln L") and "kaplan_ND" in printed.out
     assert f"note: {one} is left out: all 5 runs have one N (1e+04)" in printed.err
     assert plot.stat().st_size > 1000
     assert call("backtest", one, *asked) == 2

@@ -70,7 +70,7 @@ class Suite:
         return pd.concat(parts, ignore_index=True)
 
     def _of_axis(self, axis: Any, part: pd.DataFrame) -> pd.DataFrame:
-        base = part[part["rule"] == self.baseline].set_index(["table", "factor"])["rms"]
+        base = self._base(axis)
         found = []
         for rule, rows in part.groupby("rule", sort=False):
             row = {
@@ -93,12 +93,38 @@ class Suite:
         table = pd.DataFrame(found)
         return table.sort_values("ratio" if "ratio" in table.columns else "rms", kind="stable")
 
+    def by_group(self) -> pd.DataFrame:
+        """Return one row per axis, rule and group: cells, rms over all factors, the ratio to the
+        baseline, and the coverage."""
+        found = []
+        for (axis, rule, group), rows in self.rows.groupby(["axis", "rule", "group"], sort=False):
+            base = self._base(rows["axis"].iloc[0])
+            ratios = _ratios(rows, base)
+            found.append(
+                {
+                    "axis": axis,
+                    "rule": rule,
+                    "group": group,
+                    "cells": len(rows),
+                    "rms": float(rows["rms"].mean()),
+                    "ratio": float(np.exp(ratios.iloc[0])) if len(ratios) else np.nan,
+                    "coverage": float(rows["coverage"].mean()),
+                }
+            )
+        return pd.DataFrame(found)
+
+    def _base(self, axis: str) -> pd.Series:
+        """Return the errors of the baseline by table and factor."""
+        base = self.rows[(self.rows["rule"] == self.baseline) & (self.rows["axis"] == axis)]
+        return base.set_index(["table", "factor"])["rms"]
+
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON; cells that a table does not allow are absent."""
         return finite(
             {
                 "rows": self.rows.to_dict("records"),
                 "summary": self.summary().to_dict("records"),
+                "groups": self.by_group().to_dict("records"),
                 "baseline": self.baseline,
                 "level": self.level,
                 "skipped": self.skipped,
@@ -107,27 +133,31 @@ class Suite:
         )
 
     def __str__(self) -> str:
-        tables = self.rows.groupby("group")["table"].nunique()
-        head = (
-            f"{tables.sum()} tables of {len(tables)} groups; rms errors of ln L in %, means over "
-            f"groups; ratio to {self.baseline}"
-        )
+        tables = self.rows["table"].nunique()
+        groups = self.rows["group"].nunique()
+        what = f"{tables} tables of {groups} groups" if tables > 1 else self.rows["table"].iloc[0]
+        head = f"{what}: rms error of ln L on larger runs [%]; ratio to {self.baseline}"
         return f"{head}\n{self._text()}"
+
+    def details(self) -> str:
+        """Return the summary, and the ratio to the baseline of each rule in each group."""
+        order = self.summary()[["axis", "rule"]]
+        table = self.by_group().pivot(index=["axis", "rule"], columns="group", values="ratio")
+        table = table.loc[[tuple(row) for row in order.to_numpy()]].reset_index()
+        if order["axis"].nunique() == 1:
+            table = table.drop(columns="axis")
+        text = table.to_string(index=False, float_format="{:.2f}".format, na_rep="-")
+        return f"{self}\n\nratio to {self.baseline} by group:\n{text}"
 
     def _text(self) -> str:
         table = self.summary()
         errors = [name for name in table.columns if name == "rms" or name.startswith("rms_")]
-        shown = table.assign(
-            **{name: 100 * table[name] for name in errors if name in table.columns},
-            bias=100 * table["bias"],
-        )
-        shown = shown.drop(columns=["axis", *(["groups"] if len(errors) else [])])
-        if table["axis"].nunique() > 1:
-            shown.insert(0, "axis", table["axis"])
+        percent = [*errors, "bias"]
+        shown = table.assign(**{name: 100 * table[name] for name in percent})
+        shown = shown.drop(columns=["groups", *(["axis"] if table["axis"].nunique() == 1 else [])])
         shown = shown.dropna(axis="columns", how="all")
-        shown = shown.rename(
-            columns={"rms": "all"} | {f: f"f={f[4:]}" for f in errors if f != "rms"}
-        )
+        names = {name: f"f={name.removeprefix('rms_')}" for name in errors} | {"rms": "all"}
+        shown = shown.rename(columns=names)
         formats = dict.fromkeys(shown.select_dtypes("float").columns, "{:.2f}".format)
         return shown.to_string(index=False, na_rep="-", formatters=formats)
 

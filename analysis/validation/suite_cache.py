@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,21 @@ class Cache:
         return self._scores(self._file(cell)).get(self._key(cell, rule))
 
     def put(self, cell: Cell, scores: dict[Rule, Score]) -> None:
-        """Keep the scores of a cell. Raises OSError if they cannot be written."""
+        """Keep the scores of a cell. Warns (UserWarning) if they cannot be written."""
         if self._folder is None or not scores:
             return
         path = self._file(cell)
         known = self._scores(path)
         known |= {self._key(cell, rule): score for rule, score in scores.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(path, json.dumps(known).encode(), sync=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_atomic(path, json.dumps(known).encode(), sync=False)
+        except OSError as error:
+            warnings.warn(
+                f"{path.parent}: scores cannot be kept for a later call "
+                f"({error.strerror or error}). --cache names another folder.",
+                stacklevel=2,
+            )
 
     def _file(self, cell: Cell) -> Path:
         assert self._folder is not None

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import tomllib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,18 @@ def tables_of(
             for path in paths:
                 name = str(path)
                 _add(found, skipped, name, lambda p=path, n=name: [_table(n, n, p, **selection)])
-    return found, skipped
+    return _named_once(found), skipped
+
+
+def _named_once(tables: list[SuiteTable]) -> list[SuiteTable]:
+    """Return the tables with later ones of a name that is taken numbered."""
+    taken: Counter[str] = Counter()
+    found = []
+    for table in tables:
+        taken[table.name] += 1
+        again = taken[table.name] > 1
+        found.append(replace(table, name=f"{table.name} ({taken[table.name]})") if again else table)
+    return found
 
 
 def _add(found: list[SuiteTable], skipped: dict[str, str], name: str, read: Any) -> None:

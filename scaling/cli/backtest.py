@@ -26,6 +26,7 @@ def backtest(
     workers: int = 1,
     csv: Path | None = None,
     plot: Path | None = None,
+    details: bool = False,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -54,6 +55,7 @@ def backtest(
             second call is quick. Default: `backtest` in the user's cache.
         workers: Number of processes.
         csv: File to which the rows, one per table, rule and factor, are written as well.
+        details: Print the ratio to the baseline in each group of tables as well.
         plot: File for the figure of error against factor (.pdf, .png or .svg).
     """
     from analysis.validation.suite import backtest as run
@@ -82,7 +84,7 @@ def backtest(
         from analysis import figures
 
         figures.save(figures.backtest_errors(found), plot)
-    show_json(found.record()) if json else show(found)
+    show_json(found.record()) if json else show(found.details() if details else found)
 
 
 def _factors(text: str) -> list[float]:
