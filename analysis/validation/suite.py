@@ -155,6 +155,8 @@ class Suite:
         percent = [*errors, "bias"]
         shown = table.assign(**{name: 100 * table[name] for name in percent})
         shown = shown.drop(columns=["groups", *(["axis"] if table["axis"].nunique() == 1 else [])])
+        if table["groups"].max() == 1:  # there is nothing to compare
+            shown = shown.drop(columns=["low", "high", "worst", "worst_group"], errors="ignore")
         shown = shown.dropna(axis="columns", how="all")
         names = {name: f"f={name.removeprefix('rms_')}" for name in errors} | {"rms": "all"}
         shown = shown.rename(columns=names)

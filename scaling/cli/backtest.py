@@ -79,6 +79,7 @@ def backtest(
     for name, count in found.failed.items():
         note(f"{name} has no fit in {count} cells, at first: {found.reasons[name]}")
     if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(csv, found.rows.to_csv(index=False).encode())
     if plot is not None:
         from analysis import figures
