@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo test test-slow test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-slow test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -20,6 +20,11 @@ data: $(STAMP)
 demo: data
 	$(BIN)/scaling sweep quickstart --workers 2
 	$(BIN)/scaling summary results/quickstart
+
+# Compare a few rules on one table of our own: a small part of the suite by which defaults are chosen.
+backtest: $(STAMP)
+	$(BIN)/scaling backtest results/headline --factors 16,64 --baseline chinchilla:huber1e-3 \
+	  --rule bottleneck --rule bottleneck:C --rule kaplan_ND
 
 # The tests of one file run in one process, because they share sweeps.
 test: data

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from analysis.planning.plans import plans
     from analysis.reporting.html import report
     from analysis.reporting.summary import summarise
+    from analysis.validation.suite import backtest
 
 __distribution__ = "scaling-laws-lab"
 
@@ -38,6 +39,7 @@ __all__ = [
     "Law",
     "LawError",
     "Range",
+    "backtest",
     "choose",
     "contours",
     "critical_batch",
@@ -59,6 +61,7 @@ __all__ = [
 
 
 _LAZY = {
+    "backtest": "analysis.validation.suite",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
     "plan": "analysis.planning.plan",

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TRUTH, chinchilla, make_sweep
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small import call
 
 from analysis import choose, fit, laws
@@ -18,6 +20,7 @@ from analysis.planning import records
 from analysis.planning.plan import plan
 from analysis.planning.plans import plans
 from analysis.planning.prediction import predict_plan, predict_run
+from analysis.planning.track_record import track_record
 from scaling.errors import ConfigError
 
 N, D = 3e6, 1e8
@@ -250,3 +253,270 @@ def test_plan_refuses_what_it_cannot_record_before_it_fits(table, capsys):
     assert "--inference-tokens matters for the best size" in capsys.readouterr().err
     assert call(*given, "--flops", "1e15") == 2
     assert "--params with --tokens predicts" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ the score
+
+
+@pytest.fixture
+def place(prediction, runs, tmp_path):
+    """A folder of results with a table, a prediction on record, and a folder for later runs."""
+    (tmp_path / "first").mkdir()
+    runs[["N", "D", "L"]].to_csv(tmp_path / "first" / "table.csv", index=False)
+    source = tmp_path / "first" / "table.csv"
+    records.write_record(prediction, runs, "tenfold", [source])
+    return tmp_path
+
+
+def later(place, *rows, **more):
+    """Write a table of later runs (N, D, L) and return its path."""
+    (place / "later").mkdir(exist_ok=True)
+    path = place / "later" / "runs_of_later.csv"
+    table = pd.DataFrame(rows, columns=["N", "D", "L"]).assign(**more)
+    # A table needs several sizes to be read as one of runs.
+    rest = table.assign(N=table["N"] / 1e3, D=table["D"] / 1e3, L=table["L"] + 1)
+    pd.concat([table, rest]).to_csv(path, index=False)
+    return path
+
+
+def scored(place, *sources):
+    found = track_record([place / "first" / "table.csv", *sources])
+    (score,) = found.scores
+    return score, found
+
+
+def test_the_predicted_run_is_scored_in_nats_and_per_cent(place, prediction):
+    L = prediction.L * 1.01
+    score, found = scored(place, later(place, (N, D, L)))
+    assert score.same and score.runs == 1
+    assert score.error == pytest.approx(0.01 * prediction.L, rel=1e-9)
+    assert score.relative == pytest.approx(0.01, rel=1e-9)
+    assert found.rms == pytest.approx(math.log(1.01), rel=1e-9)
+    assert score.table == "unchanged"
+    assert "1 prediction on record, 1 scored" in found.summary
+    others = {name: L / law.L.value - 1 for name, law in prediction.laws.items() if not law.weight}
+    assert score.other_laws == pytest.approx(others)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_loss_is_inside_an_interval_up_to_its_ends(place, prediction, end):
+    edge = prediction.intervals["statistical"][end]
+    outwards = 1 + (1e-6 if end else -1e-6)
+    score, found = scored(place, later(place, (N, D, edge)))
+    assert score.inside("statistical") and score.inside("extrapolation") is None
+    assert found.coverage == {"statistical": (1, 1), "extrapolation": (0, 0)}
+    score, found = scored(place, later(place, (N, D, edge * outwards)))
+    assert score.inside("statistical") is False
+    assert found.coverage["statistical"] == (0, 1)
+    assert "OUTSIDE the 95% statistical interval" in str(found)
+
+
+def test_both_intervals_are_scored(choice, runs, tmp_path):
+    runs[["N", "D", "L"]].to_csv(tmp_path / "table.csv", index=False)
+    found = predict_run(Combined(choice), N=N, D=D)
+    records.write_record(found, runs, "both", [tmp_path / "table.csv"])
+    got = track_record([tmp_path / "table.csv", later(tmp_path, (N, D, found.L + 0.05))])
+    assert got.coverage == {"statistical": (0, 1), "extrapolation": (1, 1)}
+    assert "1 of 1 inside the 95% extrapolation interval" in got.summary
+
+
+@given(
+    law=st.sampled_from(["chinchilla", "bottleneck"]),
+    n=st.floats(0.5, 2.0),
+    d=st.floats(0.5, 2.0),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_prediction_moves_with_its_law_to_the_N_and_D_of_the_run(choice, law, n, d):
+    found = predict_run(choice.fits[law], N=N, D=D)
+    record = records.PlanRecord(path=Path("plans/x.json"), values=found.record())
+    assert record.predict(N * n, D * d) == pytest.approx(
+        float(choice.fits[law].predict(N=N * n, D=D * d)), rel=5e-4
+    )
+    assert record.predict(N, D) == pytest.approx(found.L, rel=1e-12)
+
+
+def test_a_run_near_the_prediction_is_compared_at_its_own_size(place, choice):
+    at = {"N": N * 1.5, "D": D / 1.4}
+    L = float(choice.first.predict(**at))
+    score, found = scored(place, later(place, (*at.values(), L)))
+    assert not score.same and score.relative == pytest.approx(0, abs=5e-4)
+    low, high = score.interval("statistical")
+    assert low < L < high
+    assert "the nearest run has N = 4.5e+06" in str(found)
+
+
+def test_the_nearest_run_counts_and_runs_of_the_same_size_together(place, prediction):
+    near = [(N, D, 2.0), (N, D, 2.1), (N * 1.2, D, 9.0), (N, D / 1.1, 9.0)]
+    score, found = scored(place, later(place, *near))
+    assert score.runs == 2 and score.measured == pytest.approx(math.sqrt(2.0 * 2.1))
+    assert "mean of 2 runs" in str(found)
+
+
+@pytest.mark.parametrize(("n", "d", "more"), [(2.1, 1, "2.1 times more p"), (1, 0.4, "fewer tok")])
+def test_a_run_beyond_a_factor_of_two_is_no_test(place, n, d, more):
+    score, found = scored(place, later(place, (N * n, D * d, 2.5)))
+    assert not score.scored and math.isnan(found.rms)
+    assert "within a factor of 2" in score.waiting and more in score.waiting
+    assert found.summary == "1 prediction on record, 0 scored"
+    json.dumps(found.record(), allow_nan=False)
+
+
+def test_a_run_that_was_fitted_is_no_test(choice, runs, tmp_path):
+    """A prediction inside the data has such runs near it."""
+    table = tmp_path / "table.csv"
+    runs[["N", "D", "L"]].to_csv(table, index=False)
+    row = runs.iloc[12]
+    found = predict_run(choice, N=float(row["N"]), D=float(row["D"]))
+    records.write_record(found, runs, "inside", [table])
+    (score,) = track_record([table]).scores
+    assert "among those that it was predicted from" in score.waiting
+    new = pd.concat([runs[["N", "D", "L"]], pd.DataFrame([row[["N", "D", "L"]]]).assign(L=2.75)])
+    new.to_csv(table, index=False)
+    (score,) = track_record([table]).scores
+    assert score.measured == pytest.approx(2.75) and score.table == "changed"
+
+
+def test_a_loss_on_another_text_is_no_test(choice, runs, tmp_path):
+    named = runs.assign(corpus_hash="aaaa", tokenizer="bytes")
+    table = tmp_path / "table.csv"
+    named[["N", "D", "L", "corpus_hash", "tokenizer"]].to_csv(table, index=False)
+    records.write_record(predict_run(choice, N=N, D=D), named, "x", [table])
+    for text, tokenizer, counts in (
+        ("aaaa", "bytes", True), ("bbbb", "bytes", False), ("aaaa", "bpe-300", False),
+    ):  # fmt: skip
+        other = later(tmp_path, (N, D, 2.5), corpus_hash=text, tokenizer=tokenizer)
+        (score,) = track_record([table, other]).scores
+        assert score.scored is counts
+
+
+def test_the_table_of_a_record_is_found_after_both_have_moved(place):
+    (place / "first").rename(place / "moved")
+    (score,) = track_record([place / "moved" / "table.csv"]).scores
+    assert score.table == "unchanged"
+    (place / "moved" / "table.csv").rename(place / "moved" / "renamed.csv")
+    found = track_record([place / "moved" / "renamed.csv"])
+    assert found.scores[0].table == "not found"
+    assert "is no longer there" in str(found)
+
+
+def test_records_without_any_run_are_a_users_mistake(tmp_path, runs):
+    runs[["N", "D", "L"]].to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(ConfigError, match=r"no prediction is on record in .*plans"):
+        track_record([tmp_path / "table.csv"])
+
+
+DAMAGE = [
+    ("{", "Expecting property name"),
+    ("[1]", "it holds no object"),
+    ("{}", "it has no number 'format'"),
+    ({"N": "3e6"}, "'N' is '3e6', not a positive number"),
+    ({"L": -1.0}, "'L' is -1.0"),
+    ({"level": True}, "'level' is True"),
+    ({"time": "yesterday"}, "'time' is no date"),
+    ({"time": None}, "'time' is no date"),
+    ({"intervals": [1, 2]}, "'intervals' is missing or no object"),
+    ({"intervals": {"statistical": [1.0]}}, "its statistical interval is not"),
+    ({"laws": {"chinchilla": 3}}, "'laws' does not hold an object per law"),
+    ({"nearby": None}, "'nearby' is not a table of losses"),
+    ({"nearby": {"factors": [1, 1], "L": [[1, 1], [1, 1]]}}, "'nearby' is not a table of losses"),
+    ({"within": 50.0}, "'nearby' is not a table of losses"),
+    ({"table": {}}, "'table' has no 'sources'"),
+    ({"format": 2}, "written by a newer version"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[str(d) for d, _ in DAMAGE])
+def test_a_damaged_record_is_named_and_the_others_are_scored(place, damage, message):
+    plans = place / "first" / "plans"
+    whole = json.loads((plans / "tenfold.json").read_text())
+    text = damage if isinstance(damage, str) else json.dumps(whole | damage)
+    (plans / "bad.json").write_text(text)
+    found = track_record([place / "first" / "table.csv"])
+    assert [score.on_record.name for score in found.scores] == ["tenfold"]
+    (told,) = found.unreadable
+    assert "bad.json" in told and message in told
+    (plans / "tenfold.json").unlink()
+    with pytest.raises(ConfigError, match=r"bad\.json"):
+        track_record([place / "first" / "table.csv"])
+
+
+def test_a_record_that_is_a_folder_or_not_text_is_named(place):
+    plans = place / "first" / "plans"
+    (plans / "folder.json").mkdir()
+    (plans / "binary.json").write_bytes(b"\xff\xfe\x00")
+    found = track_record([place / "first" / "table.csv"])
+    assert len(found.scores) == 1 and len(found.unreadable) == 2
+
+
+# ------------------------------------------------------------------ scores on the command line
+
+
+def test_plan_scores_as_text_and_as_json(place, prediction, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    later(place, (N, D, prediction.L * 1.02))
+    words = ("plan", "first/table.csv", "later/runs_of_later.csv", "--score")
+    assert call(*words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 prediction on record, 1 scored: rms error 1.98%")
+    assert "+2.00%" in shown and "later/runs_of_later.csv" in shown
+    assert call(*words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == found["scored"] == 1
+    (row,) = found["records"]
+    assert row["error_percent"] == pytest.approx(2)
+    assert row["inside"] == {"statistical": False, "extrapolation": None}
+    assert row["run"]["same"] and row["table"] == "unchanged"
+
+
+def test_plan_scores_all_results_of_the_folder_by_default(place, prediction, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    assert call("plan", "--score") == 2
+    assert "there is no results folder here" in capsys.readouterr().err
+    (place / "results").mkdir()
+    (place / "first").rename(place / "results" / "first")
+    assert call("plan", "--score") == 0
+    assert "1 prediction on record, 0 scored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("later/runs_of_later.csv --score", "no prediction is on record in later/plans"),
+        ("first/table.csv --score --flops 1e15", "leave out --flops"),
+        ("first/table.csv --score --record x", "leave out --record"),
+        ("absent.csv --score", "absent.csv: no such file or folder"),
+    ],
+)
+def test_a_score_that_cannot_be_is_one_line(place, words, message, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    later(place, (N, D, 2.5))
+    assert call("plan", *words.split()) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and "Traceback" not in printed.err and not printed.out
+
+
+# ------------------------------------------------------------------ the report
+
+
+def test_summary_and_report_show_the_track_record(prediction, runs, tmp_path):
+    from analysis import summarise
+    from analysis.reporting.html import page
+
+    for name, rows in (("first", runs), ("second", runs.iloc[-1:].assign(N=N, D=D, C=6 * N * D))):
+        (tmp_path / name).mkdir()
+        L = rows["L"] if name == "first" else prediction.L * 1.01
+        rows.assign(L=L).to_csv(tmp_path / name / "runs.csv", index=False)
+    first = tmp_path / "first"
+    before = summarise(first, draw=False)
+    assert before.track is None and before.record()["track_record"] is None
+    assert "on record" not in str(before) + page(before, {}, {}, {})
+    records.write_record(prediction, runs, "tenfold", [first])
+    summary = summarise(first, draw=False)
+    assert summary.track is not None
+    assert "track record: 1 prediction on record, 1 scored: rms error 1.00%" in str(summary)
+    assert "tenfold" in summary.details() and "+1.00%" in summary.details()
+    assert summary.record()["track_record"]["scored"] == 1
+    shown = page(summary, {}, {}, {})
+    assert "<h2>Predictions on record</h2>" in shown and "<td>+1.00%</td>" in shown
+    (first / "plans" / "tenfold.json").write_text("{")
+    assert "tenfold.json" in summarise(first, draw=False).skipped["track record"]

@@ -6,6 +6,7 @@ figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf
 """
 
 from analysis.figures.allocation import allocation, least_compute, meeting, optimal_steps
+from analysis.figures.backtest import backtest_errors
 from analysis.figures.compute import (
     batch_scan,
     fixed,
@@ -27,11 +28,11 @@ from analysis.figures.validation import held_out, parameters
 from analysis.tables.select import lower_edge
 
 __all__ = [
-    "BEYOND", "FIGURES", "LABELS", "allocation", "batch_scan", "best_rates", "critical_batch",
-    "deviation", "distributions", "draw", "draw_all", "early_stopping", "embeddings",
-    "families", "fixed", "forms", "formula", "frontier", "generalization", "held_out",
-    "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
-    "loss_contours", "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps",
-    "overfitting", "parameters", "positions", "proportions", "recurrence", "sample_efficiency",
-    "save", "schedules", "size_and_data", "transfer",
+    "BEYOND", "FIGURES", "LABELS", "allocation", "backtest_errors", "batch_scan", "best_rates",
+    "critical_batch", "deviation", "distributions", "draw", "draw_all", "early_stopping",
+    "embeddings", "families", "fixed", "forms", "formula", "frontier", "generalization", "held_out",
+    "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing", "loss_contours",
+    "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps", "overfitting",
+    "parameters", "positions", "proportions", "recurrence", "sample_efficiency", "save",
+    "schedules", "size_and_data", "transfer",
 ]  # fmt: skip

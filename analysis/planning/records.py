@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.planning.prediction import KINDS, WITHIN, Prediction
 from analysis.tables.containers import located
 from analysis.tables.several import PLANS, files_of
-from scaling import __distribution__
 from scaling.errors import ConfigError
 from scaling.files import check_inside, read_text
 from scaling.jsonable import finite
@@ -60,6 +60,27 @@ class PlanRecord:
         """Return the interval of one of KINDS; None if the record has none."""
         ends = self.values["intervals"].get(kind)
         return None if ends is None or None in ends else (float(ends[0]), float(ends[1]))
+
+    def predict(self, N: float, D: float) -> float:
+        """Return the loss that the recorded laws predict near their run.
+
+        It is interpolated in ln N, ln D and ln L between the recorded losses: laws of a user's own
+        file are not run, and nothing depends on how a later version evaluates them.
+        """
+        nodes = np.log(np.asarray(self.values["nearby"]["factors"], float))
+        L = np.log(np.asarray(self.values["nearby"]["L"], float))
+        rows = _lagrange(nodes, math.log(N / self.values["N"]))
+        return float(np.exp(rows @ L @ _lagrange(nodes, math.log(D / self.values["D"]))))
+
+
+def _lagrange(nodes: np.ndarray, x: float) -> np.ndarray:
+    """Return the weights of the values at `nodes` in the polynomial through them at `x`."""
+    return np.array(
+        [
+            np.prod([(x - other) / (node - other) for other in nodes if other != node])
+            for node in nodes
+        ]
+    )
 
 
 def folder_of(paths: Sequence[str | Path]) -> Path:
@@ -177,22 +198,42 @@ def _fault(values: Any) -> str | None:
     """Return what is wrong with the content of a record."""
     if not isinstance(values, dict):
         return "it holds no object"
-    if not isinstance(values.get("format"), int):
+    if type(values.get("format")) is not int:
         return "it has no number 'format'"
     if values["format"] > FORMAT:
         return None
     for name in ("N", "D", "L", "level", "within"):
-        value = values.get(name)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            return f"{name!r} is {value!r:.40}, not a positive number"
-    kinds: dict[str, Any] = {"time": str, "intervals": dict, "laws": dict, "table": dict}
-    for name, kind in kinds.items():
-        if not isinstance(values.get(name), kind):
-            return f"{name!r} is missing or of the wrong kind"
+        if not is_positive(values.get(name)):
+            return f"{name!r} is {values.get(name)!r:.40}, not a positive number"
+    try:
+        datetime.fromisoformat(values.get("time", ""))
+    except (TypeError, ValueError):
+        return "'time' is no date"
+    for name in ("intervals", "laws", "table"):
+        if not isinstance(values.get(name), dict):
+            return f"{name!r} is missing or no object"
     for kind in KINDS:
         if not _is_interval(values["intervals"].get(kind)):
             return f"its {kind} interval is not [low, high]"
-    return None if _is_grid(values.get("nearby")) else "'nearby' is not a table of losses"
+    if not all(isinstance(law, dict) for law in values["laws"].values()):
+        return "'laws' does not hold an object per law"
+    if not _is_grid(values.get("nearby"), values["within"]):
+        return "'nearby' is not a table of losses"
+    return _fault_of_table(values["table"])
+
+
+def _fault_of_table(table: dict[str, Any]) -> str | None:
+    kinds: dict[str, type] = {"sources": list, "selection": dict, "text": dict, "near": list}
+    for name, kind in kinds.items():
+        if not isinstance(table.get(name), kind):
+            return f"'table' has no {name!r}"
+    words = (*table["sources"], *table["near"])
+    return None if all(isinstance(word, str) for word in words) else "'table' has odd values"
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value of a JSON file is a positive, finite number."""
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _is_interval(ends: Any) -> bool:
@@ -203,19 +244,20 @@ def _is_interval(ends: Any) -> bool:
     )
 
 
-def _is_grid(nearby: Any) -> bool:
-    if not isinstance(nearby, dict):
-        return False
-    factors, L = nearby.get("factors"), nearby.get("L")
+def _is_grid(nearby: Any, within: float) -> bool:
+    """Whether this is a square of losses at different factors, which reach as far as runs count."""
+    factors = nearby.get("factors") if isinstance(nearby, dict) else None
+    L = nearby.get("L") if isinstance(nearby, dict) else None
     if not isinstance(factors, list) or not isinstance(L, list) or len(L) != len(factors):
         return False
-    rows = [factors, *L]
-    return len(factors) > 0 and all(
-        isinstance(row, list)
-        and len(row) == len(factors)
-        and all(type(x) in (int, float) and x > 0 for x in row)
-        for row in rows
-    )
+    for row in (factors, *L):
+        if not isinstance(row, list) or len(row) != len(factors):
+            return False
+        if not all(map(is_positive, row)):
+            return False
+    reach = within * (1 - 1e-9)
+    different = len(set(factors)) == len(factors) > 1
+    return different and max(factors) >= reach and min(factors) <= 1 / reach
 
 
 # ------------------------------------------------------------------ the table behind a record
@@ -269,6 +311,6 @@ def _version() -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version(__distribution__)
+        return version("scaling-laws-lab")
     except PackageNotFoundError:
         return None

@@ -24,6 +24,7 @@ from analysis.fitting.held_out import rms
 from analysis.fitting.status import worth_telling
 from analysis.frontiers.choice import NEXT, percent
 from analysis.laws.symbols import name as name_of
+from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
 from analysis.reporting.summary import Summary, key_of, source_path, summarise
@@ -157,6 +158,7 @@ def page(
         *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
+        *_track_record(summary),
         *_explore(summary),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
@@ -268,6 +270,31 @@ def _frontier(summary: Summary) -> list[str]:
             out.append(f"<p>With {times:g} times the compute of the largest run:</p>")
             out.append(f"<pre>{html.escape(str(following))}</pre>")
     return out
+
+
+def _track_record(summary: Summary) -> list[str]:
+    """Return the predictions on record beside what was measured; nothing without records."""
+    track = summary.track
+    if track is None:
+        return []
+    rows = []
+    for score in track.scores:
+        values = score.on_record.values
+        L = score.predicted if score.scored else values["L"]
+        size = (score.N, score.D) if score.scored else (values["N"], values["D"])
+        result: tuple[Any, ...] = (None, None, None, score.waiting)
+        if score.scored:
+            wide, narrow = score.inside(EXTRAPOLATION), score.inside(STATISTICAL)
+            where = narrow if wide is None else wide
+            inside = "" if where is None else "inside" if where else "outside"
+            result = (score.measured, f"{score.relative:+.2%}", inside, f"table {score.table}")
+        rows.append((score.on_record.name, score.on_record.time[:10], *size, L, *result))
+    header = ("name", "date", "N", "D", "predicted", "measured", "error", "interval", "remarks")
+    return [
+        "<h2>Predictions on record</h2>",
+        f"<p>{html.escape(track.summary)}.</p>",
+        _table(header, rows),
+    ]
 
 
 def _figure(name: str, figure: Figure) -> str:

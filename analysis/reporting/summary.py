@@ -26,6 +26,7 @@ from analysis.laws.forms import chinchilla, kaplan_C, kaplan_D, kaplan_N, kaplan
 from analysis.planning.answer import verdict
 from analysis.planning.plan import Plan, plan
 from analysis.planning.plans import Plans, plans
+from analysis.planning.track_record import TrackRecord, track_record_of
 from analysis.reporting.text import brief, detailed
 from analysis.tables.containers import located
 from analysis.tables.rows import Evaluations, used_rows
@@ -67,6 +68,8 @@ class Summary:
     """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
     """The plan for NEXT times that, by the same law."""
+    track: TrackRecord | None
+    """How well the predictions on record did; None if there are none."""
     verdict: tuple[str, str, str]
     """The answer in three sentences: the law, what to train, and the main doubts."""
     figures: tuple[Path, ...]
@@ -102,6 +105,7 @@ class Summary:
             "frontiers": {name: front.record() for name, front in self.frontiers.items()},
             "plan": self.plan.record() if self.plan else None,
             "further": self.further.record() if self.further else None,
+            "track_record": self.track.record() if self.track else None,
             "skipped": self.skipped
             | {f"held-out test of {k}": v for k, v in self._tested.items() if isinstance(v, str)},
             "figures": [str(path) for path in self.figures],
@@ -160,19 +164,19 @@ def summarise(
     size only, too few runs) are left out, with the reason in `skipped`.
     """
     folder = source_path(results)
-    selection = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
-    table, runs, curves = _read(results, {k: value for k, value in selection.items() if value})
+    given = {"map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal}
+    selection = {key: value for key, value in given.items() if value}
+    table, runs, curves = _read(results, selection)
     attempt = Attempts()
     choice = attempt("laws of N and D", choose, runs)
     if choice is not None:
         attempt.skipped |= {f"law {name}": why for name, why in choice.skipped.items()}
     laws = _fit(attempt, runs, choice)
     compared = attempt("frontier", frontier, runs, method="all", curves=curves, choice=choice)
+    fronts: dict[str, Frontier] = {}
     if isinstance(compared, Comparison):
         fronts = compared.fronts
         attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
-    else:
-        fronts = {}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
     planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs)
@@ -202,6 +206,7 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
+        track=attempt("track record", track_record_of, results, selection=selection),
         verdict=planned.verdict
         if planned is not None
         else verdict(choice, following, runs=runs, why=why),

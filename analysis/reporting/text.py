@@ -47,6 +47,8 @@ def _basis(summary: Summary) -> Iterator[str]:
     if summary.frontiers:
         fronts = sorted(summary.frontiers.values(), key=lambda front: front.use != USED)
         yield "N_opt ~ C^a: " + ", ".join(map(_power, fronts))
+    if summary.track:
+        yield f"track record: {summary.track.summary}"
     more = "more with --details"
     if summary.skipped:
         verb = "items are" if len(summary.skipped) > 1 else "item is"
@@ -121,6 +123,8 @@ def detailed(summary: Summary) -> str:
         lines += ["", f"next, with {NEXT:g} times the largest run: {summary.plan}"]
     if summary.further:
         lines += ["", f"with {NEXT**2:g} times: {summary.further.headline}"]
+    if summary.track:
+        lines += ["", str(summary.track)]
     lines += [f"no {name}: {why}" for name, why in summary.skipped.items()]
     if summary.figures:
         lines += ["", "figures:", *(f"  {path}" for path in summary.figures)]

@@ -18,7 +18,7 @@ from scaling.cli.options import (
     Where,
 )
 from scaling.cli.output import check_one_format, show, show_json
-from scaling.cli.record import check_record, keep_record
+from scaling.cli.record import check_record, keep_record, show_scores
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
 
@@ -125,6 +125,7 @@ def plan(
     unique_tokens: float | None = None,
     law: tuple[str, ...] = (),
     record: str | None = None,
+    score: bool = False,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -163,16 +164,25 @@ def plan(
             largest of these runs.
         record: Keep the prediction under this name: a dated file in the folder `plans` of the
             results, which is never overwritten.
+        score: Instead of planning, compare the predictions on record with the finished runs of
+            these results. Default: of all folders in `results`.
     """
+    selection: dict[str, Any] = {
+        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
+    }  # fmt: skip
+    if score:
+        asked = {
+            "--flops": flops, "--params": params, "--tokens": tokens, "--loss": loss,
+            "--gpus": gpus, "--dollars": dollars, "--record": record,
+        }  # fmt: skip
+        show_scores(results, selection, asked=asked, json=json)
+        return
     check_record(record, results)
     C, words = _budget(
         flops, gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
         dollars_per_hour=dollars_per_hour,
     )  # fmt: skip
     asked = {"C": C, "N": params, "D": tokens, "L": loss}
-    selection: dict[str, Any] = {
-        "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
-    }  # fmt: skip
     found, runs = _planned(
         results, {k: value for k, value in asked.items() if value is not None}, selection,
         laws=law, served=inference_tokens, unique=unique_tokens, level=level, seed=seed,

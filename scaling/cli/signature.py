@@ -20,6 +20,7 @@ _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell"}
 """Parameters given by position, except the option `--results` of `scaling sweep`."""
 
 _PLACES = {
+    "backtest": {"runs": "TABLE"},
     "figure": {"name": "FIGURE"},
     "frontier": {"results": "RUNS"},
     "plan": {"results": "RUNS"},
