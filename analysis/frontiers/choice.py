@@ -12,12 +12,13 @@ import pandas as pd
 
 from analysis import laws as known
 from analysis.fitting.checks import FitError
-from analysis.fitting.fit import fit
+from analysis.fitting.combination import Combination, combined, fit_members
+from analysis.fitting.fit import AUTO, fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.frontiers.parametric import parametric
 from analysis.in_words import times
-from analysis.laws import Law
+from analysis.laws import Law, LawError
 from scaling.errors import TableError
 from scaling.jsonable import finite
 
@@ -85,6 +86,8 @@ class Choice:
     def sentence(self) -> str:
         """Which law is used, why, and how far it was tested."""
         name, test, law = self.name, self.test, "fitted to the smaller runs alone, it missed the"
+        if isinstance(self.first, Combination):
+            name = f"{AUTO} ({self.first.name})"
         if not test.cuts:
             runs = f"these {self.first.problem.units()} runs"
             untested = "no law was tested, as they are too few to hold any out"
@@ -96,7 +99,7 @@ class Choice:
             lead = f"{name} is the law asked for"
         elif any(error < test.error for error in self.errors.values()):
             lead = f"Of the laws that these runs determine, {name} predicts them best"
-        others = [other for other in self.fits if other != name]
+        others = [other for other in self.fits if other != self.name]
         rivals = ""
         if others:
             next_best = min(others, key=lambda other: self.errors[other])
@@ -131,9 +134,24 @@ class Choice:
         )
 
 
+def laws_named(names: Sequence[str]) -> list[Law] | None:
+    """Return the laws of these names; None for none, or for 'auto' alone.
+
+    Raises LawError for an unknown name, and for 'auto' among others.
+    """
+    if not names or tuple(names) == (AUTO,):
+        return None
+    if AUTO in names:
+        raise LawError(
+            f"{AUTO} chooses the law, so that no other can be asked for; its report shows the "
+            "others. Give --law auto alone, or leave it out."
+        )
+    return [known.resolve(name) for name in names]
+
+
 def choose(
     runs: pd.DataFrame,
-    laws: Sequence[Law] = CANDIDATES,
+    laws: Sequence[Law] | None = None,
     *,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -142,6 +160,8 @@ def choose(
 ) -> Choice:
     """Fit the laws to the runs and choose the one that predicts the larger runs best.
 
+    Without `laws`, that is the combined fit (:mod:`analysis.fitting.combination`), next to the
+    other common laws for comparison; if the runs are too few for it, it is the best of CANDIDATES.
     Among the laws that the data determine, or among all if they determine none, the first has the
     least held-out error (:func:`analysis.fitting.held_out.held_out`). If the runs are too few to
     hold any out, it has the least AICc.
@@ -152,6 +172,11 @@ def choose(
 
     Raises FitError if no law can be fitted, or if the one asked for cannot.
     """
+    if laws is None:
+        try:
+            return _combined(runs, bootstrap=bootstrap, seed=seed, alone=alone)
+        except (FitError, TableError):
+            laws = CANDIDATES
     fits, skipped = {}, {}
     for law in laws:
         try:
@@ -172,6 +197,29 @@ def choose(
 
     tests = held_out_tests(fits)
     return _ordered(fits, tests, skipped, drawn=drawn)
+
+
+def _combined(runs: pd.DataFrame, *, bootstrap: int, seed: int, alone: bool) -> Choice:
+    """Return the combined fit as a choice, and unless `alone` the laws that it contains."""
+    members, unfit = fit_members(runs, bootstrap=bootstrap, seed=seed)
+    rivals: dict[str, FitResult] = {}
+    skipped = dict(unfit)
+    for law in () if alone else CANDIDATES:
+        if law != next(iter(members.values())).law:
+            try:
+                rivals[law.name] = fit(law, runs, bootstrap=bootstrap, seed=seed)
+            except (FitError, TableError) as error:
+                skipped[law.name] = str(error)
+    tests = held_out_tests({**members, **rivals})
+    auto = combined(members, {name: tests[name] for name in members}, unfit)
+    order = sorted(rivals, key=lambda name: np.nan_to_num(tests[name].error, nan=math.inf))
+    return Choice(
+        fits={AUTO: auto, **{name: rivals[name] for name in order}},
+        tests={AUTO: auto.test, **{name: tests[name] for name in order}},
+        rule="held_out" if auto.test.cuts else "fit",
+        determined=determines(auto),
+        skipped=skipped,
+    )
 
 
 def choose_among(fits: Mapping[str, FitResult]) -> Choice:

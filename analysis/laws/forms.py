@@ -223,6 +223,14 @@ def chinchilla(N, D, *, E, A, B, alpha, beta):
     return E + A * N**-alpha + B * D**-beta
 
 
+def _optimal_size_of_bottleneck(C, *, E, A, B, alpha, beta, k):
+    """Return the N of least loss at C = 6 N D: that of A^k / N^(k alpha) + B^k / D^(k beta)."""
+    known = np.all([np.asarray(x) > 0 for x in (A, B, alpha, beta, k)], axis=0)
+    with np.errstate(all="ignore"):
+        log_G = (np.log(alpha / beta) / k + np.log(A) - np.log(B)) / (alpha + beta)
+        return np.where(known, np.exp(log_G) * (C / 6) ** (beta / (alpha + beta)), np.nan)
+
+
 @law(
     E=FLOOR,
     A=COEFFICIENT,
@@ -231,6 +239,7 @@ def chinchilla(N, D, *, E, A, B, alpha, beta):
     beta=EXPONENT,
     k=Range(0.3, 5),
     derived={"a": "beta / (alpha + beta)", "b": "alpha / (alpha + beta)"},
+    optimum=_optimal_size_of_bottleneck,
 )
 def bottleneck(N, D, *, E, A, B, alpha, beta, k):
     """L(N, D) = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k).

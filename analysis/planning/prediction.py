@@ -11,6 +11,7 @@ import numpy as np
 
 from analysis.data_limits import repeating
 from analysis.fitting.checks import check_level
+from analysis.fitting.combination import Combination
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Status, as_status, worth_telling
 from analysis.frontiers.choice import WRONG, Choice
@@ -179,11 +180,12 @@ def predict_run(
     if unique is not None and not sensible(unique):
         raise ConfigError(f"unique={unique} must be a positive number of tokens, at most 1e+30.")
     fits, weights, errors = _laws_of(source)
+    source = source.first if isinstance(source, Choice) else source
     _check_inputs(fits)
     if unique is not None:
         fits = {name: replace(f, law=repeating(f.law, unique=unique)) for name, f in fits.items()}
         weights = {name: float(i == 0) for i, name in enumerate(fits)}  # the first law alone
-    combined = hasattr(source, "weights") and unique is None
+    combined = isinstance(source, Combination) and unique is None
     first = next(iter(fits.values()))
     at = {"N": float(N), "D": float(D)}
     predictor = source if combined else first
@@ -264,14 +266,15 @@ def _status(
 
 def _laws_of(source: Any) -> tuple[dict[str, FitResult], dict[str, float], dict[str, float]]:
     """Return the fits, weights and held-out errors of the source, the heaviest first."""
+    if isinstance(source, Combination):
+        return dict(source.laws), dict(source.weights), source.errors
     if isinstance(source, FitResult):
         return {source.law.name: source}, {source.law.name: 1.0}, {source.law.name: math.nan}
     if isinstance(source, Choice):
-        weights = {name: float(name == source.name) for name in source.fits}
-        return dict(source.fits), weights, source.errors
-    fits = dict(sorted(source.laws.items(), key=lambda item: -source.weights[item[0]]))
-    errors = {name: float(source.errors.get(name, math.nan)) for name in fits}
-    return fits, {name: float(source.weights[name]) for name in fits}, errors
+        fits, weights, errors = _laws_of(source.first)
+        rest = {name: each for name, each in source.fits.items() if name != source.name}
+        return fits | rest, weights | dict.fromkeys(rest, 0.0), source.errors | errors
+    raise TypeError(f"{type(source).__name__} has no fitted laws.")
 
 
 def _intervals(

@@ -42,6 +42,7 @@ def fit(
     rows: Rows = "auto",
     decimal: Decimal = None,
     weights: str | None = None,
+    prior: Literal["field"] | None = None,
     seed: Seed = 0,
     json: Json = False,
     latex: Latex = False,
@@ -54,8 +55,8 @@ def fit(
     Args:
         runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
             table.
-        law: Law to fit: a name listed by `scaling laws`, or file.py:name for your own. Default:
-            chinchilla.
+        law: Law to fit: a name listed by `scaling laws`, file.py:name for your own, or auto: the
+            fit of L(N, D) that best predicts the larger runs. Default: chinchilla.
         reduce: Take the sum or the mean of the objective over the rows.
         bootstrap: Number of bootstrap draws for the intervals; 0 computes no intervals.
         intervals: Method for the intervals: a bootstrap over runs (bootstrap), over residuals
@@ -63,14 +64,17 @@ def fit(
             or delta for fewer than 25 runs.
         weights: Column with the weight of each row; or stderr, to weight each row by the inverse
             square of the standard error of its loss (column L_stderr, or losses written 5.03 ±
-            0.004). Default: all rows weigh the same.
+            0.004); or C, or C^0.5, to weight rows by compute. Default: all rows weigh the same.
+        prior: Beliefs about the parameters: field, those of published sweeps. Default: none.
     """
     check_one_format(json, latex)
     from analysis import fit as fit_law
     from analysis import laws as all_laws
+    from analysis.fitting.fit import AUTO
 
-    chosen = [all_laws.resolve(name) for name in law or ("chinchilla",)]
-    table = load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows, decimal=decimal)
+    chosen = [AUTO if name == AUTO else all_laws.resolve(name) for name in law or ("chinchilla",)]
+    needed = [all_laws.bottleneck if each == AUTO else each for each in chosen]
+    table = load_rows(runs, needed, map=map, where=where, strict=strict, rows=rows, decimal=decimal)
     records = []
     for each in chosen:
         result = fit_law(
@@ -84,6 +88,7 @@ def fit(
             intervals=intervals,
             cluster=cluster,
             weights=weights,
+            prior=prior,
             seed=seed,
         )
         if json:

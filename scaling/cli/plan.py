@@ -159,9 +159,8 @@ def plan(
             the budget.
         unique_tokens: Number of distinct training tokens available; training on more repeats them.
             Default: unlimited.
-        law: Law of N and D to plan with; the first one given leads. Default: chinchilla, kaplan_ND,
-            bottleneck and shared_exponent, led by the well-determined one that best predicts the
-            largest of these runs.
+        law: Law of N and D to plan with; the first one given leads. Default: auto, the combined fit
+            that best predicts the larger runs, next to chinchilla, kaplan_ND and shared_exponent.
         record: Keep the prediction under this name: a dated file in the folder `plans` of the
             results, which is never overwritten.
         score: Instead of planning, compare the predictions on record with the finished runs of
@@ -222,8 +221,7 @@ def _planned(
     seed: int,
 ) -> tuple[Any, Any]:
     """Return the plans, or the prediction for given N and D, and the runs that they rest on."""
-    from analysis import laws as all_laws
-    from analysis.frontiers.choice import CANDIDATES, choose
+    from analysis.frontiers.choice import CANDIDATES, choose, laws_named
     from analysis.planning.plans import plans
     from analysis.planning.prediction import predict_run
 
@@ -233,9 +231,9 @@ def _planned(
             "--inference-tokens matters for the best size; leave it out for a run of given "
             "--params and --tokens."
         )
-    candidates = [all_laws.resolve(name) for name in laws] or CANDIDATES
-    runs = load_rows(results, candidates, **selection)
-    choice = choose(runs, candidates, rank=not laws, seed=seed)
+    candidates = laws_named(laws)
+    runs = load_rows(results, candidates or CANDIDATES, **selection)
+    choice = choose(runs, candidates, rank=not candidates, seed=seed)
     if one_run:
         found = predict_run(choice, N=given["N"], D=given["D"], level=level, unique=unique)
         return found, runs
