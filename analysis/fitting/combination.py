@@ -9,8 +9,9 @@ choice of laws decides elsewhere is decided here by how the form is fitted:
 * without a prior, and rows weighted by the root of C: best where the runs are many, or unlike those
   that the prior comes from.
 
-Both are refitted to the smaller runs and predict the larger ones. The one that predicts better gives
-the answer; the draws of both, in proportion to how well they predict, give its intervals.
+Both are refitted to the smaller runs and predict the larger ones. The predicted loss is their
+geometric mean, weighted by how well each predicted (stacking); draws of both, in proportion to the
+weights, give the intervals of what follows from it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from analysis.fitting.fit import AUTO, fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.fitting.slow_term import slow_term
-from analysis.laws import bottleneck
+from analysis.laws import Law, bottleneck
 from scaling.errors import TableError
 from scaling.jsonable import finite
 
@@ -38,18 +39,24 @@ MEMBERS: dict[str, dict[str, Any]] = {
 }
 """The fits that are combined, by name, with the options of each."""
 
-SHARPNESS = 4.0
+SHARPNESS = 2.0
 """Weights are proportional to the held-out error to minus this power."""
+HANDICAP = 1.4
+"""The held-out error of a fit with a prior counts this many times: where both predict about as well,
+the runs themselves decide."""
 _LEAST_ERROR = 1e-3
 """Held-out errors below this count as equal: they are noise."""
+
+_FEWEST = 200
+"""Least number of draws of each fit: its interval needs them, whatever its weight."""
 
 Kind = Literal["statistical", "extrapolation"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Combination(FitResult):
-    """Several fits to one table. As a FitResult it is the fit of the largest weight, with draws
-    from all of them."""
+    """Several fits to one table. As a FitResult it has the parameters of the fit of the largest
+    weight, and draws from all of them."""
 
     laws: dict[str, FitResult] = field(repr=False)
     """The fits by name, that of the largest weight first."""
@@ -72,8 +79,19 @@ class Combination(FitResult):
 
     @property
     def test(self) -> HeldOut:
-        """The test of the fit that gives the answer."""
-        return self.tests[self.name]
+        """The test of the combined prediction on held-out larger runs."""
+        lead = self.tests[self.name]
+        off = {
+            cut: np.sum([w * self.tests[name].errors[cut] for name, w in self.weights.items()], 0)
+            for cut in lead.cuts
+        }
+        return HeldOut(errors=off, sizes=lead.sizes, cuts=lead.cuts)
+
+    def predict(self, **columns: Any) -> np.ndarray:
+        """Return the loss in nats per token at N and D (numbers or arrays that broadcast): the
+        weighted geometric mean of the fits. Raises LawError for a missing or unknown column."""
+        logs = [w * np.log(self.laws[name].predict(**columns)) for name, w in self.weights.items()]
+        return np.exp(np.sum(logs, axis=0))
 
     def predict_interval(
         self,
@@ -90,23 +108,24 @@ class Combination(FitResult):
         noise  the interval is that of one new run, which includes the residuals of the fits.
         """
         check_level(level)
-        lead = self.laws[self.name]
-        low, high = lead.predict_interval(level, noise=noise, **columns)
-        if kind == "statistical":
-            return low, high
-        z = float(scipy.special.ndtri((1 + level) / 2))
-        centre = self.predict(**columns)
-        extra = z * self.model_error(**columns)
+        below, above = 0.0, 0.0  # the errors of fits to the same runs go together
         with np.errstate(all="ignore"):
-            below = np.hypot(np.log(centre / low), extra)
-            above = np.hypot(np.log(high / centre), extra)
+            for name, weight in self.weights.items():
+                own = self.laws[name].predict(**columns)
+                ends = self.laws[name].predict_interval(level, noise=noise, **columns)
+                below = below + weight * np.log(own / ends[0])
+                above = above + weight * np.log(ends[1] / own)
+            if kind == "extrapolation":
+                extra = scipy.special.ndtri((1 + level) / 2) * self.model_error(**columns)
+                below, above = np.hypot(below, extra), np.hypot(above, extra)
+        centre = self.predict(**columns)
         return centre * np.exp(-below), centre * np.exp(above)
 
     def model_error(self, **columns: Any) -> np.ndarray:
         """Return the standard deviation of ln L at N and D because no law is exactly right.
 
-        It adds, in squares, the disagreement of the fits, the error of the fit that gives the
-        answer on held-out larger runs, and a slow term of the loss that no fit can see
+        It adds, in squares, the disagreement of the fits, the error of the combined prediction on
+        held-out larger runs, and a slow term of the loss that no fit can see
         (:mod:`analysis.fitting.slow_term`).
         """
         columns = {name: np.asarray(x, float) for name, x in columns.items()}
@@ -117,12 +136,17 @@ class Combination(FitResult):
             self.weights[name] * np.log(each.predict(**flat) / centre) ** 2
             for name, each in self.laws.items()
         )
-        tested = np.zeros_like(centre)
-        if self.test.cuts:
-            tested += _BACKTEST * self.test.error
+        error = self.test.error
+        tested = 0.0 if np.isnan(error) else _BACKTEST * error
         lead = self.laws[self.name]
         slow = _SLOW * slow_term(lead.problem, lead.minimum, flat)
         return np.sqrt(apart + tested**2 + slow**2).reshape(shape)
+
+    @property
+    def answer(self) -> Law:
+        """The combined prediction as a law without free parameters."""
+        function = lambda N, D: self.predict(N=N, D=D)  # noqa: E731
+        return Law(name=AUTO, function=function, inputs=("N", "D"), ranges={})
 
     @property
     def sentence(self) -> str:
@@ -162,14 +186,17 @@ just covers the largest."""
 
 
 def fit_members(
-    runs: pd.DataFrame, *, bootstrap: int, seed: int = 0, **options: Any
+    runs: pd.DataFrame, *, seed: int = 0, **options: Any
 ) -> tuple[dict[str, FitResult], dict[str, str]]:
-    """Return the fits of MEMBERS by name, and why others could not be fitted."""
+    """Return the fits of MEMBERS by name, without draws, and why others could not be fitted.
+
+    Raises FitError if none can be fitted.
+    """
     fits: dict[str, FitResult] = {}
     skipped: dict[str, str] = {}
     for name, own in MEMBERS.items():
         try:
-            fits[name] = fit(bottleneck, runs, bootstrap=bootstrap, seed=seed, **options, **own)
+            fits[name] = fit(bottleneck, runs, seed=seed, **options | {"bootstrap": 0} | own)
         except (FitError, TableError) as error:
             skipped[name] = str(error)
     if not fits:
@@ -178,34 +205,52 @@ def fit_members(
 
 
 def combined(
-    fits: Mapping[str, FitResult], tests: Mapping[str, HeldOut], skipped: Mapping[str, str]
+    runs: pd.DataFrame,
+    fits: Mapping[str, FitResult],
+    tests: Mapping[str, HeldOut],
+    skipped: Mapping[str, str],
+    *,
+    bootstrap: int,
+    seed: int = 0,
+    **options: Any,
 ) -> Combination:
-    """Combine fits of one law to the same runs, weighted by their held-out errors."""
-    errors = {name: max(test.error, _LEAST_ERROR) for name, test in tests.items()}
-    raw = {name: 1.0 if np.isnan(tests[name].error) else errors[name] ** -SHARPNESS for name in fits}
-    total = sum(raw.values())
-    order = sorted(fits, key=lambda name: -raw[name])
-    weights = {name: raw[name] / total for name in order}
-    lead = fits[order[0]]
+    """Combine the fits of `fit_members`, weighted by their held-out errors, and add their draws."""
+    weights = _weights(fits, tests)
+    drawn = {}
+    for name, weight in weights.items():
+        count = min(bootstrap, max(_FEWEST, round(bootstrap * weight)))
+        settings = {**options, "bootstrap": count, **MEMBERS[name]}
+        drawn[name] = fit(bottleneck, runs, seed=seed, warm=fits[name], **settings)
+    lead = next(iter(drawn.values()))
     own = {f.name: getattr(lead, f.name) for f in fields(FitResult)}
     return Combination(
-        **own | {"samples": _mixed(fits, weights)},
-        laws={name: fits[name] for name in order},
+        **own | {"samples": _mixed(drawn, weights, bootstrap)},
+        laws=drawn,
         weights=weights,
-        tests={name: tests[name] for name in order},
+        tests={name: tests[name] for name in weights},
         skipped=dict(skipped),
     )
 
 
-def _mixed(fits: Mapping[str, FitResult], weights: Mapping[str, float]) -> pd.DataFrame:
-    """Return draws from all fits in proportion to their weights, as many as one fit has."""
-    count = max(len(each.samples) for each in fits.values())
+def _weights(fits: Mapping[str, FitResult], tests: Mapping[str, HeldOut]) -> dict[str, float]:
+    """Return the weight of each fit, the largest first; equal ones without held-out runs."""
+    raw = {}
+    for name, result in fits.items():
+        error = max(tests[name].error, _LEAST_ERROR)
+        if result.problem.penalty is not None:
+            error *= HANDICAP
+        raw[name] = 1.0 if np.isnan(tests[name].error) else error**-SHARPNESS
+    total = sum(raw.values())
+    return {name: raw[name] / total for name in sorted(raw, key=lambda name: -raw[name])}
+
+
+def _mixed(fits: Mapping[str, FitResult], weights: Mapping[str, float], count: int) -> pd.DataFrame:
+    """Return `count` draws from the fits in proportion to their weights."""
     parts, taken = [], 0.0
     for name, weight in weights.items():
-        draws = fits[name].samples
         ends = round(count * taken), round(count * min(taken + weight, 1.0))
         taken += weight
-        parts.append(draws.iloc[: ends[1] - ends[0]])
+        parts.append(fits[name].samples.iloc[: ends[1] - ends[0]])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -216,5 +261,6 @@ def combine(
 
     Raises FitError if none can be fitted.
     """
-    fits, skipped = fit_members(runs, bootstrap=bootstrap, seed=seed, **options)
-    return combined(fits, held_out_tests(fits), skipped)
+    fits, skipped = fit_members(runs, seed=seed, **options)
+    tests = held_out_tests(fits)
+    return combined(runs, fits, tests, skipped, bootstrap=bootstrap, seed=seed, **options)

@@ -32,7 +32,10 @@ def slow_term(problem: Problem, minimum: Minimum, columns: dict[str, np.ndarray]
     J = gradients(problem, minimum.theta)
     w = problem.weights * curvature(problem, minimum)
     prior = prior_rows(problem, minimum.theta)
-    solver = np.linalg.pinv(J.T @ (J * w[:, None]) + prior.T @ prior, hermitian=True) @ (J * w[:, None]).T
+    solver = (
+        np.linalg.pinv(J.T @ (J * w[:, None]) + prior.T @ prior, hermitian=True)
+        @ (J * w[:, None]).T
+    )
     there, loss = _slopes(problem, minimum, columns)
     unit = problem.target if problem.on == "log" else 1.0
     errors = []

@@ -201,7 +201,7 @@ def choose(
 
 def _combined(runs: pd.DataFrame, *, bootstrap: int, seed: int, alone: bool) -> Choice:
     """Return the combined fit as a choice, and unless `alone` the laws that it contains."""
-    members, unfit = fit_members(runs, bootstrap=bootstrap, seed=seed)
+    members, unfit = fit_members(runs, seed=seed)
     rivals: dict[str, FitResult] = {}
     skipped = dict(unfit)
     for law in () if alone else CANDIDATES:
@@ -211,7 +211,7 @@ def _combined(runs: pd.DataFrame, *, bootstrap: int, seed: int, alone: bool) -> 
             except (FitError, TableError) as error:
                 skipped[law.name] = str(error)
     tests = held_out_tests({**members, **rivals})
-    auto = combined(members, {name: tests[name] for name in members}, unfit)
+    auto = combined(runs, members, tests, unfit, bootstrap=bootstrap, seed=seed)
     order = sorted(rivals, key=lambda name: np.nan_to_num(tests[name].error, nan=math.inf))
     return Choice(
         fits={AUTO: auto, **{name: rivals[name] for name in order}},

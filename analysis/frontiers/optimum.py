@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fitting.combination import Combination
 from analysis.fitting.result import FitResult
 from analysis.laws import Law
 from analysis.tables.conventions import flops_6N
@@ -80,6 +81,20 @@ def _predict(law: Law, params: dict[str, np.ndarray], N: Any, D: Any) -> np.ndar
     columns = {"N": N, "D": D}
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         return np.asarray(law(*(columns[name] for name in law.inputs), **params), float)
+
+
+def optima_of(
+    result: FitResult, C: np.ndarray, flops_of: Callable[[Any], Any], served: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Return N, D and L of least loss at C by a fitted law: (1 + resamples, n), the estimate first.
+
+    C is (n,), or (1 + resamples, n) with a compute for each resample.
+    """
+    values = optimum_at(result.law, parameter_draws(result), C, flops_of, served)
+    if not isinstance(result, Combination):
+        return values
+    answer = optimum_at(result.answer, {}, C if C.ndim == 1 else C[:1], flops_of, served)
+    return {name: np.concatenate([answer[name], v[1:]]) for name, v in values.items()}
 
 
 def parameter_draws(result: FitResult) -> dict[str, np.ndarray]:

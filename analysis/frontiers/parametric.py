@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.fitting.checks import FitError
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note
-from analysis.frontiers.optimum import optimum_at, parameter_draws
+from analysis.frontiers.optimum import optima_of
 from analysis.frontiers.result import (
     Frontier,
     exponent_notes,
@@ -53,7 +53,7 @@ def parametric(
     ranges = _ranges(result.runs, flops_of, served)
     low, high = ranges["C"]
     C = np.geomspace(low, high, 9) if high > low else low * np.array([0.5, 1.0, 2.0])
-    values = optimum_at(law, parameter_draws(result), C, flops_of, served)
+    values = optima_of(result, C, flops_of, served)
     x = np.log(C)
     centre = float(x.mean())
     lines = {name: straight_line(x - centre, np.log(values[name])) for name in ("N", "D", "L")}

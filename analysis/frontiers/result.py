@@ -13,7 +13,7 @@ from analysis import notebook
 from analysis.fitting.draws import containing, open_interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status, worth_telling
-from analysis.frontiers.optimum import optimum_at, parameter_draws
+from analysis.frontiers.optimum import optima_of
 from analysis.in_words import interval
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError
@@ -74,9 +74,7 @@ class Frontier:
             wrong = C[~(np.isfinite(C) & (C > 0))].flat[0]
             raise ConfigError(f"C={wrong:g} must be positive and finite [FLOPs].")
         if self.fit is not None:
-            return optimum_at(
-                self.fit.law, parameter_draws(self.fit), C, self.per_token, self.served
-            )
+            return optima_of(self.fit, C, self.per_token, self.served)
         x = np.log(C) - self.centre
         with np.errstate(over="ignore"):  # a resample's line may be steep
             return {
