@@ -219,7 +219,7 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
 def _compute_weights(weights: str, runs: pd.DataFrame) -> np.ndarray | None:
     """Return C to a power for 'C' and 'C^0.5', nan in rows without it; None for other words."""
     name, _, power = weights.partition("^")
-    if name != "C" or weights in runs.columns and power:
+    if name != "C" or (weights in runs.columns and power):
         return None
     try:
         power = float(power or 1)

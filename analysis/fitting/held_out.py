@@ -9,8 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.minimise import minimise
+from analysis.fitting.intervals import covariance, root
+from analysis.fitting.minimise import Minimum, minimise
+from analysis.fitting.problem import Problem, typical
 from analysis.fitting.result import FitResult
+from analysis.fitting.solver import gradients
 
 CUTS = 5
 """Number of growing cut-offs, from 40 % of the runs to 80 %."""
@@ -24,6 +27,9 @@ class HeldOut:
     """{cut-off in N D: ln(measured / predicted) of every row above it}."""
     sizes: Mapping[float, np.ndarray] = field(repr=False)
     """{cut-off in N D: N D of these rows, over the cut-off}."""
+    expected: Mapping[float, np.ndarray] = field(repr=False)
+    """{cut-off in N D: the error of each of these rows that noise alone explains: that of the row
+    and that of the fit, as a standard deviation}."""
     cuts: tuple[float, ...]
     """The cut-offs at which every compared law could be refitted."""
 
@@ -31,6 +37,21 @@ class HeldOut:
     def error(self) -> float:
         """The held-out error: the rms of ln L, averaged over the cut-offs; nan without any."""
         return float(np.mean([rms(self.errors[cut]) for cut in self.cuts])) if self.cuts else np.nan
+
+    @property
+    def excess(self) -> float:
+        """The part of the held-out error that noise does not explain: 0 for a law that is right;
+        nan without cut-offs."""
+        if not self.cuts:
+            return np.nan
+        over = [rms(self.errors[cut]) ** 2 - rms(self.expected[cut]) ** 2 for cut in self.cuts]
+        return float(np.sqrt(max(np.mean(over), 0.0)))
+
+    @property
+    def distance(self) -> float:
+        """The mean of ln C of the held-out rows over the cut-off; nan without cut-offs."""
+        found = [np.log(self.sizes[cut]).mean() for cut in self.cuts]
+        return float(np.mean(found)) if found else np.nan
 
     @property
     def runs(self) -> int:
@@ -63,16 +84,22 @@ def held_out_tests(results: Mapping[str, FitResult], *, cuts: int = CUTS) -> dic
     least = 2 + max((len(result.law.params) for result in results.values()), default=0)
     errors: dict[str, dict[float, np.ndarray]] = {}
     sizes: dict[str, dict[float, np.ndarray]] = {}
+    expected: dict[str, dict[float, np.ndarray]] = {}
     for name, result in results.items():
         size = compute_of_run(result)
-        found = {cut: errors_of(result, size > cut) for cut in cutoffs(size, cuts, least)}
-        errors[name] = {
-            cut: off for cut, off in found.items() if off is not None and np.isfinite(off).all()
-        }
-        sizes[name] = {cut: size[size > cut] / cut for cut in errors[name]}
+        found = {cut: _tested(result, size > cut) for cut in cutoffs(size, cuts, least)}
+        kept = {cut: x for cut, x in found.items() if x is not None and np.isfinite(x[0]).all()}
+        errors[name] = {cut: off for cut, (off, _) in kept.items()}
+        expected[name] = {cut: noise for cut, (_, noise) in kept.items()}
+        sizes[name] = {cut: size[size > cut] / cut for cut in kept}
     shared = set.intersection(*(set(found) for found in errors.values())) if errors else set()
     return {
-        name: HeldOut(errors=errors[name], sizes=sizes[name], cuts=tuple(sorted(shared)))
+        name: HeldOut(
+            errors=errors[name],
+            sizes=sizes[name],
+            expected=expected[name],
+            cuts=tuple(sorted(shared)),
+        )
         for name in results
     }
 
@@ -112,6 +139,12 @@ def errors_of(result: FitResult, held: np.ndarray) -> np.ndarray | None:
 
     Returns None if the others do not suffice for a fit, or if the fit fails.
     """
+    found = _tested(result, held)
+    return None if found is None else found[0]
+
+
+def _tested(result: FitResult, held: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the errors of `errors_of`, and their standard deviation if the law is right."""
     problem = result.problem.take(np.flatnonzero(~held))
     if problem.n <= problem.q or any(np.ptp(x) == 0 for x in problem.columns.values()):
         return None
@@ -124,7 +157,21 @@ def errors_of(result: FitResult, held: np.ndarray) -> np.ndarray | None:
     params = {p: float(v[0]) for p, v in problem.params(found.theta).items()}
     x = {name: column[held] for name, column in result.problem.columns.items()}
     with np.errstate(all="ignore"):
-        return np.log(result.problem.target[held] / result.law.predict(params, **x))
+        off = np.log(result.problem.target[held] / result.law.predict(params, **x))
+    return off, _noise(problem, found, result.problem.take(np.flatnonzero(held)))
+
+
+def _noise(problem: Problem, minimum: Minimum, held: Problem) -> np.ndarray:
+    """Return the standard deviation of ln(measured / predicted) of the rows held out, from the
+    residuals of the rows fitted and from what these leave unknown of the parameters."""
+    cov, _ = covariance(problem, minimum)
+    theta = held.model.centred(problem.model.natural(minimum.theta))
+    half = held.model.centred(problem.model.natural(root(cov)))
+    with np.errstate(all="ignore"):
+        unknown = np.sum((gradients(held, theta) @ half) ** 2, axis=1)
+        variance = (1.4826 * typical(problem, minimum.theta)) ** 2 + unknown
+        unit = 1.0 if held.on == "log" else held.target
+        return np.nan_to_num(np.sqrt(variance) / unit, nan=np.inf)
 
 
 def rms(x: np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """Prior beliefs about the parameters of laws, and the penalty that they add to a fit.
 
-A fit with a prior minimises sum_i w_i rho(r_i) + v sum_j rho_t(z_j), where z_j = (ln p_j - m_j) / s_j
-for each parameter p_j with a belief, and v is the assumed variance of a residual: the maximum a
-posteriori (MAP) estimate. The variance is that of the residuals, inflated, because residuals that
-follow the inputs say less than independent ones.
+A fit with a prior minimises sum_i w_i rho(r_i) + v sum_j z_j^2 / 2. Here z_j = (ln p_j - m_j) / s_j
+for each parameter p_j with a belief, and v is the assumed variance of a residual. This is the
+maximum a posteriori (MAP) estimate. The variance is that of the residuals, inflated, because
+residuals that follow the inputs say less than independent ones.
 """
 
 from __future__ import annotations

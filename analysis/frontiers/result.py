@@ -13,7 +13,7 @@ from analysis import notebook
 from analysis.fitting.draws import containing, open_interval
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status, worth_telling
-from analysis.frontiers.optimum import optima_of
+from analysis.frontiers.optimum import optima_of, parameter_draws
 from analysis.in_words import interval
 from analysis.tables.conventions import meaning
 from scaling.errors import ConfigError

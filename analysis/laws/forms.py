@@ -248,7 +248,9 @@ def bottleneck(N, D, *, E, A, B, alpha, beta, k):
 
     Source: generalises Hoffmann et al. 2022 (arXiv 2203.15556), eq. 2, and Kaplan et al. 2020, 1.5
     """
-    return E + ((A * N**-alpha) ** k + (B * D**-beta) ** k) ** (1 / k)
+    of_N = k * (np.log(A) - alpha * np.log(N))
+    of_D = k * (np.log(B) - beta * np.log(D))
+    return E + np.exp(np.logaddexp(of_N, of_D) / k)  # the formula, without overflow if k is large
 
 
 @law(E=FLOOR, A=COEFFICIENT, alpha=EXPONENT, kappa=Range(1e-3, 1e3))
