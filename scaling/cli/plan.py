@@ -212,7 +212,7 @@ def _budget(flops: float | None, **bought: Any) -> tuple[float | None, str | Non
 
 def _planned(
     results: tuple[Path, ...],
-    given: dict[str, float],
+    given: dict[str, Any],
     selection: dict[str, Any],
     *,
     laws: tuple[str, ...],
