@@ -193,7 +193,7 @@ def plan(
     if record is not None:
         kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
         text.append(f"on record: {kept}")
-        values["on_record"] = str(kept)
+        values["on_record"] = kept
     show_json(values) if json else show(*text)
 
 
