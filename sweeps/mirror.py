@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from scaling import files, progress
@@ -37,7 +38,8 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
     for run_id in here - there - merged:  # written here while the connection was broken
         data = (local.run_folder(run_id) / "result.json").read_bytes()
         remote.write(f"results/{run_id}.json", data)
-    _synchronize_rounds(remote, local)
+    _synchronize_files(remote, local, "rounds", is_round)
+    _synchronize_files(remote, local, "plans", lambda name: True)
     if remote.odd:
         some = ", ".join(map(repr, remote.odd[:3])) + (", ..." if len(remote.odd) > 3 else "")
         local.say(
@@ -53,16 +55,20 @@ def fetch(remote: Remote, local: Folder, run_id: str) -> bytes | None:
     return data if data is not None and _keep(local, run_id, data) else None
 
 
-def _synchronize_rounds(remote: Remote, local: Folder) -> None:
-    folder = local.folder / "rounds"
-    here = {path.name for path in local.round_files()}
-    there = {name for name in remote.objects("rounds") if is_round(name)}
+def _synchronize_files(
+    remote: Remote, local: Folder, folder: str, ours: Callable[[str], bool]
+) -> None:
+    """Copy the JSON files of a folder that are missing on one side; none is ever replaced."""
+    place = local.folder / folder
+    paths = place.glob("*.json") if not place.is_symlink() else ()
+    here = {path.name for path in paths if ours(path.name) and path.is_file()}
+    there = {name for name in remote.objects(folder) if ours(name)}
     for name in there - here:
-        if (data := remote.read(f"rounds/{name}")) is not None:
-            folder.mkdir(exist_ok=True)
-            write_atomic(folder / name, data)
+        if (data := remote.read(f"{folder}/{name}")) is not None:
+            place.mkdir(exist_ok=True)
+            write_atomic(place / name, data)
     for name in here - there:
-        remote.write(f"rounds/{name}", (folder / name).read_bytes())
+        remote.write(f"{folder}/{name}", (place / name).read_bytes())
 
 
 def _is_replaced(local: Folder, run_id: str, size: int, changed: float) -> bool:

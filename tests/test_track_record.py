@@ -244,6 +244,22 @@ def test_plan_records_the_best_run_for_a_budget(table, capsys):
     assert values["table"]["selection"] == {"where": "N > 4000"}
 
 
+def test_a_record_of_results_on_a_URI_is_kept_there(runs, tmp_path, own_cache, capsys):
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    runs.to_csv(bucket / "runs.csv", index=False)
+    uri = f"local://{bucket}"
+    words = ("plan", uri, "--params", "3e6", "--tokens", "1e8", "--law", "chinchilla")
+    assert call(*words, "--record", "far") == 0
+    assert f"on record: {uri}/plans/far.json" in capsys.readouterr().out
+    before = (bucket / "plans" / "far.json").read_bytes()
+    assert json.loads(before)["table"]["sources"] == ["."]
+    assert call(*words, "--record", "far") == 2
+    assert (bucket / "plans" / "far.json").read_bytes() == before
+    assert call("plan", uri, "--score") == 0
+    assert "1 prediction on record, 0 scored" in capsys.readouterr().out
+
+
 def test_plan_refuses_what_it_cannot_record_before_it_fits(table, capsys):
     words = ("plan", "absent.csv", "--params", "3e6", "--tokens", "1e8", "--record")
     assert call(*words, "../up") == 2

@@ -188,7 +188,7 @@ def predict_run(
     combined = isinstance(source, Combination) and unique is None
     first = next(iter(fits.values()))
     at = {"N": float(N), "D": float(D)}
-    predictor = source if combined else first
+    predictor: Any = source if combined else first
     laws = {}
     for name, result in fits.items():
         low, high = _one_run(result, level, at)

@@ -153,7 +153,22 @@ def _folder(text: str) -> Path:
     except StoreError as error:  # a ValueError would be taken for a wrong word
         say(str(error))
         raise SystemExit(2) from None
+    _STORES[store.folder] = store
     return store.folder
+
+
+_STORES: dict[Path, Any] = {}
+"""The stores on URIs that this command was given, by the folders of their local copies."""
+
+
+def write_back(folder: Path, file: Path) -> str:
+    """Write a new file of a results folder to its URI, if it has one; return its name for the
+    user."""
+    store = _STORES.get(folder)
+    if store is None:
+        return str(file)
+    store.pull(at_once=True)
+    return str(store.shown(file))
 
 
 def _whole(text: str) -> int:

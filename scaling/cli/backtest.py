@@ -37,7 +37,7 @@ def backtest(
 ) -> None:
     """Compare rules by how well they predict the larger runs of tables from the smaller runs.
 
-    Example: scaling backtest results/quickstart --rule 'bottleneck*' --factors 4
+    Example: scaling backtest results/quickstart --rule bottleneck --baseline chinchilla
 
     Args:
         runs: Tables, results folders, folders of them, or suite files (.toml); each table is

@@ -192,7 +192,7 @@ def plan(
     if record is not None:
         kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
         text.append(f"on record: {kept}")
-        values["on_record"] = str(kept)
+        values["on_record"] = kept
     show_json(values) if json else show(*text)
 
 
@@ -211,7 +211,7 @@ def _budget(flops: float | None, **bought: Any) -> tuple[float | None, str | Non
 
 def _planned(
     results: tuple[Path, ...],
-    given: dict[str, float],
+    given: dict[str, Any],
     selection: dict[str, Any],
     *,
     laws: tuple[str, ...],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling.cli.arguments import write_back
 from scaling.cli.output import show, show_json
 from scaling.cli.tables import one_source, selection
 from scaling.errors import ConfigError
@@ -29,16 +30,17 @@ def keep_record(
     options: Mapping[str, Any],
     *,
     unique: float | None,
-) -> Path:
+) -> str:
     """Keep the prediction of plans or of one run, by the laws of a table that the options of a
-    command select; return the file."""
+    command select; return the file as the user names it."""
     from analysis.planning.prediction import predict_plan
     from analysis.planning.records import write_record
     from sweeps.provenance import revision
 
     chosen = {key: value for key, value in selection(**options).items() if value != "auto"}
     prediction = predict_plan(found, unique=unique)
-    return write_record(prediction, runs, name, results, selection=chosen, revision=revision())
+    kept = write_record(prediction, runs, name, results, selection=chosen, revision=revision())
+    return write_back(results[0], kept)
 
 
 def show_scores(
