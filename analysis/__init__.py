@@ -13,7 +13,7 @@ from analysis import laws, published
 # This function shares the name of its module, so it must be bound before the module is imported.
 from analysis.critical_batch import contours, critical_batch
 from analysis.fitting.checks import FitError
-from analysis.fitting.fit import fit
+from analysis.fitting.combination import fit_or_combine as fit
 from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import choose
 from analysis.frontiers.frontier import frontier

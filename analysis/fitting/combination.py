@@ -16,6 +16,7 @@ weights, give the intervals of what follows from it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -24,14 +25,18 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from analysis.arguments import expect_law_and_runs
 from analysis.fitting.checks import FitError, check_level
-from analysis.fitting.fit import AUTO, fit
+from analysis.fitting.fit import fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.fitting.slow_term import slow_term
 from analysis.laws import Law, bottleneck
 from scaling.errors import TableError
 from scaling.jsonable import finite
+
+AUTO = "auto"
+"""The name of the combined fit."""
 
 MEMBERS: dict[str, dict[str, Any]] = {
     "bottleneck with prior": {"prior": "field", "weights": "C"},
@@ -270,3 +275,15 @@ def combine(
     fits, skipped = fit_members(runs, seed=seed, **options)
     tests = held_out_tests(fits)
     return combined(runs, fits, tests, skipped, bootstrap=bootstrap, seed=seed, **options)
+
+
+@functools.wraps(fit)
+def fit_or_combine(law: Law | str, runs: pd.DataFrame, **options: Any) -> FitResult:
+    """Fit a law, or the combination called 'auto'; see :func:`analysis.fitting.fit.fit`."""
+    if law != AUTO:
+        return fit(law, runs, **options)
+    expect_law_and_runs("fit", law, runs)
+    for name in ("fixed", "weights", "prior", "warm"):
+        if options.pop(name, None) is not None:
+            raise FitError(f"{name} is for one law; {AUTO} chooses it. Name a law instead.")
+    return combine(runs, **options)

@@ -39,9 +39,6 @@ from analysis.fitting.status import (
 from analysis.laws import Law, resolve
 from scaling import progress
 
-AUTO = "auto"
-"""The name of the combined fit of a law of N and D."""
-
 Objective = Literal["huber", "ls", "lad"]
 IntervalMethod = Literal["auto", "bootstrap", "residual", "wild", "delta"]
 
@@ -65,8 +62,8 @@ def fit(
 ) -> FitResult:
     """Fit `law` to `runs`: find the global minimum, with draws for intervals and a certificate.
 
-    law: a Law, its name, or 'file.py:name'; or 'auto', the default prediction of losses at N and D:
-        a :class:`analysis.fitting.combination.Combination`.
+    law: a Law, its name, or 'file.py:name'; `analysis.fit` takes 'auto', too, and then returns a
+        :class:`analysis.fitting.combination.Combination`: the default for losses at N and D.
     runs: one row per measurement, with the law's inputs and its target as columns. Rows whose
         column 'status', if present, is not 'ok' are left out. A law of the best learning rate or
         batch size is fitted to the best run of each search (see Law.best_of).
@@ -103,17 +100,6 @@ def fit(
     """
     began = time.perf_counter()
     expect_law_and_runs("fit", law, runs)
-    if law == AUTO:
-        from analysis.fitting.combination import combine  # which fits, too
-
-        check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
-        for name, given in (("fixed", fixed), ("weights", weights), ("prior", prior)):
-            if given is not None:
-                raise FitError(f"{name} is for one law; {AUTO} chooses it. Name a law instead.")
-        return combine(
-            runs, objective=objective, delta=delta, on=on, reduce=reduce, bootstrap=bootstrap,
-            intervals=intervals, cluster=cluster, seed=seed,
-        )  # fmt: skip
     law = resolve(law)
     check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
     fixed = held_parameters(law, fixed or {})

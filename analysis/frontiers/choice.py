@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis import laws as known
 from analysis.fitting.checks import FitError
-from analysis.fitting.combination import Combination, combined, fit_members
-from analysis.fitting.fit import AUTO, fit
+from analysis.fitting.combination import AUTO, Combination, combined, fit_members
+from analysis.fitting.fit import fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.frontiers.parametric import parametric

@@ -70,7 +70,7 @@ def fit(
     check_one_format(json, latex)
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.fitting.fit import AUTO
+    from analysis.fitting.combination import AUTO
 
     chosen = [AUTO if name == AUTO else all_laws.resolve(name) for name in law or ("chinchilla",)]
     needed = [all_laws.bottleneck if each == AUTO else each for each in chosen]
