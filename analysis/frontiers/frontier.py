@@ -12,7 +12,7 @@ parametric   least loss of a fitted law of N and D at fixed compute (Hoffmann et
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,6 +25,7 @@ from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.isoflop import isoflop
+from analysis.frontiers.isoflop_curve import NEAR
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws import Law, resolve
@@ -52,6 +53,9 @@ def frontier(
     level: float = 0.95,
     seed: int = 0,
     tolerance: float | None = None,
+    correct_bias: bool = False,
+    near: float = NEAR,
+    on: Literal["log", "raw"] = "log",
 ) -> Frontier | Comparison:
     """Fit the compute-optimal frontier of runs, of learning curves, or of a law of N and D.
 
@@ -60,18 +64,22 @@ def frontier(
     method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. The default
              is the envelope for curves, and parametric otherwise.
     curves   The learning curves of the runs in `data`, for the envelope within 'all'.
-    law      The law that the parametric method fits to runs. The default is the one that
-             predicts the larger runs best (:func:`analysis.frontiers.choice.choose`).
+    law      The law that the parametric method fits to runs, and that the bias of isoFLOP methods
+             is measured on. The default is the one that predicts the larger runs best
+             (:func:`analysis.frontiers.choice.choose`).
     choice   The laws that were chosen and fitted already, in place of `law`.
     params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
              shape (see analysis.tables.conventions). The parametric method also takes a function
              of N that returns the FLOPs per token.
     tolerance  How far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
+    correct_bias  Subtract the bias that isoFLOP methods have on the law.
+    near, on  The sizes that a parabola uses, and whether it is one of ln L or of L (see `isoflop`).
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise about
     each minimum (isoflop, akima; scaled up if the minima scatter more than that). They hold the
-    estimate, and an exponent that the data do not identify has infinite ends. Raises TableError,
+    estimate, and an exponent that the data do not identify has infinite ends. Intervals of isoFLOP
+    methods hold the method's bias or, if it is corrected, its uncertainty. Raises TableError,
     which names what is missing, if the data do not allow the method.
     """
     check_draws(bootstrap, seed)
@@ -99,6 +107,7 @@ def frontier(
         law=None if law is None else resolve(law), choice=choice,
         params=params, flops=flops, tolerance=tolerance,
         options={"bootstrap": bootstrap, "level": level, "seed": seed},
+        isoflop={"correct_bias": correct_bias, "near": near, "on": on},
     )  # fmt: skip
     return source.every_method() if method == "all" else source.by(method)
 
@@ -116,14 +125,20 @@ class _Source:
     tolerance: float | None
     options: dict[str, Any]
     """The arguments bootstrap, level and seed."""
+    isoflop: dict[str, Any]
+    """The arguments correct_bias, near and on of isoFLOP methods."""
+    chosen: dict[str, Choice] = field(default_factory=dict)
+    """The choice of the laws for the runs, once it is made."""
 
     def every_method(self) -> Comparison:
         fronts, skipped = {}, {}
-        for method in METHODS:
+        for method in reversed(METHODS):  # the law of the parametric one is that of the biases
             try:
                 fronts[method] = self.by(method)
             except (TableError, FitError) as error:
                 skipped[method] = str(error)
+        fronts = {method: fronts[method] for method in METHODS if method in fronts}
+        skipped = {method: skipped[method] for method in METHODS if method in skipped}
         if not fronts:
             raise TableError("no method works on these data: " + " | ".join(skipped.values()))
         if "parametric" not in fronts and "envelope" in fronts:  # as `scaling summary` plans
@@ -159,7 +174,8 @@ class _Source:
         if self.law is None and self.choice is not None and usual:
             fitted = self.choice.first
         elif self.law is None:
-            fitted = choose(table, bootstrap=bootstrap, seed=seed, alone=True).first
+            self.chosen["runs"] = choose(table, bootstrap=bootstrap, seed=seed, alone=True)
+            fitted = self.chosen["runs"].first
         else:
             fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
         flops_of = per_token(table) if isinstance(self.flops, str) else self.flops
@@ -179,12 +195,18 @@ class _Source:
         Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its
         runs.
         """
-        table = counted(self.runs, self.params, flops)
+        table = runs = counted(self.runs, self.params, flops)
         if self.curves is not None and not budgets_of(table):
             table = slices(counted(self.curves, self.params, flops))
         elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
             table = slices(table.assign(run_id=table["N"].astype(str)))
-        return isoflop(table, kind=kind, tolerance=self.tolerance, **self.options)
+        law = self.law
+        if law is None and table is runs:
+            usual = self.params == "N" and flops == "C"
+            law = self.choice if self.choice is not None and usual else self.chosen.get("runs")
+        return isoflop(
+            table, kind=kind, tolerance=self.tolerance, law=law, **self.isoflop, **self.options
+        )
 
 
 def _last_evaluations(curves: pd.DataFrame) -> pd.DataFrame:
