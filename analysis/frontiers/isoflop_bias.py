@@ -124,18 +124,18 @@ def _alone(result: FitResult) -> ReferenceLaw | None:
 def _members(chosen: Any) -> tuple[dict[str, FitResult], dict[str, float]]:
     """Return the laws of a choice or a combination, with weights, the heaviest first.
 
-    The laws of a choice weigh as their held-out errors^-2. A law that the caller asked for is
-    alone, and so is the first of runs too few to hold any out.
+    The laws of a choice weigh as their held-out errors^-2, whether the data determine them beyond
+    their sizes or not: the bias is measured within. A law that the caller asked for is alone, and
+    so is the first of runs too few to hold any out.
     """
-    if not isinstance(chosen, Choice):
-        weights = dict(chosen.weights)
-        laws = {name: chosen.laws[name] for name in sorted(weights, key=lambda n: -weights[n])}
-    elif chosen.rule == "held_out":
-        laws = chosen.fits
+    if isinstance(chosen, Choice):
+        if chosen.rule != "held_out":
+            return {chosen.name: chosen.first}, {chosen.name: 1.0}
         weights = {name: max(error, _EXACT) ** -2 for name, error in chosen.errors.items()}
-        weights[chosen.name] = max(weights.values())  # it is first, as it is determined
+        fits: Mapping[str, FitResult] = chosen.fits
     else:
-        return {chosen.name: chosen.first}, {chosen.name: 1.0}
+        weights, fits = dict(chosen.weights), chosen.laws
+    laws = {name: fits[name] for name in sorted(weights, key=lambda name: -weights[name])}
     total = sum(weights.values())
     shares = {name: weights[name] / total for name in laws}
     first = next(iter(laws))
