@@ -91,11 +91,7 @@ def isoflop(
     budgets, status = budget_sets(runs, tolerance)
     reference = reference_law(runs, law, bootstrap=bootstrap, seed=seed)
     flops_of = per_token(runs)
-    spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)
-    if spread > 1e-3:
-        how = "losses are moved to the budget's C along a fitted law"
-        text = f"C differs by up to {np.expm1(spread):.1%} within a budget: "
-        status.append(Note("compute_differs", text + (how if reference else "not corrected")))
+    status += _compute_differs(budgets, moved=reference is not None)
     budgets = [_moved_to_budget(budget, reference) for budget in budgets]
     draws = _resampled(budgets, runs, bootstrap, seed)
     curves = [_Minimum.of(each, v, method) for each, v in zip(budgets, draws, strict=True)]
@@ -135,6 +131,15 @@ def isoflop(
         unbiased=None if other is None else _lines(*other, x, centre, scale, flops_of),
         corrected=shown is unbiased, bias_laws={} if reference is None else reference.shares,
     )  # fmt: skip
+
+
+def _compute_differs(budgets: Sequence[pd.DataFrame], *, moved: bool) -> Iterator[Note]:
+    """Say by how much C differs within a budget, and what is done about it."""
+    spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)
+    if spread > 1e-3:
+        how = "losses are moved to the budget's C along a fitted law" if moved else "not corrected"
+        text = f"C differs by up to {np.expm1(spread):.1%} within a budget: {how}"
+        yield Note("compute_differs", text)
 
 
 def _checked(kind: Kind, near: float, on: Literal["log", "raw"]) -> CurveMethod:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.arguments import expect
 from analysis.fitting.checks import check_level
@@ -27,7 +26,7 @@ from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law
 from analysis.planning.design_alternatives import KINDS
 from analysis.planning.design_candidates import Candidates, rate_checks
-from analysis.planning.design_comparison import rivals, simulated_widths
+from analysis.planning.design_comparison import linearised_widths, rivals, simulated_widths
 from analysis.planning.design_law import LEAST_GRADIENT
 from analysis.planning.design_simulation import Simulation
 from analysis.planning.design_spec import (
@@ -290,50 +289,31 @@ def design(
     draws, gradient = _target_gradient(law, aim, target, draws_of(result, seed))
     sigma = _noise(result, noise)
     base = shared_fields(result.runs)
-    if points is None:
-        ranges = {"N": N, "D": D, "ratio": ratio}
-        allowed = Candidates.within(result.runs, budget, models=models, ranges=ranges, base=base)
-    else:
-        allowed = Candidates.among(points)
+    allowed = Candidates.among(points) if points is not None else Candidates.within(
+        result.runs, budget, models=models, ranges={"N": N, "D": D, "ratio": ratio}, base=base
+    )  # fmt: skip
     points = allowed.points
     checked = rate_checks(points, budget) if checks else ()
     room = budget - sum(p.C for p, _ in checked)
-    problem = DesignProblem(
-        J=information(law, draws, [p.N for p in points], [p.D for p in points]) / sigma,
-        g=gradient,
-        prior=_prior(result, draws, sigma, keep=keep),
-        cost=np.array([p.C for p in points]),
-        budget=room,
-        seeds=np.asarray(seeds),
-        most=runs,
-    )
+    prior = _prior(result, draws, sigma, keep=keep)
+    problem = _problem(law, draws, points, sigma, gradient, prior, room, seeds, runs)
     progress.step("choosing the runs of the design")
     chosen = _solve(problem, budget)
     sets = {"optimal": tuple(_numbered(points, chosen))}
     kept = result.n if keep else 0
     if compare:
-        sets |= rivals(result, problem, allowed, room, runs, draws, sigma)
+        sets |= rivals(result, problem, allowed, draws, sigma)
         simulated = Simulation.of(result, aim, sigma, _PRIOR_SD, seed, kept=keep)
         widths = simulated_widths(simulated, sets, level, kept=kept)
     else:
-        rows = {"nothing more": np.array([], int), "optimal": chosen}
-        widths = _half_widths(problem, rows, level, kept=kept)
+        widths = linearised_widths(problem, chosen, level, kept=kept)
     kind = min(sets, key=lambda each: widths[each] or math.inf)
     return Design(
-        target=target,
-        law=law.name,
-        runs=sets[kind],
-        sets=sets,
-        kind=kind,
-        half_width=widths | {"design": widths[kind]},
+        target=target, law=law.name, runs=sets[kind], sets=sets, kind=kind, budget=budget,
+        half_width=widths | {"design": widths[kind]}, level=level, noise=float(sigma), kept=keep,
         value=float(aim({p: np.array([v]) for p, v in result.params.items()})[0]),
-        budget=budget,
-        level=level,
-        noise=float(sigma),
-        kept=keep,
-        base=base,
-        checks=checked,
-    )
+        base=base, checks=checked,
+    )  # fmt: skip
 
 
 def _check_request(law: Law, budget: float, **counts: int | Sequence[int]) -> None:
@@ -404,6 +384,29 @@ def _prior(
     return prior + np.einsum("kni,knj->kij", so_far, so_far) / sigma**2
 
 
+def _problem(
+    law: Law,
+    draws: Mapping[str, np.ndarray],
+    points: Sequence[Point],
+    sigma: float,
+    gradient: np.ndarray,
+    prior: np.ndarray,
+    room: float,
+    seeds: int | Sequence[int],
+    most: int,
+) -> DesignProblem:
+    """Return the problem of choosing among these points."""
+    return DesignProblem(
+        J=information(law, draws, [p.N for p in points], [p.D for p in points]) / sigma,
+        g=gradient,
+        prior=prior,
+        cost=np.array([p.C for p in points]),
+        budget=room,
+        seeds=np.asarray(seeds),
+        most=most,
+    )
+
+
 def _solve(problem: DesignProblem, budget: float) -> np.ndarray:
     """Return the indices of the chosen runs. Raises ConfigError if the budget pays for none."""
     chosen = problem.solve()
@@ -413,19 +416,6 @@ def _solve(problem: DesignProblem, budget: float) -> np.ndarray:
             f"{problem.cost.min():.3g}. Give more, or lower N or D."
         )
     return chosen
-
-
-def _half_widths(
-    problem: DesignProblem, rows: Mapping[str, np.ndarray], level: float, *, kept: int
-) -> dict[str, float | None]:
-    """Return the expected half-width for each choice of runs, beside `kept` earlier runs."""
-    widths: dict[str, float | None] = {}
-    for name, chosen in rows.items():
-        freedom = len(chosen) + kept - problem.g.shape[1]
-        factor = special.stdtrit(max(freedom, 1), (1 + level) / 2)
-        some = len(chosen) or kept
-        widths[name] = float(factor * problem.width(chosen)) if some else None
-    return widths
 
 
 def _numbered(points: Sequence[Point], chosen: np.ndarray) -> list[Point]:

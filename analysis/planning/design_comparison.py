@@ -23,8 +23,6 @@ def rivals(
     result: FitResult,
     problem: DesignProblem,
     candidates: Candidates,
-    room: float,
-    most: int,
     draws: Mapping[str, np.ndarray],
     sigma: float,
 ) -> dict[str, tuple[Point, ...]]:
@@ -38,7 +36,7 @@ def rivals(
         return float(np.clip(N, smallest, largest)) if math.isfinite(N) else smallest
 
     found = {}
-    kinds = alternatives(candidates.sizes, candidates.at, room, most, optimum)
+    kinds = alternatives(candidates.sizes, candidates.at, problem.budget, problem.most, optimum)
     for kind, sets in kinds.items():
         widths = []
         for points in sets:
@@ -64,4 +62,16 @@ def simulated_widths(
             freedom = max(len(points) + kept - q, 1)
             factor = special.stdtrit(freedom, (1 + level) / 2)
             widths[name] = float(factor * simulated.error(points))
+    return widths
+
+
+def linearised_widths(
+    problem: DesignProblem, chosen: np.ndarray, level: float, *, kept: int
+) -> dict[str, float | None]:
+    """Return the half-width that the linearised law expects, beside `kept` earlier runs."""
+    widths: dict[str, float | None] = {}
+    for name, runs in (("nothing more", chosen[:0]), ("optimal", chosen)):
+        freedom = len(runs) + kept - problem.g.shape[1]
+        factor = special.stdtrit(max(freedom, 1), (1 + level) / 2)
+        widths[name] = float(factor * problem.width(runs)) if len(runs) or kept else None
     return widths

@@ -24,6 +24,8 @@ _STEPS = 8
 """Steps of the refit, which begins at the truth."""
 _CLIPPED = 8.0
 """An error beyond this many times the median one counts as that, as its size is arbitrary."""
+_LOST = 1e6
+"""Error of a refit under which the target does not exist."""
 
 Target = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
@@ -84,10 +86,8 @@ class Simulation:
         else:
             found = self.target({p: np.array([v]) for p, v in self.estimate.items()})
         off = np.abs(found - self.target(self.truths))
-        off = np.where(np.isfinite(off), off, np.inf)
+        off = np.where(np.isfinite(off), np.minimum(off, _LOST), _LOST)
         median = float(np.median(off))
-        if not np.isfinite(median):
-            return np.inf
         return float(np.sqrt(np.mean(np.minimum(off, _CLIPPED * median) ** 2)))
 
     def _refitted(self, points: Sequence[Point]) -> dict[str, np.ndarray]:

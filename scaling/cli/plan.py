@@ -88,12 +88,8 @@ def frontier(
             raise ConfigError(
                 "--latex is not available for --method kaplan; leave it out, or use --json."
             )
-        from analysis import load
-        from analysis.critical_batch import contours, critical_batch, efficient
-
         points = runs if curves is None else curves
-        of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
-        exponents = efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
+        exponents = _kaplan(points, critical, bootstrap=bootstrap, level=level, seed=seed)
         show_json(exponents.record()) if json else show(exponents)
         return
     found = frontier_of(
@@ -117,6 +113,15 @@ def frontier(
         show(tabular(found.exponents))
         return
     show_json(found.record()) if json else show(found)
+
+
+def _kaplan(points: Any, critical: Path | None, *, bootstrap: int, level: float, seed: int) -> Any:
+    """Return the exponents of N, B, S and D in C_min."""
+    from analysis import load
+    from analysis.critical_batch import contours, critical_batch, efficient
+
+    of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
+    return efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
 
 
 def plan(
@@ -285,7 +290,6 @@ def design(
     from analysis import laws as all_laws
     from analysis.frontiers.choice import CANDIDATES
     from analysis.planning.design_law import best_law
-    from analysis.planning.design_spec import expected
     from scaling.jsonable import finite
 
     asked = law and all_laws.resolve(law)
@@ -295,12 +299,9 @@ def design(
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
-        text = _text(out)
-        chosen = asked or all_laws.resolve(expected(text)["law"])
-        so_far, new = (load_rows(each, [chosen], **selection) for each in (results, [achieved]))
-        if expected(text)["kept"]:
-            new = _together(so_far, new, achieved)
-        found = designs.achieved(fit_law(chosen, new, bootstrap=bootstrap, seed=seed), text)
+        found = _achieved(
+            results, achieved, _text(out), asked, selection, bootstrap=bootstrap, seed=seed
+        )
         show_json(finite(found._asdict())) if json else show(found)
         return
     if budget is None:
@@ -318,6 +319,30 @@ def design(
     show_json(made.record()) if json else show(made)
     if out is not None and not json:
         show(f"{out}: train it with `scaling sweep {out}`.")
+
+
+def _achieved(
+    results: tuple[Path, ...],
+    achieved: Path,
+    spec: str,
+    law: Any,
+    selection: dict[str, Any],
+    *,
+    bootstrap: int,
+    seed: int,
+) -> Any:
+    """Return the target of a designed sweep, given its spec, as it was expected and came out."""
+    from analysis import fit
+    from analysis import laws as all_laws
+    from analysis.planning.design import achieved as achieved_by
+    from analysis.planning.design_spec import expected
+
+    note = expected(spec)
+    law = law or all_laws.resolve(note["law"])
+    so_far, new = (load_rows(each, [law], **selection) for each in (results, [achieved]))
+    if note["kept"]:
+        new = _together(so_far, new, achieved)
+    return achieved_by(fit(law, new, bootstrap=bootstrap, seed=seed), spec)
 
 
 def _together(so_far: Any, new: Any, achieved: Path) -> Any:
