@@ -45,7 +45,7 @@ def frontier(
     *,
     method: Method | None = None,
     curves: pd.DataFrame | None = None,
-    law: Law | str | None = None,
+    law: Law | str | FitResult | None = None,
     choice: Choice | None = None,
     params: str = "N",
     flops: str | Callable[[Any], Any] = "C",
@@ -65,8 +65,8 @@ def frontier(
              is the envelope for curves, and parametric otherwise.
     curves   The learning curves of the runs in `data`, for the envelope within 'all'.
     law      The law that the parametric method fits to runs, and that the bias of isoFLOP methods
-             is measured on. The default is the one that predicts the larger runs best
-             (:func:`analysis.frontiers.choice.choose`).
+             is measured on, or a fit of it. The default is the one that predicts the larger runs
+             best (:func:`analysis.frontiers.choice.choose`).
     choice   The laws that were chosen and fitted already, in place of `law`.
     params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
@@ -104,7 +104,7 @@ def frontier(
     source = _Source(
         runs=_last_evaluations(data) if is_curve else data,
         curves=data if is_curve else curves,
-        law=None if law is None else resolve(law), choice=choice,
+        law=resolve(law) if isinstance(law, str | Law) else law, choice=choice,
         params=params, flops=flops, tolerance=tolerance,
         options={"bootstrap": bootstrap, "level": level, "seed": seed},
         isoflop={"correct_bias": correct_bias, "near": near, "on": on},
@@ -118,7 +118,7 @@ class _Source:
 
     runs: pd.DataFrame
     curves: pd.DataFrame | None
-    law: Law | None
+    law: Law | FitResult | None
     choice: Choice | None
     params: str
     flops: str | Callable[[Any], Any]
@@ -163,7 +163,8 @@ class _Source:
             front = self._isoflop("akima" if method == "akima" else "isoflop", self.flops)
         use = _USES.format("parametric frontier")
         if method == "parametric":
-            use = USED if self.law is None else f"{USED} if {self.law.name} is asked for"
+            law = self.law.law if isinstance(self.law, FitResult) else self.law
+            use = USED if law is None else f"{USED} if {law.name} is asked for"
         return replace(front, params=self.params, flops=in_words(self.flops), use=use)
 
     def _parametric(self) -> Frontier:
@@ -171,7 +172,9 @@ class _Source:
         table = counted(self.runs, self.params, flops)
         bootstrap, seed = self.options["bootstrap"], self.options["seed"]
         usual = self.params == "N" and self.flops == "C"
-        if self.law is None and self.choice is not None and usual:
+        if isinstance(self.law, FitResult):
+            fitted = self.law
+        elif self.law is None and self.choice is not None and usual:
             fitted = self.choice.first
         elif self.law is None:
             self.chosen["runs"] = choose(table, bootstrap=bootstrap, seed=seed, alone=True)
