@@ -255,7 +255,9 @@ def _porian(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         rows = runs[(runs[keys] == list(key)).all(axis=1)]  # pyright: ignore
         name = "/".join(key[1:]).removesuffix("/val").removesuffix("/train")  # pyright: ignore
         for kind, tolerance in kinds.items():
-            found = isoflop(rows, kind=kind, bootstrap=20).exponents.set_index("exponent")
+            found = isoflop(rows, kind=kind, law=laws.chinchilla, bootstrap=20).exponents.set_index(
+                "exponent"
+            )
             ours = float(found.loc["N_opt", "value"])  # pyright: ignore
             yield _row(f"a, N_opt ~ C^a: {name} ({kind})", published, ours, tolerance)
 

@@ -56,14 +56,67 @@ def test_the_expected_width_is_achieved_and_beats_the_grid(pilot, target):
     assert made.C <= 3e13 and sum(p.C for p in made.grid) <= 3e13
     rng = np.random.default_rng(0)
     widths = {}
-    for name, points in (("design", made.runs), ("grid", made.grid)):
+    assert made.kind == "optimal"
+    for name, points in made.sets.items():
         values = [aim(refit(loss(points, rng, sigma)), target) for _ in range(60)]
         low, high = np.quantile(values, [0.16, 0.84])
         widths[name] = (high - low) / 2
     # From 60 draws a half-width is known to 12 %; nor is the pilot's law the true one.
-    assert widths["design"] == pytest.approx(made.half_width["design"], rel=0.5)
-    assert widths["grid"] > 1.1 * widths["design"]
+    assert widths["optimal"] == pytest.approx(made.half_width["design"], rel=0.5)
+    assert widths["grid"] > 1.1 * widths["optimal"]
     assert made.half_width["grid"] > 1.15 * made.half_width["design"]
+
+
+def test_every_set_exists_has_equal_cost_and_stays_within_the_limits(pilot):
+    """Limits of D / N cut a rectangle of sizes x horizons; the plain grid then has fewer cells."""
+    for ratio in ((10, 3000), (20, 500), (30, 300)):
+        made = design(pilot, budget=1e13, ratio=ratio, runs=30)
+        assert set(made.sets) == {"optimal", "isoflop", "ladder", "grid"}
+        for kind, points in made.sets.items():
+            assert 3 <= len(points) <= 30, kind
+            assert 0.7e13 < sum(p.C for p in points) <= 1e13, kind
+            assert all(ratio[0] <= p.D / p.N <= ratio[1] for p in points)
+        isoflop = pd.Series([p.C for p in made.sets["isoflop"]])
+        budgets = np.log(isoflop).round(1).nunique()
+        assert len(isoflop) >= 3 * budgets  # several sizes share a budget
+        rungs = np.array([p.D / p.N for p in made.sets["ladder"]])
+        assert rungs.max() < 1.5 * rungs.min()
+    narrow = design(pilot, budget=1e13, ratio=(80, 120), runs=30)
+    assert "isoflop" not in narrow.sets  # no three sizes share a budget within these limits
+    assert "isoFLOP" not in str(narrow) and "grid" in narrow.sets
+
+
+def test_the_best_set_is_taken_and_the_gain_is_against_one_that_exists(pilot):
+    found = {}
+    for target in ("a", "L@1e16"):
+        made = found[target] = design(pilot, budget=3e12, target=target, runs=8)
+        widths = {kind: made.half_width[kind] for kind in made.sets}
+        assert made.half_width["design"] == min(widths.values()) == widths[made.kind]
+        assert made.runs == made.sets[made.kind]
+        assert made.rival in made.sets and made.rival != made.kind
+        shown = str(made)
+        gain = widths[made.rival] / made.half_width["design"]
+        assert f"{gain:.2f} times as wide" in shown
+        assert shown.count("times as wide") == len(made.sets) - 1
+        assert made.record()["sets"].keys() == made.sets.keys()
+
+
+def test_without_a_comparison_the_width_is_the_linearised_one(pilot):
+    plain = design(pilot, budget=3e12, compare=False, runs=10)
+    made = design(pilot, budget=3e12, runs=10)
+    assert plain.runs == made.sets["optimal"] and set(plain.sets) == {"optimal"}
+    assert plain.half_width["design"] == pytest.approx(made.half_width["optimal"], rel=0.6)
+    assert plain.rival is None and plain.grid == ()
+
+
+def test_runs_are_designed_under_the_law_that_predicts_best(tmp_path, sweep, capsys):
+    """The runs follow a law in which sizes that are too small are a bottleneck."""
+    runs, _ = sweep(sizes=(3e3, 1e4, 3e4, 1e5), tokens=(3e5, 1e6, 3e6, 1e7, 3e7))
+    runs["L"] = 1.9 + ((400 / runs["N"]) ** 0.8 + (9e4 / runs["D"]) ** 0.8) ** 0.5
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    words = ["design", str(tmp_path / "runs.csv"), "--budget", "1e13", "--bootstrap", "50"]
+    main([*words, "--most-runs", "8", "--json"])
+    assert json.loads(capsys.readouterr().out)["law"] not in ("chinchilla", "shared_exponent")
 
 
 def test_the_toml_is_a_sweep_of_these_runs(pilot, tmp_path):

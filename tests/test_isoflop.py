@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from exact_fits import exact_fit
 
-from analysis import frontier, load
+from analysis import fit, frontier, laws, load
 from analysis.tables.conventions import counted
 from scaling.cli import main
 from scaling.config import ModelConfig
-from scaling.errors import TableError
+from scaling.errors import ConfigError, TableError
 from scaling.size import flops_per_token, parameters
 
 BUDGETS = (1e10, 1e11, 1e12, 1e13)
@@ -216,3 +217,116 @@ def test_second_approach_of_hoffmann(published):
         # Table A3, approach 2: 400 M parameters at 1.84e19 FLOPs, 1 B at 1.20e20.
         at = front.at(C=[1.84e19, 1.20e20])["N"]
         assert at.tolist() == pytest.approx([4e8, 1e9], rel=0.15)
+
+
+SURFACES = {"Chinchilla": (0.34, 0.28), "Asymmetric": (0.465, 0.155), "Symmetric": (0.31, 0.31)}
+
+
+def surface(alpha, beta, factor, sigma=0.0, seed=0, centre=1.0, points=15):
+    """Budgets of sizes within `factor` of the optimum (or of `centre` times it), and D_opt(C).
+
+    The constants are those of Czech et al. 2026 (arXiv 2603.22339).
+    """
+    A, B, E = 406.4, 410.7, 1.69
+    C = np.repeat(np.geomspace(1e17, 1e21, 5), points)
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    best = G * (C / 6) ** (beta / (alpha + beta))
+    N = centre * best * np.tile(np.geomspace(1 / factor, factor, points), 5)
+    D = C / (6 * N)
+    L = E + A * N**-alpha + B * D**-beta
+    L *= np.exp(sigma * np.random.default_rng(seed).standard_normal(len(L)))
+    optimal = (1e24 / 6) ** (alpha / (alpha + beta)) / G
+    return pd.DataFrame({"N": N, "D": D, "C": C, "L": L}), optimal
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_published_bias_is_reproduced_and_its_correction_removes_it(published, name):
+    """Error of D_opt at 1e24 by width of the grid (Czech et al. 2026), with and without."""
+    file = published / "approach2_bias_openathena2026" / "extrapolation_error_data.csv"
+    rows = pd.read_csv(file).set_index("surface").loc[name]
+    for width, expected in zip(10 ** rows["log_range"], rows["rel_error_pct"], strict=True):
+        table, true = surface(*SURFACES[name], width)
+        how = {"method": "isoflop", "near": np.inf, "on": "raw", "bootstrap": 9}
+        alpha, beta = SURFACES[name]
+        law = exact_fit(
+            laws.chinchilla,
+            {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": alpha, "beta": beta},
+            table,
+        )
+        fronts = [frontier(table, law=law, correct_bias=c, **how) for c in (False, True)]
+        found = [100 * (front.at(C=1e24)["D"][0] / true - 1) for front in fronts]
+        assert found[0] == pytest.approx(expected, abs=1e-3)
+        assert abs(found[1]) < 0.01
+
+
+def test_the_law_that_is_found_corrects_the_bias():
+    table, true = surface(0.34, 0.28, 16)
+    how = {"method": "isoflop", "near": np.inf, "on": "raw", "bootstrap": 9}
+    front = frontier(table, correct_bias=True, **how)
+    assert front.at(C=1e24)["D"][0] == pytest.approx(true, rel=1e-4)
+
+
+def test_intervals_hold_the_bias_and_those_of_a_corrected_frontier_its_uncertainty():
+    """On off-centre wide grids, 90 % intervals of the exponent without the bias miss the truth."""
+    truth, covered = 0.155 / 0.62, {"alone": 0, "plain": 0, "corrected": 0}
+    for seed in range(12):
+        table, _ = surface(0.465, 0.155, 8, sigma=0.002, seed=seed, centre=2.0, points=9)
+        table["N"] *= (table["C"] / 1e19) ** 0.05  # the grid drifts away from the optimum
+        table["D"] = table["C"] / (6 * table["N"])
+        noise = np.exp(0.002 * np.random.default_rng(seed).standard_normal(len(table)))
+        table["L"] = (1.69 + 406.4 * table["N"] ** -0.465 + 410.7 * table["D"] ** -0.155) * noise
+        fitted = fit(laws.chinchilla, table, bootstrap=150)
+        how = {"method": "isoflop", "law": fitted, "bootstrap": 150, "level": 0.9}
+        plain = frontier(table, **how)
+        corrected = frontier(table, correct_bias=True, **how)
+        alone = np.quantile(plain.lines["N"][1:, 1], [0.05, 0.95])
+        covered["alone"] += alone[0] < truth < alone[1]
+        for name, front in (("plain", plain), ("corrected", corrected)):
+            row = exponent(front)
+            covered[name] += row["low"] < truth < row["high"]
+        assert corrected.corrected and not plain.corrected
+        assert exponent(plain)["low"] <= exponent(corrected)["low"] + 1e-12
+        at = plain.at(C=1e22).iloc[0]
+        assert at["N_low"] <= corrected.at(C=1e22)["N"][0] <= at["N_high"]
+    assert covered["alone"] <= 6
+    assert covered["plain"] >= 10 and covered["corrected"] >= 9
+
+
+def test_the_bias_is_measured_on_the_law_that_predicts_best(optimum):
+    """Of runs that follow another law, Chinchilla's gives another bias."""
+    table = isoflop_sets(optimum, factors=np.geomspace(1 / 16, 16, 11))
+    table["L"] = 1.9 + ((400 / table["N"]) ** 0.8 + (9e4 / table["D"]) ** 0.8) ** 0.5
+    front = frontier(table, method="isoflop", bootstrap=20)
+    assert next(iter(front.bias_laws)) != "chinchilla"
+    assert sum(front.bias_laws.values()) == pytest.approx(1)
+    assert f"measured on {next(iter(front.bias_laws))}" in str(front)
+    assert "the intervals hold it" in str(front)
+    asked = frontier(table, method="isoflop", law="chinchilla", bootstrap=20)
+    assert asked.bias_laws == {"chinchilla": 1.0}
+    every = frontier(table, method="all", bootstrap=20)
+    assert every.fronts["isoflop"].bias_laws.keys() <= {"bottleneck", "kaplan_ND", "chinchilla"}
+
+
+def test_the_bias_is_corrected_on_the_command_line(tmp_path, capsys):
+    table = surface(0.34, 0.28, 8)[0]
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    words = ["frontier", str(tmp_path / "runs.csv"), "--method", "isoflop", "--bootstrap", "20"]
+    found = []
+    for more in ((), ("--correct-bias",)):
+        main([*words, "--law", "chinchilla", "--json", *more])
+        found.append(json.loads(capsys.readouterr().out))
+    assert [f["corrected"] for f in found] == [False, True]
+    assert {"exponent_low", "exponent_high", "N_low", "N_high"} < found[0]["bias"].keys()
+    N = [f["optima"][0]["N"] for f in found]
+    assert N[0] / N[1] == pytest.approx(1.029, abs=0.002)
+    main([*words, "--law", "chinchilla", "--correct-bias"])
+    assert "corrected for; the intervals hold its uncertainty" in capsys.readouterr().out
+
+
+def test_without_a_law_the_frontier_says_that_it_is_not_corrected(optimum):
+    sets = isoflop_sets(optimum, factors=np.geomspace(0.2, 5, 7))
+    front = frontier(sets, method="isoflop", law="kaplan_N", correct_bias=True, bootstrap=5)
+    assert front.bias is None and not front.corrected
+    assert any("is not corrected for it" in line for line in front.status)
+    with pytest.raises(ConfigError, match=r"near=0\.5 must be above 1"):
+        frontier(sets, method="isoflop", near=0.5)

@@ -26,7 +26,7 @@ from analysis.frontiers.choice import Choice
 from analysis.frontiers.frontier import USED
 from analysis.frontiers.frontier import frontier as fit_frontier
 from analysis.frontiers.isoflop import isoflop as fit_isoflop
-from analysis.frontiers.isoflop import parabola
+from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.in_words import interval

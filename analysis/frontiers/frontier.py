@@ -12,7 +12,7 @@ parametric   least loss of a fitted law of N and D at fixed compute (Hoffmann et
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,6 +25,7 @@ from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.isoflop import isoflop
+from analysis.frontiers.isoflop_curve import NEAR
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws import Law, resolve
@@ -44,7 +45,7 @@ def frontier(
     *,
     method: Method | None = None,
     curves: pd.DataFrame | None = None,
-    law: Law | str | None = None,
+    law: Law | str | FitResult | None = None,
     choice: Choice | None = None,
     params: str = "N",
     flops: str | Callable[[Any], Any] = "C",
@@ -52,6 +53,9 @@ def frontier(
     level: float = 0.95,
     seed: int = 0,
     tolerance: float | None = None,
+    correct_bias: bool = False,
+    near: float = NEAR,
+    on: Literal["log", "raw"] = "log",
 ) -> Frontier | Comparison:
     """Fit the compute-optimal frontier of runs, of learning curves, or of a law of N and D.
 
@@ -60,18 +64,22 @@ def frontier(
     method   'envelope', 'isoflop', 'akima', 'parametric', or 'all' for a Comparison. The default
              is the envelope for curves, and parametric otherwise.
     curves   The learning curves of the runs in `data`, for the envelope within 'all'.
-    law      The law that the parametric method fits to runs. The default is the one that
-             predicts the larger runs best (:func:`analysis.frontiers.choice.choose`).
+    law      The law that the parametric method fits to runs, and that the bias of isoFLOP methods
+             is measured on, or a fit of it. The default is the one that predicts the larger runs
+             best (:func:`analysis.frontiers.choice.choose`).
     choice   The laws that were chosen and fitted already, in place of `law`.
     params   What N counts: a column, or N_total, N_kaplan, N_head from the shape.
     flops    What C counts: a column, '6 N_total D', or C_kaplan, C_chinchilla, C_matmul from the
              shape (see analysis.tables.conventions). The parametric method also takes a function
              of N that returns the FLOPs per token.
     tolerance  How far apart, relatively, the C of one isoFLOP budget may lie (see `isoflop`).
+    correct_bias  Subtract the bias that isoFLOP methods have on the law.
+    near, on  The sizes that a parabola uses, and whether it is one of ln L or of L (see `isoflop`).
 
     Intervals are percentile bootstraps: of whole runs (envelope, parametric), or of the noise about
     each minimum (isoflop, akima; scaled up if the minima scatter more than that). They hold the
-    estimate, and an exponent that the data do not identify has infinite ends. Raises TableError,
+    estimate, and an exponent that the data do not identify has infinite ends. Intervals of isoFLOP
+    methods hold the method's bias or, if it is corrected, its uncertainty. Raises TableError,
     which names what is missing, if the data do not allow the method.
     """
     check_draws(bootstrap, seed)
@@ -96,9 +104,10 @@ def frontier(
     source = _Source(
         runs=_last_evaluations(data) if is_curve else data,
         curves=data if is_curve else curves,
-        law=None if law is None else resolve(law), choice=choice,
+        law=resolve(law) if isinstance(law, str | Law) else law, choice=choice,
         params=params, flops=flops, tolerance=tolerance,
         options={"bootstrap": bootstrap, "level": level, "seed": seed},
+        isoflop={"correct_bias": correct_bias, "near": near, "on": on},
     )  # fmt: skip
     return source.every_method() if method == "all" else source.by(method)
 
@@ -109,21 +118,27 @@ class _Source:
 
     runs: pd.DataFrame
     curves: pd.DataFrame | None
-    law: Law | None
+    law: Law | FitResult | None
     choice: Choice | None
     params: str
     flops: str | Callable[[Any], Any]
     tolerance: float | None
     options: dict[str, Any]
     """The arguments bootstrap, level and seed."""
+    isoflop: dict[str, Any]
+    """The arguments correct_bias, near and on of isoFLOP methods."""
+    chosen: dict[str, Choice] = field(default_factory=dict)
+    """The choice of the laws for the runs, once it is made."""
 
     def every_method(self) -> Comparison:
         fronts, skipped = {}, {}
-        for method in METHODS:
+        for method in reversed(METHODS):  # the law of the parametric one is that of the biases
             try:
                 fronts[method] = self.by(method)
             except (TableError, FitError) as error:
                 skipped[method] = str(error)
+        fronts = {method: fronts[method] for method in METHODS if method in fronts}
+        skipped = {method: skipped[method] for method in METHODS if method in skipped}
         if not fronts:
             raise TableError("no method works on these data: " + " | ".join(skipped.values()))
         if "parametric" not in fronts and "envelope" in fronts:  # as `scaling summary` plans
@@ -148,7 +163,8 @@ class _Source:
             front = self._isoflop("akima" if method == "akima" else "isoflop", self.flops)
         use = _USES.format("parametric frontier")
         if method == "parametric":
-            use = USED if self.law is None else f"{USED} if {self.law.name} is asked for"
+            law = self.law.law if isinstance(self.law, FitResult) else self.law
+            use = USED if law is None else f"{USED} if {law.name} is asked for"
         return replace(front, params=self.params, flops=in_words(self.flops), use=use)
 
     def _parametric(self) -> Frontier:
@@ -156,10 +172,13 @@ class _Source:
         table = counted(self.runs, self.params, flops)
         bootstrap, seed = self.options["bootstrap"], self.options["seed"]
         usual = self.params == "N" and self.flops == "C"
-        if self.law is None and self.choice is not None and usual:
+        if isinstance(self.law, FitResult):
+            fitted = self.law
+        elif self.law is None and self.choice is not None and usual:
             fitted = self.choice.first
         elif self.law is None:
-            fitted = choose(table, bootstrap=bootstrap, seed=seed, alone=True).first
+            self.chosen["runs"] = choose(table, bootstrap=bootstrap, seed=seed, alone=True)
+            fitted = self.chosen["runs"].first
         else:
             fitted = fit(self.law, table, bootstrap=bootstrap, seed=seed)
         flops_of = per_token(table) if isinstance(self.flops, str) else self.flops
@@ -179,12 +198,18 @@ class _Source:
         Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its
         runs.
         """
-        table = counted(self.runs, self.params, flops)
+        table = runs = counted(self.runs, self.params, flops)
         if self.curves is not None and not budgets_of(table):
             table = slices(counted(self.curves, self.params, flops))
         elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
             table = slices(table.assign(run_id=table["N"].astype(str)))
-        return isoflop(table, kind=kind, tolerance=self.tolerance, **self.options)
+        law = self.law
+        if law is None and table is runs:
+            usual = self.params == "N" and flops == "C"
+            law = self.choice if self.choice is not None and usual else self.chosen.get("runs")
+        return isoflop(
+            table, kind=kind, tolerance=self.tolerance, law=law, **self.isoflop, **self.options
+        )
 
 
 def _last_evaluations(curves: pd.DataFrame) -> pd.DataFrame:

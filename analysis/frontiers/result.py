@@ -47,7 +47,14 @@ class Frontier:
     """Training FLOPs per token at N parameters."""
     bias: dict[str, float] | None = None
     """What an isoFLOP method adds to the exponent of N_opt and, relatively, to N in the middle of
-    the budgets, measured on a law fitted to the same runs. It is not corrected for."""
+    the budgets, with the ends of their intervals (exponent_low, ...)."""
+    corrected: bool = False
+    """Whether the bias is subtracted."""
+    unbiased: dict[str, np.ndarray] | None = field(default=None, repr=False)
+    """The lines with the bias subtracted, if `lines` are not corrected although it is known.
+    Intervals then hold those of both."""
+    bias_laws: dict[str, float] = field(default_factory=dict, repr=False)
+    """The laws that the bias is measured on, with the weight of each; the first gives its value."""
     served: float = 0.0
     """Tokens of inference at 2 N FLOPs each, which C then counts too (parametric only)."""
     sets: tuple[pd.DataFrame, ...] = field(default=(), repr=False)
@@ -75,11 +82,12 @@ class Frontier:
             raise ConfigError(f"C={wrong:g} must be positive and finite [FLOPs].")
         if self.fit is not None:
             return optima_of(self.fit, C, self.per_token, self.served)
+        return self._on_lines(self.lines, C)
+
+    def _on_lines(self, lines: dict[str, np.ndarray], C: np.ndarray) -> dict[str, np.ndarray]:
         x = np.log(C) - self.centre
         with np.errstate(over="ignore"):  # a resample's line may be steep
-            return {
-                name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in self.lines.items()
-            }
+            return {name: np.exp(line[:, :1] + line[:, 1:] * x) for name, line in lines.items()}
 
     def at(self, *, C: Any) -> pd.DataFrame:
         """Return N, D and L at C [FLOPs] with intervals (N_low, N_high, ...), one row per C.
@@ -89,8 +97,11 @@ class Frontier:
         C = np.atleast_1d(np.asarray(C, float))
         low, high = self.ranges["C"]
         table: dict[str, Any] = {"C": C}
+        others = {} if self.unbiased is None else self._on_lines(self.unbiased, C)
         for name, values in self.draws(C).items():
             least, most = interval_of(values, self.level)
+            if name in others:
+                least, most = hull((least, most), interval_of(others[name], self.level))
             least = np.maximum(least, 0.0)
             table |= {name: values[0], f"{name}_low": least, f"{name}_high": most}
         table["beyond"] = np.maximum(1.0, np.maximum(C / high, low / C))
@@ -106,8 +117,11 @@ class Frontier:
         slopes = {f"{name}_opt": line[:, 1] for name, line in self.lines.items()}
         if self.fit is not None and "E" in self.fit.params:
             slopes["L_opt - E"] = self._above_floor()
+        unbiased = {f"{k}_opt": v[:, 1] for k, v in (self.unbiased or {}).items()}
         for name, slope in slopes.items():
             low, high = exponent_interval(slope, self.level)
+            if name in unbiased:
+                low, high = hull((low, high), exponent_interval(unbiased[name], self.level))
             rows.append((name, slope[0], low, high, self.method, self.convention))
         columns = ["exponent", "value", "low", "high", "method", "convention"]
         return pd.DataFrame(rows, columns=columns)
@@ -134,6 +148,8 @@ class Frontier:
             "params": {"column": self.params, "counts": meaning(self.params)},
             "flops": {"column": self.flops, "counts": meaning(self.flops)},
             "bias": self.bias,
+            "corrected": self.corrected,
+            "bias_laws": self.bias_laws,
             "exponents": finite([self._exponent_record(row) for row in rows.to_dict("records")]),
             "coefficients": finite({name: self.coefficient(name) for name in self.lines}),
             "optima": finite(self.optima.to_dict("records")),
@@ -151,6 +167,24 @@ class Frontier:
             return row
         return row | {"reason": interval(row["low"], row["high"], "").strip("[]")}
 
+    def _bias_in_words(self, bias: dict[str, float]) -> str:
+        """Return the bias with its interval, and what was done about it."""
+        if self.corrected:
+            done = "corrected for; the intervals hold its uncertainty"
+        elif self.unbiased is not None:
+            done = "not corrected; the intervals hold it (--correct-bias subtracts it)"
+        else:
+            done = "not corrected"
+        slope = f"{bias['exponent']:+.3f}"
+        ends = [bias.get(f"exponent_{end}", np.nan) for end in ("low", "high")]
+        if np.isfinite(ends).all():
+            slope += f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+        law = next(iter(self.bias_laws), "a law")
+        return (
+            f"bias of the method: {slope} in the exponent, {bias['N']:+.1%} in N (measured on "
+            f"{law}, fitted to the same runs; {done})"
+        )
+
     def _repr_html_(self) -> str:
         return notebook.frontier(self)
 
@@ -160,10 +194,7 @@ class Frontier:
             power = f"{row.exponent:<9} ~ C^{row.value:<7.3f}"
             shown.append(f"  {power} {interval(row.low, row.high, '.3f')}")
         if self.bias is not None:
-            shown.append(
-                f"  bias of the method: {self.bias['exponent']:+.3f} in the exponent, "
-                f"{self.bias['N']:+.1%} in N (on a law fitted to the same runs; not corrected)"
-            )
+            shown.append(f"  {self._bias_in_words(self.bias)}")
         low, high = self.ranges["C"]
         shown.append(f"  from C = {low:.2g} to {high:.2g} FLOPs; {self.level:.0%} intervals")
         shown += [f"  {self.use}"] if self.use else []
@@ -209,6 +240,11 @@ def interval_of(draws: np.ndarray, level: float) -> tuple[Any, Any]:
     Without any draws, both ends are nan.
     """
     return containing(draws[0], *open_interval(draws[1:], level))
+
+
+def hull(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the least and the greatest end of two intervals; nan, which is unknown, is ignored."""
+    return np.fmin(one[0], other[0]), np.fmax(one[1], other[1])
 
 
 def exponent_interval(slopes: np.ndarray, level: float) -> tuple[float, float]:

@@ -155,6 +155,7 @@ def _cheapest_sufficient(result: FitResult, due: DueRound) -> ChosenRuns:
                 runs=options.runs,
                 points=points,
                 seeds=due.left,
+                compare=False,
             )
         except (FitError, TableError, ConfigError):
             if picks:  # half the FLOPs pay for no run

@@ -5,25 +5,30 @@ information on its parameters, where J is the law's gradient, and the variance o
 gradient g is g' M^-1 g (c-optimality; for a predicted loss that is I-optimality at one point;
 Atkinson, Donev and Tobias 2007, Optimum Experimental Designs, with SAS, chapters 9, 10 and 17).
 As the law is not known, the criterion is averaged over the bootstrap distribution of its
-parameters.
+parameters. The design is then compared by simulation with an isoFLOP set, a ladder and a plain grid
+of equal cost, and the best of them is taken.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.arguments import expect
 from analysis.fitting.checks import check_level
 from analysis.fitting.result import Estimate, FitResult
 from analysis.laws import Law
-from analysis.planning.design_candidates import candidates, plain_grid, rate_checks
+from analysis.planning.design_alternatives import KINDS
+from analysis.planning.design_candidates import Candidates, rate_checks
+from analysis.planning.design_comparison import linearised_widths, rivals, simulated_widths
+from analysis.planning.design_law import LEAST_GRADIENT
+from analysis.planning.design_simulation import Simulation
 from analysis.planning.design_spec import (
     NOTE,
     Point,
@@ -45,6 +50,8 @@ from scaling.config import ModelConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.table import LARGEST, sensible
 
+_LISTS = ("runs", "grid", "sets", "checks")
+"""Entries of a record that a spec's comment leaves out."""
 _PRIOR_SD = 3.0
 """Standard deviation, in logarithms, of the prior of each parameter before any run."""
 FAR = 1000.0
@@ -60,11 +67,15 @@ class Design:
     'ln alpha' or the like, for a parameter of the law."""
     law: str
     runs: tuple[Point, ...]
-    grid: tuple[Point, ...]
-    """A plain grid of sizes x horizons at the same cost."""
+    sets: dict[str, tuple[Point, ...]]
+    """The compared sets of runs of about equal cost: the 'optimal' design and, if the limits allow
+    them, an 'isoflop' set, a 'ladder' (sizes at one D / N) and a plain 'grid'."""
+    kind: str
+    """Which of them `runs` is: the one of least expected half-width."""
     half_width: dict[str, Any]
-    """Expected half-width of the target's interval with 'nothing more', the 'grid' and the
-    'design' (for L, N and parameters: of their logarithms); None without any runs."""
+    """Expected half-width of the target's interval with 'nothing more', with each of the sets, and
+    with the 'design' that is taken (for L, N and parameters: of their logarithms); None without
+    any runs."""
     value: float
     """The target under the present fit."""
     budget: float
@@ -77,6 +88,17 @@ class Design:
     """Fields of RunConfig that all runs share."""
     checks: tuple[tuple[Point, float], ...] = ()
     """Runs that are repeated at another learning rate: (run, factor)."""
+
+    @property
+    def grid(self) -> tuple[Point, ...]:
+        """The plain grid of sizes x horizons; empty if the limits allow none."""
+        return self.sets.get("grid", ())
+
+    @property
+    def rival(self) -> str | None:
+        """The best of the other sets; None if there is no other."""
+        others = [kind for kind in self.sets if kind != self.kind]
+        return min(others, key=lambda kind: self.half_width[kind], default=None)
 
     @property
     def C(self) -> float:
@@ -101,7 +123,13 @@ class Design:
             "half_width": self.half_width, "budget": self.budget, "C": self.C,
             "noise": self.noise, "kept": self.kept,
             "runs": self.table().to_dict("records"),
+            "kind": self.kind,
+            "rival": self.rival,
             "grid": [{"N": p.N, "D": p.D, "C": p.C} for p in self.grid],
+            "sets": {
+                kind: [{"N": p.N, "D": p.D, "C": p.C} for p in points]
+                for kind, points in self.sets.items()
+            },
             "checks": [{"N": p.N, "D": p.D, "times_lr": factor} for p, factor in self.checks],
         }  # fmt: skip
 
@@ -114,9 +142,9 @@ class Design:
         lines = [
             f"{len(self.runs)} runs of {self.C:.3g} FLOPs in all, for {what} under {self.law}",
             f"  now          {self.value:.4g} {now}",
-            f"  these runs   +- {w['design']:.2g} expected{counted} ({self.level:.0%})",
-            f"  plain grid   +- {w['grid']:.2g} expected, {len(self.grid)} runs of "
-            f"{sum(p.C for p in self.grid):.3g} FLOPs: {w['grid'] / w['design']:.2f} times as wide",
+            f"  these runs   +- {w['design']:.2g} expected{counted} ({self.level:.0%}): "
+            f"{KINDS[self.kind]}",
+            *self._others(),
             self.table().to_string(index=False, float_format="{:.3g}".format),
         ]
         if self.checks:
@@ -124,9 +152,20 @@ class Design:
             lines.append(f"learning rates checked: {checks}")
         return "\n".join(lines)
 
+    def _others(self) -> list[str]:
+        """Return a line per other set: its half-width, and how much wider that is."""
+        w = self.half_width
+        return [
+            f"  {KINDS[kind]:<14} +- {w[kind]:.2g}, {len(self.sets[kind])} runs of "
+            f"{sum(p.C for p in self.sets[kind]):.3g} FLOPs: "
+            f"{w[kind] / w['design']:.2f} times as wide"
+            for kind in sorted(self.sets, key=lambda kind: w[kind])
+            if kind != self.kind
+        ]
+
     def toml(self, name: str) -> str:
         """Return the spec of a sweep of these runs, with the expectation as a comment."""
-        note = {k: v for k, v in self.record().items() if k not in ("runs", "grid", "checks")}
+        note = {k: v for k, v in self.record().items() if k not in _LISTS}
         lines = [
             f"# {NOTE}{json.dumps(note)}",
             f'name = "{name}"',
@@ -166,15 +205,16 @@ class Achieved(NamedTuple):
     expected: float
     """Half-width expected of the design."""
     grid: float
-    """Half-width expected of the plain grid."""
+    """Half-width expected of the plain grid; nan if there was none."""
     achieved: Estimate
 
     def __str__(self) -> str:
         half = (self.achieved.high - self.achieved.low) / 2
+        grid = f" (a plain grid: {self.grid:.2g})" if math.isfinite(self.grid) else ""
         return (
             f"{self.target}: before {self.before:.4g}; after {self.achieved.value:.4g} "
             f"[{self.achieved.low:.4g}, {self.achieved.high:.4g}], a half-width of {half:.2g} "
-            f"where {self.expected:.2g} was expected (a plain grid: {self.grid:.2g}): "
+            f"where {self.expected:.2g} was expected{grid}: "
             f"{half / self.expected:.2f} times"
         )
 
@@ -187,7 +227,9 @@ def achieved(result: FitResult, toml: str) -> Achieved:
         lambda p: target({k: np.atleast_1d(v) for k, v in p.items()}), note["level"]
     )
     w = note["half_width"]
-    return Achieved(note["target"], note["value"], w["design"], w["grid"], found)
+    grid = w.get("grid")
+    grid = math.nan if grid is None else grid
+    return Achieved(note["target"], note["value"], w["design"], grid, found)
 
 
 # ------------------------------------------------------------------ the design
@@ -210,6 +252,7 @@ def design(
     noise: float | None = None,
     level: float = 0.95,
     seed: int = 0,
+    compare: bool = True,
 ) -> Design:
     """Choose the runs of at most `budget` FLOPs that make the interval of `target` narrowest.
 
@@ -231,6 +274,9 @@ def design(
     ratio   smallest and largest D / N; by default those of the data. The law is trusted within
             these ranges. No run takes more than half of the budget.
     noise   standard deviation of ln L about the law; by default that of the fit's residuals.
+    compare  compare the optimal design with an isoFLOP set, a ladder and a plain grid of about
+            equal cost, by simulation on the law, and return the best. Without it, the optimal
+            design is returned with the half-width of its linearisation.
 
     Raises ConfigError for an impossible law, budget, range or target.
     """
@@ -243,38 +289,31 @@ def design(
     draws, gradient = _target_gradient(law, aim, target, draws_of(result, seed))
     sigma = _noise(result, noise)
     base = shared_fields(result.runs)
-    if points is None:
-        ranges = {"N": N, "D": D, "ratio": ratio}
-        points = candidates(result.runs, budget, models=models, ranges=ranges, base=base)
+    allowed = Candidates.among(points) if points is not None else Candidates.within(
+        result.runs, budget, models=models, ranges={"N": N, "D": D, "ratio": ratio}, base=base
+    )  # fmt: skip
+    points = allowed.points
     checked = rate_checks(points, budget) if checks else ()
     room = budget - sum(p.C for p, _ in checked)
-    problem = DesignProblem(
-        J=information(law, draws, [p.N for p in points], [p.D for p in points]) / sigma,
-        g=gradient,
-        prior=_prior(result, draws, sigma, keep=keep),
-        cost=np.array([p.C for p in points]),
-        budget=room,
-        seeds=np.asarray(seeds),
-        most=runs,
-    )
+    prior = _prior(result, draws, sigma, keep=keep)
+    problem = _problem(law, draws, points, sigma, gradient, prior, room, seeds, runs)
     progress.step("choosing the runs of the design")
     chosen = _solve(problem, budget)
-    grid = plain_grid(points, room, len(chosen))
-    rows = {"nothing more": np.array([], int), "grid": grid, "design": chosen}
+    sets = {"optimal": tuple(_numbered(points, chosen))}
+    kept = result.n if keep else 0
+    if compare:
+        sets |= rivals(result, problem, allowed, draws, sigma)
+        simulated = Simulation.of(result, aim, sigma, _PRIOR_SD, seed, kept=keep)
+        widths = simulated_widths(simulated, sets, level, kept=kept)
+    else:
+        widths = linearised_widths(problem, chosen, level, kept=kept)
+    kind = min(sets, key=lambda each: widths[each] or math.inf)
     return Design(
-        target=target,
-        law=law.name,
-        runs=tuple(_numbered(points, chosen)),
-        grid=tuple(points[i] for i in grid.tolist()),
-        half_width=_half_widths(problem, rows, level, kept=result.n if keep else 0),
+        target=target, law=law.name, runs=sets[kind], sets=sets, kind=kind, budget=budget,
+        half_width=widths | {"design": widths[kind]}, level=level, noise=float(sigma), kept=keep,
         value=float(aim({p: np.array([v]) for p, v in result.params.items()})[0]),
-        budget=budget,
-        level=level,
-        noise=float(sigma),
-        kept=keep,
-        base=base,
-        checks=checked,
-    )
+        base=base, checks=checked,
+    )  # fmt: skip
 
 
 def _check_request(law: Law, budget: float, **counts: int | Sequence[int]) -> None:
@@ -326,7 +365,7 @@ def _target_gradient(
             f"{target} does not exist under {law.name} as fitted, or in hardly any resample: fit "
             "another law, or choose another target."
         )
-    if np.abs(gradient).max() < 1e-3:
+    if np.abs(gradient).max() < LEAST_GRADIENT:
         raise ConfigError(
             f"{target} is the same for all parameters of {law.name}: nothing to learn."
         )
@@ -345,6 +384,29 @@ def _prior(
     return prior + np.einsum("kni,knj->kij", so_far, so_far) / sigma**2
 
 
+def _problem(
+    law: Law,
+    draws: Mapping[str, np.ndarray],
+    points: Sequence[Point],
+    sigma: float,
+    gradient: np.ndarray,
+    prior: np.ndarray,
+    room: float,
+    seeds: int | Sequence[int],
+    most: int,
+) -> DesignProblem:
+    """Return the problem of choosing among these points."""
+    return DesignProblem(
+        J=information(law, draws, [p.N for p in points], [p.D for p in points]) / sigma,
+        g=gradient,
+        prior=prior,
+        cost=np.array([p.C for p in points]),
+        budget=room,
+        seeds=np.asarray(seeds),
+        most=most,
+    )
+
+
 def _solve(problem: DesignProblem, budget: float) -> np.ndarray:
     """Return the indices of the chosen runs. Raises ConfigError if the budget pays for none."""
     chosen = problem.solve()
@@ -354,19 +416,6 @@ def _solve(problem: DesignProblem, budget: float) -> np.ndarray:
             f"{problem.cost.min():.3g}. Give more, or lower N or D."
         )
     return chosen
-
-
-def _half_widths(
-    problem: DesignProblem, rows: Mapping[str, np.ndarray], level: float, *, kept: int
-) -> dict[str, float | None]:
-    """Return the expected half-width for each choice of runs, beside `kept` earlier runs."""
-    widths: dict[str, float | None] = {}
-    for name, chosen in rows.items():
-        freedom = len(chosen) + kept - problem.g.shape[1]
-        factor = special.stdtrit(max(freedom, 1), (1 + level) / 2)
-        some = len(chosen) or kept
-        widths[name] = float(factor * problem.width(chosen)) if some else None
-    return widths
 
 
 def _numbered(points: Sequence[Point], chosen: np.ndarray) -> list[Point]:

@@ -31,6 +31,9 @@ def frontier(
     params: str = "N",
     flops: str = "C",
     tolerance: float | None = None,
+    correct_bias: bool = False,
+    near: float = 8.0,
+    on: Literal["log", "raw"] = "log",
     critical: Critical = None,
     map: Map = (),
     where: Where = None,
@@ -47,6 +50,7 @@ def frontier(
 
     Example: scaling frontier results/quickstart
     Example: scaling frontier results/quickstart --method isoflop
+    Example: scaling frontier results/quickstart --method isoflop --correct-bias
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id); several
@@ -55,14 +59,20 @@ def frontier(
             curves by parabola (isoflop) or by Akima interpolation (akima), a fitted law
             (parametric), or each of these that the data allow (all). kaplan: exponents of N, B, S
             and D in C_min, from learning curves at three or more batch sizes.
-        law: Law that the parametric method fits. Default: the law that predicts the largest of
-            these runs best, as for `scaling plan`.
+        law: Law that the parametric method fits, and that the bias of isoFLOP methods is measured
+            on. Default: the law that predicts the largest of these runs best, as for `scaling
+            plan`.
         params: Parameter count to use as N: a column, or N_total, N_kaplan or N_head computed from
             the model shape.
         flops: FLOP count to use as C: a column, "6 N_total D", or C_kaplan, C_chinchilla or
             C_matmul computed from the model shape.
         tolerance: Largest relative difference in C among runs of one isoFLOP budget, such as 0.1.
             Default: the smallest of several values that groups nearly all runs.
+        correct_bias: Subtract the bias that an isoFLOP method has on the law. Without it, the
+            intervals hold the bias.
+        near: An isoFLOP parabola uses the sizes within this factor of the best one, and at least
+            five.
+        on: What an isoFLOP curve is fitted to: ln L (log) or L (raw).
         bootstrap: Number of bootstrap draws for the intervals.
     """
     from analysis import frontier as frontier_of
@@ -79,12 +89,8 @@ def frontier(
             raise ConfigError(
                 "--latex is not available for --method kaplan; leave it out, or use --json."
             )
-        from analysis import load
-        from analysis.critical_batch import contours, critical_batch, efficient
-
         points = runs if curves is None else curves
-        of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
-        exponents = efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
+        exponents = _kaplan(points, critical, bootstrap=bootstrap, level=level, seed=seed)
         show_json(exponents.record()) if json else show(exponents)
         return
     found = frontier_of(
@@ -95,6 +101,9 @@ def frontier(
         params=params,
         flops=flops,
         tolerance=tolerance,
+        correct_bias=correct_bias,
+        near=near,
+        on=on,
         bootstrap=bootstrap,
         level=level,
         seed=seed,
@@ -105,6 +114,15 @@ def frontier(
         show(tabular(found.exponents))
         return
     show_json(found.record()) if json else show(found)
+
+
+def _kaplan(points: Any, critical: Path | None, *, bootstrap: int, level: float, seed: int) -> Any:
+    """Return the exponents of N, B, S and D in C_min."""
+    from analysis import load
+    from analysis.critical_batch import contours, critical_batch, efficient
+
+    of = critical and critical_batch(contours(load(critical, curves=True)), seed=seed)
+    return efficient(points, of, bootstrap=bootstrap, level=level, seed=seed)
 
 
 def plan(
@@ -270,7 +288,7 @@ def design(
     *,
     budget: float | None = None,
     target: str = "a",
-    law: str = "chinchilla",
+    law: str | None = None,
     out: Path | None = None,
     achieved: Path | None = None,
     alone: bool = False,
@@ -293,6 +311,9 @@ def design(
 ) -> None:
     """Choose the next runs that make one quantity as certain as a budget allows.
 
+    The optimal design is compared with an isoFLOP set, a ladder and a plain grid of about equal
+    cost by simulation on the law, and the best of them is taken.
+
     Example: scaling design results/quickstart --budget 1e16 --out next.toml
 
     Args:
@@ -301,7 +322,8 @@ def design(
         target: Quantity to determine: a, the exponent of N_opt; L@1e18 or N@1e18, the optimal loss
             or model size at 1e18 FLOPs; L or N, the same at 1000 times the budget; or a parameter
             of the law, such as alpha.
-        law: Law of N and D to fit.
+        law: Law of N and D to fit. Default: the law that predicts the largest of these runs best,
+            among those that have the target.
         out: Output file: the spec of the designed sweep (TOML), for `scaling sweep`.
         achieved: Results folder of a sweep designed by this command, whose spec is given as --out.
             Print its expected and its achieved interval and design nothing.
@@ -320,26 +342,29 @@ def design(
     import analysis.planning.design as designs
     from analysis import fit as fit_law
     from analysis import laws as all_laws
-    from analysis.planning.design_spec import expected
+    from analysis.frontiers.choice import CANDIDATES
+    from analysis.planning.design_law import best_law
+    from scaling.jsonable import finite
 
-    chosen = all_laws.resolve(law)
+    asked = law and all_laws.resolve(law)
     selection: dict[str, Any] = {
         "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
     }  # fmt: skip
-    so_far = load_rows(results, [chosen], **selection)
     if achieved is not None:
         if out is None:
             raise ConfigError("--achieved needs --out, the spec that `scaling design` wrote.")
-        text, new = _text(out), load_rows([achieved], [chosen], **selection)
-        if expected(text)["kept"]:
-            new = _together(so_far, new, achieved)
-        found = designs.achieved(fit_law(chosen, new, bootstrap=bootstrap, seed=seed), text)
-        show_json(found._asdict()) if json else show(found)
+        found = _achieved(
+            results, achieved, _text(out), asked, selection, bootstrap=bootstrap, seed=seed
+        )
+        show_json(finite(found._asdict())) if json else show(found)
         return
     if budget is None:
         raise ConfigError("`scaling design` needs --budget, the FLOPs of the whole sweep.")
+    so_far = load_rows(results, [asked] if asked else CANDIDATES, **selection)
     made = designs.design(
-        fit_law(chosen, so_far, bootstrap=bootstrap, seed=seed),
+        fit_law(asked, so_far, bootstrap=bootstrap, seed=seed)
+        if asked
+        else best_law(so_far, target, bootstrap=bootstrap, seed=seed),
         budget=budget, target=target, keep=not alone, runs=most_runs, seeds=seeds, checks=check_lr,
         N=params, D=tokens, ratio=tokens_per_parameter, noise=noise, level=level, seed=seed,
     )  # fmt: skip
@@ -348,6 +373,30 @@ def design(
     show_json(made.record()) if json else show(made)
     if out is not None and not json:
         show(f"{out}: train it with `scaling sweep {out}`.")
+
+
+def _achieved(
+    results: tuple[Path, ...],
+    achieved: Path,
+    spec: str,
+    law: Any,
+    selection: dict[str, Any],
+    *,
+    bootstrap: int,
+    seed: int,
+) -> Any:
+    """Return the target of a designed sweep, given its spec, as it was expected and came out."""
+    from analysis import fit
+    from analysis import laws as all_laws
+    from analysis.planning.design import achieved as achieved_by
+    from analysis.planning.design_spec import expected
+
+    note = expected(spec)
+    law = law or all_laws.resolve(note["law"])
+    so_far, new = (load_rows(each, [law], **selection) for each in (results, [achieved]))
+    if note["kept"]:
+        new = _together(so_far, new, achieved)
+    return achieved_by(fit(law, new, bootstrap=bootstrap, seed=seed), spec)
 
 
 def _together(so_far: Any, new: Any, achieved: Path) -> Any:
