@@ -24,6 +24,7 @@ EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_sp
 SPANS = {
     "N": (1e6, 1e10), "D": (1e8, 1e12), "D_unique": (1e8, 1e12), "C": (1e15, 1e22),
     "S": (1e3, 1e6), "B": (1e4, 1e7), "L": (1.5, 6), "E": (2, 512),
+    "L_0": (2.5, 5), "N_nv": (1e7, 1e10), "N_v": (1e6, 1e9),
 }  # fmt: skip
 TRUTH = EXAMPLES["chinchilla"]
 

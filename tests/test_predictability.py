@@ -1,0 +1,120 @@
+"""Which downstream tasks the loss predicts: synthetic tasks whose answer is known, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import LawError, predictability
+from scaling.errors import TableError
+
+
+def accuracy(L, half, steepness=3.0, floor=0.25, ceiling=0.95):
+    return floor + (ceiling - floor) / (1 + np.exp(steepness * (L - half)))
+
+
+def tasks_of(seed: int, n: int = 60) -> pd.DataFrame:
+    """Tasks of runs with losses between 2.2 and 4.2: what each is, its name says."""
+    rng = np.random.default_rng(seed)
+    L = rng.uniform(2.2, 4.2, n)
+
+    def noise(size: float) -> np.ndarray:
+        return size * rng.standard_normal(n)
+
+    return pd.DataFrame(
+        {
+            "L": L,
+            "predictable": accuracy(L, 2.8) + noise(0.01),
+            "predictable_loss": 1.2 * (L - 1.7) ** 0.8 + 1 + noise(0.02),
+            "noise": 0.4 + noise(0.03),
+            "guessing": 0.25 + noise(0.01),
+            "emerging": np.maximum(0.25, 0.25 + 0.9 * (2.5 - L)) + noise(0.01),
+        }
+    )
+
+
+CHANCE = {
+    "predictable": 0.25,
+    "predictable_loss": None,
+    "noise": 0.25,
+    "guessing": 0.25,
+    "emerging": 0.25,
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tasks_get_the_verdict_that_they_were_made_for(seed):
+    verdicts = predictability(tasks_of(seed), CHANCE)
+    assert {each.task: each.code for each in verdicts} == {
+        "predictable": "predictable",
+        "predictable_loss": "predictable",
+        "noise": "unpredictable",
+        "guessing": "at_chance",
+        "emerging": "emerging",
+    }
+    assert verdicts["predictable"].predictable and verdicts["predictable"].skill > 0.8
+    assert not verdicts["noise"].predictable and not verdicts["noise"].skill_low > 0
+
+
+def test_verdicts_are_plain_words_and_a_table():
+    verdicts = predictability(tasks_of(3), CHANCE)
+    text = str(verdicts)
+    for words in (
+        "predictable: predictable: a law of the loss misses unseen better runs by",
+        "noise: not predictable: no law of the loss beats a constant",
+        "guessing: at chance: no run differs from guessing (0.25)",
+        "emerging: emerging: at chance in runs with a higher loss, above it only in the best",
+    ):
+        assert words in text
+    assert list(verdicts.summary()["task"]) == list(CHANCE) and len(verdicts) == len(CHANCE)
+    assert json.loads(json.dumps(verdicts.record()))[0]["code"] == "predictable"
+
+
+def test_pure_noise_is_rarely_called_predictable():
+    rng = np.random.default_rng(0)
+    runs = pd.DataFrame(0.5 + 0.05 * rng.standard_normal((40, 20))).add_prefix("task_")
+    runs["L"] = rng.uniform(2, 4, 40)
+    verdicts = predictability(runs, [c for c in runs if c != "L"])
+    assert sum(each.predictable for each in verdicts) <= 2
+
+
+def test_a_task_that_gets_worse_with_a_better_loss_is_predictable_too():
+    rng = np.random.default_rng(1)
+    L = rng.uniform(2, 4, 50)
+    runs = pd.DataFrame({"L": L, "inverse": 0.2 + 0.1 * L + 0.01 * rng.standard_normal(50)})
+    assert predictability(runs, "inverse")[0].predictable
+
+
+def test_runs_without_a_score_are_left_out_and_few_runs_get_no_verdict():
+    runs = tasks_of(0)
+    runs.loc[20:, "noise"] = np.nan
+    runs.loc[10:, "guessing"] = np.nan
+    some, few = predictability(runs, ["noise", "guessing"])
+    assert some.runs == 20 and some.code != "too_few"
+    assert few.code == "too_few"
+    assert few.text == "no verdict: 10 runs have both a loss and a score; 15 are needed"
+
+
+def test_bad_input_is_named():
+    runs = tasks_of(0)
+    with pytest.raises(TableError, match="'hellaswag'"):
+        predictability(runs, ["hellaswag"])
+    with pytest.raises(TableError, match="'val_loss'"):
+        predictability(runs, ["noise"], loss="val_loss")
+    with pytest.raises(TableError, match="no task is given"):
+        predictability(runs, [])
+    with pytest.raises(LawError, match="chinchilla"):
+        predictability(runs, ["noise"], law="chinchilla")
+    with pytest.raises(TableError, match="load"):
+        predictability("runs.csv", ["noise"])  # pyright: ignore
+
+
+def test_constant_scores_and_equal_losses_get_a_verdict():
+    runs = pd.DataFrame({"L": np.full(20, 3.0), "flat": np.full(20, 0.25)})
+    flat = predictability(runs, {"flat": 0.25})[0]
+    assert flat.code == "at_chance"
+    runs = runs.assign(L=np.linspace(2, 4, 20))
+    assert predictability(runs, {"flat": 0.25})[0].code == "at_chance"
