@@ -203,6 +203,7 @@ def example_parameters() -> dict[str, dict[str, float]]:
         "downstream_error": {"eps": 0.86, "k": 2.2, "gamma": 0.71},
         "kaplan_floor": dict(p.brandfonbrener2024.fineweb.params),
         "lovelace": {**p.besiroglu2024.params, "P": 0.05, "delta": 0.7, "kappa": 0.5},
+        "overfitting": {**p.besiroglu2024.params, "R_D": 15.0, "P": 0.1, "kappa": 0.5},
         "bryant": {
             "E": 1.7, "L_max": 10.8, "a": 60.0, "b": 250.0, "c": 0.05, "alpha": 0.35,
             "beta": 0.36, "gamma": 0.3, "delta": 0.35,

@@ -45,9 +45,12 @@ CHANCE = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_tasks_get_the_verdict_that_they_were_made_for(seed):
-    verdicts = predictability(tasks_of(seed), CHANCE)
+@pytest.fixture(scope="module")
+def verdicts():
+    return predictability(tasks_of(0), CHANCE)
+
+
+def test_tasks_get_the_verdict_that_they_were_made_for(verdicts):
     assert {each.task: each.code for each in verdicts} == {
         "predictable": "predictable",
         "predictable_loss": "predictable",
@@ -59,8 +62,7 @@ def test_tasks_get_the_verdict_that_they_were_made_for(seed):
     assert not verdicts["noise"].predictable and not verdicts["noise"].skill_low > 0
 
 
-def test_verdicts_are_plain_words_and_a_table():
-    verdicts = predictability(tasks_of(3), CHANCE)
+def test_verdicts_are_plain_words_and_a_table(verdicts):
     text = str(verdicts)
     for words in (
         "predictable: predictable: a law of the loss misses unseen better runs by",
@@ -75,10 +77,10 @@ def test_verdicts_are_plain_words_and_a_table():
 
 def test_pure_noise_is_rarely_called_predictable():
     rng = np.random.default_rng(0)
-    runs = pd.DataFrame(0.5 + 0.05 * rng.standard_normal((40, 20))).add_prefix("task_")
+    runs = pd.DataFrame(0.5 + 0.05 * rng.standard_normal((40, 10))).add_prefix("task_")
     runs["L"] = rng.uniform(2, 4, 40)
-    verdicts = predictability(runs, [c for c in runs if c != "L"])
-    assert sum(each.predictable for each in verdicts) <= 2
+    found = predictability(runs, [c for c in runs if c != "L"])
+    assert sum(each.predictable for each in found) <= 1
 
 
 def test_a_task_that_gets_worse_with_a_better_loss_is_predictable_too():

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from analysis import FitError, fit, laws, published
+from analysis import fit, laws, published
 from analysis.laws.registry import LAWS
+from scaling.errors import TableError
 
 FINEWEB = published.brandfonbrener2024.fineweb
 MOE = published.ludziejewski2025
@@ -59,6 +60,21 @@ def test_without_repetition_nothing_is_lost_and_with_it_another_epoch_can_raise_
     assert (np.diff(decayed) <= 0).all()  # the law whose repeated tokens only lose their worth
 
 
+def test_the_penalty_of_overfitting_saturates_and_can_outweigh_the_worth_of_an_epoch():
+    p = {**published.besiroglu2024.params, "R_D": 15.0, "P": 0.2, "kappa": 0.5}
+    fresh = laws.overfitting.predict(p, N=1e9, D=3e10, D_unique=3e10)
+    assert fresh == pytest.approx(published.besiroglu2024.predict(N=1e9, D=3e10))
+    decayed = {**{k: p[k] for k in published.besiroglu2024.params}, "R_D": 15.0, "R_N": 1e12}
+    at = {"N": 1e8, "D": np.array([2e9, 4e10, 1e12]), "D_unique": 1e9}
+    without = laws.overfitting.predict({**p, "P": 0.0}, **at)
+    assert without == pytest.approx(laws.muennighoff.predict(decayed, **at), rel=1e-6)
+    epochs = np.geomspace(1, 1e4, 200)
+    loss = laws.overfitting.predict(p, N=1e9, D=1e9 * epochs, D_unique=1e9)
+    assert 0 < loss.argmin() < 199 and loss[-1] > loss.min() + 0.01
+    limit = p["E"] + p["A"] * 1e9 ** -p["alpha"] + p["B"] * 16e9 ** -p["beta"] + 0.2
+    assert loss[-1] == pytest.approx(limit, rel=1e-6)
+
+
 def test_the_penalty_of_repetition_is_the_published_term():
     p = REPEATED
     at = {"N": 3e8, "D": 8e9, "D_unique": 1e9}
@@ -73,10 +89,10 @@ def test_bryant_lies_between_its_floor_and_the_loss_of_ignorance():
     L = laws.bryant.predict(p, N=N, D=D, D_unique=D / 4)
     assert p["E"] <= L.min() and L.max() <= p["L_max"]
     assert laws.bryant.predict(p, N=1.0, D=1.0, D_unique=1.0) == pytest.approx(10.8, abs=0.1)
-    rich = {"N": 1e12, "D": 1e14, "D_unique": 1e40}
+    rich, without = {"N": 1e12, "D": 1e14, "D_unique": 1e14}, {**p, "c": 0.0}
     A, B = 9.1 * p["a"], 9.1 * p["b"]
     chinchilla = laws.chinchilla(1e12, 1e14, E=1.7, A=A, B=B, alpha=0.35, beta=0.36)
-    assert laws.bryant.predict(p, **rich) == pytest.approx(chinchilla, abs=1e-4)
+    assert laws.bryant.predict(without, **rich) == pytest.approx(chinchilla, abs=1e-3)
     sizes = laws.bryant.predict(p, N=np.geomspace(1e6, 1e12, 13), D=1e12, D_unique=1e8)
     assert 0 < sizes.argmin() < 12  # too large a model for the data overfits
 
@@ -87,7 +103,7 @@ def test_rectified_is_a_floor_law_without_the_data_that_pre_training_is_worth():
     assert without == pytest.approx(laws.floor_D(D, E=0.8, A=30.0, alpha=0.3))
     # The pre-power phase: flat where D^beta is far below D_l.
     early = laws.rectified(np.array([1.0, 10.0]), E=0.8, B=300.0, D_l=100.0, beta=0.3)
-    assert early == pytest.approx(0.8 + 300 / 100, abs=0.05)
+    assert early == pytest.approx(0.8 + 300 / 100, abs=0.1)
 
 
 def test_the_vocabulary_law_is_the_published_one_in_its_units():
@@ -115,7 +131,7 @@ def test_a_loss_below_zero_is_fitted_on_its_own_scale():
     assert (runs["L_u"] < 0).any()
     found = fit("vocabulary", runs, on="raw", bootstrap=0)
     assert found.params == pytest.approx(dict(published.tao2024.params), rel=1e-3)
-    with pytest.raises(FitError, match="raw"):
+    with pytest.raises(TableError, match="L_u"):
         fit("vocabulary", runs, bootstrap=0)
 
 
@@ -172,6 +188,7 @@ def test_the_logarithm_of_accuracy_is_a_power_law_of_compute():
 
 def test_every_law_of_every_module_is_in_the_registry_once():
     assert len({id(each) for each in LAWS.values()}) == len(LAWS) == len(laws.LAWS)
-    new = {"kaplan_floor", "lovelace", "bryant", "rectified", "vocabulary", "loss_to_loss",
-           "joint_experts", "accuracy_of_loss", "accuracy_C", "accuracy_ND"}  # fmt: skip
+    new = {"kaplan_floor", "lovelace", "overfitting", "bryant", "rectified", "vocabulary",
+           "loss_to_loss", "joint_experts", "accuracy_of_loss", "accuracy_C",
+           "accuracy_ND"}  # fmt: skip
     assert new <= set(LAWS)

@@ -36,7 +36,7 @@ from analysis.laws.forms import (
 from analysis.laws.law import Law, LawError, Range, law
 from analysis.laws.lookup import not_found, resolve, table
 from analysis.laws.registry import LAWS
-from analysis.laws.repeated import bryant, lovelace
+from analysis.laws.repeated import bryant, lovelace, overfitting
 from analysis.laws.vocabulary import vocabulary
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "lovelace",
     "mccandlish",
     "muennighoff",
+    "overfitting",
     "power",
     "rectified",
     "resolve",

@@ -67,3 +67,31 @@ def bryant(N, D, D_unique, *, E, L_max, a, b, c, alpha, beta, gamma, delta):
     U = np.minimum(D, D_unique)
     h = a * N**-alpha + b * D**-beta + c * N**gamma * U**-delta
     return E + (L_max - E) * h / (1 + h)
+
+
+@law(
+    E=FLOOR,
+    A=COEFFICIENT,
+    B=COEFFICIENT,
+    alpha=EXPONENT,
+    beta=EXPONENT,
+    R_D=Range(0.1, 1e3),
+    P=Range(1e-5, 10),
+    kappa=Range(0.1, 3),
+)
+def overfitting(N, D, D_unique, *, E, A, B, alpha, beta, R_D, P, kappa):
+    """L(N, D, U) = E + A / N^alpha + B / (U + U R_D s)^beta + P s (N / U)^kappa, s saturates in D.
+
+    s = 1 - exp(-(D / U - 1) / R_D) rises from 0 for one epoch of U = D_unique tokens to 1 for many.
+    Repeated tokens lose their worth as in `muennighoff`, and as they do, N parameters overfit to U
+    tokens: by P nats per token in the end if there is one token per parameter. Another epoch
+    raises the loss if that outweighs the worth that is left. Without repetition the law is
+    `chinchilla`. Of the laws of repeated data it predicts held-out runs best (182 runs of
+    Muennighoff et al. 2023).
+
+    Source: this package; the worth of repeated tokens of Muennighoff et al. 2023 (arXiv
+    2305.16264) with the capacity penalty of Lovelace et al. 2026 (arXiv 2605.01640)
+    """
+    U = np.minimum(D, D_unique)
+    s = -np.expm1(-(D / U - 1) / R_D)
+    return E + A * N**-alpha + B * (U + U * R_D * s) ** -beta + P * s * (N / U) ** kappa

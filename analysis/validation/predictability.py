@@ -20,7 +20,7 @@ from scaling.table import missing_column
 
 MIN_RUNS = 15
 """Runs that a verdict needs."""
-_BANDS = 6
+_BANDS = 4
 """Number of bands of rising quality that are predicted, each from all worse runs."""
 _BEGIN = 0.4
 """Share of the runs, from the highest loss on, that predict the first band."""
@@ -28,6 +28,8 @@ _DRAWS = 2000
 """Number of bootstrap draws of the held-out runs."""
 _CONFIDENCE = 0.95
 """One-sided confidence that a verdict needs."""
+_SIGNIFICANT = 3.0
+"""Standard errors from the level of guessing that count as a difference."""
 
 Code = Literal["predictable", "emerging", "at_chance", "unpredictable", "too_few"]
 
@@ -108,16 +110,16 @@ def predictability(
         the accuracy of guessing, such as {"hellaswag": 0.25}; None if it is not known.
     loss: the column with the loss; its best form is the loss on the right answers of the task.
     law: a law of L alone, or of L_0 for task losses. None is `accuracy_of_loss` for scores between
-        0 and 1, `loss_to_loss` for others. A straight line in the loss competes with it: at each
-        cut-off, the one that predicts the best of the runs seen so far from the others is used.
+        0 and 1, `loss_to_loss` for others. A straight line in the loss competes with it: each band
+        is predicted by the one of the two that missed the band before it by less.
     seed: seeds the fits and the bootstrap.
 
-    The runs are sorted by loss. Those with the highest losses predict the next ones, in six bands
+    The runs are sorted by loss. Those with the highest losses predict the next ones, in four bands
     of falling loss, so each run is predicted from worse runs only. The law must beat the best
     constant: chance, the mean of the runs seen so far, and the mean of the latest fifth of them. A
     task is called predictable if the lower end of the 95 % bootstrap interval of its skill is above
     zero. Otherwise it is "at chance" (the scores do not differ from guessing), "emerging" (they do
-    in the best runs only) or "unpredictable".
+    in the best runs only, and the runs before did not foretell it) or "unpredictable".
 
     Raises TableError if a column is missing.
     """
@@ -155,12 +157,24 @@ def _judge(
         return _verdict(task, "too_few", n, chance=chance)
     law = law or (accuracy_of_loss if y.min() >= 0 and y.max() <= 1 else loss_to_loss)
     begin, rng = round(_BEGIN * n), np.random.default_rng(seed)
+    trial = np.arange(begin // 2, begin)
+    """Predicted only to choose between line and law for the first band."""
     rules: dict[str, list[np.ndarray]] = {}
-    for band in np.array_split(np.arange(begin, n), _BANDS):
+    better = "line"
+    bands = np.array_split(np.arange(begin, n), _BANDS)
+    for band in (trial, *bands):
         seen = slice(0, band[0])
-        rules.setdefault("law", []).append(_predicted(law, x[seen], y[seen], x[band], chance, seed))
-        for name, value in _constants(y[seen], chance):
-            rules.setdefault(name, []).append(np.full(len(band), value))
+        found = {
+            "line": _line(x[seen], y[seen], x[band]),
+            "law": _of_law(law, x[seen], y[seen], x[band], chance, seed),
+        }
+        usable = np.isfinite(found["law"]).all()
+        if band is not trial:
+            rules.setdefault("law", []).append(found[better if usable else "line"])
+            for name, value in _constants(y[seen], chance):
+                rules.setdefault(name, []).append(np.full(len(band), value))
+        missed = {name: np.sum((y[band] - each) ** 2) for name, each in found.items()}
+        better = "law" if usable and missed["law"] <= missed["line"] else "line"
     errors = {name: (y[begin:] - np.concatenate(parts)) ** 2 for name, parts in rules.items()}
     of_law = errors.pop("law")
     constant = min(errors, key=lambda name: errors[name].mean())
@@ -171,9 +185,14 @@ def _judge(
         )
         skill = 1 - of_law.mean() / errors[constant].mean()
     low = float(np.nanquantile(skills, 1 - _CONFIDENCE)) if np.isfinite(skills).any() else np.nan
+    begins = _begins_to_rise(y, bands, chance)
+    foretold = (
+        begins is None or of_law[begins - begin].mean() < errors[constant][begins - begin].mean()
+    )
+    code = _why_not(y, chance, begins is not None) if not (low > 0 and foretold) else "predictable"
     return _verdict(
         task,
-        "predictable" if low > 0 else _why_not(x, y, chance),
+        code,
         n,
         chance=chance,
         held_out=n - begin,
@@ -191,27 +210,6 @@ def _constants(y: np.ndarray, chance: float | None) -> Iterator[tuple[str, float
         yield "chance", chance
     yield "the mean", float(y.mean())
     yield "the latest runs", float(y[-max(3, len(y) // 5) :].mean())
-
-
-def _predicted(
-    law: Law, x: np.ndarray, y: np.ndarray, at: np.ndarray, chance: float | None, seed: int
-) -> np.ndarray:
-    """Return predictions at losses `at`, of the law or of a straight line.
-
-    The one of the two is used that predicts the quarter of the runs with the lowest loss better
-    from the others.
-    """
-    split = round(0.75 * len(x))
-    inner = {
-        name: rule(x[:split], y[:split], x[split:])
-        for name, rule in (("line", _line), ("law", lambda *a: _of_law(law, *a, chance, seed)))
-    }
-    missed = {name: np.mean((y[split:] - found) ** 2) for name, found in inner.items()}
-    if np.isfinite(missed["law"]) and missed["law"] <= missed["line"]:
-        found = _of_law(law, x, y, at, chance, seed)
-        if np.isfinite(found).all():
-            return found
-    return _line(x, y, at)
 
 
 def _line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -243,29 +241,57 @@ def _of_law(
         return np.full(len(at), np.nan)
 
 
-def _why_not(x: np.ndarray, y: np.ndarray, chance: float | None) -> Code:
-    """Return why a task is not predictable: 'at_chance', 'emerging' or 'unpredictable'.
+def _level(y: np.ndarray, chance: float | None) -> tuple[np.ndarray, float, float]:
+    """Return the worse half of the scores, the level of guessing, and its standard error.
 
-    Without a known chance, the half of the runs with the highest loss stands for it.
+    Without a known chance, the mean of that half stands for it.
     """
-    worse, best = y[: len(y) // 2], y[-max(4, len(y) // 6) :]
-    if chance is None:
-        level, variance = worse.mean(), worse.var(ddof=1) / len(worse)
-    else:
-        level, variance = chance, 0.0
-    noise = max(float(np.var(worse, ddof=1)), float(np.var(best, ddof=1)), 1e-300)
-    rise = (best.mean() - level) / np.sqrt(noise / len(best) + variance)
-    start = abs(worse.mean() - level) / np.sqrt(noise / len(worse))
-    if abs(rise) < 2.5 and start < 2.5:
-        return "at_chance" if chance is not None else "unpredictable"
-    return "emerging" if rise >= 2.5 and start < 2.5 else "unpredictable"
+    worse = y[: len(y) // 2]
+    if chance is not None:
+        return worse, chance, 0.0
+    return worse, float(worse.mean()), float(worse.std(ddof=1) / np.sqrt(len(worse)))
+
+
+def _above(y: np.ndarray, noise: float, level: float, stderr: float) -> float:
+    """Return by how many standard errors the mean of `y` is above a level."""
+    spread = np.hypot(max(noise, float(y.std(ddof=1))) / np.sqrt(len(y)), stderr)
+    return float((y.mean() - level) / max(spread, 1e-12))
+
+
+def _begins_to_rise(
+    y: np.ndarray, bands: list[np.ndarray], chance: float | None
+) -> np.ndarray | None:
+    """Return the band in which the score leaves the level of guessing.
+
+    None if it never does, if the worse half of the runs is not at that level, or drifts.
+    """
+    worse, level, stderr = _level(y, chance)
+    noise = float(worse.std(ddof=1))
+    half = len(worse) // 2
+    at_level = abs(_above(worse, noise, level, 0.0)) < _SIGNIFICANT
+    drift = abs(worse[half:].mean() - worse[:half].mean()) / max(
+        noise * (4 / len(worse)) ** 0.5, 1e-12
+    )
+    if not at_level or drift > _SIGNIFICANT:
+        return None
+    return next((b for b in bands if _above(y[b], noise, level, stderr) > _SIGNIFICANT), None)
+
+
+def _why_not(y: np.ndarray, chance: float | None, rises: bool) -> Code:
+    """Return why a task is not predictable: 'at_chance', 'emerging' or 'unpredictable'."""
+    if rises:
+        return "emerging"
+    worse, level, stderr = _level(y, chance)
+    best, noise = y[len(y) // 2 :], float(worse.std(ddof=1))
+    near = all(abs(_above(part, noise, level, stderr)) < _SIGNIFICANT for part in (worse, best))
+    return "at_chance" if near and chance is not None else "unpredictable"
 
 
 _WORDS: dict[Code, str] = {
     "predictable": "predictable: a law of the loss misses unseen better runs by {error:.3g}, the "
     "best constant ({constant}) by {constant_error:.3g} (skill {skill:.2f}, at least {low:.2f})",
-    "emerging": "emerging: {level} in runs with a higher loss, above it only in the best; too few "
-    "of those to predict better ones (skill {skill:.2f})",
+    "emerging": "emerging: {level} in runs with a higher loss, above it only in the best; the runs "
+    "before the rise did not foretell it (skill {skill:.2f} over all unseen runs)",
     "at_chance": "at chance: no run differs from guessing ({chance}), so these runs cannot say "
     "when it rises",
     "unpredictable": "not predictable: no law of the loss beats a constant ({constant}) on unseen "
