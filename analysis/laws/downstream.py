@@ -24,7 +24,7 @@ def loss_to_loss(L_0, *, K, kappa, E_0, E_1):
     two fits of `kaplan_floor` to determine K and kappa well; :func:`analysis.relate_losses` does
     both.
 
-    Source: Brandfonbrener et al. 2024 (arXiv 2411.12925), section 4
+    Source: Brandfonbrener et al. 2024 (arXiv 2411.12925)
     """
     return K * np.maximum(L_0 - E_0, 1e-12) ** kappa + E_1
 
@@ -43,7 +43,7 @@ def accuracy_of_loss(L, *, floor, ceiling, k, L_half):
     between the two, at L_half nats per token, the curve falls by k (ceiling - floor) / 4 per nat. L
     is best the loss on the right answers of the task.
 
-    Source: Bhagia et al. 2024 (arXiv 2412.04403), section 3.2
+    Source: Bhagia et al. 2024 (arXiv 2412.04403), step 2
     """
     return floor + (ceiling - floor) / (1 + np.exp(k * (L - L_half)))
 

@@ -30,7 +30,7 @@ def joint_experts(N, D, E, *, c, a, b, alpha, beta, gamma, zeta, delta, omega, E
     1/E' = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max. c is the irreducible loss in nats per
     token. With few numbers of experts, hold E_start and E_max.
 
-    Source: Ludziejewski et al. 2025 (arXiv 2502.05172), eq. 5; E' of Clark et al. 2022 (2202.01169)
+    Source: Ludziejewski et al. 2025 (arXiv 2502.05172); E' of Clark et al. 2022 (2202.01169)
     """
     start = 1 / (1 / E_start - 1 / E_max)
     log_experts = -np.log(1 / (E - 1 + start) + 1 / E_max)

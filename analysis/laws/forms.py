@@ -206,7 +206,7 @@ def kaplan_floor(N, D, *, E, A, B, alpha, beta):
     tokens: the size and the data at which their shortage alone costs one nat. With ample data the
     law falls to E as N^-alpha, with an ample model as D^-beta.
 
-    Source: Brandfonbrener et al. 2024 (arXiv 2411.12925), section 3; Kaplan et al. 2020, eq. 1.5
+    Source: Brandfonbrener et al. 2024 (arXiv 2411.12925); Kaplan et al. 2020, eq. 1.5
     """
     return E + ((A / N) ** (alpha / beta) + B / D) ** beta
 
