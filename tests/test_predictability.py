@@ -120,3 +120,16 @@ def test_constant_scores_and_equal_losses_get_a_verdict():
     assert flat.code == "at_chance"
     runs = runs.assign(L=np.linspace(2, 4, 20))
     assert predictability(runs, {"flat": 0.25})[0].code == "at_chance"
+
+
+def test_real_tasks_differ_in_whether_their_loss_predicts_them(published):
+    # 90 runs on FineWeb, Brandfonbrener et al. 2024: boolq scatters at every loss.
+    table = pd.read_csv(published / "loss_to_loss2024" / "sweep_3sets.csv")
+    runs = table[table["data"] == "fineweb-100b"].rename(
+        columns=lambda name: name.removeprefix("eval/downstream/")
+    )
+    found = predictability(
+        runs, {"arc_easy_test_acc": 0.25, "boolq_test_acc": 0.5}, loss="val_loss"
+    )
+    assert [each.code for each in found] == ["predictable", "unpredictable"]
+    assert found["arc_easy_test_acc"].error < 0.015 and found["boolq_test_acc"].skill < 0.1
