@@ -116,7 +116,7 @@ def test_laws_that_are_sums_of_powers():
     }
     assert found == {
         "floor_N", "floor_D", "floor_C", "chinchilla", "gadre", "mccandlish", "learning_rate",
-        "batch_size",
+        "batch_size", "lovelace",
     }  # fmt: skip
     x = inputs(laws.chinchilla, 5, 0)
     found = terms(laws.chinchilla, x, {"E": 1.8, "beta": 0.3})
