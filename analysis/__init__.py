@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from analysis.planning.plans import plans
     from analysis.reporting.html import report
     from analysis.reporting.summary import summarise
+    from analysis.validation.loss_relation import relate_losses
+    from analysis.validation.predictability import predictability
     from analysis.validation.suite import backtest
 
 __distribution__ = "scaling-laws-lab"
@@ -53,7 +55,9 @@ __all__ = [
     "load",
     "plan",
     "plans",
+    "predictability",
     "published",
+    "relate_losses",
     "report",
     "summarise",
     "validate",
@@ -66,6 +70,8 @@ _LAZY = {
     "design": "analysis.planning.design",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",
+    "predictability": "analysis.validation.predictability",
+    "relate_losses": "analysis.validation.loss_relation",
     "report": "analysis.reporting.html",
     "summarise": "analysis.reporting.summary",
 }

@@ -138,3 +138,53 @@ gadre2024 = SimpleNamespace(
     }
 )
 """Over-training: C4 validation loss of models trained on each data set."""
+
+brandfonbrener2024 = SimpleNamespace(
+    **{
+        name: PublishedLaw(
+            laws.kaplan_floor,
+            {"E": E, "A": A, "B": B, "alpha": alpha, "beta": beta},
+            "Brandfonbrener et al. 2024 (arXiv 2411.12925), data/opt_params_data.csv",
+        )
+        for name, E, A, B, alpha, beta in (
+            ("fineweb", 2.1700144, 67873108.5, 931025251.0, 0.41072325, 0.45308761),
+            ("proof_pile", 1.3191056, 21399832.7, 329014140.0, 0.45268445, 0.45522633),
+            ("starcoder", 0.8452475, 22270138.3, 377544368.0, 0.45126812, 0.47156526),
+        )
+    },
+    fineweb_to_starcoder=PublishedLaw(
+        laws.loss_to_loss,
+        {"K": 0.6230308, "kappa": 1.0904141, "E_0": 2.1700144, "E_1": 0.8452475},
+        "Brandfonbrener et al. 2024 (arXiv 2411.12925), loss_relationships.ipynb",
+    ),
+)
+"""Loss on the text of the training set, for three of six training sets, and one pair of them."""
+
+tao2024 = PublishedLaw(
+    laws.vocabulary,
+    {
+        "E": 5.5327846803337435,
+        "A_1": 1.8313851559554126 * 1e6**0.44660634152009615,
+        "A_2": 0.19584238398665638 * 1e6**0.6707374679896795,
+        "B": 2.1241123120064955 * 1e9**0.44660634152009615,
+        "alpha_1": 0.44660634152009615,
+        "alpha_2": 0.6707374679896795,
+        "beta": 0.44660634152009615,
+    },
+    "Tao et al. 2024 (arXiv 2407.13623), optimal_Nv_predict.py: approach 3, in millions of "
+    "parameters and billions of tokens",
+)
+"""Vocabulary: unigram-normalised loss, with alpha_1 = beta."""
+
+ludziejewski2025 = PublishedLaw(
+    laws.joint_experts,
+    {
+        "a": 35.91, "delta": -0.2285, "alpha": -0.1889, "gamma": 0.0098,
+        "b": 35.98, "omega": 0.5529, "beta": -0.1775, "zeta": -0.0259,
+        "c": 1.3637, "E_start": 1.0, "E_max": 1e6,
+    },
+    "Ludziejewski et al. 2025 (arXiv 2502.05172), from a public transcription of the fit",
+)  # fmt: skip
+"""Mixtures of experts: active parameters, tokens, experts. The transcription gives the exponents as
+those of denominators; with these signs more experts lower the loss, as the paper reports. E_start
+and E_max are not in it: these values leave the number of experts as it is."""

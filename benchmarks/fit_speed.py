@@ -148,6 +148,7 @@ def every_law(n: int, resamples: int) -> pd.DataFrame:
     spans = {
         "N": (1e6, 1e10), "D": (1e8, 1e12), "D_unique": (1e8, 1e12), "C": (1e15, 1e22),
         "S": (1e3, 1e6), "B": (1e4, 1e7), "L": (2, 5), "E": (2, 128),
+        "L_0": (2.5, 5), "N_nv": (1e7, 1e10), "N_v": (1e6, 1e9),
     }  # fmt: skip
     truths = example_parameters()
     rows = []
@@ -200,6 +201,23 @@ def example_parameters() -> dict[str, dict[str, float]]:
         "learning_rate": {"c": 1.8, "p": -0.71, "q": 0.3},
         "batch_size": {"c": 0.6, "q": 0.57},
         "downstream_error": {"eps": 0.86, "k": 2.2, "gamma": 0.71},
+        "kaplan_floor": dict(p.brandfonbrener2024.fineweb.params),
+        "lovelace": {**p.besiroglu2024.params, "P": 0.05, "delta": 0.7, "kappa": 0.5},
+        "overfitting": {**p.besiroglu2024.params, "R_D": 15.0, "P": 0.1, "kappa": 0.5},
+        "bryant": {
+            "E": 1.7, "L_max": 10.8, "a": 60.0, "b": 250.0, "c": 0.05, "alpha": 0.35,
+            "beta": 0.36, "gamma": 0.3, "delta": 0.35,
+        },
+        "rectified": {"E": 0.9, "B": 2e5, "D_l": 1e5, "beta": 0.5},
+        "vocabulary": {
+            "E": 0.1, "A_1": 3e3, "A_2": 8e3, "B": 6e4, "alpha_1": 0.45, "alpha_2": 0.67,
+            "beta": 0.44,
+        },
+        "loss_to_loss": dict(p.brandfonbrener2024.fineweb_to_starcoder.params),
+        "joint_experts": {**p.ludziejewski2025.params, "E_start": 1.85, "E_max": 314.0},
+        "accuracy_of_loss": {"floor": 0.25, "ceiling": 0.93, "k": 2.2, "L_half": 3.1},
+        "accuracy_C": {"A": 900.0, "alpha": 0.16},
+        "accuracy_ND": {"A": 25.0, "B": 250.0, "alpha": 0.22, "beta": 0.28},
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ EXAMPLES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "fit_sp
 SPANS = {
     "N": (1e6, 1e10), "D": (1e8, 1e12), "D_unique": (1e8, 1e12), "C": (1e15, 1e22),
     "S": (1e3, 1e6), "B": (1e4, 1e7), "L": (2, 5), "E": (2, 128),
+    "L_0": (2.5, 5), "N_nv": (1e7, 1e10), "N_v": (1e6, 1e9),
 }  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def test_laws_that_are_sums_of_powers():
     }
     assert found == {
         "floor_N", "floor_D", "floor_C", "chinchilla", "gadre", "mccandlish", "learning_rate",
-        "batch_size",
+        "batch_size", "lovelace",
     }  # fmt: skip
     x = inputs(laws.chinchilla, 5, 0)
     found = terms(laws.chinchilla, x, {"E": 1.8, "beta": 0.3})

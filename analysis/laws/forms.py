@@ -182,6 +182,35 @@ def kaplan_ND(N, D, *, N_c, D_c, alpha_N, alpha_D):
     return ((N_c / N) ** (alpha_N / alpha_D) + D_c / D) ** alpha_D
 
 
+def _optimal_size_of_kaplan_floor(C, *, E, A, B, alpha, beta):
+    """Return the N that minimises kaplan_floor at C = 6 N D; nan without one."""
+    known = np.all([np.asarray(x) > 0 for x in (A, B, alpha, beta)], axis=0)
+    with np.errstate(all="ignore"):
+        r = alpha / beta
+        return np.where(known, (r * A**r * C / (6 * B)) ** (1 / (r + 1)), np.nan)
+
+
+@law(
+    E=FLOOR,
+    A=_SCALE,
+    B=_SCALE,
+    alpha=EXPONENT,
+    beta=EXPONENT,
+    derived={"a": "beta / (alpha + beta)", "b": "alpha / (alpha + beta)"},
+    optimum=_optimal_size_of_kaplan_floor,
+)
+def kaplan_floor(N, D, *, E, A, B, alpha, beta):
+    """L(N, D) = E + ((A / N)^(alpha / beta) + B / D)^beta.
+
+    It is `kaplan_ND` above the irreducible loss E, in nats per token. A is in parameters and B in
+    tokens: the size and the data at which their shortage alone costs one nat. With ample data the
+    law falls to E as N^-alpha, with an ample model as D^-beta.
+
+    Source: Brandfonbrener et al. 2024 (arXiv 2411.12925); Kaplan et al. 2020, eq. 1.5
+    """
+    return E + ((A / N) ** (alpha / beta) + B / D) ** beta
+
+
 @law(N_c=_SCALE, S_c=Range(1, 1e12), alpha_N=EXPONENT, alpha_S=EXPONENT)
 def kaplan_NS(N, S, *, N_c, S_c, alpha_N, alpha_S):
     """L(N, S) = (N_c / N)^alpha_N + (S_c / S)^alpha_S.
@@ -393,11 +422,3 @@ def downstream_error(L, *, eps, k, gamma):
     Source: Gadre et al. 2024 (arXiv 2403.08540), section 2
     """
     return eps - k * np.exp(-gamma * L)
-
-
-# --- Every law above ------------------------------------------------------------------------------
-
-LAWS: dict[str, Law] = {
-    each.name: each for each in list(globals().values()) if isinstance(each, Law)
-}
-"""Every law of this module by name."""

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.laws.forms import LAWS, broken, floor, logarithm, power
+from analysis.laws.forms import broken, floor, logarithm, power
 from analysis.laws.law import Law, LawError
+from analysis.laws.registry import LAWS
 from scaling.files import code_file
 
 
