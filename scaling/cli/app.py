@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import parse_and_call
+from scaling.cli.audit import audit
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit": fit,
     "laws": laws,
     "validate": validate,
+    "audit": audit,
     "verify-published": verify_published,
     "frontier": frontier,
     "plan": plan,
