@@ -101,7 +101,7 @@ def rounding(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> 
     yield Finding(
         code="rounding",
         text=(
-            f"the constants are rounded too far: as written they move the predictions of these rows "
+            f"the constants are rounded too far: as written they move the predictions of the rows "
             f"by {100 * size:.2g} % (mean {100 * bias:+.2g} %) against constants that round to "
             f"them, such as {constants(far.within, result.problem.free, '.5g')}; "
             f"{p} needs more digits first."
@@ -204,12 +204,12 @@ def _smallest_that_acts(result: FitResult, p: str) -> float | None:
 def bias(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Iterator[Finding]:
     """Yield a finding if the claim's mean prediction is off by more than chance."""
     off = np.log(_law_at(result, far.minimum) / _law_at(result, claim.params))
-    mean = float(np.average(off, weights=result.problem.weights))
+    mean = _mean(off)
     noise = _spread(result.log_residuals) / np.sqrt(result.problem.units())
     if not np.isfinite(mean) or abs(mean) < max(_MATTERS, 3 * noise):
         return
     best = np.log(_law_at(result, far.minimum) / _law_at(result, far.within))
-    digits = 1 - float(np.average(best, weights=result.problem.weights)) / mean
+    digits = 1 - _mean(best) / mean
     L = float(np.mean(result.problem.target))
     why = f"; {100 * min(digits, 1.0):.0f} % of that is rounding" if digits > 0.2 else ""
     side = "low" if mean > 0 else "high"
@@ -222,6 +222,11 @@ def bias(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Iter
         cost=_in_nats(beyond, abs(mean) * L, far),
         facts={"mean": mean, "stderr": noise},
     )
+
+
+def _mean(x: np.ndarray) -> float:
+    """Return the mean without the lowest and highest tenth, in which few rows may decide."""
+    return float(scipy.stats.trim_mean(x, 0.1))
 
 
 def trend(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Iterator[Finding]:
@@ -244,11 +249,13 @@ def trend(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Ite
     point = beyond.point(far.minimum, FACTORS[-1])
     reach = np.log(point[name]) - x.mean() if point.get(name, 0) > 0 else np.nan
     left, right = 100 * slope * (x.min() - x.mean()), 100 * slope * (x.max() - x.mean())
-    remains = abs(_slope(x, own)[0]) > 0.5 * abs(slope)
-    cause = "so does the re-derived law: its form is at fault" if remains else (
-        "the re-derived law does not: its constants are at fault"
-    )  # fmt: skip
-    nats = abs(slope * reach) * abs(point[result.law.target])
+    if abs(_slope(x, own)[0]) > 0.5 * abs(slope):
+        cause = "so do those of the re-derived law: its form is at fault"
+        nats = abs(slope * reach) * abs(point[result.law.target])
+        cost = _in_nats(beyond, nats, far)
+    else:
+        cause = "those of the re-derived law do not: the constants are at fault"
+        cost = beyond.cost(claim.params, far.minimum)
     yield Finding(
         code="trend",
         text=(
@@ -256,7 +263,7 @@ def trend(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Ite
             f"{right:+.2g} % at the largest "
             f"(t = {t:.1f}); {cause}."
         ),
-        cost=_in_nats(beyond, nats, far),
+        cost=cost,
         facts={"input": name, "slope": slope, "t": t, "range": size},
     )
 
