@@ -23,6 +23,8 @@ from analysis.validation.claim import PAPERS_DELTA, Claim
 _LIMIT = float(scipy.special.chdtri(1, 0.05))
 _MATTERS = 1e-3
 """A relative change of the predicted loss below this is of no interest."""
+_STOPPED_EARLY = 1.0
+"""A likelihood ratio below this, of constants short of the minimum, says nothing against them."""
 _OTHERS: tuple[tuple[str, float | None, str], ...] = (
     ("lad", None, "log"), ("ls", None, "log"), ("huber", PAPERS_DELTA, "log"),
     ("ls", None, "raw"), ("lad", None, "raw"), ("huber", None, "log"),
@@ -39,13 +41,21 @@ Params = Mapping[str, float]
 def not_at_minimum(
     claim: Claim, result: FitResult, far: Distance, beyond: Beyond
 ) -> Iterator[Finding]:
-    """Yield a finding if no constants that round to the claim minimise its objective."""
+    """Yield a finding if no constants that round to the claim minimise its objective.
+
+    A solver that stopped early, short of the minimum but where the rows cannot tell the difference,
+    is no finding; a local optimum, or the minimum of another objective, is one.
+    """
     if far.reached:
         return
     free = result.problem.free
+    local = far.local is not None and result.objective_kind != "lad"
+    other = None if local else _other_objective(claim, result)
+    if not local and other is None and _statistic(result, far) < _STOPPED_EARLY:
+        return
     where = constants(far.minimum, free, ".5g")
     higher = f"{100 * far.excess:.2g} %" if far.excess < 10 else f"{far.excess + 1:.2g} times"
-    if far.local is not None:
+    if local:
         text = (
             f"{', '.join(free)} are a local optimum of the claim's objective, {result.loss}: the "
             f"global minimum, {where}, is {higher} lower"
@@ -55,7 +65,7 @@ def not_at_minimum(
             f"the claim is not at the minimum of its own objective, {result.loss}: it is {higher} "
             f"above the minimum, which is at {where}"
         )
-        if (other := _other_objective(claim, result)) is not None:
+        if other is not None:
             text += f"; the constants are those of {other}"
     yield Finding(
         code="not_at_minimum",
@@ -67,9 +77,17 @@ def not_at_minimum(
             "objective_within_rounding": far.at_within,
             "objective_at_minimum": far.least,
             "minimum": dict(far.minimum),
-            "local_optimum": None if far.local is None else dict(far.local),
+            "local_optimum": dict(far.local) if local and far.local else None,
+            "minimum_of": other,
         },
     )
+
+
+def _statistic(result: FitResult, far: Distance) -> float:
+    """Return the likelihood ratio between the claim, within its rounding, and the minimum."""
+    unit = max(scale(result.problem, result.minimum), result.problem.rounding)
+    factor = result.minimum.delta if result.objective_kind == "lad" else 1.0
+    return 2 * factor * (far.at_within - far.least) / unit
 
 
 def _other_objective(claim: Claim, result: FitResult) -> str | None:
