@@ -17,7 +17,7 @@ from analysis.fitting.result import FitResult
 from analysis.in_words import cell
 from analysis.validation.audit_cost import FACTORS, Beyond, Cost
 from analysis.validation.audit_finding import Finding, constants
-from analysis.validation.audit_minimum import Distance, distance, objective_at
+from analysis.validation.audit_minimum import EXCESS, Distance, distance, objective_at
 from analysis.validation.claim import PAPERS_DELTA, Claim
 
 _LIMIT = float(scipy.special.chdtri(1, 0.05))
@@ -50,7 +50,7 @@ def not_at_minimum(
         return
     free = result.problem.free
     local = far.local is not None and result.objective_kind != "lad"
-    other = None if local else _other_objective(claim, result)
+    other = None if local else _other_objective(claim, result, far)
     if not local and other is None and _statistic(result, far) < _STOPPED_EARLY:
         return
     where = constants(far.minimum, free, ".5g")
@@ -90,7 +90,7 @@ def _statistic(result: FitResult, far: Distance) -> float:
     return 2 * factor * (far.at_within - far.least) / unit
 
 
-def _other_objective(claim: Claim, result: FitResult) -> str | None:
+def _other_objective(claim: Claim, result: FitResult, own: Distance) -> str | None:
     """Return another objective whose minimum the claim is, in words; None if there is none."""
     for kind, delta, on in _OTHERS:
         if (kind, delta, on) == (claim.objective, claim.delta, claim.on):
@@ -100,7 +100,8 @@ def _other_objective(claim: Claim, result: FitResult) -> str | None:
             other = fit(result.law, result.runs, fixed=dict(result.problem.fixed), **options)
         except FitError:
             continue
-        if distance(other, claim.params, claim.digits).reached:
+        far = distance(other, claim.params, claim.digits)
+        if far.excess < own.excess and (far.reached or far.excess < 2 * EXCESS):
             return f"{_NAMES[kind]} of {'log ' * (on == 'log')}{result.law.target}"
     return None
 
@@ -221,13 +222,19 @@ def _smallest_that_acts(result: FitResult, p: str) -> float | None:
 
 def bias(claim: Claim, result: FitResult, far: Distance, beyond: Beyond) -> Iterator[Finding]:
     """Yield a finding if the claim's mean prediction is off by more than chance."""
-    off = np.log(_law_at(result, far.minimum) / _law_at(result, claim.params))
-    mean = _mean(off)
-    noise = _spread(result.log_residuals) / np.sqrt(result.problem.units())
-    if not np.isfinite(mean) or abs(mean) < max(_MATTERS, 3 * noise):
+    r = {
+        who: np.log(result.problem.target / _law_at(result, params))
+        for who, params in (("claim", claim.params), ("best", far.minimum), ("within", far.within))
+    }
+    if not all(np.isfinite(each).all() for each in r.values()):
         return
-    best = np.log(_law_at(result, far.minimum) / _law_at(result, far.within))
-    digits = 1 - _mean(best) / mean
+    # Huber's minimum need not have residuals of mean zero: compare with those that it has.
+    mean = _mean(r["claim"]) - _mean(r["best"])
+    noise = _spread(r["claim"]) / np.sqrt(result.problem.units())
+    worse = abs(_mean(r["claim"])) > abs(_mean(r["best"]))
+    if not worse or abs(mean) < max(_MATTERS, 3 * noise):
+        return
+    digits = 1 - (_mean(r["within"]) - _mean(r["best"])) / mean
     L = float(np.mean(result.problem.target))
     why = f"; {100 * min(digits, 1.0):.0f} % of that is rounding" if digits > 0.2 else ""
     side = "low" if mean > 0 else "high"
