@@ -25,9 +25,11 @@ _MATTERS = 1e-3
 """A relative change of the predicted loss below this is of no interest."""
 _STOPPED_EARLY = 1.0
 """A likelihood ratio below this, of constants short of the minimum, says nothing against them."""
+_ANOTHER = 1.0
+"""Minima of different objectives are nearer to each other than this excess."""
 _OTHERS: tuple[tuple[str, float | None, str], ...] = (
     ("lad", None, "log"), ("ls", None, "log"), ("huber", PAPERS_DELTA, "log"),
-    ("ls", None, "raw"), ("lad", None, "raw"), ("huber", None, "log"),
+    ("ls", None, "raw"),
 )  # fmt: skip
 """Objectives that a claim may have been obtained with, whatever it says."""
 _NAMES = {"huber": "Huber", "ls": "least squares", "lad": "least absolute deviations"}
@@ -92,12 +94,15 @@ def _statistic(result: FitResult, far: Distance) -> float:
 
 def _other_objective(claim: Claim, result: FitResult, own: Distance) -> str | None:
     """Return another objective whose minimum the claim is, in words; None if there is none."""
+    if own.excess > _ANOTHER:
+        return None
     for kind, delta, on in _OTHERS:
         if (kind, delta, on) == (claim.objective, claim.delta, claim.on):
             continue
         options: dict[str, Any] = {"objective": kind, "delta": delta, "on": on, "bootstrap": 0}
+        options |= {"fixed": dict(result.problem.fixed), "warm": result}
         try:
-            other = fit(result.law, result.runs, fixed=dict(result.problem.fixed), **options)
+            other = fit(result.law, result.runs, **options)
         except FitError:
             continue
         far = distance(other, claim.params, claim.digits)

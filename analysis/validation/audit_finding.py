@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.in_words import times
 from analysis.validation.audit_cost import Cost
 from scaling.jsonable import finite
 
@@ -45,7 +46,10 @@ class Finding:
         where = f" at {c.factor:g} times the compute" if c.factor else ""
         text = f"Cost: {c.nats:.2g} nats{where}"
         if c.flops is not None and c.share is not None:
-            return f"{text}, or {c.flops:.2g} FLOPs ({100 * c.share:.2g} % more compute)."
+            more = (
+                f"{100 * c.share:.2g} % more" if c.share < 1 else f"{times(1 + c.share)} times the"
+            )
+            return f"{text}, or {c.flops:.2g} FLOPs to make up ({more} compute)."
         return f"{text}."
 
 

@@ -86,4 +86,4 @@ def _naming(claim: object, key: str) -> Iterator[None]:
         text = str(error)
         if text.startswith("--where "):
             text = f"{claim}: {key} = {text.removeprefix('--where ')}"
-        raise TableError(text) from None
+        raise TableError(text.replace("in --map)", f"in [map] of {claim})")) from None
