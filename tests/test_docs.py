@@ -101,10 +101,13 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
 
 
 def write_files_of(page: Path, folder: Path) -> None:
-    """Write the files that a page shows: specs by name, and the first Python block of own_*.md."""
+    """Write the files that a page shows: specs by name, a claim, the first Python block of
+    own_*.md."""
     for toml in blocks(page, "toml"):
         if name := re.search(r'^name = "(\w+)"', toml, flags=re.M):
             (folder / f"{name[1]}.toml").write_text(toml)
+        elif toml.startswith("law = "):
+            (folder / "claim.toml").write_text(toml)
     if page.stem in ("own_law", "own_family"):
         name = {"own_law": "my_laws.py", "own_family": "my_family.py"}[page.stem]
         (folder / name).write_text(blocks(page, "python")[0])
@@ -167,7 +170,11 @@ def test_python(here, page):
         assert words in done.stdout
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "toml")], ids=lambda p: p.stem)
+def shows_specs(page: Path) -> bool:
+    return any(not toml.startswith("law = ") for toml in blocks(page, "toml"))
+
+
+@pytest.mark.parametrize("page", [*filter(shows_specs, PAGES)], ids=lambda p: p.stem)
 def test_specs(tmp_path, page):
     from sweeps.spec import Spec
 

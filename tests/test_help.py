@@ -120,6 +120,19 @@ STANDS_FOR = {
     "verify-published": [("--data published", "--data PUBLISHED")],
     "data prepare": [("my_text.txt --tokenizer bpe-1024", "my_text.txt --tokenizer bpe-300")],
 }  # fmt: skip
+CLAIM = """
+law = "chinchilla"
+[params]
+E = 1.7
+A = 20.0
+B = 60.0
+alpha = 0.3
+beta = 0.3
+[map]
+params = "N"
+tokens = "D"
+loss = "L"
+"""
 MANAGED = {"status", "watch", "logs", "cancel", "clean", "export"}
 """Commands that read the folder of a sweep that was trained here; the others read a table of a
 known law."""
@@ -139,6 +152,7 @@ def folder(tmp_path_factory, text_file):
     for name in ("corpus.txt", "my_text.txt"):
         shutil.copy(text_file, folder / name)
     (folder / "small.toml").write_text(SMALL)
+    (folder / "claim.toml").write_text(CLAIM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("SCALING_CACHE", str(folder / "cache"))

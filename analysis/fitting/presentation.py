@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from analysis import notebook
+from analysis.fitting import reference
 from analysis.in_words import cell
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ _METHODS = {"delta": "linearised (t)", "bootstrap": "percentile bootstrap"}
 
 
 def as_text(result: FitResult, level: float) -> str:
-    """Return the summary with the data, the objective, the residuals and the status."""
+    """Return the law at a point inside the data, then its constants, residuals and status."""
     rows = result.summary(level).map(lambda x: cell(float(x), ".5g"))
     rows.columns = ["value", "stderr", f"{100 * level:g} % low", "high"]
-    lines = [f"{result.law.name}: {result.law.formula}", f"  {_data(result)}"]
+    lines = [
+        reference.in_words(result, level),
+        f"{result.law.name}: {result.law.formula}",
+        f"  {_data(result)}",
+    ]
     lines += ["  " + line for line in rows.to_string().splitlines()]
     lines += [f"  {line}" for line in _notes(result)]
     return "\n".join(lines)
@@ -92,5 +97,32 @@ def _notes(result: FitResult) -> list[str]:
         f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
         f"(row {r.idxmax()})",
         f"minimum: reached by {100 * c.share:.0f} % of {c.starts} starts, {gap}",
-        f"status: {'; '.join(result.status)}",
+        *_status(result),
+    ]
+
+
+def _status(result: FitResult) -> list[str]:
+    """Return the status; constants that are open are a warning only if a prediction is too."""
+    names = reference.open_constants(result)
+    if not names:
+        return [f"status: {'; '.join(result.status)}"]
+    which, target = ", ".join(names), result.law.target
+    them, is_are = ("it", "is") if len(names) == 1 else ("them", "are")
+    off = reference.uncertainty(result)
+    if reference.matters(result):
+        far = f"within {100 * off:.2g} % only" if off < 1 else "hardly"
+        known = (
+            ""
+            if off != off
+            else f": {target} is known {far} at {reference.NEXT:g} times the compute"
+        )
+        return [
+            f"status: {'; '.join(result.status)}",
+            f"constants: {which} {is_are} open, and predictions depend on {them}{known}",
+        ]
+    rest = [line for line in result.status if line.code not in ("not_identified", "at_bound")]
+    return [
+        f"status: {'; '.join(rest)}",
+        f"constants: {which} {is_are} not known singly, and need not be: {target} at "
+        f"{reference.NEXT:g} times the compute is known within {100 * off:.2g} %",
     ]

@@ -23,6 +23,7 @@ from analysis.fitting.intervals import (
 )
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
+from analysis.fitting.reference import reference
 from analysis.fitting.status import CONVERGED, Certificate, Status, natural_covariance
 from analysis.laws import Law
 from scaling.jsonable import finite
@@ -259,6 +260,7 @@ class FitResult:
                 "intervals": self.intervals,
                 "params": self.interval(level).to_dict("index"),
                 "derived": {d: self.derived(d, level)._asdict() for d in self.law.derived},
+                "reference": reference(self, level).record(),
                 "status": list(map(str, self.status)),
                 "certificate": self.certificate.record(),
                 "timings": self.timings,

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 
 from analysis.fitting.checks import FitError
-from analysis.fitting.fit import fit
+from analysis.fitting.combination import fit_or_combine as fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import OPEN, determines

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws as known
+from analysis.fitting.reference import matters
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import CONVERGED
 from analysis.laws import Law
@@ -29,7 +30,7 @@ def objections_to(whole: FitResult, backtest: pd.DataFrame, level: float) -> Ite
         if decades < _NARROW and name not in _NOT_SIZES:
             purpose = "tell an exponent from a floor" if "E" in law.params else "know an exponent"
             yield f"{name} spans {decades:.2g} decades: too narrow to {purpose}"
-    if c.not_identified:
+    if c.not_identified and matters(whole):
         yield f"the data do not determine {', '.join(c.not_identified)}"
     if CONVERGED not in whole.status:
         yield "the fit did not converge"

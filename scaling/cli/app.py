@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from scaling.cli.arguments import parse_and_call
+from scaling.cli.audit import audit
 from scaling.cli.backtest import backtest
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "laws": laws,
     "validate": validate,
     "backtest": backtest,
+    "audit": audit,
     "verify-published": verify_published,
     "frontier": frontier,
     "plan": plan,
