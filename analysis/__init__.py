@@ -23,12 +23,15 @@ from analysis.validation.validate import validate
 
 if TYPE_CHECKING:
     from analysis import figures
+    from analysis.comparison.compare import compare
+    from analysis.comparison.speedup import effective_speedup
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
     from analysis.planning.plans import plans
     from analysis.reporting.html import report
     from analysis.reporting.summary import summarise
+    from analysis.validation.regret import regret
 
 __distribution__ = "scaling-laws-lab"
 
@@ -39,10 +42,12 @@ __all__ = [
     "LawError",
     "Range",
     "choose",
+    "compare",
     "contours",
     "critical_batch",
     "data_rule",
     "design",
+    "effective_speedup",
     "figures",
     "fit",
     "frontier",
@@ -52,6 +57,7 @@ __all__ = [
     "plan",
     "plans",
     "published",
+    "regret",
     "report",
     "summarise",
     "validate",
@@ -59,10 +65,13 @@ __all__ = [
 
 
 _LAZY = {
+    "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
+    "effective_speedup": "analysis.comparison.speedup",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",
+    "regret": "analysis.validation.regret",
     "report": "analysis.reporting.html",
     "summarise": "analysis.reporting.summary",
 }
