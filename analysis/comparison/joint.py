@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
@@ -31,6 +33,8 @@ _DIFFERENCE = Range(-0.3, 0.3)
 _GRID = 97
 _REACH = 1e8
 """Losses are tabulated from 1 / _REACH to _REACH times the compute of the data."""
+_CELL = 0.5
+"""A root lies within this of its estimate from the table, in ln C."""
 HORIZON = 1e6
 """A crossover beyond this times the largest compute of the runs counts as none."""
 
@@ -94,7 +98,28 @@ class JointFit:
             return self._exact_speedup(C)
         goal = self.losses(np.array([C]))[0][:, 0]
         x, _, b = self._table
-        return np.array([_crossed(x, row, y) for row, y in zip(b, goal, strict=True)]) / C
+        found = np.array([_crossed(x, row, y) for row, y in zip(b, goal, strict=True)])
+        found[0] = self._refined(found[0], lambda a, b: b - goal[0])
+        return found / C
+
+    def _refined(self, C: float, gap: Callable[[float, float], float]) -> float:
+        """Return the root near C of a function of the estimated losses of A and B."""
+        if not (np.isfinite(C) and C > 0):
+            return C
+
+        def at(u: float) -> float:
+            a, b = self._estimates(np.exp(u))
+            return float(gap(a, b))
+
+        ends = np.log(C) - _CELL, np.log(C) + _CELL
+        if not at(ends[0]) * at(ends[1]) < 0:
+            return C
+        return float(np.exp(scipy.optimize.brentq(at, *ends, xtol=1e-13)))
+
+    def _estimates(self, C: float) -> tuple[float, float]:
+        a, b = ({p: v[:1] for p, v in params.items()} for params in self.draws)
+        at = np.array([C])
+        return float(self._losses(a, at)[0, 0]), float(self._losses(b, at)[0, 0])
 
     def _exact_speedup(self, C: float) -> np.ndarray:
         """The closed form for L = E + A / C^alpha, or A / C^alpha."""
@@ -122,6 +147,7 @@ class JointFit:
             return None, np.full(len(gap), np.nan)
         sign = np.sign(gap[0, start])
         found = np.array([_first_change(x, sign * row, start) for row in gap])
+        found[0] = self._refined(found[0], lambda a, b: np.log(a / b))
         found[found > self.compute[1] * HORIZON] = np.inf
         return ("A" if sign < 0 else "B"), found
 

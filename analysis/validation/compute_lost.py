@@ -11,9 +11,8 @@ import scipy
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.result import FitResult
-from analysis.frontiers.choice import choose
 from analysis.frontiers.optimum import optimum_at
-from analysis.laws import power
+from analysis.laws import bottleneck, chinchilla, power
 from analysis.tables.conventions import flops_6N
 from scaling.errors import TableError
 
@@ -44,19 +43,27 @@ class Reference:
 def reference_of(runs: pd.DataFrame) -> tuple[Reference | None, str]:
     """Return the reference of a table of N, D, C and L, or None and the reason.
 
-    It is the law of N and D chosen for the runs, or else a power law in C through the best run at
-    each compute.
+    It is the law of N and D of lower AICc, chinchilla or bottleneck, or else a power law in C
+    through the best run at each compute.
     """
-    for fitted in (_chosen, _power_of_compute):
+    fits = []
+    for law in (chinchilla, bottleneck):
         try:
-            return Reference(fitted(runs)), ""
+            fits.append(fit(law, runs, bootstrap=0, cluster=None))
+        except (FitError, TableError):  # too few runs
+            continue
+    if not fits:
+        try:
+            fits.append(_power_of_compute(runs))
         except (FitError, TableError) as error:
-            reason = str(error)
-    return None, reason
+            return None, str(error)
+    return Reference(min(fits, key=_aicc)), ""
 
 
-def _chosen(runs: pd.DataFrame) -> FitResult:
-    return choose(runs, bootstrap=0, alone=True).first
+def _aicc(fitted: FitResult) -> float:
+    n, k = fitted.n, fitted.problem.q + 1
+    error = max(float(np.mean(fitted.log_residuals**2)), 1e-16)
+    return n * float(np.log(error)) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 0.5)
 
 
 def _power_of_compute(runs: pd.DataFrame) -> FitResult:

@@ -39,9 +39,9 @@ class ComputeTarget(NamedTuple):
         return 0 < self.best < len(self.L) - 1
 
     def loss(self, N: float) -> float:
-        """Return the loss of N parameters by a monotone cubic in ln N; at the ends outside."""
+        """Return the loss of N parameters by Akima's cubics in ln N; at the ends outside."""
         inside = np.clip(N, self.N.min(), self.N.max())
-        between = scipy.interpolate.PchipInterpolator(np.log(self.N), self.L)
+        between = scipy.interpolate.Akima1DInterpolator(np.log(self.N), self.L)
         return float(between(np.log(inside)))
 
 

@@ -56,10 +56,10 @@ class Regret:
     table: pd.DataFrame
     """One row per rule, decision, cut-off and target. Columns: rule; decision ('N and D', 'lr', 'B'
     or 'lr and B'); cut (the largest compute that the rule saw); n_fit (rows up to there); C
-    (compute of the target) and factor (C / cut); advice and best (N, lr or B that was advised, and
-    that of the best run); L_best (loss of the best run); nats (loss at the advice minus
-    L_best); flops (extra compute to make up for them; inf if none does, nan if unknown); at_least (the advice lies
-    beyond the runs, so that `nats` is that of the nearest and the true regret is larger)."""
+    (compute of the target); factor (C / cut); advice and best (N, lr or B that was advised, and
+    that of the best run); L_best (loss of the best run); nats (loss at the advice minus L_best);
+    flops (extra compute to make up for them; inf if none does, nan if unknown); at_least (the
+    advice lies beyond the runs: `nats` is that of the nearest one, and the regret is larger)."""
     absent: tuple[str, ...]
     """Why decisions or cut-offs are not in the table."""
 
@@ -162,15 +162,17 @@ def reduced(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished rows with N, D and L as numbers. Raises TableError if one is missing."""
+    """Return the finished rows with N, D and L as numbers, and C. Raises TableError if one of the
+    three is missing."""
     runs = used_rows(runs)
     for name in ("N", "D", "L"):
         if name not in runs.columns:
             raise TableError(missing_column(name, runs.columns))
-    columns = ["N", "D", "L", *(n for n in ("lr_peak", "B", "run_id") if n in runs.columns)]
-    out = runs[columns].copy()
-    for name in out.columns.difference(["run_id"]):
+    out = runs.copy()
+    for name in out.columns.intersection(["N", "D", "L", "lr_peak", "B"]):
         out[name] = pd.to_numeric(out[name], errors="coerce").astype(float)
+    if "C" not in out.columns:
+        out["C"] = 6.0 * out["N"] * out["D"]
     good = np.isfinite(out[["N", "D", "L"]]).all(axis=1) & (out[["N", "D", "L"]] > 0).all(axis=1)
     return out[good].reset_index(drop=True)
 

@@ -12,6 +12,8 @@ from analysis.validation.compute_lost import Reference
 
 _SAME = 0.01
 """N or D that differ by less than this fraction are equal."""
+_SPREAD = 0.05
+"""Searches whose ln N and ln D differ by less are at one place."""
 _FEWEST = 3
 """Fewest values of a setting in a search."""
 _NAMES = {"lr_peak": "lr", "B": "B"}
@@ -112,14 +114,15 @@ def _advised(small: list[_Search], target: _Search) -> dict[str, np.ndarray]:
     out = {"same as the largest": largest.settings[largest.best]}
     x = np.log([[search.N, search.D] for search in small])
     y = np.array([search.settings[search.best] for search in small])
-    varies = np.ptp(x, axis=0) > _SAME
-    design = np.column_stack([np.ones(len(x)), x[:, varies]])
-    at = np.log([target.N, target.D])
-    # A dimension in which the target moves and the searches do not is not extrapolated.
-    known = np.all(varies | (np.abs(at - x.mean(0)) < _SAME))
-    if known and len(small) > design.shape[1] and np.linalg.matrix_rank(design) == design.shape[1]:
+    centre = x.mean(axis=0)
+    _, size, axes = np.linalg.svd(x - centre, full_matrices=False)
+    axes = axes[size > _SPREAD]  # along which the searches vary: one, if D follows N
+    at = np.log([target.N, target.D]) - centre
+    aside = at - axes.T @ (axes @ at)  # along which they do not, and the rule knows nothing
+    if len(axes) and np.abs(aside).max() < _SPREAD and len(small) > len(axes) + 1:
+        design = np.column_stack([np.ones(len(x)), (x - centre) @ axes.T])
         slopes = np.linalg.lstsq(design, y, rcond=None)[0]
-        out["power law"] = np.concatenate([[1.0], at[varies]]) @ slopes
+        out["power law"] = np.concatenate([[1.0], axes @ at]) @ slopes
     return out
 
 
@@ -165,14 +168,14 @@ def _plain(values: np.ndarray) -> Any:
 
 
 def _between(x: np.ndarray, L: np.ndarray, at: np.ndarray) -> float | None:
-    """Return the loss at settings between those tried, by monotone cubics in their logarithms.
+    """Return the loss at settings between those tried, by Akima's cubics in their logarithms.
 
     With two settings, the first is interpolated at each value of the second, among the values at
     which the runs lie on both sides, and then the second. None if there are too few of these.
     """
     if x.shape[1] == 1:
         order = np.argsort(x[:, 0])
-        return float(scipy.interpolate.PchipInterpolator(x[order, 0], L[order])(at[0]))
+        return float(scipy.interpolate.Akima1DInterpolator(x[order, 0], L[order])(at[0]))
     seconds, losses = [], []
     for second in np.unique(x[:, 1]):
         rows = x[:, 1] == second

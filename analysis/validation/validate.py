@@ -33,6 +33,7 @@ from analysis.laws import Law, resolve
 from analysis.validation.goodness import deviance
 from analysis.validation.verdict import (
     PURE_POWERS,
+    compare_with_rivals,
     floor_note,
     objections_to,
 )
@@ -190,7 +191,7 @@ def validate(
     objections = [*objections_to(whole, backtest, level)]
     notes = [line for line in whole.status if line.code in ("implausible", "duplicates")]
     notes += floor_note(whole, names, compared)
-    better, mixed = compare_withrivals(compared)
+    better, mixed = compare_with_rivals(compared)
     return Validation(
         law=law,
         fit=whole,

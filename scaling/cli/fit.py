@@ -22,6 +22,7 @@ from scaling.cli.options import (
 )
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows
+from scaling.errors import ConfigError
 
 
 def fit(
@@ -165,6 +166,11 @@ def validate(
 
     chosen = [all_laws.resolve(name) for name in (law, *against)]
     if regret:
+        if by is not None:
+            raise ConfigError(
+                f"--by {by} does not go with --regret, which holds out the runs of larger compute; "
+                "leave one of them out."
+            )
         from analysis import regret as regret_of
         from analysis.validation.validate import rivals
 
