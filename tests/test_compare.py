@@ -193,10 +193,22 @@ def test_choosing_by_the_small_runs_loses_what_the_runs_at_the_target_say():
     assert len(by_law) and (by_law["nats"] == 0).all()  # the law sees the crossover coming
 
 
-def test_choices_are_absent_without_runs_of_equal_compute():
-    found = compare(ladder(1000), ladder(1100, C=COMPUTE * 1.5), floor=E, bootstrap=0)
-    assert found.choices.empty and "equal compute" in found.why_no_choices
+def test_choices_are_absent_if_the_recipes_do_not_overlap_in_compute():
+    found = compare(ladder(1000), ladder(1100, C=COMPUTE * 1e4), floor=E, bootstrap=0)
+    assert found.choices.empty and "do not overlap" in found.why_no_choices
     assert "not judged" in str(found)
+
+
+def test_runs_of_unequal_compute_are_compared_by_interpolation():
+    a, b = (
+        ladder(1000, C=np.geomspace(1e17, 1e20, 30)),
+        ladder(1100, C=1.5e17 * 3.0 ** np.arange(6)),
+    )
+    found = pairs((a, b), laws.floor_C)
+    assert len(found) > 4
+    for pair in found:
+        assert pytest.approx(E + 1000 * pair.C**-ALPHA, rel=2e-3) == pair.A
+        assert pytest.approx(E + 1100 * pair.C**-ALPHA, rel=1e-2) == pair.B
 
 
 def test_recipes_are_judged_on_the_sizes_that_both_have():

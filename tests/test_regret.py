@@ -224,7 +224,7 @@ def test_the_regret_of_our_learning_rates_is_found():
 
 def test_the_regret_of_sizes_is_found_in_our_grid_and_isoflop_sweeps():
     for name in ("headline", "isoflop"):
-        got = regret("bottleneck", load(RESULTS / name, mixed=True))
+        got = regret("bottleneck", load(RESULTS / name, mixed=True), cuts=2)
         rows = got.table.query("rule == 'bottleneck'")
         assert len(rows) >= 3 and rows["nats"].mean() < 0.01, name
 
@@ -246,6 +246,6 @@ def test_the_regret_of_sizes_of_porian_et_al(published):
         where="dataset == 'rw' and hparams == 'base' and warmup == 'short' and decay == 'kaplan' "
         "and param_count == 'standard'",
     )  # fmt: skip
-    got = regret("kaplan_ND", runs)
+    got = regret("kaplan_ND", runs, cuts=2)
     assert len(got.table.query("rule == 'kaplan_ND'")) >= 5
     assert (got.table["nats"] >= 0).all()

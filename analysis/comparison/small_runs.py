@@ -21,7 +21,7 @@ number, the compute of the runs that judge it and its ratio to the cut-off, the 
 the one that was better there, and what the choice loses: nats, and the FLOPs to make up for
 them."""
 CUTS = 5
-_SAME = 0.12
+_SAME = 0.02
 """Relative difference of C up to which runs of the two recipes are compared."""
 
 _SAME_SETTING = 0.02
@@ -42,7 +42,8 @@ def pairs(tables: tuple[pd.DataFrame, pd.DataFrame], law: Law) -> list[Pair]:
     """Return the best losses of both recipes at each compute that both have, in order of C.
 
     If both recipes have runs of the same N and D, only these are compared: a size that one recipe
-    lacks says nothing about the other.
+    lacks says nothing about the other. Without two equal computes, the losses are interpolated
+    between the runs.
     """
     both = [
         pd.DataFrame({"x": np.log(compute_of(t, law)), "L": t["L"].to_numpy(float), "recipe": k})
@@ -62,7 +63,21 @@ def pairs(tables: tuple[pd.DataFrame, pd.DataFrame], law: Law) -> list[Pair]:
         if len(best) == 2:
             found.append(Pair(float(np.exp(inside["x"].mean())), float(best[0]), float(best[1])))
         k = int(inside.index[-1]) + 1
-    return found
+    return found if len(found) >= 2 else _between(both)
+
+
+def _between(both: list[pd.DataFrame]) -> list[Pair]:
+    """Return pairs at the computes of either recipe, with the other one's loss interpolated (in
+    logarithms) between its runs that no run of less compute beats."""
+    lines = []
+    for part in both:
+        part = part.sort_values("x", kind="stable").drop_duplicates("x")
+        part = part[part["L"] <= part["L"].cummin()]
+        lines.append((part["x"].to_numpy(), np.log(part["L"].to_numpy())))
+    low, high = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
+    at = np.unique(np.concatenate([x[(x >= low) & (x <= high)] for x, _ in lines]))
+    losses = [np.exp(np.interp(at, x, y)) for x, y in lines]
+    return [Pair(float(np.exp(u)), float(a), float(b)) for u, a, b in zip(at, *losses, strict=True)]
 
 
 def _shared(settings: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -91,8 +106,8 @@ def choices(
     matched = pairs(tables, law)
     if len(matched) < 2:
         return _table([]), (
-            f"the recipes have runs of equal compute (within {_SAME:.0%}) at {len(matched)} "
-            "computes; two are needed"
+            "the runs of the recipes do not overlap in compute: two computes that both reach are "
+            "needed"
         )
     cuts = [pair.C for pair in matched[:-1]]
     keep = np.unique(np.linspace(0, len(cuts) - 1, CUTS).round().astype(int))

@@ -31,8 +31,8 @@ def compare(
 ) -> None:
     """Compare two training recipes: effective speed-up, crossover, and regret of an early choice.
 
-    Example: scaling compare results/quickstart runs.csv
-    Example: scaling compare runs.csv --by optimizer --floor 1.7 --flops 1e22
+    Example: scaling compare adamw.csv muon.csv
+    Example: scaling compare runs.csv --by optimizer --flops 1e22
 
     Args:
         runs: Two tables or results folders, one of each recipe; or one table with --by.
