@@ -102,8 +102,10 @@ def _sizes(rng, draws, seed):
     joint = joint_fit(laws.chinchilla, (tables[0], tables[1]), bootstrap=draws, seed=seed)
     C = 1e22
     exact = []
+    optimum = laws.chinchilla.optimum
+    assert optimum is not None
     for truth in truths:  # along the frontier, Hoffmann's law is E + K C^-gamma
-        N = laws.chinchilla.optimum(C, **truth)
+        N = optimum(C, **truth)
         exact.append(float(laws.chinchilla.predict(truth, N=N, D=C / 6 / N)) - truth["E"])
     gamma = 0.34 * 0.37 / (0.34 + 0.37)
     return (exact[1] / exact[0]) ** (1 / gamma), quantity_of(joint.speedup(C), LEVEL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,10 +22,13 @@ from analysis.planning.quantity import quantity_of
 from scaling.errors import ConfigError, TableError
 
 E, ALPHA = 1.7, 0.17
-COMPUTE = np.geomspace(1e17, 1e20, 7)
+OPTIMUM = cast(Callable[..., Any], laws.chinchilla.optimum)
+COMPUTE: Any = np.geomspace(1e17, 1e20, 7)
 
 
-def ladder(k: float, alpha: float = ALPHA, *, C=COMPUTE, noise=0.0, rng=None) -> pd.DataFrame:
+def ladder(
+    k: float, alpha: float = ALPHA, *, C: Any = COMPUTE, noise=0.0, rng=None
+) -> pd.DataFrame:
     """Runs of E + k C^-alpha."""
     L = E + k * C**-alpha
     if rng is not None:
@@ -79,7 +84,7 @@ def test_the_speedup_of_laws_of_N_and_D_is_that_of_their_frontiers():
     gamma = 0.34 * 0.37 / (0.34 + 0.37)
     lowest = []
     for A, B in ((480.0, 2100.0), (520.0, 2400.0)):
-        N = laws.chinchilla.optimum(1e22, E=1.8, A=A, B=B, alpha=0.34, beta=0.37)
+        N = OPTIMUM(1e22, E=1.8, A=A, B=B, alpha=0.34, beta=0.37)
         lowest.append(A * N**-0.34 + B * (1e22 / 6 / N) ** -0.37)
     assert found.speedup.value == pytest.approx((lowest[1] / lowest[0]) ** (1 / gamma), rel=1e-6)
     assert found.losses[0].value == pytest.approx(1.8 + lowest[0], rel=1e-9)
@@ -202,7 +207,7 @@ def test_choices_are_absent_if_the_recipes_do_not_overlap_in_compute():
 def test_runs_of_unequal_compute_are_compared_by_interpolation():
     a, b = (
         ladder(1000, C=np.geomspace(1e17, 1e20, 30)),
-        ladder(1100, C=1.5e17 * 3.0 ** np.arange(6)),
+        ladder(1100, C=np.geomspace(1.5e17, 3.6e19, 6)),
     )
     found = pairs((a, b), laws.floor_C)
     assert len(found) > 4

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from scaling.errors import TableError
 
 RESULTS = Path(__file__).parents[1] / "results"
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.34, "beta": 0.37}
+OPTIMUM = cast(Callable[..., Any], laws.chinchilla.optimum)
 BUDGETS = np.geomspace(1e17, 1e20, 6)
 
 
@@ -26,7 +29,7 @@ def isoflop(budgets=BUDGETS, per=9, noise=0.0, seed=0) -> pd.DataFrame:
     """An isoFLOP set of Hoffmann et al.'s law, sizes within a factor of four of the best."""
     rows = []
     for C in budgets:
-        best = laws.chinchilla.optimum(C, **TRUTH)
+        best = OPTIMUM(C, **TRUTH)
         N = best * np.geomspace(0.25, 4, per)
         rows.append(pd.DataFrame({"N": N, "D": C / 6 / N}))
     out = pd.concat(rows, ignore_index=True)
@@ -59,10 +62,10 @@ def test_the_true_law_has_no_regret():
 def test_the_regret_of_a_size_is_the_loss_of_its_runs_above_the_best():
     """A rule that advises four times the best size, at which there is a run."""
     runs = isoflop()
-    got = regret({"large": lambda small: lambda C: 4 * laws.chinchilla.optimum(C, **TRUTH)}, runs)
+    got = regret({"large": lambda small: lambda C: 4 * OPTIMUM(C, **TRUTH)}, runs)
     rows = got.table.query("rule == 'large'")
     for row in rows.to_dict("records"):
-        N, D = 4 * (best := laws.chinchilla.optimum(row["C"], **TRUTH)), row["C"] / 24 / best
+        N, D = 4 * (best := OPTIMUM(row["C"], **TRUTH)), row["C"] / 24 / best
         lost = laws.chinchilla.predict(TRUTH, N=N, D=D) - laws.chinchilla.predict(
             TRUTH, N=best, D=4 * D
         )
@@ -75,7 +78,7 @@ def test_the_regret_of_a_size_is_the_loss_of_its_runs_above_the_best():
 
 
 def test_advice_beyond_the_runs_gives_a_lower_bound():
-    got = regret({"huge": lambda small: lambda C: 1e3 * laws.chinchilla.optimum(C, **TRUTH)},
+    got = regret({"huge": lambda small: lambda C: 1e3 * OPTIMUM(C, **TRUTH)},
                  isoflop())  # fmt: skip
     rows = got.table.query("rule == 'huge'")
     assert rows["at_least"].all() and (rows["nats"] > 0).all() and ">= 0." in str(got)

@@ -121,7 +121,9 @@ def choices(
             law.name: _by_law(law, (small[0], small[1]), share, floor, seed),
         }
         for rule, advice in rules.items():
-            for pair in matched[k + 1 :] if advice else []:
+            for pair in matched[k + 1 :]:
+                if advice is None:
+                    break
                 a, b = advice(pair.C)
                 if np.isfinite(a) and np.isfinite(b) and a != b:
                     n = len(small[0]) + len(small[1])
