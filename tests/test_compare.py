@@ -173,6 +173,12 @@ def test_a_recipe_that_stays_better_has_no_crossover():
     assert record["none_found"] and record["value"] is None and record["better_below"] == "A"
 
 
+def test_recipes_without_noise_or_difference_are_tied():
+    found = compare(ladder(1000), ladder(1000), floor=E, bootstrap=50)
+    assert found.probability == 0.5 and found.leader is None
+    assert "crossover: not known" in str(found)
+
+
 def test_a_table_compared_with_itself_has_no_winner():
     rng = np.random.default_rng(3)
     table = ladder(1000, C=np.geomspace(1e17, 1e20, 12), noise=0.003, rng=rng)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.arguments import expect
-from analysis.comparison.joint import FLOOR, JointFit, Share, compute_of, joint_fit
+from analysis.comparison.joint import FLOOR, ROUNDING, JointFit, Share, compute_of, joint_fit
 from analysis.comparison.small_runs import choices
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.status import worth_telling
@@ -359,7 +359,9 @@ def _probability_of_less(a: np.ndarray, b: np.ndarray) -> float:
     known = np.isfinite(a) & np.isfinite(b)
     if not known.any():
         return math.nan
-    return float(np.mean((a < b)[known]) + np.mean((a == b)[known]) / 2)
+    a, b = a[known], b[known]
+    tied = np.abs(a - b) <= ROUNDING * np.abs(b)
+    return float(np.mean((a < b) & ~tied) + np.mean(tied) / 2)
 
 
 def _share(which: np.ndarray) -> float:

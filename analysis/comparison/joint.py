@@ -33,6 +33,8 @@ _DIFFERENCE = Range(-0.3, 0.3)
 _GRID = 97
 _REACH = 1e8
 """Losses are tabulated from 1 / _REACH to _REACH times the compute of the data."""
+ROUNDING = 1e-10
+"""Losses whose relative difference is smaller are equal."""
 _CELL = 0.5
 """A root lies within this of its estimate from the table, in ln C."""
 HORIZON = 1e6
@@ -141,6 +143,7 @@ class JointFit:
         """
         x, a, b = self._table
         gap = np.log(a) - np.log(b)  # negative where A is better
+        gap[np.abs(gap) < ROUNDING] = 0.0
         known = np.isfinite(gap)
         start = int(np.searchsorted(x, np.log(self.compute[0])))
         if not known[0, start] or gap[0, start] == 0:
