@@ -23,6 +23,8 @@ from analysis.validation.validate import validate
 
 if TYPE_CHECKING:
     from analysis import figures
+    from analysis.comparison.compare import compare
+    from analysis.comparison.speedup import effective_speedup
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from analysis.reporting.summary import summarise
     from analysis.validation.loss_relation import relate_losses
     from analysis.validation.predictability import predictability
+    from analysis.validation.regret import regret
     from analysis.validation.suite import backtest
 
 __distribution__ = "scaling-laws-lab"
@@ -43,10 +46,12 @@ __all__ = [
     "Range",
     "backtest",
     "choose",
+    "compare",
     "contours",
     "critical_batch",
     "data_rule",
     "design",
+    "effective_speedup",
     "figures",
     "fit",
     "frontier",
@@ -57,6 +62,7 @@ __all__ = [
     "plans",
     "predictability",
     "published",
+    "regret",
     "relate_losses",
     "report",
     "summarise",
@@ -66,12 +72,15 @@ __all__ = [
 
 _LAZY = {
     "backtest": "analysis.validation.suite",
+    "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
+    "effective_speedup": "analysis.comparison.speedup",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",
     "predictability": "analysis.validation.predictability",
     "relate_losses": "analysis.validation.loss_relation",
+    "regret": "analysis.validation.regret",
     "report": "analysis.reporting.html",
     "summarise": "analysis.reporting.summary",
 }

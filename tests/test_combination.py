@@ -92,7 +92,7 @@ def test_the_frontier_of_auto_has_its_losses(auto):
 
 def test_plans_lead_with_auto_and_show_other_laws():
     found = plans(choose(grid(chinchilla), bootstrap=50), C=1e21)
-    assert list(found.plans)[0] == "auto"
+    assert next(iter(found.plans)) == "auto"
     assert {"chinchilla", "kaplan_ND", "shared_exponent"} <= set(found.plans)
     text = str(found)
     assert text.startswith("auto (bottleneck")

@@ -118,6 +118,8 @@ STANDS_FOR = {
     "sweep": [("quickstart", "small.toml"), ("--workers 2", "--in-process")],
     "logs": [("3f2a", "RUN")],
     "verify-published": [("--data published", "--data PUBLISHED")],
+    "compare": [("adamw.csv muon.csv", "results/quickstart known"),
+                ("runs.csv --by", "both.csv --by")],
     "data prepare": [("my_text.txt --tokenizer bpe-1024", "my_text.txt --tokenizer bpe-300")],
 }  # fmt: skip
 CLAIM = """
@@ -149,6 +151,8 @@ def folder(tmp_path_factory, text_file):
     (folder / "known" / "manifest.json").write_text(json.dumps(manifest))
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(folder / "runs.csv", index=False)
+    two = runs[["N", "D", "L"]].assign(optimizer=["adamw", "muon"] * (len(runs) // 2))
+    two.to_csv(folder / "both.csv", index=False)
     for name in ("corpus.txt", "my_text.txt"):
         shutil.copy(text_file, folder / name)
     (folder / "small.toml").write_text(SMALL)

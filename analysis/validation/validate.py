@@ -178,7 +178,7 @@ def validate(
     if by not in runs.columns:
         raise TableError(missing_column(by, runs.columns))
     size = _scale_of_run(runs, by, cluster)
-    rivals = [resolve(each) for each in against] if against is not None else _rivals(law)
+    others = [resolve(each) for each in against] if against is not None else rivals(law)
     at = cutoffs(size, cuts, len(law.params) - len(options.get("fixed") or {}) + 2)
     scales = _leave_one_out(whole)
     # All share one Huber threshold; otherwise their objectives could not be compared.
@@ -186,7 +186,7 @@ def validate(
     options = {**options, "objective": objective, "delta": delta}
     backtest, failed = _backtest(law, runs, size, at, level, {**options, "warm": whole})
     same = {**options, "bootstrap": 0, "fixed": None}
-    names = _names([law, *rivals])
+    names = _names([law, *others])
     compared = _compare(whole, names, size, at, same)
     objections = [*objections_to(whole, backtest, level)]
     notes = [line for line in whole.status if line.code in ("implausible", "duplicates")]
@@ -299,7 +299,7 @@ def _leave_one_out(result: FitResult) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[name, "n_held", "error", "bias"])
 
 
-def _rivals(law: Law) -> list[Law]:
+def rivals(law: Law) -> list[Law]:
     """Return laws of the same inputs and target that differ in one assumption."""
     if law.target == "L" and law.inputs == ("N", "D"):
         found = [known.chinchilla, known.bottleneck, known.shared_exponent, known.kaplan_ND]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from scaling.cli.arguments import parse_and_call
 from scaling.cli.audit import audit
 from scaling.cli.backtest import backtest
+from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
@@ -67,6 +68,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "frontier": frontier,
     "plan": plan,
     "design": design,
+    "compare": compare,
     "figure": figure,
     "report": report,
     "data prepare": data_prepare,

@@ -22,6 +22,7 @@ from scaling.cli.options import (
 )
 from scaling.cli.output import check_one_format, show, show_json
 from scaling.cli.tables import load_rows
+from scaling.errors import ConfigError
 
 
 def fit(
@@ -133,6 +134,7 @@ def validate(
     law: str = "chinchilla",
     against: tuple[str, ...] = (),
     by: str | None = None,
+    regret: bool = False,
     level: Level = 0.9,
     map: Map = (),
     objective: Objective = "auto",
@@ -150,6 +152,7 @@ def validate(
     """Test a law on held-out larger runs and against competing laws.
 
     Example: scaling validate results/quickstart --law chinchilla --against bottleneck
+    Example: scaling validate results/quickstart --regret
 
     Args:
         runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
@@ -158,12 +161,32 @@ def validate(
         against: Competing law. Default: the laws that differ from `law` in one assumption.
         by: Column whose largest values are held out. Default: C, or the first input of the
             law if the table has no C.
+        regret: Print instead what it loses to act on the laws' advice: nats and FLOPs, at larger
+            compute, against the best run there. Decisions are N and D, and learning rate and batch
+            size where the table has searches over them.
         bootstrap: Number of bootstrap draws for the predictive intervals.
     """
     from analysis import laws as all_laws
     from analysis import validate as validate_law
 
     chosen = [all_laws.resolve(name) for name in (law, *against)]
+    if regret:
+        if by is not None:
+            raise ConfigError(
+                f"--by {by} does not go with --regret, which holds out the runs of larger compute; "
+                "leave one of them out."
+            )
+        from analysis import regret as regret_of
+        from analysis.validation.validate import rivals
+
+        table = load_rows(
+            runs, chosen, map=map, where=where, strict=strict, rows=rows, decimal=decimal,
+            also=("lr_peak", "B"),
+        )  # fmt: skip
+        acted_on = chosen if against else [*chosen, *rivals(chosen[0])]
+        lost = regret_of(acted_on, table, objective=objective, delta=delta, on=on, seed=seed)
+        show_json(lost.record()) if json else show(lost)
+        return
     found = validate_law(
         chosen[0],
         load_rows(runs, chosen, map=map, where=where, strict=strict, rows=rows, decimal=decimal),

@@ -43,13 +43,15 @@ def load_rows(
     strict: bool = False,
     rows: Literal["auto", "last", "all"] = "auto",
     decimal: str | None = None,
+    also: Sequence[str] = (),
 ) -> Any:
-    """Return the finished runs of a table, with the columns that `laws` use."""
+    """Return the finished runs of a table, with the columns that `laws` use, and those of `also`
+    that it has."""
     from analysis import load
     from analysis.tables.rows import RowsLeftOut, finished
 
     need = [name for law in laws for name in (*law.inputs, law.target)]
-    also = [name for law in laws if law.best_of for name in ("L", *law.best_of)]
+    also = [*also, *(name for law in laws if law.best_of for name in ("L", *law.best_of))]
     with _without_warnings(RowsLeftOut):
         table = load(
             one_source(paths), map=column_map(map), need=need, also=also, mixed=True, where=where,
