@@ -71,8 +71,9 @@ def minimise(
     if pool.shape[1] == 0:
         raise FloatingPointError("not finite at any starting point")
     count = 24 if isinstance(problem.model, PowerSumModel) else 48
+    least = 1e-9 * problem.unit
     # Starts are ranked by least absolute deviations, which no outlier dominates.
-    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), 1e-9) * 1e-2)
+    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), least) * 1e-2)
     if warm is None:
         first = spaced(pool, count)
     else:
@@ -93,7 +94,7 @@ def _search(
     """Return Huber's threshold for the objective, and the minima reached from each start."""
     if objective == "huber" and delta is None:
         return _tied(problem, first)
-    threshold = LAD if objective == "lad" else np.inf if delta is None else delta
+    threshold = LAD * problem.unit if objective == "lad" else np.inf if delta is None else delta
     return threshold, _continue(problem, first, threshold)
 
 
@@ -137,7 +138,7 @@ def _minimum(
     # Solve once more to full tolerance, in case the search was cut short.
     last = solve(problem, found.theta[:, [top]], threshold, limit=500)
     # The objective of an exact fit is rounding error: residuals below 1e-9 count as equal.
-    tiny = 1e-9 * (1 + np.abs(problem.y).max())
+    tiny = 1e-9 * (problem.unit + np.abs(problem.y).max())
     slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
     basins = [top]
     for i in order:
@@ -173,9 +174,10 @@ def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
     theta = rough.theta[:, [int(np.argmin(rough.objective))]]
     delta = np.inf
     found = rough
+    skip, least = problem.q if problem.few() else 0, 1e-9 * problem.unit
     for _ in range(3):  # the best basin may change with the threshold
         for _ in range(30):
-            tied = max(1.345 * 1.4826 * typical(problem, theta), 1e-9)
+            tied = max(1.345 * 1.4826 * typical(problem, theta, without=skip), least)
             if abs(tied - delta) <= 1e-9 * tied:
                 break
             delta = tied

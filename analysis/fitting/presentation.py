@@ -86,11 +86,17 @@ def _notes(result: FitResult) -> list[str]:
         method += f", {len(result.samples)} draws"
     if c.groups < result.n:
         method += f", clustered in {c.groups} runs"
+    if c.size_effect:
+        scale = (
+            f"{100 * c.size_effect:.2g} %" if result.problem.on == "log" else f"{c.size_effect:.2g}"
+        )
+        method += f", with an error of {scale} that the runs of each N share (p = {c.size_p:.2g})"
     gap = "no other" if c.gap is None else f"the next is {100 * c.gap:.2g} % higher"
     return [
         f"intervals: {method}",
         f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
         f"(row {r.idxmax()})",
+        *([f"noise: {result.noise}"] if result.noise is not None else []),
         f"minimum: reached by {100 * c.share:.0f} % of {c.starts} starts, {gap}",
         f"status: {'; '.join(result.status)}",
     ]
