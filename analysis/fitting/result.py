@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis.fitting import presentation
+from analysis.fitting import influence, presentation
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.draws import central_interval, containing, spread, student_spread
 from analysis.fitting.intervals import (
@@ -233,6 +233,27 @@ class FitResult:
                 ) from error
 
         return evaluate
+
+    def influence(self, *, every: bool = True) -> pd.DataFrame:
+        """Return how the fit changes without each row, the most influential row first.
+
+        One column per fitted parameter holds its value without the row minus that with it. The
+        column 'prediction' holds the change, in nats, of the logarithm of the prediction at ten
+        times the compute of the largest run. Without `every`, only the rows that could matter most
+        are refitted, which is fast for any table.
+        """
+        rows = None if every else influence.suspects(self.problem, self.minimum, influence.SUSPECTS)
+        return influence.table(self.problem, self.minimum, self.runs.index, rows)
+
+    def most_influential(self, level: float = 0.95) -> tuple[Any, float, float]:
+        """Return the row that moves the prediction at ten times the compute most, the change of its
+        logarithm without that row, and half the width of its interval at `level`."""
+        top = self.influence(every=False)[influence.PREDICTION]
+        point = influence.reference(dict(self.problem.columns))
+        low, high = self.predict_interval(level, **point)
+        with np.errstate(all="ignore"):
+            half = float(np.log(high / low)) / 2
+        return top.index[0], float(top.iloc[0]), half
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """Return parameters and derived quantities with their intervals, one row each."""
