@@ -117,7 +117,6 @@ def fit(
         params = _parameters(problem, minimum)
         samples, certificate = _draw(problem, minimum, certificate, bootstrap, seed)
         stderr = _standard_errors(problem, minimum, certificate, params, samples)
-        ended = time.perf_counter()
         return FitResult(
             law=law,
             params=params,
@@ -130,16 +129,21 @@ def fit(
             status=_status(problem, minimum, certificate, rows.runs, rows.remarks),
             certificate=certificate,
             intervals=used,
-            timings={
-                "fit": solved - began,
-                "certificate": certified - solved,
-                "intervals": ended - certified,
-                "total": ended - began,
-            },
+            timings=_timings(began, solved, certified, time.perf_counter()),
             noise=model,
             problem=problem,
             minimum=minimum,
         )
+
+
+def _timings(began: float, solved: float, certified: float, ended: float) -> dict[str, float]:
+    """Return the seconds spent in each stage."""
+    return {
+        "fit": solved - began,
+        "certificate": certified - solved,
+        "intervals": ended - certified,
+        "total": ended - began,
+    }
 
 
 class _Rows(NamedTuple):
