@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -187,3 +189,27 @@ def test_no_row_is_named_where_none_matters():
     assert "influence:" not in result.text()
     some = result.influence(every=False)
     assert len(some) < 40 and some.index[0] in result.influence().index[:3]
+
+
+# ------------------------------------------------------------------ outliers
+
+
+def test_bad_rows_that_lie_together_do_not_hide_each_other():
+    runs = spread(60, 4)
+    bad = runs["D"].nsmallest(24).index[::4]
+    runs.loc[bad, "L"] *= 1.06
+    result = fit("chinchilla", runs, bootstrap=0)
+    assert set(bad) <= set(result.outliers().index) and len(result.outliers()) <= 10
+    plain = fit("chinchilla", spread(60, 4), bootstrap=0)
+    assert len(plain.outliers()) == 0
+
+
+def test_the_rows_that_a_published_fit_dropped_are_the_farthest():
+    published = Path(__file__).parents[2] / "shared/published/besiroglu2024_epoch"
+    if not published.exists():
+        pytest.skip("the published table is not here")
+    table = pd.read_csv(published / "svg_extracted_data.csv")
+    N, C = table["Model Size"], table["Training FLOP"]
+    runs = pd.DataFrame({"N": N, "D": C / 6 / N, "L": table["loss"]})
+    found = fit("chinchilla", runs, bootstrap=0).outliers()
+    assert set(found.index[:5]) == set(table["loss"].nlargest(5).index)

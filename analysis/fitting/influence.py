@@ -14,7 +14,7 @@ from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
 from analysis.fitting.solver import gradients, solve
 
-SUSPECTS = 8
+SUSPECTS = 12
 """Rows that are refitted to find the one that moves the answer most."""
 AHEAD = 10.0
 """Compute of the prediction whose change is reported, as a multiple of the largest run's."""
@@ -62,19 +62,36 @@ def without_each(problem: Problem, minimum: Minimum, rows: np.ndarray) -> np.nda
 def suspects(problem: Problem, minimum: Minimum, count: int) -> np.ndarray:
     """Return positions of the rows that could move a fit most, most suspicious first.
 
-    A row moves a linearised fit by its leverage times its clipped residual; rows of the largest
-    residuals and leverages are added, since one step says little about them.
+    A row moves a linearised prediction by its clipped residual times its pull on that prediction;
+    rows of the largest residuals and leverages are added, since one step says little about them.
     """
     r, w = problem.residuals(minimum.theta)[0], problem.weights
     J = gradients(problem, minimum.theta) * np.sqrt(w)[:, None]
-    basis = np.linalg.svd(J / (np.linalg.norm(J, axis=0) + 1e-300), full_matrices=False)[0]
-    leverage = np.minimum(np.sum(basis**2, axis=1), 1 - 1e-9)
-    psi = np.abs(np.clip(r, -minimum.delta, minimum.delta)) * np.sqrt(w)
-    step = psi * np.sqrt(leverage) / (1 - leverage)
+    size = np.linalg.norm(J, axis=0) + 1e-300
+    half = np.linalg.pinv(J / size)
+    leverage = np.minimum(np.sum((J / size) * half.T, axis=1), 1 - 1e-9)
+    psi = np.clip(r, -minimum.delta, minimum.delta) * np.sqrt(w)
+    pull = (_slope(problem, minimum) / size) @ half
+    step = np.nan_to_num(np.abs(pull * psi) / (1 - leverage))
     orders = [np.argsort(-x, kind="stable") for x in (step, np.abs(r), leverage)]
     ranked = np.stack(orders, 1).ravel()
     _, first = np.unique(ranked, return_index=True)
     return ranked[np.sort(first)][:count]
+
+
+def _slope(problem: Problem, minimum: Minimum) -> np.ndarray:
+    """Return the derivative (q,) of the log of the prediction with respect to the unknowns."""
+    step = 1e-5
+    moved = minimum.theta + step * np.concatenate([np.eye(problem.q), -np.eye(problem.q)], 1)
+    ahead, behind = np.split(_predicted(problem, problem.params(moved)), 2)
+    return (ahead - behind) / (2 * step)
+
+
+def _predicted(problem: Problem, params: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the log of the prediction (B,) for parameters {name: (B,)}."""
+    point = {name: np.array([[x]]) for name, x in reference(dict(problem.columns)).items()}
+    with np.errstate(all="ignore"):
+        return np.log(np.ravel(problem.law.predict(params, **point)))
 
 
 def table(
@@ -89,9 +106,7 @@ def table(
     rows = np.arange(problem.n) if rows is None else rows
     theta = np.concatenate([minimum.theta, without_each(problem, minimum, rows)], 1)
     params = problem.params(theta)
-    point = {name: np.array([[x]]) for name, x in reference(dict(problem.columns)).items()}
-    with np.errstate(all="ignore"):
-        y = np.log(np.ravel(problem.law.predict(params, **point)))
+    y = _predicted(problem, params)
     out = pd.DataFrame({p: params[p][1:] - params[p][0] for p in problem.free}, index=index[rows])
     out[PREDICTION] = y[1:] - y[0]
     order = np.argsort(-np.abs(np.nan_to_num(out[PREDICTION], nan=np.inf)), kind="stable")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis.fitting import influence, presentation
+from analysis.fitting import influence, outliers, presentation
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.draws import central_interval, containing, spread, student_spread
 from analysis.fitting.intervals import (
@@ -254,6 +254,14 @@ class FitResult:
         with np.errstate(all="ignore"):
             half = float(np.log(high / low)) / 2
         return top.index[0], float(top.iloc[0]), half
+
+    def outliers(self, cut: float = outliers.CUT) -> pd.DataFrame:
+        """Return rows that lie more than `cut` standard errors from a fit to the good rows.
+
+        The good rows are found by least trimmed squares, so that up to a quarter of bad rows cannot
+        hide each other. Rows are reported, not removed.
+        """
+        return outliers.table(self.problem, self.minimum, self.runs.index, cut)
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """Return parameters and derived quantities with their intervals, one row each."""
