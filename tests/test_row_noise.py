@@ -130,19 +130,6 @@ def test_a_variance_that_falls_with_size_is_found_and_used():
     assert set(result.record()["noise"]) == {"constant", "exponents", "p"}
 
 
-def test_weights_by_variance_make_a_fit_more_exact():
-    errors = {"constant": [], "sizes": []}
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        N = np.exp(rng.uniform(np.log(5e7), np.log(1.6e10), 60))
-        noise = 0.01 * (N / 9e8) ** -0.5 * rng.standard_normal(60)
-        runs = pd.DataFrame({"N": N, "L": 20 * N**-0.1 * np.exp(noise)})
-        for noise, found in errors.items():
-            result = fit("power_N", runs, noise=noise, bootstrap=0)
-            found.append(float(np.log(result.predict(N=1e12) / (20 * 1e12**-0.1))))
-    assert np.std(errors["sizes"]) < 0.7 * np.std(errors["constant"])
-
-
 def test_auto_leaves_even_noise_alone():
     kept = []
     for seed in range(8):
