@@ -85,7 +85,9 @@ def test_clustered_intervals_account_for_correlated_checkpoints():
     linear = fit(POWER, checkpoints(0), bootstrap=0)
     assert clustered.stderr["alpha"] == pytest.approx(truth, rel=0.3)
     assert linear.stderr["alpha"] == pytest.approx(clustered.stderr["alpha"], rel=0.15)
-    assert rows.stderr["alpha"] < 0.5 * truth
+    # Without the column of the run, the error that rows of one N share is found all the same.
+    assert rows.certificate.size_effect is not None
+    assert rows.stderr["alpha"] == pytest.approx(truth, rel=0.4)
     assert clustered.certificate.groups == 40
     assert "clustered in 40 runs" in str(clustered)
 

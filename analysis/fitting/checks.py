@@ -66,11 +66,13 @@ def check_options(
     bootstrap: int,
     intervals: str,
     seed: int,
+    noise: str = "constant",
 ) -> None:
     """Raise FitError for an option of fit() that is unknown or meaningless."""
     for name, value, known in (
         ("objective", objective, OBJECTIVES),
-        ("on", on, ("log", "raw")),
+        ("on", on, ("log", "raw", "auto")),
+        ("noise", noise, ("constant", "sizes", "auto")),
         ("reduce", reduce, ("sum", "mean")),
         ("intervals", intervals, INTERVALS),
     ):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.arguments import expect_law_and_runs
-from analysis.fitting.bootstrap import SMALL, draw
+from analysis.fitting.bootstrap import draw
 from analysis.fitting.checks import (
     DEFAULT_CLUSTER,
     FitError,
@@ -24,8 +24,9 @@ from analysis.fitting.checks import (
 )
 from analysis.fitting.draws import FAR, spread
 from analysis.fitting.minimise import Minimum, minimise
+from analysis.fitting.noise import comparable_deviance, reweighted
 from analysis.fitting.prior import Prior, prior_named
-from analysis.fitting.problem import Problem
+from analysis.fitting.problem import SMALL, Problem
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import (
     Certificate,
@@ -49,7 +50,8 @@ def fit(
     *,
     objective: Objective | Literal["auto"] = "auto",
     delta: float | None = None,
-    on: Literal["log", "raw"] = "log",
+    on: Literal["log", "raw", "auto"] = "log",
+    noise: Literal["constant", "sizes", "auto"] = "constant",
     reduce: Literal["sum", "mean"] = "sum",
     bootstrap: int = 1000,
     intervals: IntervalMethod = "auto",
@@ -68,12 +70,15 @@ def fit(
         column 'status', if present, is not 'ok' are left out. A law of the best learning rate or
         batch size is fitted to the best run of each search (see Law.best_of).
     objective: 'huber', 'ls' (half the sum of squares) or 'lad' (the sum of absolute values), of
-        the residuals. 'auto' is 'huber', or 'ls' for fewer than 25 rows if every row is a run of
-        its own.
+        the residuals. 'auto' is 'huber'.
     delta: Huber's threshold. None ties it to the residuals, 1.345 times 1.4826 times their median
         size, which costs 5 % of efficiency under Gaussian noise. Hoffmann et al. 2022 and most
         papers since use 1e-3, which costs about 20 %.
-    on: 'log' compares logarithms, as the papers do; 'raw' compares the values themselves.
+    on: 'log' compares logarithms, as the papers do; 'raw' compares the values themselves. 'auto'
+        fits both and takes the one with the higher likelihood.
+    noise: 'constant' weighs all rows alike (but for `weights`). 'sizes' weighs each by the inverse
+        of its variance, which is a product of powers of the law's inputs, estimated from repeated
+        rows and residuals. 'auto' does so if a test rejects a constant variance.
     reduce: 'sum' or 'mean', how `FitResult.objective` is stated; the fit is the same.
     bootstrap: number of draws; 0 for none.
     intervals: 'bootstrap' (percentile, over runs), 'residual', 'wild', 'delta' (linearised, with
@@ -101,68 +106,105 @@ def fit(
     began = time.perf_counter()
     expect_law_and_runs("fit", law, runs)
     law = resolve(law)
-    check_options(objective, delta, on, reduce, bootstrap, intervals, seed)
+    check_options(objective, delta, on, reduce, bootstrap, intervals, seed, noise)
     fixed = held_parameters(law, fixed or {})
-    runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
-    problem = _problem(law, runs, w, cluster, fixed, on, left_out)
-    if prior is not None:
-        problem = replace(problem, prior=prior_named(prior))
-    kind = _objective(problem, objective, delta)
-    used = _intervals(problem, intervals, bootstrap)
+    kind: Objective = "huber" if objective == "auto" else objective
+    believed = None if prior is None else prior_named(prior)
+    rows = _rows(law, runs, weights, cluster, fixed, _first_scale(law, runs, on), believed)
+    used = _intervals(rows.problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")
-    with computable(problem, runs, seed):
-        minimum = minimise(problem, kind, delta, seed, _warm(problem, warm))
+    with computable(rows.problem, rows.runs, seed):
+        minimum = minimise(rows.problem, kind, delta, seed, _warm(rows.problem, warm))
+        if on == "auto" and rows.problem.on == "log":
+            raw = _rows(law, runs, weights, cluster, fixed, "raw", believed)
+            rows, minimum = _likelier(rows, minimum, raw, kind, delta, seed)
+        problem, minimum, model = reweighted(rows.problem, minimum, noise, kind, delta, seed)
         problem = replace(problem, strain=minimum.strain)
         solved = time.perf_counter()
-        certificate = certify(problem, minimum, used, left_out)
+        certificate = certify(problem, minimum, used, rows.left_out)
         certified = time.perf_counter()
         params = _parameters(problem, minimum)
         samples, certificate = _draw(problem, minimum, certificate, bootstrap, seed)
         stderr = _standard_errors(problem, minimum, certificate, params, samples)
-        ended = time.perf_counter()
         return FitResult(
             law=law,
             params=params,
             stderr=stderr,
             samples=samples,
-            runs=runs,
+            runs=rows.runs,
             objective=_stated(problem, minimum, kind, reduce),
             loss=_loss_in_words(problem, kind, minimum.delta, reduce),
             objective_kind=kind,
-            status=_status(problem, minimum, certificate, runs, remarks),
+            status=_status(problem, minimum, certificate, rows.runs, rows.remarks),
             certificate=certificate,
             intervals=used,
-            timings={
-                "fit": solved - began,
-                "certificate": certified - solved,
-                "intervals": ended - certified,
-                "total": ended - began,
-            },
+            timings=_timings(began, solved, certified, time.perf_counter()),
+            noise=model,
             problem=problem,
             minimum=minimum,
         )
 
 
-def _problem(
+def _timings(began: float, solved: float, certified: float, ended: float) -> dict[str, float]:
+    """Return the seconds spent in each stage."""
+    return {
+        "fit": solved - began,
+        "certificate": certified - solved,
+        "intervals": ended - certified,
+        "total": ended - began,
+    }
+
+
+class _Rows(NamedTuple):
+    """The rows that are fitted, and the problem that they pose."""
+
+    problem: Problem
+    runs: pd.DataFrame
+    left_out: dict[str, int]
+    remarks: dict[str, str]
+
+
+def _rows(
     law: Law,
     runs: pd.DataFrame,
-    weights: np.ndarray,
+    weights: Any,
     cluster: str | None,
     fixed: Mapping[str, float],
     on: str,
-    left_out: Mapping[str, int],
-) -> Problem:
+    prior: Prior | None = None,
+) -> _Rows:
+    runs, w, left_out, remarks = usable_rows(law, runs, weights, on)
     problem = Problem(
         law=law,
         columns={name: runs[name].to_numpy(float) for name in law.inputs},
         target=runs[law.target].to_numpy(float),
-        weights=weights,
+        weights=w,
         groups=group_codes(runs, cluster),
         fixed=fixed,
         on=on,
+        prior=prior,
     )
     check_data(problem, left_out)
-    return problem
+    return _Rows(problem, runs, left_out, remarks)
+
+
+def _first_scale(law: Law, runs: pd.DataFrame, on: str) -> str:
+    """Return the scale to fit first: for 'auto' the log, unless a target has none."""
+    if on != "auto":
+        return on
+    target = pd.to_numeric(runs.get(law.target, pd.Series(dtype=float)), errors="coerce")
+    return "raw" if bool((target <= 0).any()) else "log"
+
+
+def _likelier(
+    log: _Rows, minimum: Minimum, raw: _Rows, kind: Objective, delta: float | None, seed: int
+) -> tuple[_Rows, Minimum]:
+    """Return the rows and the minimum on the scale whose residuals are more likely."""
+    warm = raw.problem.model.centred(log.problem.model.natural(minimum.basins))
+    other = minimise(raw.problem, kind, delta, seed, warm)
+    first = comparable_deviance(log.problem, minimum, kind)
+    second = comparable_deviance(raw.problem, other, kind)
+    return (raw, other) if second < first else (log, minimum)
 
 
 def _status(
@@ -178,14 +220,6 @@ def _status(
         *checkpoints_as_runs(problem, runs, minimum),
         *(Status(code, text) for code, text in remarks.items()),
     )
-
-
-def _objective(problem: Problem, objective: str, delta: float | None) -> Objective:
-    if objective != "auto":
-        return cast(Objective, objective)
-    clustered = problem.units() < problem.n
-    few = problem.units() < SMALL
-    return "ls" if few and not clustered and delta is None else "huber"
 
 
 def _intervals(problem: Problem, intervals: str, bootstrap: int) -> str:

@@ -15,6 +15,7 @@ import scipy
 
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
+from analysis.fitting.size_effect import size_effect
 from analysis.fitting.solver import gradients, prior_rows, solve
 
 NULL = 1e-7
@@ -29,6 +30,27 @@ def covariance(
     problem: Problem, minimum: Minimum, *, clustered: bool = True
 ) -> tuple[np.ndarray, float]:
     """Return the covariance (q, q) of the unknowns, and its degrees of freedom.
+
+    It includes an error shared by the runs of one size, if there is one and the rows are
+    `clustered`.
+    """
+    cov, freedom = _sampling(problem, minimum, clustered)
+    effect = size_effect(problem, minimum) if clustered else None
+    if effect is None:
+        return cov, freedom
+    J, prior = gradients(problem, minimum.theta), prior_rows(problem, minimum.theta)
+    slope = curvature(problem, minimum)
+    inverse = _inverse(J.T @ (J * problem.weights[:, None]) + prior.T @ prior / slope)
+    added = effect.covariance(J, problem.weights, inverse)
+    # Welch and Satterthwaite's degrees of freedom of the sum, for its typical direction.
+    share = np.diag(added) / np.maximum(np.diag(cov) + np.diag(added), 1e-300)
+    share = float(np.median(share))
+    joint = 1 / (share**2 / effect.freedom + (1 - share) ** 2 / freedom)
+    return cov + added, float(min(freedom, joint))
+
+
+def _sampling(problem: Problem, minimum: Minimum, clustered: bool) -> tuple[np.ndarray, float]:
+    """Return the covariance (q, q) from errors that differ from run to run, and its freedom.
 
     For least squares with one row per group it is the classical s^2 (J'WJ)^-1. Otherwise it is the
     sandwich of the M-estimate, with scores summed over groups and jackknifed (over rows without
@@ -49,6 +71,15 @@ def covariance(
             return bread * variance, freedom
         return bread @ (information * variance + prior * problem.strain) @ bread, freedom
     psi = np.clip(r, -minimum.delta, minimum.delta)
+    if problem.few() and minimum.delta > 0:
+        freedom = max(n - q, 1)
+        slope = curvature(problem, minimum)
+        # Huber's correction for the number of parameters (Huber & Ronchetti 2009, eq. 7.82).
+        K = 1 + q / n * (1 - slope) / slope
+        variance = float(np.sum(w * psi * psi)) / freedom * K**2 / slope
+        if not prior.any():
+            return bread * variance, freedom
+        return bread @ (information * variance + prior * problem.strain) @ bread, freedom
     score = (J * (w * psi)[:, None]).T
     if grouped:
         score = _without_own(problem, J * np.sqrt(w)[:, None], problem.per_group(score))
@@ -160,12 +191,12 @@ def scale(problem: Problem, minimum: Minimum) -> float:
 
 
 def design_effect(problem: Problem, minimum: Minimum, a: np.ndarray) -> float:
-    """Return the factor by which agreement of rows of one run raises the variance of a . theta.
+    """Return the factor by which agreeing rows of a run or size raise the variance of a . theta.
 
     The likelihood treats rows as independent, so its statistics are divided by this factor, which
     is at least 1.
     """
-    if problem.units() == problem.n:
+    if problem.units() == problem.n and size_effect(problem, minimum) is None:
         return 1.0
     clustered, _ = covariance(problem, minimum)
     naive, _ = covariance(problem, minimum, clustered=False)

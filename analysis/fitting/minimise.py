@@ -77,8 +77,9 @@ def minimise(
     if pool.shape[1] == 0:
         raise FloatingPointError("not finite at any starting point")
     count = 24 if isinstance(problem.model, PowerSumModel) else 48
+    least = 1e-9 * problem.unit
     # Starts are ranked by least absolute deviations, which no outlier dominates.
-    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), 1e-9) * 1e-2)
+    pool, _ = ranked(problem, pool, max(typical(problem, pool[:, :1]), least) * 1e-2)
     if warm is None:
         first = spaced(pool, count)
     else:
@@ -131,7 +132,7 @@ def _search(
     """Return Huber's threshold for the objective, and the minima reached from each start."""
     if objective == "huber" and delta is None:
         return _tied(problem, first)
-    threshold = LAD if objective == "lad" else np.inf if delta is None else delta
+    threshold = LAD * problem.unit if objective == "lad" else np.inf if delta is None else delta
     return threshold, _continue(problem, first, threshold)
 
 
@@ -175,7 +176,7 @@ def _minimum(
     # Solve once more to full tolerance, in case the search was cut short.
     last = solve(problem, found.theta[:, [top]], threshold, limit=500)
     # The objective of an exact fit is rounding error: residuals below 1e-9 count as equal.
-    tiny = 1e-9 * (1 + np.abs(problem.y).max())
+    tiny = 1e-9 * (problem.unit + np.abs(problem.y).max())
     slack = SAME * best + tiny * min(tiny, threshold) * float(problem.weights.sum())
     basins = [top]
     for i in order:
@@ -208,23 +209,49 @@ def _polish(
 
 def _tied(problem: Problem, first: np.ndarray) -> tuple[float, Solutions]:
     """Return Huber's threshold tied to the residuals, and the minima at it, as a fixed point."""
-    rough = solve(problem, first[:, : max(6, first.shape[1] // 3)], np.inf, limit=30)
+    some = first[:, : max(6, first.shape[1] // 3)]
+    rough = solve(problem, some, np.inf, limit=30)
     theta = rough.theta[:, [int(np.argmin(rough.objective))]]
-    delta = np.inf
-    found = rough
-    for _ in range(3):  # the best basin may change with the threshold
-        for _ in range(30):
-            tied = max(1.345 * 1.4826 * typical(problem, theta), 1e-9)
-            if abs(tied - delta) <= 1e-9 * tied:
-                break
-            delta = tied
-            theta = solve(problem, theta, delta).theta
+    delta, found = np.inf, rough
+    for turn in range(3):  # the best basin may change with the threshold
+        delta, theta = _fixed_point(problem, theta)
+        if turn == 0 and problem.few():
+            delta, theta = _unmasked(problem, some, delta, theta)
         found = _continue(problem, np.concatenate([first, theta], 1), delta)
         best = int(np.argmin(found.objective))
         if found.objective[best] >= found.objective[-1] * (1 - 1e-9):
             break
-        theta, delta = found.theta[:, [best]], np.inf
+        theta = found.theta[:, [best]]
     return delta, found
+
+
+def _fixed_point(problem: Problem, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the threshold tied to the residuals of its own minimum, and that minimum (q, 1)."""
+    skip, least = problem.q if problem.few() else 0, 1e-9 * problem.unit
+    delta = np.inf
+    for _ in range(30):
+        tied = max(1.345 * 1.4826 * typical(problem, theta, without=skip), least)
+        if abs(tied - delta) <= 1e-9 * tied:
+            break
+        delta = tied
+        theta = solve(problem, theta, delta).theta
+    return delta, theta
+
+
+def _unmasked(
+    problem: Problem, starts: np.ndarray, delta: float, theta: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return another fixed point if its threshold is less than half as large.
+
+    Least squares bends towards a gross error, and among few rows a threshold that begins there may
+    stay too large to show it. The other fixed point begins at least absolute deviations.
+    """
+    small = max(1e-2 * delta, 1e-9 * problem.unit)
+    for threshold in (delta, 0.1 * delta, small):
+        starts = solve(problem, starts, threshold, limit=_GLOBAL).theta
+    found = solve(problem, starts, small, limit=_GLOBAL)
+    other, point = _fixed_point(problem, found.theta[:, [int(np.argmin(found.objective))]])
+    return (other, point) if other < delta / 2 else (delta, theta)
 
 
 def _continue(problem: Problem, theta: np.ndarray, delta: float) -> Solutions:

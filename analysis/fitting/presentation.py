@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from analysis import notebook
@@ -91,11 +92,25 @@ def _notes(result: FitResult) -> list[str]:
         method += f", {len(result.samples)} draws"
     if c.groups < result.n:
         method += f", clustered in {c.groups} runs"
+    if c.size_effect:
+        scale = (
+            f"{100 * c.size_effect:.2g} %" if result.problem.on == "log" else f"{c.size_effect:.2g}"
+        )
+        method += f", with an error of {scale} that the runs of each N share (p = {c.size_p:.2g})"
+    lines = [f"noise: {result.noise}"] if result.noise is not None else []
+    row, change, half = result.most_influential()
+    if abs(change) > half:
+        lines.append(
+            f"influence: without row {row}, {result.law.target} at 10 times the largest compute "
+            f"changes by {100 * math.expm1(min(change, 50)):+.2g} %, more than its interval "
+            f"(±{100 * math.expm1(min(half, 50)):.2g} %)"
+        )
     gap = "no other" if c.gap is None else f"the next is {100 * c.gap:.2g} % higher"
     return [
         f"intervals: {method}",
         f"residuals: median {100 * r.median():.2g} %, largest {100 * r.max():.2g} % "
         f"(row {r.idxmax()})",
+        *lines,
         f"minimum: reached by {100 * c.share:.0f} % of {c.starts} starts, {gap}",
         *_status(result),
     ]

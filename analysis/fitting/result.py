@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis.fitting import presentation
+from analysis.fitting import influence, outliers, presentation
 from analysis.fitting.checks import FitError, check_level
 from analysis.fitting.draws import central_interval, containing, spread, student_spread
 from analysis.fitting.intervals import (
@@ -22,9 +22,11 @@ from analysis.fitting.intervals import (
     root,
 )
 from analysis.fitting.minimise import Minimum
+from analysis.fitting.noise import NoiseModel
 from analysis.fitting.problem import Problem
 from analysis.fitting.reference import reference
 from analysis.fitting.status import CONVERGED, Certificate, Status, natural_covariance
+from analysis.fitting.vanishing import with_zero
 from analysis.laws import Law
 from scaling.jsonable import finite
 
@@ -70,6 +72,8 @@ class FitResult:
     """Method of the intervals: one of bootstrap.METHODS, or 'none' if the data give none."""
     timings: dict[str, float] = field(default_factory=dict, repr=False)
     """Seconds spent in each stage."""
+    noise: NoiseModel | None = field(default=None, repr=False)
+    """How the variance of the residuals changes with the inputs; None if taken to be constant."""
     problem: Problem = field(repr=False)
     """The data and settings of the fit."""
     minimum: Minimum = field(repr=False)
@@ -148,7 +152,8 @@ class FitResult:
             y = self.law.predict(draws, **flat)
         if noise:
             r = self._residuals_on_scale() * np.sqrt(self.n / self._freedom_left())
-            r = np.random.default_rng(0).choice(r, y.shape)
+            r = np.random.default_rng(0).choice(r / self._noise_at(self.runs), y.shape)
+            r = r * self._noise_at(flat)
             y = y * np.exp(r) if self._on_log() else y + r
         low, high = central_interval(y, level)
         if not noise:
@@ -160,7 +165,8 @@ class FitResult:
 
         The intervals are quantiles of the samples. They are linearised if there are no samples, or
         if the samples are draws of the linearised fit; with `profile` they come from the profile
-        likelihood. The interval of a parameter that the data do not determine is unbounded.
+        likelihood. The interval of a parameter that the data do not determine is unbounded, and
+        that of a positive one contains zero if the law without its term fits as well.
         """
         check_level(level)
         rows = {}
@@ -178,6 +184,9 @@ class FitResult:
             if profile and free:
                 found = self.profile(p, level)
                 estimate = estimate._replace(low=found.low, high=found.high)
+            if free and estimate.low < value / 2:
+                ends = with_zero(self.problem, self.minimum, p, level, estimate.low, estimate.high)
+                estimate = estimate._replace(low=ends[0], high=ends[1])
             rows[p] = estimate._replace(stderr=self.stderr[p])
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(Estimate._fields))
 
@@ -239,6 +248,35 @@ class FitResult:
 
         return evaluate
 
+    def influence(self, *, every: bool = True) -> pd.DataFrame:
+        """Return how the fit changes without each row, the most influential row first.
+
+        One column per fitted parameter holds its value without the row minus that with it. The
+        column 'prediction' holds the change, in nats, of the logarithm of the prediction at ten
+        times the compute of the largest run. Without `every`, only the rows that could matter most
+        are refitted, which is fast for any table.
+        """
+        rows = None if every else influence.suspects(self.problem, self.minimum, influence.SUSPECTS)
+        return influence.table(self.problem, self.minimum, self.runs.index, rows)
+
+    def most_influential(self, level: float = 0.95) -> tuple[Any, float, float]:
+        """Return the row that moves the prediction at ten times the compute most, the change of its
+        logarithm without that row, and half the width of its interval at `level`."""
+        top = self.influence(every=False)[influence.PREDICTION]
+        point = influence.reference(dict(self.problem.columns))
+        low, high = self.predict_interval(level, **point)
+        with np.errstate(all="ignore"):
+            half = float(np.log(high / low)) / 2
+        return top.index[0], float(top.iloc[0]), half
+
+    def outliers(self, cut: float = outliers.CUT) -> pd.DataFrame:
+        """Return rows that lie more than `cut` standard errors from a fit to the good rows.
+
+        The good rows are found by least trimmed squares, so that up to a quarter of bad rows cannot
+        hide each other. Rows are reported, not removed.
+        """
+        return outliers.table(self.problem, self.minimum, self.runs.index, cut)
+
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """Return parameters and derived quantities with their intervals, one row each."""
         rows = self.interval(level)
@@ -263,6 +301,7 @@ class FitResult:
                 "reference": reference(self, level).record(),
                 "status": list(map(str, self.status)),
                 "certificate": self.certificate.record(),
+                **({} if self.noise is None else {"noise": self.noise.record()}),
                 "timings": self.timings,
             }
         )
@@ -324,6 +363,12 @@ class FitResult:
             return self.log_residuals
         return (self.runs[self.law.target] - self.fitted).to_numpy(float)
 
+    def _noise_at(self, columns: Mapping[str, Any] | pd.DataFrame) -> np.ndarray | float:
+        """Return the standard deviation of the noise at these inputs; 1 if it is constant."""
+        if self.noise is None:
+            return 1.0
+        return self.noise.sd(**{name: columns[name] for name in self.noise.exponents})
+
     def _linearised(self, name: str, level: float) -> tuple[float, float]:
         """Return Student's t interval of a parameter, on a log scale if the unknown is its log."""
         value, stderr = self.params[name], self.stderr[name]
@@ -350,7 +395,8 @@ class FitResult:
         ahead, behind = np.split(y, 2, axis=1)
         variance = np.sum(((ahead - behind) / (2 * step)) ** 2, axis=1)
         if noise:
-            variance += np.sum(self._residuals_on_scale() ** 2) / self._freedom_left()
+            r = self._residuals_on_scale() / self._noise_at(self.runs)
+            variance += np.sum(r**2) / self._freedom_left() * np.ravel(self._noise_at(columns)) ** 2
         half = scipy.special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
         best = self.law.predict(self.params, **columns)[:, 0]
         with np.errstate(over="ignore"):

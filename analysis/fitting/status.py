@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.bootstrap import SMALL
 from analysis.fitting.intervals import covariance, root, undetermined, unidentified
 from analysis.fitting.minimise import Minimum
-from analysis.fitting.problem import Problem
+from analysis.fitting.problem import SMALL, Problem
+from analysis.fitting.size_effect import estimate, size_effect
 from analysis.fitting.solver import gradients
+from scaling.columns import COLUMNS
 
 _NARROW = 3.0
 """Range (as a factor) of N, D or C below which a power law looks like any other smooth function."""
@@ -109,6 +110,11 @@ class Certificate:
     """Method of the intervals, as in FitResult."""
     freedom: float
     """Degrees of freedom of the covariance."""
+    size_effect: float | None = None
+    """Standard deviation of an error that the runs of one size share, on the scale of the
+    residuals; None if the rows show none. The intervals include it."""
+    size_p: float | None = None
+    """p value of the test that there is no such error; None if the rows cannot tell."""
     resamples: float | None = None
     """Fraction of the resamples that converged; None without draws."""
     rescued: int | None = None
@@ -153,6 +159,7 @@ def certify(
     params = {p: float(v[0]) for p, v in problem.params(minimum.theta).items()}
     ranges = problem.law.ranges
     flat = undetermined(problem, minimum)
+    shared, test = size_effect(problem, minimum), estimate(problem, minimum)
     loose = {*unidentified(problem, minimum), *flat}
     return Certificate(
         rows=problem.n,
@@ -172,6 +179,8 @@ def certify(
         left_out=left_out,
         intervals=intervals,
         freedom=freedom,
+        size_effect=None if shared is None else shared.sd,
+        size_p=None if test is None else test.p,
     )
 
 
@@ -271,8 +280,7 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
     """Warn about what looks wrong in the table itself."""
     x = problem.columns
     lines = []
-    compared = [*problem.law.inputs, problem.law.target, *({"seed"} & set(runs.columns))]
-    again = runs.duplicated(compared).to_numpy()
+    again = _repeated(problem, runs)
     if again.any():
         lines.append(
             Status(
@@ -303,6 +311,24 @@ def table_warnings(problem: Problem, runs: pd.DataFrame) -> list[Status]:
     if problem.law.target == "L":
         lines += _implausible_losses(problem.target, runs)
     return lines
+
+
+def _repeated(problem: Problem, runs: pd.DataFrame) -> np.ndarray:
+    """Return which rows (n,) repeat an earlier one in the columns of the law and in all settings.
+
+    A setting is a column of a run's configuration, or any other column whose values recur: a column
+    with a value of its own in nearly every row numbers, names or measures rows.
+    """
+    known = {c.name for c in COLUMNS if c.is_config}
+    compared = [*problem.law.inputs, problem.law.target]
+    again = runs.duplicated(compared).to_numpy()
+    if not again.any():
+        return again
+    compared += [c for c in known & set(runs.columns) if c not in compared]
+    others = runs.drop(columns=[*compared, "run_id"], errors="ignore").astype(str)
+    recurring = [c for c in others.columns if others[c].nunique() <= len(runs) / 2]
+    codes = runs[compared].astype(str).join(others[recurring])
+    return codes.duplicated().to_numpy()
 
 
 def _implausible_losses(L: np.ndarray, runs: pd.DataFrame) -> list[Status]:

@@ -5,37 +5,14 @@ from __future__ import annotations
 import numpy as np
 import scipy
 
-from analysis.fitting.problem import huber
+from analysis.fitting import noise
 from analysis.fitting.result import FitResult
 from analysis.fitting.solver import gradients
 
 
 def deviance(result: FitResult) -> float:
-    """Return minus twice the log likelihood of a fit per row, with the scale s fitted too.
-
-    The density is that of the objective: exp(-rho(r) / s^2) / Z(s), Gaussian for least squares,
-    Huber 1964's (a normal middle with exponential tails) for Huber's function, Laplace's for the
-    sum of absolute values.
-    """
-    problem, delta = result.problem, result.minimum.delta
-    r = problem.residuals(result.minimum.theta)[0]
-    if result.objective_kind == "lad":
-        mean = float(np.average(np.abs(r), weights=problem.weights))
-        return 2 * np.log(2 * max(mean, 1e-300)) + 2
-    F = max(float(np.average(huber(r, delta), weights=problem.weights)), 1e-300)
-    if np.isinf(delta):
-        return np.log(2 * np.pi * 2 * F) + 1
-
-    def at(log_s: float) -> float:
-        s = np.exp(log_s)
-        t = delta / s
-        normal = np.sqrt(2 * np.pi) * s * scipy.special.erf(t / np.sqrt(2))
-        return 2 * F / s**2 + 2 * np.log(normal + 2 * s / t * np.exp(-(t**2) / 2))
-
-    centre = 0.5 * np.log(2 * F)
-    return float(
-        scipy.optimize.minimize_scalar(at, bounds=(centre - 3, centre + 6), method="bounded").fun
-    )  # pyright: ignore
+    """Return minus twice the log likelihood of a fit per row; see fitting.noise.deviance."""
+    return noise.deviance(result.problem, result.minimum, result.objective_kind)
 
 
 def curvature(

@@ -46,7 +46,7 @@ Seed = Annotated[int, "Seed for the random starting points and the bootstrap dra
 Objective = Annotated[
     Literal["auto", "huber", "ls", "lad"],
     "Objective to minimise: the Huber loss, least squares (ls) or least absolute deviations (lad). "
-    "auto: huber, or ls for fewer than 25 runs.",
+    "auto: huber.",
 ]
 
 Delta = Annotated[
@@ -56,6 +56,19 @@ Delta = Annotated[
 ]
 
 On = Annotated[Literal["log", "raw"], "Fit the logarithm of the loss, or the loss itself (raw)."]
+
+OnScale = Annotated[
+    Literal["log", "raw", "auto"],
+    "Fit the logarithm of the loss, or the loss itself (raw). auto: the one with the higher "
+    "likelihood.",
+]
+
+Noise = Annotated[
+    Literal["constant", "sizes", "auto"],
+    "Weigh all rows alike (constant), or each by the inverse of its variance, which varies with "
+    "the law's inputs and is estimated too (sizes). auto: sizes, if a test rejects a constant "
+    "variance.",
+]
 
 Cluster = Annotated[
     str,
