@@ -61,17 +61,13 @@ def test_the_prior_acts_on_an_exponent_of_a_sum_of_powers():
 
 
 def test_draws_without_information_are_those_of_the_prior():
-    """One size says nothing about alpha: its draws have the prior's median and width."""
-    runs = chinchilla_runs(rows=40).assign(N=1e8)
-    runs["L"] = 1.7 + 0.76 + TRUTH["B"] * runs.D ** -TRUTH["beta"]
-    rng = np.random.default_rng(1)
-    runs["L"] *= np.exp(0.002 * rng.normal(size=len(runs)))
-    beliefs = prior(alpha=(0.4, 0.3), E=(1.7, 0.02), A=(400.0, 0.5))
-    result = fit("chinchilla", runs, bootstrap=400, prior=beliefs)
-    draws = np.log(result.samples["alpha"])
-    assert np.median(draws) == pytest.approx(np.log(0.4), abs=0.15)
-    assert 0.05 < draws.std() < 0.45
-    assert result.status[0] == "converged"
+    """A few rows with much noise say little about k, so that its draws follow the prior."""
+    runs = chinchilla_runs(noise=0.1, rows=30)
+    result = fit("bottleneck", runs, bootstrap=400, prior=prior(k=(2.0, 0.3)))
+    draws = np.log(result.samples["k"])
+    assert np.median(draws) == pytest.approx(np.log(2), abs=0.1)
+    assert draws.std() == pytest.approx(0.3, rel=0.2)
+    assert result.informed["k"] == pytest.approx(1, abs=0.15)
 
 
 def test_weights_by_compute_follow_the_large_runs():

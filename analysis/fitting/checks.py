@@ -149,7 +149,7 @@ def usable_rows(
     if not isinstance(runs, pd.DataFrame):
         raise TableError(f"runs must be a pandas DataFrame, not {type(runs).__name__}.")
     if isinstance(weights, str):
-        compute = _compute_weights(weights, runs)
+        compute = _compute_weights(weights, law, runs)
         weights = _weight_column(weights, law, runs) if compute is None else compute
     used = [*law.inputs, law.target, *([weights] if isinstance(weights, str) else [])]
     for name in used:
@@ -218,8 +218,8 @@ def _finished(runs: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     return keep, left_out
 
 
-def _compute_weights(weights: str, runs: pd.DataFrame) -> np.ndarray | None:
-    """Return C to a power for 'C' and 'C^0.5', nan in rows without it; None for other words."""
+def _compute_weights(weights: str, law: Law, runs: pd.DataFrame) -> np.ndarray | None:
+    """Return C to a power for 'C' and 'C^0.5', 1 in rows without C; None for other words."""
     name, _, power = weights.partition("^")
     if name != "C" or (weights in runs.columns and power):
         return None
@@ -232,8 +232,10 @@ def _compute_weights(weights: str, runs: pd.DataFrame) -> np.ndarray | None:
     elif {"N", "D"} <= {*runs.columns}:
         C = 6.0 * np.prod([pd.to_numeric(runs[x], errors="coerce") for x in ("N", "D")], axis=0)
     else:
-        raise TableError(table.missing_column("C", runs.columns))
-    return (C / np.nanmax(C)) ** power
+        missing = next((x for x in law.inputs if x not in runs.columns), "C")
+        raise TableError(table.missing_column(missing, runs.columns))
+    known = np.isfinite(C) & (C > 0)
+    return np.where(known, C / C[known].max(initial=1e-300), 1.0) ** power
 
 
 def _weight_column(weights: str, law: Law, runs: pd.DataFrame) -> str:
