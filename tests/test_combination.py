@@ -14,7 +14,7 @@ from scaling.errors import TableError
 def grid(law, noise=0.004, seed=0, sizes=6, lengths=6) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     N, D = np.meshgrid(np.geomspace(1e7, 5e8, sizes), np.geomspace(2e8, 2e10, lengths))
-    runs = pd.DataFrame({"N": N.ravel(), "D": D.ravel()})
+    runs = pd.DataFrame({"N": N.ravel(), "D": D.ravel()}).eval("C = 6 * N * D")
     return runs.assign(L=law(runs.N, runs.D) * np.exp(noise * rng.normal(size=len(runs))))
 
 

@@ -83,15 +83,14 @@ def test_weights_by_compute_follow_the_large_runs():
         result = fit("chinchilla", runs, objective="ls", bootstrap=0, weights=weights)
         return abs(float(result.predict(**far)) - truth)
 
-    errors = [miss(weights) for weights in ("C", "C^0.5", None)]
-    assert errors == sorted(errors)
+    assert max(miss("C"), miss("C^0.5")) < 0.7 * miss(None)
 
 
 def test_weights_by_compute_are_those_of_the_column():
     runs = chinchilla_runs(0.01)
     given = runs.assign(C=6 * runs.N * runs.D)
     a, b = (fit("chinchilla", x, bootstrap=0, weights="C").params for x in (runs, given))
-    assert a == b
+    assert a == pytest.approx(b, rel=1e-9)
 
 
 def test_the_prior_of_the_field_names_its_source():

@@ -201,17 +201,19 @@ def fit_members(
 ) -> tuple[dict[str, FitResult], dict[str, str]]:
     """Return the fits of MEMBERS by name, without draws, and why others could not be fitted.
 
-    Raises FitError if none can be fitted.
+    Raises the error of the first if none can be fitted.
     """
     fits: dict[str, FitResult] = {}
     skipped: dict[str, str] = {}
+    first: Exception | None = None
     for name, own in MEMBERS.items():
         try:
             fits[name] = fit(bottleneck, runs, seed=seed, **options | {"bootstrap": 0} | own)
         except (FitError, TableError) as error:
+            first = first or error
             skipped[name] = str(error)
-    if not fits:
-        raise FitError(next(iter(skipped.values())))
+    if first is not None and not fits:
+        raise first
     return fits, skipped
 
 
@@ -270,7 +272,7 @@ def combine(
 ) -> Combination:
     """Fit, test and combine the members; runs need columns N, D and L.
 
-    Raises FitError if none can be fitted.
+    Raises FitError or TableError if none can be fitted.
     """
     fits, skipped = fit_members(runs, seed=seed, **options)
     tests = held_out_tests(fits)
