@@ -40,7 +40,8 @@ def test_the_summary_begins_with_three_sentences(summary):
     law, advice, against = summary.verdict
     assert " ".join(str(summary).split("\n\n")[0].split()) == " ".join(summary.verdict)
     test = summary.choice.test
-    assert law.startswith(f"{summary.choice.name} predicts these runs best: fitted to the smaller")
+    assert law == summary.choice.sentence and "auto (bottleneck" in law.split(":")[0]
+    assert ": fitted to the smaller runs alone, it missed" in law
     assert f"missed the {test.runs} larger ones" in law and "times the compute" in law
     C, best = summary.plan.C.value, summary.plan
     assert advice.startswith(f"With 10 times the compute of the largest run ({flops(C)} FLOPs), ")

@@ -32,7 +32,8 @@ def with_zero(
     replaced by the one of the likelihood.
     """
     region = problem.law.ranges[name]
-    if not region.positive or np.isnan(low):
+    believed = problem.penalty is not None and name in problem.penalty.names  # never zero
+    if not region.positive or np.isnan(low) or believed:
         return low, high
     with np.errstate(all="ignore"):
         _, freedom = covariance(problem, minimum)
@@ -64,7 +65,7 @@ def _upper_end(
 
 def _objective(problem: Problem, minimum: Minimum, name: str, value: float) -> float:
     """Return the least objective with a parameter held at a value; infinite if that cannot be."""
-    held = replace(problem, fixed={**problem.fixed, name: value})
+    held = replace(problem, fixed={**problem.fixed, name: np.float64(value)})
     if not held.q:
         return np.inf
     pool = np.concatenate([minimum.basins[:, :3], minimum.pool[:, :3]], 1)

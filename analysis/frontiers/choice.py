@@ -98,7 +98,11 @@ class Choice:
         if self.rule == "asked":
             lead = f"{name} is the law asked for"
         elif any(error < test.error for error in self.errors.values()):
-            lead = f"Of the laws that these runs determine, {name} predicts them best"
+            lead = (
+                f"The answer is that of {name}"
+                if self.name == AUTO
+                else f"Of the laws that these runs determine, {name} predicts them best"
+            )
         others = [other for other in self.fits if other != self.name]
         rivals = ""
         if others:
