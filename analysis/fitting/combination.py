@@ -208,7 +208,8 @@ def fit_members(
     first: Exception | None = None
     for name, own in MEMBERS.items():
         try:
-            fits[name] = fit(bottleneck, runs, seed=seed, **options | {"bootstrap": 0} | own)
+            settings: dict[str, Any] = {**options, "bootstrap": 0, **own}
+            fits[name] = fit(bottleneck, runs, seed=seed, **settings)
         except (FitError, TableError) as error:
             first = first or error
             skipped[name] = str(error)
@@ -232,7 +233,7 @@ def combined(
     drawn = {}
     for name, weight in weights.items():
         count = min(bootstrap, max(_FEWEST, round(bootstrap * weight)))
-        settings = {**options, "bootstrap": count, **MEMBERS[name]}
+        settings: dict[str, Any] = {**options, "bootstrap": count, **MEMBERS[name]}
         drawn[name] = fit(bottleneck, runs, seed=seed, warm=fits[name], **settings)
     lead = next(iter(drawn.values()))
     own = {f.name: getattr(lead, f.name) for f in fields(FitResult)}

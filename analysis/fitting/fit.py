@@ -317,5 +317,5 @@ def _loss_in_words(problem: Problem, objective: str, delta: float, reduce: str) 
         "ls": "least squares",
         "lad": "least absolute deviations",
     }[objective]
-    held = "" if problem.penalty is None else f", with the prior {problem.prior.name!r}"
+    held = "" if problem.prior is None else f", with the prior {problem.prior.name!r}"
     return f"{name} of {of}, {reduce}{held}"

@@ -61,7 +61,9 @@ class Prior:
 
 def field_prior() -> Prior:
     """Return the prior named 'field'."""
-    record = json.loads(resources.files(__package__).joinpath("field_prior.json").read_text())
+    record = json.loads(
+        resources.files("analysis.fitting").joinpath("field_prior.json").read_text()
+    )
     return Prior(
         beliefs={p: Belief(**belief) for p, belief in record["beliefs"].items()},
         name="field",

@@ -93,7 +93,7 @@ def uncertainty(result: FitResult) -> float:
     with np.errstate(all="ignore"):
         size = np.sum([np.log(columns[name]) for name in inputs], axis=0)
     largest = int(np.argmax(np.nan_to_num(size)))
-    at = {name: float(x[largest]) for name, x in columns.items()}
+    at: dict[str, Any] = {name: float(x[largest]) for name, x in columns.items()}
     for name in inputs:
         at[name] *= NEXT if name == "C" else np.sqrt(NEXT)
     low, high = (float(end) for end in result.predict_interval(0.95, **at))

@@ -263,7 +263,7 @@ class FitResult:
         """Return the row that moves the prediction at ten times the compute most, the change of its
         logarithm without that row, and half the width of its interval at `level`."""
         top = self.influence(every=False)[influence.PREDICTION]
-        point = influence.reference(dict(self.problem.columns))
+        point: dict[str, Any] = {**influence.reference(dict(self.problem.columns))}
         low, high = self.predict_interval(level, **point)
         with np.errstate(all="ignore"):
             half = float(np.log(high / low)) / 2

@@ -194,7 +194,8 @@ def _optima(
             N, L, off = np.exp(shown[0][0, i]), np.exp(shown[1][0, i]), bias[i]
             low, high = np.exp(interval_of(shown[0][:, i], level))
             if other is not None:
-                low, high = hull((low, high), np.exp(interval_of(other[0][:, i], level)))
+                ends = interval_of(other[0][:, i], level)
+                low, high = hull((low, high), (np.exp(ends[0]), np.exp(ends[1])))
             i += 1
         rows.append(
             {
