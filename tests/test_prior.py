@@ -1,5 +1,7 @@
 """MAP fits: the prior's part of the objective, its draws, and what it decides."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,9 +96,25 @@ def test_weights_by_compute_are_those_of_the_column():
 
 
 def test_the_prior_of_the_field_names_its_source():
-    assert set(field_prior().beliefs) == {"alpha", "beta", "E", "k"}
-    assert len(field_prior().source) > 20
+    found = field_prior()
+    assert set(found.beliefs) == {"alpha", "beta", "E", "k"}
+    assert "besiroglu2024" in found.source and "porian2024" in found.source
     assert "with the prior 'field'" in fit("chinchilla", chinchilla_runs(), prior="field").loss
+
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "published"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published tables beside the checkout")
+def test_a_published_table_is_no_part_of_its_own_prior():
+    table = pd.read_csv(PUBLISHED / "gadre2024" / "models104.csv").rename(
+        columns={"loss_c4_val": "L"}
+    )
+    half = table[["N", "D", "L"]].query("D < D.median()")
+    own = field_prior(half)
+    assert "gadre2024" not in own.source and "besiroglu2024" in own.source
+    assert own.beliefs["alpha"].centre != field_prior().beliefs["alpha"].centre
+    assert field_prior(chinchilla_runs()).source == field_prior().source
 
 
 @pytest.mark.parametrize("wrong", ["fild", 3])

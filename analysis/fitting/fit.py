@@ -109,7 +109,7 @@ def fit(
     check_options(objective, delta, on, reduce, bootstrap, intervals, seed, noise)
     fixed = held_parameters(law, fixed or {})
     kind: Objective = "huber" if objective == "auto" else objective
-    believed = None if prior is None else prior_named(prior)
+    believed = None if prior is None else prior_named(prior, runs)
     rows = _rows(law, runs, weights, cluster, fixed, _first_scale(law, runs, on), believed)
     used = _intervals(rows.problem, intervals, bootstrap)
     progress.step(f"fitting {law.name}")

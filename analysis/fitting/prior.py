@@ -8,14 +8,20 @@ residuals that follow the inputs say less than independent ones.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
 import numpy as np
+import pandas as pd
 
 from analysis.laws import Law, LawError
+
+_FILE = "field_prior.json"
+_SAME = 0.5
+"""A table belongs to a published collection if this fraction of its rows does."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +65,52 @@ class Prior:
         return tuple(p for p in free if p in self.beliefs and law.ranges[p].positive)
 
 
-def field_prior() -> Prior:
-    """Return the prior named 'field'."""
-    record = json.loads(
-        resources.files("analysis.fitting").joinpath("field_prior.json").read_text()
-    )
+def field_prior(runs: pd.DataFrame | None = None) -> Prior:
+    """Return the prior named 'field', for laws of N and D of language models.
+
+    It is learned from published collections of runs, with as much weight for each. A collection
+    whose rows are among the `runs` is left out, so that no table is its own prior. The file
+    field_prior.json holds a median of each collection; benchmarks/field_prior.py derives it.
+    """
+    record = json.loads(resources.files("analysis.fitting").joinpath(_FILE).read_text())
+    own = fingerprints(runs) if runs is not None else frozenset()
+    kept = {
+        name: values
+        for name, values in record["collections"].items()
+        if not own or len(own.intersection(values["rows"].split())) < _SAME * len(own)
+    }
+    beliefs = {
+        p: Belief(
+            centre=float(np.exp(np.mean([np.log(values[p]) for values in kept.values()]))),
+            sd=sd,
+            relative=p in record["relative"],
+        )
+        for p, sd in record["widths"].items()
+    }
     return Prior(
-        beliefs={p: Belief(**belief) for p, belief in record["beliefs"].items()},
+        beliefs=beliefs,
         name="field",
         tail=record["tail"],
         inflation=record["inflation"],
-        source=record["source"],
+        source=f"{record['source']}: {', '.join(kept)}",
     )
 
 
-def prior_named(prior: Prior | str) -> Prior:
+def fingerprints(runs: pd.DataFrame) -> frozenset[str]:
+    """Return a short hash of each row's N, D and L, to three digits; empty without these."""
+    if not {"N", "D", "L"} <= {*runs.columns}:
+        return frozenset()
+    numbers = runs[["N", "D", "L"]].apply(pd.to_numeric, errors="coerce").dropna()
+    lines = (f"{N:.2e} {D:.2e} {L:.2e}" for N, D, L in numbers.itertuples(index=False))
+    return frozenset(hashlib.sha256(line.encode()).hexdigest()[:6] for line in lines)
+
+
+def prior_named(prior: Prior | str, runs: pd.DataFrame) -> Prior:
     """Return a prior, or the one of that name. Raises LawError for an unknown name."""
     if isinstance(prior, Prior):
         return prior
     if prior == "field":
-        return field_prior()
+        return field_prior(runs)
     raise LawError(f"prior={prior!r} must be 'field' or a Prior.")
 
 
