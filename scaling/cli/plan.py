@@ -50,7 +50,7 @@ def frontier(
 
     Example: scaling frontier results/quickstart
     Example: scaling frontier results/quickstart --method isoflop
-    Example: scaling frontier results/quickstart --method isoflop --correct-bias
+    Example: scaling frontier results/quickstart --correct-bias
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id); several
