@@ -28,6 +28,7 @@ from analysis.planning.doubts import (
     doubts_of,
     headline_of,
     interval_doubts,
+    loss_doubts,
 )
 from analysis.planning.extrapolation import Extrapolation, extrapolation_of
 from analysis.planning.inverse import compute_draws, compute_for, source_of
@@ -271,6 +272,7 @@ def plan(
             *_epochs(best["D"], unique),
             *extrapolation.lines(),
             *interval_doubts(quantities, asked),
+            *loss_doubts(front.fit, best["N"], best["D"]),
             *_shape_lines(shape, best["N"]),
             *(as_status(line) for line in front.status),
         ),

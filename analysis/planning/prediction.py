@@ -16,7 +16,7 @@ from analysis.fitting.result import FitResult
 from analysis.fitting.status import Status, as_status, worth_telling
 from analysis.frontiers.choice import WRONG, Choice
 from analysis.in_words import interval
-from analysis.planning.doubts import VAST_LOSS, interval_doubts
+from analysis.planning.doubts import VAST_LOSS, interval_doubts, loss_doubts
 from analysis.planning.extrapolation import Extrapolation, extrapolation_beyond
 from analysis.planning.plans import Plans
 from analysis.planning.quantity import Quantity
@@ -96,7 +96,13 @@ class Prediction:
     @property
     def doubts(self) -> tuple[Status, ...]:
         """The lines of the status that make the prediction unreliable."""
-        codes = {*WRONG, "unreliable_extrapolation", "no_interval", "wide_interval"}
+        codes = {
+            *WRONG,
+            "unreliable_extrapolation",
+            "loss_uncertain",
+            "no_interval",
+            "wide_interval",
+        }
         return tuple(line for line in self.status if line.code in codes)
 
     def record(self) -> dict[str, Any]:
@@ -215,7 +221,10 @@ def predict_run(
         extrapolation=extrapolation,
         nearby=tuple(tuple(map(float, row)) for row in np.asarray(nearby)),
         unique=unique,
-        status=tuple(_status(first.warnings, extrapolation, Quantity(L, low, high))),
+        status=(
+            *loss_doubts(predictor, **at),
+            *_status(first.warnings, extrapolation, Quantity(L, low, high)),
+        ),
     )
 
 
