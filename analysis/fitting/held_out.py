@@ -164,10 +164,13 @@ def _tested(result: FitResult, held: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _noise(problem: Problem, minimum: Minimum, held: Problem) -> np.ndarray:
     """Return the standard deviation of ln(measured / predicted) of the rows held out, from the
     residuals of the rows fitted and from what these leave unknown of the parameters."""
-    cov, _ = covariance(problem, minimum)
-    theta = held.model.centred(problem.model.natural(minimum.theta))
-    half = held.model.centred(problem.model.natural(root(cov)))
     with np.errstate(all="ignore"):
+        try:
+            cov, _ = covariance(problem, minimum)
+            half = held.model.centred(problem.model.natural(root(cov)))
+        except np.linalg.LinAlgError:
+            return np.full(held.n, np.inf)
+        theta = held.model.centred(problem.model.natural(minimum.theta))
         unknown = np.sum((gradients(held, theta) @ half) ** 2, axis=1)
         variance = (1.4826 * typical(problem, minimum.theta)) ** 2 + unknown
         unit = 1.0 if held.on == "log" else held.target

@@ -121,7 +121,7 @@ def weighed(
         found = _continue(few, first, threshold)
         first = found.theta[:, np.argsort(found.objective, kind="stable")[:4]]
         before, spread = spread, 1.4826 * typical(few, first[:, :1])
-        if abs(spread / before - 1) < 1e-6:
+        if abs(spread - before) <= 1e-6 * before:
             break
     return replace(problem, strain=few.strain), tied
 
