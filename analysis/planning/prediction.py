@@ -191,7 +191,7 @@ def predict_run(
     if unique is not None:
         fits = {name: replace(f, law=repeating(f.law, unique=unique)) for name, f in fits.items()}
         weights = {name: float(i == 0) for i, name in enumerate(fits)}  # the first law alone
-    combined = isinstance(source, Combination) and unique is None
+    combined = hasattr(source, "weights") and unique is None
     first = next(iter(fits.values()))
     at = {"N": float(N), "D": float(D)}
     predictor: Any = source if combined else first
@@ -283,7 +283,8 @@ def _laws_of(source: Any) -> tuple[dict[str, FitResult], dict[str, float], dict[
         fits, weights, errors = _laws_of(source.first)
         rest = {name: each for name, each in source.fits.items() if name != source.name}
         return fits | rest, weights | dict.fromkeys(rest, 0.0), source.errors | errors
-    raise TypeError(f"{type(source).__name__} has no fitted laws.")
+    fits = dict(sorted(source.laws.items(), key=lambda item: -source.weights[item[0]]))
+    return fits, {name: float(source.weights[name]) for name in fits}, dict(source.errors)
 
 
 def _intervals(

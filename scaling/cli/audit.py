@@ -23,7 +23,7 @@ def audit(
     decimal: Decimal = None,
     json: Json = False,
 ) -> None:
-    """Re-derive a published law from its table and rank what is wrong with it by its cost.
+    """Re-derive a published law from its table; rank its faults by cost.
 
     Example: scaling audit runs.csv claim.toml
 

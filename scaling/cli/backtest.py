@@ -35,7 +35,7 @@ def backtest(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Compare rules by how well they predict the larger runs of tables from the smaller runs.
+    """Compare rules by how well they predict the larger runs of tables.
 
     Example: scaling backtest results/quickstart --rule bottleneck --baseline chinchilla
 

@@ -29,7 +29,7 @@ def compare(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Compare two training recipes: effective speed-up, crossover, and regret of an early choice.
+    """Compare two training recipes: effective speed-up and crossover.
 
     Example: scaling compare adamw.csv muon.csv
     Example: scaling compare runs.csv --by optimizer --flops 1e22

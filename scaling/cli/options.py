@@ -55,12 +55,9 @@ Delta = Annotated[
     "of the residuals.",
 ]
 
-On = Annotated[Literal["log", "raw"], "Fit the logarithm of the loss, or the loss itself (raw)."]
-
-OnScale = Annotated[
+On = Annotated[
     Literal["log", "raw", "auto"],
-    "Fit the logarithm of the loss, or the loss itself (raw). auto: the one with the higher "
-    "likelihood.",
+    "Fit the logarithm of the loss, or the loss itself (raw). auto: the more likely of the two.",
 ]
 
 Noise = Annotated[

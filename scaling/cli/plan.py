@@ -33,7 +33,7 @@ def frontier(
     tolerance: float | None = None,
     correct_bias: bool = False,
     near: float = 8.0,
-    on: Literal["log", "raw"] = "log",
+    curve: Literal["log", "raw"] = "log",
     critical: Critical = None,
     map: Map = (),
     where: Where = None,
@@ -50,7 +50,6 @@ def frontier(
 
     Example: scaling frontier results/quickstart
     Example: scaling frontier results/quickstart --method isoflop
-    Example: scaling frontier results/quickstart --correct-bias
 
     Args:
         results: A results folder, or a table of runs or of learning curves (with run_id); several
@@ -72,7 +71,7 @@ def frontier(
             intervals hold the bias.
         near: An isoFLOP parabola uses the sizes within this factor of the best one, and at least
             five.
-        on: What an isoFLOP curve is fitted to: ln L (log) or L (raw).
+        curve: What an isoFLOP curve is fitted to: ln L (log) or L (raw).
         bootstrap: Number of bootstrap draws for the intervals.
     """
     from analysis import frontier as frontier_of
@@ -103,7 +102,7 @@ def frontier(
         tolerance=tolerance,
         correct_bias=correct_bias,
         near=near,
-        on=on,
+        on=curve,
         bootstrap=bootstrap,
         level=level,
         seed=seed,
