@@ -124,7 +124,7 @@ def test_train_prints_its_row(text_file, own_cache):
 
 def test_summary_of_a_sweep(results):
     shown = scaling("summary", results).stdout
-    for part in ("predicts these runs best", "With 10 times", "alpha_N = ", "held-out error: "):
+    for part in ("auto (bottleneck", "With 10 times", "alpha_N = ", "held-out error: "):
         assert part in shown
     shown = scaling("summary", results, "--details").stdout
     for part in ("alpha_N = ", "E = ", "held out", "data rule", "frontier, envelope", "next, with"):
