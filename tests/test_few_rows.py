@@ -86,7 +86,7 @@ def test_equal_weights_of_any_size_change_nothing(size):
     assert weighted.params == plain.params and weighted.status == plain.status
 
 
-@pytest.mark.parametrize("size", [1e-25, 1e-12, 1e-6, 1e6])
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e6])
 @pytest.mark.parametrize("on", ["log", "raw"])
 @pytest.mark.parametrize("objective", ["huber", "ls"])
 def test_the_unit_of_the_target_does_not_matter(size, on, objective):
