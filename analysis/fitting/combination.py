@@ -283,7 +283,7 @@ def combine(
 @functools.wraps(fit)
 def fit_or_combine(law: Law | str, runs: pd.DataFrame, **options: Any) -> FitResult:
     """Fit a law, or the combination called 'auto'; see :func:`analysis.fitting.fit.fit`."""
-    if law != AUTO:
+    if not isinstance(law, str) or law != AUTO:
         return fit(law, runs, **options)
     expect_law_and_runs("fit", law, runs)
     for name in ("fixed", "weights", "prior", "warm"):
