@@ -285,6 +285,8 @@ def test_formulas_are_typeset():
         "with x > 0",
     )
     for law in laws.LAWS.values():
-        assert formula.tex(law.formula)[0].startswith(("L(", "L_{u}(", "B", "S(", r"\mathrm", r"\log"))
+        assert formula.tex(law.formula)[0].startswith(
+            ("L(", "L_{u}(", "B", "S(", r"\mathrm", r"\log")
+        )
     with pytest.raises(ValueError):
         formula.tex("the loss, more or less")

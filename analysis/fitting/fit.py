@@ -83,7 +83,8 @@ def fit(
     bootstrap: number of draws; 0 for none.
     intervals: 'bootstrap' (percentile, over runs), 'residual', 'wild', 'delta' (linearised, with
         Student's t; jackknifed over runs if rows share them), or 'auto': 'bootstrap', or 'delta'
-        for fewer than 25 runs. Rows clustered in no more runs than there are parameters give no
+        for fewer than 25 runs, and an error shared by the runs of one size, if there is a sign of
+        one, widens them. Rows clustered in no more runs than there are parameters give no
         intervals.
     cluster: the column that names the run of each row; rows of one run are drawn together. The
         column must exist, unless it is the default 'run_id'. None treats each row as a run.
@@ -118,6 +119,7 @@ def fit(
         if on == "auto" and rows.problem.on == "log":
             raw = _rows(law, runs, weights, cluster, fixed, "raw", believed)
             rows, minimum = _likelier(rows, minimum, raw, kind, delta, seed)
+        rows = rows._replace(problem=replace(rows.problem, shared=intervals == "auto"))
         problem, minimum, model = reweighted(rows.problem, minimum, noise, kind, delta, seed)
         problem = replace(problem, strain=minimum.strain)
         solved = time.perf_counter()

@@ -45,6 +45,8 @@ class Problem:
     """Parameters held at a value."""
     on: str
     """'log' or 'raw': the residual is a difference of logarithms or of values."""
+    shared: bool = False
+    """Whether an error shared by the runs of one size widens the intervals."""
     prior: Prior | None = None
     strain: float = 0.0
     """The variance of a residual that weighs the prior against the rows."""
