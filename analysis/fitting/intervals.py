@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from analysis.fitting.minimise import Minimum
-from analysis.fitting.problem import Problem
+from analysis.fitting.problem import Problem, typical
 from analysis.fitting.size_effect import size_effect
 from analysis.fitting.solver import gradients, prior_rows, solve
 
@@ -71,7 +71,7 @@ def _sampling(problem: Problem, minimum: Minimum, clustered: bool) -> tuple[np.n
             return bread * variance, freedom
         return bread @ (information * variance + prior * problem.strain) @ bread, freedom
     psi = np.clip(r, -minimum.delta, minimum.delta)
-    if problem.few() and minimum.delta > 0:
+    if problem.few() and minimum.delta >= 0.1 * typical(problem, minimum.theta):
         freedom = max(n - q, 1)
         slope = curvature(problem, minimum)
         # Huber's correction for the number of parameters (Huber & Ronchetti 2009, eq. 7.82).

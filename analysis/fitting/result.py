@@ -184,7 +184,7 @@ class FitResult:
             if profile and free:
                 found = self.profile(p, level)
                 estimate = estimate._replace(low=found.low, high=found.high)
-            if free and estimate.low < value / 2:
+            if free and estimate.low < value / 2 and p not in self.certificate.undetermined:
                 ends = with_zero(self.problem, self.minimum, p, level, estimate.low, estimate.high)
                 estimate = estimate._replace(low=ends[0], high=ends[1])
             rows[p] = estimate._replace(stderr=self.stderr[p])

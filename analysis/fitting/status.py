@@ -327,7 +327,7 @@ def _repeated(problem: Problem, runs: pd.DataFrame) -> np.ndarray:
     compared += [c for c in known & set(runs.columns) if c not in compared]
     others = runs.drop(columns=[*compared, "run_id"], errors="ignore").astype(str)
     recurring = [c for c in others.columns if others[c].nunique() <= len(runs) / 2]
-    codes = runs[compared].astype(str).join(others[recurring])
+    codes = pd.concat([runs[compared].astype(str), others[recurring]], axis=1)
     return codes.duplicated().to_numpy()
 
 

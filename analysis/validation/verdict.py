@@ -30,7 +30,8 @@ def objections_to(whole: FitResult, backtest: pd.DataFrame, level: float) -> Ite
         if decades < _NARROW and name not in _NOT_SIZES:
             purpose = "tell an exponent from a floor" if "E" in law.params else "know an exponent"
             yield f"{name} spans {decades:.2g} decades: too narrow to {purpose}"
-    if c.not_identified and matters(whole):
+    # A law with a floor claims the floor; a scale far from the data is open at no cost.
+    if c.not_identified and ("E" in c.not_identified or matters(whole)):
         yield f"the data do not determine {', '.join(c.not_identified)}"
     if CONVERGED not in whole.status:
         yield "the fit did not converge"
