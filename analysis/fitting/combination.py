@@ -74,7 +74,12 @@ class Combination(FitResult):
 
     @property
     def name(self) -> str:
-        """Name of the fit that gives the answer."""
+        """What the fit is called."""
+        return AUTO
+
+    @property
+    def lead(self) -> str:
+        """Name of the fit of the largest weight, whose parameters are shown."""
         return next(iter(self.laws))
 
     @property
@@ -85,7 +90,7 @@ class Combination(FitResult):
     @property
     def test(self) -> HeldOut:
         """The test of the combined prediction on held-out larger runs."""
-        lead = self.tests[self.name]
+        lead = self.tests[self.lead]
         parts = [(w, self.tests[name]) for name, w in self.weights.items()]
         return HeldOut(
             errors={cut: np.sum([w * t.errors[cut] for w, t in parts], 0) for cut in lead.cuts},
@@ -149,7 +154,7 @@ class Combination(FitResult):
             largest = np.max(self.problem.columns["N"] * self.problem.columns["D"])
             beyond = np.log(flat["N"] * flat["D"] / largest)
             tested = _BACKTEST * test.excess * np.maximum(1.0, beyond / test.distance)
-        lead = self.laws[self.name]
+        lead = self.laws[self.lead]
         slow = _SLOW * slow_term(lead.problem, lead.minimum, flat)
         return np.sqrt(apart + tested**2 + slow**2).reshape(shape)
 

@@ -80,6 +80,11 @@ class FitResult:
     """The unknowns at the minimum, and the other findings of the search."""
 
     @property
+    def name(self) -> str:
+        """What the fit is called: its law."""
+        return self.law.name
+
+    @property
     def n(self) -> int:
         """Number of rows fitted."""
         return len(self.runs)

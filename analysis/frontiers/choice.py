@@ -87,7 +87,7 @@ class Choice:
         """Which law is used, why, and how far it was tested."""
         name, test, law = self.name, self.test, "fitted to the smaller runs alone, it missed the"
         if isinstance(self.first, Combination):
-            name = f"{AUTO} ({self.first.name})"
+            name = f"{AUTO} ({self.first.lead})"
         if not test.cuts:
             runs = f"these {self.first.problem.units()} runs"
             untested = "no law was tested, as they are too few to hold any out"

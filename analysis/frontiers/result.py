@@ -65,7 +65,7 @@ class Frontier:
     @property
     def title(self) -> str:
         """The method, with its law if it has one."""
-        return self.method if self.fit is None else f"{self.method} ({self.fit.law.name})"
+        return self.method if self.fit is None else f"{self.method} ({self.fit.name})"
 
     @property
     def convention(self) -> str:
@@ -157,7 +157,7 @@ class Frontier:
             "level": self.level,
             "status": list(self.status),
             "use": self.use,
-            "law": None if self.fit is None else self.fit.law.name,
+            "law": None if self.fit is None else self.fit.name,
         }
 
     @staticmethod

@@ -64,5 +64,5 @@ def compute_draws(front: Frontier, name: str, value: float, C: float) -> np.ndar
 
 def source_of(front: Frontier) -> str:
     """Return the method, law and convention of a frontier in words."""
-    what = front.fit.law.name if front.fit is not None else "power laws"
+    what = front.fit.name if front.fit is not None else "power laws"
     return f"{front.method} frontier, {what} ({front.convention})"
