@@ -148,8 +148,9 @@ def test_one_number_per_name(headline):
         for name in names
     }
     expected = {"alpha_N", "alpha_D", "alpha_C", "alpha_C^env", "alpha_N^ND", "alpha_D^ND"}
-    expected |= {"data rule", "N_opt parametric (bottleneck)", "N_opt envelope", "N_opt akima"}
-    expected |= {f"held-out error {law.name}" for law in CANDIDATES}
+    expected |= {"data rule", "N_opt parametric (auto)", "N_opt envelope", "N_opt akima"}
+    laws = {"auto", *(law.name for law in CANDIDATES)} - {"bottleneck"}
+    expected |= {f"held-out error {law}" for law in laws}
     for name in expected:
         assert len(shown[name]) >= 2, (name, shown[name])
     wrong = [

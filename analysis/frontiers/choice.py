@@ -204,14 +204,16 @@ def choose(
 
 
 def _combined(runs: pd.DataFrame, *, bootstrap: int, seed: int, alone: bool) -> Choice:
-    """Return the combined fit as a choice, and unless `alone` the laws that it contains."""
+    """Return the combined fit as a choice, and the laws that it contains; if `alone`, these are
+    without draws."""
     members, unfit = fit_members(runs, seed=seed)
     rivals: dict[str, FitResult] = {}
     skipped = dict(unfit)
-    for law in () if alone else CANDIDATES:
+    for law in CANDIDATES:
         if law != next(iter(members.values())).law:
             try:
-                rivals[law.name] = fit(law, runs, bootstrap=bootstrap, seed=seed)
+                draws = 0 if alone else bootstrap
+                rivals[law.name] = fit(law, runs, bootstrap=draws, seed=seed)
             except (FitError, TableError) as error:
                 skipped[law.name] = str(error)
     tests = held_out_tests({**members, **rivals})
