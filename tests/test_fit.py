@@ -196,10 +196,10 @@ def test_default_threshold_follows_the_residuals(noisy):
     assert noisy.certificate.delta == pytest.approx(1.345 * 1.4826 * r.median(), rel=1e-6)
 
 
-def test_few_runs_use_least_squares_and_t_intervals():
+def test_few_runs_use_huber_and_t_intervals():
     few = runs_of("floor_N", EXAMPLES["floor_N"], n=8, noise=0.002, seed=5)
     result = fit("floor_N", few)
-    assert result.intervals == "delta" and "least squares" in result.loss
+    assert result.intervals == "delta" and result.loss.startswith("Huber")
     assert fit("floor_N", few, objective="huber").loss.startswith("Huber")
     many = fit("floor_N", runs_of("floor_N", EXAMPLES["floor_N"], n=40, noise=0.002))
     assert many.intervals == "bootstrap" and many.loss.startswith("Huber")

@@ -304,7 +304,12 @@ def test_the_bias_is_measured_on_the_law_that_predicts_best(optimum):
     asked = frontier(table, method="isoflop", law="chinchilla", bootstrap=20)
     assert asked.bias_laws == {"chinchilla": 1.0}
     every = frontier(table, method="all", bootstrap=20)
-    assert every.fronts["isoflop"].bias_laws.keys() <= {"auto", "bottleneck", "kaplan_ND", "chinchilla"}
+    assert every.fronts["isoflop"].bias_laws.keys() <= {
+        "auto",
+        "bottleneck",
+        "kaplan_ND",
+        "chinchilla",
+    }
 
 
 def test_the_bias_is_corrected_on_the_command_line(tmp_path, capsys):

@@ -189,7 +189,8 @@ class FitResult:
             if profile and free:
                 found = self.profile(p, level)
                 estimate = estimate._replace(low=found.low, high=found.high)
-            if free and estimate.low < value / 2 and p not in self.certificate.undetermined:
+            alone = set(self.certificate.undetermined) <= {p}  # no trade with other parameters
+            if free and alone and estimate.low < value / 2:
                 ends = with_zero(self.problem, self.minimum, p, level, estimate.low, estimate.high)
                 estimate = estimate._replace(low=ends[0], high=ends[1])
             rows[p] = estimate._replace(stderr=self.stderr[p])

@@ -338,7 +338,7 @@ def _full_target(law: Law, target: str, budget: float) -> str:
 
 def _noise(result: FitResult, given: float | None) -> float:
     """Return the standard deviation of ln L. Raises ConfigError if it is out of range."""
-    sigma = noise_of(result) if given is None else given
+    sigma = max(noise_of(result), 1e-9) if given is None else given  # of an exact fit
     if not 1e-9 <= sigma <= 1e3:
         raise ConfigError(
             f"noise={sigma} must be positive: a standard deviation of ln L from 1e-9 to 1000 (by "
