@@ -69,7 +69,7 @@ def minimise(
     if problem.penalty is not None and not problem.strain:
         problem, delta = weighed(problem, objective, delta, seed, warm)
     if problem.n > _MANY_ROWS:
-        thin = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
+        thin = _thinned(problem, seed)
         rough = minimise(thin, objective, delta, seed, warm)
         return _polish(problem, rough, thin, objective, delta)
     pool = starts(problem, seed, count=None if warm is None else 128)
@@ -94,6 +94,16 @@ def minimise(
     return _minimum(problem, threshold, found, pool, first.shape[1])
 
 
+def _thinned(problem: Problem, seed: int) -> Problem:
+    """Return the problem on a random part of its rows."""
+    return problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
+
+
+def _threshold(problem: Problem, objective: str, delta: float | None) -> float:
+    """Return Huber's threshold for an objective whose threshold is not tied to the residuals."""
+    return LAD * problem.unit if objective == "lad" else np.inf if delta is None else delta
+
+
 def weighed(
     problem: Problem, objective: str, delta: float | None, seed: int, warm: np.ndarray | None
 ) -> tuple[Problem, float | None]:
@@ -101,9 +111,7 @@ def weighed(
 
     Both follow from the typical residual, as a fixed point; a threshold that is given is kept.
     """
-    few = problem
-    if problem.n > _MANY_ROWS:
-        few = problem.take(np.random.default_rng(seed).permutation(problem.n)[: _MANY_ROWS // 2])
+    few = _thinned(problem, seed) if problem.n > _MANY_ROWS else problem
     pool, _ = ranked(few, starts(few, seed, count=512), np.inf)
     if pool.shape[1] == 0:
         raise FloatingPointError("not finite at any starting point")
@@ -117,8 +125,7 @@ def weighed(
         few = replace(few, strain=inflated**2)
         if objective == "huber" and delta is None:
             tied = 1.345 * inflated
-        threshold = LAD if objective == "lad" else np.inf if tied is None else tied
-        found = _continue(few, first, threshold)
+        found = _continue(few, first, _threshold(few, objective, tied))
         first = found.theta[:, np.argsort(found.objective, kind="stable")[:4]]
         before, spread = spread, 1.4826 * typical(few, first[:, :1])
         if abs(spread - before) <= 1e-6 * before:
@@ -132,7 +139,7 @@ def _search(
     """Return Huber's threshold for the objective, and the minima reached from each start."""
     if objective == "huber" and delta is None:
         return _tied(problem, first)
-    threshold = LAD * problem.unit if objective == "lad" else np.inf if delta is None else delta
+    threshold = _threshold(problem, objective, delta)
     return threshold, _continue(problem, first, threshold)
 
 
