@@ -48,6 +48,7 @@ def test_every_law_recovers_its_parameters_from_every_seed(name, seed, jitter):
     }
     runs = runs_of(name, truth, seed=seed)
     assume((runs.iloc[:, -1] > 0).all())  # an error rate below zero is none
+    assume(abs(truth.get("kappa", 0) - 1) > 0.03)  # a straight line determines no E_0
     result = fit(name, runs, bootstrap=0, seed=seed)
     assert result.residuals.abs().max() < 1e-6
     for p, value in truth.items():

@@ -27,7 +27,7 @@ import scipy
 
 from analysis.arguments import expect_law_and_runs
 from analysis.fitting.checks import FitError, check_level
-from analysis.fitting.fit import fit
+from analysis.fitting.fit import IntervalMethod, fit, with_draws
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.fitting.slow_term import slow_term
@@ -224,22 +224,25 @@ def fit_members(
 
 
 def combined(
-    runs: pd.DataFrame,
     fits: Mapping[str, FitResult],
     tests: Mapping[str, HeldOut],
     skipped: Mapping[str, str],
     *,
     bootstrap: int,
+    intervals: IntervalMethod = "auto",
     seed: int = 0,
-    **options: Any,
 ) -> Combination:
     """Combine the fits of `fit_members`, weighted by their held-out errors, and add their draws."""
     weights = _weights(fits, tests)
-    drawn = {}
-    for name, weight in weights.items():
-        count = min(bootstrap, max(_FEWEST, round(bootstrap * weight)))
-        settings: dict[str, Any] = {**options, "bootstrap": count, **MEMBERS[name]}
-        drawn[name] = fit(bottleneck, runs, seed=seed, warm=fits[name], **settings)
+    drawn = {
+        name: with_draws(
+            fits[name],
+            min(bootstrap, max(_FEWEST, round(bootstrap * weight))),
+            intervals=intervals,
+            seed=seed,
+        )
+        for name, weight in weights.items()
+    }
     lead = next(iter(drawn.values()))
     own = {f.name: getattr(lead, f.name) for f in fields(FitResult)}
     return Combination(
@@ -282,7 +285,8 @@ def combine(
     """
     fits, skipped = fit_members(runs, seed=seed, **options)
     tests = held_out_tests(fits)
-    return combined(runs, fits, tests, skipped, bootstrap=bootstrap, seed=seed, **options)
+    intervals = options.get("intervals", "auto")
+    return combined(fits, tests, skipped, bootstrap=bootstrap, intervals=intervals, seed=seed)
 
 
 @functools.wraps(fit)

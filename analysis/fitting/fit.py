@@ -124,37 +124,56 @@ def fit(
         problem = replace(problem, strain=minimum.strain)
         solved = time.perf_counter()
         certificate = certify(problem, minimum, used, rows.left_out)
-        certified = time.perf_counter()
-        params = _parameters(problem, minimum)
-        samples, certificate = _draw(problem, minimum, certificate, bootstrap, seed)
-        stderr = _standard_errors(problem, minimum, certificate, params, samples)
-        return FitResult(
+        found = FitResult(
             law=law,
-            params=params,
-            stderr=stderr,
-            samples=samples,
+            params=_parameters(problem, minimum),
+            stderr={},
+            samples=pd.DataFrame(columns=list(law.params), dtype=float),
             runs=rows.runs,
             objective=_stated(problem, minimum, kind, reduce),
             loss=_loss_in_words(problem, kind, minimum.delta, reduce),
             objective_kind=kind,
-            status=_status(problem, minimum, certificate, rows.runs, rows.remarks),
+            status=_of_rows(problem, minimum, rows),
             certificate=certificate,
             intervals=used,
-            timings=_timings(began, solved, certified, time.perf_counter()),
+            timings={"fit": solved - began, "certificate": time.perf_counter() - solved},
             noise=model,
             problem=problem,
             minimum=minimum,
         )
+        return _with_draws(found, bootstrap, seed)
 
 
-def _timings(began: float, solved: float, certified: float, ended: float) -> dict[str, float]:
-    """Return the seconds spent in each stage."""
-    return {
-        "fit": solved - began,
-        "certificate": certified - solved,
-        "intervals": ended - certified,
-        "total": ended - began,
-    }
+def with_draws(
+    result: FitResult, bootstrap: int, *, intervals: IntervalMethod, seed: int
+) -> FitResult:
+    """Return a fit that was made without draws with draws, as `fit` would: the minimum is kept."""
+    check_options("auto", None, "log", "sum", bootstrap, intervals, seed, "constant")
+    used = _intervals(result.problem, intervals, bootstrap)
+    with computable(result.problem, result.runs, seed):
+        left_out = result.certificate.left_out
+        certificate = certify(result.problem, result.minimum, used, left_out)
+        of_fit = status_of(result.problem, result.minimum, result.certificate)
+        of_rows = tuple(each for each in result.status if each not in of_fit)
+        found = replace(result, intervals=used, certificate=certificate, status=of_rows)
+        return _with_draws(found, bootstrap, seed)
+
+
+def _with_draws(result: FitResult, count: int, seed: int) -> FitResult:
+    """Add the draws to a fit whose status is that of its rows, and all that follows from them."""
+    began, problem, minimum = time.perf_counter(), result.problem, result.minimum
+    samples, certificate = _draw(problem, minimum, result.certificate, count, seed)
+    stderr = _standard_errors(problem, minimum, certificate, result.params, samples)
+    timings = {name: result.timings[name] for name in ("fit", "certificate")}
+    timings["intervals"] = time.perf_counter() - began
+    return replace(
+        result,
+        samples=samples,
+        certificate=certificate,
+        stderr=stderr,
+        status=(*status_of(problem, minimum, certificate), *result.status),
+        timings=timings | {"total": sum(timings.values())},
+    )
 
 
 class _Rows(NamedTuple):
@@ -209,18 +228,12 @@ def _likelier(
     return (raw, other) if second < first else (log, minimum)
 
 
-def _status(
-    problem: Problem,
-    minimum: Minimum,
-    certificate: Certificate,
-    runs: pd.DataFrame,
-    remarks: Mapping[str, str],
-) -> tuple[Status, ...]:
+def _of_rows(problem: Problem, minimum: Minimum, rows: _Rows) -> tuple[Status, ...]:
+    """Return what is to be said of the rows, whatever the intervals."""
     return (
-        *status_of(problem, minimum, certificate),
-        *table_warnings(problem, runs),
-        *checkpoints_as_runs(problem, runs, minimum),
-        *(Status(code, text) for code, text in remarks.items()),
+        *table_warnings(problem, rows.runs),
+        *checkpoints_as_runs(problem, rows.runs, minimum),
+        *(Status(code, text) for code, text in rows.remarks.items()),
     )
 
 

@@ -214,7 +214,7 @@ def _combined(runs: pd.DataFrame, *, bootstrap: int, seed: int, alone: bool) -> 
             except (FitError, TableError) as error:
                 skipped[law.name] = str(error)
     tests = held_out_tests({**members, **rivals})
-    auto = combined(runs, members, tests, unfit, bootstrap=bootstrap, seed=seed)
+    auto = combined(members, tests, unfit, bootstrap=bootstrap, seed=seed)
     order = sorted(rivals, key=lambda name: np.nan_to_num(tests[name].error, nan=math.inf))
     return Choice(
         fits={AUTO: auto, **{name: rivals[name] for name in order}},
