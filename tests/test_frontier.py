@@ -70,7 +70,7 @@ def test_isoflop_minima_of_a_known_law(optimum):
     sets["D"] = sets["C"] / (6 * sets["N"])
     sets["L"] = 1.9 + 9 * sets["N"] ** -0.25 + 38 * sets["D"] ** -0.30
     for method, off in (("isoflop", 0.03), ("akima", 0.01)):
-        front = frontier(sets, method=method, bootstrap=50)
+        front = frontier(sets, method=method, law="chinchilla", bootstrap=50)
         assert (front.optima["kind"] == "minimum").all()
         assert exponent(front)["value"] == pytest.approx(0.3 / 0.55, abs=0.003)
         shift = np.log(front.optima["N"] / optimum(front.optima["C"])[0])
@@ -171,7 +171,8 @@ def test_intervals_cover_the_truth_of_a_small_sweep(sweep):
     for seed in range(10):
         runs, curves = with_size(sweep, seed=seed)
         for method, data in (("parametric", runs), ("envelope", curves)):
-            row = exponent(frontier(data, method=method, bootstrap=100, level=0.9))
+            law = None if method == "envelope" else "chinchilla"
+            row = exponent(frontier(data, method=method, law=law, bootstrap=100, level=0.9))
             hits[method] += row["low"] <= 0.3 / 0.55 <= row["high"]
     assert min(hits.values()) >= 6  # 9 expected; 5 or fewer has a chance of 0.2 %
 
@@ -206,14 +207,14 @@ def test_embeddings_left_out_of_the_count():
 
 def test_another_convention_is_one_argument(sweep):
     runs, _ = sweep()
-    plain = frontier(runs, bootstrap=20)
-    total = frontier(runs, params="N_total", bootstrap=20)
+    plain = frontier(runs, law="chinchilla", bootstrap=20)
+    total = frontier(runs, params="N_total", law="chinchilla", bootstrap=20)
     assert plain.convention == "N against C = 6 N D"
     assert total.convention == "N_total against C = 6 N D"
     assert set(total.exponents["convention"]) == {total.convention}
     assert exponent(total)["value"] != pytest.approx(exponent(plain)["value"], abs=0.01)
     runs["C_double"] = 2 * runs["C"]
-    double = frontier(runs, flops="C_double", bootstrap=20)
+    double = frontier(runs, flops="C_double", law="chinchilla", bootstrap=20)
     assert double.at(C=2e12)["N"][0] == pytest.approx(plain.at(C=1e12)["N"][0], rel=1e-4)
 
 
@@ -231,7 +232,7 @@ def test_porian_exponents(published):
         (row,) = fits[(fits[keys] == list(key)).all(axis=1)].itertuples()
         runs = load(rows, map=names).assign(run_id=rows["n"])
         for method, tolerance in (("akima", 0.01), ("isoflop", 0.035)):
-            got = exponent(frontier(runs, method=method, bootstrap=50))
+            got = exponent(frontier(runs, method=method, law="chinchilla", bootstrap=50))
             assert got["value"] == pytest.approx(row.a_bs_median_weighted, abs=tolerance), key
         seen += 1
     assert seen == 15

@@ -410,7 +410,7 @@ pages = st.builds(Case, PAGES, FOLDERS_OF_OTHERS)
 KINDS = {
     "looks": (looks(), 100),
     "sweeps": (sweeps(), 40),
-    "analyses": (analyses(), 50),
+    "analyses": (analyses(), 30),
     "pages": (pages, 3),
 }
 """{kind: (strategy, number of examples that take some seconds)}"""

@@ -68,10 +68,11 @@ def test_runs_between_budgets_belong_to_no_budget(optimum):
     strays = loss(pd.DataFrame({"N": [1e4, 3e4, 2e5], "D": [1e6, 2e6, 4e6]}))
     strays["C"] = 6 * strays["N"] * strays["D"]
     both = pd.concat([strays, table], ignore_index=True)
-    front = frontier(both, method="isoflop", bootstrap=20)
+    front = frontier(both, method="isoflop", law="chinchilla", bootstrap=20)
     assert front.optima["C"].tolist() == pytest.approx(list(BUDGETS))
     assert front.status[0].startswith("3 of 31 runs, C = 6e+10 to 4.8e+12, share no budget")
-    wide = frontier(isoflop_sets(optimum, (1e10, 1.2e10, 1e12)), method="isoflop", tolerance=0.3)
+    merged = isoflop_sets(optimum, (1e10, 1.2e10, 1e12))
+    wide = frontier(merged, method="isoflop", law="chinchilla", tolerance=0.3)
     assert len(wide.optima) == 2  # sets within the requested tolerance are merged
 
 
@@ -86,25 +87,25 @@ def test_nearly_equal_sizes_are_merged(optimum):
 
 
 @pytest.mark.parametrize(
-    ("factors", "alpha"),
+    ("factors", "alpha", "law"),
     [
-        (np.geomspace(1 / 16, 16, 15), 0.25),  # wide
-        (np.geomspace(0.1, 3, 9), 0.25),  # off centre
-        (np.geomspace(1 / 8, 8, 9), 0.4),  # alpha and beta apart
+        (np.geomspace(1 / 16, 16, 15), 0.25, None),  # wide, on the law that is chosen
+        (np.geomspace(0.1, 3, 9), 0.25, "chinchilla"),  # off centre
+        (np.geomspace(1 / 8, 8, 9), 0.4, "chinchilla"),  # alpha and beta apart
     ],
 )
-def test_bias_of_parabolas_is_measured(optimum, factors, alpha):
+def test_bias_of_parabolas_is_measured(optimum, factors, alpha, law):
     """The reported bias is the error of noiseless sets (Czech et al. 2026, arXiv 2603.22339)."""
     truth = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": alpha, "beta": 0.30}
     C = np.array(BUDGETS)
     table = isoflop_sets(lambda c: optimum(c, truth), BUDGETS, factors, alpha)
-    front = frontier(table, method="isoflop", bootstrap=20)
+    front = frontier(table, method="isoflop", law=law, bootstrap=20)
     off = np.log(front.optima["N"] / optimum(C, truth)[0])
     assert front.optima["bias"].to_numpy() == pytest.approx(off.to_numpy(), abs=2e-3)
     assert np.abs(off).max() > 0.004
     assert front.bias["N"] == pytest.approx(np.expm1(off.mean()), abs=2e-3)
     assert "bias of the method" in str(front)
-    akima = frontier(table, method="akima", bootstrap=20)
+    akima = frontier(table, method="akima", law=law, bootstrap=20)
     assert abs(akima.bias["N"]) < abs(front.bias["N"])
 
 
@@ -143,7 +144,7 @@ def test_minima_within_the_noise_are_not_used(optimum):
 )
 def test_error_explains_why_there_is_no_frontier(optimum, change, expected):
     with pytest.raises(TableError, match=expected):
-        frontier(change(isoflop_sets(optimum)), method="isoflop", bootstrap=5)
+        frontier(change(isoflop_sets(optimum)), method="isoflop", law="chinchilla", bootstrap=5)
 
 
 def test_counts_and_flops_from_the_model_shape():

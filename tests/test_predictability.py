@@ -77,7 +77,7 @@ def test_verdicts_are_plain_words_and_a_table(verdicts):
 
 def test_pure_noise_is_rarely_called_predictable():
     rng = np.random.default_rng(0)
-    runs = pd.DataFrame(0.5 + 0.05 * rng.standard_normal((40, 10))).add_prefix("task_")
+    runs = pd.DataFrame(0.5 + 0.05 * rng.standard_normal((40, 6))).add_prefix("task_")
     runs["L"] = rng.uniform(2, 4, 40)
     found = predictability(runs, [c for c in runs if c != "L"])
     assert sum(each.predictable for each in found) <= 1

@@ -83,6 +83,8 @@ def test_no_command_gives_a_traceback(strangers, command, tmp_path, monkeypatch,
         "08b-tracker-states/small_lowercase.csv": NAMES,
         "24-resumed-runs/runs.csv": NAMES,
     }
+    if command not in ("fit", "validate"):  # the others read rows alike, and take longer
+        tables = dict(list(tables.items())[::2])
     for file, names in tables.items():
         code = call(*command.split(), strangers / file, *names, *QUICK[command])
         error = capsys.readouterr().err

@@ -255,7 +255,7 @@ def plan(
     extrapolation = extrapolation_of(front, {name: best[name] for name in ("C", "N", "D")})
     quantities = _quantities(front, asked, draws, best, level)
     how = recipe(N=best["N"], D=best["D"], L=best["L"], runs=runs, critical=critical)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         ratio = quantity_of(draws["D"] / draws["N"], level)
     return Plan(
         asked={asked: float(value)},
