@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import files, progress
+from scaling import files, progress, weights
 from scaling.config import RECIPE, RunConfig, flatten
 from scaling.files import write_atomic
 from sweeps import leases, leftovers, mirror
@@ -241,6 +241,8 @@ class Store(Folder):
         path = folder / "result.json"
         with self.writing(path):
             folder.mkdir(parents=True, exist_ok=True)
+            if row["status"] != "ok":  # patience may have kept weights before the run failed
+                weights.discard_unless(folder, None)
             write_atomic(path, data := dump(row, curve, tests or []))
             if self.remote:
                 mirror.push_weights(self.remote, self, row["run_id"])

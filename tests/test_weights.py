@@ -353,7 +353,7 @@ def test_keeping_weights_changes_no_run(here: Path):
 )
 def test_a_wrong_execution_in_a_spec_is_named(text: str, reason: str):
     with pytest.raises(ConfigError, match=reason):
-        Spec.from_text(f"{text}\n{SMALL}")
+        Spec.from_text(f"{SMALL}{text}" if text.startswith("[") else f"{text}\n{SMALL}")
 
 
 def test_a_sweep_keeps_the_weights_of_its_runs(here: Path, capsys: pytest.CaptureFixture[str]):
