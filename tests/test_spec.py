@@ -311,7 +311,9 @@ def test_bundled_specs_are_sweeps(name):
     assert Spec.from_toml(name).name == name
 
 
-EXPERIMENTS = [name for name in bundled() if name not in ("cpu", "quickstart", "headline")]
+EXPERIMENTS = [
+    name for name in bundled() if name not in ("cpu", "quickstart", "headline", "prediction")
+]
 
 
 @pytest.mark.parametrize("name", bundled())
