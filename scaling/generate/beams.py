@@ -92,9 +92,7 @@ def _best(
     return found
 
 
-def _decided(
-    done: list[Found], best: Found, beams: int, limit: int, length_penalty: float
-) -> bool:
+def _decided(done: list[Found], best: Found, beams: int, limit: int, length_penalty: float) -> bool:
     """Return whether no extension of `best`, the most likely one, can enter the finished ones."""
     if len(done) < beams:
         return False

@@ -55,6 +55,7 @@ def generate(
     stop: str | Sequence[str] = (),
     slide: bool = False,
     batch_size: int = 64,
+    use_cache: bool = True,
 ) -> list[list[Sample]]:
     """Continue prompts; return for each prompt a list of `samples` continuations.
 
@@ -77,6 +78,7 @@ def generate(
                    prompt and `max_tokens` that do not fit are refused.
     batch_size     Most sequences computed at once. Logits of a batch equal those of each prompt
                    alone up to rounding.
+    use_cache      Keep keys and values. Without it, every token is computed from all before it.
 
     Raises ConfigError for prompts that do not fit the context, and for settings that are out of
     range or exclude each other.
@@ -98,7 +100,8 @@ def generate(
     with torch.inference_mode():
         for a in range(0, len(texts), at_once):
             part = slice(a, a + at_once)
-            found += _continued(weights, decoding, stops, encoded[part], limits[part])
+            sequences = Sequences(weights, encoded[part], max(limits[part]), use_cache=use_cache)
+            found += _continued(weights, decoding, stops, sequences, limits[part])
     return [[stops.sample(one, decoding) for one in best[:samples]] for best in found]
 
 
@@ -169,11 +172,11 @@ def _continued(
     weights: Weights,
     decoding: Decoding,
     stops: _Stops,
-    prompts: list[list[int]],
+    sequences: Sequences,
     limits: list[int],
 ) -> list[list[Found]]:
     """Return the continuations of a batch of prompts."""
-    sequences = Sequences(weights, prompts, max(limits))
+    prompts = sequences.tokens
     allowed = _Allowed(weights, decoding.min_tokens)
     if decoding.beams > 1:
         return search(

@@ -16,11 +16,11 @@ class Sequences:
     """
 
     def __init__(
-        self, weights: Weights, prompts: list[list[int]], room: int, *, cached: bool = True
+        self, weights: Weights, prompts: list[list[int]], room: int, *, use_cache: bool = True
     ) -> None:
         """Begin with prompts of at least one token; up to `room` tokens will be appended.
 
-        `cached` is whether to use a cache if the family has one.
+        `use_cache` is whether to use a cache if the family has one.
         """
         self._model, self._flat_1p = weights.model, weights.flat_1p
         self._p = weights.model.named(weights.flat_1p)
@@ -28,7 +28,7 @@ class Sequences:
         self.tokens = [list(prompt) for prompt in prompts]
         n_ctx, longest = self._model.model.n_ctx, max(map(len, prompts))
         self._cache = None
-        if cached and longest <= n_ctx:
+        if use_cache and longest <= n_ctx:
             positions = min(longest + room, n_ctx)
             self._cache = self._model.cache(self._flat_1p, len(prompts), positions)
         self._new: list[list[int]] = self.tokens
