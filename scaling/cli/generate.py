@@ -124,7 +124,7 @@ def _folders(run: str) -> tuple[list[Path], Path | None]:
     from scaling.weights import find, has_weights
 
     path = Path(run)
-    if not path.exists() and path.parent.is_dir() and path.name:
+    if not path.exists() and (path.parent / "runs").is_dir():
         return find(path.parent, path.name), None
     return find(path), None if has_weights(path) else path
 
