@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ class Found:
 def search(
     sequences: Sequences,
     log_p: Callable[[Tensor, int], Tensor],
-    ended: Callable[[tuple[int, ...]], str | None],
+    ended: Callable[[Sequence[int]], str | None],
     *,
     beams: int,
     limits: list[int],

@@ -146,7 +146,7 @@ class _Stops:
         # Every token is at least a byte, so that a text that ends now lies within this many.
         self._within = max((len(text.encode()) for text in texts), default=0)
 
-    def ended(self, tokens: tuple[int, ...]) -> str | None:
+    def ended(self, tokens: Sequence[int]) -> str | None:
         """Return why a continuation ends after these tokens; None if it does not."""
         if tokens[-1] == self._tokenizer.end_of_text:
             return "end"
@@ -202,7 +202,7 @@ def _continued(
         ):
             tokens[row].append(token)
             logprobs[row].append(own)
-            if reason := stops.ended((*tokens[row],)):
+            if reason := stops.ended(tokens[row]):
                 why[row] = reason
             elif n < limits[repeated[row]]:
                 kept.append(k)
@@ -254,9 +254,8 @@ class _Uniform:
         for prompt, limit in zip(prompts, limits, strict=True):
             for sample in range(decoding.samples):
                 key = [decoding.seed, sample, len(prompt), *prompt]
-                yield np.random.default_rng(key).random(0 if decoding.greedy else limit)
+                yield np.random.default_rng(key).random(limit)
 
     def at(self, rows: list[int], n: int) -> Tensor:
         """Return the numbers for the token after n others, in [0, 1)."""
-        drawn = [self._drawn[row][n] if len(self._drawn[row]) else 0.0 for row in rows]
-        return torch.tensor(drawn, dtype=torch.float64)
+        return torch.tensor([self._drawn[row][n] for row in rows], dtype=torch.float64)

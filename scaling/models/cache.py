@@ -37,6 +37,17 @@ class KeyValueCache:
             }
             for i in range(model.n_layer)
         ]
+        if model.norm == "rmsnorm":  # x / rms(x) = sqrt(d) x / |x|
+            root = model.d_model**0.5
+            for layer in (self._p, *self._layers):
+                for name in [name for name in layer if name.startswith("norm")]:
+                    layer[f"{name.partition('.')[0]}.gain"] = layer[name] * root
+            self._root_eps = self._p["token_embedding"].new_tensor(root * NORM_EPS**0.5)
+        if model.qk_norm:  # one gain per head, for queries and keys at once
+            for layer in self._layers:
+                query_c, key_c = (layer[f"{name}_norm.weight"] for name in ("query", "key"))
+                gains = [query_c] * model.n_head + [key_c] * model.kv_heads
+                layer["query_and_key_norm"] = torch.stack(gains)
         embedding_vd = self._p["token_embedding"]
         device, dtype = embedding_vd.device, embedding_vd.dtype
         applied = model.n_layer * model.n_repeat
@@ -70,41 +81,42 @@ class KeyValueCache:
         if self.model.position == "learned":
             x_btd = x_btd + at.of(self._p["position_embedding"])
         rotation = None if self._rotation is None else [at.of(x) for x in self._rotation]
+        x_nd = x_btd.view(b * t, -1)
         kept = iter(self._kept)
         for _ in range(self.model.n_repeat):
             for p in self._layers:
-                y_btd = self._attention(p, self._norm(p, "norm1", x_btd), next(kept), at, rotation)
-                x_btd = x_btd + _linear(p, "projection", y_btd)
-                x_btd = x_btd + self._feed_forward(p, self._norm(p, "norm2", x_btd))
+                y_nd = self._attention(p, self._norm(p, "norm1", x_nd), next(kept), at, rotation)
+                x_nd = x_nd + _linear(p, "projection", y_nd)
+                x_nd = x_nd + self._feed_forward(p, self._norm(p, "norm2", x_nd))
         counts = [t] * b if counts is None else counts
         self._lengths = [n + count for n, count in zip(self._lengths, counts, strict=True)]
-        if t == 1:
-            x_bd = x_btd[:, 0]
-        else:
-            last_b = torch.tensor(counts, device=x_btd.device) - 1
-            x_bd = x_btd[torch.arange(b, device=x_btd.device), last_b]
-        return self._norm(self._p, "norm", x_bd)
+        if t > 1:
+            last = [row * t + count - 1 for row, count in enumerate(counts)]
+            x_nd = x_nd[torch.tensor(last, device=x_nd.device)]
+        return self._norm(self._p, "norm", x_nd)
 
     def _attention(
         self,
         p: Mapping[str, Tensor],
-        y_btd: Tensor,
+        y_nd: Tensor,
         kept_bjgc: Tensor,
         at: _Places,
         rotation: list[Tensor] | None,
     ) -> Tensor:
         m = self.model
-        b, t, d = y_btd.shape
+        b, t = len(kept_bjgc), len(y_nd) // len(kept_bjgc)
         h, g, c = m.n_head, m.kv_heads, m.head_width
-        query, key_value = _linear(p, "qkv", y_btd).view(b, t, h + 2 * g, c).split([h, 2 * g], 2)
+        parts_bthc = _linear(p, "qkv", y_nd).view(b, t, h + 2 * g, c)
         if m.qk_norm or rotation is not None:
-            key, value = key_value.split([g, g], dim=2)
+            turned, value = parts_bthc.split([h + g, g], dim=2)
             if m.qk_norm:
-                query = F.rms_norm(query, (c,), p["query_norm.weight"], NORM_EPS)
-                key = F.rms_norm(key, (c,), p["key_norm.weight"], NORM_EPS)
+                turned = F.rms_norm(turned, (c,), None, NORM_EPS) * p["query_and_key_norm"]
             if rotation is not None:
-                query, key = _rotate(query, *rotation), _rotate(key, *rotation)
+                turned = torch.addcmul(turned * rotation[0], turned.roll(c // 2, 3), rotation[1])
+            query, key = turned.split([h, g], dim=2)
             key_value = torch.cat([key, value], dim=2)
+        else:
+            query, key_value = parts_bthc.split([h, 2 * g], dim=2)
         at.write(kept_bjgc, key_value)
         key_bgjc, value_bgjc = kept_bjgc.narrow(1, 0, at.end).transpose(1, 2).split([g, g], dim=1)
         if t == 1:  # the queries that share a key take the place of the time axis
@@ -117,20 +129,22 @@ class KeyValueCache:
         y = F.scaled_dot_product_attention(
             query, key_bgjc, value_bgjc, attn_mask=at.mask, scale=m.attention_scale
         )
-        return (y if t == 1 else y.transpose(1, 2)).reshape(b, t, d)
+        return (y if t == 1 else y.transpose(1, 2)).reshape(y_nd.shape)
 
-    def _feed_forward(self, p: Mapping[str, Tensor], y_btd: Tensor) -> Tensor:
-        up = _linear(p, "up", y_btd)
+    def _feed_forward(self, p: Mapping[str, Tensor], y_nd: Tensor) -> Tensor:
+        up = _linear(p, "up", y_nd)
         if self.model.activation == "gelu":
             return _linear(p, "down", F.gelu(up, approximate="tanh"))
-        gate_btf, value_btf = up.chunk(2, dim=-1)
-        return _linear(p, "down", F.silu(gate_btf) * value_btf)
+        gate_nf, value_nf = up.chunk(2, dim=1)
+        return _linear(p, "down", F.silu(gate_nf) * value_nf)
 
-    def _norm(self, p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-        shape = (self.model.d_model,)
-        if self.model.norm == "rmsnorm":
-            return F.rms_norm(x, shape, p[f"{name}.weight"], NORM_EPS)
-        return F.layer_norm(x, shape, p[f"{name}.weight"], p.get(f"{name}.bias"), NORM_EPS)
+    def _norm(self, p: Mapping[str, Tensor], name: str, x_nd: Tensor) -> Tensor:
+        weight_d = p[f"{name}.weight"]
+        if self.model.norm == "layernorm":
+            return F.layer_norm(x_nd, weight_d.shape, weight_d, p.get(f"{name}.bias"), NORM_EPS)
+        # torch.rms_norm takes twice as long for a single token
+        size_n1 = torch.linalg.vector_norm(x_nd, dim=1, keepdim=True)
+        return x_nd / torch.hypot(size_n1, self._root_eps) * p[f"{name}.gain"]
 
 
 class _Places:
@@ -167,12 +181,6 @@ class _Places:
             kept_bjgc[self._index] = new_btgc
 
 
-def _rotate(x_bthc: Tensor, cos_t1c: Tensor, sin_t1c: Tensor) -> Tensor:
-    return x_bthc * cos_t1c + x_bthc.roll(x_bthc.shape[3] // 2, 3) * sin_t1c
-
-
-def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+def _linear(p: Mapping[str, Tensor], name: str, x_ni: Tensor) -> Tensor:
     weight_io, bias_o = p[f"{name}.weight"], p.get(f"{name}.bias")
-    if bias_o is None:
-        return x @ weight_io
-    return torch.addmm(bias_o, x.flatten(0, 1), weight_io).unflatten(0, x.shape[:2])
+    return x_ni @ weight_io if bias_o is None else torch.addmm(bias_o, x_ni, weight_io)
