@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,8 @@ def test_prompts_of_a_batch_continue_as_if_alone(config, how):
 
 def test_generation_without_the_cache_is_the_same():
     weights = random_weights(position="rope")
-    for how in ({}, {"beams": 3}, {"temperature": 0}):
+    hows: list[dict[str, Any]] = [{}, {"beams": 3}, {"temperature": 0}]
+    for how in hows:
         a, b = (generate(weights, PROMPTS, max_tokens=10, use_cache=use, **how)
                 for use in (True, False))  # fmt: skip
         assert [s.tokens for own in a for s in own] == [s.tokens for own in b for s in own]
