@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import call
 
+from analysis.reporting import html
 from analysis.reporting.samples import by_size, section
 from scaling import samples as kept
 from scaling import size
@@ -617,6 +619,16 @@ def test_the_report_shows_samples_by_size_with_all_text_escaped(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;i&gt;&amp;" in page
     assert "\u202e" not in page and "2.250" in page and "judged bits/byte" in page
     assert section(tmp_path / "samples.json") == []  # a table, not a folder
+
+
+def test_the_page_of_a_folder_with_samples_has_their_section(tmp_path, monkeypatch):
+    for part in ("lead", "laws", "frontier", "track_record", "explore", "runs", "missing"):
+        monkeypatch.setattr(html, f"_{part}", lambda *_: [])
+    summary = SimpleNamespace(folder=tmp_path)
+    assert "Samples beside scale" not in html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+    kept.write(tmp_path, {}, [sample(2e4, 2.5, "<b>bold"), sample(1e3)])
+    page = html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+    assert "<h2>Samples beside scale</h2>" in page and "&lt;b&gt;bold" in page
 
 
 def test_at_most_eight_sizes_are_shown_smallest_and_largest_included():

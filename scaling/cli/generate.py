@@ -81,9 +81,9 @@ def generate(
         "top_k": top_k, "top_p": top_p, "beams": beams, "length_penalty": length_penalty,
         "samples": samples, "seed": seed, "slide": slide,
     }  # fmt: skip
+    require("torch", "safetensors")
     folders, results = _folders(run)
     judge_folder = None if judge is None else _one_folder(judge)
-    require("torch", "safetensors")
     progress.step("loading PyTorch")
     from scaling import size, weights
     from scaling.generate import Decoding
