@@ -286,6 +286,12 @@ def test_a_tiny_temperature_is_greedy_and_a_huge_one_uniform():
     assert shares(Decoding(top_p=1e-9), logits) == [0, 1, 0, 0]
 
 
+def test_a_limit_far_beyond_the_text_costs_nothing():
+    weights = random_weights(tokenizer=FEW, spread=0.1)
+    [[one]] = generate(weights, "ab", max_tokens=10**12, slide=True)
+    assert one.ended == "end"
+
+
 def test_seeds_and_samples_differ_and_repeat():
     weights = random_weights()
     a, b = (generate(weights, "x", max_tokens=20, samples=3, seed=s)[0] for s in (0, 1))
@@ -402,6 +408,8 @@ WRONG = [
     ({"length_penalty": 1.0}, "length-penalty 1.0 needs a beam search"),
     ({"temperature": 0.0, "samples": 2}, "samples 2: greedy decoding has one continuation"),
     ({"seed": -1}, "seed -1"),
+    ({"beams": 2, "length_penalty": 1e3}, "length-penalty 1000.0 must be a number from -20 to 20"),
+    ({"beams": 2, "length_penalty": math.nan}, "length-penalty nan"),
 ]
 
 
