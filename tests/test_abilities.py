@@ -392,7 +392,7 @@ def test_a_text_without_items_for_a_task_is_refused(tmp_path, own_cache):
 
 def test_a_name_that_is_no_task_is_refused():
     with pytest.raises(ConfigError, match=r"no task 'agre'. Did you mean 'agree'"):
-        tasks.check_names(["swap", "agre"])
+        names.check_names(["swap", "agre"])
 
 
 # ------------------------------------------------------------------ files of one's tasks
