@@ -18,8 +18,8 @@ import torch
 from scaling import progress
 from scaling.abilities.predictor import Predictor
 
-BATCH_TOKENS = 8192
-"""Most tokens of a forward pass, padding included: bounds the memory of activations."""
+BATCH_TOKENS = 2048
+"""Most tokens of a forward pass, padding included: activations that fit into a cache of the CPU."""
 
 BATCH_LOGITS = 1 << 23
 """Most logits of a forward pass."""
