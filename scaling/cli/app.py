@@ -19,6 +19,7 @@ from scaling.cli.doctor import doctor, version
 from scaling.cli.eval import evaluate
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.generate import generate
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "clean": clean,
     "export": export,
     "eval": evaluate,
+    "generate": generate,
     "summary": summary,
     "fit": fit,
     "laws": laws,
