@@ -131,14 +131,14 @@ def _lines(found: Evaluated) -> list[str]:
 def _task_line(row: Mapping[Any, Any]) -> str:
     chance = "" if row["chance"] != row["chance"] else f", chance {row['chance']:.3g}"
     text = f"{_title(row)}: {row['metric']} {row['value']:.4f} +- {row['stderr']:.4f}"
-    return f"{text} (n = {row['n']}{chance}){', at chance' if _at_chance(row) else ''}"
+    return f"{text} (n = {row['n']}{chance}){_against_chance(row)}"
 
 
 def _run_lines(main: pd.DataFrame, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     cells: dict[str, dict[str, str]] = {}
     starred = False
     for row in main.to_dict("records"):
-        mark = "*" if _at_chance(row) else ""
+        mark = "*" if _against_chance(row) else ""
         starred |= bool(mark)
         cells.setdefault(_title(row), {})[row["run_id"]] = f"{row['value']:.3f}{mark}"
     head = ["run", "N", "L", *cells]
@@ -151,12 +151,16 @@ def _run_lines(main: pd.DataFrame, runs: Sequence[Mapping[str, Any]]) -> list[st
     shown = [
         "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
     ]
-    return [*shown, *(["* at chance: within two standard errors of it"] if starred else [])]
+    return [*shown, *(["* not above chance by two standard errors"] if starred else [])]
 
 
 def _title(row: Mapping[Any, Any]) -> str:
     return f"{row['task']}, {row['shots']} shots" if row["shots"] else str(row["task"])
 
 
-def _at_chance(row: Mapping[Any, Any]) -> bool:
-    return row["value"] <= row["chance"] + 2 * row["stderr"]
+def _against_chance(row: Mapping[Any, Any]) -> str:
+    """Return words for a score that is not above chance by two standard errors."""
+    difference, margin = row["value"] - row["chance"], 2 * row["stderr"]
+    if difference < -margin:
+        return ", below chance"
+    return ", at chance" if difference <= margin else ""
