@@ -30,7 +30,7 @@ def evaluate(
     tasks: str | None = None,
     shots: str = "0",
     file: tuple[str, ...] = (),
-    run: str | None = None,
+    run: str = "",
     again: bool = False,
     device: str = "cpu",
     allow_code: tuple[str, ...] = (),
@@ -49,7 +49,7 @@ def evaluate(
             examples are evaluated without.
         file: Also evaluate a task of your own: a file with one JSON object per line, with id,
             context, choices and gold, or id, context and answer.
-        run: Evaluate one run: a prefix of its id, or its tag.
+        run: Evaluate one run: a prefix of its id, or its tag. Default: all.
         again: Evaluate anew what tasks.parquet already has.
         device: Device to evaluate on, such as cuda.
         allow_code: Allow a model family to run code from this Python file.
@@ -64,7 +64,13 @@ def evaluate(
     from scaling.abilities.table import FILE
 
     found = evaluate_runs(
-        results, names, shots=numbers, files=map(Path, file), run=run, again=again, device=device
+        results,
+        names,
+        shots=numbers,
+        files=map(Path, file),
+        run=run or None,
+        again=again,
+        device=device,
     )
     table = write_back(results, results / FILE) if found.new else str(results / FILE)
     if json:
