@@ -22,7 +22,9 @@ from scaling.config import RunConfig, from_dict
 from scaling.data.corpus import prepare
 from scaling.errors import ConfigError, TableError
 from scaling.model import build
+from sweeps import Sweep
 from sweeps.spec import Spec
+from sweeps.store import Store
 
 
 def keep(results: Path, run: RunConfig) -> str:
@@ -204,6 +206,18 @@ def test_a_spec_names_the_tasks_that_are_evaluated_after_it(here, capsys):
     found = evaluated(capsys, "results/named")
     assert {row["task"] for row in found["rows"]} == {"copy", "agree"} and found["evaluated"] == 4
     assert len(found["runs"]) == 2
+
+
+def test_results_on_a_uri_are_evaluated_and_the_table_goes_there(here, tmp_path, capsys):
+    uri = f"local://{tmp_path}/bucket"
+    Sweep(Spec.from_text(SPEC), uri).run(in_process=True, quiet=True)
+    shutil.rmtree(Store(f"{uri}/named").folder)  # as on another machine
+    found = evaluated(capsys, f"{uri}/named", "--tasks", "agree")
+    assert found["evaluated"] == 2 and found["table"].startswith("local://")
+    stored = pd.read_parquet(tmp_path / "bucket" / "named" / "tasks.parquet")
+    assert stored.run_id.nunique() == 2
+    shutil.rmtree(Store(f"{uri}/named").folder)
+    assert evaluated(capsys, f"{uri}/named", "--tasks", "agree")["evaluated"] == 0
 
 
 def test_a_spec_with_a_task_that_there_is_not_is_refused():

@@ -1,6 +1,6 @@
 """Tasks in the style of GPT-3 (Brown et al. 2020, section 3.9): input = output, four choices.
 
-They are short, so that sixteen examples fit into 256 bytes.
+They are short: sixteen examples take up to 280 bytes, or 180 tokens of the tokenizer bpe-1024.
 """
 
 from __future__ import annotations

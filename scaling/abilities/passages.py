@@ -20,7 +20,7 @@ _SENTENCE = 10
 _SENTENCES_BEFORE = 24
 """Most words before a next sentence."""
 
-_WORDS_REPEATED, _BYTES_REPEATED = 8, 48
+_WORDS_REPEATED, _BYTES_REPEATED = 8, 40
 """Words of a passage that is repeated, and its most bytes."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import size
 from scaling.abilities.names import TEXT_TASKS
-from scaling.cli.arguments import write_back
+from scaling.cli.arguments import store_of
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.errors import ConfigError
@@ -63,16 +63,19 @@ def evaluate(
     from scaling.abilities.evaluate import evaluate as evaluate_runs
     from scaling.abilities.table import FILE
 
+    store = store_of(results)
+    if store is not None:
+        from sweeps.kept_weights import fetch_all
+
+        fetch_all(store)
     found = evaluate_runs(
-        results,
-        names,
-        shots=numbers,
-        files=map(Path, file),
-        run=run or None,
-        again=again,
+        results, names, shots=numbers, files=map(Path, file), run=run or None, again=again,
         device=device,
-    )
-    table = write_back(results, results / FILE) if found.new else str(results / FILE)
+    )  # fmt: skip
+    path = results / FILE
+    table = str(path) if store is None else store.shown(path)
+    if found.new and store is not None:
+        store.remote.write(FILE, path.read_bytes())
     if json:
         show_json(_record(table, found))
     else:
