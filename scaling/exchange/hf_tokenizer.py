@@ -18,9 +18,8 @@ def hf_tokenizer(tokens: Sequence[bytes] | None, vocab_size: int) -> Any:
     is end-of-text.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.pre_tokenizers import ByteLevel, Split
     from tokenizers.pre_tokenizers import Sequence as InTurn
-    from tokenizers.pre_tokenizers import Split
 
     letter_of = {byte: letter for letter, byte in byte_of_unicode().items()}
 

@@ -17,11 +17,6 @@ from torch import Tensor
 from scaling.errors import ConfigError
 from scaling.model_config import ModelConfig
 
-EPS = 1e-5
-"""Epsilon of our norms (scaling/models/decoder.py)."""
-ROPE_BASE = 10_000.0
-"""Base of our rotary position encoding."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -197,69 +192,6 @@ def _refusal(what: str, m: ModelConfig | None = None) -> str:
 def written_out(m: ModelConfig) -> ModelConfig:
     """Return the shape of the exported model: repeated layers written out, without muP."""
     return dataclasses.replace(m, n_layer=m.n_layer * m.n_repeat, n_repeat=1, mup_base_width=None)
-
-
-# ------------------------------------------------------------------ config.json
-
-
-def config_json(layout: Layout, m: ModelConfig, vocab_size: int, end_of_text: int) -> dict:
-    """Return config.json for a model without repeats and muP."""
-    common = {
-        "architectures": [layout.architecture],
-        "model_type": layout.model_type,
-        "vocab_size": vocab_size,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "tie_word_embeddings": m.tied,
-        "torch_dtype": "float32",
-        "use_cache": True,
-    }
-    if layout.model_type == "gpt2":
-        return common | {
-            "n_positions": m.n_ctx,
-            "n_embd": m.d_model,
-            "n_layer": m.n_layer,
-            "n_head": m.n_head,
-            "n_inner": m.ff_width,
-            "activation_function": "gelu_new",
-            "layer_norm_epsilon": EPS,
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
-        }
-    common |= {
-        "max_position_embeddings": m.n_ctx,
-        "hidden_size": m.d_model,
-        "intermediate_size": m.ff_width,
-        "num_hidden_layers": m.n_layer,
-        "num_attention_heads": m.n_head,
-        "attention_dropout": 0.0,
-        "rope_theta": ROPE_BASE,
-    }
-    own: dict[str, dict[str, Any]] = {
-        "gpt_neox": {
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": EPS,
-            "use_parallel_residual": False,
-            "rotary_pct": 1.0,
-            "rotary_emb_base": ROPE_BASE,
-            "hidden_dropout": 0.0,
-            "attention_bias": True,
-        },
-        "starcoder2": {
-            "hidden_act": "gelu_pytorch_tanh",
-            "norm_epsilon": EPS,
-            "use_bias": m.bias,
-            "sliding_window": None,
-            "residual_dropout": 0.0,
-            "embedding_dropout": 0.0,
-        },
-        "llama": {"attention_bias": m.bias, "mlp_bias": m.bias},
-        "qwen3": {"attention_bias": False, "use_sliding_window": False},
-    }
-    if layout.requires["norm"] == "rmsnorm":
-        common |= {"hidden_act": "silu", "rms_norm_eps": EPS, "head_dim": m.head_width}
-    if layout.model_type != "gpt_neox":
-        common |= {"num_key_value_heads": m.kv_heads}
-    return common | own[layout.model_type]
 
 
 # ------------------------------------------------------------------ tensors

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from scaling.errors import ConfigError
+from scaling.exchange.hf_config import config_json
 from scaling.exchange.hf_tokenizer import hf_tokenizer, tokenizer_config
-from scaling.exchange.layouts import Layout, config_json, layout_of, theirs_of, written_out
+from scaling.exchange.layouts import Layout, layout_of, theirs_of, written_out
 from scaling.files import write_atomic
 from scaling.model_config import ModelConfig
 
