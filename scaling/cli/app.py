@@ -16,8 +16,10 @@ from scaling.cli.backtest import backtest
 from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
+from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
@@ -71,6 +73,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "figure": figure,
     "report": report,
+    "export-model": export_model,
+    "harness": harness,
     "data prepare": data_prepare,
     "data list": data_list,
     "completion": completion,

@@ -17,8 +17,8 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 """The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces."""
 
 
-_SPECIAL = "<|endoftext|>"
-"""Name of the end-of-text token for tiktoken. Text never encodes to it."""
+END_OF_TEXT = "<|endoftext|>"
+"""Name of the end-of-text token. Text never encodes to it."""
 
 _BYTES = {bytes([b]) for b in range(256)}
 
@@ -127,7 +127,7 @@ def _tiktoken(tokens: Iterable[bytes], vocab_size: int) -> Any:
         "scaling",
         pat_str=PATTERN,
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-        special_tokens={_SPECIAL: vocab_size - 1},
+        special_tokens={END_OF_TEXT: vocab_size - 1},
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HUB = "hf:"
 """Prefix of a repository of the Hugging Face hub, such as hf:EleutherAI/pythia-70m@step1000."""
 
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _NEEDED = ("*.json", "*.safetensors")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 

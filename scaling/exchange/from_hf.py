@@ -11,8 +11,8 @@ checkpoint never runs, and only hf:... uses the network.
 
 from __future__ import annotations
 
-import json
-import math
+import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,6 @@ from scaling.exchange.checkpoint import Checkpoint, open_checkpoint, read_json
 from scaling.exchange.hf_config import decoder_of
 from scaling.exchange.layouts import Layout, ours_of
 from scaling.extras import require
-from scaling.fields import flatten
 from scaling.files import read_bytes
 from scaling.model import Model, build
 from scaling.model_config import ModelConfig
@@ -83,7 +82,7 @@ def weights_of(source: str, device: str = "cpu") -> Weights:
     )
     D = tokens_seen(source)
     row = {
-        **{name.rpartition(".")[2]: value for name, value in flatten(model.model).items()},
+        **dataclasses.asdict(model.model),
         "run_id": source,
         "status": "ok",
         "N": N,
@@ -94,9 +93,7 @@ def weights_of(source: str, device: str = "cpu") -> Weights:
         "family": str(checkpoint.config.get("model_type")),
         "exact": exact is not None,
     }
-    return Weights(
-        run=run, model=model, flat_1p=flat_1p, tokenizer=tokenizer, row=row, mean=False
-    )
+    return Weights(run=run, model=model, flat_1p=flat_1p, tokenizer=tokenizer, row=row, mean=False)
 
 
 def tokens_seen(source: str) -> int | None:
@@ -131,12 +128,19 @@ def _exact(checkpoint: Checkpoint) -> tuple[Model, Tensor] | None:
         head = left.pop(str(layout.names["head"]), None)
         if head is not None and not torch.equal(head, ours["token_embedding"]):
             return None
-    if any(not _UNUSED.search(n) and not (n.endswith(".bias") and not x.any()) for n, x in left.items()):
+    if any(_matters(name, tensor) for name, tensor in left.items()):
         return None
     model = build(shape, vocab_size)
     if {name: tuple(x.shape) for name, x in ours.items()} != model.shapes:
         raise ConfigError(f"{checkpoint.name}: its tensors do not have the shapes of config.json.")
     return model, torch.cat([ours[name].reshape(-1) for name in model.shapes])[None]
+
+
+def _matters(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor without a place changes the result: all but zero biases and old
+    buffers."""
+    zero = name.endswith(".bias") and not tensor.any()
+    return not zero and not _UNUSED.search(name)
 
 
 class _Reads(dict[str, Tensor]):
@@ -280,8 +284,6 @@ def _tokenizer(checkpoint: Checkpoint) -> PublicTokenizer:
     inner.no_padding()
     inner.no_truncation()
     inner.encode_special_tokens = True
-    import hashlib
-
     return PublicTokenizer(
         tokens=None,
         vocab_size=inner.get_vocab_size(),

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from scaling.data.tokenizer import PATTERN, byte_of_unicode
-
-END_OF_TEXT = "<|endoftext|>"
-"""Name of the end-of-text token."""
+from scaling.data.tokenizer import END_OF_TEXT, PATTERN, byte_of_unicode
 
 
 def hf_tokenizer(tokens: Sequence[bytes] | None, vocab_size: int) -> Any:
@@ -33,7 +30,9 @@ def hf_tokenizer(tokens: Sequence[bytes] | None, vocab_size: int) -> Any:
         vocabulary = {spelt(token): rank for rank, token in enumerate(tokens)}
         vocabulary[END_OF_TEXT] = vocab_size - 1
         merges = [(spelt(a), spelt(b)) for a, b in merges_of(tokens)]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    # As tiktoken does, a word that is a token is taken whole. Raw bytes have no words.
+    whole = tokens is not None
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
     if tokens is None:
         tokenizer.normalizer = normalizers.Replace("\0", "")
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
