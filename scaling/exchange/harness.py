@@ -45,6 +45,9 @@ def harness(
     require("lm_eval", extra="hf")
     if not tasks:
         raise ConfigError("--tasks names no task; `lm_eval ls tasks` lists those of the harness.")
+    for name, value, least in (("limit", limit, 1), ("num-fewshot", num_fewshot, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} {value} must be at least {least}.")
     if not hub:  # read when these packages are first imported
         os.environ.update(dict.fromkeys(_OFFLINE, "1"))
     with _quiet():
@@ -166,6 +169,11 @@ def harness_model(weights: Weights) -> Any:
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
             return log_likelihoods(weights, ((a, b) for _, a, b in requests))
+
+        def loglikelihood(
+            self, requests: Any, disable_tqdm: bool = False
+        ) -> list[tuple[float, bool]]:
+            return super().loglikelihood(requests, disable_tqdm=True)
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             totals = []
