@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import jsonable, size
 from scaling.config import RECIPE, RunConfig, flatten, from_dict
-from scaling.data.tokenizer import Tokenizer
 from scaling.errors import WeightsError
 from scaling.extras import require
 from scaling.files import (
@@ -39,6 +38,7 @@ from scaling.files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scaling.data.tokenizer import Tokenizer
     from scaling.model import Model
 
 __all__ = ["Weights", "WeightsError", "discard_unless", "find", "has_weights", "load", "save"]
@@ -149,6 +149,7 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
     allowed to run (:func:`scaling.size.allow`).
     """
     require("torch", "safetensors")
+    from scaling.data.tokenizer import Tokenizer
     from scaling.devices.device import device_of
     from scaling.model import build
 
@@ -238,6 +239,13 @@ def _none_in(folder: Path) -> WeightsError:
     """Return the error for a folder without weights."""
     if not folder.is_dir():
         return WeightsError(f"{folder} is not there. Give the folder of a run or of a sweep.")
+    for name in (RECORD, TENSORS):
+        try:
+            check_regular(folder / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a pipe or a folder of that name
+            return WeightsError(f"{folder / name} cannot be read: {error.strerror}.")
     lack = [name for name in (RECORD, TENSORS) if not (folder / name).exists()]
     if len(lack) == 1:
         return WeightsError(f"{folder} has no {lack[0]}, which its weights need. {HOW_TO_KEEP}")
@@ -248,9 +256,6 @@ def _record(folder: Path) -> dict[str, Any]:
     """Return the values of weights.json. Raises WeightsError."""
     path = folder / RECORD
     if not has_weights(folder):
-        with contextlib.suppress(OSError):  # a pipe in place of a file
-            for name in (RECORD, TENSORS):
-                check_regular(folder / name)
         raise _none_in(folder)
     try:
         values = json.loads(read_bytes(path))
