@@ -17,6 +17,7 @@ from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.export_model import export_model
+from scaling.cli.eval import evaluate
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
 from scaling.cli.harness import harness
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cancel": cancel,
     "clean": clean,
     "export": export,
+    "eval": evaluate,
     "summary": summary,
     "fit": fit,
     "laws": laws,
