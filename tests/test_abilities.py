@@ -320,7 +320,7 @@ HASHES: dict[str, str] = {
     "addition": "dfbbb42fbe9c",
     "plurals": "97ce85438f06",
     "capitals": "37a9c5761c7a",
-    "repeat": "928028622305",
+    "repeat": "a62d5e2d71c5",
 }
 
 

@@ -20,8 +20,8 @@ _SENTENCE = 10
 _SENTENCES_BEFORE = 24
 """Most words before a next sentence."""
 
-_WORDS_REPEATED = 12
-"""Words of a passage that is repeated."""
+_WORDS_REPEATED, _BYTES_REPEATED = 8, 48
+"""Words of a passage that is repeated, and its most bytes."""
 
 
 def last_word_items(text: HeldOutText) -> list[Item]:
@@ -135,5 +135,8 @@ def repeat_items(text: HeldOutText) -> list[Item]:
         for words in text.words_of_paragraphs
         for i in range(0, len(words) - _WORDS_REPEATED + 1, _WORDS_REPEATED)
     ]
-    chosen = draws.sample(list(dict.fromkeys(places)), ITEMS)
+    short = [
+        passage for passage in dict.fromkeys(places) if len(passage.encode()) <= _BYTES_REPEATED
+    ]
+    chosen = draws.sample(short, ITEMS)
     return [Item(f"repeat-{k}", "", (passage,), 0) for k, passage in enumerate(chosen)]

@@ -28,7 +28,7 @@ def evaluate(
     *,
     tasks: str | None = None,
     shots: str = "0",
-    file: tuple[Path, ...] = (),
+    file: tuple[str, ...] = (),
     run: str | None = None,
     again: bool = False,
     device: str = "cpu",
@@ -62,7 +62,7 @@ def evaluate(
     from scaling.abilities.evaluate import evaluate as evaluate_runs
 
     found = evaluate_runs(
-        results, names, shots=numbers, files=file, run=run, again=again, device=device
+        results, names, shots=numbers, files=map(Path, file), run=run, again=again, device=device
     )
     if json:
         show_json(_record(results, found))
