@@ -16,8 +16,8 @@ from scaling.cli.backtest import backtest
 from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
-from scaling.cli.export_model import export_model
 from scaling.cli.eval import evaluate
+from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
 from scaling.cli.harness import harness
@@ -62,6 +62,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "clean": clean,
     "export": export,
     "eval": evaluate,
+    "harness": harness,
+    "export-model": export_model,
     "summary": summary,
     "fit": fit,
     "laws": laws,
@@ -75,8 +77,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "figure": figure,
     "report": report,
-    "export-model": export_model,
-    "harness": harness,
     "data prepare": data_prepare,
     "data list": data_list,
     "completion": completion,

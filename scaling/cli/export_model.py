@@ -21,7 +21,7 @@ def export_model(
         run: A run with weights: its folder, RESULTS/RUN with a prefix of the run id, or a results
             folder with one such run.
         to: New folder for weights, config and tokenizer.
-        allow_code: Allow the model's family to run code from this Python file (repeatable).
+        allow_code: Allow a model family to run code from this Python file.
     """
     require("torch", "safetensors", "tokenizers")
     from scaling.exchange.to_hf import export_model as export

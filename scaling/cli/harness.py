@@ -38,7 +38,7 @@ def harness(
         limit: Use at most this many documents per task. Default: all.
         num_fewshot: Number of solved examples in each prompt. Default: that of the task.
         hub: Let tasks download their data. Default: they use only what is on this machine.
-        allow_code: Allow the model's family to run code from this Python file (repeatable).
+        allow_code: Allow a model family to run code from this Python file.
     """
     require("torch", "safetensors")
     require("lm_eval", "transformers", extra="hf")

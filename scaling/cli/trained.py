@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import local_folder
 from scaling.cli.output import note_code
+from scaling.files import code_file
 
 if TYPE_CHECKING:
     from scaling.weights import Weights
@@ -22,8 +23,8 @@ def trained(run: str, allow_code: tuple[str, ...] = ()) -> Weights:
     from scaling import size, weights
 
     for file in allow_code:
-        size.allow(f"{file}:Family")
-        note_code(Path(file))
+        note_code(code_file(file))
+        size.allow(file)
     return weights.load(folder_of(run))
 
 

@@ -223,9 +223,10 @@ class TransformersModel(Model):
         raise NotImplementedError("models of transformers offer logits and losses only")
 
     @torch.no_grad()
-    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
+    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor, at_n: Tensor | None = None) -> Tensor:
         logits_btv = self.inner(input_ids=tokens_kbt[0], use_cache=False).logits
-        return logits_btv.float().flatten(0, 1)[None, :, : self.vocab_size]
+        logits_1nv = logits_btv.float().flatten(0, 1)[None, :, : self.vocab_size]
+        return logits_1nv if at_n is None else logits_1nv[:, at_n]
 
     @torch.no_grad()
     def losses(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:

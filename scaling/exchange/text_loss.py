@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import torch
+import numpy as np
 
+from scaling.abilities.batches import Request, arrange, log_probabilities
+from scaling.abilities.predictor import predictor
 from scaling.errors import ConfigError
 from scaling.weights import Weights
 
-_BATCH_TOKENS = 8192
 
+def text_loss(weights: Weights, *documents: str) -> dict[str, float]:
+    """Return the loss of a model on text: L [nats per token], bits_per_byte, tokens and bytes.
 
-def text_loss(weights: Weights, text: str) -> dict[str, float]:
-    """Return the loss of a model on a text: L [nats per token], bits_per_byte, tokens and bytes.
-
-    The text is divided into contexts of n_ctx tokens, each of which begins with the last token of
-    the one before; the first begins with end-of-text. Raises ConfigError for an empty text.
+    A document is divided into contexts of n_ctx tokens, each of which begins with the last token
+    of the one before; the first begins with end-of-text. Raises ConfigError for an empty text.
     """
-    ids = weights.tokenizer.encode(text)
-    if not ids:
+    ids = [weights.tokenizer.encode(document) for document in documents]
+    tokens = sum(map(len, ids))
+    if not tokens:
         raise ConfigError("the text is empty; it has no loss.")
-    total = sum(-x for x, _ in log_likelihoods(weights, windows(weights, ids)))
-    size = len(text.encode("utf-8", "replace"))
+    pairs = itertools.chain.from_iterable(windows(weights, some) for some in ids)
+    total = -sum(log_p for log_p, _ in log_likelihoods(weights, pairs))
+    size = sum(len(document.encode("utf-8", "replace")) for document in documents)
     return {
-        "L": total / len(ids),
+        "L": total / tokens,
         "bits_per_byte": total / size / math.log(2),
-        "tokens": len(ids),
+        "tokens": tokens,
         "bytes": size,
     }
 
@@ -40,44 +43,31 @@ def windows(weights: Weights, ids: Sequence[int]) -> Iterator[tuple[list[int], l
         before = ids[min(a + n_ctx, len(ids)) - 1]
 
 
-@torch.no_grad()
 def log_likelihoods(
-    weights: Weights, pairs: Iterator[tuple[list[int], list[int]]]
+    weights: Weights, pairs: Iterable[tuple[list[int], list[int]]]
 ) -> list[tuple[float, bool]]:
     """Return the log-likelihood [nats] of each continuation after its context, and whether every
     token of it is the most likely one.
 
-    A context is cut on the left to fit into n_ctx. Sequences of like length are computed together,
-    padded on the right, where a causal model does not look. Raises ConfigError if a continuation
-    is longer than n_ctx or a context is empty.
+    A context is cut on the left to fit into n_ctx. Raises ConfigError if a context is empty or a
+    continuation longer than n_ctx.
     """
-    model, n_ctx = weights.model, weights.model.model.n_ctx
-    items = list(pairs)
-    for context, continuation in items:
-        if len(continuation) > n_ctx or not context:
+    model = predictor(weights)
+    requests = []
+    for context, continuation in pairs:
+        if len(continuation) > model.n_ctx or not context:
             raise ConfigError(
                 f"a continuation of {len(continuation)} tokens after {len(context)} does not fit "
-                f"into the context of {n_ctx} tokens (model.n_ctx)."
+                f"into the context of {model.n_ctx} tokens (model.n_ctx)."
             )
-    rows = [(context + continuation)[-(n_ctx + 1) :] for context, continuation in items]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-    device = weights.flat_1p.device
-    while order:
-        length = len(rows[order[-1]]) - 1  # the longest left comes first
-        size = max(1, _BATCH_TOKENS // max(length, 1))
-        some = [order.pop() for _ in range(min(size, len(order)))]
-        if length < 1:
-            continue
-        tokens_bt = torch.full((len(some), length), weights.tokenizer.end_of_text)
-        for tokens_t, i in zip(tokens_bt, some, strict=True):
-            tokens_t[: len(rows[i]) - 1] = torch.tensor(rows[i][:-1])
-        logits_nv = model.logits(weights.flat_1p, tokens_bt[None].to(device))[0]
-        log_p_btv = logits_nv.float().log_softmax(1).view(*tokens_bt.shape, -1)
-        for log_p_tv, i in zip(log_p_btv, some, strict=True):
-            targets = torch.tensor(items[i][1], device=device)
-            end = len(rows[i]) - 1
-            log_p_cv = log_p_tv[end - len(targets) : end]
-            chosen = log_p_cv.gather(1, targets[:, None]).sum().item()
-            found[i] = chosen, bool((log_p_cv.argmax(1) == targets).all())
-    return found
+        room = model.n_ctx + 1 - len(continuation)
+        requests.append(Request(tuple(context[-room:]), tuple(continuation)))
+    asked = [request for request in requests if request.continuation]
+    if not asked:
+        return [(0.0, True)] * len(requests)
+    arranged = arrange(asked, weights.model.vocab_size)
+    log_p, best = log_probabilities(model, arranged)
+    starts = np.concatenate([[0], arranged.ends[:-1]])
+    found = zip(np.add.reduceat(log_p, starts), np.logical_and.reduceat(best, starts), strict=True)
+    scores = ((float(total), bool(exact)) for total, exact in found)
+    return [next(scores) if request.continuation else (0.0, True) for request in requests]
