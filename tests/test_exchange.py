@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -20,9 +21,15 @@ from small import call
 from tokenizers import Tokenizer as HFTokenizer
 
 from scaling import weights as weights_files
+from scaling.abilities.predictor import predictor
+from scaling.abilities.score import score
+from scaling.abilities.tasks import tasks_of
+from scaling.config import DataConfig
+from scaling.data import corpus as corpora
 from scaling.data.tokenizer import Tokenizer, train_bpe
 from scaling.errors import ConfigError
 from scaling.exchange import checkpoint
+from scaling.exchange.evaluate import evaluate_checkpoint
 from scaling.exchange.from_hf import tokens_seen, weights_of
 from scaling.exchange.harness import greedy
 from scaling.exchange.hf_tokenizer import hf_tokenizer
@@ -420,6 +427,62 @@ def test_greedy_text_is_the_likeliest_token_after_token():
     text = weights.tokenizer.decode(new)
     short = greedy(weights, ids, 30, [text[2:4]])
     assert len(short) < len(new) and text[2:4] in weights.tokenizer.decode(short)
+
+
+# ------------------------------------------------------------------ tasks
+
+
+def test_a_checkpoint_gets_the_scores_of_the_run_that_it_was_exported_from(
+    tmp_path, text_file, monkeypatch
+):
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "cache"))
+    weights = random_weights(n_ctx=128)
+    export_model(weights, tmp_path / "model")
+    found = evaluate_checkpoint(
+        str(tmp_path / "model"), ["copy", "addition"], shots=[0, 1], corpus=str(text_file)
+    )
+    asked = [
+        (t, n)
+        for t in tasks_of(DataConfig(corpus=str(text_file)), ["copy", "addition"])
+        for n in (0, 1)
+    ]
+    expected = [row for scores in score(predictor(weights), asked) for row in scores.rows()]
+    assert set(found.table.run_id) == {str(tmp_path / "model")} and found.new == 4
+    assert len(found.table) == len(expected)
+    known = {(r["task"], r["shots"], r["metric"]): r for r in expected}
+    for row in found.table.to_dict("records"):
+        other = known[row["task"], row["shots"], row["metric"]]
+        assert row["value"] == pytest.approx(other["value"], abs=1e-5)
+    (row,) = found.runs
+    assert row["N"] == weights.row["N"] and row["D"] is None
+    text = text_loss(weights, *_documents(text_file))
+    assert row["bits_per_byte"] == pytest.approx(text["bits_per_byte"], abs=1e-6)
+
+
+def _documents(file: Path) -> list[str]:
+    _, read = corpora.test_text(DataConfig(corpus=str(file)))
+    return ["".join(blocks) for blocks in read()]
+
+
+def test_the_command_evaluates_a_checkpoint(tmp_path, text_file, monkeypatch, capsys):
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "scaling.exchange.evaluate.evaluate_checkpoint",
+        functools.partial(evaluate_checkpoint, corpus=str(text_file)),
+    )
+    folder = exported(tmp_path, n_ctx=128)
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"id": 1, "context": "The cat", "choices": [" sat", " not"], "gold": 0}\n')
+    assert call("eval", folder, "--file", file, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"][0]["run_id"] == str(folder) and found["runs"][0]["bits_per_byte"] > 0
+    assert {row["task"] for row in found["rows"]} == {"mine"} and found["table"] is None
+    assert call("eval", folder, "--tasks", "copy") == 0
+    shown = capsys.readouterr().out
+    assert "D unknown" in shown and "bits per byte" in shown and "copy: accuracy_sum" in shown
+    assert call("eval", folder, "--tasks", "in_context") == 2
+    assert "leave it out" in capsys.readouterr().err
+    assert not (folder / "tasks.parquet").exists()
 
 
 # ------------------------------------------------------------------ commands

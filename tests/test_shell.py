@@ -22,8 +22,8 @@ from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 
-QUANTITIES = {"flops", "params", "tokens"}
-"""Options whose type depends on the command: a budget, a column or a range."""
+QUANTITIES = {"flops", "params", "tokens", "to"}
+"""Options whose type depends on the command: a budget, a column or a range; a tool or a folder."""
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from scaling import progress
@@ -26,11 +27,12 @@ def evaluate_checkpoint(
     shots: Iterable[int] = (0,),
     files: Iterable[Path] = (),
     device: str = "cpu",
+    corpus: str = DataConfig.corpus,
 ) -> Evaluated:
     """Evaluate a checkpoint (hf:NAME or a folder) on tasks and on held-out text.
 
-    The text is that of the default corpus, as for runs trained on it; its bits per byte compare
-    models of different tokenizers. The run has its row with N, D where it is known, L and
+    The text is the held-out text of `corpus`, as for runs trained on it; its bits per byte compare
+    models of different tokenizers. The row of the checkpoint has N, D where it is known, L and
     bits_per_byte. Nothing is recorded. Raises ConfigError.
     """
     import pandas as pd
@@ -44,20 +46,22 @@ def evaluate_checkpoint(
         )
     progress.step(f"loading {source}")
     loaded = weights_of(source, device)
+    data = replace(loaded.run.data, corpus=corpus)
+    loaded = replace(loaded, run=loaded.run.with_own(data=data))
     sheets = Sheets(names, [local.task_of(Path(file)) for file in files], sorted(set(shots)))
     wanted = sheets.keys(loaded)
     sheets.check(loaded, wanted)
     progress.step("measuring the loss on held-out text")
-    measured = text_loss(loaded, *_held_out())
+    measured = text_loss(loaded, *_held_out(corpus))
     rows = sheets.rows(loaded, wanted, f"evaluating {source}")
     found = pd.DataFrame([{"run_id": source, **row} for row in rows], columns=list(table.COLUMNS))
     row = loaded.row | {name: measured[name] for name in ("L", "bits_per_byte")}
     return Evaluated(found.astype(table.COLUMNS), len(wanted), [row])
 
 
-def _held_out() -> Iterator[str]:
-    """Yield held-out documents of the default corpus, up to MEASURED_BYTES."""
-    _, read = test_text(DataConfig())
+def _held_out(corpus: str) -> Iterator[str]:
+    """Yield held-out documents of a corpus, up to MEASURED_BYTES."""
+    _, read = test_text(DataConfig(corpus=corpus))
     left = MEASURED_BYTES
     for blocks in read():
         document = "".join(blocks).encode()[:left].decode(errors="ignore")
