@@ -120,7 +120,9 @@ def public(folder: Path, kind: str, **options: Any) -> Any:
     """Save a small random model of transformers with a tokenizer; return the model."""
     import transformers
 
-    config = getattr(transformers, f"{kind}Config")(vocab_size=300, **options)
+    config = getattr(transformers, f"{kind.removesuffix('LMHead')}Config")(
+        vocab_size=300, **options
+    )
     torch.manual_seed(0)
     model = getattr(transformers, config_class(kind))(config).eval()
     with torch.no_grad():
@@ -134,7 +136,8 @@ def public(folder: Path, kind: str, **options: Any) -> Any:
 
 
 def config_class(kind: str) -> str:
-    return "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    known = {"GPT2": "GPT2LMHeadModel", "BertLMHead": "BertLMHeadModel"}
+    return known.get(kind, f"{kind}ForCausalLM")
 
 
 SMALL = {
@@ -213,6 +216,7 @@ def test_parameters_of_pythia_are_the_published_ones(monkeypatch):
     with torch.device("meta"):
         inner = GPTNeoXForCausalLM(config)
     monkeypatch.setattr(type(inner), "to", lambda self, _: self)
+    monkeypatch.setattr(from_hf.TransformersModel, "_check_causal", lambda *_: None)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: inner)
     found = from_hf.TransformersModel(Checkpoint(name="", folder=Path(), config={}), "cpu")
     assert (found.N, found.N_total) == (18_915_328, 70_426_624)
@@ -228,6 +232,13 @@ def test_code_of_a_checkpoint_never_runs(tmp_path):
     with pytest.raises(ConfigError, match="transformers cannot load it"):
         weights_of(str(tmp_path))
     assert not Path("ran").exists()
+
+
+def test_an_encoder_is_refused(tmp_path):
+    """AutoModelForCausalLM loads a BERT without complaint; its loss would be that of copying."""
+    public(tmp_path, "BertLMHead", **SMALL)
+    with pytest.raises(ConfigError, match=r"BertLMHeadModel.* is no causal language model"):
+        weights_of(str(tmp_path))
 
 
 def test_bits_per_byte_do_not_depend_on_who_computes(tmp_path):

@@ -202,10 +202,23 @@ class TransformersModel(Model):
             tied=bool(getattr(config, "tie_word_embeddings", True)),
         )
         self.shapes, self.sizes, self.offsets, self.ends, self.P = {}, [], {}, {}, 0
+        self._check_causal(checkpoint.name)
         tables = {id(x) for x in self._tables()}
         sizes = [(x.numel(), id(x) in tables) for x in self.inner.parameters()]
         self.N_total = sum(size for size, _ in sizes)
         self.N = sum(size for size, is_table in sizes if not is_table)
+
+    def _check_causal(self, name: str) -> None:
+        """Raise ConfigError if a later token changes the prediction before it, as in an encoder."""
+        length = min(4, self.model.n_ctx)
+        tokens = torch.arange(2 * length).remainder(self.vocab_size).view(2, 1, length)
+        tokens[1, 0, :-1] = tokens[0, 0, :-1]
+        a, b = (self.logits(torch.zeros(0), x.to(self.inner.device)[None]) for x in tokens)
+        if not torch.allclose(a[:, :-1], b[:, :-1], rtol=1e-3, atol=1e-3):
+            raise ConfigError(
+                f"{name} ({type(self.inner).__name__}) sees the tokens that it should predict; "
+                "it is no causal language model."
+            )
 
     def _tables(self) -> Iterable[Tensor]:
         """Yield embeddings, tables of positions and output layer."""
