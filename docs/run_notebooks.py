@@ -34,7 +34,7 @@ _MACHINE = [
     (r"(?:/[\w.+-]+)*/(tmp\w{8})\b", "FOLDER"),  # a temporary folder
     (re.escape(str(ROOT)), "."),
     (r"\bprocess \d+\b", "process …"),
-    (r"\b\d[\d.,]* ?(?:ms|min|s|h)\b(?: \d+ (?:min|s)\b)?", "…"),  # durations
+    (r"\b\d[\d.,]* ?(?:ms|min|s|h)\b(?: \d+ (?:min|s)\b)?|\b\d+[hm]\d\d[ms]?\b", "…"),  # durations
     (r"\b\d[\d.,]* (?:tokens|FLOPs?)/s\b", "…"),
     (r"\b0x[0-9a-f]{6,}\b", "0x…"),
 ]

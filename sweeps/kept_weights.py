@@ -32,8 +32,8 @@ def missing(store: Store, run_ids: Collection[str]) -> str:
         return ""
     runs = "1 finished run has" if number == 1 else f"{number} finished runs have"
     return (
-        f"{runs} no weights, and the sweep does not train again for them; --set name=NEW "
-        f"--reuse {store.shown(store.folder)} trains only those again, into another folder"
+        f"{runs} no weights; the sweep does not train them again. --set name=NEW "
+        f"--reuse {store.shown(store.folder)} does, into another folder"
     )
 
 

@@ -22,8 +22,9 @@ from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 
-QUANTITIES = {"flops", "params", "tokens", "to"}
-"""Options whose type depends on the command: a budget, a column or a range; a tool or a folder."""
+QUANTITIES = {"flops", "params", "tokens", "weights", "to"}
+"""Options whose type depends on the command: a budget, a column or a range; the weights of rows in
+a fit, or of the models that a results folder keeps; a tool or a folder to export to."""
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",

@@ -311,7 +311,7 @@ def test_bundled_specs_are_sweeps(name):
     assert Spec.from_toml(name).name == name
 
 
-LADDERS = ("headline", "abilities")  # these take longer
+LADDERS = ("headline", "abilities", "prediction")  # these take longer
 EXPERIMENTS = [name for name in bundled() if name not in ("cpu", "quickstart", *LADDERS)]
 
 

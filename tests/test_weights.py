@@ -293,6 +293,14 @@ def test_a_family_in_a_foreign_record_runs_only_if_it_is_allowed(own_family: Pat
         load(folder)
 
 
+def test_a_custom_family_that_was_trained_here_is_loaded(
+    short: RunConfig, own_family: Path, tmp_path: Path
+):
+    run = override(short, {"model.family": f"{own_family}:Mean", "model.tied": False})
+    result = train(run, execution=KEEP, folder=tmp_path / "run")
+    assert measured(load(tmp_path / "run")) == result.row["L"]
+
+
 def test_a_link_is_replaced_and_never_written_through(tmp_path: Path):
     target = tmp_path / "mine"
     target.write_text("thesis")

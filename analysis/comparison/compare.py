@@ -14,8 +14,9 @@ from analysis.arguments import expect
 from analysis.comparison.joint import FLOOR, ROUNDING, JointFit, Share, compute_of, joint_fit
 from analysis.comparison.small_runs import choices
 from analysis.fitting.checks import FitError, check_level
+from analysis.fitting.reference import NEXT
 from analysis.fitting.status import worth_telling
-from analysis.frontiers.choice import CANDIDATES, NEXT, choose
+from analysis.frontiers.choice import CANDIDATES, choose
 from analysis.in_words import cell, interval, times
 from analysis.laws import Law, floor_C, resolve
 from analysis.planning.quantity import Quantity, quantity_of

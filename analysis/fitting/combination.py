@@ -87,7 +87,7 @@ class Combination(FitResult):
         """{name: rms error of ln L on held-out larger runs}; nan if the runs are too few."""
         return {name: test.error for name, test in self.tests.items()}
 
-    @property
+    @functools.cached_property
     def test(self) -> HeldOut:
         """The test of the combined prediction on held-out larger runs."""
         lead = self.tests[self.lead]

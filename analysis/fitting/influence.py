@@ -12,33 +12,14 @@ import pandas as pd
 
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.problem import Problem
+from analysis.fitting.reference import ahead
 from analysis.fitting.solver import gradients, solve
 
 SUSPECTS = 12
 """Rows that are refitted to find the one that moves the answer most."""
-AHEAD = 10.0
-"""Compute of the prediction whose change is reported, as a multiple of the largest run's."""
 PREDICTION = "prediction"
-"""Column of the change of the prediction: ln of the target."""
-
-
-def reference(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the inputs of the prediction: those of the largest run, at AHEAD times its compute.
-
-    N and D are scaled alike, C by AHEAD; all other inputs are those of the largest run.
-    """
-    both = "N" in columns and "D" in columns
-    if both:
-        size = columns["N"] * columns["D"]
-    else:
-        size = next(columns[n] for n in (*("C", "N", "D"), *columns) if n in columns)
-    top = int(np.argmax(size))
-    out = {name: float(x[top]) for name, x in columns.items()}
-    if "C" in out:
-        out["C"] *= AHEAD
-    for name in {"N", "D"} & set(out):
-        out[name] *= np.sqrt(AHEAD) if both or "C" not in out else 1.0
-    return out
+"""Column of the change of ln of the target, predicted for the next larger run (see
+:func:`analysis.fitting.reference.ahead`)."""
 
 
 def without_each(problem: Problem, minimum: Minimum, rows: np.ndarray) -> np.ndarray:
@@ -89,7 +70,7 @@ def _slope(problem: Problem, minimum: Minimum) -> np.ndarray:
 
 def _predicted(problem: Problem, params: dict[str, np.ndarray]) -> np.ndarray:
     """Return the log of the prediction (B,) for parameters {name: (B,)}."""
-    point = {name: np.array([[x]]) for name, x in reference(dict(problem.columns)).items()}
+    point = {name: np.array([[x]]) for name, x in ahead(problem.columns).items()}
     with np.errstate(all="ignore"):
         return np.log(np.ravel(problem.law.predict(params, **point)))
 

@@ -85,17 +85,32 @@ def _estimate(each: Estimate, form: str) -> str:
     return f"{each.value:{form}} {interval(each.low, each.high, form)}"
 
 
+def ahead(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the inputs of the largest run, at NEXT times its compute.
+
+    N and D are scaled alike, C by NEXT; all other inputs are those of the largest run. A law of
+    none of these has its first input scaled as if it were N.
+    """
+    both = "N" in columns and "D" in columns
+    with np.errstate(all="ignore"):
+        if both:
+            size = np.log(columns["N"]) + np.log(columns["D"])
+        else:
+            size = next(columns[name] for name in (*"CND", *columns) if name in columns)
+    top = int(np.argmax(np.nan_to_num(size)))
+    out = {name: float(x[top]) for name, x in columns.items()}
+    if "C" in out:
+        out["C"] *= NEXT
+    scaled = {"N", "D"} & set(out) if both or "C" not in out else set()
+    for name in scaled or ({next(iter(out))} if "C" not in out else ()):
+        out[name] *= np.sqrt(NEXT)
+    return out
+
+
 def uncertainty(result: FitResult) -> float:
     """Return how far, relatively, the 95 % interval of the law reaches at ten times the compute of
     the largest run; nan if there is no interval."""
-    columns = result.problem.columns
-    inputs = [name for name in ("N", "D") if name in columns] or [result.law.inputs[0]]
-    with np.errstate(all="ignore"):
-        size = np.sum([np.log(columns[name]) for name in inputs], axis=0)
-    largest = int(np.argmax(np.nan_to_num(size)))
-    at: dict[str, Any] = {name: float(x[largest]) for name, x in columns.items()}
-    for name in inputs:
-        at[name] *= NEXT if name == "C" else np.sqrt(NEXT)
+    at: dict[str, Any] = ahead(result.problem.columns)
     low, high = (float(end) for end in result.predict_interval(0.95, **at))
     centre = float(result.predict(**at))
     if not (np.isfinite(centre) and centre > 0):

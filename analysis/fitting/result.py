@@ -24,7 +24,7 @@ from analysis.fitting.intervals import (
 from analysis.fitting.minimise import Minimum
 from analysis.fitting.noise import NoiseModel
 from analysis.fitting.problem import Problem
-from analysis.fitting.reference import reference
+from analysis.fitting.reference import ahead, reference
 from analysis.fitting.status import CONVERGED, Certificate, Status, natural_covariance
 from analysis.fitting.vanishing import with_zero
 from analysis.laws import Law
@@ -269,7 +269,7 @@ class FitResult:
         """Return the row that moves the prediction at ten times the compute most, the change of its
         logarithm without that row, and half the width of its interval at `level`."""
         top = self.influence(every=False)[influence.PREDICTION]
-        point: dict[str, Any] = {**influence.reference(dict(self.problem.columns))}
+        point: dict[str, Any] = ahead(self.problem.columns)
         low, high = self.predict_interval(level, **point)
         with np.errstate(all="ignore"):
             half = float(np.log(high / low)) / 2

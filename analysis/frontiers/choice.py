@@ -15,6 +15,7 @@ from analysis.fitting.checks import FitError
 from analysis.fitting.combination import AUTO, Combination, combined, fit_members
 from analysis.fitting.fit import fit
 from analysis.fitting.held_out import HeldOut, held_out_tests
+from analysis.fitting.reference import NEXT
 from analysis.fitting.result import FitResult
 from analysis.frontiers.parametric import parametric
 from analysis.in_words import times
@@ -29,10 +30,6 @@ CANDIDATES: tuple[Law, ...] = (
     known.shared_exponent,
 )
 """The laws of N and D that are compared unless others are asked for."""
-
-NEXT = 10.0
-"""A plan is made for the compute of the largest run times this factor unless another is asked
-for."""
 
 WRONG = ("not_converged", "wrong_sign")
 """Codes of a fit's status that leave a plan without a basis."""

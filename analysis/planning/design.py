@@ -157,11 +157,14 @@ class Design:
         w = self.half_width
         return [
             f"  {KINDS[kind]:<14} +- {w[kind]:.2g}, {len(self.sets[kind])} runs of "
-            f"{sum(p.C for p in self.sets[kind]):.3g} FLOPs: "
-            f"{w[kind] / w['design']:.2f} times as wide"
+            f"{sum(p.C for p in self.sets[kind]):.3g} FLOPs{self._ratio(kind)}"
             for kind in sorted(self.sets, key=lambda kind: w[kind])
             if kind != self.kind
         ]
+
+    def _ratio(self, kind: str) -> str:
+        least = self.half_width["design"]  # 0 if the target is the same in all draws
+        return f": {self.half_width[kind] / least:.2f} times as wide" if least else ""
 
     def toml(self, name: str) -> str:
         """Return the spec of a sweep of these runs, with the expectation as a comment."""
@@ -303,6 +306,9 @@ def design(
     kept = result.n if keep else 0
     if compare:
         sets |= rivals(result, problem, allowed, draws, sigma)
+        if not keep and not target.startswith("L@"):
+            # The runs of a ladder share D / N: alone, they cannot tell N's exponent from D's.
+            sets.pop("ladder", None)
         simulated = Simulation.of(result, aim, sigma, _PRIOR_SD, seed, kept=keep)
         widths = simulated_widths(simulated, sets, level, kept=kept)
     else:

@@ -24,6 +24,8 @@ _ROUNDS = 3
 """Rounds of exchanges at most."""
 _SMALLEST_GAIN = 1e-6
 """An exchange must lower the criterion by more than this."""
+_LEAST = 1e-300
+"""Least variance of a target, in place of that of one which is the same in all draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class DesignProblem:
 
     def _value(self, chosen: np.ndarray) -> float:
         V = self._inverse(chosen)
-        return float(np.mean(np.log(np.einsum("ki,kij,kj->k", self.g, V, self.g))))
+        variance = np.einsum("ki,kij,kj->k", self.g, V, self.g)
+        return float(np.mean(np.log(np.maximum(variance, _LEAST))))
 
     def _after(self, chosen: np.ndarray) -> np.ndarray:
         """Return the criterion after each candidate is added, (n,), by a Sherman-Morrison step."""
@@ -75,7 +78,7 @@ class DesignProblem:
         VJ = np.einsum("kij,knj->kni", V, self.J)
         now = np.einsum("ki,ki->k", self.g, Vg)[:, None]
         less = np.einsum("kni,ki->kn", VJ, self.g) ** 2 / (1 + np.einsum("kni,kni->kn", VJ, self.J))
-        return np.mean(np.log(np.maximum(now - less, 1e-300)), axis=0)
+        return np.mean(np.log(np.maximum(now - less, _LEAST)), axis=0)
 
     def _free(self, chosen: np.ndarray) -> np.ndarray:
         """Return which candidates may still be added."""

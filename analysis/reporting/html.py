@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.figures.registry import FIGURES, Results, drawings
 from analysis.fitting.held_out import rms
+from analysis.fitting.reference import NEXT
 from analysis.fitting.status import worth_telling
-from analysis.frontiers.choice import NEXT, percent
+from analysis.frontiers.choice import percent
 from analysis.laws.symbols import name as name_of
 from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
 from analysis.reporting.interactive import content_security_policy, scripts

@@ -17,8 +17,9 @@ from analysis.figures.loss import kaplan_triptych, learning_curves
 from analysis.figures.registry import Results, save
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
+from analysis.fitting.reference import NEXT
 from analysis.fitting.result import FitResult
-from analysis.frontiers.choice import NEXT, Choice, choose
+from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.frontier import frontier
 from analysis.frontiers.result import Comparison, Frontier
 from analysis.laws import Law

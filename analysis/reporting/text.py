@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.fitting.held_out import rms
+from analysis.fitting.reference import NEXT
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import worth_telling
-from analysis.frontiers.choice import NEXT, Choice, percent
+from analysis.frontiers.choice import Choice, percent
 from analysis.frontiers.frontier import USED
 from analysis.frontiers.result import Frontier
 from analysis.in_words import interval

@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
         results: A sweep's results folder, or the folder of one run; or a checkpoint of
-            transformers: its folder, or hf:NAME on the Hugging Face hub.
+            transformers: its folder, or hf:... on the Hugging Face hub.
         tasks: Tasks to evaluate, such as agree,swap; 'all' for all of them. Default: those that the
             spec names, or else those made of text.
         shots: Numbers of solved examples before each question, such as 0,4,16. Tasks that have no

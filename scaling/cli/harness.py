@@ -27,11 +27,12 @@ def harness(
     """Evaluate a trained model on tasks of lm-evaluation-harness.
 
     Example: scaling harness results/abilities/3f2a --tasks piqa,arc_easy --hub
-    Example: scaling harness results/abilities/3f2a --tasks mine --tasks-dir my-tasks --json
+    Example: scaling harness results/abilities/3f2a --tasks mine --tasks-dir my-tasks
 
     Args:
         run: A run with weights: its folder, RESULTS/RUN with a prefix of the run id, or a results
-            folder with one such run; or a checkpoint of transformers: its folder, or hf:NAME.
+            folder with one such run; or a checkpoint of transformers: its folder, or hf:... on
+            the Hugging Face hub.
         tasks: Names of tasks, separated by commas.
         tasks_dir: Folder with task files (YAML) of your own. They can name Python code, which runs:
             use only files that you trust.
