@@ -363,13 +363,14 @@ def test_sums_reversals_plurals_and_capitals_are_right(text):
     assert nouns["state"] == " states" and nouns["duty"] == " duties"
 
 
-def test_items_are_cached_and_a_damaged_cache_is_made_anew(run, own_cache, monkeypatch):
+def test_items_are_cached_and_a_damaged_cache_is_made_anew(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     (first,) = tasks.tasks_of(run.data, ["agree"])
-    (path,) = own_cache.glob("tasks/*/agree.json")
+    (path,) = tmp_path.glob("tasks/*/agree.json")
     monkeypatch.setattr(tasks, "HeldOutText", None)  # nothing may be made now
     assert tasks.tasks_of(run.data, ["agree"]) == [first]
     monkeypatch.undo()
-    monkeypatch.setenv("SCALING_CACHE", str(own_cache))
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
     for damage in (b"", b"[1]", path.read_bytes().replace(b'" is"', b'" Is"', 1)):
         path.write_bytes(damage)
         assert tasks.tasks_of(run.data, ["agree"]) == [first]
@@ -392,7 +393,7 @@ def test_a_text_without_items_for_a_task_is_refused(tmp_path, own_cache):
 
 def test_a_name_that_is_no_task_is_refused():
     with pytest.raises(ConfigError, match=r"no task 'agre'. Did you mean 'agree'"):
-        tasks.check_names(["swap", "agre"])
+        names.check_names(["swap", "agre"])
 
 
 # ------------------------------------------------------------------ files of one's tasks

@@ -22,6 +22,7 @@ from scaling.config import RunConfig, from_dict
 from scaling.data.corpus import prepare
 from scaling.errors import ConfigError, TableError
 from scaling.model import build
+from sweeps.spec import Spec
 
 
 def keep(results: Path, run: RunConfig) -> str:
@@ -178,6 +179,37 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(results, capsys, m
     assert call("eval", results, "--tasks", "agree") == 130
     assert pd.read_parquet(results / "tasks.parquet").run_id.nunique() == 1
     assert evaluated(capsys, results, "--tasks", "agree")["evaluated"] == 1
+
+
+SPEC = """
+name = "named"
+tasks = ["copy", "agree"]
+[execution]
+keep_weights = true
+[base]
+data = { corpus = "corpus.txt", tokenizer = "bytes" }
+model = { n_layer = 1, d_model = 8, n_head = 1, n_ctx = 64 }
+batch_tokens = 256
+tokens = 512
+eval = { test_tokens = 2048, points = 2 }
+[axes]
+seed = [0, 1]
+"""
+
+
+def test_a_spec_names_the_tasks_that_are_evaluated_after_it(here, capsys):
+    Path("named.toml").write_text(SPEC)
+    assert call("sweep", "named.toml", "--in-process") == 0
+    assert "`scaling eval results/named` evaluates the tasks" in capsys.readouterr().err
+    found = evaluated(capsys, "results/named")
+    assert {row["task"] for row in found["rows"]} == {"copy", "agree"} and found["evaluated"] == 4
+    assert len(found["runs"]) == 2
+
+
+def test_a_spec_with_a_task_that_there_is_not_is_refused():
+    for tasks, message in (("['agre']", "no task 'agre'"), ("'agree'", "must be a list of names")):
+        with pytest.raises(ConfigError, match=message):
+            Spec.from_text(SPEC.replace('["copy", "agree"]', tasks))
 
 
 # ------------------------------------------------------------------ files, in context

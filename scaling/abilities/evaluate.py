@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from scaling import progress, weights
 from scaling.abilities import in_context, local, table
 from scaling.abilities.item import Task
+from scaling.abilities.names import check_names
 from scaling.abilities.predictor import predictor
 from scaling.abilities.prompts import Sheet, sheet
 from scaling.abilities.score import score
-from scaling.abilities.tasks import check_names, tasks_of
+from scaling.abilities.tasks import tasks_of
 from scaling.data.corpus import prepare
 from scaling.errors import ConfigError
 from scaling.weights import Weights

@@ -1,6 +1,10 @@
-"""The names of tasks and what each is about; imports nothing, so that specs and help can use it."""
+"""The names of tasks and what each is about; light, so that specs and help can use it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scaling.errors import ConfigError, did_you_mean
 
 SUM, PER_BYTE, PER_TOKEN, PMI, EXACT = (
     "accuracy_sum",
@@ -45,3 +49,13 @@ MAIN: dict[str, str] = dict.fromkeys(TASKS, SUM) | {
     "in_context": "gain",
 }
 """The main metric of each task, fixed in advance."""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for a name that is no task."""
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(
+                f"there is no task {name!r}.{did_you_mean(name, TASKS)} Tasks: {', '.join(TASKS)}; "
+                "--file adds tasks of your own."
+            )

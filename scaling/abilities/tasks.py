@@ -15,10 +15,10 @@ from scaling import progress
 from scaling.abilities import few_shot, pairs, passages
 from scaling.abilities.held_out import HeldOutText
 from scaling.abilities.item import Item, Task
-from scaling.abilities.names import FEW_SHOT_TASKS, MAIN, TASKS
+from scaling.abilities.names import FEW_SHOT_TASKS, MAIN, check_names
 from scaling.config import DataConfig
 from scaling.data.corpus import test_text
-from scaling.errors import ConfigError, did_you_mean
+from scaling.errors import ConfigError
 from scaling.files import cache, read_bytes, write_atomic
 
 PROTOCOL = 1
@@ -40,16 +40,6 @@ ITEMS: dict[str, Callable[[HeldOutText], list[Item]]] = {
     "repeat": passages.repeat_items,
 }
 """Functions that make the items of each task from held-out text."""
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raise ConfigError for a name that is no task."""
-    for name in names:
-        if name not in TASKS:
-            raise ConfigError(
-                f"there is no task {name!r}.{did_you_mean(name, TASKS)} Tasks: {', '.join(TASKS)}; "
-                "--file adds tasks of your own."
-            )
 
 
 def make(name: str, text: HeldOutText) -> Task:

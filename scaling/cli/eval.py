@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import size
 from scaling.abilities.names import TEXT_TASKS
+from scaling.cli.arguments import write_back
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.errors import ConfigError
@@ -65,28 +66,32 @@ def evaluate(
         _evaluate_checkpoint(results, names, numbers, file, device, json)
         return
     from scaling.abilities.evaluate import evaluate as evaluate_runs
+    from scaling.abilities.table import FILE
 
     found = evaluate_runs(
         results, names, shots=numbers, files=map(Path, file), run=run, again=again, device=device
     )
+    table = write_back(results, results / FILE) if found.new else str(results / FILE)
     if json:
-        show_json(_record(results, found))
+        show_json(_record(table, found))
     else:
-        show(*_lines(found), f"{found.new} evaluated now; {results / 'tasks.parquet'}")
+        show(*_lines(found), f"{found.new} evaluated now; {table}")
 
 
 def _evaluate_checkpoint(
     source: Path,
     names: list[str],
     shots: list[int],
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     device: str,
     json: bool,
 ) -> None:
     """Evaluate a checkpoint of transformers, and print what a run of ours would show."""
     from scaling.exchange.evaluate import evaluate_checkpoint
 
-    found = evaluate_checkpoint(str(source), names, shots=shots, files=files, device=device)
+    found = evaluate_checkpoint(
+        str(source), names, shots=shots, files=map(Path, files), device=device
+    )
     if json:
         show_json(_record(None, found))
         return
@@ -105,7 +110,23 @@ def _names(tasks: str | None, results: Path, has_file: bool) -> list[str]:
         if not names:
             raise ConfigError(f"--tasks {tasks!r} names no task; there are {', '.join(TASKS)}.")
         return list(TASKS) if names == ["all"] else names
-    return [] if has_file else list(TEXT_TASKS)
+    if has_file:
+        return []
+    return _tasks_of_spec(results) or list(TEXT_TASKS)
+
+
+def _tasks_of_spec(results: Path) -> list[str]:
+    """Return the tasks that the spec of a results folder names, without running code of it."""
+    from sweeps.spec import Spec
+    from sweeps.store import Store
+
+    if not (results / "manifest.json").is_file():
+        return []
+    manifest = Store(results).manifest()
+    text, changes = manifest.get("spec"), manifest.get("changes")
+    if not isinstance(text, str) or not isinstance(changes, dict | None):
+        return []
+    return list(Spec.from_text(text, path=results / "manifest.json", changes=changes).tasks)
 
 
 def _shots(text: str) -> list[int]:
@@ -117,10 +138,10 @@ def _shots(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _record(results: Path | None, found: Evaluated) -> dict[str, Any]:
+def _record(table: str | None, found: Evaluated) -> dict[str, Any]:
     sizes = ("run_id", "N", "D", "C", "L", "bits_per_byte")
     return {
-        "table": None if results is None else str(results / "tasks.parquet"),
+        "table": table,
         "evaluated": found.new,
         "runs": [{name: run.get(name) for name in sizes} for run in found.runs],
         "rows": found.table.to_dict("records"),

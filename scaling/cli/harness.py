@@ -16,7 +16,7 @@ from scaling.extras import require
 def harness(
     run: str,
     *,
-    tasks: str,
+    tasks: str | None = None,
     tasks_dir: Path | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
@@ -33,7 +33,7 @@ def harness(
         run: A run with weights: its folder, RESULTS/RUN with a prefix of the run id, or a results
             folder with one such run; or a checkpoint of transformers: its folder, or hf:... on
             the Hugging Face hub.
-        tasks: Names of tasks, separated by commas.
+        tasks: Tasks of lm-evaluation-harness or of --tasks-dir, such as piqa,arc_easy. Required.
         tasks_dir: Folder with task files (YAML) of your own. They can name Python code, which runs:
             use only files that you trust.
         limit: Use at most this many documents per task. Default: all.
@@ -45,7 +45,7 @@ def harness(
     require("lm_eval", "transformers", extra="hf")
     from scaling.exchange.harness import harness as evaluate
 
-    names = [name for part in tasks.split(",") if (name := part.strip())]
+    names = [name for part in (tasks or "").split(",") if (name := part.strip())]
     progress.step("loading the model")
     weights = trained_or_public(run, allow_code)
     progress.step(f"evaluating {', '.join(names)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from scaling import progress
 from scaling.abilities import local, table
 from scaling.abilities.evaluate import Evaluated, Sheets
-from scaling.abilities.tasks import check_names
+from scaling.abilities.names import check_names
 from scaling.config import DataConfig
 from scaling.data.corpus import test_text
 from scaling.errors import ConfigError
