@@ -356,6 +356,42 @@ def test_the_harness_gives_the_numbers_of_lm_eval_on_the_exported_model(options,
     assert 0 < ours["mine_choice"]["metrics"]["acc"]["value"] < 1
 
 
+def kept(weights: Any, folder: Path) -> Path:
+    """Write the weights of a run into its folder, and return it."""
+    place = folder / weights.run.run_id
+    place.mkdir()
+    weights_files.save(
+        place,
+        run=weights.run,
+        model=weights.model,
+        flat_p=weights.flat_1p[0],
+        tokenizer=weights.tokenizer,
+        row=weights.row,
+    )
+    return place
+
+
+def test_scaling_eval_gives_the_accuracy_of_lm_eval_on_the_exported_model(tasks, tmp_path, capsys):
+    weights = random_weights(position="rope", n_ctx=64)
+    export_model(weights, tmp_path / "out")
+    rows = [json.loads(line) for line in (tasks / "rows.jsonl").read_text().splitlines()]
+    items = [
+        {"id": i, "context": row["question"], "choices": row["choices"], "gold": row["gold"]}
+        for i, row in enumerate(rows)
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, items)))
+    run = kept(weights, tmp_path)
+    assert call("eval", run, "--file", tmp_path / "mine.jsonl", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["rows"]
+    ours = {row["metric"]: row for row in found if row["task"] == "mine"}
+    theirs = by_lm_eval(tmp_path / "out", tasks, NAMES[:1])["mine_choice"]
+    assert ours["accuracy_sum"]["value"] == pytest.approx(theirs["acc,none"])
+    assert ours["accuracy_sum"]["stderr"] == pytest.approx(theirs["acc_stderr,none"], rel=1e-6)
+    # acc_norm divides by characters, which are bytes in this text
+    assert all(choice.isascii() for row in rows for choice in row["choices"])
+    assert ours["accuracy_per_byte"]["value"] == pytest.approx(theirs["acc_norm,none"])
+
+
 def test_generated_text_is_that_of_lm_eval(tasks, tmp_path):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -393,11 +429,7 @@ def test_the_harness_evaluates_checkpoints_of_transformers(tasks, tmp_path):
 
 def test_the_command_prints_text_and_json(tasks, tmp_path, capsys):
     w = random_weights()
-    folder = tmp_path / w.run.run_id
-    folder.mkdir()
-    weights_files.save(
-        folder, run=w.run, model=w.model, flat_p=w.flat_1p[0], tokenizer=w.tokenizer, row=w.row
-    )
+    folder = kept(w, tmp_path)
     words = ("harness", folder, "--tasks", "mine_choice,mine_text", "--tasks-dir", tasks)
     assert call(*words, "--limit", 5, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -420,11 +452,7 @@ def test_the_command_prints_text_and_json(tasks, tmp_path, capsys):
 )
 def test_mistakes_of_the_harness_are_one_line(tasks, tmp_path, capsys, words, message):
     w = random_weights()
-    folder = tmp_path / w.run.run_id
-    folder.mkdir()
-    weights_files.save(
-        folder, run=w.run, model=w.model, flat_p=w.flat_1p[0], tokenizer=w.tokenizer, row=w.row
-    )
+    folder = kept(w, tmp_path)
     (tmp_path / "own").mkdir()
     for path in tasks.glob("*.yaml"):
         (tmp_path / "own" / path.name).write_text(path.read_text())

@@ -45,7 +45,8 @@ def harness(
     require("lm_eval", extra="hf")
     if not tasks:
         raise ConfigError(
-            "--tasks names no task; give some, such as piqa,arc_easy. `lm_eval ls tasks` lists them."
+            "--tasks names no task; give some, such as piqa,arc_easy. `lm_eval ls tasks` lists "
+            "them."
         )
     for name, value, least in (("limit", limit, 1), ("num-fewshot", num_fewshot, 0)):
         if value is not None and value < least:
