@@ -56,6 +56,8 @@ _VALUES = {
     "set": "KEY=VALUE",
     "shots": "SHOTS",
     "tag": "TAG",
+    "tasks_dir": "FOLDER",
+    "to": "FOLDER",
     "tasks": "TASKS",
     "tokenizer": "TOKENIZER",
     "where": "CONDITION",
