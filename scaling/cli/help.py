@@ -56,9 +56,9 @@ _VALUES = {
     "set": "KEY=VALUE",
     "shots": "SHOTS",
     "tag": "TAG",
+    "tasks": "TASKS",
     "tasks_dir": "FOLDER",
     "to": "FOLDER",
-    "tasks": "TASKS",
     "tokenizer": "TOKENIZER",
     "where": "CONDITION",
 }

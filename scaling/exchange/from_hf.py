@@ -175,7 +175,7 @@ class TransformersModel(Model):
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         require("transformers", extra="hf")
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM  # pyright: ignore[reportMissingImports]
 
         try:
             self.inner = AutoModelForCausalLM.from_pretrained(

@@ -72,7 +72,7 @@ def _evaluated(
     num_fewshot: int | None,
     hub: bool,
 ) -> dict[str, Any]:
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
 
     try:
         found = simple_evaluate(
@@ -117,7 +117,7 @@ def _task(found: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _manager(tasks: Sequence[str], tasks_dir: Path | str | None) -> Any:
     """Return the harness's index of tasks; of `tasks_dir` alone if all tasks are in there."""
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     if tasks_dir is not None and not Path(tasks_dir).is_dir():
         raise ConfigError(f"--tasks-dir {tasks_dir} is not a folder.")
@@ -155,8 +155,8 @@ def _quiet() -> Iterator[None]:
 
 def harness_model(weights: Weights) -> Any:
     """Return a model as lm-evaluation-harness takes it (a `TemplateLM`)."""
-    from lm_eval import utils
-    from lm_eval.api.model import TemplateLM
+    from lm_eval import utils  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
     tokenizer, n_ctx = weights.tokenizer, weights.model.model.n_ctx
 

@@ -246,7 +246,8 @@ def theirs_of(layout: Layout, m: ModelConfig, ours: Mapping[str, Tensor]) -> dic
         if bias is None and layout.linear_biases:
             bias = weight.new_zeros(weight.shape[1])
         if layout.by_head and name.endswith("qkv"):
-            weight, bias = (None if x is None else _by_head(x, m) for x in (weight, bias))
+            weight = _by_head(weight, m)
+            bias = None if bias is None else _by_head(bias, m)
         widths = _widths(m, name, len(parts))
         for j, part in enumerate(parts):
             matrix = _part(weight, widths, j)
