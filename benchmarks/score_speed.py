@@ -21,14 +21,15 @@ import torch
 
 from scaling.abilities.item import Task
 from scaling.abilities.names import FEW_SHOT_TASKS, TEXT_TASKS
-from scaling.abilities.predictor import Predictor
+from scaling.abilities.predictor import Predictor, predictor
 from scaling.abilities.prompts import sheet
 from scaling.abilities.score import score
 from scaling.abilities.tasks import tasks_of
-from scaling.config import DataConfig
+from scaling.config import DataConfig, RunConfig
 from scaling.data.corpus import prepare
 from scaling.model import build
 from scaling.model_config import ModelConfig
+from scaling.weights import Weights
 
 GOALS = {"speedup": ("at least", 3.0), "difference": ("at most", 1e-4)}
 """Goal for each figure on the last line."""
@@ -43,19 +44,16 @@ ITEMS = 200
 def model_of(d_model: int, n_head: int) -> Predictor:
     """Return a decoder with random weights and the tokenizer of the default corpus."""
     files = prepare(DataConfig())
-    config = ModelConfig(
+    shape = ModelConfig(
         n_layer=2, d_model=d_model, n_head=n_head, position="rope", tied=False, n_ctx=128
     )
-    model = build(config, files.vocab_size)
+    model = build(shape, files.vocab_size)
+    run = RunConfig(model=shape)
     flat_1p = model.init([0])
-    return Predictor(
-        name=f"d_model = {d_model}",
-        logits=lambda tokens_bt, at_n: model.logits(flat_1p, tokens_bt[None], at_n)[0],
-        encode=files.tokenizer.encode,
-        tokenizer=files.tokenizer.hash,
-        vocab_size=files.vocab_size,
-        end_of_text=files.tokenizer.end_of_text,
-        n_ctx=config.n_ctx,
+    return predictor(
+        Weights(
+            run=run, model=model, flat_1p=flat_1p, tokenizer=files.tokenizer, row={}, mean=False
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,29 +17,32 @@ from scaling.abilities.batches import Request, arrange, log_probabilities
 from scaling.abilities.held_out import HeldOutText
 from scaling.abilities.item import Draws, Item, Task
 from scaling.abilities.names import EXACT, PER_BYTE, PER_TOKEN, PMI, SUM
-from scaling.abilities.predictor import Predictor
+from scaling.abilities.predictor import Predictor, predictor
+from scaling.abilities.prompts import sheet
 from scaling.abilities.score import paired, score
-from scaling.config import DataConfig
+from scaling.config import DataConfig, EvalConfig, RunConfig
 from scaling.data.corpus import test_text as read_test_text
+from scaling.data.tokenizer import Tokenizer
 from scaling.errors import ConfigError
 from scaling.model import build
 from scaling.model_config import ModelConfig
+from scaling.weights import Weights
 
 
 def of_bytes(family: str = "decoder", *, n_ctx: int = 64, seed: int = 0, **shape) -> Predictor:
     """A model with random weights that reads bytes."""
     config = ModelConfig(family=family, n_layer=1, d_model=16, n_head=2, n_ctx=n_ctx, **shape)
     model = build(config, 256)
-    flat_1p = model.init([seed]) * 5  # far from uniform predictions
-    return Predictor(
-        name=f"run {seed}",
-        logits=lambda tokens_bt, at_n: model.logits(flat_1p, tokens_bt[None], at_n)[0],
-        encode=lambda text: list(text.encode()),
-        tokenizer="bytes",
-        vocab_size=256,
-        end_of_text=0,
-        n_ctx=n_ctx,
+    run = RunConfig(model=config, batch_tokens=n_ctx, eval=EvalConfig(test_tokens=n_ctx), seed=seed)
+    weights = Weights(
+        run=run,
+        model=model,
+        flat_1p=model.init([seed]) * 5,  # far from uniform predictions
+        tokenizer=Tokenizer.of(None, 256),
+        row={},
+        mean=False,
     )
+    return predictor(weights)
 
 
 def one_at_a_time(model: Predictor, context: list[int], continuation: list[int]) -> float:
@@ -75,11 +79,15 @@ def task_of(drawn, gold: int = 0, name: str = "drawn") -> Task:
 # ------------------------------------------------------------------ laws of scoring
 
 
-@pytest.mark.parametrize(
-    "model",
-    [of_bytes(), of_bytes(position="rope"), of_bytes("lstm")],
-    ids=["learned", "rope", "lstm"],
-)
+MODELS = {
+    "learned": of_bytes(),
+    "rope": of_bytes(position="rope", n_kv_head=1, qk_norm=True, norm="rmsnorm"),
+    "mup": of_bytes(mup_base_width=8, activation="swiglu", bias=False, n_repeat=2, tied=False),
+    "lstm": of_bytes("lstm"),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
 @given(drawn=ITEMS)
 @settings(max_examples=15, deadline=None)
 def test_scores_are_those_of_one_token_at_a_time(model, drawn):
@@ -109,8 +117,7 @@ def test_scores_depend_neither_on_batches_nor_on_the_order_of_items(drawn, token
     other = Task(name="drawn", items=tuple(task.items[i] for i in order), metric=SUM)
     (a,) = score(model, [(task, 0)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "BATCH_TOKENS", tokens)
-        patch.setattr(batches.arrange, "__defaults__", (tokens,))
+        patch.setitem(batches.arrange.__kwdefaults__, "batch_tokens", tokens)
         b, _ = score(model, [(other, 0), (task_of(drawn, gold=1), 0)])
     np.testing.assert_allclose(a.nll[order], b.nll, atol=1e-4, rtol=1e-5)
     np.testing.assert_allclose(a.p_gold[PMI][order], b.p_gold[PMI], atol=1e-4)
@@ -189,26 +196,51 @@ def test_logits_at_some_positions_are_those_of_all():
 def test_single_tokens_after_one_context_take_one_pass():
     requests = [Request((1, 2, 3), (token,)) for token in (4, 5, 6, 7)]
     (batch,) = arrange(requests, 256).batches
-    assert batch.tokens_bt.tolist() == [[1, 2, 3]]
-    assert batch.rows_r.tolist() == [2] and sorted(batch.targets_q) == [4, 5, 6, 7]
+    assert batch.shared_bt.tolist() == [[1, 2, 3]] and not batch.lengths_r
+    assert batch.rows_n.tolist() == [2] and sorted(batch.targets_q) == [4, 5, 6, 7]
 
 
 def test_the_beginning_of_another_input_takes_no_pass_of_its_own():
     requests = [Request((1,), (2, 3, 4)), Request((1, 2), (3,)), Request((1, 2), (3, 5))]
     (batch,) = arrange(requests, 256).batches
-    assert batch.tokens_bt.tolist() == [[1, 2, 3]]
+    assert batch.shared_bt.tolist() == [[1, 2, 3]]
     assert len(batch.targets_q) == 4  # tokens 2, 3, 4 and 5, each once
 
 
-@given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=9), min_size=1, max_size=20))
+def test_a_context_that_choices_share_is_read_once():
+    requests = [Request((1, 2, 3, 4), tuple(c)) for c in ((5, 6), (5, 7), (8, 6, 9), (7,))]
+    (batch,) = arrange(requests, 256, share=True).batches
+    assert batch.shared_bt.tolist() == [[1, 2, 3, 4]]
+    assert sorted(batch.rest_rt.tolist()) == [[5, 0], [8, 6]] and batch.beginning_r == [0, 0]
+    assert arrange(requests, 256).tokens == 2 * 6
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=9), min_size=1, max_size=20),
+    st.booleans(),
+)
 @settings(max_examples=50, deadline=None)
-def test_batches_are_bounded_and_cover_every_request(sequences):
+def test_batches_are_bounded_and_cover_every_request(sequences, share):
     requests = [Request((ids[0],), tuple(ids[1:])) for ids in sequences]
-    arranged = arrange(requests, 4, batch_tokens=16)
-    assert all(b.tokens_bt.size <= 16 or len(b.tokens_bt) == 1 for b in arranged.batches)
-    inputs = [tuple(row) for b in arranged.batches for row in b.tokens_bt.tolist()]
+    arranged = arrange(requests, 4, share=share, batch_tokens=16)
+    assert all(b.tokens <= 16 or len(b.lengths_b) == 1 for b in arranged.batches)
+    inputs = []
+    for b in arranged.batches:
+        shared = [row[:n] for row, n in zip(b.shared_bt.tolist(), b.lengths_b, strict=True)]
+        rests = zip(b.rest_rt.tolist(), b.lengths_r, b.beginning_r, strict=True)
+        inputs += [*shared, *(shared[at] + rest[:n] for rest, n, at in rests)]
     for ids in sequences:
-        assert any(row[: len(ids) - 1] == tuple(ids[:-1]) for row in inputs)
+        assert any(row[: len(ids) - 1] == ids[:-1] for row in inputs)
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS.values() if m.continued])
+@given(drawn=ITEMS)
+@settings(max_examples=15, deadline=None)
+def test_sharing_contexts_changes_no_score(model, drawn):
+    task = task_of(drawn)
+    (a,), (b,) = (score(m, [(task, 0)]) for m in (model, replace(model, continued=None)))
+    np.testing.assert_allclose(a.nll, b.nll, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(a.p_gold[PMI], b.p_gold[PMI], atol=1e-4)
 
 
 # ------------------------------------------------------------------ context, shots, tokens
@@ -261,10 +293,6 @@ def test_white_space_belongs_to_the_continuation_and_tokens_across_the_border_to
             ids.append(merged[token])
             text = text[len(token) :]
         return ids
-
-    from dataclasses import replace
-
-    from scaling.abilities.prompts import sheet
 
     model = replace(of_bytes(), encode=encode)
     task = Task(name="t", items=(Item("0", "a", (" b", "b"), 0),), metric=SUM)

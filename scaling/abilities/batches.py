@@ -1,9 +1,10 @@
 """Log-probabilities of many continuations in few forward passes.
 
-All continuations of all tasks are known beforehand. Inputs that are beginnings of others need no
-pass of their own, so a context that several continuations share is read once, if they are single
-tokens, and no input is read twice. Inputs of like length form a batch; the output layer is applied
-only where a continuation is read. Padding follows the tokens, which a causal model does not see.
+All continuations of all tasks are known beforehand. No input is read twice, and one that is the
+beginning of another needs no pass of its own. Inputs that begin alike, such as the choices of an
+item, form a group: a decoder reads their common beginning once and keeps its keys and values; other
+families read whole inputs. Groups of like length form a batch. The output layer is applied only
+where a continuation is read. Padding follows the tokens, where a causal model does not see it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import torch
 from scaling import progress
 from scaling.abilities.predictor import Predictor
 
-BATCH_TOKENS = 8192
-"""Most tokens of a forward pass, padding included: bounds the memory of activations."""
+BATCH_TOKENS = 2048
+"""Most tokens of a forward pass, padding included: activations that fit into a cache of the CPU."""
 
 BATCH_LOGITS = 1 << 23
 """Most logits of a forward pass."""
+
+_TYPE, _WIDTH = ">u4", 4
+"""How token ids are packed into bytes, and the bytes of each."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,26 @@ class Request:
 class Batch:
     """Inputs of one forward pass, and what is read from it."""
 
-    tokens_bt: np.ndarray
-    rows_r: np.ndarray
-    """Positions among all B T whose next token is read."""
+    shared_bt: np.ndarray
+    """Beginnings that inputs share, or whole inputs."""
+    lengths_b: list[int]
+    """Tokens of each beginning; the rest is padding."""
+    rest_rt: np.ndarray
+    """What follows the beginnings; none in a batch of whole inputs."""
+    lengths_r: list[int]
+    beginning_r: list[int]
+    """Index in `shared_bt` of what each rest follows."""
+    rows_n: np.ndarray
+    """Positions whose next token is read: among all B T, followed by all R T."""
     queries_q: np.ndarray
-    """Row of each query, an index of `rows_r`."""
+    """Row of each query, an index of `rows_n`."""
     targets_q: np.ndarray
     """Token whose probability each query asks for."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass, padding included."""
+        return self.shared_bt.size + self.rest_rt.size
 
 
 @dataclass(frozen=True)
@@ -61,45 +78,92 @@ class Batches:
     @property
     def tokens(self) -> int:
         """Tokens of all forward passes, padding included."""
-        return sum(batch.tokens_bt.size for batch in self.batches)
+        return sum(batch.tokens for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Inputs with a common beginning; a single input is its own beginning, without a rest."""
+
+    beginning: bytes
+    rests: tuple[bytes, ...]
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Tokens of the beginning and of the longest rest."""
+        return len(self.beginning) // _WIDTH, max(map(len, self.rests), default=0) // _WIDTH
 
 
 def arrange(
-    requests: Sequence[Request], vocab_size: int, batch_tokens: int = BATCH_TOKENS
+    requests: Sequence[Request],
+    vocab_size: int,
+    *,
+    share: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Batches:
-    """Arrange requests for forward passes of at most `batch_tokens` tokens (at least one input)."""
+    """Arrange requests for forward passes of at most `batch_tokens` tokens (at least one group).
+
+    With `share`, inputs that begin alike are divided into their beginning and their rests.
+    """
     inputs = [_packed((*r.context, *r.continuation[:-1])) for r in requests]
     kept, place = _longest(inputs)
-    order = sorted(range(len(kept)), key=lambda i: (len(kept[i]), kept[i]))
-    new = np.empty(len(kept), dtype=np.int64)
-    new[order] = np.arange(len(kept))
-    sequences = [np.frombuffer(kept[i], dtype=">u4").astype(np.int64) for i in order]
+    groups, group_of, rest_of = _groups(kept, share)
+    order = sorted(range(len(groups)), key=lambda g: groups[g].widths)
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups))
+    groups = [groups[g] for g in order]
 
     lengths = np.array([len(r.continuation) for r in requests], dtype=np.int64)
     ends = lengths.cumsum()
-    sequence_of_token = np.repeat(new[place], lengths)
     first = np.array([len(r.context) - 1 for r in requests], dtype=np.int64)
     position = np.repeat(first - ends + lengths, lengths) + np.arange(lengths.sum())
     target = np.fromiter(
         itertools.chain.from_iterable(r.continuation for r in requests), np.int64, lengths.sum()
     )
+    group = np.repeat(rank[group_of[place]], lengths)
+    start = np.array([group.widths[0] for group in groups], dtype=np.int64)[group]
+    rest = np.where(position < start, 0, np.repeat(rest_of[place], lengths) + 1)
+    position = np.where(position < start, position, position - start)
     # Equal queries are answered once, so that equal continuations get equal numbers, bit for bit.
-    keys = np.stack([sequence_of_token, position, target])
+    keys = np.stack([group, rest, position, target])
     unique, query_of_token = np.unique(keys, axis=1, return_inverse=True)
+    read = np.bincount(np.unique(unique[:3], axis=1)[0], minlength=len(groups)).tolist()
     batches, begin = [], 0
-    rows = np.bincount(np.unique(unique[:2], axis=1)[0], minlength=len(sequences)).tolist()
-    widths = [len(sequence) for sequence in sequences]
-    for chunk in _chunks(widths, rows, batch_tokens, max(1, BATCH_LOGITS // vocab_size)):
-        width = len(sequences[chunk[-1]])
-        tokens_bt = np.zeros((len(chunk), width), dtype=np.int64)
-        for row, i in enumerate(chunk):
-            tokens_bt[row, : len(sequences[i])] = sequences[i]
+    for chunk in _chunks(groups, read, batch_tokens, max(1, BATCH_LOGITS // vocab_size)):
         end = int(np.searchsorted(unique[0], chunk[-1], side="right"))
-        at = (unique[0, begin:end] - chunk[0]) * width + unique[1, begin:end]
-        rows_r, queries_q = np.unique(at, return_inverse=True)
-        batches.append(Batch(tokens_bt, rows_r, queries_q.reshape(-1), unique[2, begin:end]))
+        batches.append(_batch([groups[g] for g in chunk], unique[:, begin:end], chunk[0]))
         begin = end
     return Batches(tuple(batches), query_of_token.reshape(-1), ends)
+
+
+def _batch(groups: Sequence[_Group], queries: np.ndarray, first: int) -> Batch:
+    """Return the batch of some groups, the first of which is number `first` in the queries
+    (group, rest, position, target)."""
+    shared_bt, lengths_b = _padded([group.beginning for group in groups])
+    rest_rt, lengths_r = _padded([rest for group in groups for rest in group.rests])
+    counts = [len(group.rests) for group in groups]
+    group, rest, position, target = queries
+    group = group - first
+    row = np.cumsum([0, *counts[:-1]])[group] + rest - 1
+    at = np.where(
+        rest == 0,
+        group * shared_bt.shape[1] + position,
+        shared_bt.size + row * rest_rt.shape[1] + position,
+    )
+    rows_n, queries_q = np.unique(at, return_inverse=True)
+    beginning_r = np.repeat(np.arange(len(groups)), counts).tolist()
+    return Batch(
+        shared_bt, lengths_b, rest_rt, lengths_r, beginning_r, rows_n, queries_q.reshape(-1), target
+    )
+
+
+def _padded(packed: Sequence[bytes]) -> tuple[np.ndarray, list[int]]:
+    """Return token ids [B, T], padded with 0, and their lengths."""
+    lengths = [len(each) // _WIDTH for each in packed]
+    tokens_bt = np.zeros((len(packed), max(lengths, default=0)), dtype=np.int64)
+    for row, each in zip(tokens_bt, packed, strict=True):
+        row[: len(each) // _WIDTH] = np.frombuffer(each, dtype=_TYPE)
+    return tokens_bt, lengths
 
 
 @torch.inference_mode()
@@ -115,21 +179,32 @@ def log_probabilities(
     for number, batch in enumerate(arranged.batches):
         if doing:
             progress.step(doing, f"{number} of {len(arranged.batches)} batches")
-        tokens_bt = torch.from_numpy(batch.tokens_bt).to(model.device)
-        logits_rv = model.logits(tokens_bt, torch.from_numpy(batch.rows_r).to(model.device)).float()
+        logits_nv = _logits(model, batch).float()
         row_q, target_q = (
             torch.from_numpy(x).to(model.device) for x in (batch.queries_q, batch.targets_q)
         )
-        log_z_r = logits_rv.logsumexp(1)
-        found.append((logits_rv[row_q, target_q] - log_z_r[row_q]).double().cpu().numpy())
-        best.append((logits_rv.argmax(1)[row_q] == target_q).cpu().numpy())
+        log_z_n = logits_nv.logsumexp(1)
+        found.append((logits_nv[row_q, target_q] - log_z_n[row_q]).double().cpu().numpy())
+        best.append((logits_nv.argmax(1)[row_q] == target_q).cpu().numpy())
     of_token = arranged.query_of_token
     return np.concatenate(found)[of_token], np.concatenate(best)[of_token]
 
 
+def _logits(model: Predictor, batch: Batch) -> torch.Tensor:
+    """Return the logits [n, V] at the rows of a batch."""
+    shared_bt, rest_rt, at_n = (
+        torch.from_numpy(x).to(model.device) for x in (batch.shared_bt, batch.rest_rt, batch.rows_n)
+    )
+    if not batch.lengths_r:
+        return model.logits(shared_bt, at_n)
+    assert model.continued is not None
+    lengths = batch.lengths_b, batch.lengths_r
+    return model.continued(shared_bt, rest_rt, *lengths, batch.beginning_r, at_n)
+
+
 def _packed(tokens: tuple[int, ...]) -> bytes:
     """Return tokens as bytes, which sort, hash and compare quickly."""
-    return np.array(tokens, dtype=">u4").tobytes()
+    return np.array(tokens, dtype=_TYPE).tobytes()
 
 
 def _longest(inputs: Sequence[bytes]) -> tuple[list[bytes], np.ndarray]:
@@ -145,15 +220,48 @@ def _longest(inputs: Sequence[bytes]) -> tuple[list[bytes], np.ndarray]:
     return kept, np.array([place[packed] for packed in inputs], dtype=np.int64)
 
 
+def _groups(kept: Sequence[bytes], share: bool) -> tuple[list[_Group], np.ndarray, np.ndarray]:
+    """Return groups of neighbouring inputs that share at least half of their tokens, and for each
+    input the index of its group and of its rest."""
+    found: list[tuple[list[bytes], int]] = []
+    for packed in kept:
+        if share and found:
+            members, common = found[-1]
+            same = _same(members[0][:common], packed)
+            if 2 * same >= max(len(packed), 2 * _WIDTH):
+                found[-1] = ([*members, packed], same)
+                continue
+        found.append(([packed], len(packed)))
+    groups = [
+        _Group(members[0][:common], tuple(x[common:] for x in members) if len(members) > 1 else ())
+        for members, common in found
+    ]
+    counts = [len(members) for members, _ in found]
+    group_of = np.repeat(np.arange(len(groups)), counts)
+    rest_of = np.concatenate([np.arange(n) for n in counts])
+    return groups, group_of, rest_of
+
+
+def _same(a: bytes, b: bytes) -> int:
+    """Return the length of the common beginning of packed tokens, in bytes."""
+    n = min(len(a), len(b)) // _WIDTH
+    x, y = (np.frombuffer(each, dtype=_TYPE, count=n) for each in (a, b))
+    different = np.flatnonzero(x != y)
+    return _WIDTH * int(different[0] if len(different) else n)
+
+
 def _chunks(
-    lengths: Sequence[int], rows: Sequence[int], most_tokens: int, most_rows: int
+    groups: Sequence[_Group], read: Sequence[int], most_tokens: int, most_rows: int
 ) -> Iterator[range]:
-    """Yield ranges of the inputs, whose lengths ascend, that fit into one forward pass."""
-    start = read = 0
-    for i, (length, n) in enumerate(zip(lengths, rows, strict=True)):
-        read += n
-        if i > start and ((i - start + 1) * length > most_tokens or read > most_rows):
+    """Yield ranges of the groups, which are in order of their widths, that fit into one forward
+    pass."""
+    start = rests = rows = longest = 0
+    for i, (group, n) in enumerate(zip(groups, read, strict=True)):
+        beginning, rest = group.widths
+        rests, rows, longest = rests + len(group.rests), rows + n, max(longest, rest)
+        tokens = (i - start + 1) * beginning + rests * longest
+        if i > start and (tokens > most_tokens or rows > most_rows):
             yield range(start, i)
-            start, read = i, n
-    if start < len(lengths):
-        yield range(start, len(lengths))
+            start, rests, rows, longest = i, len(group.rests), n, rest
+    if groups:
+        yield range(start, len(groups))

@@ -142,7 +142,12 @@ class Sheets:
         if not pairs:
             return None
         model = predictor(loaded)
-        key = (model.tokenizer, model.n_ctx, *((t.version, t.name, n) for t, n in pairs))
+        key = (
+            model.tokenizer,
+            model.n_ctx,
+            model.continued is None,
+            *((t.version, t.name, n) for t, n in pairs),
+        )
         if key not in self._sheets:
             progress.step("making the prompts")
             self._sheets[key] = sheet(pairs, model)

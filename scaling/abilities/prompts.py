@@ -42,7 +42,7 @@ def sheet(asked: Sequence[tuple[Task, int]], model: Predictor) -> Sheet:
     """
     questions = tuple(_questions(task, shots, model) for task, shots in asked)
     requests = [request for each in questions for request in each.requests]
-    return Sheet(questions, arrange(requests, model.vocab_size))
+    return Sheet(questions, arrange(requests, model.vocab_size, share=model.continued is not None))
 
 
 def _questions(task: Task, shots: int, model: Predictor) -> Questions:

@@ -20,6 +20,7 @@ from scaling.cli.eval import evaluate
 from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.generate import generate
 from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "clean": clean,
     "export": export,
     "eval": evaluate,
+    "generate": generate,
     "harness": harness,
     "export-model": export_model,
     "summary": summary,

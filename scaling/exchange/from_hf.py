@@ -232,6 +232,11 @@ class TransformersModel(Model):
     def tensors(self) -> dict[str, tuple[int, ...]]:
         return {}
 
+    def named(
+        self, flat_kp: Tensor, instead: dict[str, Tensor] | None = None
+    ) -> Mapping[str, Tensor]:
+        return {}
+
     def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         raise NotImplementedError("models of transformers offer logits and losses only")
 
