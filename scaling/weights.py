@@ -31,7 +31,6 @@ from scaling.files import (
     code_file,
     open_regular,
     read_bytes,
-    replacing,
     write_atomic,
 )
 
@@ -98,18 +97,15 @@ def save(
     `flat_p` is the row [P] of parameters that the loss in `row` was measured with. Raises OSError.
     """
     import torch
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialized
 
     parts = flat_p.detach().to("cpu", torch.float32).split(model.sizes)
     tensors = {
         name: part_p.reshape(shape).contiguous().numpy()
         for (name, shape), part_p in zip(model.shapes.items(), parts, strict=True)
     }
-    with replacing(folder / TENSORS) as (temporary,):
-        save_file(tensors, temporary, {"format": "pt", "run_id": run.run_id})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        digest = _digest(temporary)
+    data = serialized(tensors, {"format": "pt", "run_id": run.run_id})
+    write_atomic(folder / TENSORS, data)
     record = {
         "format": FORMAT,
         "recipe": RECIPE,
@@ -118,7 +114,7 @@ def save(
         "row": dict(row),
         "config": flatten(run),
         "tokenizer": tokenizer.record(),
-        "sha256": digest,
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
     text = json.dumps(jsonable.finite(record), allow_nan=False, default=str)
     write_atomic(folder / RECORD, text.encode())

@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import call
 
+from analysis.reporting import html
 from analysis.reporting.samples import by_size, section
 from scaling import samples as kept
 from scaling import size
@@ -165,7 +168,8 @@ def test_prompts_of_a_batch_continue_as_if_alone(config, how):
 
 def test_generation_without_the_cache_is_the_same():
     weights = random_weights(position="rope")
-    for how in ({}, {"beams": 3}, {"temperature": 0}):
+    hows: list[dict[str, Any]] = [{}, {"beams": 3}, {"temperature": 0}]
+    for how in hows:
         a, b = (generate(weights, PROMPTS, max_tokens=10, use_cache=use, **how)
                 for use in (True, False))  # fmt: skip
         assert [s.tokens for own in a for s in own] == [s.tokens for own in b for s in own]
@@ -280,6 +284,12 @@ def test_a_tiny_temperature_is_greedy_and_a_huge_one_uniform():
     assert shares(Decoding(temperature=1e9), logits) == pytest.approx([0.25] * 4, abs=1e-3)
     assert shares(Decoding(top_k=1), logits) == [0, 1, 0, 0]
     assert shares(Decoding(top_p=1e-9), logits) == [0, 1, 0, 0]
+
+
+def test_a_limit_far_beyond_the_text_costs_nothing():
+    weights = random_weights(tokenizer=FEW, spread=0.1)
+    [[one]] = generate(weights, "ab", max_tokens=10**12, slide=True)
+    assert one.ended == "end"
 
 
 def test_seeds_and_samples_differ_and_repeat():
@@ -398,6 +408,8 @@ WRONG = [
     ({"length_penalty": 1.0}, "length-penalty 1.0 needs a beam search"),
     ({"temperature": 0.0, "samples": 2}, "samples 2: greedy decoding has one continuation"),
     ({"seed": -1}, "seed -1"),
+    ({"beams": 2, "length_penalty": 1e3}, "length-penalty 1000.0 must be a number from -20 to 20"),
+    ({"beams": 2, "length_penalty": math.nan}, "length-penalty nan"),
 ]
 
 
@@ -615,6 +627,16 @@ def test_the_report_shows_samples_by_size_with_all_text_escaped(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;i&gt;&amp;" in page
     assert "\u202e" not in page and "2.250" in page and "judged bits/byte" in page
     assert section(tmp_path / "samples.json") == []  # a table, not a folder
+
+
+def test_the_page_of_a_folder_with_samples_has_their_section(tmp_path, monkeypatch):
+    for part in ("lead", "laws", "frontier", "track_record", "explore", "runs", "missing"):
+        monkeypatch.setattr(html, f"_{part}", lambda *_: [])
+    summary = SimpleNamespace(folder=tmp_path)
+    assert "Samples beside scale" not in html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+    kept.write(tmp_path, {}, [sample(2e4, 2.5, "<b>bold"), sample(1e3)])
+    page = html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+    assert "<h2>Samples beside scale</h2>" in page and "&lt;b&gt;bold" in page
 
 
 def test_at_most_eight_sizes_are_shown_smallest_and_largest_included():

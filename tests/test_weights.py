@@ -118,6 +118,7 @@ def test_the_file_holds_one_named_tensor_for_each_tensor_of_the_model(tmp_path: 
     folder = stored(tmp_path)
     weights = load(folder)
     named = weights.model.named(weights.flat_1p)
+    assert (folder / TENSORS).stat().st_mode == (folder / RECORD).stat().st_mode
     tensors = load_file(folder / TENSORS)
     assert tensors.keys() == named.keys()
     for name, tensor in tensors.items():

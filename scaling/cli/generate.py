@@ -81,14 +81,9 @@ def generate(
         "top_k": top_k, "top_p": top_p, "beams": beams, "length_penalty": length_penalty,
         "samples": samples, "seed": seed, "slide": slide,
     }  # fmt: skip
-    folders, results = _folders(run)
-    judges, _ = _folders(judge) if judge is not None else ([], None)
-    if len(judges) > 1:
-        raise ConfigError(
-            f"--judge {judge} has {len(judges)} runs with weights; name one, such as "
-            f"{Path(str(judge)) / judges[-1].name}."
-        )
     require("torch", "safetensors")
+    folders, results = _folders(run)
+    judge_folder = None if judge is None else _one_folder(judge)
     progress.step("loading PyTorch")
     from scaling import size, weights
     from scaling.generate import Decoding
@@ -97,21 +92,19 @@ def generate(
     for file in allow_code:
         size.allow(file)
         note_code(Path(file))
-    judging = weights.load(judges[0], device) if judges else None
+    judging = None if judge_folder is None else weights.load(judge_folder, device)
     writers = (weights.load(folder, device) for folder in folders)
+    settings["stop"] = list(stop)
     if not texts and judging is not None:
-        _judge(writers, judging, settings | {"stop": stop}, len(folders), json)
+        _judge(writers, judging, settings, len(folders), json)
         return
     records: list[Record] = []
     for k, writer in enumerate(writers):
         progress.step(f"writing with run {k + 1} of {len(folders)}")
-        records += _records(writer, texts, settings | {"stop": stop}, judging)
+        records += _records(writer, texts, settings, judging)
     records.sort(key=lambda each: (texts.index(each["prompt"]), each["N"] or 0))
-    settings |= {"stop": list(stop), "judge": judging.run.run_id if judging else None}
-    if json:
-        show_json({"settings": settings, "samples": records})
-    else:
-        show(*_lines_of(records))
+    settings["judge"] = judging.run.run_id if judging else None
+    _print(records, settings, json)
     if results is not None:
         from scaling.samples import write
 
@@ -127,6 +120,17 @@ def _folders(run: str) -> tuple[list[Path], Path | None]:
     if not path.exists() and (path.parent / "runs").is_dir():
         return find(path.parent, path.name), None
     return find(path), None if has_weights(path) else path
+
+
+def _one_folder(judge: str) -> Path:
+    """Return the folder of the run that judges. Raises ConfigError if there are several."""
+    folders, _ = _folders(judge)
+    if len(folders) > 1:
+        raise ConfigError(
+            f"--judge {judge} has {len(folders)} runs with weights; name one, such as "
+            f"{Path(judge) / folders[-1].name}."
+        )
+    return folders[0]
 
 
 def _lines(file: Path) -> list[str]:
@@ -170,6 +174,13 @@ def _records(
         }
         for (text, each), bits in zip(flat, judged, strict=True)
     ]
+
+
+def _print(records: list[Record], settings: Record, json: bool) -> None:
+    if json:
+        show_json({"settings": settings, "samples": records})
+    else:
+        show(*_lines_of(records))
 
 
 def _lines_of(records: Sequence[Record]) -> Iterator[str]:

@@ -81,15 +81,18 @@ def _best(
     """Return (row, token, log-probability) of a prompt's most likely extensions, best first."""
     so_far = [math.fsum(live[row][1].logprobs) for row in rows]
     so_far_b1 = torch.tensor(so_far, dtype=log_p_bv.dtype, device=log_p_bv.device)[:, None]
-    total_n = (log_p_bv[rows] + so_far_b1).flatten()
+    own_bv = log_p_bv[rows]
+    total_n = (own_bv + so_far_b1).flatten()
     value_n, index_n = total_n.topk(min(beams, len(total_n)))
+    own_n = own_bv.flatten()[index_n]
     vocabulary = log_p_bv.shape[1]
-    found = []
-    for value, index in zip(value_n.tolist(), index_n.tolist(), strict=True):
-        if value > -math.inf:
-            row, token = rows[index // vocabulary], index % vocabulary
-            found.append((row, token, float(log_p_bv[row, token])))
-    return found
+    return [
+        (rows[index // vocabulary], index % vocabulary, own)
+        for value, index, own in zip(
+            value_n.tolist(), index_n.tolist(), own_n.tolist(), strict=True
+        )
+        if value > -math.inf
+    ]
 
 
 def _decided(done: list[Found], best: Found, beams: int, limit: int, length_penalty: float) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +184,7 @@ def _continued(
         )  # fmt: skip
     repeated = [row for row in range(len(prompts)) for _ in range(decoding.samples)]
     sequences.select(repeated)
-    uniform = _Uniform(decoding, prompts, limits)
+    uniform = _Uniform(decoding, prompts)
     rows = list(range(len(repeated)))  # those still under way
     tokens: list[list[int]] = [[] for _ in rows]
     logprobs: list[list[float]] = [[] for _ in rows]
@@ -193,7 +192,7 @@ def _continued(
     n = 0
     while rows:
         log_p_bv = sequences.logits().double().log_softmax(1)
-        next_b = decoding.choose(allowed.only(sequences.logits(), n), uniform.at(rows, n))
+        next_b = decoding.choose(allowed.only(sequences.logits(), n), uniform.following(rows))
         own_b = log_p_bv.gather(1, next_b[:, None])[:, 0]
         n += 1
         kept = []
@@ -244,18 +243,13 @@ class _Allowed:
 class _Uniform:
     """Random numbers by prompt, sample and position; the other prompts have no part in them."""
 
-    def __init__(self, decoding: Decoding, prompts: list[list[int]], limits: list[int]) -> None:
-        self._drawn = list(self._streams(decoding, prompts, limits))
+    def __init__(self, decoding: Decoding, prompts: list[list[int]]) -> None:
+        self._streams = [
+            np.random.default_rng([decoding.seed, sample, len(prompt), *prompt])
+            for prompt in prompts
+            for sample in range(decoding.samples)
+        ]
 
-    @staticmethod
-    def _streams(
-        decoding: Decoding, prompts: list[list[int]], limits: list[int]
-    ) -> Iterator[np.ndarray[Any, Any]]:
-        for prompt, limit in zip(prompts, limits, strict=True):
-            for sample in range(decoding.samples):
-                key = [decoding.seed, sample, len(prompt), *prompt]
-                yield np.random.default_rng(key).random(limit)
-
-    def at(self, rows: list[int], n: int) -> Tensor:
-        """Return the numbers for the token after n others, in [0, 1)."""
-        return torch.tensor([self._drawn[row][n] for row in rows], dtype=torch.float64)
+    def following(self, rows: list[int]) -> Tensor:
+        """Return the next number of each of these rows, in [0, 1)."""
+        return torch.tensor([self._streams[row].random() for row in rows], dtype=torch.float64)

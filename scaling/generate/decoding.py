@@ -16,6 +16,9 @@ from scaling.errors import ConfigError
 DEFAULT_TOKENS = 50
 """Most tokens of a continuation, unless the caller asks for another number."""
 
+_LARGEST_PENALTY = 20
+"""A length to a larger power may exceed the largest float."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -62,8 +65,11 @@ class Decoding:
             raise ConfigError(f"temperature {heat} must be 0 or a positive number.")
         if share is not None and not (_is_number(share) and 0 < share <= 1):
             raise ConfigError(f"top-p {share} must be above 0 and at most 1, such as 0.9.")
-        if not (_is_number(penalty) and math.isfinite(penalty)):
-            raise ConfigError(f"length-penalty {penalty} must be a number, such as 1.")
+        if not (_is_number(penalty) and abs(penalty) <= _LARGEST_PENALTY):
+            raise ConfigError(
+                f"length-penalty {penalty} must be a number from -{_LARGEST_PENALTY} to "
+                f"{_LARGEST_PENALTY}, such as 1."
+            )
         if self.beams > 1:
             self._check_search()
         elif self.length_penalty:

@@ -109,10 +109,15 @@ def judged(
             f"judging needs at least 2 texts of {tokens} tokens after their prompts, not "
             f"{len(pairs)}; use longer texts, or fewer tokens."
         )
-    settings = {"seed": seed, "max_tokens": tokens, "min_tokens": tokens} | decoding
-    prompts = [prompt for prompt, _ in pairs]
     # A prompt cut within a character may have more tokens than before; hence slide.
-    written = generate(weights, prompts, **{"slide": True} | settings)
+    settings: dict[str, Any] = {
+        "slide": True,
+        "seed": seed,
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+    } | decoding
+    prompts = [prompt for prompt, _ in pairs]
+    written = generate(weights, prompts, **settings)
     mine = [_whole(best[0].text) for best in written]
     theirs = [_whole(decode(ids)) for _, ids in pairs]
     model, model_terms = _ratio(judge, prompts, mine)
