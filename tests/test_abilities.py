@@ -243,6 +243,15 @@ def test_sharing_contexts_changes_no_score(model, drawn):
     np.testing.assert_allclose(a.p_gold[PMI], b.p_gold[PMI], atol=1e-4)
 
 
+def test_beginnings_and_rests_of_different_lengths_may_fill_the_context():
+    """Padded, they are longer than the context together."""
+    model = of_bytes(n_ctx=16)
+    task = task_of([("abcdefghijklmno", ["x", "yz"]), ("abcdefg", ["hijklmn", "opqrstu"])])
+    (found,) = score(model, [(task, 0)])
+    assert found.nll[1] == pytest.approx(-one_at_a_time(model, [*b"abcdefg"], [*b" hijklmn"]))
+    assert found.nll[0] == pytest.approx(-one_at_a_time(model, [*b"bcdefghijklmno"], [*b" x"]))
+
+
 # ------------------------------------------------------------------ context, shots, tokens
 
 

@@ -42,7 +42,9 @@ IN_CONTEXT_TASKS: dict[str, str] = {
 TASKS = TEXT_TASKS | FEW_SHOT_TASKS | IN_CONTEXT_TASKS
 """{name: what it is about} of every task that needs no file."""
 
-MAIN: dict[str, str] = dict.fromkeys(TASKS, SUM) | {
+MAIN: dict[str, str] = {
+    **dict.fromkeys(TEXT_TASKS, SUM),
+    **dict.fromkeys(FEW_SHOT_TASKS, PMI),  # the answers differ in length and frequency
     "next_sentence": PMI,
     "next_sentence_pair": PMI,
     "repeat": "bits_per_byte",

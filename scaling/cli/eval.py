@@ -31,7 +31,7 @@ def evaluate(
     tasks: str | None = None,
     shots: str = "0",
     file: tuple[str, ...] = (),
-    run: str | None = None,
+    run: str = "",
     again: bool = False,
     device: str = "cpu",
     allow_code: tuple[str, ...] = (),
@@ -51,7 +51,7 @@ def evaluate(
             examples are evaluated without.
         file: Also evaluate a task of your own: a file with one JSON object per line, with id,
             context, choices and gold, or id, context and answer.
-        run: Evaluate one run: a prefix of its id, or its tag.
+        run: Evaluate one run: a prefix of its id, or its tag. Default: all.
         again: Evaluate anew what tasks.parquet already has.
         device: Device to evaluate on, such as cuda.
         allow_code: Allow a model family to run code from this Python file.
@@ -69,7 +69,13 @@ def evaluate(
     from scaling.abilities.table import FILE
 
     found = evaluate_runs(
-        results, names, shots=numbers, files=map(Path, file), run=run, again=again, device=device
+        results,
+        names,
+        shots=numbers,
+        files=map(Path, file),
+        run=run or None,
+        again=again,
+        device=device,
     )
     table = write_back(results, results / FILE) if found.new else str(results / FILE)
     if json:
@@ -159,14 +165,14 @@ def _lines(found: Evaluated) -> list[str]:
 def _task_line(row: Mapping[Any, Any]) -> str:
     chance = "" if row["chance"] != row["chance"] else f", chance {row['chance']:.3g}"
     text = f"{_title(row)}: {row['metric']} {row['value']:.4f} +- {row['stderr']:.4f}"
-    return f"{text} (n = {row['n']}{chance}){', at chance' if _at_chance(row) else ''}"
+    return f"{text} (n = {row['n']}{chance}){_against_chance(row)}"
 
 
 def _run_lines(main: pd.DataFrame, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     cells: dict[str, dict[str, str]] = {}
     starred = False
     for row in main.to_dict("records"):
-        mark = "*" if _at_chance(row) else ""
+        mark = "*" if _against_chance(row) else ""
         starred |= bool(mark)
         cells.setdefault(_title(row), {})[row["run_id"]] = f"{row['value']:.3f}{mark}"
     head = ["run", "N", "L", *cells]
@@ -179,12 +185,16 @@ def _run_lines(main: pd.DataFrame, runs: Sequence[Mapping[str, Any]]) -> list[st
     shown = [
         "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
     ]
-    return [*shown, *(["* at chance: within two standard errors of it"] if starred else [])]
+    return [*shown, *(["* not above chance by two standard errors"] if starred else [])]
 
 
 def _title(row: Mapping[Any, Any]) -> str:
     return f"{row['task']}, {row['shots']} shots" if row["shots"] else str(row["task"])
 
 
-def _at_chance(row: Mapping[Any, Any]) -> bool:
-    return row["value"] <= row["chance"] + 2 * row["stderr"]
+def _against_chance(row: Mapping[Any, Any]) -> str:
+    """Return words for a score that is not above chance by two standard errors."""
+    difference, margin = row["value"] - row["chance"], 2 * row["stderr"]
+    if difference < -margin:
+        return ", below chance"
+    return ", at chance" if difference <= margin else ""

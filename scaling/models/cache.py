@@ -180,9 +180,9 @@ class _Places:
 
     def of(self, table: Tensor) -> Tensor:
         """Return the rows of a table by position, for every token."""
-        return (
-            table.narrow(0, self._first, self._t) if self._index is None else table[self._index[1]]
-        )
+        if self._index is None:
+            return table.narrow(0, self._first, self._t)
+        return table[self._index[1].clamp(max=len(table) - 1)]  # padding may lie beyond it
 
     def write(self, kept_bjgc: Tensor, new_btgc: Tensor) -> None:
         if self._index is None:
