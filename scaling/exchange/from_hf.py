@@ -178,19 +178,19 @@ class TransformersModel(Model):
         from transformers import AutoModelForCausalLM  # pyright: ignore[reportMissingImports]
 
         try:
-            self.inner = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
-            ).to(device)
+            )
         except Exception as error:  # a config can be wrong in any way
             raise ConfigError(
                 f"{checkpoint.name}: transformers cannot load it: {type(error).__name__}: "
                 f"{one_line(error).rstrip('.')}."
             ) from None
-        self.inner.eval()
+        self.inner = loaded.to(device).eval()
         config = self.inner.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.model = ModelConfig(
