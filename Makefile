@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo backtest test test-slow test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-slow test-hf test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -32,6 +32,15 @@ test: data
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Test the exchange against transformers and lm-evaluation-harness, in an environment of its own.
+# accelerate is what `lm_eval --model hf` needs.
+HF := $(VENV)-hf
+test-hf: pyproject.toml constraints.txt
+	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
+	$(HF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev,hf]' accelerate
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(HF)/bin/python -m pytest tests/test_hf.py tests/test_exchange.py
 
 # Install the wheel without its extras into a bare environment and test it there.
 test-wheel: $(STAMP)
@@ -80,4 +89,4 @@ bench: data
 	$(BIN)/python benchmarks/score_speed.py --check
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HF) build dist *.egg-info

@@ -16,6 +16,8 @@ EXTRAS = {
     "ray": "sweep",
     "plotly": "report",
     "datasets": "hub",
+    "transformers": "hf",
+    "lm_eval": "hf",
     "wandb": "wandb",
     "mlflow": "mlflow",
     "tensorboard": "tensorboard",

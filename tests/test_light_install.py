@@ -26,6 +26,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 ALONE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
+ELSEWHERE = {"datasets", "wandb", "mlflow", "tensorboard", "transformers", "lm_eval"}
+"""Modules of extras that the environment of the tests need not have."""
+
 FITS = [
     ["fit", "runs.csv", "--bootstrap", "50", "--json"],
     ["frontier", "results", "--bootstrap", "20", "--json"],
@@ -107,7 +110,7 @@ def unpacked(dist) -> list[str]:
         for module, owners in importlib.metadata.packages_distributions().items()
         if module not in ours and not core & {canonicalize_name(owner) for owner in owners}
     }
-    assert set(extras.EXTRAS) - {"datasets", "wandb", "mlflow", "tensorboard"} <= absent
+    assert set(extras.EXTRAS) - ELSEWHERE <= absent
     start = dist / "start.py"
     start.write_text(START.format(absent=sorted(absent), unpacked=str(folder)))
     return [sys.executable, "-P", str(start)]

@@ -22,9 +22,9 @@ from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 
-QUANTITIES = {"flops", "params", "tokens", "weights"}
+QUANTITIES = {"flops", "params", "tokens", "weights", "to"}
 """Options whose type depends on the command: a budget, a column or a range; the weights of rows in
-a fit, or of the models that a results folder keeps."""
+a fit, or of the models that a results folder keeps; a tool or a folder to export to."""
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",
@@ -60,6 +60,9 @@ def test_option_has_the_same_type_in_all_commands(option):
              for hint in parameters()[option].values()}  # fmt: skip
     if option == "law":  # some take several laws, and some choose one by default
         assert plain <= {"<class 'str'>", "str | None", "tuple[str, ...]"}
+        return
+    if option == "run":  # without it, `scaling eval` evaluates all runs
+        assert plain == {"<class 'str'>", "str | None"}
         return
     assert len(plain) == 1, parameters()[option]
 

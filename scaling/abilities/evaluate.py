@@ -60,8 +60,8 @@ def evaluate(
     folders = weights.find(results, run)
     found = table.read(results)
     done = set() if again else table.evaluated(found)
-    sheets = _Sheets(names, own, shots)
-    wanted: list[tuple[Path, _Wanted]] = []
+    sheets = Sheets(names, own, shots)
+    wanted: list[tuple[Path, Wanted]] = []
     asked: set[tuple[str, str, str, int]] = set()
     runs = []
     for number, folder in enumerate(folders, 1):  # so that what does not fit fails at once
@@ -85,11 +85,11 @@ def evaluate(
     return Evaluated(found[mine].reset_index(drop=True), sum(len(k) for _, k in wanted), runs)
 
 
-_Wanted = list[tuple[str, str, str, int]]
+Wanted = list[tuple[str, str, str, int]]
 """(run_id, task, version, shots) to evaluate."""
 
 
-class _Sheets:
+class Sheets:
     """The questions for each tokenizer and context, made once for all runs that share them."""
 
     def __init__(self, names: list[str], own: list[Task], shots: Sequence[int]) -> None:
@@ -100,7 +100,7 @@ class _Sheets:
         self._sheets: dict[tuple, Sheet] = {}
         self._windows: dict[tuple, tuple[Any, str]] = {}
 
-    def keys(self, loaded: Weights) -> _Wanted:
+    def keys(self, loaded: Weights) -> Wanted:
         """Return what is asked of a run."""
         run_id = loaded.run.run_id
         keys = [(run_id, t.name, t.version, n) for t, n in self._pairs(loaded)]
@@ -108,11 +108,11 @@ class _Sheets:
             keys.append((run_id, "in_context", self._windows_of(loaded)[1], 0))
         return keys
 
-    def check(self, loaded: Weights, left: _Wanted) -> None:
+    def check(self, loaded: Weights, left: Wanted) -> None:
         """Raise ConfigError if a task does not fit the context of a run."""
         self._sheet(loaded, left)
 
-    def rows(self, loaded: Weights, left: _Wanted, doing: str) -> list[dict[str, Any]]:
+    def rows(self, loaded: Weights, left: Wanted, doing: str) -> list[dict[str, Any]]:
         """Evaluate a run on what is left, and return the rows."""
         rows: list[dict[str, Any]] = []
         if made := self._sheet(loaded, left):
@@ -135,7 +135,7 @@ class _Sheets:
             for n in (self._shots if task.separator is not None else (0,))
         ]
 
-    def _sheet(self, loaded: Weights, left: _Wanted) -> Sheet | None:
+    def _sheet(self, loaded: Weights, left: Wanted) -> Sheet | None:
         """Return the questions of what is left to ask a run; None if there are none."""
         wanted = {key[1:] for key in left}
         pairs = [(t, n) for t, n in self._pairs(loaded) if (t.name, t.version, n) in wanted]

@@ -17,9 +17,11 @@ from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.eval import evaluate
+from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
 from scaling.cli.generate import generate
+from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
@@ -62,6 +64,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "eval": evaluate,
     "generate": generate,
+    "harness": harness,
+    "export-model": export_model,
     "summary": summary,
     "fit": fit,
     "laws": laws,

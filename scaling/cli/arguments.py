@@ -124,7 +124,7 @@ def _registry() -> Any:
 
     read_as(int, "INT", _whole)  # accepts 2e8 and 200M
     read_as(float, "FLOAT", number)  # accepts 7B and 1,000,000
-    read_as(Path, "PATH", _folder)  # accepts the URI of a results folder
+    read_as(Path, "PATH", local_folder)  # accepts the URI of a results folder
     return registry
 
 
@@ -141,7 +141,7 @@ def _marked(name: str, parameter: inspect.Parameter) -> Any:
     return conf.UseAppendAction[hint] if hint == tuple[str, ...] else hint  # --set a=1 --set b=2
 
 
-def _folder(text: str) -> Path:
+def local_folder(text: str) -> Path:
     """Return a path, or the up-to-date local copy of a URI."""
     if "://" not in text:
         return Path(text)

@@ -12,6 +12,7 @@ from scaling.cli.arguments import store_of
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.errors import ConfigError
+from scaling.exchange.checkpoint import is_checkpoint
 from scaling.extras import require
 from scaling.files import code_file
 from scaling.units import si
@@ -42,7 +43,8 @@ def evaluate(
     Example: scaling eval results/abilities --tasks copy,reverse --shots 0,4,16 --json
 
     Args:
-        results: A sweep's results folder, or the folder of one run.
+        results: A sweep's results folder, or the folder of one run; or a checkpoint of
+            transformers: its folder, or hf:... on the Hugging Face hub.
         tasks: Tasks to evaluate, such as agree,swap; 'all' for all of them. Default: those that the
             spec names, or else those made of text.
         shots: Numbers of solved examples before each question, such as 0,4,16. Tasks that have no
@@ -60,6 +62,9 @@ def evaluate(
     for reference in allow_code:
         note_code(code_file(reference))
         size.allow(reference)
+    if is_checkpoint(str(results)):
+        _evaluate_checkpoint(results, names, numbers, file, device, json)
+        return
     from scaling.abilities.evaluate import evaluate as evaluate_runs
     from scaling.abilities.table import FILE
 
@@ -80,6 +85,29 @@ def evaluate(
         show_json(_record(table, found))
     else:
         show(*_lines(found), f"{found.new} evaluated now; {table}")
+
+
+def _evaluate_checkpoint(
+    source: Path,
+    names: list[str],
+    shots: list[int],
+    files: tuple[str, ...],
+    device: str,
+    json: bool,
+) -> None:
+    """Evaluate a checkpoint of transformers, and print what a run of ours would show."""
+    from scaling.exchange.evaluate import evaluate_checkpoint
+
+    found = evaluate_checkpoint(
+        str(source), names, shots=shots, files=map(Path, files), device=device
+    )
+    if json:
+        show_json(_record(None, found))
+        return
+    (row,) = found.runs
+    D = "unknown" if row["D"] is None else f"{si(row['D'])} tokens"
+    bits = f"{row['bits_per_byte']:.4f} bits per byte"
+    show(f"{source}: N = {si(row['N'])} parameters, D {D}, {bits}", *_lines(found))
 
 
 def _names(tasks: str | None, results: Path, has_file: bool) -> list[str]:
@@ -119,8 +147,8 @@ def _shots(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _record(table: str, found: Evaluated) -> dict[str, Any]:
-    sizes = ("run_id", "N", "D", "C", "L")
+def _record(table: str | None, found: Evaluated) -> dict[str, Any]:
+    sizes = ("run_id", "N", "D", "C", "L", "bits_per_byte")
     return {
         "table": table,
         "evaluated": found.new,

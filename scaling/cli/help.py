@@ -61,6 +61,8 @@ _VALUES = {
     "stop": "TEXT",
     "tag": "TAG",
     "tasks": "TASKS",
+    "tasks_dir": "FOLDER",
+    "to": "FOLDER",
     "tokenizer": "TOKENIZER",
     "where": "CONDITION",
 }

@@ -17,8 +17,8 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 """The pattern of GPT-2's tokenizer (Radford et al. 2019): words, numbers, punctuation, spaces."""
 
 
-_SPECIAL = "<|endoftext|>"
-"""Name of the end-of-text token for tiktoken. Text never encodes to it."""
+END_OF_TEXT = "<|endoftext|>"
+"""Name of the end-of-text token. Text never encodes to it."""
 
 _BYTES = {bytes([b]) for b in range(256)}
 
@@ -127,7 +127,7 @@ def _tiktoken(tokens: Iterable[bytes], vocab_size: int) -> Any:
         "scaling",
         pat_str=PATTERN,
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-        special_tokens={_SPECIAL: vocab_size - 1},
+        special_tokens={END_OF_TEXT: vocab_size - 1},
     )
 
 
@@ -146,12 +146,12 @@ def train_bpe(train: list[list[str]], vocab_size: int) -> list[bytes]:
         show_progress=False,
     )
     tokenizer.train_from_iterator((block for blocks in train for block in blocks), trainer)
-    byte_of = _byte_of_unicode()
+    byte_of = byte_of_unicode()
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return [bytes(byte_of[character] for character in token) for token, _ in by_id]
 
 
-def _byte_of_unicode() -> dict[str, int]:
+def byte_of_unicode() -> dict[str, int]:
     """Return the byte for each of GPT-2's 256 printable stand-in characters."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
