@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import FitError, choose, fit, frontier, plans
+from analysis import FitError, LawError, choose, fit, frontier, laws, plans
 from analysis.fitting.combination import Combination, combine
 from scaling.errors import TableError
 
@@ -100,6 +100,11 @@ def test_plans_lead_with_auto_and_show_other_laws():
         assert lead.endswith("predicts these runs best")
     else:
         assert lead.startswith("The answer is that of auto")
+
+
+def test_a_law_without_N_and_D_cannot_be_chosen():
+    with pytest.raises(LawError, match="kaplan_N is a law of N; a choice of N and D needs one of"):
+        choose(grid(chinchilla), [laws.kaplan_N], rank=False)
 
 
 def test_the_record_has_weights_errors_and_parameters(auto):

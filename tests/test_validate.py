@@ -70,6 +70,15 @@ def test_whether_a_floor_is_supported():
     assert not without.supported  # E is not determined
 
 
+def test_two_sizes_show_no_curvature():
+    noise = 0.3 * np.random.default_rng(0).standard_normal(8)
+    N = np.repeat([1e4, 3.5e4], 4)
+    runs = pd.DataFrame({"N": N, "L": 4 * (N / 1e4) ** -0.1 + noise})
+    found = validate("power_N", runs, bootstrap=3)
+    (floor,) = (sentence for sentence in found.verdict if "a floor is" in sentence)
+    assert floor.endswith("curvature is not known")
+
+
 def test_curvature_is_a_t_test():
     t, p = curvature(*line(1.0)[["N", "L"]].to_numpy().T)
     assert t > 3 and p < 0.01

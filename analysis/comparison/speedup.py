@@ -27,11 +27,12 @@ def effective_speedup(
     Both losses were reached with the same compute. If the loss of B is E + k C^-alpha, this is
     ((L_B - E) / (L_A - E))^(1 / alpha): above 1, A is the better recipe.
 
-    floor         the irreducible loss E, in the unit of the losses.
-    alpha         the exponent of compute, as in `floor_C`.
-    stderr_A, ... standard errors; those that are 0 are taken as known. The interval is Fieller's
-                  for the ratio of the two reducible losses, widened by the error of alpha. It has
-                  no upper end if L_A may be at the floor. Without any error, it has no ends (nan).
+    floor: the irreducible loss E, in the unit of the losses.
+    alpha: the exponent of compute, as in `floor_C`.
+    stderr_A, stderr_B, alpha_stderr: standard errors; those that are 0 are taken as known. The
+        interval is Fieller's for the ratio of the two reducible losses, widened by the error of
+        alpha. It has no upper end if L_A may be at the floor. Without any error, it has no ends
+        (nan).
 
     Raises FitError for a loss that is not above the floor, or an alpha that is not positive.
     """

@@ -171,8 +171,15 @@ def choose(
     alone  fit only the law chosen with `bootstrap` draws, and the others without: the same law,
            much sooner.
 
-    Raises FitError if no law can be fitted, or if the one asked for cannot.
+    Raises FitError if no law can be fitted, or if the one asked for cannot, and LawError for a law
+    without N and D among its inputs.
     """
+    for law in laws or ():
+        if not {"N", "D"} <= set(law.inputs):
+            raise LawError(
+                f"{law.name} is a law of {' and '.join(law.inputs)}; a choice of N and D needs one "
+                f"of both, such as {AUTO} (the default) or {CANDIDATES[0].name}."
+            )
     if laws is None:
         try:
             return _combined(runs, bootstrap=bootstrap, seed=seed, alone=alone)

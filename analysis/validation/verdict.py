@@ -93,7 +93,8 @@ def floor_note(whole: FitResult, names: Mapping[Law, str], compared: pd.DataFram
     word = "undetermined"
     if by_aicc == by_test:
         word = "supported" if by_aicc else "not supported"
-    return [f"a floor is {word}: AICc gains {gain:.3g}, curvature t = {t:.2g} (p = {p:.2g})"]
+    curved = f"curvature t = {t:.2g} (p = {p:.2g})" if np.isfinite(t) else "curvature is not known"
+    return [f"a floor is {word}: AICc gains {gain:.3g}, {curved}"]
 
 
 def _is_pure_power(law: Law) -> bool:
