@@ -20,6 +20,10 @@ class CorpusError(ConfigError):
     """A corpus is missing or cannot be used."""
 
 
+class WeightsError(ConfigError):
+    """The weights of a run are missing or cannot be used; the message says how to keep them."""
+
+
 _OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
 
 _CALL_FAILED = re.compile(r"(aoti_torch_\w+)\(.* API call failed")

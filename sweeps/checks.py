@@ -13,6 +13,7 @@ from scaling import progress
 from scaling.config import DataConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
+from scaling.extras import require
 from sweeps.errors import StoreError
 from sweeps.options import SweepOptions
 from sweeps.result import Row
@@ -61,6 +62,8 @@ def prepare(
         device_of(execution.device)
     from scaling.data import corpus
 
+    if execution.keep_weights:
+        require("safetensors")
     progress.step("checking the runs")
     texts: dict[_TextKey, _Text] = {}
     checked: set[tuple[Any, ...]] = set()

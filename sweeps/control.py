@@ -18,6 +18,7 @@ from rich.text import Text
 
 from scaling import progress
 from scaling.files import read_bytes
+from sweeps import kept_weights
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
 from sweeps.folder_status import Status, status
@@ -150,17 +151,20 @@ def cancel(
         time.sleep(0.1)
 
 
-def clean(folder: str | Path, *, dry_run: bool = False) -> dict[Path, int]:
+def clean(folder: str | Path, *, dry_run: bool = False, weights: bool = False) -> dict[Path, int]:
     """Remove checkpoints and other leftovers of finished runs, never measurements.
 
-    Returns {path: bytes} of what was removed or, with `dry_run`, would be. Raises StoreError if a
-    sweep is running on the folder.
+    With `weights`, also remove the weights that finished runs have kept. Returns {path: bytes} of
+    what was removed or, with `dry_run`, would be. Raises StoreError if a sweep is running on the
+    folder.
     """
     store = Store(folder)
     status(folder)
     if dry_run:
-        return store.litter()
+        return store.litter() | (kept_weights.of_finished_runs(store) if weights else {})
     with store.drive():
         litter = store.litter()
         store.remove(litter)
+        if weights:
+            litter |= kept_weights.remove(store)
     return litter

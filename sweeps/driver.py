@@ -61,6 +61,7 @@ class Driver:
         self._spec, self._store = spec, store
         self._requested, self._planner = requested, planner
         self._options, self._budget = options, budget
+        self._execution = spec.executed(options.execution)
         self._console, self._on_finish, self._resume = console, on_finish, resume
         self._queue = Queue(
             store,
@@ -116,7 +117,7 @@ class Driver:
         recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Check the runs and their texts, and return the hashes of the texts."""
-        execution, name = self._options.execution, self._spec.name
+        execution, name = self._execution, self._spec.name
         return prepare(name, self._store, runs.values(), rows, execution, recorded)
 
     def _announce(self) -> None:
@@ -171,7 +172,7 @@ class Driver:
             try:
                 with display:
                     if self._options.in_process:
-                        run_here(self._queue, self._options.execution)
+                        run_here(self._queue, self._execution)
                     else:
                         self._run_on_ray()
             except KeyboardInterrupt:
@@ -184,8 +185,8 @@ class Driver:
         with joined(self._options.address):
             from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
 
-            execution, workers = self._options.execution, self._plan.workers
-            run_on_ray(self._queue, workers=workers, execution=execution)
+            workers = self._plan.workers
+            run_on_ray(self._queue, workers=workers, execution=self._execution)
 
     def _stop(self) -> None:
         """Make workers write their checkpoints and end."""

@@ -15,7 +15,7 @@ from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.units import clock, si
-from sweeps import own_sizes
+from sweeps import kept_weights, own_sizes
 from sweeps.adaptive.growth import Growth
 from sweeps.costs import fit_speed, samples_of
 from sweeps.errors import StoreError, headline
@@ -62,6 +62,8 @@ class Status:
     """{run_id: (N, D, B)} of the runs that are running or have failed."""
     searches: tuple[str, ...] = ()
     """State of each search of [until], one line each."""
+    weightless: str = ""
+    """A line about finished runs without the weights that the spec asks for, if there are any."""
     notes: tuple[str, ...] = ()
     """Faults of the folder's files, one line each."""
 
@@ -94,7 +96,7 @@ class Status:
         return line
 
     def __str__(self) -> str:
-        lines = [self.counts, *self.searches]
+        lines = [self.counts, *self.searches, *filter(None, [self.weightless])]
         for run_id, progress in self.running.items():
             L = progress.get("L") or progress.get("L_train")
             part = "starting"
@@ -164,6 +166,7 @@ def status(
     }
     estimate = _estimate(store, left, rows)
     failed = [row for row in done if row["status"] == "failed"]
+    ok = [row["run_id"] for row in done if row["status"] == "ok"]
     return Status(
         folder=where,
         name=spec.name if spec else str(store.manifest().get("name", store.folder.name)),
@@ -183,6 +186,7 @@ def status(
         sizes={row["run_id"]: _size_of_row(row) for row in failed}
         | {run_id: _size_of_run(left[run_id]) for run_id in running},
         searches=tuple(growth.notes),
+        weightless=kept_weights.missing(store, ok) if spec and spec.keep_weights else "",
         notes=tuple(store.messages),
     )
 

@@ -22,7 +22,8 @@ _OF_FINISHED_RUN = re.compile(
 """Names of files that a finished run no longer needs."""
 
 _TEMPORARY = re.compile(
-    r"\.(((result|config|manifest|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
+    r"\.(((result|config|manifest|weights|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
+    r"|weights\.safetensors"
     r"|(curves|tests)\.parquet|progress(\.json)?)\.|probe-)(?P<pid>[1-9]\d{0,6})"
 )
 """Names of files while a process writes them."""

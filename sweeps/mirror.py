@@ -8,10 +8,14 @@ from pathlib import Path
 
 from scaling import files, progress
 from scaling.files import write_atomic
+from scaling.weights import RECORD, TENSORS, has_weights
 from sweeps.folder import Folder, is_round
 from sweeps.merged import MergedTable
 from sweeps.remote import Remote
 from sweeps.result import NewerFormat, parse
+
+_WEIGHTS = (TENSORS, RECORD)
+"""Files of a run's weights, in the order in which they are written."""
 
 _TABLE_FILES = ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json")
 
@@ -36,6 +40,7 @@ def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:
     for run_id, data in remote.results((there - here - merged) | replaced):
         _keep(local, run_id, data)
     for run_id in here - there - merged:  # written here while the connection was broken
+        push_weights(remote, local, run_id)
         data = (local.run_folder(run_id) / "result.json").read_bytes()
         remote.write(f"results/{run_id}.json", data)
     _synchronize_files(remote, local, "rounds", is_round)
@@ -53,6 +58,54 @@ def fetch(remote: Remote, local: Folder, run_id: str) -> bytes | None:
     none."""
     data = remote.read(f"results/{run_id}.json")
     return data if data is not None and _keep(local, run_id, data) else None
+
+
+def push_weights(remote: Remote, local: Folder, run_id: str) -> None:
+    """Send the weights of a run to the URI, if it has any. Raises OSError."""
+    folder = local.run_folder(run_id)
+    if has_weights(folder):
+        for name in _WEIGHTS:
+            remote.write(_weights_object(run_id, name), files.read_bytes(folder / name))
+
+
+def weights_at(remote: Remote) -> dict[str, int]:
+    """Return {run_id: bytes} of the runs whose weights are at the URI. Raises OSError."""
+    records = {name.removesuffix(".json") for name in remote.objects("weights")}
+    suffix = Path(TENSORS).suffix
+    tensors = remote.objects("weights", suffix)
+    sizes = {name.removesuffix(suffix): size for name, (size, _) in tensors.items()}
+    return {run_id: size for run_id, size in sizes.items() if run_id in records}
+
+
+def fetch_weights(remote: Remote, local: Folder, run_id: str) -> None:
+    """Copy the weights of a run from the URI, unless the same are here. Raises OSError."""
+    folder = local.run_folder(run_id)
+    record = remote.read(_weights_object(run_id, RECORD))
+    if record is None or (record == _bytes(folder / RECORD) and has_weights(folder)):
+        return
+    progress.step(f"fetching the weights of run {run_id}")
+    tensors = remote.read(_weights_object(run_id, TENSORS))
+    if tensors is not None:
+        write_weights(local, run_id, tensors, record)
+
+
+def write_weights(local: Folder, run_id: str, tensors: bytes, record: bytes) -> None:
+    """Write the two files of a run's weights. Raises OSError."""
+    folder = local.run_folder(run_id)
+    for name, data in zip(_WEIGHTS, (tensors, record), strict=True):
+        files.check_inside(folder / name, local.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, data)
+
+
+def delete_weights(remote: Remote, run_id: str) -> None:
+    """Delete the weights of a run at the URI, if it has any. Raises OSError."""
+    for name in reversed(_WEIGHTS):
+        remote.delete(_weights_object(run_id, name))
+
+
+def _weights_object(run_id: str, name: str) -> str:
+    return f"weights/{run_id}{Path(name).suffix}"
 
 
 def _synchronize_files(

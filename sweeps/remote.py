@@ -1,6 +1,7 @@
 """A folder in an object store, or in any file system that pyarrow.fs or fsspec reaches by URI.
 
     <uri>/results/<run_id>.json                    one object per run, written in one piece
+          weights/<run_id>.safetensors, <run_id>.json    weights of runs that keep them
           runs.csv, curves.parquet, manifest.json, rounds/   as in a local results folder
 
 A :class:`sweeps.store.Store` on a URI works in a local folder and keeps both in sync.
@@ -203,8 +204,8 @@ class Remote:
         found = self.objects("results")
         return {name.removesuffix(".json"): stamp for name, stamp in found.items()}
 
-    def objects(self, folder: str) -> dict[str, tuple[int, float]]:
-        """Return {name: (bytes, time of the last change)} of the .json objects of a folder.
+    def objects(self, folder: str, suffix: str = ".json") -> dict[str, tuple[int, float]]:
+        """Return {name: (bytes, time of the last change)} of a folder's objects with a suffix.
 
         Others may write there too, so names that are not plain words go to `odd` instead. A folder
         that does not exist counts as empty.
@@ -214,9 +215,9 @@ class Remote:
         with self._calling() as (filesystem, root):
             selector = FileSelector(f"{root}/{folder}", allow_not_found=True)
             files = [f for f in filesystem.get_file_info(selector) if f.type == FileType.File]
-        json = [f for f in files if f.base_name.endswith(".json")]
-        plain = [f for f in json if is_run_id(f.base_name.removesuffix(".json"))]
-        names = {f.base_name for f in json} - {f.base_name for f in plain}
+        known = [f for f in files if f.base_name.endswith(suffix)]
+        plain = [f for f in known if is_run_id(f.base_name.removesuffix(suffix))]
+        names = {f.base_name for f in known} - {f.base_name for f in plain}
         self.odd += sorted({f"{folder}/{name}" for name in names} - set(self.odd))
         return {f.base_name: (f.size or 0, (f.mtime_ns or 0) / 1e9) for f in plain}
 

@@ -27,6 +27,9 @@
     base.precision = "bfloat16"             # values replace those above, key by key (sets by
     axes.tokens_per_parameter = [20, 40]    # name); the results folder is example-gpu
 
+    [execution]                             # keep the weights of finished runs, in their folders;
+    keep_weights = true                     # this does not change which runs these are
+
     [until]                                 # add runs as results come in (sweeps/adaptive)
     lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden
                                             # section; halving = 2 stops the worse half early
@@ -54,6 +57,7 @@ from scaling import files as scaling_files
 from scaling import size
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
+from scaling.execution import Execution
 from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
 from sweeps.adaptive.candidates import check_same_settings
@@ -66,12 +70,15 @@ from sweeps.adaptive.learning_rate import LearningRate
 from sweeps.filters import condition
 from sweeps.result import Row
 from sweeps.spec_runs import all_runs, at_scale, by_run_id
-from sweeps.spec_values import LARGEST, Point, check_keys, flattened, refuse_huge, subtable
+from sweeps.spec_values import LARGEST, Point, check_keys, flattened, leaves, refuse_huge, subtable
 
 SPECS = Path(__file__).parent / "specs"
 """Folder of the bundled specs, which are found by name."""
 
-_SECTIONS = ("name", "description", "base", "axes", "isoflop", "sets", "until", "scale")
+_SECTIONS = (
+    "name", "description", "base", "axes", "isoflop", "sets", "execution", "until", "scale"
+)  # fmt: skip
+_KEEP_WEIGHTS = "execution.keep_weights"
 
 _SEARCHES = {"lr": LearningRate, "isoflop": IsoFlop, "interval": Interval}
 """The tables of [until]."""
@@ -107,6 +114,9 @@ class Spec:
 
     allowed: tuple[str, ...] = ()
     """Files of code outside the spec's folder that may be executed."""
+
+    keep_weights: bool = False
+    """Whether finished runs keep their weights (scaling/weights.py)."""
 
     @property
     def runs(self) -> tuple[RunConfig, ...]:
@@ -155,6 +165,10 @@ class Spec:
         """Return the runs of the TOML and those that [until] adds, given the results `rows` by run
         id (:func:`sweeps.adaptive.grow.grow`)."""
         return grow(self.by_id, self.budgets, self.searches, rows, width, rounds)
+
+    def executed(self, execution: Execution) -> Execution:
+        """Return how the runs are executed, given the `execution` of a call's options."""
+        return dataclasses.replace(execution, keep_weights=self.keep_weights)
 
     @property
     def by_design(self) -> bool:
@@ -206,7 +220,9 @@ class Spec:
         values = _parsed(text, where)
         refuse_huge({"": values, "changes": changes}, where)
         check_keys(values, _SECTIONS, where)
-        fields = {key: value for key, value in changes.items() if key not in ("name", "scale")}
+        own = ("name", "scale")
+        fields = {key: value for key, value in leaves(changes).items() if key not in own}
+        setting = {key: fields.pop(key) for key in list(fields) if key.startswith("execution.")}
         fields = flattened(fields, f"{where}, changes")
         values = at_scale(values, changes.get("scale"), where)
         name = _name(values, changes, where, default=path.stem if path else "")
@@ -228,6 +244,7 @@ class Spec:
             changes=changes,
             searches=_searches(subtable(values, "until", where), f"{where} [until]"),
             budgets={each.run.run_id: each.C for each in runs if each.C is not None},
+            keep_weights=_keeps_weights(subtable(values, "execution", where), setting, where),
         )
         _check_searches(spec, f"{where} [until]")
         return spec
@@ -255,6 +272,21 @@ def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -
             "names the results folder."
         )
     return name
+
+
+def _keeps_weights(table: dict[str, Any], changes: Point, where: str) -> bool:
+    """Return the one setting of [execution], as changed by `changes` {dotted key: value}."""
+    settings = {f"execution.{key}": value for key, value in leaves(table).items()} | changes
+    for key in settings:
+        if key != _KEEP_WEIGHTS:
+            raise ConfigError(
+                f"{where}: a spec cannot set {key}, only {_KEEP_WEIGHTS}; the rest are options "
+                "of the command, such as --threads."
+            )
+    value = settings.get(_KEEP_WEIGHTS, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {_KEEP_WEIGHTS}={value!r} must be true or false.")
+    return value
 
 
 def _searches(table: dict[str, Any], where: str) -> Searches | None:

@@ -31,7 +31,7 @@ from sweeps.spec_values import (
 )
 
 _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
-_SCALED = ("base", "axes", "isoflop", "sets")
+_SCALED = ("base", "axes", "isoflop", "sets", "execution")
 
 _MOST = 2**63
 """Parameters and tokens must be below this, the limit of integers in the table."""

@@ -7,6 +7,7 @@
                     rounds/0001.json            a round of designed runs (adaptive/interval.py)
                     runs/<run_id>/result.json   row and curve; a run has finished once it exists
                                   config.json, attempts.jsonl, output.log
+                                  weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
                     rungs/              losses at which runs were compared (sweeps.early_stopping)
 
@@ -31,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaling import files, progress
+from scaling import files, progress, weights
 from scaling.config import RECIPE, RunConfig, flatten
 from scaling.files import write_atomic
 from sweeps import leases, leftovers, mirror
@@ -240,8 +241,11 @@ class Store(Folder):
         path = folder / "result.json"
         with self.writing(path):
             folder.mkdir(parents=True, exist_ok=True)
+            if row["status"] != "ok":  # patience may have kept weights before the run failed
+                weights.discard_unless(folder, None)
             write_atomic(path, data := dump(row, curve, tests or []))
             if self.remote:
+                mirror.push_weights(self.remote, self, row["run_id"])
                 self.remote.write(f"results/{row['run_id']}.json", data)
                 os.utime(path)  # not older than the object, so that the object is not fetched
         for name in ("checkpoint.pt", "progress.json"):

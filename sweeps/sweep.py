@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling import table
+from sweeps import kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import IntervalDesigner
 from sweeps.budget import SweepBudget
@@ -123,15 +124,23 @@ class Sweep:
         options = SweepOptions.of(options, changes)
         workers = check_options(options)
         rows = self.store.rows()
-        reused = reusable_results(self.spec, self._requested, options.reuse, rows)
-        rows = {**rows, **{run_id: result.row for run_id, result in reused.items()}}
+        reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
+        own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
         planner = self._planner(options, workers)
         plan = planner.plan(rows)
         if measure and plan.missing:
-            missing, execution = plan.missing.values(), options.execution
+            missing, execution = plan.missing.values(), self.spec.executed(options.execution)
             prepare(self.spec.name, self.store, missing, rows, execution)
             plan = planner.measured(plan, rows, need_speed=True)
-        return replace(plan, price=price)
+        return replace(plan, price=price, weightless=self._weightless(plan, own))
+
+    def _weightless(self, plan: SweepPlan, rows: Mapping[str, Row]) -> str:
+        """Return a line about finished runs without the weights that the spec asks for, given the
+        results `rows` of this folder; empty if there are none."""
+        if not self.spec.keep_weights:
+            return ""
+        ok = [run_id for run_id in plan.finished if rows.get(run_id, {}).get("status") == "ok"]
+        return kept_weights.missing(self.store, ok)
 
     def _planner(self, options: SweepOptions, workers: int) -> Planner:
         machine = Machine(
@@ -198,6 +207,8 @@ class Sweep:
         self._requested.record_due_round(rows)
         plan = planner.plan(rows)
         say_messages(self.store, console)
+        if line := self._weightless(plan, rows):
+            say(console, line)
         if plan.missing:
             driver = Driver(
                 spec=self.spec,
@@ -266,7 +277,7 @@ class Sweep:
         self, rows: dict[str, Row], options: SweepOptions, console: Console
     ) -> dict[str, Row]:
         """Store the results that other folders have of missing runs; return all results."""
-        reused = reusable_results(self.spec, self._requested, options.reuse, rows)
+        reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         if not reused:
             return rows
         with self.store.drive():
@@ -276,7 +287,8 @@ class Sweep:
                 spec=self.spec,
                 store=self.store,
                 requested=self._requested,
-                execution=options.execution,
+                execution=self.spec.executed(options.execution),
+                folders=options.reuse,
             )
         folders = ", ".join(map(masked, options.reuse))
         say(console, f"{len(reused)} finished runs taken from {folders}")

@@ -53,6 +53,8 @@ class SweepPlan:
     """State of the searches in [until], one line each."""
     stopped_early: frozenset[str] = frozenset()
     """Missing runs that were stopped early and are now trained to their end."""
+    weightless: str = ""
+    """A line about finished runs without the weights that the spec asks for, if there are any."""
     trained: Mapping[str, float] = field(default_factory=dict)
     """Fraction of each missing run that its checkpoint holds, where it holds any."""
 
@@ -85,7 +87,7 @@ class SweepPlan:
         return f"checkpoints hold {100 * C / self.flops:.0f}% of it" if C else ""
 
     def __str__(self) -> str:
-        lines = [self._counts(), *self.notes]
+        lines = [self._counts(), *self.notes, *filter(None, [self.weightless])]
         if not self.missing:
             return "\n".join(lines)
         lines += [*self._sizes(), *self._packs(), *self.precision_hints()]

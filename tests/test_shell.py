@@ -22,8 +22,9 @@ from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 
-QUANTITIES = {"flops", "params", "tokens"}
-"""Options whose type depends on the command: a budget, a column or a range."""
+QUANTITIES = {"flops", "params", "tokens", "weights"}
+"""Options whose type depends on the command: a budget, a column or a range; the weights of rows in
+a fit, or of the models that a results folder keeps."""
 
 SAME_HELP = {
     "cluster", "critical", "delta", "filter", "json", "latex", "level", "map", "objective", "on",

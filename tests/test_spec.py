@@ -311,9 +311,8 @@ def test_bundled_specs_are_sweeps(name):
     assert Spec.from_toml(name).name == name
 
 
-EXPERIMENTS = [
-    name for name in bundled() if name not in ("cpu", "quickstart", "headline", "prediction")
-]
+LADDERS = ("headline", "abilities", "prediction")  # these take longer
+EXPERIMENTS = [name for name in bundled() if name not in ("cpu", "quickstart", *LADDERS)]
 
 
 @pytest.mark.parametrize("name", bundled())

@@ -132,18 +132,20 @@ def cancel(results: Path, *, now: bool = False) -> None:
     show("stopped; `scaling status` shows what is done, `scaling sweep` resumes it.")
 
 
-def clean(results: Path, *, dry_run: bool = False) -> None:
+def clean(results: Path, *, weights: bool = False, dry_run: bool = False) -> None:
     """Remove checkpoints and temporary files of finished runs, never results.
 
     Example: scaling clean results/quickstart --dry-run
+    Example: scaling clean results/quickstart --weights
 
     Args:
         results: A sweep's results folder.
+        weights: Also remove the weights of finished runs (execution.keep_weights).
         dry_run: Print what would be removed without removing it.
     """
     from sweeps.control import clean as clean_it
 
-    sizes = clean_it(results, dry_run=dry_run)
+    sizes = clean_it(results, weights=weights, dry_run=dry_run)
     for path in sizes if dry_run else ():
         show(path)
     what = "would be removed" if dry_run else "removed"

@@ -35,13 +35,15 @@ def train(
     Example: scaling train --tokens 2e6 --folder runs/first
 
     Args:
-        folder: Folder for checkpoints; training resumes from the one it contains. Default: none.
+        folder: Folder for checkpoints and weights; training resumes from the checkpoint that it
+            contains. Default: none.
         verbose: Also print every other measurement and the config.
     """
     require("torch")
     progress.step("loading PyTorch")
     from scaling.training.train import Interrupted, Progress
     from scaling.training.train import train as train_run
+    from scaling.weights import TENSORS
 
     if config.model.family not in FAMILIES:
         note_code(code_file(config.model.family))
@@ -79,6 +81,8 @@ def train(
         show_json(row if json or verbose else _measured(row))
         return
     show(*_result_lines(row))
+    if folder is not None and execution.keep_weights and row["status"] == "ok":
+        show(f"weights: {folder / TENSORS}")
     if verbose:
         show("", *(f"{name} = {value}" for name, value in row.items() if value not in (None, "")))
 

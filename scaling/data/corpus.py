@@ -24,7 +24,7 @@ import numpy as np
 from scaling import progress
 from scaling.config import DataConfig
 from scaling.data.sources import CORPORA, SOTU, content_hash, source
-from scaling.data.tokenizer import PATTERN, encoder, train_bpe
+from scaling.data.tokenizer import PATTERN, Tokenizer, encoder, train_bpe
 from scaling.errors import CorpusError
 from scaling.files import cache, write_atomic
 
@@ -68,6 +68,10 @@ class TokenFiles:
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
         lengths[: len(tokens)] = [len(token) for token in tokens]
         return lengths
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.of(self._tokens(), self.vocab_size)
 
     def _tokens(self) -> list[bytes] | None:
         """Return the tokenizer's tokens by rank; None if tokens are bytes."""

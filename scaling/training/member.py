@@ -182,34 +182,41 @@ class Member:
             stored=self.run.tokens_at(self.stored_step),
         )
 
-    def result(self, files: TokenFiles, machine: Machine) -> Result:
-        """Return the finished run, with its row of the results table."""
+    def row(self, files: TokenFiles) -> dict[str, Any]:
+        """Return the run's row of the results table, without what depends on the machine."""
         run, held_out = self.run, self.held_out
         assert held_out is not None  # the last step is always evaluated
         sizes = size.size_columns(run, self.best["step"])
-        D = sizes["D"]
-        rate = self.work / self.train_seconds
         measured = sizes | {
             "run_id": run.run_id,
             "status": "diverged" if self.error else "stopped" if self.stopped else "ok",
-            "D_unique": min(D, self.tokens.unique),
+            "D_unique": min(sizes["D"], self.tokens.unique),
             "D_shared": run.tokens_at(self.shared_steps),
             "L": held_out.L,
             "L_stderr": held_out.L_stderr,
             "bits_per_byte": held_out.bits_per_byte,
             "lr_peak": self.lr_peaks[0],
             "corpus_hash": files.hash[:16],
+        }
+        return config_row(flatten(run)) | measured
+
+    def result(self, files: TokenFiles, machine: Machine) -> Result:
+        """Return the finished run, with its row of the results table."""
+        row = self.row(files)
+        D = row["D"]
+        rate = self.work / self.train_seconds
+        measured = {
             "seconds": self.train_seconds + self.eval_seconds,
             "tokens_per_second": rate,
-            "step_seconds": D / sizes["S"] / rate,
-            "mfu": sizes["C_matmul"] / D * rate / machine.peak_flops,
+            "step_seconds": D / row["S"] / rate,
+            "mfu": row["C_matmul"] / D * rate / machine.peak_flops,
             "peak_flops": machine.peak_flops,
             "memory": machine.memory,
             "pack": self.pack,
             "device": machine.device,
             "error": self.error or self.stopped,
         }
-        return Result(run, config_row(flatten(run)) | measured, self.curve, self.tests)
+        return Result(self.run, row | measured, self.curve, self.tests)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from scaling.devices import launch
 from scaling.devices.device import device_of
 from scaling.errors import ConfigError
 from scaling.execution import Execution
+from scaling.extras import require
 from scaling.training.pack_key import SHARED
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.trainer import Trainer
@@ -39,8 +40,9 @@ def train(
     """Train `run` and measure it.
 
     Arguments:
-        folder: Holds the checkpoint. An existing one is resumed exactly: an interrupted run ends
-            with the numbers of an undisturbed one, bit for bit on the CPU.
+        folder: Holds the checkpoint and, with `execution.keep_weights`, the weights. An existing
+            checkpoint is resumed exactly: an interrupted run ends with the numbers of an
+            undisturbed one, bit for bit on the CPU.
         on_progress: Called about twice a second, and after every evaluation and checkpoint.
         should_stop: Called after every step; True writes the checkpoint and raises Interrupted.
         give_up: Called after every evaluation but the last; a run that it names ends there, with
@@ -94,6 +96,13 @@ def train_pack(
     _check_same_pack(runs)
     execution = execution or Execution()
     folders = folders or [None] * len(runs)
+    if execution.keep_weights:
+        require("safetensors")
+        if None in folders:
+            raise ConfigError(
+                "execution.keep_weights=true needs a folder to write the weights to; give one with "
+                "--folder."
+            )
     for run in runs:
         size.allow(run.model.family)
     device_of(execution.device, execution.devices // execution.nodes)

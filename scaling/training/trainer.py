@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaling import weights
 from scaling.config import RunConfig
 from scaling.data import corpus
 from scaling.devices.device import device_of
@@ -317,6 +318,7 @@ class Trainer:
                     member.add_evaluation(found, L_train, diagnostics)
                     if member.is_result:
                         self._test(k, member, found)
+                        self._keep_weights(k, member)
                 member.loss_before, member.loss_from = losses[k], member.step
                 member.norm_before = norms[k]
 
@@ -331,6 +333,27 @@ class Trainer:
                 flat_1p = self.stack.evaluated_kp[k : k + 1]
                 other, tokens = self.evaluator.held_out_on(name, flat_1p, run.eval.test_tokens)
                 member.add_test(name, tokens, other)
+
+    def _keep_weights(self, k: int, member: Member) -> None:
+        """Write the parameters of row k that were just measured into the member's folder."""
+        if not self.execution.keep_weights:
+            return
+        flat_p = self.stack.evaluated_kp[k]
+        if self.sharding is not None:
+            flat_p = self.sharding.whole([flat_p])
+        if self.ranks.rank > 0 or member.folder is None:
+            return
+        row = member.row(self.files)
+        del row["D_shared"]  # known only once the run has ended
+        weights.save(
+            member.folder,
+            run=member.run,
+            model=self.model,
+            flat_p=flat_p,
+            tokenizer=self.files.tokenizer,
+            row=row,
+            mean=member.run.optim.ema is not None,
+        )
 
     def _ask_give_up(self, due: dict[int, list[Member]], give_up: GiveUp | None) -> None:
         """Stop the evaluated members that `give_up` names on rank 0."""
@@ -360,6 +383,9 @@ class Trainer:
             for member in finished:
                 result = member.result(self.files, self._machine())
                 results[member.run.run_id] = result
+                if member.folder is not None and self.ranks.rank == 0:
+                    step = member.best["step"] if result.status == "ok" else None
+                    weights.discard_unless(member.folder, step)
                 if on_result:
                     on_result(result)
             self._fill_slots()
