@@ -72,6 +72,7 @@ docs: data
 
 bench: data
 	$(BIN)/python benchmarks/train_speed.py --check
+	$(BIN)/python benchmarks/generate_speed.py --check
 	$(BIN)/python benchmarks/fit_speed.py --check
 	$(BIN)/python benchmarks/frontier_speed.py --check
 	$(BIN)/python benchmarks/coverage.py --check

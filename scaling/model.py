@@ -51,6 +51,7 @@ from scaling.count import Parameters
 from scaling.errors import ConfigError
 from scaling.files import code_file
 from scaling.model_config import FAMILIES, ModelConfig
+from scaling.models.cache import KeyValueCache
 from scaling.models.output_loss import FUSED_LOGITS, FusedLoss, OutputLoss, output_loss
 
 _KINDS = ("matrix", "embedding", "head", "vector")
@@ -112,6 +113,14 @@ class Model:
         In muP, the value of a matrix is that at the base width.
         """
         return 0.02
+
+    def cache(self, flat_1p: Tensor, sequences: int, positions: int) -> KeyValueCache | None:
+        """Return a cache with which one model generates text token by token.
+
+        It holds up to `positions` tokens of each of a number of sequences. None, the default:
+        every token is computed from all tokens before it.
+        """
+        return None
 
     gains: Sequence[str] = ()
     """Names of the gains and biases that :meth:`hidden` also accepts as [K B, D], one row per
@@ -228,7 +237,9 @@ class Model:
     ) -> tuple[Tensor, Tensor]:
         """Return the output layer's input [K, B T, D] and its weights [K, V, D]."""
         p = self.named(flat_kp, instead)
-        x_knd = self.hidden(p, tokens_kbt)
+        return self._output(p, self.hidden(p, tokens_kbt))
+
+    def _output(self, p: Mapping[str, Tensor], x_knd: Tensor) -> tuple[Tensor, Tensor]:
         if self.model.mup_base_width is not None:
             x_knd = x_knd / self.model.width_multiplier
         return x_knd, p["token_embedding" if self.model.tied else "head"]
@@ -237,6 +248,11 @@ class Model:
         """Return the next-token logits [K, B T, V] of tokens [K, B, T], with T up to n_ctx."""
         x_knd, head_kvd = self._last(flat_kp, tokens_kbt)
         return torch.bmm(x_knd, head_kvd.transpose(1, 2))
+
+    def next_logits(self, p: Mapping[str, Tensor], x_nd: Tensor) -> Tensor:
+        """Return the logits [N, V] of a single model from its final hidden states [N, D]."""
+        x_1nd, head_1vd = self._output(p, x_nd[None])
+        return x_1nd[0] @ head_1vd[0].T
 
     @torch.no_grad()
     def losses(self, flat_kp: Tensor, windows_kbt: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from scaling.fields import IdentifyingPart, check_positive, nearest_divisor
 
 FAMILIES = {"decoder": "scaling.models.decoder", "lstm": "scaling.models.lstm"}
 """Built-in model families and their modules."""
+NORM_EPS = 1e-5
+"""Epsilon of the norms: the default of torch's layer_norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,11 @@ class ModelConfig(IdentifyingPart):
     def head_width(self) -> int:
         """Channels per attention head."""
         return self.d_model // self.n_head
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of the attention logits: d_head^-1/2, and in muP 1 / d_head."""
+        return self.head_width**-0.5 if self.mup_base_width is None else 1 / self.head_width
 
     @property
     def kv_heads(self) -> int:

@@ -117,6 +117,7 @@ STANDS_FOR = {
                "--batch-tokens 256 --model.n-ctx 32 --model.d-model 16 --eval.test-tokens 2048")],
     "sweep": [("quickstart", "small.toml"), ("--workers 2", "--in-process")],
     "logs": [("3f2a", "RUN")],
+    "generate": [("3f2a", "RUN")],
     "verify-published": [("--data published", "--data PUBLISHED")],
     "compare": [("adamw.csv muon.csv", "results/quickstart known"),
                 ("runs.csv --by", "both.csv --by")],
@@ -135,7 +136,7 @@ params = "N"
 tokens = "D"
 loss = "L"
 """
-MANAGED = {"status", "watch", "logs", "cancel", "clean", "export"}
+MANAGED = {"status", "watch", "logs", "cancel", "clean", "export", "generate"}
 """Commands that read the folder of a sweep that was trained here; the others read a table of a
 known law."""
 
@@ -160,7 +161,8 @@ def folder(tmp_path_factory, text_file):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("SCALING_CACHE", str(folder / "cache"))
-        assert call("sweep", "small.toml", "--in-process", "--results", "trained") == 0
+        keep = ("--set", "execution.keep_weights=true")
+        assert call("sweep", "small.toml", "--in-process", "--results", "trained", *keep) == 0
     return folder
 
 
@@ -216,7 +218,7 @@ def test_an_example_of_the_help_runs(name, example, here, request, monkeypatch, 
     if "PUBLISHED" in example:
         example = example.replace("PUBLISHED", str(request.getfixturevalue("published")))
     run_id = next((here / "trained" / "small" / "runs").iterdir()).name
-    words = [run_id[:4] if word == "RUN" else word for word in shlex.split(example)[1:]]
+    words = [re.sub(r"\bRUN\b", run_id[:4], word) for word in shlex.split(example)[1:]]
     process = driver(here / "results" / "quickstart") if name == "cancel" else None
     assert call(*words) == 0, capsys.readouterr().err
     printed = capsys.readouterr()

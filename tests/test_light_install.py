@@ -40,6 +40,7 @@ NEEDS = [
     ("sweep", ["sweep", "quickstart", "--dry-run"]),
     ("train", ["sweep", "quickstart", "--in-process"]),
     ("train", ["data", "prepare"]),
+    ("train", ["generate", "results", "--prompt", "x"]),
     ("wandb", ["export", "results", "--to", "wandb"]),
 ]
 

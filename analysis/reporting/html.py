@@ -28,6 +28,7 @@ from analysis.laws.symbols import name as name_of
 from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
+from analysis.reporting.samples import section as samples_section
 from analysis.reporting.summary import Summary, key_of, source_path, summarise
 from analysis.tables.rows import Evaluations
 from scaling import progress
@@ -64,6 +65,7 @@ th, td { padding: .18rem .7rem .18rem 0; text-align: left; vertical-align: top;
 th { border-bottom: 1px solid var(--ink); font-weight: normal; color: var(--grey); }
 tbody tr:hover, tr.marked { background: #f5f2ea; }
 td.number { font-variant-numeric: tabular-nums; text-align: right; }
+td.text { min-width: 22rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 figure { margin: 1.2rem 0 2rem; } figure svg { height: auto; max-width: 100%; }
 figcaption { font-size: .86rem; }
 code, pre { font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; }
@@ -163,6 +165,7 @@ def page(
         *_explore(summary),
         "<h2>Figures</h2>",
         *(_figure(key, figure) for key, figure in made.items()),
+        *samples_section(folder),
         *_runs(summary),
         *_missing(summary, missing),
         *_provenance(manifest),

@@ -18,6 +18,7 @@ from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.generate import generate
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cancel": cancel,
     "clean": clean,
     "export": export,
+    "generate": generate,
     "summary": summary,
     "fit": fit,
     "laws": laws,

@@ -41,7 +41,9 @@ Decimal = Annotated[
 
 Level = Annotated[float, "Confidence level of the intervals."]
 
-Seed = Annotated[int, "Seed for the random starting points and the bootstrap draws."]
+Seed = Annotated[
+    int, "Seed for what is drawn at random: starting points, bootstrap draws, samples of text."
+]
 
 Objective = Annotated[
     Literal["auto", "huber", "ls", "lad"],

@@ -32,6 +32,18 @@ def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: floa
     )
 
 
+def rotations(positions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [positions, width / 2] of the rotary encoding in float64.
+
+    Channel pair (j, j + width / 2) of position t is rotated by t 10000^(-2j / width) (Su et al.
+    2021).
+    """
+    j = torch.arange(0, width, 2, device=device, dtype=torch.float64)
+    t = torch.arange(positions, device=device, dtype=torch.float64)
+    angle_tc = t[:, None] * 1e4 ** (-j / width)
+    return angle_tc.cos(), angle_tc.sin()
+
+
 class BlockedAttention(torch.autograd.Function):
     """:func:`attend` for [N, T, C], in blocks of queries.
 

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scaling.model import Model, family
-from scaling.model_config import ModelConfig
-from scaling.models.attention import attend
+from scaling.model_config import NORM_EPS, ModelConfig
+from scaling.models.attention import attend, rotations
+from scaling.models.cache import KeyValueCache
 
-_EPS = 1e-5
-"""Epsilon of the norms: the default of torch's layer_norm."""
 _LARGE = 2**16
 """Elements of one model's norm above which fused gains outweigh K calls."""
 
@@ -93,6 +92,11 @@ class Decoder(Model):
                     x_knd = self._layer(p, i, x_knd, t)
         return self._norm(p, "norm", x_knd)
 
+    def cache(self, flat_1p: Tensor, sequences: int, positions: int) -> KeyValueCache | None:
+        if type(self) is not Decoder:  # a subclass may compute something else
+            return None
+        return KeyValueCache(self.model, self.named(flat_1p), sequences, positions)
+
     def _layer(self, p: Mapping[str, Tensor], i: int, x_knd: Tensor, t: int) -> Tensor:
         return self.block({name: p[f"{i}.{name}"] for name in self.in_block}, x_knd, t)
 
@@ -125,24 +129,21 @@ class Decoder(Model):
             query, key = self._rotate(query), self._rotate(key)
         if g < h:
             key, value = (x.repeat_interleave(h // g, dim=1) for x in (key, value))
-        scale = c**-0.5 if m.mup_base_width is None else 1 / c
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
             # The backward pass of the bfloat16 kernel takes three times as long as in float32.
             with torch.autocast("cpu", enabled=False):
-                y_bhtc = attend(query.float(), key.float(), value.float(), scale).to(query.dtype)
+                y_bhtc = attend(query.float(), key.float(), value.float(), m.attention_scale).to(
+                    query.dtype
+                )
         else:
-            y_bhtc = attend(query, key, value, scale)
+            y_bhtc = attend(query, key, value, m.attention_scale)
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:
-        """Rotate channel pairs (j, j + c / 2) of position t by t 10000^(-2j / c) (Su et al.
-        2021)."""
+        """Rotate channel pairs (j, j + c / 2) by angles proportional to the position."""
         device = x_bhtc.device
         if device not in self._rotations:
-            j = torch.arange(0, self.model.head_width, 2, device=device, dtype=torch.float64)
-            t = torch.arange(self.model.n_ctx, device=device, dtype=torch.float64)
-            angle_tc = t[:, None] * 1e4 ** (-j / self.model.head_width)
-            self._rotations[device] = angle_tc.cos(), angle_tc.sin()
+            self._rotations[device] = rotations(self.model.n_ctx, self.model.head_width, device)
         length = x_bhtc.shape[2]
         cos_tc, sin_tc = (x[:length].to(x_bhtc.dtype) for x in self._rotations[device])
         a, b = x_bhtc.chunk(2, dim=3)
@@ -163,7 +164,7 @@ class Decoder(Model):
             y = [F.layer_norm(x_nd, (d,), weight_d, bias_d) for x_nd, weight_d, bias_d in each]
             return y[0].unsqueeze(0) if len(y) == 1 else torch.stack(y)
         if self.model.norm == "rmsnorm":
-            y_knd = F.rms_norm(x_knd, (d,), eps=_EPS)
+            y_knd = F.rms_norm(x_knd, (d,), eps=NORM_EPS)
         else:
             y_knd = F.layer_norm(x_knd, (d,))
         if len(weight_kd) != len(x_knd):  # one row of gains per sequence
@@ -184,7 +185,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 def _rms(x_bhtc: Tensor, weight_bc: Tensor) -> Tensor:
     # Under autocast the norm returns float32, which attention cannot mix with bfloat16.
-    y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=_EPS)
+    y_bhtc = F.rms_norm(x_bhtc, x_bhtc.shape[-1:], eps=NORM_EPS)
     return (y_bhtc * weight_bc[:, None, None]).type_as(x_bhtc)
 
 
