@@ -77,6 +77,7 @@ bench: data
 	$(BIN)/python benchmarks/frontier_speed.py --check
 	$(BIN)/python benchmarks/coverage.py --check
 	$(BIN)/python benchmarks/mup_transfer.py --check
+	$(BIN)/python benchmarks/score_speed.py --check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

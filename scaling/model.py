@@ -244,9 +244,13 @@ class Model:
             x_knd = x_knd / self.model.width_multiplier
         return x_knd, p["token_embedding" if self.model.tied else "head"]
 
-    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor) -> Tensor:
-        """Return the next-token logits [K, B T, V] of tokens [K, B, T], with T up to n_ctx."""
+    def logits(self, flat_kp: Tensor, tokens_kbt: Tensor, at_n: Tensor | None = None) -> Tensor:
+        """Return the next-token logits [K, B T, V] of tokens [K, B, T], with T up to n_ctx.
+
+        With `at_n`, only those at these positions among all B T are computed.
+        """
         x_knd, head_kvd = self._last(flat_kp, tokens_kbt)
+        x_knd = x_knd if at_n is None else x_knd[:, at_n]
         return torch.bmm(x_knd, head_kvd.transpose(1, 2))
 
     def next_logits(self, p: Mapping[str, Tensor], x_nd: Tensor) -> Tensor:

@@ -45,8 +45,13 @@ def local_folder(results: str | Path) -> Path:
     store = Store(results)
     if store.remote is not None:
         store.pull()
-        fetch(store, _at_uri(store))
+        fetch_all(store)
     return store.folder
+
+
+def fetch_all(store: Store) -> None:
+    """Bring all weights from the store's URI, if it has one, into the local folder."""
+    fetch(store, _at_uri(store))
 
 
 def fetch(store: Store, run_ids: Iterable[str]) -> None:

@@ -17,7 +17,9 @@ from sweeps.result import NewerFormat, parse
 _WEIGHTS = (TENSORS, RECORD)
 """Files of a run's weights, in the order in which they are written."""
 
-_TABLE_FILES = ("tests.parquet", "curves.parquet", "runs.csv", "manifest.json")
+_TABLE_FILES = (
+    "tests.parquet", "curves.parquet", "runs.csv", "manifest.json", "tasks.parquet"
+)  # fmt: skip
 
 
 def synchronize(remote: Remote, local: Folder, table: MergedTable) -> None:

@@ -2,6 +2,7 @@
 
     name = "example"
     description = "what it is to show"
+    tasks = ["agree", "swap"]               # optional: what `scaling eval` evaluates the runs on
 
     [base]                                  # fields of RunConfig that all runs share
     data.corpus = "prose"
@@ -55,6 +56,7 @@ from typing import Any
 
 from scaling import files as scaling_files
 from scaling import size
+from scaling.abilities.names import check_names
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -76,7 +78,8 @@ SPECS = Path(__file__).parent / "specs"
 """Folder of the bundled specs, which are found by name."""
 
 _SECTIONS = (
-    "name", "description", "base", "axes", "isoflop", "sets", "execution", "until", "scale"
+    "name", "description", "tasks", "base", "axes", "isoflop", "sets", "execution", "until",
+    "scale",
 )  # fmt: skip
 _KEEP_WEIGHTS = "execution.keep_weights"
 
@@ -117,6 +120,9 @@ class Spec:
 
     keep_weights: bool = False
     """Whether finished runs keep their weights (scaling/weights.py)."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks to evaluate the finished runs on (scaling/abilities/names.py)."""
 
     @property
     def runs(self) -> tuple[RunConfig, ...]:
@@ -245,6 +251,7 @@ class Spec:
             searches=_searches(subtable(values, "until", where), f"{where} [until]"),
             budgets={each.run.run_id: each.C for each in runs if each.C is not None},
             keep_weights=_keeps_weights(subtable(values, "execution", where), setting, where),
+            tasks=_tasks(values.get("tasks", []), where),
         )
         _check_searches(spec, f"{where} [until]")
         return spec
@@ -287,6 +294,17 @@ def _keeps_weights(table: dict[str, Any], changes: Point, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}: {_KEEP_WEIGHTS}={value!r} must be true or false.")
     return value
+
+
+def _tasks(names: object, where: str) -> tuple[str, ...]:
+    """Return the names of tasks, checked."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: tasks={names!r} must be a list of names.")
+    try:
+        check_names(names)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return tuple(names)
 
 
 def _searches(table: dict[str, Any], where: str) -> Searches | None:

@@ -112,11 +112,13 @@ def test_arguments_are_named_by_what_they_are():
 
 STANDS_FOR = {
     # In the examples, and what stands for it here: a sweep of two runs instead of 51, in this
-    # process instead of Ray, on a text of the tests; a run that exists; a folder of tables.
+    # process instead of Ray, on a text of the tests; a run that exists; a folder of tables; a run
+    # that kept its weights.
     "train": [("--tokens 2e6", "--tokens 2e4 --data.corpus corpus.txt --data.tokenizer bytes "
                "--batch-tokens 256 --model.n-ctx 32 --model.d-model 16 --eval.test-tokens 2048")],
     "sweep": [("quickstart", "small.toml"), ("--workers 2", "--in-process")],
     "logs": [("3f2a", "RUN")],
+    "eval": [("results/abilities", "kept")],
     "generate": [("3f2a", "RUN")],
     "verify-published": [("--data published", "--data PUBLISHED")],
     "compare": [("adamw.csv muon.csv", "results/quickstart known"),
@@ -136,6 +138,12 @@ params = "N"
 tokens = "D"
 loss = "L"
 """
+KEPT = (
+    "--folder kept --execution.keep-weights --data.corpus corpus.txt --data.tokenizer bytes "
+    "--model.n-ctx 256 --model.d-model 8 --model.n-head 1 --tokens 1024 --batch-tokens 512 "
+    "--eval.test-tokens 2048"
+)
+"""A run with weights, whose context holds sixteen examples of a task."""
 MANAGED = {"status", "watch", "logs", "cancel", "clean", "export", "generate"}
 """Commands that read the folder of a sweep that was trained here; the others read a table of a
 known law."""
@@ -163,6 +171,7 @@ def folder(tmp_path_factory, text_file):
         patch.setenv("SCALING_CACHE", str(folder / "cache"))
         keep = ("--set", "execution.keep_weights=true")
         assert call("sweep", "small.toml", "--in-process", "--results", "trained", *keep) == 0
+        assert call("train", *shlex.split(KEPT)) == 0
     return folder
 
 

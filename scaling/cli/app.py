@@ -16,6 +16,7 @@ from scaling.cli.backtest import backtest
 from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
+from scaling.cli.eval import evaluate
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
 from scaling.cli.generate import generate
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cancel": cancel,
     "clean": clean,
     "export": export,
+    "eval": evaluate,
     "generate": generate,
     "summary": summary,
     "fit": fit,

@@ -161,10 +161,15 @@ _STORES: dict[Path, Any] = {}
 """The stores on URIs that this command was given, by the folders of their local copies."""
 
 
+def store_of(folder: Path) -> Any:
+    """Return the store on a URI whose local copy is this folder; None if there is none."""
+    return _STORES.get(folder)
+
+
 def write_back(folder: Path, file: Path) -> str:
     """Write a new file of a results folder to its URI, if it has one; return its name for the
     user."""
-    store = _STORES.get(folder)
+    store = store_of(folder)
     if store is None:
         return str(file)
     store.pull(at_once=True)

@@ -17,7 +17,10 @@ WITHOUT_PREFIX = {"config", "options"}
 """Parameters whose fields become options without a prefix: --model.n-layer 6, --workers 2."""
 
 _POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell", "claim"}
-"""Parameters given by position, except the option `--results` of `scaling sweep`."""
+"""Parameters given by position."""
+
+_OPTIONS = {("sweep", "results"), ("eval", "run")}
+"""Parameters of a command that are options, although their name is one of these."""
 
 _PLACES = {
     "backtest": {"runs": "TABLE"},
@@ -39,7 +42,7 @@ def parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
 
 
 def positional(name: str, key: str) -> bool:
-    return key in _POSITIONAL and not (key == "results" and name == "sweep")
+    return key in _POSITIONAL and (name, key) not in _OPTIONS
 
 
 def place(name: str, key: str) -> str:

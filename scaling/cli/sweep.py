@@ -63,6 +63,8 @@ def sweep(
     except BudgetSpent as spent:
         say(str(spent))
         raise SystemExit(3) from None
+    if chosen.spec.tasks and chosen.spec.keep_weights:
+        note(f"`scaling eval {chosen.store.shown(chosen.folder)}` evaluates the tasks of the spec.")
     ours = chosen.designed().runs.keys()
     failed = runs.run_id.isin(ours) & (runs.status == "failed")
     if failed.any():

@@ -164,6 +164,24 @@ def prepare(data: DataConfig) -> TokenFiles:
         return _open(folder)
 
 
+def test_text(data: DataConfig) -> tuple[str, Callable[[], list[list[str]]]]:
+    """Return (name, reader) of the test split of a corpus as text: blocks by document.
+
+    The name identifies the text. The reader raises CorpusError if the corpus is missing, unreadable
+    or too small.
+    """
+    with _readable(data.corpus):
+        name, known, read = source(data)
+        known = content_hash(read()) if known is None else known
+
+    def read_blocks() -> list[list[str]]:
+        progress.step(f"reading the corpus {data.corpus}")
+        with _readable(data.corpus):
+            return split(_documents(data, known, read))[1]
+
+    return f"{name}-{known[:12]}{f'-{data.max_bytes}' if data.max_bytes else ''}", read_blocks
+
+
 def text_name(data: DataConfig, test_of: str | None = None) -> str:
     """Return the name under which :func:`hashes` records the text of `data`, or the test split of
     another corpus in the same tokens."""

@@ -76,6 +76,19 @@ class KeyValueCache:
         Of row b of `tokens_bt`, the first counts[b] tokens are appended, by default all.
         """
         b, t = tokens_bt.shape
+        x_nd = self._append(tokens_bt, counts)
+        if t > 1:
+            last = [row * t + n - 1 for row, n in enumerate([t] * b if counts is None else counts)]
+            x_nd = x_nd[torch.tensor(last, device=x_nd.device)]
+        return self._norm(self._p, "norm", x_nd)
+
+    def states(self, tokens_bt: Tensor, counts: list[int]) -> Tensor:
+        """Append tokens as :meth:`extend` does; return the final hidden states [B T, D] of all."""
+        return self._norm(self._p, "norm", self._append(tokens_bt, counts))
+
+    def _append(self, tokens_bt: Tensor, counts: list[int] | None) -> Tensor:
+        """Append tokens; return their states [B T, D] after the last layer."""
+        b, t = tokens_bt.shape
         at = _Places(self._lengths, t, tokens_bt.device)
         x_btd = F.embedding(tokens_bt, self._p["token_embedding"])
         if self.model.position == "learned":
@@ -90,10 +103,7 @@ class KeyValueCache:
                 x_nd = x_nd + self._feed_forward(p, self._norm(p, "norm2", x_nd))
         counts = [t] * b if counts is None else counts
         self._lengths = [n + count for n, count in zip(self._lengths, counts, strict=True)]
-        if t > 1:
-            last = [row * t + count - 1 for row, count in enumerate(counts)]
-            x_nd = x_nd[torch.tensor(last, device=x_nd.device)]
-        return self._norm(self._p, "norm", x_nd)
+        return x_nd
 
     def _attention(
         self,
@@ -170,9 +180,9 @@ class _Places:
 
     def of(self, table: Tensor) -> Tensor:
         """Return the rows of a table by position, for every token."""
-        return (
-            table.narrow(0, self._first, self._t) if self._index is None else table[self._index[1]]
-        )
+        if self._index is None:
+            return table.narrow(0, self._first, self._t)
+        return table[self._index[1].clamp(max=len(table) - 1)]  # padding may lie beyond it
 
     def write(self, kept_bjgc: Tensor, new_btgc: Tensor) -> None:
         if self._index is None:
