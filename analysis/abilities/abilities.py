@@ -120,21 +120,33 @@ class AbilityPrediction:
         )
 
     @property
+    def brief(self) -> str:
+        """The accuracies in one line."""
+        return ", ".join(
+            f"{name} {q.value:.2f} {interval(q.low, q.high, '.2f')}"
+            for name, q in self.accuracy.items()
+        )
+
+    @property
     def others(self) -> str:
         """The tasks without a prediction in one line; empty if there are none."""
         return "; ".join(f"{why}: {', '.join(names)}" for why, names in self.left_out.items())
 
-    def __str__(self) -> str:
-        head = (
+    @property
+    def heading(self) -> str:
+        """What is predicted, in a line."""
+        return (
             f"accuracy on tasks of one new run of {units.count(self.N)} parameters on "
             f"{units.count(self.D)} tokens ({self.level:.0%} intervals)"
         )
+
+    def __str__(self) -> str:
         width = max(map(len, self.accuracy), default=0)
         lines = [
             f"  {name:<{width}}  {q.value:.3f} {interval(q.low, q.high, '.3f')}"
             for name, q in self.accuracy.items()
         ]
-        return "\n".join([head, *lines, *([f"  {self.others}"] if self.others else [])])
+        return "\n".join([self.heading, *lines, *([f"  {self.others}"] if self.others else [])])
 
 
 def abilities(

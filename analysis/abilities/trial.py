@@ -18,6 +18,8 @@ _ALIKE = 1.15
 FORMS is taken, whose loss is closest to the task."""
 _DRAWS = 2000
 """Number of bootstrap draws of the runs held out."""
+_USEFUL = 0.1
+"""Least skill of a form that is worth its name, with that confidence."""
 _CONFIDENCE = 0.95
 """One-sided confidence that a form beats the best constant."""
 
@@ -44,8 +46,8 @@ class Tried:
 
     @property
     def skilled(self) -> bool:
-        """Whether the form beats every constant on larger runs."""
-        return self.skill_low > 0
+        """Whether the form is better than every constant on larger runs, and not by noise."""
+        return self.skill_low > _USEFUL
 
 
 @dataclass(frozen=True)

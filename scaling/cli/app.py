@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from scaling.cli.abilities import abilities
 from scaling.cli.arguments import parse_and_call
 from scaling.cli.audit import audit
 from scaling.cli.backtest import backtest
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "eval": evaluate,
     "generate": generate,
+    "abilities": abilities,
     "summary": summary,
     "fit": fit,
     "laws": laws,
