@@ -43,7 +43,7 @@ def _grid(count: int, width: Width | None) -> tuple[Figure, list[Axes]]:
     across = min(count, _ACROSS[kind])
     rows = math.ceil(count / across)
     wide = style.FULL if kind == "full" else style.COLUMN
-    high = 0.85 * wide / max(across, 2) + 0.25
+    high = min(0.85 * wide / max(across, 2) + 0.25, 2.4)
     figure = Figure(figsize=(wide, rows * high))
     axes = list(figure.subplots(rows, across, squeeze=False).flat)
     for ax in axes[count:]:
@@ -56,9 +56,10 @@ def _panel(ax: Axes, title: str, rows: pd.DataFrame, first: bool) -> None:
     ax.set_title(style.words(title), pad=3)
     chance = float(rows["chance"].iloc[0])
     ax.axhline(chance, color=style.GREY, lw=0.6, ls=(0, (3, 2)), zorder=0)
-    low, high = min(float(rows["value"].min()), chance), max(float(rows["value"].max()), chance)
+    y, noise = rows["value"].to_numpy(float), item_noise(rows)
+    low, high = min((y - noise).min(), chance), max((y + noise).max(), chance)
     room = max(high - low, 0.06)
-    ax.set_ylim(low - 0.12 * room, high + 0.12 * room)
+    ax.set_ylim(low - 0.1 * room, high + 0.1 * room)
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     if first:
         ax.set_ylabel(ACCURACY)
@@ -209,5 +210,5 @@ def aggregate(
         count = rows["task"].nunique()
         ax.set(xlabel=LABELS["N"], ylabel=f"Mean accuracy over {count} tasks", ylim=(0, None))
         style.count_axis(ax)
-        ax.legend(loc="best")
+        figure.legend(loc="outside upper center", ncols=len(shown) + 1)
     return figure
