@@ -6,8 +6,8 @@ PUBLISHED holds loss_to_loss2024/sweep_3sets.csv (Brandfonbrener et al. 2024, ru
 training sets) and gadre2024/models104.csv (Gadre et al. 2024, mean errors over 17 and 46 tasks).
 Each training set is a ladder of its own. For each ladder and task, every form is fitted to the
 smaller runs and predicts the larger ones from N and D; the table shows the held-out error of each
-form, in brackets that over the error of the best constant, and the verdict. The last line sums up; --check fails unless the sigmoids of a
-loss are at least as good as the other forms.
+form, in brackets that over the error of the best constant, and the verdict ("!": a degenerate fit).
+The last line sums up.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.abilities.abilities import Abilities, abilities
 from analysis.abilities.forms import FORMS
+from analysis.abilities.tasks import Abilities, task_laws
 
 TASKS = {
     "arc_easy_test_acc": ("arc_easy_test_ctx_ce_loss", 2376, 0.25),
@@ -140,7 +140,7 @@ def main() -> int:
     codes: list[str] = []
     for name, table in ladders.items():
         if args.tables in name:
-            found = abilities(table)
+            found = task_laws(table)
             codes += [each.code for each in found]
             rows += report(name, found)
     table = pd.DataFrame(rows)

@@ -11,11 +11,11 @@ import pytest
 from small import call
 
 from analysis import figures
-from analysis.abilities.abilities import Abilities, abilities, macro_error, table
 from analysis.abilities.forms import FORMS, fit_form
 from analysis.abilities.scores import at_chance, join, load_scores, seed_noise
 from analysis.abilities.steps import loss_step
 from analysis.abilities.task_law import task_law
+from analysis.abilities.tasks import Abilities, macro_error, table, task_laws
 from scaling.abilities.table import COLUMNS
 from scaling.errors import TableError
 
@@ -91,7 +91,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(results) -> Abilities:
-    return abilities(results, tasks=["agree", "last_word", "article", "noise", "repeat"])
+    return task_laws(results, tasks=["agree", "last_word", "article", "noise", "repeat"])
 
 
 def test_tasks_get_the_verdict_that_they_were_made_for(found):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.abilities.abilities import AbilityPrediction, abilities
 from analysis.abilities.scores import has_scores
+from analysis.abilities.tasks import AbilityPrediction, task_laws
 from analysis.planning.plans import Plans
 from analysis.planning.prediction import Prediction
 
@@ -24,7 +24,7 @@ def outlook(
     if folder is None:
         return None
     N, D = run_of(found)
-    return abilities(folder, where=where).predict(N, D, level)
+    return task_laws(folder, where=where).predict(N, D, level)
 
 
 def folder_with_scores(results: Any) -> Path | None:

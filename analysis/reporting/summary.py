@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.abilities.abilities import AbilityPrediction
 from analysis.abilities.outlook import folder_with_scores, outlook
+from analysis.abilities.tasks import AbilityPrediction
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves

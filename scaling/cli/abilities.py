@@ -38,9 +38,8 @@ def abilities(
         params: Predict for a run of this number of parameters N; requires --tokens.
         tokens: Number of training tokens D of that run.
     """
-    from analysis.abilities.abilities import abilities as abilities_of
-    from analysis.abilities.abilities import table
     from analysis.abilities.scores import load_scores
+    from analysis.abilities.tasks import table, task_laws
 
     if (params is None) != (tokens is None):
         raise ConfigError("give both --params and --tokens, or --flops.")
@@ -50,7 +49,7 @@ def abilities(
     if names == []:
         raise ConfigError(f"--tasks {tasks!r} names no task.")
     scores = load_scores(results, where=where)
-    found = abilities_of(scores, tasks=names, seed=seed)
+    found = task_laws(scores, tasks=names, seed=seed)
     if params is not None and tokens is not None:
         run: tuple[float, float] | None = (params, tokens)
         about = ""

@@ -149,7 +149,7 @@ class AbilityPrediction:
         return "\n".join([self.heading, *lines, *([f"  {self.others}"] if self.others else [])])
 
 
-def abilities(
+def task_laws(
     results: Path | str | pd.DataFrame,
     *,
     tasks: Sequence[str] | None = None,
@@ -245,7 +245,7 @@ def macro_error(
     largest = scores["run_id"].isin(size["run_id"])
     if not largest.any() or largest.all():
         raise TableError(f"no runs are left beside the {held} with the most compute.")
-    laws = {each.task: each for each in abilities(scores[~largest], seed=seed) if each.predictable}
+    laws = {each.task: each for each in task_laws(scores[~largest], seed=seed) if each.predictable}
     if not laws:
         raise TableError(f"without the {held} runs with the most compute, no task is predictable.")
     rows = []
