@@ -109,7 +109,7 @@ def test_the_sigmoid_of_the_truth_predicts_larger_runs_best(found):
     for each in found:
         if each.predictable:
             assert each.form.startswith("sigmoid")
-            assert each.error < 0.02 and each.error < 0.5 * each.chosen.constant
+            assert each.error < 0.03 and each.error < 0.5 * each.chosen.constant
             assert each.r2 > 0.9 and 0.9 < each.ceiling <= 1
     errors = found["agree"].trial.errors
     assert min(errors, key=errors.__getitem__).startswith("sigmoid")

@@ -61,6 +61,7 @@ def join(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             f"none of the {scores['run_id'].nunique()} runs with scores is among the "
             f"{len(runs)} finished runs; evaluate these with `scaling eval`."
         )
+    both = both.astype({"N": float, "D": float, "L": float})
     both["C"] = 6.0 * both["N"] * both["D"]
     counts = both.groupby(["task", "shots", "version"])["run_id"].transform("nunique")
     most = counts.groupby([both["task"], both["shots"]]).transform("max")

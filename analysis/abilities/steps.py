@@ -39,7 +39,7 @@ class LossStep:
         """Return the loss predicted for the runs above a cut-off by the law of those below, by the
         index of the rows that were fitted."""
         runs = self.law.runs
-        held = (runs["N"] * runs["D"]).to_numpy(float) > cut
+        held = product(runs) > cut
         measured = runs.loc[held, "L"].to_numpy(float)
         predicted = measured / np.exp(self.law.test.errors[cut])
         return pd.Series(predicted, runs.index[held])
@@ -63,13 +63,18 @@ def loss_step(rows: pd.DataFrame, column: str, *, seed: int = 0) -> LossStep | N
         return None
 
 
+def product(rows: pd.DataFrame) -> np.ndarray:
+    """Return N D of each row, as a float: integers may be too large."""
+    return rows["N"].to_numpy(float) * rows["D"].to_numpy(float)
+
+
 def shared_cuts(rows: pd.DataFrame, steps: Mapping[str, LossStep | None]) -> list[float]:
     """Return the cut-offs in N D at which forms are tested: those of all the first steps."""
     known = [set(step.cuts) for step in steps.values() if step is not None and step.cuts]
     if known:
         cuts = sorted(set.intersection(*known))
     else:
-        size = (rows["N"] * rows["D"]).to_numpy(float)
+        size = product(rows)
         values = np.unique(np.quantile(size, (0.4, 0.6, 0.8), method="lower"))
         cuts = [float(cut) for cut in values if (size > cut).any()]
     if len(cuts) <= _MOST_CUTS:

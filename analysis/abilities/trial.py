@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.abilities.forms import FORMS, FittedForm, Form, fit_form
-from analysis.abilities.steps import LossStep, shared_cuts
+from analysis.abilities.steps import LossStep, product, shared_cuts
 from analysis.fitting.held_out import rms
 
 _ALIKE = 1.15
@@ -92,7 +92,7 @@ def _tried(
 ) -> Tried:
     """Refit a form below each cut-off, and compare its predictions above with the scores."""
     errors, known, squares = [], [], []
-    size = (rows["N"] * rows["D"]).to_numpy(float)
+    size = product(rows)
     for cut in cuts:
         seen, held = rows[size <= cut], rows[size > cut]
         below = fit_form(fitted.form, seen, warm=fitted) if len(seen) > 3 else None
