@@ -189,15 +189,7 @@ def summarise(
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
         draw = False
-    files: tuple[Path, ...] = ()
-    if draw:
-        inside = None if figures else folder
-        drawn = _draw(attempt, runs, curves, laws, compared)
-        files = tuple(
-            path
-            for name, figure in drawn.items()
-            for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
-        )
+    drawn = _draw(attempt, runs, curves, laws, compared) if draw else {}
     why = attempt.skipped.get("plan") or attempt.skipped.get("laws of N and D", "")
     return Summary(
         folder=folder,
@@ -217,7 +209,19 @@ def summarise(
         verdict=planned.verdict
         if planned is not None
         else verdict(choice, following, runs=runs, why=why),
-        figures=files,
+        figures=_saved(drawn, folder, figures),
+    )
+
+
+def _saved(
+    drawn: Mapping[str, Figure], folder: Path, figures: str | Path | None
+) -> tuple[Path, ...]:
+    """Save figures in a folder, or within the results folder; return the files written."""
+    inside = None if figures else folder
+    return tuple(
+        path
+        for name, figure in drawn.items()
+        for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
     )
 
 
