@@ -168,7 +168,7 @@ def task_laws(
 
     Raises TableError if there are no scores, or none of a task that is named.
     """
-    scores = results if isinstance(results, pd.DataFrame) else load_scores(results, where=where)
+    scores = _scores(results, where)
     if tasks is not None:
         known = list(dict.fromkeys(scores["task"]))
         for name in tasks:
@@ -185,6 +185,12 @@ def task_laws(
     if not found:
         raise TableError(f"no task has an accuracy, only {', '.join(other)}; evaluate others.")
     return Abilities(tuple(found), other)
+
+
+def _scores(results: Path | str | pd.DataFrame, where: str | None) -> pd.DataFrame:
+    if isinstance(results, str | Path):
+        return load_scores(results, where=where)
+    return results
 
 
 def _law(
@@ -237,7 +243,7 @@ def macro_error(
     The runs are those of the most common context length. Tasks that the others do not make
     predictable are left out. Raises TableError if none is left.
     """
-    scores = results if isinstance(results, pd.DataFrame) else load_scores(results, where=where)
+    scores = _scores(results, where)
     scores = one_context(scores[is_accuracy(scores) & (scores["shots"] == shots)])
     if tasks is not None:
         scores = scores[scores["task"].isin(list(tasks))]
