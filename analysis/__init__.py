@@ -23,6 +23,7 @@ from analysis.validation.validate import validate
 
 if TYPE_CHECKING:
     from analysis import figures
+    from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
     from analysis.data_limits import data_rule
@@ -58,6 +59,7 @@ __all__ = [
     "law",
     "laws",
     "load",
+    "macro_error",
     "plan",
     "plans",
     "predictability",
@@ -66,6 +68,7 @@ __all__ = [
     "relate_losses",
     "report",
     "summarise",
+    "task_laws",
     "validate",
 ]
 
@@ -76,6 +79,7 @@ _LAZY = {
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
     "effective_speedup": "analysis.comparison.speedup",
+    "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",
     "predictability": "analysis.validation.predictability",
@@ -83,6 +87,7 @@ _LAZY = {
     "regret": "analysis.validation.regret",
     "report": "analysis.reporting.html",
     "summarise": "analysis.reporting.summary",
+    "task_laws": "analysis.abilities.tasks",
 }
 """Functions that are imported on first use, and their modules."""
 

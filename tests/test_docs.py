@@ -70,6 +70,7 @@ PARSED = {
     or words[0] == "report"  # a minute; tests/test_report.py writes the same page
     or words[0] == "eval"  # needs weights; tests/test_eval_command.py evaluates some
     or words[0] in ("export-model", "harness")  # likewise; tests/test_exchange.py, tests/test_hf.py
+    or words[0] == "abilities"  # needs scores of tasks; tests/test_ability_laws.py runs it
     or words[0] == "generate"  # needs weights; tests/test_generate.py and test_help.py run it
 }
 # Commands that train for minutes are only planned; `make demo` and the tests of sweeps run some.

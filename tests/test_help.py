@@ -12,12 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_sweep
 from small import SMALL, call
 
 from analysis.figures import registry
 from scaling import table
+from scaling.abilities.table import COLUMNS
 from scaling.cli import COMMANDS
 from scaling.cli.help import coloured, help_text, wrapped
 from scaling.cli.signature import options
@@ -120,6 +123,7 @@ STANDS_FOR = {
     "logs": [("3f2a", "RUN")],
     "eval": [("results/abilities", "kept")],
     "export-model": [("results/abilities/3f2a", "kept")],
+    "abilities": [("results/abilities", "scored")],
     "generate": [("3f2a", "RUN")],
     "verify-published": [("--data published", "--data PUBLISHED")],
     "compare": [("adamw.csv muon.csv", "results/quickstart known"),
@@ -150,6 +154,20 @@ MANAGED = {"status", "watch", "logs", "cancel", "clean", "export", "generate"}
 known law."""
 
 
+def scores_of(runs):
+    """Return the scores of runs on two tasks, as `scaling eval` writes them."""
+    rise = 1 / (1 + np.exp(2 * (runs["L"] - runs["L"].median())))
+    scores = {name: pd.Series(1.0, runs.index, dtype=float) for name in COLUMNS}
+    both = [
+        pd.DataFrame(scores).assign(
+            run_id=runs["run_id"], task=task, version="v", shots=0, metric="accuracy_sum", n=1000,
+            value=0.5 + 0.4 * rise, stderr=0.015, nll=runs["L"], chance=0.5, main=True,
+        )
+        for task in ("agree", "swap")
+    ]  # fmt: skip
+    return pd.concat(both).astype(COLUMNS)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text_file):
     """A folder with a trained sweep, a table of a known law, and a text."""
@@ -159,6 +177,8 @@ def folder(tmp_path_factory, text_file):
     table.write(folder / "known", runs.to_dict("records"), curves.to_dict("records"))
     manifest = {"name": "quickstart", "description": "", "spec": 'name = "mine"', "schema": 1}
     (folder / "known" / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(folder / "known", folder / "scored")
+    scores_of(runs).to_parquet(folder / "scored" / "tasks.parquet")
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(folder / "runs.csv", index=False)
     two = runs[["N", "D", "L"]].assign(optimizer=["adamw", "muon"] * (len(runs) // 2))

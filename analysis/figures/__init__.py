@@ -5,6 +5,7 @@ figures.save(figures.kaplan_triptych(runs, curves), "fig1.pdf")
 figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf")
 """
 
+from analysis.figures.abilities import accuracy_of_loss, accuracy_of_size, aggregate, few_shot
 from analysis.figures.allocation import allocation, least_compute, meeting, optimal_steps
 from analysis.figures.backtest import backtest_errors
 from analysis.figures.compute import (
@@ -28,10 +29,11 @@ from analysis.figures.validation import held_out, parameters
 from analysis.tables.select import lower_edge
 
 __all__ = [
-    "BEYOND", "FIGURES", "LABELS", "allocation", "backtest_errors", "batch_scan", "best_rates",
-    "critical_batch", "deviation", "distributions", "draw", "draw_all", "early_stopping",
-    "embeddings", "families", "fixed", "forms", "formula", "frontier", "generalization", "held_out",
-    "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing", "loss_contours",
+    "BEYOND", "FIGURES", "LABELS", "accuracy_of_loss", "accuracy_of_size", "aggregate",
+    "allocation", "backtest_errors", "batch_scan", "best_rates", "critical_batch", "deviation",
+    "distributions", "draw", "draw_all", "early_stopping", "embeddings", "families", "few_shot",
+    "fixed", "forms", "formula", "frontier", "generalization", "held_out", "isoflop",
+    "kaplan_triptych", "learning_curves", "least_compute", "listing", "loss_contours",
     "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps", "overfitting",
     "parameters", "positions", "proportions", "recurrence", "sample_efficiency", "save",
     "schedules", "size_and_data", "transfer",

@@ -27,13 +27,18 @@ from analysis.tables.load import load as load_table
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import usable
 from scaling import progress
+from scaling.abilities.table import read as read_scores
 from scaling.errors import TableError
 from scaling.files import check_inside
 from scaling.table import read_tests
 
 Results = str | Path | Sequence[str | Path]
 """A results folder, a table, or the files of a table."""
-_FILES = {"curves": "learning curves (curves.parquet)", "tests": "test losses (tests.parquet)"}
+_FILES = {
+    "curves": "learning curves (curves.parquet)",
+    "tests": "test losses (tests.parquet)",
+    "tasks": "scores of tasks (tasks.parquet, made by `scaling eval`)",
+}
 """Descriptions of tables in the `needs` of a figure."""
 _OMITTED = {
     ".pdf": ("CreationDate", "Producer", "Creator"),
@@ -53,7 +58,7 @@ class Drawing:
     shows: str
     needs: tuple[str, ...]
     """Columns of the runs in addition to N, D, C, L; 'curves' stands for learning curves, 'tests'
-    for losses by position and distribution."""
+    for losses by position and distribution, 'tasks' for scores of tasks."""
     spec: str
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
@@ -76,7 +81,7 @@ class _Tables:
     source: str
     """Where they come from."""
     runs: pd.DataFrame
-    """The runs; the column `tests` holds their rows of tests.parquet."""
+    """The runs; the columns `tests` and `tasks` hold their rows of the tables of these names."""
     curves: pd.DataFrame | None
     critical_from: Path | None
     """A results folder whose B_crit(L) also holds for this one."""
@@ -89,8 +94,9 @@ class _Tables:
         if (folder := _folder(results)) and "run_id" in runs.columns:
             measured = (folder / "tests.parquet").is_file()
             if measured and len(tests := read_tests(folder)):
-                by_run = {run: group.to_dict("records") for run, group in tests.groupby("run_id")}
-                runs["tests"] = [by_run.get(run, []) for run in runs["run_id"]]
+                runs["tests"] = _of_each_run(tests, runs)
+            if len(scores := read_scores(folder)):
+                runs["tasks"] = _of_each_run(scores, runs)
         critical_from = None if critical is None else Path(critical)
         source = runs.attrs["source"]
         return cls(source=source, runs=runs, curves=curves, critical_from=critical_from)
@@ -133,6 +139,12 @@ class _Tables:
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
             raise TableError(f"{self.source}: the figure {name!r}: {error} {measures}") from None
+
+
+def _of_each_run(table: pd.DataFrame, runs: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """Return the rows of a table for each run."""
+    by_run: dict[Any, Any] = {run: g.to_dict("records") for run, g in table.groupby("run_id")}
+    return [by_run.get(run, []) for run in runs["run_id"]]
 
 
 FIGURES: dict[str, Drawing] = {}

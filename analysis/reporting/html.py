@@ -161,6 +161,7 @@ def page(
         *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
+        *_abilities(summary),
         *_track_record(summary),
         *_explore(summary),
         "<h2>Figures</h2>",
@@ -274,6 +275,19 @@ def _frontier(summary: Summary) -> list[str]:
             out.append(f"<p>With {times:g} times the compute of the largest run:</p>")
             out.append(f"<pre>{html.escape(str(following))}</pre>")
     return out
+
+
+def _abilities(summary: Summary) -> list[str]:
+    """Return the accuracies predicted for the next run; nothing without scores of tasks."""
+    found = summary.abilities
+    if found is None:
+        return []
+    rows = [(name, q.value, q.low, q.high) for name, q in found.accuracy.items()]
+    out = ["<h2>Accuracy on tasks</h2>"]
+    if rows:
+        table = _table(("task", "predicted", "low", "high"), rows)
+        out += [f"<p>{html.escape(found.heading[:1].upper() + found.heading[1:])}:</p>", table]
+    return [*out, *([f"<p>{html.escape(found.others)}</p>"] if found.others else [])]
 
 
 def _track_record(summary: Summary) -> list[str]:

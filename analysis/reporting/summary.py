@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.abilities.outlook import folder_with_scores, outlook
+from analysis.abilities.tasks import AbilityPrediction
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves
@@ -69,6 +71,8 @@ class Summary:
     """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
     """The plan for NEXT times that, by the same law."""
+    abilities: AbilityPrediction | None
+    """The accuracies on tasks of the run that the plan advises; None without scores of tasks."""
     track: TrackRecord | None
     """How well the predictions on record did; None if there are none."""
     verdict: tuple[str, str, str]
@@ -107,6 +111,7 @@ class Summary:
             "plan": self.plan.record() if self.plan else None,
             "further": self.further.record() if self.further else None,
             "track_record": self.track.record() if self.track else None,
+            **({"abilities": self.abilities.record()} if self.abilities else {}),
             "skipped": self.skipped
             | {f"held-out test of {k}": v for k, v in self._tested.items() if isinstance(v, str)},
             "figures": [str(path) for path in self.figures],
@@ -184,15 +189,7 @@ def summarise(
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
         draw = False
-    files: tuple[Path, ...] = ()
-    if draw:
-        inside = None if figures else folder
-        drawn = _draw(attempt, runs, curves, laws, compared)
-        files = tuple(
-            path
-            for name, figure in drawn.items()
-            for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
-        )
+    drawn = _draw(attempt, runs, curves, laws, compared) if draw else {}
     why = attempt.skipped.get("plan") or attempt.skipped.get("laws of N and D", "")
     return Summary(
         folder=folder,
@@ -207,11 +204,24 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
+        abilities=_accuracies(attempt, results, following, where),
         track=attempt("track record", track_record_of, results, selection=selection),
         verdict=planned.verdict
         if planned is not None
         else verdict(choice, following, runs=runs, why=why),
-        figures=files,
+        figures=_saved(drawn, folder, figures),
+    )
+
+
+def _saved(
+    drawn: Mapping[str, Figure], folder: Path, figures: str | Path | None
+) -> tuple[Path, ...]:
+    """Save figures in a folder, or within the results folder; return the files written."""
+    inside = None if figures else folder
+    return tuple(
+        path
+        for name, figure in drawn.items()
+        for path in save(figure, Path(figures or folder / "figures") / name, inside=inside)
     )
 
 
@@ -279,6 +289,15 @@ def _plan(
     if following is None:
         return None, None, None
     return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
+
+
+def _accuracies(
+    attempt: Attempts, results: Results, following: Plan | None, where: str | None
+) -> AbilityPrediction | None:
+    """Predict the accuracies of the run that is planned, if the results have scores of tasks."""
+    if following is None or folder_with_scores(results) is None:
+        return None
+    return attempt("accuracies on tasks", outlook, results, following, where=where)
 
 
 def _draw(

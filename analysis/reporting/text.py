@@ -48,6 +48,8 @@ def _basis(summary: Summary) -> Iterator[str]:
     if summary.frontiers:
         fronts = sorted(summary.frontiers.values(), key=lambda front: front.use != USED)
         yield "N_opt ~ C^a: " + ", ".join(map(_power, fronts))
+    if summary.abilities and summary.abilities.accuracy:
+        yield f"accuracy of the next run: {summary.abilities.brief}"
     if summary.track:
         yield f"track record: {summary.track.summary}"
     more = "more with --details"
@@ -124,6 +126,8 @@ def detailed(summary: Summary) -> str:
         lines += ["", f"next, with {NEXT:g} times the largest run: {summary.plan}"]
     if summary.further:
         lines += ["", f"with {NEXT**2:g} times: {summary.further.headline}"]
+    if summary.abilities:
+        lines += ["", str(summary.abilities)]
     if summary.track:
         lines += ["", str(summary.track)]
     lines += [f"no {name}: {why}" for name, why in summary.skipped.items()]

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from scaling.cli.abilities import abilities
 from scaling.cli.arguments import parse_and_call
 from scaling.cli.audit import audit
 from scaling.cli.backtest import backtest
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "harness": harness,
     "export-model": export_model,
+    "abilities": abilities,
     "summary": summary,
     "fit": fit,
     "laws": laws,

@@ -17,7 +17,7 @@ from scaling.cli.options import (
     Strict,
     Where,
 )
-from scaling.cli.output import check_one_format, show, show_json
+from scaling.cli.output import check_one_format, note, show, show_json
 from scaling.cli.record import check_record, keep_record, show_scores
 from scaling.cli.tables import load_rows, load_runs_and_curves
 from scaling.errors import ConfigError
@@ -206,11 +206,29 @@ def plan(
     text, values = [str(found)], found.record() | {"budget": words}
     if words is not None:
         text.append(f"budget: {words}")
+    if (accuracies := _accuracies(results, found, where, level)) is not None:
+        text.append(str(accuracies))
+        values["abilities"] = accuracies.record()
     if record is not None:
         kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
         text.append(f"on record: {kept}")
         values["on_record"] = kept
     show_json(values) if json else show(*text)
+
+
+def _accuracies(results: tuple[Path, ...], found: Any, where: str | None, level: float) -> Any:
+    """Return the accuracies predicted for the run of a plan; None for results without scores of
+    tasks, or, after a note, with scores that cannot be used."""
+    from analysis.abilities.outlook import folder_with_scores, outlook
+    from scaling.errors import TableError
+
+    if folder_with_scores(results) is None:
+        return None
+    try:
+        return outlook(results, found, where=where, level=level)
+    except TableError as error:
+        note(str(error))
+        return None
 
 
 def _budget(flops: float | None, **bought: Any) -> tuple[float | None, str | None]:

@@ -1,0 +1,1 @@
+"""Accuracy on tasks: laws that predict it from loss, size and data."""
