@@ -14,6 +14,8 @@ FAMILIES = {"decoder": "scaling.models.decoder", "lstm": "scaling.models.lstm"}
 """Built-in model families and their modules."""
 NORM_EPS = 1e-5
 """Epsilon of the norms: the default of torch's layer_norm."""
+ROPE_BASE = 1e4
+"""Base of the rotary position encoding (Su et al. 2021)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -583,7 +583,7 @@ def wrong_calls(results: Path) -> list[tuple[list[object], str]]:
         ([run, *prompt, "--top-p", 1.5], "top-p 1.5 must be above 0 and at most 1"),
         ([run, *prompt, "--beams", 2, "--temperature", 1], "exclude each other"),
         ([run, *prompt, "--judge", "nowhere"], "nowhere is not there"),
-        ([run, *prompt, "--judge", results], "has 3 runs with weights; name one"),
+        ([run, *prompt, "--judge", results], "holds 3 runs with weights"),
         ([run, "--prompts", "missing.txt"], "missing.txt"),
         ([run, "--prompts", "blank.txt"], "has no prompts"),
         ([run, "--prompts", "other.txt"], "UTF-16"),

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling import size
 from scaling.abilities.names import TEXT_TASKS
 from scaling.cli.arguments import store_of
 from scaling.cli.options import Json
-from scaling.cli.output import note_code, show, show_json
+from scaling.cli.output import show, show_json
+from scaling.cli.trained import allow
 from scaling.errors import ConfigError
 from scaling.exchange.checkpoint import is_checkpoint
 from scaling.extras import require
-from scaling.files import code_file
 from scaling.units import si
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ def evaluate(
     require("torch", "filelock")
     names = _names(tasks, results, bool(file))
     numbers = _shots(shots)
-    for reference in allow_code:
-        note_code(code_file(reference))
-        size.allow(reference)
+    allow(allow_code)
     if is_checkpoint(str(results)):
         _evaluate_checkpoint(results, names, numbers, file, device, json)
         return

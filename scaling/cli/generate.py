@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import progress
 from scaling.cli.options import Json, Seed
-from scaling.cli.output import note, note_code, show, show_json
+from scaling.cli.output import note, show, show_json
+from scaling.cli.trained import allow, folder_of, folders_of
 from scaling.errors import ConfigError
 from scaling.extras import require
 from scaling.files import EncodingError, read_text
@@ -82,16 +83,14 @@ def generate(
         "samples": samples, "seed": seed, "slide": slide,
     }  # fmt: skip
     require("torch", "safetensors")
-    folders, results = _folders(run)
-    judge_folder = None if judge is None else _one_folder(judge)
+    folders, results = folders_of(run)
+    judge_folder = None if judge is None else folder_of(judge)
     progress.step("loading PyTorch")
-    from scaling import size, weights
+    from scaling import weights
     from scaling.generate import Decoding
 
     Decoding(**settings)  # refuses wrong values before anything is read
-    for file in allow_code:
-        size.allow(file)
-        note_code(Path(file))
+    allow(allow_code)
     judging = None if judge_folder is None else weights.load(judge_folder, device)
     writers = (weights.load(folder, device) for folder in folders)
     settings["stop"] = list(stop)
@@ -109,28 +108,6 @@ def generate(
         from scaling.samples import write
 
         note(f"wrote {write(results, settings, records)}; `scaling report {results}` shows it")
-
-
-def _folders(run: str) -> tuple[list[Path], Path | None]:
-    """Return the folders of the runs with weights that a word names, and their results folder if
-    it is that. Raises WeightsError."""
-    from scaling.weights import find, has_weights
-
-    path = Path(run)
-    if not path.exists() and (path.parent / "runs").is_dir():
-        return find(path.parent, path.name), None
-    return find(path), None if has_weights(path) else path
-
-
-def _one_folder(judge: str) -> Path:
-    """Return the folder of the run that judges. Raises ConfigError if there are several."""
-    folders, _ = _folders(judge)
-    if len(folders) > 1:
-        raise ConfigError(
-            f"--judge {judge} has {len(folders)} runs with weights; name one, such as "
-            f"{Path(judge) / folders[-1].name}."
-        )
-    return folders[0]
 
 
 def _lines(file: Path) -> list[str]:

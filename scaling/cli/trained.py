@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaling.cli.arguments import local_folder
+from scaling.cli.arguments import local_folder, store_of
 from scaling.cli.output import note_code
 from scaling.files import code_file
 
@@ -15,16 +15,23 @@ if TYPE_CHECKING:
 _MOST_NAMED = 8
 
 
+def allow(files: tuple[str, ...]) -> None:
+    """Allow the model families in these files to run, and say so."""
+    from scaling import size
+
+    for file in files:
+        note_code(code_file(file))
+        size.allow(file)
+
+
 def trained(run: str, allow_code: tuple[str, ...] = ()) -> Weights:
     """Return the weights of a run: its folder, RESULTS/RUN, or results with one run.
 
     `allow_code` lists files whose model families may run. Raises WeightsError.
     """
-    from scaling import size, weights
+    from scaling import weights
 
-    for file in allow_code:
-        note_code(code_file(file))
-        size.allow(file)
+    allow(allow_code)
     return weights.load(folder_of(run))
 
 
@@ -39,20 +46,32 @@ def trained_or_public(run: str, allow_code: tuple[str, ...] = ()) -> Weights:
     return trained(run, allow_code)
 
 
-def folder_of(run: str) -> Path:
-    """Return the folder of the one run with weights that is named. Raises WeightsError."""
+def folders_of(run: str) -> tuple[list[Path], Path | None]:
+    """Return the folders of the runs with weights that are named, and their results folder if it is
+    that which is named. Raises WeightsError."""
     from scaling import weights
 
     folder = local_folder(run)
+    if (store := store_of(folder)) is not None:
+        from sweeps.kept_weights import fetch_all
+
+        fetch_all(store)
     if not folder.exists() and folder.parent.is_dir() and folder.name:
         results = folder.parent.parent if folder.parent.name == "runs" else folder.parent
-        return weights.find(results, folder.name)[0]
-    found = weights.find(folder)
+        return weights.find(results, folder.name), None
+    return weights.find(folder), None if weights.has_weights(folder) else folder
+
+
+def folder_of(run: str) -> Path:
+    """Return the folder of the one run with weights that is named. Raises WeightsError."""
+    from scaling.weights import WeightsError
+
+    found, _ = folders_of(run)
     if len(found) == 1:
         return found[0]
     some = ", ".join(path.name for path in found[:_MOST_NAMED])
     more = ", ..." if len(found) > _MOST_NAMED else ""
-    raise weights.WeightsError(
+    raise WeightsError(
         f"{run} holds {len(found)} runs with weights: {some}{more}. Choose one, such as "
         f"{run.rstrip('/')}/{found[0].name[:6]}."
     )

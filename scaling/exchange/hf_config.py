@@ -7,12 +7,7 @@ from typing import Any
 
 from scaling.errors import ConfigError
 from scaling.exchange.layouts import LAYOUTS, Layout
-from scaling.model_config import ModelConfig
-
-EPS = 1e-5
-"""Epsilon of our norms (scaling/models/decoder.py)."""
-ROPE_BASE = 10_000.0
-"""Base of our rotary position encoding (scaling/models/decoder.py)."""
+from scaling.model_config import NORM_EPS, ROPE_BASE, ModelConfig
 
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 """Their names of the GELU in its tanh form."""
@@ -38,7 +33,7 @@ def config_json(layout: Layout, m: ModelConfig, vocab_size: int, end_of_text: in
             "n_head": m.n_head,
             "n_inner": m.ff_width,
             "activation_function": "gelu_new",
-            "layer_norm_epsilon": EPS,
+            "layer_norm_epsilon": NORM_EPS,
             **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
         }
     common |= {
@@ -53,7 +48,7 @@ def config_json(layout: Layout, m: ModelConfig, vocab_size: int, end_of_text: in
     own: dict[str, dict[str, Any]] = {
         "gpt_neox": {
             "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": EPS,
+            "layer_norm_eps": NORM_EPS,
             "use_parallel_residual": False,
             "rotary_pct": 1.0,
             "rotary_emb_base": ROPE_BASE,
@@ -62,7 +57,7 @@ def config_json(layout: Layout, m: ModelConfig, vocab_size: int, end_of_text: in
         },
         "starcoder2": {
             "hidden_act": "gelu_pytorch_tanh",
-            "norm_epsilon": EPS,
+            "norm_epsilon": NORM_EPS,
             "use_bias": m.bias,
             "sliding_window": None,
             "residual_dropout": 0.0,
@@ -72,7 +67,7 @@ def config_json(layout: Layout, m: ModelConfig, vocab_size: int, end_of_text: in
         "qwen3": {"attention_bias": False, "use_sliding_window": False},
     }
     if layout.requires["norm"] == "rmsnorm":
-        common |= {"hidden_act": "silu", "rms_norm_eps": EPS, "head_dim": m.head_width}
+        common |= {"hidden_act": "silu", "rms_norm_eps": NORM_EPS, "head_dim": m.head_width}
     if layout.model_type != "gpt_neox":
         common |= {"num_key_value_heads": m.kv_heads}
     return common | own[layout.model_type]
@@ -102,7 +97,7 @@ def decoder_of(config: Mapping[str, Any]) -> tuple[Layout, ModelConfig] | None:
 def _read_gpt2(config: Mapping[str, Any]) -> dict[str, Any] | None:
     plain = (
         config.get("activation_function", "gelu_new") in _TANH_GELU
-        and config.get("layer_norm_epsilon", EPS) == EPS
+        and config.get("layer_norm_epsilon", NORM_EPS) == NORM_EPS
         and config.get("scale_attn_weights", True)
         and not config.get("scale_attn_by_inverse_layer_idx")
         and not config.get("add_cross_attention")
@@ -123,7 +118,7 @@ def _read_gpt2(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read_neox(config: Mapping[str, Any]) -> dict[str, Any] | None:
     plain = (
         config.get("hidden_act", "gelu") in _TANH_GELU
-        and config.get("layer_norm_eps", EPS) == EPS
+        and config.get("layer_norm_eps", NORM_EPS) == NORM_EPS
         and not config.get("use_parallel_residual", True)
         and config.get("attention_bias", True)
         and _rope(config, "rotary_emb_base", "rotary_pct", 0.25) == (ROPE_BASE, 1.0)
@@ -134,7 +129,7 @@ def _read_neox(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read_starcoder2(config: Mapping[str, Any]) -> dict[str, Any] | None:
     plain = (
         config.get("hidden_act", "gelu_pytorch_tanh") in _TANH_GELU
-        and config.get("norm_epsilon", EPS) == EPS
+        and config.get("norm_epsilon", NORM_EPS) == NORM_EPS
         and config.get("sliding_window") is None
         and _rope(config) == (ROPE_BASE, 1.0)
     )
@@ -175,7 +170,7 @@ def _gated(config: Mapping[str, Any]) -> bool:
     default = 128 if config["model_type"] == "qwen3" else head_width
     return (
         config.get("hidden_act", "silu") == "silu"
-        and config.get("rms_norm_eps", 1e-6) == EPS
+        and config.get("rms_norm_eps", 1e-6) == NORM_EPS
         and (config.get("head_dim") or default) == head_width
         and _rope(config) == (ROPE_BASE, 1.0)
     )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scaling.model_config import ROPE_BASE
+
 _BLOCKS = 4
 """Number of blocks of queries. With 4, at most a fifth of the computed logits are masked; more
 blocks would make the matrix products too small."""
@@ -35,12 +37,12 @@ def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: floa
 def rotations(positions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return cos and sin [positions, width / 2] of the rotary encoding in float64.
 
-    Channel pair (j, j + width / 2) of position t is rotated by t 10000^(-2j / width) (Su et al.
+    Channel pair (j, j + width / 2) of position t is rotated by t ROPE_BASE^(-2j / width) (Su et al.
     2021).
     """
     j = torch.arange(0, width, 2, device=device, dtype=torch.float64)
     t = torch.arange(positions, device=device, dtype=torch.float64)
-    angle_tc = t[:, None] * 1e4 ** (-j / width)
+    angle_tc = t[:, None] * ROPE_BASE ** (-j / width)
     return angle_tc.cos(), angle_tc.sin()
 
 
