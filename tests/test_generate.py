@@ -632,7 +632,7 @@ def test_the_report_shows_samples_by_size_with_all_text_escaped(tmp_path):
 def test_the_page_of_a_folder_with_samples_has_their_section(tmp_path, monkeypatch):
     for part in ("lead", "laws", "frontier", "track_record", "explore", "runs", "missing"):
         monkeypatch.setattr(html, f"_{part}", lambda *_: [])
-    summary = SimpleNamespace(folder=tmp_path)
+    summary = SimpleNamespace(folder=tmp_path, abilities=None)
     assert "Samples beside scale" not in html.page(summary, {}, {}, {})  # type: ignore[arg-type]
     kept.write(tmp_path, {}, [sample(2e4, 2.5, "<b>bold"), sample(1e3)])
     page = html.page(summary, {}, {}, {})  # type: ignore[arg-type]

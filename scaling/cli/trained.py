@@ -56,8 +56,8 @@ def folders_of(run: str) -> tuple[list[Path], Path | None]:
         from sweeps.kept_weights import fetch_all
 
         fetch_all(store)
-    if not folder.exists() and folder.parent.is_dir() and folder.name:
-        results = folder.parent.parent if folder.parent.name == "runs" else folder.parent
+    results = folder.parent.parent if folder.parent.name == "runs" else folder.parent
+    if not folder.exists() and (results / "runs").is_dir():  # RESULTS/ID
         return weights.find(results, folder.name), None
     return weights.find(folder), None if weights.has_weights(folder) else folder
 
