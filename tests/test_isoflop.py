@@ -294,7 +294,7 @@ def test_intervals_hold_the_bias_and_those_of_a_corrected_frontier_its_uncertain
 
 
 def test_the_bias_is_measured_on_the_law_that_predicts_best(optimum):
-    """Of runs that follow another law, Chinchilla's gives another bias."""
+    """If runs follow another law, Chinchilla's law gives a different bias."""
     table = isoflop_sets(optimum, factors=np.geomspace(1 / 16, 16, 11))
     table["L"] = 1.9 + ((400 / table["N"]) ** 0.8 + (9e4 / table["D"]) ** 0.8) ** 0.5
     front = frontier(table, method="isoflop", bootstrap=20)

@@ -147,7 +147,7 @@ def fit(
 def with_draws(
     result: FitResult, bootstrap: int, *, intervals: IntervalMethod, seed: int
 ) -> FitResult:
-    """Return a fit that was made without draws with draws, as `fit` would: the minimum is kept."""
+    """Add draws to a fit that was made without them, as `fit` would. The minimum is kept."""
     check_options("auto", None, "log", "sum", bootstrap, intervals, seed, "constant")
     used = _intervals(result.problem, intervals, bootstrap)
     with computable(result.problem, result.runs, seed):
@@ -229,7 +229,7 @@ def _likelier(
 
 
 def _of_rows(problem: Problem, minimum: Minimum, rows: _Rows) -> tuple[Status, ...]:
-    """Return what is to be said of the rows, whatever the intervals."""
+    """Return the warnings about the rows, which do not depend on the intervals."""
     return (
         *table_warnings(problem, rows.runs),
         *checkpoints_as_runs(problem, rows.runs, minimum),

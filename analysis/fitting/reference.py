@@ -101,9 +101,9 @@ def ahead(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     out = {name: float(x[top]) for name, x in columns.items()}
     if "C" in out:
         out["C"] *= NEXT
-    scaled = {"N", "D"} & set(out) if both or "C" not in out else set()
-    for name in scaled or ({next(iter(out))} if "C" not in out else ()):
-        out[name] *= np.sqrt(NEXT)
+    if both or "C" not in out:
+        for name in {"N", "D"} & set(out) or [next(iter(out))]:
+            out[name] *= np.sqrt(NEXT)
     return out
 
 
