@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.abilities.forms import FittedForm, fit_form
+from analysis.abilities.forms import FittedForm, Form, fit_form
 from analysis.abilities.scores import at_chance, item_noise, seed_noise, title
 from analysis.abilities.steps import LossStep
 from analysis.abilities.trial import Trial, Tried, try_forms
@@ -24,6 +24,50 @@ _BOOTSTRAP = 200
 """Draws of the parameters of the form chosen."""
 
 Code = Literal["predictable", "emerging", "at_chance", "unpredictable", "degenerate", "too_few"]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A form fitted to the scores of a task, how it did on held-out runs, and its loss."""
+
+    fitted: FittedForm
+    tried: Tried
+    step: LossStep | None
+
+    def predict(self, N: float, D: float) -> float:
+        """Return the accuracy at N and D."""
+        at: dict[str, Any] = {"N": N, "D": D, "C": 6.0 * N * D}
+        if self.step is not None:
+            at[self.step.column] = self.step.law.predict(N=N, D=D)
+        return float(self.fitted.predict(at))
+
+    def draws(self, N: float, D: float, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return `count` draws of the accuracy at N and D that the form gives."""
+        at: dict[str, Any] = {"N": np.full(count, N), "D": np.full(count, D)}
+        at["C"] = 6.0 * at["N"] * at["D"]
+        if self.step is not None:
+            at[self.step.column] = self.step.draws(N, D, count, rng)
+        samples = self.fitted.result.samples
+        params: Mapping[str, Any] = self.fitted.result.params
+        if len(samples):
+            picked = samples.iloc[rng.integers(0, len(samples), count)]
+            params = {p: picked[p].to_numpy(float) for p in picked.columns}
+        p = self.fitted.predict(at, params)
+        return np.where(np.isfinite(p), p, self.predict(N, D))
+
+    def unexplained(self, noise: float) -> float:
+        """Return the standard deviation around the form, beyond `noise`: of held-out runs, and of
+        those it was fitted to."""
+        missed = self.tried.given_loss
+        model = max(missed**2 - noise**2, 0) if np.isfinite(missed) else 0.0
+        residuals = self.fitted.residuals
+        freedom = max(len(residuals) - len(self.fitted.result.problem.free), 1)
+        return (model + max(float(np.sum(residuals**2)) / freedom - noise**2, 0)) ** 0.5
+
+
+def _shares(count: int, parts: int) -> list[int]:
+    """Split a count into nearly equal parts."""
+    return [count // parts + (k < count % parts) for k in range(parts)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +89,8 @@ class TaskLaw:
     noise: float
     """Standard deviation of a score that no law can explain: over items, and over seeds as far as
     runs were repeated."""
+    between_seeds: float = 0.0
+    """The part of the noise that is between runs that differ in their seed only."""
     ceiling: float
     """The largest R2 that this noise allows."""
     trial: Trial | None = field(default=None, repr=False)
@@ -52,6 +98,8 @@ class TaskLaw:
     """The form chosen, with draws; None if there is none, as for a task at chance."""
     step: LossStep | None = field(default=None, repr=False)
     """The law of the loss that the form needs; None for a law of N and D."""
+    alike: tuple[Alternative, ...] = field(default=(), repr=False)
+    """Other forms, which held-out runs do not tell from it; they share in predictions."""
 
     @property
     def title(self) -> str:
@@ -80,45 +128,38 @@ class TaskLaw:
         """R2 of the second step over all runs; nan without a form."""
         return np.nan if self.fitted is None else self.fitted.r2
 
+    @property
+    def members(self) -> tuple[Alternative, ...]:
+        """The form chosen and those alike, which weigh the same in a prediction."""
+        if self.fitted is None or self.chosen is None:
+            return ()
+        return Alternative(self.fitted, self.chosen, self.step), *self.alike
+
     def predict(self, N: float, D: float) -> float:
-        """Return the accuracy expected of a run of N parameters and D tokens; nan without a
-        form."""
-        if self.fitted is None:
+        """Return the accuracy expected of a run of N parameters and D tokens: the mean over
+        :attr:`members`; nan without a form."""
+        if not self.members:
             return np.nan
-        at: dict[str, Any] = {"N": N, "D": D, "C": 6.0 * N * D}
-        if self.step is not None:
-            at[self.step.column] = self.step.law.predict(N=N, D=D)
-        return float(self.fitted.predict(at))
+        return float(np.mean([each.predict(N, D) for each in self.members]))
 
     def draws(self, N: float, D: float, *, items: int | None = None, seed: int = 0) -> np.ndarray:
         """Return draws of the accuracy that one new run of N parameters and D tokens will score.
 
-        Draws of the loss go through draws of the form. What the form missed of held-out runs, the
-        scatter of runs around it, and the noise over `items` (those of the task) are added.
+        Each member of :attr:`members` makes an equal share of them: draws of the loss go through
+        draws of the form, if it has any. What the form missed of held-out runs, the scatter of runs
+        around it, and the noise over seeds and over `items` (those of the task) are added.
         """
-        if self.fitted is None or self.chosen is None:
+        if not self.members:
             return np.full(DRAWS, np.nan)
         rng = np.random.default_rng(seed)
-        at: dict[str, Any] = {"N": np.full(DRAWS, N), "D": np.full(DRAWS, D)}
-        at["C"] = 6.0 * at["N"] * at["D"]
-        if self.step is not None:
-            at[self.step.column] = self.step.draws(N, D, DRAWS, rng)
-        samples = self.fitted.result.samples
-        if len(samples):
-            picked = samples.iloc[rng.integers(0, len(samples), DRAWS)]
-            params: Mapping[str, Any] = {p: picked[p].to_numpy(float) for p in picked.columns}
-        else:
-            params = self.fitted.result.params
-        p = self.fitted.predict(at, params)
-        p = np.where(np.isfinite(p), p, self.predict(N, D))
-        missed = self.chosen.given_loss
-        model = np.sqrt(max(missed**2 - self.noise**2, 0)) if np.isfinite(missed) else 0.0
-        residuals = self.fitted.residuals
-        freedom = max(len(residuals) - len(self.fitted.result.problem.free), 1)
-        scatter = max(float(np.sum(residuals**2)) / freedom - self.noise**2, 0) ** 0.5
         n = items or self.items
-        measured = np.hypot(np.sqrt(p * (1 - p) / n), np.hypot(model, scatter))
-        return np.clip(p + measured * rng.standard_normal(DRAWS), 0.0, 1.0)
+        drawn = []
+        for member, count in zip(self.members, _shares(DRAWS, len(self.members)), strict=True):
+            p = member.draws(N, D, count, rng)
+            item = np.sqrt((n * p + 1) * (n * (1 - p) + 1) / n) / (n + 2)  # not 0 at p = 0 or 1
+            around = np.hypot(member.unexplained(self.noise), self.between_seeds)
+            drawn.append(p + np.hypot(item, around) * rng.standard_normal(count))
+        return np.clip(np.concatenate(drawn), 0.0, 1.0)
 
     def interval(
         self, N: float, D: float, level: float = 0.95, *, items: int | None = None
@@ -167,7 +208,8 @@ def task_law(
     steps  laws of the losses that the forms may use, by column.
     """
     y = rows["value"].to_numpy(float)
-    noise = float(np.hypot(np.sqrt(np.mean(item_noise(rows) ** 2)), seed_noise(rows)))
+    seeds = float(seed_noise(rows))
+    noise = float(np.hypot(np.sqrt(np.mean(item_noise(rows) ** 2)), seeds))
     variance = float(y.var())
     about: dict[str, Any] = {
         "task": task,
@@ -178,6 +220,7 @@ def task_law(
         "chance": float(rows["chance"].iloc[0]),
         "best": float(rows.loc[rows["C"].idxmax(), "value"]),
         "noise": noise,
+        "between_seeds": seeds,
         "ceiling": max(1 - noise**2 / variance, 0.0) if variance else 0.0,
     }
     if at_chance(rows):
@@ -188,9 +231,20 @@ def task_law(
         return TaskLaw(**about, code="too_few", text=f"no form can be fitted to {len(rows)} runs")
     form = chosen.fitted.form
     fitted = fit_form(form, rows, bootstrap=_BOOTSTRAP, warm=chosen.fitted) or chosen.fitted
-    step = None if form.loss is None else steps[form.loss]
+    step = _step(form, steps)
     code, text = _verdict(chosen, rows, seed)
-    return TaskLaw(**about, code=code, text=text, trial=trial, fitted=fitted, step=step)
+    alike = tuple(
+        Alternative(each.fitted, each, _step(each.fitted.form, steps))
+        for each in trial.alike(noise)[1:]
+    )
+    return TaskLaw(
+        **about, code=code, text=text, trial=trial, fitted=fitted, step=step, alike=alike
+    )
+
+
+def _step(form: Form, steps: Mapping[str, LossStep | None]) -> LossStep | None:
+    """Return the law of the loss that a form needs; None for a law of N and D."""
+    return None if form.loss is None else steps[form.loss]
 
 
 def _chance_words(rows: pd.DataFrame, chance: float) -> str:

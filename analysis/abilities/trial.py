@@ -58,6 +58,16 @@ class Trial:
     chosen: Tried | None
     """The form with the least held-out error among those whose fit is not degenerate."""
 
+    def alike(self, noise: float) -> list[Tried]:
+        """Return the forms that held-out runs do not tell from the chosen one: their errors exceed
+        the least by no more than `noise`, the standard deviation of a score, in quadrature."""
+        if self.chosen is None:
+            return []
+        tested = [each for each in _sound(self.tried).values() if np.isfinite(each.error)]
+        least = min((each.error for each in tested), default=np.nan)
+        others = [each for each in tested if each.error <= np.hypot(least, noise)]
+        return [self.chosen, *(each for each in others if each is not self.chosen)]
+
     @property
     def errors(self) -> dict[str, float]:
         """Held-out error by form."""
@@ -137,9 +147,13 @@ def _choice(tried: Mapping[str, Tried]) -> Tried | None:
     """Return the form to use; None if none could be fitted."""
     if not tried:
         return None
-    sound = {n: each for n, each in tried.items() if not each.fitted.degenerate} or tried
-    tested = {n: each for n, each in sound.items() if np.isfinite(each.error)}
+    tested = [each for each in _sound(tried).values() if np.isfinite(each.error)]
     if not tested:
-        return next(iter(sound.values()))
-    least = min(each.error for each in tested.values())
-    return next(each for each in tested.values() if each.error <= _ALIKE * least)
+        return next(iter(_sound(tried).values()))
+    least = min(each.error for each in tested)
+    return next(each for each in tested if each.error <= _ALIKE * least)
+
+
+def _sound(tried: Mapping[str, Tried]) -> Mapping[str, Tried]:
+    """Return the forms whose fit is not degenerate; all of them if every one is."""
+    return {n: each for n, each in tried.items() if not each.fitted.degenerate} or tried
