@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
+    from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -55,6 +56,7 @@ __all__ = [
     "effective_speedup",
     "figures",
     "fit",
+    "forecast",
     "frontier",
     "law",
     "laws",
@@ -79,6 +81,7 @@ _LAZY = {
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
     "effective_speedup": "analysis.comparison.speedup",
+    "forecast": "analysis.curves.forecast",
     "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",

@@ -1,14 +1,15 @@
 """The law's prediction of a run, given the points of the run itself.
 
 ln(loss) at the points of a run and at its end are jointly normal: the law predicts their mean, and
-their covariance is that of the law's draws (its uncertainty), of what differs between runs, and of
-the noise along a run, which fades over a length, and of each evaluation. Conditioning on the
+their covariance is that of the law's parameters, of the noise along a run, which fades over
+a length, of deviations that last the whole run, and of each evaluation. Conditioning on the
 measured points gives the end, and the innovations by which :mod:`analysis.curves.departure` tests
 whether the run follows the law.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,22 +21,23 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Standard deviations of ln(loss) around the law."""
+    """How ln(loss) of a run differs from the law at its points and, last, at its end."""
 
-    between: float
-    """Between runs: the whole curve of one lies higher or lower."""
-    along: float
-    """Along a run, with a correlation that fades."""
+    point: float
+    """Standard deviation of each evaluation, independent."""
+    along: np.ndarray
+    """Standard deviation along the run at each of them, with a correlation that fades."""
     length: float
     """ln(step) over which this correlation falls to 1/e."""
-    point: float
-    """Of each evaluation, independent."""
+    factors: Sequence[np.ndarray] = ()
+    """Effects at each of them of deviations that last the whole run, such as of its level."""
 
     def covariance(self, step: np.ndarray) -> np.ndarray:
         """Return the covariance of ln(loss) at these steps, without that of each evaluation."""
         s = np.log(step)
-        apart = np.abs(s[:, None] - s[None, :])
-        return self.between**2 + self.along**2 * np.exp(-apart / max(self.length, 1e-9))
+        fades = np.exp(-np.abs(s[:, None] - s[None, :]) / self.length)
+        cov = np.outer(self.along, self.along) * fades
+        return cov + sum(np.outer(each, each) for each in self.factors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,15 @@ def condition(
     log_loss: np.ndarray,
     end: float,
     mean: np.ndarray,
-    draws: np.ndarray,
+    covariance: np.ndarray,
     noise: Noise,
 ) -> Conditional:
     """Return the distribution of ln(loss) at the end of a run, given its measured points.
 
-    mean: the law's ln(loss) at each step and, last, at the end; draws [n, points + 1]: the same for
-    draws of the law's parameters.
+    mean: the law's ln(loss) at each step and, last, at the end; covariance: that of these by the
+    law's parameters.
     """
-    steps = np.append(step, end)
-    spread = np.cov(draws, rowvar=False) if len(draws) > 1 else np.zeros((len(steps),) * 2)
-    cov = np.atleast_2d(spread) + noise.covariance(steps)
+    cov = covariance + noise.covariance(np.append(step, end))
     point = max(noise.point, _LEAST) ** 2
     n = len(step)
     if not n:

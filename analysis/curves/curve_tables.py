@@ -46,6 +46,7 @@ def read_table(
     *,
     map: Mapping[str, str] | None = None,
     schedule: RunConfig | None = None,
+    warmup: int | None = None,
     where: str | None = None,
     decimal: str | None = None,
 ) -> RunCurves:
@@ -55,6 +56,7 @@ def read_table(
         the parameters, the tokens per step and all the steps of a run. What is not mapped is
         guessed.
     schedule: the learning rates of the runs, as far as they were not logged.
+    warmup: steps of linear warm-up from 0, where the rows of a run begin later.
 
     Raises TableError.
     """
@@ -69,7 +71,7 @@ def read_table(
     if "lr" not in table.columns and schedule is None:
         raise TableError(f"{where_from}: {_without_rates(table)}")
     found = _Rows.read(table, where_from)
-    curves, notes = planned(found.plans, schedule, where_from)
+    curves, notes = planned(found.plans, schedule, where_from, warmup)
     if not curves:
         raise TableError(f"{where_from}: no run has a loss after its warm-up; nothing to forecast.")
     return RunCurves(runs=curves, source=where_from, notes=[*found.notes, *notes])

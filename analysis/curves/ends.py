@@ -73,9 +73,13 @@ def planned(
     known of any run that the table calls unfinished.
     """
     named = None if schedule is None else _Named.of(schedule)
+    runs, notes, unknown = [], [], []
     if warmup is None and named is not None:
         warmup = named.warmup
-    runs, notes, unknown = [], [], []
+    elif warmup is None and (warmup := _warmup_of_cosines(plans)) is not None:
+        notes.append(
+            f"the warm-up is taken as {warmup} steps, where the cosines begin; --warmup says others"
+        )
     if named is not None:
         _check_schedule(plans, named, where)
     whole = [p for p in plans if p.status in ("", FINISHED) and len(p.lr)]
@@ -209,11 +213,48 @@ def _same_rates(plan: Plan, other: Plan) -> bool:
     return bool(np.abs(mine - theirs).max() <= _SAME_LR * plan.peak)
 
 
+def _warmup_of_cosines(plans: Sequence[Plan]) -> int | None:
+    """Return the step where the cosines of a table begin; None if runs were logged before it."""
+    found = [shape.start for plan in plans if (shape := _shape(plan)) is not None]
+    if not found:
+        return None
+    start = round(float(np.median(found)))
+    begins = min(plan.lr_step[0] for plan in plans if len(plan.lr))
+    return start if 1 < start <= begins + 1 else None
+
+
 def _cosine(plan: Plan) -> tuple[Rates, int] | None:
     """Return the rates and the end of a run that follows the first part of a cosine.
 
     The part must be long enough to tell its end; otherwise None.
     """
+    shape = _shape(plan)
+    if shape is None or shape.end <= plan.last + shape.spacing:
+        return None
+    floor, start, end = shape.floor, shape.start, shape.end
+    ahead = np.unique(np.linspace(plan.last, end, 257).round())[1:]
+    part = (1 + np.cos(np.pi * (ahead - start) / (end - start))) / 2
+    coming = np.maximum(plan.peak * (floor + (1 - floor) * part), 0)
+    longer = replace(plan, lr_step=np.r_[plan.lr_step, ahead], lr=np.r_[plan.lr, coming])
+    return _logged(longer, max(0, round(start)) or None), end
+
+
+@dataclass(frozen=True)
+class _Cosine:
+    """A cosine from `start` to `end`, whose last rate is `floor` relative to the first."""
+
+    floor: float
+    start: float
+    end: int
+    spacing: float
+    """Steps between logged rates."""
+
+
+def _shape(plan: Plan) -> _Cosine | None:
+    """Return the cosine that the learning rates of a run follow; None if they follow none, or if
+    they do not tell its end."""
+    if len(plan.lr) < 6:
+        return None
     peak = plan.peak
     decaying = plan.lr_step > plan.lr_step[int(plan.lr.argmax())]
     s, lr = plan.lr_step[decaying], plan.lr[decaying]
@@ -236,17 +277,7 @@ def _cosine(plan: Plan) -> tuple[Rates, int] | None:
     error, floor, end, start = fits[0]
     if len(fits) > 1 and fits[1][0] < 5 * error + 1e-6:
         return None
-    end = _round(end)
-    if end <= plan.last + (s[-1] - s[-2]):
-        return None
-    ahead = np.unique(np.linspace(plan.last, end, 257).round())[1:]
-    coming = peak * (
-        floor + (1 - floor) * (1 + np.cos(np.pi * (ahead - start) / (end - start))) / 2
-    )
-    longer = replace(
-        plan, lr_step=np.r_[plan.lr_step, ahead], lr=np.r_[plan.lr, np.maximum(coming, 0)]
-    )
-    return _logged(longer, max(0, round(start)) or None), end
+    return _Cosine(floor, start, _round(end), float(s[-1] - s[-2]))
 
 
 def _round(end: float) -> int:
