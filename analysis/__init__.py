@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
+    from analysis.curves.fit import CurveFit, fit_curves
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __distribution__ = "scaling-laws-lab"
 
 __all__ = [
+    "CurveFit",
     "FitError",
     "FitResult",
     "Law",
@@ -55,6 +57,7 @@ __all__ = [
     "effective_speedup",
     "figures",
     "fit",
+    "fit_curves",
     "frontier",
     "law",
     "laws",
@@ -74,10 +77,12 @@ __all__ = [
 
 
 _LAZY = {
+    "CurveFit": "analysis.curves.fit",
     "backtest": "analysis.validation.suite",
     "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
+    "fit_curves": "analysis.curves.fit",
     "effective_speedup": "analysis.comparison.speedup",
     "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
