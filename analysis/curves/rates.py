@@ -236,9 +236,7 @@ def _between(step: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not same[i] and flat_before and step[i + 1] - step[i] > 1:
             start = step[i + 1] - 1
             if not flat_after:
-                start = _start_of_decay(
-                    step[i : i + 3], lr[i : i + 3], step[i + 3 : i + 4], lr[i + 3 : i + 4]
-                )
+                start = _start_of_decay(step[i : i + 4], lr[i : i + 4])
             if step[i] < start < step[i + 1]:
                 steps.append(np.array([start]))
                 rates.append(lr[i : i + 1])
