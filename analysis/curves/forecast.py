@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from analysis.curves.conditional import condition
 from analysis.curves.curve_folders import of_folders
 from analysis.curves.curve_tables import read_table
 from analysis.curves.departure import OffLaw, departure
@@ -131,20 +130,18 @@ def _of_run(
     run: RunCurve, predictor: Predictor, level: float, best: tuple[str, float] | None
 ) -> Forecast:
     """Return the forecast of one run."""
-    used = run.used
-    step, loss = run.step[used], run.loss[used]
-    law = predictor.expected(run, np.append(step, run.end))
-    found = condition(step, np.log(loss), run.end, law.log_loss, law.covariance, law.noise)
+    step, loss = run.step[run.used], run.loss[run.used]
+    law = predictor.expected(run)
     off = None
     if len(step) >= _FEWEST:
-        off = departure(step, loss, np.exp(law.log_loss[:-1]), found.innovations)
+        off = departure(step, loss, np.exp(law.log_loss), law.innovations)
     if run.status == DIVERGED:
         off = off if off is not None and off.kind == "diverging" else _diverged(run, off)
         return _forecast(run, math.nan, math.nan, level, 0.0, off, len(step))
     p_best = math.nan
     if best is not None:
-        p_best = float(norm.cdf((math.log(best[1]) - found.mean) / found.sd))
-    return _forecast(run, found.mean, found.sd, level, p_best, off, len(step))
+        p_best = float(norm.cdf((math.log(best[1]) - law.end) / law.sd))
+    return _forecast(run, law.end, law.sd, level, p_best, off, len(step))
 
 
 def _diverged(run: RunCurve, off: OffLaw | None) -> OffLaw:

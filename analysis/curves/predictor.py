@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from analysis.curves.conditional import Noise
+from analysis.curves.conditional import Noise, condition
 from analysis.curves.fit import PRECISION, CurveFit, fit_curves
 from analysis.curves.laws import CURVE_LAWS, resolve
 from analysis.curves.noise import STRETCHES
@@ -28,14 +28,18 @@ _FEWEST_SIZES = 3
 """Fewest sizes with finished runs for a law of the size."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a law expects of a run at some steps."""
+    """What a law and a run's own points say of the run's end."""
 
     log_loss: np.ndarray
-    covariance: np.ndarray
-    """Its covariance by the law's parameters."""
-    noise: Noise
+    """The law's ln(loss) at each point."""
+    end: float
+    """Mean of ln(loss) at the end."""
+    sd: float
+    """Its standard deviation."""
+    innovations: np.ndarray
+    """Standardised error of predicting each point from those before it."""
 
 
 class Predictor(Protocol):
@@ -49,8 +53,8 @@ class Predictor(Protocol):
     @property
     def notes(self) -> Sequence[str]: ...
 
-    def expected(self, run: RunCurve, steps: np.ndarray) -> Expected:
-        """Return what the law expects of a run at these steps."""
+    def expected(self, run: RunCurve) -> Expected:
+        """Return what the law expects of a run, given the points after its warm-up."""
         ...
 
 
@@ -127,8 +131,8 @@ class OneSize:
         n = len(finished)
         return cls(fit, length, f"{chosen}, fitted to {n} finished run{'s'[: n != 1]}", notes)
 
-    def expected(self, run: RunCurve, steps: np.ndarray) -> Expected:
-        return _expected(self.fit, run, steps, self.length)
+    def expected(self, run: RunCurve) -> Expected:
+        return _expected(self.fit, run, self.length)
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,8 @@ class _BySize:
     def law(self) -> str:
         return "; ".join(f"N={N:g}: {each.law}" for N, each in self.laws.items() if N is not None)
 
-    def expected(self, run: RunCurve, steps: np.ndarray) -> Expected:
-        return self.laws[run.N].expected(run, steps)
+    def expected(self, run: RunCurve) -> Expected:
+        return self.laws[run.N].expected(run)
 
 
 def joint_law(finished: Sequence[RunCurve], law: str, *, seed: int) -> Predictor:
@@ -193,8 +197,9 @@ def _decays(run: RunCurve) -> bool:
     return float(run.rates.at(run.end)) < 0.9 * run.rates.peak
 
 
-def _expected(fit: CurveFit, run: RunCurve, steps: np.ndarray, length: float) -> Expected:
-    points = fit.law.points([(run.rates, steps)], PRECISION)
+def _expected(fit: CurveFit, run: RunCurve, length: float) -> Expected:
+    step = run.step[run.used]
+    points = fit.law.points([(run.rates, np.append(step, run.end))], PRECISION)
     loss, slopes = fit.law.loss_and_slopes(fit.params, points)
     J = slopes * np.where(fit.log, np.array(list(fit.params.values())), 1.0) / loss[:, None]
     shape = [fit.params[name] for name in fit.law.shape]
@@ -203,4 +208,9 @@ def _expected(fit: CurveFit, run: RunCurve, steps: np.ndarray, length: float) ->
     noise = Noise(
         point=fit.noise.white, along=np.sqrt(slow), length=length, factors=(_DROP * drop,)
     )
-    return Expected(np.log(loss), J @ fit.covariance @ J.T, noise)
+    log_loss = np.log(loss)
+    own = np.log(run.loss[run.used])
+    found = condition(step, own, run.end, log_loss, J @ fit.covariance @ J.T, noise)
+    return Expected(
+        log_loss=log_loss[:-1], end=found.mean, sd=found.sd, innovations=found.innovations
+    )
