@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from analysis.curves.rates import Rates
 from analysis.curves.run_curve import FINISHED, UNFINISHED, RunCurve
@@ -23,6 +24,8 @@ _FLOORS = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Final learning rates of a cosine, relative to the peak, that are tried."""
 _COSINE_ERROR = 5e-4
 """Largest deviation of a logged cosine from its formula, relative to the peak."""
+_CLEARER = 3.0
+"""Factor by which the best of these fits better than the next, if the end is clear."""
 _WAYS = (
     "Give the schedule with --schedule cosine:peak=3e-4,warmup=2000,steps=72000, a column of all "
     "the steps of each run (--map COLUMN=steps), or rows with a learning rate and no loss for the "
@@ -233,8 +236,7 @@ def _cosine(plan: Plan) -> tuple[Rates, int] | None:
         return None
     floor, start, end = shape.floor, shape.start, shape.end
     ahead = np.unique(np.linspace(plan.last, end, 257).round())[1:]
-    part = (1 + np.cos(np.pi * (ahead - start) / (end - start))) / 2
-    coming = np.maximum(plan.peak * (floor + (1 - floor) * part), 0)
+    coming = shape.peak * _cosine_at(ahead, floor, start, end)
     longer = replace(plan, lr_step=np.r_[plan.lr_step, ahead], lr=np.r_[plan.lr, coming])
     return _logged(longer, max(0, round(start)) or None), end
 
@@ -243,6 +245,7 @@ def _cosine(plan: Plan) -> tuple[Rates, int] | None:
 class _Cosine:
     """A cosine from `start` to `end`, whose last rate is `floor` relative to the first."""
 
+    peak: float
     floor: float
     start: float
     end: int
@@ -266,18 +269,41 @@ def _shape(plan: Plan) -> _Cosine | None:
         if share.min() <= 0:
             continue
         u = np.arccos(np.clip(2 * share - 1, -1, 1)) / np.pi
-        b, a = np.polyfit(s, u, 1, w=np.sin(np.pi * u) + 1e-3)
-        if b <= 0:
+        slope, level = np.polyfit(s, u, 1, w=np.sin(np.pi * u) + 1e-3)
+        if slope <= 0:
             continue
-        model = floor + (1 - floor) * (1 + np.cos(np.pi * np.clip(a + b * s, 0, 1))) / 2
-        fits.append((float(np.abs(model - lr / peak).max()), floor, (1 - a) / b, -a / b))
+        top, start, end = _best_cosine(s, lr / peak, floor, -level / slope, (1 - level) / slope)
+        worst = float(np.abs(top * _cosine_at(s, floor, start, end) - lr / peak).max())
+        fits.append((worst, floor, end, start, top))
     fits.sort()
     if not fits or fits[0][0] > _COSINE_ERROR:
         return None
-    error, floor, end, start = fits[0]
-    if len(fits) > 1 and fits[1][0] < 5 * error + 1e-6:
+    error, floor, end, start, top = fits[0]
+    if len(fits) > 1 and fits[1][0] < _CLEARER * error:
         return None
-    return _Cosine(floor, start, _round(end), float(s[-1] - s[-2]))
+    return _Cosine(top * peak, floor, start, _round(end), float(s[-1] - s[-2]))
+
+
+def _cosine_at(step: np.ndarray, floor: float, start: float, end: float) -> np.ndarray:
+    """Return the rate of a cosine relative to its first."""
+    part = np.clip((step - start) / (end - start), 0, 1)
+    return floor + (1 - floor) * (1 + np.cos(np.pi * part)) / 2
+
+
+def _best_cosine(
+    step: np.ndarray, relative: np.ndarray, floor: float, start: float, end: float
+) -> tuple[float, float, float]:
+    """Return the first rate, the start and the end of the cosine that fits relative rates best, by
+    a search from a start and an end."""
+    scale = max(end - start, 1.0)
+    found = least_squares(
+        lambda x: x[0] * _cosine_at(step, floor, scale * x[1], scale * x[2]) - relative,
+        [1.0, start / scale, end / scale],
+        xtol=1e-13,
+        ftol=1e-13,
+        gtol=1e-14,
+    )
+    return float(found.x[0]), float(scale * found.x[1]), float(scale * found.x[2])
 
 
 def _round(end: float) -> int:
