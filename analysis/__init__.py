@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
     from analysis.curves.fit import CurveFit, fit_curves
+    from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -58,6 +59,7 @@ __all__ = [
     "figures",
     "fit",
     "fit_curves",
+    "forecast",
     "frontier",
     "law",
     "laws",
@@ -84,6 +86,7 @@ _LAZY = {
     "design": "analysis.planning.design",
     "fit_curves": "analysis.curves.fit",
     "effective_speedup": "analysis.comparison.speedup",
+    "forecast": "analysis.curves.forecast",
     "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",
