@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from analysis import in_words, notebook
+from analysis.arguments import unknown_word
 from analysis.curves import noise as noise_model
 from analysis.curves.laws import CurveLaw, Points, resolve
 from analysis.curves.noise import STRETCHES, CurveNoise
@@ -23,6 +24,9 @@ from scaling.jsonable import finite
 
 PRECISION = 1e-8
 """Relative error of the sums over steps in a fit, far below the noise of a loss."""
+
+WEIGHTS = ("octaves", "equal")
+"""How much the points of a run count."""
 
 _FLAT = 1e-6
 """Relative fall of the objective that a converged fit may leave."""
@@ -99,15 +103,16 @@ class CurveFit:
         """Return (low, high) of the loss at each step of one run.
 
         With `noise`, the interval is that of a measured point: it includes the noise of points and
-        the misfit of the law, which grows beyond the longest fitted run. Without, it is that of
-        the law and knows only of its parameters.
+        the misfit of the law (see :class:`CurveNoise`). Without, it is that of the law and knows
+        only of its parameters.
         """
         check_level(level)
         at, own = self._run(step, lr, rates)
         points = self.law.points([(own, at)], PRECISION)
         loss, variance = self._spread(points)
         if noise:
-            variance = variance + self.noise.variance(points.S1)
+            drop = self.law.annealed(self.params, points) / loss
+            variance = variance + self.noise.variance(at, drop)
         half = float(ndtri((1 + level) / 2)) * np.sqrt(variance)
         return loss * np.exp(-half), loss * np.exp(half)
 
@@ -204,6 +209,7 @@ def fit_curves(
     fit_on: Collection[Any] | None = None,
     delta: float = 1e-3,
     prior: bool = True,
+    weights: str = "octaves",
     n_boot: int = 200,
     seed: int = 0,
 ) -> CurveFit:
@@ -225,6 +231,8 @@ def fit_curves(
         delta: Log residual at which Huber's function turns from a parabola to a line.
         prior: Whether weak beliefs about exponents (see the law) keep a fit to few curves from
             extremes. They count as much as one stretch of a curve that is off by `delta`.
+        weights: octaves, so that each doubling of the step counts alike, or equal for each point,
+            which with prior=False is the objective of Luo et al. 2025.
         n_boot: Number of draws of the parameters.
         seed: Seed of the draws.
     """
@@ -233,6 +241,8 @@ def fit_curves(
     check_draws(n_boot, seed)
     if not (delta > 0 and np.isfinite(delta)):
         raise FitError(f"delta={delta} must be positive and finite.")
+    if weights not in WEIGHTS:
+        raise FitError(unknown_word("weights", weights, WEIGHTS))
     if warmup is not None and not (warmup >= 0 and int(warmup) == warmup):
         raise FitError(f"warmup={warmup} must be a whole number of steps, 0 or more.")
     found, notes = read_curves(
@@ -243,12 +253,15 @@ def fit_curves(
     log_loss = np.log(np.concatenate([c.loss for c in found]))
     per_run = sum(min(c.n, STRETCHES) for c in found)
     strength = delta**2 * points.n / per_run if prior and form.prior else 0.0
-    objective = Objective(form, points, log_loss, delta=delta, strength=strength)
+    objective = Objective(
+        form, points, log_loss, delta=delta, strength=strength,
+        weight=_weights(found) if weights == "octaves" else None,
+    )  # fmt: skip
     try:
         solution = solve(objective, max(c.rates.peak for c in found))
     except np.linalg.LinAlgError as error:
         raise FitError(f"{form.name} cannot be fitted to these curves: {error}.") from error
-    residuals = objective.residuals(solution.unknowns)[0]
+    residuals = objective.log_residuals(solution.unknowns)[0]
     noise = noise_model.estimate(found, residuals, len(form.params))
     covariance = _covariance(objective, solution, noise, points.n / per_run)
     return CurveFit(
@@ -268,6 +281,12 @@ def fit_curves(
         covariance=covariance,
         log=objective.log,
     )
+
+
+def _weights(curves: list[Curve]) -> np.ndarray:
+    """Return weights with which each octave of steps counts alike, 1 on average."""
+    weight = 1 / np.concatenate([c.step for c in curves])
+    return weight / weight.mean()
 
 
 def _check_enough(law: CurveLaw, curves: list[Curve], notes: list[str]) -> None:

@@ -6,7 +6,6 @@ rate brings. S1(s) is the sum of the learning rates of steps 1 to s.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -83,6 +82,8 @@ class CurveLaw:
     where it is searched on a log scale."""
     unit: Callable[[Mapping[str, float], float], dict[str, float]] | None = None
     """Convert shape parameters found for learning rates in units of the peak."""
+    counts_warmup: bool = False
+    """Whether the warm-up's rise of the learning rate is part of the drop."""
     needs: frozenset[str] = frozenset()
     """What the drop needs of the points: 'nodes' or 'pieces'."""
 
@@ -98,6 +99,12 @@ class CurveLaw:
     def loss(self, params: Mapping[str, float], points: Points) -> np.ndarray:
         """Return the loss at each point."""
         return self.loss_and_slopes(params, points)[0]
+
+    def annealed(self, params: Mapping[str, float], points: Points) -> np.ndarray:
+        """Return how much lower the loss is at each point than without any decay."""
+        drop = self.drop(points, [params[p] for p in self.shape]).value
+        without = points.peak if self.counts_warmup else 0.0
+        return params[self.coefficient] * np.maximum(without - drop, 0.0)
 
     def loss_and_slopes(
         self, params: Mapping[str, float], points: Points
@@ -216,8 +223,9 @@ multi_power = CurveLaw(
     starts=tuple(
         (C, beta, gamma) for C in (1e-3, 1e-2, 0.1) for beta in (0.3, 0.8) for gamma in (0.3, 0.7)
     ),
-    prior={"beta": (math.log(0.5), 0.5), "gamma": (0.5, 0.25)},
+    prior={"beta": (0.0, 0.5), "gamma": (0.2, 0.25)},
     unit=_multi_power_unit,
+    counts_warmup=True,
     needs=frozenset({"nodes"}),
 )
 

@@ -231,8 +231,8 @@ def _between(step: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     steps, rates = [step[:1]], [lr[:1]]
     same = np.abs(np.diff(lr)) <= _SAME * np.maximum(lr[:-1], lr[1:])
     for i in range(len(step) - 1):
-        flat_before = same[i - 1] if i else True
         flat_after = same[i + 1] if i + 2 < len(step) else True
+        flat_before = same[i - 1] if i else flat_after
         if not same[i] and flat_before and step[i + 1] - step[i] > 1:
             start = step[i + 1] - 1
             if not flat_after:

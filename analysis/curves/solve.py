@@ -26,7 +26,7 @@ class Solution:
     misfit: float
     """The sum of Huber's function of the log residuals."""
     objective: float
-    """The misfit and the penalty of the prior."""
+    """What was minimised: the weighted misfit and the penalty of the prior."""
     objectives: tuple[float, ...]
     """Objectives reached from the starts, ascending."""
     gradient: float
@@ -50,9 +50,11 @@ class Objective:
         *,
         delta: float = 1e-3,
         strength: float = 0.0,
+        weight: np.ndarray | None = None,
     ) -> None:
         self.law, self.points, self.log_loss = law, points, log_loss
         self.delta, self.strength = delta, strength
+        self.root = np.ones(points.n) if weight is None else np.sqrt(weight)
         self.log = np.array([False, True, True, True, *law.log])
         believed = [law.prior.get(p) for p in law.params]
         self.believed = np.array([b is not None for b in believed])
@@ -70,12 +72,13 @@ class Objective:
         return slopes[self.believed] if self.strength else slopes[:0]
 
     def value(self, u: np.ndarray) -> float:
-        """Return the sum of Huber's function of the residuals, and half the squared penalty."""
-        return self.misfit(u) + float((self.penalty(u) ** 2).sum() / 2)
+        """Return what is minimised: Huber's function of the weighted residuals, and the penalty."""
+        r, _ = self.residuals(u)
+        return float(huber(r, self.delta).sum()) + float((self.penalty(u) ** 2).sum() / 2)
 
     def misfit(self, u: np.ndarray) -> float:
-        """Return the sum of Huber's function of the residuals."""
-        return float(huber(self.residuals(u)[0], self.delta).sum())
+        """Return the sum of Huber's function of the log residuals, without weights."""
+        return float(huber(self.log_residuals(u)[0], self.delta).sum())
 
     def params(self, u: np.ndarray) -> dict[str, float]:
         """Return the parameters at unknowns."""
@@ -89,6 +92,11 @@ class Objective:
         return np.where(self.log, np.log(np.where(self.log, np.maximum(values, 1e-300), 1)), values)
 
     def residuals(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weighted log residuals and their derivatives by the unknowns."""
+        r, J = self.log_residuals(u)
+        return self.root * r, self.root[:, None] * J
+
+    def log_residuals(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log measured / law of each point and the derivatives by the unknowns."""
         params = self.params(u)
         with np.errstate(all="ignore"):
