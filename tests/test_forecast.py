@@ -266,7 +266,9 @@ def test_conditioning_on_all_points_predicts_a_gaussian_process():
 
 def test_a_run_without_points_has_the_forecast_of_the_law():
     noise = Noise(point=1e-3, along=np.array([5e-3]), length=1.0)
-    found = condition(np.array([]), np.array([]), np.array([100.0]), np.array([1.0]), np.zeros((1, 1)), noise)
+    found = condition(
+        np.array([]), np.array([]), np.array([100.0]), np.array([1.0]), np.zeros((1, 1)), noise
+    )
     assert found.mean[0] == 1.0 and found.sd[0] == pytest.approx(np.hypot(1e-3, 5e-3))
 
 

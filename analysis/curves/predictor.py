@@ -24,9 +24,6 @@ _AFTER = 2.0
 """Multiple of the warm-up from which a law of several sizes holds."""
 _FEW_DRAWS = 2
 """Draws of a fit whose intervals do not rest on draws."""
-_DROP = 0.06
-"""Standard deviation of the factor by which a run's own drop with the learning rate differs from
-the law's."""
 _DRAWS = 200
 """Draws of the parameters behind an interval."""
 _SCHEDULES = 3
@@ -296,11 +293,14 @@ def _expected(fit: CurveFit, run: RunCurve, length: float, later: np.ndarray) ->
     points = fit.law.points([(run.rates, np.concatenate([step, later]))], PRECISION)
     loss, slopes = fit.law.loss_and_slopes(fit.params, points)
     J = slopes * np.where(fit.log, np.array(list(fit.params.values())), 1.0) / loss[:, None]
-    shape = [fit.params[name] for name in fit.law.shape]
-    drop = fit.params[fit.law.coefficient] * fit.law.drop(points, shape).value / loss
-    slow = np.maximum(fit.noise.variance(points.S1) - fit.noise.white**2, 0.0)
+    drop = fit.law.annealed(fit.params, points) / loss
+    at = np.concatenate([step, later])
+    slow = np.maximum(fit.noise.variance(at, np.zeros(len(at))) - fit.noise.white**2, 0.0)
     noise = Noise(
-        point=fit.noise.white, along=np.sqrt(slow), length=length, factors=(_DROP * drop,)
+        point=fit.noise.white,
+        along=np.sqrt(slow),
+        length=length,
+        factors=(fit.noise.drop * drop,),
     )
     log_loss = np.log(loss)
     own = np.log(run.loss[run.used])
