@@ -216,6 +216,8 @@ def _curve(
             raise TableError(f"run {run}: {error}") from None
         if warmup is None:
             _say_start(run, step, own, notes)
+        if not own.cumulative(step[-1]) > 0:
+            raise TableError(f"run {run}: its learning rate (column {columns.lr}) is 0 throughout.")
         return Curve(run, step, loss, own, rows.index.to_numpy())
     if run not in rates:
         raise TableError(f"rates: no learning rates are given for run {run!r}.")
