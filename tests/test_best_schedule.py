@@ -48,7 +48,8 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 @pytest.fixture(scope="module")

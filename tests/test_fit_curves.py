@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,9 @@ def table(law: str = "multi_power", every: int = 40) -> pd.DataFrame:
     return pd.concat([curve(k, law, every=every) for k in kinds], ignore_index=True)
 
 
-def fitted(curves: pd.DataFrame, law: str = "multi_power", **options) -> CurveFit:
-    return fit_curves(law, curves, **(NAMES | {"warmup": WARMUP} | options))
+def fitted(curves: pd.DataFrame, law: str = "multi_power", **options: Any) -> CurveFit:
+    chosen: dict[str, Any] = NAMES | {"warmup": WARMUP} | options
+    return fit_curves(law, curves, **chosen)
 
 
 @pytest.mark.parametrize("law", CURVE_LAWS)
@@ -81,7 +83,7 @@ def test_published_curves_are_fitted_and_forecast(
     rows = pd.read_csv(PUBLISHED)
     rows = rows[rows["model_M"] == size]
     fit_on = ["cosine_24000", "constant_24000", "wsdcon_9"]
-    names = {"run": "curve", "warmup": 2160, "fit_on": fit_on}
+    names: dict[str, Any] = {"run": "curve", "warmup": 2160, "fit_on": fit_on}
     simple = fitted(rows, "multi_power_start", prior=False, weights="equal", **names)
     assert simple.objective == pytest.approx(start, rel=1e-3)
     fit = fitted(rows, **names)
