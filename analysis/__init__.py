@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
+    from analysis.curves.collapse import collapse
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -47,6 +48,7 @@ __all__ = [
     "Range",
     "backtest",
     "choose",
+    "collapse",
     "compare",
     "contours",
     "critical_batch",
@@ -75,6 +77,7 @@ __all__ = [
 
 _LAZY = {
     "backtest": "analysis.validation.suite",
+    "collapse": "analysis.curves.collapse",
     "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
