@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
     from analysis.curves.best_schedule import best_schedule
+    from analysis.curves.collapse import collapse
     from analysis.curves.fit import CurveFit, fit_curves
     from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
@@ -52,6 +53,7 @@ __all__ = [
     "backtest",
     "best_schedule",
     "choose",
+    "collapse",
     "compare",
     "contours",
     "critical_batch",
@@ -84,6 +86,7 @@ _LAZY = {
     "CurveFit": "analysis.curves.fit",
     "backtest": "analysis.validation.suite",
     "best_schedule": "analysis.curves.best_schedule",
+    "collapse": "analysis.curves.collapse",
     "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",

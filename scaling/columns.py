@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.config import fields_of
+from scaling.optim_config import RULES
 
 SCHEMA = 1
 """Version of the table's schema; written to the manifest."""
@@ -117,7 +118,9 @@ def _config_columns() -> tuple[Column, ...]:
         if name in _SYMBOL_OF:
             continue
         options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
-        if typing.get_origin(hint) is typing.Literal or str in options:
+        if name in RULES:
+            dtype = "float"
+        elif typing.get_origin(hint) is typing.Literal or str in options:
             dtype = "str"
         else:
             dtype = {int: "int", float: "float", bool: "bool"}[options[0]]

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import posixpath
 import re
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ from typing import Any, Literal
 from scaling import fields
 from scaling.errors import ConfigError
 from scaling.fields import IdentifyingPart, Part, check_positive, check_seed, nearest_divisor
-from scaling.lr_rule import lr_rule, spelled
 from scaling.model_config import ModelConfig
+from scaling.optim_config import RESTARTING, OptimConfig
 
 RECIPE = 1
 """Version of the training recipe. Raise it whenever the same config would give numbers that differ
@@ -97,108 +96,6 @@ class DataConfig(IdentifyingPart):
             f"data.tokenizer={self.tokenizer!r} is unknown; use 'bytes' or 'bpe-<size>' with a "
             "size from 257 to 65536, such as 'bpe-1024'."
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig(IdentifyingPart):
-    """The optimiser and its schedule."""
-
-    prefix = "optim."
-
-    lr: float | str = 3e-3
-    """Peak learning rate: a number; 'kaplan' for LR(N) = 0.003239 - 0.0001395 ln N (Kaplan et al.
-    2020, eq. D.1); or a power law in N, D, B such as '0.05 N^-0.25 B^0.5', for instance a fitted
-    one (analysis.laws.learning_rate)."""
-    lr_embedding: float | str | None = None
-    """Peak learning rate of embeddings, output layer, norms and biases (number or rule). Default:
-    that of the matrices. Unlike the matrices' rate, it need not fall with width (embeddings and
-    biases: Yang et al. 2022, Table 3; the output layer: results/LOG.md)."""
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape after warm-up; wsd is constant, then a linear cooldown."""
-    warmup_fraction: float = 0.05
-    """Linear warm-up, as a fraction of the steps."""
-    warmup_tokens: int | None = None
-    """Linear warm-up in tokens; replaces warmup_fraction. Default: use warmup_fraction."""
-    cooldown_fraction: float = 0.2
-    """Final fraction of a wsd run over which the learning rate cools down."""
-    final_fraction: float = 0.1
-    """Final learning rate as a fraction of the peak (cosine, linear); wsd cools down to zero."""
-    beta1: float = 0.9
-    """Decay of the running mean of gradients."""
-    beta2: float = 0.95
-    """Decay of the running mean of squared gradients."""
-    eps: float = 1e-8
-    """Term added to the root of the running mean of squared gradients."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay: every step subtracts lr times this times the weight."""
-    clip: float | None = 1.0
-    """Largest norm of the gradient. Clipping is turned off by 'none' in a spec, or by None on the
-    command line."""
-    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
-    """Optimiser. adafactor (Shazeer & Stern 2018) takes steps relative to the size of each tensor,
-    so its lr has another order of magnitude (1e-2); it does not use beta1, beta2 and eps. muon
-    (Jordan et al. 2024) trains the matrices, with steps as large as AdamW's at the same lr, and
-    AdamW the other tensors."""
-    decay: Literal["matrices", "embeddings", "all"] = "matrices"
-    """Tensors that weight decay acts on: the matrices; also embeddings and output layer
-    (embeddings); also biases and norms (all)."""
-    z_loss: float = 0.0
-    """Weight of (ln Z)^2 in the training loss, with Z the normaliser of a token's logits (1e-4 in
-    Chowdhery et al. 2022). Reported losses do not include it."""
-    batch_warmup_tokens: int | None = None
-    """Tokens over which the batch grows, in whole contexts and linearly in the tokens seen, from
-    one eighth of batch_tokens to all of it (Brown et al. 2020, appendix B). A run then has more
-    steps; learning-rate schedules count steps. Default: a constant batch."""
-    ema: float | None = None
-    """Measure a running mean of the weights instead of the weights, with this decay per step, such
-    as 0.999; at step t the decay is at most (1 + t) / (10 + t). Default: the weights themselves."""
-
-    def check(self) -> None:
-        for name in ("lr", "lr_embedding"):
-            rule = getattr(self, name)
-            if isinstance(rule, str):
-                lr_rule(rule, f"optim.{name}")
-            elif rule is not None and not (math.isfinite(rule) and rule > 0):
-                raise ConfigError(f"optim.{name}={rule} must be positive and finite.")
-        if self.warmup_tokens is not None and self.warmup_tokens < 0:
-            raise ConfigError(f"optim.warmup_tokens={self.warmup_tokens} must not be negative.")
-        for name in ("warmup_fraction", "cooldown_fraction", "final_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name)} must lie between 0 and 1.")
-        warmup = self.warmup_fraction if self.warmup_tokens is None else 0.0
-        if self.schedule == "wsd" and warmup + self.cooldown_fraction > 1:
-            raise ConfigError(
-                f"optim.warmup_fraction={warmup} and optim.cooldown_fraction="
-                f"{self.cooldown_fraction} overlap; their sum must be at most 1."
-            )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name}={getattr(self, name)} must lie in [0, 1).")
-        for name in ("eps", "clip"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"optim.{name}={value} must be positive and finite.")
-        check_positive(self, "batch_warmup_tokens")
-        for name in ("z_loss", "weight_decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"optim.{name}={value} must not be negative.")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ConfigError(f"optim.ema={self.ema} must lie between 0 and 1.")
-
-    def identity(self) -> dict[str, Any]:
-        values = super().identity()
-        for name in ("lr", "lr_embedding"):
-            values[name] = spelled(values[name])
-        if values["lr_embedding"] == values["lr"]:
-            values["lr_embedding"] = None
-        has_effect = {
-            "cooldown_fraction": self.schedule == "wsd",
-            "final_fraction": self.schedule not in ("wsd", "constant"),
-            "warmup_fraction": self.warmup_tokens is None,
-            **dict.fromkeys(("beta1", "beta2", "eps"), self.optimizer != "adafactor"),
-        }
-        return {name: value for name, value in values.items() if has_effect.get(name, True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +178,7 @@ class RunConfig(Part):
                 f"optim.batch_warmup_tokens={warmup} is more than {_BATCH_WARMUP_STEPS} steps of "
                 f"batch_tokens={self.batch_tokens}; let the batch grow over fewer tokens."
             )
+        self._check_resumes()
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
         if parts is not None and warmup is not None:
             raise ConfigError(
@@ -292,6 +190,17 @@ class RunConfig(Part):
                 f"eval.noise_parts={parts} does not divide the {sequences} sequences of a step "
                 f"(batch_tokens={self.batch_tokens}, n_ctx={n_ctx}); use "
                 f"{nearest_divisor(sequences, parts)}, for example, or a larger batch."
+            )
+
+    def _check_resumes(self) -> None:
+        o = self.optim
+        if o.schedule not in RESTARTING or not o.resumes:
+            return
+        warm = o.warmup_fraction * self.tokens if o.warmup_tokens is None else o.warmup_tokens
+        if o.resumes[0] < self.tokens and o.resumes[0] <= warm:
+            raise ConfigError(
+                f"optim.resume_tokens={o.resume_tokens!r} begins within the warm-up, which takes "
+                f"{warm:.6g} tokens; begin it later, or shorten the warm-up."
             )
 
     def with_own(self, **values: Any) -> RunConfig:
@@ -311,13 +220,34 @@ class RunConfig(Part):
             return ramp[step]
         return ramp[-1] + (step - len(ramp) + 1) * self.batch_tokens
 
+    def steps_of(self, tokens: float) -> int:
+        """Return the number of optimiser steps, at least 1, whose training tokens come nearest to
+        `tokens`."""
+        ramp = self._ramp
+        if tokens < ramp[-1]:
+            return max(1, min(range(len(ramp)), key=lambda step: abs(ramp[step] - tokens)))
+        return max(1, len(ramp) - 1 + round((tokens - ramp[-1]) / self.batch_tokens))
+
     @functools.cached_property
     def S(self) -> int:
         """Number of optimiser steps: the number whose training tokens come nearest to `tokens`."""
-        ramp = self._ramp
-        if self.tokens < ramp[-1]:
-            return max(1, min(range(len(ramp)), key=lambda step: abs(ramp[step] - self.tokens)))
-        return max(1, len(ramp) - 1 + round((self.tokens - ramp[-1]) / self.batch_tokens))
+        return self.steps_of(self.tokens)
+
+    @functools.cached_property
+    def resume_steps(self) -> tuple[int, ...]:
+        """Numbers of steps after which optim.resume_tokens let the rate return to its peak, those
+        beyond the last step included."""
+        if self.optim.schedule not in RESTARTING:
+            return ()
+        return tuple(sorted({self.steps_of(tokens) for tokens in self.optim.resumes}))
+
+    @property
+    def identifying_optim(self) -> OptimConfig:
+        """`optim` in the spelling that identifies the run: without resume_tokens of no effect."""
+        if self.optim.schedule not in RESTARTING:
+            return self.optim
+        steps = (step for step in self.resume_steps if step < self.S)
+        return self.optim.resuming_at([self.tokens_at(step) for step in steps])
 
     @functools.cached_property
     def D(self) -> int:
@@ -338,7 +268,8 @@ class RunConfig(Part):
         texts, values = [], self.__dict__
         for name, is_part, default in _in_order():
             if is_part:
-                texts.append(values[name].canonical_text)
+                part = self.identifying_optim if name == "optim" else values[name]
+                texts.append(part.canonical_text)
                 continue
             value = self.D if name == "tokens" else values[name]
             if value != default:
@@ -389,8 +320,9 @@ def canonical(run: RunConfig) -> dict[str, Any]:
     that give the same steps are the same run.
     """
     own = {name: getattr(run, name) for name in _identifying()} | {"tokens": run.D}
-    parts = (getattr(run, name).canonical for name in fields.parts_of(RunConfig))
-    found = {key: value for part in parts for key, value in part.items()}
+    parts = {name: getattr(run, name) for name in fields.parts_of(RunConfig)}
+    parts["optim"] = run.identifying_optim
+    found = {key: value for part in parts.values() for key, value in part.canonical.items()}
     return found | {key: value for key, value in own.items() if value != fields_of()[key][1]}
 
 

@@ -94,10 +94,11 @@ def _check_run(run: RunConfig, texts: dict[_TextKey, _Text], checked: set[tuple[
     """
     from scaling.data import corpus
     from scaling.data.windows import TrainTokens, held_out_windows
-    from scaling.training.schedule import peaks
+    from scaling.training.schedule import optimizer_settings, peaks
 
     try:
         peaks(run)
+        optimizer_settings(run)
     except OverflowError:
         raise ConfigError(
             f"optim.lr={run.optim.lr!r} overflows at this run's N, D and B; use smaller powers."

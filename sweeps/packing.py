@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scaling.config import RunConfig
-from scaling.training.pack_key import branch_step, pack_key, trunk
+from scaling.training.pack_key import branch_step, has_trunk, pack_key, trunk
 from sweeps.costs import Costs, fit_speed
 from sweeps.measure import Machine
 from sweeps.queue import Job
@@ -184,7 +184,7 @@ def _units(runs: list[RunConfig], costs: Costs, *, apart: bool = False) -> list[
     """Return the units of runs of one group; with `apart`, common trunks are not shared."""
     trees: dict[Hashable, list[RunConfig]] = {}
     for i, run in enumerate(runs):
-        shares = run.optim.schedule in ("wsd", "constant") and not apart
+        shares = has_trunk(run) and not apart
         trees.setdefault(trunk(run) if shares else i, []).append(run)
     test_seconds = costs.test(runs[0])
     units = []

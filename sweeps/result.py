@@ -20,7 +20,10 @@ from scaling.columns import (
     config_row,
 )
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
+from scaling.errors import ConfigError
+from scaling.optim_config import RULES
 from scaling.size import size_columns
+from scaling.training.schedule import optimizer_columns
 
 FORMAT = 1
 """Version of result.json."""
@@ -227,4 +230,12 @@ def _short(value: object) -> str:
 def failed_row(run: RunConfig, error: str) -> Row:
     """Return the row of a run without a loss: its config, its sizes and what happened."""
     failure = {"run_id": run.run_id, "status": "failed", "error": error}
-    return _EMPTY | config_row(flatten(run)) | size_columns(run) | failure
+    return _EMPTY | config_row(flatten(run)) | _of_rules(run) | size_columns(run) | failure
+
+
+def _of_rules(run: RunConfig) -> Row:
+    """Return the columns of a failed run that rules give; empty ones if a rule is the failure."""
+    try:
+        return optimizer_columns(run)
+    except ConfigError:
+        return dict.fromkeys(RULES)

@@ -8,6 +8,7 @@ figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf
 from analysis.figures.abilities import accuracy_of_loss, accuracy_of_size, aggregate, few_shot
 from analysis.figures.allocation import allocation, least_compute, meeting, optimal_steps
 from analysis.figures.backtest import backtest_errors
+from analysis.figures.collapse import collapse
 from analysis.figures.compute import (
     batch_scan,
     fixed,
@@ -31,7 +32,8 @@ from analysis.tables.select import lower_edge
 
 __all__ = [
     "BEYOND", "FIGURES", "LABELS", "accuracy_of_loss", "accuracy_of_size", "aggregate",
-    "allocation", "backtest_errors", "batch_scan", "best_rates", "critical_batch", "deviation",
+    "allocation", "backtest_errors", "batch_scan", "best_rates", "collapse", "critical_batch",
+    "deviation",
     "distributions", "draw", "draw_all", "early_stopping", "embeddings", "families", "few_shot",
     "fixed", "forecast_bands", "forms", "formula", "frontier", "generalization", "held_out",
     "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",

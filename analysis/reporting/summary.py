@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from analysis.abilities.outlook import folder_with_scores, outlook
 from analysis.abilities.tasks import AbilityPrediction
+from analysis.curves.collapse import collapse
+from analysis.curves.collapse_result import Collapse
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves
@@ -73,6 +76,8 @@ class Summary:
     """The plan for NEXT times that, by the same law."""
     abilities: AbilityPrediction | None
     """The accuracies on tasks of the run that the plan advises; None without scores of tasks."""
+    collapse: Collapse | None
+    """Whether the learning curves of a ladder of sizes fall on one; None without such a ladder."""
     track: TrackRecord | None
     """How well the predictions on record did; None if there are none."""
     verdict: tuple[str, str, str]
@@ -112,6 +117,7 @@ class Summary:
             "further": self.further.record() if self.further else None,
             "track_record": self.track.record() if self.track else None,
             **({"abilities": self.abilities.record()} if self.abilities else {}),
+            **({"collapse": self.collapse.record()} if self.collapse else {}),
             "skipped": self.skipped
             | {f"held-out test of {k}": v for k, v in self._tested.items() if isinstance(v, str)},
             "figures": [str(path) for path in self.figures],
@@ -205,6 +211,7 @@ def summarise(
         plan=following,
         further=further,
         abilities=_accuracies(attempt, results, following, where),
+        collapse=_collapse(runs, curves),
         track=attempt("track record", track_record_of, results, selection=selection),
         verdict=planned.verdict
         if planned is not None
@@ -289,6 +296,15 @@ def _plan(
     if following is None:
         return None, None, None
     return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
+
+
+def _collapse(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Collapse | None:
+    """Return the collapse of a ladder whose horizons grow with the size; None without one."""
+    try:
+        found = collapse(runs, curves)
+    except (FitError, TableError, KeyError):
+        return None
+    return None if math.isnan(found.gamma) else found
 
 
 def _accuracies(

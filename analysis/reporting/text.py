@@ -39,6 +39,8 @@ def brief(summary: Summary) -> str:
 
 
 def _basis(summary: Summary) -> Iterator[str]:
+    if summary.collapse:  # the first line to go
+        yield f"curves: {summary.collapse.brief}"
     yield f"runs: {_counts(summary)}; {_ranges(summary, ' to ')}"
     if summary.choice is not None and summary.choice.test.cuts:
         errors = summary.choice.errors.items()
@@ -128,6 +130,8 @@ def detailed(summary: Summary) -> str:
         lines += ["", f"with {NEXT**2:g} times: {summary.further.headline}"]
     if summary.abilities:
         lines += ["", str(summary.abilities)]
+    if summary.collapse:
+        lines += ["", f"collapse of learning curves: {summary.collapse.brief}"]
     if summary.track:
         lines += ["", str(summary.track)]
     lines += [f"no {name}: {why}" for name, why in summary.skipped.items()]

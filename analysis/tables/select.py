@@ -10,6 +10,12 @@ from scaling.table import check
 _SAME = 0.08
 """Runs whose N differ by less than this fraction count as the same size."""
 
+_DECAYING = ("cosine", "linear", "cosine-restarts")
+"""Schedules whose rate falls all the way to the horizon."""
+
+_PEAK_THEN_LOWER = ("wsd", "wsd-s", "step")
+"""Schedules whose rate is lower than the peak only during a cooldown or after a drop."""
+
 
 def lower_edge(runs: pd.DataFrame, x: str) -> pd.DataFrame:
     """Return the runs that no run with at most as much `x` beats, one at each x.
@@ -49,7 +55,7 @@ def of_steps(curves: pd.DataFrame) -> pd.DataFrame:
     decay depends on its horizon (in the paper all share one, section 5.2), or if nearly all
     evaluations lie within warm-ups and cooldowns.
     """
-    decaying = curves["schedule"].isin(("cosine", "linear")) if "schedule" in curves else None
+    decaying = curves["schedule"].isin(_DECAYING) if "schedule" in curves else None
     if decaying is not None and decaying.any():
         ends = curves.loc[decaying].groupby("run_id")["S"].max()
         if ends.max() > 1.02 * ends.min():
@@ -91,9 +97,9 @@ def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFram
 def settled(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the evaluations that a law of N and S describes.
 
-    They lie after the warm-up of the learning rate and, under wsd, before its cooldown, in which
-    the loss falls with the schedule more than with S. Curves without a learning rate are kept
-    whole.
+    They lie after the warm-up of the learning rate and, under a schedule that keeps the peak,
+    outside of cooldowns and before drops, since there the loss falls with the schedule more than
+    with S. Curves without a learning rate are kept whole.
 
     Source: Kaplan et al. 2020 (arXiv 2001.08361), section 5.2
     """
@@ -101,5 +107,7 @@ def settled(curves: pd.DataFrame) -> pd.DataFrame:
         return curves
     at_peak = curves["lr"] >= 0.999 * curves.groupby("run_id")["lr"].transform("max")
     begins = curves["S"].where(at_peak).groupby(curves["run_id"]).transform("min")
-    cooled = curves["schedule"].eq("wsd") & ~at_peak if "schedule" in curves.columns else False
+    if "schedule" not in curves.columns:
+        return curves[curves["S"] >= begins]
+    cooled = curves["schedule"].isin(_PEAK_THEN_LOWER) & ~at_peak
     return curves[(curves["S"] >= begins) & ~cooled]

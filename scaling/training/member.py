@@ -18,7 +18,7 @@ from scaling.errors import ConfigError
 from scaling.training.evaluate import HeldOut
 from scaling.training.pack_key import branch_step
 from scaling.training.result import Progress, Result
-from scaling.training.schedule import evaluation_steps, peaks, schedule
+from scaling.training.schedule import evaluation_steps, optimizer_columns, peaks, schedule
 from scaling.training.state import State
 
 _EXPLODED_ABOVE = 2.0
@@ -199,7 +199,7 @@ class Member:
             "lr_peak": self.lr_peaks[0],
             "corpus_hash": files.hash[:16],
         }
-        return config_row(flatten(run)) | measured
+        return config_row(flatten(run)) | optimizer_columns(run) | measured
 
     def result(self, files: TokenFiles, machine: Machine) -> Result:
         """Return the finished run, with its row of the results table."""

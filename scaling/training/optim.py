@@ -49,13 +49,13 @@ class Optimizer:
         """torch's parameter groups of each row, in the order of its pieces."""
         for row_p, c, row_pieces in zip(flat_kp.detach(), configs, self.pieces, strict=True):
             # Only the product of lr and decay acts: muP must not change it.
-            decay = c.weight_decay * lr_divisor(model.model, c)
+            decay = float(c.weight_decay) * lr_divisor(model.model, c)
             self.groups.append([])
             for piece in row_pieces:
                 group = {"params": [piece.view(row_p)], "lr": 0.0}
                 group["weight_decay"] = decay if piece.decayed else 0.0
                 if piece.kind == "adamw":
-                    group |= {"betas": (c.beta1, c.beta2), "eps": c.eps}
+                    group |= {"betas": (c.beta1, float(c.beta2)), "eps": c.eps}
                 groups.setdefault(piece.kind, []).append(group)
         self.torch = [_KINDS[kind](found) for kind, found in groups.items()]
         by_place = {
@@ -128,7 +128,7 @@ class CompiledAdamW:
         self.v_kp = torch.zeros_like(flat_kp.detach())
         self.pieces = [pieces(model, c) for c in configs]
         self.matrices = model.ends["matrix"]
-        self.betas = [(c.beta1, c.beta2) for c in configs]
+        self.betas = [(c.beta1, float(c.beta2)) for c in configs]
         self.t = [0] * len(configs)
         """Steps done by each row."""
         decayed = [[_decayed(model, c)] for c in configs]
@@ -136,9 +136,9 @@ class CompiledAdamW:
         fixed = [
             (
                 math.inf if c.clip is None else c.clip,
-                c.weight_decay * lr_divisor(model.model, c),
+                float(c.weight_decay) * lr_divisor(model.model, c),
                 c.beta1,
-                c.beta2,
+                float(c.beta2),
                 c.eps,
             )
             for c in configs

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import math
+from typing import Any
 
+from scaling import optim_rules
 from scaling.config import ModelConfig, OptimConfig, RunConfig
+from scaling.errors import ConfigError
 from scaling.lr_rule import peak_lr
+from scaling.optim_config import COOLING, RULES, check_rule_value
 from scaling.size import parameters_of
 
 
@@ -20,9 +25,50 @@ def warmup_steps(run: RunConfig) -> int:
     return round(run.optim.warmup_fraction * run.S)
 
 
-def cooldown_steps(run: RunConfig) -> int:
-    """Return the number of steps of a wsd run's final decay, at least one."""
-    return max(1, round(run.optim.cooldown_fraction * run.S))
+def resume_steps(run: RunConfig) -> tuple[int, ...]:
+    """Return the numbers of steps, below S, after which the rate returns to its peak."""
+    o, S = run.optim, run.S
+    if o.schedule == "cosine-restarts" and not o.resumes:
+        W = warmup_steps(run)
+        ends = {W + round(i * (S - W) / o.cycles) for i in range(1, o.cycles)}
+        return tuple(sorted(end for end in ends if W < end < S))
+    return tuple(step for step in run.resume_steps if step < S)
+
+
+def cycle(run: RunConfig, step: int) -> tuple[int, int]:
+    """Return (first step, end) of the cycle that `step` is in, from the warm-up or a return to the
+    peak to the next one or the end of the run."""
+    ends = (*resume_steps(run), run.S)
+    i = bisect.bisect_right(ends, step)
+    return (ends[i - 1] if i else warmup_steps(run)), ends[min(i, len(ends) - 1)]
+
+
+def cooldown_steps(run: RunConfig, end: int | None = None) -> int:
+    """Return the number of steps of the cooldown of wsd or wsd-s that ends after `end` steps, at
+    least one. The default is the run's last cooldown."""
+    end = run.S if end is None else end
+    wanted = max(1, round(run.optim.cooldown_fraction * end))
+    before = [step for step in run.resume_steps if step < end]
+    return min(wanted, end - before[-1]) if before else wanted
+
+
+def drop_steps(run: RunConfig) -> tuple[int, ...]:
+    """Return the steps from which on the rate of the schedule step is lower."""
+    return tuple(round(fraction * run.S) for fraction in run.optim.drops)
+
+
+def change_points(run: RunConfig) -> tuple[int, ...]:
+    """Return the steps at which a smooth piece of the schedule begins, and S.
+
+    Between two of them the rate is linear, or constant, or one arc of a cosine or of a square root.
+    """
+    o, S = run.optim, run.S
+    points = {0, warmup_steps(run), S, *resume_steps(run)}
+    if o.schedule in COOLING:
+        points |= {end - cooldown_steps(run, end) for end in (*resume_steps(run), S)}
+    if o.schedule == "step":
+        points |= set(drop_steps(run))
+    return tuple(sorted(point for point in points if 0 <= point <= S))
 
 
 def lr_divisor(model: ModelConfig, optim: OptimConfig) -> float:
@@ -56,21 +102,62 @@ def peaks(run: RunConfig) -> tuple[float, float]:
     return matrices / lr_divisor(run.model, run.optim), other
 
 
+def optimizer_settings(run: RunConfig) -> OptimConfig:
+    """Return `run.optim` with the values that the rules for beta2 and weight decay give.
+
+    Raises ConfigError if one of them cannot be.
+    """
+    o = run.optim
+    rules = {name: getattr(o, name) for name in RULES}
+    if o.decay_tokens is None and not any(isinstance(rule, str) for rule in rules.values()):
+        return o
+    at = {"N": parameters_of(run).N, "D": run.D, "B": run.batch_tokens}
+    values: dict[str, Any] = {}
+    for name, rule in rules.items():
+        if rule is not None:
+            values[name] = optim_rules.parsed(rule, f"optim.{name}").at(**at)
+            check_rule_value(name, values[name], rule)
+    if (tokens := values.get("decay_tokens")) is not None:
+        if tokens <= run.batch_tokens:
+            raise ConfigError(
+                f"optim.decay_tokens={o.decay_tokens!r} gives {tokens:.4g} tokens, no more than "
+                f"the {run.batch_tokens} of one step; use a longer timescale."
+            )
+        # Only the product of lr and decay acts, and muP does not change it.
+        lr = peaks(run)[0] * lr_divisor(run.model, o)
+        values["weight_decay"] = run.batch_tokens / (lr * tokens)
+    return dataclasses.replace(o, **values)
+
+
+def optimizer_columns(run: RunConfig) -> dict[str, Any]:
+    """Return the columns of a run's row that hold what its rules for beta2 and weight decay
+    give."""
+    settings = optimizer_settings(run)
+    return {name: getattr(settings, name) for name in RULES}
+
+
 def schedule(run: RunConfig, step: int) -> float:
     """Return the learning rate of `step` (0 to S - 1) relative to the peak.
 
     A cosine or linear run ends at `final_fraction`, reached at its last step (unless warm-up takes
-    all steps, or all but one). A wsd run (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395;
-    cooldown as in Hägele et al. 2024, arXiv 2405.18392) ends one step short of zero.
+    all steps, or all but one), and so does each cycle of cosine-restarts. A wsd run (warm-up,
+    stable, decay: Hu et al. 2024, arXiv 2404.06395; cooldowns as in Hägele et al. 2024, arXiv
+    2405.18392) ends one step short of zero. wsd-s (Wen et al. 2024, arXiv 2410.05192) does so at
+    each of its horizons and continues at the peak. The steps of the schedule step are those of
+    DeepSeek-AI 2024 (arXiv 2401.02954).
     """
-    o, S, W = run.optim, run.S, warmup_steps(run)
+    o, W = run.optim, warmup_steps(run)
     if step < W:
         return (step + 1) / W
     if o.schedule == "constant":
         return 1.0
-    if o.schedule == "wsd":
-        return min(1.0, (S - step) / cooldown_steps(run))
-    progress = (step - W) / max(1, S - 1 - W)
+    if o.schedule == "step":
+        return o.step_factor ** sum(step >= drop for drop in drop_steps(run))
+    first, end = cycle(run, step)
+    if o.schedule in COOLING:
+        left = min(1.0, (end - step) / cooldown_steps(run, end))
+        return left if o.cooldown == "linear" else 1 - math.sqrt(1 - left)
+    progress = (step - first) / max(1, end - 1 - first)
     if o.schedule == "linear":
         return 1 - (1 - o.final_fraction) * progress
     return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))

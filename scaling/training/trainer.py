@@ -26,6 +26,7 @@ from scaling.training.evaluate import Evaluator, HeldOut
 from scaling.training.fsdp import Sharding
 from scaling.training.member import Machine, Member, Trajectory
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
+from scaling.training.schedule import optimizer_settings
 from scaling.training.stack import Stack
 from scaling.training.state import State
 from scaling.training.step import TrainingStep
@@ -130,7 +131,7 @@ class Trainer:
             return
         self.stack = Stack(
             states,
-            [trajectory.leader.run.optim for trajectory in self.trajectories],
+            [optimizer_settings(trajectory.leader.run) for trajectory in self.trajectories],
             model=self.model,
             sharding=self.sharding,
             compiled=self.execution.compile,
