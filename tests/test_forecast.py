@@ -12,6 +12,7 @@ from analysis.curves.curve_tables import read_table
 from analysis.curves.departure import FALSE_ALARMS, departure, threshold
 from analysis.curves.named_schedule import parse_schedule
 from analysis.curves.rates import Rates
+from analysis.curves.run_curve import RunCurves
 from analysis.curves.segments import in_order
 from scaling.errors import ConfigError, TableError
 
@@ -210,6 +211,23 @@ def test_forecasts_hold_the_true_end_as_often_as_they_say():
             assert f.steps_left == f.steps - 2500 and f.off_law is None
     assert np.mean(hits) >= 0.8
     assert np.std(errors) < 5e-3
+
+
+def test_published_curves_lie_in_the_intervals_of_their_forecasts(published):
+    rows = pd.read_csv(published / "multipower2025" / "curves_25M_100M.csv")
+    fitted, hits, errors = ["cosine_24000", "constant_24000", "wsdcon_9"], [], []
+    for _, curves in rows.groupby("model_M"):
+        whole = read_table(curves.drop(columns="model_M"))
+        cut = [
+            run if run.run in fitted else run.cut(run.end // 2)
+            for run in whole.runs
+        ]  # fmt: skip
+        true = {run.run: run.loss[-1] for run in whole.runs}
+        for each in forecast(RunCurves(runs=cut, source="published"), law="multi_power"):
+            hits.append(each.low <= true[each.run] <= each.high)
+            errors.append(np.log(true[each.run] / each.loss))
+    assert len(hits) == 12 and np.mean(hits) >= 0.75
+    assert np.sqrt(np.mean(np.square(errors))) < 4e-3
 
 
 def test_the_probability_to_beat_the_best_run_is_that_of_the_interval():

@@ -12,6 +12,7 @@ import pytest
 from disturbed import kill_tree, tree, wait_for
 from small import call
 
+from analysis import figures, forecast
 from analysis.curves.named_schedule import parse_schedule
 from analysis.curves.rates import Rates
 
@@ -94,6 +95,25 @@ def test_the_text_has_a_row_for_each_run_and_says_what_was_assumed(curves, tmp_p
     assert "1 rows without a loss are left out" in printed.err
     assert "cosine that ends at step 6000" in printed.err
     assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_the_figure_has_the_curve_and_a_band_for_each_unfinished_run(curves, tmp_path, capsys):
+    curves.to_csv(tmp_path / "curves.csv", index=False)
+    assert call("figure", "forecast", tmp_path / "curves.csv", "--out", tmp_path / "f.png") == 0
+    assert (tmp_path / "f.png").stat().st_size > 5000
+    capsys.readouterr()
+    found = forecast(tmp_path / "curves.csv")
+    (ax,) = figures.forecast_bands(forecasts=found).axes
+    (band,) = ax.collections
+    low, high = band.get_paths()[0].get_extents().get_points()
+    assert low[0] == pytest.approx(3000) and high[0] == pytest.approx(6000)
+    lines = [line for line in ax.lines if line.get_label() == "d"]
+    assert len(lines) == 1 and lines[0].get_xdata()[-1] == 3000
+    assert ax.lines[-1].get_ydata()[0] == pytest.approx(found["d"].loss)
+    finished = curves[curves["name"] != "d"]
+    finished.to_csv(tmp_path / "finished.csv", index=False)
+    assert call("figure", "forecast", tmp_path / "finished.csv") == 2
+    assert "nothing to forecast" in capsys.readouterr().err
 
 
 def test_the_schedule_may_be_named(curves, tmp_path, capsys):

@@ -121,7 +121,7 @@ def _jump(z: np.ndarray, residual: np.ndarray) -> int | None:
         before = residual[max(0, i - _STAYS) : i]
         level = np.median(before) if len(before) else 0.0
         height = residual[i] - level
-        if len(after) >= 2 and ((after - level) / height > _LEVEL).all():
+        if ((after - level) / height > _LEVEL).all():
             return int(i)
     return None
 

@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from analysis import in_words, notebook
 from analysis.arguments import unknown_word
+from analysis.curves import joint as joint_law
 from analysis.curves import noise as noise_model
 from analysis.curves.laws import CurveLaw, Points, resolve
 from analysis.curves.noise import STRETCHES, CurveNoise
@@ -215,12 +216,13 @@ def fit_curves(
     weights: str = "octaves",
     n_boot: int = 200,
     seed: int = 0,
-) -> CurveFit:
-    """Fit a law of whole learning curves to runs of one model size.
+    **joint: Any,
+) -> Any:
+    """Fit a law of whole learning curves to runs of one model size, or of several.
 
     Args:
         law: Name of the law, as listed by `scaling laws`: multi_power, annealing or
-            multi_power_start.
+            multi_power_start; or multi_power_size, one law for all sizes of a sweep.
         curves: One row per logged step of each run.
         run: Column of the run's id.
         step: Column of the step, counted from 1.
@@ -238,8 +240,20 @@ def fit_curves(
             which with prior=False is the objective of Luo et al. 2025.
         n_boot: Number of draws of the parameters.
         seed: Seed of the draws.
+        joint: Further options of multi_power_size: see :func:`analysis.curves.joint.fit_joint`,
+            which also says how its points are weighted.
+
+    Returns:
+        A :class:`CurveFit`, or a :class:`JointFit` for multi_power_size.
     """
     begin = time.perf_counter()
+    if law == joint_law.NAME:
+        return joint_law.fit_joint(
+            curves, run=run, step=step, lr=lr, loss=loss, warmup=warmup, rates=rates,
+            fit_on=fit_on, n_boot=n_boot, seed=seed, **joint,
+        )  # fmt: skip
+    if joint:
+        raise FitError(f"{next(iter(joint))} is an option of {joint_law.NAME} alone.")
     form = resolve(law)
     check_draws(n_boot, seed)
     _check_options(delta, weights, warmup)

@@ -68,6 +68,7 @@ class JointFit:
     """Draws of the parameters, one row per draw."""
     noise: CurveEffects
     sweep: SweepCurves = field(repr=False)
+    problem: Problem = field(repr=False)
     minimum: Minimum = field(repr=False)
     converged: bool
     notes: tuple[str, ...]
@@ -286,7 +287,7 @@ def fit_joint(
     warmup: int | None = None,
     rates: Mapping[Any, Rates] | None = None,
     fit_on: Collection[Any] | None = None,
-    after: float = 2.0,
+    after: float = 2.5,
     fixed: Mapping[str, float] | None = None,
     n_boot: int = 500,
     seed: int = 0,
@@ -333,6 +334,7 @@ def fit_joint(
     problem = Problem(law, sweep.rows, sweep.log_loss, sweep.size, sweep.trunk, sweep.trunks)
     minimum = solve(problem)
     found = draws(problem, minimum, n_boot, seed)
+    params = pd.DataFrame([law.params(z) for z in found], columns=list(law.params(minimum.z)))
     notes = list(sweep.notes)
     if not (sweep.rows.rate < 0.98).any():
         notes.append(
@@ -340,8 +342,8 @@ def fit_joint(
         )
     return JointFit(
         law=law, params=law.params(minimum.z), objective=minimum.objective, noise=minimum.noise,
-        draws=pd.DataFrame([law.params(z) for z in found]), sweep=sweep, minimum=minimum,
-        converged=minimum.converged, notes=tuple(notes), unknowns=found,
+        draws=params, sweep=sweep, minimum=minimum,
+        problem=problem, converged=minimum.converged, notes=tuple(notes), unknowns=found,
         seconds=time.perf_counter() - begun,
     )  # fmt: skip
 

@@ -76,7 +76,7 @@ def read_sweep(
     warmup: int | None = None,
     rates: Mapping[Any, Rates] | None = None,
     fit_on: Collection[Any] | None = None,
-    after: float = 2.0,
+    after: float = 2.5,
 ) -> SweepCurves:
     """Return the points of a sweep's curves, from a long table or from a results folder's two.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from analysis.curves.effects import Basis, Block, CurveEffects, Whitening, estimate
 from analysis.curves.size_law import Rows, SizeLaw
@@ -13,6 +14,10 @@ ROUNDS = 8
 """Most alternations of noise and law."""
 TOLERANCE = 1e-3
 """Largest last change of an unknown, in units of its standard error, of a converged fit."""
+THINNED = 40
+"""Most points per trunk from which the noise is estimated; all points count for the law."""
+REFIT_STEPS = 2
+"""Steps with the law's own slopes of each draw."""
 REACH = 6
 """Knots of the effects beyond the longest run: a factor sqrt(2)^REACH in tokens."""
 
@@ -77,7 +82,9 @@ def solve(problem: Problem) -> Minimum:
         blocks = problem.blocks(z)
         residual, slopes = _linear(problem, z)
         away = z[free] - law.center[free]
-        noise, likelihood = estimate(blocks, residual, slopes, (away, law.precision), noise)
+        noise, likelihood = estimate(
+            _thinned(problem, blocks), residual, slopes, (away, law.precision), noise
+        )
         whitenings = [Whitening.of(block, noise) for block in blocks]
         found, H, _ = minimise(problem, whitenings, z)
         moved = found[free] - z[free]
@@ -101,6 +108,7 @@ def minimise(
     z: np.ndarray,
     shift: np.ndarray | None = None,
     prior_shift: np.ndarray | None = None,
+    limit: int = 60,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (unknowns, Hessian (f, f), objective) of the least generalised sum of squares.
 
@@ -110,6 +118,7 @@ def minimise(
         z: Where the search begins.
         shift: Added to the measured ln L (n,), for refits of other samples.
         prior_shift: Added to the centres of the beliefs (f,).
+        limit: Most steps.
     """
     law, free = problem.law, problem.law.free
     center = law.center[free] + (0.0 if prior_shift is None else prior_shift)
@@ -125,7 +134,7 @@ def minimise(
 
     damping = 1e-4
     value, H, g = state(z)
-    for _ in range(60):
+    for _ in range(limit):
         step = np.linalg.solve(H + damping * np.diag(np.diag(H)), g)
         step *= min(1.0, 1.5 / max(np.abs(step).max(), 1e-300))
         trial = z.copy()
@@ -153,39 +162,53 @@ def product(whitenings: list[Whitening], values: np.ndarray) -> np.ndarray:
     return total
 
 
-def draws(problem: Problem, minimum: Minimum, n: int, seed: int) -> np.ndarray:
+def draws(
+    problem: Problem, minimum: Minimum, n: int, seed: int, limit: int = REFIT_STEPS
+) -> np.ndarray:
     """Return draws of the unknowns (n, q): fits of resampled noise and beliefs.
 
-    Each is the minimum of the sum of squares for measured losses with other noise and beliefs with
-    other centres. It starts from the minimum of the fit and takes two Newton steps with the Hessian
-    found there, the second of which corrects for the curvature of the law.
+    Each minimises the sum of squares for measured losses with other noise and beliefs with other
+    centres. It starts from the minimum of the linear model of the fit and takes `limit` steps with
+    the law's own slopes.
     """
     rng = np.random.default_rng(seed)
-    law, free, C = problem.law, problem.law.free, minimum.covariance
-    G = np.empty_like(minimum.slopes)  # V^-1 J
+    law, free = problem.law, problem.law.free
+    noise = np.zeros((n, len(problem.rows)))
+    G = np.empty_like(minimum.slopes)  # V^-1 times the slopes
     for white in minimum.whitenings:
-        at = white.block.rows
-        G[at] = _solved(white, minimum.slopes[at])
-    S = G.T @ minimum.slopes
-    root = np.linalg.cholesky(S + 1e-12 * np.diag(np.diag(S)))
-    noise = rng.standard_normal((n, len(free))) @ root.T
+        block = white.block
+        G[block.rows] = _solved(white, minimum.slopes[block.rows])
+        P, _ = block.basis.precision(minimum.noise)
+        unit = rng.standard_normal((block.basis.size, n))
+        effects = solve_triangular(np.linalg.cholesky(P).T, unit)
+        points = rng.standard_normal((n, len(block.rows))) / np.sqrt(white.inverse)
+        noise[:, block.rows] = (block.Z @ effects).T + points
     beliefs = rng.standard_normal((n, len(free))) @ np.linalg.cholesky(law.precision).T
+    moved = np.linalg.solve(law.precision, beliefs.T).T
     found = np.tile(minimum.z, (n, 1))
-    found[:, free] += (noise + beliefs) @ C
+    found[:, free] += (noise @ G + beliefs) @ minimum.covariance
+    for i in range(n):
+        found[i] = minimise(problem, minimum.whitenings, found[i], noise[i], moved[i], limit=limit)[
+            0
+        ]
+    return found
 
-    def score(z: np.ndarray, i: int) -> np.ndarray:
-        residual = problem.log_loss - np.log(law.loss(z, problem.rows))
-        away = law.precision @ (z[free] - law.center[free])
-        return G.T @ residual + noise[i] + beliefs[i] - away
 
-    with np.errstate(all="ignore"):
-        for i in range(n):
-            g = score(found[i], i)
-            better = found[i].copy()
-            better[free] += C @ g
-            h = score(better, i)
-            if np.isfinite(h).all() and h @ C @ h < g @ C @ g:
-                found[i] = better
+def _thinned(problem: Problem, blocks: list[Block]) -> list[Block]:
+    """Return the blocks with at most THINNED points per trunk, evenly spaced in ln T."""
+    found = []
+    for block in blocks:
+        kept = []
+        trunk, log_T = problem.trunk[block.rows], np.log(problem.rows.T[block.rows])
+        for j in range(len(block.basis.trunks)):
+            own = np.flatnonzero(trunk == j)
+            own = own[np.argsort(log_T[own], kind="stable")]
+            if len(own) > THINNED:
+                near = np.searchsorted(log_T[own], np.linspace(*log_T[own[[0, -1]]], THINNED))
+                own = own[np.unique(np.minimum(near, len(own) - 1))]
+            kept.append(own)
+        some = np.sort(np.concatenate(kept))
+        found.append(Block(block.rows[some], block.basis, block.Z[some], block.rate[some]))
     return found
 
 

@@ -62,8 +62,9 @@ class Drawing:
     spec: str
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
-    """(runs, curves or None, width=None) -> Figure; also takes critical=None if B_crit(L) may come
-    from another sweep, and choice=None if it draws the law of N and D that is chosen."""
+    """(runs, curves or None, width=None) -> Figure; also takes results if it reads them itself,
+    critical=None if B_crit(L) may come from another sweep, and choice=None if it draws the law of
+    N and D that is chosen."""
 
     @property
     def takes_critical(self) -> bool:
@@ -151,6 +152,8 @@ class _Tables:
                 return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
+            if drawing.takes_results:  # no other sweep would help
+                raise TableError(f"{self.source}: the figure {name!r}: {error}") from None
             raise TableError(f"{self.source}: the figure {name!r}: {error} {measures}") from None
 
 

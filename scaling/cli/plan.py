@@ -160,7 +160,6 @@ def plan(
 
     Example: scaling plan results/quickstart --gpus 8 --hours 24
     Example: scaling plan results/quickstart --flops 1e18 --record larger
-    Example: scaling plan curves.csv --schedule --steps 24000
 
     Args:
         results: A results folder, or a table of runs; several files are one table.
