@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
+    from analysis.curves.fit import CurveFit, fit_curves
+    from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
     from analysis.planning.design import design
     from analysis.planning.plan import plan
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __distribution__ = "scaling-laws-lab"
 
 __all__ = [
+    "CurveFit",
     "FitError",
     "FitResult",
     "Law",
@@ -55,6 +58,8 @@ __all__ = [
     "effective_speedup",
     "figures",
     "fit",
+    "fit_curves",
+    "forecast",
     "frontier",
     "law",
     "laws",
@@ -74,11 +79,14 @@ __all__ = [
 
 
 _LAZY = {
+    "CurveFit": "analysis.curves.fit",
     "backtest": "analysis.validation.suite",
     "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
+    "fit_curves": "analysis.curves.fit",
     "effective_speedup": "analysis.comparison.speedup",
+    "forecast": "analysis.curves.forecast",
     "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",

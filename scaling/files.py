@@ -78,6 +78,23 @@ def read_text(path: str | Path) -> str:
     return decode(read_bytes(path)).replace("\r\n", "\n").replace("\r", "\n")
 
 
+def locked(path: str | Path) -> bool:
+    """Return whether some process holds a lock on the file now; False if there is no file.
+
+    Checking takes a shared lock briefly.
+    """
+    import fcntl
+
+    try:
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
+
+
 def decode(data: bytes) -> str:
     """Decode UTF-8, without its byte order mark.
 

@@ -191,6 +191,16 @@ def status(
     )
 
 
+def requested_runs(folder: str | Path) -> tuple[dict[str, RunConfig], tuple[str, ...]]:
+    """Return {run_id: config} of the runs that the recorded spec of a results folder calls for,
+    given the results so far, and notes; no runs if there is no usable spec."""
+    store = Store(folder)
+    store.pull()
+    spec = _recorded_spec(store)
+    runs = {} if spec is None else dict(_growth(store, spec, store.rows()).runs)
+    return runs, tuple(store.messages)
+
+
 def _check_sweep(store: Store) -> Path | str:
     """Return the name of a store's folder. Raises StoreError if the folder holds no sweep."""
     where = store.shown(store.folder)

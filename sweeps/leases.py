@@ -51,14 +51,7 @@ def _try(path: Path, shown: Path | str) -> TextIO | None:
 
 def locked(path: Path) -> bool:
     """Return whether some process holds the lock now. Checking takes a shared lock briefly."""
-    try:
-        with files.open_regular(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES)
-    return False
+    return files.locked(path)
 
 
 def holder(path: Path) -> tuple[int, str] | None:

@@ -112,7 +112,7 @@ def name_runs(table: pd.DataFrame) -> pd.DataFrame:
         return table
     if "N" not in table.columns or (table.groupby(FILE)["N"].nunique(dropna=False) > 1).any():
         return table
-    return table.assign(run_id=table[FILE].map(_short_names(table[FILE].unique())))
+    return table.assign(run_id=table[FILE].map(short_names(table[FILE].unique())))
 
 
 def repeated_rows(given: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
@@ -136,7 +136,7 @@ def repeated_rows(given: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
     return again
 
 
-def _short_names(files: Sequence[str]) -> dict[str, str]:
+def short_names(files: Sequence[str]) -> dict[str, str]:
     """Return {file: its name without suffix}, with as many folders as it takes to be unique."""
     parts = {file: Path(file).parts for file in files}
     for n in range(1, max(map(len, parts.values())) + 1):

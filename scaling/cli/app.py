@@ -21,6 +21,7 @@ from scaling.cli.eval import evaluate
 from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
+from scaling.cli.forecast import forecast
 from scaling.cli.generate import generate
 from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
@@ -77,6 +78,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify-published": verify_published,
     "frontier": frontier,
     "plan": plan,
+    "forecast": forecast,
     "design": design,
     "compare": compare,
     "figure": figure,

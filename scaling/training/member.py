@@ -180,6 +180,7 @@ class Member:
             L_train=self.mean_loss(loss_sum),
             tokens_per_second=self.work / max(1e-9, self.train_seconds + seconds),
             stored=self.run.tokens_at(self.stored_step),
+            curve=[(point["S"], point["L"], point.get("lr")) for point in self.curve],
         )
 
     def row(self, files: TokenFiles) -> dict[str, Any]:

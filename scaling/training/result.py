@@ -28,6 +28,8 @@ class Progress:
     tokens_per_second: float
     stored: int = 0
     """Tokens whose training the checkpoint holds."""
+    curve: Sequence[tuple[int, float, float | None]] = ()
+    """(step, held-out loss, learning rate) of each evaluation so far."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from scaling.size import parameters_of
 def warmup_steps(run: RunConfig) -> int:
     """Return the number of steps of linear warm-up, at most all of them."""
     if run.optim.warmup_tokens is not None:
+        if run.optim.batch_warmup_tokens is None:
+            return min(run.S, -(-run.optim.warmup_tokens // run.batch_tokens))
         steps = range(run.S)  # tokens_at(step) are the tokens before that step
         return bisect.bisect_left(steps, run.optim.warmup_tokens, key=run.tokens_at)
     return round(run.optim.warmup_fraction * run.S)

@@ -1,0 +1,137 @@
+"""The runs in a results folder that its tables do not hold yet: results not merged, runs under way.
+
+A sweep keeps each run in runs/<run_id>/: config.json from its start, progress.json with its curve
+so far while it trains, and result.json once it has ended. Needs neither torch nor sweeps; the
+folder may come from an untrusted source, so damaged files are skipped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaling import files
+from scaling.config import RunConfig, fields_of, from_dict
+from scaling.errors import ConfigError
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run that has begun and has no result."""
+
+    config: RunConfig
+    running: bool
+    """Whether a process trains it now."""
+    step: int
+    """Steps done, as reported last."""
+    curve: list[tuple[int, float, float | None]]
+    """(step, held-out loss, learning rate) of its evaluations so far."""
+    tokens_per_second: float | None
+
+
+@dataclass
+class RunFolders:
+    """What the folders of runs hold."""
+
+    ended: list[tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=list)
+    """(row, curve) of the runs that have ended."""
+    open: dict[str, OpenRun] = field(default_factory=dict)
+    """{run_id: run} of those that have not."""
+    damaged: list[str] = field(default_factory=list)
+    """Files that cannot be read."""
+
+
+def read(folder: str | Path, merged: Collection[str] = ()) -> RunFolders:
+    """Return the runs of a results folder, except those whose ids are `merged` into its table."""
+    found = RunFolders()
+    runs = Path(folder) / "runs"
+    try:
+        with os.scandir(runs) as entries:
+            names = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return found
+    for run_id in sorted(names):
+        if run_id not in merged and _RUN_ID.fullmatch(run_id):
+            _add(found, runs / run_id, run_id)
+    return found
+
+
+def configs(folder: str | Path) -> dict[str, RunConfig]:
+    """Return {run_id: config} of the runs that have begun and whose folders are still there."""
+    found = {}
+    for path in sorted((Path(folder) / "runs").glob("*/config.json")):
+        values = _object(path)
+        if values is not None and (config := _config(values)) is not None:
+            found[path.parent.name] = config
+    return found
+
+
+def _add(found: RunFolders, folder: Path, run_id: str) -> None:
+    path = folder / "result.json"
+    if path.exists():
+        values = _object(path)
+        row, curve = (values or {}).get("row"), (values or {}).get("curve")
+        if isinstance(row, dict) and isinstance(curve, list) and row.get("run_id") == run_id:
+            found.ended.append((row, [point for point in curve if isinstance(point, dict)]))
+        else:
+            found.damaged.append(f"{run_id}/{path.name}")
+        return
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    config = _config(_object(path) or {})
+    if config is None or config.run_id != run_id:
+        found.damaged.append(f"{run_id}/{path.name}")
+        return
+    progress = _object(folder / "progress.json") or {}
+    rate = _number(progress.get("tokens_per_second"))
+    found.open[run_id] = OpenRun(
+        config=config,
+        running=files.locked(folder / "lock"),
+        step=int(min(_number(progress.get("step")) or 0, config.S)),
+        curve=_curve(progress.get("curve"), config.S),
+        tokens_per_second=rate or None,
+    )
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if it is missing or cannot be read."""
+    try:
+        values = json.loads(files.read_bytes(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _config(values: Mapping[str, Any]) -> RunConfig | None:
+    try:
+        return from_dict({key: values[key] for key in fields_of() if key in values})
+    except ConfigError:
+        return None
+
+
+def _curve(points: Any, last: int) -> list[tuple[int, float, float | None]]:
+    """Return the points of a progress report that are numbers, in order of their steps."""
+    found = {}
+    for point in points if isinstance(points, list) else ():
+        if not (isinstance(point, list) and len(point) == 3):
+            continue
+        step, loss, lr = map(_number, point)
+        if step and loss and step <= last:
+            found[int(step)] = (int(step), loss, lr)
+    return [found[step] for step in sorted(found)]
+
+
+def _number(value: Any) -> float | None:
+    """Return a number that is finite and not negative; else None."""
+    if type(value) not in (int, float) or not 0 <= value < 2**63 or not math.isfinite(value):
+        return None
+    return float(value)
