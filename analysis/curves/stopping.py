@@ -23,13 +23,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
+
 from analysis.curves.effects import Basis
 from analysis.curves.joint import NAME, JointFit, fit_joint
 from analysis.curves.joint_read import rows_of
 from analysis.curves.rates import Rates
 from analysis.curves.size_law import Rows, SizeLaw, joined
-from scipy.special import ndtri
-
 from analysis.fitting.checks import FitError
 from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
