@@ -258,16 +258,18 @@ def test_conditioning_on_all_points_predicts_a_gaussian_process():
     z = []
     for _ in range(2000):
         y = rng.multivariate_normal(np.zeros(n), cov)
-        found = condition(step[:-1], y[:-1], step[-1], np.zeros(n), np.zeros((n, n)), noise)
-        z.append((y[-1] - found.mean) / found.sd)
+        found = condition(step[:-1], y[:-1], step[-1:], np.zeros(n), np.zeros((n, n)), noise)
+        z.append((y[-1] - found.mean[0]) / found.sd[0])
         assert len(found.innovations) == n - 1
     assert np.std(z) == pytest.approx(1, abs=0.05) and abs(np.mean(z)) < 0.08
 
 
 def test_a_run_without_points_has_the_forecast_of_the_law():
     noise = Noise(point=1e-3, along=np.array([5e-3]), length=1.0)
-    found = condition(np.array([]), np.array([]), 100.0, np.array([1.0]), np.zeros((1, 1)), noise)
-    assert found.mean == 1.0 and found.sd == pytest.approx(np.hypot(1e-3, 5e-3))
+    found = condition(
+        np.array([]), np.array([]), np.array([100.0]), np.array([1.0]), np.zeros((1, 1)), noise
+    )
+    assert found.mean[0] == 1.0 and found.sd[0] == pytest.approx(np.hypot(1e-3, 5e-3))
 
 
 # ------------------------------------------------------------------ leaving the law

@@ -181,6 +181,10 @@ def folder(tmp_path_factory, text_file):
     scores_of(runs).to_parquet(folder / "scored" / "tasks.parquet")
     names = {"L": "loss", "N": "params", "D": "tokens"}
     runs[list(names)].rename(columns=names).to_csv(folder / "runs.csv", index=False)
+    points = curves.assign(lr=3e-3)[["run_id", "S", "lr", "L"]]
+    points.rename(columns={"run_id": "run", "S": "step", "L": "loss"}).to_csv(
+        folder / "curves.csv", index=False
+    )
     two = runs[["N", "D", "L"]].assign(optimizer=["adamw", "muon"] * (len(runs) // 2))
     two.to_csv(folder / "both.csv", index=False)
     for name in ("corpus.txt", "my_text.txt"):

@@ -42,11 +42,11 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditional:
-    """The end of a run given its points."""
+    """Later losses of a run given its points."""
 
-    mean: float
-    """ln(loss) at the end."""
-    sd: float
+    mean: np.ndarray
+    """ln(loss) at each later step."""
+    sd: np.ndarray
     innovations: np.ndarray
     """Standardised error of predicting each point from those before it."""
 
@@ -54,29 +54,25 @@ class Conditional:
 def condition(
     step: np.ndarray,
     log_loss: np.ndarray,
-    end: float,
+    later: np.ndarray,
     mean: np.ndarray,
     covariance: np.ndarray,
     noise: Noise,
 ) -> Conditional:
-    """Return the distribution of ln(loss) at the end of a run, given its measured points.
+    """Return the distribution of ln(loss) at later steps of a run, given its measured points.
 
-    mean: the law's ln(loss) at each step and, last, at the end; covariance: that of these by the
-    law's parameters.
+    mean: the law's ln(loss) at each point and at the later steps; covariance: that of these by the
+    law's parameters. `noise` is for the same steps.
     """
-    cov = covariance + noise.covariance(np.append(step, end))
-    point = max(noise.point, _LEAST) ** 2
     n = len(step)
-    if not n:
-        return Conditional(
-            mean=float(mean[-1]), sd=float(np.sqrt(cov[-1, -1] + point)), innovations=np.array([])
-        )
-    root = cholesky(cov[:n, :n] + point * np.eye(n), lower=True)
-    z = solve_triangular(root, log_loss - mean[:n], lower=True)
-    gain = solve_triangular(root, cov[:n, n], lower=True)
-    variance = cov[n, n] - gain @ gain + point
+    cov = covariance + noise.covariance(np.concatenate([step, later]))
+    point = max(noise.point, _LEAST) ** 2
+    root = cholesky(cov[:n, :n] + point * np.eye(n), lower=True) if n else np.empty((0, 0))
+    z = solve_triangular(root, log_loss - mean[:n], lower=True) if n else np.empty(0)
+    gain = solve_triangular(root, cov[:n, n:], lower=True) if n else np.empty((0, len(later)))
+    variance = np.diag(cov)[n:] - (gain**2).sum(axis=0)
     return Conditional(
-        mean=float(mean[n] + gain @ z),
-        sd=float(np.sqrt(max(variance, point))),
+        mean=mean[n:] + gain.T @ z,
+        sd=np.sqrt(np.maximum(variance, 0.0) + point),
         innovations=z,
     )

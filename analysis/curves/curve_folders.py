@@ -21,6 +21,7 @@ from scaling.config import RunConfig, flatten
 from scaling.errors import ConfigError, TableError
 from scaling.run_folders import OpenRun
 from scaling.table import ordered, read, read_points
+from scaling.training.pack_key import trunk
 from scaling.training.schedule import warmup_steps
 
 _OF_HORIZON = re.compile(r"at step \d+ of (\d+)")
@@ -153,6 +154,7 @@ class _Reader:
             D=float(config.tokens_at(end)),
             flops_per_step=None if per_token is None else per_token * B,
             seconds_per_step=self._seconds(row, begun, N, B),
+            trunk=repr(trunk(config)),
             settings=row,
         )
 

@@ -60,10 +60,10 @@ def read_table(
 
     Raises TableError.
     """
-    table, where_from, names = _opened(source, map or {}, decimal)
-    table = _named(table, names, where_from)
+    given, where_from, names = _opened(source, map or {}, decimal)
+    table = _named(given, names, where_from)
     if where:
-        table = matching(table, where, given=table, rules=RULES)
+        table = matching(table, where, given=given, rules=RULES)
     table, _ = with_statuses(table, where_from)
     table = without_failures(table)
     to_numbers(table, [n for n in ("S", "L", "lr", *_OF_A_RUN) if n in table.columns], where_from)

@@ -20,7 +20,7 @@ from analysis.curves.curve_tables import read_table
 from analysis.curves.departure import OffLaw, departure
 from analysis.curves.forecasts import Forecast, Forecasts
 from analysis.curves.named_schedule import parse_schedule
-from analysis.curves.predictor import Predictor, law_of
+from analysis.curves.predictor import Predictor, law_of, with_unfinished
 from analysis.curves.run_curve import DIVERGED, RunCurve, RunCurves
 from analysis.fitting.checks import check_level
 from analysis.tables.several import is_results_folder
@@ -81,7 +81,9 @@ def forecast(
     progress.step("fitting the law of the curves")
     predictor = law_of(runs, law, seed=seed)
     best = _best(runs)
-    found = [_of_run(run, predictor, level, best) for run in runs.unfinished]
+    off = {run.run: each for run in runs.unfinished if (each := _departure(run, predictor))}
+    predictor = with_unfinished(predictor, runs, off, seed=seed)
+    found = [_of_run(run, predictor, level, best, off.get(run.run)) for run in runs.unfinished]
     order = {run.run: i for i, run in enumerate(runs.runs)}
     found += _listed(runs, level) if finished else []
     notes = [*runs.notes, *predictor.notes]
@@ -126,22 +128,33 @@ def _read(
     return read_table(source, map=map, schedule=named, warmup=warmup, where=where, decimal=decimal)
 
 
-def _of_run(
-    run: RunCurve, predictor: Predictor, level: float, best: tuple[str, float] | None
-) -> Forecast:
-    """Return the forecast of one run."""
-    step, loss = run.step[run.used], run.loss[run.used]
-    law = predictor.expected(run)
+def _departure(run: RunCurve, predictor: Predictor) -> OffLaw | None:
+    """Return where and how a run left the law; None if it follows it."""
+    used = predictor.used(run)
     off = None
-    if len(step) >= _FEWEST:
-        off = departure(step, loss, np.exp(law.log_loss), law.innovations)
+    if used.sum() >= _FEWEST:
+        law = predictor.expected(run)
+        off = departure(run.step[used], run.loss[used], np.exp(law.log_loss), law.innovations)
     if run.status == DIVERGED:
-        off = off if off is not None and off.kind == "diverging" else _diverged(run, off)
-        return _forecast(run, math.nan, math.nan, level, 0.0, off, len(step))
-    p_best = math.nan
-    if best is not None:
-        p_best = float(norm.cdf((math.log(best[1]) - law.end) / law.sd))
-    return _forecast(run, law.end, law.sd, level, p_best, off, len(step))
+        return off if off is not None and off.kind == "diverging" else _diverged(run, off)
+    return off
+
+
+def _of_run(
+    run: RunCurve,
+    predictor: Predictor,
+    level: float,
+    best: tuple[str, float] | None,
+    off: OffLaw | None,
+) -> Forecast:
+    """Return the forecast of one run, of which it is known where it left the law."""
+    points = int(predictor.used(run).sum())
+    if run.status == DIVERGED:
+        return _forecast(run, math.nan, math.nan, level, 0.0, off, points)
+    law = predictor.expected(run)
+    mean, sd = float(law.later[0]), float(law.sd[0])
+    p_best = math.nan if best is None else float(norm.cdf((math.log(best[1]) - mean) / sd))
+    return _forecast(run, mean, sd, level, p_best, off, points)
 
 
 def _diverged(run: RunCurve, off: OffLaw | None) -> OffLaw:

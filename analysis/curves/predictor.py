@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,14 @@ from analysis.curves.noise import STRETCHES
 from analysis.curves.run_curve import RunCurve, RunCurves
 from analysis.fitting.checks import FitError
 
+if TYPE_CHECKING:
+    from analysis.curves.joint import JointFit
+
 AUTO = "auto"
-_DROP = 0.06
-"""Standard deviation of the factor by which a run's own drop with the learning rate differs from
-the law's."""
+_AFTER = 2.0
+"""Multiple of the warm-up from which a law of several sizes holds."""
+_FEW_DRAWS = 2
+"""Draws of a fit whose intervals do not rest on draws."""
 _DRAWS = 200
 """Draws of the parameters behind an interval."""
 _SCHEDULES = 3
@@ -30,14 +34,14 @@ _FEWEST_SIZES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a law and a run's own points say of the run's end."""
+    """What a law and a run's own points say of later losses of the run."""
 
     log_loss: np.ndarray
     """The law's ln(loss) at each point."""
-    end: float
-    """Mean of ln(loss) at the end."""
-    sd: float
-    """Its standard deviation."""
+    later: np.ndarray
+    """Mean of ln(loss) at the later steps, by default the last."""
+    sd: np.ndarray
+    """Their standard deviations."""
     innovations: np.ndarray
     """Standardised error of predicting each point from those before it."""
 
@@ -53,8 +57,12 @@ class Predictor(Protocol):
     @property
     def notes(self) -> Sequence[str]: ...
 
-    def expected(self, run: RunCurve) -> Expected:
-        """Return what the law expects of a run, given the points after its warm-up."""
+    def used(self, run: RunCurve) -> np.ndarray:
+        """Return a mask of the points of a run that the law is for."""
+        ...
+
+    def expected(self, run: RunCurve, later: np.ndarray | None = None) -> Expected:
+        """Return what the law expects of a run at later steps, given these points."""
         ...
 
 
@@ -70,11 +78,14 @@ def law_of(runs: RunCurves, law: str = AUTO, *, seed: int = 0) -> Predictor:
     if not finished:
         raise FitError(_without_finished(runs))
     several = {run.N for run in runs.runs} - {None}
-    if len(several) > 1:
-        if len(sizes) >= _FEWEST_SIZES:
-            return joint_law(finished, law, seed=seed)
-        return _BySize.fitted(runs, finished, law, seed)
-    return OneSize.fitted(finished, law, runs.source, seed=seed)
+    if len(several) < 2:
+        return OneSize.fitted(finished, law, runs.source, seed=seed)
+    if len(sizes) >= _FEWEST_SIZES:
+        return AllSizes.fitted(finished, runs.source, seed=seed)
+    begun = [run for run in runs.runs if run.used.any()]
+    if len({run.N for run in begun}) >= _FEWEST_SIZES:  # the law cannot be told from bad runs
+        return AllSizes.fitted(begun, runs.source, seed=seed)
+    return _BySize.fitted(runs, finished, law, seed)
 
 
 def _without_finished(runs: RunCurves) -> str:
@@ -131,8 +142,11 @@ class OneSize:
         n = len(finished)
         return cls(fit, length, f"{chosen}, fitted to {n} finished run{'s'[: n != 1]}", notes)
 
-    def expected(self, run: RunCurve) -> Expected:
-        return _expected(self.fit, run, self.length)
+    def used(self, run: RunCurve) -> np.ndarray:
+        return run.used
+
+    def expected(self, run: RunCurve, later: np.ndarray | None = None) -> Expected:
+        return _expected(self.fit, run, self.length, _or_end(run, later))
 
 
 @dataclass(frozen=True)
@@ -164,12 +178,84 @@ class _BySize:
     def law(self) -> str:
         return "; ".join(f"N={N:g}: {each.law}" for N, each in self.laws.items() if N is not None)
 
-    def expected(self, run: RunCurve) -> Expected:
-        return self.laws[run.N].expected(run)
+    def used(self, run: RunCurve) -> np.ndarray:
+        return run.used
+
+    def expected(self, run: RunCurve, later: np.ndarray | None = None) -> Expected:
+        return self.laws[run.N].expected(run, later)
 
 
-def joint_law(finished: Sequence[RunCurve], law: str, *, seed: int) -> Predictor:
-    raise NotImplementedError
+@dataclass(frozen=True)
+class AllSizes:
+    """A law of the curves of all sizes."""
+
+    fit: JointFit
+    fitted_runs: Sequence[RunCurve]
+    law: str
+    notes: Sequence[str] = field(default_factory=list)
+
+    @classmethod
+    def fitted(cls, runs: Sequence[RunCurve], source: str, *, seed: int = 0) -> AllSizes:
+        from analysis.curves.joint import NAME, fit_joint
+
+        lacking = next((run for run in runs if not run.B), None)
+        if lacking is not None:
+            raise FitError(
+                f"{source}: run {lacking.run!r} does not say its tokens per step, which a law of "
+                "several sizes needs. Map the column that holds them with --map COLUMN=B."
+            )
+        table, rates = long_table(runs)
+        fit = fit_joint(
+            table, trunk="trunk", rates=rates, after=_AFTER, n_boot=_FEW_DRAWS, seed=seed
+        )
+        done = sum(run.finished for run in runs)
+        others = f" and {len(runs) - done} unfinished" if done < len(runs) else ""
+        law = f"{NAME}, fitted to {done} finished{others} runs of {len({r.N for r in runs})} sizes"
+        return cls(fit, runs, law, [] if fit.converged else ["the law's fit has not converged"])
+
+    def used(self, run: RunCurve) -> np.ndarray:
+        return run.used & (run.step >= _AFTER * run.rates.warmup)
+
+    def expected(self, run: RunCurve, later: np.ndarray | None = None) -> Expected:
+        used = self.used(run)
+        step, loss = run.step[used], run.loss[used]
+        known: dict[str, Any] = {"N": run.N, "rates": run.rates, "B": run.B}
+        kin, shared = self._kin(run)
+        new = np.array([pair not in shared for pair in zip(step, loss, strict=True)], bool)
+        found = self.fit.forecast_run(
+            target=_or_end(run, later), step=step[new], loss=loss[new], run=kin, **known
+        )
+        surprise = np.zeros(len(step))
+        surprise[new] = found.surprise
+        return Expected(
+            log_loss=np.log(self.fit.predict(step=step, **known)) if len(step) else np.empty(0),
+            later=found.mean,
+            sd=np.sqrt(np.diag(found.covariance)),
+            innovations=surprise,
+        )
+
+    def _kin(self, run: RunCurve) -> tuple[Any, set[tuple[float, float]]]:
+        """Return a fitted run that is a run or shares its first steps, with the (step, loss) of all
+        those that do; None and nothing if there is none."""
+        own, fitted = run.trunk or run.run, self.fit.sweep.trunk_of
+        kin = [r for r in self.fitted_runs if r.run in fitted and (r.trunk or r.run) == own]
+        pairs = {pair for other in kin for pair in zip(other.step, other.loss, strict=True)}
+        return (kin[0].run if kin else None), pairs
+
+
+def with_unfinished(
+    predictor: Predictor, runs: RunCurves, left: Collection[str], *, seed: int = 0
+) -> Predictor:
+    """Return the law fitted to the unfinished runs too, except those that `left` it.
+
+    A law of one size stays as it is: it is conditioned on the points of a run anyway.
+    """
+    if not isinstance(predictor, AllSizes):
+        return predictor
+    good = [run for run in runs.runs if run.run not in left and predictor.used(run).any()]
+    if len(good) == len(predictor.fitted_runs):
+        return predictor
+    return AllSizes.fitted(good, runs.source, seed=seed)
 
 
 def long_table(runs: Sequence[RunCurve]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -177,7 +263,8 @@ def long_table(runs: Sequence[RunCurve]) -> tuple[pd.DataFrame, dict[str, Any]]:
     rows = [
         pd.DataFrame(
             {"run_id": run.run, "S": run.step[run.used], "L": run.loss[run.used], "N": run.N,
-             "B": run.B, "D": run.step[run.used] * (run.B or np.nan)}
+             "B": run.B, "D": run.step[run.used] * (run.B or np.nan),
+             "trunk": run.trunk or run.run}
         )
         for run in runs
     ]  # fmt: skip
@@ -197,20 +284,30 @@ def _decays(run: RunCurve) -> bool:
     return float(run.rates.at(run.end)) < 0.9 * run.rates.peak
 
 
-def _expected(fit: CurveFit, run: RunCurve, length: float) -> Expected:
+def _or_end(run: RunCurve, later: np.ndarray | None) -> np.ndarray:
+    return np.array([run.end], float) if later is None else np.asarray(later, float)
+
+
+def _expected(fit: CurveFit, run: RunCurve, length: float, later: np.ndarray) -> Expected:
     step = run.step[run.used]
-    points = fit.law.points([(run.rates, np.append(step, run.end))], PRECISION)
+    points = fit.law.points([(run.rates, np.concatenate([step, later]))], PRECISION)
     loss, slopes = fit.law.loss_and_slopes(fit.params, points)
     J = slopes * np.where(fit.log, np.array(list(fit.params.values())), 1.0) / loss[:, None]
-    shape = [fit.params[name] for name in fit.law.shape]
-    drop = fit.params[fit.law.coefficient] * fit.law.drop(points, shape).value / loss
-    slow = np.maximum(fit.noise.variance(points.S1) - fit.noise.white**2, 0.0)
+    drop = fit.law.annealed(fit.params, points) / loss
+    at = np.concatenate([step, later])
+    slow = np.maximum(fit.noise.variance(at, np.zeros(len(at))) - fit.noise.white**2, 0.0)
     noise = Noise(
-        point=fit.noise.white, along=np.sqrt(slow), length=length, factors=(_DROP * drop,)
+        point=fit.noise.white,
+        along=np.sqrt(slow),
+        length=length,
+        factors=(fit.noise.drop * drop,),
     )
     log_loss = np.log(loss)
     own = np.log(run.loss[run.used])
-    found = condition(step, own, run.end, log_loss, J @ fit.covariance @ J.T, noise)
+    found = condition(step, own, later, log_loss, J @ fit.covariance @ J.T, noise)
     return Expected(
-        log_loss=log_loss[:-1], end=found.mean, sd=found.sd, innovations=found.innovations
+        log_loss=log_loss[: len(step)],
+        later=found.mean,
+        sd=found.sd,
+        innovations=found.innovations,
     )

@@ -45,6 +45,8 @@ class RunCurve:
     """Tokens of the whole run."""
     flops_per_step: float | None = None
     seconds_per_step: float | None = None
+    trunk: str | None = None
+    """Equal for runs that share their first steps; None for a run that shares none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Columns of its row, such as n_layer and lr_peak."""
 

@@ -16,6 +16,7 @@ from analysis.figures.compute import (
     sample_efficiency,
 )
 from analysis.figures.context import distributions, generalization, positions
+from analysis.figures.forecast import forecast_bands
 from analysis.figures.formula import formula
 from analysis.figures.frontier import critical_batch, deviation, frontier, isoflop
 from analysis.figures.loss import embeddings, forms, kaplan_triptych, learning_curves, size_and_data
@@ -32,9 +33,9 @@ __all__ = [
     "BEYOND", "FIGURES", "LABELS", "accuracy_of_loss", "accuracy_of_size", "aggregate",
     "allocation", "backtest_errors", "batch_scan", "best_rates", "critical_batch", "deviation",
     "distributions", "draw", "draw_all", "early_stopping", "embeddings", "families", "few_shot",
-    "fixed", "forms", "formula", "frontier", "generalization", "held_out", "isoflop",
-    "kaplan_triptych", "learning_curves", "least_compute", "listing", "loss_contours",
-    "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps", "overfitting",
-    "parameters", "positions", "proportions", "recurrence", "sample_efficiency", "save",
-    "schedules", "size_and_data", "transfer",
+    "fixed", "forecast_bands", "forms", "formula", "frontier", "generalization", "held_out",
+    "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
+    "loss_contours", "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps",
+    "overfitting", "parameters", "positions", "proportions", "recurrence", "sample_efficiency",
+    "save", "schedules", "size_and_data", "transfer",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +70,11 @@ class Drawing:
         return "critical" in inspect.signature(self.draw).parameters
 
     @property
+    def takes_results(self) -> bool:
+        """Whether it reads the results itself, those of unfinished runs included."""
+        return "results" in inspect.signature(self.draw).parameters
+
+    @property
     def takes_choice(self) -> bool:
         return "choice" in inspect.signature(self.draw).parameters
 
@@ -80,6 +85,10 @@ class _Tables:
 
     source: str
     """Where they come from."""
+    results: Results
+    """The same as the user gave it."""
+    selection: Mapping[str, Any]
+    """The arguments that it was read with."""
     runs: pd.DataFrame
     """The runs; the columns `tests` and `tasks` hold their rows of the tables of these names."""
     curves: pd.DataFrame | None
@@ -99,7 +108,10 @@ class _Tables:
                 runs["tasks"] = _of_each_run(scores, runs)
         critical_from = None if critical is None else Path(critical)
         source = runs.attrs["source"]
-        return cls(source=source, runs=runs, curves=curves, critical_from=critical_from)
+        return cls(
+            source=source, results=results, selection=selection, runs=runs, curves=curves,
+            critical_from=critical_from,
+        )  # fmt: skip
 
     @cached_property
     def critical(self) -> CriticalBatch | None:
@@ -134,6 +146,7 @@ class _Tables:
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
             chosen = {"choice": self.choice} if drawing.takes_choice else {}
+            chosen |= {"results": self.results, **self.selection} if drawing.takes_results else {}
             with progress.part(f"drawing the figure {name}"):
                 return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
@@ -200,7 +213,11 @@ def of_results(
     Raises TableError, which names what is missing and the spec that measures it, if the figure
     cannot be drawn.
     """
-    return _Tables.read(results, critical, **selection).figure(_by_name(name), width)
+    drawing = _by_name(name)
+    if drawing.takes_results:  # its runs need not be in the table of finished ones
+        with progress.part(f"drawing the figure {name}"):
+            return drawing.draw(results=results, width=width, **selection)
+    return _Tables.read(results, critical, **selection).figure(drawing, width)
 
 
 def draw(

@@ -23,6 +23,7 @@ def forecast(
     map: Map = (),
     where: Where = None,
     decimal: Decimal = None,
+    plot: Path | None = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -45,6 +46,7 @@ def forecast(
             cosine:peak=3e-4,warmup=2000,steps=72000, if the table does not hold them; the kinds and
             settings are those of optim.schedule.
         warmup: Steps of linear warm-up from 0, for a table whose rows begin later.
+        plot: File for a figure of the curves and their forecasts (.pdf, .png or .svg).
     """
     from analysis import forecast as forecast_runs
 
@@ -63,6 +65,10 @@ def forecast(
     )
     for each in found.notes:
         note(f"{found.source}: {each}.")
+    if plot is not None:
+        from analysis import figures
+
+        figures.save(figures.forecast_bands(forecasts=found), plot)
     show_json(found.record()) if json else show(found)
 
 
