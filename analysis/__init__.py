@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.abilities.tasks import macro_error, task_laws
     from analysis.comparison.compare import compare
     from analysis.comparison.speedup import effective_speedup
+    from analysis.curves.best_schedule import best_schedule
     from analysis.curves.fit import CurveFit, fit_curves
     from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
@@ -49,6 +50,7 @@ __all__ = [
     "LawError",
     "Range",
     "backtest",
+    "best_schedule",
     "choose",
     "compare",
     "contours",
@@ -81,6 +83,7 @@ __all__ = [
 _LAZY = {
     "CurveFit": "analysis.curves.fit",
     "backtest": "analysis.validation.suite",
+    "best_schedule": "analysis.curves.best_schedule",
     "compare": "analysis.comparison.compare",
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",

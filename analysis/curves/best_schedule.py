@@ -39,7 +39,7 @@ class BestSchedule:
     """Interval of that loss for one run."""
     gains: pd.DataFrame
     """Rows cosine and wsd; columns loss, gain, low and high: how much lower the best schedule's
-    loss is, with the interval by the law's parameters."""
+    loss is, with its interval."""
     level: float
     notes: tuple[str, ...] = field(default=())
 
@@ -79,7 +79,7 @@ class BestSchedule:
                 f"  {row['gain']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] lower than {name} "
                 f"({row['loss']:.4f})"
             )
-        lines.append(f"  ({percent} intervals of the gains: by the law's parameters alone)")
+        lines.append(f"  ({percent} intervals of the gains; two runs also differ by their seeds)")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
@@ -112,6 +112,11 @@ def best_schedule(
     Raises FitError if the law cannot know: no fitted run decays, or the budget is far longer.
     """
     check_level(level)
+    if not fit.law.shape:
+        raise FitError(
+            f"by the law {fit.law.name} a decay takes effect at once, so a drop at the last step "
+            "would be best; plan with multi_power or annealing."
+        )
     known = _Known.of(fit)
     warmup = known.warmup if warmup is None else int(warmup)
     peak = known.peak if peak is None else float(peak)
@@ -264,11 +269,15 @@ def _gains(
     """Return the loss of other schedules and the gain over them, by the law and its draws."""
     points = fit.law.points([(r, [plan.steps]) for r in (best, *others.values())])
     law = fit.law.loss(fit.params, points)
+    drop = fit.law.annealed(fit.params, points)
     draws = np.array([fit.law.loss(p, points) for p in fit.draws.to_dict("records")])
+    # A decay brings more or less than the law says, under all schedules alike.
+    factor = fit.noise.drop * np.random.default_rng(0).standard_normal(len(draws))
     rows = {}
     for i, name in enumerate(others, 1):
         ends = (np.nan, np.nan)
         if len(draws):
-            ends = np.quantile(draws[:, i] - draws[:, 0], [(1 - level) / 2, (1 + level) / 2])
+            gain = draws[:, i] - draws[:, 0] + factor * (drop[0] - drop[i])
+            ends = np.quantile(gain, [(1 - level) / 2, (1 + level) / 2])
         rows[name] = (law[i], law[i] - law[0], *ends)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["loss", "gain", "low", "high"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ PRECISION = 1e-8
 
 WEIGHTS = ("octaves", "equal")
 """How much the points of a run count."""
+
+_WIDE = 5.0
+"""Standard deviation of an unknown, mostly a logarithm, that the curves do not determine."""
 
 _FLAT = 1e-6
 """Relative fall of the objective that a converged fit may leave."""
@@ -239,23 +242,36 @@ def fit_curves(
     begin = time.perf_counter()
     form = resolve(law)
     check_draws(n_boot, seed)
-    if not (delta > 0 and np.isfinite(delta)):
-        raise FitError(f"delta={delta} must be positive and finite.")
-    if weights not in WEIGHTS:
-        raise FitError(unknown_word("weights", weights, WEIGHTS))
-    if warmup is not None and not (warmup >= 0 and int(warmup) == warmup):
-        raise FitError(f"warmup={warmup} must be a whole number of steps, 0 or more.")
+    _check_options(delta, weights, warmup)
     found, notes = read_curves(
         curves, Columns(run, step, lr, loss), warmup=warmup, rates=rates, fit_on=fit_on
     )
     _check_enough(form, found, notes)
+    return _fitted(form, found, notes, _Options(delta, prior, weights, warmup, n_boot, seed, begin))
+
+
+class _Options(NamedTuple):
+    """How to fit."""
+
+    delta: float
+    prior: bool
+    weights: str
+    warmup: int | None
+    n_boot: int
+    seed: int
+    begin: float
+
+
+def _fitted(form: CurveLaw, found: list[Curve], notes: list[str], options: _Options) -> CurveFit:
+    """Fit a law to curves that have been read."""
+    delta = options.delta
     points = form.points([(c.rates, c.step) for c in found], PRECISION)
     log_loss = np.log(np.concatenate([c.loss for c in found]))
     per_run = sum(min(c.n, STRETCHES) for c in found)
-    strength = delta**2 * points.n / per_run if prior and form.prior else 0.0
+    strength = delta**2 * points.n / per_run if options.prior and form.prior else 0.0
     objective = Objective(
         form, points, log_loss, delta=delta, strength=strength,
-        weight=_weights(found) if weights == "octaves" else None,
+        weight=_weights(found) if options.weights == "octaves" else None,
     )  # fmt: skip
     try:
         solution = solve(objective, max(c.rates.peak for c in found))
@@ -269,18 +285,28 @@ def fit_curves(
         params=solution.params,
         objective=solution.misfit,
         delta=delta,
-        draws=_draws(objective, solution, covariance, n_boot, seed),
+        draws=_draws(objective, solution, covariance, options.n_boot, options.seed),
         noise=noise,
         curves=found,
         notes=(*notes, *_doubts(form, found)),
         converged=solution.gradient < _FLAT,
         certificate={"objectives": list(solution.objectives), "gradient": solution.gradient},
-        warmup=warmup,
-        seconds=time.perf_counter() - begin,
+        warmup=options.warmup,
+        seconds=time.perf_counter() - options.begin,
         unknowns=solution.unknowns,
         covariance=covariance,
         log=objective.log,
     )
+
+
+def _check_options(delta: float, weights: str, warmup: int | None) -> None:
+    """Raise FitError for an option that is unknown or meaningless."""
+    if not (delta > 0 and np.isfinite(delta)):
+        raise FitError(f"delta={delta} must be positive and finite.")
+    if weights not in WEIGHTS:
+        raise FitError(unknown_word("weights", weights, WEIGHTS))
+    if warmup is not None and not (warmup >= 0 and int(warmup) == warmup):
+        raise FitError(f"warmup={warmup} must be a whole number of steps, 0 or more.")
 
 
 def _weights(curves: list[Curve]) -> np.ndarray:
@@ -319,15 +345,16 @@ def _covariance(
     unit = (noise.white**2 + noise.misfit**2 * points_per_stretch) or 1e-300
     prior = objective.penalty_slopes()
     weight = unit / objective.strength if objective.strength else 0.0
-    H = (J.T @ J + weight * prior.T @ prior) / unit
-    scale = np.sqrt(np.maximum(np.diag(H), 1e-300))
-    return np.linalg.pinv(H / np.outer(scale, scale), rcond=1e-13) / np.outer(scale, scale)
+    H = (J.T @ J + weight * prior.T @ prior) / unit + np.eye(J.shape[1]) / _WIDE**2
+    scale = np.sqrt(np.diag(H))
+    return np.linalg.inv(H / np.outer(scale, scale)) / np.outer(scale, scale)
 
 
 def _draws(
     objective: Objective, solution: Solution, covariance: np.ndarray, n: int, seed: int
 ) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    root = np.linalg.cholesky(covariance + 1e-14 * np.diag(np.diag(covariance)))
+    size, axes = np.linalg.eigh((covariance + covariance.T) / 2)
+    root = axes * np.sqrt(np.maximum(size, 0.0))
     u = solution.unknowns + rng.standard_normal((n, len(root))) @ root.T
     return pd.DataFrame([objective.params(each) for each in u], columns=list(objective.law.params))

@@ -133,7 +133,7 @@ class Rates:
             return known[s]
 
         grid = np.unique(np.round(np.linspace(1, steps, min(steps, GRID))).astype(int)).tolist()
-        knots = [*_refined(at, grid), grid[-1]]
+        knots = _merged(at, [*_refined(at, grid), grid[-1]])
         lr = [peak * at(s) for s in knots]
         return cls.from_knots([0, *knots], [0.0 if warmup else lr[0], *lr], warmup)
 
@@ -197,7 +197,33 @@ def config_of(row: Mapping[str, Any]) -> RunConfig:
 
 def _refined(at: Callable[[int], float], grid: list[int]) -> Iterator[int]:
     """Return the starts of linear pieces: intervals are halved until a line fits them."""
-    stack = list(itertools.pairwise(grid))[::-1]
+    for start, end in itertools.pairwise(grid):
+        yield from _halved(at, start, end)
+
+
+def _merged(at: Callable[[int], float], knots: list[int]) -> list[int]:
+    """Return the knots without those that are not needed to stay within TOLERANCE."""
+    kept, place = [knots[0]], np.array(knots, float)
+    value = np.array([at(s) for s in knots])
+    i = 0
+    while i < len(knots) - 1:
+        # Double the length of the piece while it fits, then halve the last doubling.
+        best, reach = i + 1, 1
+        while reach >= 1:
+            j = min(best + reach, len(knots) - 1)
+            line = np.interp(place[i : j + 1], place[[i, j]], value[[i, j]])
+            if j > best and np.abs(line - value[i : j + 1]).max() <= TOLERANCE:
+                best, reach = j, reach * 2
+            else:
+                reach //= 2
+        kept.append(knots[best])
+        i = best
+    return kept
+
+
+def _halved(at: Callable[[int], float], start: int, end: int) -> Iterator[int]:
+    """Return the starts of linear pieces between two steps of the grid."""
+    stack = [(start, end)]
     while stack:
         a, b = stack.pop()
         inside = sorted({a + (b - a) * i // 4 for i in (1, 2, 3)} - {a, b})

@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves.rates import Rates
+from analysis.curves.segments import in_order
 from scaling.errors import TableError, did_you_mean
 
 _DIFFERENT = 0.01
 """Relative difference of two learning rates of one step that rounding does not explain."""
-
-_RESUMED = 5
-"""Most times that a run is taken to have been resumed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,45 +154,39 @@ def _in_order(run: Any, rows: pd.DataFrame, columns: Columns, notes: list[str]) 
     """Return the rows by step, each step once; later rows of a resumed run replace earlier ones."""
     rows = rows[~rows.drop(columns=columns.run).duplicated()]
     step = rows[columns.step].to_numpy()
-    back = np.flatnonzero(np.diff(step) <= 0) + 1
-    if not len(back):
+    if (np.diff(step) > 0).all():
         return rows
     if len(np.unique(step)) == len(step):
         notes.append(f"run {run}: rows were not in the order of steps; sorted.")
         return rows.sort_values(columns.step)
-    starts = np.concatenate([[0], back])
-    ends = np.concatenate([back, [len(step)]])
-    if len(back) > _RESUMED or _two_runs(rows, starts, ends, columns):
-        twice = step[back[0]]
-        labels = rows.index[step == twice][:2]
-        raise TableError(
-            f"run {run}: step {twice:g} and others occur more than once (rows {labels[0]} and "
-            f"{labels[1]}), as if two runs had one id. Give each run an id of its own in the "
-            f"column {columns.run}, or leave one of them out."
-        )
-    kept = np.ones(len(step), bool)
-    for begin in back:
-        kept[:begin] &= step[:begin] < step[begin]
-    replaced = int((~kept).sum())
-    at = ", ".join(f"{step[begin]:g}" for begin in back)
-    notes.append(
-        f"run {run}: resumed at step {at}; {replaced} earlier rows from there on are replaced by "
-        "the later ones."
+    remedy = (
+        f"Give each run an id of its own in the column {columns.run}, or leave one of them out."
     )
-    return rows[kept]
+    _refuse_two_rates(run, rows, columns, remedy)
+    try:
+        ordered = in_order(str(run), step, rows[columns.loss].to_numpy(), "curves")
+    except TableError as error:
+        raise TableError(f"{str(error).partition(' Name the column')[0]} {remedy}") from None
+    if ordered.replaced:
+        notes.append(
+            f"run {run}: resumed from an earlier step; {ordered.replaced} rows that were written "
+            "again are replaced by the later ones."
+        )
+    return rows.iloc[ordered.kept]
 
 
-def _two_runs(rows: pd.DataFrame, starts: np.ndarray, ends: np.ndarray, columns: Columns) -> bool:
-    """Return whether the parts of a run's rows are whole runs, not one run that was resumed."""
-    step = rows[columns.step].to_numpy()
-    first = step[0]
-    whole = [step[e - 1] for s, e in zip(starts, ends, strict=True) if step[s] <= first and e > s]
-    if len(whole) > 1 and min(whole) > first and min(whole) >= 0.5 * max(whole):
-        return True
+def _refuse_two_rates(run: Any, rows: pd.DataFrame, columns: Columns, remedy: str) -> None:
+    """Raise TableError if rows of one step have different learning rates."""
     if columns.lr not in rows:
-        return False
+        return
     rates = rows.groupby(columns.step)[columns.lr].agg(["min", "max"])
-    return bool((rates["max"] - rates["min"] > _DIFFERENT * rates["max"]).any())
+    off = rates.index[rates["max"] - rates["min"] > _DIFFERENT * rates["max"]]
+    if len(off):
+        low, high = rates.loc[off[0]]
+        raise TableError(
+            f"curves: {run!r} is the name of two runs: at step {off[0]:g} its learning rate "
+            f"(column {columns.lr}) is both {low:.4g} and {high:.4g}. {remedy}"
+        )
 
 
 def _curve(
@@ -216,6 +208,8 @@ def _curve(
             raise TableError(f"run {run}: {error}") from None
         if warmup is None:
             _say_start(run, step, own, notes)
+        if not own.cumulative(step[-1]) > 0:
+            raise TableError(f"run {run}: its learning rate (column {columns.lr}) is 0 throughout.")
         return Curve(run, step, loss, own, rows.index.to_numpy())
     if run not in rates:
         raise TableError(f"rates: no learning rates are given for run {run!r}.")

@@ -19,6 +19,9 @@ from analysis.curves.rates import Rates
 PRECISION = 1e-12
 """Bound of the relative error of each part of a sum."""
 
+_LEAST = 1e-12
+"""Smallest learning rate of a step relative to the peak; powers of 0 are not defined."""
+
 _SHORT = 8
 """Parts of this many steps are summed step by step."""
 
@@ -62,7 +65,7 @@ def nodes(rates: Rates, steps: np.ndarray, precision: float = PRECISION) -> Node
         ready = (length <= _SHORT) | (first - last <= last)
         done.append(parts.at(ready))
         parts = parts.at(~ready).halves()
-    return _placed(done, len(steps), precision)
+    return _placed(done, len(steps), precision, _LEAST * rates.peak)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +129,8 @@ def _toward_zero(
     return tuple(np.concatenate(each) for each in zip(*out, strict=True))  # type: ignore[return-value]
 
 
-def _placed(done: list[_Parts], n_rows: int, precision: float) -> Nodes:
-    """Place the nodes of parts that are smooth enough."""
+def _placed(done: list[_Parts], n_rows: int, precision: float, least: float) -> Nodes:
+    """Place the nodes of parts that are smooth enough; `least` is the least rate of a node."""
     parts = _joined(done) if done else _Parts(*(np.empty(0) for _ in range(7)))
     length = parts.end - parts.start
     last, first = parts.x(parts.end), parts.x(parts.start + 1)
@@ -160,9 +163,9 @@ def _placed(done: list[_Parts], n_rows: int, precision: float) -> Nodes:
         return Nodes(n_rows, np.empty(0, int), np.empty(0), np.empty(0), np.empty(0))
     row, lr, x, weight = (np.concatenate(each) for each in zip(*out, strict=True))
     order = np.argsort(row, kind="stable")
+    x = np.where(x < least, 0.0, x)  # no training since: the difference of two sums is rounding
     return Nodes(
-        n_rows, row[order].astype(int), np.maximum(lr[order], 0), np.maximum(x[order], 0),
-        weight[order],
+        n_rows, row[order].astype(int), np.maximum(lr[order], least), x[order], weight[order]
     )  # fmt: skip
 
 

@@ -117,8 +117,9 @@ def laws(*, json: Json = False) -> None:
     import textwrap
 
     from analysis import laws as all_laws
+    from analysis.curves import laws as curve_laws
 
-    rows = all_laws.table().to_dict("records")
+    rows = [*all_laws.table().to_dict("records"), *curve_laws.table().to_dict("records")]
     if json:
         show_json(rows)
         return
@@ -128,6 +129,7 @@ def laws(*, json: Json = False) -> None:
     for row in rows:
         show(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
         show(wrap.fill(f"{'':<{indent}}{row['source']}"))
+    show("The last three are laws of whole learning curves: scaling forecast, plan --schedule.")
     show("power_X, floor_X and broken_X fit any column X; file.py:name fits your own law.")
 
 

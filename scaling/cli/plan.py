@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.cli.budget import budget, check_no_schedule, show_schedule
 from scaling.cli.options import (
     Critical,
     Decimal,
@@ -143,6 +144,9 @@ def plan(
     law: tuple[str, ...] = (),
     record: str | None = None,
     score: bool = False,
+    schedule: bool = False,
+    steps: int | None = None,
+    warmup: int | None = None,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
@@ -156,6 +160,7 @@ def plan(
 
     Example: scaling plan results/quickstart --gpus 8 --hours 24
     Example: scaling plan results/quickstart --flops 1e18 --record larger
+    Example: scaling plan curves.csv --schedule --steps 24000
 
     Args:
         results: A results folder, or a table of runs; several files are one table.
@@ -182,38 +187,54 @@ def plan(
             results, which is never overwritten.
         score: Instead of planning, compare the predictions on record with the finished runs of
             these results. Default: of all folders in `results`.
+        schedule: Instead of a size, plan the learning-rate schedule: the best one by a law of
+            learning curves (--law multi_power or annealing), for --steps, --tokens or --flops, and
+            its gain over cosine and wsd. Runs of one size are used (--params).
+        steps: Number of steps of the run whose schedule is planned.
+        warmup: Steps of linear warm-up of a table whose rows begin after it, with --schedule.
     """
     selection: dict[str, Any] = {
         "map": map, "where": where, "strict": strict, "rows": rows, "decimal": decimal
     }  # fmt: skip
+    given = {
+        "--flops": flops, "--params": params, "--tokens": tokens, "--loss": loss, "--gpus": gpus,
+        "--dollars": dollars, "--record": record, "--steps": steps,
+    }  # fmt: skip
     if score:
-        asked = {
-            "--flops": flops, "--params": params, "--tokens": tokens, "--loss": loss,
-            "--gpus": gpus, "--dollars": dollars, "--record": record,
-        }  # fmt: skip
-        show_scores(results, selection, asked=asked, json=json)
+        show_scores(results, selection, asked=given, json=json)
         return
+    if schedule:
+        show_schedule(results, given, selection, law, warmup, level=level, seed=seed, json=json)
+        return
+    check_no_schedule(steps, warmup)
     check_record(record, results)
-    C, words = _budget(
+    C, words = budget(
         flops, gpus=gpus, hours=hours, gpu=gpu, mfu=mfu, precision=precision, dollars=dollars,
         dollars_per_hour=dollars_per_hour,
     )  # fmt: skip
     asked = {"C": C, "N": params, "D": tokens, "L": loss}
     found, runs = _planned(
-        results, {k: value for k, value in asked.items() if value is not None}, selection,
+        results, {k: v for k, v in asked.items() if v is not None}, selection,
         laws=law, served=inference_tokens, unique=unique_tokens, level=level, seed=seed,
     )  # fmt: skip
+    text, values = _with_budget_and_scores(found, words, results, where, level)
+    if record is not None:
+        kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
+        text, values = [*text, f"on record: {kept}"], values | {"on_record": kept}
+    show_json(values) if json else show(*text)
+
+
+def _with_budget_and_scores(
+    found: Any, words: str | None, results: tuple[Path, ...], where: str | None, level: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Return a plan as text and as values, with what buys its budget and the expected scores."""
     text, values = [str(found)], found.record() | {"budget": words}
     if words is not None:
         text.append(f"budget: {words}")
     if (accuracies := _accuracies(results, found, where, level)) is not None:
         text.append(str(accuracies))
         values["abilities"] = accuracies.record()
-    if record is not None:
-        kept = keep_record(found, runs, record, results, selection, unique=unique_tokens)
-        text.append(f"on record: {kept}")
-        values["on_record"] = kept
-    show_json(values) if json else show(*text)
+    return text, values
 
 
 def _accuracies(results: tuple[Path, ...], found: Any, where: str | None, level: float) -> Any:
@@ -229,19 +250,6 @@ def _accuracies(results: tuple[Path, ...], found: Any, where: str | None, level:
     except TableError as error:
         note(str(error))
         return None
-
-
-def _budget(flops: float | None, **bought: Any) -> tuple[float | None, str | None]:
-    """Return the FLOPs of a plan, and what buys them in words if that was given instead."""
-    from analysis.planning.accelerators import compute_budget
-
-    sums = ("gpus", "hours", "dollars", "dollars_per_hour", "mfu")
-    if all(bought[name] is None for name in sums):
-        return flops, None
-    budget = compute_budget(**bought)
-    if flops is not None:
-        raise ConfigError("give one budget: --flops, or --gpus and --hours, or --dollars.")
-    return budget.C, budget.description
 
 
 def _planned(
