@@ -111,7 +111,7 @@ class Halving:
             r: [{"S": step, "L": L} for step, (L, _) in sorted(arms[r].passed.items())]
             for r in alive
         }
-        known = at_rungs | curves | found
+        known = {**at_rungs, **curves, **found}
         try:
             forecaster = self.forecaster or default_forecaster()
             probabilities = forecaster.win_probabilities(

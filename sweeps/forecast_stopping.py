@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,8 +146,8 @@ class ForecastStopping:
             if not is_run_id(path.stem) or run.run_id != path.stem:
                 return None
             points = [dict(point) for point in values["points"]]
-            for point in points:
-                float(point["S"]), float(point["L"])
+            if not all(math.isfinite(point["S"] + point["L"]) for point in points):
+                return None
             decisions = {
                 int(S): (bool(stops), str(reason), dict(numbers))
                 for S, stops, reason, numbers in values["decisions"]

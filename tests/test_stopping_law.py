@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_sizes_that_have_not_begun_count_as_ends_to_come():
 # ------------------------------------------------------------------ arms of a search
 
 
-def arms(losses: dict[str, tuple[float, float | None]]) -> dict[str, list[dict[str, Any]]]:
+def arms(losses: Mapping[str, tuple[float, float | None]]) -> dict[str, list[dict[str, Any]]]:
     """Curves with a loss at step 50 and, if it has ended, at step 100."""
     return {
         name: [{"S": 50, "L": at}] + ([] if end is None else [{"S": 100, "L": end}])

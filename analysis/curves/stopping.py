@@ -285,7 +285,7 @@ class EndsOutlook:
         slopes = np.zeros((len(N), len(self.fit.law.free)))
         deviations, mean = np.zeros((len(N), len(N))), np.zeros(len(N))
         for size in np.unique(N):
-            at = np.flatnonzero(size == N)
+            at = np.flatnonzero(size == N).tolist()
             rows = joined([_end(size, self.open[i].run) for i in at])
             names = [hash(trunk(self.open[i].run)) for i in at]
             slopes[at], deviations[np.ix_(at, at)], mean[at] = self._ends_of_size(rows, names)
