@@ -39,7 +39,10 @@ class Column:
 _MEASURED = (
     Column("run_id", "str", "", "hash of the canonical config: equal configs are the same run"),
     Column(
-        "status", "str", "", "ok, diverged (its loss exploded), stopped (it could not win), failed"
+        "status",
+        "str",
+        "",
+        "ok, diverged (its loss exploded), stopped (its end did not matter), failed",
     ),
     Column("N", "int", "parameters", "non-embedding parameters, exact (biases and norms counted)"),
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),

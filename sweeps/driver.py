@@ -23,6 +23,7 @@ from sweeps.display import Display, say
 from sweeps.early_stopping import Halving
 from sweeps.errors import BudgetSpent, Stopped, StoreError, headline
 from sweeps.execute import execute
+from sweeps.forecast_stopping import ForecastStopping
 from sweeps.manifest import Session
 from sweeps.on_ray.cluster import joined
 from sweeps.options import SweepOptions
@@ -153,7 +154,13 @@ class Driver:
         }
         if self._spec.halving:
             Halving(self._store, self._spec.halving).prepare(plan.runs, self._known)
+        self._prepare_forecasts()
         self._queue.add(replace(job, texts=self._hashes) for job in plan.jobs)
+
+    def _prepare_forecasts(self) -> None:
+        """Record which runs the sweep has, if runs may be stopped on forecasts."""
+        if self._spec.forecast:
+            ForecastStopping(self._store, self._spec.forecast).prepare(self._plan.runs)
 
     # -------------------------------------------------------------- training
 
@@ -220,10 +227,12 @@ class Driver:
             if new:
                 self._hashes |= self._prepared(new, known, self._hashes)
             self._store.forget(growth.unfinished)
+            plan.runs.update(new)
+            if new or growth.unfinished:
+                self._prepare_forecasts()
         except (ConfigError, StoreError) as error:
             self._queue.fatal = error
             return
-        plan.runs.update(new)
         for run_id in growth.unfinished:
             del known[run_id]
         asked = new | {run_id: plan.runs[run_id] for run_id in growth.unfinished}

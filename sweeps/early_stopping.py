@@ -26,8 +26,9 @@ from pathlib import Path
 from scaling.config import RunConfig
 from scaling.files import check_inside, read_bytes, write_atomic
 from sweeps.adaptive.families import family
-from sweeps.adaptive.halving import Arm, rungs, verdict
-from sweeps.errors import writing
+from sweeps.adaptive.halving import Arm, hopeless, rungs, verdict
+from sweeps.adaptive.protocols import CurveForecaster, default_forecaster
+from sweeps.errors import headline, writing
 from sweeps.result import Point, Row, from_json, is_run_id
 from sweeps.store import Store
 
@@ -39,6 +40,10 @@ class Halving:
     store: Store
     eta: float
     """One arm in `eta` continues."""
+    win: float | None = None
+    """If given, forecasts decide: an arm continues if it wins with at least this probability."""
+    forecaster: CurveForecaster | None = None
+    """Forecasts how arms end; None for the default, which is loaded when first needed."""
 
     def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Point]]]) -> dict[str, str]:
         """Return {run_id: reason} of the arms that stop here, given each arm's curve so far.
@@ -54,11 +59,12 @@ class Halving:
                 self._write(run, arm)
                 arrived.append((run, S, arm))
         stops: dict[str, str] = {}
+        curves = {run.run_id: list(curve) for run, curve in measured}
         for run, S, arm in arrived:
             L, continued = arm.passed[S]
             if continued is None:
                 beside = {r.run_id: other for r, _, other in arrived if family(r) == family(run)}
-                reason = verdict(run.run_id, S, self._arms(run) | beside, self.eta)
+                reason = self._verdict(run, S, self._arms(run) | beside, curves)
                 arm.passed[S] = (L, not reason)
                 self._write(run, arm)
             else:
@@ -91,6 +97,30 @@ class Halving:
             run, status = runs[result.row["run_id"]], result.row["status"]
             with writing(self.store.shown(self._path(run))):
                 self._save(run, Arm(_passed(run, result.curve), status))
+
+    def _verdict(
+        self, run: RunConfig, S: int, arms: Mapping[str, Arm], curves: Mapping[str, list[Point]]
+    ) -> str:
+        """Return why an arm stops at the rung S, or an empty string; `curves` are those at hand."""
+        if self.win is None:
+            return verdict(run.run_id, S, arms, self.eta)
+        alive = [run_id for run_id, arm in arms.items() if arm.status in ("", "ok")]
+        ended = {r for r in alive if arms[r].status == "ok"}
+        found = {f.row["run_id"]: f.curve for f in self.store.results(ended)} if ended else {}
+        at_rungs = {
+            r: [{"S": step, "L": L} for step, (L, _) in sorted(arms[r].passed.items())]
+            for r in alive
+        }
+        known = {**at_rungs, **curves, **found}
+        try:
+            forecaster = self.forecaster or default_forecaster()
+            probabilities = forecaster.win_probabilities(
+                {r: known[r] for r in sorted(alive)}, run.S
+            )
+        except Exception as error:  # an error of a fit must not cost an arm
+            print(headline(f"no forecast: {type(error).__name__}: {error}"))  # into output.log
+            return ""
+        return hopeless(run.run_id, S, arms, self.eta, win=self.win, probabilities=probabilities)
 
     # ---------------------------------------------------------------- records
 

@@ -19,9 +19,10 @@ from scaling.config import RunConfig
 from scaling.errors import ConfigError, CorpusError, out_of_memory
 from scaling.execution import Execution
 from scaling.files import open_to_append
-from scaling.training.result import Interrupted, Progress, Result
+from scaling.training.result import GiveUp, Interrupted, Progress, Result
 from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, headline, writing
+from sweeps.forecast_stopping import ForecastStopping
 from sweeps.queue import LEASE_PATIENCE, Job, Outcome
 from sweeps.result import Point, Row, failed_row
 from sweeps.store import Store
@@ -116,7 +117,7 @@ class _Attempt:
                 on_progress=self._report,
                 on_result=self._keep_result,
                 should_stop=_rate_limited(self._should_stop),
-                give_up=Halving(self._store, self._job.halving) if self._job.halving else None,
+                give_up=self._give_up(),
                 texts=self._job.texts,
             )
         except Interrupted:
@@ -135,6 +136,15 @@ class _Attempt:
                 start_anew = self._blame(runs[0], error, checkpoint, log)
         if start_anew:  # after the handler, where the exception still holds the tensors of the step
             self._train(log)
+
+    def _give_up(self) -> GiveUp | None:
+        """Return what stops runs of the job early, if anything does."""
+        job = self._job
+        if job.forecast:
+            return ForecastStopping(self._store, job.forecast, job.forecaster)
+        if job.halving:
+            return Halving(self._store, job.halving, job.win, job.forecaster)
+        return None
 
     def _blame(
         self, run: RunConfig, error: Exception, checkpoint: Path | None, log: TextIO

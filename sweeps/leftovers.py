@@ -45,11 +45,11 @@ def of_killed_processes(store: Folder, run_ids: Iterable[str]) -> list[Path]:
     """Return temporary files and folders whose process is gone.
 
     Only the driver writes to the folder itself and to rounds/. Only the process that holds a run's
-    lease writes to the run's folder and to its record in rungs/.
+    lease writes to the run's folder and to its records in rungs/ and forecasts/.
     """
     found = [path for path in store.folder.glob(".merge-*") if path.is_dir()]
     found += [path for path in store.folder.glob("rungs/*/.*") if _is_orphan(path.name)]
-    for folder in (store.folder, store.folder / "rounds"):
+    for folder in (store.folder, store.folder / "rounds", store.folder / "forecasts"):
         found += [path for path in folder.glob(".*") if _is_orphan(path.name)]
     for run_id in run_ids:
         folder = store.run_folder(run_id)

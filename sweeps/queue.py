@@ -16,6 +16,8 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError, out_of_memory
+from sweeps.adaptive.forecast import Forecast
+from sweeps.adaptive.protocols import CurveForecaster
 from sweeps.errors import StoreError, headline
 from sweeps.result import failed_row
 from sweeps.store import Store
@@ -43,6 +45,12 @@ class Job:
     halving: float | None = None
     """Stop a run early if it is not among the best 1/halving of its family
     (sweeps.adaptive.halving)."""
+    win: float | None = None
+    """With `halving`: stop a run early if it is less likely than this to end as the best."""
+    forecast: Forecast | None = None
+    """Stop runs whose end is known well enough for this question (sweeps.adaptive.forecast)."""
+    forecaster: CurveForecaster | None = field(default=None, compare=False)
+    """Forecasts for `win` and `forecast`; None for the default."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
@@ -79,7 +87,11 @@ class Outcome:
 
 @dataclass
 class Queue:
-    """Waiting and running jobs. The most expensive are assigned first."""
+    """Waiting and running jobs.
+
+    The most expensive are assigned first, so that no worker is idle at the end; but the cheapest if
+    runs stop on forecasts, because cheap runs teach the law that spares expensive ones.
+    """
 
     store: Store
     retries: int
@@ -107,11 +119,12 @@ class Queue:
     def add(self, jobs: Iterable[Job]) -> None:
         """Add jobs that wait for a worker."""
         for job in jobs:
-            heapq.heappush(self._waiting, (-job.seconds, self._number, job))
+            first = job.seconds if job.forecast else -job.seconds
+            heapq.heappush(self._waiting, (first, self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
-        """Return the most expensive waiting job; None if no job waits or may start."""
+        """Return the waiting job that comes first; None if no job waits or may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
         while self._waiting and not self.admits(self._waiting[0][2]):

@@ -7,7 +7,12 @@ from functools import cached_property
 
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Round, decide
-from sweeps.adaptive.protocols import IntervalDesigner, default_designer
+from sweeps.adaptive.protocols import (
+    CurveForecaster,
+    IntervalDesigner,
+    default_designer,
+    default_forecaster,
+)
 from sweeps.result import Row
 from sweeps.spec import Spec
 from sweeps.store import Store
@@ -16,9 +21,18 @@ from sweeps.store import Store
 class RequestedRuns:
     """The runs of a spec, including those that its [until] adds as results come in."""
 
-    def __init__(self, spec: Spec, store: Store, designer: IntervalDesigner | None = None) -> None:
-        """`designer` fits laws and designs runs for ``[until] interval``; None for the default."""
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        designer: IntervalDesigner | None = None,
+        forecaster: CurveForecaster | None = None,
+    ) -> None:
+        """`designer` fits laws and designs runs for ``[until] interval``; None for the default.
+        `forecaster` forecasts how runs end, for ``[until] forecast``; None for the default."""
         self._spec, self._store = spec, store
+        self.given_forecaster = forecaster
+        """The forecaster that workers use; None for the default."""
         self._given = designer
         self._decided: dict[str, Round] = {}
         """Rounds decided in this process, by the results they rest on. They are kept because a fit
@@ -32,7 +46,10 @@ class RequestedRuns:
         return self._given or default_designer()
 
     def check(self) -> None:
-        """Raise ConfigError if the interval of [until] is one that cannot be fitted."""
+        """Raise ConfigError if the interval of [until] is one that cannot be fitted, or its
+        forecast one that cannot be made."""
+        if self._spec.forecast:
+            (self.given_forecaster or default_forecaster()).check_question(self._spec.forecast)
         if self._spec.searches and self._spec.searches.interval and self._designer:
             self._designer.interval_width(self._spec.searches.interval, [])
 

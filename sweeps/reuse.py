@@ -28,7 +28,7 @@ def reusable_results(
     Raises StoreError for a folder without finished runs.
     """
     found: dict[str, Finished] = {}
-    usable = {"ok", "diverged"} | ({"stopped"} if spec.halving else set())
+    usable = {"ok", "diverged"} | ({"stopped"} if spec.stops_early else set())
     for folder in folders:
         other = Store(folder)
         theirs = other.rows()

@@ -37,6 +37,8 @@
     isoflop = { within = 1.5 }              # sizes, until the best one of each budget is bracketed
     interval = { law = "chinchilla", parameter = "alpha", width = 0.05 }    # designed runs, in
                                             # rounds; with add = "seeds", the whole grid again
+    forecast = { N = 3e6, D = 2e7, width = 0.05 }   # stop runs whose end is known well enough
+                                            # for the loss of a run of this size
 
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
 """
@@ -48,7 +50,6 @@ import difflib
 import re
 import shlex
 import tomllib
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,19 +61,18 @@ from scaling.abilities.names import check_names
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
 from sweeps.adaptive.candidates import check_same_settings
+from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.grow import Searches, grow
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.halving import rungs
-from sweeps.adaptive.interval import Interval, Round, Width
-from sweeps.adaptive.isoflop import IsoFlop
-from sweeps.adaptive.learning_rate import LearningRate
+from sweeps.adaptive.interval import Round, Width
 from sweeps.filters import condition
 from sweeps.result import Row
 from sweeps.spec_runs import all_runs, at_scale, by_run_id
-from sweeps.spec_values import LARGEST, Point, check_keys, flattened, leaves, refuse_huge, subtable
+from sweeps.spec_until import searches_of
+from sweeps.spec_values import Point, check_keys, flattened, leaves, refuse_huge, subtable
 
 SPECS = Path(__file__).parent / "specs"
 """Folder of the bundled specs, which are found by name."""
@@ -82,12 +82,6 @@ _SECTIONS = (
     "scale",
 )  # fmt: skip
 _KEEP_WEIGHTS = "execution.keep_weights"
-
-_SEARCHES = {"lr": LearningRate, "isoflop": IsoFlop, "interval": Interval}
-"""The tables of [until]."""
-
-_ABOVE_ONE = ("within", "factor", "halving", "seeds")
-"""Numbers of [until] that must be greater than 1; the others must be positive."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +182,17 @@ class Spec:
         (:mod:`sweeps.adaptive.halving`); None if no run is stopped early."""
         return self.searches.halving if self.searches else None
 
+    @property
+    def forecast(self) -> Forecast | None:
+        """The question for which runs are stopped once their ends are known well enough; None if no
+        run is stopped on forecasts."""
+        return self.searches.forecast if self.searches else None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether runs may be stopped before their end."""
+        return self.searches is not None and self.searches.stop_early
+
     @classmethod
     def from_toml(
         cls,
@@ -248,7 +253,7 @@ class Spec:
             path=path,
             text=text,
             changes=changes,
-            searches=_searches(subtable(values, "until", where), f"{where} [until]"),
+            searches=searches_of(subtable(values, "until", where), f"{where} [until]"),
             budgets={each.run.run_id: each.C for each in runs if each.C is not None},
             keep_weights=_keeps_weights(subtable(values, "execution", where), setting, where),
             tasks=_tasks(values.get("tasks", []), where),
@@ -305,38 +310,6 @@ def _tasks(names: object, where: str) -> tuple[str, ...]:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return tuple(names)
-
-
-def _searches(table: dict[str, Any], where: str) -> Searches | None:
-    """Return the searches in the [until] table, each of which is a table itself."""
-    check_keys(table, tuple(_SEARCHES), where)
-    searches: dict[str, Any] = {}
-    for name, search in _SEARCHES.items():
-        if name not in table:
-            continue
-        options = subtable(table, name, where)
-        hints = typing.get_type_hints(search)
-        check_keys(options, tuple(hints), f"{where} {name}")
-        for key, value in options.items():
-            try:
-                value = coerce(value, hints[key])
-            except ConfigError as error:
-                raise ConfigError(f"{where} {name}.{key}: {error}") from None
-            least = 1 if key in _ABOVE_ONE else 0
-            if isinstance(value, int | float) and not least < value < LARGEST:
-                raise ConfigError(f"{where} {name}.{key}={value} must be above {least}.")
-            options[key] = value
-        if name == "interval" and "width" not in options:
-            raise ConfigError(f"{where} interval: 'width' is missing.")
-        if name == "interval" and "seeds" in options:
-            options.setdefault("add", "seeds")
-        searches[name] = search(**options)
-    if searches.keys() >= {"lr", "interval"}:
-        raise ConfigError(
-            f"{where}: lr and interval do not go together: a law is fitted to runs at one learning "
-            "rate each. Search for the rate first, then fit the law in a separate sweep."
-        )
-    return Searches(**searches) if searches else None
 
 
 def _check_searches(spec: Spec, where: str) -> None:

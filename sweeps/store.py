@@ -10,6 +10,7 @@
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
                     rungs/              losses at which runs were compared (sweeps.early_stopping)
+                    forecasts/          curves and decisions of runs (sweeps.forecast_stopping)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived from the
 results. A run whose row is in the table counts as finished even if its raw folder is gone, so a
@@ -56,7 +57,18 @@ from sweeps.result import (
 _PULL_SECONDS = 5.0
 """Seconds before a store on a URI is looked at again."""
 
-_WRITTEN = ("lock", ".stop", "ray.log", "runs", "rounds", "rungs", "tensorboard", "wandb", INDEX)
+_WRITTEN = (
+    "lock",
+    ".stop",
+    "ray.log",
+    "runs",
+    "rounds",
+    "rungs",
+    "forecasts",
+    "tensorboard",
+    "wandb",
+    INDEX,
+)
 """Names in a results folder that a sweep writes to, or below."""
 
 _NEEDED_BYTES = 10 << 20
@@ -276,7 +288,8 @@ class Store(Folder):
             self._merge(without=run_ids)
         for run_id in sorted(run_ids):
             path = self.run_folder(run_id) / "result.json"
-            self.remove(self.folder.glob(f"rungs/*/{run_id}.json"))
+            for records in (f"rungs/*/{run_id}.json", f"forecasts/{run_id}.json"):
+                self.remove(self.folder.glob(records))
             if path.exists():
                 self.set_aside(path)
             if self.remote:

@@ -15,7 +15,7 @@ from rich.console import Console
 from scaling import table
 from sweeps import kept_weights
 from sweeps.adaptive.growth import Growth
-from sweeps.adaptive.protocols import IntervalDesigner
+from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
 from sweeps.checks import check_options, prepare
 from sweeps.display import say
@@ -57,6 +57,7 @@ class Sweep:
         results: str | Path | None = None,
         *,
         designer: IntervalDesigner | None = None,
+        forecaster: CurveForecaster | None = None,
     ) -> None:
         """Create a sweep whose results go to `results`/<name of the spec>.
 
@@ -64,12 +65,13 @@ class Sweep:
         as s3://bucket/results; credentials in it are never printed or written.
 
         `designer` fits laws and designs runs for a spec with ``[until] interval``; the default is
-        that of the analysis package (:mod:`sweeps.adaptive.protocols`).
+        that of the analysis package (:mod:`sweeps.adaptive.protocols`). So is that of `forecaster`,
+        which forecasts how runs end, for a spec with ``[until] forecast``.
         """
         self.spec = spec
         self._results = results
         self.store = Store(join("results" if results is None else str(results), spec.name))
-        self._requested = RequestedRuns(spec, self.store, designer)
+        self._requested = RequestedRuns(spec, self.store, designer, forecaster)
 
     @classmethod
     def from_toml(
@@ -81,6 +83,7 @@ class Sweep:
         filters: Sequence[str] = (),
         tag: str | None = None,
         designer: IntervalDesigner | None = None,
+        forecaster: CurveForecaster | None = None,
         allow_code: Sequence[str | Path] = (),
         on_code: Callable[[Path], None] = lambda file: None,
     ) -> Sweep:
@@ -93,7 +96,7 @@ class Sweep:
         """
         spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
         spec = spec.select(filters, tag) if filters or tag is not None else spec
-        return cls(spec, results, designer=designer)
+        return cls(spec, results, designer=designer, forecaster=forecaster)
 
     @property
     def folder(self) -> Path:

@@ -240,7 +240,19 @@ class Planner:
         """Return jobs that train `runs`."""
         progress.step("grouping the runs into jobs")
         jobs = packing.form(list(runs), costs, workers, packs=self.packs)
-        return [replace(job, halving=self.spec.halving) for job in jobs]
+        searches = self.spec.searches
+        if searches is None or not searches.stop_early:
+            return jobs
+        return [
+            replace(
+                job,
+                halving=searches.halving,
+                win=searches.lr.win if searches.lr else None,
+                forecast=searches.forecast,
+                forecaster=self.requested.given_forecaster,
+            )
+            for job in jobs
+        ]
 
     def measured(
         self, plan: SweepPlan, rows: Mapping[str, Row], *, need_speed: bool = False

@@ -14,6 +14,8 @@ for a run by returning it, and waits until the run has a result.
   Sizes are added beyond the ends until the best one lies inside, then between its neighbours.
 - :class:`Interval`: designed runs, or the whole grid with further seeds, until the interval of a
   fitted parameter is narrow enough.
+- :class:`Forecast`: adds no runs, and stops those whose end is known better than it matters to the
+  question that the spec asks (:mod:`sweeps.adaptive.forecast`).
 
 Imports nothing heavy.
 """
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 
 from scaling.config import RunConfig
 from sweeps.adaptive import interval
+from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Interval, Round, Width
 from sweeps.adaptive.isoflop import IsoFlop, search_sizes
@@ -39,11 +42,17 @@ class Searches:
     lr: LearningRate | None = None
     isoflop: IsoFlop | None = None
     interval: Interval | None = None
+    forecast: Forecast | None = None
 
     @property
     def halving(self) -> float | None:
         """The `halving` of the search for learning rates."""
         return self.lr.halving if self.lr else None
+
+    @property
+    def stop_early(self) -> bool:
+        """Whether runs may be stopped before their end, by halving or on forecasts."""
+        return bool(self.halving or self.forecast)
 
 
 def grow(
@@ -61,7 +70,7 @@ def grow(
     of designed runs decided so far, oldest first.
     """
     stopped = {run_id for run_id, row in rows.items() if row["status"] == "stopped"}
-    if stopped and not (searches and searches.halving):
+    if stopped and not (searches and searches.stop_early):
         rows = {run_id: row for run_id, row in rows.items() if run_id not in stopped}
         growth = grow(runs, budgets, searches, rows, width, rounds)
         growth.unfinished = stopped & growth.runs.keys()

@@ -23,8 +23,8 @@ class Growth:
     """The round of designed runs to be decided now, if any."""
     unfinished: set[str] = field(default_factory=set)
     """Ids of runs that were stopped early and must be trained to the end: all of them if the spec
-    no longer has `halving`; and the most promising one of a family whose better arms were lost
-    after it had been stopped."""
+    no longer has `halving` or `forecast`; and the most promising one of a family whose better arms
+    were lost after it had been stopped."""
 
     def add(self, runs: Iterable[RunConfig]) -> None:
         """Add runs; those that are there already stay as they are."""

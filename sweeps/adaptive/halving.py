@@ -16,6 +16,10 @@ same path as without halving, because it only asks which arm is best. If they cr
 may be lost. Large learning rates look worse before the decay than at the end, most of all under
 wsd, whose decay comes last. A smaller eta stops fewer arms early.
 
+With `win`, the forecast decides instead of the rank (:func:`hopeless`): an arm stops if it is less
+likely than that to end with the lowest loss of the arms that can still win. Rungs, the least
+number of arms, and the rule that the most promising arm continues are the same.
+
 Sizes at one budget (isoFLOP) are not compared this way. After a quarter of their budgets the best
 size is that of a quarter of the budget, half as large (N_opt grows as C^0.5: Hoffmann et al.
 2022). This error is larger than what such a search must resolve.
@@ -77,3 +81,30 @@ def verdict(arm: str, S: int, arms: Mapping[str, Arm], eta: float) -> str:
     if n < eta or len(better) < max(1, math.floor(n / eta)) or not any(better):
         return ""
     return f"at step {S} its loss {L:.4g} is number {len(better) + 1} of {n} arms"
+
+
+def hopeless(
+    arm: str,
+    S: int,
+    arms: Mapping[str, Arm],
+    eta: float,
+    *,
+    win: float,
+    probabilities: Mapping[str, float],
+) -> str:
+    """Return why an arm must stop at the rung S by its forecast, or an empty string.
+
+    `probabilities` are those of ending with the lowest loss, {run_id: probability}. As in
+    :func:`verdict`, all arms continue while fewer than `eta` have reached S, and the most likely
+    winner always does.
+    """
+    n = sum(S in a.passed and a.status not in ("diverged", "failed") for a in arms.values())
+    chance = probabilities.get(arm)
+    others = [
+        probability
+        for run_id, probability in probabilities.items()
+        if run_id != arm and run_id in arms and arms[run_id].status in ("", "ok")
+    ]
+    if n < eta or chance is None or not chance < win or max(others, default=0.0) <= chance:
+        return ""
+    return f"at step {S} it ends as the best of {n} arms with probability {chance:.2g}"

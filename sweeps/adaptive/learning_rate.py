@@ -33,6 +33,9 @@ class LearningRate:
     halving: float | None = None
     """Stop a run early unless it is among the best 1/halving at a quarter and at half of its
     horizon (:mod:`sweeps.adaptive.halving`)."""
+    win: float | None = None
+    """With `halving`: decide on forecasts. An arm stops at these points if the probability that it
+    ends with the lowest loss is below this, instead of by its rank there."""
 
 
 class RateSearch:

@@ -1,24 +1,29 @@
 """What an adaptive sweep needs from a package that fits laws.
 
 A spec with ``[until] interval`` adds runs until the interval of a fitted parameter is narrow. The
-fits are made by an :class:`IntervalDesigner`, which this package does not depend on: the default
-is loaded by name when such a spec is planned or run.
+fits are made by an :class:`IntervalDesigner`. A spec with ``[until] forecast`` stops runs whose end
+a :class:`CurveForecaster` knows well enough, and so does halving with `win`. This package depends
+on neither: the defaults are loaded by name when such a spec is planned or run.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from scaling.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sweeps.adaptive.forecast import CurveSoFar, Decision, Forecast
     from sweeps.adaptive.interval import DueRound, Interval
     from sweeps.result import Row
 
 DEFAULT_DESIGNER = "analysis.planning.adaptive"
 """The module that designs runs unless :class:`sweeps.Sweep` is given another designer."""
+
+DEFAULT_FORECASTER = "analysis.curves.stopping"
+"""The module that forecasts runs unless :class:`sweeps.Sweep` is given another forecaster."""
 
 
 class IntervalDesigner(Protocol):
@@ -43,6 +48,49 @@ class IntervalDesigner(Protocol):
         nothing is picked, `reason` says why.
         """
         ...
+
+
+class CurveForecaster(Protocol):
+    """Fits a law to the learning curves of a sweep and forecasts how its runs end.
+
+    A module with these three functions is a forecaster, and so is any object with such methods. It
+    must be picklable, because workers call it, and give the same answer to the same question.
+    """
+
+    def check_question(self, options: Forecast, /) -> None:
+        """Raise ConfigError if there is no such law, or if it cannot answer the question."""
+        ...
+
+    def decide_ends(
+        self, options: Forecast, curves: Sequence[CurveSoFar], due: Sequence[str], /
+    ) -> Mapping[str, Decision]:
+        """Return {run_id: (whether it stops, reason, numbers)} of the runs in `due`.
+
+        `curves` are all runs of the sweep, those that have not begun included. A run that is left
+        out continues.
+        """
+        ...
+
+    def win_probabilities(
+        self, curves: Mapping[str, Sequence[Mapping[str, Any]]], S: int, /
+    ) -> Mapping[str, float]:
+        """Return {run_id: probability that it ends with the lowest loss} of arms that differ in
+        their learning rate only; empty if the curves do not tell.
+
+        `curves` are the evaluations (S, L) of each arm that can still win; all end at step `S`.
+        """
+        ...
+
+
+def default_forecaster() -> CurveForecaster:
+    """Load the default forecaster. Raises ConfigError if it is not installed."""
+    try:
+        return cast(CurveForecaster, importlib.import_module(DEFAULT_FORECASTER))
+    except ImportError as error:
+        raise ConfigError(
+            f"[until] forecast needs a fit, but {DEFAULT_FORECASTER} cannot be imported ({error}). "
+            "Install it, or give Sweep a forecaster."
+        ) from None
 
 
 def default_designer() -> IntervalDesigner:
