@@ -239,6 +239,12 @@ class RunConfig(Part):
         beyond the last step included."""
         if self.optim.schedule not in RESTARTING:
             return ()
+        if self.optim.schedule == "wsd-s" and not self.optim.resumes:
+            # Not in `check`, since the keys of a spec are first checked one at a time.
+            raise ConfigError(
+                "optim.schedule='wsd-s' needs optim.resume_tokens, such as '3e5, 6e5': the tokens "
+                "at which the rate has cooled down and returns to its peak."
+            )
         return tuple(sorted({self.steps_of(tokens) for tokens in self.optim.resumes}))
 
     @property

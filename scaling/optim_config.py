@@ -158,11 +158,6 @@ class OptimConfig(IdentifyingPart):
                 f"optim.step_factor={self.step_factor} must be above 0 and at most 1; the rate is "
                 "multiplied by it."
             )
-        if self.schedule == "wsd-s" and not self.resumes:
-            raise ConfigError(
-                "optim.schedule='wsd-s' needs optim.resume_tokens, such as '3e5, 6e5': the tokens "
-                "at which the rate has cooled down and returns to its peak."
-            )
         if self.schedule == "step" and not self.drops:
             raise ConfigError(
                 "optim.schedule='step' needs optim.step_fractions, such as '0.8, 0.9': where the "

@@ -233,7 +233,7 @@ def failed_row(run: RunConfig, error: str) -> Row:
     return _EMPTY | config_row(flatten(run)) | _of_rules(run) | size_columns(run) | failure
 
 
-def _of_rules(run: RunConfig) -> Row:
+def _of_rules(run: RunConfig) -> dict[str, Any]:
     """Return the columns of a failed run that rules give; empty ones if a rule is the failure."""
     try:
         return optimizer_columns(run)

@@ -368,7 +368,7 @@ def test_one_rule_has_one_spelling():
 )  # fmt: skip
 def test_bad_schedules_and_rules_raise_one_clear_error(changes, message):
     with pytest.raises(ConfigError, match=message):
-        override(RunConfig(), {"optim": changes})
+        _ = override(RunConfig(), {"optim": changes}).run_id
 
 
 @pytest.mark.parametrize(

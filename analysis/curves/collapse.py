@@ -195,8 +195,6 @@ def _ladder(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     if not several or front["N"].nunique() < 2:
         front = best
     path = np.log(front[["N", "D"]]).groupby("N").mean().reset_index().to_numpy(float)
-    if several and len(path) >= _SIZES + 2:
-        path = path[1:-1]  # the edges of a grid cut the horizons of its smallest and largest size
     gamma, at_one = np.polyfit(path[:, 0], path[:, 1], 1)
     if several:
         off = (np.log(best["D"]) - gamma * np.log(best["N"]) - at_one).abs()

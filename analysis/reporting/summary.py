@@ -211,7 +211,7 @@ def summarise(
         plan=following,
         further=further,
         abilities=_accuracies(attempt, results, following, where),
-        collapse=_collapse(runs, curves),
+        collapse=collapse_of_a_ladder(runs, curves),
         track=attempt("track record", track_record_of, results, selection=selection),
         verdict=planned.verdict
         if planned is not None
@@ -298,7 +298,7 @@ def _plan(
     return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
 
 
-def _collapse(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Collapse | None:
+def collapse_of_a_ladder(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Collapse | None:
     """Return the collapse of a ladder whose horizons grow with the size; None without one."""
     try:
         found = collapse(runs, curves)
