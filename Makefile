@@ -85,6 +85,7 @@ bench: data
 	$(BIN)/python benchmarks/fit_speed.py --check
 	$(BIN)/python benchmarks/frontier_speed.py --check
 	$(BIN)/python benchmarks/forecast_speed.py --check
+	$(BIN)/python benchmarks/joint_curves.py --check
 	$(BIN)/python benchmarks/coverage.py --check
 	$(BIN)/python benchmarks/mup_transfer.py --check
 	$(BIN)/python benchmarks/score_speed.py --check

@@ -25,7 +25,7 @@ DIFFERENCE = 0.15
 
 def main() -> int:
     """Run the benchmark and print its numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if the goals are missed")
     parser.add_argument("--refits", type=int, default=40, help="full refits to compare with")
     check, refits = (vars(parser.parse_args())[name] for name in ("check", "refits"))

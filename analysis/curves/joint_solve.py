@@ -204,7 +204,9 @@ def _thinned(problem: Problem, blocks: list[Block]) -> list[Block]:
             own = np.flatnonzero(trunk == j)
             own = own[np.argsort(log_T[own], kind="stable")]
             if len(own) > THINNED:
-                near = np.searchsorted(log_T[own], np.linspace(*log_T[own[[0, -1]]], THINNED))
+                near = np.searchsorted(
+                    log_T[own], np.linspace(log_T[own[0]], log_T[own[-1]], THINNED)
+                )
                 own = own[np.unique(np.minimum(near, len(own) - 1))]
             kept.append(own)
         some = np.sort(np.concatenate(kept))

@@ -72,12 +72,14 @@ class Rows:
 def joined(parts: list[Rows]) -> Rows:
     """Return the rows of several tables as one."""
     starts = np.cumsum([0] + [len(p) for p in parts])
-    plain = [np.concatenate([getattr(p, f) for p in parts]) for f in ("N", "T", "batch", "rate")]
+    N, T, batch, rate = (
+        np.concatenate([getattr(p, f) for p in parts]) for f in ("N", "T", "batch", "rate")
+    )
     row = np.concatenate([p.node_row + s for p, s in zip(parts, starts[:-1], strict=True)])
     share, tokens = (
         np.concatenate([getattr(p, f) for p in parts]) for f in ("node_share", "node_tokens")
     )
-    return Rows(*plain, row, share, tokens)
+    return Rows(N, T, batch, rate, row, share, tokens)
 
 
 @dataclass(frozen=True, eq=False)
