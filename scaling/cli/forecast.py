@@ -34,7 +34,7 @@ def forecast(
     to beat the best finished run, and whether a run has left the law, and at which step.
 
     Example: scaling forecast results/quickstart
-    Example: scaling forecast curves.csv --map step=step,loss=L,lr=lr --json
+    Example: scaling forecast curves.csv --map step=step,loss=L,lr=lr
 
     Args:
         runs: A results folder, also of a sweep under way; a table of learning curves with a row per
