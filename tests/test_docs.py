@@ -100,7 +100,7 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     other = {"bits": runs.L / 0.6931, "params_M": runs.N / 1e6, "tokens_B": runs.D / 1e9}
     pd.DataFrame(other).to_csv(tmp_path / "other.csv", index=False)
     points = pd.read_parquet(results / "headline" / "curves.parquet")
-    points = points[points.run_id.isin(runs.run_id[runs.N == runs.N.min()])]
+    points = points[points.run_id.isin(runs.run_id[runs.N.min() == runs.N])]
     logged = {"run_id": "run", "S": "step", "lr": "lr", "L": "loss"}
     points[list(logged)].rename(columns=logged).to_csv(tmp_path / "curves.csv", index=False)
     monkeypatch.chdir(tmp_path)

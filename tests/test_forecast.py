@@ -151,7 +151,7 @@ def test_a_schedule_that_does_not_match_is_refused():
 
 def test_without_learning_rates_the_message_says_what_to_give():
     rows = table().drop(columns="lr")
-    with pytest.raises(TableError, match=r"no learning rates.*--map COLUMN=lr.*--schedule cosine"):
+    with pytest.raises(TableError, match=r"no learning rates.*COLUMN=lr.*--lr-schedule cosine"):
         read_table(rows)
     runs = read_table(rows[rows["run"] == "a"], schedule=parse_schedule(COSINE.format(2000)))
     assert [run.status for run in runs.runs] == ["ok"]

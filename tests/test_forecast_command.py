@@ -119,9 +119,9 @@ def test_the_figure_has_the_curve_and_a_band_for_each_unfinished_run(curves, tmp
 def test_the_schedule_may_be_named(curves, tmp_path, capsys):
     curves[curves["name"] != "c"].drop(columns="lr").to_csv(tmp_path / "c.csv", index=False)
     message = refused(capsys, tmp_path / "c.csv")
-    assert "no learning rates" in message and "--schedule cosine:peak=" in message
+    assert "no learning rates" in message and "--lr-schedule cosine:peak=" in message
     entries = forecasts(
-        capsys, tmp_path / "c.csv", "--schedule", SCHEDULES["b"], "--where", "name != 'd'"
+        capsys, tmp_path / "c.csv", "--lr-schedule", SCHEDULES["b"], "--where", "name != 'd'"
     )
     assert [(e["run"], e["steps_left"]) for e in entries] == [("a", 2000)]
 
@@ -129,8 +129,8 @@ def test_the_schedule_may_be_named(curves, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--schedule", "cosine:peak=9e-3,warmup=200,steps=6000"], "does not match the logged"),
-        (["--schedule", "cosin:peak=1e-3,steps=9"], "Did you mean 'cosine'"),
+        (["--lr-schedule", "cosine:peak=9e-3,warmup=200,steps=6000"], "does not match the logged"),
+        (["--lr-schedule", "cosin:peak=1e-3,steps=9"], "Did you mean 'cosine'"),
         (["--law", "multi_powr"], "Did you mean 'multi_power'"),
         (["--level", "3"], "level"),
         (["--where", "name == 'd' or (name == 'a' and step > 1900)"], "'a' has 2 after step 201"),
@@ -163,7 +163,7 @@ def test_a_resumed_run_is_put_in_order_and_said(curves, tmp_path, capsys):
 
 def test_a_results_folder_has_its_own_schedules(tmp_path, capsys):
     (tmp_path / "results" / "runs").mkdir(parents=True)
-    message = refused(capsys, tmp_path / "results", "--schedule", SCHEDULES["a"])
+    message = refused(capsys, tmp_path / "results", "--lr-schedule", SCHEDULES["a"])
     assert "holds the schedules of its runs" in message
     assert "holds no run" in refused(capsys, tmp_path / "results")
 

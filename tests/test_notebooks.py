@@ -13,7 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PLOTTED = {"01_launch": 1, "02_fit": 1, "03_figures": 6, "04_plan": 2, "05_abilities": 2}
+PLOTTED = {
+    "01_launch": 1,
+    "02_fit": 1,
+    "03_figures": 6,
+    "04_plan": 2,
+    "05_abilities": 2,
+    "06_forecast": 1,
+}
 ABSENT = (  # as on a machine without torch and ray
     "import sys\n"
     "class Absent:\n"

@@ -61,9 +61,6 @@ def test_option_has_the_same_type_in_all_commands(option):
     if option == "law":  # some take several laws, and some choose one by default
         assert plain <= {"<class 'str'>", "str | None", "tuple[str, ...]"}
         return
-    if option == "schedule":  # forecast is told one, and plan finds the best one
-        assert plain == {"<class 'bool'>", "str | None"}
-        return
     assert len(plain) == 1, parameters()[option]
 
 

@@ -193,7 +193,7 @@ def _without_rates(table: pd.DataFrame) -> str:
     return (
         f"the runs have no learning rates: no column lr among {', '.join(columns)}. A law of "
         f"curves needs them. If a column holds them, say {option({'COLUMN': 'lr'})}; or give the "
-        "schedule of the runs, such as --schedule cosine:peak=3e-4,warmup=2000,steps=72000."
+        "schedule of the runs, such as --lr-schedule cosine:peak=3e-4,warmup=2000,steps=72000."
     )
 
 

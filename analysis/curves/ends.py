@@ -27,9 +27,9 @@ _COSINE_ERROR = 5e-4
 _CLEARER = 3.0
 """Factor by which the best of these fits better than the next, if the end is clear."""
 _WAYS = (
-    "Give the schedule with --schedule cosine:peak=3e-4,warmup=2000,steps=72000, a column of all "
-    "the steps of each run (--map COLUMN=steps), or rows with a learning rate and no loss for the "
-    "steps to come"
+    "Give the schedule with --lr-schedule cosine:peak=3e-4,warmup=2000,steps=72000, a column of "
+    "all the steps of each run (--map COLUMN=steps), or rows with a learning rate and no loss for "
+    "the steps to come"
 )
 
 
@@ -142,9 +142,9 @@ def _check_schedule(plans: Sequence[Plan], named: _Named, where: str) -> None:
     assert miss is not None
     step, found, scheduled = miss
     raise TableError(
-        f"{where}: --schedule does not match the logged learning rates of any run: of {run!r}, "
+        f"{where}: --lr-schedule does not match the logged learning rates of any run: of {run!r}, "
         f"which comes nearest, the table has {found:.4g} at step {step}, and the schedule "
-        f"{scheduled:.4g}. Correct peak, warmup or steps, or leave --schedule out."
+        f"{scheduled:.4g}. Correct peak, warmup or steps, or leave --lr-schedule out."
     )
 
 
@@ -175,7 +175,7 @@ def _end(
         rates, end = found
         return rates, end, (
             f"its learning rates so far follow a cosine that ends at step {end}; if it ends "
-            "otherwise, say so with --schedule"
+            "otherwise, say so with --lr-schedule"
         )  # fmt: skip
     if plan.status in UNFINISHED or plan.total is not None:
         return None

@@ -120,7 +120,7 @@ def _read(
         if map or named is not None:
             raise ConfigError(
                 f"{paths[0]} is a results folder, which holds the schedules of its runs; leave out "
-                "--map and --schedule."
+                "--map and --lr-schedule."
             )
         return of_folders(paths, planned, where)
     if folders and any(folders):

@@ -29,7 +29,7 @@ def parse_schedule(text: str) -> RunConfig:
     kinds = get_args(fields_of()["optim.schedule"][0])
     if kind not in kinds:
         raise ConfigError(
-            f"--schedule {text!r}: there is no schedule {kind!r}.{did_you_mean(kind, kinds)} "
+            f"--lr-schedule {text!r}: there is no schedule {kind!r}.{did_you_mean(kind, kinds)} "
             f"Give one of {', '.join(kinds)}, such as {EXAMPLE}."
         )
     given: dict[str, Any] = {}
@@ -37,13 +37,13 @@ def parse_schedule(text: str) -> RunConfig:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not (equals and name and value):
             raise ConfigError(
-                f"--schedule {text!r}: {pair.strip()!r} is not NAME=VALUE. Write {EXAMPLE}."
+                f"--lr-schedule {text!r}: {pair.strip()!r} is not NAME=VALUE. Write {EXAMPLE}."
             )
         given[_ALIASES.get(name, name)] = _value(text, name, value)
     if lacking := [name for name in ("peak", "steps") if name not in given]:
         raise ConfigError(
-            f"--schedule {text!r} lacks {' and '.join(lacking)}: give the peak learning rate and "
-            f"the number of steps, as in {EXAMPLE}."
+            f"--lr-schedule {text!r} lacks {' and '.join(lacking)}: give the peak learning rate "
+            f"and the number of steps, as in {EXAMPLE}."
         )
     return _run(text, kind, given)
 
@@ -52,16 +52,17 @@ def _run(text: str, kind: str, given: dict[str, Any]) -> RunConfig:
     peak, steps, warmup = given.pop("peak"), given.pop("steps"), given.pop("warmup", 0.0)
     for name, value in (("peak", peak), ("steps", steps)):
         if not (isinstance(value, float) and math.isfinite(value) and value > 0):
-            raise ConfigError(f"--schedule {text!r}: {name}={value} must be a positive number.")
+            raise ConfigError(f"--lr-schedule {text!r}: {name}={value} must be a positive number.")
     if not (isinstance(warmup, float) and 0 <= warmup < steps):
         raise ConfigError(
-            f"--schedule {text!r}: warmup={warmup} must be a number of steps below steps={steps:g}."
+            f"--lr-schedule {text!r}: warmup={warmup} must be a number of steps below "
+            f"steps={steps:g}."
         )
     known = [key.partition(".")[2] for key in fields_of() if key.startswith("optim.")]
     if unknown := next((name for name in given if name not in known), None):
         options = ["peak", "warmup", "steps", *_ALIASES, *known]
         raise ConfigError(
-            f"--schedule {text!r}: no schedule has {unknown!r}.{did_you_mean(unknown, options)}"
+            f"--lr-schedule {text!r}: no schedule has {unknown!r}.{did_you_mean(unknown, options)}"
         )
     whole, first = round(steps), round(warmup)
     settings = {f"optim.{name}": value for name, value in given.items()}
@@ -79,7 +80,7 @@ def _run(text: str, kind: str, given: dict[str, Any]) -> RunConfig:
             }
         )
     except ConfigError as error:
-        raise ConfigError(f"--schedule {text!r}: {error}") from None
+        raise ConfigError(f"--lr-schedule {text!r}: {error}") from None
 
 
 def _value(text: str, name: str, value: str) -> Any:
@@ -89,7 +90,7 @@ def _value(text: str, name: str, value: str) -> Any:
     try:
         return float(number(value))
     except ValueError:
-        raise ConfigError(f"--schedule {text!r}: {name}={value} is not a number.") from None
+        raise ConfigError(f"--lr-schedule {text!r}: {name}={value} is not a number.") from None
 
 
 def names_of_settings() -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def forecast(
     *,
     all: bool = False,
     law: str = "auto",
-    schedule: str | None = None,
+    lr_schedule: str | None = None,
     warmup: int | None = None,
     level: Level = 0.9,
     map: Map = (),
@@ -42,7 +42,7 @@ def forecast(
         all: List the finished runs too.
         law: Law of the curves: multi_power, annealing or multi_power_start (see `scaling laws`).
             auto: what the schedules of the finished runs can determine.
-        schedule: Learning rates of the runs until their end, such as
+        lr_schedule: Learning rates of the runs until their end, such as
             cosine:peak=3e-4,warmup=2000,steps=72000, if the table does not hold them; the kinds and
             settings are those of optim.schedule.
         warmup: Steps of linear warm-up from 0, for a table whose rows begin later.
@@ -55,7 +55,7 @@ def forecast(
         law=law,
         level=level,
         map=column_map(map),
-        schedule=schedule,
+        schedule=lr_schedule,
         warmup=warmup,
         where=where,
         decimal=decimal,
