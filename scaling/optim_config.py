@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,12 +40,13 @@ class OptimConfig(IdentifyingPart):
     """Peak learning rate of embeddings, output layer, norms and biases (number or rule). Default:
     that of the matrices. Unlike the matrices' rate, it need not fall with width (embeddings and
     biases: Yang et al. 2022, Table 3; the output layer: results/LOG.md)."""
-    schedule: Literal["cosine", "linear", "constant", "wsd", "wsd-s", "cosine-restarts", "step"] = (
-        "cosine"
-    )
+    schedule: Literal[
+        "cosine", "linear", "constant", "wsd", "wsd-s", "cosine-restarts", "step", "knots"
+    ] = "cosine"
     """Shape after warm-up; wsd is constant, then a cooldown. wsd-s (Wen et al. 2024) also cools
     down at each of resume_tokens and continues at the peak rate; cosine-restarts is one cosine
-    after another (Loshchilov & Hutter 2017); step drops at step_fractions."""
+    after another (Loshchilov & Hutter 2017); step drops at step_fractions; knots is linear between
+    the points of `knots`."""
     warmup_fraction: float = 0.05
     """Linear warm-up, as a fraction of the steps."""
     warmup_tokens: int | None = None
@@ -101,6 +103,10 @@ class OptimConfig(IdentifyingPart):
     2024)."""
     step_factor: float = 0.316
     """Factor by which the rate of the schedule step drops each time (default: DeepSeek-AI 2024)."""
+    knots: str = ""
+    """Points of the schedule knots, such as '0.1:1 0.8:0.5 1:0.01': after a fraction of the steps
+    the rate is this fraction of the peak. It is linear in between and constant outside, and the
+    warm-up comes first. `scaling plan --schedule` prints the best ones by a law."""
     decay_tokens: float | str | None = None
     """Timescale of weight decay in tokens: weight_decay becomes B / (lr decay_tokens), with which
     AdamW's weights are a running mean of updates over so many tokens at the peak rate of the
@@ -146,6 +152,7 @@ class OptimConfig(IdentifyingPart):
 
     def _check_pieces(self) -> None:
         """Check what divides a schedule into pieces."""
+        _points(self.knots)
         check_positive(self, "cycles")
         if any(tokens <= 0 for tokens in self.resumes):
             raise ConfigError(f"optim.resume_tokens={self.resume_tokens!r} must be positive.")
@@ -163,6 +170,11 @@ class OptimConfig(IdentifyingPart):
                 "optim.schedule='step' needs optim.step_fractions, such as '0.8, 0.9': where the "
                 "rate drops."
             )
+
+    @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """The (fraction of the steps, fraction of the peak) of `knots`, in ascending order."""
+        return _points(self.knots)
 
     @property
     def resumes(self) -> tuple[float, ...]:
@@ -190,6 +202,11 @@ class OptimConfig(IdentifyingPart):
 
     def identity(self) -> dict[str, Any]:
         values = super().identity()
+        if self.schedule == "knots" and not self.points:
+            # Not in `check`, since the keys of a spec are first checked one at a time.
+            raise ConfigError(
+                "optim.schedule='knots' needs optim.knots, such as '0.1:1 0.8:0.5 1:0.01'."
+            )
         for name in ("lr", "lr_embedding"):
             values[name] = spelled(values[name])
         for name in RULES:
@@ -200,6 +217,7 @@ class OptimConfig(IdentifyingPart):
         if restarts and not self.resumes and self.cycles == 1:
             values["schedule"] = "cosine"
         values["resume_tokens"] = ",".join(f"{tokens:.17g}" for tokens in self.resumes)
+        values["knots"] = " ".join(f"{done!r}:{rate!r}" for done, rate in self.points)
         values["step_fractions"] = ", ".join(map(repr, self.drops))
         steps = self.schedule == "step"
         has_effect = {
@@ -208,6 +226,7 @@ class OptimConfig(IdentifyingPart):
             "final_fraction": self.schedule in ("cosine", "linear", "cosine-restarts"),
             "resume_tokens": self.schedule in RESTARTING,
             "cycles": restarts and not self.resumes and self.cycles > 1,
+            "knots": self.schedule == "knots",
             "step_fractions": steps,
             "step_factor": steps,
             "weight_decay": self.decay_tokens is None,
@@ -227,6 +246,25 @@ def _numbers(text: str, key: str, example: str) -> tuple[float, ...]:
     if not all(map(math.isfinite, found)):
         raise ConfigError(f"{key}={text!r} is not a list of numbers such as {example}.")
     return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=1024)
+def _points(text: str) -> tuple[tuple[float, float], ...]:
+    """Return the points of optim.knots; raise ConfigError if they are not in order."""
+    try:
+        pairs = [part.split(":") for part in text.split()]
+        points = tuple((float(done), float(rate)) for done, rate in pairs)
+    except ValueError:
+        raise ConfigError(
+            f"optim.knots={text!r} is not a list of points such as '0.1:1 0.8:0.5 1:0.01'."
+        ) from None
+    if any(not (0 <= done <= 1 and 0 <= rate <= 1) for done, rate in points):
+        raise ConfigError(
+            f"optim.knots={text!r}: fractions of the steps and of the peak lie between 0 and 1."
+        )
+    if any(a[0] >= b[0] for a, b in itertools.pairwise(points)):
+        raise ConfigError(f"optim.knots={text!r}: the fractions of the steps must increase.")
+    return points
 
 
 def check_rule_value(name: str, value: float, rule: float | str | None = None) -> None:

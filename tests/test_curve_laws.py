@@ -207,4 +207,6 @@ def test_the_command_lists_laws_of_curves(capsys: pytest.CaptureFixture[str]) ->
 
     laws()
     shown = capsys.readouterr().out
-    assert all(name in shown for name in CURVE_LAWS) and "2408.11029" in shown
+    assert (
+        all(name in shown for name in (*CURVE_LAWS, "multi_power_size")) and "2408.11029" in shown
+    )

@@ -179,6 +179,21 @@ def test_cycles_of_a_cosine_are_equal_and_begin_at_the_peak(S, cycles, warmup, f
 # ------------------------------------------------------------------ step decay
 
 
+@given(
+    steps,
+    st.lists(st.tuples(fractions, fractions), min_size=1, max_size=6, unique_by=lambda p: p[0]),
+)
+def test_knots_are_joined_by_lines(S, points):
+    points = sorted(points)
+    text = " ".join(f"{done!r}:{rate!r}" for done, rate in points)
+    run = run_of(S, schedule="knots", warmup_tokens=0, knots=text)
+    done = (np.arange(S) + 1) / S
+    assert rates(run) == pytest.approx(np.interp(done, *zip(*points, strict=True)), abs=1e-9)
+    assert run.run_id == run_of(S, schedule="knots", warmup_tokens=0, knots=f" {text} ").run_id
+    assert run_of(S, knots=text).run_id == run_of(S).run_id
+    assert not has_trunk(run)
+
+
 @given(steps, st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4), st.floats(0.01, 1))
 def test_step_decay_is_piecewise_constant_and_ends_at_the_product(S, drops, factor):
     text = ", ".join(map(repr, drops))
@@ -346,6 +361,11 @@ def test_one_rule_has_one_spelling():
         ({"step_fractions": "80"}, "step_fractions='80' must lie between 0 and 1"),
         ({"step_factor": 2.0}, "step_factor=2.0 must be above 0 and at most 1"),
         ({"step_factor": 0.0}, "step_factor=0.0 must be above 0"),
+        ({"schedule": "knots"}, "needs optim.knots, such as '0.1:1 0.8:0.5 1:0.01'"),
+        ({"knots": "0.1 0.5"}, "knots='0.1 0.5' is not a list of points such as"),
+        ({"knots": "0.1:1 0.5:x"}, "is not a list of points such as"),
+        ({"knots": "0.1:1 1:1.5"}, "fractions of the steps and of the peak lie between 0 and 1"),
+        ({"knots": "0.5:1 0.5:0.1"}, "the fractions of the steps must increase"),
         ({"cycles": 0}, "optim.cycles=0 must be positive"),
         ({"cooldown": "sqrt"}, "'sqrt' is not one of 'linear', '1-sqrt'"),
         ({"schedule": "wsds"}, "'wsds' is not one of"),

@@ -48,6 +48,14 @@ class BestSchedule:
         """Steps and learning rates; linear in between."""
         return pd.DataFrame({"step": self.rates.steps.astype(int), "lr": self.rates.lr})
 
+    @property
+    def spelling(self) -> str:
+        """The knots as the key `optim.knots` of a spec: fractions of the steps and of the peak."""
+        peak = self.rates.peak
+        after = self.knots[self.knots["step"] >= self.rates.warmup]
+        points = zip(after["step"] / self.steps, after["lr"] / peak, strict=True)
+        return " ".join(f"{done:.4g}:{rate:.4g}" for done, rate in points)
+
     def to_json(self) -> dict[str, Any]:
         """Return the schedule as plain values for JSON."""
         return finite(
@@ -55,6 +63,7 @@ class BestSchedule:
                 "law": self.law,
                 "steps": self.steps,
                 "knots": self.knots.to_dict("records"),
+                "optim.knots": self.spelling,
                 "loss": self.loss,
                 "low": self.low,
                 "high": self.high,
@@ -80,6 +89,7 @@ class BestSchedule:
                 f"({row['loss']:.4f})"
             )
         lines.append(f"  ({percent} intervals of the gains; two runs also differ by their seeds)")
+        lines.append(f'optim.schedule = "knots", optim.knots = "{self.spelling}"')
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:

@@ -51,7 +51,7 @@ _NEAR = 1.8
 
 _SHAPE = (
     "schedule", "cooldown_fraction", "final_fraction", "cooldown", "resume_tokens", "cycles",
-    "step_fractions", "step_factor",
+    "step_fractions", "step_factor", "knots",
 )  # fmt: skip
 """Columns that tell the shape of a schedule, beside its peak and its length."""
 

@@ -17,15 +17,9 @@ from analysis.curves.joint_read import SweepCurves, read_sweep, rows_of
 from analysis.curves.joint_solve import Minimum, Problem, draws, solve
 from analysis.curves.rates import Rates
 from analysis.curves.read import Columns
-from analysis.curves.size_law import UNKNOWNS, Rows, SizeLaw, joined
+from analysis.curves.size_law import FORMULA, NAME, UNKNOWNS, Rows, SizeLaw, joined
 from analysis.fitting.checks import FitError, check_draws, check_level
 from scaling.jsonable import finite
-
-NAME = "multi_power_size"
-FORMULA = (
-    "L = E + ((A / N^alpha)^k + (B / T^beta)^k)^(1/k) + G N^p T^q (1 - sum_j w_j h(x_j / tau)), "
-    "tau = K N^u T^v, h(x) = 1 - (1 + x / c)^-c"
-)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

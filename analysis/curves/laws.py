@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.curves import size_law
 from analysis.curves.rates import Rates
 from analysis.curves.sums import PRECISION, Nodes, nodes
 from analysis.laws.law import LawError
@@ -264,24 +265,32 @@ def resolve(law: str | CurveLaw) -> CurveLaw:
         return law
     if law in CURVE_LAWS:
         return CURVE_LAWS[law]
+    known = [*CURVE_LAWS, size_law.NAME]
     raise LawError(
-        f"no law of learning curves is called {law!r}.{did_you_mean(str(law), CURVE_LAWS)} "
-        f"Known: {', '.join(CURVE_LAWS)}."
+        f"no law of learning curves is called {law!r}.{did_you_mean(str(law), known)} "
+        f"Known: {', '.join(known)}."
     )
 
 
 def table() -> pd.DataFrame:
     """List the laws of learning curves: name, formula, inputs, parameters, target and source."""
-    return pd.DataFrame(
-        [
-            {
-                "name": each.name,
-                "formula": each.formula,
-                "inputs": "learning rates of steps 1 to s",
-                "parameters": ", ".join(each.params),
-                "target": "L",
-                "source": each.source,
-            }
-            for each in CURVE_LAWS.values()
-        ]
-    )
+    rows = [
+        {
+            "name": each.name,
+            "formula": each.formula,
+            "inputs": "learning rates of steps 1 to s",
+            "parameters": ", ".join(each.params),
+            "target": "L",
+            "source": each.source,
+        }
+        for each in CURVE_LAWS.values()
+    ]
+    sizes = {
+        "name": size_law.NAME,
+        "formula": size_law.FORMULA,
+        "inputs": "N, tokens per step, learning rates of steps 1 to s",
+        "parameters": ", ".join(name.removeprefix("ln_") for name in size_law.UNKNOWNS),
+        "target": "L",
+        "source": size_law.SOURCE,
+    }
+    return pd.DataFrame([*rows, sizes])

@@ -20,6 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NAME = "multi_power_size"
+"""What :func:`analysis.fit_curves` calls the law."""
+FORMULA = (
+    "L = E + ((A / N^alpha)^k + (B / T^beta)^k)^(1/k) + H (1 - sum_j w_j h(x_j / tau)), "
+    "h(x) = 1 - (1 + x / c)^-c, H = G N^p T^q, tau = K N^u T^v"
+)
+SOURCE = "Luo et al. 2025 (arXiv 2503.12811), with the forms of L(N, D)"
 UNKNOWNS = (
     "ln_E", "ln_A", "ln_B", "ln_alpha", "ln_beta", "ln_k",
     "ln_G", "p", "q", "ln_K", "u", "v", "ln_c",

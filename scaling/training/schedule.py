@@ -68,6 +68,8 @@ def change_points(run: RunConfig) -> tuple[int, ...]:
         points |= {end - cooldown_steps(run, end) for end in (*resume_steps(run), S)}
     if o.schedule == "step":
         points |= set(drop_steps(run))
+    if o.schedule == "knots":
+        points |= {max(0, round(done * S) - 1) for done, _ in o.points}
     return tuple(sorted(point for point in points if 0 <= point <= S))
 
 
@@ -146,11 +148,13 @@ def schedule(run: RunConfig, step: int) -> float:
     each of its horizons and continues at the peak. The steps of the schedule step are those of
     DeepSeek-AI 2024 (arXiv 2401.02954).
     """
-    o, W = run.optim, warmup_steps(run)
+    o, S, W = run.optim, run.S, warmup_steps(run)
     if step < W:
         return (step + 1) / W
     if o.schedule == "constant":
         return 1.0
+    if o.schedule == "knots":
+        return _between_knots(o.points, (step + 1) / S)
     if o.schedule == "step":
         return o.step_factor ** sum(step >= drop for drop in drop_steps(run))
     first, end = cycle(run, step)
@@ -161,3 +165,12 @@ def schedule(run: RunConfig, step: int) -> float:
     if o.schedule == "linear":
         return 1 - (1 - o.final_fraction) * progress
     return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _between_knots(points: tuple[tuple[float, float], ...], done: float) -> float:
+    """Return the rate after a fraction of the steps: linear between knots, constant outside."""
+    i = bisect.bisect_right(points, done, key=lambda point: point[0])
+    if i == 0 or i == len(points):
+        return points[max(i - 1, 0)][1]
+    (a, before), (b, after) = points[i - 1], points[i]
+    return before + (after - before) * (done - a) / (b - a)
