@@ -24,6 +24,10 @@ _AFTER = 2.0
 """Multiple of the warm-up from which a law of several sizes holds."""
 _FEW_DRAWS = 2
 """Draws of a fit whose intervals do not rest on draws."""
+_LEAST = 0.05
+"""Least loss of a prediction [nats per token]: the law of a few short runs can be negative where it
+was not fitted."""
+
 _UNSEEN = 2.0
 """How much more a run deviates from a law that was not fitted to it. On the published curves of Luo
 et al. 2025 with 25 and 100 million parameters, 92 % of 168 forecasts from a quarter to nine tenths
@@ -296,6 +300,7 @@ def _expected(fit: CurveFit, run: RunCurve, length: float, later: np.ndarray) ->
     step = run.step[run.used]
     points = fit.law.points([(run.rates, np.concatenate([step, later]))], PRECISION)
     loss, slopes = fit.law.loss_and_slopes(fit.params, points)
+    loss = np.maximum(loss, _LEAST)
     J = slopes * np.where(fit.log, np.array(list(fit.params.values())), 1.0) / loss[:, None]
     drop = fit.law.annealed(fit.params, points) / loss
     at = np.concatenate([step, later])

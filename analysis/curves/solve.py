@@ -55,7 +55,7 @@ class Objective:
         self.law, self.points, self.log_loss = law, points, log_loss
         self.delta, self.strength = delta, strength
         self.root = np.ones(points.n) if weight is None else np.sqrt(weight)
-        self.log = np.array([False, True, True, True, *law.log])
+        self.log = np.array([True, True, True, True, *law.log])  # a loss has a positive floor
         believed = [law.prior.get(p) for p in law.params]
         self.believed = np.array([b is not None for b in believed])
         self.centre = np.array([b[0] if b else 0.0 for b in believed])
@@ -124,6 +124,7 @@ def linear_part(
     B = rest[0] if rest else 1.0
     if A <= 0 or B <= 0:
         return None
+    L0 = max(L0, 0.01 * float(loss.min()))
     return {"L0": L0, "A": A, "alpha": alpha, law.coefficient: B} | dict(
         zip(law.shape, shape, strict=True)
     )
