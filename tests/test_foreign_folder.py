@@ -3,6 +3,7 @@ results are checked."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -590,9 +591,11 @@ def test_damaged_files_give_no_traceback(
 )
 def test_invalid_cells_are_named(store: Store, cell: tuple[str, str], said: str, capsys):
     path = store.folder / "runs.csv"
-    lines = [line.split(",") for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
     lines[2][lines[0].index(cell[0])] = cell[1]
-    path.write_text("\n".join(map(",".join, lines)) + "\n")
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
     assert call("status", store.folder) == 2
     err = capsys.readouterr().err
     assert f"runs.csv, line 3: {said}" in err and len(err.splitlines()) == 1

@@ -50,7 +50,7 @@ def test_every_run_of_the_spec_is_present_under_its_id(folder):
     for run in spec.runs:
         row = runs.loc[run.run_id]
         assert (row.B, row.seed) == (run.batch_tokens, run.seed)
-        ends_early = row.status == "diverged" or run.eval.patience is not None
+        ends_early = row.status in ("diverged", "stopped") or run.eval.patience is not None
         assert row.D == run.D or (ends_early and row.D < run.D)
         assert row.d_model == run.model.d_model
 

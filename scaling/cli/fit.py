@@ -129,7 +129,7 @@ def laws(*, json: Json = False) -> None:
     for row in rows:
         show(wrap.fill(f"{row['name']:<{indent}}{row['formula']}"))
         show(wrap.fill(f"{'':<{indent}}{row['source']}"))
-    show("The last four are laws of whole learning curves: scaling forecast, plan --schedule.")
+    show("The last four are laws of learning curves: scaling forecast, plan --schedule.")
     show("power_X, floor_X and broken_X fit any column X; file.py:name fits your own law.")
 
 

@@ -265,6 +265,10 @@ def _fields(kind: Any, prefix: str, pairs: bool) -> Iterator[tuple[str, str, lis
     yield from nested
 
 
+_LONGEST = 50
+"""Characters of choices beyond which they are listed in the text of an option."""
+
+
 def _option(key: str, annotation: Any, default: Any, text: str, *, pair: bool) -> _Entry:
     """Return the entry of an option; `pair` is whether a switch has the forms --x and --no-x."""
     hint = bare(annotation)
@@ -279,6 +283,8 @@ def _option(key: str, annotation: Any, default: Any, text: str, *, pair: bool) -
         text = f"{text} (required)"
     elif get_origin(hint) is tuple and ... in get_args(hint):
         text = f"{text} (repeatable)"
+    if len(named := ", ".join(map(str, choices(hint)))) > _LONGEST:
+        return _Entry(f"{form} {name.upper()}", f"{text} One of {named}.{_default(default, text)}")
     return _Entry(f"{form} {_value(key, hint, default)}", f"{text}{_default(default, text)}")
 
 
