@@ -109,15 +109,14 @@ def best_schedule(
 ) -> BestSchedule:
     """Return the schedule with the lowest expected final loss: it never rises after warm-up.
 
-    Args:
-        fit: A fitted law of learning curves, of :func:`fit_curves`.
-        steps: Number of steps of the run.
-        warmup: Steps of linear warm-up; by default as in the fitted runs.
-        peak: Learning rate after warm-up; by default, and at most, that of the fitted runs: the law
-            says what decays bring, not which peak is stable.
-        lowest: Lowest learning rate; by default the lowest of the fitted runs, since the law is not
-            tested below.
-        level: Level of the intervals.
+    fit: A fitted law of learning curves, of :func:`fit_curves`.
+    steps: Number of steps of the run.
+    warmup: Steps of linear warm-up; by default as in the fitted runs.
+    peak: Learning rate after warm-up; by default, and at most, that of the fitted runs: the law
+        says what decays bring, not which peak is stable.
+    lowest: Lowest learning rate; by default the lowest of the fitted runs, since the law is not
+        tested below.
+    level: Level of the intervals.
 
     Raises FitError if the law cannot know: no fitted run decays, or the budget is far longer.
     """

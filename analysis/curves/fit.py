@@ -86,11 +86,10 @@ class CurveFit:
     def predict(self, *, step: Any, lr: Any = None, rates: Rates | None = None) -> np.ndarray:
         """Return the loss at each step of one run.
 
-        Args:
-            step: Steps of the run.
-            lr: Learning rate at each of the steps; between them it is as in
-                :meth:`Rates.from_logged`, and before them as in the fit (warmup).
-            rates: The learning rates of the run, instead of `lr`.
+        step: Steps of the run.
+        lr: Learning rate at each of the steps; between them it is as in
+            :meth:`Rates.from_logged`, and before them as in the fit (warmup).
+        rates: The learning rates of the run, instead of `lr`.
         """
         at, own = self._run(step, lr, rates)
         return self.law.loss(self.params, self.law.points([(own, at)], PRECISION))
@@ -220,31 +219,29 @@ def fit_curves(
 ) -> Any:
     """Fit a law of whole learning curves to runs of one model size, or of several.
 
-    Args:
-        law: Name of the law, as listed by `scaling laws`: multi_power, annealing or
-            multi_power_start; or multi_power_size, one law for all sizes of a sweep.
-        curves: One row per logged step of each run.
-        run: Column of the run's id.
-        step: Column of the step, counted from 1.
-        lr: Column of the learning rate of the step.
-        loss: Column of the loss.
-        warmup: Steps of linear warm-up from 0, where rows begin later; the last of them has the
-            peak.
-        rates: {run: its learning rates}, where they are known better than from logged rows;
-            see :class:`Rates`.
-        fit_on: The runs to fit; by default all.
-        delta: Log residual at which Huber's function turns from a parabola to a line.
-        prior: Whether weak beliefs about exponents (see the law) keep a fit to few curves from
-            extremes. They count as much as one stretch of a curve that is off by `delta`.
-        weights: octaves, so that each doubling of the step counts alike, or equal for each point,
-            which with prior=False is the objective of Luo et al. 2025.
-        n_boot: Number of draws of the parameters.
-        seed: Seed of the draws.
-        joint: Further options of multi_power_size: see :func:`analysis.curves.joint.fit_joint`,
-            which also says how its points are weighted.
+    law: Name of the law, as listed by `scaling laws`: multi_power, annealing or
+        multi_power_start; or multi_power_size, one law for all sizes of a sweep.
+    curves: One row per logged step of each run.
+    run: Column of the run's id.
+    step: Column of the step, counted from 1.
+    lr: Column of the learning rate of the step.
+    loss: Column of the loss.
+    warmup: Steps of linear warm-up from 0, where rows begin later; the last of them has the
+        peak.
+    rates: {run: its learning rates}, where they are known better than from logged rows;
+        see :class:`Rates`.
+    fit_on: The runs to fit; by default all.
+    delta: Log residual at which Huber's function turns from a parabola to a line.
+    prior: Whether weak beliefs about exponents (see the law) keep a fit to few curves from
+        extremes. They count as much as one stretch of a curve that is off by `delta`.
+    weights: octaves, so that each doubling of the step counts alike, or equal for each point,
+        which with prior=False is the objective of Luo et al. 2025.
+    n_boot: Number of draws of the parameters.
+    seed: Seed of the draws.
+    joint: Further options of multi_power_size: see :func:`analysis.curves.joint.fit_joint`,
+        which also says how its points are weighted.
 
-    Returns:
-        A :class:`CurveFit`, or a :class:`JointFit` for multi_power_size.
+    Returns a :class:`CurveFit`, or a :class:`JointFit` for multi_power_size.
     """
     begin = time.perf_counter()
     if law == joint_law.NAME:
