@@ -109,8 +109,8 @@ class OptimConfig(IdentifyingPart):
     warm-up comes first. `scaling plan --schedule` prints the best ones by a law."""
     decay_tokens: float | str | None = None
     """Timescale of weight decay in tokens: weight_decay becomes B / (lr decay_tokens), with which
-    AdamW's weights are a running mean of updates over so many tokens at the peak rate of the
-    matrices (Wang & Aitchison 2024). A number, or a power law such as '0.2 D'. Replaces
+    AdamW's weights are a running mean of the updates of that many tokens at the peak rate of
+    the matrices (Wang & Aitchison 2024). A number, or a power law such as '0.2 D'. Replaces
     weight_decay. Default: use weight_decay."""
 
     def check(self) -> None:

@@ -205,7 +205,7 @@ def _ladder(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 
 
 def _check_sizes(ladder: pd.DataFrame, wanted: int) -> None:
-    """Raise TableError unless the ladder has so many sizes over a range worth the name."""
+    """Raise TableError if the ladder has fewer than `wanted` sizes, or they are too close."""
     N = ladder["N"]
     if N.nunique() < wanted:
         raise TableError(

@@ -119,7 +119,7 @@ class _Reader:
         self.rates: dict[Any, Rates] = {}
 
     def curve(self, row: Mapping[str, Any]) -> RunCurve | None:
-        """Return a run's curve; None if it has none and is not to be forecast."""
+        """Return a run's curve; None if its config is unknown, or it ended without a loss."""
         run_id, status = str(row["run_id"]), _status(row)
         begun = self.open.get(run_id)
         config = self._config(row, status)

@@ -53,7 +53,7 @@ class OffLaw:
 
 @functools.lru_cache(maxsize=4096)
 def threshold(points: int, false_alarms: float = FALSE_ALARMS) -> float:
-    """Return the height of both sums at which a curve of so many points raises an alarm."""
+    """Return the height of either sum that raises an alarm in a curve of `points` points."""
     wanted = -2 * max(points, 1) / math.log1p(-false_alarms)
     """Mean number of points until a false alarm of one of the two sums."""
     low, high = 0.0, 60.0

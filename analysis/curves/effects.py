@@ -176,13 +176,12 @@ def estimate(
 ) -> tuple[CurveEffects, float]:
     """Return the noise of greatest restricted likelihood and its negative logarithm.
 
-    Args:
-        blocks: The rows by size.
-        residual: ln L minus the law at the current unknowns (n,).
-        slopes: Slopes of the law there (n, f).
-        prior: Distance of the unknowns from their beliefs (f,) and the beliefs' inverse
-            covariance (f, f).
-        start: Where the search begins.
+    blocks: The rows by size.
+    residual: ln L minus the law at the current unknowns (n,).
+    slopes: Slopes of the law there (n, f).
+    prior: Distance of the unknowns from their beliefs (f,) and the beliefs' inverse
+        covariance (f, f).
+    start: Where the search begins.
     """
     away, precision = prior
     center = CurveEffects().logs()

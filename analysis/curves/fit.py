@@ -21,6 +21,7 @@ from analysis.curves.rates import Rates
 from analysis.curves.read import Columns, Curve, read_curves
 from analysis.curves.solve import Objective, Solution, solve
 from analysis.fitting.checks import FitError, check_draws, check_level
+from analysis.fitting.draws import parameter_intervals
 from scaling.jsonable import finite
 
 PRECISION = 1e-8
@@ -79,9 +80,7 @@ class CurveFit:
 
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Return (low, high) of each parameter."""
-        check_level(level)
-        ends = self.draws.quantile([(1 - level) / 2, (1 + level) / 2])
-        return {p: (float(ends[p].iloc[0]), float(ends[p].iloc[1])) for p in self.params}
+        return parameter_intervals(self.draws, self.params, level)
 
     def predict(self, *, step: Any, lr: Any = None, rates: Rates | None = None) -> np.ndarray:
         """Return the loss at each step of one run.

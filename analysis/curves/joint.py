@@ -19,6 +19,7 @@ from analysis.curves.rates import Rates
 from analysis.curves.read import Columns
 from analysis.curves.size_law import FORMULA, NAME, UNKNOWNS, Rows, SizeLaw, joined
 from analysis.fitting.checks import FitError, check_draws, check_level
+from analysis.fitting.draws import parameter_intervals
 from scaling.jsonable import finite
 
 
@@ -82,9 +83,7 @@ class JointFit:
 
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Return (low, high) of each parameter."""
-        check_level(level)
-        ends = self.draws.quantile([(1 - level) / 2, (1 + level) / 2])
-        return {p: (float(ends[p].iloc[0]), float(ends[p].iloc[1])) for p in self.params}
+        return parameter_intervals(self.draws, self.params, level)
 
     def predict(
         self, *, N: float, step: Any, lr: Any = None, B: float | None = None, run: Any = None,
@@ -92,14 +91,13 @@ class JointFit:
     ) -> np.ndarray:  # fmt: skip
         """Return the loss of a run of N parameters at each step.
 
-        Args:
-            N: Number of parameters.
-            step: Steps of the run.
-            lr: Learning rate at each of them; between them it is as in `Rates.from_logged`.
-            B: Tokens per step; by default, those of the fitted runs if they agree.
-            run: Id of a fitted run whose deviation from the law continues.
-            rates: The learning rates of the run, instead of `lr`.
-            warmup: Steps of linear warm-up before the first of `lr`.
+        N: Number of parameters.
+        step: Steps of the run.
+        lr: Learning rate at each of them; between them it is as in `Rates.from_logged`.
+        B: Tokens per step; by default, those of the fitted runs if they agree.
+        run: Id of a fitted run whose deviation from the law continues.
+        rates: The learning rates of the run, instead of `lr`.
+        warmup: Steps of linear warm-up before the first of `lr`.
         """
         rows = self._rows(N, step, lr, B, rates, warmup)
         return self.outlook(rows, run=run).loss
@@ -122,11 +120,10 @@ class JointFit:
     def final_draws(self, N: Any, D: Any, rates: Any, B: float | None = None) -> np.ndarray:
         """Return draws of L(N, D) (n_boot, points): the law at the end of given schedules.
 
-        Args:
-            N: Number of parameters of each point.
-            D: Tokens of each point.
-            rates: A function that returns the learning rates (Rates) of a run of so many steps.
-            B: Tokens per step.
+        N: Number of parameters of each point.
+        D: Tokens of each point.
+        rates: A function of the number of steps of a run; it returns the learning rates (Rates).
+        B: Tokens per step.
         """
         batch = self._batch(B)
         N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
@@ -146,15 +143,14 @@ class JointFit:
         The law, the deviation of its size and that of the run itself are updated by the run's own
         points: the best linear unbiased prediction under the noise of the fit.
 
-        Args:
-            N: Number of parameters.
-            rates: Learning rates of the whole run, also those to come.
-            target: Steps to forecast (n,), such as the last one.
-            step: Steps of the run's own points that the fit has not seen (m,), after warm-up.
-            loss: Loss at each of them (m,).
-            B: Tokens per step.
-            run: Id of a fitted run; its points in the fit count as well. Give only others in
-                `step`, or none.
+        N: Number of parameters.
+        rates: Learning rates of the whole run, also those to come.
+        target: Steps to forecast (n,), such as the last one.
+        step: Steps of the run's own points that the fit has not seen (m,), after warm-up.
+        loss: Loss at each of them (m,).
+        B: Tokens per step.
+        run: Id of a fitted run; its points in the fit count as well. Give only others in
+            `step`, or none.
         """
         target, step = np.atleast_1d(target).astype(float), np.asarray(step, float)
         batch = self._batch(B)
@@ -288,25 +284,24 @@ def fit_joint(
 ) -> JointFit:
     """Fit one law of size, schedule and step to the learning curves of a sweep.
 
-    Args:
-        curves: One row per logged step of each run, or `curves.parquet` of a results folder.
-        runs: `runs.csv` of that folder. Sizes, batches, schedules and trunks are taken from it.
-        run: Column of run ids.
-        step: Column of steps.
-        lr: Column of learning rates.
-        loss: Column of losses.
-        N: Column of numbers of parameters.
-        batch: Column of tokens per step.
-        tokens: Column of tokens so far, used where there is no `batch`.
-        trunk: Column that is equal for runs that share their first steps; None: every run is
-            trained on its own.
-        warmup: Steps of linear warm-up from 0 where rows begin later.
-        rates: Learning rates of each run, instead of the logged ones.
-        fit_on: Runs to fit; all by default.
-        after: Rows before this multiple of the warm-up are left out.
-        fixed: Values of unknowns (:data:`UNKNOWNS`) that are not fitted, such as ln_k = 0.
-        n_boot: Number of draws.
-        seed: Seed of the draws.
+    curves: One row per logged step of each run, or `curves.parquet` of a results folder.
+    runs: `runs.csv` of that folder. Sizes, batches, schedules and trunks are taken from it.
+    run: Column of run ids.
+    step: Column of steps.
+    lr: Column of learning rates.
+    loss: Column of losses.
+    N: Column of numbers of parameters.
+    batch: Column of tokens per step.
+    tokens: Column of tokens so far, used where there is no `batch`.
+    trunk: Column that is equal for runs that share their first steps; None: every run is
+        trained on its own.
+    warmup: Steps of linear warm-up from 0 where rows begin later.
+    rates: Learning rates of each run, instead of the logged ones.
+    fit_on: Runs to fit; all by default.
+    after: Rows before this multiple of the warm-up are left out.
+    fixed: Values of unknowns (:data:`UNKNOWNS`) that are not fitted, such as ln_k = 0.
+    n_boot: Number of draws.
+    seed: Seed of the draws.
     """
     begun = time.perf_counter()
     check_draws(n_boot, seed)

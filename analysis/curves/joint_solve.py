@@ -112,13 +112,12 @@ def minimise(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (unknowns, Hessian (f, f), objective) of the least generalised sum of squares.
 
-    Args:
-        problem: The measured losses.
-        whitenings: The covariance of each size's rows.
-        z: Where the search begins.
-        shift: Added to the measured ln L (n,), for refits of other samples.
-        prior_shift: Added to the centres of the beliefs (f,).
-        limit: Most steps.
+    problem: The measured losses.
+    whitenings: The covariance of each size's rows.
+    z: Where the search begins.
+    shift: Added to the measured ln L (n,), for refits of other samples.
+    prior_shift: Added to the centres of the beliefs (f,).
+    limit: Most steps.
     """
     law, free = problem.law, problem.law.free
     center = law.center[free] + (0.0 if prior_shift is None else prior_shift)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, get_args
 
-from scaling.config import OptimConfig, RunConfig, fields_of, from_dict
+from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError, did_you_mean
 from scaling.units import number
 
@@ -91,8 +91,3 @@ def _value(text: str, name: str, value: str) -> Any:
         return float(number(value))
     except ValueError:
         raise ConfigError(f"--lr-schedule {text!r}: {name}={value} is not a number.") from None
-
-
-def names_of_settings() -> tuple[str, ...]:
-    """Return the fields of a config that shape a schedule."""
-    return tuple(name for name in vars(OptimConfig()) if name.endswith(("_fraction", "_tokens")))

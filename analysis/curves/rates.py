@@ -83,14 +83,13 @@ class Rates:
         shows the new rate. If it is constant before the pair and changes after it, the change
         starts where the later decay, continued backwards, meets the constant.
 
-        Args:
-            step: Steps of the logged rows, increasing.
-            lr: Learning rate of each of these steps.
-            warmup: Number of steps of linear warm-up from 0; the last of them has the peak. It is
-                used where rows begin later. None: the warm-up is what was logged of it, and the
-                rate before the first row is constant if none was.
-            peak: Learning rate at the end of the warm-up; by default, that of the first row
-                after it.
+        step: Steps of the logged rows, increasing.
+        lr: Learning rate of each of these steps.
+        warmup: Number of steps of linear warm-up from 0; the last of them has the peak. It is
+            used where rows begin later. None: the warm-up is what was logged of it, and the
+            rate before the first row is constant if none was.
+        peak: Learning rate at the end of the warm-up; by default, that of the first row
+            after it.
         """
         step, lr = np.asarray(step, float), np.asarray(lr, float)
         steps, rates = _between(step, lr)

@@ -108,11 +108,10 @@ class SizeLaw:
     ) -> SizeLaw:
         """Return the law with weak beliefs around some rows and the beliefs of EXPONENTS.
 
-        Args:
-            rows: The rows to fit.
-            loss: Their losses.
-            batches: Whether the rows have several batch sizes.
-            fixed: Values of unknowns that are not fitted.
+        rows: The rows to fit.
+        loss: Their losses.
+        batches: Whether the rows have several batch sizes.
+        fixed: Values of unknowns that are not fitted.
         """
         N_0, T_0 = (float(np.exp(np.log(x).mean())) for x in (rows.N, rows.T))
         low = float(np.log(loss.min()))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+import pandas as pd
 import scipy
+
+from analysis.fitting.checks import check_level
 
 FAR = 1e250
 """A draw beyond this has overflowed: its parameter, or a quantity computed from it, is
@@ -18,6 +23,15 @@ def central_interval(draws: np.ndarray, level: float) -> np.ndarray:
     draws = np.clip(np.nan_to_num(draws, nan=1e300, posinf=1e300, neginf=-1e300), -1e300, 1e300)
     ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
     return np.where(np.abs(ends) > FAR, np.copysign(np.inf, ends), ends)
+
+
+def parameter_intervals(
+    draws: pd.DataFrame, params: Iterable[str], level: float
+) -> dict[str, tuple[float, float]]:
+    """Return {parameter: (low, high)} of the central interval of its column of draws."""
+    check_level(level)
+    ends = draws.quantile([(1 - level) / 2, (1 + level) / 2])
+    return {p: (float(ends[p].iloc[0]), float(ends[p].iloc[1])) for p in params}
 
 
 def open_interval(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

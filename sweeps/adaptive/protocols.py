@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from scaling.errors import ConfigError
@@ -84,21 +85,21 @@ class CurveForecaster(Protocol):
 
 def default_forecaster() -> CurveForecaster:
     """Load the default forecaster. Raises ConfigError if it is not installed."""
-    try:
-        return cast(CurveForecaster, importlib.import_module(DEFAULT_FORECASTER))
-    except ImportError as error:
-        raise ConfigError(
-            f"[until] forecast needs a fit, but {DEFAULT_FORECASTER} cannot be imported ({error}). "
-            "Install it, or give Sweep a forecaster."
-        ) from None
+    return cast(CurveForecaster, _loaded(DEFAULT_FORECASTER, "forecast", "forecaster"))
 
 
 def default_designer() -> IntervalDesigner:
     """Load the default designer. Raises ConfigError if it is not installed."""
+    return cast(IntervalDesigner, _loaded(DEFAULT_DESIGNER, "interval", "designer"))
+
+
+def _loaded(module: str, until: str, role: str) -> ModuleType:
+    """Import the module that makes the fits of ``[until]`` for this key; raise ConfigError if that
+    fails."""
     try:
-        return cast(IntervalDesigner, importlib.import_module(DEFAULT_DESIGNER))
+        return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"[until] interval needs a fit, but {DEFAULT_DESIGNER} cannot be imported ({error}). "
-            "Install it, or give Sweep a designer."
+            f"[until] {until} needs a fit, but {module} cannot be imported ({error}). "
+            f"Install it, or give Sweep a {role}."
         ) from None
