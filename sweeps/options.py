@@ -64,6 +64,12 @@ class SweepOptions:
     the same command continues with them. Default: no limit."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints of a run."""
+    micro_tokens: int | None = None
+    """Largest number of tokens of a run in one forward and backward pass of a device, to save
+    memory. Changes the last digits of the results. Default: that of the spec, or the whole step."""
+    recompute: bool = False
+    """Recompute activations in the backward pass instead of keeping them (less memory, a third more
+    time)."""
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None
     """Tracker to export each run to as it finishes; `scaling export` does so afterwards. Default:
     none."""

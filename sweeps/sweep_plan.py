@@ -250,7 +250,7 @@ class Planner:
 
         Measurements take seconds and are cached. Raises ConfigError if one fails.
         """
-        if self.machine.nodes > 1:  # this machine is only one of several
+        if not self.machine.measurable:
             return plan
         if need_speed and not plan.costs.speed.samples:
             self._measure(typical(plan.missing.values()))
