@@ -155,7 +155,9 @@ def status(
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
-    running = {run_id: store.progress(run_id) or {} for run_id in store.running(unfinished)}
+    under_way = store.running(unfinished)
+    reports = store.progress_of(under_way)
+    running = {run_id: reports.get(run_id, {}) for run_id in under_way}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
     C = {run_id: size.flops_of(run) for run_id, run in runs.items()}

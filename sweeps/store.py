@@ -9,6 +9,7 @@
                                   config.json, attempts.jsonl, output.log
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
+                                  pack.json           progress of a pack that this run leads
                     rungs/              losses at which runs were compared (sweeps.early_stopping)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived from the

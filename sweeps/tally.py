@@ -161,7 +161,10 @@ class Tally:
         for id, job in self._running.items():
             for run in job.runs if id not in running else ():
                 self._stored.pop(run.run_id, None)
-        training = {run.run_id for job in running.values() for run in job.runs}
+        reports = {}
+        for job in running.values():
+            ids = [run.run_id for run in job.runs if run.run_id not in over]
+            reports |= self._store.progress_of(ids)
         done = {}
         for run_id in list(self._seconds):
             D = self._runs[run_id].D
@@ -172,7 +175,7 @@ class Tally:
                 self._stored[run_id] = self._store.fraction_done(run_id, D, running=False)
                 self._stale[run_id] = (self._store.progress(run_id) or {}).get("time")
             done[run_id] = self._stored[run_id]
-            report = self._store.progress(run_id) if run_id in training else None
+            report = reports.get(run_id)
             # Until a worker that resumes a run reports, the last report may be ahead of it.
             if report and (
                 self._stale[run_id] is None or report.get("time") != self._stale[run_id]

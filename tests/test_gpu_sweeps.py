@@ -475,8 +475,8 @@ def test_the_workers_of_a_sweep_save_memory_as_asked(here: Path, monkeypatch, ca
     words = ("sweep", "small.toml", "--in-process", "--micro-tokens")
     assert call(*words, 16) == 2
     assert "micro_tokens=16 is less than one context of model.n_ctx=32" in capsys.readouterr().err
-    assert not seen and not Path("results").exists()
+    assert not seen and not Store("results/small").rows()
     assert call(*words, 64, "--recompute") == 0
-    assert seen == [64, 64]
+    assert set(seen) == {64}
     (attempt, *_) = Store("results/small").attempts(next(iter(Store("results/small").rows())))
     assert attempt["execution"]["micro_tokens"] == 64 and attempt["execution"]["recompute"]
