@@ -30,6 +30,12 @@ class SweepOptions:
     """Number of devices that train each run together: GPUs or, on a CPU, processes."""
     nodes: int = 1
     """Number of Ray nodes to spread the devices of a run over, evenly."""
+    micro_tokens: int | None = None
+    """Largest number of tokens of a run in one forward and backward pass of a device, for steps
+    that do not fit into memory. Default: halve a step each time that memory runs out."""
+    recompute: bool = False
+    """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
+    more time)."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2
@@ -64,12 +70,6 @@ class SweepOptions:
     the same command continues with them. Default: no limit."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints of a run."""
-    micro_tokens: int | None = None
-    """Largest number of tokens of a run in one forward and backward pass of a device, to save
-    memory. Changes the last digits of the results. Default: that of the spec, or the whole step."""
-    recompute: bool = False
-    """Recompute activations in the backward pass instead of keeping them (less memory, a third more
-    time)."""
     export: Literal["tensorboard", "wandb", "mlflow"] | None = None
     """Tracker to export each run to as it finishes; `scaling export` does so afterwards. Default:
     none."""
