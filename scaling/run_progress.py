@@ -34,10 +34,11 @@ def pack_report(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"runs": reports}
 
 
-def read(runs: Path, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+def read(runs: Path, run_ids: Iterable[str], *, one_job: bool = False) -> dict[str, dict[str, Any]]:
     """Return {run_id: its last report} for those that have one. `runs` is the folder of the runs.
 
-    Each pack is read once.
+    Each pack is read once. With `one_job`, the runs are those that a job trains now; then the file
+    of a pack is enough.
     """
     wanted = [run_id for run_id in run_ids if _RUN_ID.fullmatch(run_id)]
     found: dict[str, dict[str, Any]] = {}
@@ -47,9 +48,11 @@ def read(runs: Path, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         if own is None:
             continue
         leader = own.pop(_POINTER, None)
-        if isinstance(leader, str) and _RUN_ID.fullmatch(leader) and leader not in packs:
-            packs[leader] = _reports(runs / leader / PACK)
-            for other in wanted:
+        if isinstance(leader, str) and _RUN_ID.fullmatch(leader):
+            if leader not in packs:
+                packs[leader] = _reports(runs / leader / PACK)
+            own = packs[leader].get(run_id, own)
+            for other in wanted if one_job else ():
                 if other in packs[leader]:
                     found.setdefault(other, packs[leader][other])
         found.setdefault(run_id, own)

@@ -190,26 +190,32 @@ class Folder:
         """Return the numbers that a running run reported last; None if there is no report."""
         return self.progress_of([run_id]).get(run_id)
 
-    def progress_of(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+    def progress_of(
+        self, run_ids: Iterable[str], *, one_job: bool = False
+    ) -> dict[str, dict[str, float]]:
         """Return {run_id: numbers that it reported last} for the runs that have reported.
 
-        It is fast if the runs are those of one job.
+        With `one_job`, they are runs that one job trains now, which takes one or two files.
         """
         found = {}
-        for run_id, values in run_progress.read(self.folder / "runs", run_ids).items():
+        reports = run_progress.read(self.folder / "runs", run_ids, one_job=one_job)
+        for run_id, values in reports.items():
             known = {k: v for k, v in values.items() if type(v) in (int, float)}
             found[run_id] = {k: v for k, v in known.items() if 0 <= v < 2**63}
         return found
 
-    def fraction_done(self, run_id: str, D: int, *, running: bool) -> float:
+    def fraction_done(
+        self, run_id: str, D: int, *, running: bool, report: Mapping[str, float] | None = None
+    ) -> float:
         """Return the fraction of a run's D tokens that is trained and not lost.
 
-        That is what a running run reported last, and otherwise what its checkpoint holds.
+        That is what a running run reported last, and otherwise what its checkpoint holds. `report`
+        is its :meth:`progress`, if that is known.
         """
         folder = self.run_folder(run_id)
         if not running and not (folder / "checkpoint.pt").exists():
             return 0.0
-        progress = self.progress(run_id) or {}
+        progress = (self.progress(run_id) if report is None else report) or {}
         trained = progress.get("D", 0.0)
         return min(1.0, (trained if running else progress.get("stored", trained)) / D)
 

@@ -105,6 +105,7 @@ def test_a_job_writes_one_file_however_many_runs_it_has_and_seldom_on_shared_sto
         reports.end(finished=False)
         assert store.progress(ids[-1])["step"] == 1001
         assert store.progress_of(reversed(ids)).keys() == set(ids)
+        assert store.progress_of(ids, one_job=True) == store.progress_of(ids)
 
 
 def test_the_files_of_a_pack_are_its_runs_progress_and_leave_with_them(tmp_path, here, monkeypatch):
@@ -180,3 +181,17 @@ def test_cleaning_removes_the_reports_of_packs_that_were_killed(tmp_path, here):
     names = {path.name for path in control.clean(store.folder)}
     assert {"pack.json", ".pack.json.999999"} <= names
     assert not (done / "pack.json").exists() and (done / "result.json").exists()
+
+
+def test_a_run_that_left_its_pack_reports_for_itself(tmp_path):
+    store = Store(tmp_path / "s")
+    ids = ["a", "b", "c"]
+    for run_id in ids:
+        store.run_folder(run_id).mkdir(parents=True)
+    store.begin_pack(ids)
+    store.report_pack("a", {run_id: {"step": 3} for run_id in ids})
+    store.report_progress("b", {"step": 7})  # tried alone, after the pack was killed
+    steps = {run_id: report["step"] for run_id, report in store.progress_of(ids).items()}
+    assert steps == {"a": 3, "b": 7, "c": 3}
+    assert store.begin_pack(["b", "c"]) == {"b": {"step": 7}, "c": {"step": 3}}
+    assert store.progress("a") == {"step": 3} and store.progress("c") == {"step": 3}
