@@ -1,7 +1,7 @@
 """The runs in a results folder that its tables do not hold yet: results not merged, runs under way.
 
-A sweep keeps each run in runs/<run_id>/: config.json from its start, progress.json with its curve
-so far while it trains, and result.json once it has ended. Needs neither torch nor sweeps; the
+A sweep keeps each run in runs/<run_id>/: config.json from its start, its report with its curve so
+far while it trains (scaling.run_progress), and result.json once it has ended. Needs neither torch nor sweeps; the
 folder may come from an untrusted source, so damaged files are skipped and counted.
 """
 
@@ -12,11 +12,11 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scaling import files
+from scaling import files, run_progress
 from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError
 
@@ -30,11 +30,11 @@ class OpenRun:
     config: RunConfig
     running: bool
     """Whether a process trains it now."""
-    step: int
+    step: int = 0
     """Steps done, as reported last."""
-    curve: list[tuple[int, float, float | None]]
+    curve: list[tuple[int, float, float | None]] = field(default_factory=list)
     """(step, held-out loss, learning rate) of its evaluations so far."""
-    tokens_per_second: float | None
+    tokens_per_second: float | None = None
 
 
 @dataclass
@@ -61,6 +61,9 @@ def read(folder: str | Path, merged: Collection[str] = ()) -> RunFolders:
     for run_id in sorted(names):
         if run_id not in merged and _RUN_ID.fullmatch(run_id):
             _add(found, runs / run_id, run_id)
+    reports = run_progress.read(runs, found.open)
+    for run_id, run in found.open.items():
+        found.open[run_id] = _with_report(run, reports.get(run_id, {}))
     return found
 
 
@@ -91,14 +94,15 @@ def _add(found: RunFolders, folder: Path, run_id: str) -> None:
     if config is None or config.run_id != run_id:
         found.damaged.append(f"{run_id}/{path.name}")
         return
-    progress = _object(folder / "progress.json") or {}
-    rate = _number(progress.get("tokens_per_second"))
-    found.open[run_id] = OpenRun(
-        config=config,
-        running=files.locked(folder / "lock"),
-        step=int(min(_number(progress.get("step")) or 0, config.S)),
-        curve=_curve(progress.get("curve"), config.S),
-        tokens_per_second=rate or None,
+    found.open[run_id] = OpenRun(config=config, running=files.locked(folder / "lock"))
+
+
+def _with_report(run: OpenRun, report: Mapping[str, Any]) -> OpenRun:
+    return replace(
+        run,
+        step=int(min(_number(report.get("step")) or 0, run.config.S)),
+        curve=_curve(report.get("curve"), run.config.S),
+        tokens_per_second=_number(report.get("tokens_per_second")) or None,
     )
 
 

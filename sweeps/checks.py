@@ -69,6 +69,11 @@ def prepare(
     checked: set[tuple[Any, ...]] = set()
     for run in runs:
         try:
+            if execution.micro_tokens is not None and execution.micro_tokens < run.model.n_ctx:
+                raise ConfigError(
+                    f"micro_tokens={execution.micro_tokens} is less than one context of "
+                    f"model.n_ctx={run.model.n_ctx}; use a multiple of that."
+                )
             if execution.devices > 1:
                 from scaling.devices import launch
 

@@ -131,7 +131,8 @@ class Display:
         jobs = list(self._queue.running.values())
         for job in jobs[:_MAX_ROWS]:
             left = [run for run in job.runs if run.run_id not in over]
-            body.add_row(*_cells([(run, self._store.progress(run.run_id)) for run in left]))
+            reports = self._store.progress_of((run.run_id for run in left), one_job=True)
+            body.add_row(*_cells([(run, reports.get(run.run_id)) for run in left]))
         if len(jobs) > _MAX_ROWS:
             body.add_row(f"  and {len(jobs) - _MAX_ROWS} more jobs")
         failed = [outcome for outcome in finished if outcome.status == "failed"]

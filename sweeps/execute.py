@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from scaling.columns import STATUSES
 from scaling.config import RunConfig
 from scaling.errors import ConfigError, CorpusError, out_of_memory
 from scaling.execution import Execution
@@ -23,11 +24,13 @@ from scaling.training.result import GiveUp, Interrupted, Progress, Result
 from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, headline, writing
 from sweeps.forecast_stopping import ForecastStopping
+from sweeps.job_reports import JobReports, on_shared_storage
 from sweeps.queue import LEASE_PATIENCE, Job, Outcome
 from sweeps.result import Point, Row, failed_row
 from sweeps.store import Store
 
-_STOP_CHECK_SECONDS = 0.2
+_STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
+"""Seconds between looks for the file that stops workers, by the kind of storage."""
 
 
 def execute(
@@ -55,6 +58,10 @@ class _Attempt:
     ) -> None:
         self._job, self._store, self._execution = job, store, execution
         self._should_stop = should_stop
+        shared = on_shared_storage(store.folder)
+        self._stop = _rate_limited(
+            should_stop, _STOP_CHECK_SECONDS["shared" if shared else "local"]
+        )
         self._open: dict[str, RunConfig] = {}
         """{run_id: run} of the runs whose lease is held and which have not ended."""
         self._outcomes: list[Outcome] = []
@@ -74,8 +81,13 @@ class _Attempt:
                 return self._outcomes
             self._note_start()
             log = held.enter_context(self._log(next(iter(self._open))))
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                self._train(log)
+            self._reports = JobReports(self._store, list(self._open))
+            try:
+                with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                    self._train(log)
+            finally:
+                finished = all(outcome.status in STATUSES for outcome in self._outcomes)
+                self._reports.end(finished=finished and not self._open)
         return self._outcomes
 
     def _hold(self, run: RunConfig, held: contextlib.ExitStack) -> None:
@@ -116,7 +128,7 @@ class _Attempt:
                 folders=folders,
                 on_progress=self._report,
                 on_result=self._keep_result,
-                should_stop=_rate_limited(self._should_stop),
+                should_stop=self._asked_to_stop,
                 give_up=self._give_up(),
                 texts=self._job.texts,
             )
@@ -175,7 +187,12 @@ class _Attempt:
                 self._store.note(run_id, "refused", error=str(error))
 
     def _report(self, run: RunConfig, progress: Progress) -> None:
-        self._store.report_progress(run.run_id, vars(progress) | {"time": time.time()})
+        self._reports.add(run.run_id, vars(progress) | {"time": time.time()})
+
+    def _asked_to_stop(self) -> bool:
+        """Called after every step, when all runs of a pack have reported."""
+        self._reports.write_if_due()
+        return self._stop()
 
     def _keep_result(self, result: Result) -> None:
         self._keep(result.row, result.curve, result.tests)
@@ -196,8 +213,8 @@ class _Attempt:
         self._last_end = now
 
 
-def _rate_limited(ask: Callable[[], bool]) -> Callable[[], bool]:
-    """Return `ask` limited to a call every fraction of a second.
+def _rate_limited(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """Return `ask` limited to a call every so many seconds.
 
     Training asks after every step, and a step may take less time than a disk access.
     """
@@ -205,7 +222,7 @@ def _rate_limited(ask: Callable[[], bool]) -> Callable[[], bool]:
 
     def asked() -> bool:
         nonlocal last, answer
-        if (now := time.monotonic()) - last > _STOP_CHECK_SECONDS:
+        if (now := time.monotonic()) - last > seconds:
             last, answer = now, ask()
         return answer
 

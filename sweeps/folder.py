@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scaling import files
+from scaling import files, run_progress
 from sweeps.errors import StoreError, why, writing
 from sweeps.merged import set_aside
 from sweeps.remote import join
@@ -166,23 +166,56 @@ class Folder:
         with contextlib.suppress(OSError):
             files.write_atomic(path, to_json(values), sync=False)
 
+    def begin_pack(self, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Let the first of these runs hold the reports of all of them; return their last ones."""
+        last = run_progress.read(self.folder / "runs", run_ids)
+        reports = {run_id: last.get(run_id, {}) for run_id in run_ids}
+        self.report_pack(run_ids[0], reports)
+        for run_id, report in reports.items():
+            self.report_progress(run_id, run_progress.pointer(run_ids[0], report))
+        return reports
+
+    def report_pack(self, leader: str, reports: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the progress of the runs of a pack. Never fails, as :meth:`report_progress`."""
+        path = self.run_folder(leader) / run_progress.PACK
+        with contextlib.suppress(OSError):
+            files.write_atomic(path, to_json(run_progress.pack_report(reports)), sync=False)
+
+    def end_pack(self, leader: str) -> None:
+        """Remove the progress of a pack whose runs have finished."""
+        with contextlib.suppress(OSError):
+            (self.run_folder(leader) / run_progress.PACK).unlink()
+
     def progress(self, run_id: str) -> dict[str, float] | None:
         """Return the numbers that a running run reported last; None if there is no report."""
-        values = self.read_object(self.run_folder(run_id) / "progress.json")
-        if values is None:
-            return None
-        numbers = {k: v for k, v in values.items() if type(v) in (int, float) and abs(v) < 2**63}
-        return {key: value for key, value in numbers.items() if value >= 0}
+        return self.progress_of([run_id]).get(run_id)
 
-    def fraction_done(self, run_id: str, D: int, *, running: bool) -> float:
+    def progress_of(
+        self, run_ids: Iterable[str], *, one_job: bool = False
+    ) -> dict[str, dict[str, float]]:
+        """Return {run_id: numbers that it reported last} for the runs that have reported.
+
+        With `one_job`, they are runs that one job trains now, which takes one or two files.
+        """
+        found = {}
+        reports = run_progress.read(self.folder / "runs", run_ids, one_job=one_job)
+        for run_id, values in reports.items():
+            known = {k: v for k, v in values.items() if type(v) in (int, float)}
+            found[run_id] = {k: v for k, v in known.items() if 0 <= v < 2**63}
+        return found
+
+    def fraction_done(
+        self, run_id: str, D: int, *, running: bool, report: Mapping[str, float] | None = None
+    ) -> float:
         """Return the fraction of a run's D tokens that is trained and not lost.
 
-        That is what a running run reported last, and otherwise what its checkpoint holds.
+        That is what a running run reported last, and otherwise what its checkpoint holds. `report`
+        is its :meth:`progress`, if that is known.
         """
         folder = self.run_folder(run_id)
         if not running and not (folder / "checkpoint.pt").exists():
             return 0.0
-        progress = self.progress(run_id) or {}
+        progress = (self.progress(run_id) if report is None else report) or {}
         trained = progress.get("D", 0.0)
         return min(1.0, (trained if running else progress.get("stored", trained)) / D)
 

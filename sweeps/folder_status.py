@@ -6,7 +6,7 @@ Imports neither ray nor torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,15 +155,14 @@ def status(
     ids = list(runs) if runs else sorted(rows)
     done = [rows[run_id] for run_id in ids if run_id in rows]
     unfinished = [run_id for run_id in ids if run_id not in rows]
-    running = {run_id: store.progress(run_id) or {} for run_id in store.running(unfinished)}
+    under_way = store.running(unfinished)
+    reports = store.progress_of(unfinished)
+    running = {run_id: reports.get(run_id, {}) for run_id in under_way}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
     C = {run_id: size.flops_of(run) for run_id, run in runs.items()}
     left = {run_id: runs[run_id] for run_id in unfinished}
-    done_parts = {
-        run_id: store.fraction_done(run_id, run.D, running=run_id in running)
-        for run_id, run in left.items()
-    }
+    done_parts = _done_parts(store, left, running, reports)
     estimate = _estimate(store, left, rows)
     failed = [row for row in done if row["status"] == "failed"]
     ok = [row["run_id"] for row in done if row["status"] == "ok"]
@@ -199,6 +198,19 @@ def requested_runs(folder: str | Path) -> tuple[dict[str, RunConfig], tuple[str,
     spec = _recorded_spec(store)
     runs = {} if spec is None else dict(_growth(store, spec, store.rows()).runs)
     return runs, tuple(store.messages)
+def _done_parts(
+    store: Store,
+    left: Mapping[str, RunConfig],
+    running: Collection[str],
+    reports: Mapping[str, Mapping[str, float]],
+) -> dict[str, float]:
+    """Return the fraction of each unfinished run that is trained and not lost."""
+    return {
+        run_id: store.fraction_done(
+            run_id, run.D, running=run_id in running, report=reports.get(run_id, {})
+        )
+        for run_id, run in left.items()
+    }
 
 
 def _check_sweep(store: Store) -> Path | str:

@@ -17,12 +17,12 @@ from sweeps.folder import Folder
 
 _OF_FINISHED_RUN = re.compile(
     r"(checkpoint\.pt|result\.json|config\.json)\.bad-\d+|checkpoint\.(pt|pt\.new|damaged)"
-    r"|progress\.json|lock"
+    r"|(progress|pack)\.json|lock"
 )
 """Names of files that a finished run no longer needs."""
 
 _TEMPORARY = re.compile(
-    r"\.(((result|config|manifest|weights|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
+    r"\.(((result|config|pack|manifest|weights|\.index|\d{4,9}|[0-9a-f]{12})\.json|runs\.csv"
     r"|weights\.safetensors"
     r"|(curves|tests)\.parquet|progress(\.json)?)\.|probe-)(?P<pid>[1-9]\d{0,6})"
 )

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling import interpreter, progress, size
 from scaling.config import EvalConfig, RunConfig, flatten, from_dict
+from scaling.errors import out_of_memory
 from scaling.execution import Execution
 from scaling.files import write_atomic
 from scaling.training.pack_key import pack_key
+from sweeps import gpus
 from sweeps.errors import headline
+from sweeps.gpus import workers_per_gpu
 from sweeps.provenance import machine
 
 if TYPE_CHECKING:
@@ -49,6 +52,9 @@ _STEP_FLOPS = 2e10
 """A step with more FLOPs than this fills a machine by itself and is measured on a part of its
 batch."""
 
+_LEAST_STEP_SECONDS = 0.1
+"""That part grows until its step takes this long."""
+
 _MEMORY_SHARE = 0.7
 """Packs that need more than this fraction of the memory are not measured."""
 
@@ -72,16 +78,43 @@ class Machine:
     devices: int = 1
     nodes: int = 1
     """Number of nodes; with more than one, nothing is measured beforehand."""
+    gpus: int | None = None
+    """Number of GPUs that the workers share; 0 if they train on CPUs, None if unknown."""
+    gpu: str = ""
+    """Model of these GPUs; '' if unknown."""
+    micro_tokens: int | None = None
+    recompute: bool = False
+
+    @property
+    def workers_per_gpu(self) -> int:
+        """Number of workers that share a GPU; 1 if each has GPUs of its own, 0 without GPUs."""
+        if not self.gpus:
+            return 0
+        return workers_per_gpu(self.workers, self.gpus) if self.devices == 1 else 1
+
+    @property
+    def measurable(self) -> bool:
+        """Whether runs can be trained on this machine as the workers will train them."""
+        if self.nodes > 1:  # this machine is only one of several
+            return False
+        return not self.gpus or len(gpus.visible()) >= self.devices
 
     def like(self, device: str) -> bool:
         """Return whether a table's `device`, such as '2 x cpu x4', is like this machine's devices.
 
         An unknown device, given as an empty text, counts as alike.
         """
+        if not device:
+            return True
         several, _, one = device.rpartition(" x ")
-        cpu = one == f"cpu x{self.threads}" and self.device in ("auto", "cpu")
-        gpu = not one.startswith("cpu") and self.device != "cpu"
-        return not device or (int(several or 1) == self.devices and (cpu or gpu))
+        if int(several or 1) != self.devices:
+            return False
+        if one.startswith("cpu"):
+            return (
+                one == f"cpu x{self.threads}" and self.device in ("auto", "cpu") and not self.gpus
+            )
+        known = one in self.gpu.split(" + ") if self.gpu else self.gpus != 0
+        return known and self.device != "cpu"
 
     def path(self, run: RunConfig, *, compiled: bool = False, folder: str = "speed") -> Path:
         """Return the file that keeps the measurements of a run's pack key."""
@@ -91,6 +124,9 @@ class Machine:
 
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
+        # Options that came later count where they are used, so that earlier measurements hold.
+        unused = {name for name in ("gpus", "gpu", "micro_tokens", "recompute") if not how[name]}
+        how = {name: value for name, value in how.items() if name not in unused}
         what = [_LOOP, here, version("torch"), how, dataclasses.asdict(run.model)]
         what += [run.data.vocab_size]
         what += [run.optim.optimizer] if compiled else []
@@ -156,7 +192,11 @@ class Machine:
         progress.step(f"{action} the training steps of {shapes}")
         items = [{"run": flatten(run), "largest": largest} for run, largest in asked]
         how = {**vars(self), "compile": compiled, "items": items}
-        number = min(self.workers, os.cpu_count() or 1)
+        how["workers_per_gpu"] = self.workers_per_gpu
+        pins = self._pins()
+        if pins[0] and self.device.startswith("cuda"):
+            how["device"] = "cuda"
+        number = len(pins)
         requests = [json.dumps(how | {"first": i * len(items) // number}) for i in range(number)]
         children = [
             subprocess.Popen(
@@ -165,8 +205,9 @@ class Machine:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                env=os.environ | pin,
             )
-            for _ in requests
+            for pin in pins
         ]
         answers: list[list[dict[str, float]]] = []
         try:
@@ -192,6 +233,25 @@ class Machine:
             }
             for each in zip(*answers, strict=True)
         ]
+
+    def _pins(self) -> list[dict[str, str]]:
+        """Return environment variables that give each measuring process its GPUs.
+
+        There is one process for each worker that will train on this machine, and as many share a
+        GPU as workers will.
+        """
+        most = min(self.workers, os.cpu_count() or 1)
+        here = gpus.visible() if self.gpus else ()
+        index = self.device.partition("cuda:")[2]
+        if index.isdecimal():
+            here = here[int(index) : int(index) + 1]
+        n = self.devices
+        groups = [here[i : i + n] for i in range(0, len(here) - n + 1, n)]
+        if not groups:
+            return [{}] * most
+        names = [",".join(gpu.id for gpu in group) for group in groups]
+        each = self.workers_per_gpu
+        return [{gpus.VISIBLE: name} for name in names for _ in range(each)][:most]
 
 
 def _remembered(
@@ -226,8 +286,8 @@ def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
 
     from scaling.devices import launch  # imports torch
 
-    how = {name: request[name] for name in ("threads", "device", "compile", "devices")}
-    execution = Execution(**how)
+    names = ("threads", "device", "compile", "devices", "micro_tokens", "recompute")
+    execution = Execution(**{name: request[name] for name in names if name in request})
     torch.set_num_threads(execution.threads)
 
     with launch.together(execution, partial(_answers, request)) as ranks:
@@ -239,7 +299,9 @@ def _measured(
 ) -> list[dict[int, float]]:
     from scaling.training.trainer import Trainer
 
-    def trainer_of(run: RunConfig, B: int, K: int) -> Trainer:
+    plain = dataclasses.replace(execution, compile=False)
+
+    def trainer_of(run: RunConfig, B: int, K: int, execution: Execution = execution) -> Trainer:
         test = EvalConfig(test_tokens=run.model.n_ctx, points=1)
         runs = [
             dataclasses.replace(run, seed=k, batch_tokens=B, tokens=10**7 * B, eval=test)
@@ -255,6 +317,7 @@ def _measured(
         # A step of a large model with its full batch may take minutes.
         unit = run.model.n_ctx * ranks.size
         B = max(1, min(run.batch_tokens, int(_STEP_FLOPS / F)) // unit) * unit
+        B = _long_enough(run, B, partial(trainer_of, execution=plain))
         items.append((run, B, item["largest"] if run.batch_tokens == B else 1))
     if execution.compile:
         # Compile everything first, each child in its own order: what one child has compiled is in
@@ -269,12 +332,16 @@ def _measured(
         for K in _PACK_SIZES:
             if largest < K:
                 break
-            trainer = trainer_of(run, B, K)
-            took = _step_seconds(trainer) * run.batch_tokens / B
-            # Ray gives every rank its own GPU; on a CPU all ranks share the memory.
-            own_gpu = trainer.device.type == "cuda" and ranks.size > 1
-            here = 1 if own_gpu else request["workers"] * ranks.size
-            (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, here))
+            try:
+                trainer = trainer_of(run, B, K)
+                took = _step_seconds(trainer) * run.batch_tokens / B
+                sharing = _sharing(request, trainer.device)
+            except (MemoryError, RuntimeError) as error:
+                if K == 1 or ranks.size > 1 or not out_of_memory(error):
+                    raise
+                break
+            (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, sharing))
+            del trainer  # before the next one takes its memory
             if crowded:
                 break
             seconds[K] = took
@@ -283,6 +350,41 @@ def _measured(
                 break
         answers.append(seconds)
     return answers
+
+
+def _long_enough(
+    run: RunConfig, B: int, trainer_of: Callable[[RunConfig, int, int], Trainer]
+) -> int:
+    """Return a batch size from `B` up to the run's whose step is long enough to be measured.
+
+    The steps of a fast device are mostly overhead until its batches are large: time would not be
+    proportional to tokens.
+    """
+    whole, larger = run.batch_tokens, B
+    while whole > B:
+        try:
+            trainer = trainer_of(run, larger, 1)
+            trainer.steps(2)
+            took = _timed_steps(trainer, 1)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            break
+        del trainer
+        B = larger
+        if took > _LEAST_STEP_SECONDS:
+            break
+        larger = min(whole, 4 * B)
+    return B
+
+
+def _sharing(request: dict[str, Any], device: torch.device) -> int:
+    """Return how many processes will share the memory of a device such as this one."""
+    if device.type == "cuda":
+        return max(1, request.get("workers_per_gpu", 1))
+    processes = request["threads"] * request["devices"]
+    here = max(1, (os.cpu_count() or 1) // processes)  # others train on other machines
+    return min(request["workers"], here) * request["devices"]
 
 
 def _crowded(device: torch.device, workers: int) -> bool:
@@ -303,11 +405,18 @@ def _step_seconds(trainer: Trainer) -> float:
     trainer.steps(2)
     tries, steps, spent = [], 1, 0.0
     while len(tries) < 3 or spent < _MEASURE_SECONDS:
-        start = time.perf_counter()
-        trainer.steps(steps)
-        trainer.stack.loss_sum_k.tolist()  # waits for a GPU
-        (took,) = trainer.ranks.agreed(time.perf_counter() - start)
+        took = _timed_steps(trainer, steps)
         tries.append(took / steps)
         spent += took
         steps = max(1, round(_MEASURE_SECONDS / 4 / tries[-1]))
     return min(tries)
+
+
+def _timed_steps(trainer: Trainer, steps: int) -> float:
+    """Return the seconds that steps take, with nothing left to do on a GPU before or after."""
+    trainer.stack.loss_sum_k.tolist()
+    start = time.perf_counter()
+    trainer.steps(steps)
+    trainer.stack.loss_sum_k.tolist()
+    (took,) = trainer.ranks.agreed(time.perf_counter() - start)
+    return took

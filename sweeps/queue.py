@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -25,6 +26,9 @@ from sweeps.store import Store
 LEASE_PATIENCE = 120.0
 """Seconds to wait for a run's lock, which may be held by a worker that outlives its driver. NFSv4
 keeps the locks of a dead machine for 90 s."""
+
+_OF_A_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|cuBLAS|cuDNN|NCCL|\bHIP\b")
+"""Found in errors about the memory of a GPU, as opposed to that of its machine."""
 
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
@@ -51,6 +55,8 @@ class Job:
     """Stop runs whose end is known well enough for this question (sweeps.adaptive.forecast)."""
     forecaster: CurveForecaster | None = field(default=None, compare=False)
     """Forecasts for `win` and `forecast`; None for the default."""
+    alone: bool = False
+    """Train with nothing else on the GPU, because memory ran out beside other jobs."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
@@ -96,7 +102,7 @@ class Queue:
     store: Store
     retries: int
     """Number of further attempts for a run whose worker died."""
-    _waiting: list[tuple[float, int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[tuple[bool, float], int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     """Outcomes of runs in this session, oldest first."""
@@ -110,9 +116,11 @@ class Queue:
     """Jobs that the budget does not allow to begin."""
     on_finish: Callable[[Outcome], None] = lambda outcome: None
     """Called with every run that has finished, with or without a loss."""
+    workers_per_gpu: int = 0
+    """Number of workers that share a GPU: 1 if each has its own, 0 if they train on CPUs."""
     _alone: list[Job] = field(default_factory=list)
-    """Jobs that ran out of memory while others ran; they are tried again with nothing else
-    running."""
+    """Jobs for which the machine ran out of memory while others ran; they are tried again with
+    nothing else running."""
     _number: int = 0
     _next_merge: float = field(default_factory=lambda: time.monotonic() + _MERGE_SECONDS)
 
@@ -120,7 +128,7 @@ class Queue:
         """Add jobs that wait for a worker."""
         for job in jobs:
             first = job.seconds if job.forecast else -job.seconds
-            heapq.heappush(self._waiting, (first, self._number, job))
+            heapq.heappush(self._waiting, ((job.alone, first), self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
@@ -161,8 +169,8 @@ class Queue:
         for outcome in outcomes:
             run = by_id[outcome.run_id]
             self._note(outcome)
-            if outcome.status == "memory" and beside:
-                self._alone.append(job.of([run]))
+            if outcome.status == "memory" and self._may_blame_others(job, outcome.error, beside):
+                self._try_alone([job.of([run])], outcome.error)
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
             elif outcome.status == "busy":
@@ -176,14 +184,14 @@ class Queue:
     def crash(self, jobs: list[Job], error: str) -> None:
         """Record that the workers of these jobs died.
 
-        If memory ran out while several jobs were running, it is not known which one is to blame:
-        each is tried again later with nothing else running, and only a death there counts as
-        an attempt. Nor is it known which run of a pack is to blame: each makes its last attempt
-        alone.
+        If memory ran out while several jobs shared it, it is not known which one is to blame: each
+        is tried again later, alone on its GPU or, for the memory of the machine, with nothing else
+        running; only a death there counts as an attempt. Nor is it known which run of a pack is to
+        blame: each makes its last attempt alone.
         """
-        memory = out_of_memory(error)
-        shared = memory and len(self.running) > 1
+        memory, beside = out_of_memory(error), len(self.running) - 1
         for job in jobs:
+            shared = memory and self._may_blame_others(job, error, beside)
             self._leave(job)
             left = []
             for run in job.runs:
@@ -192,7 +200,7 @@ class Queue:
                 else:
                     left.append(run)
             if shared or (memory and len(left) > 1):
-                self._alone += [job.of([run]) for run in left]
+                self._try_alone([job.of([run]) for run in left], error)
             elif len(left) == 1:
                 self._charge(left[0], job, error)
             else:
@@ -230,6 +238,24 @@ class Queue:
             self._alone.remove(job)
         return len(self.running)
 
+    def _may_blame_others(self, job: Job, error: str, beside: int) -> bool:
+        """Return whether other jobs, of which `beside` were running, may have taken the memory that
+        a job lacked."""
+        if self._of_a_gpu(error) and (job.alone or self.workers_per_gpu == 1):
+            return False
+        return beside > 0
+
+    def _try_alone(self, jobs: list[Job], error: str) -> None:
+        """Let jobs that lacked memory wait until they have all of it: that of one GPU, or else of
+        all machines."""
+        if self._of_a_gpu(error):
+            self.add(replace(job, alone=self.workers_per_gpu > 1) for job in jobs)
+        else:
+            self._alone += jobs
+
+    def _of_a_gpu(self, error: str) -> bool:
+        return self.workers_per_gpu > 0 and _OF_A_GPU.search(error) is not None
+
     def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
         """Count a failed attempt of a pack: its runs train together again, or alone for the last
         time."""
@@ -249,7 +275,7 @@ class Queue:
             deaths = self.store.killed(run.run_id)
             if deaths <= self.retries:
                 if out_of_memory(error):
-                    self._alone.append(job.of([run]))
+                    self._try_alone([job.of([run])], error)
                 else:
                     self.add([job.of([run])])
                 return

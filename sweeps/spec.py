@@ -28,8 +28,10 @@
     base.precision = "bfloat16"             # values replace those above, key by key (sets by
     axes.tokens_per_parameter = [20, 40]    # name); the results folder is example-gpu
 
-    [execution]                             # keep the weights of finished runs, in their folders;
-    keep_weights = true                     # this does not change which runs these are
+    [execution]                             # this does not change which runs these are:
+    keep_weights = true                     # keep the weights of finished runs, in their folders
+    micro_tokens = 32768                    # and save memory: as --micro-tokens
+    recompute = true                        # and --recompute
 
     [until]                                 # add runs as results come in (sweeps/adaptive)
     lr = { within = 1.25, factor = 4 }      # the best learning rate of every run, by golden
@@ -81,7 +83,8 @@ _SECTIONS = (
     "name", "description", "tasks", "base", "axes", "isoflop", "sets", "execution", "until",
     "scale",
 )  # fmt: skip
-_KEEP_WEIGHTS = "execution.keep_weights"
+_EXECUTION = ("keep_weights", "micro_tokens", "recompute")
+"""Fields of Execution that a spec may set; the rest depend on the machine."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,12 @@ class Spec:
 
     keep_weights: bool = False
     """Whether finished runs keep their weights (scaling/weights.py)."""
+
+    micro_tokens: int | None = None
+    """Largest number of tokens of a run in one pass of a device, unless the options give one."""
+
+    recompute: bool = False
+    """Whether activations are recomputed in the backward pass."""
 
     tasks: tuple[str, ...] = ()
     """Tasks to evaluate the finished runs on (scaling/abilities/names.py)."""
@@ -168,7 +177,12 @@ class Spec:
 
     def executed(self, execution: Execution) -> Execution:
         """Return how the runs are executed, given the `execution` of a call's options."""
-        return dataclasses.replace(execution, keep_weights=self.keep_weights)
+        return dataclasses.replace(
+            execution,
+            keep_weights=self.keep_weights,
+            micro_tokens=execution.micro_tokens or self.micro_tokens,
+            recompute=execution.recompute or self.recompute,
+        )
 
     @property
     def by_design(self) -> bool:
@@ -255,8 +269,8 @@ class Spec:
             changes=changes,
             searches=searches_of(subtable(values, "until", where), f"{where} [until]"),
             budgets={each.run.run_id: each.C for each in runs if each.C is not None},
-            keep_weights=_keeps_weights(subtable(values, "execution", where), setting, where),
             tasks=_tasks(values.get("tasks", []), where),
+            **_execution(subtable(values, "execution", where), setting, where),
         )
         _check_searches(spec, f"{where} [until]")
         return spec
@@ -286,19 +300,30 @@ def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -
     return name
 
 
-def _keeps_weights(table: dict[str, Any], changes: Point, where: str) -> bool:
-    """Return the one setting of [execution], as changed by `changes` {dotted key: value}."""
+def _execution(table: dict[str, Any], changes: Point, where: str) -> dict[str, Any]:
+    """Return the settings of [execution], as changed by `changes` {dotted key: value}."""
     settings = {f"execution.{key}": value for key, value in leaves(table).items()} | changes
-    for key in settings:
-        if key != _KEEP_WEIGHTS:
+    hints = typing.get_type_hints(Execution)
+    found = {}
+    for key, value in settings.items():
+        name = key.removeprefix("execution.")
+        if name not in _EXECUTION:
             raise ConfigError(
-                f"{where}: a spec cannot set {key}, only {_KEEP_WEIGHTS}; the rest are options "
-                "of the command, such as --threads."
+                f"{where}: a spec cannot set {key}, only "
+                f"{', '.join(f'execution.{name}' for name in _EXECUTION)}; the rest are options of "
+                "the command, such as --threads."
             )
-    value = settings.get(_KEEP_WEIGHTS, False)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where}: {_KEEP_WEIGHTS}={value!r} must be true or false.")
-    return value
+        if hints[name] is bool and not isinstance(value, bool):
+            raise ConfigError(f"{where}: {key}={value!r} must be true or false.")
+        try:
+            found[name] = coerce(value, hints[name])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {key}: {error}") from None
+    try:
+        Execution(**found)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return found
 
 
 def _tasks(names: object, where: str) -> tuple[str, ...]:

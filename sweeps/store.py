@@ -9,6 +9,7 @@
                                   config.json, attempts.jsonl, output.log
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
+                                  pack.json           progress of a pack that this run leads
                     rungs/              losses at which runs were compared (sweeps.early_stopping)
                     forecasts/          curves and decisions of runs (sweeps.forecast_stopping)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling import table
-from sweeps import kept_weights
+from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
@@ -23,7 +23,7 @@ from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
 from sweeps.export import exporter
 from sweeps.measure import Machine
-from sweeps.on_ray.cluster import probe
+from sweeps.on_ray.cluster import gpus_of_workers, probe
 from sweeps.options import SweepOptions
 from sweeps.remote import join, masked, without_credentials
 from sweeps.requested import RequestedRuns
@@ -146,13 +146,19 @@ class Sweep:
         return kept_weights.missing(self.store, ok)
 
     def _planner(self, options: SweepOptions, workers: int) -> Planner:
+        execution = self.spec.executed(options.execution)
+        shared = gpus_of_workers(execution, options.address, in_process=options.in_process)
         machine = Machine(
             workers=workers,
-            threads=options.threads,
-            device=options.device,
-            compile=options.compile,
-            devices=options.devices,
-            nodes=options.nodes,
+            threads=execution.threads,
+            device=execution.device,
+            compile=execution.compile,
+            devices=execution.devices,
+            nodes=execution.nodes,
+            gpus=shared,
+            gpu=gpus.model_of(gpus.visible()) if shared else "",
+            micro_tokens=execution.micro_tokens,
+            recompute=execution.recompute,
         )
         return Planner(
             spec=self.spec,

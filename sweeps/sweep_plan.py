@@ -229,10 +229,13 @@ class Planner:
 
     def _trained(self, missing: Mapping[str, RunConfig]) -> dict[str, float]:
         """Return the fraction of each missing run that its checkpoint holds, if any."""
-        here = set(self.store.run_ids()) & missing.keys()
+        here = sorted(set(self.store.run_ids()) & missing.keys())
+        reports = self.store.progress_of(here)
         done = {
-            run_id: self.store.fraction_done(run_id, missing[run_id].D, running=False)
-            for run_id in sorted(here)
+            run_id: self.store.fraction_done(
+                run_id, missing[run_id].D, running=False, report=reports.get(run_id, {})
+            )
+            for run_id in here
         }
         return {run_id: part for run_id, part in done.items() if part}
 
@@ -262,7 +265,7 @@ class Planner:
 
         Measurements take seconds and are cached. Raises ConfigError if one fails.
         """
-        if self.machine.nodes > 1:  # this machine is only one of several
+        if not self.machine.measurable:
             return plan
         if need_speed and not plan.costs.speed.samples:
             self._measure(typical(plan.missing.values()))

@@ -161,7 +161,12 @@ class Tally:
         for id, job in self._running.items():
             for run in job.runs if id not in running else ():
                 self._stored.pop(run.run_id, None)
-        training = {run.run_id for job in running.values() for run in job.runs}
+        new = [id for id in list(self._seconds) if id not in self._stored and id not in over]
+        last = self._store.progress_of(new)
+        reports = {}
+        for job in running.values():
+            ids = [run.run_id for run in job.runs if run.run_id not in over]
+            reports |= self._store.progress_of(ids, one_job=True)
         done = {}
         for run_id in list(self._seconds):
             D = self._runs[run_id].D
@@ -169,10 +174,13 @@ class Tally:
                 done[run_id] = 1.0
                 continue
             if run_id not in self._stored:
-                self._stored[run_id] = self._store.fraction_done(run_id, D, running=False)
-                self._stale[run_id] = (self._store.progress(run_id) or {}).get("time")
+                own = last.get(run_id, {})
+                self._stored[run_id] = self._store.fraction_done(
+                    run_id, D, running=False, report=own
+                )
+                self._stale[run_id] = own.get("time")
             done[run_id] = self._stored[run_id]
-            report = self._store.progress(run_id) if run_id in training else None
+            report = reports.get(run_id)
             # Until a worker that resumes a run reports, the last report may be ahead of it.
             if report and (
                 self._stale[run_id] is None or report.get("time") != self._stale[run_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -179,6 +180,14 @@ def project(tmp_path: Path, sweeps_cache: Path, text_file: Path) -> Iterator[Pro
         if driver.poll() is None:
             kill_tree([*tree(driver), psutil.Process(driver.pid)])
         driver.communicate()
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """Yield a folder with a short path, for sockets below it."""
+    folder = tempfile.mkdtemp(dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

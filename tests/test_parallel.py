@@ -382,10 +382,10 @@ def test_a_sweep_asks_for_no_more_devices_than_there_are(sweep, started):
 
 
 def test_what_several_devices_of_a_worker_ask_of_ray():
-    from sweeps.on_ray.tune import _resources
+    from sweeps.on_ray.resources import worker_resources
 
     def asked(workers, execution, *nodes):
-        group = _resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])
+        group = worker_resources(workers, execution, [{"CPU": c, "GPU": g} for c, g in nodes])
         return group.strategy, group.bundles
 
     four = Execution(devices=4)

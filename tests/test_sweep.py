@@ -533,6 +533,7 @@ CHANGED = SweepOptions(
     workers=3, threads=2, device="cpu", devices=4, nodes=2, shard=True, retries=5, packs=False,
     compile=True, address="auto", in_process=True, retry_failed=True, reuse=("results/a", "b c"),
     budget_flops=1.5e18, budget_hours=0.5, checkpoint_seconds=5.0, export="wandb",
+    micro_tokens=4096, recompute=True,
 )  # fmt: skip
 
 

@@ -12,11 +12,9 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -400,14 +398,6 @@ def test_the_memory_monitor_fails_the_hungry_run_alone(project: Project):
     assert [rows.status[run.run_id] for run in spec.runs] == ["ok", "ok", "failed"]
     assert "running low on memory" in rows.error[spec.runs[2].run_id]
     assert "running low on memory" in out
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """Yield a folder with a short path, for sockets below it."""
-    folder = tempfile.mkdtemp(dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

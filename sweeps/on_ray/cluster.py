@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from scaling.execution import Execution
+from sweeps import gpus
 from sweeps.errors import StoreError
+from sweeps.on_ray.resources import gpus_for
 from sweeps.on_ray.start import job_config, script_folder
 
 _CONNECT_SECONDS = 3.0
@@ -72,6 +76,34 @@ def probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise _none(address, f"{place}: {error}") from None
+
+
+def gpus_of_workers(execution: Execution, address: str | None, *, in_process: bool) -> int:
+    """Return the number of GPUs that the workers of a sweep share; 0 if they train on CPUs.
+
+    If the cluster at `address` does not answer, those of this machine count.
+    """
+    if execution.device == "cpu":
+        return 0
+    here = len(gpus.visible())
+    if in_process or execution.nodes > 1:
+        return min(here, execution.devices)
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return _gpus_of_cluster(execution)
+    if address is not None:
+        with contextlib.suppress(StoreError, ImportError):
+            probe(address)
+            with joined(address):
+                return _gpus_of_cluster(execution)
+    return here
+
+
+def _gpus_of_cluster(execution: Execution) -> int:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return int(gpus_for(alive, execution))
 
 
 def _none(address: str, why: str) -> StoreError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import interpreter
+from sweeps import gpus
 from sweeps.errors import StoreError
 
 _LONGEST = 38
@@ -35,6 +36,7 @@ def start_ray(cpus: int, folder: Path) -> None:
         ray.init(
             address="local",
             num_cpus=cpus,
+            num_gpus=len(gpus.visible()) or None,  # Ray counts a GPU in MIG instances as one
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,

@@ -15,8 +15,7 @@ import secrets
 import signal
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from sweeps.errors import StoreError
 from sweeps.execute import execute
+from sweeps.on_ray.resources import WorkerResources, worker_resources
 from sweeps.on_ray.start import private_folder, start_ray
 from sweeps.queue import Job, Outcome, Queue
 from sweeps.store import Store
@@ -248,7 +248,8 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                     start_ray(workers * execution.threads * execution.devices, session)
                 try:
                     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-                    resources = _resources(workers, execution, alive)
+                    resources = worker_resources(workers, execution, alive)
+                    queue.workers_per_gpu = resources.workers_per_gpu
                     while not queue.exhausted:
                         _run_experiment(queue, resources, workers, execution, session)
                     break
@@ -266,60 +267,21 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
         stop.unlink(missing_ok=True)
 
 
-def _resources(
-    workers: int, execution: Execution, nodes: Sequence[Mapping[str, float]]
-) -> tune.PlacementGroupFactory:
-    """Return the resources of each worker: one bundle on each of its nodes.
-
-    `nodes` are the resources of Ray's living nodes. A worker gets all of its bundles, or waits
-    without holding any. Raises StoreError if they do not fit, because Ray would wait silently.
-    """
-    asked = execution.nodes
-    devices = execution.devices // asked
-    cpus = execution.threads * devices
-    node_cpus = [node.get("CPU", 0.0) for node in nodes]
-    gpus = [0.0 if execution.device == "cpu" else node.get("GPU", 0.0) for node in nodes]
-    if asked == 1 and cpus > max(node_cpus, default=0.0):
-        fewer = "threads" if devices == 1 else "threads or devices"
-        raise StoreError(
-            f"each of {workers} workers asks for {cpus} CPUs, but the largest node of this Ray "
-            f"cluster has {max(node_cpus, default=0.0):g}; use more workers with fewer "
-            f"{fewer} each."
-        )
-    if execution.devices == 1:
-        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": min(1.0, sum(gpus) / workers)}])
-    bundle = {"CPU": float(cpus), "GPU": float(devices) if any(gpus) else 0.0}
-    fit = [c >= bundle["CPU"] and g >= bundle["GPU"] for c, g in zip(node_cpus, gpus, strict=True)]
-    if sum(fit) < asked:
-        kinds = Counter(zip(gpus, node_cpus, strict=True))
-        available = ", ".join(
-            f"{f'{n} x ' if n > 1 else ''}{_amount(c, g if any(gpus) else None)}"
-            for (g, c), n in sorted(kinds.items())
-        )
-        each = "of one node" if asked == 1 else f"on each of {asked} nodes"
-        raise StoreError(
-            f"each of {workers} workers asks for {_amount(cpus, bundle['GPU'] or None)} "
-            f"{each}, but the nodes of this Ray cluster have {available}; use fewer devices"
-            f"{'' if asked == 1 else ', or other nodes'}."
-        )
-    return tune.PlacementGroupFactory([bundle] * asked, strategy="STRICT_SPREAD")
-
-
-def _amount(cpus: float, gpus: float | None) -> str:
-    return f"{cpus:g} CPUs" if gpus is None else f"{gpus:g} GPUs and {cpus:g} CPUs"
-
-
 def _run_experiment(
     queue: Queue,
-    resources: tune.PlacementGroupFactory,
+    resources: WorkerResources,
     workers: int,
     execution: Execution,
     session: Path,
 ) -> None:
     """Run one Tune experiment, which takes jobs from the queue up to its maximum number."""
     searcher = _QueueSearcher(queue, workers, execution)
+    shared, alone = (
+        tune.PlacementGroupFactory(bundles, strategy=resources.strategy)
+        for bundles in (resources.bundles, resources.with_whole_gpu)
+    )
     tuner = tune.Tuner(
-        tune.with_resources(_Worker, resources),
+        tune.with_resources(_Worker, lambda config: alone if config["job"].alone else shared),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
