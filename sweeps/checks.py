@@ -69,7 +69,7 @@ def prepare(
     checked: set[tuple[Any, ...]] = set()
     for run in runs:
         try:
-            if execution.devices > 1:
+            if execution.devices > 1 or run.precision == "tf32":
                 from scaling.devices import launch
 
                 launch.check(run, execution)

@@ -30,6 +30,12 @@ class SweepOptions:
     """Number of devices that train each run together: GPUs or, on a CPU, processes."""
     nodes: int = 1
     """Number of Ray nodes to spread the devices of a run over, evenly."""
+    micro_tokens: int | None = None
+    """Largest number of tokens of a run in one forward and backward pass of a device, for steps
+    that do not fit into memory. Default: halve a step each time that memory runs out."""
+    recompute: bool = False
+    """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
+    more time)."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2
