@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import fake_cuda
 import pytest
 import torch
+from small import call
 from torch.nn import functional as F
 
 from scaling.config import RunConfig, override
@@ -378,8 +382,8 @@ BRANCHES = {
     ("scaling/devices/launch.py", "check"): (
         "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
     ),
-    ("scaling/devices/launch.py", "together"): "benchmarks/gpu.py: one_rank",
-    ("scaling/devices/launch.py", "_join"): "benchmarks/gpu.py: one_rank",
+    ("scaling/devices/launch.py", "together"): "benchmarks/gpu.py: two_ranks",
+    ("scaling/devices/launch.py", "_join"): "benchmarks/gpu.py: two_ranks",
     ("scaling/models/attention.py", "attend"): (
         "test_attention_of_many_sequences_is_cut_into_launches_that_cuda_allows"
     ),
@@ -424,5 +428,56 @@ def test_every_branch_on_the_device_is_reached_or_has_a_check():
         for name in branches(path)
     }
     assert here == {*BRANCHES}
-    tests = [by for by in BRANCHES.values() if not by.startswith("benchmarks/gpu.py: ")]
-    assert [by for by in tests if by not in globals()] == []
+    benchmark = (ROOT / "benchmarks/gpu.py").read_text()
+    for by in BRANCHES.values():
+        name = by.removeprefix("benchmarks/gpu.py: ")
+        assert f"def check_{name}(" in benchmark if by != name else by in globals(), by
+
+
+# ------------------------------------------------------------------ the benchmark
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_on_a_cpu_and_writes_each_figure_as_it_comes(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--tiny", "--device", "cpu"]
+    answer = subprocess.run(
+        [*command, "--seconds", "240", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},  # scaling need not be installed
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    figures = json.loads(out.read_text())
+    failed = {name: c for name, c in figures["checks"].items() if c["status"] == "failed"}
+    assert failed == {} and figures["finished"]
+    assert figures["checks"]["resume"]["status"] == "ok"
+    assert figures["checks"]["packs"]["status"] == "ok"
+    assert call("doctor", "--gpu", out) == 0
+    assert "packs_3e3" in capsys.readouterr().out
+
+
+def test_the_doctor_reads_the_figures_of_a_gpu(tmp_path, capsys):
+    checks = {
+        "device": {"status": "ok", "name": "H200", "torch": "2.11"},
+        "losses": {"status": "ok", "largest_difference": 1.5e-4, "seconds": 9.0},
+        "resume": {"status": "failed", "error": "AssertionError: losses differ by 0.1"},
+        "two_ranks": {"status": "skipped", "why": "needs two GPUs"},
+        "mfu_eager": {"status": "ok", "mfu": 0.31},
+        "packs_1e6": {"status": "running", "eager_16": 11.2},
+    }
+    file = tmp_path / "gpu.json"
+    goals = {"gain": 10.0, "mfu": 0.4}
+    file.write_text(json.dumps({"checks": checks, "goals": goals, "device": "H200"}))
+    assert call("doctor", "--gpu", file) == 2
+    answer = capsys.readouterr()
+    assert "resume            failed: AssertionError: losses differ by 0.1" in answer.out
+    assert "two_ranks         skipped: needs two GPUs" in answer.out
+    assert "packs_1e6         interrupted: eager_16 11.2" in answer.out
+    assert "losses            ok: largest_difference 0.00015" in answer.out
+    assert "1 of 6 checks failed: resume" in answer.err
+    file.write_text("[1]")
+    assert call("doctor", "--gpu", file) == 2
+    assert "is not a file of benchmarks/gpu.py" in capsys.readouterr().err
+    assert call("doctor", "--gpu", tmp_path / "none.json") == 2
