@@ -73,7 +73,7 @@ class Reference(nn.Module):
                 nn.init.normal_(p, std=0.02)
 
     def forward(self, x, y):
-        h = self.tokens(x) + self.positions(torch.arange(x.shape[1]))
+        h = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
         for block in self.blocks:
             h = block(h)
         logits = self.head(self.norm(h))

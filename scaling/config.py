@@ -152,8 +152,9 @@ class RunConfig(Part):
     """B, tokens per step; a multiple of n_ctx."""
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the products. bfloat16 uses autocast: weights and optimiser stay in float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the products. tf32, for GPUs only, rounds the factors of float32 products to 10
+    bits. bfloat16 uses autocast. Weights and optimiser stay in float32."""
     tag: str = ""
     """A label for filtering; not part of the run's identity."""
 

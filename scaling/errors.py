@@ -24,7 +24,12 @@ class WeightsError(ConfigError):
     """The weights of a run are missing or cannot be used; the message says how to keep them."""
 
 
-_OUT_OF_MEMORY = re.compile("MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory")
+_OUT_OF_MEMORY = re.compile(
+    "MemoryError|OutOfMemory|DefaultCPUAllocator|running low on memory"
+    # CUDA and HIP: their allocators, a kernel's launch, their libraries, and NCCL's own buffers
+    "|(CUDA|HIP) (error: )?out of memory|[A-Z]_STATUS_ALLOC_FAILED|ErrorMemoryAllocation"
+    "|Cuda failure.*out of memory|Failed to (CUDA|Cuda) [a-z]*alloc"
+)
 
 _CALL_FAILED = re.compile(r"(aoti_torch_\w+)\(.* API call failed")
 """Compiled code does not say why a call failed; a call that worked before probably lacks memory."""
@@ -40,7 +45,10 @@ def one_line(error: BaseException) -> str:
     """Return the message of an error as one line."""
     if call := _CALL_FAILED.search(str(error)):
         return f"{call[1]} failed in compiled code, probably for lack of memory"
-    return str(error).partition("\n")[0] or f"{type(error).__name__}."
+    lines = str(error).strip().splitlines()
+    # NCCL names the cause in its last line
+    lines = [line for line in lines if _OUT_OF_MEMORY.search(line)] or lines
+    return lines[0] if lines else f"{type(error).__name__}."
 
 
 def nearest(name: str, options: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -37,8 +37,8 @@ class Execution(Part):
     """Seconds between checkpoints (if a folder is given)."""
     micro_tokens: int | None = None
     """Largest number of tokens of a run in one forward and backward pass of a device; larger steps
-    are split into equal parts. Default: one part, which a single device halves once if memory runs
-    out. The last digits of sums depend on it."""
+    are split into equal parts. Default: one part, which a single device halves whenever memory runs
+    out, down to single sequences. The last digits of sums depend on it."""
     recompute: bool = False
     """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
     more time)."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from scaling.errors import ConfigError
 
@@ -76,6 +77,15 @@ def read_text(path: str | Path) -> str:
     Raises OSError as :func:`open_regular` does, and EncodingError if the file is not UTF-8.
     """
     return decode(read_bytes(path)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_object(path: str | Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of any origin; None if it is missing or not an object."""
+    try:
+        values = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def locked(path: str | Path) -> bool:

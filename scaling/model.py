@@ -16,7 +16,7 @@ trains and sweeps it:
 
         def hidden(self, p, tokens_kbt):
             x_kbtd = self.embed(p, tokens_kbt)
-            count_t1 = torch.arange(1, x_kbtd.shape[2] + 1)[:, None]
+            count_t1 = torch.arange(1, x_kbtd.shape[2] + 1, device=x_kbtd.device)[:, None]
             return (x_kbtd.cumsum(2) / count_t1).flatten(1, 2) @ p["mix.weight"]
 
 `self.model` is the :class:`scaling.model_config.ModelConfig`: use the fields that make sense. A
@@ -52,7 +52,7 @@ from scaling.errors import ConfigError
 from scaling.files import code_file
 from scaling.model_config import FAMILIES, ModelConfig
 from scaling.models.cache import KeyValueCache
-from scaling.models.output_loss import FUSED_LOGITS, FusedLoss, OutputLoss, output_loss
+from scaling.models.output_loss import FusedLoss, OutputLoss, most_fused, output_loss
 
 _KINDS = ("matrix", "embedding", "head", "vector")
 """Kinds of tensors, in the order in which they lie in a row."""
@@ -269,9 +269,9 @@ class Model:
         loss_kn, *_ = output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
-    def fuses_loss(self, tokens: int) -> bool:
+    def fuses_loss(self, tokens: int, device: torch.device) -> bool:
         """Return whether compiled code keeps all logits of this many tokens of a model at once."""
-        return tokens * self.vocab_size <= FUSED_LOGITS
+        return tokens * self.vocab_size <= most_fused(device)
 
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
@@ -284,7 +284,7 @@ class Model:
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
         target_kn = targets.reshape(len(x_knd), -1)
-        if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1]):
+        if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1], x_knd.device):
             # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)

@@ -1,16 +1,14 @@
 """The runs in a results folder that its tables do not hold yet: results not merged, runs under way.
 
 A sweep keeps each run in runs/<run_id>/: config.json from its start, its report with its curve so
-far while it trains (scaling.run_progress), and result.json once it has ended. Needs neither torch nor sweeps; the
-folder may come from an untrusted source, so damaged files are skipped and counted.
+far while it trains (scaling.run_progress), and result.json once it has ended. Needs neither torch
+nor sweeps; the folder may come from an untrusted source, so damaged files are skipped and counted.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +17,6 @@ from typing import Any
 from scaling import files, run_progress
 from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError
-
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,7 @@ def read(folder: str | Path, merged: Collection[str] = ()) -> RunFolders:
     except OSError:
         return found
     for run_id in sorted(names):
-        if run_id not in merged and _RUN_ID.fullmatch(run_id):
+        if run_id not in merged and run_progress.RUN_ID.fullmatch(run_id):
             _add(found, runs / run_id, run_id)
     reports = run_progress.read(runs, found.open)
     for run_id, run in found.open.items():
@@ -71,7 +67,7 @@ def configs(folder: str | Path) -> dict[str, RunConfig]:
     """Return {run_id: config} of the runs that have begun and whose folders are still there."""
     found = {}
     for path in sorted((Path(folder) / "runs").glob("*/config.json")):
-        values = _object(path)
+        values = files.read_object(path)
         if values is not None and (config := _config(values)) is not None:
             found[path.parent.name] = config
     return found
@@ -80,7 +76,7 @@ def configs(folder: str | Path) -> dict[str, RunConfig]:
 def _add(found: RunFolders, folder: Path, run_id: str) -> None:
     path = folder / "result.json"
     if path.exists():
-        values = _object(path)
+        values = files.read_object(path)
         row, curve = (values or {}).get("row"), (values or {}).get("curve")
         if isinstance(row, dict) and isinstance(curve, list) and row.get("run_id") == run_id:
             found.ended.append((row, [point for point in curve if isinstance(point, dict)]))
@@ -90,7 +86,7 @@ def _add(found: RunFolders, folder: Path, run_id: str) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
-    config = _config(_object(path) or {})
+    config = _config(files.read_object(path) or {})
     if config is None or config.run_id != run_id:
         found.damaged.append(f"{run_id}/{path.name}")
         return
@@ -104,15 +100,6 @@ def _with_report(run: OpenRun, report: Mapping[str, Any]) -> OpenRun:
         curve=_curve(report.get("curve"), run.config.S),
         tokens_per_second=_number(report.get("tokens_per_second")) or None,
     )
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None if it is missing or cannot be read."""
-    try:
-        values = json.loads(files.read_bytes(path))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def _config(values: Mapping[str, Any]) -> RunConfig | None:

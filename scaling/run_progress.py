@@ -7,7 +7,6 @@ torch. The folder may come from an untrusted source, so damaged files count as m
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +19,8 @@ PROGRESS, PACK = "progress.json", "pack.json"
 _POINTER = "pack"
 """Key of the run whose folder holds the reports of the pack."""
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of folders that can be runs."""
 
 
 def pointer(leader: str, last: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,15 +40,15 @@ def read(runs: Path, run_ids: Iterable[str], *, one_job: bool = False) -> dict[s
     Each pack is read once. With `one_job`, the runs are those that a job trains now; then the file
     of a pack is enough.
     """
-    wanted = [run_id for run_id in run_ids if _RUN_ID.fullmatch(run_id)]
+    wanted = [run_id for run_id in run_ids if RUN_ID.fullmatch(run_id)]
     found: dict[str, dict[str, Any]] = {}
     packs: dict[str, dict[str, dict[str, Any]]] = {}
     for run_id in wanted:
-        own = None if run_id in found else _object(runs / run_id / PROGRESS)
+        own = None if run_id in found else files.read_object(runs / run_id / PROGRESS)
         if own is None:
             continue
         leader = own.pop(_POINTER, None)
-        if isinstance(leader, str) and _RUN_ID.fullmatch(leader):
+        if isinstance(leader, str) and RUN_ID.fullmatch(leader):
             if leader not in packs:
                 packs[leader] = _reports(runs / leader / PACK)
             own = packs[leader].get(run_id, own)
@@ -60,14 +60,6 @@ def read(runs: Path, run_ids: Iterable[str], *, one_job: bool = False) -> dict[s
 
 
 def _reports(path: Path) -> dict[str, dict[str, Any]]:
-    reports = (_object(path) or {}).get("runs")
+    reports = (files.read_object(path) or {}).get("runs")
     reports = reports if isinstance(reports, dict) else {}
     return {run_id: report for run_id, report in reports.items() if isinstance(report, dict)}
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(files.read_bytes(path))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None

@@ -74,7 +74,7 @@ def prepare(
                     f"micro_tokens={execution.micro_tokens} is less than one context of "
                     f"model.n_ctx={run.model.n_ctx}; use a multiple of that."
                 )
-            if execution.devices > 1:
+            if execution.devices > 1 or run.precision == "tf32":
                 from scaling.devices import launch
 
                 launch.check(run, execution)

@@ -198,6 +198,8 @@ def requested_runs(folder: str | Path) -> tuple[dict[str, RunConfig], tuple[str,
     spec = _recorded_spec(store)
     runs = {} if spec is None else dict(_growth(store, spec, store.rows()).runs)
     return runs, tuple(store.messages)
+
+
 def _done_parts(
     store: Store,
     left: Mapping[str, RunConfig],

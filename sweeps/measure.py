@@ -42,7 +42,7 @@ _MEASURE_SECONDS = 0.15
 
 _PACK_SIZES = (1, 2, 4, 8, 16, 32)
 
-OTHER_PRECISION = {"float32": "bfloat16", "bfloat16": "float32"}
+OTHER_PRECISION = {"float32": "bfloat16", "tf32": "bfloat16", "bfloat16": "float32"}
 
 _LOOP = 3
 """Version of the training loop's speed. Raise it when the loop becomes faster or slower, so that

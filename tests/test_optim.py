@@ -13,7 +13,7 @@ from scaling.config import ModelConfig, OptimConfig, from_dict, override
 from scaling.errors import ConfigError
 from scaling.models.decoder import Decoder
 from scaling.training import optim
-from scaling.training.optim import CompiledAdamW, Optimizer
+from scaling.training.optim import Optimizer, StackedAdamW
 from scaling.training.schedule import peaks, schedule, warmup_steps
 
 schedules = st.sampled_from(["cosine", "linear", "constant", "wsd"])
@@ -281,7 +281,7 @@ def test_the_compiled_kernel_is_adamw(monkeypatch):
         OptimConfig(decay="embeddings", weight_decay=0.3),
     ]
     a_kp, b_kp = (model.init([1, 2, 3]).requires_grad_() for _ in range(2))
-    a, b = Optimizer(a_kp, model, configs), CompiledAdamW(b_kp, model, configs)
+    a, b = Optimizer(a_kp, model, configs), StackedAdamW(b_kp, model, configs)
     assert b.row(0) == {} == a.row(0)
     lr = [(0.01, 0.02), (0.03, 0.01), (0.002, 0.005)]
     generator = torch.Generator().manual_seed(0)
@@ -292,7 +292,7 @@ def test_the_compiled_kernel_is_adamw(monkeypatch):
     torch.testing.assert_close(a_kp, b_kp, atol=1e-6, rtol=1e-5)
     # Either can resume from the state of the other.
     c_kp = a_kp.detach().clone().requires_grad_()
-    c = CompiledAdamW(c_kp, model, configs)
+    c = StackedAdamW(c_kp, model, configs)
     for k in range(3):
         assert a.row(k).keys() == b.row(k).keys()
         c.load_row(k, a.row(k))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from scaling.cli.output import show
 from scaling.errors import ConfigError
 from scaling.extras import EXTRAS, pip_install
 
 
-def doctor() -> None:
+def doctor(gpu: Path | None = None) -> None:
     """Show versions and locations of the installed packages, and this machine's CPUs.
 
     Example: scaling doctor
+
+    Args:
+        gpu: Show what this file of benchmarks/gpu.py says of a GPU instead.
     """
+    if gpu is not None:
+        _gpu(gpu)
+        return
     import importlib.metadata
     import importlib.util
     import platform
@@ -40,6 +48,36 @@ def doctor() -> None:
         raise ConfigError(
             "another package shadows one of ours; rename that file, or use a separate environment."
         )
+
+
+def _gpu(file: Path) -> None:
+    """Show the results of benchmarks/gpu.py. Raises ConfigError if a check has failed."""
+    try:
+        values = json.loads(file.read_bytes())
+        checks: dict[str, dict[str, Any]] = values["checks"]
+        show(f"{values['device']}, goals: " + _listed(values["goals"]))
+        for name, found in checks.items():
+            show(f"{name:<17} {_result(dict(found))}")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(
+            f"{file} is not a file of benchmarks/gpu.py; `python benchmarks/gpu.py --out {file}` "
+            "writes one."
+        ) from None
+    if failed := [name for name, found in checks.items() if found["status"] == "failed"]:
+        raise ConfigError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}.")
+
+
+def _result(found: dict[str, Any]) -> str:
+    status = found.pop("status")
+    if (why := found.pop("error", found.pop("why", None))) is not None:
+        return f"{status}: {why}"
+    listed = _listed(found)
+    return ("interrupted" if status == "running" else status) + (f": {listed}" if listed else "")
+
+
+def _listed(figures: dict[str, Any]) -> str:
+    numbers = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in figures.items()}
+    return ", ".join(f"{key} {x}" for key, x in numbers.items())
 
 
 def version() -> str:

@@ -1,11 +1,13 @@
-"""The torch device of an execution, and its precision."""
+"""The torch device of an execution: its precision, copies to it, and waiting for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scaling.errors import ConfigError
 
@@ -43,3 +45,44 @@ def precision(device: torch.device, bfloat16: bool) -> AbstractContextManager[An
     torch caches no compiled graph that contains an autocast, not even a disabled one.
     """
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def choose_products(device: torch.device, precision: str) -> None:
+    """Let this process multiply float32 matrices on a GPU in TF32 if `precision` is 'tf32', and in
+    full otherwise.
+
+    Raises ConfigError for 'tf32' on a device that has no such products. The choice includes cuDNN,
+    which would use TF32 by default.
+    """
+    check_precision(device, precision)
+    tf32 = precision == "tf32"
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raise ConfigError for a precision that a device does not have."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            f"precision='tf32' needs a CUDA GPU, and this run would train on {device}; use "
+            "precision='float32', or a GPU."
+        )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the work queued on a GPU, so that the clock counts it; elsewhere do nothing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rows(x_kp: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Return a copy of the chosen rows, without waiting for the work queued on the device."""
+    return x_kp.index_select(0, send(torch.tensor(chosen), x_kp.device))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to `device`, without waiting for the work queued there."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

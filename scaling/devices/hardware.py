@@ -11,25 +11,49 @@ from pathlib import Path
 
 import torch
 
+from scaling.devices.device import synchronize
+from scaling.errors import out_of_memory
 
-@functools.cache
+
 def peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """Measure the FLOP/s of large matrix products, the reference for model FLOP utilisation.
 
     This is the best of five products, measured once per process in 0.1 s. `threads` is torch's
     number of threads and serves only as part of the cache key. On a shared or throttled machine the
-    value holds for that moment.
+    value holds for that moment. On a GPU the measurement of the peak memory starts anew, so that it
+    does not include these matrices: read :func:`peak_memory` before.
     """
+    return _peak_flops(device, dtype, threads, torch.get_float32_matmul_precision())
+
+
+@functools.cache
+def _peak_flops(device: torch.device, dtype: torch.dtype, threads: int, products: str) -> float:
     n = 8192 if device.type == "cuda" else 768
-    a = torch.ones(n, n, device=device, dtype=dtype)
+    while True:
+        try:
+            best = _product_seconds(n, device, dtype)
+            break
+        except RuntimeError as error:  # a model may leave little memory on a GPU
+            if n == 1024 or not out_of_memory(error):
+                raise
+        n //= 2
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return 2 * n**3 / best
+
+
+def _product_seconds(n: int, device: torch.device, dtype: torch.dtype) -> float:
+    # A GPU multiplies ones faster than numbers whose bits differ, since it needs less power.
+    a = torch.arange(n * n, device=device, dtype=torch.float32).sin_().view(n, n).to(dtype)
     best = float("inf")
     for _ in range(5):
+        synchronize(device)
         start = time.perf_counter()
         torch.mm(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
+    return best
 
 
 def keep_memory() -> None:
@@ -49,6 +73,7 @@ def keep_memory() -> None:
 def reset_peak_memory(device: torch.device) -> None:
     """Return kept memory to the system and restart the measurement of the peak, where possible."""
     if device.type == "cuda":
+        torch.cuda.init()  # the statistics of a device do not exist before
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc

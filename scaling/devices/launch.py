@@ -32,6 +32,7 @@ import torch.distributed as dist
 
 from scaling import interpreter
 from scaling.config import RunConfig
+from scaling.devices.device import check_precision
 from scaling.devices.ranks import ALONE, Lost, Ranks, exchange
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -54,6 +55,8 @@ _TCPStore = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
 def check(run: RunConfig, execution: Execution) -> None:
     """Raise ConfigError if a run cannot be trained on the devices of `execution`."""
     n, n_ctx = execution.devices, run.model.n_ctx
+    if execution.device == "cpu":
+        check_precision(torch.device("cpu"), run.precision)
     if n == 1:
         return
     if (sequences := run.batch_tokens // n_ctx) % n:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from scaling.errors import out_of_memory
 from scaling.norm import norm
 
 # torch 2.13 deprecates the names on the right.
@@ -23,10 +24,12 @@ class Lost(Exception):
 
 @contextlib.contextmanager
 def exchange() -> Iterator[None]:
-    """Turn the failure of a collective in the block into Lost."""
+    """Turn the failure of a collective in the block into Lost, unless memory ran out."""
     try:
         yield
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         raise Lost(str(error).strip().splitlines()[0]) from error
 
 

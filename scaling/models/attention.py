@@ -17,6 +17,9 @@ blocks would make the matrix products too small."""
 _LONGEST = 512
 """Longest context for the blocked kernel. At 1024 it gains nothing, and the tensors that it keeps
 for the backward pass, [T, T] per head, would dominate a layer's activations."""
+_MOST_SEQUENCES = 2**15
+"""Sequences of all models in one call of a GPU's kernel. Some versions of torch launch one block
+per sequence along an axis of CUDA's grid that ends at 65535."""
 
 
 def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
@@ -24,14 +27,26 @@ def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: floa
 
     Queries, keys and values are [B, H, T, C], with equal numbers of heads.
     """
-    t = query_bhtc.shape[2]
-    if torch.compiler.is_compiling() and query_bhtc.device.type == "cpu" and t <= _LONGEST:
+    t, on_cpu = query_bhtc.shape[2], query_bhtc.device.type == "cpu"
+    if torch.compiler.is_compiling() and on_cpu and t <= _LONGEST:
         inputs = (x.flatten(0, 1) for x in (query_bhtc, key_bhtc, value_bhtc))
         y, *_ = BlockedAttention.apply(*inputs, scale, min(_BLOCKS, t))
         return y.view(query_bhtc.shape)
+    if not on_cpu and len(query_bhtc) > _MOST_SEQUENCES:
+        return in_parts(query_bhtc, key_bhtc, value_bhtc, scale)
+    return _torchs(query_bhtc, key_bhtc, value_bhtc, scale)
+
+
+def _torchs(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(
         query_bhtc, key_bhtc, value_bhtc, is_causal=True, scale=scale
     )
+
+
+def in_parts(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
+    """Return what :func:`attend` does, for more sequences than a GPU's kernel takes at once."""
+    each = (x.split(_MOST_SEQUENCES) for x in (query_bhtc, key_bhtc, value_bhtc))
+    return torch.cat([_torchs(*part, scale) for part in zip(*each, strict=True)])
 
 
 def rotations(positions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from scaling.models.attention import attend, rotations
 from scaling.models.cache import KeyValueCache
 
 _LARGE = 2**16
-"""Elements of one model's norm above which fused gains outweigh K calls."""
+"""Elements of one model's norm above which fused gains outweigh K calls, on a CPU. On a GPU, the
+launches of K kernels take longer than any of them."""
 
 
 @family
@@ -156,6 +157,7 @@ class Decoder(Model):
             and not torch.compiler.is_compiling()  # the compiler fuses gains itself
             and len(weight_kd) == len(x_knd)
             and x_knd[0].numel() >= _LARGE
+            and (len(x_knd) == 1 or x_knd.device.type == "cpu")
         ):
             # One model at a time, with fused gains. The choice depends on the size of one model, so
             # that a pack changes no digit.

@@ -12,8 +12,16 @@ _CHUNK_LOGITS_ELSEWHERE = 1 << 27
 """Logits per chunk of the output layer: on a CPU as many as a core's L2 cache holds, else 512
 MB."""
 
-FUSED_LOGITS = 1 << 22
-"""Most logits of one model that compiled code keeps at once; more are cut into chunks."""
+_FUSED_LOGITS = {"cpu": 1 << 22}
+_FUSED_LOGITS_ELSEWHERE = 1 << 29
+"""Logits of one model that compiled code keeps at once: on a CPU as many as are faster than chunks,
+else 2 GB in float32."""
+
+
+def most_fused(device: torch.device) -> int:
+    """Return the most logits of one model that compiled code keeps at once; more are cut into
+    chunks."""
+    return _FUSED_LOGITS.get(device.type, _FUSED_LOGITS_ELSEWHERE)
 
 
 def output_loss(

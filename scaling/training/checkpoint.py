@@ -43,12 +43,11 @@ class Checkpoints:
         corpus_hash: str,
         P: int,
         *,
-        device: torch.device,
         ranks: Ranks,
         sharding: Sharding | None,
     ) -> None:
         self.corpus_hash, self.P = corpus_hash, P
-        self.device, self.ranks, self.sharding = device, ranks, sharding
+        self.ranks, self.sharding = ranks, sharding
 
     def save(self, members: Sequence[Member], state: State) -> None:
         """Write the members of a trajectory and their state to one file, linked into each
@@ -60,6 +59,7 @@ class Checkpoints:
             state = self.sharding.whole_state(state, members[0].run.optim)
         if self.ranks.rank > 0:
             return
+        state = state.on_cpu()  # of a view, torch would save the whole storage
         saved_members = {
             member.run.run_id: {"config": canonical(member.run)}
             | {name: getattr(member, name) for name in Member.SAVED}
@@ -115,9 +115,9 @@ class Checkpoints:
             return None
         try:
             # A sharded model may not fit on one device: map the file, and read only the shard.
+            # A row that waits for a slot takes no memory of a GPU.
             sharded = self.ranks.sharded
-            device = "cpu" if sharded else self.device
-            saved = read(path, device=device, mmap=sharded, checksums=self.ranks.rank == 0)
+            saved = read(path, device="cpu", mmap=sharded, checksums=self.ranks.rank == 0)
             members, corpus_hash = saved["members"], saved["corpus_hash"]
             if (own := members.get(member.run.run_id)) is not None:
                 check_member(own, Member.SAVED, member.run.S)

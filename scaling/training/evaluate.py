@@ -20,6 +20,9 @@ from scaling.model import Model
 _CHUNK_TOKENS = 16_384
 """Tokens per forward pass, which bounds the memory of the activations."""
 
+_CHUNK_ELEMENTS = 1 << 26
+"""On a GPU, elements of the widest activation of all models in a forward pass."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -50,32 +53,43 @@ def evaluate(
     """
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
-    found = []
-    # One model at a time: one chunk already fills the cache.
-    for flat_1p in flat_kp.split(1):
-        loss_bt = torch.zeros_like(bytes_bt)
+    models = 1  # on a CPU, a chunk of one model already fills the cache
+    if flat_kp.device.type != "cpu" and not ranks.sharded:
+        models = len(flat_kp)
+        tokens = _CHUNK_ELEMENTS // max(model.model.ff_width, model.model.d_model) // models
+        chunk = max(1, tokens // windows_bt.shape[1])
+    measured = []
+    for flat_mp in flat_kp.split(models):
+        loss_mbt = bytes_bt.new_zeros(len(flat_mp), *bytes_bt.shape)
         share = ranks.share(len(windows_bt))
-        chunks = list(zip(windows_bt[share].split(chunk), loss_bt[share].split(chunk), strict=True))
+        own_bt, own_loss_mbt = windows_bt[share], loss_mbt[:, share]
+        chunks = list(zip(own_bt.split(chunk), own_loss_mbt.split(chunk, dim=1), strict=True))
         if ranks.sharded:  # all ranks gather parameters together, so each needs the same chunks
             longest_share = -(-len(windows_bt) // ranks.size)
-            spare = windows_bt[:1], torch.empty_like(loss_bt[:1])
+            spare = windows_bt[:1], torch.empty_like(loss_mbt[:, :1])
             chunks += [spare] * (-(-longest_share // chunk) - len(chunks))
-        for chunk_bt, chunk_loss_bt in chunks:
+        for chunk_bt, chunk_loss_mbt in chunks:
             if len(chunk_bt):
-                chunk_loss_bt.copy_(model.losses(flat_1p, chunk_bt[None])[0])
-        ranks.add(loss_bt)
-        context_b = loss_bt.mean(1)
-        n = len(context_b)
-        nats = (loss_bt * (bytes_bt > 0)).sum()
-        found.append(
-            HeldOut(
-                L=context_b.mean().item(),
-                L_stderr=(context_b.std() / math.sqrt(n)).item() if n > 1 else math.nan,
-                bits_per_byte=(nats / (math.log(2) * bytes_bt.sum())).item(),
-                L_position=loss_bt.mean(0).tolist(),
-            )
-        )
-    return found
+                windows_mbt = chunk_bt.expand(len(flat_mp), -1, -1)
+                chunk_loss_mbt.copy_(model.losses(flat_mp, windows_mbt))
+        measured.append(summary(ranks.add(loss_mbt), bytes_bt))
+    rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
+    return [HeldOut(*row[:3], L_position=row[3:]) for row in rows]
+
+
+def summary(loss_kbt: Tensor, bytes_bt: Tensor) -> Tensor:
+    """Return [K, 3 + T]: L, its standard error, bits per byte, and L at each position."""
+    k, n = loss_kbt.shape[:2]
+    context_kb = loss_kbt.mean(2)
+    if n == 1:
+        stderr_k = torch.full_like(context_kb[:, 0], math.nan)
+    else:  # torch sums a whole vector in another order than each of several rows
+        std_k = context_kb.std(1) if k > 1 else context_kb.std()[None]
+        stderr_k = std_k / math.sqrt(n)
+    nats_k = (loss_kbt * (bytes_bt > 0)).sum((1, 2))
+    bits_k = nats_k / (math.log(2) * bytes_bt.sum())
+    means = torch.stack([context_kb.mean(1), stderr_k, bits_k], dim=1)
+    return torch.cat([means, loss_kbt.mean(1)], dim=1)
 
 
 class Evaluator:

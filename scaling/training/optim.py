@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scaling.config import OptimConfig
 from scaling.devices.compilation import compiled
+from scaling.devices.device import send
 from scaling.errors import ConfigError
 from scaling.model import Model
 from scaling.norm import norm
@@ -76,7 +77,7 @@ class Optimizer:
         norm_k = self.norm(grad_kp)
         scale_k = (self.clip_k / (norm_k + 1e-6)).clamp_(max=1.0)
         # On a GPU the check would cost more than the multiplication.
-        if scale_k.is_cuda or bool((scale_k < 1).any()):
+        if scale_k.device.type != "cpu" or bool((scale_k < 1).any()):
             grad_kp.mul_(scale_k[:, None])
         rows = zip(self.groups, self.pieces, grad_kp, lr, strict=True)
         for row_groups, row_pieces, grad_p, (matrices, other) in rows:
@@ -116,13 +117,22 @@ class Optimizer:
         return [owner[id(group)].state[group["params"][0]] for group in self.groups[k]]
 
 
-class CompiledAdamW:
-    """:class:`Optimizer` for packs that use AdamW throughout, as one compiled kernel over all rows.
+class StackedAdamW:
+    """:class:`Optimizer` for packs that use AdamW throughout: :func:`adamw` over all rows at once.
 
-    Its updates match up to the last digits; its checkpoints are interchangeable.
+    Compiled, it is one kernel; otherwise, a number of kernels that does not depend on K. Its
+    updates match up to the last digits; its checkpoints are interchangeable.
     """
 
-    def __init__(self, flat_kp: Tensor, model: Model, configs: Sequence[OptimConfig]) -> None:
+    def __init__(
+        self,
+        flat_kp: Tensor,
+        model: Model,
+        configs: Sequence[OptimConfig],
+        *,
+        compiled: bool = True,
+    ) -> None:
+        self.compiled = compiled
         self.flat_kp = flat_kp
         self.m_kp = torch.zeros_like(flat_kp.detach())
         self.v_kp = torch.zeros_like(flat_kp.detach())
@@ -147,11 +157,13 @@ class CompiledAdamW:
 
     def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
         """Update as :meth:`Optimizer.step` does, without changing `grad_kp`."""
+        if not self.compiled:
+            return self.apply(partial(adamw, grad_kp), lr)
         torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
         return self.apply(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
 
     def apply(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
-        """Call `update`, compiled code that ends in :func:`adamw`, and return what it returns.
+        """Call `update`, a function that ends in :func:`adamw`, and return what it returns.
 
         `update` receives all arguments of :func:`adamw` after the gradient, the parameters first.
         """
@@ -160,11 +172,12 @@ class CompiledAdamW:
             (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
             for rates, (beta1, beta2), t in zip(lr, self.betas, t_after, strict=True)
         ]
-        moving_k4 = torch.tensor(moving).to(self.m_kp.device, non_blocking=True)
+        moving_k4 = send(torch.tensor(moving), self.m_kp.device)
         flat_kp = self.flat_kp.detach()
         rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
-        for tensor in rows:  # one graph for packs of every size
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        if self.compiled:
+            for tensor in rows:  # one graph for packs of every size
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         result = update(*rows, self.matrices)
         self.t = t_after
         return result
@@ -178,7 +191,7 @@ class CompiledAdamW:
             f"{number}.{name}": value
             for number, piece in enumerate(self.pieces[k])
             for name, value in (
-                ("step", torch.tensor(float(self.t[k]), device=self.m_kp.device)),
+                ("step", torch.tensor(float(self.t[k]))),
                 ("exp_avg", piece.view(self.m_kp[k])),
                 ("exp_avg_sq", piece.view(self.v_kp[k])),
             )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from scaling.config import OptimConfig
+from scaling.devices.device import send
 from scaling.model import Model
 from scaling.training.fsdp import ShardedAdamW, Sharding
 from scaling.training.noise import NoiseScale
-from scaling.training.optim import CompiledAdamW, Optimizer
+from scaling.training.optim import Optimizer, StackedAdamW
 from scaling.training.state import State
 
 
@@ -31,11 +32,13 @@ class Stack:
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
         """Parameters [K, P]; with sharding, this rank's shard of each row."""
         device = self.flat_kp.device
-        self.optimizer: Optimizer | CompiledAdamW
+        self.optimizer: Optimizer | StackedAdamW
+        # Torch's fused kernels take a call per row, which would dominate a pack's step on a GPU.
+        stacked = compiled or (device.type == "cuda" and len(states) > 1)
         if sharding is not None:
             self.optimizer = ShardedAdamW(self.flat_kp, sharding, configs)
-        elif compiled and all(config.optimizer == "adamw" for config in configs):
-            self.optimizer = CompiledAdamW(self.flat_kp, model, configs)
+        elif stacked and all(config.optimizer == "adamw" for config in configs):
+            self.optimizer = StackedAdamW(self.flat_kp, model, configs, compiled=compiled)
         else:
             self.optimizer = Optimizer(self.flat_kp, model, configs)
         for k, state in enumerate(states):
@@ -66,7 +69,8 @@ class Stack:
             return
         # The mean adapts quickly at first: its decay is at most (1 + t) / (10 + t).
         weights = [1 - min(d, (1 + t) / (10 + t)) for d, t in zip(self.ema, steps, strict=True)]
-        self.mean_kp.lerp_(self.flat_kp.detach(), self.flat_kp.new_tensor(weights)[:, None])
+        weight_k = send(torch.tensor(weights, dtype=self.mean_kp.dtype), self.mean_kp.device)
+        self.mean_kp.lerp_(self.flat_kp.detach(), weight_k[:, None])
 
     def state(self, k: int) -> State:
         """Return the state of row k; its tensors are views."""

@@ -25,11 +25,12 @@ class State:
     mean_p: Tensor | None = None
     """Running mean of the parameters; None if there is none."""
 
-    def clone(self) -> State:
-        return State(**{name: _cloned(value) for name, value in vars(self).items()})
+    def on_cpu(self) -> State:
+        """Return a copy on the CPU, which takes no memory of a GPU."""
+        return State(**{name: _on_cpu(value) for name, value in vars(self).items()})
 
 
-def _cloned(value: Any) -> Any:
+def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _cloned(item) for key, item in value.items()}
-    return value.clone() if isinstance(value, Tensor) else value
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return value.to("cpu", copy=True) if isinstance(value, Tensor) else value

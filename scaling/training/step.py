@@ -18,10 +18,11 @@ from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
 from scaling.model import Model
 from scaling.models.decoder import Decoder
+from scaling.models.output_loss import most_fused
 from scaling.training import optim
 from scaling.training.fsdp import Sharding
 from scaling.training.noise import StepNoise
-from scaling.training.optim import CompiledAdamW
+from scaling.training.optim import StackedAdamW
 from scaling.training.stack import Stack
 
 Rates = list[tuple[float, float]]
@@ -43,9 +44,13 @@ class TrainingStep:
     ) -> None:
         self.model, self.device, self.ranks = model, device, ranks
         self.bfloat16 = run.precision == "bfloat16"
-        self.micro_batches = micro_batches(run, execution.micro_tokens, ranks)
+        micro_tokens = execution.micro_tokens
+        if micro_tokens is None and execution.compile and device.type != "cpu":
+            # Compiled code has a copy of the output layer for every chunk of the logits.
+            micro_tokens = max(run.model.n_ctx, most_fused(device) // model.vocab_size)
+        self.micro_batches = micro_batches(run, micro_tokens, ranks)
         self.may_split = execution.micro_tokens is None and ranks.size == 1
-        """Whether the micro-batches may still be halved once when memory runs out."""
+        """Whether the micro-batches may be halved when memory runs out."""
         self.mean_loss = (sharding or model).mean_loss
         self.compiled = execution.compile
         self.one_graph: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -64,7 +69,7 @@ class TrainingStep:
         elif isinstance(model, Decoder):  # one graph of all blocks would keep what was gathered
             model.block = compiled(model.block, device)
         alone = self.ranks.size == 1 and not model.recompute
-        if alone and model.fuses_loss(run.batch_tokens):
+        if alone and model.fuses_loss(run.batch_tokens, device):
             step = step_function(model, self.bfloat16)
             self.one_graph = compiled(step, device, fullgraph=True)
 
@@ -74,7 +79,7 @@ class TrainingStep:
         """Train each row on this rank's windows [K, b, T + 1] of a step; `weight` is their fraction
         of the step's windows. Returns losses and gradient norms [K]."""
         whole = self.one_graph if self.micro_batches == 1 and stack.noise is None else None
-        if whole is not None and isinstance(stack.optimizer, CompiledAdamW):
+        if whole is not None and isinstance(stack.optimizer, StackedAdamW):
             from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
             torch._dynamo.maybe_mark_dynamic(windows_kbt, 0)
@@ -153,21 +158,22 @@ class TrainingStep:
         return loss_k.detach(), list(grads)
 
     def _split_further(self, windows_kbt: Tensor, lack: str) -> None:
-        """Double the micro-batches from this step on, when memory runs out for the first time.
+        """Double the micro-batches from this step on, because memory has run out.
 
-        Raises MemoryError the second time. Call this outside the `except` block: the exception
-        keeps the step's tensors alive.
+        Raises MemoryError if they have one sequence each, or if the user has fixed their size. Call
+        this outside the `except` block: the exception keeps the step's tensors alive.
         """
         (K, sequences), n_ctx = windows_kbt.shape[:2], self.model.model.n_ctx
-        tokens = sequences // self.micro_batches * n_ctx
-        if not self.may_split or self.micro_batches == sequences:
+        micro = smallest_divisor(sequences, min(self.micro_batches, sequences))
+        tokens = sequences // micro * n_ctx
+        if not self.may_split or micro == sequences:
+            smaller = f"execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
             raise MemoryError(
                 f"a step of {tokens} tokens for each of {K} runs does not fit into memory: {lack} "
-                f"Use execution.micro_tokens={max(1, tokens // n_ctx // 2) * n_ctx} or less, or "
-                "execution.recompute."
+                f"Use {'' if micro == sequences else smaller}execution.recompute"
+                f"{', or train fewer runs at a time' if K > 1 else ''}."
             )
-        self.may_split = False
-        self.micro_batches = smallest_divisor(sequences, 2 * self.micro_batches)
+        self.micro_batches = smallest_divisor(sequences, min(2 * micro, sequences))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(

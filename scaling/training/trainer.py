@@ -16,7 +16,7 @@ from torch import Tensor
 from scaling import weights
 from scaling.config import RunConfig
 from scaling.data import corpus
-from scaling.devices.device import device_of
+from scaling.devices.device import choose_products, device_of, rows, send, synchronize
 from scaling.devices.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.execution import Execution
@@ -57,8 +57,10 @@ class Trainer:
         growing = any(run.optim.batch_warmup_tokens is not None for run in runs)
         self.slots = 1 if growing else slots or len(runs)
         self.device = device_of(execution.device, execution.devices // execution.nodes, ranks.local)
+        choose_products(self.device, shared.precision)
         keep_memory()
         reset_peak_memory(self.device)
+        self._peak_memory = 0
         self.bfloat16 = shared.precision == "bfloat16"
         self.measure_noise = shared.eval.noise_parts is not None
         self.files = corpus.prepare(shared.data)
@@ -98,7 +100,6 @@ class Trainer:
         self.checkpoints = Checkpoints(
             self.files.hash,
             self.model.P,
-            device=self.device,
             ranks=ranks,
             sharding=self.sharding,
         )
@@ -116,7 +117,7 @@ class Trainer:
                 if member.step >= member.branch_step:
                     member.shared_steps = member.step
                     trajectory.members.remove(member)
-                    branches.append(Trajectory([member], self.stack.state(k).clone()))
+                    branches.append(Trajectory([member], self.stack.state(k).on_cpu()))
             if trajectory.members:
                 stay.append(k)
         self.waiting[:0] = branches  # these first, since their state is only in memory
@@ -200,13 +201,12 @@ class Trainer:
             leaders = [trajectory.leader for trajectory in self.trajectories]
             sequences = leaders[0].next_sequences
             share = self.ranks.share(sequences)
-            windows_kbt = torch.from_numpy(np.stack([m.next_windows(share) for m in leaders]))
-            if self.device.type == "cuda":
-                windows_kbt = windows_kbt.pin_memory().to(self.device, non_blocking=True)
+            windows = np.stack([member.next_windows(share) for member in leaders])
+            windows_kbt = send(torch.from_numpy(windows), self.device)
             rates = [member.next_rates() for member in leaders]
             measured = [k for k, t in enumerate(self.trajectories) if t.update_is_measured]
             matrices_kp = self.stack.flat_kp.detach()[:, : self.layout.ends["matrix"]]
-            before = matrices_kp[measured] if measured else None  # a copy
+            before = rows(matrices_kp, measured) if measured else None
             loss_k, norm_k = self.training_step.update(
                 self.stack, windows_kbt, windows_kbt.shape[1] / sequences, rates
             )
@@ -214,7 +214,7 @@ class Trainer:
             self.stack.loss_sum_k += loss_k
             self.updates = {}
             if before is not None:
-                moved = matrices_kp[measured] - before
+                moved = rows(matrices_kp, measured) - before
                 ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
                 self.updates = dict(zip(measured, ratios, strict=True))
             self.stack.update_means([member.step for member in leaders])
@@ -243,11 +243,12 @@ class Trainer:
         waiting: bool = False,
     ) -> None:
         """Report the progress of members; with `waiting`, also of those that wait for a slot."""
-        self._last_progress = now = time.perf_counter()
+        self._last_progress = time.perf_counter()
         if on_progress is None:
             return
+        sums = self.stack.loss_sum_k.tolist()  # waits for a GPU, so that the clock is right
+        self._last_progress = now = time.perf_counter()
         seconds = (now - self._clock) / len(self.trajectories)
-        sums = self.stack.loss_sum_k.tolist()
         for trajectory, loss_sum in zip(self.trajectories, sums, strict=True):
             share = seconds / len(trajectory.members)
             for member in trajectory.members:
@@ -261,13 +262,16 @@ class Trainer:
     def _not_training(self) -> Iterator[None]:
         """Book the training time so far, and exclude that of the block.
 
-        The time is divided equally among trajectories, and within each among its members.
+        The time is divided equally among trajectories, and within each among its members. Work that
+        is queued on a GPU belongs to what queued it.
         """
+        synchronize(self.device)
         seconds = (time.perf_counter() - self._clock) / len(self.trajectories)
         for trajectory in self.trajectories:
             for member in trajectory.members:
                 member.train_seconds += seconds / len(trajectory.members)
         yield
+        synchronize(self.device)
         self._clock = time.perf_counter()
 
     # ---------------------------------------------------------------- evaluation
@@ -295,7 +299,7 @@ class Trainer:
     def _evaluate(self, due: dict[int, list[Member]]) -> None:
         """Measure the held-out loss of {row: members}."""
         start = time.perf_counter()
-        held_out = self.evaluator.held_out(self.stack.evaluated_kp[list(due)])
+        held_out = self.evaluator.held_out(rows(self.stack.evaluated_kp, list(due)))
         losses, norms = self.stack.loss_sum_k.tolist(), self.stack.norm_sum_k.tolist()
         noise = [(math.nan, math.nan)] * len(self.trajectories)
         if self.stack.noise is not None:
@@ -393,6 +397,8 @@ class Trainer:
 
     def _machine(self) -> Machine:
         ranks = self.ranks.size
+        # The matrices that measure the peak FLOP/s do not belong to the run.
+        self._peak_memory = max(self._peak_memory, peak_memory(self.device))
         one = self.execution.peak_flops
         if one is None:
             dtype = torch.bfloat16 if self.bfloat16 else torch.float32
@@ -403,13 +409,13 @@ class Trainer:
         return Machine(
             device=f"{ranks} x {name}" if ranks > 1 else name,
             peak_flops=ranks * one,
-            memory=peak_memory(self.device),
+            memory=self._peak_memory,
         )
 
     def _save(self) -> None:
         """Write checkpoints of all trajectories that have a state."""
         for k, trajectory in enumerate(self.trajectories):
-            self.checkpoints.save(trajectory.members, self.stack.state(k).clone())
+            self.checkpoints.save(trajectory.members, self.stack.state(k))
         for trajectory in self.waiting:
             if trajectory.state is not None and not trajectory.on_disk:
                 self.checkpoints.save(trajectory.members, trajectory.state)
