@@ -52,6 +52,7 @@ import difflib
 import re
 import shlex
 import tomllib
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ from scaling.abilities.names import check_names
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
+from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
 from sweeps.adaptive.candidates import check_same_settings
 from sweeps.adaptive.forecast import Forecast

@@ -46,7 +46,7 @@ def _torchs(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: flo
 def in_parts(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
     """Return what :func:`attend` does, for more sequences than a GPU's kernel takes at once."""
     each = (x.split(_MOST_SEQUENCES) for x in (query_bhtc, key_bhtc, value_bhtc))
-    return torch.cat([_torchs(*part, scale) for part in zip(*each, strict=True)])
+    return torch.cat([_torchs(q, k, v, scale) for q, k, v in zip(*each, strict=True)])
 
 
 def rotations(positions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
