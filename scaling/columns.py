@@ -54,6 +54,20 @@ _MEASURED = (
         "tokens",
         "the part of D that was trained once for this run and a longer one",
     ),
+    Column("init_run", "str", "", "run whose weights it began from; empty if they were random"),
+    Column(
+        "D_pretrain",
+        "int",
+        "tokens",
+        "training tokens of the run that it began from, and of those before; not part of D",
+    ),
+    Column("D_transfer", "int", "tokens", "D of a run that began from the weights of another"),
+    Column(
+        "L_init",
+        "float",
+        "nats/token",
+        "held-out test loss of the weights that it began from, before its first step",
+    ),
     Column("C", "float", "FLOPs", "training compute, 6 N D; parameters count once per use"),
     Column(
         "C_kaplan",

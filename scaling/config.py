@@ -59,6 +59,9 @@ class DataConfig(IdentifyingPart):
     """A bundled corpus (see `scaling data list`), a local text file or folder, or hub:<name>."""
     tokenizer: str = "bpe-1024"
     """'bytes', or 'bpe-<vocabulary size>': a byte-level BPE trained on the corpus."""
+    tokenizer_of: str = ""
+    """Corpus whose tokenizer to use, such as that of the run that a run begins from. Default: the
+    run's own corpus."""
     unique_tokens: int | None = None
     """Train on a random subset of this many tokens; subsets with the same data_seed are nested.
     Default: the whole training split."""
@@ -80,8 +83,11 @@ class DataConfig(IdentifyingPart):
         values = super().identity()
         if self.unique_tokens is None:
             del values["data_seed"]
-        if not self.corpus.startswith("hub:"):
-            values["corpus"] = posixpath.normpath(self.corpus)
+        for name in ("corpus", "tokenizer_of"):
+            if values[name] and not values[name].startswith("hub:"):
+                values[name] = posixpath.normpath(values[name])
+        if self.tokenizer == "bytes" or values["tokenizer_of"] == values["corpus"]:
+            values["tokenizer_of"] = ""
         return values
 
     @functools.cached_property
@@ -155,6 +161,10 @@ class RunConfig(Part):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Precision of the products. tf32, for GPUs only, rounds the factors of float32 products to 10
     bits. bfloat16 uses autocast. Weights and optimiser stay in float32."""
+    init: str = ""
+    """Run whose weights to begin from: its folder, or results/pretrained:3f2a with a prefix of its
+    id or its tag. The model and the tokenizer are then those of that run. Default: random
+    weights."""
     tag: str = ""
     """A label for filtering; not part of the run's identity."""
 
@@ -256,6 +266,18 @@ class RunConfig(Part):
         steps = (step for step in self.resume_steps if step < self.S)
         return self.optim.resuming_at([self.tokens_at(step) for step in steps])
 
+    @property
+    def identifying_init(self) -> str:
+        """What identifies the weights that the run begins from: their SHA-256; empty if they are
+        random. Raises ConfigError if it is not known (:func:`scaling.init_from.resolved`)."""
+        digest = self.init.rpartition("@")[2] if "@" in self.init else ""
+        if self.init and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ConfigError(
+                f"init={self.init!r} has not been looked up: the hash of its weights, which "
+                "identifies the run, is not known."
+            )
+        return digest
+
     @functools.cached_property
     def D(self) -> int:
         """Training tokens processed, in whole steps."""
@@ -279,6 +301,8 @@ class RunConfig(Part):
                 texts.append(part.canonical_text)
                 continue
             value = self.D if name == "tokens" else values[name]
+            if name == "init":
+                value = self.identifying_init
             if value != default:
                 text = value if type(value) is int else json.dumps(value)
                 texts.append(f'"{name}":{text}')
@@ -326,7 +350,8 @@ def canonical(run: RunConfig) -> dict[str, Any]:
     Each value has one spelling, and fields without effect are left out. `tokens` is D, so horizons
     that give the same steps are the same run.
     """
-    own = {name: getattr(run, name) for name in _identifying()} | {"tokens": run.D}
+    own = {name: getattr(run, name) for name in _identifying()}
+    own |= {"tokens": run.D, "init": run.identifying_init}
     parts = {name: getattr(run, name) for name in fields.parts_of(RunConfig)}
     parts["optim"] = run.identifying_optim
     found = {key: value for part in parts.values() for key, value in part.canonical.items()}

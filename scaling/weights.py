@@ -77,6 +77,8 @@ class Weights:
     """The run's row of the results table, without what was known only later."""
     mean: bool
     """Whether the parameters are the running mean over training steps (`optim.ema`)."""
+    sha256: str = ""
+    """Hash of the file of the tensors; empty if there is none."""
 
 
 # ------------------------------------------------------------------ writing
@@ -128,7 +130,7 @@ def discard_unless(folder: Path, step: int | None) -> None:
     if not os.path.lexists(folder / RECORD) and not os.path.lexists(folder / TENSORS):
         return
     with contextlib.suppress(WeightsError, KeyError, TypeError):
-        if step is not None and _record(folder)["row"]["S"] == step:
+        if step is not None and record(folder)["row"]["S"] == step:
             return
     for name in (RECORD, TENSORS):
         (folder / name).unlink(missing_ok=True)
@@ -150,12 +152,12 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
     from scaling.model import build
 
     folder = Path(folder)
-    record = _record(folder)
+    values = record(folder)
     where = folder / RECORD
     try:
-        run = from_dict(record["config"])
-        tokenizer = Tokenizer.from_record(record["tokenizer"])
-        row, mean, digest = record["row"], record["mean"], record["sha256"]
+        run = from_dict(values["config"])
+        tokenizer = Tokenizer.from_record(values["tokenizer"])
+        row, mean, digest = values["row"], values["mean"], values["sha256"]
         if not (isinstance(row, dict) and isinstance(mean, bool) and isinstance(digest, str)):
             raise ValueError("row, mean or sha256 is of the wrong type")
         if tokenizer.vocab_size != run.data.vocab_size:
@@ -182,6 +184,7 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
         tokenizer=tokenizer,
         row=row,
         mean=mean,
+        sha256=digest,
     )
 
 
@@ -226,7 +229,7 @@ def has_weights(folder: Path) -> bool:
 
 def _tag(folder: Path) -> str | None:
     try:
-        return _record(folder)["config"]["tag"]
+        return record(folder)["config"]["tag"]
     except (WeightsError, KeyError, TypeError):
         return None
 
@@ -248,8 +251,9 @@ def _none_in(folder: Path) -> WeightsError:
     return WeightsError(f"{folder} holds no weights. {HOW_TO_KEEP}")
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """Return the values of weights.json. Raises WeightsError."""
+def record(folder: Path) -> dict[str, Any]:
+    """Return the values of weights.json, which may come from an untrusted source. Raises
+    WeightsError."""
     path = folder / RECORD
     if not has_weights(folder):
         raise _none_in(folder)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from scaling import size
 from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError
+from scaling.init_from import resolved
 from sweeps.spec_values import (
     CONFIG_TABLES,
     HORIZONS,
@@ -209,6 +210,8 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     D = _snapped(plain, spaced) if spaced else None
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
     run = _config(tuple(plain.items()), where)
+    if run.init:
+        run = _resolved(run, section("init"))
     N = size.parameters_of(run).N
     if N >= _MOST:
         sizes = ", ".join(
@@ -252,6 +255,13 @@ def _snapped(plain: Point, spaced: set[str]) -> float | None:
         if _is_whole(key):
             plain[key] = _rounded(plain[key])
     return plain.pop("tokens") if "tokens" in spaced else None
+
+
+def _resolved(run: RunConfig, where: str) -> RunConfig:
+    try:
+        return resolved(run)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 @functools.lru_cache(maxsize=1024)

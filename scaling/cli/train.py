@@ -17,6 +17,7 @@ from scaling.config import DataConfig, RunConfig
 from scaling.execution import Execution
 from scaling.extras import require
 from scaling.files import code_file
+from scaling.init_from import resolved
 from scaling.model_config import FAMILIES
 from scaling.units import clock, si
 
@@ -45,6 +46,7 @@ def train(
     from scaling.training.train import train as train_run
     from scaling.weights import TENSORS
 
+    config = resolved(config)
     if config.model.family not in FAMILIES:
         note_code(code_file(config.model.family))
     asked: list[int] = []

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,14 +154,23 @@ def prepare(data: DataConfig) -> TokenFiles:
         name, known, read = source(data)
         if known is None:
             known = content_hash(read())
-        folder = cache() / "tokens" / f"{name}-{known[:12]}{limit}" / data.tokenizer
+        given = _tokenizer_of(data)
+        tokenizer = data.tokenizer + (f"-{given.hash[:12]}" if given else "")
+        folder = cache() / "tokens" / f"{name}-{known[:12]}{limit}" / tokenizer
         if (folder / "manifest.json").exists():
             return _open(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{data.tokenizer}.lock"):
+        with FileLock(folder.parent / f"{tokenizer}.lock"):
             if not (folder / "manifest.json").exists():
-                _write(folder, data, known, read)
+                _write(folder, data, known, read, given)
         return _open(folder)
+
+
+def _tokenizer_of(data: DataConfig) -> Tokenizer | None:
+    """Return the tokenizer that another corpus gives; None if the corpus trains its own."""
+    if data.tokenizer == "bytes" or data.tokenizer_of in ("", data.corpus):
+        return None
+    return prepare(DataConfig(corpus=data.tokenizer_of, tokenizer=data.tokenizer)).tokenizer
 
 
 def test_text(data: DataConfig) -> tuple[str, Callable[[], list[list[str]]]]:
@@ -185,7 +194,8 @@ def test_text(data: DataConfig) -> tuple[str, Callable[[], list[list[str]]]]:
 def text_name(data: DataConfig, test_of: str | None = None) -> str:
     """Return the name under which :func:`hashes` records the text of `data`, or the test split of
     another corpus in the same tokens."""
-    name = " ".join(str(x) for x in (data.corpus, data.tokenizer, data.max_bytes) if x is not None)
+    parts = [data.corpus, data.tokenizer, data.tokenizer_of or None, data.max_bytes]
+    name = " ".join(str(part) for part in parts if part is not None)
     return name if test_of is None else f"{name}; test of {test_of}"
 
 
@@ -298,8 +308,14 @@ def _documents(
 
 
 def _write(
-    folder: Path, data: DataConfig, known: str, read: Callable[[], Iterable[tuple[str, str]]]
+    folder: Path,
+    data: DataConfig,
+    known: str,
+    read: Callable[[], Iterable[tuple[str, str]]],
+    given: Tokenizer | None,
 ) -> None:
+    """Write the token files of a corpus, in the tokens of the tokenizer `given`, or else of its
+    own."""
     preparing = f"preparing the corpus {data.corpus} ({data.tokenizer})"
     progress.step(preparing, "reading and splitting")
     documents = _documents(data, known, read)
@@ -309,8 +325,12 @@ def _write(
             f"data.corpus={data.corpus!r}: the text has too few blocks for a train and a test "
             "split; use text with paragraphs or lines."
         )
-    progress.step(preparing, "training the tokenizer")
-    tokens = None if data.tokenizer == "bytes" else train_bpe(train, data.vocab_size)
+    tokens: Sequence[bytes] | None = None
+    if given is not None:
+        tokens = given.tokens
+    elif data.tokenizer != "bytes":
+        progress.step(preparing, "training the tokenizer")
+        tokens = train_bpe(train, data.vocab_size)
     progress.step(preparing, "writing the tokens")
     encode = encoder(tokens, data.vocab_size)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,9 @@ def byte_of_unicode() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def encoder(tokens: list[bytes] | None, vocab_size: int) -> Callable[[list[list[str]]], np.ndarray]:
+def encoder(
+    tokens: Sequence[bytes] | None, vocab_size: int
+) -> Callable[[list[list[str]]], np.ndarray]:
     """Return a function that maps documents to token ids, with end-of-text after each document.
 
     `tokens` are those of :func:`train_bpe`, or None for raw bytes.

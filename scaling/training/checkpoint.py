@@ -61,7 +61,7 @@ class Checkpoints:
             return
         state = state.on_cpu()  # of a view, torch would save the whole storage
         saved_members = {
-            member.run.run_id: {"config": canonical(member.run)}
+            member.run.run_id: {"config": canonical(member.run), "origin": member.origin}
             | {name: getattr(member, name) for name in Member.SAVED}
             for member in members
         }
@@ -87,6 +87,7 @@ class Checkpoints:
                 own = saved["members"][member.run.run_id]
                 for name in Member.SAVED:
                     setattr(member, name, own[name])
+                member.origin = own.get("origin", {})
                 member.stored_step = member.step
                 state = State(**saved["state"])
                 if self.sharding is not None:
@@ -121,6 +122,7 @@ class Checkpoints:
             members, corpus_hash = saved["members"], saved["corpus_hash"]
             if (own := members.get(member.run.run_id)) is not None:
                 check_member(own, Member.SAVED, member.run.S)
+                _check(isinstance(own.get("origin", {}), dict), "origin", own.get("origin"))
                 check_state(saved["state"], self.P)
         except (MemoryError, PermissionError):
             raise

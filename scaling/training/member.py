@@ -94,6 +94,8 @@ class Member:
         them."""
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
+        self.origin: dict[str, Any] = {}
+        """Columns of its row about the weights of another run that it began from."""
         self.error = ""
         """Why it diverged."""
         self.stopped = ""
@@ -199,6 +201,8 @@ class Member:
             "lr_peak": self.lr_peaks[0],
             "corpus_hash": files.hash[:16],
         }
+        if run.init:
+            measured |= self.origin | {"D_transfer": sizes["D"]}
         return config_row(flatten(run)) | optimizer_columns(run) | measured
 
     def result(self, files: TokenFiles, machine: Machine) -> Result:

@@ -20,6 +20,7 @@ SHARED = (
     *(f"model.{f.name}" for f in fields(ModelConfig)),
     "data.corpus",
     "data.tokenizer",
+    "data.tokenizer_of",
     "data.max_bytes",
     "eval.test_tokens",
     "eval.noise_parts",

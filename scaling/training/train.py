@@ -20,6 +20,7 @@ from scaling.devices.device import device_of
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.extras import require
+from scaling.init_from import resolved
 from scaling.training.pack_key import SHARED
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.trainer import Trainer
@@ -93,6 +94,7 @@ def train_pack(
     """
     if not runs:
         return []
+    runs = [resolved(run) for run in runs]
     _check_same_pack(runs)
     execution = execution or Execution()
     folders = folders or [None] * len(runs)

@@ -20,6 +20,7 @@ from scaling.devices.device import choose_products, device_of, rows, send, synch
 from scaling.devices.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.execution import Execution
+from scaling.init_from import initial_weights
 from scaling.model import build
 from scaling.training.checkpoint import Checkpoints, make_folder
 from scaling.training.evaluate import Evaluator, HeldOut
@@ -146,10 +147,26 @@ class Trainer:
         state, trajectory.state = trajectory.state, None
         if state is None:
             seed, sharding = trajectory.leader.run.seed, self.sharding
-            flat_p = sharding.init(seed) if sharding else self.model.init([seed])[0]
+            if trajectory.leader.run.init:
+                flat_p = self._begin_from(trajectory)
+            else:
+                flat_p = sharding.init(seed) if sharding else self.model.init([seed])[0]
             state = State(flat_p=flat_p, adamw={})
         tensors = {name: x for name, x in vars(state).items() if isinstance(x, Tensor)}
         return dataclasses.replace(state, **{n: x.to(self.device) for n, x in tensors.items()})
+
+    def _begin_from(self, trajectory: Trajectory) -> Tensor:
+        """Return the weights of another run that a trajectory begins from, after measuring their
+        loss."""
+        start = time.perf_counter()
+        flat_p, origin = initial_weights(trajectory.leader.run, self.files)
+        own_p = self.sharding.own([flat_p]) if self.sharding else flat_p
+        (found,) = self.evaluator.held_out(own_p[None].to(self.device))
+        seconds = (time.perf_counter() - start) / len(trajectory.members)
+        for member in trajectory.members:
+            member.origin = origin | {"L_init": found.L}
+            member.eval_seconds += seconds
+        return own_p
 
     def _members(self) -> list[Member]:
         """Return the members that train now."""

@@ -1,0 +1,166 @@
+"""Runs that begin from the weights of another run (`init`), such as fine-tuning.
+
+A user names the parent by a path, but the content of the parent's weights identifies the run. So a
+config holds both, `<path>@<sha256>`, once :func:`resolved` has looked at the parent. That reads
+only weights.json and needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling import weights
+from scaling.config import DataConfig, RunConfig, from_dict
+from scaling.errors import ConfigError, WeightsError
+from scaling.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaling.data.corpus import TokenFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A run whose weights another run begins from."""
+
+    folder: Path
+    run: RunConfig
+    sha256: str
+    """SHA-256 of its weights."""
+    D: int
+    """Tokens that it was trained on, those of its own parents included."""
+
+
+def resolved(run: RunConfig) -> RunConfig:
+    """Return `run` with the content hash of the weights that it begins from.
+
+    Its model and tokenizer become those of the parent if they are the defaults. Does nothing for a
+    run with random initial weights, or whose hash is known already. Raises ConfigError if there are
+    no such weights, if another hash was given, and if the model or the tokenizer is not the
+    parent's.
+    """
+    if not run.init:
+        return run
+    path, _, digest = run.init.partition("@")
+    if digest and not weights_are_here(path):
+        return run  # a finished run, whose parent may be gone
+    parent = parent_of(path)
+    if digest and digest != parent.sha256:
+        raise ConfigError(
+            f"init={run.init!r}: the weights in {parent.folder} are others now (sha256 "
+            f"{parent.sha256[:12]}...). Leave out '@' and what follows to begin from these, as "
+            "another run."
+        )
+    model = parent.run.model if run.model == ModelConfig() else run.model
+    data = _data(run.data, parent.run.data)
+    _check_same(path, model, parent.run.model)
+    if _tokenizer_of(data) != _tokenizer_of(parent.run.data):
+        tokenizer, corpus = _tokenizer_of(parent.run.data)
+        raise ConfigError(
+            f"init={path!r} reads the tokens of data.tokenizer={tokenizer!r}, trained on "
+            f"{corpus!r}. Leave out data.tokenizer and data.tokenizer_of, or give these."
+        )
+    return dataclasses.replace(run, model=model, data=data, init=f"{path}@{parent.sha256}")
+
+
+def parent_of(path: str) -> Parent:
+    """Return the run that `path` names: the folder of a run, or `<results folder>:<run>`, where the
+    run is a prefix of its id or its tag. Raises ConfigError."""
+    folder, run = _split(path)
+    try:
+        found = weights.find(folder, run)
+        if len(found) > 1:
+            names = ", ".join(each.name for each in found[:8])
+            raise ConfigError(
+                f"init={path!r} holds the weights of {len(found)} runs: {names}"
+                f"{', ...' if len(found) > 8 else ''}. Name one of them: {path}:{found[0].name}."
+            )
+        return _parent(found[0])
+    except WeightsError as error:
+        raise ConfigError(f"init={path!r}: {error}") from None
+
+
+def weights_are_here(path: str) -> bool:
+    """Return whether `path` names the folder of a run or a results folder that exists."""
+    return Path(_split(path)[0]).is_dir()
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """Return the folder and the run in `<folder>:<run>`."""
+    if Path(path).is_dir():
+        return path, None
+    folder, colon, run = path.rpartition(":")
+    return (folder, run) if colon else (path, None)
+
+
+def _parent(folder: Path) -> Parent:
+    record = weights.record(folder)
+    try:
+        run, digest, row = from_dict(record["config"]), record["sha256"], record["row"]
+        D, before = row["D"], row.get("D_pretrain") or 0
+        if not (re.fullmatch(r"[0-9a-f]{64}", digest) and type(D) is int and type(before) is int):
+            raise ValueError("its sha256 or D is of the wrong form")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder / weights.RECORD} is damaged ({error}).") from None
+    return Parent(folder=folder, run=run, sha256=digest, D=D + before)
+
+
+def _tokenizer_of(data: DataConfig) -> tuple[str, str]:
+    """Return the tokenizer and the corpus that it is trained on."""
+    return data.tokenizer, "" if data.tokenizer == "bytes" else data.tokenizer_of or data.corpus
+
+
+def _data(data: DataConfig, parent: DataConfig) -> DataConfig:
+    """Return `data` with the tokenizer of the parent, if it does not name one."""
+    if data.tokenizer_of or data.tokenizer not in (DataConfig().tokenizer, parent.tokenizer):
+        return data
+    tokenizer, corpus = _tokenizer_of(parent)
+    of = "" if corpus in ("", data.corpus) else corpus
+    return dataclasses.replace(data, tokenizer=tokenizer, tokenizer_of=of)
+
+
+def _check_same(path: str, model: ModelConfig, parent: ModelConfig) -> None:
+    """Raise ConfigError if a model has not the shape of its parent's."""
+    if model == parent:
+        return
+    ours, theirs = vars(model), vars(parent)
+    name = next(name for name in theirs if ours[name] != theirs[name])
+    raise ConfigError(
+        f"init={path!r} has model.{name}={theirs[name]!r}, and this run {ours[name]!r}. A run has "
+        "the shape of the model that it begins from; leave out the fields of model."
+    )
+
+
+# ------------------------------------------------------------------ training
+
+
+def initial_weights(run: RunConfig, files: TokenFiles) -> tuple[Tensor, dict[str, Any]]:
+    """Return the parameters [P] that a run begins from, on the CPU, and the columns of its row that
+    describe their origin.
+
+    Raises ConfigError if they are not those that the config names, or if the parent read other
+    tokens than those of `files`.
+    """
+    path, _, digest = run.init.partition("@")
+    parent = parent_of(path)
+    try:
+        found = weights.load(parent.folder)
+    except WeightsError as error:
+        raise ConfigError(f"init={path!r}: {error}") from None
+    if found.sha256 != digest:
+        raise ConfigError(
+            f"init={path!r}: the weights have changed since the run was planned (sha256 "
+            f"{found.sha256[:12]}..., not {digest[:12]}...). Restore them, or plan the run again."
+        )
+    if found.tokenizer.hash != files.tokenizer.hash:
+        raise ConfigError(
+            f"init={path!r} read the tokens of another tokenizer. data.tokenizer_of names the "
+            "corpus whose tokenizer it used; one that was trained on a part of a corpus "
+            "(data.max_bytes) cannot be used for another corpus."
+        )
+    return found.flat_1p[0], {"init_run": parent.run.run_id, "D_pretrain": parent.D}
