@@ -39,10 +39,10 @@ class Parent:
 def resolved(run: RunConfig) -> RunConfig:
     """Return `run` with the content hash of the weights that it begins from.
 
-    Its model and tokenizer become those of the parent if they are the defaults. Does nothing for a
-    run with random initial weights, or whose hash is known already. Raises ConfigError if there are
-    no such weights, if another hash was given, and if the model or the tokenizer is not the
-    parent's.
+    Fields of the model that have their defaults become the parent's, and so does the tokenizer.
+    Does nothing for a run with random initial weights, or whose hash is known already. Raises
+    ConfigError if there are no such weights, if another hash was given, and if the model or the
+    tokenizer is not the parent's.
     """
     if not run.init:
         return run
@@ -56,9 +56,8 @@ def resolved(run: RunConfig) -> RunConfig:
             f"{parent.sha256[:12]}...). Leave out '@' and what follows to begin from these, as "
             "another run."
         )
-    model = parent.run.model if run.model == ModelConfig() else run.model
+    model = _model(path, run.model, parent.run.model)
     data = _data(run.data, parent.run.data)
-    _check_same(path, model, parent.run.model)
     if _tokenizer_of(data) != _tokenizer_of(parent.run.data):
         tokenizer, corpus = _tokenizer_of(parent.run.data)
         raise ConfigError(
@@ -124,16 +123,16 @@ def _data(data: DataConfig, parent: DataConfig) -> DataConfig:
     return dataclasses.replace(data, tokenizer=tokenizer, tokenizer_of=of)
 
 
-def _check_same(path: str, model: ModelConfig, parent: ModelConfig) -> None:
-    """Raise ConfigError if a model has not the shape of its parent's."""
-    if model == parent:
-        return
-    ours, theirs = vars(model), vars(parent)
-    name = next(name for name in theirs if ours[name] != theirs[name])
-    raise ConfigError(
-        f"init={path!r} has model.{name}={theirs[name]!r}, and this run {ours[name]!r}. A run has "
-        "the shape of the model that it begins from; leave out the fields of model."
-    )
+def _model(path: str, model: ModelConfig, parent: ModelConfig) -> ModelConfig:
+    """Return the parent's model. Raises ConfigError if `model` asks for another one."""
+    for each in dataclasses.fields(ModelConfig):
+        own, theirs = getattr(model, each.name), getattr(parent, each.name)
+        if own not in (each.default, theirs):
+            raise ConfigError(
+                f"init={path!r} has model.{each.name}={theirs!r}, and this run {own!r}. A run has "
+                "the shape of the model that it begins from; leave out the fields of model."
+            )
+    return parent
 
 
 # ------------------------------------------------------------------ training

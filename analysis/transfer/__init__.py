@@ -1,0 +1,1 @@
+"""What pre-training is worth: effective data transferred, and its law."""

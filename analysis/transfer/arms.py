@@ -1,0 +1,101 @@
+"""The two arms of a transfer experiment: runs from random weights and runs from trained ones.
+
+Both are trained on D_F tokens of the new distribution. Of the runs of an arm that differ in their
+learning rate only, the best one counts, so that neither arm suffers from a badly chosen rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from scaling.errors import TableError
+
+KEYS = ("N", "D_F", "seed")
+"""Columns that tell the cells of an arm apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """Losses of both arms, one row per N, D_F and seed."""
+
+    scratch: pd.DataFrame
+    """Columns N, D_F, seed, L: runs from random weights."""
+    pretrained: pd.DataFrame
+    """The same of runs that began from trained weights."""
+    noise: float
+    """Standard deviation of log L between seeds, pooled over all cells of both arms."""
+    freedom: int
+    """Degrees of freedom of the noise."""
+    parents: tuple[str, ...]
+    """Runs that the pre-trained arm began from."""
+
+
+def arms(runs: pd.DataFrame) -> Arms:
+    """Return the two arms in a table of runs.
+
+    A run belongs to the pre-trained arm if `init_run` names its parent. D_F is `unique_tokens`,
+    the size of the data set that a run may repeat, or else D. Raises TableError if an arm is
+    missing, if no cell has two seeds, and if the arms differ in their test text.
+    """
+    if "init_run" not in runs:
+        raise TableError(
+            "no column init_run tells which runs began from trained weights; `scaling sweep "
+            "transfer` trains both arms."
+        )
+    ok = runs[runs["status"] == "ok"] if "status" in runs else runs
+    used = ok.assign(D_F=_data_size(ok), seed=ok.get("seed", 0))
+    _check_one_test(used)
+    begun = used["init_run"].fillna("").astype(str) != ""
+    for arm, rows in (("from random weights", used[~begun]), ("from trained weights", used[begun])):
+        if rows.empty:
+            raise TableError(f"no run {arm} (init_run); a comparison needs both arms.")
+    scratch, pretrained = _best(used[~begun]), _best(used[begun])
+    noise, freedom = _pooled([scratch, pretrained])
+    return Arms(
+        scratch=scratch,
+        pretrained=pretrained,
+        noise=noise,
+        freedom=freedom,
+        parents=tuple(sorted(used.loc[begun, "init_run"].astype(str).unique())),
+    )
+
+
+def _data_size(runs: pd.DataFrame) -> pd.Series:
+    D = runs["D"].astype(float)
+    if "unique_tokens" not in runs:
+        return D
+    return pd.to_numeric(runs["unique_tokens"]).astype(float).fillna(D)
+
+
+def _check_one_test(runs: pd.DataFrame) -> None:
+    for name in ("corpus", "tokenizer", "test_tokens"):
+        if name in runs and (number := runs[name].nunique(dropna=False)) > 1:
+            raise TableError(
+                f"the runs have {number} values of {name}: losses of the two arms would not "
+                f"compare. Choose one with --where."
+            )
+
+
+def _best(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the lowest loss of each cell, over learning rates."""
+    return runs.groupby(list(KEYS), as_index=False)["L"].min()
+
+
+def _pooled(parts: Sequence[pd.DataFrame]) -> tuple[float, int]:
+    """Return the pooled standard deviation of log L between seeds, and its degrees of freedom."""
+    squares, freedom = 0.0, 0
+    for part in parts:
+        for _, cell in part.groupby(["N", "D_F"]):
+            logs = np.log(cell["L"].to_numpy(float))
+            squares += float(((logs - logs.mean()) ** 2).sum())
+            freedom += len(logs) - 1
+    if not freedom:
+        raise TableError(
+            "no N and D_F was trained with two seeds, so the noise of a loss is not known; train "
+            "at least two (axes.seed)."
+        )
+    return float(np.sqrt(squares / freedom)), freedom
