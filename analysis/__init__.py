@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from analysis.planning.plans import plans
     from analysis.reporting.html import report
     from analysis.reporting.summary import summarise
+    from analysis.transfer.effective_data import effective_data
     from analysis.validation.loss_relation import relate_losses
     from analysis.validation.predictability import predictability
     from analysis.validation.regret import regret
@@ -59,6 +60,7 @@ __all__ = [
     "critical_batch",
     "data_rule",
     "design",
+    "effective_data",
     "effective_speedup",
     "figures",
     "fit",
@@ -91,6 +93,7 @@ _LAZY = {
     "data_rule": "analysis.data_limits",
     "design": "analysis.planning.design",
     "fit_curves": "analysis.curves.fit",
+    "effective_data": "analysis.transfer.effective_data",
     "effective_speedup": "analysis.comparison.speedup",
     "forecast": "analysis.curves.forecast",
     "macro_error": "analysis.abilities.tasks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,18 @@ def interval(
     if above:
         return "[not bounded]" if low >= ABSURD else f"[{write(low)}, not bounded above]"
     return f"[not bounded below, {write(high)}]" if below else f"[{write(low)}, {write(high)}]"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Return the lines of a table, given its cells; the columns in `left` are aligned there."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if k in left else text.rjust(width)
+            for k, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def times(factor: float) -> str:

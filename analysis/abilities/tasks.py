@@ -21,7 +21,7 @@ from analysis.abilities.scores import (
 from analysis.abilities.steps import LossStep, loss_step
 from analysis.abilities.task_law import TaskLaw, task_law
 from analysis.fitting.checks import check_level
-from analysis.in_words import interval
+from analysis.in_words import aligned, interval
 from analysis.planning.quantity import Quantity
 from scaling import progress, units
 from scaling.errors import ConfigError, TableError
@@ -286,15 +286,7 @@ def table(found: Abilities, prediction: AbilityPrediction | None = None) -> str:
             q = prediction.accuracy.get(each.title)
             cells.append("-" if q is None else f"{q.value:.3f} {interval(q.low, q.high, '.3f')}")
         rows.append(cells)
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    left = {0, 4, 8, 9}
-    lines = [
-        "  ".join(
-            cell.ljust(w) if k in left else cell.rjust(w)
-            for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left={0, 4, 8, 9})
     for each in found.laws:
         if each.code in ("degenerate", "too_few"):
             lines.append(f"! {each}")

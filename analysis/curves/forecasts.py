@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.curves.departure import OffLaw
+from analysis.in_words import aligned
 from scaling.jsonable import finite
 from scaling.units import clock, si
 
@@ -105,7 +106,8 @@ class Forecasts:
         if self.law:
             lines.append(f"law: {self.law}")
         if self.runs:
-            lines += ["", *_aligned([_HEAD(self.level), *map(_cells, self.runs)]), ""]
+            table = [_HEAD(self.level), *map(_cells, self.runs)]
+            lines += ["", *aligned(table, left={0, 1, len(table[0]) - 1}), ""]
         if self.best is not None:
             lines.append(f"best finished run: {self.best[0]}, loss {self.best[1]:.4f}")
         for each in self.runs:
@@ -153,18 +155,6 @@ def _cells(f: Forecast) -> list[str]:
         "-" if f.flops_left is None else si(f.flops_left),
         "-" if not math.isfinite(f.p_best) else f"{f.p_best:.2f}",
         "" if off is None else f"{off.kind}, step {off.step:,}",
-    ]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = {0, 1, len(width) - 1}
-    return [
-        "  ".join(
-            cell.ljust(width[i]) if i in left else cell.rjust(width[i])
-            for i, cell in enumerate(row)
-        ).rstrip()
-        for row in rows
     ]
 
 

@@ -27,14 +27,15 @@ from analysis.figures.panels import LABELS
 from analysis.figures.registry import FIGURES, draw, draw_all, listing, of_results, save
 from analysis.figures.schedule import best_rates, schedules, transfer
 from analysis.figures.shape import families, proportions, recurrence
+from analysis.figures.transfer import effective_data_transferred
 from analysis.figures.validation import held_out, parameters
 from analysis.tables.select import lower_edge
 
 __all__ = [
     "BEYOND", "FIGURES", "LABELS", "accuracy_of_loss", "accuracy_of_size", "aggregate",
     "allocation", "backtest_errors", "batch_scan", "best_rates", "collapse", "critical_batch",
-    "deviation",
-    "distributions", "draw", "draw_all", "early_stopping", "embeddings", "families", "few_shot",
+    "deviation", "distributions", "draw", "draw_all", "early_stopping",
+    "effective_data_transferred", "embeddings", "families", "few_shot",
     "fixed", "forecast_bands", "forms", "formula", "frontier", "generalization", "held_out",
     "isoflop", "kaplan_triptych", "learning_curves", "least_compute", "listing",
     "loss_contours", "loss_of_compute", "lower_edge", "meeting", "of_results", "optimal_steps",

@@ -122,8 +122,10 @@ def _cell(
     noise = both.noise / math.sqrt(len(cell))
     reached = tuned + noise * student.rvs(both.freedom, size=_DRAWS, random_state=generator)
     drawn = np.array(
-        [_data_for(log_D, one, loss) for one, loss in zip(losses, reached, strict=True)]
+        [_between(log_D, one, loss) for one, loss in zip(losses, reached, strict=True)]
     )
+    if 0 < D_E < math.inf:  # what straight lines between the losses get wrong
+        drawn *= D_E / _between(log_D, log_L, tuned)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     at = curve.loc[curve["D_F"] == D_F, "mean"]
     row = {
@@ -151,20 +153,26 @@ def _note(D_E: float, curve: pd.DataFrame) -> str:
 
 
 def _data_for(log_D: np.ndarray, log_L: np.ndarray, loss: float) -> float:
-    """Return the D at which the curve reaches a log loss; inf or 0 if it lies outside.
+    """Return the D at which a smooth curve reaches a log loss; inf or 0 if it lies outside."""
+    linear = _between(log_D, log_L, loss)
+    x, y = _falling(log_D, log_L)
+    if not 0 < linear < math.inf or len(x) == 1:
+        return linear
+    return float(np.exp(PchipInterpolator(y[::-1], x[::-1])(loss)))
 
-    Noise may make the curve rise; its running minimum is used.
-    """
-    falling = np.minimum.accumulate(log_L)
-    if loss < falling[-1]:
+
+def _between(log_D: np.ndarray, log_L: np.ndarray, loss: float) -> float:
+    """Return the same for straight lines between the points."""
+    x, y = _falling(log_D, log_L)
+    if loss < y[-1]:
         return math.inf
-    if loss > falling[0]:
-        return 0.0
-    keep = np.r_[True, np.diff(falling) < 0]
-    if keep.sum() == 1:
-        return float(np.exp(log_D[0]))
-    inverse = PchipInterpolator(falling[keep][::-1], log_D[keep][::-1])
-    return float(np.exp(inverse(loss)))
+    return 0.0 if loss > y[0] else math.exp(np.interp(loss, y[::-1], x[::-1]))
+
+
+def _falling(log_D: np.ndarray, log_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points that are lower than all before; noise may make a curve rise."""
+    keep = np.r_[True, log_L[1:] < np.minimum.accumulate(log_L)[:-1]]
+    return log_D[keep], log_L[keep]
 
 
 def _law(cells: pd.DataFrame, drawn: np.ndarray, level: float) -> TransferLaw | None:

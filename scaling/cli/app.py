@@ -32,6 +32,7 @@ from scaling.cli.signature import options
 from scaling.cli.status_line import status_line
 from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
+from scaling.cli.transfer import transfer
 from scaling.errors import ConfigError
 
 
@@ -69,6 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "harness": harness,
     "export-model": export_model,
     "abilities": abilities,
+    "transfer": transfer,
     "summary": summary,
     "fit": fit,
     "laws": laws,

@@ -1,0 +1,134 @@
+"""Effective data transferred: simulated experiments whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small import call
+
+from analysis import effective_data, figures
+from analysis.transfer.presentation import text
+from scaling.errors import TableError
+
+SIZES = (6_600, 19_600, 56_600)
+SCRATCH = (12_800, 38_400, 115_200, 345_600, 1_036_800)
+
+
+def loss(N: float, D: np.ndarray | float) -> np.ndarray | float:
+    """The loss from scratch (Hoffmann et al. 2022, eq. 2, with other numbers)."""
+    return 1.5 + 60 / N**0.4 + 90 / np.asarray(D) ** 0.4
+
+
+def experiment(
+    k: float = 5.0, alpha: float = 0.5, beta: float = 0.4, *, noise: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """Both arms, with D_T = k D_F^alpha N^beta; three learning rates, the middle one the best."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for N in SIZES:
+        for s in (0, 1):
+            for D_F in SCRATCH:
+                for arm in ("", "abc"):
+                    if arm and max(SCRATCH) == D_F:
+                        continue
+                    D_E = D_F + (k * D_F**alpha * N**beta if arm else 0)
+                    best = loss(N, D_E) * math.exp(noise * generator.standard_normal())
+                    for lr in (0.3, 1.0, 3.0):
+                        L = best * (1 if lr == 1 else 1.05)
+                        row = {"N": N, "D": 3 * D_F, "unique_tokens": D_F, "seed": s, "lr": lr}
+                        rows.append(row | {"L": L, "init_run": arm, "status": "ok"})
+    return pd.DataFrame(rows)
+
+
+def test_the_data_transferred_and_its_law_are_found():
+    found = effective_data(experiment())
+    cells = found.cells
+    truth = 5 * cells["D_F"] ** 0.5 * cells["N"] ** 0.4
+    assert len(cells) == 12 and found.stable == 1 and found.parents == ("abc",)
+    np.testing.assert_allclose(cells["D_T"], truth, rtol=0.12)  # D_E lies between few losses
+    assert found.law is not None and found.law.cells == 12
+    assert found.law.alpha == pytest.approx(0.5, abs=0.05)
+    assert found.law.beta == pytest.approx(0.4, abs=0.05)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    exact = effective_data(experiment())
+    assert exact.law is not None
+    inside, law, total, truth = 0, 0, 0, exact.cells["D_T"]
+    for seed in range(30):
+        found = effective_data(experiment(noise=0.004, seed=seed), level=0.9, seed=seed)
+        low, high = found.cells["D_T_low"], found.cells["D_T_high"]
+        inside, total = inside + ((low <= truth) & (truth <= high)).sum(), total + len(truth)
+        assert found.law is not None
+        a, b = found.law.intervals["alpha"]
+        law += a <= exact.law.alpha <= b
+    assert 0.85 <= inside / total <= 0.98
+    assert law >= 24
+
+
+def test_a_loss_beyond_the_runs_from_scratch_gives_a_bound_only():
+    runs = experiment(k=2000.0)
+    found = effective_data(runs)
+    last = found.cells.iloc[-1]
+    assert math.isnan(last["D_T"]) and "better than any run from scratch" in last["note"]
+    assert last["sign"] == "gain" and math.isinf(last["D_T_high"])
+    worse = runs.assign(L=runs["L"].where(runs["init_run"] == "", 9.0))
+    cells = effective_data(worse).cells
+    assert (cells["sign"] == "loss").all() and cells["note"].str.contains("worse than all").all()
+    assert effective_data(worse).law is None and "no law" in text(effective_data(worse))
+
+
+def test_the_best_learning_rate_of_each_arm_counts():
+    runs = experiment()
+    bad = runs[(runs["lr"] != 1) | (runs["init_run"] == "")]  # the rate that suits is missing
+    assert (effective_data(bad).cells["D_T"].fillna(-1) < effective_data(runs).cells["D_T"]).all()
+
+
+def test_noise_hides_the_sign_of_a_small_transfer():
+    found = effective_data(experiment(k=1e-3, noise=0.02))
+    assert found.stable < 0.5
+    assert f"({found.stable:.0%})" in text(found)
+
+
+BAD = {
+    "no column": (lambda r: r.drop(columns="init_run"), "no column init_run"),
+    "one arm": (lambda r: r[r["init_run"] == ""], "from trained weights"),
+    "the other arm": (lambda r: r[r["init_run"] != ""], "from random weights"),
+    "one seed": (lambda r: r[r["seed"] == 0], "two seeds"),
+    "two corpora": (lambda r: r.assign(corpus=r["seed"].map(str)), "2 values of corpus"),
+    "one amount of data": (
+        lambda r: r[(r["init_run"] != "") | (r["unique_tokens"] == 12800)],
+        "two amounts of data",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", BAD.values(), ids=list(BAD))
+def test_a_table_without_a_comparison_is_refused(change, message):
+    with pytest.raises(TableError, match=message):
+        effective_data(change(experiment()))
+
+
+def test_the_command_prints_cells_and_law(tmp_path: Path, capsys):
+    table = tmp_path / "runs.csv"
+    runs = experiment(noise=0.002)
+    runs.assign(C=6.0 * runs["N"] * runs["D"], run_id=range(len(runs))).to_csv(table, index=False)
+    assert call("transfer", table) == 0
+    shown = capsys.readouterr().out
+    assert "D_T = k D_F^alpha N^beta" in shown and "in 12 of 12 cells (100%)" in shown
+    assert call("transfer", table, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["cells"]) == 12 and record["law"]["cells"] == 12
+    assert call("transfer", table, "--where", "init_run == 'none'") == 2
+
+
+def test_the_figure_shows_both_arms():
+    figure = figures.effective_data_transferred(experiment(noise=0.002))
+    left, right = figure.axes[:2]
+    assert len(left.lines) >= 6 and len(right.lines) >= 3
+    assert right.get_ylabel().startswith("Effective data")
