@@ -6,19 +6,31 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import random_weights
+from small import call
 from torch.nn import functional as F
 
+from analysis import compare, fit, load
+from scaling.abilities.item import Item, Task
+from scaling.abilities.names import SUM
+from scaling.abilities.predictor import predictor
+from scaling.abilities.pseudo import masked_predictor, pseudo_log_likelihoods
+from scaling.abilities.score import score
 from scaling.config import ModelConfig, from_dict, override
 from scaling.count import CONVENTIONS
 from scaling.data import corpus
 from scaling.data.masks import ABSENT, ELSEWHERE, NEXT, Masks, train_tokens
 from scaling.data.masks import test_windows as held_out_windows_of
-from scaling.errors import ConfigError
+from scaling.errors import ConfigError, TableError
+from scaling.exchange.harness import harness
+from scaling.exchange.text_loss import text_loss
 from scaling.execution import Execution
+from scaling.generate import bits_per_byte, generate
 from scaling.model import build
 from scaling.size import flops_per_token, parameters, size_columns
 from scaling.training.train import Interrupted, train, train_pack
@@ -288,7 +300,116 @@ def test_micro_batches_and_the_noise_scale_of_an_encoder(encoder_run):
     assert noise.row["L"] == pytest.approx(whole.row["L"], abs=1e-4)
 
 
+# ------------------------------------------------------------------ scores of texts
+
+
+def test_a_pseudo_log_likelihood_masks_one_token_at_a_time():
+    w = random_weights(family="encoder")
+    texts = ["The cat sat on the mat", "", "café", "The cat sat on the mat"]
+    found = pseudo_log_likelihoods(w, texts)
+    for text, value in zip(texts, found, strict=True):
+        ids, total = w.tokenizer.encode(text), 0.0
+        for k, token in enumerate(ids):
+            seen = [w.model.vocab_size + 1, *ids]
+            seen[k + 1] = w.model.vocab_size
+            logits = w.model.logits(w.flat_1p, torch.tensor([[seen]]))[0, k + 1]
+            total += float(logits.log_softmax(0)[token])
+        assert value == pytest.approx(total, abs=1e-3)
+    with pytest.raises(ConfigError, match="text longer than the context: 'The cat sat"):
+        pseudo_log_likelihoods(w, ["The cat sat on the mat. " * 20])
+    with pytest.raises(ConfigError, match="predicts the next token"):
+        pseudo_log_likelihoods(random_weights(), ["a"])
+
+
+def test_an_encoder_is_scored_on_pairs_by_pseudo_log_likelihood():
+    w = random_weights(family="encoder")
+    items = (
+        Item("a", "The cat sat on", (" the mat", " mat the"), 0),
+        Item("b", "", ("What was it?", "Was what it?"), 1),
+    )
+    (found,) = score(masked_predictor(w), [(Task(name="pairs", items=items, metric=SUM), 0)])
+    texts = [item.context + choice for item in items for choice in item.choices]
+    value = np.array(pseudo_log_likelihoods(w, texts)).reshape(2, 2)
+    expected = value.argmax(1) == [0, 1]
+    assert (found.correct[SUM] == expected).all()
+    weight = np.exp(value - value.max(1, keepdims=True))
+    share = (weight / weight.sum(1, keepdims=True))[[0, 1], [0, 1]]
+    assert found.p_gold[SUM] == pytest.approx(share, abs=1e-3)
+    assert np.isnan(found.nll).all() and math.isnan(found.estimates()["bits_per_byte"].value)
+
+
+def test_tasks_that_ask_an_encoder_for_the_next_token_are_refused(encoder_run, tmp_path, capsys):
+    run = override(encoder_run, {"model.n_ctx": 128, "eval.test_tokens": 2048})
+    folder = tmp_path / "runs" / run.run_id
+    train(run, execution=dataclasses.replace(ONE, keep_weights=True), folder=folder)
+    capsys.readouterr()
+    for words in (["--tasks", "repeat"], ["--tasks", "in_context"]):
+        assert call("eval", tmp_path, *words) == 2
+        error = capsys.readouterr().err
+        assert f"task {words[1]!r} asks for the next token" in error and "is an encoder" in error
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        '{"id": "a", "context": "The", "choices": [" law", " wal"], "gold": 0}\n'
+        '{"id": "b", "context": "A", "choices": [" bill", " libl"], "gold": 0}\n'
+    )
+    assert call("eval", tmp_path, "--file", own) == 0
+    assert "own: accuracy_sum" in capsys.readouterr().out
+    assert call("eval", tmp_path, "--file", own, "--shots", "1") == 2
+    assert "1 shots of task 'own'" in capsys.readouterr().err
+    for words in (
+        ["generate", folder, "--prompt", "The"],
+        ["export-model", folder, "--to", tmp_path / "hf"],
+    ):
+        assert call(*words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") <= 3 and "encoder" in error and "Traceback" not in error
+
+
+def test_nothing_asks_an_encoder_for_the_next_token():
+    w = random_weights(family="encoder")
+    for ask in (
+        lambda: generate(w, "The"),
+        lambda: bits_per_byte(w, ["The"]),
+        lambda: predictor(w),
+        lambda: harness(w, ["piqa"]),
+        lambda: text_loss(w, "The cat"),
+    ):
+        with pytest.raises(ConfigError, match=f"run {w.run.run_id} is an encoder"):
+            ask()
+
+
 # ------------------------------------------------------------------ what is refused
+
+
+def mixed_table(sweep) -> pd.DataFrame:
+    runs, _ = sweep()
+    runs["family"] = ["encoder" if k % 2 else "decoder" for k in range(len(runs))]
+    return runs
+
+
+def test_encoders_and_decoders_are_never_in_one_fit(sweep, tmp_path, capsys):
+    runs = mixed_table(sweep)
+    for use in (load, lambda table: fit("chinchilla", table)):
+        with pytest.raises(TableError, match=r"15 of 30 runs are encoders.*family == 'encoder'"):
+            use(runs)
+    path = tmp_path / "both.csv"
+    runs.to_csv(path, index=False)
+    for command in ("fit", "plan", "validate", "summary"):
+        assert call(command, path, *(["--flops", "1e18"] if command == "plan" else [])) == 2
+        error = capsys.readouterr().err
+        assert """--where "family == 'encoder'\"""" in error and "Traceback" not in error
+    where = "family == 'encoder'"
+    assert call("fit", path, "--law", "chinchilla", "--where", where) == 0
+    alone = fit("chinchilla", load(path, where=where))
+    assert alone.params == pytest.approx(fit("chinchilla", runs[runs.family == "encoder"]).params)
+    runs.loc[runs.family == "decoder", "status"] = "failed"
+    assert len(load(runs.assign(status=runs.status.fillna("ok")))) == 30
+
+
+def test_encoders_are_not_compared_with_decoders(sweep):
+    runs, _ = sweep()
+    with pytest.raises(TableError, match=r"B has encoders.* and A has models of the next token"):
+        compare(runs, runs.assign(family="encoder"))
 
 
 def test_the_settings_of_an_encoder_are_checked():
