@@ -34,6 +34,7 @@ from scaling.generate import bits_per_byte, generate
 from scaling.model import build
 from scaling.size import flops_per_token, parameters, size_columns
 from scaling.training.train import Interrupted, train, train_pack
+from scaling.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -298,6 +299,22 @@ def test_micro_batches_and_the_noise_scale_of_an_encoder(encoder_run):
     assert parts.row["L"] == pytest.approx(whole.row["L"], abs=1e-4)
     noise = train(override(encoder_run, {"eval.noise_parts": 2}), execution=ONE)
     assert noise.row["L"] == pytest.approx(whole.row["L"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # raised in torch
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # raised in torch
+@pytest.mark.parametrize("options", [{}, {"model.next_sentence": True}])
+def test_a_compiled_encoder_equals_the_plain_one(encoder_run, options):
+    run = override(encoder_run, options)
+    trainers = [Trainer([run], e, [None]) for e in (ONE, dataclasses.replace(ONE, compile=True))]
+    for trainer in trainers:
+        trainer.steps(10)
+    assert trainers[1].training_step.one_graph is not None
+    plain, compiled = (t.stack.loss_sum_k for t in trainers)
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0.0)
 
 
 # ------------------------------------------------------------------ scores of texts

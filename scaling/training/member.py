@@ -164,7 +164,8 @@ class Member:
     def add_test(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
         """Record the model's loss on a distribution."""
         at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
-        self.tests.append(at | asdict(held_out))
+        names = ("L", "L_stderr", "bits_per_byte", "L_position")
+        self.tests.append(at | {name: getattr(held_out, name) for name in names})
 
     def mean_loss(self, loss_sum: float) -> float | None:
         """Return the mean training loss since the last evaluation; None right after one."""
