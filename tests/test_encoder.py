@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_weights
-from small import call
+from small import SMALL, call
 from torch.nn import functional as F
 
 from analysis import compare, fit, load
@@ -33,6 +34,7 @@ from scaling.execution import Execution
 from scaling.generate import bits_per_byte, generate
 from scaling.model import build
 from scaling.size import flops_per_token, parameters, size_columns
+from scaling.table import read, read_tests
 from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer
 
@@ -291,6 +293,18 @@ def test_an_encoder_loss_by_position_is_empty_only_where_nothing_is_predicted(en
     assert len(own["L_position"]) == 32 and math.isnan(own["L_position"][0])
     assert np.isfinite(own["L_position"][1:]).all()
     assert np.mean(own["L_position"][1:]) == pytest.approx(own["L"], abs=0.05)
+
+
+def test_a_sweep_of_encoders_has_complete_tables(here):
+    spec = SMALL.replace("n_layer = 1", 'family = "encoder", n_layer = 1')
+    Path("encoders.toml").write_text(spec)
+    assert call("sweep", "encoders.toml", "--in-process") == 0
+    runs, tests = read("results/small"), read_tests("results/small")
+    assert (runs.D_predicted == runs.D / 32 * 5).all() and runs.bits_per_byte.isna().all()
+    positions = np.stack(list(tests.L_position))
+    assert positions.shape == (2, 32) and np.isnan(positions[:, 0]).all()
+    assert np.isfinite(positions[:, 1:]).mean() > 0.9
+    assert (load("results/small").L == runs.L).all()
 
 
 def test_micro_batches_and_the_noise_scale_of_an_encoder(encoder_run):
