@@ -211,6 +211,16 @@ def test_masks_are_those_of_bert(encoder_run, next_sentence):
             assert b"".join(parts) in text
 
 
+def test_halves_from_elsewhere_are_of_the_text_that_a_run_may_see(encoder_run):
+    changes = {"model.next_sentence": True, "data.unique_tokens": 10 * 32}
+    run = override(encoder_run, changes)
+    tokens = train_tokens(corpus.prepare(run.data), run)
+    windows = tokens.batch(0, 0, 200)
+    restored = np.where(windows[:, 32:] >= 0, windows[:, 32:], windows[:, :32])
+    seen = {bytes(tokens.tokens[s + 15 : s + 30].astype(np.uint8)) for s in tokens.starts}
+    assert {bytes(row[17:].astype(np.uint8)) for row in restored} == seen
+
+
 def test_masks_of_the_test_windows_are_fixed(encoder_run):
     files = corpus.prepare(encoder_run.data)
     more = held_out_windows_of(files.test, 4096, encoder_run.model, files)
@@ -224,10 +234,10 @@ def test_masks_of_the_test_windows_are_fixed(encoder_run):
 def test_a_window_predicts_exactly_its_share_of_tokens(n_ctx, next_sentence, seed, vocab_size):
     model = ModelConfig(family="encoder", n_ctx=n_ctx, next_sentence=next_sentence)
     masks = object.__new__(Masks)
-    masks.model, masks.vocab_size, masks.halves = model, vocab_size, (n_ctx - 2) // 2
+    masks.model, masks.vocab_size, masks.half = model, vocab_size, (n_ctx - 2) // 2
     masks.separator = vocab_size - 1 if next_sentence else None
     text = np.random.default_rng(0).integers(0, vocab_size, (3, n_ctx + 1))
-    windows = masks.windows(text, text.ravel(), seed, 3, np.array([5, 6, 10**9]))
+    windows = masks.windows(text, text.ravel(), np.array([0]), seed, 3, np.array([5, 6, 10**9]))
     inputs, targets = windows[:, :n_ctx], windows[:, n_ctx:]
     assert (inputs >= 0).all() and (inputs < vocab_size + 2).all() and (targets < vocab_size).all()
     assert ((targets >= 0).sum(1) == round(0.15 * n_ctx)).all()

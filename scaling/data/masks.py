@@ -47,21 +47,25 @@ class Masks:
     def __init__(self, model: ModelConfig, files: TokenFiles) -> None:
         self.model, self.vocab_size = model, files.vocab_size
         self.separator = files.tokenizer.end_of_text if model.next_sentence else None
-        self.halves = (model.n_ctx - 2) // 2
+        self.half = (model.n_ctx - 2) // 2
         """Tokens of the first half, with the next-sentence objective."""
 
     def windows(
-        self, text_bt: np.ndarray, tokens: np.ndarray, seed: int, stream: int, numbers_b: np.ndarray
+        self,
+        text_bt: np.ndarray,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        seed: int,
+        stream: int,
+        numbers_b: np.ndarray,
     ) -> np.ndarray:
-        """Return windows [B, 2 T] of texts [B, T + 1], given all tokens of their split and the
-        numbers that choose their masks."""
+        """Return windows [B, 2 T] of texts [B, T + 1], whose masks the numbers choose.
+
+        Halves from elsewhere are cut from `tokens`, in windows that begin at `starts`.
+        """
         T, M = self.model.n_ctx, self.model.predicted
         random = _random(seed, stream, numbers_b, T + 2 * M + 2)
-        rank_bt, action_bm, token_bm = (
-            random[:, :T],
-            random[:, T:][:, :M],
-            random[:, T + M :][:, :M],
-        )
+        rank_bt, action_bm, token_bm, pair_b2 = np.split(random, [T, T + M, T + 2 * M], axis=1)
         input_bt = np.empty((len(text_bt), T), dtype=np.int64)
         input_bt[:, 0] = cls_token(self.vocab_size)
         target_bt = np.full_like(input_bt, ABSENT)
@@ -69,16 +73,8 @@ class Masks:
         if self.separator is None:
             input_bt[:, 1:] = text_bt[:, : T - 1]
         else:
-            h = self.halves
-            elsewhere_b, other_b = random[:, T + 2 * M] % 2 == 1, random[:, T + 2 * M + 1]
-            start_b1 = (other_b % np.uint64((len(tokens) - 1) // T)).astype(np.int64)[:, None] * T
-            text_bt = text_bt[:, : T - 2].copy()
-            others_bt = tokens[start_b1 + np.arange(h, T - 2)]
-            text_bt[elsewhere_b, h:] = others_bt[elsewhere_b]
-            input_bt[:, 1 : h + 1], input_bt[:, h + 2 :] = text_bt[:, :h], text_bt[:, h:]
-            input_bt[:, h + 1] = self.separator
-            target_bt[:, 0] = np.where(elsewhere_b, ELSEWHERE, NEXT)
-            never.append(h + 1)
+            never.append(1 + self.half)
+            target_bt[:, 0] = self._fill_halves(input_bt, text_bt, tokens, starts, pair_b2)
         rank_bt[:, never] = np.iinfo(np.uint64).max
         at_bm = np.sort(np.argsort(rank_bt, axis=1, kind="stable")[:, :M], axis=1)
         was_bm = np.take_along_axis(input_bt, at_bm, 1)
@@ -87,6 +83,24 @@ class Masks:
         becomes_bm = np.where(tenth_bm < 8, mask_token(self.vocab_size), random_bm)
         np.put_along_axis(input_bt, at_bm, np.where(tenth_bm == 9, was_bm, becomes_bm), 1)
         return np.concatenate([input_bt, target_bt], axis=1)
+
+    def _fill_halves(
+        self,
+        input_bt: np.ndarray,
+        text_bt: np.ndarray,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        pair_b2: np.ndarray,
+    ) -> np.ndarray:
+        """Fill inputs with two halves of text and [SEP] between them; return their labels [B]."""
+        h, both = self.half, self.model.n_ctx - 2
+        elsewhere_b = pair_b2[:, 0] % 2 == 1
+        start_b = starts[(pair_b2[:, 1] % len(starts)).astype(np.int64)]
+        others = tokens[start_b[:, None] + np.arange(h, both)]
+        input_bt[:, 1 : h + 1] = text_bt[:, :h]
+        input_bt[:, h + 1] = self.separator
+        input_bt[:, h + 2 :] = np.where(elsewhere_b[:, None], others, text_bt[:, h:both])
+        return np.where(elsewhere_b, ELSEWHERE, NEXT)
 
 
 class MaskedTokens(TrainTokens):
@@ -101,7 +115,7 @@ class MaskedTokens(TrainTokens):
         `first`."""
         text = super().batch(seed, first, sequences)
         numbers = np.arange(first, first + sequences)
-        return self.masks.windows(text, self.tokens, seed, _TRAIN, numbers)
+        return self.masks.windows(text, self.tokens, self.starts, seed, _TRAIN, numbers)
 
 
 def train_tokens(files: TokenFiles, run: RunConfig) -> TrainTokens:
@@ -120,7 +134,8 @@ def test_windows(
         return held_out_windows(path, tokens, model.n_ctx, at_most=at_most)
     data, starts_b = held_out(path, tokens, model.n_ctx, at_most=at_most)
     text = data[starts_b[:, None] + np.arange(model.n_ctx + 1)].astype(np.int64)
-    return Masks(model, files).windows(text, data, 0, _TEST, starts_b // model.n_ctx)
+    every = np.arange((len(data) - 1) // model.n_ctx) * model.n_ctx
+    return Masks(model, files).windows(text, data, every, 0, _TEST, starts_b // model.n_ctx)
 
 
 def _random(seed: int, stream: int, numbers_b: np.ndarray, each: int) -> np.ndarray:
