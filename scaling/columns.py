@@ -47,6 +47,12 @@ _MEASURED = (
     Column("N", "int", "parameters", "non-embedding parameters, exact (biases and norms counted)"),
     Column("N_total", "int", "parameters", "all parameters, embeddings and output layer included"),
     Column("D", "int", "tokens", "training tokens processed, S B"),
+    Column(
+        "D_predicted",
+        "int",
+        "tokens",
+        "the training tokens among D that were predicted: all, or the masked ones of an encoder",
+    ),
     Column("D_unique", "int", "tokens", "distinct training tokens seen"),
     Column(
         "D_shared",
@@ -85,15 +91,19 @@ _MEASURED = (
         "L",
         "float",
         "nats/token",
-        "held-out test loss after the last step; with patience, the minimum",
+        "held-out test loss after the last step; with patience, the minimum; of an encoder, per "
+        "masked token",
     ),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
     Column(
         "bits_per_byte",
         "float",
         "bits/byte",
-        "L per byte of test text: comparable across tokenizers",
+        "L per byte of test text: comparable across tokenizers; empty for an encoder, whose loss "
+        "is no likelihood of the text",
     ),
+    Column("L_next", "float", "nats/pair", "test loss of the next-sentence objective of encoders"),
+    Column("next_accuracy", "float", "", "share of test pairs that this objective decides rightly"),
     Column("lr_peak", "float", "", "peak learning rate of the matrices, as given by the rule"),
     Column("vocab_size", "int", "tokens", "vocabulary size, end-of-text included"),
     Column("corpus_hash", "str", "", "content hash of the token files"),

@@ -16,7 +16,8 @@ CONVENTIONS = {
     "6N": "C = 6 N D: forward 2N, backward 4N (Kaplan et al. 2020, eq. 2.2 without context); "
     "parameters count once per use",
     "kaplan": "3 (2N + 2 n_layer n_ctx d_attn) per token, matrices only "
-    "(Kaplan et al. 2020, Table 1 and eq. 2.2)",
+    "(Kaplan et al. 2020, Table 1 and eq. 2.2); twice the attention for an encoder, which is not "
+    "causal",
     "chinchilla": "embedding, attention with softmax, dense and logits, backward = 2 forward "
     "(Hoffmann et al. 2022, appendix F)",
     "matmul": "every matrix product of the model as built, attention unmasked, and output layer",
@@ -56,7 +57,9 @@ class Parameters:
 def closed_form_parameters(model: ModelConfig, vocab_size: int) -> Parameters:
     """Return the parameter counts of a built-in family, from its shape."""
     d, f, kv = model.d_model, model.ff_width, model.kv_width
-    embedding, head = vocab_size * d, 0 if model.tied else vocab_size * d
+    embedding, head = (vocab_size + model.special_tokens) * d, 0 if model.tied else vocab_size * d
+    if model.next_sentence:
+        embedding += 2 * d
     if model.family == "lstm":  # four gates, each with an input and a recurrent matrix and a bias
         matrices = model.n_layer * 4 * 2 * d * d
         return Parameters(matrices + model.n_layer * 4 * d, matrices, embedding, head)
@@ -81,18 +84,19 @@ def closed_form_flops_per_token(model: ModelConfig, vocab_size: int, convention:
     """Return the training FLOPs per token of a built-in family, by one of :data:`CONVENTIONS`."""
     d, ctx = model.d_model, model.n_ctx
     count = closed_form_parameters(model, vocab_size)
-    blocks = model.n_layer * model.n_repeat if model.family == "decoder" else 0  # with attention
-    repeat = model.n_repeat if model.family == "decoder" else 1
+    blocks = 0 if model.family == "lstm" else model.n_layer * model.n_repeat  # with attention
+    repeat = 1 if model.family == "lstm" else model.n_repeat
     matrices = 2 * count.N_kaplan * repeat
     embed = 2 * vocab_size * d
+    output = embed * model.predicted / ctx  # an encoder's output layer reads masked positions only
     if convention == "6N":
         return 6.0 * (count.N + (repeat - 1) * (count.N - _norm(model)))  # the last norm runs once
     if convention == "kaplan":
-        return 3.0 * (matrices + 2 * blocks * ctx * d)
+        return 3.0 * (matrices + (4 if model.masked else 2) * blocks * ctx * d)
     if convention == "matmul":
-        return 3.0 * (matrices + 4 * blocks * ctx * d + embed)
+        return 3.0 * (matrices + 4 * blocks * ctx * d + output)
     attention = 2 * ctx * d + 3 * model.n_head * ctx + 2 * ctx * d  # scores, softmax, reduction
-    return 3.0 * (embed + matrices + blocks * attention + embed)
+    return 3.0 * (embed + matrices + blocks * attention + output)
 
 
 def _norm(model: ModelConfig) -> int:

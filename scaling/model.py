@@ -21,7 +21,8 @@ trains and sweeps it:
 
 `self.model` is the :class:`scaling.model_config.ModelConfig`: use the fields that make sense. A
 family may also override :meth:`Model.std` (initial values) and :meth:`Model.matrices_of` (for
-Muon). The built-in families, scaling/models/decoder.py and lstm.py, are longer examples.
+Muon). The built-in families, decoder.py, encoder.py and lstm.py in scaling/models, are longer
+examples.
 
 Models are functions of flat parameters, written for K models of one shape at once. All parameters
 of model k are row k of one flat tensor [K, P], so copying or dropping a model is copying or
@@ -71,7 +72,8 @@ class Model:
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         self.model = model
         self.vocab_size = vocab_size
-        shapes: dict[str, tuple[int, ...]] = {"token_embedding": (vocab_size, model.d_model)}
+        embedded = vocab_size + model.special_tokens
+        shapes: dict[str, tuple[int, ...]] = {"token_embedding": (embedded, model.d_model)}
         shapes |= self.tensors()
         if not model.tied:
             shapes["head"] = (vocab_size, model.d_model)
@@ -173,7 +175,8 @@ class Model:
         )
 
     def forward_flops(self) -> float:
-        """Return the FLOPs per token of the matrix products in a forward pass of one context.
+        """Return the FLOPs per token of the matrix products in a forward pass of one context, with
+        an output layer for the positions that are predicted in training.
 
         torch counts them as they run. Kernels that it does not know (the LSTM's) count as 0.
         """
@@ -181,7 +184,7 @@ class Model:
         counter = FlopCounterMode(display=False)
         # explicit attention, because torch does not count its fused kernel for CPUs
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            self.logits(torch.zeros(1, self.P), tokens)
+            self.logits(torch.zeros(1, self.P), tokens, torch.arange(self.model.predicted))
         return counter.get_total_flops() / self.model.n_ctx
 
     def init(self, seeds: list[int]) -> Tensor:
@@ -232,14 +235,22 @@ class Model:
 
     # ---------------------------------------------------------------- from tokens to loss
 
-    def _last(
-        self, flat_kp: Tensor, tokens_kbt: Tensor, instead: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the output layer's input [K, B T, D] and its weights [K, V, D]."""
-        p = self.named(flat_kp, instead)
-        return self._output(p, self.hidden(p, tokens_kbt))
+    def inputs(self, windows: Tensor) -> Tensor:
+        """Return the input tokens [..., T] of windows: all but the last of T + 1 tokens."""
+        return windows[..., :-1]
 
-    def _output(self, p: Mapping[str, Tensor], x_knd: Tensor) -> tuple[Tensor, Tensor]:
+    def targets(self, windows: Tensor) -> Tensor:
+        """Return the targets [..., T] of windows: the next tokens; negative where there is none."""
+        return windows[..., 1:]
+
+    def predicted(self, x_knd: Tensor, targets_kbt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hidden states [K, N, D] and targets [K, N] of the positions that are predicted:
+        here all of them."""
+        return x_knd, targets_kbt.reshape(len(x_knd), -1)
+
+    def output(self, p: Mapping[str, Tensor], x_knd: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output layer's input [K, N, D] and weights [K, V, D], given the final hidden
+        states."""
         if self.model.mup_base_width is not None:
             x_knd = x_knd / self.model.width_multiplier
         return x_knd, p["token_embedding" if self.model.tied else "head"]
@@ -249,13 +260,14 @@ class Model:
 
         With `at_n`, only those at these positions among all B T are computed.
         """
-        x_knd, head_kvd = self._last(flat_kp, tokens_kbt)
+        p = self.named(flat_kp)
+        x_knd, head_kvd = self.output(p, self.hidden(p, tokens_kbt))
         x_knd = x_knd if at_n is None else x_knd[:, at_n]
         return torch.bmm(x_knd, head_kvd.transpose(1, 2))
 
     def next_logits(self, p: Mapping[str, Tensor], x_nd: Tensor) -> Tensor:
         """Return the logits [N, V] of a single model from its final hidden states [N, D]."""
-        x_1nd, head_1vd = self._output(p, x_nd[None])
+        x_1nd, head_1vd = self.output(p, x_nd[None])
         return x_1nd[0] @ head_1vd[0].T
 
     @torch.no_grad()
@@ -264,10 +276,16 @@ class Model:
 
         Windows [K, B, T + 1] hold the inputs and, one position to the right, the targets.
         """
-        inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
-        x_knd, head_kvd = self._last(flat_kp, inputs)
-        loss_kn, *_ = output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
-        return loss_kn.view(targets.shape)
+        targets_kbt = self.targets(windows_kbt)
+        p = self.named(flat_kp)
+        x_knd = self.hidden(p, self.inputs(windows_kbt))
+        return self.token_losses(p, x_knd, targets_kbt).view(targets_kbt.shape)
+
+    def token_losses(self, p: Mapping[str, Tensor], x_knd: Tensor, targets_kbt: Tensor) -> Tensor:
+        """Return the cross-entropy [K, N] of the predicted positions, without gradient."""
+        x_knd, head_kvd = self.output(p, x_knd)
+        x_knd, target_kn = self.predicted(x_knd, targets_kbt)
+        return output_loss(x_knd, head_kvd, target_kn, grad=False)[0]
 
     def fuses_loss(self, tokens: int, device: torch.device) -> bool:
         """Return whether compiled code keeps all logits of this many tokens of a model at once."""
@@ -281,9 +299,15 @@ class Model:
         Its gradient includes that of the z-loss, if there is one; its value does not. Tensors in
         `instead` replace their slices of `flat_kp`.
         """
-        inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
-        x_knd, head_kvd = self._last(flat_kp, inputs, instead)
-        target_kn = targets.reshape(len(x_knd), -1)
+        p = self.named(flat_kp, instead)
+        x_knd = self.hidden(p, self.inputs(windows_kbt))
+        return self.loss_of(p, x_knd, self.targets(windows_kbt))
+
+    def loss_of(self, p: Mapping[str, Tensor], x_knd: Tensor, targets_kbt: Tensor) -> Tensor:
+        """Return the differentiable mean cross-entropy [K] of the final hidden states [K, B T,
+        D]."""
+        x_knd, head_kvd = self.output(p, x_knd)
+        x_knd, target_kn = self.predicted(x_knd, targets_kbt)
         if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1], x_knd.device):
             # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]

@@ -10,12 +10,20 @@ from typing import Any, Literal
 from scaling.errors import ConfigError, did_you_mean
 from scaling.fields import IdentifyingPart, check_positive, nearest_divisor
 
-FAMILIES = {"decoder": "scaling.models.decoder", "lstm": "scaling.models.lstm"}
+FAMILIES = {
+    "decoder": "scaling.models.decoder",
+    "encoder": "scaling.models.encoder",
+    "lstm": "scaling.models.lstm",
+}
 """Built-in model families and their modules."""
 NORM_EPS = 1e-5
 """Epsilon of the norms: the default of torch's layer_norm."""
 ROPE_BASE = 1e4
 """Base of the rotary position encoding (Su et al. 2021)."""
+MASKED = 0.15
+"""Share of the positions that an encoder predicts (Devlin et al. 2019, section 3.1)."""
+_SHORTEST_MASKED = 8
+"""Least context of an encoder [tokens]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,8 @@ class ModelConfig(IdentifyingPart):
     tied: bool = True
     """Share the token embedding with the output layer."""
     family: str = "decoder"
-    """Model family: decoder; lstm (Kaplan et al. 2020, Fig. 7), which has no heads, blocks or
+    """Model family: decoder; encoder, which sees both sides of masked tokens and predicts these
+    (BERT: Devlin et al. 2019); lstm (Kaplan et al. 2020, Fig. 7), which has no heads, blocks or
     positions; or your own, my.py:Name (see scaling/model.py)."""
     n_repeat: int = 1
     """How often the stack of blocks is applied, with the same weights. Above 1 this is a recurrent
@@ -65,6 +74,10 @@ class ModelConfig(IdentifyingPart):
     their learning rate as 1/m (their weight decay grows as m) and the logits as 1/m; attention
     scales as 1/d_head. Keep d_ff / d_model fixed. The best learning rate is then that of the base
     width."""
+    next_sentence: bool = False
+    """Encoder only: each context is two halves of text, and the model also predicts whether the
+    second follows the first, as it does in half of them (Devlin et al. 2019). The loss is added to
+    that of the masked tokens."""
 
     def check(self) -> None:
         check_positive(self, "n_layer", "d_model", "n_head", "n_ctx", "n_repeat")
@@ -73,6 +86,16 @@ class ModelConfig(IdentifyingPart):
             raise ConfigError(
                 f"model.family={self.family!r} is unknown.{did_you_mean(self.family, FAMILIES)} "
                 f"The built-in families are {', '.join(FAMILIES)}; write your own as my.py:Name."
+            )
+        if self.next_sentence and not self.masked:
+            raise ConfigError(
+                f"model.next_sentence is an objective of encoders, but model.family="
+                f"{self.family!r}; use model.family='encoder', or leave it out."
+            )
+        if self.masked and self.n_ctx < _SHORTEST_MASKED:
+            raise ConfigError(
+                f"model.n_ctx={self.n_ctx} is too short for model.family='encoder', which masks "
+                f"{MASKED:.0%} of every context; use at least {_SHORTEST_MASKED}."
             )
         if self.family == "lstm":
             return
@@ -104,6 +127,21 @@ class ModelConfig(IdentifyingPart):
             used = ("n_layer", "d_model", "n_ctx", "tied", "family", "mup_base_width")
             return {name: values[name] for name in used}
         return values
+
+    @property
+    def masked(self) -> bool:
+        """Whether the model predicts masked tokens (an encoder), not the next token."""
+        return self.family == "encoder"
+
+    @property
+    def predicted(self) -> int:
+        """Number of positions per context that the model predicts in training."""
+        return round(MASKED * self.n_ctx) if self.masked else self.n_ctx
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of input tokens beyond the vocabulary: [MASK] and [CLS] of an encoder."""
+        return 2 if self.masked else 0
 
     @property
     def ff_width(self) -> int:

@@ -68,6 +68,7 @@ def size_columns(run: RunConfig, step: int | None = None) -> dict[str, Any]:
     D = run.tokens_at(step)
     flops = {c: flops_per_token_of(run, name) * D for c, name in FLOP_COLUMNS.items()}
     sizes = {"N": count.N, "N_total": count.N_total, "D": D} | flops
+    sizes["D_predicted"] = D // run.model.n_ctx * run.model.predicted
     return sizes | {"B": run.batch_tokens, "S": step, "vocab_size": run.data.vocab_size}
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling import jsonable, size
 from scaling.config import RECIPE, RunConfig, flatten, from_dict
-from scaling.errors import WeightsError
+from scaling.errors import ConfigError, WeightsError
 from scaling.extras import require
 from scaling.files import (
     check_regular,
@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from scaling.data.tokenizer import Tokenizer
     from scaling.model import Model
 
-__all__ = ["Weights", "WeightsError", "discard_unless", "find", "has_weights", "load", "save"]
+__all__ = [
+    "Weights",
+    "WeightsError",
+    "check_predicts_next",
+    "discard_unless",
+    "find",
+    "has_weights",
+    "load",
+    "save",
+]
 
 FORMAT = 1
 """Version of weights.json."""
@@ -186,6 +195,16 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
         mean=mean,
         sha256=digest,
     )
+
+
+def check_predicts_next(weights: Weights, doing: str) -> None:
+    """Raise ConfigError if the model is an encoder, which predicts masked tokens."""
+    if weights.run.model.masked:
+        raise ConfigError(
+            f"run {weights.run.run_id} is an encoder (model.family={weights.run.model.family!r}): "
+            f"it predicts masked tokens, not the next one, and cannot {doing}. Choose a run of a "
+            "decoder."
+        )
 
 
 def find(results: Path | str, run: str | None = None) -> list[Path]:

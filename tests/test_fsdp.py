@@ -66,6 +66,11 @@ MODERN = {
         (MODERN, {"devices": 3, "recompute": True}, CLOSE),
         ({"precision": "bfloat16", "model.tied": True}, {"micro_tokens": 32}, {"rel": 2e-3}),
         ({"model.family": "lstm"}, {}, CLOSE),
+        (
+            {"model.family": "encoder", "model.next_sentence": True, "model.tied": True},
+            {"recompute": True},
+            CLOSE,
+        ),
     ],
 )
 def test_sharded_runs_match_one_process(run, settings, execution, close):

@@ -20,6 +20,7 @@ from analysis.frontiers.choice import CANDIDATES, choose
 from analysis.in_words import cell, interval, times
 from analysis.laws import Law, floor_C, resolve
 from analysis.planning.quantity import Quantity, quantity_of
+from analysis.tables.objectives import check_same_objective
 from analysis.tables.rows import insufficient, used_rows
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
@@ -226,6 +227,7 @@ def compare(
     tables = (used_rows(A).reset_index(drop=True), used_rows(B).reset_index(drop=True))
     chosen = _law(law, tables, names, seed)
     _check(tables, chosen, names)
+    check_same_objective(tables, names)
     if law is None and chosen == floor_C:
         tables = (_on_frontier(tables[0]), _on_frontier(tables[1]))
     joint = joint_fit(chosen, tables, share=share, floor=floor, bootstrap=bootstrap, seed=seed)

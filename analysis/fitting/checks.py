@@ -14,6 +14,7 @@ from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
 from analysis.laws import Law
+from analysis.tables.objectives import check_one_objective
 from analysis.tables.rows import LAST, reasons
 from analysis.tables.searches import SEARCHED, best_of_searches
 from scaling import table
@@ -167,6 +168,7 @@ def usable_rows(
         weights = np.asarray(weights, float)
         if weights.shape != (total,):
             raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
+    check_one_objective(runs)
     keep, left_out = _finished(runs)
     remarks: dict[str, str] = {}
     if law.best_of:

@@ -20,6 +20,7 @@ from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
+from analysis.tables.objectives import check_one_objective
 from analysis.tables.rows import (
     CHOICE,
     LAST,
@@ -250,7 +251,9 @@ def _with_losses(
 
 
 def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
-    """Raise TableError if 'ok' rows of one corpus and tokenizer come from different texts."""
+    """Raise TableError if 'ok' rows of one corpus and tokenizer come from different texts, or if
+    some are of encoders and others are not."""
+    check_one_objective(table, where)
     if not {"corpus", "tokenizer", "corpus_hash"} <= set(table.columns):
         return
     used = used_rows(table)

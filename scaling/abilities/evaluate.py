@@ -11,8 +11,9 @@ from scaling import progress, weights
 from scaling.abilities import in_context, local, table
 from scaling.abilities.item import Task
 from scaling.abilities.names import check_names
-from scaling.abilities.predictor import predictor
+from scaling.abilities.predictor import Predictor, predictor
 from scaling.abilities.prompts import Sheet, sheet
+from scaling.abilities.pseudo import check_pairs, masked_predictor, refusal
 from scaling.abilities.score import score
 from scaling.abilities.tasks import tasks_of
 from scaling.data.corpus import prepare
@@ -110,13 +111,21 @@ class Sheets:
 
     def check(self, loaded: Weights, left: Wanted) -> None:
         """Raise ConfigError if a task does not fit the context of a run."""
+        if loaded.run.model.masked:
+            name = f"run {loaded.run.run_id}"
+            if any(task == "in_context" for _, task, _, _ in left):
+                raise ConfigError(refusal("task 'in_context' asks for the next token", name))
+            wanted = {key[1:] for key in left}
+            for task, n in self._pairs(loaded):
+                if (task.name, task.version, n) in wanted:
+                    check_pairs(task, n, name)
         self._sheet(loaded, left)
 
     def rows(self, loaded: Weights, left: Wanted, doing: str) -> list[dict[str, Any]]:
         """Evaluate a run on what is left, and return the rows."""
         rows: list[dict[str, Any]] = []
         if made := self._sheet(loaded, left):
-            for scores in score(predictor(loaded), (), questions=made, doing=doing):
+            for scores in score(_predictor(loaded), (), questions=made, doing=doing):
                 rows += scores.rows()
         if any(task == "in_context" for _, task, _, _ in left):
             progress.step(doing, "in_context")
@@ -141,7 +150,7 @@ class Sheets:
         pairs = [(t, n) for t, n in self._pairs(loaded) if (t.name, t.version, n) in wanted]
         if not pairs:
             return None
-        model = predictor(loaded)
+        model = _predictor(loaded)
         key = (
             model.tokenizer,
             model.n_ctx,
@@ -160,6 +169,10 @@ class Sheets:
             files = prepare(data)
             self._windows[data, n_ctx] = in_context.windows_of(files.test, n_ctx, name)
         return self._windows[data, n_ctx]
+
+
+def _predictor(loaded: Weights) -> Predictor:
+    return masked_predictor(loaded) if loaded.run.model.masked else predictor(loaded)
 
 
 def _check_different(own: Sequence[Task]) -> None:

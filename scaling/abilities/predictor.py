@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from scaling.weights import check_predicts_next
 
 if TYPE_CHECKING:
     from scaling.weights import Weights
@@ -25,6 +28,9 @@ class Predictor:
     """Maps beginnings [B, T], rests [R, T], the lengths of both, the beginning that each rest
     follows and positions [n] among all B T and R T to logits [n, V]; None if the model keeps no
     keys and values."""
+    pseudo: Callable[[Sequence[Any]], np.ndarray] | None = None
+    """Maps requests to pseudo-log-likelihoods [nats] of context and continuation, for an encoder
+    (scaling/abilities/pseudo.py); None if the model predicts the next token."""
     encode: Callable[[str], list[int]]
     """Maps text to token ids, without end-of-text."""
     tokenizer: str
@@ -38,7 +44,8 @@ class Predictor:
 
 
 def predictor(weights: Weights) -> Predictor:
-    """Return the predictor of a run's weights."""
+    """Return the predictor of a run's weights. Raises ConfigError for an encoder."""
+    check_predicts_next(weights, "score text by its next tokens")
     model, flat_1p = weights.model, weights.flat_1p
 
     named = model.named(flat_1p)

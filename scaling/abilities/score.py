@@ -1,13 +1,15 @@
 """Scores of a model on tasks: accuracies, loss of the answers, standard errors.
 
 A choice's score is its summed log-probability, that per byte or per token, or that minus the
-log-probability of the choice without its context (PMI). The choice of the highest score counts as
-the model's answer, and k choices that tie count 1/k if the right one is among them. Contexts that
-are too long are cut from the left, equally for all choices of an item.
+log-probability of the choice without its context (PMI). For an encoder, pseudo-log-likelihoods
+(scaling/abilities/pseudo.py) of context and choice take their place. The choice of the highest
+score counts as the model's answer, and k choices that tie count 1/k if the right one is among them.
+Contexts that are too long are cut from the left, equally for all choices of an item.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -122,16 +124,21 @@ def score(
     all models of a tokenizer and context. Raises ConfigError for what does not fit the context.
     """
     questions = questions or sheet(asked, model)
-    token_log_p, token_best = log_probabilities(model, questions.batches, doing)
     ends = questions.batches.ends
     starts = np.concatenate([[0], ends[:-1]])
-    total = np.add.reduceat(token_log_p, starts)
-    exact = np.logical_and.reduceat(token_best, starts)
+    if model.pseudo is None:
+        token_log_p, token_best = log_probabilities(model, questions.batches, doing)
+        total = np.add.reduceat(token_log_p, starts)
+        exact = np.logical_and.reduceat(token_best, starts)
+    else:
+        total = model.pseudo([r for each in questions.questions for r in each.requests])
+        exact = np.zeros(len(total), bool)
     scores, begin = [], 0
     for each in questions.questions:
         end = begin + len(each.requests)
         part = slice(begin, end)
-        scores.append(_scores(each, total[part], exact[part], (ends - starts)[part]))
+        found = _scores(each, total[part], exact[part], (ends - starts)[part])
+        scores.append(found if model.pseudo is None else _of_pseudo(found))
         begin = end
     return scores
 
@@ -169,6 +176,14 @@ def _scores(asked: Questions, total: np.ndarray, exact: np.ndarray, lengths: np.
         nll=-conditional[gold],
         answer_bytes=size[gold],
     )
+
+
+def _of_pseudo(scores: Scores) -> Scores:
+    """Return the scores that pseudo-log-likelihoods of whole texts have: there is none per byte or
+    token of a choice, and no loss of an answer."""
+    correct, p_gold = ({m: x[m] for m in (SUM, PMI)} for x in (scores.correct, scores.p_gold))
+    nll = np.full_like(scores.nll, math.nan)
+    return dataclasses.replace(scores, correct=correct, p_gold=p_gold, nll=nll)
 
 
 def _per_item(scores: Scores, metric: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from scaling.data.corpus import TokenFiles
 from scaling.errors import ConfigError
 
 _ORDER, _SUBSET, _TEST = 0, 1, 2
-"""Independent Philox streams."""
+"""Independent Philox streams; scaling/data/masks.py has others."""
 
 _AHEAD = 64
 """Number of sequences read at once."""
@@ -104,6 +104,17 @@ def held_out_windows(path: Path, tokens: int, n_ctx: int, *, at_most: bool = Fal
     a subset of those for more. With `at_most`, a shorter test split gives as many windows as it
     has.
     """
+    data, starts = held_out(path, tokens, n_ctx, at_most=at_most)
+    return data[starts[:, None] + np.arange(n_ctx + 1)].astype(np.int64)
+
+
+def held_out(
+    path: Path, tokens: int, n_ctx: int, *, at_most: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of a test split, and where the windows of :func:`held_out_windows` begin.
+
+    Raises ConfigError if the split has too few tokens.
+    """
     data = np.fromfile(path, dtype=np.uint16)
     available = (len(data) - 1) // n_ctx
     wanted = tokens // n_ctx
@@ -115,5 +126,4 @@ def held_out_windows(path: Path, tokens: int, n_ctx: int, *, at_most: bool = Fal
             f"{max(0, available * n_ctx)} tokens of the test split; change eval.test_tokens or use "
             "more text."
         )
-    starts = np.sort(_permutation(available, 0, _TEST)[:wanted]) * n_ctx
-    return data[starts[:, None] + np.arange(n_ctx + 1)].astype(np.int64)
+    return data, np.sort(_permutation(available, 0, _TEST)[:wanted]) * n_ctx

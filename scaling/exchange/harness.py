@@ -18,7 +18,7 @@ import torch
 from scaling.errors import ConfigError, did_you_mean, one_line
 from scaling.exchange.text_loss import log_likelihoods
 from scaling.extras import require
-from scaling.weights import Weights
+from scaling.weights import Weights, check_predicts_next
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
 _MOST_GENERATED = 256
@@ -42,6 +42,7 @@ def harness(
     is the number of documents per task. Without `hub`, nothing is downloaded. Raises ConfigError
     for unknown tasks and for data that is not there.
     """
+    check_predicts_next(weights, "do the tasks of lm-evaluation-harness")
     require("lm_eval", extra="hf")
     if not tasks:
         raise ConfigError(

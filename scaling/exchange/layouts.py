@@ -154,6 +154,11 @@ def layout_of(m: ModelConfig) -> Layout:
 
     Raises ConfigError, which names the option that has no counterpart.
     """
+    if m.masked:
+        raise ConfigError(
+            f"model.family={m.family!r} has no counterpart in transformers, whose encoders "
+            "normalise after each layer, so it cannot be exported; only decoders can."
+        )
     if m.family != "decoder":
         raise ConfigError(
             f"model.family={m.family!r} has no counterpart in transformers, so it cannot be "

@@ -14,7 +14,7 @@ from scaling.errors import ConfigError
 from scaling.generate.beams import Found, search
 from scaling.generate.decoding import DEFAULT_TOKENS, Decoding
 from scaling.generate.sequences import Sequences
-from scaling.weights import Weights
+from scaling.weights import Weights, check_predicts_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ def generate(
         top_p=top_p, beams=beams, length_penalty=length_penalty, samples=samples, seed=seed,
         slide=slide,
     )  # fmt: skip
+    check_predicts_next(weights, "continue text")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     stops = _Stops(weights, [stop] if isinstance(stop, str) else list(stop))
     encoded = [_encoded(weights, text) for text in texts]

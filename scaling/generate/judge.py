@@ -17,7 +17,7 @@ import torch
 
 from scaling.errors import ConfigError
 from scaling.generate.continuation import generate
-from scaling.weights import Weights
+from scaling.weights import Weights, check_predicts_next
 
 PASSAGES = 128
 """Held-out passages that models continue when they are judged."""
@@ -96,6 +96,7 @@ def judged(
     the same number of the model's tokens. Neither text can end with end-of-text. Raises ConfigError
     as `generate` does, and for fewer than two texts that are long enough.
     """
+    check_predicts_next(judge, "judge text")
     n_ctx = weights.run.model.n_ctx
     tokens = min(tokens, max(1, n_ctx // 2))
     encode, decode = weights.tokenizer.encode, weights.tokenizer.decode
@@ -196,6 +197,7 @@ def _nats(judge: Weights, pairs: Sequence[tuple[str, str]]) -> list[float]:
 
     A window of the judge's context slides by half its length over longer texts.
     """
+    check_predicts_next(judge, "judge text")
     n_ctx, tokenizer = judge.run.model.n_ctx, judge.tokenizer
     windows: list[tuple[int, list[int], int]] = []  # text, tokens, first token that counts
     for i, (prompt, text) in enumerate(pairs):

@@ -1,4 +1,4 @@
-"""Causal attention: torch's kernel, and one written for torch.compile on CPUs."""
+"""Attention: torch's kernel, and one written for torch.compile on CPUs."""
 
 from __future__ import annotations
 
@@ -22,31 +22,48 @@ _MOST_SEQUENCES = 2**15
 per sequence along an axis of CUDA's grid that ends at 65535."""
 
 
-def attend(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale Q K^T) V, where each position attends to itself and earlier ones.
+def attend(
+    query_bhtc: Tensor,
+    key_bhtc: Tensor,
+    value_bhtc: Tensor,
+    scale: float,
+    *,
+    causal: bool = True,
+) -> Tensor:
+    """Return softmax(scale Q K^T) V, where each position attends to itself and earlier ones; to all
+    if the attention is not causal.
 
     Queries, keys and values are [B, H, T, C], with equal numbers of heads.
     """
     t, on_cpu = query_bhtc.shape[2], query_bhtc.device.type == "cpu"
-    if torch.compiler.is_compiling() and on_cpu and t <= _LONGEST:
+    if causal and torch.compiler.is_compiling() and on_cpu and t <= _LONGEST:
         inputs = (x.flatten(0, 1) for x in (query_bhtc, key_bhtc, value_bhtc))
         y, *_ = BlockedAttention.apply(*inputs, scale, min(_BLOCKS, t))
         return y.view(query_bhtc.shape)
     if not on_cpu and len(query_bhtc) > _MOST_SEQUENCES:
-        return in_parts(query_bhtc, key_bhtc, value_bhtc, scale)
-    return _torchs(query_bhtc, key_bhtc, value_bhtc, scale)
+        return in_parts(query_bhtc, key_bhtc, value_bhtc, scale, causal=causal)
+    return _torchs(query_bhtc, key_bhtc, value_bhtc, scale, causal)
 
 
-def _torchs(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
+def _torchs(
+    query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float, causal: bool
+) -> Tensor:
     return F.scaled_dot_product_attention(
-        query_bhtc, key_bhtc, value_bhtc, is_causal=True, scale=scale
+        query_bhtc, key_bhtc, value_bhtc, is_causal=causal, scale=scale
     )
 
 
-def in_parts(query_bhtc: Tensor, key_bhtc: Tensor, value_bhtc: Tensor, scale: float) -> Tensor:
+def in_parts(
+    query_bhtc: Tensor,
+    key_bhtc: Tensor,
+    value_bhtc: Tensor,
+    scale: float,
+    *,
+    causal: bool = True,
+) -> Tensor:
     """Return what :func:`attend` does, for more sequences than a GPU's kernel takes at once."""
     each = (x.split(_MOST_SEQUENCES) for x in (query_bhtc, key_bhtc, value_bhtc))
-    return torch.cat([_torchs(q, k, v, scale) for q, k, v in zip(*each, strict=True)])
+    return torch.cat([_torchs(q, k, v, scale, causal) for q, k, v in zip(*each, strict=True)])
 
 
 def rotations(positions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

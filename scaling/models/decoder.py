@@ -26,6 +26,9 @@ class Decoder(Model):
     """Pre-norm decoder: by default GPT-2's (learned positions, LayerNorm, GELU, biases), with the
     options of :class:`scaling.model_config.ModelConfig`."""
 
+    causal = True
+    """Whether a position attends only to itself and earlier ones."""
+
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__(model, vocab_size)
         self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -133,11 +136,10 @@ class Decoder(Model):
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
             # The backward pass of the bfloat16 kernel takes three times as long as in float32.
             with torch.autocast("cpu", enabled=False):
-                y_bhtc = attend(query.float(), key.float(), value.float(), m.attention_scale).to(
-                    query.dtype
-                )
+                parts = query.float(), key.float(), value.float()
+                y_bhtc = attend(*parts, m.attention_scale, causal=self.causal).to(query.dtype)
         else:
-            y_bhtc = attend(query, key, value, m.attention_scale)
+            y_bhtc = attend(query, key, value, m.attention_scale, causal=self.causal)
         return y_bhtc.transpose(1, 2).reshape(k, n, d)
 
     def _rotate(self, x_bhtc: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from scaling.config import RunConfig
 from scaling.data import corpus
 from scaling.data.corpus import TokenFiles
-from scaling.data.windows import held_out_windows
+from scaling.data.masks import test_windows
 from scaling.devices.device import precision
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.model import Model
@@ -29,13 +29,18 @@ class HeldOut:
     """Test loss of one model."""
 
     L: float
-    """Mean over all target tokens [nats/token]."""
+    """Mean over all target tokens; of an encoder, over the masked ones [nats/token]."""
     L_stderr: float
     """Standard error of L, with contexts taken as independent [nats/token]."""
     bits_per_byte: float
-    """Bits per byte of the text; end-of-text targets are excluded."""
+    """Bits per byte of the text; end-of-text targets are excluded. NaN for an encoder: its losses
+    are no likelihood of the text."""
     L_position: list[float]
-    """Mean at each of the T positions in the context [nats/token]."""
+    """Mean at each of the T positions in the context [nats/token]; NaN where none is predicted."""
+    L_next: float = math.nan
+    """Mean loss of the next-sentence objective [nats/pair]; NaN without it."""
+    next_accuracy: float = math.nan
+    """Share of pairs that the next-sentence objective decides rightly."""
 
 
 @torch.inference_mode()
@@ -52,12 +57,14 @@ def evaluate(
     end-of-text.
     """
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
-    bytes_bt = token_bytes_v[windows_bt[:, 1:]].double()
+    targets_bt = model.targets(windows_bt)
+    bytes_bt = token_bytes_v[targets_bt.clamp(min=0)].double()
     models = 1  # on a CPU, a chunk of one model already fills the cache
     if flat_kp.device.type != "cpu" and not ranks.sharded:
         models = len(flat_kp)
         tokens = _CHUNK_ELEMENTS // max(model.model.ff_width, model.model.d_model) // models
         chunk = max(1, tokens // windows_bt.shape[1])
+    masked = model.model.masked
     measured = []
     for flat_mp in flat_kp.split(models):
         loss_mbt = bytes_bt.new_zeros(len(flat_mp), *bytes_bt.shape)
@@ -72,8 +79,11 @@ def evaluate(
             if len(chunk_bt):
                 windows_mbt = chunk_bt.expand(len(flat_mp), -1, -1)
                 chunk_loss_mbt.copy_(model.losses(flat_mp, windows_mbt))
-        measured.append(summary(ranks.add(loss_mbt), bytes_bt))
+        whole_mbt = ranks.add(loss_mbt)
+        measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
+    if masked:
+        return [HeldOut(*row[:2], math.nan, row[4:], *row[2:4]) for row in rows]
     return [HeldOut(*row[:3], L_position=row[3:]) for row in rows]
 
 
@@ -90,6 +100,27 @@ def summary(loss_kbt: Tensor, bytes_bt: Tensor) -> Tensor:
     bits_k = nats_k / (math.log(2) * bytes_bt.sum())
     means = torch.stack([context_kb.mean(1), stderr_k, bits_k], dim=1)
     return torch.cat([means, loss_kbt.mean(1)], dim=1)
+
+
+def masked_summary(loss_kbt: Tensor) -> Tensor:
+    """Return [K, 4 + T] for an encoder: L, its standard error, the loss and the accuracy of the
+    next-sentence objective, and L at each position.
+
+    Positions that are not predicted have the loss nan. Position 0 has that of the next-sentence
+    objective, which decides between two.
+    """
+    pair_kb, token_kbt = loss_kbt[:, :, 0], loss_kbt[:, :, 1:]
+    context_kb = token_kbt.nanmean(2)
+    stderr_k = torch.full_like(pair_kb[:, 0], math.nan)
+    if context_kb.shape[1] > 1:
+        stderr_k = torch.stack([row_b.std() for row_b in context_kb]) / math.sqrt(
+            len(context_kb[0])
+        )
+    pair_k = pair_kb.mean(1)
+    right_k = torch.where(pair_k.isnan(), math.nan, (pair_kb < math.log(2)).double().mean(1))
+    means = torch.stack([context_kb.mean(1), stderr_k, pair_k, right_k], dim=1)
+    no_cls_k1 = torch.full_like(means[:, :1], math.nan)
+    return torch.cat([means, no_cls_k1, token_kbt.nanmean(1)], dim=1)
 
 
 class Evaluator:
@@ -112,7 +143,8 @@ class Evaluator:
         self.others = {name: files.test_of(name) for name in sorted(other_corpora)}
         if texts is not None:
             corpus.check_unchanged(corpus.hashes(run.data, files, self.others), texts)
-        windows = held_out_windows(files.test, run.eval.test_tokens, run.model.n_ctx)
+        self.files = files
+        windows = test_windows(files.test, run.eval.test_tokens, run.model, files)
         self.windows_bt = torch.from_numpy(windows).to(device)
         self.token_bytes_v = torch.from_numpy(files.token_bytes()).to(device)
 
@@ -127,10 +159,10 @@ class Evaluator:
     def held_out_on(self, name: str, flat_1p: Tensor, test_tokens: int) -> tuple[HeldOut, int]:
         """Return the test loss of one model on another corpus, and the number of tokens
         measured."""
-        n_ctx = self.model.model.n_ctx
-        windows = held_out_windows(self.others[name], test_tokens, n_ctx, at_most=True)
+        model = self.model.model
+        windows = test_windows(self.others[name], test_tokens, model, self.files, at_most=True)
         (found,) = self._evaluate(flat_1p, torch.from_numpy(windows).to(self.device))
-        return found, len(windows) * n_ctx
+        return found, len(windows) * model.n_ctx
 
     def _evaluate(self, flat_kp: Tensor, windows_bt: Tensor) -> list[HeldOut]:
         with precision(self.device, self.bfloat16):

@@ -13,7 +13,7 @@ from scaling import size
 from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
 from scaling.data.corpus import TokenFiles
-from scaling.data.windows import TrainTokens
+from scaling.data.masks import train_tokens
 from scaling.errors import ConfigError
 from scaling.training.evaluate import HeldOut
 from scaling.training.pack_key import branch_step
@@ -59,7 +59,7 @@ class Member:
     def __init__(self, run: RunConfig, files: TokenFiles, folder: Path | None) -> None:
         self.run = run
         self.folder = folder
-        self.tokens = TrainTokens(files, run.data, run.model.n_ctx)
+        self.tokens = train_tokens(files, run)
         sequences = run.batch_tokens // run.model.n_ctx
         if sequences * run.model.n_ctx > self.tokens.unique:
             raise ConfigError(
@@ -115,7 +115,8 @@ class Member:
         return (after - before) // self.run.model.n_ctx
 
     def next_windows(self, share: slice) -> np.ndarray:
-        """Return the windows [b, n_ctx + 1] of a share of the next step's sequences."""
+        """Return the windows of a share of the next step's sequences: [b, n_ctx + 1], or [b, 2
+        n_ctx] of an encoder."""
         first = self.run.tokens_at(self.step) // self.run.model.n_ctx
         return self.tokens.batch(self.run.seed, first + share.start, share.stop - share.start)
 
@@ -165,7 +166,8 @@ class Member:
     def add_test(self, corpus: str, tokens: int, held_out: HeldOut) -> None:
         """Record the model's loss on a distribution."""
         at = {"run_id": self.run.run_id, "corpus": corpus, "tokens": tokens}
-        self.tests.append(at | asdict(held_out))
+        names = ("L", "L_stderr", "bits_per_byte", "L_position")
+        self.tests.append(at | {name: getattr(held_out, name) for name in names})
 
     def mean_loss(self, loss_sum: float) -> float | None:
         """Return the mean training loss since the last evaluation; None right after one."""
@@ -198,6 +200,8 @@ class Member:
             "L": held_out.L,
             "L_stderr": held_out.L_stderr,
             "bits_per_byte": held_out.bits_per_byte,
+            "L_next": held_out.L_next,
+            "next_accuracy": held_out.next_accuracy,
             "lr_peak": self.lr_peaks[0],
             "corpus_hash": files.hash[:16],
         }
