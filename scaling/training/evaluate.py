@@ -83,7 +83,12 @@ def evaluate(
         measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
     if masked:
-        return [HeldOut(*row[:2], math.nan, row[4:], *row[2:4]) for row in rows]
+        names = ("L", "L_stderr", "L_next", "next_accuracy")
+        firsts = (dict(zip(names, row, strict=False)) for row in rows)
+        return [
+            HeldOut(**first, bits_per_byte=math.nan, L_position=row[4:])
+            for first, row in zip(firsts, rows, strict=True)
+        ]
     return [HeldOut(*row[:3], L_position=row[3:]) for row in rows]
 
 
