@@ -18,7 +18,6 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -34,10 +33,10 @@ from scaling.devices.rank_process import (
     DONE,
     LOST,
     LOST_SECONDS,
-    MOST_BYTES,
     READY,
     RankProcess,
     Start,
+    pickled,
 )
 from scaling.devices.ranks import ALONE, Lost, Ranks, exchange
 from scaling.devices.watch import Watch
@@ -364,13 +363,7 @@ def _follow() -> NoReturn:
     except Lost:
         os._exit(LOST)
     except BaseException as error:
-        pickled = b""
-        with contextlib.suppress(Exception):
-            pickled = pickle.dumps(error)
-        if not 0 < len(pickled) < MOST_BYTES:
-            text = traceback.format_exc().encode(errors="replace")[-MOST_BYTES:]
-            pickled = pickle.dumps(RuntimeError(text.decode(errors="replace")))
-        answers.write(pickled)
+        answers.write(pickled(error))
         answers.flush()
         os._exit(1)
     os._exit(0)

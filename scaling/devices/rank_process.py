@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ READY = b"ready\n"
 DONE = b"done\n"
 """What it writes once its part of the run is complete; if it fails, it writes the pickled error."""
 
-MOST_BYTES = 50_000
+_MOST_BYTES = 50_000
 """Most bytes of that error; a pipe holds 64 KiB, and nobody reads before the rank has ended."""
 
 LOST = 3
@@ -44,6 +45,16 @@ class Start:
     port: int
     cuda: bool
     entry: Callable[[], object]
+
+
+def pickled(error: BaseException) -> bytes:
+    """Return an error as bytes that fit into a pipe; call this where it is handled."""
+    with contextlib.suppress(Exception):
+        if len(whole := pickle.dumps(error)) < _MOST_BYTES:
+            return whole
+        start = str(error)[: _MOST_BYTES // 8]
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {start} ..."))
+    return pickle.dumps(RuntimeError(traceback.format_exc()[-_MOST_BYTES // 8 :]))
 
 
 class RankProcess:
