@@ -234,6 +234,7 @@ def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) ->
             raise _cause(nodes, devices, str(error)) from error
         raise
     finally:
+        watch.leave()
         _leave(succeeded, cuda)
         for node in nodes:
             node.end()

@@ -108,9 +108,10 @@ class RankProcess:
         if self.process.returncode is None and hasattr(os, "waitid"):
             # While it is a zombie, no other process group can have its number.
             look = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            if os.waitid(os.P_PID, self.process.pid, look) is None:
-                return False
-            self._signal(signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # this program ignores SIGCHLD
+                if os.waitid(os.P_PID, self.process.pid, look) is None:
+                    return False
+                self._signal(signal.SIGKILL)
         return self.process.poll() is not None
 
     def _signal(self, number: int) -> None:

@@ -33,7 +33,8 @@ _GRACE_SECONDS = 1.0
 interrupts it, again and again."""
 
 _STUCK_SECONDS = 20.0
-"""Seconds after which a process that waits for a GPU, and that nothing could free, exits."""
+"""Seconds in one call after which this process exits, if nothing could free it from waiting for a
+GPU or for another node that may have fallen silent."""
 
 _SIGNAL = signal.SIGURG
 """A signal that does nothing by default and is rarely used."""
@@ -64,6 +65,7 @@ class Watch:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch of ranks", daemon=True)
         self._before: Any = None
+        self._ident = threading.get_ident()
         self._is_main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Watch:
@@ -73,9 +75,14 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """End the watch; repeat this later, because the signal may have interrupted it."""
         self._left.set()
-        self._thread.join()
-        if self._is_main:
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._is_main and signal.getsignal(_SIGNAL) == self._interrupt:
             signal.signal(_SIGNAL, self._before)
 
     def call(self, join: Callable[[], object]) -> None:
@@ -110,9 +117,9 @@ class Watch:
             if self._left.wait(_LOOK_SECONDS):
                 return
             self.cause = this_machine.error()
-            if time.monotonic() > look_further and self.cause is None:
-                errors = (node.error() for node in others)
-                self.cause = next((error for error in errors if error is not None), None)
+            if self.cause is None and time.monotonic() > look_further:
+                for node in others:
+                    self.cause = self.cause or node.error()
                 look_further = time.monotonic() + _LOOK_FURTHER_SECONDS
         for node in others:  # one that has fallen silent takes a minute
             _in_background(node.end)
@@ -123,20 +130,22 @@ class Watch:
         """Let calls raise that wait for other ranks, until this process has left the context."""
         if self._cuda:
             _in_background(_abort_kernels)
-        start = time.monotonic()
+        at, since = self._instruction(), time.monotonic()
         while not self._left.wait(_GRACE_SECONDS):
             if self._is_main:
-                signal.pthread_kill(_main_thread(), _SIGNAL)
-            if self._cuda and time.monotonic() - start > _STUCK_SECONDS:
-                print(f"{self.cause} This process waits for a GPU and ends.", file=sys.stderr)
+                signal.pthread_kill(self._ident, _SIGNAL)
+            if (now := self._instruction()) != at:  # slow, but not stuck
+                at, since = now, time.monotonic()
+            may_exit = self._cuda or len(self._nodes) > 1
+            if may_exit and time.monotonic() - since > _STUCK_SECONDS:
+                print(f"{self.cause} This process still waits for it, and exits.", file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(1)
 
-
-def _main_thread() -> int:
-    ident = threading.main_thread().ident
-    assert ident is not None
-    return ident
+    def _instruction(self) -> tuple[int, int]:
+        """Return where the thread of the run is: its frame and the instruction in it."""
+        frame = sys._current_frames().get(self._ident)
+        return (0, 0) if frame is None else (id(frame), frame.f_lasti)
 
 
 def _in_background(call: Callable[[], object]) -> None:
