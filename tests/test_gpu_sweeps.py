@@ -352,6 +352,7 @@ def test_speed_is_measured_as_the_runs_will_train(asked, monkeypatch):
 
     monkeypatch.setattr("scaling.training.trainer.Trainer", Noted)
     monkeypatch.setattr(measure, "_step_seconds", lambda _: 1.0)
+    monkeypatch.setattr(measure, "_sharing", lambda *_: 1)
     for options in ({"micro_tokens": 64, "recompute": True}, {}):
         Machine(1, 1, "cpu", **options).measure([(run, 1)])
         _, request = asked.pop()
