@@ -22,6 +22,7 @@ import json
 import math
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -290,6 +291,51 @@ def check_two_ranks() -> Figures:
         raise SkipError("needs two GPUs")
     run = run_of()
     return close("losses", losses(run, execution(devices=2)), losses(run, execution()), 2e-3)
+
+
+@check
+def check_lost_rank() -> Figures:
+    """When a rank dies, the run ends within seconds, although the launch queue is full."""
+    import torch
+
+    from scaling.devices import launch
+    from scaling.devices.rank_process import RankProcess
+    from scaling.devices.ranks import Ranks
+
+    if options.device != "cpu" and torch.cuda.device_count() < 2:
+        raise SkipError("needs two GPUs")
+    pids: list[int] = []
+    steps, killed = 0, 0.0
+
+    class Noted(RankProcess):
+        def __init__(self, start: Any) -> None:
+            super().__init__(start)
+            pids.append(self.process.pid)
+
+    def kill() -> bool:
+        nonlocal steps, killed
+        steps += 1
+        if steps == 3:
+            x = torch.ones(1 << 20, device=options.device)
+            killed = time.perf_counter()
+            os.kill(pids[0], signal.SIGKILL)
+            Ranks(size=2).add(x)  # NCCL does not notice
+            for _ in range(5000):
+                x.mul_(0.5)
+            synchronize()
+        return False
+
+    launch.RankProcess = Noted
+    try:
+        losses(run_of(), execution(devices=2), should_stop=kill)
+    except ChildProcessError as error:
+        took = time.perf_counter() - killed
+        assert "SIGKILL" in str(error) and took < 15, f"{took:.0f} s: {error}"
+    else:
+        raise AssertionError("the run ended although a rank had died")
+    finally:
+        launch.RankProcess = RankProcess
+    return {"seconds_until_raised": took}
 
 
 @check
