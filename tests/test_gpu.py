@@ -366,6 +366,7 @@ BRANCHES = {
     ("scaling/devices/device.py", "choose_products"): (
         "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
     ),
+    ("scaling/devices/device.py", "send_each"): "test_the_host_waits_for_nothing_within_a_step",
     ("scaling/devices/device.py", "send"): "test_the_host_waits_for_nothing_within_a_step",
     ("scaling/devices/device.py", "synchronize"): (
         "test_a_whole_run_writes_checkpoints_from_the_cpu"
@@ -393,6 +394,7 @@ BRANCHES = {
     ("scaling/models/decoder.py", "_norm"): (
         "test_a_single_large_model_has_fused_gains_and_the_fused_optimizer"
     ),
+    ("scaling/training/blocks.py", "__init__"): "test_the_host_waits_for_nothing_within_a_step",
     ("scaling/training/evaluate.py", "evaluate"): (
         "test_models_are_evaluated_together_and_copied_to_the_host_once"
     ),
