@@ -43,6 +43,7 @@ class Stack:
         model: Model,
         sharding: Sharding | None,
         compiled: bool,
+        graphed: bool,
         measure_noise: bool,
     ) -> None:
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
@@ -50,7 +51,7 @@ class Stack:
         device = self.flat_kp.device
         self.optimizer: Optimizer | StackedAdamW
         # Torch's fused kernels take a call per row, which would dominate a pack's step on a GPU.
-        stacked = compiled or (device.type == "cuda" and len(states) > 1)
+        stacked = compiled or graphed or (device.type == "cuda" and len(states) > 1)
         if sharding is not None:
             self.optimizer = ShardedAdamW(self.flat_kp, sharding, configs)
         elif stacked and all(config.optimizer == "adamw" for config in configs):

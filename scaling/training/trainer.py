@@ -24,6 +24,7 @@ from scaling.training.blocks import Block, Source
 from scaling.training.checkpoint import Checkpoints, make_folder
 from scaling.training.evaluate import Evaluator, HeldOut
 from scaling.training.fsdp import Sharding
+from scaling.training.graphs import CudaRecorder, GraphedStep
 from scaling.training.member import Machine, Member, Trajectory
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.schedule import optimizer_settings
@@ -58,6 +59,7 @@ class Trainer:
         self.slots = 1 if growing else slots or len(runs)
         self.device = device_of(execution.device, execution.devices // execution.nodes, ranks.local)
         choose_products(self.device, shared.precision)
+        recorder = CudaRecorder(self.device) if execution.cuda_graphs else None
         keep_memory()
         reset_peak_memory(self.device)
         self._peak_memory = 0
@@ -83,6 +85,9 @@ class Trainer:
         self.training_step = TrainingStep(
             self.model, shared, execution, device=self.device, ranks=ranks, sharding=self.sharding
         )
+        self.step: TrainingStep | GraphedStep = self.training_step
+        if recorder is not None:
+            self.step = GraphedStep(self.training_step, recorder)
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 make_folder(folder)
@@ -140,6 +145,7 @@ class Trainer:
             model=self.model,
             sharding=self.sharding,
             compiled=self.execution.compile,
+            graphed=self.execution.cuda_graphs,
             measure_noise=self.measure_noise,
         )
         for member in self._members():
@@ -214,11 +220,11 @@ class Trainer:
                 self.block = Block(self.trajectories, self.stack, self.source, self.ranks)
             self.updates = {}
             if not (measured := self.block.rows_measured):
-                self.training_step.train(self.stack, self.block.next())
+                self.step.train(self.stack, self.block.next())
                 continue
             matrices_kp = self.stack.flat_kp.detach()[:, : self.layout.ends["matrix"]]
             before = rows(matrices_kp, measured)
-            self.training_step.train(self.stack, self.block.next())
+            self.step.train(self.stack, self.block.next())
             moved = rows(matrices_kp, measured) - before
             ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
             self.updates = dict(zip(measured, ratios, strict=True))
