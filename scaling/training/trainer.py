@@ -85,9 +85,7 @@ class Trainer:
         self.training_step = TrainingStep(
             self.model, shared, execution, device=self.device, ranks=ranks, sharding=self.sharding
         )
-        self.step: TrainingStep | GraphedStep = self.training_step
-        if recorder is not None:
-            self.step = GraphedStep(self.training_step, recorder)
+        self.step = GraphedStep(self.training_step, recorder) if recorder else self.training_step
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 make_folder(folder)
@@ -105,10 +103,7 @@ class Trainer:
         self.order = [run.run_id for run in runs]
         members = [Member(run, self.files, f) for run, f in zip(runs, folders, strict=True)]
         self.checkpoints = Checkpoints(
-            self.files.hash,
-            self.model.P,
-            ranks=ranks,
-            sharding=self.sharding,
+            self.files.hash, self.model.P, ranks=ranks, sharding=self.sharding
         )
         self.source = Source(members[0].tokens, self.device)
         self.waiting = self.checkpoints.resume(members)
