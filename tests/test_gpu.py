@@ -63,13 +63,20 @@ def found(traced: dict[str, Any], check: str) -> Any:
 
 def packs(traced: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     steps = dict(found(traced, "steps"))
-    return steps | {name: found(traced, name) for name in ("recompute", "own_family")}
+    names = ("recompute", "own_family", "tokens_in_their_file")
+    return steps | {name: found(traced, name) for name in names}
 
 
 def test_launches_of_a_step_do_not_grow_with_the_pack(traced):
     for name, (two, six) in packs(traced).items():
         assert two["names"] == six["names"], name
         assert two["operations"] > 40, name
+
+
+def test_a_graphed_step_launches_its_graph_and_what_fills_its_inputs(traced):
+    one, two, six = found(traced, "graphs").values()
+    assert one == two == six and one["waits"] == []
+    assert sum(one["names"].values()) < 10
 
 
 def test_the_host_waits_for_nothing_within_a_step(traced):
@@ -370,6 +377,7 @@ BRANCHES = {
         "check_precision": NO_TF32,
         "choose_products": NO_TF32,
         "send": "test_the_host_waits_for_nothing_within_a_step",
+        "send_each": "test_the_host_waits_for_nothing_within_a_step",
         "synchronize": FAKE_RUN,
     },
     "scaling/devices/hardware.py": {
@@ -396,6 +404,14 @@ BRANCHES = {
     "scaling/models/output_loss.py": {
         "most_fused": "test_gpus_keep_more_logits_than_cpus",
         "output_loss": FAKE_STEPS,
+    },
+    "scaling/training/blocks.py": {
+        "Source.__init__": "test_the_host_waits_for_nothing_within_a_step"
+    },
+    "scaling/training/graphs.py": {
+        "Graph.__init__": "benchmarks/gpu.py: graphs",
+        "Graph.record": "benchmarks/gpu.py: graphs",
+        "Graph.warm_up": "benchmarks/gpu.py: graphs",
     },
     "scaling/training/evaluate.py": {
         "evaluate": "test_models_are_evaluated_together_and_copied_to_the_host_once"
