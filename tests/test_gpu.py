@@ -409,9 +409,9 @@ BRANCHES = {
         "Source.__init__": "test_the_host_waits_for_nothing_within_a_step"
     },
     "scaling/training/graphs.py": {
-        "Graph.__init__": "benchmarks/gpu.py: graphs",
-        "Graph.record": "benchmarks/gpu.py: graphs",
-        "Graph.warm_up": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.__init__": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.record": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.warm_up": "benchmarks/gpu.py: graphs",
     },
     "scaling/training/evaluate.py": {
         "evaluate": "test_models_are_evaluated_together_and_copied_to_the_host_once"

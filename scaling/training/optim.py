@@ -72,7 +72,7 @@ class Optimizer:
         for row_p, row_pieces, row_groups in rows:
             row_groups += [by_place[piece.view(row_p).data_ptr()] for piece in row_pieces]
 
-    def step(self, grad_kp: Tensor, lr: Rates) -> Tensor:
+    def step(self, grad_kp: Tensor, lr: Rates | Tensor) -> Tensor:
         """Update in place, with each row's learning rates for (matrices, all else).
 
         Each row of `grad_kp` is clipped in place by its own norm. Returns the norms before
