@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo backtest test test-slow test-hf test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-slow test-gpu test-hf test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -32,6 +32,11 @@ test: data
 
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Run all checks of the GPU benchmark that a CPU can, at a small size. On a machine with a GPU, run
+# benchmarks/gpu.py itself.
+test-gpu: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_gpu.py
 
 # Test the exchange against transformers and lm-evaluation-harness, in an environment of its own.
 # accelerate is what `lm_eval --model hf` needs.

@@ -36,6 +36,8 @@ class SweepOptions:
     recompute: bool = False
     """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
     more time)."""
+    cuda_graphs: bool = False
+    """Replay training steps on a GPU as CUDA graphs, which helps small models and packs."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling import table
+from scaling.errors import ConfigError
 from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
@@ -148,6 +149,10 @@ class Sweep:
     def _planner(self, options: SweepOptions, workers: int) -> Planner:
         execution = self.spec.executed(options.execution)
         shared = gpus_of_workers(execution, options.address, in_process=options.in_process)
+        if execution.cuda_graphs and shared == 0:
+            raise ConfigError(
+                "cuda_graphs=true needs GPUs, and the workers would train on CPUs; leave it out."
+            )
         machine = Machine(
             workers=workers,
             threads=execution.threads,
@@ -159,6 +164,7 @@ class Sweep:
             gpu=gpus.model_of(gpus.visible()) if shared else "",
             micro_tokens=execution.micro_tokens,
             recompute=execution.recompute,
+            cuda_graphs=execution.cuda_graphs,
         )
         return Planner(
             spec=self.spec,

@@ -189,7 +189,7 @@ def test_specs(tmp_path, page):
     write_files_of(page, tmp_path)
     runs = {file.stem: len(Spec.from_toml(file).runs) for file in tmp_path.glob("*.toml")}
     shown = {"sweep": {"mine": 6, "adaptive": 2, "stopped": 15}, "own_corpus": {"mine": 2}}
-    shown["schedules"] = {"cooldowns": 6, "wsds": 4}
+    shown |= {"schedules": {"cooldowns": 6, "wsds": 4}, "gpu": {}}
     assert runs == shown[page.stem]
 
 
