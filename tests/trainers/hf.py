@@ -88,8 +88,7 @@ def main():
     )
     last = get_last_checkpoint(o.output) if Path(o.output).is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    metrics = trainer.evaluate()
-    trainer.save_metrics("eval", metrics | {"parameters": size})
+    trainer.save_state()  # trainer_state.json, with everything that was logged
 
 
 if __name__ == "__main__":
