@@ -6,6 +6,7 @@ transformers, and a shell one-liner. Each test is what a user would type.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import pytest
 
 from analysis import load
 from scaling import table
+from scaling.config import flatten
 from scaling.extras import installed
 from sweeps.spec import Spec
 
@@ -103,9 +105,9 @@ def test_the_output_of_a_command_is_shown(here, one_line):
 def test_a_script_becomes_a_table_with_curves(nano):
     runs, curves = table.read(nano), table.read_curves(nano)
     assert len(runs) == 12 and set(runs.status) == {"ok"}
-    assert (runs.N == runs.depth * (12 * runs.width**2 + 2 * runs.width) + runs.width).all()
+    assert (runs.depth * (12 * runs.width**2 + 2 * runs.width) + runs.width == runs.N).all()
     assert (
-        (runs.D == runs.tokens).all() and (runs.B == 256).all() and (runs.S == runs.D / 256).all()
+        (runs.tokens == runs.D).all() and (runs.B == 256).all() and (runs.S == runs.D / 256).all()
     )
     assert runs.L.between(1.5, math.log(256)).all()
     points = curves.groupby("run_id").size()
@@ -169,6 +171,82 @@ def test_changed_code_makes_new_runs_unless_the_user_says_otherwise(here):
     assert said.returncode == 0 and "law.py" in said.stdout + said.stderr
     runs = table.read(mine / "results" / "changed")
     assert sorted(round(L) for L in runs.L) in ([2, 2, 3, 3], [3, 3])
+
+
+def test_the_script_resumes_from_its_checkpoint(here, tmp_path):
+    words = ["nano.py", "--data", "text.txt", "--width", "16", "--heads", "1", "--block-size", "32"]
+    words += ["--max-iters", "400", "--eval-interval", "100", "--eval-tokens", "1024", "--resume"]
+    whole = subprocess.run(
+        [sys.executable, *words, "--out", str(tmp_path / "whole")],
+        cwd=here, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *words, "--out", str(tmp_path / "cut")],
+        cwd=here, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 200"):
+            break
+    process.kill()
+    process.communicate()
+    rest = subprocess.run(
+        [sys.executable, *words, "--out", str(tmp_path / "cut")],
+        cwd=here, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert rest[0].startswith("resuming from step ")
+    assert rest[-1] == whole[-1] and whole[-1].startswith("step 400")
+
+
+def test_at_the_settings_of_headline_the_script_computes_what_our_trainer_does():
+    import torch
+
+    from scaling.config import from_dict
+    from scaling.model import build
+    from scaling.training.optim import Optimizer
+    from scaling.training.schedule import peaks, schedule
+
+    loaded = importlib.util.spec_from_file_location("nano", TRAINERS / "nano.py")
+    nano = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(nano)
+    headline = Spec.from_toml("headline").runs[16]
+    run = from_dict({**flatten(headline), "tokens": 100 * 512})
+    words = "--vocab-size 1024 --depth 2 --width 28 --heads 1 --bias --schedule wsd"
+    lr, other = peaks(run)
+    o = nano.options([*words.split(), *f"--max-iters 100 --warmup-iters 40 --lr {lr}".split()])
+    o.lr_embedding = other
+    assert [nano.lr_factor(i, o) for i in range(100)] == [schedule(run, i) for i in range(100)]
+
+    ours, theirs = build(run.model, 1024), nano.GPT(o)
+    assert theirs.size() == ours.count().N
+    flat_1p = ours.init([0]).requires_grad_()
+    names = {"qkv": "attention.qkv", "projection": "attention.out"}
+    with torch.no_grad():
+        p = {name: tensor[0] for name, tensor in ours.named(flat_1p).items()}
+        for name, tensor in theirs.named_parameters():
+            kind = name.removeprefix("blocks.")
+            for mine, its in names.items():
+                kind = kind.replace(its, mine)
+            kind = {"embedding.weight": "token_embedding", "head.weight": "head"}.get(kind, kind)
+            is_matrix = tensor.dim() > 1 and name.startswith("blocks.")
+            assert p[kind].std().item() == pytest.approx(tensor.std().item(), abs=0.01)
+            tensor.copy_(p[kind].T if is_matrix else p[kind])
+    optimizer = theirs.optimizer(o)
+    mine = Optimizer(flat_1p, ours, [run.optim])
+    windows = torch.randint(1024, (4, 129), generator=torch.Generator().manual_seed(0))
+    for step in range(5):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"]
+        loss = theirs(windows[:, :-1], windows[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), o.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        our_loss = ours.mean_loss(flat_1p, windows[None])
+        (grad_1p,) = torch.autograd.grad(our_loss.sum(), flat_1p)
+        mine.step(grad_1p, [(lr, other)])
+        assert loss.item() == pytest.approx(our_loss.item(), abs=2e-4), step
+    assert loss.item() < 6
 
 
 # ------------------------------------------------------------------ the Trainer of transformers
