@@ -264,7 +264,7 @@ class ReportReader:
             last |= source.last
             for S, point in source.points.items():
                 points[S] = points.get(S, {"S": S}) | point
-        curve = [points[S] for S in sorted(points)]
+        curve = [self._with_tokens(points[S]) for S in sorted(points)]
         stated = frozenset(final)
         step = max([_step(final.get("S")) or 0, *points])
         if step and "S" not in final:
@@ -279,12 +279,17 @@ class ReportReader:
                 final[column] = last[column]
         return Report(
             final,
-            _thinned([p for p in curve if len(p) > 1 + ("D" in p)]),
+            _thinned([p for p in curve if p.keys() & {"L", "L_train", "lr"}]),
             stated,
             step,
             L_step,
             {column: text for column, text in converted.items() if text and column in final},
         )
+
+    def _with_tokens(self, point: dict[str, float]) -> dict[str, float]:
+        """Return a point with its tokens, if the tokens per step are known."""
+        B = self._run.batch_tokens
+        return point if "D" in point or B is None else point | {"D": point["S"] * B}
 
     def _missing(self, what: str, column: str) -> str:
         """Return the message for a result that nothing reported."""

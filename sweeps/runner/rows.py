@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from scaling.columns import COLUMNS
-from scaling.command_run import CommandRun, Value
+from scaling.command_run import CommandRun
 from sweeps.result import Point, Row
-from sweeps.runner.names import own_name
+from sweeps.runner.command_row import DTYPES, column_of, command_row
 from sweeps.runner.reports import Report, ReportError
 
 _N_TOLERANCE, _D_TOLERANCE = 0.02, 0.02
 """Relative differences between sizes of the spec and those reported that are rounding: formulas
 leave out biases and norms, and the last batch may be incomplete."""
-
-_DTYPES = {c.name: c.dtype for c in COLUMNS}
-_OURS = frozenset({"run_id", "status", "C", "seconds", "pack", "error", "command", "tag"})
-"""Columns that we fill; a report of the same name is kept as reported_<name>."""
 
 
 class WrongSize(ReportError):
@@ -63,28 +58,6 @@ def row_of(
         )
     row = command_row(run) | _reported(run, report) | sizes | measured
     return row, _curve(run, report, N, D, S), []
-
-
-def command_row(run: CommandRun) -> dict[str, Any]:
-    """Return the columns of a row that follow from the run alone: its command, keys and sizes."""
-    row: dict[str, Any] = {"run_id": run.run_id, "status": "", "error": "", "L": None}
-    row |= {"command": " ".join(run.command), "tag": run.tag}
-    for key, value in run.values.items():
-        row[column_of(key, value)] = value if _DTYPES.get(key) != "str" else str(value)
-    row["N"], row["D"], row["B"], row["S"] = run.N, run.D or None, run.batch_tokens, run.S
-    row["C"] = 6.0 * run.N * run.D if run.N and run.D else None
-    lr = run.values.get(run.lr)
-    if isinstance(lr, int | float) and not isinstance(lr, bool):
-        row["lr_peak"] = float(lr)
-    return row
-
-
-def column_of(name: str, value: Value) -> str:
-    """Return the column of a key or of a reported name: its own name unless that is taken."""
-    dtype = _DTYPES.get(name)
-    if name in _OURS or (dtype is not None and not _fits(value, dtype)):
-        return f"reported_{name}"
-    return own_name(name)
 
 
 def check_sizes(run: CommandRun, report: Report) -> None:
@@ -135,7 +108,7 @@ def _reported(run: CommandRun, report: Report) -> dict[str, Any]:
         if name == "lr":  # of the last step; the peak is a key
             continue
         column = column_of(name, value)
-        if isinstance(value, float) and _DTYPES.get(column) == "int":
+        if isinstance(value, float) and DTYPES.get(column) == "int":
             value = round(value)
         row[column] = value
     return row
@@ -204,16 +177,6 @@ def points_so_far(run: CommandRun, report: Report) -> list[Point]:
 def _at(report: Report) -> str:
     step = report.L_step if report.L_step is not None else report.step
     return f" at step {step:,}" if step else ""
-
-
-def _fits(value: object, dtype: str) -> bool:
-    if dtype == "str":
-        return not isinstance(value, bool) and isinstance(value, str | int | float)
-    if dtype == "bool":
-        return isinstance(value, bool)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return dtype == "float" or (isinstance(value, int) or value % 1 == 0)
 
 
 def _float(value: object) -> float | None:
