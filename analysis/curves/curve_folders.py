@@ -205,6 +205,8 @@ class _Speed:
     """Seconds per step of runs that have not reported theirs, from those of finished runs."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
+        if "step_seconds" not in rows.columns:
+            rows = rows.assign(step_seconds=np.nan)
         seconds = pd.to_numeric(rows["step_seconds"], errors="coerce").to_numpy(float)
         work = np.log(rows["N"].to_numpy(float) * rows["B"].to_numpy(float))
         good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(work)
