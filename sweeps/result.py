@@ -19,6 +19,7 @@ from scaling.columns import (
     TEST_COLUMNS,
     config_row,
 )
+from scaling.command_run import CommandRun, Run
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
 from scaling.errors import ConfigError
 from scaling.optim_config import RULES
@@ -227,8 +228,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:50]}..."
 
 
-def failed_row(run: RunConfig, error: str) -> Row:
+def failed_row(run: Run, error: str) -> Row:
     """Return the row of a run without a loss: its config, its sizes and what happened."""
+    if isinstance(run, CommandRun):
+        from sweeps.runner.reports import Report
+        from sweeps.runner.rows import row_of
+
+        return row_of(run, Report({}, []), seconds=0.0, device="", status="failed", error=error)[0]
     failure = {"run_id": run.run_id, "status": "failed", "error": error}
     return _EMPTY | config_row(flatten(run)) | _of_rules(run) | size_columns(run) | failure
 
