@@ -236,9 +236,7 @@ class _Attempt:
             return Halving(self._store, job.halving, job.win, job.forecaster)
         return None
 
-    def _blame(
-        self, run: Run, error: Exception, checkpoint: Path | None, log: TextIO
-    ) -> bool:
+    def _blame(self, run: Run, error: Exception, checkpoint: Path | None, log: TextIO) -> bool:
         """End a run whose training raised. Return True if it must start anew instead, because it
         had resumed from `checkpoint`, which may be damaged or from another version."""
         reason = f"{type(error).__name__}: {error}"

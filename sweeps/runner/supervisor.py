@@ -373,4 +373,3 @@ def main(supervise: Callable[[], _Supervisor] = _Supervisor) -> NoReturn:
     finally:
         supervisor.leave()
     sys.exit(0)
-
