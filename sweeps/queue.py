@@ -1,8 +1,9 @@
 """Jobs, each of which is done by one worker, and the queue that assigns them.
 
 A job is one run, or several of one pack key that train together (sweeps.packing), or several short
-commands that run one after another (:meth:`Queue.take`). Both executors, on Ray and in this process, take jobs from one :class:`Queue` and call
-:func:`sweeps.execute.execute`. Importing this module imports neither torch nor ray.
+commands that run one after another. Both executors, on Ray and in this process, take jobs from one
+:class:`Queue` and call :func:`sweeps.execute.execute`. Importing this module imports neither torch
+nor ray.
 """
 
 from __future__ import annotations

@@ -11,20 +11,31 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.command_run import CommandRun, Value
 from scaling.errors import out_of_memory
 from scaling.execution import Execution
+from scaling.files import open_regular
 from scaling.training.result import GiveUp, Interrupted, Progress, Result
 from scaling.units import clock
 from sweeps import gpus
-from sweeps.runner.process import FOLDER, RUN_ID, Ended, Process, Start, end_leftovers, running
+from sweeps.runner.process import (
+    FOLDER,
+    RUN_ID,
+    Ended,
+    Process,
+    Start,
+    end_leftovers,
+    environment,
+    running,
+)
 from sweeps.runner.reports import Report, ReportReader
 from sweeps.runner.rows import row_of
 from sweeps.runner.runner import Runner, filled
+from sweeps.runner.several_nodes import Others, reached
 
 WORK = "work"
 """Folder, in that of a run, which the command may write to."""
@@ -49,9 +60,6 @@ _USAGE = (2, 126, 127)
 of shells and of argparse, trying again does not help."""
 
 _NOT_FOUND = 127
-
-_OURS = ("RAY_", "TUNE_", "__RAY")
-"""Beginnings of the names of environment variables that Ray sets for its workers."""
 
 
 class CommandError(Exception):
@@ -149,8 +157,11 @@ class _Attempt:
     _first_D: float | None = None
     """Tokens at the first report, from which the speed is measured."""
     _ending: str = ""
-    """Why the command was asked to end: 'interrupted', 'timeout', 'stopped', 'diverged'."""
+    """Why the command was asked to end: 'interrupted', 'timeout', 'stopped', 'diverged', or 'node'
+    if it has failed on another node."""
     _reason: str = ""
+    _tail_log: Path | None = None
+    """Log of the node on which the command failed first."""
     _log_start: int = 0
     """Size of the log before this attempt."""
     _started: float = field(default_factory=time.monotonic)
@@ -162,10 +173,17 @@ class _Attempt:
         self.work.mkdir(parents=True, exist_ok=True)
         self._log_start = _size(self.log)
         reader = ReportReader(self.run, self.runner.results, self.work, self.log)
+        address, nodes = reached(self.runner.nodes)
+        others = Others(nodes, self.runner.grace_seconds)
+        first, *rest = self._starts(address)
         self._started = time.monotonic()
         try:
-            with running(self._start()) as process:
-                ended = self._follow(process, reader)
+            with running(first) as process:
+                try:
+                    others.begin(rest)
+                    ended = self._follow(process, others, reader)
+                finally:
+                    others.finish(0.0 if process.ended is None else None)
         except OSError as error:
             raise self._refused(error) from None
         if ended.others:
@@ -178,11 +196,19 @@ class _Attempt:
 
     # ------------------------------------------------------------ start
 
-    def _start(self) -> Start:
-        values = values_of(self.run, self.runner, self.work, self.execution)
-        if any("{master_port" in text for text in (*self.run.command, *self.runner.env.values())):
-            values["master_port"] = free_port()
-        return start_of(self.run, self.runner, values, self.log, resumed=self.resumed)
+    def _starts(self, address: str) -> list[Start]:
+        """Return what to start on each node."""
+        texts = (*self.run.command, *self.runner.env.values())
+        port = free_port(address) if any("{master_port" in text for text in texts) else 0
+        starts = []
+        for rank in range(self.runner.nodes):
+            values = values_of(self.run, self.runner, self.work, self.execution, rank)
+            values |= {"master_addr": address, "master_port": port}
+            log = log_of(self.log, rank)
+            starts.append(start_of(self.run, self.runner, values, log, resumed=self.resumed))
+        own = {"OMP_NUM_THREADS": str(_threads(self.runner, self.execution))} | environment()
+        starts[0] = replace(starts[0], env=own | dict(starts[0].env))
+        return starts
 
     def _refused(self, error: OSError) -> Exception:
         """Return the error to raise if the command could not be started."""
@@ -210,9 +236,10 @@ class _Attempt:
 
     # ------------------------------------------------------------ while it runs
 
-    def _follow(self, process: Process, reader: ReportReader) -> Ended:
+    def _follow(self, process: Process, others: Others, reader: ReportReader) -> Ended:
         """Wait for the end of the command. Reads its reports and decides whether it continues."""
         interval, read_at = _READ_SECONDS, time.monotonic() + _READ_SECONDS
+        beside: Ended | None = None
         timeout = self.runner.timeout_seconds
         while (ended := process.wait(_LOOK_SECONDS)) is None:
             now = time.monotonic()
@@ -224,9 +251,22 @@ class _Attempt:
                 elif timeout is not None and now - self._started > timeout:
                     self._end(process, "timeout")
             if now >= read_at:
+                if not self._ending and (failed := others.failed()):
+                    rank, beside = failed
+                    self._tail_log = log_of(self.log, rank)
+                    self._end(process, "node")
                 self._report(process, reader.read())
                 interval = max(_READ_SECONDS, _READING_SHARE * (time.monotonic() - now))
                 read_at = time.monotonic() + interval
+        if beside is not None:
+            return beside
+        if ended.code == 0:  # the last ones may take a moment
+            deadline = time.monotonic() + self.runner.grace_seconds
+            while others.running and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+        if ended.code == 0 and (failed := others.failed()):
+            self._tail_log = log_of(self.log, failed[0])
+            return failed[1]
         return ended
 
     def _end(self, process: Process, why: str, reason: str = "") -> None:
@@ -278,6 +318,8 @@ class _Attempt:
         """Store the result, or raise what the end of the command means."""
         if self._ending in ("stopped", "diverged"):
             self._keep(reader.read(), self._ending, self._reason)
+        elif self._ending == "node":
+            self._raise(ended, reader)
         elif self._ending and not (ended.code == 0 and self._is_complete(reader.read())):
             if self._ending == "interrupted":
                 raise Interrupted
@@ -305,7 +347,8 @@ class _Attempt:
         last = report.curve[-1] if report.curve else {}
         for values in (report.final, last):
             D, S = values.get("D"), values.get("S")
-            if _finite(D) and D >= self.run.D or (self.run.S and _finite(S) and S >= self.run.S):
+            whole = self.run.S and _finite(S) and S >= self.run.S
+            if whole or (_finite(D) and D >= self.run.D):
                 return _finite(report.final.get("L"))
         return False
 
@@ -359,9 +402,10 @@ class _Attempt:
     def _tail(self) -> list[str]:
         """Return the last lines that this attempt has printed."""
         try:
-            with self.log.open("rb") as file:
+            with open_regular(self._tail_log or self.log) as file:
                 end = file.seek(0, os.SEEK_END)
-                file.seek(max(self._log_start, end - _TAIL_BYTES))
+                start = 0 if self._tail_log else self._log_start
+                file.seek(max(start, end - _TAIL_BYTES))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
@@ -376,10 +420,11 @@ class _Attempt:
 def start_of(
     run: CommandRun, runner: Runner, values: Mapping[str, Value], log: Path, *, resumed: bool
 ) -> Start:
-    """Return what to start on one node, given the values of its placeholders."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
-    env.setdefault("OMP_NUM_THREADS", str(values["threads"]))
-    env |= {key: filled(value, values) for key, value in runner.env.items()}
+    """Return what to start on one node, given the values of its placeholders.
+
+    Its environment has only what the run adds to that of the node.
+    """
+    env = {key: filled(value, values) for key, value in runner.env.items()}
     env |= {RUN_ID: run.run_id, FOLDER: str(values["folder"]), "SCALING_RESUMED": str(int(resumed))}
     results = runner.results
     keep = [r"^\s*\{.*\}\s*$"] if results.stdout else []
@@ -391,7 +436,13 @@ def start_of(
         limit=runner.log_bytes,
         keep=[*keep, *results.log.values()],
         watch=runner.failures.diverged,
+        resumed=resumed,
     )
+
+
+def log_of(log: Path, node_rank: int) -> Path:
+    """Return the log of a node, beside that of the first."""
+    return log if node_rank == 0 else log.with_name(f"{log.stem}.node{node_rank}{log.suffix}")
 
 
 def free_port(address: str = "") -> int:

@@ -29,6 +29,15 @@ _LEFTOVER_SECONDS = 10.0
 """Seconds for the processes of an earlier attempt to disappear once they have been killed."""
 
 
+_OF_RAY = ("RAY_", "TUNE_", "__RAY")
+"""Beginnings of the names of environment variables that Ray's workers have."""
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of this process without what concerns only Ray's workers."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_OF_RAY)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What to start, and what to do with its output. Plain data, which travels between nodes."""
@@ -44,6 +53,8 @@ class Start:
     """Regular expressions for lines to keep even beyond the limit."""
     watch: Sequence[str] = ()
     """Regular expressions for lines to tell of at once."""
+    resumed: bool = False
+    """Whether there was an attempt before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +181,7 @@ def running(start: Start) -> Iterator[Process]:
     own = _idle.pop() if _idle else _Supervisor()
     process: Process | None = None
     try:
-        own.ask(start=vars(start))
+        own.ask(start={**vars(start), "env": dict(start.env), "words": list(start.words)})
         answer = own.answer(_START_SECONDS)
         if answer is None:
             raise ChildProcessError(f"the command has not started within {_START_SECONDS:g} s")

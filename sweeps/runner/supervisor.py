@@ -1,7 +1,7 @@
 """A small process between a worker and the commands that it runs, one after another.
 
-It imports the standard library only, to start fast and stay small. It follows requests on stdin and answers on stdout,
-one JSON object per line:
+It imports the standard library only, to start fast and stay small. It follows requests on stdin and
+answers on stdout, one JSON object per line:
 
     {"start": {...}}     start a command (:class:`Command`); answers {"started": pid}, or
                          {"refused": errno, "file": name} if that is impossible
