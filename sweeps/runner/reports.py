@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +41,8 @@ class ReportReader:
             except (ValueError, KeyError, AttributeError):
                 continue
         final: dict[str, Any] = {}
-        try:
+        with contextlib.suppress(OSError, ValueError):
             final = json.loads((self._folder / self._sources.file).read_bytes())
-        except (OSError, ValueError):
-            pass
         if final.get("run_id", self._run.run_id) != self._run.run_id:
             final = {}
         return Report(final, [curve[S] for S in sorted(curve)])
