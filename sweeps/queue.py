@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError, out_of_memory
 from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.protocols import CurveForecaster
 from sweeps.errors import StoreError, headline
 from sweeps.result import failed_row
+from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
 LEASE_PATIENCE = 120.0
@@ -38,7 +39,7 @@ _MERGE_SECONDS = 60.0
 class Job:
     """Runs for one worker, and their expected time."""
 
-    runs: tuple[RunConfig, ...]
+    runs: tuple[Run, ...]
     seconds: float
     """Estimated seconds on one worker, by which the queue is ordered."""
     slots: int = 1
@@ -61,7 +62,10 @@ class Job:
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
 
-    def of(self, runs: Sequence[RunConfig]) -> Job:
+    runner: Runner | None = field(default=None, compare=False)
+    """How the runs are trained, if by commands."""
+
+    def of(self, runs: Sequence[Run]) -> Job:
         """Return a job of some of these runs, with their share of the time."""
         share = self.seconds * len(runs) / len(self.runs)
         slots = max(1, min(self.slots, len(runs)))
@@ -211,7 +215,7 @@ class Queue:
         self._leave(job)
         self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
 
-    def _again(self, job: Job, runs: list[RunConfig]) -> None:
+    def _again(self, job: Job, runs: list[Run]) -> None:
         """Return the remaining runs of a job to the queue."""
         self.add([job.of(runs)] if runs else [])
 
@@ -256,7 +260,7 @@ class Queue:
     def _of_a_gpu(self, error: str) -> bool:
         return self.workers_per_gpu > 0 and _OF_A_GPU.search(error) is not None
 
-    def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
+    def _charge_pack(self, runs: list[Run], job: Job, error: str) -> None:
         """Count a failed attempt of a pack: its runs train together again, or alone for the last
         time."""
         try:
@@ -268,7 +272,7 @@ class Queue:
         except StoreError as trouble:
             self.fatal = trouble
 
-    def _charge(self, run: RunConfig, job: Job, error: str) -> None:
+    def _charge(self, run: Run, job: Job, error: str) -> None:
         """Count a failed attempt of a run; after too many, the run has failed."""
         try:
             self.store.note(run.run_id, "killed", error=error)
