@@ -31,6 +31,7 @@ from sweeps.options import SweepOptions
 from sweeps.queue import Outcome, Queue, busy_and_idle
 from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
+from sweeps.runner.runner import Runner
 from sweeps.spec import Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
@@ -178,7 +179,7 @@ class Driver:
             workers=plan.workers,
             console=self._console,
         )
-        with interruptible(self._stop):
+        with interruptible(self._stop, grace_seconds(self._runner)):
             try:
                 with display:
                     if self._options.in_process:
@@ -196,7 +197,11 @@ class Driver:
             from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
 
             workers = self._plan.workers
-            run_on_ray(self._queue, workers=workers, execution=self._execution)
+            run_on_ray(self._queue, workers=workers, execution=self._execution, runner=self._runner)
+
+    @property
+    def _runner(self) -> Runner | None:
+        return getattr(self._spec, "runner", None)
 
     def _stop(self) -> None:
         """Make workers write their checkpoints and end."""
@@ -297,16 +302,22 @@ def run_here(queue: Queue, execution: Execution) -> None:
             queue.release(job)
 
 
+def grace_seconds(runner: Runner | None) -> float:
+    """Return the seconds that workers have to end after Ctrl-C, and their commands, if any."""
+    return _GRACE_SECONDS + (runner.grace_seconds if runner else 0.0)
+
+
 @contextlib.contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+def interruptible(stop: Callable[[], None], grace: float = _GRACE_SECONDS) -> Iterator[None]:
     """Call `stop` on the first Ctrl-C or SIGTERM, and let the block end by itself.
 
-    A second signal, or the end of a grace period, raises KeyboardInterrupt in the block.
+    A second signal, or the end of the grace period [seconds], raises KeyboardInterrupt in the
+    block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(grace, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     stopping = False
 

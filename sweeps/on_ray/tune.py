@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from sweeps.errors import StoreError
 from sweeps.execute import execute
-from sweeps.on_ray.resources import WorkerResources, worker_resources
+from sweeps.on_ray.resources import (
+    WorkerResources,
+    command_resources,
+    cpus_of,
+    worker_resources,
+)
 from sweeps.on_ray.start import private_folder, start_ray
 from sweeps.queue import Job, Outcome, Queue
+from sweeps.runner.runner import Runner
 from sweeps.store import Store
+
+_MOST_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+"""Number of trials that Tune starts at once. With more than one, it would start them out of order,
+but also faster: for commands, whose jobs are formed as workers ask for them, the order is kept."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,8 +47,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # With more pending trials, Tune would start them out of order.
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    _MOST_PENDING: "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -57,7 +66,7 @@ from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeps.on_ray.nodes import RayNode, other_nodes, reached  # noqa: E402
+from sweeps.on_ray.nodes import RayNode, beside, other_nodes, reached  # noqa: E402
 
 _TRIAL_PREFIX = "job-"
 _STARTS = 4
@@ -81,7 +90,9 @@ class _Worker(tune.Trainable):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.reset_config(config)
-        self.others: list[RayNode] = other_nodes(self.execution)
+        runner = self.job.runner
+        nodes = self.execution.nodes if runner is None else runner.nodes
+        self.others: list[RayNode] = other_nodes(nodes, of_commands=runner is not None)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]
@@ -92,8 +103,14 @@ class _Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         stopping = self.store.stop_file.exists
         try:
-            with reached(self.others):
-                outcomes = execute(self.job, self.store, self.execution, stopping)
+            if self.job.runner is not None:
+                with _told_to_leave() as leaving, beside(self.others):
+                    outcomes = execute(
+                        self.job, self.store, self.execution, lambda: leaving() or stopping()
+                    )
+            else:
+                with reached(self.others):
+                    outcomes = execute(self.job, self.store, self.execution, stopping)
         except (ConfigError, StoreError) as error:
             return {"done": True, "outcomes": [], "fatal": error}
         for node in self.others:
@@ -109,6 +126,27 @@ class _Worker(tune.Trainable):
     def cleanup(self) -> None:
         for node in self.others:
             node.leave()
+
+
+@contextlib.contextmanager
+def _told_to_leave() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether this process got SIGTERM, which does not end it within
+    the block: a machine that is taken away gives some time to end in order."""
+    told = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal told
+        told = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _QueueSearcher(Searcher):
@@ -164,9 +202,11 @@ class _QueueSearcher(Searcher):
         jobs = list(self.jobs.values())
         died = []
         for job in jobs:
-            starts = [e for e in self._queue.store.attempts(job.runs[0].run_id) if "pid" in e]
-            if starts and str(starts[-1]["pid"]) in pids:
-                died.append(job)
+            # Runs of a pack start together, and commands one after another.
+            for run in job.runs if job.runner else job.runs[:1]:
+                starts = [e for e in self._queue.store.attempts(run.run_id) if "pid" in e]
+                if starts and str(starts[-1]["pid"]) in pids and job not in died:
+                    died.append(job)
         self._queue.crash(died or jobs, death)
         for job in jobs if died else []:
             if job not in died:
@@ -226,13 +266,16 @@ def _node_died() -> bool:
     return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
 
 
-def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
+def run_on_ray(
+    queue: Queue, *, workers: int, execution: Execution, runner: Runner | None = None
+) -> None:
     """Execute the jobs of the queue with `workers` actors.
 
     Each actor has `execution.devices` processes of `execution.threads` CPU threads, on
-    `execution.nodes` nodes. Returns when nothing is left, or when the queue is stopping. Ray is
-    started and stopped for the call, unless the caller has called ray.init(): then that cluster is
-    used and left running. Raises StoreError if Ray cannot start or has no room for such workers.
+    `execution.nodes` nodes; for commands, what their `runner` asks for. Returns when nothing is
+    left, or when the queue is stopping. Ray is started and stopped for the call, unless the caller
+    has called ray.init(): then that cluster is used and left running. Raises StoreError if Ray
+    cannot start or has no room for such workers.
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
@@ -245,13 +288,23 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
             joined = ray.is_initialized()
             for starts_left in reversed(range(_STARTS)):
                 if not joined:
-                    start_ray(workers * execution.threads * execution.devices, session)
+                    start_ray(cpus_of(workers, execution, runner), session)
                 try:
                     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-                    resources = worker_resources(workers, execution, alive)
-                    queue.workers_per_gpu = resources.workers_per_gpu
+                    if runner is None:
+                        resources = worker_resources(workers, execution, alive)
+                    else:
+                        resources = command_resources(workers, execution, runner, alive)
+                    queue.workers, queue.workers_per_gpu = workers, resources.workers_per_gpu
                     while not queue.exhausted:
-                        _run_experiment(queue, resources, workers, execution, session)
+                        _run_experiment(
+                            queue,
+                            resources,
+                            workers,
+                            execution,
+                            session,
+                            of_commands=runner is not None,
+                        )
                     break
                 except _NodeDied:
                     if joined or not starts_left:
@@ -273,6 +326,8 @@ def _run_experiment(
     workers: int,
     execution: Execution,
     session: Path,
+    *,
+    of_commands: bool = False,
 ) -> None:
     """Run one Tune experiment, which takes jobs from the queue up to its maximum number."""
     searcher = _QueueSearcher(queue, workers, execution)
@@ -298,7 +353,10 @@ def _run_experiment(
             callbacks=[_Watch()],
         ),
     )
+    before = os.environ.get(_MOST_PENDING, "1")
     try:
+        if of_commands:
+            os.environ[_MOST_PENDING] = str(workers)
         tuner.fit()
     except _NodeDied:
         searcher.release()
@@ -311,6 +369,8 @@ def _run_experiment(
         if not searcher.jobs:
             raise
         searcher.abandon(str(error))
+    finally:
+        os.environ[_MOST_PENDING] = before
 
 
 def _trial_name(trial: Any) -> str:
