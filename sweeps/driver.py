@@ -13,10 +13,11 @@ from rich.console import Console
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.units import clock, si
+from scaling.units import clock
+from sweeps.adaptive.families import configs_of
 from sweeps.budget import SweepBudget
 from sweeps.checks import prepare
 from sweeps.display import Display, say
@@ -114,13 +115,15 @@ class Driver:
 
     def _prepared(
         self,
-        runs: Mapping[str, RunConfig],
+        runs: Mapping[str, Run],
         rows: Mapping[str, Row],
         recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Check the runs and their texts, and return the hashes of the texts."""
         execution, name = self._execution, self._spec.name
-        return prepare(name, self._store, runs.values(), rows, execution, recorded)
+        return prepare(
+            name, self._store, runs.values(), rows, execution, recorded, runner=self._spec.runner
+        )
 
     def _announce(self) -> None:
         """Print what is to be trained. Raise ConfigError if the budget lets nothing start."""
@@ -130,7 +133,7 @@ class Driver:
             where = workers_phrase(plan.workers, "on")
         self._say(
             f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
-            f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
+            f"{plan.amount}, {where}, about "
             f"{clock(plan.wall_seconds)}{f'; {plan.stored}' if plan.stored else ''}"
         )
         for line in plan.precision_hints():
@@ -161,7 +164,7 @@ class Driver:
     def _prepare_forecasts(self) -> None:
         """Record which runs the sweep has, if runs may be stopped on forecasts."""
         if self._spec.forecast:
-            ForecastStopping(self._store, self._spec.forecast).prepare(self._plan.runs)
+            ForecastStopping(self._store, self._spec.forecast).prepare(configs_of(self._plan.runs))
 
     # -------------------------------------------------------------- training
 
