@@ -87,14 +87,20 @@ def logs(folder: str | Path, run: str) -> str:
         details = {k: v for k, v in event.items() if k not in ("event", "time", "execution")}
         text = ", ".join(f"{key}={value}" for key, value in details.items())
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {text}".rstrip())
-    path = store.run_folder(run_id) / "output.log"
+    folder = store.run_folder(run_id)
+    texts = [_log(store, folder / "output.log")]
+    for path in sorted(folder.glob("output.node*.log")):
+        texts.append(f"{path.name}:\n{_log(store, path) or '(nothing)'}")
+    return "\n".join([*lines, *(list(filter(None, texts)) or ["(it printed nothing)"])])
+
+
+def _log(store: Store, path: Path) -> str:
     try:
-        text = read_bytes(path).decode(errors="replace").strip()
+        return read_bytes(path).decode(errors="replace").strip()
     except FileNotFoundError:
-        text = ""
+        return ""
     except OSError as error:
         raise StoreError(f"{store.shown(path)} cannot be read: {why(error)}") from None
-    return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 
 def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:

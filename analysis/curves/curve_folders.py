@@ -240,7 +240,9 @@ def is_unmerged(folder: str | Path) -> bool:
 
 
 def of_folders(
-    folders: Iterable[str | Path], planned: Mapping[str, RunConfig] | None, where: str | None
+    folders: Iterable[str | Path],
+    planned: Mapping[str, RunConfig] | None = None,
+    where: str | None = None,
 ) -> RunCurves:
     """Return the runs of several results folders; a run that is in two is counted once."""
     found = [read_folder(folder, planned=planned, where=where) for folder in folders]

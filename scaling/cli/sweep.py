@@ -25,6 +25,7 @@ def sweep(
     filter: Filter = (),
     tag: Tag = None,
     allow_code: tuple[str, ...] = (),
+    same_code: bool = False,
 ) -> None:
     """Train the missing runs of a sweep with Ray; run it again to resume.
 
@@ -42,7 +43,10 @@ def sweep(
         set: Change a field of every run, such as data.corpus=my.txt. name=... renames the sweep and
             thereby its results folder.
         allow_code: Allow a model family or law of the spec to run code from this Python file
-            outside the spec's folder.
+            outside the spec's folder. Given the spec itself, allow it to run its command although
+            it lies outside the current folder.
+        same_code: Let the files of [runner] code count as unchanged since the results were made. By
+            default, a changed file makes new runs.
     """
     ray = () if dry_run or options.in_process else ("ray",)
     require("torch", *ray, extra="train" if options.in_process else "sweep")
@@ -53,7 +57,7 @@ def sweep(
     changes = settings(set) | ({} if scale is None else {"scale": scale})
     chosen = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,
-        on_code=note_code,
+        on_code=note_code, same_code=same_code,
     )  # fmt: skip
     if dry_run:
         show(chosen.plan(options, price=price, measure=True))

@@ -34,6 +34,10 @@ from sweeps.queue import Job, Outcome, Queue
 from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
+_MOST_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+"""Number of trials that Tune starts at once. With more than one, it would start them out of order,
+but also faster: for commands, whose jobs are formed as workers ask for them, the order is kept."""
+
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,8 +47,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # With more pending trials, Tune would start them out of order.
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    _MOST_PENDING: "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -294,7 +297,14 @@ def run_on_ray(
                         resources = command_resources(workers, execution, runner, alive)
                     queue.workers, queue.workers_per_gpu = workers, resources.workers_per_gpu
                     while not queue.exhausted:
-                        _run_experiment(queue, resources, workers, execution, session)
+                        _run_experiment(
+                            queue,
+                            resources,
+                            workers,
+                            execution,
+                            session,
+                            of_commands=runner is not None,
+                        )
                     break
                 except _NodeDied:
                     if joined or not starts_left:
@@ -316,6 +326,8 @@ def _run_experiment(
     workers: int,
     execution: Execution,
     session: Path,
+    *,
+    of_commands: bool = False,
 ) -> None:
     """Run one Tune experiment, which takes jobs from the queue up to its maximum number."""
     searcher = _QueueSearcher(queue, workers, execution)
@@ -341,7 +353,10 @@ def _run_experiment(
             callbacks=[_Watch()],
         ),
     )
+    before = os.environ.get(_MOST_PENDING, "1")
     try:
+        if of_commands:
+            os.environ[_MOST_PENDING] = str(workers)
         tuner.fit()
     except _NodeDied:
         searcher.release()
@@ -354,6 +369,8 @@ def _run_experiment(
         if not searcher.jobs:
             raise
         searcher.abandon(str(error))
+    finally:
+        os.environ[_MOST_PENDING] = before
 
 
 def _trial_name(trial: Any) -> str:

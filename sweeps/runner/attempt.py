@@ -290,7 +290,6 @@ class _Attempt:
             L=evaluations[-1]["L"] if evaluations else None,
             L_train=last.get("L_train"),
             tokens_per_second=rate,
-            stored=round(D),
             curve=[(int(p["S"]), p["L"], p.get("lr")) for p in evaluations],
         )
         self.callbacks.on_progress(self.run, progress)
@@ -427,7 +426,7 @@ def start_of(
     env = {key: filled(value, values) for key, value in runner.env.items()}
     env |= {RUN_ID: run.run_id, FOLDER: str(values["folder"]), "SCALING_RESUMED": str(int(resumed))}
     results = runner.results
-    keep = [r"^\s*\{.*\}\s*$"] if results.stdout else []
+    keep = [r"^[ \t]*\{.*\}[ \t\r]*$"] if results.stdout else []
     return Start(
         words=words_of(run, values),
         cwd=str(runner.workdir),

@@ -101,6 +101,7 @@ class Names:
                 rest.append((str(name), value))
         for name, value in rest[:_MOST_COLUMNS]:
             column, own = own_name(name), _plain(value)
+            column = f"reported_{column}" if column in _EXACT else column
             if own is not None and column not in found:
                 found[column] = own
         return found, conversions

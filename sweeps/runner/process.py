@@ -6,6 +6,7 @@ worker dies, and finds processes that have left its group. A supervisor serves m
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -112,8 +113,11 @@ class _Supervisor:
         """Let it end what it runs, and itself."""
         with contextlib.suppress(OSError):
             self._in.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(_LEFTOVER_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
 
@@ -134,6 +138,12 @@ def _code() -> str:
 
 _idle: list[_Supervisor] = []
 """Supervisors that wait for a command; each ends with this process."""
+
+
+@atexit.register
+def _close_idle() -> None:
+    while _idle:
+        _idle.pop().close()
 
 
 def _gone() -> ChildProcessError:
@@ -184,6 +194,7 @@ def running(start: Start) -> Iterator[Process]:
         own.ask(start={**vars(start), "env": dict(start.env), "words": list(start.words)})
         answer = own.answer(_START_SECONDS)
         if answer is None:
+            own.close()
             raise ChildProcessError(f"the command has not started within {_START_SECONDS:g} s")
         if "refused" in answer:
             _idle.append(own)
@@ -204,6 +215,7 @@ def _finish(process: Process, own: _Supervisor) -> None:
             while process.wait(1.0) is None and time.monotonic() < deadline:
                 pass
     except ChildProcessError:
+        own.close()
         return
     if process.ended is None:
         own.close()

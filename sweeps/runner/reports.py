@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaling import trackers
 from scaling.command_run import CommandRun, Value
-from sweeps.runner import trackers
 from sweeps.runner.lines import NewLines, WholeFile, tail
 from sweeps.runner.names import POINT_COLUMNS, Names, as_number
 from sweeps.runner.runner import Sources
@@ -235,14 +235,18 @@ class ReportReader:
         self._tracker_files, self._tracker_error = stamps, ""
         self._from["tracker"] = _Source(reports=self._from["tracker"].reports)
         for run in runs:
+            prefix = _prefix(run.name)
             sizes, _ = self._names["tracker"].columns_of(run.config, point=False)
             for column in ("N", "N_total"):
                 if column in sizes:
                     self._from["tracker"].final[column] = sizes[column]
             for values in run.history:
-                self._add("tracker", values, point=True)
+                named = {k if k == "step" else prefix + k: v for k, v in values.items()}
+                self._add("tracker", named, point=True)
             source = self._from["tracker"]
-            summary, converted = self._names["tracker"].columns_of(run.summary, point=True)
+            summary, converted = self._names["tracker"].columns_of(
+                {prefix + k: v for k, v in run.summary.items() if not k.startswith("_")}, point=True
+            )
             source.converted_points |= converted
             source.last |= {k: v for k, v in summary.items() if k in POINT_COLUMNS and k != "S"}
             source.final |= {k: v for k, v in summary.items() if k not in POINT_COLUMNS}
@@ -330,6 +334,15 @@ class ReportReader:
         if not seen:
             return "none"
         return "with " + ", ".join(s[:60] for s in seen[:12]) + (", ..." if seen[12:] else "")
+
+
+def _prefix(folder: str) -> str:
+    """Return what the folder of a tracker says of its tags: train/ and val/ for such folders."""
+    last = folder.rpartition("/")[2]
+    return f"{last}/" if last in _SPLITS else ""
+
+
+_SPLITS = ("train", "val", "valid", "validation", "eval", "test")
 
 
 def _put(source: _Source, values: Mapping[str, Value], S: int | None) -> None:
