@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -496,7 +497,7 @@ def of_runs(folder: Path, kind: str) -> list[psutil.Process]:
     return found
 
 
-def kill_one(drivers: Drivers, driver: psutil.Popen, kind: str) -> None:
+def kill_one(drivers: Drivers, driver: subprocess.Popen[bytes], kind: str) -> None:
     """Kill one process of a kind, if there is one now."""
     store = drivers.store("killed")
     if kind == "driver":
