@@ -126,8 +126,9 @@ class CommandKeys:
 
     @staticmethod
     def in_range(key: str, value: Spaced, ends: tuple[Any, Any]) -> Any:
-        """Return a value of a log-spaced range as the key has it: whole if both ends are."""
-        whole = all(isinstance(end, int) for end in ends)
+        """Return a value of a log-spaced range as the key has it: whole if both ends are, or if the
+        column of the key holds whole numbers."""
+        whole = all(isinstance(end, int) for end in ends) or _columns().get(key) == (int,)
         return value if key in HORIZONS else round(value) if whole else float(value)
 
     # ---------------------------------------------------------------- runs
