@@ -185,8 +185,10 @@ def shows_specs(page: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", [*filter(shows_specs, PAGES)], ids=lambda p: p.stem)
-def test_specs(tmp_path, page):
+def test_specs(tmp_path, monkeypatch, page):
     from sweeps.spec import Spec
+
+    monkeypatch.chdir(tmp_path)  # where a spec may name a command
 
     write_files_of(page, tmp_path)
     runs = {file.stem: len(Spec.from_toml(file).runs) for file in tmp_path.glob("*.toml")}
