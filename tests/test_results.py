@@ -104,7 +104,7 @@ def test_an_external_trainer_agrees_with_ours_within_the_noise_of_seeds():
     ours, theirs = (load(RESULTS / name) for name in ("headline", "external"))
     both = theirs.merge(ours, on=["N", "D", "seed"], suffixes=("", "_ours"))
     assert len(both) == len(theirs) == 20
-    assert np.allclose(both.lr_peak, both.lr_peak_ours) and (both.B == both.B_ours).all()
+    assert np.allclose(both.lr_peak, both.lr_peak_ours) and (both.B_ours == both.B).all()
     seeds = [rows.L.std() for table in (ours, theirs) for _, rows in table.groupby(["N", "D"])]
     noise = np.sqrt(np.nanmean(np.square(seeds)))
     difference = both.L - both.L_ours
