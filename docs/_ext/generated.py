@@ -114,6 +114,8 @@ def runner_grammar() -> str:
 def _grammar(module: ModuleType) -> str:
     """The example in a module's docstring, and the words after it."""
     text = inspect.getdoc(module) or ""
+    if "\n    " not in text:  # all but the summary is the example
+        return f"```toml\n{text.partition(chr(10))[2].strip()}\n```"
     code = "\n".join(
         line for line in text.splitlines()[1:] if line.startswith("    ") or not line.strip()
     ).strip("\n")
