@@ -152,7 +152,7 @@ def test_flops_become_tokens_where_the_size_is_known(here):
     text = re.sub(r"^tokens = .*", "flops = [1e8]", text, flags=re.M)
     (here / "budget.toml").write_text(text)
     for run in runs_of(here / "budget.toml"):
-        assert math.isclose(6 * run.N * run.D, 1e8, rel_tol=0.01)
+        assert abs(6 * run.N * run.D - 1e8) <= 6 * run.N * 256  # whole steps
 
 
 def test_changed_code_makes_new_runs_unless_the_user_says_otherwise(here):
