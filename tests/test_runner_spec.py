@@ -289,10 +289,12 @@ def test_sets_scales_changes_filters_and_tags_work_on_keys():
 def test_budgets_become_tokens_in_whole_steps_when_N_is_known():
     spec = read(SPEC)
     assert len(spec.runs) == 8
-    for run in spec.runs:
-        assert run.N == 12 * run.values["depth"] * (64 * run.values["depth"]) ** 2
+    for run, ratio in zip(spec.runs, [5, 20] * 4, strict=True):
+        assert isinstance(run, CommandRun) and run.N is not None
+        depth = run.values["depth"]
+        assert isinstance(depth, int) and 12 * depth * (64 * depth) ** 2 == run.N
         assert run.D % 512 == 0 and run.S == run.D // 512 == run.values["steps"]
-        assert run.D / run.N == pytest.approx(run.D / run.N, rel=0.01)
+        assert abs(run.D / run.N - ratio) < 0.01 * ratio
         assert size.flops_of(run) == 6 * run.N * run.D
     assert "tokens_per_parameter" not in spec.runs[0].values
     isoflop = SPEC.partition("[axes]")[0] + (
@@ -338,7 +340,7 @@ def test_tokens_may_be_derived():
         ("[runner.derived]\ntokens = '7'", AXES, ["'tokens'", "keep one"]),
         ("[runner.derived]\nflops = '7'", AXES, ["derive 'tokens'"]),
         ("[runner.derived]\nN = '1e30'", AXES, ["2^63"]),
-        ("[runner.derived]\na = 'seed * x * 1e999'", AXES, ["is inf", "nan"]),
+        ("[runner.derived]\na = 'seed * x * 1e999'", AXES, ["its value is"]),
         ("[runner.roles]\nlr = 'rate'", AXES, ["no key 'rate'"]),
         ("[runner.roles]\nrate = 'x'", AXES, ["unknown key 'rate'"]),
         ("", AXES.replace("[0]", "[0]\nbatch_tokens = [0]"), ["positive whole number"]),
@@ -346,8 +348,7 @@ def test_tokens_may_be_derived():
 )  # fmt: skip
 def test_what_cannot_be_derived_names_the_value_and_the_cure(runner, keys, words):
     message = error_of(runner, keys)
-    assert any(word in message for word in words[-2:]), message
-    assert words[0] in message or len(words) > 1 and words[1] in message, message
+    assert all(word in message for word in words), message
 
 
 def test_N_is_given_once_and_for_all_runs():
@@ -643,7 +644,8 @@ def test_a_mistake_in_the_table_of_the_runner_is_named(runner, words):
 
 def test_the_table_of_the_runner_is_read():
     runner = spec_of(
-        "timeout_hours = 0.5\nenv = { A = 1, B = '{x}' }\n[runner.resources]\ngpus = 0.5\ncpus = 2\n"
+        "timeout_hours = 0.5\nenv = { A = 1, B = '{x}' }\n"
+        "[runner.resources]\ngpus = 0.5\ncpus = 2\n"
         "[runner.results]\nfile = 'r.json'\nlog = { L = 'loss ([0-9.]+)', '*' = '(?P<S>.)' }\n"
         "columns = { L = 'val' }\n[runner.failures]\ndiverged = 'nan'\n"
         "exit_codes = { 75 = 'preempted' }",
