@@ -510,7 +510,7 @@ def test_changed_code_is_said_and_same_code_keeps_the_runs(tmp_path, monkeypatch
     )
     sweep = Sweep.from_toml("s.toml")
     record(sweep)
-    rows = {run_id: {"status": "ok"} for run_id in sweep.spec.by_id}
+    rows = {run_id: {"status": "ok"} for run_id in sweep.spec.by_id} | {"other": {"status": "ok"}}
     (tmp_path / "a.py").write_text("2")
     changed = Sweep.from_toml("s.toml")
     (line,) = changed._remarks(rows)
