@@ -299,6 +299,8 @@ class Spec:
         fields = {key: value for key, value in leaves(changes).items() if key not in own}
         setting = _taken(fields, "execution.")
         trainer = trainer_of(values, _taken(fields, "runner."), name, path, identity, where)
+        if setting and trainer.runner:
+            raise ConfigError(f"{where}: {next(iter(setting))} does not go with [runner].")
         fields = flattened(fields, trainer.keys, f"{where}, changes")
         runs = all_runs(values, fields, where, trainer.keys)
         if not runs:

@@ -1,5 +1,6 @@
 """Specs whose runs a command trains: keys, derived keys, sizes, identity, trust and the plan."""
 
+import builtins
 import dataclasses
 import math
 import pickle
@@ -18,9 +19,8 @@ from sweeps import Sweep
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import rungs
 from sweeps.folder_status import status
-from sweeps.runner import expressions
 from sweeps.runner.derive import with_keys
-from sweeps.runner.expressions import FUNCTIONS, NotArithmetic, evaluate, names_in
+from sweeps.runner.expressions import NotArithmetic, evaluate, names_in
 from sweeps.runner.identity import Recorded
 from sweeps.runner.runner import filled, placeholders
 from sweeps.runner.speed import speed_of
@@ -101,7 +101,7 @@ def arithmetic(draw, depth=4):
 def test_an_expression_has_the_value_that_it_has_in_python(text, a, b, c):
     keys = {"a": a, "b": b, "c": c}
     try:
-        expected = eval(text, {"__builtins__": {}, **FUNCTIONS}, keys)
+        expected = eval(text, {**vars(builtins), **vars(math)}, keys)
     except (ArithmeticError, ValueError, TypeError):
         expected = None
     except MemoryError:
@@ -136,6 +136,7 @@ def test_an_expression_has_the_value_that_it_has_in_python(text, a, b, c):
         ("round(1, ndigits=1)", "not arithmetic"),
         ("max()", "argument"),
         ("1j", "not arithmetic"),
+        ("round(5, -99999999)", "digits"),
         ("(" * 5000, "characters"),
         ("-" * 1500 + "1", "nested too deeply"),
         ("x := 3", "not an expression"),
@@ -174,6 +175,8 @@ def test_placeholders_are_keys_with_an_optional_format():
         ("train {x", ["expected '}'", "{{ and }}"]),
         ("train {}", ["{name}"]),
         ("train {x:z}", ["format"]),
+        ("train {folder:d}", ["format code 'd'"]),
+        ("train {x:9999999999}", ["too wide"]),
         ("sh -c 'echo ${HOME}'", ["no key 'HOME'", "{{ and }}"]),
         ("train {x} > log", ["word of a shell", "'sh', '-c'"]),
         ("A=1 train {x}", ["env = { A = ... }"]),
@@ -625,6 +628,9 @@ def test_options_of_our_own_trainer_are_refused(option):
         ("timeout_hours = true", "timeout_hours=True"),
         ("grace_seconds = -2", "grace_seconds=-2"),
         ("code = 'a.py'", "list of texts"),
+        ("code = ['a\\u0000']".replace("'", '"'), "NUL"),
+        ('workdir = "a\\u0000"', "NUL"),
+        ("workdir = '~nobody-of-this-name/a'", "cannot be used"),
         ("env = { A = [1] }", "must be text"),
         ("env = { A = '{nope}' }", "no key 'nope'"),
         ("[runner.resources]\ngpus = 1.5", "fraction of one GPU"),
@@ -664,6 +670,14 @@ def test_sections_of_our_own_trainer_are_refused(section):
     text = f"{section}\n{SPEC}" if section[0] != "[" else f"{SPEC}\n{section}"
     with pytest.raises(ConfigError, match=r"does not go with \[runner\]"):
         read(text)
+
+
+@pytest.mark.parametrize(
+    "change", ["execution.keep_weights", "runner.timeout_hours.x", "runner.nothing"]
+)
+def test_a_change_that_does_not_fit_the_runner_is_refused(change):
+    with pytest.raises(ConfigError, match=change.rpartition(".")[2]):
+        read(SPEC.replace("[runner]", "[runner]\ntimeout_hours = 1"), **{change: True})
 
 
 # ------------------------------------------------------------------ searches
@@ -734,4 +748,4 @@ def test_a_change_of_a_key_derives_the_others_again():
     )
     new = with_keys(run, {"x": 5})
     assert (new.values["y"], new.values["z"], new.N, new.D) == (10, 11, 100, 1000)
-    assert new.run_id != run.run_id and expressions.FUNCTIONS
+    assert new.run_id != run.run_id

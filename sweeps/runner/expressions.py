@@ -17,8 +17,18 @@ from scaling.errors import ConfigError, did_you_mean
 
 Number = int | float
 
+_MOST_DIGITS = 300
+"""Digits before or after the point that round() may keep."""
+
+
+def _round(value: Number, digits: int | None = None) -> Number:
+    if digits is not None and abs(digits) > _MOST_DIGITS:
+        raise NotArithmetic(f"round() to {digits} digits")
+    return round(value, digits)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "round": round,
+    "round": _round,
     "ceil": math.ceil,
     "floor": math.floor,
     "min": min,

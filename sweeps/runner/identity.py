@@ -76,7 +76,7 @@ def hashes(files: Sequence[str], folder: Path, where: str) -> dict[str, str]:
     """
     found = {}
     for name in files:
-        path = folder / Path(name).expanduser()
+        path = folder / name
         digest = hashlib.sha256()
         try:
             with path.open("rb") as file:

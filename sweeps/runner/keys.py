@@ -30,6 +30,10 @@ _OTHERWISE = {
 }
 """{column: what to write instead of this key}."""
 
+_EXAMPLES: dict[str, Value] = dict.fromkeys(PLACEHOLDERS, 1)
+_EXAMPLES |= dict.fromkeys(("folder", "run_id", "master_addr"), "text")
+"""Values of the placeholders, to try formats on."""
+
 _KNOWN_SIZES = ("N", "N_total", "vocab_size", "D_unique")
 """Columns beside those of configs whose values a key may give."""
 
@@ -113,7 +117,7 @@ class CommandKeys:
                 f"{where}: {key}={value!r} is {kind}, but {key}={example!r} is {before}; the "
                 "values of a key are of one type."
             )
-        column = _columns().get(key)
+        column = None if key in HORIZONS else _columns().get(key)
         if column is not None and not _fits(value, column):
             raise ConfigError(
                 f"{where}: {key}={value!r} does not fit the column {key!r} of the table, which "
@@ -314,7 +318,7 @@ class CommandKeys:
                     if name not in values and name not in PLACEHOLDERS:
                         raise self._no_key(place, name, sorted(values))
             try:
-                filled(text, {**dict.fromkeys(PLACEHOLDERS, 1), **values})
+                filled(text, {**_EXAMPLES, **values})
             except ValueError as error:
                 raise ConfigError(f"{place}={text!r}: {error}.") from None
         self._checked.add(known)
