@@ -17,8 +17,18 @@ from scaling.errors import ConfigError, did_you_mean
 
 Number = int | float
 
+_MOST_DIGITS = 300
+"""Digits before or after the point that round() may keep."""
+
+
+def _round(value: Number, digits: int | None = None) -> Number:
+    if digits is not None and abs(digits) > _MOST_DIGITS:
+        raise NotArithmetic(f"round() to {digits} digits")
+    return round(value, digits)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "round": round,
+    "round": _round,
     "ceil": math.ceil,
     "floor": math.floor,
     "min": min,
@@ -70,6 +80,8 @@ def evaluate(text: str, value_of: Callable[[str], object]) -> Number:
         value = _value(tree, value_of)
     except ZeroDivisionError:
         raise NotArithmetic("it divides by zero") from None
+    except RecursionError:
+        raise NotArithmetic("it is nested too deeply") from None
     except OverflowError:
         raise NotArithmetic("its value is too large") from None
     except ConfigError:

@@ -165,12 +165,19 @@ def _runner(
         values["log_bytes"] = _whole(table["log_bytes"], f"{where} log_bytes")
     workdir = _text(table.get("workdir", "."), f"{where} workdir")
     return Runner(
-        workdir=(folder.absolute() / Path(workdir).expanduser()).resolve(),
+        workdir=_folder(folder, workdir, f"{where} workdir"),
         env=_env(_table(table.get("env", {}), f"{where} env"), f"{where} env"),
         results=_sources(tables["results"], f"{where} results"),
         failures=_failures(tables["failures"], f"{where} failures"),
         **values,
     )
+
+
+def _folder(beside: Path, name: str, where: str) -> Path:
+    try:
+        return (beside.absolute() / Path(name).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # unknown user; a loop of links
+        raise ConfigError(f"{where}={name!r} cannot be used: {error}") from None
 
 
 def _env(table: dict[str, Any], where: str) -> dict[str, str]:
@@ -279,13 +286,15 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}={value!r} must be text.")
+    if "\0" in value:
+        raise ConfigError(f"{where}={value!r} contains a NUL character.")
     return value
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{where}={value!r} must be a list of texts.")
-    return tuple(value)
+    return tuple(_text(item, where) for item in value)
 
 
 def _number(value: Any, where: str, least: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ def _parts(text: str) -> Iterator[tuple[str, str | None, str]]:
     for before, name, how, conversion in string.Formatter().parse(text):
         if name is not None and (not name or conversion):
             raise ValueError("a placeholder is {name} or {name:format}")
+        if re.search(r"\d{4}", how or ""):
+            raise ValueError(f"the format {how!r} is too wide")
         yield before, name, how or ""
 
 

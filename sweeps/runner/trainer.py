@@ -67,7 +67,7 @@ def trainer_of(
         if section in values:
             raise ConfigError(f"{where}: {section!r} does not go with [runner]: {why}.")
     here = f"{where} [runner]"
-    table = _changed(subtable(values, "runner", where), changes)
+    table = _changed(subtable(values, "runner", where), changes, f"{where}, changes")
     definition = definition_of(table, here, path.parent if path else Path())
     source = identity(name, definition)
     recorded = source.recorded
@@ -81,14 +81,16 @@ def trainer_of(
     return Trainer(keys, definition.runner, source.same_code, code, counts)
 
 
-def _changed(table: dict[str, Any], changes: Point) -> dict[str, Any]:
+def _changed(table: dict[str, Any], changes: Point, where: str) -> dict[str, Any]:
     """Return the table with {"runner.<key>": value} changed."""
     table = dict(table)
     for key, value in changes.items():
         inner = table
         *path, last = key.split(".")[1:]
         for name in path:
-            inner[name] = dict(inner.get(name) or {})
+            if not isinstance(inner.setdefault(name, {}), dict):
+                raise ConfigError(f"{where}: {key} is set, but {name!r} is not a table.")
+            inner[name] = dict(inner[name])
             inner = inner[name]
         inner[last] = value
     return table
