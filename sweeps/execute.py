@@ -35,7 +35,7 @@ from sweeps.store import Store
 _STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
 """Seconds between looks for the file that stops workers, by the kind of storage."""
 
-_BATCH_SECONDS = 30.0
+_BATCH_SECONDS = 6.0
 """Seconds after which a job of several commands returns those that have not begun."""
 
 _BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20
