@@ -29,6 +29,7 @@ from sweeps.queue import LEASE_PATIENCE, Job, Outcome
 from sweeps.result import Point, Row, failed_row
 from sweeps.runner.attempt import train_command
 from sweeps.runner.ending import CommandError, Preempted
+from sweeps.runner.runner import WORK
 from sweeps.runner.starting import shown
 from sweeps.store import Store
 
@@ -190,6 +191,13 @@ class _Attempt:
         run, runner = next(iter(self._open.values())), self._job.runner
         assert isinstance(run, CommandRun) and runner is not None
         folder = self._store.run_folder(run.run_id)
+        if not self._resumed and (folder / WORK).exists():
+            aside = self._store.set_aside(folder / WORK)
+            log.write(
+                f"[{WORK} was there before the run began, perhaps written by the command of "
+                f"another run; it is kept as {aside.name}, and nothing in it counts]\n"
+            )
+            log.flush()
         try:
             train_command(
                 run,

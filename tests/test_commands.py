@@ -31,11 +31,12 @@ from commands import (
     run_one,
     wait_until,
 )
+from small import call
 
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.recorded_run import from_recorded, recorded
-from sweeps.control import logs
+from sweeps.control import clean, logs, written_by_commands
 from sweeps.driver import run_here
 from sweeps.errors import StoreError
 from sweeps.execute import execute
@@ -84,6 +85,23 @@ def test_the_attempts_show_the_command_and_the_log_what_it_printed(tmp_path: Pat
     store.write_manifest({"name": "r"})
     text = logs(tmp_path / "r", run.run_id)
     assert "hello\ntrouble" in text and "command=sh -c" in text
+
+
+def test_what_a_command_wrote_is_removed_only_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "r"
+    store, _ = run_all(
+        folder, [command_run(f"head -c 100 /dev/zero > {{folder}}/model; {result()}")]
+    )
+    store.merge()
+    store.write_manifest({"name": "r"})
+    assert call("clean", str(folder)) == 0
+    assert "have written (1 folder, 0.0 MiB) stays; --work" in capsys.readouterr().out
+    (work,) = written_by_commands(folder)
+    assert (work / "model").exists() and clean(folder, dry_run=True, work=True).keys() == {work}
+    assert clean(folder, work=True)[work] > 100 and not work.exists()
+    assert len(store.rows()) == 1
 
 
 def test_a_run_is_recorded_with_its_keys():
@@ -374,6 +392,18 @@ def test_a_part_of_a_run_is_not_taken_for_the_whole_when_it_is_interrupted(tmp_p
 def test_a_report_of_another_run_is_refused(tmp_path: Path):
     row = run_one(tmp_path / "r", result(run_id="0" * 12))
     assert row["status"] == "failed"
+
+
+def test_what_another_run_wrote_to_the_folder_of_a_run_does_not_count(tmp_path: Path):
+    victim = command_run("sleep 0.1", seed=1)
+    other = tmp_path / "r" / "runs" / victim.run_id / "work"
+    bad = command_run(f"mkdir -p {other}; {result().replace('{folder}', str(other))}; {result()}")
+    store, _ = run_all(tmp_path / "r", [bad])
+    assert (other / "result.json").exists()
+    run_all(tmp_path / "r", [victim])
+    rows = [store.result(run.run_id) for run in (bad, victim)]
+    assert [found.row["status"] for found in rows if found] == ["ok", "failed"]
+    assert "work.bad-1" in (other.parent / "output.log").read_text()
 
 
 # ------------------------------------------------------------------ several runs per job
