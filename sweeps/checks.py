@@ -169,9 +169,9 @@ def check_options(options: SweepOptions, runner: Runner | None = None) -> int:
 
     Raises ConfigError for incompatible options, and if this machine has too few cores.
     """
-    execution, address = options.execution, options.address
     if runner is not None:
         check_command_options(options, runner)
+    execution, address = options.execution, options.address
     if type(options.workers) is not int or options.workers < 1:
         raise ConfigError(f"workers={options.workers!r} must be a whole number of at least 1.")
     if address is not None and options.in_process:

@@ -126,6 +126,8 @@ def at_scale(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
         here = f"{where} [scale.{scale}] {section}"
         if section == "sets":
             values["sets"] = _scaled_sets(values.get("sets", []), changed, here)
+        elif section == "runner":  # its tables have keys with dots: columns, variables
+            values["runner"] = _merged(subtable(values, "runner", where), changed, here)
         else:
             values[section] = _scaled_table(subtable(values, section, where), changed, here)
     return values
@@ -150,6 +152,18 @@ def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
             for key in {**sets[at], **change}
         }
     return sets
+
+
+def _merged(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
+    """Return nested tables with those of `changed` on top."""
+    if not isinstance(changed, dict):
+        raise ConfigError(f"{where}: {changed!r} must be a table.")
+    return table | {
+        key: _merged(inner, value, f"{where} {key}")
+        if isinstance(inner := table.get(key), dict) and isinstance(value, dict)
+        else value
+        for key, value in changed.items()
+    }
 
 
 def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:

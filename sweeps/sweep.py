@@ -31,7 +31,7 @@ from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
 from sweeps.reuse import reusable_results, take
 from sweeps.runner.checks import check_budget
-from sweeps.runner.identity import Recorded, code_remarks
+from sweeps.runner.identity import Recorded, changed, code_remark, with_code
 from sweeps.spec import SPECS, Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan
@@ -157,8 +157,13 @@ class Sweep:
         if self.spec.runner is None:
             return self.spec.notes
         before = Recorded.of(self.store.manifest())
-        commands = [run for run in self.spec.runs if isinstance(run, CommandRun)]
-        return (*self.spec.notes, *code_remarks(commands, self.spec.recorded, before, rows))
+        files = changed(self.spec.recorded.code, before.code)
+        if not files:
+            return self.spec.notes
+        earlier = with_code(self.spec.by_id, before.code)
+        growth = replace(self.spec, by_id=earlier).designed(rows)
+        finished = len(growth.runs.keys() & rows.keys())
+        return (*self.spec.notes, code_remark(files, finished)) if finished else self.spec.notes
 
     def _weightless(self, plan: SweepPlan, rows: Mapping[str, Row]) -> str:
         """Return a line about finished runs without the weights that the spec asks for, given the

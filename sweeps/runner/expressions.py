@@ -70,6 +70,8 @@ def evaluate(text: str, value_of: Callable[[str], object]) -> Number:
         value = _value(tree, value_of)
     except ZeroDivisionError:
         raise NotArithmetic("it divides by zero") from None
+    except RecursionError:
+        raise NotArithmetic("it is nested too deeply") from None
     except OverflowError:
         raise NotArithmetic("its value is too large") from None
     except ConfigError:

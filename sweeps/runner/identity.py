@@ -7,12 +7,12 @@ The manifest of a results folder has, under `runner`, the hashes of the files an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.command_run import CommandRun
+from scaling.command_run import CommandRun, Run
 from scaling.errors import ConfigError
 
 _HEX = frozenset("0123456789abcdef")
@@ -64,6 +64,11 @@ class Identity:
     """Whether `count` may be executed; otherwise what is recorded counts."""
 
 
+def as_recorded(manifest: Mapping[str, Any]) -> Callable[..., Identity]:
+    """Return what makes a spec read without executing anything, as its manifest recorded it."""
+    return lambda *_: Identity(recorded=Recorded.of(manifest))
+
+
 def hashes(files: Sequence[str], folder: Path, where: str) -> dict[str, str]:
     """Return {file: sha256} of files that a spec names, relative to its folder.
 
@@ -91,27 +96,27 @@ def changed(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
     return [name for name, digest in now.items() if before.get(name, digest) != digest]
 
 
-def code_remarks(
-    runs: Iterable[CommandRun], now: Recorded, before: Recorded, rows: Collection[str]
-) -> list[str]:
-    """Return a line about the files that have changed since the results in `rows` were made.
+def with_code(runs: Mapping[str, Run], code: Mapping[str, str]) -> dict[str, Run]:
+    """Return the runs by id as they were while the files of their commands had these hashes."""
+    found: dict[str, Run] = {}
+    for run in runs.values():
+        if isinstance(run, CommandRun):
+            run = replace(run, code={file: code.get(file, now) for file, now in run.code.items()})
+        found[run.run_id] = run
+    return found
 
-    `rows` are the ids of the finished runs.
-    """
-    names = changed(now.code, before.code)
-    if not names:
-        return []
-    old = {file: before.code.get(file, digest) for file, digest in now.code.items()}
-    number = sum(replace(run, code=old).run_id in rows for run in runs)
-    if not number:
-        return []
-    has = f"{names[0]} has" if len(names) == 1 else f"{', '.join(names)} have"
+
+def code_remark(files: Sequence[str], finished: int) -> str:
+    """Return a line about changed files, and the finished runs that are others than those of the
+    spec now."""
+    has = f"{files[0]} has" if len(files) == 1 else f"{', '.join(files)} have"
     those = (
         "1 finished run no longer belongs"
-        if number == 1
-        else (f"{number} finished runs no longer belong")
+        if finished == 1
+        else (f"{finished} finished runs no longer belong")
     )
-    return [
-        f"{has} changed, which makes new runs: {those} to this spec (its rows stay in the table); "
+    rows = "its row stays" if finished == 1 else "their rows stay"
+    return (
+        f"{has} changed, which makes new runs: {those} to this spec ({rows} in the table); "
         "--same-code keeps them"
-    ]
+    )
