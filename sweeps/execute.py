@@ -27,13 +27,15 @@ from sweeps.forecast_stopping import ForecastStopping
 from sweeps.job_reports import JobReports, on_shared_storage
 from sweeps.queue import LEASE_PATIENCE, Job, Outcome
 from sweeps.result import Point, Row, failed_row
-from sweeps.runner.attempt import CommandError, Preempted, shown, train_command
+from sweeps.runner.attempt import train_command
+from sweeps.runner.ending import CommandError, Preempted
+from sweeps.runner.starting import shown
 from sweeps.store import Store
 
 _STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
 """Seconds between looks for the file that stops workers, by the kind of storage."""
 
-_BATCH_SECONDS = 30.0
+_BATCH_SECONDS = 6.0
 """Seconds after which a job of several commands returns those that have not begun."""
 
 _BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20

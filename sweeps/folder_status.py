@@ -21,7 +21,7 @@ from sweeps.costs import fit_speed, samples_of
 from sweeps.errors import StoreError, headline
 from sweeps.estimate import Estimate, recorded, seconds_left
 from sweeps.result import Row
-from sweeps.runner.identity import Identity, Recorded
+from sweeps.runner.identity import as_recorded
 from sweeps.runner.speed import speed_of
 from sweeps.spec import Spec
 from sweeps.store import Store
@@ -257,10 +257,9 @@ def _recorded_spec(store: Store) -> Spec | None:
     if not isinstance(text, str) or not text:
         return None
     changes = changes if isinstance(changes, dict) else {}
-    source = Identity(recorded=Recorded.of(manifest))
     path = store.folder / "manifest.json"
     try:
-        return Spec.from_text(text, path=path, changes=changes, identity=lambda *_: source)
+        return Spec.from_text(text, path=path, changes=changes, identity=as_recorded(manifest))
     except ConfigError as error:
         store.messages.append(f"the spec in {store.shown(store.folder / 'manifest.json')}: {error}")
         return None

@@ -42,6 +42,9 @@
     forecast = { N = 3e6, D = 2e7, width = 0.05 }   # stop runs whose end is known well enough
                                             # for the loss of a run of this size
 
+    [runner]                                # a command trains the runs instead of our own trainer
+    command = "python train.py --lr {lr}"   # (sweeps/runner/parse.py); keys are the command's own
+
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
 """
 

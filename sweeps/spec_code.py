@@ -42,6 +42,14 @@ def code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) ->
     return list(dict.fromkeys(files))
 
 
+def names_command(path: Path) -> bool:
+    """Return whether the spec at `path` has the table [runner]; False if it cannot be read."""
+    try:
+        return "runner" in tomllib.loads(scaling_files.read_text(path))
+    except (OSError, ValueError, RecursionError):  # reported when the spec is read
+        return False
+
+
 def check_trust(definition: Definition, path: Path, bundled: Path, allowed: Sequence[str]) -> bool:
     """Return whether the commands of the spec at `path` may run only because `allowed` names it.
 

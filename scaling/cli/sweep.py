@@ -49,9 +49,13 @@ def sweep(
             default, a changed file makes new runs.
     """
     ray = () if dry_run or options.in_process else ("ray",)
-    require("torch", *ray, extra="train" if options.in_process else "sweep")
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
+    from sweeps.spec import find
+    from sweeps.spec_code import names_command
+
+    torch = () if names_command(find(spec)) else ("torch",)
+    require(*torch, *ray, extra="train" if options.in_process else "sweep")
 
     progress.step(f"reading the spec {spec}")
     changes = settings(set) | ({} if scale is None else {"scale": scale})

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import re
-import shlex
-import signal
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from scaling.command_run import CommandRun, Value
-from scaling.errors import out_of_memory
+from scaling.command_run import CommandRun
 from scaling.execution import Execution
-from scaling.files import open_regular
 from scaling.training.result import GiveUp, Interrupted, Progress, Result
 from scaling.units import clock
-from sweeps import gpus
-from sweeps.runner.process import (
-    FOLDER,
-    RUN_ID,
-    Ended,
-    Process,
-    Start,
-    end_leftovers,
-    environment,
-    running,
-)
+from sweeps.runner.ending import CommandError, Diverged, declared, failure, last_words, tail_of
+from sweeps.runner.process import Ended, Process, Start, end_leftovers, environment, running
 from sweeps.runner.reports import Report, ReportReader
 from sweeps.runner.rows import row_of
 from sweeps.runner.runner import Runner, filled
 from sweeps.runner.several_nodes import Others, reached
-
-WORK = "work"
-"""Folder, in that of a run, which the command may write to."""
+from sweeps.runner.starting import (
+    WORK,
+    device_of,
+    free_port,
+    log_of,
+    start_of,
+    threads_of,
+    values_of,
+)
 
 _LOOK_SECONDS = 0.2
 """Seconds between questions whether to stop."""
@@ -48,26 +38,6 @@ _READ_SECONDS = 0.5
 
 _READING_SHARE = 20
 """Reading reports takes at most one of this many seconds."""
-
-_TAIL_BYTES = 1 << 16
-"""Bytes at the end of the output in which the reason of a failure is looked for."""
-
-_SHELL_DIED = 128
-"""Added by shells to the number of the signal that ended a command of theirs."""
-
-_USAGE = (2, 126, 127)
-"""Exit codes of a command that is not understood, not executable or not found: by the conventions
-of shells and of argparse, trying again does not help."""
-
-_NOT_FOUND = 127
-
-
-class CommandError(Exception):
-    """A command has failed in a way that would repeat itself; the message says how."""
-
-
-class Preempted(Interrupted):
-    """The command was ended by somebody else, who needs its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,42 +73,6 @@ def train_command(
         on_progress=on_progress, on_result=on_result, should_stop=should_stop, give_up=give_up
     )
     _Attempt(run, runner, folder / WORK, execution, log, callbacks, resumed).train()
-
-
-def words_of(run: CommandRun, values: Mapping[str, Value]) -> list[str]:
-    """Return the words of a run's command."""
-    return [filled(word, values) for word in run.command]
-
-
-def shown(run: CommandRun, runner: Runner, folder: Path, execution: Execution) -> str:
-    """Return the command of a run as a line of a shell, as it starts on the first node."""
-    return shlex.join(words_of(run, values_of(run, runner, folder / WORK, execution)))
-
-
-def values_of(
-    run: CommandRun, runner: Runner, work: Path, execution: Execution, node_rank: int = 0
-) -> dict[str, Value]:
-    """Return {placeholder: value} of a run, on one of its nodes."""
-    return run.values | {
-        "folder": str(work),
-        "run_id": run.run_id,
-        "devices": _devices(runner, execution),
-        "threads": _threads(runner, execution),
-        "nodes": runner.nodes,
-        "node_rank": node_rank,
-        "master_addr": "127.0.0.1",
-        "master_port": 0,
-    }
-
-
-def _threads(runner: Runner, execution: Execution) -> int:
-    return execution.threads if runner.cpus is None else max(1, int(runner.cpus))
-
-
-def _devices(runner: Runner, execution: Execution) -> int:
-    if runner.gpus is not None:
-        return max(1, math.ceil(runner.gpus))
-    return max(1, execution.devices // execution.nodes)
 
 
 @dataclass
@@ -206,7 +140,7 @@ class _Attempt:
             values |= {"master_addr": address, "master_port": port}
             log = log_of(self.log, rank)
             starts.append(start_of(self.run, self.runner, values, log, resumed=self.resumed))
-        own = {"OMP_NUM_THREADS": str(_threads(self.runner, self.execution))} | environment()
+        own = {"OMP_NUM_THREADS": str(threads_of(self.runner, self.execution))} | environment()
         starts[0] = replace(starts[0], env=own | dict(starts[0].env))
         return starts
 
@@ -277,9 +211,8 @@ class _Attempt:
         """Pass on what the command has reported so far."""
         evaluations = [p for p in report.curve if _finite(p.get("L"))]
         last = report.curve[-1] if report.curve else {}
-        step = int(last.get("S") or 0)
-        D = last.get("D")
-        D = float(D) if _finite(D) else float(step * (self.run.batch_tokens or 0))
+        step = report.step
+        D = float(step * (self.run.batch_tokens or 0)) or last.get("D", 0.0)
         if self._first_D is None:
             self._first_D = D
         rate = max(0.0, D - self._first_D) / max(1e-9, time.monotonic() - self._started)
@@ -315,6 +248,8 @@ class _Attempt:
 
     def _conclude(self, process: Process, ended: Ended, reader: ReportReader) -> None:
         """Store the result, or raise what the end of the command means."""
+        if not ended.asked and self._ending != "node":
+            self._ending = ""  # it ended by itself just before
         if self._ending in ("stopped", "diverged"):
             self._keep(reader.read(), self._ending, self._reason)
         elif self._ending == "node":
@@ -324,11 +259,11 @@ class _Attempt:
                 raise Interrupted
             raise CommandError(
                 f"the command had not ended after {clock(self.runner.timeout_seconds or 0)} "
-                f"(timeout_hours){self._last_words()}"
+                f"(timeout_hours){last_words(self._tail())}"
             )
         elif process.seen:
             self._keep(reader.read(), "diverged", process.seen)
-        elif ended.code == 0 and self._kind(0) is None:
+        elif ended.code == 0 and declared(self.runner.failures, 0) is None:
             try:
                 report = reader.finish()
             except ValueError as error:
@@ -343,52 +278,30 @@ class _Attempt:
 
         A command that ends well on SIGTERM may have reported the loss of a part of the run.
         """
-        last = report.curve[-1] if report.curve else {}
-        for values in (report.final, last):
-            D, S = values.get("D"), values.get("S")
-            whole = self.run.S and _finite(S) and S >= self.run.S
-            if whole or (_finite(D) and D >= self.run.D):
-                return _finite(report.final.get("L"))
-        return False
+        final, S = report.final, self.run.S
+        if not _finite(final.get("L")):
+            return False
+        if S is not None:
+            return (report.step if report.L_step is None else report.L_step) >= S
+        D = final.get("D")
+        return _finite(D) and "D" in report.stated and D >= self.run.D
 
     def _raise(self, ended: Ended, reader: ReportReader) -> None:
-        """Raise what the exit code and the last lines of the output mean."""
-        code, tail = ended.code, self._tail()
-        how = _how(code)
-        words = f"{how}{self._last_words(tail)}"
-        kind = self._kind(code)
-        patterns = "|".join(f"(?:{p})" for p in self.runner.failures.memory)
-        memory = next((line for line in reversed(tail) if out_of_memory(line)), "")
-        if patterns and not memory:
-            memory = next((line for line in reversed(tail) if re.search(patterns, line)), "")
+        """Raise what the exit code and the end of the output mean."""
         report = reader.read()
-        L = report.final.get("L", report.curve[-1].get("L") if report.curve else None)
-        if kind == "diverged" or (kind is None and isinstance(L, float) and not math.isfinite(L)):
-            self._keep(report, "diverged", words)
-        elif kind == "memory" or (kind is None and (memory or ended.oom)):
-            # Both names are known to scaling.errors.out_of_memory.
-            raise MemoryError(f"the command ran out of memory ({how}): {memory or 'it was killed'}")
-        elif kind == "preempted" or (
-            kind is None and code in (-signal.SIGTERM, _SHELL_DIED + signal.SIGTERM)
-        ):
-            raise Preempted(how)
-        elif kind == "failed" or (kind is None and code in _USAGE):
-            if code == _NOT_FOUND:
-                words += "; a command in it was not found"
-            raise CommandError(words)
+        error = failure(ended, self.runner.failures, self._tail())
+        L = report.final.get("L")
+        exploded = isinstance(L, float) and not math.isfinite(L)
+        undeclared = declared(self.runner.failures, ended.code) is None
+        if isinstance(error, Diverged) or (exploded and undeclared):
+            self._keep(report, "diverged", str(error))
         else:
-            raise ChildProcessError(words)
-
-    def _kind(self, code: int) -> str | None:
-        """Return the meaning of an exit code as declared in the spec; None if it is not."""
-        declared = self.runner.failures.exit_codes
-        found = declared.get(str(code))
-        return found or (declared.get(str(_SHELL_DIED - code)) if code < 0 else None)
+            raise error
 
     def _keep(self, report: Report, status: str, error: str) -> None:
         """Store the result."""
         seconds = time.monotonic() - self._started
-        device = _device(self.runner, self.execution)
+        device = device_of(self.runner, self.execution)
         try:
             row, curve, tests = row_of(
                 self.run, report, seconds=seconds, device=device, status=status, error=error
@@ -400,72 +313,9 @@ class _Attempt:
 
     def _tail(self) -> list[str]:
         """Return the last lines that this attempt has printed."""
-        try:
-            with open_regular(self._tail_log or self.log) as file:
-                end = file.seek(0, os.SEEK_END)
-                start = 0 if self._tail_log else self._log_start
-                file.seek(max(start, end - _TAIL_BYTES))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return []
-        return [line.strip() for line in text.splitlines() if line.strip()]
-
-    def _last_words(self, tail: Sequence[str] | None = None) -> str:
-        """Return what the command printed last, for a message."""
-        tail = self._tail() if tail is None else tail
-        return f"; its last line: {tail[-1][:300]}" if tail else "; it printed nothing"
-
-
-def start_of(
-    run: CommandRun, runner: Runner, values: Mapping[str, Value], log: Path, *, resumed: bool
-) -> Start:
-    """Return what to start on one node, given the values of its placeholders.
-
-    Its environment has only what the run adds to that of the node.
-    """
-    env = {key: filled(value, values) for key, value in runner.env.items()}
-    env |= {RUN_ID: run.run_id, FOLDER: str(values["folder"]), "SCALING_RESUMED": str(int(resumed))}
-    results = runner.results
-    keep = [r"^[ \t]*\{.*\}[ \t\r]*$"] if results.stdout else []
-    return Start(
-        words=words_of(run, values),
-        cwd=str(runner.workdir),
-        env=env,
-        log=str(log),
-        limit=runner.log_bytes,
-        keep=[*keep, *results.log.values()],
-        watch=runner.failures.diverged,
-        resumed=resumed,
-    )
-
-
-def log_of(log: Path, node_rank: int) -> Path:
-    """Return the log of a node, beside that of the first."""
-    return log if node_rank == 0 else log.with_name(f"{log.stem}.node{node_rank}{log.suffix}")
-
-
-def free_port(address: str = "") -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.create_server((address, 0)) as server:
-        return server.getsockname()[1]
-
-
-def _device(runner: Runner, execution: Execution) -> str:
-    """Return the column `device` of a run."""
-    threads = _threads(runner, execution)
-    if execution.device == "cpu" or runner.gpus == 0 or not gpus.visible():
-        return f"cpu x{threads}"
-    number, model = _devices(runner, execution), gpus.model_of(gpus.visible())
-    return model if number == 1 else f"{number} x {model}"
-
-
-def _how(code: int) -> str:
-    number = -code if code < 0 else code - _SHELL_DIED
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"exit code {code}"
-    return f"ended by {name}" if code < 0 else f"exit code {code} ({name})"
+        if self._tail_log:
+            return tail_of(self._tail_log)
+        return tail_of(self.log, self._log_start)
 
 
 def _processes(number: int) -> str:
@@ -479,6 +329,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _finite(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _finite(value: object) -> TypeGuard[float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)

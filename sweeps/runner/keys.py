@@ -96,6 +96,8 @@ class CommandKeys:
                     raise ConfigError(f"{where}: {key}={value!r} contains a NUL character.")
             elif not math.isfinite(value) or abs(value) >= LARGEST:
                 raise ConfigError(f"{where}: {key}={as_text(value)} must be a finite number.")
+            elif isinstance(value, int) and abs(value) >= _MOST:
+                raise ConfigError(f"{where}: {key}={as_text(value)} is above 2^63.")
             self._check_type(key, value, where)
 
     def _check_type(self, key: str, value: Any, where: str) -> None:
@@ -139,7 +141,7 @@ class CommandKeys:
         keys: dict[str, Value] = {
             key: value for key, value in values.items() if key not in HORIZONS and key != "tag"
         }
-        if "tag" in self._words_use:
+        if "tag" in self._uses:
             keys["tag"] = tag
         self._check_horizon(values, where)
         derived = Derived(keys, definition.derived, f"{where} [runner]", self._special(values))
@@ -156,6 +158,7 @@ class CommandKeys:
         if "tokens" not in definition.derived:
             keys["tokens"] = tokens
         found = {key: derived.value(key) for key in definition.derived}
+        found |= {key: values[key] for key in HORIZONS[1:] if key in values and key in self._uses}
         if N is not None and "N" not in keys:
             found["N"] = N
         for key, value in found.items():
@@ -181,7 +184,11 @@ class CommandKeys:
     def _special(self, values: Point) -> dict[str, Callable[[Derived], Value]]:
         """Return functions for the keys that follow from others in other ways than by
         expressions."""
-        special: dict[str, Callable[[Derived], Value]] = {}
+        special: dict[str, Callable[[Derived], Value]] = {
+            key: functools.partial(lambda value, _: value, values[key])
+            for key in HORIZONS[1:]
+            if key in values
+        }
         if self._definition.count:
             special["N"] = self._counted
         if "tokens" not in self._definition.derived:
@@ -288,14 +295,12 @@ class CommandKeys:
     # ---------------------------------------------------------------- placeholders
 
     @functools.cached_property
-    def _words_use(self) -> frozenset[str]:
-        """Placeholders of the command, its environment and its count."""
-        texts = (
-            *self._definition.command,
-            *self._definition.count,
-            *self._definition.runner.env.values(),
-        )
-        return frozenset(name for text in texts for name in placeholders(text))
+    def _uses(self) -> frozenset[str]:
+        """Keys in the command, its environment, its count, and the expressions."""
+        definition = self._definition
+        texts = (*definition.command, *definition.count, *definition.runner.env.values())
+        found = {name for text in texts for name in placeholders(text)}
+        return frozenset(found.union(*map(names_in, definition.derived.values())))
 
     def _check_placeholders(self, values: dict[str, Value], where: str) -> None:
         """Raise ConfigError for a placeholder that is no key, or whose format does not fit."""
@@ -325,9 +330,7 @@ class CommandKeys:
 
     def notes(self) -> tuple[str, ...]:
         """Return remarks about the runs made so far, one line each: keys that nothing uses."""
-        used = self._words_use | {self._definition.key_of("seed"), "N", "tag"}
-        for text in self._definition.derived.values():
-            used |= names_in(text)
+        used = self._uses | {self._definition.key_of("seed"), "N", "tag"}
         unused = [repr(key) for key in self._seen if key not in used]
         if not unused:
             return ()

@@ -64,6 +64,8 @@ class Ended:
 
     code: int
     """Its exit code; -n if signal n ended it."""
+    asked: bool = False
+    """Whether it was asked to end before it had ended by itself."""
     others: int = 0
     """Number of processes that it had left behind and that were ended."""
     left_out: int = 0
@@ -171,6 +173,7 @@ class Process:
             else:
                 self.ended = Ended(
                     code=answer["ended"],
+                    asked=answer["asked"],
                     others=answer["ended_others"],
                     left_out=answer["left_out"],
                     oom=answer["oom"],

@@ -196,6 +196,9 @@ class ReportReader:
     def _add(self, where: str, values: Mapping[str, Any], *, point: bool) -> None:
         """Add a reported object: a point of the curve, or the final numbers."""
         source, names = self._from[where], self._names[where]
+        if self._is_foreign(values):
+            source.seen.add(f"a report of run {values['run_id']}, which is another run")
+            return
         columns, converted = names.columns_of(_flat(values), point=point)
         source.seen |= {str(name) for name in values} if len(source.seen) < 100 else set()
         if where == "output" and not point and not columns.keys() & names.ours:
@@ -211,6 +214,11 @@ class ReportReader:
         _put(source, {k: v for k, v in columns.items() if k in POINT_COLUMNS}, S)
         kept = _MEASURED | self._sources.columns.keys()
         source.final |= {k: v for k, v in columns.items() if k in kept and k not in POINT_COLUMNS}
+
+    def _is_foreign(self, values: Mapping[str, Any]) -> bool:
+        """Return whether a report says that it is of another run of ours."""
+        run_id = values.get("run_id")
+        return run_id != self._run.run_id and _is_ours(run_id)
 
     def _step_of(self, columns: Mapping[str, Value]) -> int | None:
         """Return the step of a point that gives its tokens only."""
@@ -327,7 +335,9 @@ class ReportReader:
             return "it does not exist"
         if not path.is_file():
             return "it is not a file"
-        return self._names_seen(name) if self._from[name].reports else "it holds no JSON object"
+        source = self._from[name]
+        known = source.reports or source.seen
+        return self._names_seen(name) if known else "it holds no JSON object"
 
     def _names_seen(self, name: str) -> str:
         seen = sorted(self._from[name].seen)
@@ -388,6 +398,11 @@ _AXES = ("step", "_step", "S", "iter", "iteration", "global_step", "trainer/glob
 def _is_point(values: Mapping[str, Any]) -> bool:
     """Return whether a reported object is a point of a curve, by its names."""
     return any(name in values for name in _AXES)
+
+
+def _is_ours(run_id: object) -> bool:
+    """Return whether an id has the form of those of a sweep; trackers have ids too."""
+    return isinstance(run_id, str) and re.fullmatch("[0-9a-f]{12}", run_id) is not None
 
 
 def _step(value: object) -> int | None:

@@ -41,9 +41,11 @@ class Node(Protocol):
 
     def state(self) -> State:
         """Return how it fares."""
+        ...
 
     def finish(self, grace: float) -> State:
         """End it, with SIGKILL after `grace` seconds, and return how it ended."""
+        ...
 
 
 class LocalNode:

@@ -9,8 +9,8 @@ answers on stdout, one JSON object per line:
     {"end": seconds}     send SIGTERM, and SIGKILL to what is left after so many seconds
 
     {"saw": line}        a line of the output matched one of the patterns to watch for
-    {"ended": code, "ended_others": number, "left_out": bytes, "oom": whether the kernel has ended
-     processes for lack of memory meanwhile}
+    {"ended": code, "asked": whether it was asked to end before, "ended_others": number,
+     "left_out": bytes, "oom": whether the kernel has ended processes for lack of memory meanwhile}
 
 Every process that a command leaves behind becomes a child of this process (a subreaper, on Linux),
 so that none escapes by leaving the process group. When stdin closes because the worker has died,
@@ -93,6 +93,8 @@ class Command:
         self._linger_until: float | None = None
         self._asked = False
         """Whether it was asked to end."""
+        self._asked_in_time = False
+        """Whether that was before it ended by itself."""
 
     # ------------------------------------------------------------ signals
 
@@ -104,6 +106,8 @@ class Command:
     def end(self, seconds: float) -> None:
         """Ask it to end, and end it after so many seconds. Called again, the earlier end counts."""
         end = time.monotonic() + seconds
+        self.reap()
+        self._asked_in_time |= self.code is None
         if not self._asked:
             self.send(signal.SIGTERM)
             self.send(signal.SIGCONT)
@@ -201,6 +205,7 @@ class Command:
         code = -signal.SIGKILL if self.code is None else self.code
         return {
             "ended": code,
+            "asked": self._asked_in_time,
             "ended_others": self._others,
             "left_out": self.log.left_out,
             "oom": code != 0 and _oom_kills() > self._ooms,
