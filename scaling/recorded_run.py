@@ -28,6 +28,20 @@ def from_recorded(values: Mapping[str, Any]) -> CommandRun | None:
         return None
     try:
         run = CommandRun(**{k: _LISTS[k](v) if k in _LISTS else v for k, v in known.items()})
-        return run if run.run_id == values.get("run_id") else None
+        return run if _is_sound(run) and run.run_id == values.get("run_id") else None
     except (TypeError, ValueError, AttributeError):
         return None
+
+
+def _is_sound(run: CommandRun) -> bool:
+    """Return whether the fields of a run have the types that they must have."""
+    counts = (run.D, *(n for n in (run.N, run.batch_tokens) if n is not None))
+    texts = (*run.command, run.lr, run.seed_key, run.tag)
+    maps = (run.keys, run.derived, run.code, run.expressions)
+    return (
+        all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        and run.batch_tokens != 0
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(each, dict) for each in maps)
+        and all(isinstance(v, bool | int | float | str) for v in run.values.values())
+    )

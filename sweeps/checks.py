@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling import progress
+from scaling.columns import is_command
 from scaling.command_run import CommandRun, Run
 from scaling.config import DataConfig, RunConfig
 from scaling.errors import ConfigError
@@ -162,6 +163,21 @@ def _check_rows(
                     f"{where}: run {row['run_id']} was tested on another text: corpus {other!r} "
                     f"of eval.others had hash {before[:16]} and has {now[:16]} now. {cure}"
                 )
+
+
+def check_kind(store: Store, rows: Mapping[str, Row], runner: Runner | None) -> None:
+    """Raise StoreError if the results of a folder are of another kind than the runs of a spec."""
+    first = next(iter(rows.values()), None)
+    if first is None or is_command(first) == (runner is not None):
+        return
+    there, here = "a command", "the built-in trainer"
+    if runner is not None:
+        there, here = here, there
+    raise StoreError(
+        f"{store.shown(store.folder)} holds runs of {there}, and this spec trains by {here}. "
+        "Their columns differ, so each kind needs a folder of its own: choose another folder with "
+        "--results, or another name for the spec."
+    )
 
 
 def check_options(options: SweepOptions, runner: Runner | None = None) -> int:

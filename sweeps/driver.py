@@ -179,7 +179,7 @@ class Driver:
             workers=plan.workers,
             console=self._console,
         )
-        with interruptible(self._stop, grace_seconds(self._runner)):
+        with interruptible(self._stop, grace_seconds(self._spec.runner)):
             try:
                 with display:
                     if self._options.in_process:
@@ -197,11 +197,9 @@ class Driver:
             from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
 
             workers = self._plan.workers
-            run_on_ray(self._queue, workers=workers, execution=self._execution, runner=self._runner)
-
-    @property
-    def _runner(self) -> Runner | None:
-        return getattr(self._spec, "runner", None)
+            run_on_ray(
+                self._queue, workers=workers, execution=self._execution, runner=self._spec.runner
+            )
 
     def _stop(self) -> None:
         """Make workers write their checkpoints and end."""

@@ -29,13 +29,14 @@ from sweeps.queue import LEASE_PATIENCE, Job, Outcome
 from sweeps.result import Point, Row, failed_row
 from sweeps.runner.attempt import train_command
 from sweeps.runner.ending import CommandError, Preempted
+from sweeps.runner.runner import WORK
 from sweeps.runner.starting import shown
 from sweeps.store import Store
 
 _STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
 """Seconds between looks for the file that stops workers, by the kind of storage."""
 
-_BATCH_SECONDS = 30.0
+_BATCH_SECONDS = 6.0
 """Seconds after which a job of several commands returns those that have not begun."""
 
 _BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20
@@ -190,6 +191,13 @@ class _Attempt:
         run, runner = next(iter(self._open.values())), self._job.runner
         assert isinstance(run, CommandRun) and runner is not None
         folder = self._store.run_folder(run.run_id)
+        if not self._resumed and (folder / WORK).exists():
+            aside = self._store.set_aside(folder / WORK)
+            log.write(
+                f"[{WORK} was there before the run began, perhaps written by the command of "
+                f"another run; it is kept as {aside.name}, and nothing in it counts]\n"
+            )
+            log.flush()
         try:
             train_command(
                 run,

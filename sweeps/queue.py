@@ -33,10 +33,10 @@ keeps the locks of a dead machine for 90 s."""
 _OF_A_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|cuBLAS|cuDNN|NCCL|\bHIP\b")
 """Found in errors about the memory of a GPU, as opposed to that of its machine."""
 
-_SHORT_SECONDS = 5.0
+_SHORT_SECONDS = 1.0
 """Commands that take less than this are run several per job, because a job costs some time."""
 
-_BATCH_SECONDS = 12.0
+_BATCH_SECONDS = 3.0
 """Longest expected time of such a job."""
 
 _RECENT = 50

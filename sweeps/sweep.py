@@ -18,7 +18,7 @@ from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
-from sweeps.checks import check_options, prepare
+from sweeps.checks import check_kind, check_options, prepare
 from sweeps.display import say
 from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
@@ -141,6 +141,7 @@ class Sweep:
         options = SweepOptions.of(options, changes)
         workers = check_options(options, self.spec.runner)
         rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
         remarks = self._remarks(rows)
         reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
@@ -238,6 +239,7 @@ class Sweep:
         console = console or Console(file=sys.stdout, quiet=quiet)
         on_finish = self._finish_callback(options, console, on_finish)
         rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
         remarks = self._remarks(rows)
         if options.retry_failed:
             rows = self._without_failed(rows)

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import fit, load
+from analysis.comparison.compare import split
 from analysis.curves.forecast import forecast
 from scaling import run_folders, table
 from scaling.columns import COLUMNS
 from scaling.command_run import CommandRun
 from scaling.config import RunConfig
-from scaling.errors import TableError
+from scaling.errors import ConfigError, TableError
 from scaling.recorded_run import recorded
 from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError
@@ -505,3 +506,12 @@ def test_arms_are_compared_at_the_first_loss_that_they_report_from_a_rung_on(tmp
     later = [*early, {"S": 30, "L": 3.0}, {"S": 40, "L": 2.9}]
     assert halving([(good, later)]) == {}
     assert halving([(good, [*later, {"S": 45, "L": math.nan}])]) == {}
+
+
+def test_the_hint_for_two_recipes_names_values_that_a_condition_meets(store: Store):
+    rates = [0.01, 0.02, 0.04] * 6
+    runs = table.read(store.folder).assign(lr=[str(rate) for rate in rates[:17]])
+    runs.to_csv(store.folder / "runs.csv", index=False)
+    with pytest.raises(ConfigError, match=r"lr in \[0\.01, 0\.02\]"):
+        split(load(store.folder), "lr")
+    assert set(load(store.folder, where="lr in [0.01, 0.02]")["lr"].astype(float)) == {0.01, 0.02}

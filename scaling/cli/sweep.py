@@ -142,7 +142,9 @@ def cancel(results: Path, *, now: bool = False) -> None:
     show("stopped; `scaling status` shows what is done, `scaling sweep` resumes it.")
 
 
-def clean(results: Path, *, weights: bool = False, dry_run: bool = False) -> None:
+def clean(
+    results: Path, *, weights: bool = False, work: bool = False, dry_run: bool = False
+) -> None:
     """Remove checkpoints and temporary files of finished runs, never results.
 
     Example: scaling clean results/quickstart --dry-run
@@ -151,15 +153,21 @@ def clean(results: Path, *, weights: bool = False, dry_run: bool = False) -> Non
     Args:
         results: A sweep's results folder.
         weights: Also remove the weights of finished runs (execution.keep_weights).
+        work: Also remove what the commands of finished runs have written ([runner] in the spec).
         dry_run: Print what would be removed without removing it.
     """
     from sweeps.control import clean as clean_it
+    from sweeps.control import written_by_commands
 
-    sizes = clean_it(results, weights=weights, dry_run=dry_run)
+    sizes = clean_it(results, weights=weights, work=work, dry_run=dry_run)
     for path in sizes if dry_run else ():
         show(path)
     what = "would be removed" if dry_run else "removed"
     show(f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB {what}")
+    if not work and (kept := written_by_commands(results)):
+        size = sum(kept.values()) / 2**20
+        number = f"{len(kept)} folder{'' if len(kept) == 1 else 's'}"
+        show(f"what commands have written ({number}, {size:.1f} MiB) stays; --work removes it")
 
 
 def export(

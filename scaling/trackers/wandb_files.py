@@ -74,7 +74,7 @@ def _run(path: Path) -> TrackedRun:
                         summary |= _items(given, 1)
         except ValueError:
             continue  # a damaged record loses only itself
-    config.pop("_wandb", None)
+    config, summary = _without_own(config), _without_own(summary)
     return TrackedRun(
         id=about["id"], name=about["name"], config=config, summary=summary, history=history,
         start=start,
@@ -137,6 +137,11 @@ def _items(record: bytes, number: int) -> dict[str, Any]:
         if name:
             found |= _flat(name, value)
     return found
+
+
+def _without_own(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without those that W&B keeps for itself."""
+    return {name: value for name, value in values.items() if name.split(".")[0] != "_wandb"}
 
 
 def _value(field: int, raw: int | bytes) -> Any:

@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,6 @@ from sweeps.queue import Job, Outcome, Queue
 from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
-_MOST_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
-"""Number of trials that Tune starts at once. With more than one, it would start them out of order,
-but also faster: for commands, whose jobs are formed as workers ask for them, the order is kept."""
-
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -47,7 +43,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    _MOST_PENDING: "1",
+    # With more pending trials, Tune would start them out of order.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -66,7 +63,7 @@ from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeps.on_ray.nodes import RayNode, beside, other_nodes, reached  # noqa: E402
+from sweeps.on_ray.nodes import RayNode, other_nodes, reached  # noqa: E402
 
 _TRIAL_PREFIX = "job-"
 _STARTS = 4
@@ -90,9 +87,7 @@ class _Worker(tune.Trainable):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.reset_config(config)
-        runner = self.job.runner
-        nodes = self.execution.nodes if runner is None else runner.nodes
-        self.others: list[RayNode] = other_nodes(nodes, of_commands=runner is not None)
+        self.others: list[RayNode] = other_nodes(self.execution.nodes)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]
@@ -103,14 +98,8 @@ class _Worker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         stopping = self.store.stop_file.exists
         try:
-            if self.job.runner is not None:
-                with _told_to_leave() as leaving, beside(self.others):
-                    outcomes = execute(
-                        self.job, self.store, self.execution, lambda: leaving() or stopping()
-                    )
-            else:
-                with reached(self.others):
-                    outcomes = execute(self.job, self.store, self.execution, stopping)
+            with reached(self.others):
+                outcomes = execute(self.job, self.store, self.execution, stopping)
         except (ConfigError, StoreError) as error:
             return {"done": True, "outcomes": [], "fatal": error}
         for node in self.others:
@@ -126,27 +115,6 @@ class _Worker(tune.Trainable):
     def cleanup(self) -> None:
         for node in self.others:
             node.leave()
-
-
-@contextlib.contextmanager
-def _told_to_leave() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether this process got SIGTERM, which does not end it within
-    the block: a machine that is taken away gives some time to end in order."""
-    told = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal told
-        told = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _QueueSearcher(Searcher):
@@ -202,11 +170,9 @@ class _QueueSearcher(Searcher):
         jobs = list(self.jobs.values())
         died = []
         for job in jobs:
-            # Runs of a pack start together, and commands one after another.
-            for run in job.runs if job.runner else job.runs[:1]:
-                starts = [e for e in self._queue.store.attempts(run.run_id) if "pid" in e]
-                if starts and str(starts[-1]["pid"]) in pids and job not in died:
-                    died.append(job)
+            starts = [e for e in self._queue.store.attempts(job.runs[0].run_id) if "pid" in e]
+            if starts and str(starts[-1]["pid"]) in pids:
+                died.append(job)
         self._queue.crash(died or jobs, death)
         for job in jobs if died else []:
             if job not in died:
@@ -296,15 +262,10 @@ def run_on_ray(
                     else:
                         resources = command_resources(workers, execution, runner, alive)
                     queue.workers, queue.workers_per_gpu = workers, resources.workers_per_gpu
+                    if runner is not None:
+                        _run_commands(queue, resources, workers, execution)
                     while not queue.exhausted:
-                        _run_experiment(
-                            queue,
-                            resources,
-                            workers,
-                            execution,
-                            session,
-                            of_commands=runner is not None,
-                        )
+                        _run_experiment(queue, resources, workers, execution, session)
                     break
                 except _NodeDied:
                     if joined or not starts_left:
@@ -320,14 +281,21 @@ def run_on_ray(
         stop.unlink(missing_ok=True)
 
 
+def _run_commands(
+    queue: Queue, resources: WorkerResources, workers: int, execution: Execution
+) -> None:
+    from sweeps.on_ray.command_pool import CommandPool
+
+    if not CommandPool(queue, resources, workers, execution).run(_node_died):
+        raise _NodeDied
+
+
 def _run_experiment(
     queue: Queue,
     resources: WorkerResources,
     workers: int,
     execution: Execution,
     session: Path,
-    *,
-    of_commands: bool = False,
 ) -> None:
     """Run one Tune experiment, which takes jobs from the queue up to its maximum number."""
     searcher = _QueueSearcher(queue, workers, execution)
@@ -353,10 +321,7 @@ def _run_experiment(
             callbacks=[_Watch()],
         ),
     )
-    before = os.environ.get(_MOST_PENDING, "1")
     try:
-        if of_commands:
-            os.environ[_MOST_PENDING] = str(workers)
         tuner.fit()
     except _NodeDied:
         searcher.release()
@@ -369,8 +334,6 @@ def _run_experiment(
         if not searcher.jobs:
             raise
         searcher.abandon(str(error))
-    finally:
-        os.environ[_MOST_PENDING] = before
 
 
 def _trial_name(trial: Any) -> str:

@@ -18,10 +18,9 @@ from sweeps.runner.ending import CommandError, Diverged, declared, failure, last
 from sweeps.runner.process import Ended, Process, Start, end_leftovers, environment, running
 from sweeps.runner.reports import Report, ReportReader
 from sweeps.runner.rows import row_of
-from sweeps.runner.runner import Runner, filled
+from sweeps.runner.runner import WORK, Runner, filled
 from sweeps.runner.several_nodes import Others, reached
 from sweeps.runner.starting import (
-    WORK,
     device_of,
     free_port,
     log_of,

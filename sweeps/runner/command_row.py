@@ -26,6 +26,8 @@ def command_row(run: CommandRun) -> dict[str, Any]:
     lr = run.values.get(run.lr)
     if isinstance(lr, int | float) and not isinstance(lr, bool):
         row["lr_peak"] = float(lr)
+    if run.seed_key in run.values:
+        row.setdefault("seed", run.seed)
     return row
 
 

@@ -88,6 +88,8 @@ class _Supervisor:
         assert self._process.stdin and self._process.stdout
         self._in, self._out = self._process.stdin, self._process.stdout.fileno()
         self._buffer = b""
+        self._poll = select.poll()  # select.select refuses file descriptors above 1023
+        self._poll.register(self._out, select.POLLIN)
 
     def ask(self, **request: Any) -> None:
         """Send a request. Raises ChildProcessError if the supervisor has died."""
@@ -102,7 +104,7 @@ class _Supervisor:
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
             patience = max(0.0, deadline - time.monotonic())
-            if not select.select([self._out], [], [], patience)[0]:
+            if not self._poll.poll(1000 * patience):
                 return None
             data = os.read(self._out, 1 << 16)
             if not data:

@@ -69,6 +69,9 @@ class Runner:
     failures: Failures = Failures()
 
 
+WORK = "work"
+"""Folder, in that of a run, which the command may write to: {folder}."""
+
 PLACEHOLDERS = {
     "folder": "folder of the run, which the command may write to and resume from",
     "run_id": "id of the run",

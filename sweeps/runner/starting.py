@@ -12,10 +12,7 @@ from scaling.command_run import CommandRun, Value
 from scaling.execution import Execution
 from sweeps import gpus
 from sweeps.runner.process import FOLDER, RUN_ID, Start
-from sweeps.runner.runner import Runner, filled
-
-WORK = "work"
-"""Folder, in that of a run, which the command may write to."""
+from sweeps.runner.runner import WORK, Runner, filled
 
 
 def words_of(run: CommandRun, values: Mapping[str, Value]) -> list[str]:
