@@ -253,6 +253,7 @@ def test_fields_of_an_unknown_type_are_refused():
 # ------------------------------------------------------------------ the packages themselves
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_that_wandb_wrote_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     wandb = pytest.importorskip("wandb", reason="W&B is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -266,6 +267,7 @@ def test_a_run_that_wandb_wrote_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.final["N"] == 1005
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_that_tensorboard_wrote_is_read(tmp_path: Path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.compat.proto.event_pb2 import Event
@@ -281,6 +283,7 @@ def test_a_run_that_tensorboard_wrote_is_read(tmp_path: Path):
     assert [point["L"] for point in found.curve] == pytest.approx([loss(s) for s in STEPS])
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 @pytest.mark.parametrize("kind", ["sqlite", "file"])
 def test_a_run_that_mlflow_wrote_is_read(tmp_path: Path, kind: str, monkeypatch: Any):
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
