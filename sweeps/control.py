@@ -18,7 +18,7 @@ from rich.text import Text
 
 from scaling import progress
 from scaling.files import read_bytes
-from sweeps import kept_weights
+from sweeps import kept_weights, leftovers
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
 from sweeps.folder_status import Status, status
@@ -87,14 +87,20 @@ def logs(folder: str | Path, run: str) -> str:
         details = {k: v for k, v in event.items() if k not in ("event", "time", "execution")}
         text = ", ".join(f"{key}={value}" for key, value in details.items())
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {text}".rstrip())
-    path = store.run_folder(run_id) / "output.log"
+    folder = store.run_folder(run_id)
+    texts = [_log(store, folder / "output.log")]
+    for path in sorted(folder.glob("output.node*.log")):
+        texts.append(f"{path.name}:\n{_log(store, path) or '(nothing)'}")
+    return "\n".join([*lines, *(list(filter(None, texts)) or ["(it printed nothing)"])])
+
+
+def _log(store: Store, path: Path) -> str:
     try:
-        text = read_bytes(path).decode(errors="replace").strip()
+        return read_bytes(path).decode(errors="replace").strip()
     except FileNotFoundError:
-        text = ""
+        return ""
     except OSError as error:
         raise StoreError(f"{store.shown(path)} cannot be read: {why(error)}") from None
-    return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 
 def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
@@ -151,20 +157,33 @@ def cancel(
         time.sleep(0.1)
 
 
-def clean(folder: str | Path, *, dry_run: bool = False, weights: bool = False) -> dict[Path, int]:
+def clean(
+    folder: str | Path, *, dry_run: bool = False, weights: bool = False, work: bool = False
+) -> dict[Path, int]:
     """Remove checkpoints and other leftovers of finished runs, never measurements.
 
-    With `weights`, also remove the weights that finished runs have kept. Returns {path: bytes} of
+    With `weights`, also remove the weights that finished runs have kept; with `work`, what commands
+    of finished runs have written to their folders ({folder} in a spec). Returns {path: bytes} of
     what was removed or, with `dry_run`, would be. Raises StoreError if a sweep is running on the
     folder.
     """
     store = Store(folder)
     status(folder)
     if dry_run:
-        return store.litter() | (kept_weights.of_finished_runs(store) if weights else {})
+        litter = store.litter() | (kept_weights.of_finished_runs(store) if weights else {})
+        return litter | (written_by_commands(store) if work else {})
     with store.drive():
         litter = store.litter()
         store.remove(litter)
         if weights:
             litter |= kept_weights.remove(store)
+        if work:
+            litter |= (written := written_by_commands(store))
+            store.remove(written)
     return litter
+
+
+def written_by_commands(folder: str | Path | Store) -> dict[Path, int]:
+    """Return {folder: bytes} of what the commands of finished runs have written."""
+    store = folder if isinstance(folder, Store) else Store(folder)
+    return leftovers.of_commands(store, store.rows())

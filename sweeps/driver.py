@@ -13,10 +13,11 @@ from rich.console import Console
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.units import clock, si
+from scaling.units import clock
+from sweeps.adaptive.families import configs_of
 from sweeps.budget import SweepBudget
 from sweeps.checks import prepare
 from sweeps.display import Display, say
@@ -30,6 +31,7 @@ from sweeps.options import SweepOptions
 from sweeps.queue import Outcome, Queue, busy_and_idle
 from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
+from sweeps.runner.runner import Runner
 from sweeps.spec import Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
@@ -113,13 +115,15 @@ class Driver:
 
     def _prepared(
         self,
-        runs: Mapping[str, RunConfig],
+        runs: Mapping[str, Run],
         rows: Mapping[str, Row],
         recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Check the runs and their texts, and return the hashes of the texts."""
         execution, name = self._execution, self._spec.name
-        return prepare(name, self._store, runs.values(), rows, execution, recorded)
+        return prepare(
+            name, self._store, runs.values(), rows, execution, recorded, runner=self._spec.runner
+        )
 
     def _announce(self) -> None:
         """Print what is to be trained. Raise ConfigError if the budget lets nothing start."""
@@ -129,7 +133,7 @@ class Driver:
             where = workers_phrase(plan.workers, "on")
         self._say(
             f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
-            f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
+            f"{plan.amount}, {where}, about "
             f"{clock(plan.wall_seconds)}{f'; {plan.stored}' if plan.stored else ''}"
         )
         for line in plan.precision_hints():
@@ -160,7 +164,7 @@ class Driver:
     def _prepare_forecasts(self) -> None:
         """Record which runs the sweep has, if runs may be stopped on forecasts."""
         if self._spec.forecast:
-            ForecastStopping(self._store, self._spec.forecast).prepare(self._plan.runs)
+            ForecastStopping(self._store, self._spec.forecast).prepare(configs_of(self._plan.runs))
 
     # -------------------------------------------------------------- training
 
@@ -175,7 +179,7 @@ class Driver:
             workers=plan.workers,
             console=self._console,
         )
-        with interruptible(self._stop):
+        with interruptible(self._stop, grace_seconds(self._spec.runner)):
             try:
                 with display:
                     if self._options.in_process:
@@ -193,7 +197,9 @@ class Driver:
             from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
 
             workers = self._plan.workers
-            run_on_ray(self._queue, workers=workers, execution=self._execution)
+            run_on_ray(
+                self._queue, workers=workers, execution=self._execution, runner=self._spec.runner
+            )
 
     def _stop(self) -> None:
         """Make workers write their checkpoints and end."""
@@ -294,16 +300,22 @@ def run_here(queue: Queue, execution: Execution) -> None:
             queue.release(job)
 
 
+def grace_seconds(runner: Runner | None) -> float:
+    """Return the seconds that workers have to end after Ctrl-C, and their commands, if any."""
+    return _GRACE_SECONDS + (runner.grace_seconds if runner else 0.0)
+
+
 @contextlib.contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+def interruptible(stop: Callable[[], None], grace: float = _GRACE_SECONDS) -> Iterator[None]:
     """Call `stop` on the first Ctrl-C or SIGTERM, and let the block end by itself.
 
-    A second signal, or the end of a grace period, raises KeyboardInterrupt in the block.
+    A second signal, or the end of the grace period [seconds], raises KeyboardInterrupt in the
+    block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(grace, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     stopping = False
 

@@ -144,6 +144,10 @@ class Folder:
                 events.append(from_json(line))
         return [event for event in events if isinstance(event, dict)]
 
+    def has_begun(self, run_id: str) -> bool:
+        """Return whether there was an attempt to train a run."""
+        return (self.run_folder(run_id) / "attempts.jsonl").exists()
+
     def killed(self, run_id: str) -> int:
         """Return how often a worker died while it trained this run, since its last `retry`."""
         deaths = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from scaling.columns import SCHEMA
+from scaling.command_run import Run
 from scaling.config import RunConfig
 from sweeps import own_sizes
 from sweeps.options import SweepOptions
@@ -68,14 +69,18 @@ class Session:
             **provenance,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
+        if spec.runner is not None:
+            self._top["runner"] = spec.recorded.record()
         self._sizes = own_sizes.together(before.get("own_sizes"), [])
         self.note_sizes([*spec.runs, *plan.runs.values()])
         self._write()
 
-    def note_sizes(self, runs: Iterable[RunConfig]) -> None:
+    def note_sizes(self, runs: Iterable[Run]) -> None:
         """Record the sizes of models of custom families, to be written with the manifest's next
         update."""
-        self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
+        self._sizes = own_sizes.together(
+            self._sizes, own_sizes.record(run for run in runs if isinstance(run, RunConfig))
+        )
         if self._sizes:
             self._top["own_sizes"] = self._sizes
 

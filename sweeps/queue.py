@@ -1,26 +1,29 @@
 """Jobs, each of which is done by one worker, and the queue that assigns them.
 
-A job is one run, or several of one pack key that train together (sweeps.packing). Both executors,
-on Ray and in this process, take jobs from one :class:`Queue` and call
-:func:`sweeps.execute.execute`. Importing this module imports neither torch nor ray.
+A job is one run, or several of one pack key that train together (sweeps.packing), or several short
+commands that run one after another. Both executors, on Ray and in this process, take jobs from one
+:class:`Queue` and call :func:`sweeps.execute.execute`. Importing this module imports neither torch
+nor ray.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError, out_of_memory
 from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.protocols import CurveForecaster
 from sweeps.errors import StoreError, headline
 from sweeps.result import failed_row
+from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
 LEASE_PATIENCE = 120.0
@@ -30,6 +33,15 @@ keeps the locks of a dead machine for 90 s."""
 _OF_A_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|cuBLAS|cuDNN|NCCL|\bHIP\b")
 """Found in errors about the memory of a GPU, as opposed to that of its machine."""
 
+_SHORT_SECONDS = 1.0
+"""Commands that take less than this are run several per job, because a job costs some time."""
+
+_BATCH_SECONDS = 3.0
+"""Longest expected time of such a job."""
+
+_RECENT = 50
+"""Number of outcomes from which the time of the next commands is estimated."""
+
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
 
@@ -38,7 +50,7 @@ _MERGE_SECONDS = 60.0
 class Job:
     """Runs for one worker, and their expected time."""
 
-    runs: tuple[RunConfig, ...]
+    runs: tuple[Run, ...]
     seconds: float
     """Estimated seconds on one worker, by which the queue is ordered."""
     slots: int = 1
@@ -61,7 +73,10 @@ class Job:
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
 
-    def of(self, runs: Sequence[RunConfig]) -> Job:
+    runner: Runner | None = field(default=None, compare=False)
+    """How the runs are trained, if by commands."""
+
+    def of(self, runs: Sequence[Run]) -> Job:
         """Return a job of some of these runs, with their share of the time."""
         share = self.seconds * len(runs) / len(self.runs)
         slots = max(1, min(self.slots, len(runs)))
@@ -118,6 +133,8 @@ class Queue:
     """Called with every run that has finished, with or without a loss."""
     workers_per_gpu: int = 0
     """Number of workers that share a GPU: 1 if each has its own, 0 if they train on CPUs."""
+    workers: int = 0
+    """Number of workers that take jobs; 0 without Ray, where a job costs nothing."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs for which the machine ran out of memory while others ran; they are tried again with
     nothing else running."""
@@ -142,13 +159,37 @@ class Queue:
             else:
                 self.held_back.append(job)
         if self._waiting:
-            job = heapq.heappop(self._waiting)[2]
+            job = self._with_others(heapq.heappop(self._waiting)[2])
         elif self._alone and not self.running:
             job = self._alone[0]
         else:
             return None
         self.running[job.id] = job
         return job
+
+    def _with_others(self, job: Job) -> Job:
+        """Return a job together with those that wait after it, if they are short commands.
+
+        The time of each is that of the last ones. The jobs shorten towards the end of the sweep, so
+        that all workers end at about the same time.
+        """
+        if job.runner is None or job.alone or not self.workers:
+            return job
+        spans = [o.ended - o.started for o in self.outcomes[-_RECENT:] if o.status in STATUSES]
+        mean = sum(spans) / len(spans) if spans else _SHORT_SECONDS
+        if mean >= _SHORT_SECONDS:
+            return job
+        share = math.ceil((1 + len(self._waiting)) / (2 * self.workers))
+        number = min(share, int(_BATCH_SECONDS / max(mean, 0.01)))
+        runs, seconds = list(job.runs), job.seconds
+        while len(runs) < number and self._waiting:
+            other = self._waiting[0][2]
+            if other.runner is None or other.alone or not self.admits(other):
+                break
+            heapq.heappop(self._waiting)
+            runs += other.runs
+            seconds += other.seconds
+        return replace(job, runs=tuple(runs), seconds=seconds)
 
     @property
     def waiting(self) -> list[Job]:
@@ -199,6 +240,10 @@ class Queue:
                     self._note(Outcome(run.run_id, finished.row["status"]))
                 else:
                     left.append(run)
+            if job.runner is not None:  # one after another, so it is known which one had begun
+                begun = [run for run in left if self._has_begun(run)] or left[:1]
+                self._again(job, [run for run in left if run not in begun])
+                left = begun
             if shared or (memory and len(left) > 1):
                 self._try_alone([job.of([run]) for run in left], error)
             elif len(left) == 1:
@@ -211,9 +256,16 @@ class Queue:
         self._leave(job)
         self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
 
-    def _again(self, job: Job, runs: list[RunConfig]) -> None:
+    def _again(self, job: Job, runs: list[Run]) -> None:
         """Return the remaining runs of a job to the queue."""
-        self.add([job.of(runs)] if runs else [])
+        if job.runner is not None:
+            self.add(job.of([run]) for run in runs)
+        else:
+            self.add([job.of(runs)] if runs else [])
+
+    def _has_begun(self, run: Run) -> bool:
+        """Return whether a run was under way when its worker died."""
+        return [e.get("event") for e in self.store.attempts(run.run_id)][-1:] == ["start"]
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -256,7 +308,7 @@ class Queue:
     def _of_a_gpu(self, error: str) -> bool:
         return self.workers_per_gpu > 0 and _OF_A_GPU.search(error) is not None
 
-    def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
+    def _charge_pack(self, runs: list[Run], job: Job, error: str) -> None:
         """Count a failed attempt of a pack: its runs train together again, or alone for the last
         time."""
         try:
@@ -268,7 +320,7 @@ class Queue:
         except StoreError as trouble:
             self.fatal = trouble
 
-    def _charge(self, run: RunConfig, job: Job, error: str) -> None:
+    def _charge(self, run: Run, job: Job, error: str) -> None:
         """Count a failed attempt of a run; after too many, the run has failed."""
         try:
             self.store.note(run.run_id, "killed", error=error)

@@ -35,8 +35,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling import files, progress, weights
-from scaling.config import RECIPE, RunConfig, flatten
+from scaling.command_run import CommandRun, Run
+from scaling.config import RECIPE, flatten
 from scaling.files import write_atomic
+from scaling.recorded_run import recorded
 from sweeps import leases, leftovers, mirror
 from sweeps.adaptive.interval import Round
 from sweeps.errors import StoreError, why, writing
@@ -229,7 +231,7 @@ class Store(Folder):
 
     # -------------------------------------------------------------- writing
 
-    def begin(self, run: RunConfig) -> Path:
+    def begin(self, run: Run) -> Path:
         """Create a run's folder with its config, and return the folder.
 
         Raises StoreError if the folder or anything in it is a symbolic link, which would be written
@@ -243,7 +245,10 @@ class Store(Folder):
                 for link in [entry.path for entry in entries if entry.is_symlink()]:
                     files.check_inside(Path(link), self.folder)
             if not path.exists():
-                write_atomic(path, to_json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
+                config = recorded(run) if isinstance(run, CommandRun) else flatten(run)
+                config = {"run_id": run.run_id, "recipe": RECIPE} | config
+                # A run that has not begun is begun anew, so only a result needs to be synced.
+                write_atomic(path, to_json(config), sync=not isinstance(run, CommandRun))
         return folder
 
     def finish(

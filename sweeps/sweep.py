@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling import table
+from scaling.command_run import CommandRun
 from scaling.errors import ConfigError
 from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
-from sweeps.checks import check_options, prepare
+from sweeps.checks import check_kind, check_options, prepare
 from sweeps.display import say
 from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
@@ -30,6 +31,8 @@ from sweeps.remote import join, masked, without_credentials
 from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
 from sweeps.reuse import reusable_results, take
+from sweeps.runner.checks import check_budget
+from sweeps.runner.identity import Recorded, changed, code_remark, with_code
 from sweeps.spec import SPECS, Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan
@@ -87,15 +90,26 @@ class Sweep:
         forecaster: CurveForecaster | None = None,
         allow_code: Sequence[str | Path] = (),
         on_code: Callable[[Path], None] = lambda file: None,
+        same_code: bool = False,
     ) -> Sweep:
         """Create a sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, apply to every run; 'name' among them renames the sweep.
         `filters` and `tag` select runs (:meth:`sweeps.spec.Spec.select`). `allow_code` lists files
         of code outside the spec's folder that may be executed, and `on_code` is called with every
-        file of code that is (:meth:`sweeps.spec.Spec.from_toml`).
+        file of code that is (:meth:`sweeps.spec.Spec.from_toml`). With `same_code`, files that a
+        [runner] names count as those that the results folder was made with.
         """
-        spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
+
+        def recorded(name: str) -> Recorded:
+            store = Store(join("results" if results is None else str(results), name))
+            store.pull()
+            return Recorded.of(store.manifest())
+
+        spec = Spec.from_toml(
+            path_or_name, changes, allow_code=allow_code, on_code=on_code, same_code=same_code,
+            recorded=recorded,
+        )  # fmt: skip
         spec = spec.select(filters, tag) if filters or tag is not None else spec
         return cls(spec, results, designer=designer, forecaster=forecaster)
 
@@ -126,17 +140,32 @@ class Sweep:
         few seconds of training in child processes. Raises StoreError, ConfigError.
         """
         options = SweepOptions.of(options, changes)
-        workers = check_options(options)
+        workers = check_options(options, self.spec.runner)
         rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
+        remarks = self._remarks(rows)
         reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
         planner = self._planner(options, workers)
         plan = planner.plan(rows)
         if measure and plan.missing:
             missing, execution = plan.missing.values(), self.spec.executed(options.execution)
-            prepare(self.spec.name, self.store, missing, rows, execution)
+            prepare(self.spec.name, self.store, missing, rows, execution, runner=self.spec.runner)
             plan = planner.measured(plan, rows, need_speed=True)
-        return replace(plan, price=price, weightless=self._weightless(plan, own))
+        return replace(plan, price=price, weightless=self._weightless(plan, own), remarks=remarks)
+
+    def _remarks(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
+        """Return the remarks about the spec, and about files whose change makes its runs new."""
+        if self.spec.runner is None:
+            return self.spec.notes
+        before = Recorded.of(self.store.manifest())
+        files = changed(self.spec.recorded.code, before.code)
+        if not files:
+            return self.spec.notes
+        earlier = with_code(self.spec.by_id, before.code)
+        growth = replace(self.spec, by_id=earlier).designed(rows)
+        finished = len(growth.runs.keys() & rows.keys())
+        return (*self.spec.notes, code_remark(files, finished)) if finished else self.spec.notes
 
     def _weightless(self, plan: SweepPlan, rows: Mapping[str, Row]) -> str:
         """Return a line about finished runs without the weights that the spec asks for, given the
@@ -207,14 +236,17 @@ class Sweep:
         budget leaves runs to train. Finished runs are never lost or trained again.
         """
         options = SweepOptions.of(options, changes)
-        workers = check_options(options)
+        workers = check_options(options, self.spec.runner)
         if options.address is not None:
             probe(options.address)
+        check_budget((run for run in self.spec.runs if isinstance(run, CommandRun)), options)
         budget = SweepBudget(flops=options.budget_flops, hours=options.budget_hours)
         self._requested.check()
         console = console or Console(file=sys.stdout, quiet=quiet)
         on_finish = self._finish_callback(options, console, on_finish)
         rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
+        remarks = self._remarks(rows)
         if options.retry_failed:
             rows = self._without_failed(rows)
         rows = self._with_reused(rows, options, console)
@@ -222,8 +254,9 @@ class Sweep:
         self._requested.record_due_round(rows)
         plan = planner.plan(rows)
         say_messages(self.store, console)
-        if line := self._weightless(plan, rows):
-            say(console, line)
+        for line in (*remarks, self._weightless(plan, rows)):
+            if line:
+                say(console, line)
         if plan.missing:
             driver = Driver(
                 spec=self.spec,
@@ -347,6 +380,7 @@ class Sweep:
         words += _set_arguments(self.spec.changes)
         words += self.spec.selection
         words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
+        words += ["--same-code"] if self.spec.same_code else []
         return shlex.join(words)
 
 

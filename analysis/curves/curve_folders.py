@@ -205,6 +205,8 @@ class _Speed:
     """Seconds per step of runs that have not reported theirs, from those of finished runs."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
+        if "step_seconds" not in rows.columns:
+            rows = rows.assign(step_seconds=np.nan)
         seconds = pd.to_numeric(rows["step_seconds"], errors="coerce").to_numpy(float)
         work = np.log(rows["N"].to_numpy(float) * rows["B"].to_numpy(float))
         good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(work)
@@ -238,7 +240,9 @@ def is_unmerged(folder: str | Path) -> bool:
 
 
 def of_folders(
-    folders: Iterable[str | Path], planned: Mapping[str, RunConfig] | None, where: str | None
+    folders: Iterable[str | Path],
+    planned: Mapping[str, RunConfig] | None = None,
+    where: str | None = None,
 ) -> RunCurves:
     """Return the runs of several results folders; a run that is in two is counted once."""
     found = [read_folder(folder, planned=planned, where=where) for folder in folders]

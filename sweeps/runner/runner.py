@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import string
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +69,9 @@ class Runner:
     failures: Failures = Failures()
 
 
+WORK = "work"
+"""Folder, in that of a run, which the command may write to: {folder}."""
+
 PLACEHOLDERS = {
     "folder": "folder of the run, which the command may write to and resume from",
     "run_id": "id of the run",
@@ -80,12 +85,39 @@ PLACEHOLDERS = {
 """{placeholder that every command knows: meaning}."""
 
 
+def placeholders(text: str) -> list[str]:
+    """Return the names of the {placeholders} in a text.
+
+    Raises ValueError if braces do not match.
+    """
+    return [name for _, name, _ in _parts(text) if name is not None]
+
+
 def filled(text: str, values: Mapping[str, Value]) -> str:
-    """Return `text` with its {placeholders} replaced; {{ and }} stand for braces."""
-    return text.format_map({key: _as_word(value) for key, value in values.items()})
+    """Return `text` with its {placeholders} replaced; {{ and }} stand for braces.
+
+    A placeholder may say how it is formatted, as in {lr:.2e}. Raises KeyError for an unknown
+    placeholder, and ValueError for braces that do not match and for a format of another type.
+    """
+    return "".join(
+        before if name is None else before + _as_word(values[name], how)
+        for before, name, how in _parts(text)
+    )
 
 
-def _as_word(value: Value) -> str:
+def _parts(text: str) -> Iterator[tuple[str, str | None, str]]:
+    """Yield (text, name of the placeholder after it, its format)."""
+    for before, name, how, conversion in string.Formatter().parse(text):
+        if name is not None and (not name or conversion):
+            raise ValueError("a placeholder is {name} or {name:format}")
+        if re.search(r"\d{4}", how or ""):
+            raise ValueError(f"the format {how!r} is too wide")
+        yield before, name, how or ""
+
+
+def _as_word(value: Value, how: str) -> str:
+    if how:
+        return format(value, how)
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
