@@ -296,7 +296,10 @@ class _Attempt:
 
     def _keep(self, row: Row, curve: Sequence[Point], tests: Sequence[Point]) -> None:
         """Store the result of a run that has ended."""
-        self._store.finish(row, curve, tests, sync=self.sync)
+        if self.sync:
+            self._store.finish(row, curve, tests)
+        else:
+            self._store.finish(row, curve, tests, sync=False)
         self._store.note(row["run_id"], row["status"])
         self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
 
