@@ -17,6 +17,7 @@ from scaling.extras import require
 from sweeps.errors import StoreError
 from sweeps.options import SweepOptions
 from sweeps.result import Row
+from sweeps.spec import Spec
 from sweeps.store import Store
 
 if TYPE_CHECKING:
@@ -198,6 +199,29 @@ def check_options(options: SweepOptions) -> int:
             f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
         )
     return workers
+
+
+def check_joined(options: SweepOptions, spec: Spec, store: Store) -> None:
+    """Raise ConfigError for a sweep that several drivers cannot share as `options` say."""
+    if not options.join:
+        return
+    if spec.searches is not None:
+        raise ConfigError(
+            f"{spec.name} has [until]: its results decide which runs follow, so one process has "
+            "to decide. Leave out --join (with --slurm, leave out array=) and give that process "
+            "more workers."
+        )
+    if store.remote is not None:
+        raise ConfigError(
+            f"{store.shown(store.folder)} is a URI, where processes cannot see which runs others "
+            "train. Share a folder (--join, or array= of --slurm) on a file system with locks."
+        )
+    for name, given in (("--retry-failed", options.retry_failed), ("--reuse", options.reuse)):
+        if given:
+            raise ConfigError(
+                f"{name} cannot be used with --join: each process would do it again. Give it "
+                "to one process without --join, and start the others when that has ended."
+            )
 
 
 def _available_cores() -> int:

@@ -12,6 +12,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling.columns import STATUSES
@@ -30,8 +31,21 @@ keeps the locks of a dead machine for 90 s."""
 _OF_A_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|cuBLAS|cuDNN|NCCL|\bHIP\b")
 """Found in errors about the memory of a GPU, as opposed to that of its machine."""
 
+_REVISIT_PATIENCE = 1.0
+"""Seconds to wait for a run that another driver of the same folder holds, at each later visit."""
+
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How a job is shared with other drivers of the same folder."""
+
+    retries: int
+    """Number of further attempts for a run whose process died."""
+    visits: int = 0
+    """How often another driver held the run."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,9 @@ class Job:
     """Forecasts for `win` and `forecast`; None for the default."""
     alone: bool = False
     """Train with nothing else on the GPU, because memory ran out beside other jobs."""
+    shared: Shared | None = None
+    """Set if other drivers work on the same folder: a run that one of them holds is visited
+    again later."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
@@ -71,6 +88,13 @@ class Job:
     def id(self) -> str:
         """The joined ids of the runs; for a single run, its id."""
         return "-".join(run.run_id for run in self.runs)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a run that another process holds."""
+        if self.shared is None:
+            return LEASE_PATIENCE
+        return _REVISIT_PATIENCE if self.shared.visits else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,8 @@ class Outcome:
     started: float = 0.0
     ended: float = 0.0
     """Seconds on the worker's monotonic clock."""
+    elsewhere: bool = False
+    """Whether another driver of the folder has trained the run."""
 
 
 @dataclass
@@ -102,7 +128,7 @@ class Queue:
     store: Store
     retries: int
     """Number of further attempts for a run whose worker died."""
-    _waiting: list[tuple[tuple[bool, float], int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[tuple[int, bool, float], int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     """Outcomes of runs in this session, oldest first."""
@@ -118,6 +144,12 @@ class Queue:
     """Called with every run that has finished, with or without a loss."""
     workers_per_gpu: int = 0
     """Number of workers that share a GPU: 1 if each has its own, 0 if they train on CPUs."""
+    writing: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True)
+    """Holds the merged table; yields False if another driver of the folder holds it."""
+    stand_by: Callable[[], bool] = lambda: True
+    """Returns whether to wait for runs that other drivers of the folder hold."""
+    left_to_others: list[Job] = field(default_factory=list)
+    """Jobs that other drivers of the folder hold and this one does not wait for."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs for which the machine ran out of memory while others ran; they are tried again with
     nothing else running."""
@@ -128,13 +160,15 @@ class Queue:
         """Add jobs that wait for a worker."""
         for job in jobs:
             first = job.seconds if job.forecast else -job.seconds
-            heapq.heappush(self._waiting, ((job.alone, first), self._number, job))
+            visits = job.shared.visits if job.shared else 0
+            heapq.heappush(self._waiting, ((visits, job.alone, first), self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
         """Return the waiting job that comes first; None if no job waits or may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
+        self._leave_to_others()
         while self._waiting and not self.admits(self._waiting[0][2]):
             job = heapq.heappop(self._waiting)[2]
             if len(job.runs) > 1:
@@ -149,6 +183,22 @@ class Queue:
             return None
         self.running[job.id] = job
         return job
+
+    def _leave_to_others(self) -> None:
+        """Drop the first jobs if other drivers have finished them; or all, if other drivers hold
+        them and another one stands by."""
+        while self._waiting and (shared := self._waiting[0][2].shared):
+            job = self._waiting[0][2]
+            (run,) = job.runs
+            if self.store.has_result(run.run_id) and (found := self.store.result(run.run_id)):
+                heapq.heappop(self._waiting)
+                row = found.row
+                self._note(Outcome(run.run_id, row["status"], L=row["L"], elsewhere=True))
+                continue
+            if shared.visits and not self.stand_by():
+                self.left_to_others += [job for _, _, job in self._waiting]
+                self._waiting.clear()
+            return
 
     @property
     def waiting(self) -> list[Job]:
@@ -173,6 +223,8 @@ class Queue:
                 self._try_alone([job.of([run])], outcome.error)
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
+            elif outcome.status == "busy" and job.shared:
+                self._visit_later(job.of([run]), job.shared)
             elif outcome.status == "busy":
                 folder = self.store.shown(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
@@ -215,9 +267,12 @@ class Queue:
         """Return the remaining runs of a job to the queue."""
         self.add([job.of(runs)] if runs else [])
 
+    def _visit_later(self, job: Job, shared: Shared) -> None:
+        self.add([replace(job, shared=replace(shared, visits=shared.visits + 1))])
+
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status in STATUSES:
+        if outcome.status in STATUSES and not outcome.elsewhere:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
@@ -225,7 +280,9 @@ class Queue:
         if (start := time.monotonic()) < self._next_merge or self.fatal:
             return
         try:
-            self.store.merge()
+            with self.writing() as held:
+                if held:
+                    self.store.merge()
         except StoreError as trouble:
             self.fatal = trouble
         end = time.monotonic()
@@ -271,20 +328,34 @@ class Queue:
     def _charge(self, run: RunConfig, job: Job, error: str) -> None:
         """Count a failed attempt of a run; after too many, the run has failed."""
         try:
-            self.store.note(run.run_id, "killed", error=error)
-            deaths = self.store.killed(run.run_id)
-            if deaths <= self.retries:
-                if out_of_memory(error):
-                    self._try_alone([job.of([run])], error)
-                else:
-                    self.add([job.of([run])])
-                return
-            self.store.log(run.run_id, error)
-            reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
-            self.store.finish(failed_row(run, reason), [])
-            self._note(Outcome(run.run_id, "failed", reason))
+            if job.shared is None:
+                reason = charge(self.store, run, error, self.retries)
+            else:
+                with self.store.lease(run.run_id) as held:
+                    if not held or self.store.result(run.run_id):  # another driver took it over
+                        self._visit_later(job.of([run]), job.shared)
+                        return
+                    reason = charge(self.store, run, error, self.retries)
+            if reason:
+                self._note(Outcome(run.run_id, "failed", reason))
+            elif out_of_memory(error):
+                self._try_alone([job.of([run])], error)
+            else:
+                self.add([job.of([run])])
         except StoreError as trouble:
             self.fatal = trouble
+
+
+def charge(store: Store, run: RunConfig, error: str, retries: int) -> str:
+    """Count a failed attempt of a run. After too many, store it as failed and return the reason."""
+    store.note(run.run_id, "killed", error=error)
+    deaths = store.killed(run.run_id)
+    if deaths <= retries:
+        return ""
+    store.log(run.run_id, error)
+    reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
+    store.finish(failed_row(run, reason), [])
+    return reason
 
 
 def busy_and_idle(queue: Queue) -> tuple[float, float, int]:

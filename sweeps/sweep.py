@@ -17,7 +17,7 @@ from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
-from sweeps.checks import check_options, prepare
+from sweeps.checks import check_joined, check_options, prepare
 from sweeps.display import say
 from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
@@ -126,6 +126,7 @@ class Sweep:
         """
         options = SweepOptions.of(options, changes)
         workers = check_options(options)
+        check_joined(options, self.spec, self.store)
         rows = self.store.rows()
         reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
@@ -165,7 +166,7 @@ class Sweep:
             store=self.store,
             requested=self._requested,
             machine=machine,
-            packs=options.packs,
+            packs=options.packs and not options.join,
         )
 
     # -------------------------------------------------------------- running
@@ -189,6 +190,8 @@ class Sweep:
         (`in_process`). Ray is started for the sweep unless `address` names a running cluster that
         this machine is part of; the workers must then see the results folder.
 
+        With `join`, several processes share the results folder.
+
         Losses depend on `threads`, `devices` and `compile` in their last digits, never on
         `workers`; nor on `packs` on the CPU with one thread. A run that raises an error, or whose
         worker dies more than `retries` times, ends as a row with status 'failed'. A spec with
@@ -202,16 +205,14 @@ class Sweep:
         """
         options = SweepOptions.of(options, changes)
         workers = check_options(options)
+        check_joined(options, self.spec, self.store)
         if options.address is not None:
             probe(options.address)
         budget = SweepBudget(flops=options.budget_flops, hours=options.budget_hours)
         self._requested.check()
         console = console or Console(file=sys.stdout, quiet=quiet)
         on_finish = self._finish_callback(options, console, on_finish)
-        rows = self.store.rows()
-        if options.retry_failed:
-            rows = self._without_failed(rows)
-        rows = self._with_reused(rows, options, console)
+        rows = self.known(options, console)
         planner = self._planner(options, workers)
         self._requested.record_due_round(rows)
         plan = planner.plan(rows)
@@ -232,7 +233,7 @@ class Sweep:
             )
             driver.train(plan, rows)
         else:
-            self._merge_finished(plan, console)
+            self._merge_finished(plan, console, share=options.join)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.selection:
             say(
@@ -241,6 +242,14 @@ class Sweep:
                 "spec; their rows stay in its table.",
             )
         return table.read(self.folder)
+
+    def known(self, options: SweepOptions, console: Console) -> dict[str, Row]:
+        """Return the results so far, after what `options` change about them: failed runs are
+        forgotten (`retry_failed`), and results of other folders are taken (`reuse`)."""
+        rows = self.store.rows()
+        if options.retry_failed:
+            rows = self._without_failed(rows)
+        return self._with_reused(rows, options, console)
 
     def _finish_callback(
         self,
@@ -303,12 +312,13 @@ class Sweep:
         say(console, f"{len(reused)} finished runs taken from {folders}")
         return self.store.rows()
 
-    def _merge_finished(self, plan: SweepPlan, console: Console) -> None:
+    def _merge_finished(self, plan: SweepPlan, console: Console, *, share: bool) -> None:
         """Print that all runs are finished, after bringing the table up to date if necessary."""
         if self.store.merge_is_due():
             try:
-                with self.store.drive():
-                    self.store.remove_leftovers()
+                with self.store.drive(share=share) as hold, hold.writing():
+                    if not hold.others:
+                        self.store.remove_leftovers()
                     self.store.merge()
             except StoreError as error:  # the results themselves are safe
                 say(console, f"the table was not written again: {error}")
