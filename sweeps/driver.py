@@ -282,9 +282,10 @@ class Driver:
             self._say(f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
         self._say(f"table: {store.shown(store.folder / 'runs.csv')}")
         if left := sum(len(job.runs) for job in queue.left_to_others):
+            what = "1 run is" if left == 1 else f"{left} runs are"
             self._say(
-                f"{left} runs are left, which other processes train; this one is not needed any "
-                f"more (`scaling status {store.shown(store.folder)}` shows them)"
+                f"{what} left, which other processes train; this one is not needed any more "
+                f"(`scaling status {store.shown(store.folder)}` shows them)"
             )
         for line in self._requested.growth(self._known).notes if self._spec.searches else ():
             self._say(line)

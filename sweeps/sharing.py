@@ -1,9 +1,9 @@
 """How one driver holds a results folder alone, and how several drivers share it.
 
 A driver that works alone holds `lock`. Drivers that share a folder each hold a file of their own,
-`joined/<host>-<pid>-<letters>.lock`, and hold `lock` only while they write what belongs to all: the
-manifest and the merged table. Each takes runs that no other process holds, by their leases. One
-that finds nothing but held runs stands by for those whose process dies; `joined/standby` lets only
+`.joined/<host>-<pid>-<letters>.lock`, and hold `lock` only while they write what belongs to all:
+the manifest and the merged table. Each takes runs that no other process holds, by their leases. One
+that finds nothing but held runs stands by for those whose process dies; `.joined/standby` lets only
 one do so, and the others end.
 
 All of these are locks that end with their process, so there is nothing to clean up after a death.
@@ -26,7 +26,7 @@ from sweeps.errors import StoreError, writing
 from sweeps.folder import Folder
 from sweeps.leases import Holder
 
-JOINED = "joined"
+JOINED = ".joined"
 """Folder of the files of drivers that share a results folder."""
 
 _LOOK_SECONDS = 0.5

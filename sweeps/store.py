@@ -2,7 +2,7 @@
 
     results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, time
-                    lock, joined/               held by the drivers of the sweep (sharing.py)
+                    lock, .joined/              held by the drivers of the sweep (sharing.py)
                     .estimate.json              its estimate of the time left (sweeps.estimate)
                     rounds/0001.json            a round of designed runs (adaptive/interval.py)
                     runs/<run_id>/result.json   row and curve; a run has finished once it exists

@@ -340,6 +340,10 @@ class Sweep:
 
     def resume_command(self, options: SweepOptions) -> str:
         """Return the command that resumes this sweep with the same options, without credentials."""
+        return shlex.join(self.resume_words(options))
+
+    def resume_words(self, options: SweepOptions) -> list[str]:
+        """Return the words of :meth:`resume_command`."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == SPECS:
             name = self.spec.path.stem
@@ -351,7 +355,7 @@ class Sweep:
         words += _set_arguments(self.spec.changes)
         words += self.spec.selection
         words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
-        return shlex.join(words)
+        return words
 
 
 def _set_arguments(changes: Mapping[str, Any]) -> list[str]:

@@ -25,11 +25,13 @@ def sweep(
     filter: Filter = (),
     tag: Tag = None,
     allow_code: tuple[str, ...] = (),
+    slurm: tuple[str, ...] = (),
 ) -> None:
     """Train the missing runs of a sweep with Ray; run it again to resume.
 
     Example: scaling sweep quickstart --workers 2
     Example: scaling sweep quickstart --dry-run --price 2.5
+    Example: scaling sweep quickstart --slurm partition=gpu --slurm time=4:00:00 --slurm array=8
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
@@ -43,8 +45,11 @@ def sweep(
             thereby its results folder.
         allow_code: Allow a model family or law of the spec to run code from this Python file
             outside the spec's folder.
+        slurm: Submit the sweep to Slurm with this option of sbatch, KEY=VALUE such as
+            partition=gpu: one allocation of nodes=K with a Ray cluster, or array=K tasks without
+            Ray. --dry-run prints the script.
     """
-    ray = () if dry_run or options.in_process else ("ray",)
+    ray = () if slurm or dry_run or options.in_process else ("ray",)
     require("torch", *ray, extra="train" if options.in_process else "sweep")
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
@@ -55,6 +60,11 @@ def sweep(
         spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,
         on_code=note_code,
     )  # fmt: skip
+    if slurm:
+        from sweeps.slurm.submit import submit
+
+        submit(chosen, slurm, options, dry_run=dry_run, say=show)
+        return
     if dry_run:
         show(chosen.plan(options, price=price, measure=True))
         return
