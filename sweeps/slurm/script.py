@@ -70,11 +70,13 @@ on_others() {
     srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --ntasks-per-node=1 \\
         --cpus-per-task="$cpus" --exclude="${nodes[0]}" --kill-on-bad-exit=0 "$@"
 }
-tear_down() {
+head_pid="" others_pid=""
+tear_down() {  # the others first, because they ask the head to let them go
     trap '' TERM USR1
-    # shellcheck disable=SC2046
-    kill $(jobs -p) 2> /dev/null
-    wait
+    for pid in $others_pid $head_pid; do
+        kill "$pid" 2> /dev/null
+        wait "$pid"
+    done
     rm -rf "$RAY_TMPDIR"
 }
 trap tear_down EXIT
@@ -83,11 +85,13 @@ mkdir -m 700 "$RAY_TMPDIR" || exit 1
 ray=("$python" -m ray.scripts.scripts start --block --disable-usage-stats)
 "${ray[@]}" --head --port=$((20000 + SLURM_JOB_ID % 20000)) --include-dashboard=false \\
     "${resources[@]}" > /dev/null &
+head_pid=$!
 head=$("$python" -m sweeps.slurm.cluster head) || exit 1
 if [ "${#nodes[@]}" -gt 1 ]; then
     on_others bash -c 'trap : TERM; mkdir -p -m 700 "$RAY_TMPDIR" && [ -O "$RAY_TMPDIR" ] &&
         "$@"; rm -rf "$RAY_TMPDIR"' bash \\
         "${ray[@]}" --address="$head" "${resources[@]}" > /dev/null &
+    others_pid=$!
 fi
 "$python" -m sweeps.slurm.cluster nodes "${#nodes[@]}" || exit 1
 """

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+
 from rich.console import Console
 
 from scaling.errors import ConfigError
