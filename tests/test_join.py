@@ -128,17 +128,17 @@ def test_who_works_on_a_folder_alone_and_who_shares_it(tmp_path: Path):
             assert not hold.stand_by()  # the other does
             with hold.writing(wait=False) as held:
                 assert held
-        with pytest.raises(StoreError, match=f"shared by process {one.pid} on .*--join"):
-            with store.drive():
-                pass
+        message = f"shared by process {one.pid} on .*--join"
+        with pytest.raises(StoreError, match=message), store.drive():
+            pass
     assert not store.drivers()
     with store.drive(share=True) as hold:
         assert not hold.others and hold.stand_by()
     with holding(store.folder, "alone") as one:
         assert store.driver() == leases.holder(store.folder / "lock")
-        with pytest.raises(StoreError, match=f"process {one.pid} on .*start it again with --join"):
-            with store.drive(share=True):
-                pass
+        message = f"process {one.pid} on .*start it again with --join"
+        with pytest.raises(StoreError, match=message), store.drive(share=True):
+            pass
     with store.drive():
         assert [driver.pid for driver in store.drivers()] == [os.getpid()]
         assert not list((store.folder / ".joined").glob("*.lock"))  # of the killed process
