@@ -84,6 +84,8 @@ class Driver:
 
         Raises ConfigError, StoreError, Stopped and BudgetSpent as :meth:`sweeps.Sweep.run` does.
         """
+        if not self._options.join:
+            self._store.check_writable()
         with self._store.drive(share=self._options.join) as hold:
             with hold.writing():
                 session = self._begin(plan, rows, hold)
@@ -107,7 +109,8 @@ class Driver:
 
     def _begin(self, plan: SweepPlan, rows: Mapping[str, Row], hold: Hold) -> Session:
         """Prepare the folder, the texts and the plan. Use only while all of the folder is held."""
-        self._store.check_writable()
+        if self._options.join:
+            self._store.check_writable()
         if not hold.others:
             self._store.remove_leftovers()
         self._hashes = self._prepared(plan.missing, rows)

@@ -267,7 +267,7 @@ def _estimate(store: Store, left: Mapping[str, RunConfig], rows: Mapping[str, Ro
     if unknown:
         speed = fit_speed(samples_of(rows.values()))
         jobs += [{run_id: speed.seconds(left[run_id])} for run_id in unknown]
-    return replace(found, jobs=jobs)
+    return replace(found, jobs=jobs, workers=max(found.workers, len(store.drivers())))
 
 
 def _workers(store: Store) -> int:

@@ -15,6 +15,9 @@ from typing import NamedTuple, TextIO
 from scaling import files
 from sweeps.errors import StoreError, writing
 
+MARK = "SCALING_SLURM_SCRIPT"
+"""Environment variable that the scripts of --slurm set."""
+
 _LINE = re.compile(
     r"process ([1-9][0-9]{0,9}) on ([^,\n]+)(?:, Slurm job ([0-9]+(?:_[0-9]+)?))?(, sharing)?\n"
 )
@@ -92,7 +95,10 @@ def holder(path: Path) -> Holder | None:
 
 
 def slurm_job() -> str:
-    """Return the id of the Slurm job that this process belongs to; empty outside of Slurm."""
+    """Return the id of the Slurm job whose script (sweeps.slurm.script) started this process; empty
+    if none did."""
+    if MARK not in os.environ:
+        return ""
     array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID", "") for name in ("JOB", "TASK"))
     if array.isdecimal() and task.isdecimal():
         return f"{array}_{task}"

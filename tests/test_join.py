@@ -164,6 +164,7 @@ def test_a_lock_names_its_process_and_its_slurm_job(pid: int, host: str, job: st
 
     array, _, task = job.partition("_")
     names = {"SLURM_JOB_ID": "99"} if task else {"SLURM_JOB_ID": array}
+    names |= {leases.MARK: "1"}
     names |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lock")

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from small import SMALL, call
 
 from scaling.errors import ConfigError
-from sweeps import Sweep
+from sweeps import Sweep, leases
 from sweeps.options import SweepOptions
 from sweeps.slurm import jobs
 from sweeps.slurm.script import share_of
@@ -309,6 +309,7 @@ def test_cancel_names_the_command_where_slurm_is_missing(
     store = Store(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("SLURM_JOB_ID", "23")
+    monkeypatch.setenv(leases.MARK, "1")
     (tmp_path / "runs").mkdir()
     with store.drive(), pytest.raises(StoreError, match="scancel --batch --signal=TERM 23"):
         cancel(tmp_path)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.leases import MARK
 from sweeps.options import SweepOptions
 from sweeps.slurm.settings import Settings
 from sweeps.spec import Spec
@@ -132,7 +133,7 @@ def script(
         f"#   {submitted}",
         "",
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
-        f'export PATH={shlex.quote(str(path))}:"$PATH"',
+        f'export {MARK}=1 PATH={shlex.quote(str(path))}:"$PATH"',
         *(f"export {name}={shlex.quote(value)}" for name, value in kept.items()),
         f"python={python}",
         "",
