@@ -127,7 +127,7 @@ def cancel(
     store = Store(folder)
     status(folder)
     drivers, where = store.drivers(), store.shown(store.folder)
-    job = slurm_jobs.recorded(store)
+    job = store.slurm_job()
     if slurm_jobs.waiting(job):
         slurm_jobs.withdraw(job)
         say(f"Slurm job {job} waited to start; it was cancelled")

@@ -114,7 +114,7 @@ def test_a_process_that_joins_with_ray_stops_alone(project: Project, undisturbed
     wait_for(lambda: len(store.drivers()) == 2)
     with_ray.send_signal(signal.SIGTERM)
     assert with_ray.wait(timeout=60) == 130
-    assert "--join" in with_ray.communicate()[0]  # in the command that resumes
+    assert "--join" in with_ray.communicate(timeout=10)[0]  # in the command that resumes
     assert other.wait(timeout=200) == 0
     assert_same_results(store, undisturbed)
 

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from small import SMALL, call
 from scaling.errors import ConfigError
 from sweeps import Sweep, leases
 from sweeps.options import SweepOptions
-from sweeps.slurm import jobs
 from sweeps.slurm.script import share_of
 from sweeps.slurm.settings import parse
 from sweeps.slurm.submit import submit
@@ -206,7 +204,7 @@ def test_what_sbatch_refuses_is_told(
     monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
     assert call("sweep", "small.toml", "--slurm", "partition=x") == 2
     assert "did not take the script" in (err := capsys.readouterr().err) and "no partition x" in err
-    assert jobs.recorded(Store("results/small")) == ""
+    assert Store("results/small").slurm_job() == ""
 
 
 # -------------------------------------------------------------- a stand-in for sbatch
@@ -248,6 +246,18 @@ def ended(project: Project) -> bool:
     return not tasks_of(project)
 
 
+def status_of(project: Project) -> str:
+    """Return what `scaling status` prints and notes."""
+    return subprocess.run(
+        [sys.executable, "-m", "scaling.cli", "status", "results/long"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ).stdout
+
+
 SUBMIT = ["sweep", "long.toml", "--checkpoint-seconds", "0.2", "--no-packs"]
 
 
@@ -256,7 +266,7 @@ def test_a_killed_task_of_an_array_loses_nothing(cluster: Project, undisturbed: 
     out = cluster.command([*SUBMIT, "--slurm", "array=2", "--slurm", "time=5"])
     assert "submitted Slurm job 17; script results/long/slurm/long.sh, log" in out
     store = cluster.store("long", "results")
-    assert jobs.recorded(store) == "17"
+    assert store.slurm_job() == "17"
     longest = max(spec.runs, key=lambda run: run.D).run_id
     wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists())
     assert {driver.job for driver in store.drivers()} <= {"17_0", "17_1"}
@@ -433,7 +443,7 @@ def test_an_array_in_slurm_survives_the_kill_of_a_task(
     spec = site.spec("long", LONG)
     out = site.command([*SUBMIT, "--slurm", "array=3", "--slurm", "time=10"])
     store = site.store("long", "results")
-    job = jobs.recorded(store)
+    job = store.slurm_job()
     assert f"submitted Slurm job {job};" in out
     longest = max(spec.runs, key=lambda run: run.D).run_id
     wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists())
@@ -452,7 +462,7 @@ def test_a_job_in_slurm_is_queued_again_when_its_time_is_up(
     spec = site.spec("long", LONG)
     site.command([*SUBMIT, "--slurm", "array=1"])
     store = site.store("long", "results")
-    job = jobs.recorded(store)
+    job = store.slurm_job()
     longest = max(spec.runs, key=lambda run: run.D).run_id
     wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists())
     slurm.ask("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the end
@@ -460,8 +470,10 @@ def test_a_job_in_slurm_is_queued_again_when_its_time_is_up(
     assert store.attempts(longest)[-1]["event"] == "interrupted" and not store.drivers()
     slurm.ask("scontrol", "update", f"JobId={job}_0", "StartTime=now")  # else two minutes later
     wait_for(lambda: not slurm.running(), 200)
+    log = (store.folder / "slurm" / f"long-{job}_0.log").read_text()
+    assert "is queued again" in log
+    assert len(store.rows()) == 4, log
     assert_same_results(store, undisturbed)
-    assert "is queued again" in (store.folder / "slurm" / f"long-{job}_0.log").read_text()
 
 
 def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
@@ -471,7 +483,7 @@ def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
     words = [*SUBMIT, "--slurm", "nodes=2", "--slurm", "time=10"]
     site.command(words)
     store = site.store("long", "results")
-    job = jobs.recorded(store)
+    job = store.slurm_job()
     longest = max(spec.runs, key=lambda run: run.D).run_id
     wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists(), 120)
     assert [driver.job for driver in store.drivers()] == [job]
@@ -487,7 +499,7 @@ def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
 def test_a_job_that_waits_is_withdrawn(site: Project, slurm: Slurm):
     site.spec("long", LONG)
     site.command([*SUBMIT, "--slurm", "array=2", "--slurm", "hold"])
-    time.sleep(1)
-    assert slurm.running()
+    wait_for(slurm.running, 20)
+    assert "has not started the sweep yet" in status_of(site)
     assert "waited to start; it was cancelled" in site.command(["cancel", "results/long"])
     wait_for(lambda: not slurm.running(), 20)

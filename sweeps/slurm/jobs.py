@@ -27,13 +27,6 @@ def record(folder: Folder, job: str) -> None:
         write_atomic(path, to_json({"job": job}))
 
 
-def recorded(folder: Folder) -> str:
-    """Return the id of the job that was submitted last; empty if there is none."""
-    values = folder.read_object(folder.folder / FOLDER / "job.json") or {}
-    job = values.get("job")
-    return job if isinstance(job, str) and re.fullmatch("[0-9]+", job) else ""
-
-
 def waiting(job: str) -> bool:
     """Return whether a job, or a task of its array, waits to start; False if Slurm is not here."""
     if not job or not shutil.which("squeue"):
