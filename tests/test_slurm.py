@@ -490,6 +490,8 @@ def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
     assert f"asking Slurm job {job} to stop" in site.command(["cancel", "results/long"])
     assert store.attempts(longest)[-1]["event"] == "interrupted"
     wait_for(lambda: not slurm.running(), 60)
+    log = (store.folder / "slurm" / f"long-{job}.log").read_text()
+    assert "finished runs and checkpoints are kept" in log
     assert not Path(f"/tmp/ray-{job}").exists()
     site.command(words)
     wait_for(lambda: not slurm.running(), 200)
