@@ -67,10 +67,7 @@ resources=(--num-cpus="$cpus" ${SLURM_GPUS_ON_NODE:+--num-gpus="$SLURM_GPUS_ON_N
 export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID" RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
-on_others() {
-    srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --ntasks-per-node=1 \\
-        --cpus-per-task="$cpus" --exclude="${nodes[0]}" --kill-on-bad-exit=0 "$@"
-}
+others=$((${#nodes[@]} - 1))
 head_pid="" others_pid=""
 tear_down() {  # the others first, because they ask the head to let them go
     trap '' TERM USR1
@@ -88,9 +85,11 @@ ray=("$python" -m ray.scripts.scripts start --block --disable-usage-stats)
     "${resources[@]}" > /dev/null &
 head_pid=$!
 head=$("$python" -m sweeps.slurm.cluster head) || exit 1
-if [ "${#nodes[@]}" -gt 1 ]; then
-    on_others bash -c 'trap : TERM; mkdir -p -m 700 "$RAY_TMPDIR" && [ -O "$RAY_TMPDIR" ] &&
-        "$@"; rm -rf "$RAY_TMPDIR"' bash \\
+if [ "$others" -gt 0 ]; then
+    srun --nodes="$others" --ntasks="$others" --ntasks-per-node=1 --cpus-per-task="$cpus" \\
+        --exclude="${nodes[0]}" --kill-on-bad-exit=0 bash -c 'trap : TERM
+            mkdir -p -m 700 "$RAY_TMPDIR" && [ -O "$RAY_TMPDIR" ] && "$@"
+            rm -rf "$RAY_TMPDIR"' bash \\
         "${ray[@]}" --address="$head" "${resources[@]}" > /dev/null &
     others_pid=$!
 fi
