@@ -22,6 +22,7 @@ from sweeps.result import Row
 from sweeps.runner.checks import check_commands
 from sweeps.runner.checks import check_options as check_command_options
 from sweeps.runner.runner import Runner
+from sweeps.spec import Spec
 from sweeps.store import Store
 
 if TYPE_CHECKING:
@@ -232,6 +233,29 @@ def check_options(options: SweepOptions, runner: Runner | None = None) -> int:
             f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
         )
     return workers
+
+
+def check_joined(options: SweepOptions, spec: Spec, store: Store) -> None:
+    """Raise ConfigError for a sweep that several drivers cannot share as `options` say."""
+    if not options.join:
+        return
+    if spec.searches is not None:
+        raise ConfigError(
+            f"{spec.name} has [until]: its results decide which runs follow, so one process has "
+            "to decide. Leave out --join (with --slurm, leave out array=) and give that process "
+            "more workers."
+        )
+    if store.remote is not None:
+        raise ConfigError(
+            f"{store.shown(store.folder)} is a URI, where processes cannot see which runs others "
+            "train. Share a folder (--join, or array= of --slurm) on a file system with locks."
+        )
+    for name, given in (("--retry-failed", options.retry_failed), ("--reuse", options.reuse)):
+        if given:
+            raise ConfigError(
+                f"{name} cannot be used with --join: each process would do it again. Give it "
+                "to one process without --join, and start the others when that has ended."
+            )
 
 
 def _available_cores() -> int:

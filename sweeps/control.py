@@ -22,6 +22,7 @@ from sweeps import kept_weights, leftovers
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
 from sweeps.folder_status import Status, status
+from sweeps.slurm import jobs as slurm_jobs
 from sweeps.store import Store
 
 _MAX_WATCH_SECONDS = 300.0
@@ -125,18 +126,46 @@ def cancel(
     end.
 
     Its workers write checkpoints, and it prints the command that resumes it. `now` is like pressing
-    Ctrl-C twice. `say` is called with a message about what is awaited. Raises StoreError if no
-    sweep is running, or if it runs on another machine.
+    Ctrl-C twice. A sweep in Slurm is stopped through scancel, and its jobs that have not started
+    are withdrawn. `say` is called with a message about what is awaited. Raises StoreError if no
+    sweep is running, or if it runs on another machine outside of Slurm.
     """
     store = Store(folder)
     status(folder)
-    driver, where = store.driver(), store.shown(store.folder)
-    if driver is None:
+    drivers, where = store.drivers(), store.shown(store.folder)
+    job = store.slurm_job()
+    if slurm_jobs.waiting(job):
+        slurm_jobs.withdraw(job)
+        say(f"Slurm job {job} waited to start; it was cancelled")
+        if not drivers:
+            return
+    if not drivers:
         raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
-    pid, host = driver
-    if host != socket.gethostname():
-        raise StoreError(f"{where} is being worked on by process {pid} on {host}; cancel it there.")
-    say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
+    in_slurm = [driver.job for driver in drivers if driver.job]
+    others = [driver for driver in drivers if not driver.job]
+    here = [driver.pid for driver in others if driver.host == socket.gethostname()]
+    for pid in here:
+        say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
+        _interrupt(pid, now=now)
+    if in_slurm:
+        say(f"asking Slurm job {', '.join(in_slurm)} to stop; waiting for checkpoints")
+        slurm_jobs.stop(in_slurm, now=now)
+    if elsewhere := [driver for driver in others if driver.host != socket.gethostname()]:
+        some = ", ".join(map(str, elsewhere))
+        raise StoreError(f"{where} is being worked on by {some}; cancel it there.")
+    what = f"process {', '.join(map(str, here))}" if here else f"Slurm job {', '.join(in_slurm)}"
+    progress.step(f"waiting for {what} to stop")
+    deadline = time.monotonic() + _STOP_SECONDS
+    while not set(drivers).isdisjoint(store.drivers()):
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{what} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it at once."
+            )
+        time.sleep(0.1)
+
+
+def _interrupt(pid: int, *, now: bool) -> None:
+    """Press Ctrl-C for a process; twice if `now`. Raises StoreError."""
     try:
         os.kill(pid, signal.SIGINT)
         if now:
@@ -146,15 +175,6 @@ def cancel(
         return
     except PermissionError:
         raise StoreError(f"process {pid} belongs to another user; it was not stopped.") from None
-    progress.step(f"waiting for process {pid} to stop")
-    deadline = time.monotonic() + _STOP_SECONDS
-    while store.driver() == driver:
-        if time.monotonic() > deadline:
-            raise StoreError(
-                f"process {pid} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it "
-                "at once."
-            )
-        time.sleep(0.1)
 
 
 def clean(

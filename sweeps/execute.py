@@ -25,12 +25,13 @@ from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, headline, writing
 from sweeps.forecast_stopping import ForecastStopping
 from sweeps.job_reports import JobReports, on_shared_storage
-from sweeps.queue import LEASE_PATIENCE, Job, Outcome
+from sweeps.queue import Job, Outcome, charge
 from sweeps.result import Point, Row, failed_row
 from sweeps.runner.attempt import train_command
 from sweeps.runner.ending import CommandError, Preempted
 from sweeps.runner.runner import WORK
 from sweeps.runner.starting import shown
+from sweeps.sharing import look_anew
 from sweeps.store import Store
 
 _STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
@@ -41,6 +42,8 @@ _BATCH_SECONDS = 6.0
 
 _BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20
 """A command that was preempted within so many seconds, so many times, counts as failing."""
+_DIED = "its process died"
+"""Error of an attempt of another driver of the folder that ended without a word."""
 
 
 def execute(
@@ -129,14 +132,25 @@ class _Attempt:
 
     def _hold(self, run: Run, held: contextlib.ExitStack) -> None:
         """Create a run's folder and hold its lease until `held` closes."""
-        held.enter_context(writing(self._store.shown(self._store.run_folder(run.run_id))))
-        self._store.begin(run)
-        if not held.enter_context(self._store.lease(run.run_id, patience=LEASE_PATIENCE)):
-            self._end(run.run_id, "busy")
-        elif finished := self._store.result(run.run_id):
-            self._end(run.run_id, finished.row["status"], L=finished.row["L"])
+        run_id, shared = run.run_id, self._job.shared
+        held.enter_context(writing(self._store.shown(self._store.run_folder(run_id))))
+        if not held.enter_context(self._store.lease(run_id, patience=self._job.patience)):
+            self._end(run_id, "busy")
+            return
+        folder = self._store.begin(run)
+        if shared:
+            look_anew(folder)
+        if finished := self._store.result(run_id):
+            row = finished.row
+            self._end(run_id, row["status"], L=row["L"], elsewhere=shared is not None)
+        elif (
+            shared
+            and self._store.died(run_id)
+            and (reason := charge(self._store, run, _DIED, shared.retries))
+        ):
+            self._end(run_id, "failed", reason)
         else:
-            self._open[run.run_id] = run
+            self._open[run_id] = run
 
     def _note_start(self) -> None:
         pack = {"pack": len(self._open), "slots": self._job.slots} if len(self._open) > 1 else {}
@@ -303,10 +317,25 @@ class _Attempt:
         self._store.note(row["run_id"], row["status"])
         self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
 
-    def _end(self, run_id: str, status: str, error: str = "", L: float | None = None) -> None:
+    def _end(
+        self,
+        run_id: str,
+        status: str,
+        error: str = "",
+        L: float | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         now = time.monotonic()  # the spans of one worker must not overlap
         outcome = Outcome(
-            run_id, status, error, L, pid=os.getpid(), started=self._last_end, ended=now
+            run_id,
+            status,
+            error,
+            L,
+            pid=os.getpid(),
+            started=self._last_end,
+            ended=now,
+            elsewhere=elsewhere,
         )
         self._outcomes.append(outcome)
         self._open.pop(run_id, None)

@@ -117,6 +117,11 @@ class Folder:
             self._told.add(message)
             self.messages.append(message)
 
+    def slurm_job(self) -> str:
+        """Return the id of the Slurm job that was submitted last; empty if there is none."""
+        job = (self.read_object(self.folder / "slurm" / "job.json") or {}).get("job")
+        return job if isinstance(job, str) and re.fullmatch("[0-9]+", job) else ""
+
     # -------------------------------------------------------------- a run's attempts
 
     def note(self, run_id: str, event: str, **details: Any) -> None:

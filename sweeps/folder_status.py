@@ -173,6 +173,8 @@ def status(
     done_parts = _done_parts(store, left, running, reports)
     estimate = _estimate(store, left, rows)
     failed = [row for row in done if row["status"] == "failed"]
+    if (job := store.slurm_job()) and not (store.folder / "manifest.json").exists():
+        store.say(f"Slurm job {job} was submitted and has not started the sweep yet")
     ok = [row["run_id"] for row in done if row["status"] == "ok"]
     return Status(
         folder=where,
@@ -227,7 +229,8 @@ def _done_parts(
 def _check_sweep(store: Store) -> Path | str:
     """Return the name of a store's folder. Raises StoreError if the folder holds no sweep."""
     where = store.shown(store.folder)
-    if not any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json")):
+    known = ("runs", "runs.csv", "manifest.json", "slurm")
+    if not any((store.folder / name).exists() for name in known):
         what = "holds no results" if store.folder.is_dir() else "is not there"
         raise StoreError(
             f"{where} {what}. Give the folder of a sweep, such as results/quickstart "
@@ -280,7 +283,7 @@ def _estimate(store: Store, left: Mapping[str, Run], rows: Mapping[str, Row]) ->
             run = left[run_id]
             known = by_size.seconds(run) if isinstance(run, CommandRun) else speed.seconds(run)
             jobs.append({run_id: known})
-    return replace(found, jobs=jobs)
+    return replace(found, jobs=jobs, workers=max(found.workers, len(store.drivers())))
 
 
 def _workers(store: Store) -> int:

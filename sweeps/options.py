@@ -60,6 +60,10 @@ class SweepOptions:
     Default: start Ray on this machine."""
     in_process: bool = False
     """Train one run after another in this process, without Ray."""
+    join: bool = False
+    """Share the results folder with other processes that were started with --join, in other
+    terminals or on other machines that see the folder. Each trains the runs that no other has
+    taken."""
     retry_failed: bool = False
     """Train failed runs again."""
     reuse: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling.columns import STATUSES
@@ -41,9 +42,21 @@ _BATCH_SECONDS = 3.0
 
 _RECENT = 50
 """Number of outcomes from which the time of the next commands is estimated."""
+_REVISIT_PATIENCE = 1.0
+"""Seconds to wait for a run that another driver of the same folder holds, at each later visit."""
 
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How a job is shared with other drivers of the same folder."""
+
+    retries: int
+    """Number of further attempts for a run whose process died."""
+    visits: int = 0
+    """How often another driver held the run."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,9 @@ class Job:
     """Forecasts for `win` and `forecast`; None for the default."""
     alone: bool = False
     """Train with nothing else on the GPU, because memory ran out beside other jobs."""
+    shared: Shared | None = None
+    """Set if other drivers work on the same folder: a run that one of them holds is visited
+    again later."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
@@ -87,6 +103,13 @@ class Job:
         """The joined ids of the runs; for a single run, its id."""
         return "-".join(run.run_id for run in self.runs)
 
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a run that another process holds."""
+        if self.shared is None:
+            return LEASE_PATIENCE
+        return _REVISIT_PATIENCE if self.shared.visits else 0.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -104,6 +127,8 @@ class Outcome:
     started: float = 0.0
     ended: float = 0.0
     """Seconds on the worker's monotonic clock."""
+    elsewhere: bool = False
+    """Whether another driver of the folder has trained the run."""
 
 
 @dataclass
@@ -117,7 +142,7 @@ class Queue:
     store: Store
     retries: int
     """Number of further attempts for a run whose worker died."""
-    _waiting: list[tuple[tuple[bool, float], int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[tuple[int, bool, float], int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     """Outcomes of runs in this session, oldest first."""
@@ -135,6 +160,12 @@ class Queue:
     """Number of workers that share a GPU: 1 if each has its own, 0 if they train on CPUs."""
     workers: int = 0
     """Number of workers that take jobs; 0 without Ray, where a job costs nothing."""
+    writing: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True)
+    """Holds the merged table; yields False if another driver of the folder holds it."""
+    stand_by: Callable[[], bool] = lambda: True
+    """Returns whether to wait for runs that other drivers of the folder hold."""
+    left_to_others: list[Job] = field(default_factory=list)
+    """Jobs that other drivers of the folder hold and this one does not wait for."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs for which the machine ran out of memory while others ran; they are tried again with
     nothing else running."""
@@ -145,13 +176,15 @@ class Queue:
         """Add jobs that wait for a worker."""
         for job in jobs:
             first = job.seconds if job.forecast else -job.seconds
-            heapq.heappush(self._waiting, ((job.alone, first), self._number, job))
+            visits = job.shared.visits if job.shared else 0
+            heapq.heappush(self._waiting, ((visits, job.alone, first), self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
         """Return the waiting job that comes first; None if no job waits or may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
+        self._leave_to_others()
         while self._waiting and not self.admits(self._waiting[0][2]):
             job = heapq.heappop(self._waiting)[2]
             if len(job.runs) > 1:
@@ -173,7 +206,7 @@ class Queue:
         The time of each is that of the last ones. The jobs shorten towards the end of the sweep, so
         that all workers end at about the same time.
         """
-        if job.runner is None or job.alone or not self.workers:
+        if job.runner is None or job.alone or job.shared or not self.workers:
             return job
         spans = [o.ended - o.started for o in self.outcomes[-_RECENT:] if o.status in STATUSES]
         mean = sum(spans) / len(spans) if spans else _SHORT_SECONDS
@@ -190,6 +223,22 @@ class Queue:
             runs += other.runs
             seconds += other.seconds
         return replace(job, runs=tuple(runs), seconds=seconds)
+
+    def _leave_to_others(self) -> None:
+        """Drop the first jobs if other drivers have finished them; or all, if other drivers hold
+        them and another one stands by."""
+        while self._waiting and (shared := self._waiting[0][2].shared):
+            job = self._waiting[0][2]
+            (run,) = job.runs
+            if self.store.has_result(run.run_id) and (found := self.store.result(run.run_id)):
+                heapq.heappop(self._waiting)
+                row = found.row
+                self._note(Outcome(run.run_id, row["status"], L=row["L"], elsewhere=True))
+                continue
+            if shared.visits and not self.stand_by():
+                self.left_to_others += [job for _, _, job in self._waiting]
+                self._waiting.clear()
+            return
 
     @property
     def waiting(self) -> list[Job]:
@@ -214,6 +263,8 @@ class Queue:
                 self._try_alone([job.of([run])], outcome.error)
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
+            elif outcome.status == "busy" and job.shared:
+                self._visit_later(job.of([run]), job.shared)
             elif outcome.status == "busy":
                 folder = self.store.shown(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
@@ -267,9 +318,12 @@ class Queue:
         """Return whether a run was under way when its worker died."""
         return [e.get("event") for e in self.store.attempts(run.run_id)][-1:] == ["start"]
 
+    def _visit_later(self, job: Job, shared: Shared) -> None:
+        self.add([replace(job, shared=replace(shared, visits=shared.visits + 1))])
+
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status in STATUSES:
+        if outcome.status in STATUSES and not outcome.elsewhere:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
@@ -277,7 +331,9 @@ class Queue:
         if (start := time.monotonic()) < self._next_merge or self.fatal:
             return
         try:
-            self.store.merge()
+            with self.writing() as held:
+                if held:
+                    self.store.merge()
         except StoreError as trouble:
             self.fatal = trouble
         end = time.monotonic()
@@ -323,20 +379,34 @@ class Queue:
     def _charge(self, run: Run, job: Job, error: str) -> None:
         """Count a failed attempt of a run; after too many, the run has failed."""
         try:
-            self.store.note(run.run_id, "killed", error=error)
-            deaths = self.store.killed(run.run_id)
-            if deaths <= self.retries:
-                if out_of_memory(error):
-                    self._try_alone([job.of([run])], error)
-                else:
-                    self.add([job.of([run])])
-                return
-            self.store.log(run.run_id, error)
-            reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
-            self.store.finish(failed_row(run, reason), [])
-            self._note(Outcome(run.run_id, "failed", reason))
+            if job.shared is None:
+                reason = charge(self.store, run, error, self.retries)
+            else:
+                with self.store.lease(run.run_id) as held:
+                    if not held or self.store.result(run.run_id):  # another driver took it over
+                        self._visit_later(job.of([run]), job.shared)
+                        return
+                    reason = charge(self.store, run, error, self.retries)
+            if reason:
+                self._note(Outcome(run.run_id, "failed", reason))
+            elif out_of_memory(error):
+                self._try_alone([job.of([run])], error)
+            else:
+                self.add([job.of([run])])
         except StoreError as trouble:
             self.fatal = trouble
+
+
+def charge(store: Store, run: Run, error: str, retries: int) -> str:
+    """Count a failed attempt of a run. After too many, store it as failed and return the reason."""
+    store.note(run.run_id, "killed", error=error)
+    deaths = store.killed(run.run_id)
+    if deaths <= retries:
+        return ""
+    store.log(run.run_id, error)
+    reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
+    store.finish(failed_row(run, reason), [])
+    return reason
 
 
 def busy_and_idle(queue: Queue) -> tuple[float, float, int]:

@@ -2,7 +2,7 @@
 
     results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, time
-                    lock                        held by the driver of the sweep
+                    lock, .joined/              held by the drivers of the sweep (sharing.py)
                     .estimate.json              its estimate of the time left (sweeps.estimate)
                     rounds/0001.json            a round of designed runs (adaptive/interval.py)
                     runs/<run_id>/result.json   row and curve; a run has finished once it exists
@@ -39,10 +39,11 @@ from scaling.command_run import CommandRun, Run
 from scaling.config import RECIPE, flatten
 from scaling.files import write_atomic
 from scaling.recorded_run import recorded
-from sweeps import leases, leftovers, mirror
+from sweeps import leases, leftovers, mirror, sharing
 from sweeps.adaptive.interval import Round
 from sweeps.errors import StoreError, why, writing
 from sweeps.folder import Folder
+from sweeps.leases import Holder
 from sweeps.merged import INDEX, MergedTable
 from sweeps.remote import Remote, is_uri, shown
 from sweeps.result import (
@@ -56,6 +57,7 @@ from sweeps.result import (
     parse,
     to_json,
 )
+from sweeps.sharing import JOINED, Hold
 
 _PULL_SECONDS = 5.0
 """Seconds before a store on a URI is looked at again."""
@@ -70,15 +72,14 @@ _WRITTEN = (
     "forecasts",
     "tensorboard",
     "wandb",
+    "slurm",
+    JOINED,
     INDEX,
 )
 """Names in a results folder that a sweep writes to, or below."""
 
 _NEEDED_BYTES = 10 << 20
 """Free space [bytes] that a sweep needs to start."""
-
-_LOOK_SECONDS = 0.5
-"""Seconds that `drive` waits for the lock, because checking the lock acquires it briefly."""
 
 
 class Store(Folder):
@@ -214,9 +215,20 @@ class Store(Folder):
         """Return the runs whose lease some process holds now."""
         return [run_id for run_id in run_ids if leases.locked(self.run_folder(run_id) / "lock")]
 
-    def driver(self) -> tuple[int, str] | None:
-        """Return (pid, host) of the process that works on this sweep now; None if none does."""
-        return leases.holder(self.folder / "lock")
+    def drivers(self) -> list[Holder]:
+        """Return the processes that work on this sweep now."""
+        alone = leases.holder(self.folder / "lock")
+        shared = sharing.joined(self)
+        return [alone] if alone and not (shared and alone.sharing) else shared
+
+    def driver(self) -> Holder | None:
+        """Return a process that works on this sweep now; None if none does."""
+        return next(iter(self.drivers()), None)
+
+    def died(self, run_id: str) -> bool:
+        """Return whether the last attempt at a run ended without a word, as by a kill."""
+        events = self.attempts(run_id)
+        return bool(events) and events[-1].get("event") == "start"
 
     def tags(self) -> dict[str, str]:
         """Return {run_id: tag} of every run with a row or a folder here; '' for a run without a
@@ -413,24 +425,15 @@ class Store(Folder):
     # -------------------------------------------------------------- leases
 
     @contextlib.contextmanager
-    def drive(self) -> Iterator[None]:
-        """Hold the sweep. A second driver of the folder gets a StoreError that names the first."""
-        path = self.folder / "lock"
+    def drive(self, *, share: bool = False) -> Iterator[Hold]:
+        """Hold the sweep, alone or, with `share`, together with others that share it.
+
+        A driver that cannot have that gets a StoreError that names who holds it.
+        """
         with writing(self._given):
             self._check_links()
-        lease = leases.take(path, self.shown(path), patience=_LOOK_SECONDS)
-        if lease is None:
-            held = "another process"
-            with contextlib.suppress(OSError, ValueError):
-                held = files.read_text(path).strip() or held
-            raise StoreError(
-                f"{self._given} is being worked on by {held}. Wait for it (`scaling status` shows "
-                "it), or choose another folder with --results."
-            )
-        try:
-            yield
-        finally:
-            lease.close()
+        with (sharing.shared if share else sharing.alone)(self) as hold:
+            yield hold
 
     @contextlib.contextmanager
     def lease(self, run_id: str, *, patience: float = 0.0) -> Iterator[bool]:

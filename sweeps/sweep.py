@@ -19,7 +19,7 @@ from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
-from sweeps.checks import check_kind, check_options, prepare
+from sweeps.checks import check_joined, check_kind, check_options, prepare
 from sweeps.display import say
 from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
@@ -141,8 +141,8 @@ class Sweep:
         """
         options = SweepOptions.of(options, changes)
         workers = check_options(options, self.spec.runner)
-        rows = self.store.rows()
-        check_kind(self.store, rows, self.spec.runner)
+        check_joined(options, self.spec, self.store)
+        rows = self._checked_rows()
         remarks = self._remarks(rows)
         reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
@@ -153,6 +153,13 @@ class Sweep:
             prepare(self.spec.name, self.store, missing, rows, execution, runner=self.spec.runner)
             plan = planner.measured(plan, rows, need_speed=True)
         return replace(plan, price=price, weightless=self._weightless(plan, own), remarks=remarks)
+
+    def _checked_rows(self) -> dict[str, Row]:
+        """Return the results in the folder. Raises StoreError if they are of another kind of
+        runs."""
+        rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
+        return rows
 
     def _remarks(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
         """Return the remarks about the spec, and about files whose change makes its runs new."""
@@ -200,7 +207,7 @@ class Sweep:
             store=self.store,
             requested=self._requested,
             machine=machine,
-            packs=options.packs,
+            packs=options.packs and not options.join,
         )
 
     # -------------------------------------------------------------- running
@@ -224,6 +231,8 @@ class Sweep:
         (`in_process`). Ray is started for the sweep unless `address` names a running cluster that
         this machine is part of; the workers must then see the results folder.
 
+        With `join`, several processes share the results folder.
+
         Losses depend on `threads`, `devices` and `compile` in their last digits, never on
         `workers`; nor on `packs` on the CPU with one thread. A run that raises an error, or whose
         worker dies more than `retries` times, ends as a row with status 'failed'. A spec with
@@ -237,6 +246,7 @@ class Sweep:
         """
         options = SweepOptions.of(options, changes)
         workers = check_options(options, self.spec.runner)
+        check_joined(options, self.spec, self.store)
         if options.address is not None:
             probe(options.address)
         check_budget((run for run in self.spec.runs if isinstance(run, CommandRun)), options)
@@ -244,12 +254,8 @@ class Sweep:
         self._requested.check()
         console = console or Console(file=sys.stdout, quiet=quiet)
         on_finish = self._finish_callback(options, console, on_finish)
-        rows = self.store.rows()
-        check_kind(self.store, rows, self.spec.runner)
-        remarks = self._remarks(rows)
-        if options.retry_failed:
-            rows = self._without_failed(rows)
-        rows = self._with_reused(rows, options, console)
+        remarks = self._remarks(self._checked_rows())
+        rows = self.known(options, console)
         planner = self._planner(options, workers)
         self._requested.record_due_round(rows)
         plan = planner.plan(rows)
@@ -271,7 +277,7 @@ class Sweep:
             )
             driver.train(plan, rows)
         else:
-            self._merge_finished(plan, console)
+            self._merge_finished(plan, console, share=options.join)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.selection:
             say(
@@ -280,6 +286,14 @@ class Sweep:
                 "spec; their rows stay in its table.",
             )
         return table.read(self.folder)
+
+    def known(self, options: SweepOptions, console: Console) -> dict[str, Row]:
+        """Return the results so far, after what `options` change about them: failed runs are
+        forgotten (`retry_failed`), and results of other folders are taken (`reuse`)."""
+        rows = self.store.rows()
+        if options.retry_failed:
+            rows = self._without_failed(rows)
+        return self._with_reused(rows, options, console)
 
     def _finish_callback(
         self,
@@ -342,12 +356,13 @@ class Sweep:
         say(console, f"{len(reused)} finished runs taken from {folders}")
         return self.store.rows()
 
-    def _merge_finished(self, plan: SweepPlan, console: Console) -> None:
+    def _merge_finished(self, plan: SweepPlan, console: Console, *, share: bool) -> None:
         """Print that all runs are finished, after bringing the table up to date if necessary."""
         if self.store.merge_is_due():
             try:
-                with self.store.drive():
-                    self.store.remove_leftovers()
+                with self.store.drive(share=share) as hold, hold.writing():
+                    if not hold.others:
+                        self.store.remove_leftovers()
                     self.store.merge()
             except StoreError as error:  # the results themselves are safe
                 say(console, f"the table was not written again: {error}")
@@ -369,6 +384,10 @@ class Sweep:
 
     def resume_command(self, options: SweepOptions) -> str:
         """Return the command that resumes this sweep with the same options, without credentials."""
+        return shlex.join(self.resume_words(options))
+
+    def resume_words(self, options: SweepOptions) -> list[str]:
+        """Return the words of :meth:`resume_command`."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == SPECS:
             name = self.spec.path.stem
@@ -380,8 +399,7 @@ class Sweep:
         words += _set_arguments(self.spec.changes)
         words += self.spec.selection
         words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
-        words += ["--same-code"] if self.spec.same_code else []
-        return shlex.join(words)
+        return [*words, *(["--same-code"] if self.spec.same_code else [])]
 
 
 def _set_arguments(changes: Mapping[str, Any]) -> list[str]:

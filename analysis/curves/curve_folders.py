@@ -48,7 +48,7 @@ def read_folder(
     recorded = run_folders.configs(folder).items()
     configs = {run_id: run for run_id, run in recorded if isinstance(run, RunConfig)}
     configs |= planned or {}
-    open_ = {
+    open_: dict[str, RunConfig] = {
         run_id: each.config
         for run_id, each in begun.open.items()
         if isinstance(each.config, RunConfig)

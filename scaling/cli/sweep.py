@@ -26,11 +26,13 @@ def sweep(
     tag: Tag = None,
     allow_code: tuple[str, ...] = (),
     same_code: bool = False,
+    slurm: tuple[str, ...] = (),
 ) -> None:
     """Train the missing runs of a sweep with Ray; run it again to resume.
 
     Example: scaling sweep quickstart --workers 2
     Example: scaling sweep quickstart --dry-run --price 2.5
+    Example: scaling sweep quickstart --slurm partition=gpu --slurm time=4:00:00 --slurm array=8
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
@@ -47,8 +49,11 @@ def sweep(
             it lies outside the current folder.
         same_code: Let the files of [runner] code count as unchanged since the results were made. By
             default, a changed file makes new runs.
+        slurm: Submit the sweep to Slurm with this option of sbatch, KEY=VALUE such as
+            partition=gpu: one allocation of nodes=K with a Ray cluster, or array=K tasks without
+            Ray. --dry-run prints the script.
     """
-    ray = () if dry_run or options.in_process else ("ray",)
+    ray = () if slurm or dry_run or options.in_process else ("ray",)
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
     from sweeps.spec import find
@@ -63,6 +68,11 @@ def sweep(
         spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,
         on_code=note_code, same_code=same_code,
     )  # fmt: skip
+    if slurm:
+        from sweeps.slurm.submit import submit
+
+        submit(chosen, slurm, options, dry_run=dry_run, say=show)
+        return
     if dry_run:
         show(chosen.plan(options, price=price, measure=True))
         return
