@@ -10,16 +10,14 @@
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
                                   pack.json           progress of a pack that this run leads
-                    rungs/              losses at which runs were compared (sweeps.early_stopping)
-                    forecasts/          curves and decisions of runs (sweeps.forecast_stopping)
+                    rungs/, forecasts/  what was decided on (early_stopping.py, forecast_stopping.py)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived from the
 results. A run whose row is in the table counts as finished even if its raw folder is gone, so a
 committed table can be extended.
 
 A store on a URI (s3://bucket/results/mine) keeps results and table there (sweeps/remote.py) and
-works in a local folder: checkpoints, logs and leases belong to the training machine. Imports
-neither torch nor ray.
+works in a local folder: checkpoints, logs and leases stay there. Imports neither torch nor ray.
 """
 
 from __future__ import annotations
