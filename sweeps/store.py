@@ -10,7 +10,7 @@
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
                                   pack.json           progress of a pack that this run leads
-                    rungs/, forecasts/  what was decided on (early_stopping.py, forecast_stopping.py)
+                    rungs/, forecasts/  decisions (early_stopping.py, forecast_stopping.py)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived from the
 results. A run whose row is in the table counts as finished even if its raw folder is gone, so a
