@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo backtest test test-slow test-hf test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-slow test-gpu test-hf test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -33,14 +33,20 @@ test: data
 test-slow: data
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
+# Run all checks of the GPU benchmark that a CPU can, at a small size. On a machine with a GPU, run
+# benchmarks/gpu.py itself.
+test-gpu: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_gpu.py
+
 # Test the exchange against transformers and lm-evaluation-harness, in an environment of its own.
-# accelerate is what `lm_eval --model hf` needs.
+# accelerate is what `lm_eval --model hf` and the Trainer of transformers need.
 HF := $(VENV)-hf
 test-hf: pyproject.toml constraints.txt
 	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
 	$(HF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[dev,hf]' accelerate
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(HF)/bin/python -m pytest tests/test_hf.py tests/test_exchange.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(HF)/bin/python -m pytest tests/test_hf.py tests/test_exchange.py \
+	  tests/test_own_trainer.py
 
 # Install the wheel without its extras into a bare environment and test it there.
 test-wheel: $(STAMP)
@@ -89,6 +95,7 @@ bench: data
 	$(BIN)/python benchmarks/coverage.py --check
 	$(BIN)/python benchmarks/mup_transfer.py --check
 	$(BIN)/python benchmarks/score_speed.py --check
+	$(BIN)/python benchmarks/command_overhead.py --check
 
 clean:
 	rm -rf $(VENV) $(HF) build dist *.egg-info

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,7 @@ def check_waits() -> Figures:
     on_gpu()
     import torch
 
-    for K, changes in ((1, {}), (4, {"optim__ema": 0.9, "eval__update_ratio": True})):
+    for K, changes in ((1, {}), (4, {"optim__ema": 0.9, "eval__update_ratio": True}), (16, {})):
         for more in ({}, {"precision": "bfloat16"}, {"eval__noise_parts": 2}):
             trainer = trainer_of(run_of(**changes, **more), K, execution())
             trainer.steps(2)
@@ -293,6 +294,51 @@ def check_two_ranks() -> Figures:
 
 
 @check
+def check_lost_rank() -> Figures:
+    """When a rank dies, the run ends within seconds, although the launch queue is full."""
+    import torch
+
+    from scaling.devices import launch
+    from scaling.devices.rank_process import RankProcess
+    from scaling.devices.ranks import Ranks
+
+    if options.device != "cpu" and torch.cuda.device_count() < 2:
+        raise SkipError("needs two GPUs")
+    pids: list[int] = []
+    steps, killed = 0, 0.0
+
+    class Noted(RankProcess):
+        def __init__(self, start: Any) -> None:
+            super().__init__(start)
+            pids.append(self.process.pid)
+
+    def kill() -> bool:
+        nonlocal steps, killed
+        steps += 1
+        if steps == 3:
+            x = torch.ones(1 << 20, device=options.device)
+            killed = time.perf_counter()
+            os.kill(pids[0], signal.SIGKILL)
+            Ranks(size=2).add(x)  # NCCL does not notice
+            for _ in range(5000):
+                x.mul_(0.5)
+            synchronize()
+        return False
+
+    launch.RankProcess = Noted
+    try:
+        losses(run_of(), execution(devices=2), should_stop=kill)
+    except ChildProcessError as error:
+        took = time.perf_counter() - killed
+        assert "SIGKILL" in str(error) and took < 15, f"{took:.0f} s: {error}"
+    else:
+        raise AssertionError("the run ended although a rank had died")
+    finally:
+        launch.RankProcess = RankProcess
+    return {"seconds_until_raised": took}
+
+
+@check
 def check_compiled() -> Figures:
     """Compiled code has the losses of eager code."""
     return close(
@@ -300,12 +346,47 @@ def check_compiled() -> Figures:
     )
 
 
+@check
+def check_graphs() -> Figures:
+    """Steps replayed as CUDA graphs have the losses of eager steps: a run, a growing batch, a pack
+    whose members end one by one, and compiled steps; the host waits for nothing."""
+    on_gpu()
+    import torch
+
+    from scaling.config import override
+    from scaling.training.train import train_pack
+
+    found: Figures = {}
+    for name, changes in (("one", {}), ("growing", {"optim__batch_warmup_tokens": 4096})):
+        run = run_of(**changes)
+        ours = losses(run, execution(cuda_graphs=True))
+        found[name] = close(name, ours, losses(run, execution()), 2e-3)["largest_difference"]
+        note(found)
+    changes = [{"seed": k, "tokens": (40 - 10 * k) * 512, "optim.ema": 0.9} for k in range(3)]
+    runs = [override(run_of(), change) for change in changes]
+    plain = [result.row["L"] for result in train_pack(runs, execution=execution())]
+    for name, how in (("packs", {}), ("compiled", {"compile": True})):
+        answer = train_pack(runs, execution=execution(cuda_graphs=True, **how))
+        ours = [result.row["L"] for result in answer]
+        found[name] = close(name, ours, plain, 2e-3)["largest_difference"]
+        note(found)
+    # 8192 tokens per step, since torch sorts the tokens of more than 3072 embeddings
+    trainer = trainer_of(run_of(tokens=200 * 512, eval__points=1), 16, execution(cuda_graphs=True))
+    trainer.steps(5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.steps(20)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return found
+
+
 # ------------------------------------------------------------------ speed
 
 
 def step_seconds(steps: Callable[[int], Any], seconds: float) -> float:
     """Seconds per step: the least of five tries, each synchronised with the device."""
-    steps(3)
+    steps(5)  # graphs are recorded at the fourth step
     synchronize()
     tries, n = [], 1
     for _ in range(5):
@@ -383,15 +464,18 @@ def speed_of_packs(name: str) -> Figures:
     run = run_of(model=SHAPES[name], batch_tokens=1024, tokens=10**9, eval__test_tokens=128)
     plain = step_seconds(plain_steps(run), options.turn)
     found: Figures = {"plain_tokens_per_second": round(1024 / plain)}
-    ways = {"eager": {}, "compiled": {"compile": True}, "graphed": {"cuda_graphs": True}}
+    ways = {"eager": {}, "compiled": {"compile": True}}
+    if options.device != "cpu":
+        ways |= {"graphed": {"cuda_graphs": True}}
+        ways |= {"compiled_graphed": {"compile": True, "cuda_graphs": True}}
+        if name == "3e4":  # another compilation, for a question that one size answers
+            ways |= {"cpp_wrapper": {"compile": True}}
     for way, how in ways.items():
-        if way == "graphed" and not has_graphs():
-            found["graphed"] = "not available"
-            continue
         for K in (1, 2) if options.tiny else (1, 16, 64):
             try:
-                steps = trainer_of(run, K, execution(**how)).steps
-                each = step_seconds(steps, options.turn) / K
+                with wrapper_in_cpp() if way == "cpp_wrapper" else contextlib.nullcontext():
+                    steps = trainer_of(run, K, execution(**how)).steps
+                    each = step_seconds(steps, options.turn) / K
                 found[f"{way}_{K}"] = round(plain / each, 2)
             except Exception as error:  # the other figures are still worth having
                 found[f"{way}_{K}"] = f"{type(error).__name__}: {str(error)[:160]}"
@@ -400,10 +484,16 @@ def speed_of_packs(name: str) -> Figures:
     return found | {"gain": max(gains)}
 
 
-def has_graphs() -> bool:
-    from scaling.execution import Execution
+@contextlib.contextmanager
+def wrapper_in_cpp() -> Iterator[None]:
+    """Let the compiler write the code that launches kernels in C++ instead of Python."""
+    import torch
+    from torch._inductor import config
 
-    return options.device != "cpu" and "cuda_graphs" in Execution.__dataclass_fields__
+    torch._dynamo.reset()
+    with config.patch(cpp_wrapper=True):
+        yield
+    torch._dynamo.reset()
 
 
 @check
@@ -439,6 +529,7 @@ def child(names: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.stdout = answers
+    warnings.filterwarnings("error", "steps are not CUDA graphs")
     for name in names:
         print(json.dumps({"begins": name}), flush=True)
         start = time.perf_counter()

@@ -7,6 +7,7 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +136,7 @@ _MEASURED = (
     ),
     Column("device", "str", "", "device that it ran on"),
     Column("error", "str", "", "what happened, for every run that is not ok"),
+    Column("command", "str", "", "command that trained the run; empty for the built-in trainer"),
 )
 
 
@@ -213,6 +215,16 @@ CONFIG_DEFAULTS = config_row({key: default for key, (_, default) in fields_of().
 of a new field leaves existing runs as they were."""
 
 
+def is_command(row: Mapping[str, Any]) -> bool:
+    """Return whether a command of the user trained the run of a row."""
+    command = row.get("command")
+    return isinstance(command, str) and bool(command)
+
+
+ALWAYS = frozenset({"run_id", "status", "N", "D", "C", "L", "command"})
+"""Columns that a table of runs of a command always has; others only if they hold something."""
+
+
 def markdown() -> str:
     """Return the schema as Markdown: the content of results/README.md."""
     lines = [
@@ -222,6 +234,9 @@ def markdown() -> str:
         "(one row per evaluation), `tests.parquet` (final losses by position in the context and on",
         "other distributions), `manifest.json` (revision, versions, machine, corpus, wall-clock",
         "time) and figures. This page is generated from `scaling/columns.py`.",
+        "",
+        "If a command of your own trains the runs, `runs.csv` has a column for each of its keys",
+        "and for everything that it reports, and leaves out columns that no run fills.",
     ]
     tables = {"runs.csv": COLUMNS, "curves.parquet": CURVE_COLUMNS, "tests.parquet": TEST_COLUMNS}
     for title, columns in tables.items():

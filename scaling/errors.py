@@ -12,6 +12,10 @@ class ConfigError(ValueError):
     """A run or a spec is invalid; the message names the key, its value and what to do."""
 
 
+class Interrupted(Exception):
+    """Training stopped because `should_stop` asked for it; the checkpoint is written."""
+
+
 class TableError(ValueError):
     """A results table cannot be used; the message names the column, the row and what to do."""
 

@@ -33,6 +33,10 @@ class Execution(Part):
     """Use torch.compile, which needs a C++ compiler. Numbers differ from uncompiled ones in the
     last digits. Each model shape takes up to about a minute the first time, then seconds, from
     torch's cache."""
+    cuda_graphs: bool = False
+    """Record training steps as CUDA graphs and replay them, which takes one launch per step. For
+    AdamW on a single GPU, and steps of one micro-batch without the noise scale; other steps train
+    as usual, with a warning."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints (if a folder is given)."""
     micro_tokens: int | None = None
@@ -61,6 +65,11 @@ class Execution(Part):
             raise ConfigError(
                 "execution.shard=true needs several devices to shard over, and "
                 "execution.devices=1; set execution.devices to 2 or more."
+            )
+        if self.cuda_graphs and self.devices > 1:
+            raise ConfigError(
+                f"execution.cuda_graphs=true needs a single device, and execution.devices="
+                f"{self.devices}; leave one of them out."
             )
         check_positive(self, "peak_flops", "micro_tokens")
         if self.checkpoint_seconds < 0:

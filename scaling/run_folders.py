@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from scaling import files, run_progress
-from scaling.config import RunConfig, fields_of, from_dict
+from scaling.command_run import Run
+from scaling.config import fields_of, from_dict
 from scaling.errors import ConfigError
+from scaling.recorded_run import from_recorded
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
     """A run that has begun and has no result."""
 
-    config: RunConfig
+    config: Run
     running: bool
     """Whether a process trains it now."""
     step: int = 0
@@ -63,7 +65,7 @@ def read(folder: str | Path, merged: Collection[str] = ()) -> RunFolders:
     return found
 
 
-def configs(folder: str | Path) -> dict[str, RunConfig]:
+def configs(folder: str | Path) -> dict[str, Run]:
     """Return {run_id: config} of the runs that have begun and whose folders are still there."""
     found = {}
     for path in sorted((Path(folder) / "runs").glob("*/config.json")):
@@ -94,22 +96,25 @@ def _add(found: RunFolders, folder: Path, run_id: str) -> None:
 
 
 def _with_report(run: OpenRun, report: Mapping[str, Any]) -> OpenRun:
+    last = run.config.S or math.inf  # of a command whose batch is not known
     return replace(
         run,
-        step=int(min(_number(report.get("step")) or 0, run.config.S)),
-        curve=_curve(report.get("curve"), run.config.S),
+        step=int(min(_number(report.get("step")) or 0, last)),
+        curve=_curve(report.get("curve"), last),
         tokens_per_second=_number(report.get("tokens_per_second")) or None,
     )
 
 
-def _config(values: Mapping[str, Any]) -> RunConfig | None:
+def _config(values: Mapping[str, Any]) -> Run | None:
+    if "command" in values:
+        return from_recorded(values)
     try:
         return from_dict({key: values[key] for key in fields_of() if key in values})
     except ConfigError:
         return None
 
 
-def _curve(points: Any, last: int) -> list[tuple[int, float, float | None]]:
+def _curve(points: Any, last: float) -> list[tuple[int, float, float | None]]:
     """Return the points of a progress report that are numbers, in order of their steps."""
     found = {}
     for point in points if isinstance(points, list) else ():

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaling.command_run import CommandRun, Run
 from scaling.config import RunConfig
 from scaling.count import (
     CONVENTIONS,
@@ -53,9 +54,31 @@ def flops_per_token_of(run: RunConfig, convention: str = "6N") -> float:
     return flops_per_token(run.model, run.data.vocab_size, convention)
 
 
-def flops_of(run: RunConfig, convention: str = "6N") -> float:
-    """Return the training FLOPs of a whole run: FLOPs per token times D."""
+def flops_of(run: Run, convention: str = "6N") -> float:
+    """Return the training FLOPs of a whole run: FLOPs per token times D.
+
+    Those of a command are 6 N D by the convention '6N'; nan if its N is not known.
+    """
+    if isinstance(run, CommandRun):
+        return math.nan if run.N is None or convention != "6N" else 6.0 * run.N * run.D
     return flops_per_token_of(run, convention) * run.D
+
+
+def N_of(run: Run) -> int | None:
+    """Return the non-embedding parameters of a run; None if only its command knows them."""
+    return run.N if isinstance(run, CommandRun) else parameters_of(run).N
+
+
+def work_of(run: Run) -> float:
+    """Return what progress is measured in (:func:`unit_of`): 6 N D FLOPs, or D if N is unknown."""
+    C = flops_of(run)
+    return float(run.D) if math.isnan(C) else C
+
+
+def unit_of(runs: Iterable[Run]) -> str:
+    """Return the unit of :func:`work_of` for the runs of a sweep, as it follows a number."""
+    first = next(iter(runs), None)
+    return " tokens" if isinstance(first, CommandRun) and first.N is None else "FLOPs"
 
 
 def size_columns(run: RunConfig, step: int | None = None) -> dict[str, Any]:

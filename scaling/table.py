@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.column_words import expression, likely_meaning, meaning
 from scaling.columns import (
+    ALWAYS,
     COLUMNS,
     CONFIG_DEFAULTS,
     CURVE_COLUMNS,
     TEST_COLUMNS,
     Column,
+    is_command,
 )
 from scaling.errors import TableError, nearest
 from scaling.files import EncodingError, check_regular, check_utf8, replacing
@@ -135,20 +137,40 @@ def _beyond(value: float) -> str:
 def ordered(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a table with the columns and dtypes of the schema, sorted by N, D and run_id.
 
-    A row that lacks a config field is older than the field, and was trained with its default.
+    A row that lacks a config field is older than the field, and was trained with its default. Rows
+    of runs of a command have columns of their own, after those of the schema, and of the schema
+    only the columns that some row fills.
     """
-    import pandas as pd
 
-    names = [c.name for c in COLUMNS]
-    complete = [CONFIG_DEFAULTS | row for row in rows]
+    of_command = any(is_command(row) for row in rows)
+    own: list[str] = []
+    if of_command:
+        filled = {name for row in rows for name, value in row.items() if value not in (None, "")}
+        names = [c.name for c in COLUMNS if c.name in filled | ALWAYS]
+        own = sorted(filled - {c.name for c in COLUMNS})
+        complete = rows
+    else:
+        names = [c.name for c in COLUMNS if c.name != "command"]
+        complete = [CONFIG_DEFAULTS | row for row in rows]
     kind = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
-    kinds = {c.name: kind[c.dtype] for c in COLUMNS}
+    kinds = {c.name: kind[c.dtype] for c in COLUMNS if c.name in names}
     try:
-        table = pd.DataFrame(complete, columns=names).astype(kinds)
+        table = _table(complete, names, own).astype(kinds)
     except UnicodeEncodeError:  # a file name in an error may not be UTF-8
         complete = [{k: _encodable(v) for k, v in row.items()} for row in complete]
-        table = pd.DataFrame(complete, columns=names).astype(kinds)
+        table = _table(complete, names, own).astype(kinds)
     return table.sort_values(["N", "D", "run_id"], ignore_index=True)
+
+
+def _table(rows: list[dict[str, Any]], names: list[str], own: list[str]) -> pd.DataFrame:
+    """Return rows as a table; whole numbers in columns of a command stay whole beside gaps."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=names)
+    if not own:
+        return table
+    cells = {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in own}
+    return pd.concat([table, pd.DataFrame(cells)], axis="columns")
 
 
 def _encodable(value: Any) -> Any:
@@ -159,7 +181,8 @@ def read(folder: str | Path) -> pd.DataFrame:
     """Return the table of a results folder (``runs.csv``) with all columns of the schema.
 
     If columns were added to the schema after the table was written, config columns hold their
-    defaults and measured ones are empty. Raises TableError if there is no table.
+    defaults and measured ones are empty; a table of runs of a command stays as it is. Raises
+    TableError if there is no table.
     """
     import pandas as pd
 
@@ -191,6 +214,8 @@ def read(folder: str | Path) -> pd.DataFrame:
     present = [column for column in COLUMNS if column.name in table.columns]
     table = table.assign(**{c.name: _typed(table[c.name], c, path) for c in present})
     names = [c.name for c in COLUMNS]
+    if "command" in table.columns and table["command"].notna().any():
+        return table  # what a command did not report has no default
     absent = [name for name in names if name not in table.columns]
     table = table.assign(**{name: CONFIG_DEFAULTS.get(name) for name in absent})
     return table[names + [name for name in table.columns if name not in names]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scaling import size
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError
 from scaling.units import clock, si
 
@@ -35,7 +35,7 @@ class SweepBudget:
         """Return whether there is a limit."""
         return self.flops is not None or self.hours is not None
 
-    def admits(self, runs: Iterable[RunConfig]) -> bool:
+    def admits(self, runs: Iterable[Run]) -> bool:
         """Return whether these runs may start now. If so, they count as started; a resumed run
         counts once."""
         if self.hours is not None and time.monotonic() - self._start > 3600 * self.hours:

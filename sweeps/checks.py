@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling import progress
+from scaling.columns import is_command
+from scaling.command_run import CommandRun, Run
 from scaling.config import DataConfig, RunConfig
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -17,6 +19,10 @@ from scaling.extras import require
 from sweeps.errors import StoreError
 from sweeps.options import SweepOptions
 from sweeps.result import Row
+from sweeps.runner.checks import check_commands
+from sweeps.runner.checks import check_options as check_command_options
+from sweeps.runner.runner import Runner
+from sweeps.spec import Spec
 from sweeps.store import Store
 
 if TYPE_CHECKING:
@@ -43,18 +49,23 @@ class _Text:
 def prepare(
     name: str,
     store: Store,
-    runs: Iterable[RunConfig],
+    runs: Iterable[Run],
     rows: Mapping[str, Row],
     execution: Execution,
     recorded: Mapping[str, str] | None = None,
+    runner: Runner | None = None,
 ) -> dict[str, str]:
     """Create the token files of `runs` and check what would otherwise fail only during training.
 
     Returns the hashes of the texts by name (:func:`scaling.data.corpus.hashes`), including those
     `recorded` earlier in the same call. Raises ConfigError for a run that cannot be trained as
     configured and for a text that has changed since it was recorded, and StoreError if results on
-    different texts would mix. `name` is the sweep's name for messages.
+    different texts would mix. `name` is the sweep's name for messages. Runs of a command, which
+    `runner` executes, have no texts: their program must be there.
     """
+    if runner is not None:
+        check_commands(name, (run for run in runs if isinstance(run, CommandRun)), runner)
+        return {}
     # Importing torch takes seconds. auto and cpu exist everywhere, and one device needs no launch.
     if execution.device not in ("auto", "cpu"):
         from scaling.devices.device import device_of
@@ -67,7 +78,7 @@ def prepare(
     progress.step("checking the runs")
     texts: dict[_TextKey, _Text] = {}
     checked: set[tuple[Any, ...]] = set()
-    for run in runs:
+    for run in (run for run in runs if isinstance(run, RunConfig)):
         try:
             if execution.micro_tokens is not None and execution.micro_tokens < run.model.n_ctx:
                 raise ConfigError(
@@ -155,11 +166,28 @@ def _check_rows(
                 )
 
 
-def check_options(options: SweepOptions) -> int:
-    """Return the number of workers that will run.
+def check_kind(store: Store, rows: Mapping[str, Row], runner: Runner | None) -> None:
+    """Raise StoreError if the results of a folder are of another kind than the runs of a spec."""
+    first = next(iter(rows.values()), None)
+    if first is None or is_command(first) == (runner is not None):
+        return
+    there, here = "a command", "the built-in trainer"
+    if runner is not None:
+        there, here = here, there
+    raise StoreError(
+        f"{store.shown(store.folder)} holds runs of {there}, and this spec trains by {here}. "
+        "Their columns differ, so each kind needs a folder of its own: choose another folder with "
+        "--results, or another name for the spec."
+    )
+
+
+def check_options(options: SweepOptions, runner: Runner | None = None) -> int:
+    """Return the number of workers that will run; with `runner`, each of them runs a command.
 
     Raises ConfigError for incompatible options, and if this machine has too few cores.
     """
+    if runner is not None:
+        check_command_options(options, runner)
     execution, address = options.execution, options.address
     if type(options.workers) is not int or options.workers < 1:
         raise ConfigError(f"workers={options.workers!r} must be a whole number of at least 1.")
@@ -191,6 +219,13 @@ def check_options(options: SweepOptions) -> int:
             "Start Ray on the nodes and give --address host:port, or auto (docs/cluster.md)."
         )
     cores = _available_cores()
+    if runner is not None and runner.cpus is not None:
+        if workers * runner.cpus > cores:
+            raise ConfigError(
+                f"workers={workers} of [runner] resources.cpus={runner.cpus:g} take "
+                f"{workers * runner.cpus:g} cores, but this process may use {cores}; ask for fewer."
+            )
+        return workers
     if (needed := workers * execution.threads * execution.devices) > cores:
         devices = f" on devices={execution.devices}" if execution.devices > 1 else ""
         raise ConfigError(
@@ -198,6 +233,29 @@ def check_options(options: SweepOptions) -> int:
             f"but this process may use {cores}; ask for fewer workers, or for fewer threads each."
         )
     return workers
+
+
+def check_joined(options: SweepOptions, spec: Spec, store: Store) -> None:
+    """Raise ConfigError for a sweep that several drivers cannot share as `options` say."""
+    if not options.join:
+        return
+    if spec.searches is not None:
+        raise ConfigError(
+            f"{spec.name} has [until]: its results decide which runs follow, so one process has "
+            "to decide. Leave out --join (with --slurm, leave out array=) and give that process "
+            "more workers."
+        )
+    if store.remote is not None:
+        raise ConfigError(
+            f"{store.shown(store.folder)} is a URI, where processes cannot see which runs others "
+            "train. Share a folder (--join, or array= of --slurm) on a file system with locks."
+        )
+    for name, given in (("--retry-failed", options.retry_failed), ("--reuse", options.reuse)):
+        if given:
+            raise ConfigError(
+                f"{name} cannot be used with --join: each process would do it again. Give it "
+                "to one process without --join, and start the others when that has ended."
+            )
 
 
 def _available_cores() -> int:

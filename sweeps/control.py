@@ -18,10 +18,11 @@ from rich.text import Text
 
 from scaling import progress
 from scaling.files import read_bytes
-from sweeps import kept_weights
+from sweeps import kept_weights, leftovers
 from sweeps.display import escaped, say
 from sweeps.errors import StoreError, why
 from sweeps.folder_status import Status, status
+from sweeps.slurm import jobs as slurm_jobs
 from sweeps.store import Store
 
 _MAX_WATCH_SECONDS = 300.0
@@ -87,14 +88,20 @@ def logs(folder: str | Path, run: str) -> str:
         details = {k: v for k, v in event.items() if k not in ("event", "time", "execution")}
         text = ", ".join(f"{key}={value}" for key, value in details.items())
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {text}".rstrip())
-    path = store.run_folder(run_id) / "output.log"
+    folder = store.run_folder(run_id)
+    texts = [_log(store, folder / "output.log")]
+    for path in sorted(folder.glob("output.node*.log")):
+        texts.append(f"{path.name}:\n{_log(store, path) or '(nothing)'}")
+    return "\n".join([*lines, *(list(filter(None, texts)) or ["(it printed nothing)"])])
+
+
+def _log(store: Store, path: Path) -> str:
     try:
-        text = read_bytes(path).decode(errors="replace").strip()
+        return read_bytes(path).decode(errors="replace").strip()
     except FileNotFoundError:
-        text = ""
+        return ""
     except OSError as error:
         raise StoreError(f"{store.shown(path)} cannot be read: {why(error)}") from None
-    return "\n".join([*lines, *([text] if text else ["(it printed nothing)"])])
 
 
 def _find_run(store: Store, tags: Mapping[str, str], run: str) -> str:
@@ -119,18 +126,46 @@ def cancel(
     end.
 
     Its workers write checkpoints, and it prints the command that resumes it. `now` is like pressing
-    Ctrl-C twice. `say` is called with a message about what is awaited. Raises StoreError if no
-    sweep is running, or if it runs on another machine.
+    Ctrl-C twice. A sweep in Slurm is stopped through scancel, and its jobs that have not started
+    are withdrawn. `say` is called with a message about what is awaited. Raises StoreError if no
+    sweep is running, or if it runs on another machine outside of Slurm.
     """
     store = Store(folder)
     status(folder)
-    driver, where = store.driver(), store.shown(store.folder)
-    if driver is None:
+    drivers, where = store.drivers(), store.shown(store.folder)
+    job = store.slurm_job()
+    if slurm_jobs.waiting(job):
+        slurm_jobs.withdraw(job)
+        say(f"Slurm job {job} waited to start; it was cancelled")
+        if not drivers:
+            return
+    if not drivers:
         raise StoreError(f"no sweep is running on {where}: there is nothing to cancel.")
-    pid, host = driver
-    if host != socket.gethostname():
-        raise StoreError(f"{where} is being worked on by process {pid} on {host}; cancel it there.")
-    say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
+    in_slurm = [driver.job for driver in drivers if driver.job]
+    others = [driver for driver in drivers if not driver.job]
+    here = [driver.pid for driver in others if driver.host == socket.gethostname()]
+    for pid in here:
+        say(f"asked process {pid} to stop; waiting for checkpoints" if not now else f"ending {pid}")
+        _interrupt(pid, now=now)
+    if in_slurm:
+        say(f"asking Slurm job {', '.join(in_slurm)} to stop; waiting for checkpoints")
+        slurm_jobs.stop(in_slurm, now=now)
+    if elsewhere := [driver for driver in others if driver.host != socket.gethostname()]:
+        some = ", ".join(map(str, elsewhere))
+        raise StoreError(f"{where} is being worked on by {some}; cancel it there.")
+    what = f"process {', '.join(map(str, here))}" if here else f"Slurm job {', '.join(in_slurm)}"
+    progress.step(f"waiting for {what} to stop")
+    deadline = time.monotonic() + _STOP_SECONDS
+    while not set(drivers).isdisjoint(store.drivers()):
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{what} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it at once."
+            )
+        time.sleep(0.1)
+
+
+def _interrupt(pid: int, *, now: bool) -> None:
+    """Press Ctrl-C for a process; twice if `now`. Raises StoreError."""
     try:
         os.kill(pid, signal.SIGINT)
         if now:
@@ -140,31 +175,35 @@ def cancel(
         return
     except PermissionError:
         raise StoreError(f"process {pid} belongs to another user; it was not stopped.") from None
-    progress.step(f"waiting for process {pid} to stop")
-    deadline = time.monotonic() + _STOP_SECONDS
-    while store.driver() == driver:
-        if time.monotonic() > deadline:
-            raise StoreError(
-                f"process {pid} has not stopped within {_STOP_SECONDS:.0f} s; --now stops it "
-                "at once."
-            )
-        time.sleep(0.1)
 
 
-def clean(folder: str | Path, *, dry_run: bool = False, weights: bool = False) -> dict[Path, int]:
+def clean(
+    folder: str | Path, *, dry_run: bool = False, weights: bool = False, work: bool = False
+) -> dict[Path, int]:
     """Remove checkpoints and other leftovers of finished runs, never measurements.
 
-    With `weights`, also remove the weights that finished runs have kept. Returns {path: bytes} of
+    With `weights`, also remove the weights that finished runs have kept; with `work`, what commands
+    of finished runs have written to their folders ({folder} in a spec). Returns {path: bytes} of
     what was removed or, with `dry_run`, would be. Raises StoreError if a sweep is running on the
     folder.
     """
     store = Store(folder)
     status(folder)
     if dry_run:
-        return store.litter() | (kept_weights.of_finished_runs(store) if weights else {})
+        litter = store.litter() | (kept_weights.of_finished_runs(store) if weights else {})
+        return litter | (written_by_commands(store) if work else {})
     with store.drive():
         litter = store.litter()
         store.remove(litter)
         if weights:
             litter |= kept_weights.remove(store)
+        if work:
+            litter |= (written := written_by_commands(store))
+            store.remove(written)
     return litter
+
+
+def written_by_commands(folder: str | Path | Store) -> dict[Path, int]:
+    """Return {folder: bytes} of what the commands of finished runs have written."""
+    store = folder if isinstance(folder, Store) else Store(folder)
+    return leftovers.of_commands(store, store.rows())

@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaling import size
+from scaling.command_run import CommandRun, Run
 from scaling.config import RunConfig
 from scaling.training.pack_key import pack_key
 from sweeps.measure import Machine, Packs
+from sweeps.runner.speed import CommandSpeed
+
+
+def pace_key(run: Run) -> Hashable:
+    """Return a key that is equal for runs whose estimates are likely to be wrong by one factor."""
+    return run.N if isinstance(run, CommandRun) else pack_key(run)
+
 
 Sample = tuple[float, float, float, float]
 """A measurement: (B, n_layer, F, seconds per token)."""
@@ -69,6 +77,13 @@ class Costs:
     other: Mapping[Hashable, float] = field(default_factory=dict)
     """{pack key: time per step in the other precision over that in its own, both uncompiled}, where
     measured; nan if the other precision cannot be used."""
+    commands: CommandSpeed | None = None
+    """Time of the runs of a command, which `speed` says nothing about; None for our trainer."""
+
+    @property
+    def samples(self) -> int:
+        """Number of measurements behind the times; with 0 they are a guess."""
+        return self.speed.samples if self.commands is None else self.commands.samples
 
     def sizes(self, run: RunConfig) -> list[int]:
         """Return the pack sizes of known cost, smallest first; only 1 if nothing was measured."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scaling import progress, size
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.text import printable
 from scaling.units import clock, si
 from sweeps.errors import headline
@@ -58,7 +58,7 @@ class Display:
         self,
         queue: Queue,
         store: Store,
-        runs: dict[str, RunConfig],
+        runs: dict[str, Run],
         seconds: dict[str, float],
         *,
         workers: int,
@@ -121,7 +121,7 @@ class Display:
         head = Table.grid(padding=(0, 2))
         head.add_row(
             ProgressBar(total=count.C, completed=count.C_done, width=30),
-            f"{count.percent:.0f}% of {si(count.C, 'FLOPs')}",
+            f"{count.percent:.0f}% of {si(count.C, count.unit)}",
             count.runs,
             self._left(count),
         )
@@ -155,7 +155,7 @@ class Display:
         run = self._runs[outcome.run_id]
         ok = outcome.status == "ok" and outcome.L is not None
         ending = f"L={outcome.L:.4f}" if ok else outcome.status
-        return f"N={si(size.parameters_of(run).N)} D={si(run.D)} {ending}"
+        return f"{_size_N(run)}D={si(run.D)} {ending}"
 
     # -------------------------------------------------------------- plain lines
 
@@ -186,16 +186,15 @@ class Display:
         return f"ETA {clock(count.seconds)}{starting}"
 
 
-def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
+def _cells(runs: list[tuple[Run, dict[str, float] | None]]) -> list[str]:
     """Return the cells of a running job: its runs, fraction done, least loss and throughput."""
     if not runs:
         return ["  ending"]
     run, _ = runs[0]
-    N = size.parameters_of(run).N
     D = sorted({run.D for run, _ in runs})
     span = si(D[0]) if len(D) == 1 else f"{si(D[0])}..{si(D[-1])}"
     name = run.run_id if len(runs) == 1 else f"{run.run_id} and {len(runs) - 1} more"
-    cells = [f"  {name}", f"N={si(N)}", f"D={span}"]
+    cells = [f"  {name}", _size_N(run).strip(), f"D={span}"]
     reports = [progress for _, progress in runs if progress]
     if not reports:
         return [*cells, "starting", "", ""]
@@ -204,4 +203,10 @@ def _cells(runs: list[tuple[RunConfig, dict[str, float] | None]]) -> list[str]:
     rate = sum(report.get("tokens_per_second") or 0 for report in reports)
     cells.append(f"{100 * min(1.0, part):.0f}%")
     cells.append(f"L={min(losses):.3f}" if losses else "")
-    return [*cells, f"{si(rate)} tokens/s"]
+    return [*cells, f"{si(rate)} tokens/s" if rate else ""]
+
+
+def _size_N(run: Run) -> str:
+    """Return 'N=... ', or nothing if N is not known."""
+    N = size.N_of(run)
+    return "" if N is None else f"N={si(N)} "

@@ -8,15 +8,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.units import clock, si
+from scaling.units import clock
+from sweeps.adaptive.families import configs_of
 from sweeps.budget import SweepBudget
 from sweeps.checks import prepare
 from sweeps.display import Display, say
@@ -27,9 +29,11 @@ from sweeps.forecast_stopping import ForecastStopping
 from sweeps.manifest import Session
 from sweeps.on_ray.cluster import joined
 from sweeps.options import SweepOptions
-from sweeps.queue import Outcome, Queue, busy_and_idle
+from sweeps.queue import Outcome, Queue, Shared, busy_and_idle
 from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
+from sweeps.runner.runner import Runner
+from sweeps.sharing import Hold
 from sweeps.spec import Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan, seconds_per_run, workers_phrase
@@ -82,54 +86,75 @@ class Driver:
 
         Raises ConfigError, StoreError, Stopped and BudgetSpent as :meth:`sweeps.Sweep.run` does.
         """
-        self._store.check_writable()
-        with self._store.drive():
-            self._store.remove_leftovers()
-            self._hashes = self._prepared(plan.missing, rows)
-            self._plan = self._planner.measured(plan, rows)
-            session = Session(
-                spec=self._spec,
-                store=self._store,
-                hashes=self._hashes,
-                plan=self._plan,
-                options=self._options,
-            )
-            self._announce()
+        if not self._options.join:
+            self._store.check_writable()
+        with self._store.drive(share=self._options.join) as hold:
+            with hold.writing():
+                session = self._begin(plan, rows, hold)
+            self._announce(hold)
             self._fill_queue(rows)
             interrupted = self._execute()
             if self._queue.fatal is not None:
-                with contextlib.suppress(StoreError):  # a full disk prevents these as well
+                with contextlib.suppress(StoreError), hold.writing():  # a full disk prevents these
                     self._store.merge()
                     session.end(self._queue)
                 raise self._queue.fatal
-            self._store.merge()
-            say_messages(self._store, self._console)
-            session.note_sizes(self._plan.runs.values())
-            session.end(self._queue)
+            with hold.writing():
+                self._store.merge()
+                say_messages(self._store, self._console)
+                session.note_sizes(self._plan.runs.values())
+                session.end(self._queue)
             self._summarise(session.seconds)
             self._check_complete(interrupted)
 
     # -------------------------------------------------------------- before training
 
+    def _begin(self, plan: SweepPlan, rows: Mapping[str, Row], hold: Hold) -> Session:
+        """Prepare the folder, the texts and the plan. Use only while all of the folder is held."""
+        if self._options.join:
+            self._store.check_writable()
+        if not hold.others:
+            self._store.remove_leftovers()
+        self._hashes = self._prepared(plan.missing, rows)
+        self._plan = plan
+        if self._options.compile or not self._options.join:
+            self._plan = self._planner.measured(plan, rows)
+        if self._options.join:
+            self._store.stop_file = hold.stop_file
+            self._queue.writing = partial(hold.writing, wait=False)
+            self._queue.stand_by = hold.stand_by
+        return Session(
+            spec=self._spec,
+            store=self._store,
+            hashes=self._hashes,
+            plan=self._plan,
+            options=self._options,
+        )
+
     def _prepared(
         self,
-        runs: Mapping[str, RunConfig],
+        runs: Mapping[str, Run],
         rows: Mapping[str, Row],
         recorded: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """Check the runs and their texts, and return the hashes of the texts."""
         execution, name = self._execution, self._spec.name
-        return prepare(name, self._store, runs.values(), rows, execution, recorded)
+        return prepare(
+            name, self._store, runs.values(), rows, execution, recorded, runner=self._spec.runner
+        )
 
-    def _announce(self) -> None:
+    def _announce(self, hold: Hold) -> None:
         """Print what is to be trained. Raise ConfigError if the budget lets nothing start."""
         plan, budget = self._plan, self._budget
         where = "in this process"
         if not self._options.in_process:
             where = workers_phrase(plan.workers, "on")
+        if self._options.join:
+            number = len(hold.others)
+            where += f", beside {number} other process{'' if number == 1 else 'es'}"
         self._say(
             f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
-            f"{si(plan.flops, 'FLOPs')}, {si(plan.tokens, ' tokens')}, {where}, about "
+            f"{plan.amount}, {where}, about "
             f"{clock(plan.wall_seconds)}{f'; {plan.stored}' if plan.stored else ''}"
         )
         for line in plan.precision_hints():
@@ -155,12 +180,13 @@ class Driver:
         if self._spec.halving:
             Halving(self._store, self._spec.halving).prepare(plan.runs, self._known)
         self._prepare_forecasts()
-        self._queue.add(replace(job, texts=self._hashes) for job in plan.jobs)
+        shared = Shared(self._options.retries) if self._options.join else None
+        self._queue.add(replace(job, texts=self._hashes, shared=shared) for job in plan.jobs)
 
     def _prepare_forecasts(self) -> None:
         """Record which runs the sweep has, if runs may be stopped on forecasts."""
         if self._spec.forecast:
-            ForecastStopping(self._store, self._spec.forecast).prepare(self._plan.runs)
+            ForecastStopping(self._store, self._spec.forecast).prepare(configs_of(self._plan.runs))
 
     # -------------------------------------------------------------- training
 
@@ -175,7 +201,7 @@ class Driver:
             workers=plan.workers,
             console=self._console,
         )
-        with interruptible(self._stop):
+        with interruptible(self._stop, grace_seconds(self._spec.runner)):
             try:
                 with display:
                     if self._options.in_process:
@@ -193,7 +219,9 @@ class Driver:
             from sweeps.on_ray.tune import run_on_ray  # once the process has joined the cluster
 
             workers = self._plan.workers
-            run_on_ray(self._queue, workers=workers, execution=self._execution)
+            run_on_ray(
+                self._queue, workers=workers, execution=self._execution, runner=self._spec.runner
+            )
 
     def _stop(self) -> None:
         """Make workers write their checkpoints and end."""
@@ -247,9 +275,12 @@ class Driver:
         """Print what has finished, what failed, where the table is, and where the searches
         stand."""
         queue, store = self._queue, self._store
-        states = list({outcome.run_id: outcome.status for outcome in queue.outcomes}.values())
+        ended = {outcome.run_id: outcome for outcome in queue.outcomes}.values()
+        states = [outcome.status for outcome in ended if not outcome.elsewhere]
         counts = [f"{states.count(s)} {s}" for s in STATUSES if states.count(s)]
         line = f"{', '.join(counts) or 'nothing finished'} in {clock(wall_seconds)}"
+        if number := len(ended) - len(states):
+            line += f"; {number} by other processes"
         busy, idle, jobs = busy_and_idle(queue)
         if jobs > 1:
             line += f"; workers idle between jobs {100 * idle / (busy + idle):.1f}%"
@@ -259,6 +290,12 @@ class Driver:
             log = store.shown(store.run_folder(outcome.run_id) / "output.log")
             self._say(f"  {outcome.run_id} failed: {headline(outcome.error)} ({log})")
         self._say(f"table: {store.shown(store.folder / 'runs.csv')}")
+        if left := sum(len(job.runs) for job in queue.left_to_others):
+            what = "1 run is" if left == 1 else f"{left} runs are"
+            self._say(
+                f"{what} left, which other processes train; this one is not needed any more "
+                f"(`scaling status {store.shown(store.folder)}` shows them)"
+            )
         for line in self._requested.growth(self._known).notes if self._spec.searches else ():
             self._say(line)
 
@@ -294,21 +331,30 @@ def run_here(queue: Queue, execution: Execution) -> None:
             queue.release(job)
 
 
+def grace_seconds(runner: Runner | None) -> float:
+    """Return the seconds that workers have to end after Ctrl-C, and their commands, if any."""
+    return _GRACE_SECONDS + (runner.grace_seconds if runner else 0.0)
+
+
 @contextlib.contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+def interruptible(stop: Callable[[], None], grace: float = _GRACE_SECONDS) -> Iterator[None]:
     """Call `stop` on the first Ctrl-C or SIGTERM, and let the block end by itself.
 
-    A second signal, or the end of a grace period, raises KeyboardInterrupt in the block.
+    A second Ctrl-C, or the end of the grace period [seconds], raises KeyboardInterrupt in the
+    block. A second SIGTERM does not: Slurm may send it to every process of a job, and the job's
+    script passes on its own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    timer = threading.Timer(_GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(grace, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     stopping = False
 
     def handle(number: int, frame: object) -> None:
         nonlocal stopping
+        if stopping and number == signal.SIGTERM:
+            return
         if stopping:
             raise KeyboardInterrupt
         stopping = True

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.files import check_inside, read_bytes, write_atomic
 from sweeps.adaptive.families import family
 from sweeps.adaptive.halving import Arm, hopeless, rungs, verdict
@@ -45,15 +45,15 @@ class Halving:
     forecaster: CurveForecaster | None = None
     """Forecasts how arms end; None for the default, which is loaded when first needed."""
 
-    def __call__(self, measured: Sequence[tuple[RunConfig, Sequence[Point]]]) -> dict[str, str]:
+    def __call__(self, measured: Sequence[tuple[Run, Sequence[Point]]]) -> dict[str, str]:
         """Return {run_id: reason} of the arms that stop here, given each arm's curve so far.
 
         Arms of one pack reach a rung together, and each is compared with all of them. Raises
         StoreError if the result of another arm cannot be read.
         """
-        arrived: list[tuple[RunConfig, int, Arm]] = []
+        arrived: list[tuple[Run, int, Arm]] = []
         for run, curve in measured:
-            if (S := curve[-1]["S"]) in rungs(run):
+            if (S := _rung_at(run, curve)) is not None:
                 arm = self._read(self._path(run)) or Arm()
                 arm.passed = _passed(run, curve) | arm.passed
                 self._write(run, arm)
@@ -75,7 +75,7 @@ class Halving:
                 stops[run.run_id] = reason
         return stops
 
-    def prepare(self, runs: Mapping[str, RunConfig], rows: Mapping[str, Row]) -> None:
+    def prepare(self, runs: Mapping[str, Run], rows: Mapping[str, Row]) -> None:
         """Prepare the records for a sweep of `runs`, {run_id: run}, with the results in `rows`.
 
         Afterwards the store has records of these runs only. Among them are finished arms that
@@ -99,7 +99,7 @@ class Halving:
                 self._save(run, Arm(_passed(run, result.curve), status))
 
     def _verdict(
-        self, run: RunConfig, S: int, arms: Mapping[str, Arm], curves: Mapping[str, list[Point]]
+        self, run: Run, S: int, arms: Mapping[str, Arm], curves: Mapping[str, list[Point]]
     ) -> str:
         """Return why an arm stops at the rung S, or an empty string; `curves` are those at hand."""
         if self.win is None:
@@ -115,7 +115,7 @@ class Halving:
         try:
             forecaster = self.forecaster or default_forecaster()
             probabilities = forecaster.win_probabilities(
-                {r: known[r] for r in sorted(alive)}, run.S
+                {r: known[r] for r in sorted(alive)}, run.S or S
             )
         except Exception as error:  # an error of a fit must not cost an arm
             print(headline(f"no forecast: {type(error).__name__}: {error}"))  # into output.log
@@ -124,11 +124,11 @@ class Halving:
 
     # ---------------------------------------------------------------- records
 
-    def _path(self, run: RunConfig) -> Path:
+    def _path(self, run: Run) -> Path:
         arms = hashlib.sha256(repr(family(run)).encode()).hexdigest()[:12]
         return self.store.folder / "rungs" / arms / f"{run.run_id}.json"
 
-    def _arms(self, run: RunConfig) -> dict[str, Arm]:
+    def _arms(self, run: Run) -> dict[str, Arm]:
         """Return the recorded arms of a run's family and how they ended."""
         arms: dict[str, Arm] = {}
         for path in self._path(run).parent.glob("*.json"):
@@ -149,11 +149,11 @@ class Halving:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
-    def _write(self, run: RunConfig, arm: Arm) -> None:
+    def _write(self, run: Run, arm: Arm) -> None:
         with contextlib.suppress(OSError):  # only a comparison is lost
             self._save(run, arm)
 
-    def _save(self, run: RunConfig, arm: Arm) -> None:
+    def _save(self, run: Run, arm: Arm) -> None:
         path = self._path(run)
         check_inside(path, self.store.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,10 +162,27 @@ class Halving:
         write_atomic(path, json.dumps(values).encode())
 
 
-def _passed(run: RunConfig, curve: Iterable[Point]) -> dict[int, tuple[float, bool | None]]:
-    """Return {S: (L, None)} of the points of a curve that are at the run's rungs."""
-    return {
-        p["S"]: (p["L"], None)
-        for p in curve
-        if p["S"] in rungs(run) and p["L"] is not None and math.isfinite(p["L"])
-    }
+def _rung_at(run: Run, curve: Sequence[Point]) -> int | None:
+    """Return the rung that a run has reached with the last point of its curve; None if none."""
+    if not isinstance(run, CommandRun):
+        return S if (S := curve[-1]["S"]) in rungs(run) else None
+    before = _passed(run, curve[:-1])
+    return max((S for S in _passed(run, curve) if S not in before), default=None)
+
+
+def _passed(run: Run, curve: Iterable[Point]) -> dict[int, tuple[float, bool | None]]:
+    """Return {S: (L, None)} of the points of a curve that are at the run's rungs.
+
+    The point of a command at a rung is the first that it reports from there on, before its end.
+    """
+    if isinstance(run, CommandRun):
+        points = sorted((p for p in curve if _is_finite(p.get("L"))), key=lambda p: p["S"])
+        first = {S: next((p for p in points if p["S"] >= S), None) for S in rungs(run)}
+        return {
+            S: (p["L"], None) for S, p in first.items() if p is not None and p["S"] < (run.S or 0)
+        }
+    return {p["S"]: (p["L"], None) for p in curve if p["S"] in rungs(run) and _is_finite(p["L"])}
+
+
+def _is_finite(loss: float | None) -> bool:
+    return loss is not None and math.isfinite(loss)

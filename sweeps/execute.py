@@ -13,10 +13,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.errors import ConfigError, CorpusError, out_of_memory
 from scaling.execution import Execution
 from scaling.files import open_to_append
@@ -25,12 +25,25 @@ from sweeps.early_stopping import Halving
 from sweeps.errors import StoreError, headline, writing
 from sweeps.forecast_stopping import ForecastStopping
 from sweeps.job_reports import JobReports, on_shared_storage
-from sweeps.queue import LEASE_PATIENCE, Job, Outcome
+from sweeps.queue import Job, Outcome, charge
 from sweeps.result import Point, Row, failed_row
+from sweeps.runner.attempt import train_command
+from sweeps.runner.ending import CommandError, Preempted
+from sweeps.runner.runner import WORK
+from sweeps.runner.starting import shown
+from sweeps.sharing import look_anew
 from sweeps.store import Store
 
 _STOP_CHECK_SECONDS = {"local": 0.2, "shared": 1.0}
 """Seconds between looks for the file that stops workers, by the kind of storage."""
+
+_BATCH_SECONDS = 6.0
+"""Seconds after which a job of several commands returns those that have not begun."""
+
+_BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20
+"""A command that was preempted within so many seconds, so many times, counts as failing."""
+_DIED = "its process died"
+"""Error of an attempt of another driver of the folder that ended without a word."""
 
 
 def execute(
@@ -41,12 +54,35 @@ def execute(
     Raises StoreError if a result cannot be stored, and ConfigError for a run that cannot be trained
     as configured: a mistake in the spec is not a result, so it ends the sweep.
     """
+    if job.runner is not None:
+        return _one_after_another(job, store, execution, should_stop)
     execution = replace(execution, compile=job.compile)
     outcomes = _Attempt(job, store, execution, should_stop).train()
     ended = {outcome.run_id for outcome in outcomes}
     for run in job.runs:
         if run.run_id not in ended:
             outcomes += _Attempt(job.of([run]), store, execution, should_stop).train()
+    return outcomes
+
+
+def _one_after_another(
+    job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
+) -> list[Outcome]:
+    """Run the commands of a job. Those that would begin late are returned as interrupted.
+
+    Several are short: their results reach the disk together, before they are returned.
+    """
+    outcomes: list[Outcome] = []
+    start = time.monotonic()
+    for run in job.runs:
+        if outcomes and time.monotonic() - start > _BATCH_SECONDS:
+            outcomes.append(Outcome(run.run_id, "interrupted"))
+        else:
+            attempt = _Attempt(job.of([run]), store, execution, should_stop)
+            attempt.sync = len(job.runs) == 1
+            outcomes += attempt.train()
+    if len(job.runs) > 1:
+        store.sync_results(o.run_id for o in outcomes if o.status in STATUSES)
     return outcomes
 
 
@@ -62,9 +98,13 @@ class _Attempt:
         self._stop = _rate_limited(
             should_stop, _STOP_CHECK_SECONDS["shared" if shared else "local"]
         )
-        self._open: dict[str, RunConfig] = {}
+        self._open: dict[str, Run] = {}
         """{run_id: run} of the runs whose lease is held and which have not ended."""
         self._outcomes: list[Outcome] = []
+        self.sync = True
+        """Whether each result is on the disk before the next run begins."""
+        self._resumed = False
+        """Whether a command has begun before."""
         self._last_end = time.monotonic()
 
     def train(self) -> list[Outcome]:
@@ -90,19 +130,37 @@ class _Attempt:
                 self._reports.end(finished=finished and not self._open)
         return self._outcomes
 
-    def _hold(self, run: RunConfig, held: contextlib.ExitStack) -> None:
+    def _hold(self, run: Run, held: contextlib.ExitStack) -> None:
         """Create a run's folder and hold its lease until `held` closes."""
-        held.enter_context(writing(self._store.shown(self._store.run_folder(run.run_id))))
-        self._store.begin(run)
-        if not held.enter_context(self._store.lease(run.run_id, patience=LEASE_PATIENCE)):
-            self._end(run.run_id, "busy")
-        elif finished := self._store.result(run.run_id):
-            self._end(run.run_id, finished.row["status"], L=finished.row["L"])
+        run_id, shared = run.run_id, self._job.shared
+        held.enter_context(writing(self._store.shown(self._store.run_folder(run_id))))
+        if not held.enter_context(self._store.lease(run_id, patience=self._job.patience)):
+            self._end(run_id, "busy")
+            return
+        folder = self._store.begin(run)
+        if shared:
+            look_anew(folder)
+        if finished := self._store.result(run_id):
+            row = finished.row
+            self._end(run_id, row["status"], L=row["L"], elsewhere=shared is not None)
+        elif (
+            shared
+            and self._store.died(run_id)
+            and (reason := charge(self._store, run, _DIED, shared.retries))
+        ):
+            self._end(run_id, "failed", reason)
         else:
-            self._open[run.run_id] = run
+            self._open[run_id] = run
 
     def _note_start(self) -> None:
         pack = {"pack": len(self._open), "slots": self._job.slots} if len(self._open) > 1 else {}
+        if (runner := self._job.runner) is not None:
+            run = next(iter(self._open.values()))
+            assert isinstance(run, CommandRun)
+            self._resumed = self._store.has_begun(run.run_id)
+            words = shown(run, runner, self._store.run_folder(run.run_id), self._execution)
+            self._store.note(run.run_id, "start", pid=os.getpid(), command=words)
+            return
         for run_id in self._open:
             details = pack | {"execution": vars(self._execution)}
             self._store.note(run_id, "start", pid=os.getpid(), **details)
@@ -113,10 +171,13 @@ class _Attempt:
             return open_to_append(path)
 
     def _train(self, log: TextIO) -> None:
+        if self._job.runner is not None:
+            self._run_command(log)
+            return
         from scaling.training.checkpoint import CHECKPOINT
         from scaling.training.train import train_pack
 
-        runs = list(self._open.values())
+        runs: list[Any] = list(self._open.values())
         folders = [self._store.run_folder(run.run_id) for run in runs]
         resumed = any((folder / CHECKPOINT).exists() for folder in folders)
         start_anew = False
@@ -149,6 +210,56 @@ class _Attempt:
         if start_anew:  # after the handler, where the exception still holds the tensors of the step
             self._train(log)
 
+    def _run_command(self, log: TextIO) -> None:
+        run, runner = next(iter(self._open.values())), self._job.runner
+        assert isinstance(run, CommandRun) and runner is not None
+        folder = self._store.run_folder(run.run_id)
+        if not self._resumed and (folder / WORK).exists():
+            aside = self._store.set_aside(folder / WORK)
+            log.write(
+                f"[{WORK} was there before the run began, perhaps written by the command of "
+                f"another run; it is kept as {aside.name}, and nothing in it counts]\n"
+            )
+            log.flush()
+        try:
+            train_command(
+                run,
+                runner=runner,
+                folder=folder,
+                execution=self._execution,
+                log=folder / "output.log",
+                on_progress=self._report,
+                on_result=self._keep_result,
+                should_stop=self._asked_to_stop,
+                give_up=self._give_up(),
+                resumed=self._resumed,
+            )
+        except Preempted as error:
+            self._store.note(run.run_id, "preempted", seconds=time.monotonic() - self._last_end)
+            if self._is_often_preempted(run.run_id):
+                self._end(run.run_id, "error", f"preempted {_MOST_BRIEF} times ({error})")
+            else:
+                self._end(run.run_id, "interrupted")
+        except Interrupted:
+            self._store.note(run.run_id, "interrupted")
+            self._end(run.run_id, "interrupted")
+        except StoreError:
+            raise
+        except CommandError as error:
+            self._store.check_writable()  # a full disk ends the sweep, not this run
+            self._keep(failed_row(run, str(error)), [], [])
+        except Exception as error:
+            self._blame(run, error, None, log)
+
+    def _is_often_preempted(self, run_id: str) -> bool:
+        brief = 0
+        for event in self._store.attempts(run_id):
+            brief = 0 if event.get("event") == "retry" else brief
+            seconds = event.get("seconds")
+            if event.get("event") == "preempted" and isinstance(seconds, int | float):
+                brief += seconds < _BRIEF_SECONDS
+        return brief > _MOST_BRIEF
+
     def _give_up(self) -> GiveUp | None:
         """Return what stops runs of the job early, if anything does."""
         job = self._job
@@ -158,12 +269,12 @@ class _Attempt:
             return Halving(self._store, job.halving, job.win, job.forecaster)
         return None
 
-    def _blame(
-        self, run: RunConfig, error: Exception, checkpoint: Path | None, log: TextIO
-    ) -> bool:
+    def _blame(self, run: Run, error: Exception, checkpoint: Path | None, log: TextIO) -> bool:
         """End a run whose training raised. Return True if it must start anew instead, because it
         had resumed from `checkpoint`, which may be damaged or from another version."""
         reason = f"{type(error).__name__}: {error}"
+        if self._job.runner is not None and isinstance(error, ChildProcessError):
+            reason = str(error)
         if isinstance(error, OSError):
             self._store.check_writable()  # a full disk ends the sweep, not this run
             self._end(run.run_id, "error", reason)
@@ -186,7 +297,7 @@ class _Attempt:
             with contextlib.suppress(StoreError):  # the first error is more informative
                 self._store.note(run_id, "refused", error=str(error))
 
-    def _report(self, run: RunConfig, progress: Progress) -> None:
+    def _report(self, run: Run, progress: Progress) -> None:
         self._reports.add(run.run_id, vars(progress) | {"time": time.time()})
 
     def _asked_to_stop(self) -> bool:
@@ -199,14 +310,32 @@ class _Attempt:
 
     def _keep(self, row: Row, curve: Sequence[Point], tests: Sequence[Point]) -> None:
         """Store the result of a run that has ended."""
-        self._store.finish(row, curve, tests)
+        if self.sync:
+            self._store.finish(row, curve, tests)
+        else:
+            self._store.finish(row, curve, tests, sync=False)
         self._store.note(row["run_id"], row["status"])
         self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
 
-    def _end(self, run_id: str, status: str, error: str = "", L: float | None = None) -> None:
+    def _end(
+        self,
+        run_id: str,
+        status: str,
+        error: str = "",
+        L: float | None = None,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         now = time.monotonic()  # the spans of one worker must not overlap
         outcome = Outcome(
-            run_id, status, error, L, pid=os.getpid(), started=self._last_end, ended=now
+            run_id,
+            status,
+            error,
+            L,
+            pid=os.getpid(),
+            started=self._last_end,
+            ended=now,
+            elsewhere=elsewhere,
         )
         self._outcomes.append(outcome)
         self._open.pop(run_id, None)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scaling import size
-from scaling.config import RunConfig, fields_of, unknown_key
-from scaling.errors import ConfigError
+from scaling.command_run import CommandRun, Run
+from scaling.config import fields_of, unknown_key
+from scaling.errors import ConfigError, did_you_mean
 from scaling.fields import coerce
 from sweeps.spec_values import check_number, refuse_huge
 
@@ -25,18 +27,19 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 
-_SIZES: dict[str, Callable[[RunConfig], float]] = {
-    "N": lambda run: size.parameters_of(run).N,
+_SIZES: dict[str, Callable[[Run], float | None]] = {
+    "N": size.N_of,
     "D": lambda run: run.D,
     "C": size.flops_of,
     "B": lambda run: run.batch_tokens,
 }
 
 
-def condition(text: str) -> Callable[[RunConfig], bool]:
+def condition(text: str, commands: Sequence[CommandRun] = ()) -> Callable[[Run], bool]:
     """Return a function that tells whether a run meets the condition 'KEY OP VALUE'.
 
-    Raises ConfigError if the text is not such a condition.
+    The keys are those of `commands`, or else the fields of RunConfig. Raises ConfigError
+    if the text is not such a condition.
     """
     found = re.fullmatch(r"\s*([\w.]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*", text)
     where = f"--filter {text!r}"
@@ -53,7 +56,11 @@ def condition(text: str) -> Callable[[RunConfig], bool]:
     compare = _OPERATORS[sign]
     if key in _SIZES:
         check_number(value, f"{where}: {key}")
-        return lambda run: compare(_SIZES[key](run), value)
+        if commands and all(math.isnan(_SIZES[key](run) or math.nan) for run in commands):
+            raise ConfigError(f"{where}: {key} of these runs is not known beforehand.")
+        return lambda run: _holds(compare, _SIZES[key](run), value)
+    if commands:
+        return _condition_on_key(key, compare, value, commands, where)
     if key not in fields_of():
         raise ConfigError(f"{where}: {unknown_key(key)}")
     try:
@@ -61,11 +68,41 @@ def condition(text: str) -> Callable[[RunConfig], bool]:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
-    def holds(run: RunConfig) -> bool:
-        field = functools.reduce(getattr, key.split("."), run)
-        try:
-            return compare(field, value)
-        except TypeError:  # a rule is neither greater nor less than a number
-            return False
+    def holds(run: Run) -> bool:
+        return _holds(compare, functools.reduce(getattr, key.split("."), run), value)
 
     return holds
+
+
+def _condition_on_key(
+    key: str,
+    compare: Callable[[Any, Any], bool],
+    value: Any,
+    commands: Sequence[CommandRun],
+    where: str,
+) -> Callable[[Run], bool]:
+    """Return a condition on a key of commands."""
+    known = {name: v for run in commands for name, v in (run.values | {"tag": run.tag}).items()}
+    if key not in known:
+        raise ConfigError(
+            f"{where}: no key {key!r}.{did_you_mean(key, known)} Keys are "
+            f"{', '.join(sorted(known))}."
+        )
+    if isinstance(known[key], str):
+        value = str(value)
+    elif isinstance(value, str) or isinstance(known[key], bool) != isinstance(value, bool):
+        kind = "true or false" if isinstance(known[key], bool) else "a number"
+        raise ConfigError(f"{where}: {key} is {kind}, which {value!r} is not.")
+
+    def holds(run: Run) -> bool:
+        assert isinstance(run, CommandRun)
+        return _holds(compare, (run.values | {"tag": run.tag}).get(key), value)
+
+    return holds
+
+
+def _holds(compare: Callable[[Any, Any], bool], found: Any, value: Any) -> bool:
+    try:
+        return compare(found, value)
+    except TypeError:  # a rule is neither greater nor less than a number
+        return False

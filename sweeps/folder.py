@@ -117,6 +117,11 @@ class Folder:
             self._told.add(message)
             self.messages.append(message)
 
+    def slurm_job(self) -> str:
+        """Return the id of the Slurm job that was submitted last; empty if there is none."""
+        job = (self.read_object(self.folder / "slurm" / "job.json") or {}).get("job")
+        return job if isinstance(job, str) and re.fullmatch("[0-9]+", job) else ""
+
     # -------------------------------------------------------------- a run's attempts
 
     def note(self, run_id: str, event: str, **details: Any) -> None:
@@ -143,6 +148,10 @@ class Folder:
             with contextlib.suppress(ValueError):
                 events.append(from_json(line))
         return [event for event in events if isinstance(event, dict)]
+
+    def has_begun(self, run_id: str) -> bool:
+        """Return whether there was an attempt to train a run."""
+        return (self.run_folder(run_id) / "attempts.jsonl").exists()
 
     def killed(self, run_id: str) -> int:
         """Return how often a worker died while it trained this run, since its last `retry`."""

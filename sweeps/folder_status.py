@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.errors import ConfigError
 from scaling.units import clock, si
 from sweeps import kept_weights, own_sizes
@@ -21,11 +21,17 @@ from sweeps.costs import fit_speed, samples_of
 from sweeps.errors import StoreError, headline
 from sweeps.estimate import Estimate, recorded, seconds_left
 from sweeps.result import Row
+from sweeps.runner.identity import as_recorded
+from sweeps.runner.speed import speed_of
 from sweeps.spec import Spec
 from sweeps.store import Store
 
 _MOST_FAILURES = 10
 """Number of failed runs that are listed."""
+
+
+Sizes = tuple[float | None, float | None, float | None]
+"""N, D and B of a run, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +61,12 @@ class Status:
     failures: dict[str, str]
     """{run_id: headline of its error} of the failed runs."""
     C: float
-    """FLOPs of the runs, 6 N D; 0 if no spec is known."""
+    """FLOPs of the runs, 6 N D, or tokens if their sizes are not known; 0 if no spec is known."""
     C_done: float
-    """FLOPs of the finished runs, and of what is trained of the others and not lost."""
-    sizes: dict[str, tuple[float, float, float]]
+    """FLOPs, or tokens, of the finished runs and of what is trained of the others and not lost."""
+    unit: str = "FLOPs"
+    """Unit of C as it follows a number."""
+    sizes: dict[str, Sizes]
     """{run_id: (N, D, B)} of the runs that are running or have failed."""
     searches: tuple[str, ...] = ()
     """State of each search of [until], one line each."""
@@ -92,7 +100,7 @@ class Status:
         counts += [f"{self.missing} missing{resumable}"] if self.missing else []
         line = f"{self.name}: {self.runs} runs: {', '.join(counts) or 'none'}"
         if self.C_done < self.C:
-            line += f"; {100 * self.C_done / self.C:.0f}% of {si(self.C, 'FLOPs')}"
+            line += f"; {100 * self.C_done / self.C:.0f}% of {si(self.C, self.unit)}"
         return line
 
     def __str__(self) -> str:
@@ -121,7 +129,7 @@ class Status:
     def _size(self, run_id: str) -> str:
         """Return N, D and B of a run for people, if they are known."""
         values = zip("NDB", self.sizes.get(run_id, ()), strict=False)
-        cells = [f"{name}={si(value)}" for name, value in values]
+        cells = [f"{name}={si(value)}" for name, value in values if value is not None]
         return f"{' '.join(cells)}  " if cells else ""
 
 
@@ -160,11 +168,13 @@ def status(
     running = {run_id: reports.get(run_id, {}) for run_id in under_way}
     missing = [run_id for run_id in unfinished if run_id not in running]
     counts = Counter(row["status"] for row in done)
-    C = {run_id: size.flops_of(run) for run_id, run in runs.items()}
+    C = {run_id: size.work_of(run) for run_id, run in runs.items()}
     left = {run_id: runs[run_id] for run_id in unfinished}
     done_parts = _done_parts(store, left, running, reports)
     estimate = _estimate(store, left, rows)
     failed = [row for row in done if row["status"] == "failed"]
+    if (job := store.slurm_job()) and not (store.folder / "manifest.json").exists():
+        store.say(f"Slurm job {job} was submitted and has not started the sweep yet")
     ok = [row["run_id"] for row in done if row["status"] == "ok"]
     return Status(
         folder=where,
@@ -182,6 +192,7 @@ def status(
         C=sum(C.values()),
         C_done=sum(C.get(row["run_id"], 0.0) for row in done)
         + sum(part * C[run_id] for run_id, part in done_parts.items()),
+        unit=size.unit_of(runs.values()),
         sizes={row["run_id"]: _size_of_row(row) for row in failed}
         | {run_id: _size_of_run(left[run_id]) for run_id in running},
         searches=tuple(growth.notes),
@@ -190,7 +201,7 @@ def status(
     )
 
 
-def requested_runs(folder: str | Path) -> tuple[dict[str, RunConfig], tuple[str, ...]]:
+def requested_runs(folder: str | Path) -> tuple[dict[str, Run], tuple[str, ...]]:
     """Return {run_id: config} of the runs that the recorded spec of a results folder calls for,
     given the results so far, and notes; no runs if there is no usable spec."""
     store = Store(folder)
@@ -202,7 +213,7 @@ def requested_runs(folder: str | Path) -> tuple[dict[str, RunConfig], tuple[str,
 
 def _done_parts(
     store: Store,
-    left: Mapping[str, RunConfig],
+    left: Mapping[str, Run],
     running: Collection[str],
     reports: Mapping[str, Mapping[str, float]],
 ) -> dict[str, float]:
@@ -218,7 +229,8 @@ def _done_parts(
 def _check_sweep(store: Store) -> Path | str:
     """Return the name of a store's folder. Raises StoreError if the folder holds no sweep."""
     where = store.shown(store.folder)
-    if not any((store.folder / name).exists() for name in ("runs", "runs.csv", "manifest.json")):
+    known = ("runs", "runs.csv", "manifest.json", "slurm")
+    if not any((store.folder / name).exists() for name in known):
         what = "holds no results" if store.folder.is_dir() else "is not there"
         raise StoreError(
             f"{where} {what}. Give the folder of a sweep, such as results/quickstart "
@@ -248,14 +260,15 @@ def _recorded_spec(store: Store) -> Spec | None:
     if not isinstance(text, str) or not text:
         return None
     changes = changes if isinstance(changes, dict) else {}
+    path = store.folder / "manifest.json"
     try:
-        return Spec.from_text(text, path=store.folder / "manifest.json", changes=changes)
+        return Spec.from_text(text, path=path, changes=changes, identity=as_recorded(manifest))
     except ConfigError as error:
         store.messages.append(f"the spec in {store.shown(store.folder / 'manifest.json')}: {error}")
         return None
 
 
-def _estimate(store: Store, left: Mapping[str, RunConfig], rows: Mapping[str, Row]) -> Estimate:
+def _estimate(store: Store, left: Mapping[str, Run], rows: Mapping[str, Row]) -> Estimate:
     """Return the estimate for the unfinished runs `left`.
 
     It is the one that the sweep recorded. Runs that it does not know, or all of them without it,
@@ -265,9 +278,12 @@ def _estimate(store: Store, left: Mapping[str, RunConfig], rows: Mapping[str, Ro
     jobs = [{r: seconds for r, seconds in job.items() if r in left} for job in found.jobs]
     unknown = left.keys() - {run_id for job in jobs for run_id in job}
     if unknown:
-        speed = fit_speed(samples_of(rows.values()))
-        jobs += [{run_id: speed.seconds(left[run_id])} for run_id in unknown]
-    return replace(found, jobs=jobs)
+        speed, by_size = fit_speed(samples_of(rows.values())), speed_of(rows.values())
+        for run_id in unknown:
+            run = left[run_id]
+            known = by_size.seconds(run) if isinstance(run, CommandRun) else speed.seconds(run)
+            jobs.append({run_id: known})
+    return replace(found, jobs=jobs, workers=max(found.workers, len(store.drivers())))
 
 
 def _workers(store: Store) -> int:
@@ -278,10 +294,10 @@ def _workers(store: Store) -> int:
     return workers if type(workers) is int and workers > 0 else 1
 
 
-def _size_of_run(run: RunConfig) -> tuple[float, float, float]:
-    return size.parameters_of(run).N, run.D, run.batch_tokens
+def _size_of_run(run: Run) -> Sizes:
+    return size.N_of(run), run.D, run.batch_tokens
 
 
-def _size_of_row(row: Row) -> tuple[float, float, float]:
-    N, D, B = (float(row.get(name) or 0) for name in ("N", "D", "B"))
+def _size_of_row(row: Row) -> Sizes:
+    N, D, B = (float(row.get(name) or 0) or None for name in ("N", "D", "B"))
     return N, D, B

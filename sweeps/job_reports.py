@@ -5,6 +5,7 @@ A thousand workers that report each run twice a second would keep a shared file 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
@@ -94,6 +95,7 @@ def on_shared_storage(path: Path) -> bool:
     return type_is_shared(mounts, path.resolve())
 
 
+@functools.lru_cache(maxsize=64)
 def type_is_shared(mounts: str, path: Path) -> bool:
     """Return whether a path lies on a shared file system, given the text of mountinfo(5)."""
     depth, kind = -1, ""

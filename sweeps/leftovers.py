@@ -14,6 +14,7 @@ from pathlib import Path
 from scaling import files
 from sweeps import leases
 from sweeps.folder import Folder
+from sweeps.runner.runner import WORK
 
 _OF_FINISHED_RUN = re.compile(
     r"(checkpoint\.pt|result\.json|config\.json)\.bad-\d+|checkpoint\.(pt|pt\.new|damaged)"
@@ -39,6 +40,16 @@ def of_finished_runs(store: Folder, run_ids: Iterable[str]) -> list[Path]:
             names = (path for path in folder.iterdir() if _OF_FINISHED_RUN.fullmatch(path.name))
             paths += names
     return paths
+
+
+def of_commands(store: Folder, run_ids: Iterable[str]) -> dict[Path, int]:
+    """Return {folder: bytes} of what the commands of these finished runs have written."""
+    found = {}
+    for run_id in run_ids:
+        folder = store.run_folder(run_id) / WORK
+        if folder.is_dir() and _is_inside(folder, store.folder):
+            found[folder] = size_of(folder)
+    return found
 
 
 def of_killed_processes(store: Folder, run_ids: Iterable[str]) -> list[Path]:

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from scaling.columns import SCHEMA
+from scaling.command_run import Run
 from scaling.config import RunConfig
 from sweeps import own_sizes
 from sweeps.options import SweepOptions
 from sweeps.provenance import machine, revision, versions
 from sweeps.queue import Queue, busy_and_idle
+from sweeps.result import from_json, to_json
 from sweeps.spec import Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import SweepPlan
@@ -58,9 +60,9 @@ class Session:
             **provenance,
         }
         before = store.manifest()
-        sessions, old = before.get("sessions"), before.get("corpus_hashes")
-        earlier = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
-        self._sessions: list[dict[str, Any]] = [*earlier, self._entry]
+        old = before.get("corpus_hashes")
+        self._written: Any = None
+        """The entry as last written."""
         self._top: dict[str, Any] = {
             "name": spec.name,
             "description": spec.description,
@@ -68,14 +70,18 @@ class Session:
             **provenance,
             "corpus_hashes": (old if isinstance(old, dict) else {}) | hashes,
         }
+        if spec.runner is not None:
+            self._top["runner"] = spec.recorded.record()
         self._sizes = own_sizes.together(before.get("own_sizes"), [])
         self.note_sizes([*spec.runs, *plan.runs.values()])
         self._write()
 
-    def note_sizes(self, runs: Iterable[RunConfig]) -> None:
+    def note_sizes(self, runs: Iterable[Run]) -> None:
         """Record the sizes of models of custom families, to be written with the manifest's next
         update."""
-        self._sizes = own_sizes.together(self._sizes, own_sizes.record(runs))
+        self._sizes = own_sizes.together(
+            self._sizes, own_sizes.record(run for run in runs if isinstance(run, RunConfig))
+        )
         if self._sizes:
             self._top["own_sizes"] = self._sizes
 
@@ -96,7 +102,15 @@ class Session:
         self._write()
 
     def _write(self) -> None:
-        spent = (session.get("wall_seconds") for session in self._sessions)
+        before = self._store.manifest().get("sessions")  # other drivers may share the folder
+        sessions = [s for s in before if isinstance(s, dict)] if isinstance(before, list) else []
+        entry = from_json(to_json(self._entry))
+        if self._written in sessions:
+            sessions[sessions.index(self._written)] = entry
+        else:
+            sessions.append(entry)
+        self._written = entry
+        spent = (session.get("wall_seconds") for session in sessions)
         wall = sum(s for s in spent if isinstance(s, int | float) and 0 <= s < _LONGEST_SECONDS)
-        whole = {"wall_seconds": round(wall, 2), "sessions": self._sessions}
+        whole = {"wall_seconds": round(wall, 2), "sessions": sessions}
         self._store.write_manifest(self._top | whole)

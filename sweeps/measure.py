@@ -84,6 +84,7 @@ class Machine:
     """Model of these GPUs; '' if unknown."""
     micro_tokens: int | None = None
     recompute: bool = False
+    cuda_graphs: bool = False
 
     @property
     def workers_per_gpu(self) -> int:
@@ -125,7 +126,8 @@ class Machine:
         here = {k: v for k, v in machine().items() if k not in ("release", "python")}
         how = vars(self) | {"compile": compiled}
         # Options that came later count where they are used, so that earlier measurements hold.
-        unused = {name for name in ("gpus", "gpu", "micro_tokens", "recompute") if not how[name]}
+        later = ("gpus", "gpu", "micro_tokens", "recompute", "cuda_graphs")
+        unused = {name for name in later if not how[name]}
         how = {name: value for name, value in how.items() if name not in unused}
         what = [_LOOP, here, version("torch"), how, dataclasses.asdict(run.model)]
         what += [run.data.vocab_size]
@@ -286,7 +288,7 @@ def _answers(request: dict[str, Any]) -> list[dict[int, float]]:
 
     from scaling.devices import launch  # imports torch
 
-    names = ("threads", "device", "compile", "devices", "micro_tokens", "recompute")
+    names = ("threads", "device", "compile", "devices", "micro_tokens", "recompute", "cuda_graphs")
     execution = Execution(**{name: request[name] for name in names if name in request})
     torch.set_num_threads(execution.threads)
 

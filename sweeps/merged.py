@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling import files, table
+from scaling.columns import is_command
 from sweeps.errors import StoreError, why
 from sweeps.result import Finished, Point, Row, from_json, to_json
 from sweeps.table_rows import DTYPES, TableRow, damaged, parse_rows
@@ -187,6 +188,7 @@ class MergedTable:
             measured = {run_id: found.row for run_id, found in results.items()}
             if message := self.differing(rows, measured):
                 say(message)
+        self.check_one_kind(rows | {run_id: found.row for run_id, found in results.items()})
         new: dict[str, list[Point]] = {name: [] for name in table.POINTS}
         for run_id, found in results.items():
             rows[run_id] = found.row
@@ -206,6 +208,12 @@ class MergedTable:
         lines = [to_json({"format": _FORMAT, "files": at}), to_json(merged), b""]
         files.write_atomic(self._folder / INDEX, b"\n".join(lines))
         return written
+
+    def check_one_kind(self, rows: Mapping[str, Row]) -> None:
+        """Raise StoreError if some rows are of the built-in trainer and others of a command."""
+        kinds = {is_command(row): run_id for run_id, row in rows.items()}
+        if len(kinds) > 1:
+            raise mixed(self._shown(self._folder), kinds[False], kinds[True])
 
     def _write(self, rows: list[Row], points: dict[str, pd.DataFrame]) -> dict[str, bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -268,8 +276,24 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def mixed(folder: Path | str, built_in: str, of_command: str) -> StoreError:
+    """Return the error for a folder with runs of the built-in trainer and runs of a command."""
+    return StoreError(
+        f"{folder} holds runs of the built-in trainer (run {built_in}) and of a command (run "
+        f"{of_command}). Their columns differ, so each kind needs a folder of its own: choose "
+        "another folder with --results."
+    )
+
+
 def _first_difference(row: Row, result: Row) -> str:
     """Return the first column in which a row differs from its run's result; '' if none does."""
+    own = (row.keys() | result.keys()) - DTYPES.keys() if is_command(result) else ()
+    for name in sorted(own):
+        there, here = (row.get(name), result.get(name))
+        if _is_nan(there) or (there in (None, "") and here in (None, "")):
+            continue
+        if str(there) != str(here):
+            return name
     for name, dtype in DTYPES.items():
         there, here = row.get(name), result.get(name)
         if dtype == "str":

@@ -36,6 +36,8 @@ class SweepOptions:
     recompute: bool = False
     """Keep no activations within blocks; recompute them in the backward pass (less memory, a third
     more time)."""
+    cuda_graphs: bool = False
+    """Replay training steps on a GPU as CUDA graphs, which helps small models and packs."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the devices (FSDP)."""
     retries: int = 2
@@ -58,6 +60,10 @@ class SweepOptions:
     Default: start Ray on this machine."""
     in_process: bool = False
     """Train one run after another in this process, without Ray."""
+    join: bool = False
+    """Share the results folder with other processes that were started with --join, in other
+    terminals or on other machines that see the folder. Each trains the runs that no other has
+    taken."""
     retry_failed: bool = False
     """Train failed runs again."""
     reuse: tuple[str, ...] = ()

@@ -172,7 +172,8 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 def tokens(job: Job) -> int:
     """Return the training tokens that a job processes, with those of a common trunk counted
     once."""
-    units = _units(list(job.runs), Costs(fit_speed([])), apart=len(job.runs) == 1)
+    runs = [run for run in job.runs if isinstance(run, RunConfig)]
+    units = _units(runs, Costs(fit_speed([])), apart=len(job.runs) == 1)
     return sum(unit.steps * unit.runs[0].batch_tokens for unit in units)
 
 

@@ -1,26 +1,30 @@
 """Jobs, each of which is done by one worker, and the queue that assigns them.
 
-A job is one run, or several of one pack key that train together (sweeps.packing). Both executors,
-on Ray and in this process, take jobs from one :class:`Queue` and call
-:func:`sweeps.execute.execute`. Importing this module imports neither torch nor ray.
+A job is one run, or several of one pack key that train together (sweeps.packing), or several short
+commands that run one after another. Both executors, on Ray and in this process, take jobs from one
+:class:`Queue` and call :func:`sweeps.execute.execute`. Importing this module imports neither torch
+nor ray.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from scaling.errors import ConfigError, out_of_memory
 from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.protocols import CurveForecaster
 from sweeps.errors import StoreError, headline
 from sweeps.result import failed_row
+from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
 LEASE_PATIENCE = 120.0
@@ -30,15 +34,36 @@ keeps the locks of a dead machine for 90 s."""
 _OF_A_GPU = re.compile(r"CUDA|CUBLAS|CUDNN|cuBLAS|cuDNN|NCCL|\bHIP\b")
 """Found in errors about the memory of a GPU, as opposed to that of its machine."""
 
+_SHORT_SECONDS = 1.0
+"""Commands that take less than this are run several per job, because a job costs some time."""
+
+_BATCH_SECONDS = 3.0
+"""Longest expected time of such a job."""
+
+_RECENT = 50
+"""Number of outcomes from which the time of the next commands is estimated."""
+_REVISIT_PATIENCE = 1.0
+"""Seconds to wait for a run that another driver of the same folder holds, at each later visit."""
+
 _MERGE_SECONDS = 60.0
 """Seconds between merges into the table while runs finish, so that laws can be fitted to them."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How a job is shared with other drivers of the same folder."""
+
+    retries: int
+    """Number of further attempts for a run whose process died."""
+    visits: int = 0
+    """How often another driver held the run."""
 
 
 @dataclass(frozen=True)
 class Job:
     """Runs for one worker, and their expected time."""
 
-    runs: tuple[RunConfig, ...]
+    runs: tuple[Run, ...]
     seconds: float
     """Estimated seconds on one worker, by which the queue is ordered."""
     slots: int = 1
@@ -57,11 +82,17 @@ class Job:
     """Forecasts for `win` and `forecast`; None for the default."""
     alone: bool = False
     """Train with nothing else on the GPU, because memory ran out beside other jobs."""
+    shared: Shared | None = None
+    """Set if other drivers work on the same folder: a run that one of them holds is visited
+    again later."""
     texts: Mapping[str, str] | None = field(default=None, compare=False)
     """Hashes of the texts at the start of the sweep (scaling.data.corpus.hashes). The runs refuse
     to train on other texts."""
 
-    def of(self, runs: Sequence[RunConfig]) -> Job:
+    runner: Runner | None = field(default=None, compare=False)
+    """How the runs are trained, if by commands."""
+
+    def of(self, runs: Sequence[Run]) -> Job:
         """Return a job of some of these runs, with their share of the time."""
         share = self.seconds * len(runs) / len(self.runs)
         slots = max(1, min(self.slots, len(runs)))
@@ -71,6 +102,13 @@ class Job:
     def id(self) -> str:
         """The joined ids of the runs; for a single run, its id."""
         return "-".join(run.run_id for run in self.runs)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a run that another process holds."""
+        if self.shared is None:
+            return LEASE_PATIENCE
+        return _REVISIT_PATIENCE if self.shared.visits else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +127,8 @@ class Outcome:
     started: float = 0.0
     ended: float = 0.0
     """Seconds on the worker's monotonic clock."""
+    elsewhere: bool = False
+    """Whether another driver of the folder has trained the run."""
 
 
 @dataclass
@@ -102,7 +142,7 @@ class Queue:
     store: Store
     retries: int
     """Number of further attempts for a run whose worker died."""
-    _waiting: list[tuple[tuple[bool, float], int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[tuple[int, bool, float], int, Job]] = field(default_factory=list)
     running: dict[str, Job] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     """Outcomes of runs in this session, oldest first."""
@@ -118,6 +158,14 @@ class Queue:
     """Called with every run that has finished, with or without a loss."""
     workers_per_gpu: int = 0
     """Number of workers that share a GPU: 1 if each has its own, 0 if they train on CPUs."""
+    workers: int = 0
+    """Number of workers that take jobs; 0 without Ray, where a job costs nothing."""
+    writing: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True)
+    """Holds the merged table; yields False if another driver of the folder holds it."""
+    stand_by: Callable[[], bool] = lambda: True
+    """Returns whether to wait for runs that other drivers of the folder hold."""
+    left_to_others: list[Job] = field(default_factory=list)
+    """Jobs that other drivers of the folder hold and this one does not wait for."""
     _alone: list[Job] = field(default_factory=list)
     """Jobs for which the machine ran out of memory while others ran; they are tried again with
     nothing else running."""
@@ -128,13 +176,15 @@ class Queue:
         """Add jobs that wait for a worker."""
         for job in jobs:
             first = job.seconds if job.forecast else -job.seconds
-            heapq.heappush(self._waiting, ((job.alone, first), self._number, job))
+            visits = job.shared.visits if job.shared else 0
+            heapq.heappush(self._waiting, ((visits, job.alone, first), self._number, job))
             self._number += 1
 
     def take(self) -> Job | None:
         """Return the waiting job that comes first; None if no job waits or may start."""
         if self.stopping or self.fatal or any(job in self._alone for job in self.running.values()):
             return None
+        self._leave_to_others()
         while self._waiting and not self.admits(self._waiting[0][2]):
             job = heapq.heappop(self._waiting)[2]
             if len(job.runs) > 1:
@@ -142,13 +192,53 @@ class Queue:
             else:
                 self.held_back.append(job)
         if self._waiting:
-            job = heapq.heappop(self._waiting)[2]
+            job = self._with_others(heapq.heappop(self._waiting)[2])
         elif self._alone and not self.running:
             job = self._alone[0]
         else:
             return None
         self.running[job.id] = job
         return job
+
+    def _with_others(self, job: Job) -> Job:
+        """Return a job together with those that wait after it, if they are short commands.
+
+        The time of each is that of the last ones. The jobs shorten towards the end of the sweep, so
+        that all workers end at about the same time.
+        """
+        if job.runner is None or job.alone or job.shared or not self.workers:
+            return job
+        spans = [o.ended - o.started for o in self.outcomes[-_RECENT:] if o.status in STATUSES]
+        mean = sum(spans) / len(spans) if spans else _SHORT_SECONDS
+        if mean >= _SHORT_SECONDS:
+            return job
+        share = math.ceil((1 + len(self._waiting)) / (2 * self.workers))
+        number = min(share, int(_BATCH_SECONDS / max(mean, 0.01)))
+        runs, seconds = list(job.runs), job.seconds
+        while len(runs) < number and self._waiting:
+            other = self._waiting[0][2]
+            if other.runner is None or other.alone or not self.admits(other):
+                break
+            heapq.heappop(self._waiting)
+            runs += other.runs
+            seconds += other.seconds
+        return replace(job, runs=tuple(runs), seconds=seconds)
+
+    def _leave_to_others(self) -> None:
+        """Drop the first jobs if other drivers have finished them; or all, if other drivers hold
+        them and another one stands by."""
+        while self._waiting and (shared := self._waiting[0][2].shared):
+            job = self._waiting[0][2]
+            (run,) = job.runs
+            if self.store.has_result(run.run_id) and (found := self.store.result(run.run_id)):
+                heapq.heappop(self._waiting)
+                row = found.row
+                self._note(Outcome(run.run_id, row["status"], L=row["L"], elsewhere=True))
+                continue
+            if shared.visits and not self.stand_by():
+                self.left_to_others += [job for _, _, job in self._waiting]
+                self._waiting.clear()
+            return
 
     @property
     def waiting(self) -> list[Job]:
@@ -173,6 +263,8 @@ class Queue:
                 self._try_alone([job.of([run])], outcome.error)
             elif outcome.status in ("memory", "error"):
                 self._charge(run, job, outcome.error)
+            elif outcome.status == "busy" and job.shared:
+                self._visit_later(job.of([run]), job.shared)
             elif outcome.status == "busy":
                 folder = self.store.shown(self.store.run_folder(run.run_id))
                 self.fatal = StoreError(
@@ -199,6 +291,10 @@ class Queue:
                     self._note(Outcome(run.run_id, finished.row["status"]))
                 else:
                     left.append(run)
+            if job.runner is not None:  # one after another, so it is known which one had begun
+                begun = [run for run in left if self._has_begun(run)] or left[:1]
+                self._again(job, [run for run in left if run not in begun])
+                left = begun
             if shared or (memory and len(left) > 1):
                 self._try_alone([job.of([run]) for run in left], error)
             elif len(left) == 1:
@@ -211,13 +307,23 @@ class Queue:
         self._leave(job)
         self._again(job, [run for run in job.runs if self.store.result(run.run_id) is None])
 
-    def _again(self, job: Job, runs: list[RunConfig]) -> None:
+    def _again(self, job: Job, runs: list[Run]) -> None:
         """Return the remaining runs of a job to the queue."""
-        self.add([job.of(runs)] if runs else [])
+        if job.runner is not None:
+            self.add(job.of([run]) for run in runs)
+        else:
+            self.add([job.of(runs)] if runs else [])
+
+    def _has_begun(self, run: Run) -> bool:
+        """Return whether a run was under way when its worker died."""
+        return [e.get("event") for e in self.store.attempts(run.run_id)][-1:] == ["start"]
+
+    def _visit_later(self, job: Job, shared: Shared) -> None:
+        self.add([replace(job, shared=replace(shared, visits=shared.visits + 1))])
 
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status in STATUSES:
+        if outcome.status in STATUSES and not outcome.elsewhere:
             self.on_finish(outcome)
 
     def _merge_if_due(self) -> None:
@@ -225,7 +331,9 @@ class Queue:
         if (start := time.monotonic()) < self._next_merge or self.fatal:
             return
         try:
-            self.store.merge()
+            with self.writing() as held:
+                if held:
+                    self.store.merge()
         except StoreError as trouble:
             self.fatal = trouble
         end = time.monotonic()
@@ -256,7 +364,7 @@ class Queue:
     def _of_a_gpu(self, error: str) -> bool:
         return self.workers_per_gpu > 0 and _OF_A_GPU.search(error) is not None
 
-    def _charge_pack(self, runs: list[RunConfig], job: Job, error: str) -> None:
+    def _charge_pack(self, runs: list[Run], job: Job, error: str) -> None:
         """Count a failed attempt of a pack: its runs train together again, or alone for the last
         time."""
         try:
@@ -268,23 +376,37 @@ class Queue:
         except StoreError as trouble:
             self.fatal = trouble
 
-    def _charge(self, run: RunConfig, job: Job, error: str) -> None:
+    def _charge(self, run: Run, job: Job, error: str) -> None:
         """Count a failed attempt of a run; after too many, the run has failed."""
         try:
-            self.store.note(run.run_id, "killed", error=error)
-            deaths = self.store.killed(run.run_id)
-            if deaths <= self.retries:
-                if out_of_memory(error):
-                    self._try_alone([job.of([run])], error)
-                else:
-                    self.add([job.of([run])])
-                return
-            self.store.log(run.run_id, error)
-            reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
-            self.store.finish(failed_row(run, reason), [])
-            self._note(Outcome(run.run_id, "failed", reason))
+            if job.shared is None:
+                reason = charge(self.store, run, error, self.retries)
+            else:
+                with self.store.lease(run.run_id) as held:
+                    if not held or self.store.result(run.run_id):  # another driver took it over
+                        self._visit_later(job.of([run]), job.shared)
+                        return
+                    reason = charge(self.store, run, error, self.retries)
+            if reason:
+                self._note(Outcome(run.run_id, "failed", reason))
+            elif out_of_memory(error):
+                self._try_alone([job.of([run])], error)
+            else:
+                self.add([job.of([run])])
         except StoreError as trouble:
             self.fatal = trouble
+
+
+def charge(store: Store, run: Run, error: str, retries: int) -> str:
+    """Count a failed attempt of a run. After too many, store it as failed and return the reason."""
+    store.note(run.run_id, "killed", error=error)
+    deaths = store.killed(run.run_id)
+    if deaths <= retries:
+        return ""
+    store.log(run.run_id, error)
+    reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
+    store.finish(failed_row(run, reason), [])
+    return reason
 
 
 def busy_and_idle(queue: Queue) -> tuple[float, float, int]:

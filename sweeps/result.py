@@ -18,12 +18,15 @@ from scaling.columns import (
     STATUSES,
     TEST_COLUMNS,
     config_row,
+    is_command,
 )
+from scaling.command_run import CommandRun, Run
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
 from scaling.errors import ConfigError
 from scaling.optim_config import RULES
 from scaling.size import size_columns
 from scaling.training.schedule import optimizer_columns
+from sweeps.runner.command_row import command_row
 
 FORMAT = 1
 """Version of result.json."""
@@ -66,6 +69,10 @@ _TEST = {c.name: (_OF_DTYPE[c.dtype],) for c in TEST_COLUMNS}
 
 _EMPTY: dict[str, Any] = {c.name: "" if c.dtype == "str" else None for c in COLUMNS}
 _EMPTY |= CONFIG_DEFAULTS
+
+EMPTY_OF_COMMAND: dict[str, Any] = {"run_id": "", "status": "", "error": "", "tag": ""}
+EMPTY_OF_COMMAND |= dict.fromkeys((*_SIZES, "L"))
+"""What the row of a run of a command has at least; fields of RunConfig mean nothing for it."""
 
 
 class NewerFormat(ValueError):
@@ -130,7 +137,7 @@ def parse(data: bytes, run_id: str) -> Finished:
     row = values.get("row")
     if not isinstance(row, dict):
         raise ValueError("it lacks a row")
-    row = _EMPTY | _checked(row, _ROW)
+    row = (EMPTY_OF_COMMAND if is_command(row) else _EMPTY) | _checked(row, _ROW)
     if row["run_id"] != run_id:
         raise ValueError(f"it belongs to run {_short(row['run_id'])}")
     if row["status"] not in STATUSES:
@@ -151,6 +158,8 @@ def fault_of(row: Row) -> str:
         if name not in row:
             continue
         value = row[name]
+        if value is None and name in ("B", "S") and is_command(row):
+            continue  # a command need not say what a step is
         # The loss on a repetitive text may round to zero.
         good = (
             value is not None
@@ -227,9 +236,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:50]}..."
 
 
-def failed_row(run: RunConfig, error: str) -> Row:
-    """Return the row of a run without a loss: its config, its sizes and what happened."""
+def failed_row(run: Run, error: str) -> Row:
+    """Return the row of a run without a loss: its config or keys, its sizes and what happened."""
     failure = {"run_id": run.run_id, "status": "failed", "error": error}
+    if isinstance(run, CommandRun):
+        return command_row(run) | failure
     return _EMPTY | config_row(flatten(run)) | _of_rules(run) | size_columns(run) | failure
 
 

@@ -84,7 +84,8 @@ def take(
     store.check_writable()
     known = {**rows, **{run_id: result.row for run_id, result in reused.items()}}
     runs = requested.growth(known).runs
-    prepare(spec.name, store, [runs[run_id] for run_id in reused], known, execution)
+    wanted = [runs[run_id] for run_id in reused]
+    prepare(spec.name, store, wanted, known, execution, runner=spec.runner)
     sources = _sources(folders, reused) if spec.keep_weights else {}
     for run_id, result in reused.items():
         store.begin(runs[run_id])

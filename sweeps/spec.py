@@ -42,6 +42,9 @@
     forecast = { N = 3e6, D = 2e7, width = 0.05 }   # stop runs whose end is known well enough
                                             # for the loss of a run of this size
 
+    [runner]                                # a command trains the runs instead of our own trainer
+    command = "python train.py --lr {lr}"   # (sweeps/runner/parse.py); keys are the command's own
+
 `zip = [{...}, ...]` among the axes ties any keys together, written from the top (`model.n_layer`).
 """
 
@@ -53,20 +56,19 @@ import re
 import shlex
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaling import files as scaling_files
-from scaling import size
 from scaling.abilities.names import check_names
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.fields import coerce
 from scaling.files import EncodingError, read_text
 from sweeps.adaptive.candidates import check_same_settings
+from sweeps.adaptive.families import configs_of
 from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.grow import Searches, grow
 from sweeps.adaptive.growth import Growth
@@ -74,6 +76,12 @@ from sweeps.adaptive.halving import rungs
 from sweeps.adaptive.interval import Round, Width
 from sweeps.filters import condition
 from sweeps.result import Row
+from sweeps.runner.identity import Identity, Recorded
+from sweeps.runner.parse import Definition
+from sweeps.runner.runner import Runner
+from sweeps.runner.searches import check_searches
+from sweeps.runner.trainer import trainer_of
+from sweeps.spec_code import check_trust, code_files
 from sweeps.spec_runs import all_runs, at_scale, by_run_id
 from sweeps.spec_until import searches_of
 from sweeps.spec_values import Point, check_keys, flattened, leaves, refuse_huge, subtable
@@ -83,7 +91,7 @@ SPECS = Path(__file__).parent / "specs"
 
 _SECTIONS = (
     "name", "description", "tasks", "base", "axes", "isoflop", "sets", "execution", "until",
-    "scale",
+    "scale", "runner",
 )  # fmt: skip
 _EXECUTION = ("keep_weights", "micro_tokens", "recompute")
 """Fields of Execution that a spec may set; the rest depend on the machine."""
@@ -94,7 +102,7 @@ class Spec:
     """A named set of runs."""
 
     name: str
-    by_id: dict[str, RunConfig] = field(hash=False)
+    by_id: dict[str, Run] = field(hash=False)
     """The runs by id, in the order of the file."""
     description: str = ""
     path: Path | None = None
@@ -129,8 +137,20 @@ class Spec:
     tasks: tuple[str, ...] = ()
     """Tasks to evaluate the finished runs on (scaling/abilities/names.py)."""
 
+    runner: Runner | None = None
+    """How the command of [runner] trains the runs; None if our own trainer does."""
+
+    recorded: Recorded = field(default_factory=Recorded)
+    """Hashes of the code that identifies the runs, and the sizes that `count` printed."""
+
+    same_code: bool = False
+    """Whether the hashes are those of the results folder instead of those of the files now."""
+
+    notes: tuple[str, ...] = ()
+    """Remarks about the spec, one line each."""
+
     @property
-    def runs(self) -> tuple[RunConfig, ...]:
+    def runs(self) -> tuple[Run, ...]:
         """The runs, in the order of the file."""
         return tuple(self.by_id.values())
 
@@ -138,12 +158,13 @@ class Spec:
         """Return the spec with only the runs that have the tag `tag` and meet all `filters`.
 
         A filter is KEY OP VALUE, such as 'model.n_layer=2', 'D<1e6' or 'seed!=0': a field of
-        RunConfig, N, D, C or B, and one of = != < <= > >=. Raises ConfigError if a filter is not
-        of this form, and if no run is left.
+        RunConfig or a key of the command, N, D, C or B, and one of = != < <= > >=. Raises
+        ConfigError if a filter is not of this form, and if no run is left.
         """
         words = [word for text in filters for word in ("--filter", text)]
         words += ["--tag", tag] if tag is not None else []
-        conditions = [condition(text) for text in filters]
+        commands = [run for run in self.runs if isinstance(run, CommandRun)]
+        conditions = [condition(text, commands) for text in filters]
         by_id = {
             run_id: run
             for run_id, run in self.by_id.items()
@@ -217,14 +238,20 @@ class Spec:
         *,
         allow_code: Sequence[str | Path] = (),
         on_code: Callable[[Path], None] = lambda file: None,
+        same_code: bool = False,
+        recorded: Callable[[str], Recorded] = lambda name: Recorded(),
     ) -> Spec:
         """Read a spec from a file, or a bundled one by its name.
 
         `changes` apply to fields of every run; a 'name' among them renames the sweep, and a 'scale'
         selects one of its scales. A spec may name files with the code of a model family or a law.
         They are executed if they lie in the spec's folder or are listed in `allow_code`, after
-        `on_code` has been called with each. Raises ConfigError, naming the file and the section,
-        for an invalid spec and for code in other files.
+        `on_code` has been called with each. So are the commands of a spec in the current folder, or
+        one that `allow_code` lists.
+
+        `recorded` returns what the results folder of a sweep, given by its name, says about a
+        command. With `same_code`, the hashes of its code are those recorded. Raises ConfigError,
+        naming the file and the section, for an invalid spec and for code that is not allowed.
         """
         path = find(path_or_name)
         try:
@@ -232,31 +259,50 @@ class Spec:
         except (OSError, EncodingError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from None
         allowed = tuple(map(str, allow_code))
-        for file in _code_files(text, path, changes or {}, allowed):
+        for file in code_files(text, path, changes or {}, allowed):
             on_code(file)
-        spec = cls.from_text(text, path=path, changes=changes)
+
+        def identity(name: str, definition: Definition) -> Identity:
+            if check_trust(definition, path, SPECS, allowed):
+                on_code(path)
+            return Identity(recorded=recorded(name), same_code=same_code, executes=True)
+
+        spec = cls.from_text(text, path=path, changes=changes, identity=identity)
         return dataclasses.replace(spec, allowed=allowed)
 
     @classmethod
     def from_text(
-        cls, text: str, *, path: Path | None = None, changes: Point | None = None
+        cls,
+        text: str,
+        *,
+        path: Path | None = None,
+        changes: Point | None = None,
+        identity: Callable[[str, Definition], Identity] = lambda name, definition: Identity(),
     ) -> Spec:
-        """Read a spec from TOML text; `path` is used only in messages. Raises ConfigError."""
+        """Read a spec from TOML text. Raises ConfigError.
+
+        `path` is the file in messages; the files of a command are relative to its folder. Given the
+        name of the sweep and its [runner], `identity` returns where the identity of a command comes
+        from; by default nothing is recorded, and no `count` is executed.
+        """
         changes = dict(changes or {})
         where = str(path) if path else "spec"
         values = _parsed(text, where)
         refuse_huge({"": values, "changes": changes}, where)
         check_keys(values, _SECTIONS, where)
-        own = ("name", "scale")
-        fields = {key: value for key, value in leaves(changes).items() if key not in own}
-        setting = {key: fields.pop(key) for key in list(fields) if key.startswith("execution.")}
-        fields = flattened(fields, f"{where}, changes")
         values = at_scale(values, changes.get("scale"), where)
         name = _name(values, changes, where, default=path.stem if path else "")
         description = values.get("description", "")
         if not isinstance(description, str):
             raise ConfigError(f"{where}: description={description!r} must be text.")
-        runs = all_runs(values, fields, where)
+        own = ("name", "scale")
+        fields = {key: value for key, value in leaves(changes).items() if key not in own}
+        setting = _taken(fields, "execution.")
+        trainer = trainer_of(values, _taken(fields, "runner."), name, path, identity, where)
+        if setting and trainer.runner:
+            raise ConfigError(f"{where}: {next(iter(setting))} does not go with [runner].")
+        fields = flattened(fields, trainer.keys, f"{where}, changes")
+        runs = all_runs(values, fields, where, trainer.keys)
         if not runs:
             raise ConfigError(
                 f"{where}: no runs. Give [axes], [isoflop] or [[sets]]; for the base run alone, "
@@ -272,6 +318,10 @@ class Spec:
             searches=searches_of(subtable(values, "until", where), f"{where} [until]"),
             budgets={each.run.run_id: each.C for each in runs if each.C is not None},
             tasks=_tasks(values.get("tasks", []), where),
+            runner=trainer.runner,
+            recorded=trainer.recorded,
+            same_code=trainer.same_code,
+            notes=trainer.notes,
             **_execution(subtable(values, "execution", where), setting, where),
         )
         _check_searches(spec, f"{where} [until]")
@@ -288,6 +338,11 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         line = re.search(r"line (\d+)", str(error))
         at = f"{where}:{line[1]}" if line else where
         raise ConfigError(f"{at}: not valid TOML: {error}.") from None
+
+
+def _taken(changes: Point, prefix: str) -> Point:
+    """Remove the changes whose keys begin with `prefix`, and return them."""
+    return {key: changes.pop(key) for key in list(changes) if key.startswith(prefix)}
 
 
 def _name(values: dict[str, Any], changes: Point, where: str, *, default: str) -> str:
@@ -343,16 +398,20 @@ def _check_searches(spec: Spec, where: str) -> None:
     """Raise ConfigError if the runs of the spec do not suit its searches."""
     if spec.searches is None:
         return
+    if spec.runner is not None:
+        commands = [run for run in spec.runs if isinstance(run, CommandRun)]
+        check_searches(spec.searches, commands, where)
+        return
     if spec.searches.isoflop and not spec.budgets:
         raise ConfigError(f"{where}: isoflop needs an [isoflop] section with budgets.")
     if spec.by_design:
         try:
-            check_same_settings(spec.runs)
+            check_same_settings(configs_of(spec.by_id).values())
         except ConfigError as error:
             raise ConfigError(f"{where} interval: {error}") from None
     if spec.halving is None:
         return
-    for run in spec.runs:
+    for run in configs_of(spec.by_id).values():
         if not rungs(run):
             raise ConfigError(
                 f"{where}: lr.halving={spec.halving:g} compares runs between a quarter of their "
@@ -360,41 +419,6 @@ def _check_searches(spec: Spec, where: str) -> None:
                 f"{run.S} steps, is not measured in between once its warm-up is over. Give more "
                 "eval.points, or leave halving out."
             )
-
-
-def _code_files(text: str, path: Path, changes: Point, allowed: Sequence[str]) -> list[Path]:
-    """Return the files of code that a spec names, and allow them to be executed from now on.
-
-    Raises ConfigError for a file outside the spec's folder that is not `allowed`.
-    """
-    try:
-        named = [*_code(tomllib.loads(text)), *_code(changes)]
-    except (ValueError, RecursionError):  # reported when the spec is read
-        return []
-    known = {scaling_files.code_file(file) for file in allowed}
-    files = []
-    for reference in named:
-        file = scaling_files.code_file(reference)
-        if not (file in known or file.is_relative_to(path.parent.resolve())):
-            raise ConfigError(
-                f"{path}, or a change to it, names code outside its own folder: {reference!r} is "
-                f"{file}. Read that file; to allow it, add --allow-code {shlex.quote(str(file))}."
-            )
-        size.allow(reference)
-        files.append(file)
-    return list(dict.fromkeys(files))
-
-
-def _code(value: Any, key: str = "") -> Iterator[str]:
-    """Yield every family and law, at any depth, that is code in a file, such as 'my.py:Name'."""
-    if isinstance(value, dict):
-        for inner, item in value.items():
-            yield from _code(item, str(inner))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _code(item, key)
-    elif isinstance(value, str) and key.rpartition(".")[2] in ("family", "law") and ".py" in value:
-        yield value
 
 
 def bundled() -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from scaling import size
+from scaling.command_run import Run
 from scaling.config import RunConfig, fields_of, from_dict
 from scaling.errors import ConfigError
 from scaling.init_from import resolved
@@ -18,6 +19,7 @@ from sweeps.spec_values import (
     CONFIG_TABLES,
     HORIZONS,
     Point,
+    RunKeys,
     Spaced,
     as_text,
     check_field,
@@ -32,7 +34,7 @@ from sweeps.spec_values import (
 )
 
 _SET_SECTIONS = ("name", "tag", "base", "axes", "isoflop")
-_SCALED = ("base", "axes", "isoflop", "sets", "execution")
+_SCALED = ("base", "axes", "isoflop", "sets", "execution", "runner")
 
 _MOST = 2**63
 """Parameters and tokens must be below this, the limit of integers in the table."""
@@ -47,7 +49,7 @@ _MOST_RUNS = 1_000_000
 class SpecRun(NamedTuple):
     """A run and the part of the spec that it comes from."""
 
-    run: RunConfig
+    run: Run
     where: str
     """The section."""
     point: Point
@@ -61,12 +63,33 @@ class SpecRun(NamedTuple):
         return f"{self.where}: {values or 'base'}".removeprefix(where)[2:]
 
 
-def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[SpecRun]:
-    """Return every run of the spec `values`, with `changes` to their fields."""
-    shared = flattened(subtable(values, "base", where), f"{where} [base]")
+class ConfigKeys:
+    """The fields of :class:`scaling.config.RunConfig`, for runs of our own trainer."""
+
+    check_key = staticmethod(check_field)
+    check_values = staticmethod(check_values)
+
+    models_prefix = "model."
+
+    @staticmethod
+    def prefix(key: str, value: Any) -> str | None:
+        return "" if key == "zip" else f"{key}." if key in CONFIG_TABLES else None
+
+    @staticmethod
+    def in_range(key: str, value: Spaced, ends: tuple[Any, Any]) -> Any:
+        return value
+
+    @staticmethod
+    def run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
+        return _run(values, where, section)
+
+
+def all_runs(values: dict[str, Any], changes: Point, where: str, keys: RunKeys) -> list[SpecRun]:
+    """Return every run of the spec `values`, with `changes` to their keys."""
+    shared = flattened(subtable(values, "base", where), keys, f"{where} [base]")
     runs = []
     if "axes" in values or "isoflop" in values:
-        runs += _section_runs(shared, values, changes, where, tag=None)
+        runs += _section_runs(shared, values, changes, where, keys, tag=None)
     sets = values.get("sets", [])
     if not isinstance(sets, list):
         raise ConfigError(f"{where} [sets]: write [[sets]], once for every set.")
@@ -76,13 +99,13 @@ def all_runs(values: dict[str, Any], changes: Point, where: str) -> list[SpecRun
         name = block.get("name", f"set {number}")
         here = f"{where} [[sets]] {name!r}"
         check_keys(block, _SET_SECTIONS, here)
-        own = flattened(subtable(block, "base", here), f"{here} base")
+        own = flattened(subtable(block, "base", here), keys, f"{here} base")
         base = _overridden(shared, own)
         tag = block.get("tag", block.get("name"))
         for key, value in (("name", name), ("tag", tag)):
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{here}: {key}={value!r} must be text.")
-        runs += _section_runs(base, block, changes, here, tag=tag)
+        runs += _section_runs(base, block, changes, here, keys, tag=tag)
     return runs
 
 
@@ -104,6 +127,8 @@ def at_scale(values: dict[str, Any], scale: Any, where: str) -> dict[str, Any]:
         here = f"{where} [scale.{scale}] {section}"
         if section == "sets":
             values["sets"] = _scaled_sets(values.get("sets", []), changed, here)
+        elif section == "runner":  # its tables have keys with dots: columns, variables
+            values["runner"] = _merged(subtable(values, "runner", where), changed, here)
         else:
             values[section] = _scaled_table(subtable(values, section, where), changed, here)
     return values
@@ -130,6 +155,18 @@ def _scaled_sets(sets: list[Any], changed: Any, where: str) -> list[Any]:
     return sets
 
 
+def _merged(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
+    """Return nested tables with those of `changed` on top."""
+    if not isinstance(changed, dict):
+        raise ConfigError(f"{where}: {changed!r} must be a table.")
+    return table | {
+        key: _merged(inner, value, f"{where} {key}")
+        if isinstance(inner := table.get(key), dict) and isinstance(value, dict)
+        else value
+        for key, value in changed.items()
+    }
+
+
 def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, Any]:
     """Return `table` with the leaves of `changed` on top."""
     if not isinstance(changed, dict):
@@ -138,16 +175,22 @@ def _scaled_table(table: dict[str, Any], changed: Any, where: str) -> dict[str, 
 
 
 def _section_runs(
-    base: Point, values: dict[str, Any], changes: Point, where: str, *, tag: str | None
+    base: Point,
+    values: dict[str, Any],
+    changes: Point,
+    where: str,
+    keys: RunKeys,
+    *,
+    tag: str | None,
 ) -> list[SpecRun]:
     """Return the runs of the axes and isoflop tables among `values`, on top of `base`."""
-    axes = _axes(subtable(values, "axes", where), f"{where} [axes]")
+    axes = _axes(subtable(values, "axes", where), keys, f"{where} [axes]")
     window = None
     if "isoflop" in values:
-        more, window = _isoflop(subtable(values, "isoflop", where), f"{where} [isoflop]")
+        more, window = _isoflop(subtable(values, "isoflop", where), keys, f"{where} [isoflop]")
         axes += more
-    keys = _keys_of_axes(axes, where)
-    if tag is not None and "tag" not in keys:
+    on_axes = _keys_of_axes(axes, where)
+    if tag is not None and "tag" not in on_axes:
         base = {**base, "tag": tag}
 
     def section(key: str) -> str:
@@ -155,16 +198,16 @@ def _section_runs(
             return f"{where}, changes: {key}"
         if key == "flops" and "isoflop" in values:
             return f"{where} [isoflop]: C"
-        return f"{where} [axes]: {key}" if key in keys else f"{where} [base]: {key}"
+        return f"{where} [axes]: {key}" if key in on_axes else f"{where} [base]: {key}"
 
     has_budgets = "isoflop" in values and not set(HORIZONS) & changes.keys()
     runs, ratios = [], []
     for points in itertools.product(*axes):
         point = functools.reduce(operator.or_, points, {})
         whole = _overridden(base, point)
-        run = _run(_overridden(whole, changes) if changes else whole, where, section)
+        run = keys.run(_overridden(whole, changes) if changes else whole, where, section)
         if window:
-            ratios.append(run.D / size.parameters_of(run).N)
+            ratios.append(run.D / (size.N_of(run) or math.nan))
             if not window[0] <= ratios[-1] <= window[1]:
                 continue
         runs.append(SpecRun(run, where, point, point["flops"] if has_budgets else None))
@@ -271,7 +314,7 @@ def _config(values: tuple[tuple[str, Any], ...], where: str) -> RunConfig:
     return from_dict(dict(values), where=where)
 
 
-def by_run_id(runs: list[SpecRun], where: str) -> dict[str, RunConfig]:
+def by_run_id(runs: list[SpecRun], where: str) -> dict[str, Run]:
     """Return the runs by id. Raises ConfigError if two are the same run."""
     first: dict[str, SpecRun] = {}
     for each in runs:
@@ -286,16 +329,18 @@ def by_run_id(runs: list[SpecRun], where: str) -> dict[str, RunConfig]:
     return {run_id: each.run for run_id, each in first.items()}
 
 
-def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
+def _axes(table: dict[str, Any], keys: RunKeys, where: str) -> list[list[Point]]:
     """Return the axes of a grid, each a list of points."""
     axes = []
     for key, value in leaves(table).items():
-        if key == "zip" or key in CONFIG_TABLES:
-            prefix = "" if key == "zip" else f"{key}."
-            axes.append(_axis_of_tables(value, key, prefix, where))
+        if (prefix := keys.prefix(key, value)) is not None:
+            axes.append(_axis_of_tables(value, key, prefix, keys, where))
             continue
-        check_field(key, where)
-        values = _log_spaced(value, key, where) if is_range(value) else value
+        keys.check_key(key, where)
+        values = value
+        if is_range(value):
+            spaced = _log_spaced(value, key, where)
+            values = [keys.in_range(key, x, (value["from"], value["to"])) for x in spaced]
         if not isinstance(values, list):
             raise ConfigError(
                 f"{where}: {key}={value!r} is one value; give a list or {{ from, to, num }}, or "
@@ -304,13 +349,13 @@ def _axes(table: dict[str, Any], where: str) -> list[list[Point]]:
         if not values:
             raise ConfigError(f"{where}: {key}=[] is empty.")
         for item in values:
-            check_values({key: item}, where)
+            keys.check_values({key: item}, where)
         axes.append([{key: item} for item in values])
     return axes
 
 
 def _isoflop(
-    table: dict[str, Any], where: str
+    table: dict[str, Any], keys: RunKeys, where: str
 ) -> tuple[list[list[Point]], tuple[float, float] | None]:
     """Return the axes of an isoflop table, and its window of D / N."""
     check_keys(table, ("C", "models", "tokens_per_parameter"), where)
@@ -333,11 +378,11 @@ def _isoflop(
                 f"{where}: tokens_per_parameter={window!r} must be [least, most], such as [2, 500]."
             )
         window = (window[0], window[1])
-    models = _axis_of_tables(table["models"], "models", "model.", where)
+    models = _axis_of_tables(table["models"], "models", keys.models_prefix, keys, where)
     return [[{"flops": C} for C in budgets], models], window
 
 
-def _axis_of_tables(value: Any, key: str, prefix: str, where: str) -> list[Point]:
+def _axis_of_tables(value: Any, key: str, prefix: str, keys: RunKeys, where: str) -> list[Point]:
     """Return the points of an axis given as a list of tables."""
     if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
         raise ConfigError(
@@ -347,12 +392,12 @@ def _axis_of_tables(value: Any, key: str, prefix: str, where: str) -> list[Point
     points = [{prefix + inner: v for inner, v in leaves(item).items()} for item in value]
     for point in points:
         for inner in point:
-            check_field(inner, where)
-        check_values(point, where)
+            keys.check_key(inner, where)
+        keys.check_values(point, where)
     return points
 
 
-def _log_spaced(value: dict[str, Any], key: str, where: str) -> list[float]:
+def _log_spaced(value: dict[str, Any], key: str, where: str) -> list[Spaced]:
     """Return the values of a log-spaced range, both ends included."""
     check_keys(value, ("from", "to", "num"), f"{where} {key}")
     for name in ("from", "to", "num"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from scaling.command_run import Run
 from scaling.config import fields_of, from_dict, unknown_key
 from scaling.errors import ConfigError
 
@@ -53,15 +55,40 @@ def refuse_huge(value: Any, where: str, key: str = "") -> None:
         raise ConfigError(f"{where}: {key} is too large: a number with thousands of digits.")
 
 
-def flattened(table: dict[str, Any], where: str) -> Point:
+class RunKeys(Protocol):
+    """The keys that the runs of a spec may have, and the runs that they make: those of our own
+    trainer, or of a command."""
+
+    models_prefix: str
+    """What stands before the keys of [isoflop] models."""
+
+    def check_key(self, key: str, where: str) -> None:
+        """Raise ConfigError unless runs may have this key."""
+
+    def check_values(self, point: Point, where: str) -> None:
+        """Raise ConfigError for a value that is invalid for its key, whatever the others are."""
+
+    def prefix(self, key: str, value: Any) -> str | None:
+        """Return what stands before the keys in a list of tables with the name `key`; None if
+        `value` is a list of values for this key."""
+
+    def in_range(self, key: str, value: Spaced, ends: tuple[Any, Any]) -> Any:
+        """Return a value of a log-spaced range with these ends as this key has it."""
+
+    def run(self, values: Point, where: str, section: Callable[[str], str]) -> Run:
+        """Return the run with these values. `section` tells where a key was set, for messages."""
+        ...
+
+
+def flattened(table: dict[str, Any], keys: RunKeys, where: str) -> Point:
     """Return a base section as one point, after checking its keys and types."""
     flat = leaves(table)
     for key, value in flat.items():
         if is_range(value):
             raise ConfigError(f"{where}: {key} is a range; ranges belong in [axes].")
-        check_field(key, where)
+        keys.check_key(key, where)
     check_one_horizon(flat, where)
-    check_values(flat, where)
+    keys.check_values(flat, where)
     return flat
 
 

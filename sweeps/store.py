@@ -2,7 +2,7 @@
 
     results/<sweep>/runs.csv, curves.parquet    the merged table (sweeps/merged.py); committed
                     manifest.json               spec, revision, versions, machine, corpora, time
-                    lock                        held by the driver of the sweep
+                    lock, .joined/              held by the drivers of the sweep (sharing.py)
                     .estimate.json              its estimate of the time left (sweeps.estimate)
                     rounds/0001.json            a round of designed runs (adaptive/interval.py)
                     runs/<run_id>/result.json   row and curve; a run has finished once it exists
@@ -10,16 +10,14 @@
                                   weights.safetensors, weights.json    if the spec keeps them
                                   checkpoint.pt, progress.json, lock    while the run is under way
                                   pack.json           progress of a pack that this run leads
-                    rungs/              losses at which runs were compared (sweeps.early_stopping)
-                    forecasts/          curves and decisions of runs (sweeps.forecast_stopping)
+                    rungs/, forecasts/  decisions (early_stopping.py, forecast_stopping.py)
 
 A result is written to a temporary file, synced and renamed. The merged table is derived from the
 results. A run whose row is in the table counts as finished even if its raw folder is gone, so a
 committed table can be extended.
 
 A store on a URI (s3://bucket/results/mine) keeps results and table there (sweeps/remote.py) and
-works in a local folder: checkpoints, logs and leases belong to the training machine. Imports
-neither torch nor ray.
+works in a local folder: checkpoints, logs and leases stay there. Imports neither torch nor ray.
 """
 
 from __future__ import annotations
@@ -35,12 +33,15 @@ from pathlib import Path
 from typing import Any
 
 from scaling import files, progress, weights
-from scaling.config import RECIPE, RunConfig, flatten
+from scaling.command_run import CommandRun, Run
+from scaling.config import RECIPE, flatten
 from scaling.files import write_atomic
-from sweeps import leases, leftovers, mirror
+from scaling.recorded_run import recorded
+from sweeps import leases, leftovers, mirror, sharing
 from sweeps.adaptive.interval import Round
 from sweeps.errors import StoreError, why, writing
 from sweeps.folder import Folder
+from sweeps.leases import Holder
 from sweeps.merged import INDEX, MergedTable
 from sweeps.remote import Remote, is_uri, shown
 from sweeps.result import (
@@ -54,6 +55,7 @@ from sweeps.result import (
     parse,
     to_json,
 )
+from sweeps.sharing import JOINED, Hold
 
 _PULL_SECONDS = 5.0
 """Seconds before a store on a URI is looked at again."""
@@ -68,15 +70,14 @@ _WRITTEN = (
     "forecasts",
     "tensorboard",
     "wandb",
+    "slurm",
+    JOINED,
     INDEX,
 )
 """Names in a results folder that a sweep writes to, or below."""
 
 _NEEDED_BYTES = 10 << 20
 """Free space [bytes] that a sweep needs to start."""
-
-_LOOK_SECONDS = 0.5
-"""Seconds that `drive` waits for the lock, because checking the lock acquires it briefly."""
 
 
 class Store(Folder):
@@ -212,9 +213,20 @@ class Store(Folder):
         """Return the runs whose lease some process holds now."""
         return [run_id for run_id in run_ids if leases.locked(self.run_folder(run_id) / "lock")]
 
-    def driver(self) -> tuple[int, str] | None:
-        """Return (pid, host) of the process that works on this sweep now; None if none does."""
-        return leases.holder(self.folder / "lock")
+    def drivers(self) -> list[Holder]:
+        """Return the processes that work on this sweep now."""
+        alone = leases.holder(self.folder / "lock")
+        shared = sharing.joined(self)
+        return [alone] if alone and not (shared and alone.sharing) else shared
+
+    def driver(self) -> Holder | None:
+        """Return a process that works on this sweep now; None if none does."""
+        return next(iter(self.drivers()), None)
+
+    def died(self, run_id: str) -> bool:
+        """Return whether the last attempt at a run ended without a word, as by a kill."""
+        events = self.attempts(run_id)
+        return bool(events) and events[-1].get("event") == "start"
 
     def tags(self) -> dict[str, str]:
         """Return {run_id: tag} of every run with a row or a folder here; '' for a run without a
@@ -229,7 +241,7 @@ class Store(Folder):
 
     # -------------------------------------------------------------- writing
 
-    def begin(self, run: RunConfig) -> Path:
+    def begin(self, run: Run) -> Path:
         """Create a run's folder with its config, and return the folder.
 
         Raises StoreError if the folder or anything in it is a symbolic link, which would be written
@@ -243,20 +255,31 @@ class Store(Folder):
                 for link in [entry.path for entry in entries if entry.is_symlink()]:
                     files.check_inside(Path(link), self.folder)
             if not path.exists():
-                write_atomic(path, to_json({"run_id": run.run_id, "recipe": RECIPE} | flatten(run)))
+                config = recorded(run) if isinstance(run, CommandRun) else flatten(run)
+                config = {"run_id": run.run_id, "recipe": RECIPE} | config
+                # A run that has not begun is begun anew, so only a result needs to be synced.
+                write_atomic(path, to_json(config), sync=not isinstance(run, CommandRun))
         return folder
 
     def finish(
-        self, row: Row, curve: Sequence[Point], tests: Sequence[Point] | None = None
+        self,
+        row: Row,
+        curve: Sequence[Point],
+        tests: Sequence[Point] | None = None,
+        *,
+        sync: bool = True,
     ) -> None:
-        """Write a run's result, which marks it as finished. Raises StoreError."""
+        """Write a run's result, which marks it as finished. Raises StoreError.
+
+        Without `sync`, the result reaches the disk by :meth:`sync_results`.
+        """
         folder = self.run_folder(row["run_id"])
         path = folder / "result.json"
         with self.writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             if row["status"] != "ok":  # patience may have kept weights before the run failed
                 weights.discard_unless(folder, None)
-            write_atomic(path, data := dump(row, curve, tests or []))
+            write_atomic(path, data := dump(row, curve, tests or []), sync=sync)
             if self.remote:
                 mirror.push_weights(self.remote, self, row["run_id"])
                 self.remote.write(f"results/{row['run_id']}.json", data)
@@ -264,6 +287,13 @@ class Store(Folder):
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
+
+    def sync_results(self, run_ids: Iterable[str]) -> None:
+        """Wait until the results of these runs are on the disk. Raises StoreError."""
+        for run_id in run_ids:
+            path = self.run_folder(run_id) / "result.json"
+            with self.writing(path), contextlib.suppress(FileNotFoundError):
+                files.sync(path)
 
     def decide(self, round: Round) -> None:
         """Record a round before any of its runs begins. Use only while the sweep is held.
@@ -393,24 +423,15 @@ class Store(Folder):
     # -------------------------------------------------------------- leases
 
     @contextlib.contextmanager
-    def drive(self) -> Iterator[None]:
-        """Hold the sweep. A second driver of the folder gets a StoreError that names the first."""
-        path = self.folder / "lock"
+    def drive(self, *, share: bool = False) -> Iterator[Hold]:
+        """Hold the sweep, alone or, with `share`, together with others that share it.
+
+        A driver that cannot have that gets a StoreError that names who holds it.
+        """
         with writing(self._given):
             self._check_links()
-        lease = leases.take(path, self.shown(path), patience=_LOOK_SECONDS)
-        if lease is None:
-            held = "another process"
-            with contextlib.suppress(OSError, ValueError):
-                held = files.read_text(path).strip() or held
-            raise StoreError(
-                f"{self._given} is being worked on by {held}. Wait for it (`scaling status` shows "
-                "it), or choose another folder with --results."
-            )
-        try:
-            yield
-        finally:
-            lease.close()
+        with (sharing.shared if share else sharing.alone)(self) as hold:
+            yield hold
 
     @contextlib.contextmanager
     def lease(self, run_id: str, *, patience: float = 0.0) -> Iterator[bool]:

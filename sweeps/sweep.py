@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling import table
+from scaling.command_run import CommandRun
+from scaling.errors import ConfigError
 from sweeps import gpus, kept_weights
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.protocols import CurveForecaster, IntervalDesigner
 from sweeps.budget import SweepBudget
-from sweeps.checks import check_options, prepare
+from sweeps.checks import check_joined, check_kind, check_options, prepare
 from sweeps.display import say
 from sweeps.driver import Driver, say_messages
 from sweeps.errors import StoreError
@@ -29,6 +31,8 @@ from sweeps.remote import join, masked, without_credentials
 from sweeps.requested import RequestedRuns
 from sweeps.result import Finished, Row
 from sweeps.reuse import reusable_results, take
+from sweeps.runner.checks import check_budget
+from sweeps.runner.identity import Recorded, changed, code_remark, with_code
 from sweeps.spec import SPECS, Spec
 from sweeps.store import Store
 from sweeps.sweep_plan import Planner, SweepPlan
@@ -86,15 +90,26 @@ class Sweep:
         forecaster: CurveForecaster | None = None,
         allow_code: Sequence[str | Path] = (),
         on_code: Callable[[Path], None] = lambda file: None,
+        same_code: bool = False,
     ) -> Sweep:
         """Create a sweep from a TOML file or the name of a bundled spec. Raises ConfigError.
 
         `changes`, {dotted key: value}, apply to every run; 'name' among them renames the sweep.
         `filters` and `tag` select runs (:meth:`sweeps.spec.Spec.select`). `allow_code` lists files
         of code outside the spec's folder that may be executed, and `on_code` is called with every
-        file of code that is (:meth:`sweeps.spec.Spec.from_toml`).
+        file of code that is (:meth:`sweeps.spec.Spec.from_toml`). With `same_code`, files that a
+        [runner] names count as those that the results folder was made with.
         """
-        spec = Spec.from_toml(path_or_name, changes, allow_code=allow_code, on_code=on_code)
+
+        def recorded(name: str) -> Recorded:
+            store = Store(join("results" if results is None else str(results), name))
+            store.pull()
+            return Recorded.of(store.manifest())
+
+        spec = Spec.from_toml(
+            path_or_name, changes, allow_code=allow_code, on_code=on_code, same_code=same_code,
+            recorded=recorded,
+        )  # fmt: skip
         spec = spec.select(filters, tag) if filters or tag is not None else spec
         return cls(spec, results, designer=designer, forecaster=forecaster)
 
@@ -125,17 +140,39 @@ class Sweep:
         few seconds of training in child processes. Raises StoreError, ConfigError.
         """
         options = SweepOptions.of(options, changes)
-        workers = check_options(options)
-        rows = self.store.rows()
+        workers = check_options(options, self.spec.runner)
+        check_joined(options, self.spec, self.store)
+        rows = self._checked_rows()
+        remarks = self._remarks(rows)
         reused = reusable_results(self.spec, self._requested, options.reuse, rows, self.store.say)
         own, rows = rows, {**rows, **{run_id: result.row for run_id, result in reused.items()}}
         planner = self._planner(options, workers)
         plan = planner.plan(rows)
         if measure and plan.missing:
             missing, execution = plan.missing.values(), self.spec.executed(options.execution)
-            prepare(self.spec.name, self.store, missing, rows, execution)
+            prepare(self.spec.name, self.store, missing, rows, execution, runner=self.spec.runner)
             plan = planner.measured(plan, rows, need_speed=True)
-        return replace(plan, price=price, weightless=self._weightless(plan, own))
+        return replace(plan, price=price, weightless=self._weightless(plan, own), remarks=remarks)
+
+    def _checked_rows(self) -> dict[str, Row]:
+        """Return the results in the folder. Raises StoreError if they are of another kind of
+        runs."""
+        rows = self.store.rows()
+        check_kind(self.store, rows, self.spec.runner)
+        return rows
+
+    def _remarks(self, rows: Mapping[str, Row]) -> tuple[str, ...]:
+        """Return the remarks about the spec, and about files whose change makes its runs new."""
+        if self.spec.runner is None:
+            return self.spec.notes
+        before = Recorded.of(self.store.manifest())
+        files = changed(self.spec.recorded.code, before.code)
+        if not files:
+            return self.spec.notes
+        earlier = with_code(self.spec.by_id, before.code)
+        growth = replace(self.spec, by_id=earlier).designed(rows)
+        finished = len(growth.runs.keys() & rows.keys())
+        return (*self.spec.notes, code_remark(files, finished)) if finished else self.spec.notes
 
     def _weightless(self, plan: SweepPlan, rows: Mapping[str, Row]) -> str:
         """Return a line about finished runs without the weights that the spec asks for, given the
@@ -148,6 +185,10 @@ class Sweep:
     def _planner(self, options: SweepOptions, workers: int) -> Planner:
         execution = self.spec.executed(options.execution)
         shared = gpus_of_workers(execution, options.address, in_process=options.in_process)
+        if execution.cuda_graphs and shared == 0:
+            raise ConfigError(
+                "cuda_graphs=true needs GPUs, and the workers would train on CPUs; leave it out."
+            )
         machine = Machine(
             workers=workers,
             threads=execution.threads,
@@ -159,13 +200,14 @@ class Sweep:
             gpu=gpus.model_of(gpus.visible()) if shared else "",
             micro_tokens=execution.micro_tokens,
             recompute=execution.recompute,
+            cuda_graphs=execution.cuda_graphs,
         )
         return Planner(
             spec=self.spec,
             store=self.store,
             requested=self._requested,
             machine=machine,
-            packs=options.packs,
+            packs=options.packs and not options.join,
         )
 
     # -------------------------------------------------------------- running
@@ -189,6 +231,8 @@ class Sweep:
         (`in_process`). Ray is started for the sweep unless `address` names a running cluster that
         this machine is part of; the workers must then see the results folder.
 
+        With `join`, several processes share the results folder.
+
         Losses depend on `threads`, `devices` and `compile` in their last digits, never on
         `workers`; nor on `packs` on the CPU with one thread. A run that raises an error, or whose
         worker dies more than `retries` times, ends as a row with status 'failed'. A spec with
@@ -201,23 +245,24 @@ class Sweep:
         budget leaves runs to train. Finished runs are never lost or trained again.
         """
         options = SweepOptions.of(options, changes)
-        workers = check_options(options)
+        workers = check_options(options, self.spec.runner)
+        check_joined(options, self.spec, self.store)
         if options.address is not None:
             probe(options.address)
+        check_budget((run for run in self.spec.runs if isinstance(run, CommandRun)), options)
         budget = SweepBudget(flops=options.budget_flops, hours=options.budget_hours)
         self._requested.check()
         console = console or Console(file=sys.stdout, quiet=quiet)
         on_finish = self._finish_callback(options, console, on_finish)
-        rows = self.store.rows()
-        if options.retry_failed:
-            rows = self._without_failed(rows)
-        rows = self._with_reused(rows, options, console)
+        remarks = self._remarks(self._checked_rows())
+        rows = self.known(options, console)
         planner = self._planner(options, workers)
         self._requested.record_due_round(rows)
         plan = planner.plan(rows)
         say_messages(self.store, console)
-        if line := self._weightless(plan, rows):
-            say(console, line)
+        for line in (*remarks, self._weightless(plan, rows)):
+            if line:
+                say(console, line)
         if plan.missing:
             driver = Driver(
                 spec=self.spec,
@@ -232,7 +277,7 @@ class Sweep:
             )
             driver.train(plan, rows)
         else:
-            self._merge_finished(plan, console)
+            self._merge_finished(plan, console, share=options.join)
         extra = rows.keys() - plan.runs.keys()
         if extra and not self.spec.selection:
             say(
@@ -241,6 +286,14 @@ class Sweep:
                 "spec; their rows stay in its table.",
             )
         return table.read(self.folder)
+
+    def known(self, options: SweepOptions, console: Console) -> dict[str, Row]:
+        """Return the results so far, after what `options` change about them: failed runs are
+        forgotten (`retry_failed`), and results of other folders are taken (`reuse`)."""
+        rows = self.store.rows()
+        if options.retry_failed:
+            rows = self._without_failed(rows)
+        return self._with_reused(rows, options, console)
 
     def _finish_callback(
         self,
@@ -303,12 +356,13 @@ class Sweep:
         say(console, f"{len(reused)} finished runs taken from {folders}")
         return self.store.rows()
 
-    def _merge_finished(self, plan: SweepPlan, console: Console) -> None:
+    def _merge_finished(self, plan: SweepPlan, console: Console, *, share: bool) -> None:
         """Print that all runs are finished, after bringing the table up to date if necessary."""
         if self.store.merge_is_due():
             try:
-                with self.store.drive():
-                    self.store.remove_leftovers()
+                with self.store.drive(share=share) as hold, hold.writing():
+                    if not hold.others:
+                        self.store.remove_leftovers()
                     self.store.merge()
             except StoreError as error:  # the results themselves are safe
                 say(console, f"the table was not written again: {error}")
@@ -330,6 +384,10 @@ class Sweep:
 
     def resume_command(self, options: SweepOptions) -> str:
         """Return the command that resumes this sweep with the same options, without credentials."""
+        return shlex.join(self.resume_words(options))
+
+    def resume_words(self, options: SweepOptions) -> list[str]:
+        """Return the words of :meth:`resume_command`."""
         name = self.spec.name if self.spec.path is None else str(self.spec.path)
         if self.spec.path and self.spec.path.parent == SPECS:
             name = self.spec.path.stem
@@ -341,7 +399,7 @@ class Sweep:
         words += _set_arguments(self.spec.changes)
         words += self.spec.selection
         words += [word for file in self.spec.allowed for word in ("--allow-code", file)]
-        return shlex.join(words)
+        return [*words, *(["--same-code"] if self.spec.same_code else [])]
 
 
 def _set_arguments(changes: Mapping[str, Any]) -> list[str]:

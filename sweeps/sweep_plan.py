@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from scaling import progress, size
 from scaling.columns import STATUSES
+from scaling.command_run import CommandRun, Run
 from scaling.config import RunConfig
 from scaling.errors import ConfigError
 from scaling.training.pack_key import pack_key
 from scaling.units import clock, si
 from sweeps import packing
-from sweeps.costs import Costs, costs_of, typical
+from sweeps.costs import Costs, costs_of, fit_speed, typical
 from sweeps.measure import OTHER_PRECISION, Machine
 from sweeps.queue import Job
 from sweeps.requested import RequestedRuns
 from sweeps.result import Row
+from sweeps.runner.speed import speed_of
 from sweeps.spec import Spec
 from sweeps.store import Store
 
@@ -32,11 +35,11 @@ _LONGEST_SECONDS = 1e9
 class SweepPlan:
     """The remaining work of a sweep."""
 
-    runs: dict[str, RunConfig]
+    runs: dict[str, Run]
     """All runs that the spec calls for, by run id."""
     finished: dict[str, str]
     """Status of each run that needs no more training, by run id."""
-    missing: dict[str, RunConfig]
+    missing: dict[str, Run]
     """The runs to train by run id, most expensive first."""
     jobs: list[Job]
     """Jobs that train the missing runs: alone, in packs, or as branches of a common trunk."""
@@ -57,6 +60,8 @@ class SweepPlan:
     """A line about finished runs without the weights that the spec asks for, if there are any."""
     trained: Mapping[str, float] = field(default_factory=dict)
     """Fraction of each missing run that its checkpoint holds, where it holds any."""
+    remarks: tuple[str, ...] = ()
+    """Remarks about the spec and the code of its command, one line each."""
 
     @property
     def tokens(self) -> int:
@@ -65,7 +70,7 @@ class SweepPlan:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs to spend, 6 N D."""
+        """Training FLOPs to spend, 6 N D; nan if sizes are not known."""
         return sum(map(size.flops_of, self.missing.values()))
 
     @property
@@ -83,11 +88,18 @@ class SweepPlan:
     def stored(self) -> str:
         """How much of the missing runs checkpoints hold, in words; empty if they hold nothing."""
         runs = {run_id: self.missing[run_id] for run_id in self.trained}
-        C = sum(size.flops_of(run) * self.trained[run_id] for run_id, run in runs.items())
-        return f"checkpoints hold {100 * C / self.flops:.0f}% of it" if C else ""
+        C = sum(size.work_of(run) * self.trained[run_id] for run_id, run in runs.items())
+        whole = sum(map(size.work_of, self.missing.values()))
+        return f"checkpoints hold {100 * C / whole:.0f}% of it" if C else ""
+
+    @property
+    def amount(self) -> str:
+        """What is to be trained, such as '1e+12 FLOPs, 2M tokens'; FLOPs only if they are known."""
+        tokens = si(self.tokens, " tokens")
+        return tokens if math.isnan(self.flops) else f"{si(self.flops, 'FLOPs')}, {tokens}"
 
     def __str__(self) -> str:
-        lines = [self._counts(), *self.notes, *filter(None, [self.weightless])]
+        lines = [self._counts(), *self.notes, *self.remarks, *filter(None, [self.weightless])]
         if not self.missing:
             return "\n".join(lines)
         lines += [*self._sizes(), *self._packs(), *self.precision_hints()]
@@ -97,12 +109,16 @@ class SweepPlan:
             )
         if self.grows:
             lines.append("more runs follow from the results of these ([until])")
-        samples = self.costs.speed.samples
+        samples = self.costs.samples
         basis = f"from {samples} measurements"
         if samples == 0:
             basis = "a guess: nothing measured on this machine"
+            if self.costs.commands:
+                basis = "a guess until runs have finished: nothing is known of the command's speed"
+        elif self.costs.commands:
+            basis = f"from {samples} finished runs"
         lines.append(
-            f"total {si(self.flops, 'FLOPs')}, {si(self.tokens, ' tokens')}; about "
+            f"total {self.amount}; about "
             f"{clock(self.wall_seconds)} {workers_phrase(self.workers)} ({basis}){self._end()}"
             f"{f'; {self.stored}' if self.stored else ''}"
         )
@@ -120,27 +136,22 @@ class SweepPlan:
 
     def _sizes(self) -> list[str]:
         """Return a table of the missing runs, one line per size."""
-        by_size: dict[int, list[RunConfig]] = {}
+        by_size: dict[int, list[Run]] = {}
         for run in self.missing.values():
-            N = size.parameters_of(run).N
-            by_size.setdefault(N, []).append(run)
+            by_size.setdefault(size.N_of(run) or 0, []).append(run)
         lines = [
             f"{'N':>8}  {'shape':<22} {'runs':>5}  {'D [tokens]':<15} {'FLOPs':>8} {'time':>7}"
         ]
         for N, runs in sorted(by_size.items()):
-            models = {
-                f"{run.model.n_layer} x {run.model.d_model}, {run.model.n_head} heads"
-                for run in runs
-            }
+            models = {_shape(run) for run in runs}
             model = models.pop() if len(models) == 1 else f"{len(models)} shapes"
             D = sorted({run.D for run in runs})
             span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
-            C, seconds = (
-                sum(map(size.flops_of, runs)),
-                sum(self.seconds[run.run_id] for run in runs),
-            )
+            C = si(sum(map(size.flops_of, runs))) if N else "?"
+            seconds = sum(self.seconds[run.run_id] for run in runs)
             lines.append(
-                f"{si(N):>8}  {model:<22} {len(runs):>5}  {span:<15} {si(C):>8} {clock(seconds):>7}"
+                f"{si(N) if N else '?':>8}  {model:<22} {len(runs):>5}  {span:<15} {C:>8} "
+                f"{clock(seconds):>7}"
             )
         return lines
 
@@ -166,7 +177,9 @@ class SweepPlan:
         much."""
         gains = {key for key, ratio in self.costs.other.items() if ratio < 1 - _PRECISION_GAIN}
         found: dict[str, list[tuple[float, float]]] = {}
-        for run_id, run in self.missing.items() if gains else ():
+        ours = ours_of(self.missing.values()) if gains else ()
+        for run in ours:
+            run_id = run.run_id
             if (key := pack_key(run)) in gains:
                 each = found.setdefault(run.precision, [])
                 each.append((self.seconds[run_id], self.costs.other[key]))
@@ -208,7 +221,10 @@ class Planner:
         runs, unfinished = growth.runs, frozenset(growth.unfinished)
         rows = {run_id: row for run_id, row in rows.items() if run_id not in unfinished}
         missing = {run_id: run for run_id, run in runs.items() if run_id not in rows}
-        costs = costs_of(self.machine, missing.values(), rows.values())
+        if self.spec.runner is None:
+            costs = costs_of(self.machine, ours_of(missing.values()), rows.values())
+        else:
+            costs = Costs(fit_speed([]), commands=speed_of(rows.values()))
         jobs = self.jobs(missing.values(), costs, self.machine.workers)
         seconds = seconds_per_run(jobs)
         most_expensive_first = sorted(missing, key=lambda run_id: -seconds[run_id])
@@ -225,9 +241,10 @@ class Planner:
             notes=tuple(growth.notes),
             stopped_early=unfinished,
             trained=self._trained(missing),
+            remarks=self.spec.notes,
         )
 
-    def _trained(self, missing: Mapping[str, RunConfig]) -> dict[str, float]:
+    def _trained(self, missing: Mapping[str, Run]) -> dict[str, float]:
         """Return the fraction of each missing run that its checkpoint holds, if any."""
         here = sorted(set(self.store.run_ids()) & missing.keys())
         reports = self.store.progress_of(here)
@@ -239,10 +256,14 @@ class Planner:
         }
         return {run_id: part for run_id, part in done.items() if part}
 
-    def jobs(self, runs: Iterable[RunConfig], costs: Costs, workers: int) -> list[Job]:
-        """Return jobs that train `runs`."""
+    def jobs(self, runs: Iterable[Run], costs: Costs, workers: int) -> list[Job]:
+        """Return jobs that train `runs`. Each run of a command is a job."""
         progress.step("grouping the runs into jobs")
-        jobs = packing.form(list(runs), costs, workers, packs=self.packs)
+        if speed := costs.commands:
+            commands = (run for run in runs if isinstance(run, CommandRun))
+            jobs = [Job((run,), speed.seconds(run), runner=self.spec.runner) for run in commands]
+        else:
+            jobs = packing.form(ours_of(runs), costs, workers, packs=self.packs)
         searches = self.spec.searches
         if searches is None or not searches.stop_early:
             return jobs
@@ -265,12 +286,12 @@ class Planner:
 
         Measurements take seconds and are cached. Raises ConfigError if one fails.
         """
-        if not self.machine.measurable:
+        if not self.machine.measurable or self.spec.runner is not None:
             return plan
         if need_speed and not plan.costs.speed.samples:
-            self._measure(typical(plan.missing.values()))
+            self._measure(typical(ours_of(plan.missing.values())))
             plan = self.plan(rows)
-        runs = plan.missing.values()
+        runs = ours_of(plan.missing.values())
         if self.packs and (asked := packing.worth_measuring(runs, plan.costs)):
             self._measure(asked)
             plan = self.plan(rows)
@@ -297,6 +318,19 @@ class Planner:
             if compiled:
                 what = "compiling (leave out --compile)"
             raise ConfigError(f"{what} failed: {error}") from None
+
+
+def ours_of(runs: Iterable[Run]) -> list[RunConfig]:
+    """Return the runs of our own trainer."""
+    return [run for run in runs if isinstance(run, RunConfig)]
+
+
+def _shape(run: Run) -> str:
+    """Return what tells the model of a run from others of its size."""
+    if isinstance(run, CommandRun):
+        return run.shape
+    model = run.model
+    return f"{model.n_layer} x {model.d_model}, {model.n_head} heads"
 
 
 def seconds_per_run(jobs: Iterable[Job]) -> dict[str, float]:

@@ -11,9 +11,9 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scaling.columns import COLUMNS, CONFIG_DEFAULTS, STATUSES
+from scaling.columns import COLUMNS, CONFIG_DEFAULTS, STATUSES, is_command
 from sweeps.errors import StoreError
-from sweeps.result import fault_of, is_run_id
+from sweeps.result import EMPTY_OF_COMMAND, fault_of, is_run_id
 
 DTYPES = {column.name: column.dtype for column in COLUMNS}
 """{column: dtype} of runs.csv."""
@@ -33,6 +33,23 @@ def _flag(cell: str) -> bool:
     if cell not in ("True", "False"):
         raise ValueError
     return cell == "True"
+
+
+def of_any_type(cell: str) -> bool | int | float | str:
+    """Return the value that a cell of a column outside the schema writes.
+
+    A number that is not written as Python writes it, such as 007, stays text.
+    """
+    if cell in ("True", "False"):
+        return cell == "True"
+    for parse in (int, float):
+        try:
+            value = parse(cell)
+        except ValueError:
+            continue
+        if str(value) == cell:
+            return value
+    return cell
 
 
 _PARSE = {"str": str, "int": _integer, "float": float, "bool": _flag}
@@ -135,9 +152,11 @@ class _Header:
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
-        self._parse = [_PARSE[DTYPES.get(name, "str")] for name in names]
-        defaults = CONFIG_DEFAULTS.items()
+        self._parse = [_PARSE[DTYPES[name]] if name in DTYPES else of_any_type for name in names]
+        defaults = {"command": "", **CONFIG_DEFAULTS}.items()
         self._absent = {name: value for name, value in defaults if name not in names}
+        of_command = EMPTY_OF_COMMAND.items()
+        self._absent_of_command = {name: v for name, v in of_command if name not in names}
 
     def parse(self, line: str, place: Place) -> dict[str, Any]:
         """Return {column: value} of a line, with defaults for columns newer than the table."""
@@ -145,7 +164,8 @@ class _Header:
             cells = next(csv.reader([line] if "\n" not in line else io.StringIO(line, newline="")))
             if len(cells) != len(self.names):
                 raise ValueError(f"it has {len(cells)} cells, and the header {len(self.names)}")
-            return self._absent | self._values(cells)
+            values = self._values(cells)
+            return (self._absent_of_command if is_command(values) else self._absent) | values
         except (ValueError, OverflowError, csv.Error) as error:
             raise damaged(place, str(error)) from None
 

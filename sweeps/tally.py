@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.config import RunConfig
-from scaling.training.pack_key import pack_key
+from scaling.command_run import Run
+from sweeps.costs import pace_key
 from sweeps.errors import StoreError
 from sweeps.estimate import Estimate, Pace, remove, seconds_left
 from sweeps.queue import Job, Outcome, Queue
@@ -32,9 +32,12 @@ class Count:
     """A sweep at one moment."""
 
     C_done: float
-    """FLOPs of the finished runs and of the trained parts of the others."""
+    """FLOPs of the finished runs and of the trained parts of the others; tokens if the sizes of
+    the runs are not known."""
     C: float
-    """FLOPs of all runs."""
+    """FLOPs, or tokens, of all runs."""
+    unit: str
+    """Unit of C as it follows a number (:func:`scaling.size.unit_of`)."""
     seconds: float
     """Estimated wall-clock seconds left."""
     runs: str
@@ -48,7 +51,7 @@ class Count:
 
     @property
     def percent(self) -> float:
-        """Percentage of the FLOPs that is done."""
+        """Percentage of C that is done."""
         return 100 * self.C_done / self.C if self.C else 100.0
 
 
@@ -59,7 +62,7 @@ class Tally:
         self,
         queue: Queue,
         store: Store,
-        runs: dict[str, RunConfig],
+        runs: dict[str, Run],
         seconds: dict[str, float],
         *,
         workers: int,
@@ -76,7 +79,7 @@ class Tally:
         self._known: dict[str, Outcome] = {}
         """{run_id: outcome} of the runs that have finished."""
         self._C: dict[str, float] = {}
-        """{run_id: FLOPs} of the runs."""
+        """{run_id: FLOPs, or tokens} of the runs."""
         self._keys: dict[str, Hashable] = {}
         """{run_id: pack key} of the missing runs."""
         self._stored: dict[str, float] = {}
@@ -109,7 +112,7 @@ class Tally:
         missing = self._seconds.keys() - over
         for run_id, run in list(self._runs.items()):
             if run_id not in self._C:
-                self._C[run_id] = size.flops_of(run)
+                self._C[run_id] = size.work_of(run)
         C_done = sum(C for run_id, C in self._C.items() if run_id not in missing)
         C_done += sum(done[run_id] * self._C[run_id] for run_id in missing & self._C.keys())
         words = f"{len(self._runs) - len(missing)}/{len(self._runs)} runs"
@@ -122,6 +125,7 @@ class Tally:
         return Count(
             C_done=C_done,
             C=sum(self._C.values()),
+            unit=size.unit_of(self._runs.values()),
             seconds=seconds_left(jobs, done, self._workers),
             runs=words,
             state=state,
@@ -215,7 +219,7 @@ class Tally:
 
     def _key(self, run_id: str) -> Hashable:
         if run_id not in self._keys:
-            self._keys[run_id] = pack_key(self._runs[run_id])
+            self._keys[run_id] = pace_key(self._runs[run_id])
         return self._keys[run_id]
 
     def _jobs(self, running: dict[str, Job], over: set[str]) -> list[dict[str, float]]:

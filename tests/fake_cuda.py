@@ -122,12 +122,17 @@ def device() -> Iterator[Counter[str]]:
         like = plain_tensor(data, dtype=dtype)  # its numbers are known, and would be computed with
         return torch.empty(like.shape, dtype=like.dtype).to(device)
 
+    def from_numpy(array: Any) -> torch.Tensor:
+        like = plain_from_numpy(array)  # one number alone would be known, as above
+        return torch.empty(like.shape, dtype=like.dtype)
+
     def new_tensor(self: torch.Tensor, data: Any, dtype: Any = None) -> torch.Tensor:
         return tensor(data, dtype=dtype or self.dtype, device=self.device)
 
     FakeTensor.tolist = numbers  # type: ignore[assignment,method-assign]
     plain_tensor, plain_tolist = torch.tensor, torch.Tensor.tolist
-    torch.tensor = tensor  # type: ignore[assignment]
+    plain_from_numpy = torch.from_numpy
+    torch.tensor, torch.from_numpy = tensor, from_numpy  # type: ignore[assignment]
     torch.Tensor.new_tensor = new_tensor  # type: ignore[assignment,method-assign]
     torch.Tensor.tolist = torch.Tensor.item = numbers  # type: ignore[assignment,method-assign]
     torch.Tensor.pin_memory = lambda self: self  # type: ignore[assignment,method-assign]

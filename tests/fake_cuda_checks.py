@@ -22,7 +22,7 @@ from scaling.config import RunConfig, from_dict, override
 from scaling.execution import Execution
 from scaling.model import build
 from scaling.models import attention
-from scaling.training import checkpoint
+from scaling.training import blocks, checkpoint, trainer
 from scaling.training.train import train_pack
 from scaling.training.trainer import Trainer
 
@@ -103,6 +103,36 @@ def check_row_by_row() -> dict[str, Any]:
     cases = {"muon": {"optim.optimizer": "muon"}, "adafactor": {"optim.optimizer": "adafactor"}}
     cases |= {"lstm": {"model.family": "lstm"}}
     return {name: both(changes) for name, changes in cases.items()}
+
+
+def check_tokens_in_their_file() -> list[dict[str, Any]]:
+    """Steps where the training tokens do not fit on the GPU."""
+    with mock.patch.object(blocks, "MOST_TOKENS", 0):
+        return both({"optim.ema": 0.9})
+
+
+def check_graphs() -> dict[str, Any]:
+    """What a graphed step launches besides its graph."""
+
+    class Recorder:
+        def __init__(self, device: torch.device) -> None: ...
+
+        def warm_up(self, work: Any) -> None:
+            work()
+
+        def record(self, work: Any) -> Any:
+            return lambda: None
+
+    execution = Execution(device="cuda", cuda_graphs=True)
+    found = {}
+    with mock.patch.object(trainer, "CudaRecorder", Recorder):
+        for K in (1, 2, 6):
+            whole = pack(K, {"optim.ema": 0.9, "eval.points": 1}, execution)
+            whole.steps(3)
+            with Operations() as seen:
+                whole.steps(1)
+            found[str(K)] = {"waits": seen.waits, "names": dict(seen.names)}
+    return found
 
 
 def check_alone() -> dict[str, Any]:

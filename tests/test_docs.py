@@ -116,6 +116,8 @@ def write_files_of(page: Path, folder: Path) -> None:
             (folder / f"{name[1]}.toml").write_text(toml)
         elif toml.startswith("law = "):
             (folder / "claim.toml").write_text(toml)
+    if page.stem == "own_trainer":
+        shutil.copy(ROOT / "tests" / "trainers" / "nano.py", folder / "train.py")
     if page.stem in ("own_law", "own_family"):
         name = {"own_law": "my_laws.py", "own_family": "my_family.py"}[page.stem]
         (folder / name).write_text(blocks(page, "python")[0])
@@ -183,13 +185,16 @@ def shows_specs(page: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", [*filter(shows_specs, PAGES)], ids=lambda p: p.stem)
-def test_specs(tmp_path, page):
+def test_specs(tmp_path, monkeypatch, page):
     from sweeps.spec import Spec
+
+    monkeypatch.chdir(tmp_path)  # where a spec may name a command
 
     write_files_of(page, tmp_path)
     runs = {file.stem: len(Spec.from_toml(file).runs) for file in tmp_path.glob("*.toml")}
     shown = {"sweep": {"mine": 6, "adaptive": 2, "stopped": 15}, "own_corpus": {"mine": 2}}
-    shown["schedules"] = {"cooldowns": 6, "wsds": 4}
+    shown |= {"schedules": {"cooldowns": 6, "wsds": 4}, "gpu": {}, "README": {}}
+    shown["own_trainer"] = {"own": 16, "titan": 4, "chat": 12, "olmo": 9}
     assert runs == shown[page.stem]
 
 

@@ -102,7 +102,7 @@ def test_the_noise_scale_of_sharded_ranks_compares_micro_batches_of_all_ranks(ru
     trainer = Trainer([one_step], ONE, [None])
     # The first micro-batches of both ranks, then the second ones.
     order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11]
-    windows_bt = trainer.trajectories[0].leader.next_windows(slice(0, 12))[order]
+    windows_bt = trainer.trajectories[0].leader.tokens.batch(one_step.seed, 0, 12)[order]
     trainer.training_step.gradient(trainer.stack, torch.from_numpy(windows_bt)[None])
     assert trainer.stack.noise is not None
     expected = [float(scale_k) for scale_k in trainer.stack.noise.scales()]

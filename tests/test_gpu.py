@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -62,13 +63,20 @@ def found(traced: dict[str, Any], check: str) -> Any:
 
 def packs(traced: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     steps = dict(found(traced, "steps"))
-    return steps | {name: found(traced, name) for name in ("recompute", "own_family")}
+    names = ("recompute", "own_family", "tokens_in_their_file")
+    return steps | {name: found(traced, name) for name in names}
 
 
 def test_launches_of_a_step_do_not_grow_with_the_pack(traced):
     for name, (two, six) in packs(traced).items():
         assert two["names"] == six["names"], name
         assert two["operations"] > 40, name
+
+
+def test_a_graphed_step_launches_its_graph_and_what_fills_its_inputs(traced):
+    one, two, six = found(traced, "graphs").values()
+    assert one == two == six and one["waits"] == []
+    assert sum(one["names"].values()) < 10
 
 
 def test_the_host_waits_for_nothing_within_a_step(traced):
@@ -357,81 +365,153 @@ def as_one_graph(run: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
 # ------------------------------------------------------------------ every branch
 
 
+FAKE_STEPS = "test_launches_of_a_step_do_not_grow_with_the_pack"
+FAKE_RUN = "test_a_whole_run_writes_checkpoints_from_the_cpu"
+NO_TF32 = "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
+MEMORY = "test_memory_is_measured_after_cuda_begins_and_without_the_products"
 BRANCHES = {
-    ("scaling/devices/compilation.py", "compiled"): "benchmarks/gpu.py: compiled",
-    ("scaling/devices/device.py", "device_of"): "test_a_whole_run_writes_checkpoints_from_the_cpu",
-    ("scaling/devices/device.py", "check_precision"): (
-        "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
-    ),
-    ("scaling/devices/device.py", "choose_products"): (
-        "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
-    ),
-    ("scaling/devices/device.py", "send"): "test_the_host_waits_for_nothing_within_a_step",
-    ("scaling/devices/device.py", "synchronize"): (
-        "test_a_whole_run_writes_checkpoints_from_the_cpu"
-    ),
-    ("scaling/devices/hardware.py", "_peak_flops"): (
-        "test_memory_is_measured_after_cuda_begins_and_without_the_products"
-    ),
-    ("scaling/devices/hardware.py", "reset_peak_memory"): (
-        "test_memory_is_measured_after_cuda_begins_and_without_the_products"
-    ),
-    ("scaling/devices/hardware.py", "peak_memory"): (
-        "test_a_whole_run_writes_checkpoints_from_the_cpu"
-    ),
-    ("scaling/devices/launch.py", "check"): (
-        "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
-    ),
-    ("scaling/devices/launch.py", "together"): "benchmarks/gpu.py: two_ranks",
-    ("scaling/devices/launch.py", "_join"): "benchmarks/gpu.py: two_ranks",
-    ("scaling/models/attention.py", "attend"): (
-        "test_attention_of_many_sequences_is_cut_into_launches_that_cuda_allows"
-    ),
-    ("scaling/models/decoder.py", "_attention"): (
-        "test_launches_of_a_step_do_not_grow_with_the_pack"
-    ),
-    ("scaling/models/decoder.py", "_norm"): (
-        "test_a_single_large_model_has_fused_gains_and_the_fused_optimizer"
-    ),
-    ("scaling/training/evaluate.py", "evaluate"): (
-        "test_models_are_evaluated_together_and_copied_to_the_host_once"
-    ),
-    ("scaling/training/optim.py", "step"): "test_the_host_waits_for_nothing_within_a_step",
-    ("scaling/training/stack.py", "__init__"): "test_launches_of_a_step_do_not_grow_with_the_pack",
-    ("scaling/training/step.py", "__init__"): "benchmarks/gpu.py: compiled",
-    ("scaling/training/step.py", "_split_further"): "benchmarks/gpu.py: out_of_memory",
-    ("scaling/training/trainer.py", "_machine"): (
-        "test_a_whole_run_writes_checkpoints_from_the_cpu"
-    ),
+    "scaling/devices/compilation.py": {"compiled": "benchmarks/gpu.py: compiled"},
+    "scaling/devices/device.py": {
+        "device_of": FAKE_RUN,
+        "precision": FAKE_STEPS,
+        "check_precision": NO_TF32,
+        "choose_products": NO_TF32,
+        "send": "test_the_host_waits_for_nothing_within_a_step",
+        "send_each": "test_the_host_waits_for_nothing_within_a_step",
+        "synchronize": FAKE_RUN,
+    },
+    "scaling/devices/hardware.py": {
+        "_peak_flops": MEMORY,
+        "reset_peak_memory": MEMORY,
+        "peak_memory": FAKE_RUN,
+    },
+    "scaling/devices/launch.py": {
+        "check": NO_TF32,
+        "together": "benchmarks/gpu.py: two_ranks",
+        "_join": "benchmarks/gpu.py: two_ranks",
+        "_leave": "benchmarks/gpu.py: lost_rank",
+    },
+    "scaling/devices/watch.py": {
+        "Watch._free": "test_a_blocked_launch_is_freed_or_the_process_exits"
+    },
+    "scaling/models/attention.py": {
+        "attend": "test_attention_of_many_sequences_is_cut_into_launches_that_cuda_allows"
+    },
+    "scaling/models/decoder.py": {
+        "Decoder._attention": FAKE_STEPS,
+        "Decoder._norm": ("test_a_single_large_model_has_fused_gains_and_the_fused_optimizer"),
+    },
+    "scaling/models/output_loss.py": {
+        "most_fused": "test_gpus_keep_more_logits_than_cpus",
+        "output_loss": FAKE_STEPS,
+    },
+    "scaling/training/blocks.py": {
+        "Source.__init__": "test_the_host_waits_for_nothing_within_a_step"
+    },
+    "scaling/training/graphs.py": {
+        "CudaRecorder.__init__": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.record": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.warm_up": "benchmarks/gpu.py: graphs",
+    },
+    "scaling/training/evaluate.py": {
+        "evaluate": "test_models_are_evaluated_together_and_copied_to_the_host_once"
+    },
+    "scaling/training/fsdp.py": {
+        "Sharding.gather": "reason: it does the same on every device, and passes its type to torch"
+    },
+    "scaling/training/optim.py": {"Optimizer.step": FAKE_STEPS},
+    "scaling/training/stack.py": {"Stack.__init__": FAKE_STEPS},
+    "scaling/training/step.py": {
+        "TrainingStep.__init__": "benchmarks/gpu.py: compiled",
+        "TrainingStep._split_further": "benchmarks/gpu.py: out_of_memory",
+    },
+    "scaling/training/trainer.py": {"Trainer._machine": FAKE_RUN},
+    "sweeps/measure.py": {
+        "Machine._timed": "test_processes_that_measure_share_gpus_as_the_workers_will",
+        "Machine.like": ("test_measurements_hold_for_one_model_of_gpu_and_one_way_to_save_memory"),
+        "_crowded": "test_packs_that_would_crowd_a_gpu_are_found_by_its_own_memory",
+        "_sharing": (
+            "test_the_memory_of_a_device_is_shared_by_the_workers_on_it_and_not_by_all_of_a_cluster"
+        ),
+    },
+    "sweeps/on_ray/cluster.py": {
+        "gpus_of_workers": "test_workers_share_the_gpus_that_they_will_see"
+    },
+    "sweeps/on_ray/resources.py": {
+        "gpus_for": "test_shares_of_a_gpu_add_up_to_at_most_one_as_ray_rounds_them",
+        "worker_resources": "test_shares_of_a_gpu_add_up_to_at_most_one_as_ray_rounds_them",
+    },
 }
-"""Every function that does something else on a GPU, with the test that goes that way, or the check
-of benchmarks/gpu.py where only a device can."""
+"""Every function that may do something else on a GPU, with the test that goes that way, the check
+of benchmarks/gpu.py where only a device can, or the reason why neither is needed."""
+
+FLAGS = {"cuda", "_cuda", "is_cuda", "on_gpu", "on_cpu"}
+"""Names that hold whether a device is a GPU."""
+
+
+def asks_for_the_device(node: ast.AST) -> bool:
+    """Whether code compares or looks up the type of a device, or calls torch.cuda."""
+    if isinstance(node, ast.Compare):
+        return any(getattr(x, "value", "") in ("cpu", "cuda") for x in node.comparators)
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "startswith":
+        return any(getattr(x, "value", "") in ("cpu", "cuda") for x in node.args)
+    if isinstance(node, ast.If | ast.IfExp | ast.While):
+        names = (getattr(x, "id", getattr(x, "attr", "")) for x in ast.walk(node.test))
+        return not FLAGS.isdisjoint(names)
+    if isinstance(node, ast.Attribute):
+        text = ast.unparse(node)
+        return text.startswith("torch.cuda.") or text.endswith(("device.type", ".is_cuda"))
+    return False
 
 
 def branches(path: Path) -> set[str]:
-    """Functions that compare the type of a device, or call torch.cuda."""
+    """Functions of a module, as Class.method, that ask for the device."""
+    found = set()
 
-    def asks(node: ast.AST) -> bool:
-        if isinstance(node, ast.Compare):
-            return any(getattr(x, "value", "") in ("cpu", "cuda") for x in node.comparators)
-        return isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.cuda.")
+    def visit(node: ast.AST, names: tuple[str, ...]) -> None:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = (*names, node.name)
+        if asks_for_the_device(node):
+            found.add(".".join(names))
+        for child in ast.iter_child_nodes(node):
+            visit(child, names)
 
-    tree = ast.parse(path.read_text())
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-    return {f.name for f in functions if any(asks(node) for node in ast.walk(f))}
+    visit(ast.parse(path.read_text()), ())
+    return found
 
 
-def test_every_branch_on_the_device_is_reached_or_has_a_check():
+def test_every_branch_on_the_device_is_reached_or_has_a_check_or_a_reason():
     here = {
-        (str(path.relative_to(ROOT)), name)
-        for path in sorted((ROOT / "scaling").rglob("*.py"))
-        for name in branches(path)
+        str(path.relative_to(ROOT)): names
+        for package in ("scaling", "sweeps", "analysis")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if (names := branches(path))
     }
-    assert here == {*BRANCHES}
+    assert here == {path: {*names} for path, names in BRANCHES.items()}
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     benchmark = (ROOT / "benchmarks/gpu.py").read_text()
-    for by in BRANCHES.values():
-        name = by.removeprefix("benchmarks/gpu.py: ")
-        assert f"def check_{name}(" in benchmark if by != name else by in globals(), by
+    guide = (ROOT / "docs/howto/gpu.md").read_text()
+    for by in (by for names in BRANCHES.values() for by in names.values()):
+        kind, _, name = by.rpartition(": ")
+        if kind == "benchmarks/gpu.py":
+            assert f"def check_{name}(" in benchmark and f"`{name}`" in guide, by
+        else:
+            assert kind == "reason" or f"\ndef {name}(" in tests, by
+
+
+def test_continuous_integration_runs_the_benchmark_on_a_cpu():
+    (recipe,) = re.findall(r"^test-gpu:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert recipe.endswith("-m pytest -m slow tests/test_gpu.py")
+    assert "\nmake test-gpu\n" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_check_of_the_benchmark_is_in_the_guide():
+    """`packs_3e3` and the like are named by the first and the last."""
+    guide = (ROOT / "docs/howto/gpu.md").read_text()
+    checks = re.findall(r"^def check_(\w+)\(", (ROOT / "benchmarks/gpu.py").read_text(), re.M)
+    assert "lost_rank" in checks and len(checks) > 10
+    between = {"device", "packs_3e5", "packs_3e4"}
+    assert {name for name in checks if f"`{name}`" not in guide} <= between
 
 
 # ------------------------------------------------------------------ the benchmark

@@ -288,7 +288,9 @@ def machine(workers: int, shared: int = 8, **options) -> Machine:
     return Machine(workers, 1, gpus=shared, gpu="NVIDIA H100 80GB HBM3", **options)
 
 
-def test_processes_that_measure_share_gpus_as_the_workers_will(eight_gpus, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict, dict]]:
+    """Environments and requests of the processes that would measure."""
     asked: list[tuple[dict, dict]] = []
 
     class Child:
@@ -310,6 +312,10 @@ def test_processes_that_measure_share_gpus_as_the_workers_will(eight_gpus, monke
             return 0
 
     monkeypatch.setattr(measure.subprocess, "Popen", Child)
+    return asked
+
+
+def test_processes_that_measure_share_gpus_as_the_workers_will(eight_gpus, asked, monkeypatch):
     (run, _) = Spec.from_text(BASE + "seed = [0, 1]\n").runs
 
     def pinned(on: Machine) -> list[str | None]:
@@ -333,6 +339,46 @@ def test_processes_that_measure_share_gpus_as_the_workers_will(eight_gpus, monke
     monkeypatch.setattr(gpus, "visible", lambda: ())
     assert not machine(8).measurable  # the driver has no GPU, and the workers have
     assert Machine(8, 1, gpus=0).measurable
+
+
+def test_speed_is_measured_as_the_runs_will_train(asked, monkeypatch):
+    (run, _) = Spec.from_text(BASE + "seed = [0, 1]\n").runs
+    seen: list[Execution] = []
+
+    class Noted(Step):
+        def __init__(self, runs, execution, *rest, **more):
+            super().__init__(runs)
+            seen.append(execution)
+
+    monkeypatch.setattr("scaling.training.trainer.Trainer", Noted)
+    monkeypatch.setattr(measure, "_step_seconds", lambda _: 1.0)
+    monkeypatch.setattr(measure, "_sharing", lambda *_: 1)
+    for options in ({"micro_tokens": 64, "recompute": True}, {}):
+        Machine(1, 1, "cpu", **options).measure([(run, 1)])
+        _, request = asked.pop()
+        seen.clear()
+        assert measure._answers(request) == [{1: 1.0}]
+        assert seen and set(seen) == {Execution(threads=1, device="cpu", **options)}
+
+
+def test_workers_share_the_gpus_that_they_will_see(eight_gpus):
+    from sweeps.on_ray.cluster import gpus_of_workers
+
+    two, four = Execution(devices=2), Execution(devices=4, nodes=2)
+    assert gpus_of_workers(Execution(), None, in_process=False) == 8
+    assert gpus_of_workers(Execution(), None, in_process=True) == 1
+    assert gpus_of_workers(two, None, in_process=True) == 2
+    assert gpus_of_workers(four, None, in_process=False) == 4
+    assert gpus_of_workers(Execution(device="cpu"), None, in_process=False) == 0
+
+
+def test_packs_that_would_crowd_a_gpu_are_found_by_its_own_memory(monkeypatch):
+    import torch
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (0, 80 << 30))
+    monkeypatch.setattr("scaling.devices.hardware.peak_memory", lambda device: 30 << 30)
+    gpu = torch.device("cuda", 0)
+    assert [measure._crowded(gpu, workers) for workers in (1, 2)] == [False, True]
 
 
 def test_the_memory_of_a_device_is_shared_by_the_workers_on_it_and_not_by_all_of_a_cluster(

@@ -21,6 +21,7 @@ import torch
 from scaling.config import canonical, from_dict, override
 from scaling.devices import launch
 from scaling.devices.device import device_of
+from scaling.devices.rank_process import RankProcess
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -80,13 +81,13 @@ def ended(pids, seconds=10.0):
 @pytest.fixture
 def started(monkeypatch):
     """Process ids of the ranks that this process has started."""
-    pids, start = [], launch._Child.__init__
+    pids, start = [], RankProcess.__init__
 
     def noted(child, request):
         start(child, request)
         pids.append(child.process.pid)
 
-    monkeypatch.setattr(launch._Child, "__init__", noted)
+    monkeypatch.setattr(RankProcess, "__init__", noted)
     return pids
 
 
@@ -212,15 +213,15 @@ def test_what_a_rank_raises_is_raised(run, own_family, started):
 def test_ranks_end_with_the_first_that_is_killed(run, tmp_path):
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from scaling.devices import launch\n"
+        "from scaling.devices.rank_process import RankProcess\n"
         "from scaling.config import from_dict\n"
         "from scaling.execution import Execution\n"
         "from scaling.training.train import train\n"
-        "start = launch._Child.__init__\n"
+        "start = RankProcess.__init__\n"
         "def noted(child, request):\n"
         "    start(child, request)\n"
         "    print(child.process.pid, flush=True)\n"
-        "launch._Child.__init__ = noted\n"
+        "RankProcess.__init__ = noted\n"
         "ex = Execution(device='cpu', devices=2, checkpoint_seconds=0.05)\n"
         "train(from_dict(json.loads(sys.argv[1])), execution=ex, folder=Path(sys.argv[2]))"
     )

@@ -261,6 +261,15 @@ def compare(
     )
 
 
+def _as_in_where(values: list[Any]) -> list[Any]:
+    """Return values as a condition sees them: text that is a number is one."""
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    try:
+        return [float(value) if isinstance(value, str) else value for value in values]
+    except ValueError:
+        return values
+
+
 def split(runs: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
     """Return the rows of the two values of a column, {name: rows}, in their order in the table.
 
@@ -273,7 +282,7 @@ def split(runs: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
     if len(parts) != 2:
         values = ", ".join(map(str, list(parts)[:6])) + (", ..." if len(parts) > 6 else "")
         hint = (
-            f'Keep two of them, as with --where "{by} in {list(parts)[:2]!r}".'
+            f'Keep two of them, as with --where "{by} in {_as_in_where(list(parts)[:2])!r}".'
             if len(parts) > 2
             else "Name a column that tells two recipes apart."
         )

@@ -45,8 +45,14 @@ def read_folder(
         rows = ordered([*rows.to_dict("records"), *(row for row, _ in begun.ended)])
         more = [{**point} for _, curve in begun.ended for point in curve]
         points = pd.concat([points, _as_points(more)], ignore_index=True)
-    configs = {**run_folders.configs(folder), **(planned or {})}
-    open_ = {run_id: each.config for run_id, each in begun.open.items()}
+    recorded = run_folders.configs(folder).items()
+    configs = {run_id: run for run_id, run in recorded if isinstance(run, RunConfig)}
+    configs |= planned or {}
+    open_: dict[str, RunConfig] = {
+        run_id: each.config
+        for run_id, each in begun.open.items()
+        if isinstance(each.config, RunConfig)
+    }
     waiting = {
         run_id: run for run_id, run in (planned or {}).items()
         if run_id not in open_ and run_id not in set(rows["run_id"])
@@ -205,6 +211,8 @@ class _Speed:
     """Seconds per step of runs that have not reported theirs, from those of finished runs."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
+        if "step_seconds" not in rows.columns:
+            rows = rows.assign(step_seconds=np.nan)
         seconds = pd.to_numeric(rows["step_seconds"], errors="coerce").to_numpy(float)
         work = np.log(rows["N"].to_numpy(float) * rows["B"].to_numpy(float))
         good = np.isfinite(seconds) & (seconds > 0) & np.isfinite(work)
@@ -238,7 +246,9 @@ def is_unmerged(folder: str | Path) -> bool:
 
 
 def of_folders(
-    folders: Iterable[str | Path], planned: Mapping[str, RunConfig] | None, where: str | None
+    folders: Iterable[str | Path],
+    planned: Mapping[str, RunConfig] | None = None,
+    where: str | None = None,
 ) -> RunCurves:
     """Return the runs of several results folders; a run that is in two is counted once."""
     found = [read_folder(folder, planned=planned, where=where) for folder in folders]

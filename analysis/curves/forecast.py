@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from analysis.curves.command_folders import are_of_commands, of_command_folders
 from analysis.curves.curve_folders import of_folders
 from analysis.curves.curve_tables import read_table
 from analysis.curves.departure import OffLaw, departure
@@ -117,6 +118,8 @@ def _read(
         is_results_folder(path) or (Path(path) / "runs").is_dir() for path in paths
     ]
     if folders and all(folders):
+        if not map and are_of_commands(paths):
+            return of_command_folders(paths, schedule=named, warmup=warmup, where=where)
         if map or named is not None:
             raise ConfigError(
                 f"{paths[0]} is a results folder, which holds the schedules of its runs; leave out "

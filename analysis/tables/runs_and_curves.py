@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.tables.load import load
 from analysis.tables.rows import Evaluations
+from scaling.table import read_curves
 
 
 def load_runs_and_curves(
@@ -25,6 +26,8 @@ def load_runs_and_curves(
     if folder and not (Path(path) / "curves.parquet").is_file():
         return runs, None
     if "run_id" not in runs.columns or not len(runs):
+        return runs, None
+    if folder and not len(read_curves(Path(path))):  # of a command that reports no curves
         return runs, None
     with warnings.catch_warnings():  # those of the runs
         warnings.simplefilter("ignore", UserWarning)

@@ -17,6 +17,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from formula import symbol, tex
@@ -100,12 +101,64 @@ def spec_grammar() -> str:
     """The docstring of sweeps.spec, whose example is the grammar."""
     from sweeps import spec
 
-    text = inspect.getdoc(spec) or ""
+    return _grammar(spec)
+
+
+def runner_grammar() -> str:
+    """The docstring of sweeps.runner.parse, whose example is the table [runner]."""
+    from sweeps.runner import parse
+
+    return _grammar(parse)
+
+
+def _grammar(module: ModuleType) -> str:
+    """The example in a module's docstring, and the words after it."""
+    text = inspect.getdoc(module) or ""
+    if "\n    " not in text:  # all but the summary is the example
+        return f"```toml\n{text.partition(chr(10))[2].strip()}\n```"
     code = "\n".join(
         line for line in text.splitlines()[1:] if line.startswith("    ") or not line.strip()
     ).strip("\n")
     after = text.rpartition("\n    ")[2].partition("\n\n")[2].replace("``", "`")
     return f"```toml\n{inspect.cleandoc(code)}\n```\n\n{after}"
+
+
+def placeholders() -> str:
+    """The placeholders that every command of a spec knows."""
+    from sweeps.runner.runner import PLACEHOLDERS
+
+    rows = "\n".join(f"| `{{{name}}}` | {meaning} |" for name, meaning in PLACEHOLDERS.items())
+    return f"| placeholder | value |\n|---|---|\n{rows}"
+
+
+def expressions() -> str:
+    """What expressions of [runner.derived] may contain."""
+    from sweeps.runner.expressions import FUNCTIONS
+
+    return (
+        "An expression of `[runner.derived]` consists of numbers, keys, `+ - * / // % **`, "
+        f"parentheses and the functions {_codes(tuple(FUNCTIONS))}, as in Python. It may use other "
+        "derived keys, in any order. Nothing else is evaluated."
+    )
+
+
+def sources() -> str:
+    """The fields of the table [runner.results]."""
+    from sweeps.runner.runner import Sources
+
+    return _options(Sources)
+
+
+def failures() -> str:
+    """The fields of the table [runner.failures]."""
+    from sweeps.runner.runner import Failures
+
+    return _options(Failures)
+
+
+def _options(cls: type) -> str:
+    rows = [f"| `{key}` | {_cell(meaning)} |" for key, _, _, meaning in _fields(cls)]
+    return "| key | meaning |\n|---|---|\n" + "\n".join(rows)
 
 
 def fields() -> str:
@@ -299,6 +352,11 @@ PARTS: dict[str, Callable[..., str]] = {
         laws,
         glossary,
         spec_grammar,
+        runner_grammar,
+        placeholders,
+        expressions,
+        sources,
+        failures,
         fields,
         columns,
         commands,

@@ -38,6 +38,7 @@ def show_schedule(
 ) -> None:
     """Print the best schedule for a budget: one of steps, tokens and FLOPs of `asked`."""
     from analysis.curves.best_schedule import best_schedule
+    from analysis.curves.command_folders import are_of_commands, of_command_folders
     from analysis.curves.curve_folders import is_unmerged, of_folders
     from analysis.curves.curve_tables import read_table
     from analysis.curves.fit import fit_curves
@@ -46,7 +47,8 @@ def show_schedule(
     if len(laws) > 1:
         raise ConfigError("--schedule plans with one law of learning curves: give --law once.")
     if all(path.is_dir() and is_unmerged(path) for path in results):
-        found = of_folders(results, None, selection["where"])
+        read = of_command_folders if are_of_commands(results) else of_folders
+        found = read(results, where=selection["where"])
     else:
         found = read_table(
             one_source(results), map=parse(selection["map"]), warmup=warmup,

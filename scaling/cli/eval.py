@@ -123,6 +123,7 @@ def _names(tasks: str | None, results: Path, has_file: bool) -> list[str]:
 
 def _tasks_of_spec(results: Path) -> list[str]:
     """Return the tasks that the spec of a results folder names, without running code of it."""
+    from sweeps.runner.identity import as_recorded
     from sweeps.spec import Spec
     from sweeps.store import Store
 
@@ -132,7 +133,8 @@ def _tasks_of_spec(results: Path) -> list[str]:
     text, changes = manifest.get("spec"), manifest.get("changes")
     if not isinstance(text, str) or not isinstance(changes, dict | None):
         return []
-    return list(Spec.from_text(text, path=results / "manifest.json", changes=changes).tasks)
+    path, identity = results / "manifest.json", as_recorded(manifest)
+    return list(Spec.from_text(text, path=path, changes=changes, identity=identity).tasks)
 
 
 def _shots(text: str) -> list[int]:

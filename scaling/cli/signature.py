@@ -104,4 +104,4 @@ def metavar(hint: Any) -> str:
         return " ".join(metavar(each) for each in inner if each is not ...)
     if inner:
         return "|".join(metavar(each) for each in inner if each is not type(None))
-    return "PATH" if hint is Path else hint.__name__.upper()
+    return "FILE" if hint is Path else hint.__name__.upper()

@@ -25,11 +25,14 @@ def sweep(
     filter: Filter = (),
     tag: Tag = None,
     allow_code: tuple[str, ...] = (),
+    same_code: bool = False,
+    slurm: tuple[str, ...] = (),
 ) -> None:
     """Train the missing runs of a sweep with Ray; run it again to resume.
 
     Example: scaling sweep quickstart --workers 2
     Example: scaling sweep quickstart --dry-run --price 2.5
+    Example: scaling sweep quickstart --slurm partition=gpu --slurm time=4:00:00 --slurm array=8
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
@@ -42,19 +45,34 @@ def sweep(
         set: Change a field of every run, such as data.corpus=my.txt. name=... renames the sweep and
             thereby its results folder.
         allow_code: Allow a model family or law of the spec to run code from this Python file
-            outside the spec's folder.
+            outside the spec's folder. Given the spec itself, allow it to run its command although
+            it lies outside the current folder.
+        same_code: Let the files of [runner] code count as unchanged since the results were made. By
+            default, a changed file makes new runs.
+        slurm: Submit the sweep to Slurm with this option of sbatch, KEY=VALUE such as
+            partition=gpu: one allocation of nodes=K with a Ray cluster, or array=K tasks without
+            Ray. --dry-run prints the script.
     """
-    ray = () if dry_run or options.in_process else ("ray",)
-    require("torch", *ray, extra="train" if options.in_process else "sweep")
+    ray = () if slurm or dry_run or options.in_process else ("ray",)
     from sweeps import Sweep
     from sweeps.errors import BudgetSpent
+    from sweeps.spec import find
+    from sweeps.spec_code import names_command
+
+    torch = () if names_command(find(spec)) else ("torch",)
+    require(*torch, *ray, extra="train" if options.in_process else "sweep")
 
     progress.step(f"reading the spec {spec}")
     changes = settings(set) | ({} if scale is None else {"scale": scale})
     chosen = Sweep.from_toml(
         spec, results, changes=changes, filters=filter, tag=tag, allow_code=allow_code,
-        on_code=note_code,
+        on_code=note_code, same_code=same_code,
     )  # fmt: skip
+    if slurm:
+        from sweeps.slurm.submit import submit
+
+        submit(chosen, slurm, options, dry_run=dry_run, say=show)
+        return
     if dry_run:
         show(chosen.plan(options, price=price, measure=True))
         return
@@ -134,7 +152,9 @@ def cancel(results: Path, *, now: bool = False) -> None:
     show("stopped; `scaling status` shows what is done, `scaling sweep` resumes it.")
 
 
-def clean(results: Path, *, weights: bool = False, dry_run: bool = False) -> None:
+def clean(
+    results: Path, *, weights: bool = False, work: bool = False, dry_run: bool = False
+) -> None:
     """Remove checkpoints and temporary files of finished runs, never results.
 
     Example: scaling clean results/quickstart --dry-run
@@ -143,15 +163,21 @@ def clean(results: Path, *, weights: bool = False, dry_run: bool = False) -> Non
     Args:
         results: A sweep's results folder.
         weights: Also remove the weights of finished runs (execution.keep_weights).
+        work: Also remove what the commands of finished runs have written ([runner] in the spec).
         dry_run: Print what would be removed without removing it.
     """
     from sweeps.control import clean as clean_it
+    from sweeps.control import written_by_commands
 
-    sizes = clean_it(results, weights=weights, dry_run=dry_run)
+    sizes = clean_it(results, weights=weights, work=work, dry_run=dry_run)
     for path in sizes if dry_run else ():
         show(path)
     what = "would be removed" if dry_run else "removed"
     show(f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB {what}")
+    if not work and (kept := written_by_commands(results)):
+        size = sum(kept.values()) / 2**20
+        number = f"{len(kept)} folder{'' if len(kept) == 1 else 's'}"
+        show(f"what commands have written ({number}, {size:.1f} MiB) stays; --work removes it")
 
 
 def export(

@@ -106,16 +106,18 @@ class Masks:
 class MaskedTokens(TrainTokens):
     """Windows of an encoder from the training split, in the order of :class:`TrainTokens`."""
 
+    are_cut = False
+
     def __init__(self, files: TokenFiles, run: RunConfig) -> None:
         super().__init__(files, run.data, run.model.n_ctx)
         self.masks = Masks(run.model, files)
 
-    def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
-        """Return the int64 windows [sequences, 2 n_ctx] of a run, starting from sequence
-        `first`."""
-        text = super().batch(seed, first, sequences)
-        numbers = np.arange(first, first + sequences)
-        return self.masks.windows(text, self.tokens, self.starts, seed, _TRAIN, numbers)
+    def numbered(self, seed: int, sequences: np.ndarray) -> np.ndarray:
+        """Return the int64 windows [..., 2 n_ctx] of the given sequences of a run."""
+        numbers_b = sequences.reshape(-1)
+        text = super().numbered(seed, numbers_b)
+        made = self.masks.windows(text, self.tokens, self.starts, seed, _TRAIN, numbers_b)
+        return made.reshape(*sequences.shape, -1)
 
 
 def train_tokens(files: TokenFiles, run: RunConfig) -> TrainTokens:

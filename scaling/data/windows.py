@@ -16,9 +16,6 @@ from scaling.errors import ConfigError
 _ORDER, _SUBSET, _TEST = 0, 1, 2
 """Independent Philox streams; scaling/data/masks.py has others."""
 
-_AHEAD = 64
-"""Number of sequences read at once."""
-
 _EPOCHS_KEPT = 8
 """Number of epochs whose order is kept in memory."""
 
@@ -31,6 +28,9 @@ def _permutation(n: int, seed: int, stream: int, epoch: int = 0) -> np.ndarray:
 
 class TrainTokens:
     """Windows of n_ctx tokens of the training split, without replacement within an epoch."""
+
+    are_cut = True
+    """Whether a window is a slice of the tokens, so that its start tells all about it."""
 
     def __init__(self, files: TokenFiles, data: DataConfig, n_ctx: int) -> None:
         # Memory-mapped, so that the members of a pack share it.
@@ -56,37 +56,34 @@ class TrainTokens:
             order = _permutation(windows, data.data_seed, _SUBSET)
             self.starts = np.sort(self.starts[order[:subset]])
         self._epochs: dict[tuple[int, int], np.ndarray] = {}
-        self._ahead: tuple[int, int, np.ndarray] | None = None
-        """What was read last: seed, number of the first sequence, windows."""
 
     @property
     def unique(self) -> int:
         """Number of distinct tokens per epoch."""
         return len(self.starts) * self.n_ctx
 
-    def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
-        """Return the int64 windows [sequences, n_ctx + 1] of a run, starting from sequence
-        `first`."""
-        if sequences >= _AHEAD:
-            return self._read(seed, first, sequences)
-        skipped = -1
-        if self._ahead is not None and self._ahead[0] == seed:
-            skipped = first - self._ahead[1]
-        if self._ahead is None or not 0 <= skipped <= _AHEAD - sequences:
-            # Looking up a small step would take longer than training on it, so read many at once.
-            self._ahead, skipped = (seed, first, self._read(seed, first, _AHEAD)), 0
-        return self._ahead[2][skipped : skipped + sequences]
-
-    def _read(self, seed: int, first: int, sequences: int) -> np.ndarray:
+    def starts_of(self, seed: int, sequences: np.ndarray) -> np.ndarray:
+        """Return the indices of the tokens at which the given sequences of a run begin; sequences
+        are numbered from 0 over all epochs."""
         n = len(self.starts)
-        positions = np.arange(first, first + sequences)
-        order = np.empty(sequences, dtype=np.int64)
-        epochs = positions // n
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        epochs = sequences // n
+        order = np.empty_like(sequences)
+        for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
             here = epochs == epoch
-            order[here] = self._epoch(seed, epoch)[positions[here] - epoch * n]
-        index = self.starts[order][:, None] + np.arange(self.n_ctx + 1)
-        return self.tokens[index].astype(np.int64)
+            order[here] = self._epoch(seed, epoch)[sequences[here] - epoch * n]
+        return self.starts[order]
+
+    def windows(self, starts: np.ndarray) -> np.ndarray:
+        """Return the int64 windows [..., n_ctx + 1] that begin at `starts`."""
+        return self.tokens[starts[..., None] + np.arange(self.n_ctx + 1)].astype(np.int64)
+
+    def numbered(self, seed: int, sequences: np.ndarray) -> np.ndarray:
+        """Return the int64 windows [..., n_ctx + 1] of the given sequences of a run."""
+        return self.windows(self.starts_of(seed, sequences))
+
+    def batch(self, seed: int, first: int, sequences: int) -> np.ndarray:
+        """Return the windows of a run's next sequences, starting from sequence `first`."""
+        return self.numbered(seed, np.arange(first, first + sequences))
 
     def _epoch(self, seed: int, epoch: int) -> np.ndarray:
         key = (seed, epoch)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,14 @@ def synchronize(device: torch.device) -> None:
 def rows(x_kp: Tensor, chosen: Sequence[int]) -> Tensor:
     """Return a copy of the chosen rows, without waiting for the work queued on the device."""
     return x_kp.index_select(0, send(torch.tensor(chosen), x_kp.device))
+
+
+def send_each(array: np.ndarray, device: torch.device) -> list[Tensor]:
+    """Copy an array to `device` at once, as :func:`send` does; return its parts along the first
+    axis."""
+    if device.type == "cpu":
+        return [torch.from_numpy(part) for part in array]
+    return list(send(torch.from_numpy(array), device).unbind())
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,39 +12,42 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
 
-from scaling import interpreter
 from scaling.config import RunConfig
 from scaling.devices.device import check_precision
+from scaling.devices.rank_process import (
+    DONE,
+    LOST,
+    LOST_SECONDS,
+    READY,
+    RankProcess,
+    Start,
+    pickled,
+)
 from scaling.devices.ranks import ALONE, Lost, Ranks, exchange
-from scaling.errors import ConfigError
+from scaling.devices.watch import Watch
+from scaling.errors import ConfigError, Interrupted
 from scaling.execution import Execution
 
 _PATIENCE = timedelta(minutes=10)
 """How long a rank waits for another in a collective, or for another to start."""
 
-_LOST = 3
-"""Exit code of a rank that ends because it has lost contact with the others."""
-
-_READY = b"ready\n"
-"""What a child process writes once it runs."""
+_END_SECONDS = 0.5
+"""Seconds that a rank has to end by itself before it is killed."""
 
 _SIOCGIFADDR = 0x8915
 """The Linux ioctl request for an interface's address."""
@@ -209,6 +212,7 @@ def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) ->
         master_listen_fd=listener.detach() if listener else None,
     )
     nodes: list[Node] = [LocalNode(), *others]
+    watch = Watch(nodes, cuda=cuda)
     succeeded = False
     try:
         for number, node in enumerate(nodes):
@@ -220,34 +224,47 @@ def _as_rank_0(execution: Execution, cuda: bool, entry: Callable[[], object]) ->
             )
         for node in nodes:
             node.wait_until_ready()
-        yield _join(store, 0, 0, devices, cuda)
+        with watch:
+            yield _join(store, 0, 0, devices, cuda, watch)
         succeeded = True
-    except Lost as lost:
-        raise _cause(nodes, devices, str(lost)) from lost
+    except Exception as error:
+        if watch.cause is not None:
+            raise watch.cause from error
+        if isinstance(error, Lost):
+            raise _cause(nodes, devices, str(error)) from error
+        raise
     finally:
+        watch.leave()
         _leave(succeeded, cuda)
         for node in nodes:
             node.end()
 
 
-def _join(store: Any, rank: int, local: int, size: int, cuda: bool) -> Ranks:
+def _join(
+    store: Any, rank: int, local: int, size: int, cuda: bool, watch: Watch | None = None
+) -> Ranks:
     """Join the group of ranks; without a `store`, through torchrun's environment."""
     if cuda:
         torch.cuda.set_device(local)
+        # When NCCL fails or its time is up: end its kernels, not the process of the caller.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+    join = partial(
+        dist.init_process_group,
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=store,
+        rank=rank if store is not None else -1,
+        world_size=size if store is not None else -1,
+        timeout=_PATIENCE,
+    )
     with exchange():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=store,
-            rank=rank if store is not None else -1,
-            world_size=size if store is not None else -1,
-            timeout=_PATIENCE,
-        )
+        watch.call(join) if watch else join()
     return Ranks(rank, size, local=local)
 
 
 def _leave(succeeded: bool, cuda: bool) -> None:
     """Leave the group of ranks."""
     if not dist.is_initialized():
+        dist.distributed_c10d._world.group_count = 0  # part of the next group's name
         return
     if cuda and not succeeded:  # a clean shutdown would wait for ranks that have died
         dist.distributed_c10d._abort_process_group()
@@ -278,101 +295,37 @@ def _choose_interface(address: str) -> None:
                     return
 
 
-@dataclass(frozen=True)
-class Start:
-    """Instructions for a process that is to become a rank."""
-
-    rank: int
-    local: int
-    size: int
-    address: str
-    """Address of rank 0."""
-    port: int
-    cuda: bool
-    entry: Callable[[], object]
-
-
 class LocalNode:
     """This machine as a Node."""
 
     def __init__(self) -> None:
-        self._children: list[_Child] = []
+        self._children: list[RankProcess] = []
 
     def start(self, ranks: Sequence[Start]) -> None:
         for start in ranks:
-            self._children.append(_Child(start))
+            self._children.append(RankProcess(start))
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        patience = _PATIENCE.total_seconds()
+        deadline = time.monotonic() + patience
         for child in self._children:
-            child.wait_until_ready(deadline)
+            child.wait_until_ready(deadline, patience)
 
     def error(self) -> BaseException | None:
         return next((error for child in self._children if (error := child.error())), None)
 
     def end(self) -> None:
         for child in self._children:
-            child.end()
-        self._children.clear()
-
-
-class _Child:
-    """A rank that runs in a child process."""
-
-    def __init__(self, start: Start) -> None:
-        self.rank = start.rank
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
-        self.process = subprocess.Popen(
-            interpreter.command("scaling.devices.launch", "_follow"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            start_new_session=True,  # Ctrl-C is for rank 0
-        )
-        assert self.process.stdin and self.process.stdout
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        with contextlib.suppress(BrokenPipeError):  # reported by wait_until_ready
-            self.stdin.write(pickle.dumps(start))
-            self.stdin.flush()
-
-    def wait_until_ready(self, deadline: float) -> None:
-        ready, _, _ = select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))
-        if not ready:
-            raise ChildProcessError(
-                f"rank {self.rank} (process {self.process.pid}) has not started within "
-                f"{_PATIENCE.total_seconds():g} s; this machine or its disk may be overloaded."
-            )
-        if self.stdout.readline() != _READY:
-            self.process.wait()
-            raise self.error() or ChildProcessError(f"rank {self.rank} did not start")
-
-    def error(self) -> BaseException | None:
-        """Return the error that ended it, unless it only followed from another rank's."""
-        code = self.process.poll()
-        if code in (None, _LOST):
-            return None
-        with contextlib.suppress(Exception):  # it may have died while writing
-            return pickle.loads(self.stdout.read())
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        self.errors.seek(0)
-        last_line = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        return ChildProcessError(
-            f"rank {self.rank} (process {self.process.pid}) ended {how}"
-            + (f": {last_line[0]}" if last_line else "")
-            + "; the run resumes from its last checkpoint when it is started again."
-        )
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for file in (self.stdin, self.stdout, self.errors):
-            with contextlib.suppress(BrokenPipeError):
-                file.close()
+            child.ask_to_end()
+        deadline = time.monotonic() + _END_SECONDS
+        for child in self._children:
+            child.end(deadline)
+        self._children = []
 
 
 def _cause(nodes: Sequence[Node], size: int, lost: str) -> BaseException:
     """Return the error to raise when a collective has failed."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LOST_SECONDS
     while time.monotonic() < deadline:  # a collective may fail before the process has ended
         if errors := [error for node in nodes if (error := node.error())]:
             return errors[0]
@@ -391,7 +344,7 @@ def _follow() -> NoReturn:
     os.dup2(2, 1)  # for what the run prints
     start: Start = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
-    answers.write(_READY)
+    answers.write(READY)
     answers.flush()
     try:
         _choose_interface(start.address)
@@ -403,16 +356,15 @@ def _follow() -> NoReturn:
                 f"rank {start.rank} cannot reach rank 0 at {at}: {error}"
             ) from None
         _joined = _join(store, start.rank, start.local, start.size, start.cuda)
-        start.entry()
+        with contextlib.suppress(Interrupted):  # all ranks stop; rank 0 may still write
+            start.entry()
+        answers.write(DONE)
+        answers.flush()
         _leave(True, start.cuda)
     except Lost:
-        os._exit(_LOST)
+        os._exit(LOST)
     except BaseException as error:
-        try:
-            pickled = pickle.dumps(error)
-        except Exception:
-            pickled = pickle.dumps(RuntimeError(traceback.format_exc()))
-        answers.write(pickled)
+        answers.write(pickled(error))
         answers.flush()
         os._exit(1)
     os._exit(0)
@@ -420,4 +372,4 @@ def _follow() -> NoReturn:
 
 def _exit_with_stdin() -> NoReturn:
     sys.stdin.buffer.read()
-    os._exit(_LOST)
+    os._exit(LOST)

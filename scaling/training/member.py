@@ -18,7 +18,7 @@ from scaling.errors import ConfigError
 from scaling.training.evaluate import HeldOut
 from scaling.training.pack_key import branch_step
 from scaling.training.result import Progress, Result
-from scaling.training.schedule import evaluation_steps, optimizer_columns, peaks, schedule
+from scaling.training.schedule import evaluation_steps, optimizer_columns, peaks, schedule_of
 from scaling.training.state import State
 
 _EXPLODED_ABOVE = 2.0
@@ -69,6 +69,7 @@ class Member:
                 + "; use a smaller batch or more text."
             )
         self.lr_peaks = peaks(run)
+        self.schedule = schedule_of(run)
         self.eval_steps = set(evaluation_steps(run.S, run.eval.points))
         self.branch_step = branch_step(run)
         self.step = 0
@@ -114,16 +115,27 @@ class Member:
         before, after = (self.run.tokens_at(step) for step in (self.step, self.step + 1))
         return (after - before) // self.run.model.n_ctx
 
-    def next_windows(self, share: slice) -> np.ndarray:
-        """Return the windows of a share of the next step's sequences: [b, n_ctx + 1], or [b, 2
-        n_ctx] of an encoder."""
+    def numbers_of_sequences(self, steps: int, share: slice) -> np.ndarray:
+        """Return the numbers [steps, b] of the sequences of the next steps, for a share of each
+        step's sequences. All these steps have the same number of them."""
         first = self.run.tokens_at(self.step) // self.run.model.n_ctx
-        return self.tokens.batch(self.run.seed, first + share.start, share.stop - share.start)
+        step_n1 = np.arange(steps)[:, None]
+        return first + step_n1 * self.next_sequences + np.arange(share.start, share.stop)
 
-    def next_rates(self) -> tuple[float, float]:
-        """Return the learning rates of the next step, for (matrices, all else)."""
-        scale = schedule(self.run, self.step)
-        return self.lr_peaks[0] * scale, self.lr_peaks[1] * scale
+    def next_rates(self, steps: int) -> np.ndarray:
+        """Return the learning rates [steps, 2] of the next steps, for matrices and all else."""
+        scales = [self.schedule(step) for step in range(self.step, self.step + steps)]
+        return np.array(scales)[:, None] * np.array(self.lr_peaks)
+
+    def steps_of_this_batch(self, most: int) -> int:
+        """Return the number of next steps with as many tokens as the next one, at most `most`."""
+        tokens = [self.run.tokens_at(step) for step in range(self.step, self.step + most + 1)]
+        sizes = np.diff(tokens)
+        return int((sizes == sizes[0]).cumprod().sum())
+
+    def next_event(self) -> int | None:
+        """Return the number of steps until the next evaluation; None after the last one."""
+        return min((step - self.step for step in self.eval_steps if step > self.step), default=None)
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -246,7 +258,7 @@ class Trajectory:
         """The member whose config decides the next step: the last one to branch off."""
         return self.members[0]
 
-    @property
-    def update_is_measured(self) -> bool:
-        """Whether the next step is followed by an evaluation that records its update."""
-        return any(m.run.eval.update_ratio and m.step + 1 in m.eval_steps for m in self.members)
+    def update_is_measured(self, steps: int) -> bool:
+        """Whether the last of the next steps is followed by an evaluation that records its
+        update."""
+        return any(m.run.eval.update_ratio and m.step + steps in m.eval_steps for m in self.members)

@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scaling.config import OptimConfig
 from scaling.devices.compilation import compiled
-from scaling.devices.device import send
+from scaling.devices.device import send_each
 from scaling.errors import ConfigError
 from scaling.model import Model
 from scaling.norm import norm
 from scaling.training.schedule import lr_divisor
 
 T = TypeVar("T")
+
+Rates = Sequence[Sequence[float]]
+"""Learning rates of (matrices, all else) for each row."""
 
 
 class Optimizer:
@@ -68,7 +72,7 @@ class Optimizer:
         for row_p, row_pieces, row_groups in rows:
             row_groups += [by_place[piece.view(row_p).data_ptr()] for piece in row_pieces]
 
-    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+    def step(self, grad_kp: Tensor, lr: Rates | Tensor) -> Tensor:
         """Update in place, with each row's learning rates for (matrices, all else).
 
         Each row of `grad_kp` is clipped in place by its own norm. Returns the norms before
@@ -87,6 +91,11 @@ class Optimizer:
         for optimizer in self.torch:
             optimizer.step()
         return norm_k
+
+    def rates(self, lr_nk2: np.ndarray) -> Sequence[Rates]:
+        """Return what :meth:`step` takes in each of the next N steps, given the rows' learning
+        rates for (matrices, all else)."""
+        return lr_nk2.tolist()
 
     def norm(self, grad_kp: Tensor) -> Tensor:
         """Return the norms of the gradients of whole rows [K]."""
@@ -139,8 +148,10 @@ class StackedAdamW:
         self.pieces = [pieces(model, c) for c in configs]
         self.matrices = model.ends["matrix"]
         self.betas = [(c.beta1, float(c.beta2)) for c in configs]
-        self.t = [0] * len(configs)
-        """Steps done by each row."""
+        self.before = [0] * len(configs)
+        """Steps done by each row before it entered the stack."""
+        self.steps = 0
+        """Steps done since then, the same for all rows."""
         decayed = [[_decayed(model, c)] for c in configs]
         self.decayed_k1 = torch.tensor(decayed, device=flat_kp.device)
         fixed = [
@@ -155,43 +166,49 @@ class StackedAdamW:
         ]
         self.fixed_k5 = flat_kp.new_tensor(fixed, dtype=torch.float64).float()
 
-    def step(self, grad_kp: Tensor, lr: Sequence[tuple[float, float]]) -> Tensor:
+    def rates(self, lr_nk2: np.ndarray) -> Sequence[Tensor]:
+        """Return what :meth:`step` takes in each of the next N steps: learning rates and the
+        corrections of both means [K, 4], copied to the device at once."""
+        N = len(lr_nk2)
+        of = {(t, *betas) for t, betas in zip(self.before, self.betas, strict=True)}
+        corrections = {one: _corrections(self.steps + 1, N, *one) for one in of}
+        rows = zip(self.before, self.betas, strict=True)
+        each_kn2 = np.array([corrections[t, *betas] for t, betas in rows])
+        moving_nk4 = np.concatenate([lr_nk2, each_kn2.transpose(1, 0, 2)], axis=2)
+        return send_each(moving_nk4.astype(np.float32), self.m_kp.device)
+
+    def step(self, grad_kp: Tensor, lr: Rates | Tensor) -> Tensor:
         """Update as :meth:`Optimizer.step` does, without changing `grad_kp`."""
         if not self.compiled:
             return self.apply(partial(adamw, grad_kp), lr)
         torch._dynamo.maybe_mark_dynamic(grad_kp, 0)
         return self.apply(partial(_compiled_adamw(grad_kp.device), grad_kp), lr)
 
-    def apply(self, update: Callable[..., T], lr: Sequence[tuple[float, float]]) -> T:
+    def apply(self, update: Callable[..., T], lr: Rates | Tensor) -> T:
         """Call `update`, a function that ends in :func:`adamw`, and return what it returns.
 
         `update` receives all arguments of :func:`adamw` after the gradient, the parameters first.
         """
-        t_after = [t + 1 for t in self.t]
-        moving = [
-            (*rates, 1 - beta1**t, math.sqrt(1 - beta2**t))
-            for rates, (beta1, beta2), t in zip(lr, self.betas, t_after, strict=True)
-        ]
-        moving_k4 = send(torch.tensor(moving), self.m_kp.device)
+        moving_k4 = lr if isinstance(lr, Tensor) else self.rates(np.array([lr]))[0]
         flat_kp = self.flat_kp.detach()
         rows = (flat_kp, self.m_kp, self.v_kp, self.decayed_k1, self.fixed_k5, moving_k4)
         if self.compiled:
             for tensor in rows:  # one graph for packs of every size
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
         result = update(*rows, self.matrices)
-        self.t = t_after
+        self.steps += 1
         return result
 
     def row(self, k: int) -> dict[str, Any]:
         """Return the optimizer state of row k for a checkpoint, in the form of
         :meth:`Optimizer.row`."""
-        if not self.t[k]:
+        if not (t := self.before[k] + self.steps):
             return {}
         return {
             f"{number}.{name}": value
             for number, piece in enumerate(self.pieces[k])
             for name, value in (
-                ("step", torch.tensor(float(self.t[k]))),
+                ("step", torch.tensor(float(t))),
                 ("exp_avg", piece.view(self.m_kp[k])),
                 ("exp_avg_sq", piece.view(self.v_kp[k])),
             )
@@ -202,7 +219,14 @@ class StackedAdamW:
         for number, piece in enumerate(self.pieces[k]):
             piece.view(self.m_kp[k]).copy_(saved[f"{number}.exp_avg"])
             piece.view(self.v_kp[k]).copy_(saved[f"{number}.exp_avg_sq"])
-        self.t[k] = int(saved["0.step"])
+        self.before[k] = int(saved["0.step"]) - self.steps
+
+
+def _corrections(first: int, steps: int, before: int, beta1: float, beta2: float) -> np.ndarray:
+    """Return AdamW's corrections [steps, 2] of the first and second moment; `before` are the steps
+    done before step `first`, which is numbered from 1."""
+    done = range(before + first, before + first + steps)
+    return np.array([(1 - beta1**t, math.sqrt(1 - beta2**t)) for t in done])
 
 
 def adamw(

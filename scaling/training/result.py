@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.config import RunConfig
-
-
-class Interrupted(Exception):
-    """Training stopped because `should_stop` asked for it; the checkpoint is written."""
+from scaling.errors import Interrupted as Interrupted
 
 
 @dataclass(frozen=True, kw_only=True)

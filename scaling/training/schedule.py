@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from scaling import optim_rules
@@ -38,9 +39,12 @@ def resume_steps(run: RunConfig) -> tuple[int, ...]:
 def cycle(run: RunConfig, step: int) -> tuple[int, int]:
     """Return (first step, end) of the cycle that `step` is in, from the warm-up or a return to the
     peak to the next one or the end of the run."""
-    ends = (*resume_steps(run), run.S)
+    return _cycle(warmup_steps(run), (*resume_steps(run), run.S), step)
+
+
+def _cycle(warmup: int, ends: tuple[int, ...], step: int) -> tuple[int, int]:
     i = bisect.bisect_right(ends, step)
-    return (ends[i - 1] if i else warmup_steps(run)), ends[min(i, len(ends) - 1)]
+    return (ends[i - 1] if i else warmup), ends[min(i, len(ends) - 1)]
 
 
 def cooldown_steps(run: RunConfig, end: int | None = None) -> int:
@@ -148,23 +152,36 @@ def schedule(run: RunConfig, step: int) -> float:
     each of its horizons and continues at the peak. The steps of the schedule step are those of
     DeepSeek-AI 2024 (arXiv 2401.02954).
     """
+    return schedule_of(run)(step)
+
+
+def schedule_of(run: RunConfig) -> Callable[[int], float]:
+    """Return :func:`schedule` of a run, with what does not depend on the step computed once."""
     o, S, W = run.optim, run.S, warmup_steps(run)
-    if step < W:
-        return (step + 1) / W
-    if o.schedule == "constant":
-        return 1.0
-    if o.schedule == "knots":
-        return _between_knots(o.points, (step + 1) / S)
-    if o.schedule == "step":
-        return o.step_factor ** sum(step >= drop for drop in drop_steps(run))
-    first, end = cycle(run, step)
+    ends, drops = (*resume_steps(run), S), drop_steps(run)
+    cooldowns = {}
     if o.schedule in COOLING:
-        left = min(1.0, (end - step) / cooldown_steps(run, end))
-        return left if o.cooldown == "linear" else 1 - math.sqrt(1 - left)
-    progress = (step - first) / max(1, end - 1 - first)
-    if o.schedule == "linear":
-        return 1 - (1 - o.final_fraction) * progress
-    return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+        cooldowns = {end: cooldown_steps(run, end) for end in ends}
+
+    def rate(step: int) -> float:
+        if step < W:
+            return (step + 1) / W
+        if o.schedule == "constant":
+            return 1.0
+        if o.schedule == "knots":
+            return _between_knots(o.points, (step + 1) / S)
+        if o.schedule == "step":
+            return o.step_factor ** sum(step >= drop for drop in drops)
+        first, end = _cycle(W, ends, step)
+        if cooldowns:
+            left = min(1.0, (end - step) / cooldowns[end])
+            return left if o.cooldown == "linear" else 1 - math.sqrt(1 - left)
+        progress = (step - first) / max(1, end - 1 - first)
+        if o.schedule == "linear":
+            return 1 - (1 - o.final_fraction) * progress
+        return o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return rate
 
 
 def _between_knots(points: tuple[tuple[float, float], ...], done: float) -> float:

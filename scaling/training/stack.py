@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scaling.config import OptimConfig
-from scaling.devices.device import send
+from scaling.devices.device import send_each
 from scaling.model import Model
 from scaling.training.fsdp import ShardedAdamW, Sharding
 from scaling.training.noise import NoiseScale
-from scaling.training.optim import Optimizer, StackedAdamW
+from scaling.training.optim import Optimizer, Rates, StackedAdamW
 from scaling.training.state import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What one step of a stack needs from the host."""
+
+    windows_kbt: Tensor
+    """This rank's windows [K, b, T + 1]."""
+    weight: float
+    """Their fraction of the windows of the step."""
+    rates: Rates | Tensor
+    """Learning rates, in the form that the optimizer takes."""
+    mean_weight_k1: Tensor | None
+    """Weights of the new parameters in the running means [K, 1]; None if there are no means."""
 
 
 class Stack:
@@ -27,6 +43,7 @@ class Stack:
         model: Model,
         sharding: Sharding | None,
         compiled: bool,
+        graphed: bool,
         measure_noise: bool,
     ) -> None:
         self.flat_kp = torch.stack([state.flat_p for state in states]).requires_grad_()
@@ -34,7 +51,7 @@ class Stack:
         device = self.flat_kp.device
         self.optimizer: Optimizer | StackedAdamW
         # Torch's fused kernels take a call per row, which would dominate a pack's step on a GPU.
-        stacked = compiled or (device.type == "cuda" and len(states) > 1)
+        stacked = compiled or graphed or (device.type == "cuda" and len(states) > 1)
         if sharding is not None:
             self.optimizer = ShardedAdamW(self.flat_kp, sharding, configs)
         elif stacked and all(config.optimizer == "adamw" for config in configs):
@@ -63,14 +80,21 @@ class Stack:
         """The parameters whose loss is measured [K, P]: the running means if there are any."""
         return self.flat_kp.detach() if self.mean_kp is None else self.mean_kp
 
-    def update_means(self, steps: Sequence[int]) -> None:
-        """Update the running means after a step; `steps` are the steps done before it, per row."""
+    def mean_weights(self, before_nk: np.ndarray) -> Sequence[Tensor] | None:
+        """Return the weights of the new parameters in the running means [K, 1] for each of the
+        next N steps, given the steps done before them; None if there are no means."""
         if self.mean_kp is None:
-            return
+            return None
         # The mean adapts quickly at first: its decay is at most (1 + t) / (10 + t).
-        weights = [1 - min(d, (1 + t) / (10 + t)) for d, t in zip(self.ema, steps, strict=True)]
-        weight_k = send(torch.tensor(weights, dtype=self.mean_kp.dtype), self.mean_kp.device)
-        self.mean_kp.lerp_(self.flat_kp.detach(), weight_k[:, None])
+        decay_nk = np.minimum(np.array(self.ema), (1 + before_nk) / (10 + before_nk))
+        return send_each((1 - decay_nk).astype(np.float32)[..., None], self.mean_kp.device)
+
+    def add_step(self, loss_k: Tensor, norm_k: Tensor, mean_weight_k1: Tensor | None) -> None:
+        """Add a step to the running sums and means, in place."""
+        self.norm_sum_k += norm_k
+        self.loss_sum_k += loss_k
+        if self.mean_kp is not None and mean_weight_k1 is not None:
+            self.mean_kp.lerp_(self.flat_kp.detach(), mean_weight_k1)
 
     def state(self, k: int) -> State:
         """Return the state of row k; its tensors are views."""

@@ -22,11 +22,8 @@ from scaling.models.output_loss import most_fused
 from scaling.training import optim
 from scaling.training.fsdp import Sharding
 from scaling.training.noise import StepNoise
-from scaling.training.optim import StackedAdamW
-from scaling.training.stack import Stack
-
-Rates = list[tuple[float, float]]
-"""Learning rates of (matrices, all else) for each row."""
+from scaling.training.optim import Rates, StackedAdamW
+from scaling.training.stack import Inputs, Stack
 
 
 class TrainingStep:
@@ -73,8 +70,13 @@ class TrainingStep:
             step = step_function(model, self.bfloat16)
             self.one_graph = compiled(step, device, fullgraph=True)
 
+    def train(self, stack: Stack, inputs: Inputs) -> None:
+        """Train each row for one step, in place."""
+        loss_k, norm_k = self.update(stack, inputs.windows_kbt, inputs.weight, inputs.rates)
+        stack.add_step(loss_k, norm_k, inputs.mean_weight_k1)
+
     def update(
-        self, stack: Stack, windows_kbt: Tensor, weight: float, rates: Rates
+        self, stack: Stack, windows_kbt: Tensor, weight: float, rates: Rates | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Train each row on this rank's windows [K, b, T + 1] of a step; `weight` is their fraction
         of the step's windows. Returns losses and gradient norms [K]."""

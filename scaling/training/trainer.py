@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scaling import weights
 from scaling.config import RunConfig
 from scaling.data import corpus
-from scaling.devices.device import choose_products, device_of, rows, send, synchronize
+from scaling.devices.device import choose_products, device_of, rows, synchronize
 from scaling.devices.hardware import keep_memory, peak_flops, peak_memory, reset_peak_memory
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.execution import Execution
 from scaling.init_from import initial_weights
 from scaling.model import build
+from scaling.training.blocks import Block, Source
 from scaling.training.checkpoint import Checkpoints, make_folder
 from scaling.training.evaluate import Evaluator, HeldOut
 from scaling.training.fsdp import Sharding
+from scaling.training.graphs import CudaRecorder, GraphedStep
 from scaling.training.member import Machine, Member, Trajectory
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.schedule import optimizer_settings
@@ -59,6 +60,7 @@ class Trainer:
         self.slots = 1 if growing else slots or len(runs)
         self.device = device_of(execution.device, execution.devices // execution.nodes, ranks.local)
         choose_products(self.device, shared.precision)
+        recorder = CudaRecorder(self.device) if execution.cuda_graphs else None
         keep_memory()
         reset_peak_memory(self.device)
         self._peak_memory = 0
@@ -84,6 +86,7 @@ class Trainer:
         self.training_step = TrainingStep(
             self.model, shared, execution, device=self.device, ranks=ranks, sharding=self.sharding
         )
+        self.step = GraphedStep(self.training_step, recorder) if recorder else self.training_step
         for folder in folders:
             if folder is not None and ranks.rank == 0:
                 make_folder(folder)
@@ -91,6 +94,8 @@ class Trainer:
         """Trajectories that train now; trajectory k is row k of the stack."""
         self.stack: Stack
         """The stack of their tensors, once the first trajectory has started."""
+        self.block: Block | None = None
+        """The steps that are prepared."""
         self.lr: list[float] = []
         """Learning rate of the matrices at each row's last step."""
         self.updates: dict[int, Tensor] = {}
@@ -99,11 +104,9 @@ class Trainer:
         self.order = [run.run_id for run in runs]
         members = [Member(run, self.files, f) for run, f in zip(runs, folders, strict=True)]
         self.checkpoints = Checkpoints(
-            self.files.hash,
-            self.model.P,
-            ranks=ranks,
-            sharding=self.sharding,
+            self.files.hash, self.model.P, ranks=ranks, sharding=self.sharding
         )
+        self.source = Source(members[0].tokens, self.device)
         self.waiting = self.checkpoints.resume(members)
         self._fill_slots()
 
@@ -111,6 +114,7 @@ class Trainer:
 
     def _fill_slots(self) -> None:
         """Drop finished members, let members branch off, and start trajectories in free slots."""
+        self.block = None
         stay, branches = [], []
         for k, trajectory in enumerate(self.trajectories):
             trajectory.members = [m for m in trajectory.members if not m.finished]
@@ -137,6 +141,7 @@ class Trainer:
             model=self.model,
             sharding=self.sharding,
             compiled=self.execution.compile,
+            graphed=self.execution.cuda_graphs,
             measure_noise=self.measure_noise,
         )
         for member in self._members():
@@ -186,20 +191,24 @@ class Trainer:
             self._report(callbacks.on_progress, waiting=True)  # where they resume
         while self.trajectories:
             self.steps(1)
-            due = self._due_for_evaluation()
+            event = self.block is None or self.block.over
+            if event:
+                self._count()
+            due = self._due_for_evaluation() if event else {}
             if due:
                 with self._not_training():
                     self._evaluate(due)
                     self._ask_give_up(due, callbacks.give_up)
             report, stop, save = self._agree(callbacks.should_stop)
+            if report or stop or save:
+                self._count()
             lost = self._find_lost() if due or report else {}
             if lost:
                 with self._not_training():
                     self._evaluate(lost)
             if due or report:
                 self._report(callbacks.on_progress)
-            branch = any(m.step >= m.branch_step for t in self.trajectories for m in t.members[1:])
-            if due or lost or branch:
+            if due or lost or (event and self._branches()):
                 with self._not_training():
                     self._hand_in_results(results, callbacks.on_result)
             if self.trajectories and (stop or save):
@@ -213,34 +222,30 @@ class Trainer:
         return [results[run_id] for run_id in self.order]
 
     def steps(self, n: int) -> None:
-        """Train all trajectories for n steps, without evaluation or host synchronisation."""
+        """Train all trajectories for n steps, without evaluation or host synchronisation.
+
+        Members have counted these steps after :meth:`_count`.
+        """
         for _ in range(n):
-            leaders = [trajectory.leader for trajectory in self.trajectories]
-            sequences = leaders[0].next_sequences
-            share = self.ranks.share(sequences)
-            windows = np.stack([member.next_windows(share) for member in leaders])
-            windows_kbt = send(torch.from_numpy(windows), self.device)
-            rates = [member.next_rates() for member in leaders]
-            measured = [k for k, t in enumerate(self.trajectories) if t.update_is_measured]
-            matrices_kp = self.stack.flat_kp.detach()[:, : self.layout.ends["matrix"]]
-            before = rows(matrices_kp, measured) if measured else None
-            loss_k, norm_k = self.training_step.update(
-                self.stack, windows_kbt, windows_kbt.shape[1] / sequences, rates
-            )
-            self.stack.norm_sum_k += norm_k
-            self.stack.loss_sum_k += loss_k
+            if self.block is None or self.block.over:
+                self._count()
+                self.block = Block(self.trajectories, self.stack, self.source, self.ranks)
             self.updates = {}
-            if before is not None:
-                moved = rows(matrices_kp, measured) - before
-                ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
-                self.updates = dict(zip(measured, ratios, strict=True))
-            self.stack.update_means([member.step for member in leaders])
-            self.lr = [matrices for matrices, _ in rates]
-            tokens = sequences * self.model.model.n_ctx
-            for trajectory in self.trajectories:
-                for member in trajectory.members:
-                    member.step += 1
-                    member.work += tokens / len(trajectory.members)
+            if not (measured := self.block.rows_measured):
+                self.step.train(self.stack, self.block.next())
+                continue
+            matrices_kp = self.stack.flat_kp.detach()[:, : self.layout.ends["matrix"]]
+            before = rows(matrices_kp, measured)
+            self.step.train(self.stack, self.block.next())
+            moved = rows(matrices_kp, measured) - before
+            ratios = (self.ranks.square(moved) / self.ranks.square(before)).sqrt()
+            self.updates = dict(zip(measured, ratios, strict=True))
+
+    def _count(self) -> None:
+        """Let all members count the steps that they have done."""
+        if self.block is not None and self.block.done > self.block.counted:
+            self.block.count()
+            self.lr = self.block.lr_nk2[self.block.done - 1, :, 0].tolist()
 
     def _agree(self, should_stop: Callable[[], bool] | None) -> tuple[bool, bool, bool]:
         """Return whether to report progress, to stop, and to write checkpoints, as rank 0
@@ -292,6 +297,10 @@ class Trainer:
         self._clock = time.perf_counter()
 
     # ---------------------------------------------------------------- evaluation
+
+    def _branches(self) -> bool:
+        """Return whether members leave their trajectory after the last step."""
+        return any(m.step >= m.branch_step for t in self.trajectories for m in t.members[1:])
 
     def _due_for_evaluation(self) -> dict[int, list[Member]]:
         """Return {row: members to be evaluated after the last step}."""

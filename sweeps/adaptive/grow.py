@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from sweeps.adaptive import interval
+from sweeps.adaptive.families import configs_of
 from sweeps.adaptive.forecast import Forecast
 from sweeps.adaptive.growth import Growth
 from sweeps.adaptive.interval import Interval, Round, Width
@@ -56,7 +57,7 @@ class Searches:
 
 
 def grow(
-    runs: Mapping[str, RunConfig],
+    runs: Mapping[str, Run],
     budgets: Mapping[str, float],
     searches: Searches | None,
     rows: Mapping[str, Row],
@@ -85,11 +86,13 @@ def grow(
     else:
         growth.add(runs.values())
     if searches.isoflop:
-        search_sizes(runs, budgets, searches.isoflop, rows, growth, rates)
+        search_sizes(configs_of(runs), budgets, searches.isoflop, rows, growth, rates)
     if searches.interval:
-        by_design = searches.interval.add == "designed"
-        search = interval.by_design if by_design else interval.by_seeds
-        found = search(dict(growth.runs), searches.interval, rows, width=width, rounds=rounds)
+        if searches.interval.add == "designed":
+            first = configs_of(growth.runs)
+            found = interval.by_design(first, searches.interval, rows, width=width, rounds=rounds)
+        else:
+            found = interval.by_seeds(growth.runs, searches.interval, rows, width=width)
         growth.add(found.runs)
         growth.notes += found.notes
         growth.due = found.due

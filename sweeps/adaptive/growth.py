@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scaling.config import RunConfig
+from scaling.command_run import Run
 from sweeps.adaptive.interval import DueRound
 from sweeps.result import Row
 
@@ -15,7 +15,7 @@ from sweeps.result import Row
 class Growth:
     """The runs of an adaptive sweep, as far as its results determine them."""
 
-    runs: dict[str, RunConfig] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
     """{run_id: run} of the spec's runs and the added ones, finished or not."""
     notes: list[str] = field(default_factory=list)
     """Where each search stands, one line each."""
@@ -26,7 +26,7 @@ class Growth:
     no longer has `halving` or `forecast`; and the most promising one of a family whose better arms
     were lost after it had been stopped."""
 
-    def add(self, runs: Iterable[RunConfig]) -> None:
+    def add(self, runs: Iterable[Run]) -> None:
         """Add runs; those that are there already stay as they are."""
         for run in runs:
             self.runs.setdefault(run.run_id, run)

@@ -34,7 +34,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.training.schedule import evaluation_steps, warmup_steps
 
 _RUNG_FRACTIONS = (1 / 4, 1 / 2)
@@ -52,12 +52,16 @@ class Arm:
 
 
 @functools.lru_cache(maxsize=2**16)
-def rungs(run: RunConfig) -> tuple[int, ...]:
+def rungs(run: Run) -> tuple[int, ...]:
     """Return the steps at which a run is compared with others.
 
     They are the first evaluations after a quarter and after half of the horizon, after the
-    warm-up and before the last step. The result is empty if there are no such evaluations.
+    warm-up and before the last step. The result is empty if there are no such evaluations. Those of
+    a command are not known beforehand: it is compared at the first that it reports from there on.
     """
+    if isinstance(run, CommandRun):
+        S = run.S or 0
+        return tuple(sorted({s for f in _RUNG_FRACTIONS if (s := math.ceil(f * S)) < S}))
     steps = [s for s in evaluation_steps(run.S, run.eval.points) if warmup_steps(run) < s < run.S]
     first = (next((s for s in steps if s >= f * run.S), None) for f in _RUNG_FRACTIONS)
     return tuple(sorted({s for s in first if s is not None}))

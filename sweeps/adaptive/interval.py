@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scaling import size
+from scaling.command_run import Run
 from scaling.config import RunConfig, canonical, from_dict
 from sweeps.adaptive.candidates import (
     as_recorded,
@@ -28,6 +29,7 @@ from sweeps.adaptive.candidates import (
     digest_without_seed,
     settings_digest,
 )
+from sweeps.adaptive.families import with_seed
 from sweeps.result import Row
 
 
@@ -156,7 +158,7 @@ Design = Callable[[DueRound], tuple[Sequence[int], float, str]]
 class Found:
     """The runs that a search asks for, and where it stands."""
 
-    runs: list[RunConfig] = field(default_factory=list)
+    runs: Sequence[Run] = ()
     notes: list[str] = field(default_factory=list)
     due: DueRound | None = None
 
@@ -261,20 +263,20 @@ def _progress(last: Round, options: Interval, rows: Mapping[str, Row]) -> str:
 
 
 def by_seeds(
-    first: dict[str, RunConfig],
+    first: Mapping[str, Run],
     options: Interval,
     rows: Mapping[str, Row],
     *,
     width: Width | None = None,
-    rounds: Sequence[Round] = (),
 ) -> Found:
     """Return all runs again, one seed at a time, as far as `width` or earlier results decide."""
-    every, added, notes = dict(first), [], []
+    every, notes = dict(first), []
+    added: list[Run] = []
     step = 1 + max(run.seed for run in first.values()) - min(run.seed for run in first.values())
     for seeds in range(1, options.seeds + 1):
         if any(run_id not in rows for run_id in every):
             break
-        again = [dataclasses.replace(r, seed=r.seed + seeds * step) for r in first.values()]
+        again = [with_seed(r, r.seed + seeds * step) for r in first.values()]
         if not any(run.run_id in rows for run in again):  # else it was decided before
             if width is None:
                 break

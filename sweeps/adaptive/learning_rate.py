@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.config import RunConfig
+from scaling.command_run import CommandRun, Run
 from scaling.lr_rule import peak_lr
 from sweeps.adaptive.bracket import bracket_minimum, rounded
 from sweeps.adaptive.families import family, remembered, size_of, without
 from sweeps.adaptive.growth import Growth, loss_of
 from sweeps.result import Row
+from sweeps.runner.derive import with_keys
 
 _GOLDEN = (3 - math.sqrt(5)) / 2
 """The smaller part of a golden section, 0.382."""
@@ -43,32 +44,30 @@ class RateSearch:
 
     def __init__(self, options: LearningRate, rows: Mapping[str, Row], growth: Growth) -> None:
         self._options, self._rows, self._growth = options, rows, growth
-        self._best: dict[tuple[Any, ...], RunConfig | None] = {}
+        self._best: dict[tuple[Any, ...], Run | None] = {}
         self._at_end: set[tuple[Any, ...]] = set()
         """Families whose best value is not bracketed: others do not start at it."""
 
-    def search(self, runs: Iterable[RunConfig]) -> None:
+    def search(self, runs: Iterable[Run]) -> None:
         """Search each family of runs that differ in lr only, smaller sizes first."""
-        families: dict[tuple[Any, ...], list[RunConfig]] = {}
+        families: dict[tuple[Any, ...], list[Run]] = {}
         for run in runs:
             families.setdefault(family(run), []).append(run)
         ordered = sorted(families.items(), key=lambda item: (size_of(item[1][0]), str(item[0])))
-        before: dict[tuple[Any, ...], list[RunConfig]] = {}
+        before: dict[tuple[Any, ...], list[Run]] = {}
         for key, arms in ordered:
             comparable = before.setdefault(without(arms[0], "optim.lr", "model.", "tokens"), [])
             self._search_family(key, arms, _neighbour(arms[0], comparable))
             comparable.append(arms[0])
 
-    def best(self, run: RunConfig) -> RunConfig | None:
+    def best(self, run: Run) -> Run | None:
         """Return the run at its best learning rate; None while the search is under way."""
         key = family(run)
         if key not in self._best:
             self._search_family(key, [run], None)
         return self._best[key]
 
-    def _search_family(
-        self, key: tuple[Any, ...], arms: list[RunConfig], neighbour: RunConfig | None
-    ) -> None:
+    def _search_family(self, key: tuple[Any, ...], arms: list[Run], neighbour: Run | None) -> None:
         """Bracket the best rate of a family; start at that of `neighbour`, if given."""
         given = {rate_of(run): run for run in arms}
         points, factor = sorted(given), self._options.factor
@@ -84,7 +83,7 @@ class RateSearch:
             points = [rounded(points[0] / factor), points[0], rounded(points[0] * factor)]
         first = arms[0]
 
-        def run_at(lr: float) -> RunConfig:
+        def run_at(lr: float) -> Run:
             return given.get(lr) or _with_rate(first, lr)
 
         points, found = bracket_minimum(
@@ -102,8 +101,9 @@ class RateSearch:
             where = "" if found.inside else " at the end of what was tried"
             N, D = size_of(first)
             best_id = run_at(points[found.index]).run_id
+            sizes = f"N={N}, D={D}" if N else f"D={D}"
             self._growth.notes.append(
-                f"best lr {points[found.index]:g}{where}: N={N}, D={D}, run {best_id}"
+                f"best lr {points[found.index]:g}{where}: {sizes}, run {best_id}"
             )
 
     def _losses(self, run_ids: list[str]) -> list[float | None]:
@@ -132,15 +132,19 @@ class RateSearch:
         return None if new in (left, best, right) else (to_left, new)
 
 
-def rate_of(run: RunConfig) -> float:
+def rate_of(run: Run) -> float:
     """Return the peak learning rate that a run's value or rule gives."""
+    if isinstance(run, CommandRun):
+        return float(run.keys[run.lr])
     N, D = size_of(run)
     lr = peak_lr(run.optim.lr, N=N, D=D, B=run.batch_tokens)
     return lr if isinstance(run.optim.lr, float) else rounded(lr)
 
 
 @remembered
-def _with_rate(run: RunConfig, lr: float) -> RunConfig:
+def _with_rate(run: Run, lr: float) -> Run:
+    if isinstance(run, CommandRun):
+        return with_keys(run, {run.lr: lr})
     return dataclasses.replace(run, optim=dataclasses.replace(run.optim, lr=lr))
 
 
@@ -150,7 +154,7 @@ def _rate_beyond(inner: float, end: float) -> float | None:
     return new if new != end and _LR_RANGE[0] <= new <= _LR_RANGE[1] else None
 
 
-def _neighbour(run: RunConfig, before: list[RunConfig]) -> RunConfig | None:
+def _neighbour(run: Run, before: list[Run]) -> Run | None:
     """Return the run of the next smaller size at the nearest D among `before`, if any."""
     N, D = size_of(run)
     smaller = [b for b in before if size_of(b)[0] < N]

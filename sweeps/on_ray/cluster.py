@@ -14,7 +14,7 @@ from scaling.execution import Execution
 from sweeps import gpus
 from sweeps.errors import StoreError
 from sweeps.on_ray.resources import gpus_for
-from sweeps.on_ray.start import job_config, script_folder
+from sweeps.on_ray.start import job_config, own_sigterm, script_folder
 
 _CONNECT_SECONDS = 3.0
 """Seconds for a cluster's port to answer; Ray itself would wait for minutes."""
@@ -38,13 +38,14 @@ def joined(address: str | None) -> Iterator[None]:
 
     packages = [Path(__file__).parents[2] / name for name in ("scaling", "sweeps")]
     try:
-        ray.init(
-            address=address,
-            runtime_env={"py_modules": [str(path) for path in packages]},
-            job_config=job_config(script_folder()),
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        with own_sigterm():
+            ray.init(
+                address=address,
+                runtime_env={"py_modules": [str(path) for path in packages]},
+                job_config=job_config(script_folder()),
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
     except (ConnectionError, RuntimeError, OSError) as error:
         raise _none(address, str(error).strip().splitlines()[0]) from None
     try:

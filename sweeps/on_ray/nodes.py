@@ -20,8 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from scaling.devices import launch
-from scaling.execution import Execution
+from sweeps.runner import several_nodes
 
 if TYPE_CHECKING:
     from scaling.devices.launch import Start
@@ -59,16 +58,26 @@ class _Actor:
         threading.Event().wait()
 
 
-class RayNode:
-    """Another node of a worker, a :class:`scaling.devices.launch.Node` through an actor."""
+class _CommandActor(_Actor):
+    """The actor on another node, which wraps a :class:`several_nodes.LocalNode`."""
 
-    def __init__(self, group: PlacementGroup, bundle: int) -> None:
+    def __init__(self) -> None:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._node = several_nodes.LocalNode()
+
+
+class RayNode:
+    """Another node of a worker, a :class:`scaling.devices.launch.Node` through an actor, or a
+    :class:`several_nodes.Node` for commands."""
+
+    def __init__(self, group: PlacementGroup, bundle: int, actor: type[_Actor] = _Actor) -> None:
         resources = group.bundle_specs[bundle]
         self.lost = ""
         """Why the node can no longer start ranks; '' while it can."""
         self._name = f"node {bundle + 1} of {len(group.bundle_specs)}"
         self._actor: Any = (
-            ray.remote(_Actor)
+            ray.remote(actor)
             .options(
                 num_cpus=resources.get("CPU", 0),
                 num_gpus=resources.get("GPU", 0),
@@ -107,6 +116,20 @@ class RayNode:
         with contextlib.suppress(ChildProcessError):
             self._do("end")
 
+    # ------------------------------------------------------------ for commands
+
+    def begin(self, start: several_nodes.Start) -> None:
+        """Start a command on the node."""
+        self._do("begin", start)
+
+    def state(self) -> several_nodes.State:
+        """Return how the command on the node fares."""
+        return self._do("state")
+
+    def finish(self, grace: float) -> several_nodes.State:
+        """End the command on the node."""
+        return self._do("finish", grace, patience=_ANSWER_SECONDS + grace)
+
     def leave(self) -> None:
         """End the actor, and the ranks with it."""
         self._left = True
@@ -135,13 +158,15 @@ class RayNode:
         raise ChildProcessError(self.lost)
 
 
-def other_nodes(execution: Execution) -> list[RayNode]:
-    """Return the other nodes of the calling worker."""
-    if execution.nodes == 1:
+def other_nodes(nodes: int, *, of_commands: bool = False) -> list[RayNode]:
+    """Return the other nodes of the calling worker, which has so many in all; those of commands
+    run a command instead of ranks."""
+    if nodes == 1:
         return []
     group = ray.util.get_current_placement_group()
     assert group is not None
-    return [RayNode(group, bundle) for bundle in range(1, execution.nodes)]
+    actor = _CommandActor if of_commands else _Actor
+    return [RayNode(group, bundle, actor) for bundle in range(1, nodes)]
 
 
 @contextlib.contextmanager
@@ -150,5 +175,17 @@ def reached(others: Sequence[RayNode]) -> Iterator[None]:
     if not others:
         yield
         return
+    from scaling.devices import launch  # imports torch, which commands do not need
+
     with launch.reaching(ray.util.get_node_ip_address(), others):
+        yield
+
+
+@contextlib.contextmanager
+def beside(others: Sequence[RayNode]) -> Iterator[None]:
+    """Let commands that run within the block run on the other nodes too."""
+    if not others:
+        yield
+        return
+    with several_nodes.reaching(ray.util.get_node_ip_address(), others):
         yield

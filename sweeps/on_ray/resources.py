@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from scaling.execution import Execution
 from sweeps.errors import StoreError
 from sweeps.gpus import workers_per_gpu
+from sweeps.runner.runner import Runner
 
 _SHARES = 10_000
 """Ray counts a GPU in this many shares and rounds to the nearest."""
@@ -91,6 +93,47 @@ def worker_resources(
         bundles=[_used(bundle)] * asked,
         strategy="STRICT_SPREAD",
         workers_per_gpu=1 if any(gpus) else 0,
+    )
+
+
+def cpus_of(workers: int, execution: Execution, runner: Runner | None) -> int:
+    """Return the CPUs that Ray must count on this machine for workers to run here."""
+    if runner is None or runner.cpus is None:
+        return workers * execution.threads * execution.devices
+    return math.ceil(workers * runner.cpus)
+
+
+def command_resources(
+    workers: int, execution: Execution, runner: Runner, nodes: Sequence[Mapping[str, float]]
+) -> WorkerResources:
+    """Return the resources of each worker that runs commands: those of [runner.resources], and what
+    that leaves open as in :func:`worker_resources`. Raises StoreError if they do not fit."""
+    devices = max(1, execution.devices // execution.nodes)
+    cpus = float(execution.threads * devices) if runner.cpus is None else runner.cpus
+    gpus, per_gpu = runner.gpus, 0
+    if execution.device == "cpu":
+        gpus = 0.0
+    elif gpus is None:
+        here = sum(node.get("GPU", 0.0) for node in nodes if node.get("CPU", 0.0) >= cpus)
+        per_gpu = workers_per_gpu(workers, here) if devices == 1 else min(1, int(here))
+        gpus = gpu_share(per_gpu) if devices == 1 else float(devices * per_gpu)
+    elif gpus:
+        per_gpu = max(1, int(1 / gpus))
+    bundle = {"CPU": cpus, "GPU": gpus}
+    fit = sum(node.get("CPU", 0.0) >= cpus and node.get("GPU", 0.0) >= gpus for node in nodes)
+    if fit < runner.nodes:
+        each = "one node" if runner.nodes == 1 else f"each of {runner.nodes} nodes"
+        there = "; ".join(
+            _amount(node.get("CPU", 0.0), node.get("GPU", 0.0) if gpus else None) for node in nodes
+        )
+        raise StoreError(
+            f"a run asks for {_amount(cpus, gpus or None)} on {each} ([runner.resources]), but the "
+            f"nodes of this Ray cluster have {there or 'none'}; ask for less, or use other nodes."
+        )
+    return WorkerResources(
+        bundles=[_used(bundle)] * runner.nodes,
+        strategy="PACK" if runner.nodes == 1 else "STRICT_SPREAD",
+        workers_per_gpu=per_gpu,
     )
 
 

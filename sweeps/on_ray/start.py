@@ -31,19 +31,19 @@ def start_ray(cpus: int, folder: Path) -> None:
     """
     import ray
 
-    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=len(gpus.visible()) or None,  # Ray counts a GPU in MIG instances as one
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            job_config=job_config(interpreter.search_path()),
-            object_store_memory=100 << 20,
-            _temp_dir=str(folder),
-        )
+        with own_sigterm():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=len(gpus.visible()) or None,  # Ray counts a GPU in MIG instances as one
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                job_config=job_config(interpreter.search_path()),
+                object_store_memory=100 << 20,
+                _temp_dir=str(folder),
+            )
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -51,6 +51,14 @@ def start_ray(cpus: int, folder: Path) -> None:
             f"Ray did not start: {str(error).strip().splitlines()[0]} (its log is ray.log in the "
             "results folder). `--in-process` runs the sweep without Ray."
         ) from error
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which ray.init() replaces by one that ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
     finally:
         with contextlib.suppress(ValueError):  # Ray sets a handler only in the main thread
             signal.signal(signal.SIGTERM, before)

@@ -23,9 +23,15 @@ from scaling.errors import ConfigError
 from scaling.execution import Execution
 from sweeps.errors import StoreError
 from sweeps.execute import execute
-from sweeps.on_ray.resources import WorkerResources, worker_resources
+from sweeps.on_ray.resources import (
+    WorkerResources,
+    command_resources,
+    cpus_of,
+    worker_resources,
+)
 from sweeps.on_ray.start import private_folder, start_ray
 from sweeps.queue import Job, Outcome, Queue
+from sweeps.runner.runner import Runner
 from sweeps.store import Store
 
 _ENVIRONMENT = {
@@ -81,7 +87,7 @@ class _Worker(tune.Trainable):
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.reset_config(config)
-        self.others: list[RayNode] = other_nodes(self.execution)
+        self.others: list[RayNode] = other_nodes(self.execution.nodes)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]
@@ -226,13 +232,16 @@ def _node_died() -> bool:
     return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
 
 
-def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
+def run_on_ray(
+    queue: Queue, *, workers: int, execution: Execution, runner: Runner | None = None
+) -> None:
     """Execute the jobs of the queue with `workers` actors.
 
     Each actor has `execution.devices` processes of `execution.threads` CPU threads, on
-    `execution.nodes` nodes. Returns when nothing is left, or when the queue is stopping. Ray is
-    started and stopped for the call, unless the caller has called ray.init(): then that cluster is
-    used and left running. Raises StoreError if Ray cannot start or has no room for such workers.
+    `execution.nodes` nodes; for commands, what their `runner` asks for. Returns when nothing is
+    left, or when the queue is stopping. Ray is started and stopped for the call, unless the caller
+    has called ray.init(): then that cluster is used and left running. Raises StoreError if Ray
+    cannot start or has no room for such workers.
     """
     stop = queue.store.stop_file
     stop.unlink(missing_ok=True)
@@ -245,11 +254,16 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
             joined = ray.is_initialized()
             for starts_left in reversed(range(_STARTS)):
                 if not joined:
-                    start_ray(workers * execution.threads * execution.devices, session)
+                    start_ray(cpus_of(workers, execution, runner), session)
                 try:
                     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-                    resources = worker_resources(workers, execution, alive)
-                    queue.workers_per_gpu = resources.workers_per_gpu
+                    if runner is None:
+                        resources = worker_resources(workers, execution, alive)
+                    else:
+                        resources = command_resources(workers, execution, runner, alive)
+                    queue.workers, queue.workers_per_gpu = workers, resources.workers_per_gpu
+                    if runner is not None:
+                        _run_commands(queue, resources, workers, execution)
                     while not queue.exhausted:
                         _run_experiment(queue, resources, workers, execution, session)
                     break
@@ -265,6 +279,15 @@ def run_on_ray(queue: Queue, *, workers: int, execution: Execution) -> None:
                         ray.shutdown()
     finally:
         stop.unlink(missing_ok=True)
+
+
+def _run_commands(
+    queue: Queue, resources: WorkerResources, workers: int, execution: Execution
+) -> None:
+    from sweeps.on_ray.command_pool import CommandPool
+
+    if not CommandPool(queue, resources, workers, execution).run(_node_died):
+        raise _NodeDied
 
 
 def _run_experiment(
