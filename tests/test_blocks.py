@@ -159,16 +159,18 @@ def test_tokens_on_a_device_are_those_of_the_file(run, monkeypatch, most):
     monkeypatch.setattr(blocks, "MOST_TOKENS", most)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, _: self)
     monkeypatch.setattr(torch, "arange", lambda n, device: torch.from_numpy(np.arange(n)))
-    whole = Trainer([run], ONE, [None])
+    runs = [run, override(run, {"seed": 5})]
+    whole = Trainer(runs, ONE, [None, None])
     source = blocks.Source(whole.source.tokens, Elsewhere())  # type: ignore[arg-type]
     assert (source.tokens_n is None) == (most == 10)
-    starts_nkb = np.array([[[0, 7], [64, 3]], [[1, 1], [5, 96]]])
+    members = [trajectory.leader for trajectory in whole.trajectories]
     for here in (source, whole.source):
-        here.begin(starts_nkb)
+        here.begin(members, 2, slice(1, 3))
         for step in (0, 1, 0):
             windows_kbt = here.windows(step)
             assert windows_kbt.dtype == torch.long
-            expected = whole.source.tokens.windows(starts_nkb[step])
+            first = step * members[0].next_sequences + 1
+            expected = np.stack([m.tokens.batch(m.run.seed, first, 2) for m in members])
             assert (windows_kbt.numpy() == expected).all()
 
 
