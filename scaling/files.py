@@ -157,13 +157,25 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """
     with replacing(path) as (temporary,):
         write_new(temporary, data, sync=sync)
-    if not sync:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
+    if sync:
+        _sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file and its name are on the disk. Raises OSError.
+
+    Of many files written shortly before, the first takes most of the time.
+    """
+    _sync(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

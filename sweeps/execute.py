@@ -65,14 +65,21 @@ def execute(
 def _one_after_another(
     job: Job, store: Store, execution: Execution, should_stop: Callable[[], bool]
 ) -> list[Outcome]:
-    """Run the commands of a job. Those that would begin late are returned as interrupted."""
+    """Run the commands of a job. Those that would begin late are returned as interrupted.
+
+    Several are short: their results reach the disk together, before they are returned.
+    """
     outcomes: list[Outcome] = []
     start = time.monotonic()
     for run in job.runs:
         if outcomes and time.monotonic() - start > _BATCH_SECONDS:
             outcomes.append(Outcome(run.run_id, "interrupted"))
         else:
-            outcomes += _Attempt(job.of([run]), store, execution, should_stop).train()
+            attempt = _Attempt(job.of([run]), store, execution, should_stop)
+            attempt.sync = len(job.runs) == 1
+            outcomes += attempt.train()
+    if len(job.runs) > 1:
+        store.sync_results(o.run_id for o in outcomes if o.status in STATUSES)
     return outcomes
 
 
@@ -91,6 +98,8 @@ class _Attempt:
         self._open: dict[str, Run] = {}
         """{run_id: run} of the runs whose lease is held and which have not ended."""
         self._outcomes: list[Outcome] = []
+        self.sync = True
+        """Whether each result is on the disk before the next run begins."""
         self._resumed = False
         """Whether a command has begun before."""
         self._last_end = time.monotonic()
@@ -287,7 +296,10 @@ class _Attempt:
 
     def _keep(self, row: Row, curve: Sequence[Point], tests: Sequence[Point]) -> None:
         """Store the result of a run that has ended."""
-        self._store.finish(row, curve, tests)
+        if self.sync:
+            self._store.finish(row, curve, tests)
+        else:
+            self._store.finish(row, curve, tests, sync=False)
         self._store.note(row["run_id"], row["status"])
         self._end(row["run_id"], row["status"], (row["error"] or "").strip(), row["L"])
 

@@ -252,16 +252,24 @@ class Store(Folder):
         return folder
 
     def finish(
-        self, row: Row, curve: Sequence[Point], tests: Sequence[Point] | None = None
+        self,
+        row: Row,
+        curve: Sequence[Point],
+        tests: Sequence[Point] | None = None,
+        *,
+        sync: bool = True,
     ) -> None:
-        """Write a run's result, which marks it as finished. Raises StoreError."""
+        """Write a run's result, which marks it as finished. Raises StoreError.
+
+        Without `sync`, the result reaches the disk by :meth:`sync_results`.
+        """
         folder = self.run_folder(row["run_id"])
         path = folder / "result.json"
         with self.writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             if row["status"] != "ok":  # patience may have kept weights before the run failed
                 weights.discard_unless(folder, None)
-            write_atomic(path, data := dump(row, curve, tests or []))
+            write_atomic(path, data := dump(row, curve, tests or []), sync=sync)
             if self.remote:
                 mirror.push_weights(self.remote, self, row["run_id"])
                 self.remote.write(f"results/{row['run_id']}.json", data)
@@ -269,6 +277,13 @@ class Store(Folder):
         for name in ("checkpoint.pt", "progress.json"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
+
+    def sync_results(self, run_ids: Iterable[str]) -> None:
+        """Wait until the results of these runs are on the disk. Raises StoreError."""
+        for run_id in run_ids:
+            path = self.run_folder(run_id) / "result.json"
+            with self.writing(path), contextlib.suppress(FileNotFoundError):
+                files.sync(path)
 
     def decide(self, round: Round) -> None:
         """Record a round before any of its runs begins. Use only while the sweep is held.
