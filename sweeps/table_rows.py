@@ -153,7 +153,7 @@ class _Header:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self._parse = [_PARSE[DTYPES[name]] if name in DTYPES else of_any_type for name in names]
-        defaults = CONFIG_DEFAULTS.items()
+        defaults = {"command": "", **CONFIG_DEFAULTS}.items()
         self._absent = {name: value for name, value in defaults if name not in names}
         of_command = EMPTY_OF_COMMAND.items()
         self._absent_of_command = {name: v for name, v in of_command if name not in names}

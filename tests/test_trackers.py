@@ -270,9 +270,9 @@ def test_a_run_that_wandb_wrote_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_that_tensorboard_wrote_is_read(tmp_path: Path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # pyright: ignore[reportMissingImports]
 
     writer = EventFileWriter(str(tmp_path))
     for step in STEPS:

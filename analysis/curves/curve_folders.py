@@ -45,8 +45,14 @@ def read_folder(
         rows = ordered([*rows.to_dict("records"), *(row for row, _ in begun.ended)])
         more = [{**point} for _, curve in begun.ended for point in curve]
         points = pd.concat([points, _as_points(more)], ignore_index=True)
-    configs = {**run_folders.configs(folder), **(planned or {})}
-    open_ = {run_id: each.config for run_id, each in begun.open.items()}
+    recorded = run_folders.configs(folder).items()
+    configs = {run_id: run for run_id, run in recorded if isinstance(run, RunConfig)}
+    configs |= planned or {}
+    open_ = {
+        run_id: each.config
+        for run_id, each in begun.open.items()
+        if isinstance(each.config, RunConfig)
+    }
     waiting = {
         run_id: run for run_id, run in (planned or {}).items()
         if run_id not in open_ and run_id not in set(rows["run_id"])
