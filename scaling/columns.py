@@ -69,6 +69,7 @@ _MEASURED = (
         "training tokens of the run that it began from, and of those before; not part of D",
     ),
     Column("D_transfer", "int", "tokens", "D of a run that began from the weights of another"),
+    Column("L_pretrain", "float", "nats/token", "test loss of the run that it began from"),
     Column(
         "L_init",
         "float",

@@ -35,6 +35,8 @@ class Parent:
     """SHA-256 of its weights."""
     D: int
     """Tokens that it was trained on, those of its own parents included."""
+    L: float | None
+    """Its test loss."""
 
 
 def resolved(run: RunConfig) -> RunConfig:
@@ -106,12 +108,14 @@ def _parent(folder: Path) -> Parent:
     record = weights.record(folder)
     try:
         run, digest, row = from_dict(record["config"]), record["sha256"], record["row"]
-        D, before = row["D"], row.get("D_pretrain") or 0
+        D, before, L = row["D"], row.get("D_pretrain") or 0, row.get("L")
         if not (re.fullmatch(r"[0-9a-f]{64}", digest) and type(D) is int and type(before) is int):
             raise ValueError("its sha256 or D is of the wrong form")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{folder / weights.RECORD} is damaged ({error}).") from None
-    return Parent(folder=folder, run=run, sha256=digest, D=D + before)
+    return Parent(
+        folder=folder, run=run, sha256=digest, D=D + before, L=L if isinstance(L, float) else None
+    )
 
 
 def _tokenizer_of(data: DataConfig) -> tuple[str, str]:
@@ -177,4 +181,5 @@ def initial_weights(
         theirs = dict(zip(found.model.shapes, flat_p.split(found.model.sizes), strict=True))
         own = zip(model.shapes, model.initial(run.seed), strict=True)
         flat_p = torch.cat([theirs.get(name, random_p) for name, random_p in own])
-    return flat_p, {"init_run": parent.run.run_id, "D_pretrain": parent.D}
+    origin = {"init_run": parent.run.run_id, "D_pretrain": parent.D, "L_pretrain": parent.L}
+    return flat_p, origin
