@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from small import call
 from torch.nn import functional as F
 
-from analysis import fit, load
+from analysis import figures, fit, load
+from analysis.transfer.classifiers import best_classifiers
 from scaling import Execution, RunConfig, init_from, train, train_pack, weights
 from scaling.config import canonical, override
 from scaling.data import corpus
@@ -343,3 +346,43 @@ def test_a_model_of_another_shape_or_kind_is_refused(labelled, tmp_path, capsys)
         assert call(*words, "--data.corpus", labelled.data.corpus) == 2
         shown = capsys.readouterr().err
         assert f"model.{'family' if 'encoder' in changes else 'd_model'}" in shown
+
+
+# ------------------------------------------------------------------ the comparison
+
+
+def experiment() -> pd.DataFrame:
+    """Both arms at three sizes, three rates and two seeds; the middle rate is best."""
+    rows = []
+    for labels, N, arm, lr, seed in itertools.product(
+        ("author", "period"), (1e4, 1e5, 1e6), ("", "parent"), (0.01, 0.004, 0.0016), (0, 1)
+    ):
+        gain = 0.1 if arm else 0.0
+        accuracy = 0.3 + gain + 0.05 * math.log10(N) - 0.1 * (lr != 0.004) + 0.01 * seed
+        rows.append(
+            {"run_id": f"{len(rows):012x}", "status": "ok", "labels": labels, "examples": 512}
+            | {"family": "decoder", "lm_weight": 0.0, "init_run": arm, "N": N, "lr": lr}
+            | {"lr_embedding": None, "seed": seed, "test_tokens": 32768, "n_ctx": 128}
+            | {"classes": 9, "accuracy": accuracy, "L": 3 - accuracy, "D": 4e5, "C": 6 * N * 4e5}
+            | {"L_pretrain": 5 - 0.3 * math.log10(N) if arm else math.nan}
+        )
+    return pd.DataFrame(rows)
+
+
+def test_the_best_rate_of_each_arm_counts():
+    found = best_classifiers(experiment())
+    assert len(found) == 2 * 3 * 2 and (found["lr"] == "0.004").all()
+    of = found.set_index(["labels", "arm", "N"])
+    assert of.loc[("author", "pretrained", 1e5), "accuracy"] == pytest.approx(0.655)
+    assert of.loc[("author", "scratch", 1e5), "accuracy"] == pytest.approx(0.555)
+    expected = math.sqrt(0.655 * 0.345 / 252)
+    assert of.loc[("author", "pretrained", 1e5), "stderr"] == pytest.approx(expected)
+    with pytest.raises(TableError, match="no finished run"):
+        best_classifiers(experiment().assign(accuracy=math.nan))
+
+
+def test_the_figure_has_a_panel_for_each_task():
+    figure = figures.classification(experiment())
+    author, period = figure.axes[:2]
+    assert len(author.containers) == len(period.containers) == 6  # error bars
+    assert author.get_legend() is not None and author.get_ylabel() == "Accuracy"
