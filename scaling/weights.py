@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Weights",
     "WeightsError",
+    "check_no_classifier",
     "check_predicts_next",
     "discard_unless",
     "find",
@@ -204,15 +205,20 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
     )
 
 
-def check_predicts_next(weights: Weights, doing: str) -> None:
-    """Raise ConfigError if the model is an encoder, which predicts masked tokens, or a
-    classifier."""
+def check_no_classifier(weights: Weights, doing: str) -> None:
+    """Raise ConfigError if the model is a classifier."""
     if weights.run.classify.labels:
         raise ConfigError(
             f"run {weights.run.run_id} is a classifier (classify.labels="
             f"{weights.run.classify.labels!r}): it cannot {doing}. Choose a run of a language "
             "model."
         )
+
+
+def check_predicts_next(weights: Weights, doing: str) -> None:
+    """Raise ConfigError if the model is an encoder, which predicts masked tokens, or a
+    classifier."""
+    check_no_classifier(weights, doing)
     if weights.run.model.masked:
         raise ConfigError(
             f"run {weights.run.run_id} is an encoder (model.family={weights.run.model.family!r}): "
