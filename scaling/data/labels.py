@@ -42,18 +42,20 @@ class Excerpts:
     """Labelled excerpts of one task."""
 
     classes: tuple[str, ...]
-    train: tuple[np.ndarray, ...]
-    """Windows [n, T + 1] of each class, which may be equally many or not."""
+    train_nt: np.ndarray
+    """All training windows [N, T + 1], class by class."""
+    counts: tuple[int, ...]
+    """Number of training windows of each class."""
     test_bt: np.ndarray
     """The fixed test windows [B, T + 1]."""
 
     @property
     def most(self) -> int:
         """Number of training excerpts, if all classes have as many as the rarest."""
-        return min(map(len, self.train)) * len(self.classes)
+        return min(self.counts) * len(self.classes)
 
     def chosen(self, seed: int, examples: int | None) -> np.ndarray:
-        """Return training windows [examples, T + 1], as many of each class.
+        """Return the numbers of the training windows of a run [examples], as many of each class.
 
         The seed chooses them; fewer are a subset of more.
         """
@@ -61,14 +63,14 @@ class Excerpts:
         if not len(self.classes) <= n <= self.most:
             raise ConfigError(
                 f"classify.examples={examples} is not between the {len(self.classes)} classes and "
-                f"{self.most}: the rarest class has {min(map(len, self.train))} training excerpts. "
+                f"{self.most}: the rarest class has {min(self.counts)} training excerpts. "
                 "Use fewer examples, a shorter model.n_ctx, or more text."
             )
-        orders = [_shuffled(len(rows), seed, i) for i, rows in enumerate(self.train)]
         each, rest = divmod(n, len(self.classes))
+        first = np.cumsum((0, *self.counts))
         parts = [
-            rows[np.sort(order[: each + (i < rest)])]
-            for i, (rows, order) in enumerate(zip(self.train, orders, strict=True))
+            first[i] + np.sort(_shuffled(count, seed, i)[: each + (i < rest)])
+            for i, count in enumerate(self.counts)
         ]
         return np.concatenate(parts)
 
@@ -78,11 +80,11 @@ class LabelledExcerpts(TrainTokens):
 
     def __init__(self, files: TokenFiles, run: RunConfig) -> None:
         found = excerpts(files, run)
-        windows = found.chosen(run.seed, run.classify.examples)
+        numbers = found.chosen(run.seed, run.classify.examples)
         self.classes = found.classes
         self.n_ctx = run.model.n_ctx
-        self.tokens = windows.reshape(-1)
-        self.starts = np.arange(len(windows)) * windows.shape[1]
+        self.tokens = found.train_nt.reshape(-1)  # the same for all members of a pack
+        self.starts = numbers * found.train_nt.shape[1]
         self._epochs, self._ahead = {}, None
 
 
@@ -148,7 +150,12 @@ def _excerpts(
     each = max(map(len, test)) if content else min(map(len, test))
     in_turn = [rows[j] for j in range(each) for rows in shuffled if j < len(rows)]
     most = len(in_turn) if content else len(names) * max(1, limit // len(names))
-    return Excerpts(tuple(names), tuple(train), np.stack(in_turn[: min(most, max(2, limit))]))
+    return Excerpts(
+        classes=tuple(names),
+        train_nt=np.concatenate(train),
+        counts=tuple(map(len, train)),
+        test_bt=np.stack(in_turn[: min(most, max(2, limit))]),
+    )
 
 
 def _windows(
