@@ -52,7 +52,8 @@ _MEASURED = (
         "D_predicted",
         "int",
         "tokens",
-        "the training tokens among D that were predicted: all, or the masked ones of an encoder",
+        "the training tokens among D that were predicted: all, or the masked ones of an encoder; "
+        "none by a classifier without language-model loss",
     ),
     Column("D_unique", "int", "tokens", "distinct training tokens seen"),
     Column(
@@ -69,6 +70,7 @@ _MEASURED = (
         "training tokens of the run that it began from, and of those before; not part of D",
     ),
     Column("D_transfer", "int", "tokens", "D of a run that began from the weights of another"),
+    Column("L_pretrain", "float", "nats/token", "test loss of the run that it began from"),
     Column(
         "L_init",
         "float",
@@ -93,7 +95,7 @@ _MEASURED = (
         "float",
         "nats/token",
         "held-out test loss after the last step; with patience, the minimum; of an encoder, per "
-        "masked token",
+        "masked token; of a classifier, per excerpt",
     ),
     Column("L_stderr", "float", "nats/token", "standard error of L over the test contexts"),
     Column(
@@ -105,6 +107,8 @@ _MEASURED = (
     ),
     Column("L_next", "float", "nats/pair", "test loss of the next-sentence objective of encoders"),
     Column("next_accuracy", "float", "", "share of test pairs that this objective decides rightly"),
+    Column("accuracy", "float", "", "share of the test excerpts that a classifier gets right"),
+    Column("classes", "int", "", "number of classes of a classifier, which the test set balances"),
     Column("lr_peak", "float", "", "peak learning rate of the matrices, as given by the rule"),
     Column("vocab_size", "int", "tokens", "vocabulary size, end-of-text included"),
     Column("corpus_hash", "str", "", "content hash of the token files"),

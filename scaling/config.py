@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from scaling import fields
+from scaling.classify_config import ClassifyConfig
 from scaling.errors import ConfigError
 from scaling.fields import IdentifyingPart, Part, check_positive, check_seed, nearest_divisor
 from scaling.model_config import ModelConfig
@@ -152,6 +153,7 @@ class RunConfig(Part):
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     tokens: int = 1_024_000
     """D, the training tokens to process; rounded to whole steps."""
     batch_tokens: int = 4096
@@ -190,6 +192,8 @@ class RunConfig(Part):
                 f"batch_tokens={self.batch_tokens}; let the batch grow over fewer tokens."
             )
         self._check_resumes()
+        if self.classify.labels:
+            self._check_classify()
         sequences, parts = self.batch_tokens // n_ctx, self.eval.noise_parts
         if parts is not None and warmup is not None:
             raise ConfigError(
@@ -202,6 +206,25 @@ class RunConfig(Part):
                 f"(batch_tokens={self.batch_tokens}, n_ctx={n_ctx}); use "
                 f"{nearest_divisor(sequences, parts)}, for example, or a larger batch."
             )
+
+    def _check_classify(self) -> None:
+        for key, value in (
+            ("data.unique_tokens", self.data.unique_tokens),
+            ("eval.others", self.eval.others),
+        ):
+            if value:
+                raise ConfigError(
+                    f"{key}={value!r} is for language models, but classify.labels="
+                    f"{self.classify.labels!r} asks for a classifier; leave it out"
+                    + (" and use classify.examples." if key.startswith("data") else ".")
+                )
+        if self.classify.lm_weight and self.model.masked:
+            raise ConfigError(
+                f"classify.lm_weight={self.classify.lm_weight} adds the loss of the next token, "
+                "which an encoder (model.family='encoder') does not predict; leave it out."
+            )
+        if self.model.n_ctx < 2:
+            raise ConfigError(f"model.n_ctx={self.model.n_ctx} is too short for classification.")
 
     def _check_resumes(self) -> None:
         o = self.optim

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaling.data.corpus import TokenFiles
+    from scaling.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Parent:
     """SHA-256 of its weights."""
     D: int
     """Tokens that it was trained on, those of its own parents included."""
+    L: float | None
+    """Its test loss."""
 
 
 def resolved(run: RunConfig) -> RunConfig:
@@ -55,6 +58,10 @@ def resolved(run: RunConfig) -> RunConfig:
             f"init={run.init!r}: the weights in {parent.folder} are others now (sha256 "
             f"{parent.sha256[:12]}...). Leave out '@' and what follows to begin from these, as "
             "another run."
+        )
+    if parent.run.classify.labels:
+        raise ConfigError(
+            f"init={path!r} is a classifier; begin from the language model that it began from."
         )
     model = _model(path, run.model, parent.run.model)
     data = _data(run.data, parent.run.data)
@@ -101,12 +108,14 @@ def _parent(folder: Path) -> Parent:
     record = weights.record(folder)
     try:
         run, digest, row = from_dict(record["config"]), record["sha256"], record["row"]
-        D, before = row["D"], row.get("D_pretrain") or 0
+        D, before, L = row["D"], row.get("D_pretrain") or 0, row.get("L")
         if not (re.fullmatch(r"[0-9a-f]{64}", digest) and type(D) is int and type(before) is int):
             raise ValueError("its sha256 or D is of the wrong form")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{folder / weights.RECORD} is damaged ({error}).") from None
-    return Parent(folder=folder, run=run, sha256=digest, D=D + before)
+    return Parent(
+        folder=folder, run=run, sha256=digest, D=D + before, L=L if isinstance(L, float) else None
+    )
 
 
 def _tokenizer_of(data: DataConfig) -> tuple[str, str]:
@@ -138,9 +147,12 @@ def _model(path: str, model: ModelConfig, parent: ModelConfig) -> ModelConfig:
 # ------------------------------------------------------------------ training
 
 
-def initial_weights(run: RunConfig, files: TokenFiles) -> tuple[Tensor, dict[str, Any]]:
+def initial_weights(
+    run: RunConfig, files: TokenFiles, model: Model
+) -> tuple[Tensor, dict[str, Any]]:
     """Return the parameters [P] that a run begins from, on the CPU, and the columns of its row that
-    describe their origin.
+    describe their origin. Tensors that the parent lacks, such as the head of a classifier, are
+    random.
 
     Raises ConfigError if they are not those that the config names, or if the parent read other
     tokens than those of `files`.
@@ -162,4 +174,12 @@ def initial_weights(run: RunConfig, files: TokenFiles) -> tuple[Tensor, dict[str
             "corpus whose tokenizer it used; one that was trained on a part of a corpus "
             "(data.max_bytes) cannot be used for another corpus."
         )
-    return found.flat_1p[0], {"init_run": parent.run.run_id, "D_pretrain": parent.D}
+    flat_p = found.flat_1p[0]
+    if model.shapes != found.model.shapes:
+        import torch
+
+        theirs = dict(zip(found.model.shapes, flat_p.split(found.model.sizes), strict=True))
+        own = zip(model.shapes, model.initial(run.seed), strict=True)
+        flat_p = torch.cat([theirs.get(name, random_p) for name, random_p in own])
+    origin = {"init_run": parent.run.run_id, "D_pretrain": parent.D, "L_pretrain": parent.L}
+    return flat_p, origin

@@ -308,10 +308,16 @@ class Model:
         D]."""
         x_knd, head_kvd = self.output(p, x_knd)
         x_knd, target_kn = self.predicted(x_knd, targets_kbt)
+        return self.mean_cross_entropy(x_knd, head_kvd, target_kn, self.z_loss)
+
+    def mean_cross_entropy(
+        self, x_knd: Tensor, head_kvd: Tensor, target_kn: Tensor, z_loss: float = 0.0
+    ) -> Tensor:
+        """Return the differentiable mean cross-entropy [K] of an output layer [K, V, D]."""
         if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1], x_knd.device):
             # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
-            return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
-        return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
+            return FusedLoss.apply(x_knd, head_kvd, target_kn, z_loss)[0]
+        return OutputLoss.apply(x_knd, head_kvd, target_kn, z_loss)
 
 
 FAMILY: dict[str, type[Model]] = {}

@@ -91,7 +91,10 @@ def size_columns(run: RunConfig, step: int | None = None) -> dict[str, Any]:
     D = run.tokens_at(step)
     flops = {c: flops_per_token_of(run, name) * D for c, name in FLOP_COLUMNS.items()}
     sizes = {"N": count.N, "N_total": count.N_total, "D": D} | flops
-    sizes["D_predicted"] = D // run.model.n_ctx * run.model.predicted
+    predicted = run.model.predicted
+    if run.classify.labels:  # the language-model loss has no target at the last token
+        predicted = run.model.n_ctx - 1 if run.classify.lm_weight else 0
+    sizes["D_predicted"] = D // run.model.n_ctx * predicted
     return sizes | {"B": run.batch_tokens, "S": step, "vocab_size": run.data.vocab_size}
 
 

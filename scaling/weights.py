@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Weights",
     "WeightsError",
+    "check_no_classifier",
     "check_predicts_next",
     "discard_unless",
     "find",
@@ -159,6 +160,7 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
     from scaling.data.tokenizer import Tokenizer
     from scaling.devices.device import device_of
     from scaling.model import build
+    from scaling.models.classifier import classifier
 
     folder = Path(folder)
     values = record(folder)
@@ -169,6 +171,9 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
         row, mean, digest = values["row"], values["mean"], values["sha256"]
         if not (isinstance(row, dict) and isinstance(mean, bool) and isinstance(digest, str)):
             raise ValueError("row, mean or sha256 is of the wrong type")
+        classes = row["classes"] if run.classify.labels else 0
+        if type(classes) is not int or classes < 0:
+            raise ValueError("its number of classes is of the wrong type")
         if tokenizer.vocab_size != run.data.vocab_size:
             raise ValueError(
                 f"its tokenizer has {tokenizer.vocab_size} ids and its config {run.data.vocab_size}"
@@ -184,7 +189,10 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
             f"{where}: its model family is code in {file}, which runs only if you allow it. Read "
             f"that file; to allow it, add --allow-code {shlex.quote(str(file))}."
         )
-    model = build(run.model, tokenizer.vocab_size)
+    if run.classify.labels:
+        model: Model = classifier(run.model, tokenizer.vocab_size, classes, run.classify.lm_weight)
+    else:
+        model = build(run.model, tokenizer.vocab_size)
     flat_1p = _tensors(folder, model, digest)
     return Weights(
         run=run,
@@ -197,8 +205,20 @@ def load(folder: Path | str, device: str = "cpu") -> Weights:
     )
 
 
+def check_no_classifier(weights: Weights, doing: str) -> None:
+    """Raise ConfigError if the model is a classifier."""
+    if weights.run.classify.labels:
+        raise ConfigError(
+            f"run {weights.run.run_id} is a classifier (classify.labels="
+            f"{weights.run.classify.labels!r}): it cannot {doing}. Choose a run of a language "
+            "model."
+        )
+
+
 def check_predicts_next(weights: Weights, doing: str) -> None:
-    """Raise ConfigError if the model is an encoder, which predicts masked tokens."""
+    """Raise ConfigError if the model is an encoder, which predicts masked tokens, or a
+    classifier."""
+    check_no_classifier(weights, doing)
     if weights.run.model.masked:
         raise ConfigError(
             f"run {weights.run.run_id} is an encoder (model.family={weights.run.model.family!r}): "

@@ -44,6 +44,8 @@ class _Text:
     files: TokenFiles
     others: dict[str, Path] = field(default_factory=dict)
     """Test splits of the corpora in eval.others, in the same tokens, by corpus."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Hashes of files of labels."""
 
 
 def prepare(
@@ -95,7 +97,7 @@ def prepare(
             raise ConfigError(f"{name}, run {run.run_id}{tag}: {error}") from None
     known = dict(recorded or {})
     for key, text in texts.items():
-        found = corpus.hashes(text.data, text.files, text.others)
+        found = corpus.hashes(text.data, text.files, text.others, text.labels)
         corpus.check_unchanged(found, known)
         if not found.keys() <= known.keys():
             _check_rows(store, rows, key, text, found)
@@ -109,6 +111,7 @@ def _check_run(run: RunConfig, texts: dict[_TextKey, _Text], checked: set[tuple[
     `texts` and `checked` cache what earlier runs share with this one.
     """
     from scaling.data import corpus
+    from scaling.data.labels import LabelledExcerpts, labels_hash
     from scaling.data.windows import TrainTokens, held_out_windows
     from scaling.training.schedule import optimizer_settings, peaks
 
@@ -124,6 +127,13 @@ def _check_run(run: RunConfig, texts: dict[_TextKey, _Text], checked: set[tuple[
         texts[key] = _Text(run.data, corpus.prepare(run.data))
     files, others = texts[key].files, texts[key].others
     n_ctx, test_tokens = run.model.n_ctx, run.eval.test_tokens
+    if run.classify.labels:
+        if (task := (run.data, run.model, run.classify, test_tokens)) not in checked:
+            LabelledExcerpts(files, run)
+            checked.add(task)
+        if run.classify.is_file:
+            texts[key].labels[run.classify.labels] = labels_hash(run.classify)
+        return
     if (subset := (run.data, n_ctx)) not in checked:
         TrainTokens(files, run.data, n_ctx)
     if (test := (key, n_ctx, test_tokens)) not in checked:
@@ -153,6 +163,13 @@ def _check_rows(
                 f"{where}: run {row['run_id']} was trained on another text: corpus "
                 f"{row['corpus']!r} ({row['tokenizer']}) had hash {before} and has "
                 f"{text.files.hash[: len(before)]} now. {cure}"
+            )
+        labels = str(row.get("labels") or "")
+        before, now = recorded.get(f"labels of {labels}"), text.labels.get(labels)
+        if now is not None and isinstance(before, str) and before != now:
+            raise StoreError(
+                f"{where}: run {row['run_id']} was trained on another file of labels: {labels} had "
+                f"hash {before[:16]} and has {now[:16]} now. {cure}"
             )
         for other in map(str.strip, str(row.get("others") or "").split(",")):
             if other not in text.others:

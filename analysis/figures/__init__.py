@@ -8,6 +8,7 @@ figures.save(figures.of_results("frontier", "results/quickstart"), "frontier.pdf
 from analysis.figures.abilities import accuracy_of_loss, accuracy_of_size, aggregate, few_shot
 from analysis.figures.allocation import allocation, least_compute, meeting, optimal_steps
 from analysis.figures.backtest import backtest_errors
+from analysis.figures.classify import classification
 from analysis.figures.collapse import collapse
 from analysis.figures.compute import (
     batch_scan,
@@ -33,7 +34,8 @@ from analysis.tables.select import lower_edge
 
 __all__ = [
     "BEYOND", "FIGURES", "LABELS", "accuracy_of_loss", "accuracy_of_size", "aggregate",
-    "allocation", "backtest_errors", "batch_scan", "best_rates", "collapse", "critical_batch",
+    "allocation", "backtest_errors", "batch_scan", "best_rates", "classification", "collapse",
+    "critical_batch",
     "deviation", "distributions", "draw", "draw_all", "early_stopping",
     "effective_data_transferred", "embeddings", "families", "few_shot",
     "fixed", "forecast_bands", "forms", "formula", "frontier", "generalization", "held_out",

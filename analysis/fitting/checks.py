@@ -168,7 +168,7 @@ def usable_rows(
         weights = np.asarray(weights, float)
         if weights.shape != (total,):
             raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
-    check_one_objective(runs)
+    check_one_objective(runs, one_task=True)
     keep, left_out = _finished(runs)
     remarks: dict[str, str] = {}
     if law.best_of:

@@ -1,4 +1,5 @@
-"""Losses of different objectives do not compare: encoders and models of the next token."""
+"""Losses of different objectives do not compare: classifiers, encoders, models of the next
+token."""
 
 from __future__ import annotations
 
@@ -11,13 +12,29 @@ ENCODER = "encoder"
 """The model family that predicts masked tokens."""
 
 
-def check_one_objective(table: pd.DataFrame, where: str = "the table") -> None:
-    """Raise TableError if some of the finished runs are encoders and others are not.
+def check_one_objective(
+    table: pd.DataFrame, where: str = "the table", *, one_task: bool = False
+) -> None:
+    """Raise TableError if the finished runs differ in what they predict.
 
-    An encoder's loss is that of masked tokens, whose neighbours on both sides it sees.
+    An encoder's loss is that of masked tokens, whose neighbours on both sides it sees; that of a
+    classifier is per excerpt. With `one_task`, all classifiers must have the same labels.
     """
-    encoder = _encoders(table)
-    if encoder.any() and not encoder.all():
+    labels, encoder = _labels(table), _encoders(table)
+    kinds = sorted(set(labels))
+    if len(kinds) > 1 and (one_task or "" in kinds):
+        one = next(kind for kind in kinds if kind)
+        counts = ", ".join(
+            f"{(labels == kind).sum()} {f'classify {kind!r}' if kind else 'are language models'}"
+            for kind in kinds[:4]
+        )
+        raise TableError(
+            f"{where}: of {len(labels)} runs, {counts}. The loss of a classifier is that of its "
+            "labels, and losses of different labels do not compare, nor do they with those of "
+            f"""language models. Keep one kind: --where "labels == '{one}'\""""
+            + (' or --where "labels.isna()".' if "" in kinds else ".")
+        )
+    if encoder.any() and not encoder.all() and "" in kinds:
         raise TableError(
             f"{where}: {encoder.sum()} of {len(encoder)} runs are encoders, whose loss is that of "
             "masked tokens; the others predict the next token. Their losses do not compare. Keep "
@@ -26,11 +43,17 @@ def check_one_objective(table: pd.DataFrame, where: str = "the table") -> None:
 
 
 def check_same_objective(tables: tuple[pd.DataFrame, pd.DataFrame], names: tuple[str, str]) -> None:
-    """Raise TableError if one of two tables to compare has encoders and the other has not."""
+    """Raise TableError if two tables to compare differ in what their runs predict."""
     for name, table in zip(names, tables, strict=True):
-        check_one_objective(table, name)
+        check_one_objective(table, name, one_task=True)
+    labels = ["".join(sorted(set(_labels(table)))) for table in tables]
+    if labels[0] != labels[1]:
+        kinds = [f"classifiers of {each!r}" if each else "language models" for each in labels]
+        raise TableError(
+            f"{names[0]} has {kinds[0]} and {names[1]} has {kinds[1]}: their losses do not compare."
+        )
     kinds = [bool(len(table)) and _encoders(table).all() for table in tables]
-    if kinds[0] != kinds[1]:
+    if kinds[0] != kinds[1] and not labels[0]:
         of = names if kinds[0] else names[::-1]
         raise TableError(
             f"{of[0]} has encoders, whose loss is that of masked tokens, and {of[1]} has models of "
@@ -44,3 +67,14 @@ def _encoders(table: pd.DataFrame) -> pd.Series:
     if "family" not in used.columns:
         return pd.Series(False, used.index)
     return used["family"].astype(str).str.strip().str.lower() == ENCODER
+
+
+def _labels(table: pd.DataFrame) -> pd.Series:
+    """Return what each finished run classifies by; empty for language models.
+
+    Only a table with a column `classes` is of this package's classifiers.
+    """
+    used = used_rows(table)
+    if not {"labels", "classes"} <= set(used.columns):
+        return pd.Series("", used.index)
+    return used["labels"].fillna("").astype(str).where(used["classes"].notna(), "")

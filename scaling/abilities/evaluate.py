@@ -18,7 +18,7 @@ from scaling.abilities.score import score
 from scaling.abilities.tasks import tasks_of
 from scaling.data.corpus import prepare
 from scaling.errors import ConfigError
-from scaling.weights import Weights
+from scaling.weights import Weights, check_no_classifier
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +111,7 @@ class Sheets:
 
     def check(self, loaded: Weights, left: Wanted) -> None:
         """Raise ConfigError if a task does not fit the context of a run."""
+        check_no_classifier(loaded, "do tasks of text")
         if loaded.run.model.masked:
             name = f"run {loaded.run.run_id}"
             if any(task == "in_context" for _, task, _, _ in left):

@@ -109,19 +109,33 @@ def split(documents: Iterable[tuple[str, str]]) -> tuple[list[list[str]], list[l
     A block consists of whole paragraphs and has about 16 KB (less for a corpus below 6.5 MB, so
     that about 20 blocks are test). It is test if sha256(block) % 100 < 5.
     """
-    texts = [text for _, text in documents]
-    size = min(BLOCK_BYTES, max(512, sum(map(len, texts)) // 400))
-    train: list[list[str]] = []
-    test: list[list[str]] = []
-    for text in texts:
+    sides = [sides for _, *sides in _sides(documents)]
+    train, test = ([each[side] for each in sides if each[side]] for side in (0, 1))
+    return train, test
+
+
+def _sides(
+    documents: Iterable[tuple[str, str]],
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (name, train blocks, test blocks) of every document."""
+    named = list(documents)
+    size = min(BLOCK_BYTES, max(512, sum(len(text) for _, text in named) // 400))
+    for name, text in named:
         sides: tuple[list[str], list[str]] = ([], [])
         for block in _blocks(text, size):
             digest = int.from_bytes(hashlib.sha256(block.encode()).digest(), "big")
             sides[digest % 100 < TEST_PERCENT].append(block)
-        for side, documents_of_side in zip(sides, (train, test), strict=True):
-            if side:
-                documents_of_side.append(side)
-    return train, test
+        yield name, *sides
+
+
+def blocks_by_document(data: DataConfig) -> list[tuple[str, list[str], list[str]]]:
+    """Return (name, train blocks, test blocks) of every document of a corpus, split as for its
+    token files. Raises CorpusError as :func:`prepare` does."""
+    progress.step(f"reading the corpus {data.corpus}")
+    with _readable(data.corpus):
+        _, known, read = source(data)
+        known = content_hash(read()) if known is None else known
+        return list(_sides(_documents(data, known, read)))
 
 
 def _blocks(text: str, size: int) -> Iterator[str]:
@@ -199,16 +213,21 @@ def text_name(data: DataConfig, test_of: str | None = None) -> str:
     return name if test_of is None else f"{name}; test of {test_of}"
 
 
-def hashes(data: DataConfig, files: TokenFiles, others: Mapping[str, Path]) -> dict[str, str]:
+def hashes(
+    data: DataConfig,
+    files: TokenFiles,
+    others: Mapping[str, Path],
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Return {name: hash} of the texts that a run uses.
 
     They are the token files of `data` and the test splits {corpus: path} of other corpora in the
-    same tokens (:meth:`TokenFiles.test_of`).
+    same tokens (:meth:`TokenFiles.test_of`). `labels` are the hashes of files of labels by name.
     """
     found = {text_name(data): files.hash}
     for other, path in others.items():
         found[text_name(data, test_of=other)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+    return found | {f"labels of {name}": found for name, found in (labels or {}).items()}
 
 
 def check_unchanged(found: Mapping[str, str], recorded: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from scaling.config import RunConfig
 from scaling.data.corpus import TokenFiles
+from scaling.data.labels import LabelledExcerpts
 from scaling.data.windows import TrainTokens, held_out, held_out_windows
 from scaling.model_config import ModelConfig
 
@@ -122,6 +123,8 @@ class MaskedTokens(TrainTokens):
 
 def train_tokens(files: TokenFiles, run: RunConfig) -> TrainTokens:
     """Return the training windows of a run."""
+    if run.classify.labels:
+        return LabelledExcerpts(files, run)
     if run.model.masked:
         return MaskedTokens(files, run)
     return TrainTokens(files, run.data, run.model.n_ctx)

@@ -50,6 +50,9 @@ def export_model(weights: Weights, folder: Path | str) -> Exported:
     """
     from safetensors.torch import save
 
+    from scaling.weights import check_no_classifier
+
+    check_no_classifier(weights, "be exported")
     m, tokenizer, folder = weights.run.model, weights.tokenizer, Path(folder)
     layout = layout_of(m)
     _check_empty(folder)

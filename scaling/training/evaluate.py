@@ -12,10 +12,12 @@ from torch import Tensor
 from scaling.config import RunConfig
 from scaling.data import corpus
 from scaling.data.corpus import TokenFiles
+from scaling.data.labels import excerpts, labels_hash
 from scaling.data.masks import test_windows
 from scaling.devices.device import precision
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.model import Model
+from scaling.models.classifier import Classifier
 
 _CHUNK_TOKENS = 16_384
 """Tokens per forward pass, which bounds the memory of the activations."""
@@ -41,6 +43,8 @@ class HeldOut:
     """Mean loss of the next-sentence objective [nats/pair]; NaN without it."""
     next_accuracy: float = math.nan
     """Share of pairs that the next-sentence objective decides rightly."""
+    accuracy: float = math.nan
+    """Share of the test excerpts that a classifier assigns to their class; NaN for others."""
 
 
 @torch.inference_mode()
@@ -58,13 +62,13 @@ def evaluate(
     """
     chunk = max(1, _CHUNK_TOKENS // windows_bt.shape[1])
     targets_bt = model.targets(windows_bt)
-    bytes_bt = token_bytes_v[targets_bt.clamp(min=0)].double()
+    bytes_bt = token_bytes_v[targets_bt.clamp(0, len(token_bytes_v) - 1)].double()
     models = 1  # on a CPU, a chunk of one model already fills the cache
     if flat_kp.device.type != "cpu" and not ranks.sharded:
         models = len(flat_kp)
         tokens = _CHUNK_ELEMENTS // max(model.model.ff_width, model.model.d_model) // models
         chunk = max(1, tokens // windows_bt.shape[1])
-    masked = model.model.masked
+    masked, classifies = model.model.masked, isinstance(model, Classifier)
     measured = []
     for flat_mp in flat_kp.split(models):
         loss_mbt = bytes_bt.new_zeros(len(flat_mp), *bytes_bt.shape)
@@ -80,8 +84,13 @@ def evaluate(
                 windows_mbt = chunk_bt.expand(len(flat_mp), -1, -1)
                 chunk_loss_mbt.copy_(model.losses(flat_mp, windows_mbt))
         whole_mbt = ranks.add(loss_mbt)
-        measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
+        if classifies:
+            measured.append(classified_summary(whole_mbt))
+        else:
+            measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
+    if classifies:
+        return [HeldOut(*row[:2], math.nan, row[3:], accuracy=row[2]) for row in rows]
     if masked:
         names = ("L", "L_stderr", "L_next", "next_accuracy")
         firsts = (dict(zip(names, row, strict=False)) for row in rows)
@@ -128,6 +137,19 @@ def masked_summary(loss_kbt: Tensor) -> Tensor:
     return torch.cat([means, no_cls_k1, token_kbt.nanmean(1)], dim=1)
 
 
+def classified_summary(loss_kbt: Tensor) -> Tensor:
+    """Return [K, 3 + T] for a classifier: L, its standard error, the accuracy, and L at the last
+    position. Losses are those of :meth:`Classifier.losses`."""
+    loss_kb, right_kb = loss_kbt[:, :, -1].contiguous(), loss_kbt[:, :, 0].contiguous()
+    rows = []
+    for loss_b, right_b, at_bt in zip(loss_kb, right_kb, loss_kbt, strict=True):
+        stderr = loss_b.std() / math.sqrt(len(loss_b))
+        at_t = torch.full_like(at_bt[0], math.nan)
+        at_t[-1] = loss_b.mean()
+        rows.append(torch.cat([torch.stack([at_t[-1], stderr, right_b.mean()]), at_t]))
+    return torch.stack(rows)
+
+
 class Evaluator:
     """Evaluates the models of a pack on the test splits of their own and of other corpora."""
 
@@ -147,9 +169,15 @@ class Evaluator:
         # Prepare them now: an unreadable corpus must fail before training, not after it.
         self.others = {name: files.test_of(name) for name in sorted(other_corpora)}
         if texts is not None:
-            corpus.check_unchanged(corpus.hashes(run.data, files, self.others), texts)
+            labels = {run.classify.labels: labels_hash(run.classify)}
+            labels = labels if run.classify.is_file else {}
+            found = corpus.hashes(run.data, files, self.others, labels)
+            corpus.check_unchanged(found, texts)
         self.files = files
-        windows = test_windows(files.test, run.eval.test_tokens, run.model, files)
+        if run.classify.labels:
+            windows = excerpts(files, run).test_bt
+        else:
+            windows = test_windows(files.test, run.eval.test_tokens, run.model, files)
         self.windows_bt = torch.from_numpy(windows).to(device)
         self.token_bytes_v = torch.from_numpy(files.token_bytes()).to(device)
 

@@ -13,6 +13,7 @@ from scaling import size
 from scaling.columns import config_row
 from scaling.config import RunConfig, flatten
 from scaling.data.corpus import TokenFiles
+from scaling.data.labels import LabelledExcerpts
 from scaling.data.masks import train_tokens
 from scaling.errors import ConfigError
 from scaling.training.evaluate import HeldOut
@@ -65,6 +66,7 @@ class Member:
             raise ConfigError(
                 f"a step of batch_tokens={run.batch_tokens} is more than the {self.tokens.unique} "
                 f"training tokens of data.corpus={run.data.corpus!r}"
+                + (" that classify.examples leaves" if run.classify.examples else "")
                 + (" that data.unique_tokens leaves" if run.data.unique_tokens else "")
                 + "; use a smaller batch or more text."
             )
@@ -217,6 +219,9 @@ class Member:
             "lr_peak": self.lr_peaks[0],
             "corpus_hash": files.hash[:16],
         }
+        if isinstance(self.tokens, LabelledExcerpts):
+            classes = len(self.tokens.classes)
+            measured |= {"accuracy": held_out.accuracy, "classes": classes}
         if run.init:
             measured |= self.origin | {"D_transfer": sizes["D"]}
         return config_row(flatten(run)) | optimizer_columns(run) | measured

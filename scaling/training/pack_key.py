@@ -22,6 +22,8 @@ SHARED = (
     "data.tokenizer",
     "data.tokenizer_of",
     "data.max_bytes",
+    "classify.labels",
+    "classify.lm_weight",
     "eval.test_tokens",
     "eval.noise_parts",
     "optim.z_loss",

@@ -20,7 +20,7 @@ from scaling.devices.hardware import keep_memory, peak_flops, peak_memory, reset
 from scaling.devices.ranks import ALONE, Ranks
 from scaling.execution import Execution
 from scaling.init_from import initial_weights
-from scaling.model import build
+from scaling.models.classifier import model_of
 from scaling.training.blocks import Block, Source
 from scaling.training.checkpoint import Checkpoints, make_folder
 from scaling.training.evaluate import Evaluator, HeldOut
@@ -67,7 +67,7 @@ class Trainer:
         self.bfloat16 = shared.precision == "bfloat16"
         self.measure_noise = shared.eval.noise_parts is not None
         self.files = corpus.prepare(shared.data)
-        self.model = build(shared.model, self.files.vocab_size)
+        self.model = model_of(shared, self.files)
         self.model.recompute = execution.recompute
         self.model.z_loss = shared.optim.z_loss
         others = {name for run in runs for name in run.eval.other_corpora} - {shared.data.corpus}
@@ -164,7 +164,7 @@ class Trainer:
         """Return the weights of another run that a trajectory begins from, after measuring their
         loss."""
         start = time.perf_counter()
-        flat_p, origin = initial_weights(trajectory.leader.run, self.files)
+        flat_p, origin = initial_weights(trajectory.leader.run, self.files, self.model)
         own_p = self.sharding.own([flat_p]) if self.sharding else flat_p
         (found,) = self.evaluator.held_out(own_p[None].to(self.device))
         seconds = (time.perf_counter() - start) / len(trajectory.members)

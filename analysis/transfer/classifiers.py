@@ -1,0 +1,55 @@
+"""Classifiers from trained weights and from scratch, each at its best learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from scaling.errors import TableError
+
+CELL = ["labels", "examples", "family", "arm", "lm_weight", "N"]
+"""Columns that tell the cells of :func:`best_classifiers` apart."""
+
+_RATES = ["lr", "lr_embedding"]
+
+
+def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per cell: labels, examples, family, arm ('pretrained' or 'scratch'), lm_weight
+    and N.
+
+    Of the learning rates, the one with the lowest mean L over seeds counts. `accuracy` and `L` are
+    means over seeds; `stderr` is the standard error of the accuracy, over seeds or over the test
+    excerpts, whichever is larger. Raises TableError if the table has no classifier.
+    """
+    if not {"labels", "accuracy", "classes"} <= set(runs.columns):
+        raise TableError(
+            "no columns labels, accuracy and classes tell classifiers; `scaling sweep classify` "
+            "trains some."
+        )
+    ok = runs[runs["status"] == "ok"] if "status" in runs else runs
+    used = ok[ok["accuracy"].notna() & ok["labels"].fillna("").astype(bool)]
+    if used.empty:
+        raise TableError("no finished run is a classifier (column accuracy).")
+    begun = used["init_run"].fillna("").astype(bool)
+    used = used.assign(
+        arm=np.where(begun, "pretrained", "scratch"),
+        examples=pd.to_numeric(used["examples"]).fillna(0),
+        lr=used["lr"].astype(str),
+        lr_embedding=used["lr_embedding"].astype(str),
+        n_test=used["test_tokens"] // used["n_ctx"] // used["classes"] * used["classes"],
+    )
+    rates = used.groupby(CELL + _RATES, as_index=False).agg(
+        L=("L", "mean"),
+        accuracy=("accuracy", "mean"),
+        spread=("accuracy", "std"),
+        seeds=("seed", "nunique"),
+        classes=("classes", "first"),
+        n_test=("n_test", "first"),
+        L_pretrain=("L_pretrain", "first"),
+    )
+    most = rates.groupby(CELL)["seeds"].transform("max")
+    rates = rates[rates["seeds"] == most]
+    best = rates.loc[rates.groupby(CELL)["L"].idxmin()].reset_index(drop=True)
+    by_seed = (best["spread"] / np.sqrt(best["seeds"])).fillna(0.0)
+    by_item = np.sqrt(best["accuracy"] * (1 - best["accuracy"]) / best["n_test"])
+    return best.assign(stderr=np.maximum(by_seed, by_item)).drop(columns="spread")
