@@ -90,7 +90,10 @@ def evaluate(
             measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
     if classifies:
-        return [HeldOut(*row[:2], math.nan, row[3:], accuracy=row[2]) for row in rows]
+        return [
+            HeldOut(L, L_stderr, math.nan, L_position=rest, accuracy=accuracy)
+            for L, L_stderr, accuracy, *rest in rows
+        ]
     if masked:
         names = ("L", "L_stderr", "L_next", "next_accuracy")
         firsts = (dict(zip(names, row, strict=False)) for row in rows)
