@@ -18,7 +18,7 @@ def transfer(
     transferred D_T (Hernandez et al. 2021), whose law in D_F and N is fitted.
 
     Example: scaling transfer results/transfer
-    Example: scaling transfer results/transfer --where "N > 1e4" --json
+    Example: scaling transfer results/transfer --json
 
     Args:
         results: A results folder with both arms: runs that began from other runs (init), and runs
