@@ -72,6 +72,8 @@ PARSED = {
     or words[0] in ("export-model", "harness")  # likewise; tests/test_exchange.py, tests/test_hf.py
     or words[0] == "abilities"  # needs scores of tasks; tests/test_ability_laws.py runs it
     or words[0] == "generate"  # needs weights; tests/test_generate.py and test_help.py run it
+    or "--init" in words  # needs weights; tests/test_init.py and test_classify.py run it
+    or words[:2] in (["sweep", "transfer"], ["sweep", "classify"])  # likewise
 }
 # Commands that train for minutes are only planned; `make demo` and the tests of sweeps run some.
 PLANNED = {
