@@ -372,7 +372,7 @@ def experiment() -> pd.DataFrame:
 
 def test_the_best_rate_of_each_arm_counts():
     found = best_classifiers(experiment())
-    assert len(found) == 2 * 3 * 2 and (found["lr"] == "0.004").all()
+    assert len(found) == 2 * 3 * 2 and (found["lr"] == 0.004).all()
     of = found.set_index(["labels", "arm", "N"])
     assert of.loc[("author", "pretrained", 1e5), "accuracy"] == pytest.approx(0.655)
     assert of.loc[("author", "scratch", 1e5), "accuracy"] == pytest.approx(0.555)
