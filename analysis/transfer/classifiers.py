@@ -10,7 +10,7 @@ from scaling.errors import TableError
 CELL = ["labels", "examples", "family", "arm", "lm_weight", "N"]
 """Columns that tell the cells of :func:`best_classifiers` apart."""
 
-_RATES = ["lr", "lr_embedding"]
+_RATES = ["lr_peak", "lr_embedding"]
 
 
 def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:

@@ -90,9 +90,9 @@ def evaluate(
             measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
     if classifies:
-        return [HeldOut(*row[:2], math.nan, row[3:], accuracy=row[2]) for row in rows]
+        return [HeldOut(row[0], row[1], math.nan, row[3:], accuracy=row[2]) for row in rows]
     if masked:
-        return [HeldOut(*row[:2], math.nan, row[4:], *row[2:4]) for row in rows]
+        return [HeldOut(row[0], row[1], math.nan, row[4:], row[2], row[3]) for row in rows]
     return [HeldOut(*row[:3], L_position=row[3:]) for row in rows]
 
 
