@@ -362,7 +362,7 @@ def experiment() -> pd.DataFrame:
         accuracy = 0.3 + gain + 0.05 * math.log10(N) - 0.1 * (lr != 0.004) + 0.01 * seed
         rows.append(
             {"run_id": f"{len(rows):012x}", "status": "ok", "labels": labels, "examples": 512}
-            | {"family": "decoder", "lm_weight": 0.0, "init_run": arm, "N": N, "lr": lr}
+            | {"family": "decoder", "lm_weight": 0.0, "init_run": arm, "N": N, "lr_peak": lr}
             | {"lr_embedding": None, "seed": seed, "test_tokens": 32768, "n_ctx": 128}
             | {"classes": 9, "accuracy": accuracy, "L": 3 - accuracy, "D": 4e5, "C": 6 * N * 4e5}
             | {"L_pretrain": 5 - 0.3 * math.log10(N) if arm else math.nan}
@@ -372,7 +372,7 @@ def experiment() -> pd.DataFrame:
 
 def test_the_best_rate_of_each_arm_counts():
     found = best_classifiers(experiment())
-    assert len(found) == 2 * 3 * 2 and (found["lr"] == "0.004").all()
+    assert len(found) == 2 * 3 * 2 and (found["lr_peak"] == 0.004).all()
     of = found.set_index(["labels", "arm", "N"])
     assert of.loc[("author", "pretrained", 1e5), "accuracy"] == pytest.approx(0.655)
     assert of.loc[("author", "scratch", 1e5), "accuracy"] == pytest.approx(0.555)

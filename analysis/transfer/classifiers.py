@@ -10,7 +10,7 @@ from scaling.errors import TableError
 CELL = ["labels", "examples", "family", "arm", "lm_weight", "N"]
 """Columns that tell the cells of :func:`best_classifiers` apart."""
 
-_RATES = ["lr", "lr_embedding"]
+_RATES = ["lr_peak", "lr_embedding"]
 
 
 def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
@@ -34,11 +34,10 @@ def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
     used = used.assign(
         arm=np.where(begun, "pretrained", "scratch"),
         examples=pd.to_numeric(used["examples"]).fillna(0),
-        lr=used["lr"].astype(str),
-        lr_embedding=used["lr_embedding"].astype(str),
+        lm_weight=pd.to_numeric(used["lm_weight"]).fillna(0.0),
         n_test=used["test_tokens"] // used["n_ctx"] // used["classes"] * used["classes"],
     )
-    rates = used.groupby(CELL + _RATES, as_index=False).agg(
+    rates = used.groupby(CELL + _RATES, as_index=False, dropna=False).agg(
         L=("L", "mean"),
         accuracy=("accuracy", "mean"),
         spread=("accuracy", "std"),

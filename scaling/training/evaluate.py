@@ -90,17 +90,9 @@ def evaluate(
             measured.append(masked_summary(whole_mbt) if masked else summary(whole_mbt, bytes_bt))
     rows = torch.cat(measured).tolist()  # one copy from the device, which waits for it
     if classifies:
-        return [
-            HeldOut(L, L_stderr, math.nan, L_position=rest, accuracy=accuracy)
-            for L, L_stderr, accuracy, *rest in rows
-        ]
+        return [HeldOut(row[0], row[1], math.nan, row[3:], accuracy=row[2]) for row in rows]
     if masked:
-        names = ("L", "L_stderr", "L_next", "next_accuracy")
-        firsts = (dict(zip(names, row, strict=False)) for row in rows)
-        return [
-            HeldOut(**first, bits_per_byte=math.nan, L_position=row[4:])
-            for first, row in zip(firsts, rows, strict=True)
-        ]
+        return [HeldOut(row[0], row[1], math.nan, row[4:], row[2], row[3]) for row in rows]
     return [HeldOut(*row[:3], L_position=row[3:]) for row in rows]
 
 
