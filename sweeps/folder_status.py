@@ -148,14 +148,7 @@ def status(
     store = Store(folder)
     store.pull()
     where = _check_sweep(store)
-    spec = spec or _recorded_spec(store)
-    if filters or tag is not None:
-        if spec is None:
-            raise StoreError(
-                f"{where} has no manifest with the sweep's spec, which is needed to select runs. "
-                "Leave out --filter and --tag."
-            )
-        spec = spec.select(filters, tag)
+    spec = _selected(spec or _recorded_spec(store), filters, tag, where)
     rows = store.rows()
     growth = _growth(store, spec, rows)
     runs = growth.runs
@@ -199,6 +192,20 @@ def status(
         weightless=kept_weights.missing(store, ok) if spec and spec.keep_weights else "",
         notes=tuple(store.messages),
     )
+
+
+def _selected(
+    spec: Spec | None, filters: Sequence[str], tag: str | None, where: Path | str
+) -> Spec | None:
+    """Return the spec with the selected runs. Raises StoreError if runs of no spec are selected."""
+    if not filters and tag is None:
+        return spec
+    if spec is None:
+        raise StoreError(
+            f"{where} has no manifest with the sweep's spec, which is needed to select runs. "
+            "Leave out --filter and --tag."
+        )
+    return spec.select(filters, tag)
 
 
 def requested_runs(folder: str | Path) -> tuple[dict[str, Run], tuple[str, ...]]:

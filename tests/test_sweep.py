@@ -533,7 +533,7 @@ CHANGED = SweepOptions(
     workers=3, threads=2, device="cpu", devices=4, nodes=2, shard=True, retries=5, packs=False,
     compile=True, address="auto", in_process=True, retry_failed=True, reuse=("results/a", "b c"),
     budget_flops=1.5e18, budget_hours=0.5, checkpoint_seconds=5.0, export="wandb",
-    micro_tokens=4096, recompute=True,
+    micro_tokens=4096, recompute=True, cuda_graphs=True, join=True,
 )  # fmt: skip
 
 
@@ -957,7 +957,7 @@ def test_jobs_that_ran_out_of_memory_together_are_tried_alone(tmp_path: Path):
 def test_a_run_that_another_process_holds_is_not_trained_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("sweeps.execute.LEASE_PATIENCE", 0.2)
+    monkeypatch.setattr("sweeps.queue.LEASE_PATIENCE", 0.2)
     store = Store(tmp_path / "s")
     job = Job(Spec.from_text(SMALL).runs[:1], 1.0)
     with store.lease(job.id) as held:

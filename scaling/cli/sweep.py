@@ -32,7 +32,6 @@ def sweep(
 
     Example: scaling sweep quickstart --workers 2
     Example: scaling sweep quickstart --dry-run --price 2.5
-    Example: scaling sweep quickstart --slurm partition=gpu --slurm time=4:00:00 --slurm array=8
 
     Args:
         spec: A TOML file, or the name of a bundled spec such as quickstart.
