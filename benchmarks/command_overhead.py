@@ -74,7 +74,7 @@ def sweep(number: int, seconds: float, folder: Path, workers: int) -> tuple[floa
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SCALING_PROGRESS": "0"}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *words, "--no-progress"],
+        [sys.executable, *words],
         cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     took = time.perf_counter() - start

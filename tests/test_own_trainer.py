@@ -24,6 +24,7 @@ from scaling import table
 from scaling.command_run import CommandRun
 from scaling.config import flatten
 from scaling.extras import installed
+from sweeps.runner.names import Names
 from sweeps.spec import Spec
 
 ROOT = Path(__file__).parents[1]
@@ -372,3 +373,13 @@ def test_a_spec_from_elsewhere_needs_permission(here, tmp_path):
     assert not (here / "results" / "theirs" / "runs").exists()
     scaling(here, "sweep", theirs, "--in-process", "--allow-code", theirs)
     assert table.read(here / "results" / "theirs").L[0] == 2.5
+
+
+def test_a_counter_that_was_not_used_is_no_size():
+    """As num_input_tokens_seen in the trainer_state.json of transformers."""
+    names = Names({"L": "eval_loss"})
+    unused, _ = names.columns_of({"num_input_tokens_seen": 0, "eval_loss": 3.0}, point=False)
+    assert unused == {"L": 3.0, "num_input_tokens_seen": 0}
+    used, _ = names.columns_of({"num_input_tokens_seen": 512, "eval_loss": 3.0}, point=False)
+    assert used == {"L": 3.0, "D": 512}
+    assert names.columns_of({"D": 0}, point=False)[0] == {"D": 0}

@@ -31,6 +31,9 @@ _NUMBERS |= {"L_train"}
 _TAKEN_BY_NAME = frozenset({"L", "L_train", "L_stderr", "N", "N_total", "D", "S", "B", "lr"})
 """Columns that a name may fill by its meaning. Others need their own name or a declaration."""
 
+_OURS, _GIVEN = (9,), (99,)
+"""Ranks of our own names, and of those that the spec declares."""
+
 _LONGEST_NAME, _LONGEST_TEXT, _MOST_COLUMNS = 120, 1000, 200
 
 _CONVERSIONS: dict[str, tuple[str, Callable[[float], float]]] = {
@@ -56,6 +59,11 @@ class Target:
     convert: Callable[[float], float] | None = None
     said: str = ""
     """The conversion as an expression, such as log(val_ppl); empty if there is none."""
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the name fills a size of the run by its meaning alone."""
+        return self.column in ("N", "N_total", "D", "S", "B") and self.rank not in (_OURS, _GIVEN)
 
 
 class Names:
@@ -90,8 +98,8 @@ class Names:
             targets = self.targets(str(name), point)
             for target in targets:
                 used = _value(target.column, value)
-                if used is None:
-                    continue
+                if used is None or (used == 0 and not point and target.is_guess):
+                    continue  # a size of 0 is a counter that was not used
                 if target.convert is not None and isinstance(used, int | float):
                     used = target.convert(float(used))
                 if target.column not in found or target.rank > ranks[target.column]:
@@ -114,7 +122,7 @@ class Names:
             return [Target("S", (1,))]
         if name in _EXACT:
             column = "lr_peak" if name == "lr" and not point else name
-            return [] if column in self._given else [Target(column, (9,))]
+            return [] if column in self._given else [Target(column, _OURS)]
         target = _by_meaning(name, point)
         return [target] if target and target.column not in self._given else []
 
@@ -128,15 +136,15 @@ def _declared(column: str, text: str) -> tuple[str, Target]:
     match = _DECLARED.fullmatch(text.strip())
     if match and match["log"]:
         _, convert = _CONVERSIONS["perplexity"]
-        return match["log"].strip(), Target(column, (99,), convert, text.strip())
+        return match["log"].strip(), Target(column, _GIVEN, convert, text.strip())
     if match:
         factor = math.log(2) if match["factor"].startswith("log") else float(match["factor"])
-        return match["name"].strip(), Target(column, (99,), lambda x: factor * x, text.strip())
+        return match["name"].strip(), Target(column, _GIVEN, lambda x: factor * x, text.strip())
     what = meaning(text)
     if column in ("L", "L_train") and what is not None and what.function in _CONVERSIONS:
         shown, convert = _CONVERSIONS[what.function]
-        return text, Target(column, (99,), convert, shown.format(text))
-    return text, Target(column, (99,))
+        return text, Target(column, _GIVEN, convert, shown.format(text))
+    return text, Target(column, _GIVEN)
 
 
 @functools.lru_cache(maxsize=4096)
