@@ -269,10 +269,6 @@ class Model:
         loss_kn, *_ = output_loss(x_knd, head_kvd, targets.reshape(len(x_knd), -1), grad=False)
         return loss_kn.view(targets.shape)
 
-    def fuses_loss(self, tokens: int, device: torch.device) -> bool:
-        """Return whether compiled code keeps all logits of this many tokens of a model at once."""
-        return tokens * self.vocab_size <= most_fused(device)
-
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
@@ -284,7 +280,8 @@ class Model:
         inputs, targets = windows_kbt[:, :, :-1], windows_kbt[:, :, 1:]
         x_knd, head_kvd = self._last(flat_kp, inputs, instead)
         target_kn = targets.reshape(len(x_knd), -1)
-        if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1], x_knd.device):
+        logits = target_kn.shape[1] * self.vocab_size
+        if torch.compiler.is_compiling() and logits <= most_fused(x_knd.device):
             # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, self.z_loss)
