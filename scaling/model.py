@@ -287,10 +287,6 @@ class Model:
         x_knd, target_kn = self.predicted(x_knd, targets_kbt)
         return output_loss(x_knd, head_kvd, target_kn, grad=False)[0]
 
-    def fuses_loss(self, tokens: int, device: torch.device) -> bool:
-        """Return whether compiled code keeps all logits of this many tokens of a model at once."""
-        return tokens * self.vocab_size <= most_fused(device)
-
     def mean_loss(
         self, flat_kp: Tensor, windows_kbt: Tensor, instead: dict[str, Tensor] | None = None
     ) -> Tensor:
@@ -314,7 +310,8 @@ class Model:
         self, x_knd: Tensor, head_kvd: Tensor, target_kn: Tensor, z_loss: float = 0.0
     ) -> Tensor:
         """Return the differentiable mean cross-entropy [K] of an output layer [K, V, D]."""
-        if torch.compiler.is_compiling() and self.fuses_loss(target_kn.shape[1], x_knd.device):
+        logits = target_kn.shape[1] * self.vocab_size
+        if torch.compiler.is_compiling() and logits <= most_fused(x_knd.device):
             # The compiler fuses what OutputLoss does explicitly, and avoids its overhead per call.
             return FusedLoss.apply(x_knd, head_kvd, target_kn, z_loss)[0]
         return OutputLoss.apply(x_knd, head_kvd, target_kn, z_loss)

@@ -30,7 +30,7 @@ from sweeps.errors import StoreError
 options = dict(word.split("=") for word in sys.argv[3:])
 if options.get("unchecked") == "1":  # a mistake that shows only on the worker's machine
     import sweeps.driver
-    sweeps.driver.prepare = lambda *_: {}
+    sweeps.driver.prepare = lambda *_, **__: {}
 if "experiment" in options:
     import sweeps.on_ray.tune
     sweeps.on_ray.tune.jobs_of_an_experiment = lambda workers: int(options["experiment"])

@@ -476,6 +476,8 @@ def test_a_job_in_slurm_is_queued_again_when_its_time_is_up(
     assert_same_results(store, undisturbed)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
     site: Project, slurm: Slurm, undisturbed: Store
 ):
@@ -485,7 +487,7 @@ def test_one_allocation_on_two_nodes_is_cancelled_and_resumes(
     store = site.store("long", "results")
     job = store.slurm_job()
     longest = max(spec.runs, key=lambda run: run.D).run_id
-    wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists(), 120)
+    wait_for(lambda: (store.run_folder(longest) / "checkpoint.pt").exists(), 240)
     assert [driver.job for driver in store.drivers()] == [job]
     assert f"asking Slurm job {job} to stop" in site.command(["cancel", "results/long"])
     assert store.attempts(longest)[-1]["event"] == "interrupted"

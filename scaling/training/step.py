@@ -66,7 +66,7 @@ class TrainingStep:
         elif isinstance(model, Decoder):  # one graph of all blocks would keep what was gathered
             model.block = compiled(model.block, device)
         alone = self.ranks.size == 1 and not model.recompute
-        if alone and model.fuses_loss(run.batch_tokens, device):
+        if alone and run.batch_tokens * model.vocab_size <= most_fused(device):
             step = step_function(model, self.bfloat16)
             self.one_graph = compiled(step, device, fullgraph=True)
 

@@ -11,6 +11,7 @@ from scaling.command_run import CommandRun
 from scaling.errors import ConfigError
 from sweeps import gpus
 from sweeps.options import SweepOptions
+from sweeps.runner.process import environment
 from sweeps.runner.runner import PLACEHOLDERS, Runner, filled, placeholders
 
 _OURS = ("micro_tokens", "recompute", "shard", "compile")
@@ -57,8 +58,8 @@ def check_commands(name: str, runs: Iterable[CommandRun], runner: Runner) -> Non
     """Raise ConfigError if the folder or the program of a command is not there."""
     if not runner.workdir.is_dir():
         raise ConfigError(f"{name}: [runner] workdir: {runner.workdir} is not a folder.")
-    path = runner.env.get("PATH", os.environ.get("PATH"))
-    if path is not None and placeholders(path):
+    path = runner.env.get("PATH", environment()["PATH"])
+    if placeholders(path):
         return
     known = dict.fromkeys(PLACEHOLDERS, 1)
     seen: set[str] = set()
@@ -78,7 +79,7 @@ def check_commands(name: str, runs: Iterable[CommandRun], runner: Runner) -> Non
             )
 
 
-def _found(program: str, workdir: Path, path: str | None) -> bool:
+def _found(program: str, workdir: Path, path: str) -> bool:
     if os.sep in program:
         file = workdir / program
         return file.is_file() and os.access(file, os.X_OK)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from scaling import progress
 from scaling.command_run import Value
 from scaling.errors import ConfigError
+from sweeps.runner.process import environment
 from sweeps.runner.runner import filled
 
 _SECONDS = 120.0
@@ -69,7 +70,7 @@ def _counted(
             process = subprocess.Popen(
                 command,
                 cwd=workdir,
-                env={**os.environ, **env},
+                env={**environment(), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

@@ -35,8 +35,13 @@ _OF_RAY = ("RAY_", "TUNE_", "__RAY")
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of this process without what concerns only Ray's workers."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(_OF_RAY)}
+    """Return the environment of this process without what concerns only Ray's workers.
+
+    Last in its PATH is the folder of this Python, so that 'python' is found in any environment.
+    """
+    own = {key: value for key, value in os.environ.items() if not key.startswith(_OF_RAY)}
+    folders = [own.get("PATH", os.defpath), os.path.dirname(sys.executable)]
+    return own | {"PATH": os.pathsep.join(folders)}
 
 
 @dataclass(frozen=True, kw_only=True)
