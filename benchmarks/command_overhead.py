@@ -22,6 +22,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from goals import finish
+
 ROOT = Path(__file__).parents[1]
 
 GOALS = {"overhead_s": ("at most", 0.3), "utilisation": ("at least", 0.85)}
@@ -110,14 +112,7 @@ def main() -> None:
             f"{options.many} commands of 0.1 s: {bare:.1f} s alone; in a sweep {between:.1f} s, "
             f"and {took:.1f} s with its start and end"
         )
-    print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))
-    missed = [
-        name
-        for name, (kind, goal) in GOALS.items()
-        if not (found[name] >= goal if kind == "at least" else found[name] <= goal)
-    ]
-    if options.check and missed:
-        sys.exit(f"missed: {', '.join(missed)}")
+    finish(found, GOALS, check=options.check)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
 import time
 
 import numpy as np
 import torch
+from goals import finish
 
 from scaling.abilities.item import Task
 from scaling.abilities.names import FEW_SHOT_TASKS, TEXT_TASKS
@@ -114,14 +114,7 @@ def main() -> None:
         )
         found["speedup"] = min(found["speedup"], speedup)
         found["difference"] = max(found["difference"], times["difference"])
-    print(" ".join(f"{name}={value:.3g}" for name, value in found.items()))
-    missed = [
-        name
-        for name, (kind, goal) in GOALS.items()
-        if not (found[name] >= goal if kind == "at least" else found[name] <= goal)
-    ]
-    if options.check and missed:
-        sys.exit(f"missed: {', '.join(missed)}")
+    finish(found, GOALS, check=options.check)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ _BATCH_SECONDS = 6.0
 """Seconds after which a job of several commands returns those that have not begun."""
 
 _BRIEF_SECONDS, _MOST_BRIEF = 60.0, 20
-"""A command that was preempted within so many seconds, so many times, counts as failing."""
+"""A command that is preempted within this time [s], this often in a row, counts as failing."""
+
 _DIED = "its process died"
 """Error of an attempt of another driver of the folder that ended without a word."""
 
@@ -343,7 +344,7 @@ class _Attempt:
 
 
 def _rate_limited(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
-    """Return `ask` limited to a call every so many seconds.
+    """Return `ask`, called at most once per `seconds`.
 
     Training asks after every step, and a step may take less time than a disk access.
     """

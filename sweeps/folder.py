@@ -78,11 +78,7 @@ class Folder:
 
     def read_object(self, path: Path) -> dict[str, Any] | None:
         """Return the object in a JSON file; None if it is missing or cannot be read."""
-        try:
-            values = from_json(files.read_bytes(path))
-        except (OSError, ValueError):
-            return None
-        return values if isinstance(values, dict) else None
+        return files.read_object(path)
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from scaling.command_run import CommandRun, Run
 from scaling.config import RECIPE, RunConfig, fields_of, flatten
 from scaling.errors import ConfigError
 from scaling.optim_config import RULES
+from scaling.run_progress import RUN_ID
 from scaling.size import size_columns
 from scaling.training.schedule import optimizer_columns
 from sweeps.runner.command_row import command_row
@@ -37,7 +37,6 @@ Row = Mapping[str, Any]
 Point = dict[str, Any]
 """{column: value} of one evaluation or test."""
 
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _SIZES = ("N", "D", "C", "B", "S")
 
@@ -97,7 +96,7 @@ def is_run_id(name: object) -> bool:
         return False
     if len(name) <= 128 and name.isalnum() and name.isascii():  # every id of this package
         return True
-    return _PLAIN_WORD.fullmatch(name) is not None
+    return RUN_ID.fullmatch(name) is not None
 
 
 def dump(row: Row, curve: Iterable[Point], tests: Iterable[Point]) -> bytes:

@@ -216,3 +216,19 @@ def own_family(tmp_path: Path) -> Path:
     path = tmp_path / "my.py"
     path.write_text(textwrap.dedent(block[0]))
     return path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Process ids of the ranks that this process has started."""
+    from scaling.devices.rank_process import RankProcess
+
+    pids: list[int] = []
+    start = RankProcess.__init__
+
+    def noted(child, request):
+        start(child, request)
+        pids.append(child.process.pid)
+
+    monkeypatch.setattr(RankProcess, "__init__", noted)
+    return pids

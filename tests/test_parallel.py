@@ -21,7 +21,6 @@ import torch
 from scaling.config import canonical, from_dict, override
 from scaling.devices import launch
 from scaling.devices.device import device_of
-from scaling.devices.rank_process import RankProcess
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
@@ -76,19 +75,6 @@ def ended(pids, seconds=10.0):
             return True
         time.sleep(0.02)
     return False
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Process ids of the ranks that this process has started."""
-    pids, start = [], RankProcess.__init__
-
-    def noted(child, request):
-        start(child, request)
-        pids.append(child.process.pid)
-
-    monkeypatch.setattr(RankProcess, "__init__", noted)
-    return pids
 
 
 @pytest.fixture

@@ -44,19 +44,6 @@ def run(text_file):
     )
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """Process ids of the ranks that this process has started."""
-    pids, start = [], RankProcess.__init__
-
-    def noted(child, request):
-        start(child, request)
-        pids.append(child.process.pid)
-
-    monkeypatch.setattr(RankProcess, "__init__", noted)
-    return pids
-
-
 def alive(pids):
     return [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != "zombie"]
 

@@ -159,8 +159,8 @@ class RayNode:
 
 
 def other_nodes(nodes: int, *, of_commands: bool = False) -> list[RayNode]:
-    """Return the other nodes of the calling worker, which has so many in all; those of commands
-    run a command instead of ranks."""
+    """Return the other nodes of the calling worker, which has `nodes` of them in all. With
+    `of_commands`, they run a command instead of ranks."""
     if nodes == 1:
         return []
     group = ray.util.get_current_placement_group()

@@ -55,7 +55,7 @@ class Target:
 
     column: str
     rank: tuple[int, ...] = ()
-    """Of several names for one column, the highest rank counts."""
+    """If several names stand for one column, that of the highest rank counts."""
     convert: Callable[[float], float] | None = None
     said: str = ""
     """The conversion as an expression, such as log(val_ppl); empty if there is none."""

@@ -105,7 +105,7 @@ class _Supervisor:
             raise _gone() from None
 
     def answer(self, seconds: float) -> dict[str, Any] | None:
-        """Return the next answer, or None after so many seconds. Raises ChildProcessError."""
+        """Return the next answer, or None after `seconds`. Raises ChildProcessError."""
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
             patience = max(0.0, deadline - time.monotonic())
@@ -170,7 +170,7 @@ class Process:
     _supervisor: _Supervisor = field(default_factory=_Supervisor, repr=False)
 
     def wait(self, seconds: float) -> Ended | None:
-        """Wait for its end, at most so many seconds; returns earlier if a line was seen.
+        """Wait for its end for at most `seconds`; return earlier if a line was seen.
 
         Raises ChildProcessError if its supervisor has died.
         """

@@ -95,7 +95,8 @@ def reaching(address: str, others: Sequence[Node]) -> Iterator[None]:
 
 
 def reached(nodes: int) -> tuple[str, Sequence[Node]]:
-    """Return the address of this node, and the others of a run on so many. Raises ConfigError."""
+    """Return the address of this node, and the other ones of a run on `nodes` nodes. Raises
+    ConfigError."""
     if nodes == 1:
         return "127.0.0.1", ()
     address, others = _reached or ("", ())

@@ -6,7 +6,7 @@ answers on stdout, one JSON object per line:
     {"start": {...}}     start a command (:class:`Command`); answers {"started": pid}, or
                          {"refused": errno, "file": name} if that is impossible
     {"signal": number}   send a signal to the command's process group
-    {"end": seconds}     send SIGTERM, and SIGKILL to what is left after so many seconds
+    {"end": seconds}     send SIGTERM, and SIGKILL to what is left after that time
 
     {"saw": line}        a line of the output matched one of the patterns to watch for
     {"ended": code, "asked": whether it was asked to end before, "ended_others": number,
@@ -104,7 +104,7 @@ class Command:
             os.killpg(self.pid, number)
 
     def end(self, seconds: float) -> None:
-        """Ask it to end, and end it after so many seconds. Called again, the earlier end counts."""
+        """Ask it to end, and kill it after `seconds`. If called again, the earlier time counts."""
         end = time.monotonic() + seconds
         self.reap()
         self._asked_in_time |= self.code is None
