@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -472,6 +473,7 @@ def test_a_job_in_slurm_is_queued_again_when_its_time_is_up(
     slurm.ask("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the end
     wait_for(lambda: slurm.ask("squeue", "-h", "-o", "%T").strip() == "PENDING")
     assert store.attempts(longest)[-1]["event"] == "interrupted" and not store.drivers()
+    time.sleep(3)  # slurmd refuses a job that begins in the second of its requeue
     slurm.ask("scontrol", "update", f"JobId={job}_0", "StartTime=now")  # else two minutes later
     wait_for(lambda: not slurm.running(), 200)
     log = (store.folder / "slurm" / f"long-{job}_0.log").read_text()
