@@ -87,7 +87,7 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     """Set up a reader's folder: results of the demo and of headline, a text, and external
     tables."""
     results = tmp_path / "results"
-    for name in ("headline", "batch", "isoflop", "size", "lstm"):
+    for name in ("headline", "batch", "isoflop", "size", "lstm", "transfer", "bert", "classify"):
         shutil.copytree(
             ROOT / "results" / name, results / name, ignore=shutil.ignore_patterns("runs")
         )

@@ -125,6 +125,7 @@ STANDS_FOR = {
     "export-model": [("results/abilities/3f2a", "kept")],
     "abilities": [("results/abilities", "scored")],
     "generate": [("3f2a", "RUN")],
+    "transfer": [("results/transfer", str(ROOT / "results" / "transfer"))],
     "verify-published": [("--data published", "--data PUBLISHED")],
     "compare": [("adamw.csv muon.csv", "results/quickstart known"),
                 ("runs.csv --by", "both.csv --by")],
