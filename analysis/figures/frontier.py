@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis.critical_batch import CriticalBatch
+from analysis.critical_batch import PAPER_EXPONENTS, CriticalBatch
 from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
@@ -19,7 +20,9 @@ from analysis.figures.formula import between, latex
 from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.figures.shared_fits import chosen
+from analysis.fitting.combination import AUTO
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
@@ -32,6 +35,20 @@ from analysis.frontiers.result import Comparison, Frontier
 from analysis.in_words import interval
 from analysis.planning.price import price
 from analysis.tables.select import usable
+
+_NAMES = {
+    "envelope": "envelope of the learning curves",
+    "isoflop": "isoFLOP parabolas",
+    "akima": "isoFLOP splines (Akima)",
+    "parametric": "minimum of the fitted law",
+}
+"""Names of frontier methods in legends."""
+_SLOPES = (
+    ("Kaplan et al.", {name: PAPER_EXPONENTS[name] for name in "ND"}, ":"),
+    ("Hoffmann et al.", {"N": 0.50, "D": 0.50}, "-."),
+)
+"""Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
+2022, Table 2 (approach 1)."""
 
 
 @listed("frontier", spec="headline")
@@ -53,31 +70,59 @@ def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Fig
     """Draw N_opt(C) and D_opt(C) with bands and the optima that they pass through.
 
     Lines are dashed beyond the data. A Comparison has one colour per method; brackets in the legend
-    are intervals of the exponents.
+    are intervals of the exponents. Short grey lines have the slopes of Kaplan et al. 2020 and of
+    Hoffmann et al. 2022.
     """
     fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
     with rc_context(style.paper()):
-        figure, axes = panels(2, width, height=2.6)
+        figure, axes = panels(2, width, height=2.9)
+        figure.legend(
+            handles=[*map(_key, fronts), *_marks(fronts)], loc="outside upper center",
+            ncols=1 if width == "column" else 3,
+        )  # fmt: skip
         for ax, name in zip(axes, ("N", "D"), strict=True):
             for method in fronts:
                 _optima(ax, method, name)
-            counted = "parameters" if name == "N" else "tokens"
-            ax.set_xlabel(LABELS["C"])
-            ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
-            style.count_axis(ax)
-            style.count_axis(ax, which="y")
-            ax.legend(loc="upper left")
+            _optimum_axes(ax, name)
+            _reference_slopes(ax, name)
     return figure
+
+
+def _optimum_axes(ax: Axes, name: str) -> None:
+    """Give a panel of N_opt or D_opt its legend, above the bands, and its axes."""
+    counted = "parameters" if name == "N" else "tokens"
+    ax.set(xscale="log", yscale="log", xlabel=LABELS["C"])
+    ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
+    make_room(ax, ax.legend(loc="upper left"))
+    style.count_axis(ax)
+    style.count_axis(ax, which="y")
+
+
+def _key(front: Frontier) -> Line2D:
+    """Return the entry of a method in the legend: its name, and whether the plan uses it."""
+    name = _NAMES.get(front.method, front.method)
+    if front.fit is not None:
+        name = "weighted mean of laws" if front.fit.name == AUTO else f"{name} {front.fit.name}"
+    used = f" ({USED})" if front.use == USED else ""
+    return Line2D([], [], color=style.METHODS[front.method], label=style.words(name) + used)
+
+
+def _marks(fronts: list[Frontier]) -> list[Line2D]:
+    """Return the entries of dots and dashes in the legend."""
+    dots = Line2D(
+        [], [], ls="", marker="o", ms=4, color=style.GREY, mec="white", mew=0.5,
+        label="optima that the line is fitted to",
+    )  # fmt: skip
+    dashes = Line2D([], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), label="beyond the data")
+    return [dots, dashes] if any(f.method != "parametric" for f in fronts) else [dashes]
 
 
 def _optima(ax: Axes, front: Frontier, name: str) -> None:
     """Draw the optimal N or D of one method."""
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
-    used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
     power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
-    spread = interval(row.low, row.high, ".2f")
-    label = f"{used}:\n{power} {spread}" if len(used) > 20 else f"{used}: {power} {spread}"
+    label = f"{power} {interval(row.low, row.high, '.2f')}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
@@ -85,20 +130,41 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
         ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
 
 
+def _reference_slopes(ax: Axes, name: str) -> None:
+    """Draw short lines with published slopes from one point in the lower right of log axes."""
+    (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
+    slopes = sorted(((values[name], who, dashes) for who, values, dashes in _SLOPES))
+    run = min(0.24 * (x1 - x0), 0.35 * (y1 - y0) / slopes[-1][0])
+    x, y = x0 + 0.46 * (x1 - x0), y0 + 0.05 * (y1 - y0)
+    for (slope, who, dashes), side in zip(slopes, ("top", "bottom"), strict=True):
+        end = x + run, y + slope * run
+        ax.plot(
+            *(10.0 ** np.array(ends) for ends in zip((x, y), end, strict=True)),
+            color=style.GREY, lw=0.9, ls=dashes, label=f"_{who}", zorder=1,
+        )  # fmt: skip
+        ax.annotate(
+            f"{who} $C^{{{slope:.2f}}}$", tuple(10.0 ** np.array(end)), xytext=(3, 0),
+            textcoords="offset points", fontsize=6, color="#5c5c5c",
+            va="center_baseline" if side == "bottom" else side,
+        )  # fmt: skip
+    ax.set(xlim=(10.0**x0, 10.0**x1), ylim=(10.0**y0, 10.0**y1))
+
+
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")
 def isoflop(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss against size at fixed compute with parabolas, and the N of their minima.
+    """Loss against size at fixed compute with parabolas, and N and D of their minima.
 
     If the runs share no budgets, `curves` are cut at fixed compute. Parabolas span the sizes that
-    they were fitted to; dotted ones have no interior minimum and are not used.
+    they were fitted to; dotted ones have no interior minimum and are not used. Hollow dots are left
+    out of the fit. Diamonds are the minima, which the panels of N_opt and D_opt show again.
     """
     runs = usable(runs)
     table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
     front = fit_isoflop(table)
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.6, ratios=(1.25, 1))
+        figure, (left, *optima) = panels(3, width, height=2.5, ratios=(1.3, 1, 1))
         budgets = Colours(front.optima["C"])
         for budget, optimum in zip(front.sets, front.optima.itertuples(), strict=True):
             colour = budgets(optimum.C)
@@ -110,15 +176,38 @@ def isoflop(
             if optimum.kind == "minimum":
                 left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
         left.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
+        make_room(left, left.legend(handles=_isoflop_key(front), loc="upper right"))
         style.count_axis(left)
         style.loss_axis(left)
         budgets.bar(figure, [left], label=LABELS["C"], own=len(budgets.sizes) <= 12)
-        _optima(right, front, "N")
-        right.set(xlabel=LABELS["C"], ylabel=r"Optimal parameters $N_\mathrm{opt}$")
-        style.count_axis(right)
-        style.count_axis(right, which="y")
-        right.legend(loc="upper left")
+        for ax, name in zip(optima, "ND", strict=True):
+            _optima(ax, front, name)
+            _optimum_axes(ax, name)
+            _reference_slopes(ax, name)
     return figure
+
+
+def _isoflop_key(front: Frontier) -> list[Line2D]:
+    """Return the legend of an isoFLOP fan."""
+    kinds = set(front.optima["kind"])
+    keys = [Line2D([], [], color=style.GREY, lw=0.8, marker="o", mew=0, label="runs, parabola")]
+    if kinds - {"minimum"}:
+        keys.append(Line2D([], [], color=style.GREY, lw=0.8, ls=":", label="no minimum inside"))
+    if "minimum" in kinds:
+        keys.append(
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="D",
+                color=style.FIT,
+                ms=3.5,
+                mec="white",
+                mew=0.4,
+                label="minimum of the parabola",
+            )
+        )
+    return keys
 
 
 @listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="headline")
