@@ -15,7 +15,7 @@ from analysis.critical_batch import CriticalBatch
 from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
-from analysis.figures.formula import between, latex
+from analysis.figures.formula import between, latex, spread
 from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
@@ -29,7 +29,6 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.in_words import interval
 from analysis.planning.price import price
 from analysis.tables.select import usable
 
@@ -76,8 +75,8 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
     power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
-    spread = interval(row.low, row.high, ".2f")
-    label = f"{used}:\n{power} {spread}" if len(used) > 20 else f"{used}: {power} {spread}"
+    ends = spread(row.low, row.high, ".2f")
+    label = f"{used}:\n{power} {ends}" if len(used) > 20 else f"{used}: {power} {ends}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
