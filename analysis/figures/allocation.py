@@ -19,7 +19,7 @@ from analysis import laws
 from analysis.critical_batch import CriticalBatch, Efficient, adjusted, efficient
 from analysis.data_limits import contradiction
 from analysis.figures import style
-from analysis.figures.formula import formula, latex
+from analysis.figures.formula import formula, latex, spread
 from analysis.figures.marks import Curve, along, limits, line, lines
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
@@ -29,7 +29,6 @@ from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import Frontier, exponent_interval
-from analysis.in_words import interval
 from analysis.tables.select import lower_edge, needed, usable
 from scaling.errors import TableError
 
@@ -72,7 +71,7 @@ def fixed_batch(points: pd.DataFrame) -> Frontier | None:
 def power_law(front: Frontier, name: str, symbol: str, compute: str) -> str:
     """Return a power law of compute as a formula, with the interval of its exponent."""
     slopes, form = front.lines[name][:, 1], ".3f" if name == "L" else ".2f"
-    ends = interval(*exponent_interval(slopes, front.level), form)
+    ends = spread(*exponent_interval(slopes, front.level), form)
     return (
         f"${symbol} = {latex(front.coefficient(name))}\\,{compute}^{{{slopes[0]:{form}}}}$ {ends}"
     )
@@ -141,7 +140,7 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
 def _factor(words: str, slopes: np.ndarray, level: float) -> str:
     """Return by how much a quantity grows over INCREASE, with its interval."""
     low, high = exponent_interval(slopes, level)
-    between = interval(low, high, "")
+    between = spread(low, high, "")
     if np.isfinite([low, high]).all():
         between = f"[${latex(INCREASE**low)}$, ${latex(INCREASE**high)}$]"
     return f"{words} $\\times {latex(INCREASE ** slopes[0])}$\n{between}"
@@ -191,7 +190,7 @@ def least_compute(
         ):  # fmt: skip
             if fitted is not None:
                 value = -fitted.lines["L"][0, 1]
-                ends = interval(*exponent_interval(-fitted.lines["L"][:, 1], fitted.level), ".3f")
+                ends = spread(*exponent_interval(-fitted.lines["L"][:, 1], fitted.level), ".3f")
                 label = f"$L \\propto {compute}^{{-{value:.3f}}}$ {ends}"
                 line(ax, along(fitted, "L"), *fitted.ranges["C"], label, hue)
         beside = "" if plain is None else " (curves) or $C$"

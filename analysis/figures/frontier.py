@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from analysis.critical_batch import PAPER_EXPONENTS, CriticalBatch
 from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
-from analysis.figures.formula import between, latex
+from analysis.figures.formula import between, latex, spread
 from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
@@ -32,7 +33,6 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.in_words import interval
 from analysis.planning.price import price
 from analysis.tables.select import usable
 
@@ -44,11 +44,12 @@ _NAMES = {
 }
 """Names of frontier methods in legends."""
 _SLOPES = (
-    ("Kaplan et al.", {name: PAPER_EXPONENTS[name] for name in "ND"}, ":"),
-    ("Hoffmann et al.", {"N": 0.50, "D": 0.50}, "-."),
+    ("Kaplan", {name: PAPER_EXPONENTS[name] for name in "ND"}, ":"),
+    ("Hoffmann", {"N": 0.50, "D": 0.50}, "-."),
 )
 """Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
 2022, Table 2 (approach 1)."""
+_SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "ha": "right", "va": "center"}
 
 
 @listed("frontier", spec="headline")
@@ -122,7 +123,7 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
     power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
-    label = f"{power} {interval(row.low, row.high, '.2f')}"
+    label = f"{power} {spread(row.low, row.high, '.2f')}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
@@ -133,21 +134,23 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
 def _reference_slopes(ax: Axes, name: str) -> None:
     """Draw short lines with published slopes from one point in the lower right of log axes."""
     (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
-    slopes = sorted(((values[name], who, dashes) for who, values, dashes in _SLOPES))
-    run = min(0.24 * (x1 - x0), 0.35 * (y1 - y0) / slopes[-1][0])
-    x, y = x0 + 0.46 * (x1 - x0), y0 + 0.05 * (y1 - y0)
-    for (slope, who, dashes), side in zip(slopes, ("top", "bottom"), strict=True):
-        end = x + run, y + slope * run
+    slopes = sorted((powers[name], who, dashes) for who, powers, dashes in _SLOPES)
+    texts = [
+        ax.text(0.99, 0, f"{who} $C^{{{slope:.2f}}}$", transform=ax.transAxes, **_SMALL)
+        for slope, who, _ in slopes
+    ]
+    widths = [text.get_window_extent().width / ax.bbox.width for text in texts]
+    end = 0.97 - max(widths)
+    run = min(0.24, 0.3 * (y1 - y0) / slopes[-1][0] / (x1 - x0))
+    last = -np.inf
+    for text, (slope, who, dashes) in zip(texts, slopes, strict=True):
+        height = 0.05 + slope * run * (x1 - x0) / (y1 - y0)
         ax.plot(
-            *(10.0 ** np.array(ends) for ends in zip((x, y), end, strict=True)),
-            color=style.GREY, lw=0.9, ls=dashes, label=f"_{who}", zorder=1,
+            [end - run, end], [0.05, height], transform=ax.transAxes, color=style.GREY, lw=0.9,
+            ls=dashes, label=f"_{who}", zorder=1,
         )  # fmt: skip
-        ax.annotate(
-            f"{who} $C^{{{slope:.2f}}}$", tuple(10.0 ** np.array(end)), xytext=(3, 0),
-            textcoords="offset points", fontsize=6, color="#5c5c5c",
-            va="center_baseline" if side == "bottom" else side,
-        )  # fmt: skip
-    ax.set(xlim=(10.0**x0, 10.0**x1), ylim=(10.0**y0, 10.0**y1))
+        last = max(height, last + text.get_window_extent().height / ax.bbox.height)
+        text.set_y(last)
 
 
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")

@@ -21,6 +21,7 @@ from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.held_out import HeldOut, held_out_tests
 from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import Choice, choose, percent
+from analysis.in_words import typeset
 from analysis.latex import symbol
 from analysis.laws import Law
 from analysis.tables.select import usable
@@ -141,7 +142,7 @@ def _parameter(ax: Axes, result: FitResult, name: str, low: float, high: float) 
         style.count_axis(ax)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: typeset(f"{v:.4g}")))
 
 
 def _shown(values: list[float]) -> tuple[np.ndarray, bool]:
