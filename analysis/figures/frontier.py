@@ -49,7 +49,7 @@ _SLOPES = (
 )
 """Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
 2022, Table 2 (approach 1)."""
-_SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "ha": "right", "va": "center"}
+_SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "va": "center"}
 
 
 @listed("frontier", spec="headline")
@@ -103,7 +103,9 @@ def _key(front: Frontier) -> Line2D:
     """Return the entry of a method in the legend: its name, and whether the plan uses it."""
     name = _NAMES.get(front.method, front.method)
     if front.fit is not None:
-        name = "weighted mean of laws" if front.fit.name == AUTO else f"{name} {front.fit.name}"
+        name = (
+            "auto: weighted mean of laws" if front.fit.name == AUTO else f"{name} {front.fit.name}"
+        )
     used = f" ({USED})" if front.use == USED else ""
     return Line2D([], [], color=style.METHODS[front.method], label=style.words(name) + used)
 
@@ -136,7 +138,7 @@ def _reference_slopes(ax: Axes, name: str) -> None:
     (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
     slopes = sorted((powers[name], who, dashes) for who, powers, dashes in _SLOPES)
     texts = [
-        ax.text(0.99, 0, f"{who} $C^{{{slope:.2f}}}$", transform=ax.transAxes, **_SMALL)
+        ax.text(0, 0, f"{who} $C^{{{slope:.2f}}}$", transform=ax.transAxes, **_SMALL)
         for slope, who, _ in slopes
     ]
     widths = [text.get_window_extent().width / ax.bbox.width for text in texts]
@@ -150,7 +152,7 @@ def _reference_slopes(ax: Axes, name: str) -> None:
             ls=dashes, label=f"_{who}", zorder=1,
         )  # fmt: skip
         last = max(height, last + text.get_window_extent().height / ax.bbox.height)
-        text.set_y(last)
+        text.set_position((end + 0.02, last))
 
 
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")

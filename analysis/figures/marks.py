@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 
 from analysis.figures import style
 from analysis.figures.formula import between, latex, with_interval
@@ -132,9 +133,9 @@ def line(
     ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
 
 
-def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> None:
+def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> Text:
     """Write text, such as a formula, at the top inside the axes."""
-    ax.text(
+    return ax.text(
         0.985 if side == "right" else 0.015, 0.985, text, transform=ax.transAxes, ha=side,
         va="top", fontsize=style.paper()["legend.fontsize"],
     )  # fmt: skip
