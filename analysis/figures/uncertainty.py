@@ -1,4 +1,4 @@
-"""Error bars of measured losses, and what bars and bands in a figure are."""
+"""Error bars of measured losses, and legend entries for bars and bands."""
 
 from __future__ import annotations
 
@@ -7,30 +7,45 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.legend_handler import HandlerErrorbar
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import style
 
-STDERR = "\N{PLUS-MINUS SIGN} standard error of the test"
+STDERR = "\N{PLUS-MINUS SIGN} standard error over test text"
 BAND = "95 % interval of the law"
 
 
-def stderr_bars(ax: Axes, runs: pd.DataFrame, x: str, colour: Any, *, scale: Any = 1.0) -> bool:
+def stderr_bars(
+    ax: Axes, runs: pd.DataFrame, x: str | np.ndarray, colour: Any, *, unit: Any = 1.0,
+    above: float = 0.0,
+) -> bool:  # fmt: skip
     """Draw the standard errors of L over the test contexts; return whether the runs have any.
 
+    x       A column, or its values.
     colour  A colour, or one for each run.
-    scale   Divides losses and errors; a number, or one for each run.
+    unit    The y axis shows L / unit - above.
     """
     if "L_stderr" not in runs.columns or not (runs["L_stderr"] > 0).any():
         return False
-    L, error = (runs[k].to_numpy(float) / scale for k in ("L", "L_stderr"))
+    L, error = (runs[column].to_numpy(float) / unit for column in ("L", "L_stderr"))
     error = np.where(np.isfinite(error), error, 0.0)
-    ax.vlines(runs[x], L - error, L + error, color=colour, lw=0.7, zorder=2.2)
+    at = runs[x] if isinstance(x, str) else x
+    ax.vlines(at, L - above - error, L - above + error, color=colour, lw=0.7, zorder=2.2)
     return True
 
 
-def bar_key(colour: str = style.GREY) -> Any:
-    """Return the legend entry of error bars; use it with `HANDLERS`."""
-    from matplotlib.container import ErrorbarContainer
-    raise NotImplementedError(ErrorbarContainer, HandlerErrorbar, Patch, colour)
+def band(ax: Axes, x: np.ndarray, ends: tuple[np.ndarray, np.ndarray], colour: Any) -> None:
+    """Draw a pale band between the given ends, such as an interval of a law."""
+    if np.isfinite(ends).any():
+        ax.fill_between(x, *ends, color=colour, alpha=0.12, lw=0, zorder=1)
+
+
+def bar_key(label: str = STDERR) -> Line2D:
+    """Return the legend entry of error bars."""
+    return Line2D([], [], ls="", marker="|", ms=6, mew=0.7, color=style.GREY, label=label)
+
+
+def band_key(label: str = BAND, colour: str = style.GREY) -> Patch:
+    """Return the legend entry of a band."""
+    return Patch(facecolor=colour, alpha=0.25, lw=0, label=label)
