@@ -136,7 +136,11 @@ def test_frontier_lines_and_points(results):
     figure = figures.frontier(every)
     for ax, name in zip(figure.axes, ("N", "D"), strict=True):
         for method, front in every.fronts.items():
-            label, xy = next((k, v) for k, v in lines(ax).items() if k.startswith(method))
+            label, xy = next(
+                (str(ln.get_label()), np.asarray(ln.get_xydata()))
+                for ln in ax.lines
+                if ln.get_color() == style.METHODS[method] and str(ln.get_label()).startswith("$")
+            )
             assert xy[:, 1] == pytest.approx(front.at(C=xy[:, 0])[name].to_numpy())
             value = front.exponents.set_index("exponent").loc[f"{name}_opt", "value"]
             assert f"C^{{{value:.2f}}}" in label
@@ -233,11 +237,12 @@ def test_formula_has_the_fitted_numbers(sweep):
 def test_isoflop_fan(results):
     runs = load(results)
     front = frontier(runs, method="isoflop", bootstrap=20)
-    left, right = figures.isoflop(runs).axes[:2]
+    left, right, data = figures.isoflop(runs).axes[:3]
     minima = np.array([ln.get_xydata()[0] for ln in left.lines if ln.get_marker() == "D"])
     assert minima == pytest.approx(front.optima[["N", "L"]].to_numpy(), rel=1e-6)
-    points = next(line for line in right.lines if line.get_marker() == "o")
-    assert points.get_xydata() == pytest.approx(front.optima[["C", "N"]].to_numpy(), rel=1e-6)
+    for ax, name in ((right, "N"), (data, "D")):
+        points = next(line for line in ax.lines if line.get_marker() == "o")
+        assert points.get_xydata() == pytest.approx(front.optima[["C", name]].to_numpy(), rel=1e-6)
 
 
 def test_deviation_is_least_at_the_optimum(sweep):
@@ -383,7 +388,7 @@ def test_a_billion_times_the_compute_is_split(scan):
 
 def test_best_size_and_fewest_steps(scan):
     runs, curves, critical, _ = scan
-    left, right, _ = figures.optimal_steps(runs, curves, critical=critical).axes
+    left, right = figures.optimal_steps(runs, curves, critical=critical).axes
     found = efficient(curves, critical)
     for ax, name in ((left, "N"), (right, "S")):
         label, xy = next((k, v) for k, v in lines(ax).items() if "mathrm{min}" in k)
@@ -551,7 +556,9 @@ def test_best_rates_are_the_minima():
     assert found == pytest.approx(np.column_stack([sizes, 0.1 * sizes**-0.3]), rel=1e-3)
     label = next(label for label in lines(right) if "N^{" in label)
     assert "N^{-0.30}" in label
-    kaplan = next(ln for ln in right.lines if ln.get_label() == "eq. D.1").get_xydata()
+    kaplan = next(
+        ln for ln in right.lines if ln.get_label() == "Kaplan et al., eq. D.1"
+    ).get_xydata()
     assert kaplan[:, 1] == pytest.approx(0.003239 - 0.0001395 * np.log(kaplan[:, 0]))
     with pytest.raises(TableError, match="widen the rates"):
         figures.best_rates(runs[runs["lr_peak"] > 1e-2])
@@ -623,23 +630,28 @@ def test_other_distributions_and_positions(sweep, tmp_path):
     (tmp_path / "curves.parquet").unlink()
     left, right = figures.of_results("kaplan8", tmp_path).axes
     by_name = lines(left)
-    assert list(by_name) == ["prose", "kjv", "wikipedia"]
-    assert by_name["kjv"][:, 1] == pytest.approx(1.1 * by_name["prose"][:, 1])
+    assert list(by_name) == ["English prose (training text)", "King James Bible", "Wikipedia"]
+    prose, kjv, _ = by_name.values()
+    assert kjv[:, 1] == pytest.approx(1.1 * prose[:, 1])
     assert len(right.lines) == 3 * runs["N"].nunique()
-    for ln in right.lines[-6:]:
-        assert np.asarray(ln.get_ydata()) == pytest.approx(1.2 * np.asarray(ln.get_xdata()))
+    for ln in right.lines:  # every text rises as much as the training text does
+        own = np.asarray(ln.get_xdata())
+        best = tests.loc[tests["corpus"] == "prose", "bits_per_byte"].min()
+        assert np.asarray(ln.get_ydata()) == pytest.approx(100 * (own / best - 1))
     with pytest.raises(TableError, match=r"one size .* differ in depth"):
         figures.of_results("kaplan24", tmp_path)
     shaped = runs.assign(n_layer=np.tile([2, 4], len(runs) // 2))
     table.write(tmp_path, shaped.to_dict("records"), [], tests.to_dict("records"))
     (tmp_path / "curves.parquet").unlink()
-    (ax,) = figures.of_results("kaplan24", tmp_path).axes
+    ax, change = figures.of_results("kaplan24", tmp_path).axes
     named = {c.get_label(): c.lines[0].get_xydata() for c in ax.containers}
-    assert list(named) == ["prose", "kjv", "wikipedia"]
+    assert list(named) == ["English prose (training text)", "King James Bible", "Wikipedia"]
     same = runs[(runs["N"] == runs["N"].min()) & (runs["D"] == runs["D"].max())]
-    assert named["kjv"] == pytest.approx(
+    assert named["King James Bible"] == pytest.approx(
         np.array([[n, 1.1 * same["L"].mean() / 2] for n in (2, 4)])
     )
+    for bars in change.containers:
+        assert np.asarray(bars.lines[0].get_ydata()) == pytest.approx(0, abs=1e-9)
     left, right = figures.of_results("kaplan20", tmp_path).axes
     run = runs[(runs["D"] == runs["D"].max()) & (runs["n_ctx"] == 128)].iloc[0]
     T, L = left.lines[0].get_xydata().T

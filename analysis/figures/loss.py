@@ -29,7 +29,7 @@ from analysis.figures.marks import (
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import critical_batch_of, default_frontier
-from analysis.figures.uncertainty import band, band_key, bar_key, stderr_bars
+from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
@@ -128,7 +128,7 @@ def size_and_data(
     Right: the longest curve of every size after its warm-up, as in the paper (section 5.2), and
     before a wsd cooldown, within which the loss falls with the schedule. The axis is S_min = S /
     (1 + B_crit(L) / B) (eq. 5.4) if B_crit is given or the runs have several batch sizes, otherwise
-    S as trained. Bars are standard errors over the test contexts, bands 95 % intervals of the laws.
+    S as trained. Bars are 95 % intervals over the test contexts, bands those of the laws.
 
     by_ND     A fitted law of N and D; the default is kaplan_ND, fitted to all runs.
     by_NS     A fitted law of N and S, drawn over S as trained; the default is kaplan_NS, fitted to
@@ -149,7 +149,7 @@ def size_and_data(
         figure, (left, right) = panels(2, width, height=2.5, share=True)
         colour = Colours(runs["N"])
         dots(left, runs, "D", colour)
-        bars = stderr_bars(left, runs, "D", colour(runs["N"].to_numpy(float)))
+        bars = test_bars(left, runs, "D", colour(runs["N"].to_numpy(float)))
         for N, curve in points.sort_values("S").groupby("N"):
             right.plot(curve["S"], curve["L"], ".", color=colour(N), ms=3, mew=0)
         for N in colour.sizes:
@@ -225,7 +225,7 @@ def embeddings(
 ) -> Figure:
     """Loss against size with and without embeddings, by depth.
 
-    Dots are the best run of every shape, with bars of the standard error over the test contexts. In
+    Dots are the best run of every shape, with 95 % intervals over the test contexts. In
     the paper, depths differ if embeddings are counted; without, they agree, except for models of a
     single layer. The law is fitted to the outlined dots: the lower edge of the other depths.
     """
@@ -241,7 +241,7 @@ def embeddings(
         for ax, x in zip(axes, ("N_total", "N"), strict=True):
             for depth, mark in zip(depths, itertools.cycle("osD^v<>p"), strict=False):
                 same = best[best["n_layer"] == depth].sort_values(x)
-                bars |= stderr_bars(ax, same, x, colour(depth))
+                bars |= test_bars(ax, same, x, colour(depth))
                 ax.plot(
                     same[x], same["L"], f"{mark}-", color=colour(depth), lw=0.7, ms=3, mew=0,
                     label=f"{depth} layer{'s' if depth > 1 else ''}",

@@ -14,7 +14,7 @@ from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.figures.uncertainty import band, band_key, bar_key, stderr_bars
+from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.tables.select import joined, longest, needed, of_steps, usable
@@ -49,8 +49,8 @@ def overfitting(
     """Early-stopped loss against data by size, and the share of it that is overfitting.
 
     Right: L / L(N, infinity) - 1 against N^(alpha_N / alpha_D) / D, where all sizes fall on one
-    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is that of the law. Bars are standard
-    errors over the test contexts, bands 95 % intervals of the law.
+    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is that of the law. Bars are 95 %
+    intervals over the test contexts, bands those of the law.
 
     law  A fit of kaplan_ND; the default is fitted to the early-stopped runs.
     """
@@ -62,7 +62,7 @@ def overfitting(
         colour = Colours(stopped["N"])
         dots(left, stopped, "D", colour)
         N = stopped["N"].to_numpy(float)
-        bars = stderr_bars(left, stopped, "D", colour(N))
+        bars = test_bars(left, stopped, "D", colour(N))
         for N in colour.sizes:
             trained = stopped.loc[stopped["N"] == N, "D"]
             D = span(trained, beyond=BEYOND)
@@ -80,7 +80,7 @@ def overfitting(
         x = N**exponent / stopped["D"].to_numpy(float)
         limit = infinite_limit(law, N=N)
         right.scatter(x, stopped["L"].to_numpy(float) / limit - 1, c=colour(N), s=12, lw=0)
-        stderr_bars(right, stopped, x, colour(N), unit=limit, above=1.0)
+        test_bars(right, stopped, x, colour(N), unit=limit, above=1.0)
         grid = span(x)
         band(right, grid, _excess_interval(law, grid, float(np.exp(np.log(N).mean()))), style.FIT)
         right.plot(

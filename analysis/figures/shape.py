@@ -15,7 +15,7 @@ from analysis.figures.marks import BEYOND, headline, law_line, limits
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.uncertainty import bar_key, stderr_bars
+from analysis.figures.uncertainty import bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import lower_edge, sizes, usable
 from scaling.errors import TableError
@@ -87,7 +87,7 @@ def families(
 
     Symbols are depths, colours are families; dots are the best run of every shape. Laws are fitted
     to the outlined dots: the runs that no run of their family with as few parameters beats. Bars
-    are standard errors over the test contexts, bands 95 % intervals.
+    are 95 % intervals over the test contexts, bands those of the laws.
     """
     runs = usable(runs)
     kinds = runs["family"].fillna("decoder")
@@ -102,7 +102,7 @@ def families(
             of_family = runs[kinds == name]
             best = of_family.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
             edge = lower_edge(of_family, "N")
-            bars |= stderr_bars(ax, best, "N", colour)
+            bars |= test_bars(ax, best, "N", colour)
             legend = style.words(FAMILIES.get(name, name))
             for layers, same in best.sort_values("N").groupby("n_layer"):
                 mark = marks.get(layers, "P")
@@ -136,8 +136,8 @@ def families(
         if bars:
             handles.append(bar_key())
         limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float))
+        ax.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
         ax.set_ylim(bottom=lowest * 0.99)
-        ax.set(xlabel=LABELS["N"], ylabel=LABELS["L"])
         make_room(ax, ax.legend(handles=handles, loc="upper right", ncols=2, columnspacing=1.0))
         style.count_axis(ax)
         style.loss_axis(ax)
@@ -150,7 +150,7 @@ def recurrence(
 ) -> Figure:
     """Loss of recurrent transformers against size, counting weights once, or at every use.
 
-    Dots are the best run of every size, with bars of the standard error over the test contexts.
+    Dots are the best run of every size, with 95 % intervals over the test contexts.
     These are the same for all runs, so differences between runs are more certain than the bars.
     """
     runs = usable(runs)
@@ -164,7 +164,7 @@ def recurrence(
         for ax, x in zip(axes, ("N", "N_used"), strict=True):
             for count, same in runs.groupby("uses"):
                 best = same.sort_values("L").drop_duplicates("N").sort_values(x)
-                bars |= stderr_bars(ax, best, x, colour(count))
+                bars |= test_bars(ax, best, x, colour(count))
                 ax.plot(
                     best[x], best["L"], "o-", color=colour(count), lw=0.8, ms=3,
                     label="weights used once" if count == 1 else f"weights used {count} times",

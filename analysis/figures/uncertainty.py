@@ -12,15 +12,15 @@ from matplotlib.patches import Patch
 
 from analysis.figures import style
 
-STDERR = "\N{PLUS-MINUS SIGN} standard error over test text"
+OVER_TEXT = "95 % interval over test text"
 BAND = "95 % interval of the law"
 
 
-def stderr_bars(
+def test_bars(
     ax: Axes, runs: pd.DataFrame, x: str | np.ndarray, colour: Any, *, unit: Any = 1.0,
     above: float = 0.0,
 ) -> bool:  # fmt: skip
-    """Draw the standard errors of L over the test contexts; return whether the runs have any.
+    """Draw 95 % intervals of L over the test contexts; return whether the runs have any.
 
     x       A column, or its values.
     colour  A colour, or one for each run.
@@ -29,9 +29,9 @@ def stderr_bars(
     if "L_stderr" not in runs.columns or not (runs["L_stderr"] > 0).any():
         return False
     L, error = (runs[column].to_numpy(float) / unit for column in ("L", "L_stderr"))
-    error = np.where(np.isfinite(error), error, 0.0)
+    error = 1.96 * np.where(np.isfinite(error), error, 0.0)
     at = runs[x] if isinstance(x, str) else x
-    ax.vlines(at, L - above - error, L - above + error, color=colour, lw=0.7, zorder=2.2)
+    ax.vlines(at, L - above - error, L - above + error, color=colour, lw=0.8, zorder=3.5)
     return True
 
 
@@ -41,7 +41,7 @@ def band(ax: Axes, x: np.ndarray, ends: tuple[np.ndarray, np.ndarray], colour: A
         ax.fill_between(x, *ends, color=colour, alpha=0.12, lw=0, zorder=1)
 
 
-def bar_key(label: str = STDERR) -> Line2D:
+def bar_key(label: str = OVER_TEXT) -> Line2D:
     """Return the legend entry of error bars."""
     return Line2D([], [], ls="", marker="|", ms=6, mew=0.7, color=style.GREY, label=label)
 
