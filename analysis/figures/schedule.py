@@ -79,7 +79,8 @@ def _rates(row: pd.Series, curve: pd.DataFrame) -> Rates:
         rates = None
     if rates is not None and np.allclose(rates.at(S), lr, rtol=1e-3, atol=1e-3 * lr.max()):
         return rates
-    return Rates.from_logged(S, lr, warmup=int(S[0]) + 1)
+    steps, last = np.unique(np.maximum(np.round(S[::-1]), 1.0), return_index=True)
+    return Rates.from_logged(steps, lr[::-1][last], warmup=int(steps[0]) + 1)
 
 
 @listed("kaplanD1", "Kaplan et al. 2020, appendix D.6", needs=("lr_peak",), spec="lr")
