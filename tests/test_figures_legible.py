@@ -19,6 +19,7 @@ from analysis.figures.formula import between, spread
 from analysis.figures.marks import outside_band
 from analysis.figures.panels import MOST_TICKS, Colours, panels
 from analysis.in_words import typeset
+from analysis.tables.select import with_trunks
 from scaling.training.schedule import schedule
 
 
@@ -84,6 +85,29 @@ def test_the_envelope_touches_the_curves_from_below(sweep, name):
         gaps += (np.interp(at, u, v) - np.interp(at, x, y)).tolist()
     assert min(gaps) == pytest.approx(0, abs=1e-9) and min(gaps) > -1e-9
     assert sum(gap < 1e-9 for gap in gaps) >= 2
+
+
+def test_branches_of_a_trunk_show_the_evaluations_of_their_shared_part():
+    rows = [(1e5, 8e4), (3e5, 24e4), (9e5, 0)]
+    runs = pd.DataFrame(
+        {"run_id": f"t{i}", "status": "ok", "N": 1e4, "D": D, "D_shared": shared, "seed": seed}
+        for seed in (0, 1) for i, (D, shared) in enumerate(rows)
+    )  # fmt: skip
+    runs["run_id"] += runs["seed"].astype(str)
+    points = {0: (2e4, 7e4, 1e5), 1: (3e4, 9e4, 26e4, 3e5), 2: (5e4, 7e4, 2e5, 5e5, 9e5)}
+    curves = pd.DataFrame(
+        {"run_id": row["run_id"], "D": D, "N": 1e4, "C": 6e4 * D, "L": 5 + row["seed"]}
+        for row in runs.to_dict("records") for D in points[int(row["run_id"][1])]
+    )  # fmt: skip
+    found = with_trunks(curves, runs).groupby("run_id")
+    for seed in (0, 1):
+        at = {i: found.get_group(f"t{i}{seed}")["D"].tolist() for i in range(3)}
+        assert at[0] == [2e4, 3e4, 5e4, 7e4, 1e5]
+        assert at[1] == [2e4, 3e4, 5e4, 7e4, 9e4, 2e5, 26e4, 3e5]
+        assert at[2] == [2e4, 3e4, 5e4, 7e4, 9e4, 2e5, 5e5, 9e5]
+        assert (found.get_group(f"t0{seed}")["L"] == 5 + seed).all()
+    alone = runs.assign(D_shared=0)
+    assert with_trunks(curves, alone) is curves
 
 
 def test_runs_outside_the_band_of_a_law_are_explained(sweep):

@@ -41,7 +41,7 @@ from analysis.frontiers.choice import Choice
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Frontier
-from analysis.tables.select import joined, longest, needed, of_steps, settled, usable
+from analysis.tables.select import joined, longest, needed, of_steps, settled, usable, with_trunks
 from scaling.units import PF_DAY
 
 _MOST_PANELS = 4
@@ -223,11 +223,13 @@ def loss_of_compute(
     """Learning curves against compute in PF-days, with their envelope and its power law.
 
     The envelope touches the curves from below. The law passes through it, with its 95 % interval.
+    Branches of one trunk show all evaluations of their shared part.
 
     front  A frontier; the default is the envelope of the curves.
     """
     points = needed(runs if curves is None else curves)
     front = front or envelope(points)
+    points = points if curves is None else with_trunks(points, runs)
     points = points.assign(C=points["C"] / PF_DAY)
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.6)

@@ -33,7 +33,7 @@ from analysis.figures.shared_fits import critical_batch_of, default_frontier
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
-from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
+from analysis.tables.select import longest, lower_edge, needed, of_steps, usable, with_trunks
 from scaling.units import PF_DAY
 
 
@@ -51,9 +51,10 @@ def kaplan_triptych(
     """Loss against compute, data and parameters.
 
     Learning curves are coloured by N, with the compute-optimal frontier, and the envelope that
-    touches them from below. Final losses are shown against D and N, with the law fitted to the
-    lower edge: the runs that no run with as little D (or N) beats. Bands are 95 % intervals of the
-    laws, which single runs may leave; lines are dashed beyond the data.
+    touches them from below. Branches of one trunk show all evaluations of their shared part. Final
+    losses are shown against D and N, with the law fitted to the lower edge: the runs that no run
+    with as little D (or N) beats. Bands are 95 % intervals of the laws, which single runs may
+    leave; lines are dashed beyond the data.
 
     by_C  A frontier; the default is the envelope of the curves (parametric without curves).
     by_D  A fitted law of D; the default is kaplan_D on the lower edge.
@@ -70,7 +71,7 @@ def kaplan_triptych(
         colour = Colours(runs["N"])
         scale = PF_DAY if unit == "PF-days" else 1.0
         left = axes[0]
-        shown = runs if curves is None else curves
+        shown = runs if curves is None else with_trunks(curves, runs)
         shown = shown.assign(C=shown["C"] / scale)
         (dots if curves is None else lines)(left, shown, "C", colour)
         limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.4)
