@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from batch_scans import KAPLAN, batch_scan
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
@@ -20,25 +21,6 @@ def results(tmp_path, sweep):
     runs, curves = sweep()
     table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
     return tmp_path
-
-
-KAPLAN = {"N_c": 6e13, "alpha_N": 0.076, "S_c": 2e3, "alpha_S": 0.5, "B_star": 2e6, "alpha_B": 0.21}
-
-
-def batch_scan(sizes=(1e4, 1e5, 1e6), batches=(256, 1024, 4096, 16384, 65536), end=0.5):
-    """Return curves on which L(N, S_min) and B_crit(L) of KAPLAN hold exactly (eqs. 5.3 to 5.6)."""
-    k, runs, curves = KAPLAN, [], []
-    for N in sizes:
-        floor = (k["N_c"] / N) ** k["alpha_N"]
-        for B in batches:
-            L = floor + np.geomspace(2.5, end, 24)
-            S = k["S_c"] * (L - floor) ** (-1 / k["alpha_S"])
-            S = S * (1 + k["B_star"] * L ** (-1 / k["alpha_B"]) / B)
-            run = {"run_id": f"b{len(runs)}", "status": "ok", "N": N, "B": B, "lr_peak": 1e-3}
-            work = pd.DataFrame({"S": S, "D": S * B, "C": 6 * N * S * B, "L": L, "L_train": L})
-            runs.append(run | work.iloc[-1].to_dict() | {"D_unique": S[-1] * B})
-            curves.append(work.assign(**run, D_total=S[-1] * B, L_final=L[-1], lr=1e-3))
-    return pd.DataFrame(runs), pd.concat(curves, ignore_index=True)
 
 
 def repeated(sizes=(1e4, 1e5, 1e6), unique=(1e5, 3e5, 1e6, 3e6, 1e7)):
@@ -91,7 +73,7 @@ def test_triptych_shows_every_curve_run_and_law(results):
     dashed = next(line for line in panel_N.lines if line.is_dashed())
     assert np.min(dashed.get_xdata()) == pytest.approx(runs["N"].max())
     assert np.max(dashed.get_xdata()) == pytest.approx(figures.BEYOND * runs["N"].max())
-    assert bar.get_ylabel() == "Parameters $N$"
+    assert bar.get_ylabel() == "Parameters $N$ (ticks: data)"
 
 
 def test_triptych_in_the_papers_unit_and_without_curves(results):
@@ -340,8 +322,8 @@ def test_early_stopping_takes_the_least_test_loss():
 
 def test_batch_figures_recover_the_law_behind_them():
     runs, curves = batch_scan()
-    small, large, _ = figures.batch_scan(runs, curves).axes
-    for ax, N in ((small, 1e4), (large, 1e6)):
+    *sizes, _ = figures.batch_scan(runs, curves).axes
+    for ax, N in zip(sizes, (1e4, 1e5, 1e6), strict=True):
         floor = (KAPLAN["N_c"] / N) ** KAPLAN["alpha_N"]
         for ln in (ln for ln in ax.lines if ln.get_marker() == "o"):
             S, E = ln.get_xydata().T
@@ -537,8 +519,8 @@ def test_schedules_and_their_sums(sweep):
         points.append(curves.assign(run_id=f"r{i}", lr=lr, N=1e5, status="ok"))
     _, right = figures.schedules(pd.concat(both), pd.concat(points)).axes
     sums = [ln.get_xdata()[0] for ln in right.lines]
-    S = np.concatenate([[0], curves["S"]])
-    expected = np.trapezoid(np.where(S > 0, 1e-3, 0), S)
+    S = np.arange(1, curves["S"].max() + 1)
+    expected = np.interp(S, [0, curves["S"].min()], [0, 1e-3]).sum()
     assert sums == pytest.approx([expected, 2 * expected])
     with pytest.raises(TableError, match="differ in their schedule"):
         figures.schedules(both[0], points[0])
@@ -580,7 +562,9 @@ def test_learning_rates_transfer_where_they_do():
     ]
     assert rings[0] == pytest.approx([8e-3, 2e-3] * 2)
     assert rings[1] == pytest.approx([8e-3] * 6)  # the base width is in both
-    assert [t.get_text() for t in right.get_legend().get_texts()] == ["16", "64", "128"]
+    assert [t.get_text() for t in right.get_legend().get_texts()] == [
+        r"$d_\mathrm{model} = 16$", "64", "128",
+    ]  # fmt: skip
     with pytest.raises(TableError, match="both parametrisations"):
         figures.transfer(runs[runs["mup_base_width"].isna()])
 

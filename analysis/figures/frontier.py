@@ -19,7 +19,7 @@ from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
 from analysis.figures.formula import between, latex, spread
 from analysis.figures.marks import BEYOND, along, line
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
 from analysis.figures.shared_fits import chosen
@@ -33,7 +33,7 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.planning.price import price
+from analysis.planning.price import price_over_least
 from analysis.tables.select import usable
 
 _NAMES = {
@@ -50,6 +50,8 @@ _SLOPES = (
 """Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
 2022, Table 2 (approach 1)."""
 _SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "va": "center"}
+VAST = 100.0
+"""Factor beyond the batch sizes found from which an interval is open."""
 
 
 @listed("frontier", spec="headline")
@@ -232,18 +234,20 @@ def deviation(
 ) -> Figure:
     """Draw the compute for the same loss at other sizes (Kaplan et al. 2020, Fig. 12).
 
+    Bands are 95 % intervals; every draw has its own optimum, so that they lie above 1.
+
     C  Budgets [FLOPs] at whose optimum to start; the default is the largest in the data. Under the
        Chinchilla form all budgets share one curve.
     """
     front = parametric(result)
     budgets = list(C) if C is not None else [front.ranges["C"][1]]
-    factors = np.geomspace(0.2, 8, 49)
+    factors = np.geomspace(0.2, 8, 121)
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         colours = style.size_map()(np.linspace(0, 0.8, len(budgets)))
         for budget, colour in zip(budgets, colours, strict=True):
             best = front.at(C=budget).iloc[0]
-            prices = [price(front, N=best["N"], D=best["D"], factor=f) for f in factors]
+            prices = [price_over_least(front, C=budget, factor=f) for f in factors]
             band = np.array([(p.value, p.low, p.high) for p in prices])
             band = np.where(np.isfinite(band), band, 1e6)
             ax.fill_between(factors, band[:, 1], band[:, 2], color=colour, alpha=0.18, lw=0)
@@ -251,12 +255,12 @@ def deviation(
             ax.plot(factors, band[:, 0], color=colour, label=label)
         ax.axhline(1, color=style.GREY, lw=0.6, ls=":")
         ax.axvline(1, color=style.GREY, lw=0.6, ls=":")
-        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.8, 3.0))
+        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.9, 3.0))
         ax.set_xticks([0.2, 0.5, 1, 2, 4, 8], ["0.2", "0.5", "1", "2", "4", "8"])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
         ax.set_ylabel("Compute for the same loss, over the least")
-        ax.legend(loc="upper center", title=style.words(result.law.name), title_fontsize=7)
+        legend_above(ax, title=style.words(result.law.name), title_fontsize=7, alignment="left")
     return figure
 
 
@@ -269,19 +273,35 @@ def _critical_batch_of(
     return critical_batch(fit_critical_batch(contours_of(usable(curves))), width=width)
 
 
+def _open_ends(ax: Axes, table: pd.DataFrame, inks: list[Any], low: float, high: float) -> None:
+    """Draw an arrow where an interval reaches beyond the axis from `low` to `high`."""
+    named = False
+    for L, least, most, ink in zip(table["L"], table["low"], table["high"], inks, strict=True):
+        for mark, at, out in (("v", low, least < low), ("^", high, most > high)):
+            if out:
+                label = None if named else "interval reaches further"
+                ax.plot(L, at, mark, color=ink, ms=3, mew=0, label=label)
+                named = True
+
+
 def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Figure:
-    """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
+    """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10).
+
+    Bars are whole intervals. An end beyond VAST times the batch sizes found has an arrow.
+    """
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.5)
+        figure, (ax,) = panels(1, width, height=2.9)
         t = critical.table
         sized = "N" in t.columns and t["N"].nunique() > 1
         colour = Colours(t["N"]) if sized else None
         inks = [style.INK if colour is None else colour(n) for n in t.get("N", t["L"])]
-        low, high = t["B_crit"].min() / 5, t["B_crit"].max() * 5
-        if "B_noise" in t.columns:
-            low = min(low, t["B_noise"].min() / 1.5)
+        known = t[["low", "high"]].to_numpy(float)
+        seen = known[(known > t["B_crit"].min() / VAST) & (known < t["B_crit"].max() * VAST)]
+        seen = np.concatenate([seen, t["B_crit"], t.get("B_noise", t["B_crit"])])
+        low, high = seen.min() / 1.5, seen.max() * 1.5
         ax.vlines(t["L"], t["low"].clip(low), t["high"].clip(upper=high), color=inks, lw=0.6)
-        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3)
+        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3, label="from the curves")
+        _open_ends(ax, t, inks, low, high)
         if "B_noise" in t.columns:
             ax.scatter(
                 t["L"], t["B_noise"], s=11, facecolors="none", edgecolors=inks, lw=0.6, zorder=2,
@@ -299,9 +319,9 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
                 f"{law.params['alpha_B']:.3f}}}$\n"
                 + between("alpha_B", exponent["low"], exponent["high"]),
             )  # fmt: skip
-            ax.legend(loc="upper left")
+        legend_above(ax)
         ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
-        ax.set_ylim(low, high * 4)  # intervals of few batch sizes end far outside
+        ax.set_ylim(low / 1.15, high * 1.15)
         style.count_axis(ax, which="y")
         style.loss_axis(ax, which="x")
         ax.invert_xaxis()

@@ -18,12 +18,15 @@ from analysis.figures.formula import formula
 from analysis.figures.marks import (
     BEYOND,
     dots,
+    envelope_line,
     fitted,
     frontier_line,
     headline,
     law_line,
     limits,
     lines,
+    outside_band,
+    show_beyond,
     span,
 )
 from analysis.figures.panels import LABELS, Colours, Width, panels
@@ -33,7 +36,7 @@ from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
-from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
+from analysis.tables.select import longest, lower_edge, needed, of_steps, usable, with_trunks
 from scaling.units import PF_DAY
 
 
@@ -50,9 +53,11 @@ def kaplan_triptych(
 ) -> Figure:
     """Loss against compute, data and parameters.
 
-    Learning curves are coloured by N, with the compute-optimal frontier. Final losses are shown
-    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
-    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
+    Learning curves are coloured by N, with the compute-optimal frontier, and the envelope that
+    touches them from below. Branches of one trunk show all evaluations of their shared part. Final
+    losses are shown against D and N, with the law fitted to the lower edge: the runs that no run
+    with as little D (or N) beats. Bands are 95 % intervals of the laws, which single runs may
+    leave; lines are dashed beyond the data.
 
     by_C  A frontier; the default is the envelope of the curves (parametric without curves).
     by_D  A fitted law of D; the default is kaplan_D on the lower edge.
@@ -69,17 +74,21 @@ def kaplan_triptych(
         colour = Colours(runs["N"])
         scale = PF_DAY if unit == "PF-days" else 1.0
         left = axes[0]
-        shown = runs if curves is None else curves
+        shown = runs if curves is None else with_trunks(curves, runs)
         shown = shown.assign(C=shown["C"] / scale)
         (dots if curves is None else lines)(left, shown, "C", colour)
-        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.25)
+        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.4)
         frontier_line(left, by_C, scale)
+        if curves is not None:
+            envelope_line(left, shown, by_C, scale)
         left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
         for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
             dots(ax, runs, x, colour, faint=True)
             dots(ax, result.runs, x, colour, edge=True)
-            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.3)
+            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.5)
             law_line(ax, result, x)
+            show_beyond(ax, result, x)
+            outside_band(ax, result, x)
             ax.set_xlabel(LABELS[x])
         for ax in axes:
             style.count_axis(ax)

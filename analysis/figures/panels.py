@@ -20,8 +20,6 @@ __all__ = ["LABELS", "Colours", "Width", "legend_above", "letters", "panels"]
 
 MOST_TICKS = 24
 """Most values that a colour bar marks one by one."""
-TICKS = " (ticks: data)"
-"""End of the label of a colour bar that marks its values."""
 
 
 def panels(
@@ -73,11 +71,12 @@ class Colours:
         *,
         own: bool = False,
         plain: bool = False,
+        ticks: str = "data",
     ) -> None:
         """Draw a colour bar to the right of `axes`, with a tick and a white line at each value.
 
-        The label says so. Ticks have numbers where there is room, without powers of ten if `plain`.
-        A bar of more than MOST_TICKS values has ticks at decades, unless `own`.
+        The label ends in (ticks: `ticks`). Ticks have numbers where there is room, without powers
+        of ten if `plain`. A bar of more than MOST_TICKS values has ticks at decades, unless `own`.
         """
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
@@ -90,7 +89,7 @@ class Colours:
             axis.set_major_locator(LogLocator(10, numticks=6))
             return
         named = self._apart()
-        bar.set_label(f"{label}{TICKS}" if len(self.sizes) > 1 else label)
+        bar.set_label(f"{label} (ticks: {ticks})" if len(self.sizes) > 1 else label)
         axis.set_major_locator(FixedLocator(named))
         axis.set_major_formatter(FuncFormatter(_plain if plain else _power))
         axis.set_minor_locator(FixedLocator([v for v in self.sizes if v not in named]))
@@ -115,11 +114,11 @@ def letters(axes: Sequence[Axes]) -> None:
 
 def legend_above(ax: Axes, **options: Any) -> None:
     """Put the legend above the axes, where it covers nothing that is drawn."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.3, **options)
+    ax.legend(loc="lower left", bbox_to_anchor=(0.05, 1.0), borderaxespad=0.3, **options)
 
 
 def _plain(value: float, _: Any) -> str:
-    return f"{value:.3g}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _power(value: float, _: Any) -> str:

@@ -6,18 +6,20 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from analysis.curves.rates import Rates
 from analysis.figures import style
 from analysis.figures.formula import latex, spread
 from analysis.figures.marks import line
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
 from analysis.figures.uncertainty import bar_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law
 from analysis.tables.select import joined, needed, usable
-from scaling.errors import TableError
+from scaling.errors import ConfigError, TableError
 from scaling.lr_rule import peak_lr
 
 _NEAR = 0.005
@@ -39,8 +41,8 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    It uses the size and horizon with the most schedules. The sum runs over steps, by trapezoids
-    between evaluations.
+    It uses the size and horizon with the most schedules. Rates are those of every step by the run's
+    config or, if the table does not hold it, linear between evaluations. The sum runs over steps.
     """
     points = needed(runs if curves is None else curves)
     if "lr" not in points.columns or points["lr"].isna().all():
@@ -58,21 +60,32 @@ def schedules(
         figure, (left, right) = panels(2, width, height=2.4)
         named = set()
         for run_id, curve in points.sort_values("S").groupby("run_id"):
-            kind = curve["schedule"].iloc[0]
-            S = np.concatenate([[0.0], curve["S"]])
-            lr = np.concatenate([[0.0], curve["lr"]])
-            left.plot(S, lr, color=hues.get(kind, style.GREY), lw=0.9)
-            total = np.trapezoid(lr, S)
-            L = float(runs.loc[runs["run_id"] == run_id, "L"].iloc[0])
+            row = runs[runs["run_id"] == run_id].iloc[0]
+            kind, L, rates = row["schedule"], float(row["L"]), _rates(row, curve)
+            left.plot(rates.steps, rates.lr, color=hues.get(kind, style.GREY), lw=0.9)
             right.plot(
-                total, L, "o", color=hues.get(kind, style.GREY), ms=3.5, mew=0,
-                label=None if kind in named else style.words(kind),
+                rates.cumulative(curve["S"].max()), L, "o", color=hues.get(kind, style.GREY),
+                ms=3.5, mew=0, label=None if kind in named else style.words(kind),
             )  # fmt: skip
             named.add(kind)
         left.set(xlabel=LABELS["S"], ylabel="Learning rate", ylim=(0, None))
         right.set(xlabel="Learning rate summed over steps", ylabel=LABELS["L"])
-        right.legend(title=f"$N = {latex(float(N))}$", title_fontsize=7)
+        legend_above(right, ncols=max(len(named), 1), handletextpad=0.1, columnspacing=0.8)
+        left.set_title(f"$N = {latex(float(N))}$", loc="right", fontsize=7, pad=3)
     return figure
+
+
+def _rates(row: pd.Series, curve: pd.DataFrame) -> Rates:
+    """Return the learning rates of a run: by its config, if it agrees with those on its curve."""
+    S, lr = curve["S"].to_numpy(float), curve["lr"].to_numpy(float)
+    try:
+        rates = Rates.from_row(row.to_dict())
+    except (ConfigError, ArithmeticError):  # a table of other runs has no config
+        rates = None
+    if rates is not None and np.allclose(rates.at(S), lr, rtol=1e-3, atol=1e-3 * lr.max()):
+        return rates
+    steps, last = np.unique(np.maximum(np.round(S[::-1]), 1.0), return_index=True)
+    return Rates.from_logged(steps, lr[::-1][last], warmup=int(steps[0]) + 1)
 
 
 @listed("kaplanD1", "Kaplan et al. 2020, appendix D.6", needs=("lr_peak",), spec="lr")
@@ -187,16 +200,22 @@ def transfer(
                     ax.plot(*vertex, "o", mfc="none", mec=colour(d), mew=0.9, ms=6)
             ax.set(xscale="log", xlabel=f"Peak learning rate ({name})")
             style.count_axis(ax)
-        low, high = runs["L"].min(), runs["L"].quantile(0.9)
-        axes[0].set(ylabel=LABELS["L"], ylim=(low - 0.04 * (high - low), high))
+        axes[0].set_ylabel(LABELS["L"])
         for ax in axes:
             style.loss_axis(ax)
         axes[1].label_outer(remove_inner_ticks=False)
+        grey = {"color": style.GREY, "lw": 0.8}
+        ring = {"marker": "o", "mfc": "none", "mec": style.GREY, "mew": 0.9, "ms": 6, "lw": 0}
+        keys = [Line2D([], [], label="minimum of a parabola (3 points)", **ring)]
         if len(batches) > 1:
-            for B, dashes in zip((batches[0], batches[-1]), ("-", "--"), strict=True):
-                axes[0].plot([], [], dashes, color=style.GREY, lw=0.8, label=f"$B = {B:.0f}$")
-            axes[0].legend(handles=axes[0].lines[-2:], loc="lower right")
-        axes[1].legend(title="$d_\\mathrm{model}$", title_fontsize=7, loc="upper right")
+            keys += [
+                Line2D([], [], ls=dashes, label=f"$B = {B:.0f}$", **grey)
+                for B, dashes in zip((batches[0], batches[-1]), ("-", "--"), strict=True)
+            ]
+        legend_above(axes[0], handles=keys, ncols=3, columnspacing=1.0)
+        sizes, names = axes[1].get_legend_handles_labels()
+        names = [f"$d_\\mathrm{{model}} = {names[0]}$", *names[1:]]
+        legend_above(axes[1], handles=sizes, labels=names, ncols=4, columnspacing=1.0)
     return figure
 
 
