@@ -285,5 +285,8 @@ def test_legends_of_frontiers_cover_no_band(sweep):
     runs, curves = sweep()
     figure = figures.frontier(frontier(runs, method="all", curves=curves, bootstrap=20))
     for ax in figure.axes:
-        legend, inside = boxes(figure, [ax.get_legend(), ax])
-        assert legend.y0 >= inside.y1 - 1
+        (legend,) = boxes(figure, [ax.get_legend()])
+        drawn = [ln.get_xydata() for ln in ax.lines if ln.get_transform() == ax.transData]
+        drawn += [path.vertices for band in ax.collections for path in band.get_paths()]
+        at = ax.transData.transform(np.concatenate(drawn))
+        assert not any(legend.contains(*point) for point in at)
