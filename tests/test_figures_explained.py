@@ -54,7 +54,8 @@ def test_frontier_methods_are_named_in_words(sweep):
     every = frontier(runs, method="all", curves=curves, bootstrap=20)
     figure = figures.frontier(every)
     names = words(figure.legends[0])
-    assert "envelope of the learning curves" in names and "isoFLOP parabolas" in names
+    assert {"isoFLOP parabolas", "isoFLOP splines (Akima)"} <= set(names)
+    assert not {"isoflop", "akima", "parametric"} & set(names)
     assert sum("the plan uses this one" in name for name in names) <= 1
     for width in ("column", "full"):
         assert words(figures.frontier(every, width=width).legends[0]) == names
