@@ -36,7 +36,7 @@ _LAW_LOSSES = 3
 """Number of losses with a critical batch size that the law B_crit(L) needs."""
 _VAST = 1e4
 """An interval of B_crit over more than this factor says nothing and is not stated."""
-_PAPER_EXPONENTS = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
+PAPER_EXPONENTS = {"L": -0.050, "N": 0.73, "B": 0.24, "S": 0.03, "D": 0.27}
 """Powers of C_min that Kaplan et al. 2020 measured (Table 6 and eq. 1.3)."""
 
 
@@ -381,7 +381,7 @@ def efficient(
         alpha_B=law.params["alpha_B"],
     )  # fmt: skip
     rows = []
-    for name, paper in _PAPER_EXPONENTS.items():
+    for name, paper in PAPER_EXPONENTS.items():
         slopes = lines[name][:, 1]
         low, high = exponent_interval(slopes, level)
         rows.append((name, slopes[0], low, high, analytic[name], paper))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ ABSURD = 1e40
 
 _VAST = 1e6
 """An interval over such a factor says that its quantity is not known."""
+
+_NEGATIVE = re.compile(r"(?<![\w.)\]])-(?=\.?\d)|(?<=\de)-(?=\d)")
+"""A hyphen that stands for a minus sign: before a number or its exponent, not between numbers."""
 
 
 def cell(value: Any, form: str = ".4g") -> str:
@@ -41,6 +45,11 @@ def interval(
     if above:
         return "[not bounded]" if low >= ABSURD else f"[{write(low)}, not bounded above]"
     return f"[not bounded below, {write(high)}]" if below else f"[{write(low)}, {write(high)}]"
+
+
+def typeset(text: str) -> str:
+    """Return text with a minus sign (U+2212) for the hyphen before each number."""
+    return _NEGATIVE.sub("\N{MINUS SIGN}", text)
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:

@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from batch_scans import KAPLAN, batch_scan
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
@@ -20,25 +21,6 @@ def results(tmp_path, sweep):
     runs, curves = sweep()
     table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
     return tmp_path
-
-
-KAPLAN = {"N_c": 6e13, "alpha_N": 0.076, "S_c": 2e3, "alpha_S": 0.5, "B_star": 2e6, "alpha_B": 0.21}
-
-
-def batch_scan(sizes=(1e4, 1e5, 1e6), batches=(256, 1024, 4096, 16384, 65536), end=0.5):
-    """Return curves on which L(N, S_min) and B_crit(L) of KAPLAN hold exactly (eqs. 5.3 to 5.6)."""
-    k, runs, curves = KAPLAN, [], []
-    for N in sizes:
-        floor = (k["N_c"] / N) ** k["alpha_N"]
-        for B in batches:
-            L = floor + np.geomspace(2.5, end, 24)
-            S = k["S_c"] * (L - floor) ** (-1 / k["alpha_S"])
-            S = S * (1 + k["B_star"] * L ** (-1 / k["alpha_B"]) / B)
-            run = {"run_id": f"b{len(runs)}", "status": "ok", "N": N, "B": B, "lr_peak": 1e-3}
-            work = pd.DataFrame({"S": S, "D": S * B, "C": 6 * N * S * B, "L": L, "L_train": L})
-            runs.append(run | work.iloc[-1].to_dict() | {"D_unique": S[-1] * B})
-            curves.append(work.assign(**run, D_total=S[-1] * B, L_final=L[-1], lr=1e-3))
-    return pd.DataFrame(runs), pd.concat(curves, ignore_index=True)
 
 
 def repeated(sizes=(1e4, 1e5, 1e6), unique=(1e5, 3e5, 1e6, 3e6, 1e7)):
@@ -91,7 +73,7 @@ def test_triptych_shows_every_curve_run_and_law(results):
     dashed = next(line for line in panel_N.lines if line.is_dashed())
     assert np.min(dashed.get_xdata()) == pytest.approx(runs["N"].max())
     assert np.max(dashed.get_xdata()) == pytest.approx(figures.BEYOND * runs["N"].max())
-    assert bar.get_ylabel() == "Parameters $N$"
+    assert bar.get_ylabel() == "Parameters $N$ (ticks: data)"
 
 
 def test_triptych_in_the_papers_unit_and_without_curves(results):
@@ -136,7 +118,11 @@ def test_frontier_lines_and_points(results):
     figure = figures.frontier(every)
     for ax, name in zip(figure.axes, ("N", "D"), strict=True):
         for method, front in every.fronts.items():
-            label, xy = next((k, v) for k, v in lines(ax).items() if k.startswith(method))
+            label, xy = next(
+                (str(ln.get_label()), np.asarray(ln.get_xydata()))
+                for ln in ax.lines
+                if ln.get_color() == style.METHODS[method] and str(ln.get_label()).startswith("$")
+            )
             assert xy[:, 1] == pytest.approx(front.at(C=xy[:, 0])[name].to_numpy())
             value = front.exponents.set_index("exponent").loc[f"{name}_opt", "value"]
             assert f"C^{{{value:.2f}}}" in label
@@ -233,11 +219,12 @@ def test_formula_has_the_fitted_numbers(sweep):
 def test_isoflop_fan(results):
     runs = load(results)
     front = frontier(runs, method="isoflop", bootstrap=20)
-    left, right = figures.isoflop(runs).axes[:2]
+    left, right, data = figures.isoflop(runs).axes[:3]
     minima = np.array([ln.get_xydata()[0] for ln in left.lines if ln.get_marker() == "D"])
     assert minima == pytest.approx(front.optima[["N", "L"]].to_numpy(), rel=1e-6)
-    points = next(line for line in right.lines if line.get_marker() == "o")
-    assert points.get_xydata() == pytest.approx(front.optima[["C", "N"]].to_numpy(), rel=1e-6)
+    for ax, name in ((right, "N"), (data, "D")):
+        points = next(line for line in ax.lines if line.get_marker() == "o")
+        assert points.get_xydata() == pytest.approx(front.optima[["C", name]].to_numpy(), rel=1e-6)
 
 
 def test_deviation_is_least_at_the_optimum(sweep):
@@ -335,8 +322,8 @@ def test_early_stopping_takes_the_least_test_loss():
 
 def test_batch_figures_recover_the_law_behind_them():
     runs, curves = batch_scan()
-    small, large, _ = figures.batch_scan(runs, curves).axes
-    for ax, N in ((small, 1e4), (large, 1e6)):
+    *sizes, _ = figures.batch_scan(runs, curves).axes
+    for ax, N in zip(sizes, (1e4, 1e5, 1e6), strict=True):
         floor = (KAPLAN["N_c"] / N) ** KAPLAN["alpha_N"]
         for ln in (ln for ln in ax.lines if ln.get_marker() == "o"):
             S, E = ln.get_xydata().T
@@ -383,7 +370,7 @@ def test_a_billion_times_the_compute_is_split(scan):
 
 def test_best_size_and_fewest_steps(scan):
     runs, curves, critical, _ = scan
-    left, right, _ = figures.optimal_steps(runs, curves, critical=critical).axes
+    left, right = figures.optimal_steps(runs, curves, critical=critical).axes
     found = efficient(curves, critical)
     for ax, name in ((left, "N"), (right, "S")):
         label, xy = next((k, v) for k, v in lines(ax).items() if "mathrm{min}" in k)
@@ -532,8 +519,8 @@ def test_schedules_and_their_sums(sweep):
         points.append(curves.assign(run_id=f"r{i}", lr=lr, N=1e5, status="ok"))
     _, right = figures.schedules(pd.concat(both), pd.concat(points)).axes
     sums = [ln.get_xdata()[0] for ln in right.lines]
-    S = np.concatenate([[0], curves["S"]])
-    expected = np.trapezoid(np.where(S > 0, 1e-3, 0), S)
+    S = np.arange(1, curves["S"].max() + 1)
+    expected = np.interp(S, [0, curves["S"].min()], [0, 1e-3]).sum()
     assert sums == pytest.approx([expected, 2 * expected])
     with pytest.raises(TableError, match="differ in their schedule"):
         figures.schedules(both[0], points[0])
@@ -551,7 +538,9 @@ def test_best_rates_are_the_minima():
     assert found == pytest.approx(np.column_stack([sizes, 0.1 * sizes**-0.3]), rel=1e-3)
     label = next(label for label in lines(right) if "N^{" in label)
     assert "N^{-0.30}" in label
-    kaplan = next(ln for ln in right.lines if ln.get_label() == "eq. D.1").get_xydata()
+    kaplan = next(
+        ln for ln in right.lines if ln.get_label() == "Kaplan et al., eq. D.1"
+    ).get_xydata()
     assert kaplan[:, 1] == pytest.approx(0.003239 - 0.0001395 * np.log(kaplan[:, 0]))
     with pytest.raises(TableError, match="widen the rates"):
         figures.best_rates(runs[runs["lr_peak"] > 1e-2])
@@ -573,7 +562,9 @@ def test_learning_rates_transfer_where_they_do():
     ]
     assert rings[0] == pytest.approx([8e-3, 2e-3] * 2)
     assert rings[1] == pytest.approx([8e-3] * 6)  # the base width is in both
-    assert [t.get_text() for t in right.get_legend().get_texts()] == ["16", "64", "128"]
+    assert [t.get_text() for t in right.get_legend().get_texts()] == [
+        r"$d_\mathrm{model} = 16$", "64", "128",
+    ]  # fmt: skip
     with pytest.raises(TableError, match="both parametrisations"):
         figures.transfer(runs[runs["mup_base_width"].isna()])
 
@@ -623,23 +614,28 @@ def test_other_distributions_and_positions(sweep, tmp_path):
     (tmp_path / "curves.parquet").unlink()
     left, right = figures.of_results("kaplan8", tmp_path).axes
     by_name = lines(left)
-    assert list(by_name) == ["prose", "kjv", "wikipedia"]
-    assert by_name["kjv"][:, 1] == pytest.approx(1.1 * by_name["prose"][:, 1])
+    assert list(by_name) == ["English prose (training text)", "King James Bible", "Wikipedia"]
+    prose, kjv, _ = by_name.values()
+    assert kjv[:, 1] == pytest.approx(1.1 * prose[:, 1])
     assert len(right.lines) == 3 * runs["N"].nunique()
-    for ln in right.lines[-6:]:
-        assert np.asarray(ln.get_ydata()) == pytest.approx(1.2 * np.asarray(ln.get_xdata()))
+    for ln in right.lines:  # every text rises as much as the training text does
+        own = np.asarray(ln.get_xdata())
+        best = tests.loc[tests["corpus"] == "prose", "bits_per_byte"].min()
+        assert np.asarray(ln.get_ydata()) == pytest.approx(100 * (own / best - 1))
     with pytest.raises(TableError, match=r"one size .* differ in depth"):
         figures.of_results("kaplan24", tmp_path)
     shaped = runs.assign(n_layer=np.tile([2, 4], len(runs) // 2))
     table.write(tmp_path, shaped.to_dict("records"), [], tests.to_dict("records"))
     (tmp_path / "curves.parquet").unlink()
-    (ax,) = figures.of_results("kaplan24", tmp_path).axes
+    ax, change = figures.of_results("kaplan24", tmp_path).axes
     named = {c.get_label(): c.lines[0].get_xydata() for c in ax.containers}
-    assert list(named) == ["prose", "kjv", "wikipedia"]
+    assert list(named) == ["English prose (training text)", "King James Bible", "Wikipedia"]
     same = runs[(runs["N"] == runs["N"].min()) & (runs["D"] == runs["D"].max())]
-    assert named["kjv"] == pytest.approx(
+    assert named["King James Bible"] == pytest.approx(
         np.array([[n, 1.1 * same["L"].mean() / 2] for n in (2, 4)])
     )
+    for bars in change.containers:
+        assert np.asarray(bars.lines[0].get_ydata()) == pytest.approx(0, abs=1e-9)
     left, right = figures.of_results("kaplan20", tmp_path).axes
     run = runs[(runs["D"] == runs["D"].max()) & (runs["n_ctx"] == 128)].iloc[0]
     T, L = left.lines[0].get_xydata().T

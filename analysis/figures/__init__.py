@@ -18,6 +18,7 @@ from analysis.figures.compute import (
     sample_efficiency,
 )
 from analysis.figures.context import distributions, generalization, positions
+from analysis.figures.data_transferred import effective_data_transferred
 from analysis.figures.forecast import forecast_bands
 from analysis.figures.formula import formula
 from analysis.figures.frontier import critical_batch, deviation, frontier, isoflop
@@ -28,7 +29,6 @@ from analysis.figures.panels import LABELS
 from analysis.figures.registry import FIGURES, draw, draw_all, listing, of_results, save
 from analysis.figures.schedule import best_rates, schedules, transfer
 from analysis.figures.shape import families, proportions, recurrence
-from analysis.figures.transfer import effective_data_transferred
 from analysis.figures.validation import held_out, parameters
 from analysis.tables.select import lower_edge
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.abilities.forms import FORMS, fit_form
@@ -27,6 +28,7 @@ from analysis.abilities.scores import (
 from analysis.figures import style
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.uncertainty import bar_key
 from scaling.errors import TableError
 
 ACCURACY = "Accuracy"
@@ -65,6 +67,12 @@ def _panel(ax: Axes, title: str, rows: pd.DataFrame, first: bool) -> None:
         ax.set_ylabel(ACCURACY)
 
 
+def _key(figure: Figure, mark: Line2D) -> None:
+    """Put a legend of `mark` and of the level of guessing above all panels."""
+    guessing = Line2D([], [], color=style.GREY, lw=0.6, ls=(0, (3, 2)), label="guessing")
+    figure.legend(handles=[mark, guessing], loc="outside upper center", ncols=2)
+
+
 def _name(task: str, rows: pd.DataFrame) -> str:
     return f"{task} (at chance)" if at_chance(rows) else task
 
@@ -101,6 +109,7 @@ def accuracy_of_size(
             _panel(ax, _name(task, rows), rows, first=k % _ACROSS[width or "full"] == 0)
             style.count_axis(ax)
         figure.supxlabel(LABELS["N"], fontsize=8)
+        _key(figure, bar_key("standard error over items, most tokens"))
         colour.bar(figure, axes, label=LABELS["D"])
     return figure
 
@@ -128,6 +137,7 @@ def accuracy_of_loss(
             style.loss_axis(ax, which="x")
             ax.invert_xaxis()
         figure.supxlabel(LABELS["L"], fontsize=8)
+        _key(figure, Line2D([], [], color=style.FIT, lw=0.9, label="sigmoid of $L$, if it fits"))
         colour.bar(figure, axes)
     return figure
 
@@ -165,6 +175,7 @@ def few_shot(
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{2**v - 1:.0f}"))
             ax.xaxis.set_minor_locator(NullLocator())
         figure.supxlabel(SHOTS, fontsize=8)
+        _key(figure, bar_key("standard error over items"))
         colour.bar(figure, axes)
     return figure
 
@@ -205,10 +216,11 @@ def aggregate(
             mean = part.groupby("N")["value"].mean()
             label = _SHOT_NAMES.get(int(s), f"few-shot ({s})")
             ax.plot(mean.index, mean, "o-", color=hues[s], lw=1.3, ms=3, mew=0, label=label)
+        ax.plot([], [], color=style.GREY, lw=0.5, alpha=0.6, label="single tasks")
         chance = rows.drop_duplicates("task")["chance"].mean()
         ax.axhline(chance, color=style.GREY, lw=0.6, ls=(0, (3, 2)), zorder=0, label="guessing")
         count = rows["task"].nunique()
         ax.set(xlabel=LABELS["N"], ylabel=f"Mean accuracy over {count} tasks", ylim=(0, None))
         style.count_axis(ax)
-        figure.legend(loc="outside upper center", ncols=len(shown) + 1)
+        figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -13,33 +13,37 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import laws
 from analysis.critical_batch import CriticalBatch, Efficient, adjusted, efficient
 from analysis.data_limits import contradiction
 from analysis.figures import style
-from analysis.figures.formula import formula, latex
+from analysis.figures.formula import formula, latex, spread
 from analysis.figures.marks import Curve, along, limits, line, lines
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.figures.shared_fits import critical_batch_of
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import Frontier, exponent_interval
-from analysis.in_words import interval
 from analysis.tables.select import lower_edge, needed, usable
 from scaling.errors import TableError
 
 C_MIN = r"Compute $C_\mathrm{min}$ [FLOPs]"
+PAPER = "Kaplan et al. 2020"
 INCREASE = 1e9
 """The paper's example of more compute."""
 _WEDGES = (
-    ("S", "serial steps", "#f0c9a0"),
-    ("B", "batch size", "#a9cbe5"),
-    ("N", "model size", "#b4d8c0"),
+    ("S", "serial steps", "#f0c9a0", "#a3540b"),
+    ("B", "batch size", "#a9cbe5", "#0a5488"),
+    ("N", "model size", "#b4d8c0", "#1b6e3f"),
 )
-"""Quantities that share an increase of compute, from bottom to top: name, label, colour."""
+"""Quantities that share an increase of compute, from bottom to top: name, label, colour of the
+wedge, colour of its line and text."""
+_DASHES, _DOTS = (0, (3, 2)), ":"
 
 
 def _efficient(
@@ -67,7 +71,7 @@ def fixed_batch(points: pd.DataFrame) -> Frontier | None:
 def power_law(front: Frontier, name: str, symbol: str, compute: str) -> str:
     """Return a power law of compute as a formula, with the interval of its exponent."""
     slopes, form = front.lines[name][:, 1], ".3f" if name == "L" else ".2f"
-    ends = interval(*exponent_interval(slopes, front.level), form)
+    ends = spread(*exponent_interval(slopes, front.level), form)
     return (
         f"${symbol} = {latex(front.coefficient(name))}\\,{compute}^{{{slopes[0]:{form}}}}$ {ends}"
     )
@@ -91,56 +95,68 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
     Serial steps, batch size and model size each have a wedge; their factors multiply to that of
     compute. The wedges follow the measured powers of C_min from the least compute of the frontier,
     and are pale beyond the data. Factors with 95 % intervals are at the end; the paper's powers are
-    dotted. The wedge of a quantity that shrinks hangs below its neighbour.
+    dotted, in the colour of the wedge. The wedge of a quantity that shrinks hangs below its
+    neighbour.
     """
     front = found.frontier
     start, measured = front.ranges["C"]
     C = start * np.geomspace(1, INCREASE, 181)
-    known = measured * (1 + 1e-9) >= C
+    last = int(np.flatnonzero(measured * (1 + 1e-9) >= C)[-1])
+    within, beyond = slice(None, last + 1), slice(last, None)
     paper = found.exponents.set_index("exponent")["paper"]
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         below, below_paper, ends = 0.0, 0.0, []
-        for name, words, colour in _WEDGES:
+        for name, words, colour, ink in _WEDGES:
             slopes = front.lines[name][:, 1]
             above = below + slopes[0]
-            edges = (C / start) ** below, (C / start) ** above
-            for where, alpha in ((known, 1.0), (~known | (np.roll(known, 1) & ~known), 0.45)):
-                ax.fill_between(C, *edges, where=where, color=colour, alpha=alpha, lw=0)
-            ax.plot(C[known], edges[1][known], color=style.INK, lw=0.8)
-            ax.plot(C[~known], edges[1][~known], color=style.INK, lw=0.8, ls=(0, (3, 2)))
-            low, high = exponent_interval(slopes, front.level)
-            between = interval(low, high, "")
-            if np.isfinite([low, high]).all():
-                between = f"[${latex(INCREASE**low)}$, ${latex(INCREASE**high)}$]"
-            factor = f"{words} $\\times {latex(INCREASE ** slopes[0])}$"
-            ends.append(((below + above) / 2, f"{factor}\n{between}"))
+            low, high = (C / start) ** below, (C / start) ** above
+            for part, alpha, dashes in ((within, 1.0, "-"), (beyond, 0.45, _DASHES)):
+                ax.fill_between(C[part], low[part], high[part], color=colour, alpha=alpha, lw=0)
+                ax.plot(C[part], high[part], color=ink, lw=1.1, ls=dashes)
+            ends.append(((below + above) / 2, _factor(words, slopes, front.level), ink))
             below, below_paper = above, below_paper + paper[name]
             if name != "N":
                 ax.plot(
-                    C, (C / start) ** below_paper, color=style.INK, lw=0.8, ls=":",
-                    label="Kaplan et al. 2020" if name == "B" else None,
+                    C, (C / start) ** below_paper, color=ink, lw=1.0, ls=_DOTS,
+                    label=PAPER if name == "B" else None,
                 )  # fmt: skip
         ax.set(xlim=(C[0], C[-1]), xlabel=C_MIN, ylabel="Multiplicative contribution")
         ax.set_ylim(min(1.0, INCREASE ** front.lines["S"][0, 1]), INCREASE)
         style.count_axis(ax)
         style.count_axis(ax, which="y")
         _write_beside(ax, ends)
-        ax.legend(loc="upper left")
+        kinds = (("within the data", "-"), ("extrapolated", _DASHES), (PAPER, _DOTS))
+        ax.legend(
+            handles=[
+                Line2D([], [], color=style.INK, lw=1.0, ls=dashes, label=words)
+                for words, dashes in kinds
+            ],
+            loc="upper left",
+        )
     return figure
 
 
-def _write_beside(ax: Axes, ends: list[tuple[float, str]]) -> None:
-    """Write texts to the right of the axes, moved up where they would touch.
+def _factor(words: str, slopes: np.ndarray, level: float) -> str:
+    """Return by how much a quantity grows over INCREASE, with its interval."""
+    low, high = exponent_interval(slopes, level)
+    between = spread(low, high, "")
+    if np.isfinite([low, high]).all():
+        between = f"[${latex(INCREASE**low)}$, ${latex(INCREASE**high)}$]"
+    return f"{words} $\\times {latex(INCREASE ** slopes[0])}$\n{between}"
+
+
+def _write_beside(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write coloured texts to the right of the axes, moved up where they would touch.
 
     Heights are given as powers of INCREASE.
     """
     low, high = np.log(ax.get_ylim())
     last = -np.inf
-    for exponent, words in sorted(ends):
+    for exponent, words, ink in sorted(ends):
         height = (exponent * np.log(INCREASE) - low) / (high - low)
         last = min(max(height, last + 0.15, 0.05), 0.95)
-        ax.text(1.03, last, words, transform=ax.transAxes, va="center", fontsize=7)
+        ax.text(1.03, last, words, transform=ax.transAxes, va="center", fontsize=7, color=ink)
 
 
 @listed("kaplan13", "Kaplan et al. 2020, Fig. 13", needs=("curves", "B"), spec="batch")
@@ -174,7 +190,7 @@ def least_compute(
         ):  # fmt: skip
             if fitted is not None:
                 value = -fitted.lines["L"][0, 1]
-                ends = interval(*exponent_interval(-fitted.lines["L"][:, 1], fitted.level), ".3f")
+                ends = spread(*exponent_interval(-fitted.lines["L"][:, 1], fitted.level), ".3f")
                 label = f"$L \\propto {compute}^{{-{value:.3f}}}$ {ends}"
                 line(ax, along(fitted, "L"), *fitted.ranges["C"], label, hue)
         beside = "" if plain is None else " (curves) or $C$"
@@ -197,7 +213,7 @@ def optimal_steps(
     """The best size and the fewest steps against the least compute C_min, with power laws.
 
     Left: the size that is best at each C_min; right: S_min = C_min / (6 N B_crit(L)). Dots mark
-    where the best size changes, coloured by size. A second line shows size and steps S = D / B
+    the compute at which the best size changes. A second line shows size and steps S = D / B
     against compute as trained at the most common batch size, if its curves suffice. Bands are 95 %
     intervals.
 
@@ -212,7 +228,6 @@ def optimal_steps(
     B = float(points["B"].mode().iloc[0])
     with rc_context(style.paper()):
         figure, axes = panels(2, width, height=2.6)
-        colour = Colours(points["N"])
         for ax, name, y in zip(axes, "NS", (at["N"], S), strict=True):
             symbol = rf"{name}_\mathrm{{{'opt' if name == 'N' else 'min'}}}"
             label = power_law(front, name, symbol, r"C_\mathrm{min}")
@@ -221,8 +236,10 @@ def optimal_steps(
                 label = power_law(plain, name, name, "C") + f", $B$ = {B:.6g}"
                 ends = plain.ranges["C"]
                 line(ax, along(plain, name), *ends, label, style.METHODS["envelope"])
-            inks = colour(at["N"].to_numpy(float))
-            ax.scatter(at["C"], y, c=inks, s=14, lw=0.4, edgecolors="white", zorder=5)
+            ax.scatter(
+                at["C"], y, color=style.FIT, s=14, lw=0.4, edgecolors="white", zorder=5,
+                label=r"the best size changes, over $C_\mathrm{min}$",
+            )  # fmt: skip
             ax.set_xlabel(C_MIN if plain is None else C_MIN.replace(" [", " or $C$ ["))
             ax.set_xscale("log")
             ax.set_yscale("log")
@@ -231,9 +248,8 @@ def optimal_steps(
             style.count_axis(ax)
             style.count_axis(ax, which="y")
             ax.legend(loc="upper left")
-        axes[0].set_ylabel(LABELS["N"])
-        axes[1].set_ylabel(r"Steps $S_\mathrm{min}$" + ("" if plain is None else " or $S$"))
-        colour.bar(figure, axes)
+        axes[0].set_ylabel("Best size, " + LABELS["N"].lower().replace("$n$", "$N$"))
+        axes[1].set_ylabel(r"Fewest steps $S_\mathrm{min}$" + ("" if plain is None else " or $S$"))
     return figure
 
 
@@ -246,10 +262,8 @@ def _meeting_of(
     width: Width | None = None,
 ) -> Figure:
     """Where L(C_min) falls below L(D) of the tokens that compute-efficient training takes."""
-    found = _efficient(runs, curves, critical)
-    least = adjusted(usable(runs), found.critical)
-    least = least.assign(D=least["C_min"] / (6 * least["N"]))
-    return meeting(found, fit_law(laws.kaplan_D, lower_edge(least, "D")), width=width)
+    by_D = fit_law(laws.kaplan_D, lower_edge(usable(runs), "D"))
+    return meeting(_efficient(runs, curves, critical), by_D, width=width)
 
 
 def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) -> Figure:
@@ -257,10 +271,10 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
 
     D = 2 C_min / (6 N(C_min)). Where they meet, the laws contradict each other, so one of them must
     fail before that. The point is far outside the data and moves by decades with the exponents; the
-    text gives 95 % intervals. Lines are solid over the data; dots are the optima that the frontier
-    passes through.
+    text gives 95 % intervals. Lines are solid over the data; dots are the measured losses that the
+    frontier touches.
 
-    by_D  A fit of kaplan_D, with D as taken by training far below the critical batch size.
+    by_D  A fit of kaplan_D; in the figure kaplan15 it is the one of kaplan1, to the lower edge.
     """
     front, met = found.frontier, contradiction(found, by_D)
     start, measured = front.ranges["C"]
@@ -275,7 +289,7 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
             (
                 along(bound, "L"),
                 power_law(bound, "L", r"L(D(C_\mathrm{min}))", r"C_\mathrm{min}")
-                + f"\n{formula(by_D)}",
+                + f"\nfrom {formula(by_D)}",
                 style.METHODS["envelope"],
             ),
         )
@@ -285,21 +299,33 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
             [along(drawn, "L")(np.array([start, end]))[0] for drawn in (front, bound)]
         )
         ax.set(xscale="log", yscale="log", xlim=(start, end))
-        ax.set_ylim(both.min() * 0.85, both.max() * 1.6)
+        ax.set_ylim(both.min() * 0.85, both.max() * 1.05)
         touched = front.optima[front.optima["kind"] == "touch"]
-        ax.plot(touched["C"], touched["L"], "o", color=style.INK, ms=2.4, mew=0, zorder=5)
+        ax.plot(
+            touched["C"], touched["L"], "o", color=style.INK, ms=2.4, mew=0, zorder=5,
+            label="where the curves touch the frontier",
+        )  # fmt: skip
         where = "the two never meet"
         if np.isfinite(C_met):
             ax.plot(
-                C_met, met.at["L"][0], "D", color=style.INK, ms=4, mec="white", mew=0.5, zorder=6
+                C_met,
+                met.at["L"][0],
+                "D",
+                color=style.INK,
+                ms=4,
+                mec="white",
+                mew=0.5,
+                zorder=6,
+                label="where the two meet",
             )
             where = "\n".join(
                 f"${name}^* = {latex(value)}$ [${latex(low)}$, ${latex(high)}$]"
                 for name, (value, low, high) in met.at.items()
             )
-        ax.text(0.02, 0.02, where, transform=ax.transAxes, fontsize=7, va="bottom")
+        text = ax.text(0.02, 0.02, where, transform=ax.transAxes, fontsize=7, va="bottom")
         ax.set(xlabel=C_MIN, ylabel=LABELS["L"])
+        legend = ax.legend(loc="upper right")
+        make_room(ax, legend, text, legend)
         style.count_axis(ax)
         style.loss_axis(ax)
-        ax.legend(loc="upper right")
     return figure

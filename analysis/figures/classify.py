@@ -28,7 +28,7 @@ def classification(
     """Accuracy of classifiers against N and the loss of pre-training, with those from scratch.
 
     One panel per set of labels. Every point is the mean over seeds at the best learning rate, and
-    its bar the standard error of seeds or of the test excerpts, whichever is larger. The dashed
+    its bar the standard error of seeds or of the test excerpts, whichever is larger. The dotted
     grey line is guessing. Triangles are encoders.
     """
     found = best_classifiers(runs)
@@ -57,7 +57,9 @@ def _panel(ax: Axes, rows: pd.DataFrame, colour: Colours) -> None:
                 row["N"], row["accuracy"], row["stderr"], fmt=mark, color=colour(row["N"]), ms=3,
                 mew=0, elinewidth=0.6, zorder=3,
             )  # fmt: skip
-    ax.axhline(1 / rows["classes"].iloc[0], color=style.GREY, lw=0.6, ls=(0, (3, 2)), zorder=0)
+    ax.axhline(
+        1 / rows["classes"].iloc[0], color=style.GREY, lw=0.6, ls=":", zorder=0, label="guessing"
+    )
     style.count_axis(ax)
     ax.set_xlabel(LABELS["N"])
     pretrained = rows[(rows["arm"] == "pretrained") & (rows["lm_weight"] == 0)]

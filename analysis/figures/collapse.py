@@ -27,7 +27,8 @@ def collapse(
 
     Left: the reducible loss relative to its final value against the fraction of the run's compute.
     Runs of other settings at the ladder's sizes and horizons are grey; those that stand out are
-    dashed. Right: the standard deviation between sizes and between seeds, over the mean.
+    dashed. Dots are evaluations. Right: the standard deviation of the curves on the left between
+    sizes, and between runs that differ in their seed alone, over the mean.
 
     found  The collapse; the default is computed from the runs.
     """
@@ -43,8 +44,9 @@ def collapse(
             on_ladder = row["role"] == LADDER
             kind = "stands out" if row["stands_out"] else "" if on_ladder else "other settings"
             left.plot(
-                path["x"], path["value"], lw=0.9 if on_ladder else 0.5,
-                ls=(0, (3, 1.5)) if row["stands_out"] else "-",
+                path["x"], path["value"], ".-" if on_ladder else "-", ms=4, mew=0,
+                lw=0.9 if on_ladder else 0.5,
+                **({"ls": (0, (3, 1.5))} if row["stands_out"] else {}),
                 color=colour(row["N"]) if on_ladder else style.FIT if kind == "stands out"
                 else style.GREY,
                 label=kind if kind and kind not in labelled else None,
@@ -54,18 +56,20 @@ def collapse(
         high = found.points["value"].max() - 1
         outlying = found.points["run_id"].isin(found.outliers["run_id"])
         top = 1 + min(high, 1.5 * (found.points.loc[~outlying, "value"].max() - 1))
-        left.set(ylim=(1 - 0.03 * (top - 1), top))
+        left.set(ylim=(1 - 0.03 * (top - 1), top + 0.12 * (top - 1)))
         left.set_ylabel(r"$(L - L_0)\,/\,(L_\mathrm{final} - L_0)$")
-        headline(left, f"$L_0 = {found.floor:.2f}$")
+        headline(left, f"floor $L_0 = {found.floor:.2f}$ nats/token")
         if labelled - {""}:
             left.legend(loc="lower left")
-        right.plot(found.spread.index, 100 * found.spread, ".-", color=style.INK, label="sizes")
+        right.plot(
+            found.spread.index, 100 * found.spread, ".-", color=style.INK, label="between sizes"
+        )
         if found.noise is not None:
             right.plot(
                 found.noise.index, 100 * found.noise, ".--", color=style.METHODS["envelope"],
-                label="seeds",
+                label="between seeds",
             )  # fmt: skip
-        right.set(ylabel="Spread [%]", ylim=(0, None))
+        right.set(ylabel="Standard deviation over the mean [%]", ylim=(0, None))
         for ax in (left, right):
             ax.set(xlabel="Fraction of compute", xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -25,6 +25,15 @@ from analysis.tables.select import sizes, usable
 from scaling.errors import TableError
 
 POSITION = "Position in the context"
+TEXTS = {
+    "prose": "English prose",
+    "sotu": "State of the Union addresses",
+    "kjv": "King James Bible",
+    "wikipedia": "Wikipedia",
+    "api-docs": "documentation of web services",
+    "stdlib": "Python's standard library",
+}
+"""Names of the bundled corpora in legends; other corpora keep their own name."""
 
 
 def _tested(runs: pd.DataFrame) -> pd.DataFrame:
@@ -56,48 +65,56 @@ def _on_other_corpora(
     return table, names, dict(zip(names, hues, strict=False))
 
 
-def _legend_above(ax: Axes, title: str | None = None) -> None:
-    """Put a legend above losses in bits/byte, and make room for it."""
-    style.loss_axis(ax)
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.45)
-    ax.legend(loc="upper right", ncols=2, title=title, title_fontsize=7)
-    style.loss_axis(ax)
+def _text(name: str) -> str:
+    """Return the name of a corpus in a legend."""
+    return style.words(TEXTS.get(name, name))
+
+
+def _legend_above(figure: Figure, ax: Axes, width: Width | None, title: str = "") -> None:
+    """Put the legend of `ax` above all panels."""
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside upper center", title=title or None,
+        title_fontsize=7, ncols=1 if width == "column" else 3,
+    )  # fmt: skip
 
 
 @listed("kaplan8", "Kaplan et al. 2020, Fig. 8", needs=("corpus", "tests"), spec="distributions")
 def distributions(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Bits per byte on other distributions, by size, and against those on the training text.
+    """Bits per byte on other distributions by size, and their rise with that on the training text.
 
-    Left: the longest runs of every size. Right: all runs, with those of one size joined in order of
-    their data, so that training moves from right to left. Losses are in bits per byte, since losses
-    per token are not comparable between texts.
+    Left: the longest runs of every size. Right: all runs, each text relative to its loss in the run
+    that is best on the training text, with runs of one size joined in order of their data, so that
+    training moves from right to left. Losses are in bits per byte, since losses per token are not
+    comparable between texts.
     """
     table, names, hues = _on_other_corpora(runs)
+    best = table.loc[table["corpus"] == names[0], ["run_id", "own"]]
+    best = table[table["run_id"] == best.loc[best["own"].idxmin(), "run_id"]]
+    lowest = best.set_index("corpus")["bits_per_byte"]
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.6, share=True)
+        figure, (left, right) = panels(2, width, height=2.8)
         last = table[table["D"] == table["D"].max()]
         for name in names:
             same = last[last["corpus"] == name].sort_values("N")
+            home = " (training text)" if name == names[0] else ""
             left.plot(
                 same["N"], same["bits_per_byte"], "o-", color=hues[name], lw=0.8, ms=3, mew=0,
-                label=style.words(name),
+                label=_text(name) + home,
             )  # fmt: skip
             for _, size in table[table["corpus"] == name].groupby("N"):
                 size = size.sort_values("D")
-                right.plot(
-                    size["own"], size["bits_per_byte"], ".-", color=hues[name], lw=0.5, ms=2.5,
-                    alpha=0.8,
-                )  # fmt: skip
+                rise = 100 * (size["bits_per_byte"] / lowest.get(name, np.nan) - 1)
+                right.plot(size["own"], rise, ".-", color=hues[name], lw=0.5, ms=3, alpha=0.8)
         left.set(xlabel=LABELS["N"], ylabel="Loss [bits/byte]")
-        right.set(xlabel=f"Loss on {style.words(names[0])} [bits/byte]")
+        right.set(
+            xlabel=f"Loss on {_text(names[0])} [bits/byte]", ylabel="Loss over the best run's [%]"
+        )
         style.count_axis(left)
-        style.loss_axis(right)
+        style.loss_axis(left)
         style.loss_axis(right, which="x")
-        right.invert_xaxis()
-        right.label_outer(remove_inner_ticks=False)
-        _legend_above(left)
+        _legend_above(figure, left, width)
     return figure
 
 
@@ -109,9 +126,10 @@ def generalization(
 ) -> Figure:
     """Bits per byte on other distributions against depth, at one size.
 
-    It uses the longest runs of the size (N within 8 %) with the most depths. Dots are means over
-    seeds; bars reach from the least to the greatest loss. In the paper depth has no effect beyond
-    the loss on the training distribution.
+    It uses the longest runs of the size (N within 8 %) with the most depths. Left: losses. Right:
+    their change from that of the fewest layers. Dots are means over seeds; bars reach from the
+    least to the greatest loss. In the paper depth has no effect beyond the loss on the training
+    distribution.
     """
     runs = usable(runs)
     runs = runs.assign(size=sizes(runs["N"]))
@@ -121,19 +139,30 @@ def generalization(
     runs = runs[runs["size"] == depths.idxmax()]
     table, names, hues = _on_other_corpora(runs[runs["D"] == runs["D"].max()])
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.6)
+        figure, axes = panels(2, width, height=2.8)
         for name in names:
             by_depth = table[table["corpus"] == name].groupby("n_layer")["bits_per_byte"]
-            mean, low, high = by_depth.mean(), by_depth.min(), by_depth.max()
-            ax.errorbar(
-                mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3,
-                mew=0, lw=0.8, elinewidth=0.6, label=style.words(name),
-            )  # fmt: skip
-        ax.set(xscale="log", xlabel="Layers", ylabel="Loss [bits/byte]")
-        ax.xaxis.set_major_locator(FixedLocator(sorted(runs["n_layer"].unique())))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.xaxis.set_minor_locator(NullLocator())
-        _legend_above(ax, f"$N = {latex(float(runs['size'].iloc[0]))}$")
+            losses = by_depth.agg(["mean", "min", "max"])
+            change = 100 * (losses / losses["mean"].iloc[0] - 1)
+            home = " (training text)" if name == names[0] else ""
+            for ax, shown in zip(axes, (losses, change), strict=True):
+                mean, low, high = (shown[k] for k in ("mean", "min", "max"))
+                ax.errorbar(
+                    mean.index, mean, (mean - low, high - mean), fmt="o-", color=hues[name], ms=3,
+                    mew=0, lw=0.8, elinewidth=0.6, label=_text(name) + home,
+                )  # fmt: skip
+        fewest = int(runs["n_layer"].min())
+        axes[0].set_ylabel("Loss [bits/byte]")
+        axes[1].set_ylabel(f"Change from {fewest} layer{'s' * (fewest > 1)} [%]")
+        axes[1].axhline(0, color=style.GREY, lw=0.5, ls=":")
+        for ax in axes:
+            ax.set(xscale="log", xlabel="Layers")
+            ax.xaxis.set_major_locator(FixedLocator(sorted(runs["n_layer"].unique())))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
+        style.loss_axis(axes[0])
+        seeds = "" if "seed" not in runs or runs["seed"].nunique() < 2 else "; bars: seeds"
+        _legend_above(figure, axes[0], width, f"$N = {latex(float(runs['size'].iloc[0]))}$" + seeds)
     return figure
 
 
@@ -181,12 +210,17 @@ def positions(
             style.loss_axis(ax)
         right.label_outer(remove_inner_ticks=False)
         left.set_ylabel("Loss at the position [nats/token]")
-        right.legend(
-            title=f"context, $N = {latex(float(N))}$", title_fontsize=7, loc="upper right", ncols=2
+        context = f"context of {longest['n_ctx'].iloc[0]:.0f} tokens"
+        left.plot(
+            [], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), label=r"$E + A\,/\,T^\alpha$, $T > 1$"
         )
+        title = f"context [tokens], $N = {latex(float(N))}$"
+        right.legend(title=title, title_fontsize=7, loc="upper right", ncols=2)
         if len(colour.sizes) <= 6:
-            left.legend(title=LABELS["N"], title_fontsize=7, loc="upper right", ncols=2)
+            title = f"{LABELS['N']}, {context}"
+            left.legend(title=title, title_fontsize=7, loc="upper right", ncols=2)
         else:
+            left.legend(handles=left.lines[-1:], title=context, title_fontsize=7)
             colour.bar(figure, [left])
     return figure
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis import laws
 from analysis.fitting.result import FitResult
-from analysis.in_words import interval
+from analysis.in_words import interval, typeset
 from analysis.laws.symbols import name, tex
 
 _FORMULAS = {
@@ -42,8 +42,13 @@ def with_interval(result: FitResult) -> str:
 def between(symbol: str, low: float, high: float) -> str:
     """Return the interval of an exponent as a formula."""
     if not np.isfinite([low, high]).all():
-        return f"${tex(symbol)}$ {interval(low, high, '.3f')}"
+        return f"${tex(symbol)}$ {spread(low, high, '.3f')}"
     return rf"${tex(symbol)} \in [{low:.3f}, {high:.3f}]$"
+
+
+def spread(low: float, high: float, form: str) -> str:
+    """Return an interval in brackets with typographic minus signs, or in words."""
+    return typeset(interval(low, high, form))
 
 
 def formula(result: FitResult) -> str:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from analysis.critical_batch import CriticalBatch
+from analysis.critical_batch import PAPER_EXPONENTS, CriticalBatch
 from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
-from analysis.figures.formula import between, latex
+from analysis.figures.formula import between, latex, spread
 from analysis.figures.marks import BEYOND, along, line
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.figures.shared_fits import chosen
+from analysis.fitting.combination import AUTO
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
@@ -29,9 +33,25 @@ from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
-from analysis.in_words import interval
-from analysis.planning.price import price
+from analysis.planning.price import price_over_least
 from analysis.tables.select import usable
+
+_NAMES = {
+    "envelope": "envelope of the learning curves",
+    "isoflop": "isoFLOP parabolas",
+    "akima": "isoFLOP splines (Akima)",
+    "parametric": "minimum of the fitted law",
+}
+"""Names of frontier methods in legends."""
+_SLOPES = (
+    ("Kaplan", {name: PAPER_EXPONENTS[name] for name in "ND"}, ":"),
+    ("Hoffmann", {"N": 0.50, "D": 0.50}, "-."),
+)
+"""Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
+2022, Table 2 (approach 1)."""
+_SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "va": "center"}
+VAST = 100.0
+"""Factor beyond the batch sizes found from which an interval is open."""
 
 
 @listed("frontier", spec="headline")
@@ -53,31 +73,61 @@ def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Fig
     """Draw N_opt(C) and D_opt(C) with bands and the optima that they pass through.
 
     Lines are dashed beyond the data. A Comparison has one colour per method; brackets in the legend
-    are intervals of the exponents.
+    are intervals of the exponents. Short grey lines have the slopes of Kaplan et al. 2020 and of
+    Hoffmann et al. 2022.
     """
     fronts = list(front.fronts.values()) if isinstance(front, Comparison) else [front]
     with rc_context(style.paper()):
-        figure, axes = panels(2, width, height=2.6)
+        figure, axes = panels(2, width, height=2.9)
+        figure.legend(
+            handles=[*map(_key, fronts), *_marks(fronts)], loc="outside upper center",
+            ncols=1 if width == "column" else 3,
+        )  # fmt: skip
         for ax, name in zip(axes, ("N", "D"), strict=True):
             for method in fronts:
                 _optima(ax, method, name)
-            counted = "parameters" if name == "N" else "tokens"
-            ax.set_xlabel(LABELS["C"])
-            ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
-            style.count_axis(ax)
-            style.count_axis(ax, which="y")
-            ax.legend(loc="upper left")
+            _optimum_axes(ax, name)
+            _reference_slopes(ax, name)
     return figure
+
+
+def _optimum_axes(ax: Axes, name: str) -> None:
+    """Give a panel of N_opt or D_opt its legend, above the bands, and its axes."""
+    counted = "parameters" if name == "N" else "tokens"
+    ax.set(xscale="log", yscale="log", xlabel=LABELS["C"])
+    ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
+    make_room(ax, ax.legend(loc="upper left"))
+    style.count_axis(ax)
+    style.count_axis(ax, which="y")
+
+
+def _key(front: Frontier) -> Line2D:
+    """Return the entry of a method in the legend: its name, and whether the plan uses it."""
+    name = _NAMES.get(front.method, front.method)
+    if front.fit is not None:
+        name = (
+            "auto: weighted mean of laws" if front.fit.name == AUTO else f"{name} {front.fit.name}"
+        )
+    used = f" ({USED})" if front.use == USED else ""
+    return Line2D([], [], color=style.METHODS[front.method], label=style.words(name) + used)
+
+
+def _marks(fronts: list[Frontier]) -> list[Line2D]:
+    """Return the entries of dots and dashes in the legend."""
+    dots = Line2D(
+        [], [], ls="", marker="o", ms=4, color=style.GREY, mec="white", mew=0.5,
+        label="optima that the line is fitted to",
+    )  # fmt: skip
+    dashes = Line2D([], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), label="beyond the data")
+    return [dots, dashes] if any(f.method != "parametric" for f in fronts) else [dashes]
 
 
 def _optima(ax: Axes, front: Frontier, name: str) -> None:
     """Draw the optimal N or D of one method."""
     colour = style.METHODS[front.method]
     row = front.exponents.set_index("exponent").loc[f"{name}_opt"]
-    used = f"{style.words(front.title)}, {USED}" if front.use == USED else style.words(front.title)
     power = f"${name}_\\mathrm{{opt}} \\propto C^{{{row.value:.2f}}}$"
-    spread = interval(row.low, row.high, ".2f")
-    label = f"{used}:\n{power} {spread}" if len(used) > 20 else f"{used}: {power} {spread}"
+    label = f"{power} {spread(row.low, row.high, '.2f')}"
     low, high = front.ranges["C"]
     line(ax, along(front, name), low, high, label, colour, start=low / BEYOND)
     if front.method != "parametric":
@@ -85,20 +135,43 @@ def _optima(ax: Axes, front: Frontier, name: str) -> None:
         ax.plot(used["C"], used[name], "o", color=colour, ms=4, mec="white", mew=0.5, zorder=5)
 
 
+def _reference_slopes(ax: Axes, name: str) -> None:
+    """Draw short lines with published slopes from one point in the lower right of log axes."""
+    (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
+    slopes = sorted((powers[name], who, dashes) for who, powers, dashes in _SLOPES)
+    texts = [
+        ax.text(0, 0, f"{who} $C^{{{slope:.2f}}}$", transform=ax.transAxes, **_SMALL)
+        for slope, who, _ in slopes
+    ]
+    widths = [text.get_window_extent().width / ax.bbox.width for text in texts]
+    end = 0.97 - max(widths)
+    run = min(0.24, 0.3 * (y1 - y0) / slopes[-1][0] / (x1 - x0))
+    last = -np.inf
+    for text, (slope, who, dashes) in zip(texts, slopes, strict=True):
+        height = 0.05 + slope * run * (x1 - x0) / (y1 - y0)
+        ax.plot(
+            [end - run, end], [0.05, height], transform=ax.transAxes, color=style.GREY, lw=0.9,
+            ls=dashes, label=f"_{who}", zorder=1,
+        )  # fmt: skip
+        last = max(height, last + text.get_window_extent().height / ax.bbox.height)
+        text.set_position((end + 0.02, last))
+
+
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")
 def isoflop(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss against size at fixed compute with parabolas, and the N of their minima.
+    """Loss against size at fixed compute with parabolas, and N and D of their minima.
 
     If the runs share no budgets, `curves` are cut at fixed compute. Parabolas span the sizes that
-    they were fitted to; dotted ones have no interior minimum and are not used.
+    they were fitted to; dotted ones have no interior minimum and are not used. Hollow dots are left
+    out of the fit. Diamonds are the minima, which the panels of N_opt and D_opt show again.
     """
     runs = usable(runs)
     table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
     front = fit_isoflop(table)
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.6, ratios=(1.25, 1))
+        figure, (left, *optima) = panels(3, width, height=2.5, ratios=(1.3, 1, 1))
         budgets = Colours(front.optima["C"])
         for budget, optimum in zip(front.sets, front.optima.itertuples(), strict=True):
             colour = budgets(optimum.C)
@@ -110,15 +183,38 @@ def isoflop(
             if optimum.kind == "minimum":
                 left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
         left.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
+        make_room(left, left.legend(handles=_isoflop_key(front), loc="upper right"))
         style.count_axis(left)
         style.loss_axis(left)
         budgets.bar(figure, [left], label=LABELS["C"], own=len(budgets.sizes) <= 12)
-        _optima(right, front, "N")
-        right.set(xlabel=LABELS["C"], ylabel=r"Optimal parameters $N_\mathrm{opt}$")
-        style.count_axis(right)
-        style.count_axis(right, which="y")
-        right.legend(loc="upper left")
+        for ax, name in zip(optima, "ND", strict=True):
+            _optima(ax, front, name)
+            _optimum_axes(ax, name)
+            _reference_slopes(ax, name)
     return figure
+
+
+def _isoflop_key(front: Frontier) -> list[Line2D]:
+    """Return the legend of an isoFLOP fan."""
+    kinds = set(front.optima["kind"])
+    keys = [Line2D([], [], color=style.GREY, lw=0.8, marker="o", mew=0, label="runs, parabola")]
+    if kinds - {"minimum"}:
+        keys.append(Line2D([], [], color=style.GREY, lw=0.8, ls=":", label="no minimum inside"))
+    if "minimum" in kinds:
+        keys.append(
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="D",
+                color=style.FIT,
+                ms=3.5,
+                mec="white",
+                mew=0.4,
+                label="minimum of the parabola",
+            )
+        )
+    return keys
 
 
 @listed("deviation", "Kaplan et al. 2020, Fig. 12", spec="headline")
@@ -138,18 +234,20 @@ def deviation(
 ) -> Figure:
     """Draw the compute for the same loss at other sizes (Kaplan et al. 2020, Fig. 12).
 
+    Bands are 95 % intervals; every draw has its own optimum, so that they lie above 1.
+
     C  Budgets [FLOPs] at whose optimum to start; the default is the largest in the data. Under the
        Chinchilla form all budgets share one curve.
     """
     front = parametric(result)
     budgets = list(C) if C is not None else [front.ranges["C"][1]]
-    factors = np.geomspace(0.2, 8, 49)
+    factors = np.geomspace(0.2, 8, 121)
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
         colours = style.size_map()(np.linspace(0, 0.8, len(budgets)))
         for budget, colour in zip(budgets, colours, strict=True):
             best = front.at(C=budget).iloc[0]
-            prices = [price(front, N=best["N"], D=best["D"], factor=f) for f in factors]
+            prices = [price_over_least(front, C=budget, factor=f) for f in factors]
             band = np.array([(p.value, p.low, p.high) for p in prices])
             band = np.where(np.isfinite(band), band, 1e6)
             ax.fill_between(factors, band[:, 1], band[:, 2], color=colour, alpha=0.18, lw=0)
@@ -157,12 +255,12 @@ def deviation(
             ax.plot(factors, band[:, 0], color=colour, label=label)
         ax.axhline(1, color=style.GREY, lw=0.6, ls=":")
         ax.axvline(1, color=style.GREY, lw=0.6, ls=":")
-        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.8, 3.0))
+        ax.set(xscale="log", xlim=(factors[0], factors[-1]), ylim=(0.9, 3.0))
         ax.set_xticks([0.2, 0.5, 1, 2, 4, 8], ["0.2", "0.5", "1", "2", "4", "8"])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
         ax.set_ylabel("Compute for the same loss, over the least")
-        ax.legend(loc="upper center", title=style.words(result.law.name), title_fontsize=7)
+        legend_above(ax, title=style.words(result.law.name), title_fontsize=7, alignment="left")
     return figure
 
 
@@ -175,19 +273,35 @@ def _critical_batch_of(
     return critical_batch(fit_critical_batch(contours_of(usable(curves))), width=width)
 
 
+def _open_ends(ax: Axes, table: pd.DataFrame, inks: list[Any], low: float, high: float) -> None:
+    """Draw an arrow where an interval reaches beyond the axis from `low` to `high`."""
+    named = False
+    for L, least, most, ink in zip(table["L"], table["low"], table["high"], inks, strict=True):
+        for mark, at, out in (("v", low, least < low), ("^", high, most > high)):
+            if out:
+                label = None if named else "interval reaches further"
+                ax.plot(L, at, mark, color=ink, ms=3, mew=0, label=label)
+                named = True
+
+
 def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Figure:
-    """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10)."""
+    """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10).
+
+    Bars are whole intervals. An end beyond VAST times the batch sizes found has an arrow.
+    """
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.5)
+        figure, (ax,) = panels(1, width, height=2.9)
         t = critical.table
         sized = "N" in t.columns and t["N"].nunique() > 1
         colour = Colours(t["N"]) if sized else None
         inks = [style.INK if colour is None else colour(n) for n in t.get("N", t["L"])]
-        low, high = t["B_crit"].min() / 5, t["B_crit"].max() * 5
-        if "B_noise" in t.columns:
-            low = min(low, t["B_noise"].min() / 1.5)
+        known = t[["low", "high"]].to_numpy(float)
+        seen = known[(known > t["B_crit"].min() / VAST) & (known < t["B_crit"].max() * VAST)]
+        seen = np.concatenate([seen, t["B_crit"], t.get("B_noise", t["B_crit"])])
+        low, high = seen.min() / 1.5, seen.max() * 1.5
         ax.vlines(t["L"], t["low"].clip(low), t["high"].clip(upper=high), color=inks, lw=0.6)
-        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3)
+        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3, label="from the curves")
+        _open_ends(ax, t, inks, low, high)
         if "B_noise" in t.columns:
             ax.scatter(
                 t["L"], t["B_noise"], s=11, facecolors="none", edgecolors=inks, lw=0.6, zorder=2,
@@ -205,9 +319,9 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
                 f"{law.params['alpha_B']:.3f}}}$\n"
                 + between("alpha_B", exponent["low"], exponent["high"]),
             )  # fmt: skip
-            ax.legend(loc="upper left")
+        legend_above(ax)
         ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
-        ax.set_ylim(low, high * 4)  # intervals of few batch sizes end far outside
+        ax.set_ylim(low / 1.15, high * 1.15)
         style.count_axis(ax, which="y")
         style.loss_axis(ax, which="x")
         ax.invert_xaxis()

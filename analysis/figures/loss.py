@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import laws
 from analysis.critical_batch import CriticalBatch, adjusted
@@ -16,21 +18,25 @@ from analysis.figures.formula import formula
 from analysis.figures.marks import (
     BEYOND,
     dots,
+    envelope_line,
     fitted,
     frontier_line,
     headline,
     law_line,
     limits,
     lines,
+    outside_band,
+    show_beyond,
     span,
 )
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.shared_fits import critical_batch_of, default_frontier
+from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
-from analysis.tables.select import longest, lower_edge, needed, of_steps, usable
+from analysis.tables.select import longest, lower_edge, needed, of_steps, usable, with_trunks
 from scaling.units import PF_DAY
 
 
@@ -47,9 +53,11 @@ def kaplan_triptych(
 ) -> Figure:
     """Loss against compute, data and parameters.
 
-    Learning curves are coloured by N, with the compute-optimal frontier. Final losses are shown
-    against D and N, with the law fitted to the lower edge: the runs that no run with as little D
-    (or N) beats. Bands are 95 % intervals; lines are dashed beyond the data.
+    Learning curves are coloured by N, with the compute-optimal frontier, and the envelope that
+    touches them from below. Branches of one trunk show all evaluations of their shared part. Final
+    losses are shown against D and N, with the law fitted to the lower edge: the runs that no run
+    with as little D (or N) beats. Bands are 95 % intervals of the laws, which single runs may
+    leave; lines are dashed beyond the data.
 
     by_C  A frontier; the default is the envelope of the curves (parametric without curves).
     by_D  A fitted law of D; the default is kaplan_D on the lower edge.
@@ -66,17 +74,21 @@ def kaplan_triptych(
         colour = Colours(runs["N"])
         scale = PF_DAY if unit == "PF-days" else 1.0
         left = axes[0]
-        shown = runs if curves is None else curves
+        shown = runs if curves is None else with_trunks(curves, runs)
         shown = shown.assign(C=shown["C"] / scale)
         (dots if curves is None else lines)(left, shown, "C", colour)
-        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.25)
+        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.4)
         frontier_line(left, by_C, scale)
+        if curves is not None:
+            envelope_line(left, shown, by_C, scale)
         left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
         for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
             dots(ax, runs, x, colour, faint=True)
             dots(ax, result.runs, x, colour, edge=True)
-            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.3)
+            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.5)
             law_line(ax, result, x)
+            show_beyond(ax, result, x)
+            outside_band(ax, result, x)
             ax.set_xlabel(LABELS[x])
         for ax in axes:
             style.count_axis(ax)
@@ -125,7 +137,7 @@ def size_and_data(
     Right: the longest curve of every size after its warm-up, as in the paper (section 5.2), and
     before a wsd cooldown, within which the loss falls with the schedule. The axis is S_min = S /
     (1 + B_crit(L) / B) (eq. 5.4) if B_crit is given or the runs have several batch sizes, otherwise
-    S as trained.
+    S as trained. Bars are 95 % intervals over the test contexts, bands those of the laws.
 
     by_ND     A fitted law of N and D; the default is kaplan_ND, fitted to all runs.
     by_NS     A fitted law of N and S, drawn over S as trained; the default is kaplan_NS, fitted to
@@ -146,22 +158,28 @@ def size_and_data(
         figure, (left, right) = panels(2, width, height=2.5, share=True)
         colour = Colours(runs["N"])
         dots(left, runs, "D", colour)
+        bars = test_bars(left, runs, "D", colour(runs["N"].to_numpy(float)))
         for N, curve in points.sort_values("S").groupby("N"):
             right.plot(curve["S"], curve["L"], ".", color=colour(N), ms=3, mew=0)
         for N in colour.sizes:
             trained = runs.loc[runs["N"] == N, "D"]
             D = span(trained, beyond=BEYOND)
+            band(left, D, by_ND.predict_interval(N=N, D=D), colour(N))
             fitted(left, D, by_ND.predict(N=N, D=D), trained.max(), colour(N))
             taken = points.loc[points["N"] == N, "S"]
             if len(taken):
                 S = span(taken, beyond=BEYOND)
+                band(right, S, by_NS.predict_interval(N=N, S=S), colour(N))
                 fitted(right, S, by_NS.predict(N=N, S=S), taken.max(), colour(N))
         L = np.concatenate([runs["L"], points["L"]])
         for ax, x, result in ((left, "D", by_ND), (right, "S", by_NS)):
             data = runs if x == "D" else points
-            limits(ax, data[x].to_numpy(float), L, above=0.3)
+            limits(ax, data[x].to_numpy(float), L, above=0.35)
             ax.set_xlabel(LABELS[x])
             headline(ax, formula(result))
+        left.legend(
+            handles=[*[bar_key()] * bars, band_key()], loc="upper right", bbox_to_anchor=(1, 0.93)
+        )
         if critical is not None:
             right.set_xlabel(r"Fewest steps $S_\mathrm{min}$")
         for ax in (left, right):
@@ -216,32 +234,45 @@ def embeddings(
 ) -> Figure:
     """Loss against size with and without embeddings, by depth.
 
-    Dots are the best run of every shape. Counted with embeddings, depths differ; without, they
-    agree, except for models of a single layer. The law is fitted to the lower edge of the other
-    depths.
+    Dots are the best run of every shape, with 95 % intervals over the test contexts. In
+    the paper, depths differ if embeddings are counted; without, they agree, except for models of a
+    single layer. The law is fitted to the outlined dots: the lower edge of the other depths.
     """
     runs = usable(runs)
     best = runs.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
     deep = best[best["n_layer"] >= 2] if (best["n_layer"] >= 2).sum() >= 3 else best
-    law = fit_law(laws.kaplan_N, lower_edge(deep, "N"))
+    edge = lower_edge(deep, "N")
+    law = fit_law(laws.kaplan_N, edge)
     depths = sorted(best["n_layer"].unique())
     with rc_context(style.paper()):
         figure, axes = panels(2, width, height=2.5, share=True)
-        colour = Colours(depths)
+        colour, bars = Colours(depths), False
         for ax, x in zip(axes, ("N_total", "N"), strict=True):
-            for depth in depths:
+            for depth, mark in zip(depths, itertools.cycle("osD^v<>p"), strict=False):
                 same = best[best["n_layer"] == depth].sort_values(x)
+                bars |= test_bars(ax, same, x, colour(depth))
                 ax.plot(
-                    same[x], same["L"], "o-", color=colour(depth), lw=0.7, ms=3,
+                    same[x], same["L"], f"{mark}-", color=colour(depth), lw=0.7, ms=3, mew=0,
                     label=f"{depth} layer{'s' if depth > 1 else ''}",
                 )  # fmt: skip
+                if x == "N":
+                    outlined = same[same["run_id"].isin(edge["run_id"])]
+                    ax.plot(
+                        outlined[x], outlined["L"], mark, color=colour(depth), ms=3.5,
+                        mec=style.INK, mew=0.6, zorder=5,
+                    )  # fmt: skip
             limits(ax, best[x].to_numpy(float), best["L"].to_numpy(float), above=0.3)
             ax.set_xlabel(LABELS[x] if x == "N_total" else "Parameters $N$ without embeddings")
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-        axes[0].legend(loc="upper right")
+        keys = axes[0].lines[: len(depths)]
+        axes[0].legend(handles=[*keys, *[bar_key()] * bars], loc="upper right")
         law_line(axes[1], law, "N")
-        axes[1].legend(handles=axes[1].lines[-1:], loc="upper right")
+        outline = Line2D(
+            [], [], ls="", marker="o", mfc="none", mec=style.INK, mew=0.6, ms=3.5,
+            label="outlined: fitted",
+        )  # fmt: skip
+        axes[1].legend(handles=[axes[1].lines[-1], outline, band_key()], loc="upper right")
         axes[0].set_ylabel(LABELS["L"])
     return figure

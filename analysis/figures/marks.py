@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 
 from analysis.figures import style
 from analysis.figures.formula import between, latex, with_interval
 from analysis.figures.panels import Colours
 from analysis.fitting.result import FitResult
+from analysis.frontiers.envelope import lower_hull
 from analysis.frontiers.result import Frontier, exponent_interval
 from analysis.laws.symbols import ENVELOPE
 
@@ -81,6 +83,31 @@ def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) ->
     line(ax, curve, low, high, with_interval(result), colour)
 
 
+def show_beyond(ax: Axes, result: FitResult, x: str) -> None:
+    """Lower the end of the loss axis so that it shows a law of one column with its band."""
+    columns: dict[str, Any] = {x: np.array([result.runs[x].max() * BEYOND])}
+    end, least = result.predict(**columns)[0], result.predict_interval(**columns)[0][0]
+    low = min(end, least) if least > 0.75 * end else end  # a wide band would squeeze the runs
+    ax.set_ylim(bottom=min(ax.get_ylim()[0], low * 0.99))
+
+
+def outside_band(ax: Axes, result: FitResult, x: str) -> None:
+    """Explain the rings of the fitted runs, and how many of them leave the band, if any do."""
+    ax.plot(
+        [], [], "o", mfc="white", mec=style.INK, mew=0.5, ms=3.5,
+        label=f"fitted: lowest loss at its ${x}$",
+    )  # fmt: skip
+    columns: dict[str, Any] = {x: result.runs[x].to_numpy(float)}
+    below, above = result.predict_interval(**columns)
+    L = result.runs["L"].to_numpy(float)
+    out = int(np.sum((below > L) | (above < L)))
+    if out:
+        ax.text(
+            0.02, 0.02, f"{out} of {len(L)} outside the band, which holds\nthe law, not single "
+            "runs (95 %)", transform=ax.transAxes, fontsize=6, color=style.INK,
+        )  # fmt: skip
+
+
 def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
     """Draw L_opt(C) with its band, against C in units of `scale` FLOPs."""
     if front.fit is None:
@@ -93,6 +120,24 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
 
     low, high = (end / scale for end in front.ranges["C"])
     line(ax, along(front, "L", scale), low, high, label, style.FIT)
+
+
+def envelope_line(ax: Axes, curves: pd.DataFrame, front: Frontier, scale: float) -> None:
+    """Draw the lower convex envelope of the curves over the compute of a frontier.
+
+    It touches the curves, as they are drawn, from below. C of `curves` is in units of `scale`
+    FLOPs. A frontier of a law has no curves: nothing is drawn.
+    """
+    if front.fit is not None:
+        return
+    used = curves[(curves["C"] > 0) & (curves["L"] > 0)]
+    x, y = lower_hull(np.log(used["C"].to_numpy(float)), np.log(used["L"].to_numpy(float)))
+    low, high = (np.log(end / scale) for end in front.ranges["C"])
+    at = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
+    ax.plot(
+        np.exp(at), np.exp(np.interp(at, x, y)), color=style.INK, lw=0.8, zorder=5,
+        label="envelope of the curves",
+    )  # fmt: skip
 
 
 def along(front: Frontier, name: str, scale: float = 1.0) -> Curve:
@@ -132,9 +177,9 @@ def line(
     ax.plot(x, curve(x)[0], color=colour, zorder=4, label=label)
 
 
-def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> None:
+def headline(ax: Axes, text: str, *, side: Literal["left", "right"] = "right") -> Text:
     """Write text, such as a formula, at the top inside the axes."""
-    ax.text(
+    return ax.text(
         0.985 if side == "right" else 0.015, 0.985, text, transform=ax.transAxes, ha=side,
         va="top", fontsize=style.paper()["legend.fontsize"],
     )  # fmt: skip

@@ -14,6 +14,7 @@ from analysis.figures.formula import formula, latex
 from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.tables.select import joined, longest, needed, of_steps, usable
@@ -48,7 +49,8 @@ def overfitting(
     """Early-stopped loss against data by size, and the share of it that is overfitting.
 
     Right: L / L(N, infinity) - 1 against N^(alpha_N / alpha_D) / D, where all sizes fall on one
-    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is that of the law.
+    line if the law holds (eqs. 4.2 and 4.3); L(N, infinity) is that of the law. Bars are 95 %
+    intervals over the test contexts, bands those of the law.
 
     law  A fit of kaplan_ND; the default is fitted to the early-stopped runs.
     """
@@ -59,20 +61,28 @@ def overfitting(
         figure, (left, right) = panels(2, width, height=2.5)
         colour = Colours(stopped["N"])
         dots(left, stopped, "D", colour)
+        N = stopped["N"].to_numpy(float)
+        bars = test_bars(left, stopped, "D", colour(N))
         for N in colour.sizes:
             trained = stopped.loc[stopped["N"] == N, "D"]
             D = span(trained, beyond=BEYOND)
+            band(left, D, law.predict_interval(N=N, D=D), colour(N))
             fitted(left, D, law.predict(N=N, D=D), trained.max(), colour(N))
-        limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.3)
+        limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.35)
         left.set(xlabel=UNIQUE, ylabel=LABELS["L"])
         style.count_axis(left)
         style.loss_axis(left)
         headline(left, formula(law))
+        left.legend(
+            handles=[*[bar_key()] * bars, band_key()], loc="upper right", bbox_to_anchor=(1, 0.93)
+        )
         N = stopped["N"].to_numpy(float)
         x = N**exponent / stopped["D"].to_numpy(float)
-        excess = stopped["L"].to_numpy(float) / infinite_limit(law, N=N) - 1
-        right.scatter(x, excess, c=colour(N), s=12, lw=0)
+        limit = infinite_limit(law, N=N)
+        right.scatter(x, stopped["L"].to_numpy(float) / limit - 1, c=colour(N), s=12, lw=0)
+        test_bars(right, stopped, x, colour(N), unit=limit, above=1.0)
         grid = span(x)
+        band(right, grid, _excess_interval(law, grid, float(np.exp(np.log(N).mean()))), style.FIT)
         right.plot(
             grid, relative_excess(law, ratio=grid), color=style.FIT,
             label=r"$(1 + D_c N^a / (N_c^a D))^{\alpha_D} - 1$",
@@ -86,6 +96,24 @@ def overfitting(
         right.legend(loc="upper left")
         colour.bar(figure, (left, right))
     return figure
+
+
+def _excess_interval(
+    law: FitResult, ratio: np.ndarray, N: float, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (low, high) of L(N, D) / L(N, infinity) - 1 over the draws of a fit, at one size.
+
+    ratio  N^(alpha_N / alpha_D) / D with the estimated exponents; it stands for D.
+    """
+    D = N ** (law.params["alpha_N"] / law.params["alpha_D"]) / ratio
+    draws = {name: law.samples[[name]].to_numpy(float) for name in law.samples.columns}
+    if not len(law.samples):
+        return np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
+    with np.errstate(all="ignore"):  # a draw may lie far out
+        a = draws["alpha_N"] / draws["alpha_D"]
+        excess = (1 + draws["D_c"] * (N / draws["N_c"]) ** a / D) ** draws["alpha_D"] - 1
+    low, high = np.nanquantile(excess, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 @listed("kaplan16", "Kaplan et al. 2020, Fig. 16", needs=("D_unique", "S", "curves"), spec="data")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import string
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis.figures import style
 from analysis.figures.formula import latex
 from analysis.style import LABELS, Width
 
-__all__ = ["LABELS", "Colours", "Width", "panels"]
+__all__ = ["LABELS", "Colours", "Width", "legend_above", "letters", "panels"]
+
+MOST_TICKS = 24
+"""Most values that a colour bar marks one by one."""
 
 
 def panels(
@@ -26,7 +30,7 @@ def panels(
     ratios: Iterable[float] | None = None,
     share: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `count` panels: side by side at full width, stacked in a column.
+    """Make a figure of `count` panels with letters: side by side, or stacked in a column.
 
     width   The default is a column for one panel and the full width for more.
     height  Height of one panel [inches].
@@ -45,6 +49,7 @@ def panels(
     else:
         figure = Figure(figsize=(style.COLUMN, height * count))
         axes = figure.subplots(count, 1, squeeze=False)
+    letters(list(axes.flat))
     return figure, list(axes.flat)
 
 
@@ -61,32 +66,35 @@ class Colours:
     def bar(
         self,
         figure: Figure,
-        axes: Any,
-        *,
+        axes: Iterable[Axes],
         label: str = LABELS["N"],
+        *,
         own: bool = False,
         plain: bool = False,
+        ticks: str = "data",
     ) -> None:
-        """Draw a colour bar to the right of `axes`, with a mark at each value.
+        """Draw a colour bar to the right of `axes`, with a tick and a white line at each value.
 
-        Ticks are at decades; with `own`, or if there are fewer than two decades to label, they are
-        at the values, written without powers of ten if `plain`.
+        The label ends in (ticks: `ticks`). Ticks have numbers where there is room, without powers
+        of ten if `plain`. A bar of more than MOST_TICKS values has ticks at decades, unless `own`.
         """
-        lowest, highest = np.log10(self.sizes[[0, -1]])
-        own = own or np.floor(highest) - np.ceil(lowest) < 1
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
         )
-        bar.set_label(label)
         bar.outline.set_linewidth(0.4)  # pyright: ignore[reportCallIssue]
-        bar.ax.yaxis.set_minor_locator(NullLocator())
-        bar.ax.yaxis.set_major_locator(LogLocator(10, numticks=6))
-        if own:
-            bar.ax.yaxis.set_major_locator(FixedLocator(self._apart()))
-            bar.ax.yaxis.set_major_formatter(
-                FuncFormatter(lambda v, _: f"{v:.3g}" if plain else f"${latex(v)}$")
-            )
-        if 1 < len(self.sizes) <= 24:
+        axis = bar.ax.yaxis
+        axis.set_minor_locator(NullLocator())
+        if not own and len(self.sizes) > MOST_TICKS:
+            bar.set_label(label)
+            axis.set_major_locator(LogLocator(10, numticks=6))
+            return
+        named = self._apart()
+        bar.set_label(f"{label} (ticks: {ticks})" if len(self.sizes) > 1 else label)
+        axis.set_major_locator(FixedLocator(named))
+        axis.set_major_formatter(FuncFormatter(_plain if plain else _power))
+        axis.set_minor_locator(FixedLocator([v for v in self.sizes if v not in named]))
+        axis.set_minor_formatter(NullFormatter())
+        if 1 < len(self.sizes) <= MOST_TICKS:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
 
     def _apart(self) -> list[float]:
@@ -96,3 +104,22 @@ class Colours:
             if self.norm(value) - self.norm(kept[-1]) > 0.06:
                 kept.append(value)
         return kept
+
+
+def letters(axes: Sequence[Axes]) -> None:
+    """Name panels a, b, c, ... above their top left corners; a single panel has no letter."""
+    for letter, ax in zip(string.ascii_lowercase, axes if len(axes) > 1 else (), strict=False):
+        ax.set_title(letter, loc="left", fontweight="bold", pad=3)
+
+
+def legend_above(ax: Axes, **options: Any) -> None:
+    """Put the legend above the axes, where it covers nothing that is drawn."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0.05, 1.0), borderaxespad=0.3, **options)
+
+
+def _plain(value: float, _: Any) -> str:
+    return f"{value:#.3g}".rstrip(".")
+
+
+def _power(value: float, _: Any) -> str:
+    return f"${latex(value)}$"

@@ -6,17 +6,24 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from analysis.curves.rates import Rates
 from analysis.figures import style
-from analysis.figures.formula import between, latex
+from analysis.figures.formula import latex, spread
 from analysis.figures.marks import line
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
+from analysis.figures.uncertainty import bar_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law
 from analysis.tables.select import joined, needed, usable
-from scaling.errors import TableError
+from scaling.errors import ConfigError, TableError
 from scaling.lr_rule import peak_lr
+
+_NEAR = 0.005
+"""Relative rise of the loss that counts as none, where its standard error is unknown."""
 
 
 @law("lr_peak", c=Range(1e-6, 1e4), p=Range(-1, 0.5))
@@ -34,8 +41,8 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    It uses the size and horizon with the most schedules. The sum runs over steps, by trapezoids
-    between evaluations.
+    It uses the size and horizon with the most schedules. Rates are those of every step by the run's
+    config or, if the table does not hold it, linear between evaluations. The sum runs over steps.
     """
     points = needed(runs if curves is None else curves)
     if "lr" not in points.columns or points["lr"].isna().all():
@@ -53,21 +60,32 @@ def schedules(
         figure, (left, right) = panels(2, width, height=2.4)
         named = set()
         for run_id, curve in points.sort_values("S").groupby("run_id"):
-            kind = curve["schedule"].iloc[0]
-            S = np.concatenate([[0.0], curve["S"]])
-            lr = np.concatenate([[0.0], curve["lr"]])
-            left.plot(S, lr, color=hues.get(kind, style.GREY), lw=0.9)
-            total = np.trapezoid(lr, S)
-            L = float(runs.loc[runs["run_id"] == run_id, "L"].iloc[0])
+            row = runs[runs["run_id"] == run_id].iloc[0]
+            kind, L, rates = row["schedule"], float(row["L"]), _rates(row, curve)
+            left.plot(rates.steps, rates.lr, color=hues.get(kind, style.GREY), lw=0.9)
             right.plot(
-                total, L, "o", color=hues.get(kind, style.GREY), ms=3.5, mew=0,
-                label=None if kind in named else style.words(kind),
+                rates.cumulative(curve["S"].max()), L, "o", color=hues.get(kind, style.GREY),
+                ms=3.5, mew=0, label=None if kind in named else style.words(kind),
             )  # fmt: skip
             named.add(kind)
         left.set(xlabel=LABELS["S"], ylabel="Learning rate", ylim=(0, None))
         right.set(xlabel="Learning rate summed over steps", ylabel=LABELS["L"])
-        right.legend(title=f"$N = {latex(float(N))}$", title_fontsize=7)
+        legend_above(right, ncols=max(len(named), 1), handletextpad=0.1, columnspacing=0.8)
+        left.set_title(f"$N = {latex(float(N))}$", loc="right", fontsize=7, pad=3)
     return figure
+
+
+def _rates(row: pd.Series, curve: pd.DataFrame) -> Rates:
+    """Return the learning rates of a run: by its config, if it agrees with those on its curve."""
+    S, lr = curve["S"].to_numpy(float), curve["lr"].to_numpy(float)
+    try:
+        rates = Rates.from_row(row.to_dict())
+    except (ConfigError, ArithmeticError):  # a table of other runs has no config
+        rates = None
+    if rates is not None and np.allclose(rates.at(S), lr, rtol=1e-3, atol=1e-3 * lr.max()):
+        return rates
+    steps, last = np.unique(np.maximum(np.round(S[::-1]), 1.0), return_index=True)
+    return Rates.from_logged(steps, lr[::-1][last], warmup=int(steps[0]) + 1)
 
 
 @listed("kaplanD1", "Kaplan et al. 2020, appendix D.6", needs=("lr_peak",), spec="lr")
@@ -77,36 +95,45 @@ def best_rates(
     """Loss against the learning rate by size, and the best rate against size with eq. D.1.
 
     The best rate is the minimum of a parabola through the three lowest points in log rate (means
-    over seeds); a size whose lowest point is at an edge has none. If sizes have several horizons,
-    the longest that all of them share is used.
+    over seeds); a size whose lowest point is at an edge has none. Diamonds are these minima, to
+    which the power law is fitted. Their bars are the rates around the best one whose loss is within
+    one standard error (over the test contexts; 0.5 % if unknown) of the least. If sizes have
+    several horizons, the longest that all of them share is used.
     """
     runs = usable(runs)
     counts = runs.groupby("D")["N"].nunique()
     D = counts[counts == counts.max()].index.max()
     runs = runs[runs["D"] == D]
     table = runs.groupby(["N", "lr_peak"], as_index=False)["L"].mean()
+    stderr = runs["L_stderr"] if "L_stderr" in runs.columns else runs["L"] * np.nan
+    error = stderr.groupby(runs["N"]).mean().dropna()
     best = []
     for N, same in table.groupby("N"):
         vertex = _vertex(same["lr_peak"], same["L"])
         if vertex is not None:
-            best.append((N, vertex[0]))
+            near = _as_good(same["lr_peak"], same["L"], error.get(N, _NEAR * same["L"].min()))
+            best.append((N, *vertex, min(near[0], vertex[0]), max(near[1], vertex[0])))
     if not best:
         raise TableError(
             "no size has its least loss between two other learning rates: widen the rates."
         )
-    optima = pd.DataFrame(best, columns=["N", "lr_peak"])
+    optima = pd.DataFrame(best, columns=["N", "lr_peak", "L", "low", "high"])
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.5)
         colour = Colours(table["N"])
         for N, same in table.groupby("N"):
             left.plot(same["lr_peak"], same["L"], "o-", color=colour(N), lw=0.8, ms=2.8, mew=0)
         left.set(xscale="log", xlabel="Peak learning rate", ylabel=LABELS["L"])
+        diamond = {"marker": "D", "s": 14, "edgecolors": style.INK, "lw": 0.6, "zorder": 5}
+        inks = colour(optima["N"].to_numpy(float))
+        left.scatter(
+            optima["lr_peak"], optima["L"], c=inks, label="minimum of the parabola", **diamond
+        )
+        make_room(left, left.legend(loc="upper right"))
         style.count_axis(left)
         style.loss_axis(left)
-        right.scatter(
-            optima["N"], optima["lr_peak"], c=colour(optima["N"].to_numpy(float)), s=16, lw=0,
-            zorder=5,
-        )  # fmt: skip
+        right.scatter(optima["N"], optima["lr_peak"], c=inks, **diamond)
+        right.vlines(optima["N"], optima["low"], optima["high"], color=inks, lw=0.8, zorder=4)
         low, high = float(optima["N"].min()), float(optima["N"].max())
         if len(optima) >= 3:
             found = fit_law(rate_of_size, optima, objective="ls")
@@ -115,17 +142,18 @@ def best_rates(
             def curve(N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 return (found.predict(N=N), *found.predict_interval(N=N))
 
-            label = f"${latex(found.params['c'])}\\,N^{{{found.params['p']:.2f}}}$\n" + between(
-                "p", row["low"], row["high"]
-            )
+            power = f"{latex(found.params['c'])}\\,N^{{{found.params['p']:.2f}}}"
+            label = f"rate $= {power}$\nexponent {spread(row['low'], row['high'], '.2f')}"
             line(right, curve, low, high, label, style.FIT)
         N = np.geomspace(table["N"].min(), table["N"].max(), 61)
         rates = [peak_lr("kaplan", N=n, D=float(D), B=1.0) for n in N]
-        right.plot(N, rates, color=style.GREY, lw=0.9, ls="-.", label="eq. D.1")
+        right.plot(N, rates, color=style.GREY, lw=0.9, ls="-.", label="Kaplan et al., eq. D.1")
         right.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel="Best learning rate")
+        near = bar_key("as good" + (" within 1 s.e. of $L$" if len(error) else " within 0.5 %"))
+        keys = right.get_legend_handles_labels()[0]
+        make_room(right, right.legend(handles=[*keys, near], loc="upper right"))
         style.count_axis(right)
         style.count_axis(right, which="y")
-        right.legend(loc="best")
         colour.bar(figure, (left, right))
     return figure
 
@@ -172,16 +200,22 @@ def transfer(
                     ax.plot(*vertex, "o", mfc="none", mec=colour(d), mew=0.9, ms=6)
             ax.set(xscale="log", xlabel=f"Peak learning rate ({name})")
             style.count_axis(ax)
-        low, high = runs["L"].min(), runs["L"].quantile(0.9)
-        axes[0].set(ylabel=LABELS["L"], ylim=(low - 0.04 * (high - low), high))
+        axes[0].set_ylabel(LABELS["L"])
         for ax in axes:
             style.loss_axis(ax)
         axes[1].label_outer(remove_inner_ticks=False)
+        grey = {"color": style.GREY, "lw": 0.8}
+        ring = {"marker": "o", "mfc": "none", "mec": style.GREY, "mew": 0.9, "ms": 6, "lw": 0}
+        keys = [Line2D([], [], label="minimum of a parabola (3 points)", **ring)]
         if len(batches) > 1:
-            for B, dashes in zip((batches[0], batches[-1]), ("-", "--"), strict=True):
-                axes[0].plot([], [], dashes, color=style.GREY, lw=0.8, label=f"$B = {B:.0f}$")
-            axes[0].legend(handles=axes[0].lines[-2:], loc="lower right")
-        axes[1].legend(title="$d_\\mathrm{model}$", title_fontsize=7, loc="upper right")
+            keys += [
+                Line2D([], [], ls=dashes, label=f"$B = {B:.0f}$", **grey)
+                for B, dashes in zip((batches[0], batches[-1]), ("-", "--"), strict=True)
+            ]
+        legend_above(axes[0], handles=keys, ncols=3, columnspacing=1.0)
+        sizes, names = axes[1].get_legend_handles_labels()
+        names = [f"$d_\\mathrm{{model}} = {names[0]}$", *names[1:]]
+        legend_above(axes[1], handles=sizes, labels=names, ncols=4, columnspacing=1.0)
     return figure
 
 
@@ -196,3 +230,16 @@ def _vertex(rate: pd.Series, L: pd.Series) -> tuple[float, float] | None:
     x, y = np.log(rate.to_numpy(float)[i - 1 : i + 2]), L.to_numpy(float)[i - 1 : i + 2]
     a, b, c = np.polyfit(x - x[1], y, 2)
     return float(np.exp(x[1] - b / (2 * a))), float(c - b * b / (4 * a))
+
+
+def _as_good(rate: pd.Series, L: pd.Series, tolerance: float) -> tuple[float, float]:
+    """Return the lowest and highest rate around the best of the rates whose loss, interpolated in
+    log rate, is within `tolerance` of the least."""
+    x, rise = np.log(rate.to_numpy(float)), L.to_numpy(float) - L.min() - tolerance
+    fine = np.linspace(x[0], x[-1], 2001)
+    above = np.interp(fine, x, rise) > 0
+    best = np.searchsorted(fine, x[int(np.argmin(L))])
+    lower, upper = np.flatnonzero(above[:best]), np.flatnonzero(above[best:])
+    low = fine[lower[-1] + 1] if len(lower) else fine[0]
+    high = fine[best + upper[0] - 1] if len(upper) else fine[-1]
+    return float(np.exp(low)), float(np.exp(high))

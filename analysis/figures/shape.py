@@ -5,14 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws
 from analysis.figures import style
 from analysis.figures.formula import latex
-from analysis.figures.marks import headline, law_line, limits
+from analysis.figures.marks import BEYOND, headline, law_line, limits
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
+from analysis.figures.uncertainty import bar_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import lower_edge, sizes, usable
 from scaling.errors import TableError
@@ -80,7 +83,12 @@ def proportions(
 def families(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss against size for transformers and LSTMs, with a law of each."""
+    """Loss against size for transformers and LSTMs, with a law of each.
+
+    Symbols are depths, colours are families; dots are the best run of every shape. Laws are fitted
+    to the outlined dots: the runs that no run of their family with as few parameters beats. Bars
+    are 95 % intervals over the test contexts, bands those of the laws.
+    """
     runs = usable(runs)
     kinds = runs["family"].fillna("decoder")
     names = sorted(kinds.unique(), key=lambda f: f != "decoder")
@@ -88,25 +96,51 @@ def families(
         raise TableError(f"all runs are of one family, {names[0]!r}: there is nothing to compare.")
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.5)
-        palette = list(style.METHODS.values())
-        for name, colour in zip(names, palette, strict=False):
+        marks = dict(zip(sorted(runs["n_layer"].unique()), "osD^v<>p", strict=False))
+        lowest, handles, bars = float(runs["L"].min()), [], False
+        for name, colour in zip(names, style.METHODS.values(), strict=False):
             of_family = runs[kinds == name]
             best = of_family.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
+            edge = lower_edge(of_family, "N")
+            bars |= test_bars(ax, best, "N", colour)
             legend = style.words(FAMILIES.get(name, name))
-            marks = dict(zip(sorted(best["n_layer"].unique()), "osD^v", strict=False))
             for layers, same in best.sort_values("N").groupby("n_layer"):
-                ax.plot(
-                    same["N"], same["L"], marks.get(layers, "P"), color=colour, ms=3.5, mew=0,
+                mark = marks.get(layers, "P")
+                handles += ax.plot(
+                    same["N"], same["L"], mark, color=colour, ms=3.5, mew=0, zorder=3,
                     label=f"{legend}, {layers} layer{'s' * (layers > 1)}",
                 )  # fmt: skip
-            edge = lower_edge(of_family, "N")
+                fitted = same[same["run_id"].isin(edge["run_id"])] if len(edge) >= 3 else same[:0]
+                ax.plot(
+                    fitted["N"], fitted["L"], mark, color=colour, ms=3.5, mec=style.INK, mew=0.6,
+                    zorder=3.1,
+                )  # fmt: skip
             if len(edge) >= 3:
-                law_line(ax, fit_law(laws.kaplan_N, edge), "N", colour=colour)
-        limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float), above=0.45)
-        ax.set(xlabel=LABELS["N"], ylabel=LABELS["L"])
+                law = fit_law(laws.kaplan_N, edge)
+                law_line(ax, law, "N", colour=colour)
+                handles.append(ax.lines[-1])
+                lowest = min(lowest, float(law.predict(N=edge["N"].max() * BEYOND)))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="o",
+                mfc="none",
+                mec=style.INK,
+                mew=0.6,
+                ms=3.5,
+                label="outlined: fitted",
+            )
+        )
+        if bars:
+            handles.append(bar_key())
+        limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float))
+        ax.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
+        ax.set_ylim(bottom=lowest * 0.99)
+        make_room(ax, ax.legend(handles=handles, loc="upper right", ncols=2, columnspacing=1.0))
         style.count_axis(ax)
         style.loss_axis(ax)
-        ax.legend(loc="upper right")
     return figure
 
 
@@ -114,7 +148,11 @@ def families(
 def recurrence(
     runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
 ) -> Figure:
-    """Loss of recurrent transformers against size, counting weights once, or at every use."""
+    """Loss of recurrent transformers against size, counting weights once, or at every use.
+
+    Dots are the best run of every size, with 95 % intervals over the test contexts.
+    These are the same for all runs, so differences between runs are more certain than the bars.
+    """
     runs = usable(runs)
     uses = runs["n_repeat"].fillna(1).astype(int)
     if uses.nunique() < 2:
@@ -122,18 +160,22 @@ def recurrence(
     runs = runs.assign(uses=uses, N_used=runs["N"] * uses)
     with rc_context(style.paper()):
         figure, axes = panels(2, width, height=2.5, share=True)
-        colour = Colours(uses)
+        colour, bars = Colours(uses), False
         for ax, x in zip(axes, ("N", "N_used"), strict=True):
             for count, same in runs.groupby("uses"):
                 best = same.sort_values("L").drop_duplicates("N").sort_values(x)
+                bars |= test_bars(ax, best, x, colour(count))
                 ax.plot(
                     best[x], best["L"], "o-", color=colour(count), lw=0.8, ms=3,
-                    label="transformer" if count == 1 else f"weights used {count} times",
+                    label="weights used once" if count == 1 else f"weights used {count} times",
                 )  # fmt: skip
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
         axes[0].set(xlabel="Parameters $N$, each counted once", ylabel=LABELS["L"])
         axes[1].set_xlabel("Parameters, counted at every use")
-        axes[0].legend(loc="upper right")
+        keys = axes[0].get_legend_handles_labels()[0]
+        make_room(axes[0], axes[0].legend(handles=[*keys, *[bar_key()] * bars], loc="upper right"))
+        for ax in axes:
+            style.loss_axis(ax)
     return figure

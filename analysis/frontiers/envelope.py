@@ -232,11 +232,11 @@ class _Envelopes:
     """
 
     def __init__(self, x: np.ndarray, loss: np.ndarray, size_of_run: np.ndarray, sizes: int):
-        corners = [_lower_hull(x[known], row[known]) for row, known in _thin(loss)]
+        corners = [lower_hull(x[known], row[known]) for row, known in _thin(loss)]
         self.x = x
         self.runs_of_size = [np.flatnonzero(size_of_run == i) for i in range(sizes)]
         whole = [
-            _lower_hull(*(np.concatenate([corners[r][k] for r in runs]) for k in (0, 1)))
+            lower_hull(*(np.concatenate([corners[r][k] for r in runs]) for k in (0, 1)))
             for runs in self.runs_of_size
         ]
         slopes = np.concatenate([np.diff(v) / np.diff(u) for u, v in (*corners, *whole)])
@@ -288,7 +288,7 @@ def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield row, known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
 
 
-def _lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners of the lower convex hull of points, by Andrew's monotone chain."""
     kept: list[tuple[float, float]] = []
     for x, y in sorted(zip(u.tolist(), v.tolist(), strict=True)):

@@ -45,6 +45,22 @@ def price(front: Frontier, *, N: float, D: float, factor: float, level: float = 
     return quantity_of(_same_loss(front, N, D, factor)[0], level)
 
 
+def price_over_least(front: Frontier, *, C: float, factor: float, level: float = 0.95) -> Quantity:
+    """Return the compute for the least loss at C with factor x N_opt parameters, over C.
+
+    Every set of parameters has its own N_opt and loss, so that no price is below 1. Raises
+    ConfigError unless the frontier is that of a law of N and D.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), Fig. 12
+    """
+    if front.fit is None:
+        raise ConfigError(f"the price of another size needs a law of N and D, not {front.method}.")
+    best = front.draws(C)
+    ratio, _ = _same_loss(front, best["N"][:, 0], best["D"][:, 0], factor)
+    value, low, high = quantity_of(np.maximum(ratio, 1.0), level)
+    return Quantity(value, max(low, 1.0), high)  # a draw without an optimum counts as 0 in `low`
+
+
 def deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[Deviation]:
     """Yield the compute for the same loss at other sizes; nothing without a law of N and D."""
     if front.fit is None:
@@ -54,30 +70,33 @@ def deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[De
         yield Deviation(factor, quantity_of(ratio, level), float(tokens[0]))
 
 
-def _same_loss(front: Frontier, N: float, D: float, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return C / C_opt and D at factor x N, for every set of parameters, by bisection in ln D."""
+def _same_loss(front: Frontier, N: Any, D: Any, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return C / C_opt and D at factor x N, for every set of parameters, by bisection in ln D.
+
+    N and D are numbers, or have an entry for each set.
+    """
     assert front.fit is not None
     law, samples = front.fit.law, front.fit.samples
     params = {
         p: np.concatenate([[front.fit.params[p]], samples[p].to_numpy(float)]) for p in law.params
     }
 
-    def loss(n: float, d: Any) -> np.ndarray:
-        columns = {"N": np.full(np.shape(d), n), "D": d}
+    def loss(n: Any, d: Any) -> np.ndarray:
+        columns = {"N": np.broadcast_to(n, np.shape(d)), "D": d}
         with np.errstate(all="ignore"):  # a draw may lie far out
             return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
 
     rows = len(samples) + 1
     goal = loss(N, np.full(rows, D))
-    low, high = np.full(rows, math.log(D) - 30), np.full(rows, math.log(D) + 60)
+    low, high = np.full(rows, np.log(D) - 30), np.full(rows, np.log(D) + 60)
     reachable = loss(factor * N, np.exp(high)) < goal
     for _ in range(60):
         middle = (low + high) / 2
         enough = loss(factor * N, np.exp(middle)) <= goal
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     tokens = np.where(reachable, np.exp(high), np.inf)
-    compute = float(front.per_token(factor * N)) * tokens + 2 * factor * N * front.served
-    return compute / (float(front.per_token(N)) * D + 2 * N * front.served), tokens
+    compute = front.per_token(factor * N) * tokens + 2 * factor * N * front.served
+    return compute / (front.per_token(N) * D + 2 * N * front.served), tokens
 
 
 def deviation_line(d: Deviation) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
+from scaling.columns import COLUMNS
 from scaling.errors import TableError
 from scaling.table import check
 
@@ -92,6 +94,31 @@ def joined(curves: pd.DataFrame, runs: pd.DataFrame, *names: str) -> pd.DataFram
     """Return `curves` with the given columns of their runs."""
     more = [name for name in names if name not in curves.columns]
     return curves.merge(runs[["run_id", *more]], on="run_id", validate="many_to_one")
+
+
+def with_trunks(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return `curves` with the evaluations that other runs of the same trunk made on shared steps.
+
+    Runs that differ only in their horizon may be branches of one trunk, which was trained once:
+    `D_shared` are the tokens of a run that a longer one shares. Every evaluation of one branch
+    there is one of the others too. Columns of the curves other than S, D, C, L are not adapted.
+    """
+    if not {"D_shared", "run_id"} <= set(runs.columns) or not (runs["D_shared"] > 0).any():
+        return curves
+    same = ["N", *(c.name for c in COLUMNS if c.is_config and c.name in runs.columns)]
+    parts = [curves]
+    for _, branches in runs.groupby(same, dropna=False):
+        if len(branches) < 2 or not (branches["D_shared"] > 0).any():
+            continue
+        shared = branches.set_index("run_id")["D_shared"].astype(float)
+        shared[branches.set_index("run_id")["D"].idxmax()] = np.inf  # the trunk itself
+        known = curves[curves["run_id"].isin(shared.index)]
+        known = known[known["D"] <= known["run_id"].map(shared)]
+        for run_id, own in curves[curves["run_id"].isin(shared.index)].groupby("run_id"):
+            others = known[(known["run_id"] != run_id) & (known["D"] <= shared[run_id])]
+            parts.append(others[~others["D"].isin(own["D"])].assign(run_id=run_id))
+    both = pd.concat(parts, ignore_index=True).drop_duplicates(["run_id", "D"])
+    return both.sort_values(["run_id", "D"], ignore_index=True)
 
 
 def settled(curves: pd.DataFrame) -> pd.DataFrame:

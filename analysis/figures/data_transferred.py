@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures import style
+from analysis.figures.formula import latex
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
+from analysis.figures.uncertainty import bar_key
 from analysis.transfer.arms import arms
 from analysis.transfer.effective_data import effective_data
 
@@ -50,6 +54,14 @@ def effective_data_transferred(
                 right.plot(D, law.k * D**law.alpha * float(N) ** law.beta, color=colour(N), lw=0.8)
         right.set_yscale("log")
         right.set_ylabel(D_T)
+        style.count_axis(right, which="y")
+        keys = [bar_key("interval of one size and $D_F$")]
+        if found.law is not None:
+            power = f"D_F^{{{found.law.alpha:.2f}}}\\,N^{{{found.law.beta:.2f}}}"
+            label = f"$D_T = {latex(found.law.k)}\\,{power}$"
+            keys = [Line2D([], [], color=style.GREY, lw=0.8, label=label), *keys]
+        make_room(right, right.legend(handles=keys, loc="upper left"))
+        style.count_axis(right, which="y")
         for ax in (left, right):
             ax.set_xlabel(D_F)
             style.count_axis(ax)
