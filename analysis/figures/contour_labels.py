@@ -23,7 +23,8 @@ def label_contours(
     """
     to_inches = ax.transData + ax.figure.dpi_scale_trans.inverted()
     low, high = to_inches.transform(np.transpose([ax.get_xlim(), ax.get_ylim()]))
-    paths = [to_inches.transform(path.vertices) for path in drawn.get_paths() if len(path.vertices)]
+    vertices = [np.asarray(path.vertices, float) for path in drawn.get_paths()]
+    paths = [to_inches.transform(each) for each in vertices if len(each)]
     taken = to_inches.transform(avoid)
     placed = np.empty((0, 2))
     for i, path in enumerate(paths):
