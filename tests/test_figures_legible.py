@@ -19,6 +19,7 @@ from analysis.curves.rates import config_of
 from analysis.figures.formula import between, spread
 from analysis.figures.marks import outside_band
 from analysis.figures.panels import MOST_TICKS, Colours, panels
+from analysis.frontiers.envelope import envelope
 from analysis.in_words import typeset
 from analysis.tables.select import with_trunks
 from scaling.training.schedule import schedule
@@ -78,11 +79,11 @@ def test_only_hyphens_before_numbers_become_minus_signs():
 @pytest.mark.parametrize("name", ["loss_of_compute", "kaplan_triptych"])
 def test_the_envelope_touches_the_curves_from_below(sweep, name):
     runs, curves = with_sizes(*sweep(points=9, noise=0.01))
-    front = frontier(curves, method="envelope", bootstrap=20)
+    front = envelope(curves, bootstrap=20)
     options = {"front": front} if name == "loss_of_compute" else {"by_C": front}
     ax = getattr(figures, name)(runs, curves, **options).axes[0]
-    (envelope,) = (ln for ln in ax.lines if ln.get_label() == "envelope of the curves")
-    x, y = np.log(envelope.get_xydata()).T
+    (line,) = (ln for ln in ax.lines if ln.get_label() == "envelope of the curves")
+    x, y = np.log(line.get_xydata()).T
     (collection,) = (c for c in ax.collections if isinstance(c, LineCollection))
     gaps = []
     for path in collection.get_segments():

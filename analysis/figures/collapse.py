@@ -44,9 +44,9 @@ def collapse(
             on_ladder = row["role"] == LADDER
             kind = "stands out" if row["stands_out"] else "" if on_ladder else "other settings"
             left.plot(
-                path["x"], path["value"], ".-" if on_ladder else "-", ms=4, mew=0,
+                path["x"], path["value"], marker="." if on_ladder else "", ms=4, mew=0,
                 lw=0.9 if on_ladder else 0.5,
-                **({"ls": (0, (3, 1.5))} if row["stands_out"] else {}),
+                ls=(0, (3, 1.5)) if row["stands_out"] else "-",
                 color=colour(row["N"]) if on_ladder else style.FIT if kind == "stands out"
                 else style.GREY,
                 label=kind if kind and kind not in labelled else None,
