@@ -133,6 +133,22 @@ def isoflop(
     )  # fmt: skip
 
 
+def check_minima(runs: pd.DataFrame, *, kind: Kind = "isoflop", law: Any = None) -> None:
+    """Raise TableError, as :func:`isoflop` does, unless two budgets have an interior minimum.
+
+    law  What predicts losses at N and D, to move losses to the C of their budget. Noise is not
+         resampled, which may find a minimum flat that is interior here.
+    """
+    budgets, status = budget_sets(counted(runs, "N", "C"), None)
+    moved = [_moved_to_budget(budget, law) for budget in budgets]
+    draws = [np.log(budget["L"].to_numpy(float))[None] for budget in moved]
+    method = _checked(kind, NEAR, "log")
+    curves = [_Minimum.of(each, v, method) for each, v in zip(moved, draws, strict=True)]
+    status += _without_minimum(curves)
+    if sum(one.state == "minimum" for one in curves) < 2:
+        raise TableError(_too_few(curves, status))
+
+
 def _compute_differs(budgets: Sequence[pd.DataFrame], *, moved: bool) -> Iterator[Note]:
     """Say by how much C differs within a budget, and what is done about it."""
     spread = max(float(np.ptp(np.log(budget["C"]))) for budget in budgets)

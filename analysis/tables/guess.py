@@ -45,6 +45,10 @@ _ROW = re.compile(r"(?:uu|u)?id|name|display_?name", re.I)
 """Names of columns that may, if no value occurs twice."""
 
 
+class ColumnsGuessed(UserWarning):
+    """States what the columns of a table were taken for."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A column, or an expression of it, that may be a symbol."""
@@ -128,7 +132,8 @@ def announce(table: pd.DataFrame, found: Guess, derived: Mapping[str, str], wher
         seen = ranges(used_rows(table), symbols)
         text = f"{which} are taken as by {option({**found.given, **found.names})}: {seen}"
     more = "; ".join(notes)
-    warnings.warn(f"{where}: {'; '.join(filter(None, (text, more)))}.", stacklevel=3)
+    message = f"{where}: {'; '.join(filter(None, (text, more)))}."
+    warnings.warn(message, ColumnsGuessed, stacklevel=3)
 
 
 class _Search:
