@@ -24,7 +24,7 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
-from analysis.frontiers.isoflop import check_minima, isoflop
+from analysis.frontiers.isoflop import isoflop, why_no_minima
 from analysis.frontiers.isoflop_curve import NEAR
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -229,23 +229,23 @@ def why_not(
         _need_curves(curves)
         envelope(counted(curves, "N", "C"), bootstrap=0)
 
-    def minima(kind: Literal["isoflop", "akima"]) -> None:
-        check_minima(_budget_table(counted(runs, "N", "C"), curves, "N", "C"), kind=kind, law=law)
-
-    checks: dict[str, Callable[[], None]] = {
-        "envelope": envelope_of_curves,
-        "isoflop": lambda: minima("isoflop"),
-        "akima": lambda: minima("akima"),
-        "parametric": parametric_frontier,
-    }
-    reasons = {}
-    for method in METHODS:
+    def reason(check: Callable[[], None]) -> str:
         try:
-            checks[method]()
-            reasons[method] = ""
+            check()
         except ValueError as error:  # TableError and FitError
-            reasons[method] = str(error)
-    return reasons
+            return str(error)
+        return ""
+
+    names = [name for name in ("run_id", "N", "D", "C", "L", "B") if name in runs.columns]
+    slim = pd.DataFrame({name: runs[name] for name in names})  # without its attrs
+    try:
+        minima = why_no_minima(_budget_table(slim, curves, "N", "C"), law)
+    except ValueError as error:
+        minima = {"isoflop": str(error), "akima": str(error)}
+    found = {
+        "envelope": reason(envelope_of_curves), "parametric": reason(parametric_frontier), **minima
+    }  # fmt: skip
+    return {method: found[method] for method in METHODS}
 
 
 def _need_curves(curves: pd.DataFrame | None) -> None:

@@ -29,6 +29,7 @@ from analysis.laws import Law
 from analysis.tables.conventions import counted, per_token
 from scaling.errors import ConfigError, TableError
 
+_KINDS: tuple[Kind, ...] = ("isoflop", "akima")
 _LOST = 0.05
 """Fraction of resamples without a minimum above which a budget counts as flat."""
 _WHY = {
@@ -133,20 +134,27 @@ def isoflop(
     )  # fmt: skip
 
 
-def check_minima(runs: pd.DataFrame, *, kind: Kind = "isoflop", law: Any = None) -> None:
-    """Raise TableError, as :func:`isoflop` does, unless two budgets have an interior minimum.
+def why_no_minima(runs: pd.DataFrame, law: Any = None) -> dict[str, str]:
+    """Return why each kind does not find minima at two budgets, as :func:`isoflop` says; "" if it
+    does.
 
     law  What predicts losses at N and D, to move losses to the C of their budget. Noise is not
          resampled, which may find a minimum flat that is interior here.
     """
-    budgets, status = budget_sets(counted(runs, "N", "C"), None)
+    try:
+        budgets, status = budget_sets(counted(runs, "N", "C"), None)
+    except TableError as error:
+        return dict.fromkeys(_KINDS, str(error))
     moved = [_moved_to_budget(budget, law) for budget in budgets]
     draws = [np.log(budget["L"].to_numpy(float))[None] for budget in moved]
-    method = _checked(kind, NEAR, "log")
-    curves = [_Minimum.of(each, v, method) for each, v in zip(moved, draws, strict=True)]
-    status += _without_minimum(curves)
-    if sum(one.state == "minimum" for one in curves) < 2:
-        raise TableError(_too_few(curves, status))
+    reasons = {}
+    for kind in _KINDS:
+        method = _checked(kind, NEAR, "log")
+        curves = [_Minimum.of(each, v, method) for each, v in zip(moved, draws, strict=True)]
+        found = sum(one.state == "minimum" for one in curves)
+        notes = [*status, *_without_minimum(curves)]
+        reasons[kind] = "" if found >= 2 else _too_few(curves, notes)
+    return reasons
 
 
 def _compute_differs(budgets: Sequence[pd.DataFrame], *, moved: bool) -> Iterator[Note]:

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures.registry import FIGURES, lacking
+from analysis.figures.registry import FIGURES
 from analysis.fitting.fit import fit
 from analysis.fitting.fit import why_not as why_no_fit
 from analysis.fitting.result import FitResult
 from analysis.frontiers.frontier import METHODS
 from analysis.frontiers.frontier import why_not as why_no_frontier
+from analysis.inspecting.figures import why_no_figure
 from analysis.inspecting.reading import Reading
 from analysis.laws.law import Law
 from analysis.laws.registry import LAWS
 from analysis.tables.derive import derivable
 from analysis.tables.rows import used_rows
-from analysis.tables.select import lower_edge
-from analysis.tables.states import RUNNING
-from scaling.abilities.table import read as read_scores
 
-_SAMPLE = 250
+LOAD_FIRST = "the table has to load first"
+"""Reason why a table that the commands refuse allows no frontier and no figure."""
+_SAMPLE = 150
 """Most rows of the quick fit."""
-_TO_COMPARE = {
-    "kaplan7": "family", "kaplan17": "n_repeat", "kaplanD1": "lr_peak", "mup": "lr_peak",
-    "kaplan22": "schedule", "kaplan24": "n_layer", "kaplan9": "D_unique", "kaplan16": "D_unique",
-}  # fmt: skip
-"""Columns in which the runs of a figure have to differ."""
-_LINES = {"kaplan1": ("kaplan_D", "kaplan_N"), "kaplan23": ("kaplan_D", "kaplan_N")}
-"""Laws of one variable that a figure fits to the lower edge of the runs."""
 
 
 @dataclass(kw_only=True)
@@ -60,9 +51,8 @@ def allowed(reading: Reading) -> Allowed:
         else:
             found.laws.append(name)
     if reading.runs is None:
-        why = "the table has to load first."
-        found.no_method = dict.fromkeys(METHODS, why)
-        found.no_figure = dict.fromkeys(FIGURES, why)
+        found.no_method = dict.fromkeys(METHODS, LOAD_FIRST)
+        found.no_figure = dict.fromkeys(FIGURES, LOAD_FIRST)
         return found
     runs = used_rows(reading.runs)
     if "chinchilla" in found.laws:
@@ -72,11 +62,9 @@ def allowed(reading: Reading) -> Allowed:
         methods = why_no_frontier(runs, reading.curves, found.quick)
     found.no_method = {name: _short(why) for name, why in methods.items() if why}
     found.methods = [name for name in methods if not methods[name]]
-    for name in FIGURES:
-        if reason := _why_no_figure(reading, runs, found, name):
-            found.no_figure[name] = reason
-        else:
-            found.figures.append(name)
+    figures = why_no_figure(reading, runs, found.no_method)
+    found.no_figure = {name: _short(why) for name, why in figures.items() if why}
+    found.figures = [name for name in figures if not figures[name]]
     return found
 
 
@@ -101,40 +89,11 @@ def _why_no_law(reading: Reading, law: Law, present: set[str]) -> str:
     runs = reading.load(tuple(dict.fromkeys((*columns, *(("L",) if law.best_of else ())))))
     if isinstance(runs, str):
         runs = reading.load(columns) if law.best_of else runs
-    return _short(runs if isinstance(runs, str) else why_no_fit(law, runs))
-
-
-def _why_no_figure(reading: Reading, runs: pd.DataFrame, found: Allowed, name: str) -> str:
-    """Return why a figure cannot be drawn, as far as it can be told without drawing it."""
-    drawing = FIGURES[name]
-    if absent := lacking(drawing, [*runs.columns, *_beside(reading)], reading.curves):
-        return f"needs {', '.join(absent)}"
-    if drawing.takes_choice and found.quick is None:
-        return "needs a law of N and D: " + (found.no_law.get("chinchilla") or "none can be fitted")
-    if name == "isoflop":
-        return found.no_method.get("isoflop", "")
-    if name == "forecast":
-        states = reading.named.get("status", pd.Series(dtype=object))
-        if reading.curves is None:
-            return "needs learning curves"
-        return "" if states.eq(RUNNING).any() else "all runs have finished"
-    column = _TO_COMPARE.get(name)
-    if column and column in runs.columns and runs[column].nunique(dropna=False) < 2:
-        return f"needs runs that differ in {column}"
-    for law in _LINES.get(name, ()):
-        variable = LAWS[law].inputs[0]
-        if reason := why_no_fit(law, lower_edge(runs, variable)):
-            return _short(reason)
-    return ""
-
-
-def _beside(reading: Reading) -> list[str]:
-    """Return the names of the tables of tests and tasks of a results folder that hold rows."""
-    folder = reading.given if isinstance(reading.given, str | Path) else None
-    if not reading.ours or folder is None or not Path(folder).is_dir():
-        return []
-    found = ["tests"] if (Path(folder) / "tests.parquet").is_file() else []
-    return [*found, *(["tasks"] if len(read_scores(folder)) else [])]
+    if isinstance(runs, str):
+        return _short(runs)
+    if len(runs) <= len(law.params):
+        return f"needs {len(law.params) + 1} rows at least; the table has {len(runs)}"
+    return _short(why_no_fit(law, runs))
 
 
 def _needs(names: list[str]) -> str:
@@ -144,11 +103,3 @@ def _needs(names: list[str]) -> str:
 def _short(reason: str) -> str:
     """Return a reason without the list of all columns of the table."""
     return reason.partition("; it has ")[0]
-
-
-def grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return {reason: names}, in the order of the names."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(reason, []).append(name)
-    return groups

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.inspecting.reading import Reading
+from analysis.inspecting.reading import OWN, Reading
 from analysis.tables.conversions import numbers_in
 from analysis.tables.several import FILE
 from scaling.column_words import Meaning, meaning
@@ -35,8 +36,10 @@ _FUNCTIONS = {
     "log10": "a logarithm to base 10", "log2": "a logarithm to base 2", "log": "a logarithm",
     "log?": "a logarithm",
 }  # fmt: skip
-_COUNTED = ("N", "N_total", "D", "D_unique", "D_total", "B", "S", "vocab_size", "n_ctx")
+_COUNTED = ("N", "N_total", "D", "D_unique", "D_total", "B", "S")
 """Columns written as the literature writes numbers of parameters and tokens, such as 70B."""
+_AMBIGUOUS = ("lr", "bits_per_byte")
+"""Columns of ours whose names mean something else in other tables."""
 _MOST_WORDS = 5
 """Number of different values of a text column that are listed."""
 
@@ -67,7 +70,16 @@ class ColumnUse:
 
 def describe(reading: Reading) -> list[ColumnUse]:
     """Return the meaning, unit, range and reason of each column of the file, in its order."""
-    return [_described(reading, at) for at, c in enumerate(reading.rows.columns) if c != FILE]
+    hidden = {FILE, *(["S"] if axis_of_steps(reading) else [])}
+    return [_described(reading, at) for at, c in enumerate(reading.rows.columns) if c not in hidden]
+
+
+def axis_of_steps(reading: Reading) -> str | None:
+    """Return the axis of a chart that became S; None if the table is no chart of steps."""
+    if "S" not in reading.rows.columns or "S" in reading.opened.columns:
+        return None
+    S = reading.rows["S"]
+    return next((str(c) for c in reading.rows if c != "S" and reading.rows[c].equals(S)), None)
 
 
 def _described(reading: Reading, at: int) -> ColumnUse:
@@ -84,17 +96,27 @@ def _described(reading: Reading, at: int) -> ColumnUse:
     converted = reading.named[symbol] if symbol in reading.named.columns else values
     low, high, shown = _span(converted, symbol)
     return ColumnUse(
-        name=name, means=symbol, unit=_UNITS.get(symbol) or None, low=low, high=high, shown=shown,
+        name=name, means=symbol, unit=_unit(name, symbol), low=low, high=high, shown=shown,
         why=_why(reading, name, symbol, expression),
     )  # fmt: skip
+
+
+def _unit(name: str, symbol: str) -> str | None:
+    """Return the unit of a symbol; losses in bits per byte are kept in it."""
+    what = meaning(name)
+    if symbol == "L" and what is not None and what.function == "bits_per_byte":
+        return "bits/byte"
+    return _UNITS.get(symbol) or None
 
 
 def _use(reading: Reading, name: str) -> tuple[str | None, str]:
     """Return the symbol that a column is used for, and the expression in which it is."""
     if name in reading.symbols:
         return reading.symbols[name], name
-    own = {column.name for column in (*COLUMNS, *CURVE_COLUMNS)}
-    if name in own and name in reading.named.columns and meaning_of_own(name):
+    if name == axis_of_steps(reading):
+        return "S", name
+    once = reading.named.columns.is_unique
+    if once and name in OWN and name in reading.named.columns and name not in _AMBIGUOUS:
         return name, name
     for expression, symbol in reading.symbols.items():
         if expression not in reading.rows.columns and _mentions(expression, name):
@@ -102,14 +124,7 @@ def _use(reading: Reading, name: str) -> tuple[str | None, str]:
     return None, ""
 
 
-def meaning_of_own(name: str) -> bool:
-    """Return whether a column of the schema's name is used under that name."""
-    return name not in ("lr", "bits_per_byte")
-
-
 def _mentions(expression: str, name: str) -> bool:
-    import re
-
     quoted = in_expression(name)
     if quoted.startswith("`"):
         return quoted in expression or expression.startswith("{" + name + ":")
@@ -127,7 +142,8 @@ def _why(reading: Reading, name: str, symbol: str, expression: str) -> str:
     text = _says(what) if what is not None else "its values tell runs apart"
     others = _rivals(reading, name, symbol)
     parts = [text, formula, f"preferred to {others}" if others else ""]
-    parts += [note for note in reading.remarks if repr(name) in note and note not in text]
+    told = what is not None and (what.function or what.kind)
+    parts += [n for n in reading.remarks if n.startswith(f"{name!r} ") and not told]
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
@@ -166,8 +182,15 @@ def _unused(reading: Reading, name: str) -> tuple[str, str | None]:
     if chosen is not None:
         return f"not used: {says}, but {symbol} is taken from {chosen!r}", None
     if symbol in reading.unclear:
-        return f"{says}, but so does another column: see missing", None
+        return f"{says}; which column or unit is meant is not clear: see missing", None
+    if not values_of(reading, name).notna().any():
+        return f"{says}, but it is empty", None
     return f"not used: {says}", None
+
+
+def values_of(reading: Reading, name: str) -> pd.Series:
+    """Return the values of a column; the first of those that share its name."""
+    return reading.rows.iloc[:, list(map(str, reading.rows.columns)).index(name)]
 
 
 def _is_state(reading: Reading, name: str) -> bool:
@@ -183,11 +206,18 @@ def _span(values: pd.Series, symbol: str) -> tuple[Any, Any, str]:
         numbers = numbers_in(values)
     except (TypeError, ValueError, ArithmeticError):
         numbers = np.array([])
+    if symbol == "run_id":
+        return None, None, f"{values.nunique()} runs"
     if pd.api.types.is_bool_dtype(values) or not _mostly_numbers(numbers, values):
         return None, None, _listed(values)
     finite = numbers[np.isfinite(numbers)]
     low, high = float(finite.min()), float(finite.max())
-    write = count if symbol in _COUNTED and low >= 0 else "{:.3g}".format
+    whole = low.is_integer() and high.is_integer() and max(-low, high) < 1e6
+    write = "{:.3g}".format
+    if symbol in _COUNTED and low >= 0:
+        write = count
+    elif whole:
+        write = "{:.0f}".format
     first, last = write(low), write(high)
     return _plain(low), _plain(high), first if first == last else f"{first} to {last}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ class Inspection:
     """The option --map that says what was guessed; "" if nothing was."""
     derived: Mapping[str, str]
     """{symbol: formula} of the columns that follow from others."""
+    command: str
+    """The table as the command line takes it; "" for a DataFrame."""
+    options: str
+    """The options --map, --where and --decimal that the user gave."""
     refused: str
     """Why the commands refuse the table as it is; "" if they take it."""
     remedy: str
@@ -119,6 +124,26 @@ def inspect(
     return _inspection(reading, found)
 
 
+def _files(given: Any) -> str:
+    """Return the files of a table as a shell takes them."""
+    if isinstance(given, pd.DataFrame):
+        return ""
+    several = [given] if isinstance(given, str | Path) else given
+    return " ".join(shlex.quote(str(each)) for each in several)
+
+
+def _options(reading: Reading) -> str:
+    """Return the options of the user, but for a condition that the remedy holds."""
+    given, parts = reading.options, []
+    if given["map"]:
+        parts.append(option(given["map"]))
+    if given["where"] and not reading.remedy:
+        parts.append(f"--where {shlex.quote(given['where'])}")
+    if given["decimal"]:
+        parts.append(f"--decimal {shlex.quote(given['decimal'])}")
+    return " ".join(parts)
+
+
 def _inspection(reading: Reading, found: Allowed) -> Inspection:
     guessed = reading.names
     derived = {} if reading.runs is None else reading.runs.attrs.get("derived", {})
@@ -129,6 +154,8 @@ def _inspection(reading: Reading, found: Allowed) -> Inspection:
         columns=tuple(describe(reading)),
         map=option({**reading.given_names, **guessed}) if guessed else "",
         derived=derived,
+        command=_files(reading.given),
+        options=_options(reading),
         refused=reading.refused,
         remedy=reading.option,
         laws=tuple(found.laws),

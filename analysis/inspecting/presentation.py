@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from analysis import notebook
-from analysis.inspecting.allowed import grouped
+from analysis.inspecting.allowed import LOAD_FIRST
 
 if TYPE_CHECKING:
     from analysis.inspecting.inspect import Inspection
@@ -71,12 +71,9 @@ def _sections(found: Inspection) -> list[tuple[str, list[str]]]:
     ]  # fmt: skip
     with_remedy = f", with {found.remedy}" if found.remedy else ""
     missing = [f"{symbol}: {reason}" for symbol, reason in found.no_symbol.items()]
-    if found.refused and found.refused not in found.no_symbol.values():
+    if found.refused and not found.no_symbol:
         missing.insert(0, f"the commands refuse the table as it is: {found.refused}")
-    for kind, reasons in (
-        ("law", found.no_law), ("frontier by", found.no_method), ("figure", found.no_figure)
-    ):  # fmt: skip
-        missing += _grouped(kind, reasons)
+    missing += _grouped(found)
     return [
         (f"Allows{with_remedy}", allows),
         ("Missing for the rest", missing),
@@ -85,8 +82,20 @@ def _sections(found: Inspection) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _grouped(kind: str, reasons: Mapping[str, str]) -> list[str]:
-    return [f"{kind} {', '.join(names)}: {reason}" for reason, names in grouped(reasons).items()]
+def _grouped(found: Inspection) -> list[str]:
+    """Return each reason once, with the laws, methods and figures that it holds for."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for kind, reasons in (
+        ("laws", found.no_law), ("frontiers by", found.no_method), ("figures", found.no_figure)
+    ):  # fmt: skip
+        for name, reason in reasons.items():
+            if found.refused and reason in (found.refused, LOAD_FIRST):
+                continue  # stated once
+            groups.setdefault(reason, {}).setdefault(kind, []).append(name)
+    return [
+        f"{reason.rstrip('.')} -> " + "; ".join(f"{k} {', '.join(n)}" for k, n in kinds.items())
+        for reason, kinds in groups.items()
+    ]
 
 
 def _listed(found: Iterable[Suspicion]) -> list[str]:
@@ -110,9 +119,9 @@ def _listed(found: Iterable[Suspicion]) -> list[str]:
 def _row(each: Suspicion) -> str:
     run = "" if each.run_id is None else f" ({each.run_id})"
     value = ""
-    if each.column not in (None, "row") and each.value is not None:
+    if each.column not in (None, "row"):
         shown = f"{each.value:.4g}" if isinstance(each.value, float) else each.value
-        value = f" {each.column} = {shown}:"
+        value = f" {each.column} " + ("is empty:" if each.value is None else f"= {shown}:")
     return f"row {each.row}{run}:{value} {each.reason}"
 
 
@@ -121,8 +130,8 @@ def _next(found: Inspection) -> list[str]:
     if not found.laws:
         return []
     law = "auto" if "bottleneck" in found.laws else found.laws[0]
-    remedy = f" {found.remedy}" if found.remedy else ""
-    return [f"scaling fit {found.source} --law {law}{remedy}"]
+    options = "".join(f" {option}" for option in (found.options, found.remedy) if option)
+    return [f"scaling fit {found.command} --law {law}{options}"] if found.command else []
 
 
 # ------------------------------------------------------------------ layout

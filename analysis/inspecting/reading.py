@@ -11,21 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.laws.registry import LAWS
 from analysis.tables import wandb
+from analysis.tables.containers import read_file
 from analysis.tables.conversions import numbers_in
 from analysis.tables.derive import derivable
 from analysis.tables.guess import ColumnsGuessed, complete, name_columns
 from analysis.tables.load import load, opened
-from analysis.tables.rows import CHOICE, Evaluations, RowsLeftOut, used_rows
+from analysis.tables.rows import Evaluations, RowsLeftOut, in_words, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.several import FILE, name_runs
 from analysis.tables.states import with_statuses
+from scaling.column_words import meaning
+from scaling.columns import COLUMNS, CURVE_COLUMNS
 from scaling.errors import TableError
 from scaling.table import sensible
 
+OWN = {column.name for column in (*COLUMNS, *CURVE_COLUMNS)}
+"""Names of columns in tables of ours."""
 NEEDED = ("N", "D", "L")
 """Columns without which no law of loss, size and data can be fitted."""
 _OTHERS = (
@@ -95,6 +101,8 @@ class Reading:
 
     def load(self, columns: tuple[str, ...]) -> pd.DataFrame | str:
         """Return the finished runs with these columns, as a fit loads them; or why not."""
+        if self.runs is not None and {*columns} <= {*self.runs.columns}:
+            return used_rows(self.runs)
         if columns not in self.tables:
             self.tables[columns] = self._loaded(columns)
         return self.tables[columns]
@@ -130,13 +138,13 @@ def read(
     }  # fmt: skip
     with recorded() as heard:
         table, as_rows, source, ours, refused = _opened(given, options)
+    table.attrs["source"] = source
+    _check_is_table(as_rows, source)
     reading = Reading(
         source=source, given=given, options=options, opened=table, rows=as_rows, ours=ours,
         named=as_rows, refused=refused,
     )  # fmt: skip
     if not as_rows.columns.is_unique:
-        twice = as_rows.columns[as_rows.columns.duplicated()][0]
-        reading.refused = f"two columns are called {twice!r}; rename or remove one."
         return reading
     _name(reading)
     if not refused:
@@ -171,11 +179,27 @@ def _opened(
     try:
         return (*opened(given, **kept), "")
     except TableError as error:
-        inside = Path(given) / "runs.csv" if isinstance(given, str | Path) else None
-        if inside is None or not inside.is_file():
+        if not isinstance(given, str | Path):
             raise
-        table, rows, _, _ = opened(inside, **kept)
-        return table, rows, str(given), False, str(error).removeprefix(f"{inside}: ")
+        path = Path(given)
+        inside = path / "runs.csv" if path.is_dir() else path
+        if not inside.is_file():
+            raise
+        table = read_file(inside, options["decimal"])
+        return table, table, str(given), False, str(error).removeprefix(f"{inside}: ")
+
+
+def _check_is_table(rows: pd.DataFrame, source: str) -> None:
+    """Raise TableError for text that has neither numbers nor a known name in its header."""
+    plain = plain_rows(rows)
+    names = [str(c) for c in plain.columns]
+    known = any(meaning(name) is not None or name in OWN for name in names)
+    numbers = any(np.isfinite(numbers_in(plain.iloc[:, at])).any() for at in range(len(names)))
+    if not known and not numbers:
+        shown = ", ".join(map(repr, names[:3]))
+        raise TableError(
+            f"{source} holds no table of runs: its header is {shown}, and no column holds numbers."
+        )
 
 
 # ------------------------------------------------------------------ columns
@@ -254,8 +278,6 @@ def _usable_map(reading: Reading, table: pd.DataFrame) -> dict[str, str]:
 
 def _load(reading: Reading) -> None:
     """Load the runs and curves as every command does, or note why they are refused."""
-    from analysis.tables.rows import in_words
-
     source = reading.given if reading.ours else reading.opened
     options = {**reading.options, "where": reading.where}
     try:
@@ -267,8 +289,6 @@ def _load(reading: Reading) -> None:
     reading.runs, reading.curves = runs, None if curves is None else used_rows(curves)
     reading.doubts = map_texts(heard, reading)
     reading.left_out = in_words(runs)
-    if CHOICE in runs.attrs:
-        reading.options["rows"] = reading.options["rows"]
     if not len(used_rows(runs)):
         reading.refused, reading.runs, reading.curves = "no run has finished.", None, None
 

@@ -69,20 +69,23 @@ class Suspicion:
 def suspicious(reading: Reading, quick: FitResult | None) -> list[Suspicion]:
     """Return what looks like a mistake: the whole table's units first, then single rows.
 
+    A row whose tokens per parameter or loss are wrong in themselves is not listed again for what
+    follows from that.
+
     quick: a fit of a law of N and D to some of the rows, to find those that are far off.
     """
-    table = _numeric(reading)
-    found = [
-        Suspicion(row=None, run_id=None, column=None, value=None, reason=doubt, kind="table")
-        for doubt in reading.doubts
-    ]
-    rows = _Rows(reading, table)
-    for check in (
-        _not_finite, _duplicates, _ratios, _losses, _compute, _rates, _searches
-    ):  # fmt: skip
-        found += check(rows)
+    if not reading.rows.columns.is_unique or not len(reading.rows):
+        return []
+    rows = _Rows(reading, _numeric(reading))
+    checks = (_not_finite, _duplicates, _ratios, _losses, _compute, _rates, _searches, _tokenizers)
+    found = [each for check in checks for each in check(rows)]
     if quick is not None and reading.runs is not None:
         found += _far_off(rows, used_rows(reading.runs), quick)
+    ratios = any(each.kind == "D/N" and each.row is None for each in found)
+    doubts = [d for d in reading.doubts if not (ratios and "tokens per parameter" in d)]
+    found = [_of_table(doubt, kind="table") for doubt in doubts] + found
+    caused = {each.row for each in found if each.kind in ("D/N", "above guessing")} - {None}
+    found = [e for e in found if not (e.kind in ("C", "far off") and e.row in caused)]
     seen: set[tuple[Any, Any]] = set()
     once = []
     for each in found:
@@ -91,6 +94,11 @@ def suspicious(reading: Reading, quick: FitResult | None) -> list[Suspicion]:
             once.append(each)
         seen.add(key)
     return once
+
+
+def _of_table(reason: str, *, kind: str, column: str | None = None, value: Any = None) -> Suspicion:
+    """Return a suspicion of the whole table."""
+    return Suspicion(row=None, run_id=None, column=column, value=value, reason=reason, kind=kind)
 
 
 class _Rows:
@@ -146,19 +154,17 @@ def _not_finite(rows: _Rows) -> Iterator[Suspicion]:
         if bad.all() and len(bad) > 1:
             continue  # the whole column, which the loader reports
         for row in rows.table.index[bad]:
-            text = _as_written(rows, symbol, row)
-            what = "no loss" if symbol == "L" else f"{symbol} is no positive, finite number"
-            if symbol == "L" and np.isfinite(x[row]):
-                what = "a loss is positive"
-            left_out = "; left out" if symbol == "L" and not np.isfinite(x[row]) else ""
-            yield rows.of(row, symbol, text, f"{what}: {text}{left_out}", f"no {symbol}")
+            written = _as_written(rows, symbol, row)
+            lost = symbol == "L" and not np.isfinite(x[row])
+            reason = "no finite loss; left out" if lost else "not a positive, finite number"
+            yield rows.of(row, symbol, written, reason, f"no {symbol}")
 
 
 def _as_written(rows: _Rows, symbol: str, row: Any) -> Any:
     """Return a value as it stands in the file."""
     column, table = rows.origin.get(symbol, symbol), rows.reading.rows
     value = table[column][row] if column in table.columns else rows.table[symbol][row]
-    return "empty" if value is None or value is pd.NA or value != value else value
+    return None if value is None or value is pd.NA or value != value else value
 
 
 def _duplicates(rows: _Rows) -> Iterator[Suspicion]:
@@ -219,12 +225,10 @@ def _ratios(rows: _Rows) -> Iterator[Suspicion]:
     if len(ratio) and outside.mean() > 0.5:
         middle = float(ratio.median())
         reason = (
-            f"the median run has {middle:.2g} tokens per parameter, which no run has ({low:g} to "
-            f"{high:g}): are the units of N and D right, or are they swapped?"
+            f"the median run has {middle:.2g} tokens per parameter, and runs have {low:g} to "
+            f"{high:g}: are N and D swapped, or is D in sequences or millions?"
         )
-        yield Suspicion(
-            row=None, run_id=None, column="D/N", value=middle, reason=reason, kind="D/N"
-        )
+        yield _of_table(reason, kind="D/N", column="D/N", value=middle)
         return
     rest = _apart(np.log10(ratio))
     others = ratio[~rest & ~outside]
@@ -277,7 +281,7 @@ def _compute(rows: _Rows) -> Iterator[Suspicion]:
             f"C is {middle:.3g} times 6 N D at the median run: another unit, or another count of "
             "parameters (with embeddings?) or of FLOPs"
         )
-        yield Suspicion(row=None, run_id=None, column="C", value=middle, reason=reason, kind="C")
+        yield _of_table(reason, kind="C", column="C", value=middle)
     if len(ends) < _FEWEST:
         return
     off = np.abs(_off_neighbours(np.log(ends["N"]), np.log(factor)))
@@ -338,19 +342,29 @@ def _searches(rows: _Rows) -> Iterator[Suspicion]:
         f"up to {tried} learning rates at one N and D: a law of N and D takes all of these runs as "
         "they are, so keep the best of each first"
     )
-    yield Suspicion(
-        row=None, run_id=None, column=rows.origin.get("lr_peak", "lr_peak"), value=tried,
-        reason=reason, kind="search",
-    )  # fmt: skip
+    column = rows.origin.get("lr_peak", "lr_peak")
+    yield _of_table(reason, kind="search", column=column, value=tried)
     try:
         remark = best_of_searches(rows.ends, "lr_peak", ("N", "D")).remarks.get("edge_of_search")
     except TableError as error:
         remark = str(error)
     if remark:
-        yield Suspicion(
-            row=None, run_id=None, column=rows.origin.get("lr_peak", "lr_peak"), value=None,
-            reason=remark, kind="edge",
-        )  # fmt: skip
+        yield _of_table(remark, kind="edge", column=column)
+
+
+def _tokenizers(rows: _Rows) -> Iterator[Suspicion]:
+    """Losses per token of different vocabularies, which do not compare."""
+    if not rows.has("vocab_size", "L"):
+        return
+    counts = rows.ends["vocab_size"].dropna().value_counts()
+    if len(counts) > 1:
+        listed = ", ".join(f"{V:g} ({n} runs)" for V, n in counts.head(4).items())
+        reason = (
+            f"{len(counts)} vocabularies, {listed}: losses per token of different tokenizers do "
+            "not compare"
+        )
+        column = rows.origin.get("vocab_size", "vocab_size")
+        yield _of_table(reason, kind="tokenizers", column=column)
 
 
 def _far_off(rows: _Rows, runs: pd.DataFrame, quick: FitResult) -> Iterator[Suspicion]:
@@ -372,10 +386,11 @@ def _far_off(rows: _Rows, runs: pd.DataFrame, quick: FitResult) -> Iterator[Susp
     if len(far) > _MINORITY * len(runs):
         return
     for row in far.abs().sort_values(ascending=False).index:
+        percent = 100 * abs(math.expm1(off[row]))
         reason = (
-            f"{abs(math.expm1(off[row])):.2g} {'above' if off[row] > 0 else 'below'} the loss that "
-            f"the other runs say for its N and D ({expected[row]:.3g})"
-        ).replace(f"{abs(math.expm1(off[row])):.2g} ", f"{100 * abs(math.expm1(off[row])):.2g} % ")
+            f"{percent:.2g} % {'above' if off[row] > 0 else 'below'} the loss of the other runs' "
+            f"law at its N and D ({expected[row]:.3g})"
+        )
         yield rows.of(row, "L", runs["L"][row], reason, "far off")
 
 
