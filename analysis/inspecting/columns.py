@@ -38,6 +38,7 @@ _FUNCTIONS = {
 }  # fmt: skip
 _COUNTED = ("N", "N_total", "D", "D_unique", "D_total", "B", "S")
 """Columns written as the literature writes numbers of parameters and tokens, such as 70B."""
+OUR_SYMBOL = "it is called by our symbol"
 _AMBIGUOUS = ("lr", "bits_per_byte")
 """Columns of ours whose names mean something else in other tables."""
 _MOST_WORDS = 5
@@ -137,7 +138,7 @@ def _why(reading: Reading, name: str, symbol: str, expression: str) -> str:
     if expression in reading.given_names:
         return f"--map says so{f': {formula}' if formula else ''}"
     if name == symbol:
-        return "it is called by our symbol"
+        return OUR_SYMBOL
     what = meaning(name)
     text = _says(what) if what is not None else "its values tell runs apart"
     others = _rivals(reading, name, symbol)

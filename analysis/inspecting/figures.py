@@ -10,8 +10,10 @@ import pandas as pd
 
 from analysis.figures.registry import FIGURES, lacking
 from analysis.fitting.fit import why_not
+from analysis.frontiers.budgets import slices
 from analysis.inspecting.reading import Reading
 from analysis.laws.registry import LAWS
+from analysis.tables.conventions import counted
 from analysis.tables.searches import best_of_searches
 from analysis.tables.select import lower_edge, sizes
 from analysis.tables.states import RUNNING
@@ -68,10 +70,10 @@ def _reason(name: str, reading: Reading, runs: pd.DataFrame, no_method: Mapping[
 
 def _beside(reading: Reading) -> list[str]:
     """Return the names of the tables of tests and tasks of a results folder that hold rows."""
-    folder = reading.given if isinstance(reading.given, str | Path) else None
-    if not reading.ours or folder is None or not Path(folder).is_dir():
+    folder = Path(reading.given) if isinstance(reading.given, str | Path) else None
+    if not reading.ours or folder is None or not folder.is_dir():
         return []
-    measured = (Path(folder) / "tests.parquet").is_file() and len(read_tests(folder))
+    measured = (folder / "tests.parquet").is_file() and len(read_tests(folder))
     return [*(["tests"] if measured else []), *(["tasks"] if len(read_scores(folder)) else [])]
 
 
@@ -142,8 +144,19 @@ def _ladder(reading: Reading, runs: pd.DataFrame) -> str:
     return ""
 
 
+def _slices(reading: Reading, runs: pd.DataFrame) -> str:
+    if reading.curves is None:
+        return ""
+    try:
+        slices(counted(reading.curves, "N", "C", need=("run_id",)))
+    except TableError as error:
+        return str(error)
+    return ""
+
+
 _CHECKS: dict[str, Callable[[Reading, pd.DataFrame], str]] = {
     "forecast": _unfinished, "kaplan8": _other_corpora, "kaplan24": _depths,
     "kaplan22": _schedules, "kaplan16": _several_epochs, "kaplanD1": _searched,
+    "kaplan11": _slices,
     "mup": _parametrisations, "kaplan5": _tagged, "collapse": _ladder,
 }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis import notebook
 from analysis.inspecting.allowed import LOAD_FIRST
+from analysis.inspecting.columns import OUR_SYMBOL
 
 if TYPE_CHECKING:
     from analysis.inspecting.inspect import Inspection
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 """Rows of one kind that the text lists; the JSON has all."""
+_MOST_ROWS = 25
+"""Number of columns above which those with one value are listed together."""
 _MOST_COLUMNS = 40
 """Columns without a use that are not listed one by one beyond this number of columns."""
 
@@ -40,9 +43,16 @@ def _columns(found: Inspection, width: int) -> list[str]:
     """Return the table of the columns: those with a meaning first."""
     used = [c for c in found.columns if c.means]
     rest = [c for c in found.columns if not c.means]
+    same: list[str] = []
+    if len(used) > _MOST_ROWS:
+        single = [c for c in used if c.low == c.high and c.why == OUR_SYMBOL]
+        same = [f"{c.name} {c.shown}" for c in single if c.shown != "empty" and "," not in c.shown]
+        used = [c for c in used if c not in single]
     rows = [(c.name, c.means or "", " ".join(filter(None, (c.shown, c.unit))), c.why) for c in used]
     header = ("column", "means", "range", "why")
     lines = _aligned([header, *rows], width) if rows else []
+    if same:
+        lines += _wrapped(f"the same in all rows: {'; '.join(same)}", width)
     if rest:
         named = [c for c in rest if c.why != "not used"]
         lines += [
