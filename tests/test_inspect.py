@@ -303,7 +303,7 @@ def test_a_table_with_a_problem_is_no_error(text, key, words, tmp_path, capsys):
         ("empty.csv", b"", "not a readable"),
         ("runs.xlsx", b"PKdummy", "not a readable"),
         ("notes.txt", b"hello world\nno table is here\n", "no table of runs"),
-        ("model.pkl", b"\x80\x04.", "pickle"),
+        ("model.pkl", b"\x80\x04.", "can run code"),
     ],
 )
 def test_what_is_no_table_is_one_message(name, data, words, tmp_path, capsys):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis import notebook
 from analysis.inspecting.allowed import LOAD_FIRST
-from analysis.inspecting.columns import OUR_SYMBOL
+from analysis.inspecting.columns import OUR_SYMBOL, ColumnUse
 
 if TYPE_CHECKING:
     from analysis.inspecting.inspect import Inspection
@@ -48,7 +48,7 @@ def _columns(found: Inspection, width: int) -> list[str]:
         single = [c for c in used if c.low == c.high and c.why == OUR_SYMBOL]
         same = [f"{c.name} {c.shown}" for c in single if c.shown != "empty" and "," not in c.shown]
         used = [c for c in used if c not in single]
-    rows = [(c.name, c.means or "", " ".join(filter(None, (c.shown, c.unit))), c.why) for c in used]
+    rows = [(c.name, c.means or "", _range(c), c.why) for c in used]
     header = ("column", "means", "range", "why")
     lines = _aligned([header, *rows], width) if rows else []
     if same:
@@ -69,6 +69,12 @@ def _columns(found: Inspection, width: int) -> list[str]:
     if found.map:
         lines += _wrapped(f"as an option: {found.map}", width, break_words=False)
     return lines
+
+
+def _range(column: ColumnUse) -> str:
+    """Return the range of a column with its unit."""
+    unit = column.unit if column.unit and column.low is not None else ""
+    return f"{column.shown} {unit}".rstrip()
 
 
 def _sections(found: Inspection) -> list[tuple[str, list[str]]]:

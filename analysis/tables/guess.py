@@ -149,6 +149,7 @@ class _Search:
         self.candidates: dict[str, list[Candidate]] = {}
         self.doubtful: dict[str, list[str]] = {}
         self.unread: dict[str, list[str]] = {}
+        self.empty: dict[str, list[str]] = {}
         for column in sorted(columns):  # the order of columns never matters
             what = meaning(column) if column not in _SYMBOLS else None
             if what is not None:
@@ -177,6 +178,8 @@ class _Search:
         if not len(positive):
             if self.table[column].astype(str).str.contains(r"\d", regex=True).any():
                 self.unread.setdefault(what.symbol, []).append(column)
+            else:
+                self.empty.setdefault(what.symbol, []).append(column)
             return
         here = [
             Candidate(text, self._evaluated(text), what.rank, text == column, note)
@@ -226,6 +229,9 @@ class _Search:
             self._take(symbol, Candidate(self.unread[symbol][0], np.array([]), (), True))
         elif best:
             self.unclear.append(self._question(symbol, best))
+        elif symbol == "L" and len(self.empty.get("L", [])) == 1:
+            # No row has a loss, which the loader says better than that there is no column.
+            self._take(symbol, Candidate(self.empty["L"][0], np.array([]), (), True))
         elif symbol == "B" or (symbol == "D" and symbol not in derivable(self.found)):
             self._find_batch(required=symbol)
         elif symbol == "N" and symbol not in derivable(self.found):
