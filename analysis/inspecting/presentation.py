@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from analysis.inspecting.inspect import Inspection
     from analysis.inspecting.suspicious import Suspicion
 
+_NEXT = "Next"
+"""Title of the command that follows."""
 _SHOWN = 3
 """Rows of one kind that the text lists; the JSON has all."""
 _MOST_ROWS = 25
@@ -29,7 +31,12 @@ def text(found: Inspection, width: int) -> str:
     for title, items in _sections(found):
         if items:
             lines += ["", title]
-            lines += [line for item in items for line in _wrapped(item, width)]
+            commands = title == _NEXT  # stay on one line, to copy
+            lines += (
+                [f"  {item}" for item in items]
+                if commands
+                else [line for item in items for line in _wrapped(item, width)]
+            )
     return "\n".join(lines)
 
 
@@ -67,7 +74,7 @@ def _columns(found: Inspection, width: int) -> list[str]:
             lines += _wrapped(f"not used: {shown}{more}", width)
     lines += [line for s, f in found.derived.items() for line in _wrapped(f"{s} = {f}", width)]
     if found.map:
-        lines += _wrapped(f"as an option: {found.map}", width, break_words=False)
+        lines.append(f"  as an option: {found.map}")
     return lines
 
 
@@ -94,7 +101,7 @@ def _sections(found: Inspection) -> list[tuple[str, list[str]]]:
         (f"Allows{with_remedy}", allows),
         ("Missing for the rest", missing),
         ("Suspicious", _listed(found.suspicious)),
-        ("Next", _next(found)),
+        (_NEXT, _next(found)),
     ]
 
 
@@ -176,10 +183,10 @@ def _aligned(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
     return lines
 
 
-def _wrapped(item: str, width: int, *, break_words: bool = True) -> list[str]:
+def _wrapped(item: str, width: int) -> list[str]:
     return textwrap.wrap(
         item, width, initial_indent="  ", subsequent_indent="    ",
-        break_long_words=break_words, break_on_hyphens=False,
+        break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
 
