@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from analysis.curves.fit import CurveFit, fit_curves
     from analysis.curves.forecast import forecast
     from analysis.data_limits import data_rule
+    from analysis.inspecting.inspect import inspect
     from analysis.planning.design import design
     from analysis.planning.plan import plan
     from analysis.planning.plans import plans
@@ -67,6 +68,7 @@ __all__ = [
     "fit_curves",
     "forecast",
     "frontier",
+    "inspect",
     "law",
     "laws",
     "load",
@@ -96,6 +98,7 @@ _LAZY = {
     "effective_data": "analysis.transfer.effective_data",
     "effective_speedup": "analysis.comparison.speedup",
     "forecast": "analysis.curves.forecast",
+    "inspect": "analysis.inspecting.inspect",
     "macro_error": "analysis.abilities.tasks",
     "plan": "analysis.planning.plan",
     "plans": "analysis.planning.plans",

@@ -136,13 +136,9 @@ class _Tables:
 
     def figure(self, drawing: Drawing, width: Width | None) -> Figure:
         """Draw a figure. Raises TableError if these tables do not allow it."""
-        missing = [
-            name for name in drawing.needs
-            if (self.curves is None if name == "curves" else name not in self.runs.columns)
-        ]  # fmt: skip
         name, measures = drawing.name, f"`scaling sweep {drawing.spec}` measures it."
-        if missing:
-            needed = ", ".join(_FILES.get(column, column) for column in missing)
+        if missing := lacking(drawing, self.runs.columns, self.curves):
+            needed = ", ".join(missing)
             raise TableError(f"{self.source}: the figure {name!r} needs {needed}; {measures}")
         options = {"critical": self.critical} if drawing.takes_critical else {}
         try:
@@ -183,6 +179,12 @@ def figure(
         return function
 
     return register
+
+
+def lacking(drawing: Drawing, columns: Iterable[str], curves: pd.DataFrame | None) -> list[str]:
+    """Return what a figure needs and runs of these columns with these curves do not have."""
+    present = {*columns, *(() if curves is None else ("curves",))}
+    return [_FILES.get(need, need) for need in drawing.needs if need not in present]
 
 
 def listing() -> str:

@@ -176,6 +176,16 @@ def _with_draws(result: FitResult, count: int, seed: int) -> FitResult:
     )
 
 
+def why_not(law: Law | str, runs: pd.DataFrame) -> str:
+    """Return why `law` cannot be fitted to `runs`, by the checks before a fit; "" if it can."""
+    law = resolve(law)
+    try:
+        _rows(law, runs, None, DEFAULT_CLUSTER, {}, _first_scale(law, runs, "log"))
+    except ValueError as error:  # TableError, FitError and LawError
+        return str(error)
+    return ""
+
+
 class _Rows(NamedTuple):
     """The rows that are fitted, and the problem that they pose."""
 

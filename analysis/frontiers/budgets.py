@@ -99,7 +99,12 @@ def _averaged(budget: pd.DataFrame) -> pd.DataFrame:
                 f"{mixed['N'].iloc[0]:.3g} at several batch sizes ({B}), whose average is not a "
                 "minimum. Keep one batch size, or the best run of each size."
             )
-    means = {c: np.exp(np.log(budget[c]).groupby(size).transform("mean")) for c in "NDCL"}
+    count = np.bincount(size)
+    logs = {c: np.log(budget[c].to_numpy(float)) for c in "NDCL"}
+    means = {
+        c: np.exp(np.bincount(size, v)[size] / count[size]) if count.max() > 1 else np.exp(v)
+        for c, v in logs.items()
+    }
     return budget.assign(**means)[np.diff(size, prepend=0) > 0]
 
 

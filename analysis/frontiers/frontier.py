@@ -24,7 +24,7 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
-from analysis.frontiers.isoflop import isoflop
+from analysis.frontiers.isoflop import isoflop, why_no_minima
 from analysis.frontiers.isoflop_curve import NEAR
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -185,11 +185,7 @@ class _Source:
         return parametric(fitted, flops=flops_of, level=self.options["level"])
 
     def _envelope(self, flops: str) -> Frontier:
-        if self.curves is None:
-            raise TableError(
-                "the envelope needs learning curves: a results folder with curves.parquet, or a "
-                "table with several rows for each run_id."
-            )
+        _need_curves(self.curves)
         return envelope(counted(self.curves, self.params, flops), **self.options)
 
     def _isoflop(self, kind: Literal["isoflop", "akima"], flops: str) -> Frontier:
@@ -198,10 +194,14 @@ class _Source:
         Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its
         runs.
         """
-        table = runs = counted(self.runs, self.params, flops)
-        if self.curves is not None and not budgets_of(table):
-            table = slices(counted(self.curves, self.params, flops))
-        elif flops != "C" and not budgets_of(table) and table["N"].duplicated().any():
+        runs = counted(self.runs, self.params, flops)
+        table = _budget_table(runs, self.curves, self.params, flops)
+        if (
+            table is runs
+            and flops != "C"
+            and not budgets_of(table)
+            and table["N"].duplicated().any()
+        ):
             table = slices(table.assign(run_id=table["N"].astype(str)))
         law = self.law
         if law is None and table is runs:
@@ -210,6 +210,59 @@ class _Source:
         return isoflop(
             table, kind=kind, tolerance=self.tolerance, law=law, **self.isoflop, **self.options
         )
+
+
+def why_not(
+    runs: pd.DataFrame, curves: pd.DataFrame | None, law: FitResult | None
+) -> dict[str, str]:
+    """Return why each method finds no frontier in these data; "" if it does. Draws no resamples.
+
+    law  A fit of a law of N and D to the runs; None if there is none, which is the reason then.
+    """
+
+    def parametric_frontier() -> None:
+        if law is None:
+            raise FitError("no law of N and D can be fitted to these runs.")
+        parametric(law)
+
+    def envelope_of_curves() -> None:
+        _need_curves(curves)
+        envelope(counted(curves, "N", "C"), bootstrap=0)
+
+    def reason(check: Callable[[], None]) -> str:
+        try:
+            check()
+        except ValueError as error:  # TableError and FitError
+            return str(error)
+        return ""
+
+    names = [name for name in ("run_id", "N", "D", "C", "L", "B") if name in runs.columns]
+    slim = pd.DataFrame({name: runs[name] for name in names})  # without its attrs
+    try:
+        minima = why_no_minima(_budget_table(slim, curves, "N", "C"), law)
+    except ValueError as error:
+        minima = {"isoflop": str(error), "akima": str(error)}
+    found = {
+        "envelope": reason(envelope_of_curves), "parametric": reason(parametric_frontier), **minima
+    }  # fmt: skip
+    return {method: found[method] for method in METHODS}
+
+
+def _need_curves(curves: pd.DataFrame | None) -> None:
+    if curves is None:
+        raise TableError(
+            "the envelope needs learning curves: a results folder with curves.parquet, or a "
+            "table with several rows for each run_id."
+        )
+
+
+def _budget_table(
+    runs: pd.DataFrame, curves: pd.DataFrame | None, params: str, flops: str
+) -> pd.DataFrame:
+    """Return the runs if they have budgets or there are no curves, else curves cut at fixed C."""
+    if curves is not None and not budgets_of(runs):
+        return slices(counted(curves, params, flops))
+    return runs
 
 
 def _last_evaluations(curves: pd.DataFrame) -> pd.DataFrame:

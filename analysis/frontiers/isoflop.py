@@ -29,6 +29,7 @@ from analysis.laws import Law
 from analysis.tables.conventions import counted, per_token
 from scaling.errors import ConfigError, TableError
 
+_KINDS: tuple[Kind, ...] = ("isoflop", "akima")
 _LOST = 0.05
 """Fraction of resamples without a minimum above which a budget counts as flat."""
 _WHY = {
@@ -131,6 +132,29 @@ def isoflop(
         unbiased=None if other is None else _lines(*other, x, centre, scale, flops_of),
         corrected=shown is unbiased, bias_laws={} if reference is None else reference.shares,
     )  # fmt: skip
+
+
+def why_no_minima(runs: pd.DataFrame, law: Any = None) -> dict[str, str]:
+    """Return why each kind does not find minima at two budgets, as :func:`isoflop` says; "" if it
+    does.
+
+    law  What predicts losses at N and D, to move losses to the C of their budget. Noise is not
+         resampled, which may find a minimum flat that is interior here.
+    """
+    try:
+        budgets, status = budget_sets(counted(runs, "N", "C"), None)
+    except TableError as error:
+        return dict.fromkeys(_KINDS, str(error))
+    moved = [_moved_to_budget(budget, law) for budget in budgets]
+    draws = [np.log(budget["L"].to_numpy(float))[None] for budget in moved]
+    reasons = {}
+    for kind in _KINDS:
+        method = _checked(kind, NEAR, "log")
+        curves = [_Minimum.of(each, v, method) for each, v in zip(moved, draws, strict=True)]
+        found = sum(one.state == "minimum" for one in curves)
+        notes = [*status, *_without_minimum(curves)]
+        reasons[kind] = "" if found >= 2 else _too_few(curves, notes)
+    return reasons
 
 
 def _compute_differs(budgets: Sequence[pd.DataFrame], *, moved: bool) -> Iterator[Note]:

@@ -45,6 +45,10 @@ _ROW = re.compile(r"(?:uu|u)?id|name|display_?name", re.I)
 """Names of columns that may, if no value occurs twice."""
 
 
+class ColumnsGuessed(UserWarning):
+    """States what the columns of a table were taken for."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A column, or an expression of it, that may be a symbol."""
@@ -128,7 +132,8 @@ def announce(table: pd.DataFrame, found: Guess, derived: Mapping[str, str], wher
         seen = ranges(used_rows(table), symbols)
         text = f"{which} are taken as by {option({**found.given, **found.names})}: {seen}"
     more = "; ".join(notes)
-    warnings.warn(f"{where}: {'; '.join(filter(None, (text, more)))}.", stacklevel=3)
+    message = f"{where}: {'; '.join(filter(None, (text, more)))}."
+    warnings.warn(message, ColumnsGuessed, stacklevel=3)
 
 
 class _Search:
@@ -144,6 +149,7 @@ class _Search:
         self.candidates: dict[str, list[Candidate]] = {}
         self.doubtful: dict[str, list[str]] = {}
         self.unread: dict[str, list[str]] = {}
+        self.empty: dict[str, list[str]] = {}
         for column in sorted(columns):  # the order of columns never matters
             what = meaning(column) if column not in _SYMBOLS else None
             if what is not None:
@@ -172,6 +178,8 @@ class _Search:
         if not len(positive):
             if self.table[column].astype(str).str.contains(r"\d", regex=True).any():
                 self.unread.setdefault(what.symbol, []).append(column)
+            else:
+                self.empty.setdefault(what.symbol, []).append(column)
             return
         here = [
             Candidate(text, self._evaluated(text), what.rank, text == column, note)
@@ -221,6 +229,9 @@ class _Search:
             self._take(symbol, Candidate(self.unread[symbol][0], np.array([]), (), True))
         elif best:
             self.unclear.append(self._question(symbol, best))
+        elif symbol == "L" and len(self.empty.get("L", [])) == 1:
+            # No row has a loss, which the loader says better than that there is no column.
+            self._take(symbol, Candidate(self.empty["L"][0], np.array([]), (), True))
         elif symbol == "B" or (symbol == "D" and symbol not in derivable(self.found)):
             self._find_batch(required=symbol)
         elif symbol == "N" and symbol not in derivable(self.found):

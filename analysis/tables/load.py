@@ -342,3 +342,16 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     # The evaluation at which a run diverged has no loss; keep only the points before it.
     good = joined["L"].notna() & (joined["S"] > 0)
     return joined[good].reset_index(drop=True)
+
+
+def opened(
+    path: Any, *, map: Mapping[str, str] | None = None, decimal: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, str, bool]:
+    """Read a table and check nothing.
+
+    Returns the table as it is written; the same with a chart as rows; the name of its origin; and
+    whether it is made of results folders alone. Raises TableError if there is no table.
+    """
+    table, source, ours = _open(path, False, True, decimal)
+    rows, _ = _melted(table, steps="S" not in (map or {}).values())
+    return table, rows if rows.index.is_unique else rows.reset_index(drop=True), source, ours
