@@ -29,6 +29,7 @@ from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
+from scaling.cli.schema import schema
 from scaling.cli.signature import options
 from scaling.cli.status_line import status_line
 from scaling.cli.sweep import cancel, clean, logs, status, sweep, watch
@@ -86,6 +87,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "figure": figure,
     "report": report,
+    "schema": schema,
     "data prepare": data_prepare,
     "data list": data_list,
     "completion": completion,
