@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from small import call
 
-from analysis import load
+from analysis import figures, load
 from analysis.exporting import export
+from analysis.figures import data
 
 RESULTS = Path(__file__).parents[1] / "results"
 DATA = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
@@ -166,3 +169,122 @@ def test_cells_of_any_kind_are_written_in_every_format(cells, suffix):
         assert path.stat().st_size > 0
         if suffix == ".parquet":
             assert len(pd.read_parquet(path)) == len(cells)
+
+
+# ------------------------------------------------------------------ data of figures
+
+
+def drawing(draw):
+    """Return the data of a figure with one panel."""
+    figure = Figure()
+    draw(figure.subplots())
+    return data.drawn(figure)
+
+
+def test_a_figure_is_written_with_its_data_beside_it(tmp_path, capsys):
+    folder = shutil.copytree(RESULTS / "isoflop", tmp_path / "isoflop")
+    shutil.rmtree(folder / "figures")
+    assert call("figure", "kaplan2", str(folder)) == 0
+    files = sorted(path.name for path in (folder / "figures").iterdir())
+    assert files == ["kaplan2.csv", "kaplan2.pdf", "kaplan2.png"]
+    table = pd.read_csv(folder / "figures/kaplan2.csv")
+    assert list(table.columns) == list(data.COLUMNS)
+    runs = load(folder)
+    ends = table[(table["panel"] == "a") & (table["kind"] == "points")]
+    np.testing.assert_allclose(sorted(ends["y"]), sorted(runs["L"]), rtol=1e-5)
+    np.testing.assert_allclose(sorted(ends["x"]), sorted(runs["D"]), rtol=1e-5)
+    np.testing.assert_allclose(sorted(ends["value"]), sorted(runs["N"]), rtol=1e-5)
+    assert set(ends["x_axis"]) == {"Tokens processed"}
+    assert set(ends["y_axis"]) == {"Test loss L [nats/token]"}
+    assert (folder / "figures/kaplan2.csv").stat().st_size < 200_000
+    out = tmp_path / "only.csv"
+    assert call("figure", "kaplan2", str(folder), "--out", str(out)) == 0
+    assert out.read_bytes() == (folder / "figures/kaplan2.csv").read_bytes()
+    assert call("figure", "kaplan2", str(folder), "--out", str(tmp_path / "a.pdf")) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["a.pdf", "only.csv"]
+
+
+def test_lines_points_bars_and_bands_have_their_numbers():
+    def draw(ax):
+        ax.plot([1, 2, 3], [4, 5, 6], label="law $L_\\mathrm{opt}$")
+        ax.plot([1, 2], [7, 8], "o")
+        ax.fill_between([1, 2, 3], [1, 2, 3], [2, 3, 5])
+        ax.errorbar([1, 2], [3, 4], yerr=[[0.5, 1], [1, 2]], xerr=0.25, fmt="s", label="seeds")
+        ax.axhline(9)
+        ax.axvspan(2, 3)
+        ax.bar([10, 20], [3, 4], label="count")
+        ax.set(xlabel="$N$", ylabel="$L$ [nats]", title="one")
+
+    table = drawing(draw)
+    assert set(table["panel"]) == {"a: one"} and set(table["x_axis"]) == {"N"}
+    line = table[table["series"] == "law L_opt"]
+    assert list(line["y"]) == [4, 5, 6] and set(line["kind"]) == {"line"}
+    assert list(table[(table["kind"] == "points") & (table["series"] == "")]["y"]) == [7, 8]
+    band = table[table["kind"] == "band"]
+    assert band[["x", "low", "high"]].to_numpy().tolist() == [[1, 1, 2], [2, 2, 3], [3, 3, 5]]
+    seeds = table[table["series"] == "seeds"]
+    assert seeds[["low", "high"]].to_numpy().tolist() == [[2.5, 4], [3, 6]]
+    assert seeds[["x_low", "x_high"]].to_numpy().tolist() == [[0.75, 1.25], [1.75, 2.25]]
+    reference = table[(table["y"] == 9) & table["x"].isna()]
+    assert len(reference) == 1 and list(reference["kind"]) == ["line"]
+    span = table[table["kind"] == "span"].iloc[0]
+    assert (span["x_low"], span["x_high"]) == (2, 3) and np.isnan(span["low"])
+    bars = table[table["kind"] == "bar"]
+    assert bars[["x", "y"]].to_numpy().tolist() == [[10, 3], [20, 4]]
+    assert set(bars["series"]) == {"count"}
+
+
+def test_cells_and_contours_have_their_values():
+    x = y = np.linspace(0, 1, 5)
+    z = np.add.outer(y, x)
+
+    def draw(ax):
+        ax.pcolormesh(x, y, z, shading="nearest")
+        ax.contour(x, y, z, levels=[0.5, 1.5])
+
+    table = drawing(draw)
+    cells = table[table["kind"] == "cell"]
+    np.testing.assert_allclose(cells["value"], cells["x"] + cells["y"], atol=1e-9)
+    lines = table[table["kind"] == "contour"]
+    assert set(lines["value"]) == {0.5, 1.5}
+    np.testing.assert_allclose(lines["x"] + lines["y"], lines["value"], atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 5000), st.integers(1, 40))
+def test_dense_lines_are_thinned_evenly_and_keep_their_ends(points, lines):
+    x = np.linspace(1, 2, points)
+
+    def draw(ax):
+        for k in range(lines):
+            ax.plot(x, k + x)
+
+    table = drawing(draw)
+    assert len(table) <= max(2000, 3 * lines)
+    for _, line in table.groupby("item"):
+        assert line["x"].iloc[0] == 1 and line["x"].iloc[-1] == 2
+        assert points > 101 or lines * points > 2000 or len(line) == points
+    assert table["item"].nunique() == lines
+
+
+def test_the_data_of_a_crowded_figure_stay_small():
+    figure = Figure()
+    axes = figure.subplots(2, 3)
+    for ax in axes.flat:
+        for _ in range(5):
+            ax.scatter(np.arange(900), np.arange(900))
+    text = data.text(figure)
+    assert len(text) <= 200_000 and set(pd.read_csv(io.StringIO(text))["panel"]) == set("abcdef")
+    assert text == data.text(figure)
+
+
+def test_every_committed_figure_has_data(tmp_path):
+    made, _ = figures.registry.drawings(
+        RESULTS / "isoflop", names=["kaplan2", "kaplan1", "kaplan11", "contours", "isoflop"]
+    )
+    assert len(made) >= 4
+    for name, figure in made.items():
+        table = data.drawn(figure)
+        assert len(table) > 20 and table[["x", "y"]].notna().any(axis=None), name
+        assert not table["x_axis"].str.contains(r"[\\\\${}]").any(), name
+        assert len(data.text(figure).encode()) <= 200_000

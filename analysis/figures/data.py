@@ -14,8 +14,8 @@ low, high  the ends of an error bar or of a band in y; x_low and x_high those in
 
 Numbers have six digits. Of a line or band of more than 101 points, 101 evenly spaced ones are kept,
 its ends among them; of more than 1000 cells or points of a scatter, at most 1000 evenly spaced
-ones. If the table then has more than 2000 rows, lines keep every k-th point, with the least k that
-suffices, and their ends.
+ones. If the table then has more than 2000 rows or 200 kB, lines keep every k-th point, with the
+least k that suffices, and their ends; if that does not suffice, so do points and bars.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ COLUMNS = (
 
 _MOST_OF_A_LINE = 101
 _MOST_ROWS = 2000
+_MOST_BYTES = 200_000
 
 _LINES = ("line", "band", "contour")
 """Kinds whose points follow one another."""
 
 
-def drawn(figure: Figure) -> pd.DataFrame:
-    """Return the data that a figure shows, one row per point; see the module."""
+def drawn(figure: Figure, *, rows: int = _MOST_ROWS) -> pd.DataFrame:
+    """Return the data that a figure shows, one row per point, at most `rows`; see the module."""
     bars = [values_by_colour(ax) for ax in figure.axes if bar_of(ax) is not None]
 
     def value_of(colour: Any) -> float | None:
@@ -71,21 +72,25 @@ def drawn(figure: Figure) -> pd.DataFrame:
         for piece in pieces(ax, value_of):
             piece.panel = panel
             found.append(_thinned(piece, _MOST_OF_A_LINE))
-    every = 1
-    while every < 64 and sum(map(len, thin := [_every(p, every) for p in found])) > _MOST_ROWS:
-        every += 1
     frames, item, before = [], 0, None
-    for piece in thin if found else []:
+    for piece in _fewer(found, rows):
         item = item + 1 if piece.panel is before else 1
         before = piece.panel
         frames.append(_frame(piece, item))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return table.reindex(columns=list(COLUMNS))
+    numbers = dict.fromkeys(COLUMNS[COLUMNS.index("value") :], float)
+    return table.reindex(columns=list(COLUMNS)).astype(numbers)
 
 
 def text(figure: Figure) -> str:
     """Return the data of a figure as CSV, the same bytes for the same figure."""
-    return drawn(figure).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    rows = _MOST_ROWS
+    while True:
+        table = drawn(figure, rows=rows)
+        found = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        if len(found.encode()) <= _MOST_BYTES or rows < 50:
+            return found
+        rows = int(0.95 * min(rows, len(table)) * _MOST_BYTES / len(found.encode()))
 
 
 # ------------------------------------------------------------------ thinning and rows
@@ -97,10 +102,21 @@ def _thinned(piece: Piece, most: int) -> Piece:
     return piece if n <= most else _picked(piece, np.linspace(0, n - 1, most).round().astype(int))
 
 
-def _every(piece: Piece, k: int) -> Piece:
-    """Return every k-th point of a line, and its ends; other pieces as they are."""
+def _fewer(found: list[Piece], rows: int) -> list[Piece]:
+    """Return the pieces with at most so many rows in all, if keeping every 64-th point suffices."""
+    thin = found
+    for kinds in (_LINES, None):
+        for every in range(1, 65):
+            thin = [_every(piece, every, kinds) for piece in found]
+            if sum(map(len, thin)) <= rows:
+                return thin
+    return thin
+
+
+def _every(piece: Piece, k: int, kinds: tuple[str, ...] | None) -> Piece:
+    """Return every k-th point of a piece of these kinds, or of any, and its ends."""
     n = len(piece)
-    if k == 1 or piece.kind not in _LINES or n <= 3:
+    if k == 1 or n <= 3 or (kinds is not None and piece.kind not in kinds):
         return piece
     return _picked(piece, np.unique([*range(0, n, k), n - 1]))
 
