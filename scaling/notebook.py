@@ -105,7 +105,9 @@ class Steps:
             with self._lock:
                 text, detail = self._text, self._detail
                 seconds = time.monotonic() - self._began
-            if text and time.monotonic() - first >= _SHOWN_AFTER_SECONDS:
+            if not text:
+                self._shown.clear()
+            elif time.monotonic() - first >= _SHOWN_AFTER_SECONDS:
                 line = f"{text}{f': {detail}' if detail else ''} ... {seconds:.0f} s"
                 self._shown.show(bar(_share(detail), line), line)
 

@@ -205,8 +205,8 @@ def test_a_sweep_in_a_notebook_shows_a_bar_that_ends_full(here):
         "from sweeps import Sweep\nSweep.from_toml('small.toml').run(in_process=True);"
     )
     shown, (left,) = executed(here, cell)
-    bars = [(kind, page) for kind, page in shown if "<progress" in page]
-    assert bars[0][0] == "display_data"
+    bars = [(kind, page) for kind, page in shown if "/2 runs" in page and "<progress" in page]
+    assert bars[0][0] == "display_data" and len(bars) > 1
     assert {kind for kind, _ in bars[1:]} == {"update_display_data"}
     (bar,) = [page for page in left if "<progress" in page]
     assert 'value="100.0"' in bar and "2/2 runs" in bar
