@@ -38,7 +38,7 @@ def export(
             position and distribution (tests), or the scores of tasks.
         columns: Columns to write, such as N,D,L. Default: all; of a printed table, the main ones.
         to: Tracker to export the finished runs of a sweep to, instead of writing a table. Each
-            needs an extra, such as pip install 'scaling-laws-lab[tensorboard]'.
+            needs the extra of its name, as in pip install 'scaling-laws-lab[wandb]'.
         again: With --to, also export runs that were exported before.
     """
     if (out is None) == (to is None):
