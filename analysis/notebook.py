@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis import in_words
+import numpy as np
+
+from analysis import in_words, small_plots
 
 _GREEK = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η",
@@ -124,7 +126,8 @@ def fit(result: Any, notes: Iterable[str]) -> str:
         for name, row in zip(*_rows(result.summary()), strict=True)
     ]
     title = f"{html.escape(result.law.name)}: {expression(result.law.formula)}"
-    return card(title, table(["", "value", "stderr", "95 % interval"], rows), notes=notes)
+    shown = table(["", "value", "stderr", "95 % interval"], rows)
+    return card(title, shown, _plots_of_fit(result), notes=notes)
 
 
 def frontier(front: Any) -> str:
@@ -134,6 +137,7 @@ def frontier(front: Any) -> str:
         f"Compute-optimal frontier, {html.escape(front.method)}",
         _exponents([front]),
         f"<p>{html.escape(front.convention)}; C from {number(low)} to {number(high)} FLOPs</p>",
+        _plots_of_frontier(front),
         notes=_warnings(front.status),
     )
 
@@ -149,7 +153,7 @@ def comparison(each: Any) -> str:
 
 def plan(each: Any) -> str:
     """Return a plan: C, N, D and L with intervals, and how to train."""
-    return card("Plan", *_plan_parts(each), notes=_plan_notes(each))
+    return card("Plan", *_plan_parts(each), _losses([each.source], [each]), notes=_plan_notes(each))
 
 
 def plans(each: Any) -> str:
@@ -169,7 +173,37 @@ def plans(each: Any) -> str:
     others = [table(header, rows)] if len(rows) > 1 else []
     skipped = [f"no plan by {name}: {why}" for name, why in each.skipped.items()]
     first = _plan_parts(each.first)
-    return card("Plan", *lead, *first, *others, notes=[*_plan_notes(each.first), *skipped])
+    losses = _losses(list(each.plans), list(each.plans.values()))
+    return card("Plan", *lead, *first, *others, losses, notes=[*_plan_notes(each.first), *skipped])
+
+
+def joint(each: Any) -> str:
+    """Return the joint fit of two recipes: parameters of A, and what B adds to them."""
+    title = f"Two recipes: {html.escape(each.law.name)}: {expression(each.law.formula)}"
+    pinned = "" if each.pinned is None else f"; floor given as {number(each.pinned)}"
+    shared = f"<p>shared: {html.escape(each.share)}{pinned}; d is what B adds to A</p>"
+    parts = [shared, _parameters(each.result, 0.95), _plots_of_fit(each.result)]
+    return card(title, *parts, notes=_warnings(each.result.status))
+
+
+def joint_curves(each: Any, name: str, formula: str) -> str:
+    """Return the law of curves and sizes of a sweep, with 90 % intervals and its residuals."""
+    rows = [
+        (symbol(p), number(each.params[p]), interval(*ends)) for p, ends in each.intervals.items()
+    ]
+    state = "" if each.converged else "; not converged"
+    counts = f"{each.n} points of {len(each.sweep.N)} runs, {len(each.sweep.sizes)} sizes{state}"
+    plot = small_plots.Plot("Measured loss", "Residual [%]")
+    measured = np.exp(np.asarray(each.sweep.log_loss, float))
+    plot.dashes([measured.min(), measured.max()], [0, 0])
+    plot.dots(measured, 100 * np.expm1(each.minimum.residual))
+    return card(
+        f"{html.escape(name)}: {expression(formula)}",
+        f"<p>{html.escape(counts)}</p>",
+        table(["", "value", "90 % interval"], rows),
+        small_plots.beside(plot.svg()),
+        notes=each.notes,
+    )
 
 
 def validation(each: Any) -> str:
@@ -234,6 +268,38 @@ def _plan_parts(each: Any) -> list[str]:
 def _plan_notes(each: Any) -> list[str]:
     rest = [line for line in _warnings(each.status) if line not in map(str, each.doubts)]
     return [f"from {each.source}", *rest]
+
+
+def _plots_of_fit(result: Any) -> str:
+    """Return measured against fitted values, and the residuals over the first input."""
+    target, x = result.law.target, result.law.inputs[0]
+    measured, fitted = result.runs[target].to_numpy(float), np.asarray(result.fitted, float)
+    ends = [min(measured.min(), fitted.min()), max(measured.max(), fitted.max())]
+    law = small_plots.Plot(f"Fitted {target}", f"Measured {target}")
+    law.line(ends, ends).dots(fitted, measured)
+    over = result.runs[x].to_numpy(float)
+    rest = small_plots.Plot(x, "Residual [%]", log_x=bool((over > 0).all()))
+    rest.dashes([over.min(), over.max()], [0, 0]).dots(over, 100 * result.residuals)
+    return small_plots.beside(law.svg(), rest.svg())
+
+
+def _plots_of_frontier(front: Any) -> str:
+    """Return N_opt against C with its interval, and the optima that it rests on."""
+    C = np.geomspace(*front.ranges["C"], 25)
+    line = front.at(C=C)
+    plot = small_plots.Plot("C [FLOPs]", "Optimal N", log_x=True, log_y=True)
+    plot.band(C, line["N_low"], line["N_high"]).line(C, line["N"])
+    if front.fit is None:
+        plot.dots(front.optima["C"], front.optima["N"])
+    return small_plots.beside(plot.svg())
+
+
+def _losses(names: Sequence[str], plans: Sequence[Any]) -> str:
+    """Return the predicted loss of each plan with its interval."""
+    rows = [(each.L.value, each.L.low, each.L.high) for each in plans]
+    return small_plots.beside(
+        small_plots.intervals([name.split(" (")[0] for name in names], rows, "L [nats/token]")
+    )
 
 
 def _exponents(fronts: Sequence[Any]) -> str:

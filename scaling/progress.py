@@ -6,13 +6,17 @@
         fit("chinchilla", runs)  # prints "fitting chinchilla", ...
 
 Code that may take seconds calls :func:`step` before each step of its work, or opens a :func:`part`
-whose steps are its details. Without a listener, which is the default, nothing happens. The command
-line shows the steps on standard error (scaling.cli.status_line). Other threads report nothing.
+whose steps are its details. Without a listener nothing happens, except in a notebook, where steps
+that take long are shown below the cell (scaling.notebook). The command line shows the steps on
+standard error (scaling.cli.status_line). Other threads report nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -44,9 +48,26 @@ def part(text: str) -> Iterator[None]:
 
 
 def _announce(text: str, detail: str) -> None:
-    if (listener := _listener.get()) is not None:
+    if (listener := _listener.get() or _of_notebook()) is not None:
         _current.set((text, detail))
         listener(text, detail)
+
+
+def _of_notebook() -> Listener | None:
+    """Return the listener of the notebook that this thread runs cells of, or None."""
+    main = threading.current_thread() is threading.main_thread()
+    return _notebook() if main and "ipykernel" in sys.modules else None
+
+
+@functools.cache
+def _notebook() -> Listener | None:
+    from scaling.notebook import steps
+
+    return steps()
+
+
+def _nothing(text: str, detail: str) -> None:
+    """Show nothing."""
 
 
 @contextlib.contextmanager
@@ -75,7 +96,7 @@ def reported(listener: Listener) -> Iterator[None]:
 def silent() -> Iterator[None]:
     """Announce nothing within the block, which has a display of its own."""
     _announce("", "")
-    token = _listener.set(None)
+    token = _listener.set(_nothing)
     try:
         yield
     finally:

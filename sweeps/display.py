@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling import progress, size
+from scaling import notebook, progress, size
 from scaling.command_run import Run
 from scaling.text import printable
 from scaling.units import clock, si
@@ -84,7 +84,10 @@ class Display:
         file = self._console.file
         self._file = None if file in (sys.stdout, sys.stderr) else file
         self._console.file = file
-        if self._console.is_terminal:
+        if not self._console.quiet and self._console.is_jupyter and notebook.active():
+            lines = self._lines = threading.Thread(target=self._update_page, daemon=True)
+            lines.start()
+        elif self._console.is_terminal:
             live = self._live = Live(
                 get_renderable=self._render,
                 console=self._console,
@@ -156,6 +159,24 @@ class Display:
         ok = outcome.status == "ok" and outcome.L is not None
         ending = f"L={outcome.L:.4f}" if ok else outcome.status
         return f"{_size_N(run)}D={si(run.D)} {ending}"
+
+    # -------------------------------------------------------------- notebook
+
+    def _update_page(self) -> None:
+        shown = notebook.Shown()
+        while not self._end.wait(_TICK_SECONDS):
+            self._show_page(shown, self._tally.count())
+        self._show_page(shown, self._tally.count(), over=True)
+
+    def _show_page(self, shown: notebook.Shown, count: Count, *, over: bool = False) -> None:
+        """Show a bar, the runs in progress and the last ones to finish, in place."""
+        left = [] if over and not count.state else [self._left(count)]
+        line = " · ".join((f"{count.percent:.0f}%", count.runs, *left))
+        running = [] if over else [len(job.runs) for job in self._queue.running.values()]
+        now = f"training {sum(running)} runs; " if running else ""
+        recent = ", ".join(map(self._ended, count.finished[-_LAST_LOSSES:]))
+        details = f"{now}last: {recent}" if recent else now.rstrip("; ")
+        shown.show(notebook.bar(count.percent, line, "" if over else details), line)
 
     # -------------------------------------------------------------- plain lines
 

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from disturbed import LONG, Project, kill_tree, tree
+from json_schemas import checked
 
 from scaling.config import RunConfig, from_dict
 from sweeps.store import Store
@@ -94,6 +95,13 @@ def make_sweep(
                 for s, t, y in seen
             ]
     return pd.DataFrame(runs), pd.DataFrame(curves)
+
+
+@pytest.fixture(autouse=True)
+def _json_has_its_schema() -> Iterator[None]:
+    """Whatever a command prints as JSON in any test follows its published schema."""
+    with checked():
+        yield
 
 
 @pytest.fixture

@@ -151,8 +151,9 @@ def test_all_figures_that_a_folder_allows(results, monkeypatch):
     keep = ("kaplan2", "kaplan10")
     monkeypatch.setattr(figures.registry, "FIGURES", {n: figures.FIGURES[n] for n in keep})
     files, lacking = figures.draw_all(results)
-    assert files == [results / "figures" / f"kaplan2{end}" for end in (".pdf", ".png")]
-    assert all(path.stat().st_size > 5000 for path in files) and list(lacking) == ["kaplan10"]
+    assert files == [results / "figures" / f"kaplan2{end}" for end in (".pdf", ".png", ".csv")]
+    assert all(path.stat().st_size > 5000 for path in files[:2]) and files[2].stat().st_size > 500
+    assert list(lacking) == ["kaplan10"]
     (results / "figures" / "kaplan2.png").write_bytes(b"")
     assert figures.draw_all(results, again=True) == (files, {})
     assert files[1].stat().st_size > 5000

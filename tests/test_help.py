@@ -312,7 +312,7 @@ REFUSALS = [
     ("train --zzz 4", "--zzz 4: `scaling train` has no option --zzz. `scaling train --help` li"),
     ("sweep quickstart --packs", "--packs: `scaling sweep` has no option --packs. Did"),
     ("logs a", "`scaling logs` needs RUN; usage: scaling logs RESULTS RUN [OPTIONS]."),
-    ("export a", "`scaling export` needs --to {tensorboard,wandb,mlflow}; usage: scaling export"),
+    ("export a", "`scaling export` needs --out, a file such as runs.xlsx, or --to, a tracker"),
     ("laws a", "`scaling laws` has no place for a; usage: scaling laws [OPTIONS]."),
     ("completion bsh", "SHELL 'bsh' is not one of: bash, zsh, fish. Did you mean bash?"),
     ("design a --params 1e6", "--params '1e6' is not FLOAT FLOAT."),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_sweep
+from small import SMALL
 
 from analysis import (
     contours,
@@ -23,11 +28,16 @@ from analysis import (
     notebook,
     plan,
     plans,
+    small_plots,
     style,
     validate,
 )
+from analysis.comparison.joint import joint_fit
+from analysis.curves.joint import fit_joint
+from analysis.curves.simulated import simulate
 from analysis.fitting.checks import FitError
 from analysis.laws import LawError, Range
+from scaling import notebook as progress_page
 from scaling.errors import TableError
 
 RUNS, CURVES = make_sweep()
@@ -92,6 +102,136 @@ def test_results_are_tables_that_are_well_formed_and_have_no_colours(fits):
         assert all("color" not in style and "background" not in style for style in found.styles)
         assert "nan" not in re.sub(r"<[^>]*>", "", page).lower().split(), name
         assert not re.search(r"\de[+-]\d", "".join(found.cells)), name  # 1.5 × 10^6, not 1.5e+06
+
+
+def test_results_have_small_plots_that_are_well_formed(fits):
+    """SVG with a name for screen readers, in the colour of the text, with every dot inside."""
+    for name, each in results(fits).items():
+        page = each._repr_html_()
+        plots = re.findall(r"<svg.*?</svg>", page, re.S)
+        wanted = {"fit": 2, "frontier": 1, "plan": 1, "plans": 1}
+        assert len(plots) == wanted.get(name, 0), name
+        for plot in plots:
+            root = ElementTree.fromstring(plot)
+            assert root.get("role") == "img" and root.get("aria-label")
+            assert root.get("fill") == "currentColor" and "nan" not in plot
+            width, height = map(float, root.get("viewBox", "").split()[2:])
+            circles = [each for each in root if each.tag == "circle"]
+            assert all(0 <= float(each.get("cx")) <= width for each in circles)
+            assert all(0 <= float(each.get("cy")) <= height for each in circles)
+        assert sum(map(len, plots)) < 40_000, name
+
+
+def test_the_plot_of_a_fit_shows_every_row_and_that_of_plans_every_law(fits):
+    page = fits["chinchilla"]._repr_html_()
+    law, residuals = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert law.count("<circle") == residuals.count("<circle") == fits["chinchilla"].n
+    page = plans(fits, rank=True, C=1e16)._repr_html_()
+    (losses,) = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert losses.count("<circle") == 2 and "kaplan_ND</text>" in losses
+
+
+def test_plots_of_values_without_sense_are_left_out_or_drawn_without_them():
+    nan, inf = float("nan"), float("inf")
+    assert small_plots.Plot("x", "y").dots([1], [1]).svg() == ""
+    assert small_plots.Plot("x", "y", log_x=True).dots([-1, 0, 2], [1, 1, 1]).svg() == ""
+    drawn = small_plots.Plot("x", "<y>").dots([1, 2, nan, 3], [1, inf, 1, 2]).svg()
+    assert drawn.count("<circle") == 2 and "&lt;y&gt;" in drawn
+    band = small_plots.Plot("x", "y").line([1, 2], [1, 2]).band([1, 2], [0, nan], [1, 2]).svg()
+    assert "polygon" not in band
+    rows = [(3.0, nan, inf), (nan, 1.0, 2.0), (3.5, 3.0, 4.0)]
+    drawn = small_plots.intervals(["a", "b<", "c"], rows, "L")
+    assert drawn.count("<circle") == 2 and "b&lt;" in drawn and "nan" not in drawn
+    assert small_plots.intervals(["a"], [(nan, nan, nan)], "L") == ""
+
+
+def test_joint_fits_are_shown_as_html():
+    both = joint_fit(laws.chinchilla, (RUNS, RUNS.assign(L=1.01 * RUNS["L"])), bootstrap=20)
+    page = both._repr_html_()
+    Cells(page)
+    assert "Two recipes" in page and page.count("<svg") == 2
+    sweep = simulate([1e4, 1e5, 1e6], [4e5, 1.6e6, 6.4e6], points=16)
+    page = fit_joint(sweep.curves, rates=sweep.rates, n_boot=20)._repr_html_()
+    found = Cells(page).cells
+    assert "90 % interval" in found and page.count("<svg") == 1 and "3 sizes" in page
+
+
+def test_importing_notebook_displays_needs_no_matplotlib():
+    code = "import sys, analysis, analysis.notebook, analysis.small_plots\n"
+    code += "print({'matplotlib', 'IPython', 'ipywidgets'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# ------------------------------------------------------------------ progress in a notebook
+
+
+def executed(tmp_path, *cells: str) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Run cells in a Jupyter kernel; return the HTML that was shown on the way, as (type of the
+    message, HTML), and the HTML that is left of each cell."""
+    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    shown: list[tuple[str, str]] = []
+
+    class Watched(client.NotebookClient):
+        def process_message(self, msg, cell, cell_index):
+            if msg["msg_type"] in ("display_data", "update_display_data"):
+                shown.append((msg["msg_type"], msg["content"]["data"].get("text/html", "")))
+            return super().process_message(msg, cell, cell_index)
+
+    absent = (
+        "import sys\nclass Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'ipywidgets': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import os; os.environ['SCALING_PROGRESS'] = '1'"
+    )
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in (absent, *cells)]
+    )
+    with contextlib.chdir(tmp_path):
+        Watched(notebook, timeout=250).execute()
+    left = [
+        [o.data.get("text/html", "") for o in cell.outputs if "data" in o]
+        for cell in notebook.cells[1:]
+    ]
+    return shown, left
+
+
+def test_a_sweep_in_a_notebook_shows_a_bar_that_ends_full(here):
+    pytest.importorskip("torch")
+    (here / "small.toml").write_text(SMALL)
+    cell = (
+        "import sweeps.display\nsweeps.display._TICK_SECONDS = 0.02\n"
+        "from sweeps import Sweep\nSweep.from_toml('small.toml').run(in_process=True);"
+    )
+    shown, (left,) = executed(here, cell)
+    bars = [(kind, page) for kind, page in shown if "/2 runs" in page and "<progress" in page]
+    assert bars[0][0] == "display_data" and len(bars) > 1
+    assert {kind for kind, _ in bars[1:]} == {"update_display_data"}
+    (bar,) = [page for page in left if "<progress" in page]
+    assert 'value="100.0"' in bar and "2/2 runs" in bar
+    assert not any("widget" in page for _, page in shown)
+
+
+def test_a_long_step_in_a_notebook_is_shown_and_gone_at_the_end_of_the_cell(tmp_path):
+    cells = (
+        "import time\nfrom scaling import progress\n"
+        "progress.step('fitting <law>', '3 of 10'); time.sleep(2.2)",
+        "progress.step('quick')",
+        "with progress.silent():\n    progress.step('no'); time.sleep(1.7)",
+    )
+    shown, left = executed(tmp_path, *cells)
+    assert 'value="30.0"' in shown[0][1] and "fitting &lt;law&gt;: 3 of 10" in shown[0][1]
+    assert all("quick" not in page and "no" not in page.split() for _, page in shown)
+    assert left == [[""], [], []]
+
+
+def test_outside_of_notebooks_no_page_is_shown():
+    assert not progress_page.active() and progress_page.steps() is None
+    assert "value" not in progress_page.bar(None, "working")
+    assert 'value="100.0"' in progress_page.bar(250, "<b>") and "<b>" not in progress_page.bar(
+        0, "<b>"
+    )
 
 
 def test_numbers_have_three_digits_and_symbols_subscripts(fits):

@@ -110,7 +110,10 @@ def test_command_without_arguments_shows_its_usage(name, capsys):
 
 def test_usage_names_required_arguments():
     assert usage("export", COMMANDS["export"]).startswith(
-        "usage: scaling export RESULTS --to tensorboard|wandb|mlflow [OPTIONS]\n"
+        "usage: scaling export RESULTS [OPTIONS]\n"  # --out or --to
+    )
+    assert usage("verify-published", COMMANDS["verify-published"]).startswith(
+        "usage: scaling verify-published --data FOLDER [OPTIONS]\n"
     )
     assert usage("laws", COMMANDS["laws"]) is None
 

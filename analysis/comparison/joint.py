@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from analysis import notebook
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.power_terms import terms
@@ -62,6 +63,9 @@ class JointFit:
         coefficients = _coefficients(self.law, self.result.runs)
         with np.errstate(all="ignore"):
             return every, _of_recipe(self.law, every, 1.0, coefficients)
+
+    def _repr_html_(self) -> str:
+        return notebook.joint(self)
 
     @property
     def compute(self) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from analysis import in_words
+from analysis import in_words, notebook
 from analysis.curves.effects import Basis, CurveEffects, Whitening
 from analysis.curves.joint_read import SweepCurves, read_sweep, rows_of
 from analysis.curves.joint_solve import Minimum, Problem, draws, solve
@@ -260,6 +260,9 @@ class JointFit:
             f"{100 * n.offset:.2g} % between runs"
         )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        return notebook.joint_curves(self, NAME, FORMULA)
 
 
 def fit_joint(

@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.critical_batch import CriticalBatch, contours, critical_batch
-from analysis.figures import style
+from analysis.figures import data, style
 from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
 from analysis.frontiers.choice import Choice, choose
@@ -300,20 +300,26 @@ def draw_all(
 def save(figure: Figure, path: str | Path, *, inside: Path | None = None) -> list[Path]:
     """Save a figure; return the files written.
 
-    path    A .pdf, .png or .svg file. Without such a suffix, a .pdf and a .png are written. inside
-    A folder that others may have written; raises OSError if a symbolic link leads out of it.
+    path    A .pdf, .png or .svg file, or a .csv file for the data of the figure (see
+            analysis.figures.data). Without such a suffix, a .pdf, a .png and a .csv are written.
+    inside  A folder that others may have written; raises OSError if a symbolic link leads out of
+            it.
 
     The same figure gives the same bytes every time, since no dates are written. Fonts are Type 42.
     """
     path = Path(path)
     progress.step(f"saving the figure {path.stem}")
-    known = path.suffix.lower() in _OMITTED
-    files = [path] if known else [path.with_name(path.name + end) for end in (".pdf", ".png")]
+    known = path.suffix.lower() in (*_OMITTED, ".csv")
+    ends = (".pdf", ".png", ".csv")
+    files = [path] if known else [path.with_name(path.name + end) for end in ends]
     if inside is not None:
         for file in files:
             check_inside(file, inside)
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
+        if file.suffix.lower() == ".csv":
+            file.write_text(data.text(figure), "utf-8", newline="\n")
+            continue
         with rc_context(style.paper()):
             figure.savefig(file, metadata=dict.fromkeys(_OMITTED[file.suffix.lower()]))
     return files

@@ -77,4 +77,4 @@ def _labels(table: pd.DataFrame) -> pd.Series:
     used = used_rows(table)
     if not {"labels", "classes"} <= set(used.columns):
         return pd.Series("", used.index)
-    return used["labels"].fillna("").astype(str).where(used["classes"].notna(), "")
+    return used["labels"].astype(object).fillna("").astype(str).where(used["classes"].notna(), "")

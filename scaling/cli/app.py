@@ -18,6 +18,7 @@ from scaling.cli.compare import compare
 from scaling.cli.completion import Shell, place, script
 from scaling.cli.doctor import doctor, version
 from scaling.cli.eval import evaluate
+from scaling.cli.export import export
 from scaling.cli.export_model import export_model
 from scaling.cli.failures import BUG, mistake, report_bug
 from scaling.cli.fit import fit, laws, validate, verify_published
@@ -29,9 +30,10 @@ from scaling.cli.inspect import inspect
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
+from scaling.cli.schema import schema
 from scaling.cli.signature import options
 from scaling.cli.status_line import status_line
-from scaling.cli.sweep import cancel, clean, export, logs, status, sweep, watch
+from scaling.cli.sweep import cancel, clean, logs, status, sweep, watch
 from scaling.cli.train import data_list, data_prepare, train
 from scaling.cli.transfer import transfer
 from scaling.errors import ConfigError
@@ -87,6 +89,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "figure": figure,
     "report": report,
+    "schema": schema,
     "data prepare": data_prepare,
     "data list": data_list,
     "completion": completion,

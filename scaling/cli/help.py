@@ -34,6 +34,7 @@ _VALUES = {
     "allow_code": "FILE",
     "by": "COLUMN",
     "cluster": "COLUMN",
+    "columns": "COLUMNS",
     "critical": "RESULTS",
     "cache": "FOLDER",
     "csv": "FILE",

@@ -62,8 +62,9 @@ def figure(
         name: Name of a figure (see --list), `all` for every figure that the data allow, or `again`
             to redraw the figures that already exist.
         results: A results folder, or a table of runs; several files are one table.
-        out: Output file; its suffix (.pdf, .png or .svg) sets the format. For `all` and `again`,
-            this is a folder. Default: a .pdf and a .png in `figures` of the results folder.
+        out: Output file; its suffix sets the format: .pdf, .png, .svg, or .csv for the data that
+            the figure shows. For `all` and `again`, this is a folder. Default: a .pdf, a .png and a
+            .csv in `figures` of the results folder.
         width: Width of one text column (3.25 inches) or of the full page (6.75 inches). Default:
             the width that suits the figure.
         list: List the figures with the columns that they need and the spec that measures them.

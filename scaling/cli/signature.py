@@ -25,6 +25,7 @@ _OPTIONS = {("sweep", "results"), ("eval", "run")}
 _PLACES = {
     "backtest": {"runs": "TABLE"},
     "figure": {"name": "FIGURE"},
+    "schema": {"name": "COMMAND"},
     "frontier": {"results": "RUNS"},
     "plan": {"results": "RUNS"},
     "design": {"results": "RUNS"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from scaling import progress
 from scaling.cli.arguments import settings
@@ -177,24 +176,3 @@ def clean(
         size = sum(kept.values()) / 2**20
         number = f"{len(kept)} folder{'' if len(kept) == 1 else 's'}"
         show(f"what commands have written ({number}, {size:.1f} MiB) stays; --work removes it")
-
-
-def export(
-    results: Path, *, to: Literal["tensorboard", "wandb", "mlflow"], again: bool = False
-) -> None:
-    """Export finished runs to TensorBoard, Weights & Biases or MLflow.
-
-    Example: scaling export results/quickstart --to tensorboard
-
-    Args:
-        results: A sweep's results folder.
-        to: Tracker to export to. Each needs an extra, such as
-            pip install 'scaling-laws-lab[tensorboard]'.
-        again: Also export runs that were exported before.
-    """
-    from sweeps.export import export as export_to
-    from sweeps.folder_status import status as status_of
-    from sweeps.store import Store
-
-    status_of(results)  # raises if this is not the folder of a sweep
-    show(f"{export_to(Store(results), to, again=again)} runs exported to {to}")
