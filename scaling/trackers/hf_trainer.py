@@ -148,7 +148,7 @@ def _tokens(state: dict[str, Any], config: dict[str, Any]) -> int | None:
 
 def _ended(state: dict[str, Any], S: int) -> bool:
     """Return whether the state of a checkpoint is that of the last step."""
-    if S and S == step_of(state.get("max_steps")):
+    if S and step_of(state.get("max_steps")) == S:
         return True
     control = state.get("stateful_callbacks")
     for name in ("TrainerControl", "args", "should_training_stop"):

@@ -91,9 +91,7 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the model, versions, and the version and shots of each task."""
     given = values.get("config")
     given = given if isinstance(given, dict) else {}
-    found = {
-        name: value for name, value in flat(given).items() if not name.startswith("model_args")
-    }
+    found = {name: v for name, v in flat(given).items() if not name.startswith("model_args")}
     found |= _arguments(given.get("model_args"))
     found |= {name: values[name] for name in _ABOUT if values.get(name) is not None}
     for key, label in (("versions", "version"), ("n-shot", "n_shot")):

@@ -19,10 +19,11 @@ _HEAD = 1 << 20
 """Bytes at the start of a file that tell whose log it is."""
 _MOST_SETTINGS = 20_000
 _DEEPEST = 50
-_OTHER_FILES = frozenset(
-    ".pt .pth .bin .safetensors .npy .npz .ckpt .distcp .json .jsonl .csv .tsv .parquet .arrow .toml "
-    ".yaml .yml .md .py .sh .png .jpg .pdf .html .gz .zip .tar .xz .zst .pkl .db .wandb".split()
-)
+_OTHER_FILES = (
+    ".pt", ".pth", ".bin", ".safetensors", ".npy", ".npz", ".ckpt", ".distcp", ".json", ".jsonl",
+    ".csv", ".tsv", ".parquet", ".arrow", ".toml", ".yaml", ".yml", ".md", ".py", ".sh", ".png",
+    ".jpg", ".pdf", ".html", ".gz", ".zip", ".tar", ".xz", ".zst", ".pkl", ".db", ".wandb",
+)  # fmt: skip
 """Suffixes of files that are no console log."""
 
 NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"

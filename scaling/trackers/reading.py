@@ -68,7 +68,7 @@ _KINDS = {
     "tensorboard": "event file of TensorBoard (*tfevents*)",
     "mlflow": "store of MLflow (mlruns/ or a SQLite database)",
     "hf": "trainer_state.json of the Trainer of transformers (save_state and checkpoints write it)",
-    "lightning": "run of Lightning (metrics.csv of its CSVLogger, or hparams.yaml beside event files)",
+    "lightning": "run of Lightning (metrics.csv, or hparams.yaml beside event files)",
     "torchtitan": "console log of torchtitan (lines 'step: 1  loss: ...') and no event file",
     "nanochat": "log of nanochat's base_train ('Step 00000 | Validation bpb: ...'), meta_*.json or "
     "base-model-training.md",
