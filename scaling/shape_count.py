@@ -102,7 +102,7 @@ def _nanochat(config: Mapping[str, Any]) -> ShapeCount | None:
     logged = config.get("transformer_matrices")
     if isinstance(logged, int | float) and logged > 0:
         text = "transformer_matrices as nanochat logs them"
-        return ShapeCount(float(logged), text, head=_number(config.get("lm_head")))
+        return ShapeCount(float(logged), text, head=_number(config.get("lm_head_parameters")))
     if "sequence_len" in config and "n_embd" in config:
         layers, d = positive(config, "n_layer"), positive(config, "n_embd")
         heads = positive(config, "n_head")

@@ -92,6 +92,8 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     given = values.get("config")
     given = given if isinstance(given, dict) else {}
     found = {name: v for name, v in flat(given).items() if not name.startswith("model_args")}
+    if (N := found.pop("model_num_parameters", None)) is not None:
+        found["total_parameters"] = N  # embeddings and output layer included
     found |= _arguments(given.get("model_args"))
     found |= {name: values[name] for name in _ABOUT if values.get(name) is not None}
     for key, label in (("versions", "version"), ("n-shot", "n_shot")):

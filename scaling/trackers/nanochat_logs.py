@@ -33,6 +33,7 @@ _COUNT = re.compile(
     r"^(wte|value_embeds|bigram_embed|lm_head|transformer_matrices|scalars|total) *: ([\d,]+)$",
     re.M,
 )
+_COUNTS = {"total": "total_parameters", "lm_head": "lm_head_parameters"}
 _TOLD = {
     "vocab_size": re.compile(r"^Vocab size: ([\d,]+)$", re.M),
     "total_parameters": re.compile(r"^Number of parameters: ([\d,]+)$", re.M),
@@ -129,7 +130,7 @@ def _add_log(text: str, steps: dict[int, dict[str, Any]], config: dict[str, Any]
             steps.setdefault(int(step), {})[name] = _float(value)
     config |= flat(log_files.object_after(text, "Model config:\n"))
     for name, value in _COUNT.findall(text):
-        config["total_parameters" if name == "total" else name] = number(value)
+        config[_COUNTS.get(name, name)] = number(value)
     for name, pattern in _TOLD.items():
         if given := pattern.findall(text):
             config[name] = number(given[-1])
@@ -147,10 +148,11 @@ def _add_meta(
     row |= numbers_of({"val/bpb": meta.get("val_bpb")})
     for name in ("user_config", "model_config"):
         values = meta.get(name)
-        config |= flat(values) if isinstance(values, dict) else {}
+        found = flat(values) if isinstance(values, dict) else {}
+        config |= {key: value for key, value in found.items() if value != -1}  # not given
     batch = config.pop("total_batch_size", None)
     batch = meta.get("total_batch_size", batch)
-    if isinstance(batch, int) and batch > 0:  # in tokens; -1 stands for a rule
+    if isinstance(batch, int) and batch > 0:  # in tokens
         config["tokens_per_step"] = batch
 
 

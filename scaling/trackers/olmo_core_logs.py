@@ -16,7 +16,7 @@ from scaling.trackers.tracked_run import TrackedRun, by_step, last_values
 
 _METRICS = re.compile(r"metrics(?:_step(\d+))?\.json")
 _MARKER = re.compile(r"\[step=(\d+)/(\d+|\?\?\?)[,\]]")
-_EVAL = re.compile(r"Finished (\S+) evals in .* Metrics:")
+_EVAL = re.compile(r"Finished (\S+) evals in ")
 _VALUE = re.compile(rf"^\s+(\S[^=]*)=({NUMBER})([EPTB]?)\s*$", re.I)
 _SUFFIXES = {"": 1.0, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 """How OLMo-core shortens large numbers."""
@@ -69,9 +69,9 @@ def _run(
         ended = "Training complete" in text
         if sizes := _SIZES.search(text):
             config |= {"total_params": number(sizes[1]), "non_embedding_params": number(sizes[2])}
-    _add_tokens_per_step(config)
+    _add_tokens_per_step(config, steps)
     final: dict[str, Any] = {}
-    for path in saved:
+    for path in sorted(saved, key=_order):
         try:
             metrics = numbers_of(log_files.read_json(path)[0])
         except (OSError, ValueError) as error:
@@ -99,6 +99,11 @@ def _run(
     )
 
 
+def _order(path: Path) -> tuple[bool, list[tuple[int, int, str]]]:
+    """Return a sort key of files of metrics: by step, metrics.json last."""
+    return path.name == "metrics.json", log_files.natural(path.name)
+
+
 def _add_log(text: str, steps: dict[int, dict[str, Any]]) -> int | None:
     """Add the metrics of a console log; return the number of steps that was planned.
 
@@ -122,9 +127,9 @@ def _add_log(text: str, steps: dict[int, dict[str, Any]]) -> int | None:
         elif target is not None and (value := _VALUE.match(line)):
             name = value[1] if value[1].startswith(prefix) else prefix + value[1]
             found = number(value[2])
-            if found is not None and name != _TOKENS:  # which is rounded here
+            if found is not None and not (name == _TOKENS and value[3]):  # which would be rounded
                 target[name] = found * _SUFFIXES[value[3].upper()]
-        else:
+        elif line.strip() != "Metrics:":  # which a narrow terminal puts on a line of its own
             target = None
     if waiting:
         steps.setdefault(at, {}).update(waiting)
@@ -150,12 +155,16 @@ def _config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _add_tokens_per_step(config: dict[str, Any]) -> None:
-    """Add the tokens of a step; OLMo-core's global_batch_size is in tokens."""
+def _add_tokens_per_step(config: dict[str, Any], steps: dict[int, dict[str, Any]]) -> None:
+    """Add the tokens of a step, from the config (whose unit is tokens) or those of a log."""
     batch = config.pop("data_loader.global_batch_size", None)
     scheduled = any(name.startswith("trainer.callbacks.batch_size") for name in config)
     if isinstance(batch, int) and batch > 0 and not scheduled:
         config["tokens_per_step"] = batch
+        return
+    found = {row[_TOKENS] / step for step, row in steps.items() if step and _TOKENS in row}
+    if len(found) == 1 and (ratio := found.pop()).is_integer():
+        config["tokens_per_step"] = int(ratio)
 
 
 def _step_of_final(

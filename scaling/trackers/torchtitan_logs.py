@@ -32,7 +32,7 @@ _STARTED = {
     "global_batch_size": re.compile(r"global batch size (\d+)"),
     "seq_len": re.compile(r"(?:sequence length|maximum context length) (\d+)"),
     "tokens_per_step": re.compile(r"(\d+) tokens per train step"),
-    "steps": re.compile(r"total steps (\d+)"),
+    "total_steps": re.compile(r"total steps (\d+)"),
 }
 """What the line 'Trainer is initialized with' tells."""
 _STAMP = re.compile(r"\d{8}-\d{4}|rank_\d+|replica_\d+")
@@ -88,7 +88,7 @@ def _run(folder: Path, own: Path, events: list[Path], logs: list[Path]) -> Track
     history = by_step(steps)
     summary = last_values(history)
     if logs:
-        ended = "Training completed" in text or max(steps, default=0) == config.get("steps")
+        ended = "Training completed" in text or max(steps, default=0) == config.get("total_steps")
         summary["state"] = "finished" if ended else "unfinished"
     elif config.get("training.steps"):
         ended = max(steps, default=0) >= config["training.steps"]
