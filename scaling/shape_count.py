@@ -259,7 +259,7 @@ def _by_names(config: Mapping[str, Any]) -> ShapeCount | None:
     found: dict[str, float] = {}
     for name, value in config.items():
         what = meaning(str(name).rpartition(".")[2])
-        if what is not None and _number(value) > 0 and not what.function:
+        if what is not None and 0 < _number(value) < 1e12 and not what.function:
             found.setdefault(what.symbol, what.scale * value)
     if not {"n_layer", "d_model"} <= found.keys():
         return None
