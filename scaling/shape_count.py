@@ -29,9 +29,9 @@ def count_of_shapes(config: Mapping[str, Any]) -> ShapeCount | None:
         for convention in _CONVENTIONS:
             try:
                 found = convention(part)
-            except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
                 continue
-            if found is not None and found.N > 0:
+            if found is not None and 0 < found.N < 1e18:
                 return found
     return _by_names(config)
 
