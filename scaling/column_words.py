@@ -297,7 +297,7 @@ def _loss(heads: list[str], rest: list[str]) -> Meaning | None:
         function = "log?"
     held_out = {"held-out": 2, "": 1, "training": 0}[kind]
     last = 2 if words & _LAST else -1 if words & _BEST else 0 if words & _SMOOTH else 1
-    per_token = function not in ("bits_per_byte", "perplexity of text")
+    per_token = function not in ("bits_per_byte", "perplexity of text") and kind != "training"
     rank = (per_token, held_out, not function, last, -len(extra))
     return Meaning("L", function=function, kind=kind, rank=tuple(map(int, rank)))
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "tensorboard": "tensorboard",
     "openpyxl": "excel",
+    "yaml": "lightning",
 }
 """Extra that installs each top-level module. The extra `sweep` includes `train`."""
 

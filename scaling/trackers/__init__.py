@@ -1,6 +1,6 @@
-"""Offline runs of Weights & Biases, TensorBoard and MLflow, read from their files.
+"""Runs of trackers (W&B, TensorBoard, MLflow) and logs of trainers, read from their files.
 
-None of these packages is needed, and nothing in the files is executed: no pickle, no code, no
+None of their packages is needed, and nothing in the files is executed: no pickle, no code, no
 artifacts. Files may be damaged, or still be written to: what is complete is read.
 """
 

@@ -1,4 +1,4 @@
-"""Find and read the runs of a tracker below a path."""
+"""Find and read the runs of a tracker, or the logs of a trainer, below a path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scaling.trackers import event_files, mlflow_stores, wandb_files
+from scaling.trackers import (
+    event_files,
+    hf_trainer,
+    lightning_files,
+    lm_eval_results,
+    mlflow_stores,
+    nanochat_logs,
+    olmo_core_logs,
+    torchtitan_logs,
+    wandb_files,
+)
 from scaling.trackers.tracked_run import TrackedRun
 
 _MOST_FILES = 100_000
@@ -17,6 +27,12 @@ TRACKERS = {
     "wandb": (wandb_files.is_run_file, wandb_files.read),
     "tensorboard": (event_files.is_event_file, event_files.read),
     "mlflow": (mlflow_stores.is_store_file, mlflow_stores.read),
+    "hf": (hf_trainer.is_state_file, hf_trainer.read),
+    "lightning": (lightning_files.is_run_file, lightning_files.read),
+    "torchtitan": (torchtitan_logs.is_run_file, torchtitan_logs.read),
+    "nanochat": (nanochat_logs.is_run_file, nanochat_logs.read),
+    "olmo": (olmo_core_logs.is_run_file, olmo_core_logs.read),
+    "lm_eval": (lm_eval_results.is_results_file, lm_eval_results.read),
 }
 """{name: (whether a file belongs to it, function that reads such files below a folder)}."""
 
@@ -28,8 +44,8 @@ class TrackerError(ValueError):
 def read(tracker: str, path: Path) -> list[TrackedRun]:
     """Return the runs that a tracker has written below a path, in the order of their start.
 
-    tracker: 'wandb', 'tensorboard' or 'mlflow'.
-    path: a folder, or one file: .wandb, events.out.tfevents, or MLflow's database.
+    tracker: a key of :data:`TRACKERS`, such as 'wandb' or 'hf'.
+    path: a folder, or one file: .wandb, events.out.tfevents, MLflow's database, a trainer's log.
 
     Raises TrackerError if there is no such run, or nothing in it can be read.
     """
@@ -51,6 +67,13 @@ _KINDS = {
     "wandb": "offline run of W&B (run-*.wandb; WANDB_MODE=offline and WANDB_DIR set where)",
     "tensorboard": "event file of TensorBoard (*tfevents*)",
     "mlflow": "store of MLflow (mlruns/ or a SQLite database)",
+    "hf": "trainer_state.json of the Trainer of transformers (save_state and checkpoints write it)",
+    "lightning": "run of Lightning (metrics.csv, or hparams.yaml beside event files)",
+    "torchtitan": "console log of torchtitan (lines 'step: 1  loss: ...') and no event file",
+    "nanochat": "log of nanochat's base_train ('Step 00000 | Validation bpb: ...'), meta_*.json or "
+    "base-model-training.md",
+    "olmo": "console log of OLMo-core ('[step=1/...'), metrics.json or metrics_step*.json",
+    "lm_eval": "results_*.json of lm-evaluation-harness (--output_path writes it)",
 }
 
 

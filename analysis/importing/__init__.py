@@ -1,0 +1,1 @@
+"""Runs of other people's trackers and trainers, as tables."""
