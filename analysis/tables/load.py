@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables import wandb
+from analysis.tables.beside import has_curves, with_evaluations
 from analysis.tables.conditions import matching, quantities_beside
 from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
@@ -338,6 +339,8 @@ def _open(
             read(file)  # raises an error that names the missing package
     folders = [file for file in files if file.is_dir()]
     tables = [_open_folder(folder, curves, mixed) for folder in folders]
+    if curves and len(files) == 1 and has_curves(files[0]):
+        return with_evaluations(files[0], read_files(files, decimal)), source, False
     if len(folders) < len(files):
         tables.append(read_files([file for file in files if not file.is_dir()], decimal))
     if len(tables) == 1:
