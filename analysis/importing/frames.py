@@ -29,6 +29,7 @@ _STATUS = {
     "pending": "unfinished", "preempting": "unfinished", "queued": "unfinished",
 }  # fmt: skip
 """Status of the states that mean another word here; the others stay as they are."""
+_NOTHING = (np.array([], int), np.array([], float))
 _CELLS = 5_000_000
 """Cells of a table of evaluations up to which it has every setting of its runs."""
 
@@ -41,6 +42,7 @@ class Tracked:
     runs: list[TrackedRun]
     notes: list[str] = field(default_factory=list)
     """What was joined or assumed, in words."""
+    _series: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, source: str) -> Tracked:
@@ -54,12 +56,14 @@ class Tracked:
     @cached_property
     def metrics(self) -> Counter[str]:
         """Number of the runs whose history has each metric."""
-        return Counter(
-            name
-            for run in self.runs
-            for name in {k for row in run.history for k, v in row.items() if is_number(v)}
-            if name != "step" and not name.startswith("_")
-        )
+        return Counter(name for run in self.runs for name in self.series(run))
+
+    def series(self, run: TrackedRun) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return {metric: entries of the history that have it, its values there}."""
+        found = self._series.get(id(run))
+        if found is None:
+            found = self._series[id(run)] = _series(run.history)
+        return found
 
     @cached_property
     def settings(self) -> Counter[str]:
@@ -134,11 +138,11 @@ class Tracked:
             if (what := meaning(name)) is not None and what.symbol == "L"
         ]  # fmt: skip
         for name in dict.fromkeys((*losses, *training)):
-            values = [row[name] for row in run.history if is_number(row.get(name))]
-            if not values and is_number(run.summary.get(name)):
-                values = [run.summary[name]]
-            exploded = values and not math.isfinite(values[-1])
-            if exploded and (name in losses or any(map(math.isfinite, values))):
+            _, values = self.series(run).get(name, _NOTHING)
+            if not len(values) and is_number(run.summary.get(name)):
+                values = np.array([run.summary[name]], float)
+            exploded = len(values) and not math.isfinite(values[-1])
+            if exploded and (name in losses or np.isfinite(values).any()):
                 return "diverged"
         state = run.state.lower()
         return _STATUS.get(state, state)
@@ -154,11 +158,8 @@ class Tracked:
 
     def _evaluations(self, run: TrackedRun, losses: Sequence[str]) -> list[int]:
         """Return which entries of a history have one of the losses."""
-        names = set(losses)
-        return [
-            at for at, row in enumerate(run.history)
-            if not names.isdisjoint(row) and any(is_number(row.get(name)) for name in losses)
-        ]  # fmt: skip
+        series = self.series(run)
+        return sorted({int(k) for name in losses for k in series.get(name, _NOTHING)[0]})
 
     def _columns(
         self, run: TrackedRun, at: Sequence[int], *, last: bool
@@ -169,8 +170,7 @@ class Tracked:
         if self.step == "step":
             yield "step", steps[list(at)]
         for name in self.metrics:
-            places = [k for k, row in enumerate(run.history) if is_number(row.get(name))]
-            values = np.array([run.history[k][name] for k in places], float)
+            places, values = self.series(run).get(name, _NOTHING)
             what = meaning(name)
             if what is not None and what.symbol in _COUNTERS and not what.function:
                 yield name, interpolated(x[list(at)], x[places], values)
@@ -181,7 +181,7 @@ class Tracked:
                     )
                     yield name, np.array([seen.max() if len(seen) else math.nan] * len(at))
             else:
-                yield name, _before(np.array(at), np.array(places), values, exact=not last)
+                yield name, _before(np.array(at, int), places, values, exact=not last)
 
     @cached_property
     def _has_peak(self) -> bool:
@@ -218,6 +218,21 @@ def _before(at: np.ndarray, places: np.ndarray, values: np.ndarray, *, exact: bo
     if exact:
         known &= places[index] == at
     return np.where(known, values[index], math.nan)
+
+
+def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    places: dict[str, list[int]] = {}
+    values: dict[str, list[float]] = {}
+    for at, row in enumerate(history):
+        for name, value in row.items():
+            if type(value) is float or is_number(value):
+                places.setdefault(name, []).append(at)
+                values.setdefault(name, []).append(value)
+    return {
+        name: (np.array(places[name], int), np.array(values[name], float))
+        for name in places
+        if name != "step" and not name.startswith("_")
+    }
 
 
 def _last(run: TrackedRun, name: str) -> float | None:

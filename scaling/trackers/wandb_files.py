@@ -165,12 +165,24 @@ def _value(field: int, raw: int | bytes) -> Any:
     if field == 7 and isinstance(raw, bytes):
         return text(raw)
     if field in (8, 16) and isinstance(raw, bytes):
+        written = text(raw)
         try:
-            value = json.loads(text(raw))
+            value = json.loads(written) if written[:1] not in _DIGITS else _number(written)
         except (ValueError, RecursionError):
             return None
         return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
     return None
+
+
+_DIGITS = frozenset("-0123456789")
+
+
+def _number(written: str) -> Any:
+    """Return a number as JSON writes it; faster than its parser."""
+    try:
+        return int(written)
+    except ValueError:
+        return float(written)
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
