@@ -1,7 +1,8 @@
 """Runs of a tracker as two tables with the tracker's own columns: runs, and their evaluations.
 
 An evaluation is an entry of a history that has the loss. Counters that other entries hold, such as
-the tokens, are interpolated to its step; of everything else the last value before it counts.
+the tokens, are interpolated to its step; if steps are consecutive, and for everything else, the
+last value before it counts.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Tracked:
             at = self._evaluations(run, losses)
             where = at[-1:] or [len(run.history) - 1][: len(run.history)]
             values = {name: run.summary.get(name) for name in self.totals}
-            values |= {name: column[0] for name, column in self._columns(run, where, last=True)}
+            columns = self._columns(run, where, last=True)
+            values |= {name: column[0] for name, column in columns if len(column)}
             rows.append(self._about(run, losses) | self._settings(run) | values)
         return pd.DataFrame(rows)
 
@@ -167,13 +169,17 @@ class Tracked:
         """Yield the values of each metric at some entries of a history."""
         steps = np.array([row.get("step", math.nan) for row in run.history], float)
         x = steps if np.isfinite(steps).all() else np.arange(len(steps), dtype=float)
+        calls = len(x) > 2 and bool((np.diff(x) == 1).all())  # entries are calls, not steps
         if self.step == "step":
             yield "step", steps[list(at)]
         for name in self.metrics:
             places, values = self.series(run).get(name, _NOTHING)
             what = meaning(name)
             if what is not None and what.symbol in _COUNTERS and not what.function:
-                yield name, interpolated(x[list(at)], x[places], values)
+                if calls:
+                    yield name, _before(np.array(at, int), places, values, exact=False)
+                else:
+                    yield name, interpolated(x[list(at)], x[places], values)
             elif what is not None and what.symbol == "lr_peak" and last:
                 if not self._has_peak:
                     seen = (

@@ -16,8 +16,11 @@ from analysis.tables.guess import Guess, name_columns
 from analysis.tables.rows import of_final_rows
 from scaling.column_words import meaning
 from scaling.errors import TableError
+from scaling.mapping import in_expression, option
 from scaling.trackers import is_source
 
+_SAME = 0.02
+"""Relative difference up to which two counts are the same."""
 _UNITS = {"": "loss", "perplexity": "perplexity", "bits": "bits_per_token",
           "bits_per_byte": "bits_per_byte"}  # fmt: skip
 """What the column of the losses of several test sets is called, by their unit."""
@@ -41,6 +44,29 @@ class Opened:
         found.given = {k: symbol for k, symbol in found.given.items() if symbol in self.given}
         found.names = settled | found.names
         found.notes += self.notes
+        self._check_tokens({**found.given, **found.names})
+
+    def _check_tokens(self, names: Mapping[str, str]) -> None:
+        """Raise TableError if the tokens are steps times sequences, whose length is another
+        column."""
+        column = next((name for name, symbol in names.items() if symbol == "D"), "")
+        steps = next((name for name, symbol in names.items() if symbol == "S"), "")
+        known = {str(c): what for c in self.table.columns if (what := meaning(str(c))) is not None}
+        batches = [name for name, what in known.items() if what.symbol == "sequences"]
+        lengths = [name for name, what in known.items() if what.symbol == "n_ctx"]
+        if not {column, steps} <= set(self.table.columns) or (len(batches), len(lengths)) != (1, 1):
+            return
+        D, S, batch, length = (
+            pd.Series(numbers_in(self.table[name])) for name in (column, steps, *batches, *lengths)
+        )
+        counted = (D / (S * batch) - 1).abs().median() < _SAME and (batch < length).all()
+        if not counted or not (length > 1).all():
+            return  # a batch shorter than one sequence is no number of tokens
+        product = f"{in_expression(column)}*{in_expression(lengths[0])}"
+        raise TableError(
+            f"{self.source}: {column!r} counts sequences, {steps} x {batches[0]}, and no tokens. "
+            f"Multiply it by their length: {option({product: 'D'})}."
+        )
 
 
 def sources_of(path: Any) -> list[str]:
