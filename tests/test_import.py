@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from small import call
-from tracker_files import event, write_mlflow_database, write_mlflow_run, write_wandb_run
+from tracker_files import (
+    BATCH,
+    CONTEXT,
+    event,
+    history,
+    ladder,
+    law,
+    settings,
+    write_mlflow_database,
+    write_mlflow_run,
+    write_wandb_run,
+)
 
 from analysis import load
 from analysis.importing import sizes, wandb_api
@@ -22,43 +33,6 @@ from analysis.tables.rows import RowsLeftOut
 from scaling.errors import TableError
 
 pytestmark = pytest.mark.filterwarnings("always::UserWarning")
-
-SHAPES = ((2, 128), (4, 256), (8, 512))
-HORIZONS = (400, 1600, 6400)
-BATCH, CONTEXT = 64, 512
-
-
-def law(N: Any, D: Any) -> Any:
-    return 1.8 + 400 / N**0.34 + 1500 / D**0.36
-
-
-def settings(n_layer: int, d_model: int, steps: int) -> dict[str, Any]:
-    return {
-        "n_layer": n_layer, "d_model": d_model, "batch_size": BATCH, "seq_len": CONTEXT,
-        "lr": 3e-3, "max_steps": steps, "vocab_size": 32000, "optimizer": "adamw",
-    }  # fmt: skip
-
-
-def history(N: float, steps: int, points: int = 8) -> list[dict[str, Any]]:
-    """Return what a training script logs: the held-out loss at every other entry."""
-    rows = []
-    for k in range(1, points + 1):
-        step = steps * k // points
-        D = step * BATCH * CONTEXT
-        rows.append({"_step": step, "train/loss": law(N, D) + 0.02, "tokens_seen": D,
-                     "lr": 3e-3 * (1 - k / points)})  # fmt: skip
-        if k % 2 == 0:
-            rows.append({"_step": step, "val/loss": law(N, D)})
-    return rows
-
-
-def ladder() -> Iterator[tuple[str, float, dict[str, Any], list[dict[str, Any]]]]:
-    """Yield (id, N, settings, history) of nine runs."""
-    for n_layer, d_model in SHAPES:
-        for steps in HORIZONS:
-            N = 12 * n_layer * d_model**2
-            id = f"r{n_layer}x{d_model}s{steps}"
-            yield id, N, settings(n_layer, d_model, steps), history(N, steps)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,59 @@ def write_mlflow_database(path: Path, runs: Mapping[str, tuple[str, Mapping[str,
             ]
             database.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, ?)", points)
     database.close()
+
+
+# ------------------------------------------------------------------ runs of a known law
+
+SHAPES = ((2, 128), (4, 256), (8, 512))
+HORIZONS = (400, 1600, 6400)
+BATCH, CONTEXT = 64, 512
+
+
+def law(N: Any, D: Any) -> Any:
+    return 1.8 + 400 / N**0.34 + 1500 / D**0.36
+
+
+def settings(n_layer: int, d_model: int, steps: int) -> dict[str, Any]:
+    return {
+        "n_layer": n_layer, "d_model": d_model, "batch_size": BATCH, "seq_len": CONTEXT,
+        "lr": 3e-3, "max_steps": steps, "vocab_size": 32000, "optimizer": "adamw",
+    }  # fmt: skip
+
+
+def history(N: float, steps: int, points: int = 8) -> list[dict[str, Any]]:
+    """Return what a training script logs: the held-out loss at every other entry."""
+    rows = []
+    for k in range(1, points + 1):
+        step = steps * k // points
+        D = step * BATCH * CONTEXT
+        rows.append({"_step": step, "train/loss": law(N, D) + 0.02, "tokens_seen": D,
+                     "lr": 3e-3 * (1 - k / points)})  # fmt: skip
+        if k % 2 == 0:
+            rows.append({"_step": step, "val/loss": law(N, D)})
+    return rows
+
+
+def ladder() -> Iterator[tuple[str, float, dict[str, Any], list[dict[str, Any]]]]:
+    """Yield (id, N, settings, history) of nine runs."""
+    for n_layer, d_model in SHAPES:
+        for steps in HORIZONS:
+            N = 12 * n_layer * d_model**2
+            id = f"r{n_layer}x{d_model}s{steps}"
+            yield id, N, settings(n_layer, d_model, steps), history(N, steps)
+
+
+def write_wandb_project(folder: Path) -> None:
+    """Write the nine runs as an offline project of W&B."""
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        write_wandb_run(folder, rows, config, id=id, start=start)
+
+
+def write_mlflow_project(path: Path) -> None:
+    """Write the nine runs into a database of MLflow."""
+    metrics = ("val/loss", "tokens_seen")
+    runs = {
+        id: ("FINISHED", config, {m: {r["_step"]: r[m] for r in rows if m in r} for m in metrics})
+        for id, _, config, rows in ladder()
+    }
+    write_mlflow_database(path, runs)

@@ -26,7 +26,7 @@ def import_runs(
     find the curves by themselves. They take the source itself too, as in `scaling fit wandb:runs`.
 
     Example: scaling import wandb:wandb --out runs.csv
-    Example: scaling import mlflow:sqlite:///mlflow.db --out runs.parquet --rows at=2B
+    Example: scaling import mlflow:sqlite:///mlflow.db --out runs.parquet --rows best
 
     Args:
         source: wandb:FOLDER of offline runs, wandb:ENTITY/PROJECT on its server, mlflow:mlruns,
