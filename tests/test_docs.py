@@ -108,6 +108,7 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     points = points[points.run_id.isin(runs.run_id[runs.N.min() == runs.N])]
     logged = {"run_id": "run", "S": "step", "lr": "lr", "L": "loss"}
     points[list(logged)].rename(columns=logged).to_csv(tmp_path / "curves.csv", index=False)
+    runs[["run_id", "N", "D", "L"]].to_csv(tmp_path / "sizes.csv", index=False)
     write_wandb_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SCALING_CACHE")

@@ -241,6 +241,7 @@ def driver(results: Path) -> subprocess.Popen[str]:
 EXAMPLES = [(name, example) for name in COMMANDS for example in examples(name)]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")  # notes of what was guessed
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_an_example_of_the_help_runs(name, example, here, request, monkeypatch, capsys):
     if name == "harness":

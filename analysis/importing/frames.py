@@ -246,7 +246,7 @@ def _last(run: TrackedRun, name: str) -> float | None:
         if is_number(row.get(name)):
             return float(row[name])
     value = run.summary.get(name)
-    return float(value) if is_number(value) else None
+    return float(value) if isinstance(value, int | float) and is_number(value) else None
 
 
 def is_number(value: object) -> bool:
