@@ -187,7 +187,8 @@ class Tracked:
                     )
                     yield name, np.array([seen.max() if len(seen) else math.nan] * len(at))
             else:
-                yield name, _before(np.array(at, int), places, values, exact=not last)
+                exact = not last and not (what is not None and what.symbol == "lr_peak")
+                yield name, _before(np.array(at, int), places, values, exact=exact)
 
     @cached_property
     def _has_peak(self) -> bool:
