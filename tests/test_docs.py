@@ -16,10 +16,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tyro
+from tracker_files import write_wandb_project
 
 from analysis import laws
 from scaling import cli
 from scaling.cli.signature import options
+from scaling.trackers import is_source
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -72,6 +74,7 @@ PARSED = {
     or words[0] in ("export-model", "harness")  # likewise; tests/test_exchange.py, tests/test_hf.py
     or words[0] == "abilities"  # needs scores of tasks; tests/test_ability_laws.py runs it
     or words[0] == "generate"  # needs weights; tests/test_generate.py and test_help.py run it
+    or (any(map(is_source, words)) and "wandb:wandb" not in words)  # of other tools' files
     or "--init" in words  # needs weights; tests/test_init.py and test_classify.py run it
     or words[:2] in (["sweep", "transfer"], ["sweep", "classify"])  # likewise
 }
@@ -105,6 +108,8 @@ def here(tmp_path, monkeypatch, text_file, own_cache):
     points = points[points.run_id.isin(runs.run_id[runs.N.min() == runs.N])]
     logged = {"run_id": "run", "S": "step", "lr": "lr", "L": "loss"}
     points[list(logged)].rename(columns=logged).to_csv(tmp_path / "curves.csv", index=False)
+    runs[["run_id", "N", "D", "L"]].to_csv(tmp_path / "sizes.csv", index=False)
+    write_wandb_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SCALING_CACHE")
     return tmp_path

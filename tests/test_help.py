@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from conftest import make_sweep
 from small import SMALL, call
+from tracker_files import write_mlflow_project, write_wandb_project
 
 from analysis.figures import registry
 from scaling import table
@@ -190,6 +191,8 @@ def folder(tmp_path_factory, text_file):
     two.to_csv(folder / "both.csv", index=False)
     for name in ("corpus.txt", "my_text.txt"):
         shutil.copy(text_file, folder / name)
+    write_wandb_project(folder)
+    write_mlflow_project(folder / "mlflow.db")
     (folder / "small.toml").write_text(SMALL)
     (folder / "claim.toml").write_text(CLAIM)
     with pytest.MonkeyPatch.context() as patch:
@@ -239,6 +242,7 @@ def driver(results: Path) -> subprocess.Popen[str]:
 EXAMPLES = [(name, example) for name in COMMANDS for example in examples(name)]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")  # notes of what was guessed
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_an_example_of_the_help_runs(name, example, here, request, monkeypatch, capsys):
     if name == "harness":

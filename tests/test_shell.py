@@ -22,8 +22,9 @@ from scaling.cli.signature import options
 
 ROOT = Path(__file__).parents[1]
 
-QUANTITIES = {"flops", "params", "tokens", "weights", "to", "gpu"}
-"""Options whose type depends on the command: a budget, a column or a range; the weights of rows in
+QUANTITIES = {"flops", "params", "tokens", "weights", "to", "gpu", "loss"}
+"""Options whose type depends on the command: a budget, a column or a range; a target loss, or the
+metric that is the loss; the weights of rows in
 a fit, or of the models that a results folder keeps; a tool or a folder to export to; a model of GPU
 or the file of a benchmark of one."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sqlite3
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tracker_files import event, varint, wandb_log, wandb_records
 
 from scaling.command_run import CommandRun
 from scaling.trackers import TrackedRun, TrackerError, read, stamps
@@ -28,66 +28,6 @@ def loss(step: int) -> float:
 
 
 # ------------------------------------------------------------------ files as they are written
-
-
-def varint(value: int) -> bytes:
-    value %= 1 << 64
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def field(number: int, value: int | bytes | str) -> bytes:
-    """Return a field of a Protocol Buffers message: a varint, or bytes with their length."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    value = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def item(key: str, value: Any) -> bytes:
-    name = b"".join(field(2, part) for part in key.split("."))
-    return field(1, name + field(16, json.dumps(value)))
-
-
-def wandb_records(history: list[dict[str, Any]], config: dict[str, Any]) -> list[bytes]:
-    settings = b"".join(item(k, v) for k, v in config.items())
-    about = field(1, "abc") + field(8, "calm-sea-1") + field(4, settings) + field(17, field(1, 77))
-    records = [field(17, about)]
-    for number, row in enumerate(history):
-        values = b"".join(item(k, v) for k, v in row.items())
-        records.append(field(2, values + field(2, field(1, number))))
-    return records
-
-
-def wandb_log(records: list[bytes]) -> bytes:
-    """Return records as a log in blocks of 32 KiB, each with a header of 7 bytes."""
-    data = b":W&B\xe1\xbe\x00"
-    for record in records:
-        first = True
-        while True:
-            room = 32768 - len(data) % 32768
-            if room < 7:
-                data += bytes(room)
-                continue
-            part, record = record[: room - 7], record[room - 7 :]
-            kind = (1 if not record else 2) if first else (4 if not record else 3)
-            data += bytes(4) + struct.pack("<H", len(part)) + bytes([kind]) + part
-            first = False
-            if not record:
-                break
-    return data
-
-
-def event(step: int, tag: str, value: float, *, tensor: bool = False) -> bytes:
-    number = struct.pack("<f", value)
-    kind = field(1, 1) + field(4, number)
-    scalar = field(8, kind) if tensor else varint(2 << 3 | 5) + number
-    summary = field(5, field(1, field(1, tag) + scalar))
-    message = varint(1 << 3 | 1) + struct.pack("<d", 5.0) + field(2, step) + summary
-    return struct.pack("<Q", len(message)) + bytes(4) + message + bytes(4)
 
 
 def write_wandb(folder: Path) -> None:

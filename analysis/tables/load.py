@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables import wandb
+from analysis.tables.beside import has_curves, with_evaluations
 from analysis.tables.conditions import matching, quantities_beside
 from analysis.tables.containers import located
 from analysis.tables.derive import RULES, derive
@@ -20,14 +21,16 @@ from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
-from analysis.tables.objectives import check_one_objective
+from analysis.tables.objectives import check_one_objective, check_one_vocabulary
 from analysis.tables.rows import (
     CHOICE,
     LAST,
     Evaluations,
     RowsLeftOut,
+    chosen,
     evaluations,
     in_words,
+    of_final_rows,
     used_rows,
     with_loss,
     with_own_ids,
@@ -46,6 +49,7 @@ from analysis.tables.several import (
     repeated_rows,
 )
 from analysis.tables.states import RUNNING, with_statuses, without_failures
+from analysis.tables.tracked import Opened, open_sources, sources_of
 from scaling import progress
 from scaling.columns import STATUSES
 from scaling.errors import TableError
@@ -73,6 +77,7 @@ def load(
     rows: Evaluations = "all",
     also: Iterable[str] = (),
     decimal: str | None = None,
+    loss: str | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -81,7 +86,9 @@ def load(
         is named 'runs.xlsx#Sheet2'. Several paths, a folder of tables and a pattern such as
         "runs/*.csv" are one table. Numbers may be written 1,400,000 or 70M; the second number of
         5.03 ± 0.004 is the standard error, column L_stderr. Exports of Weights & Biases work: the
-        State of a table of runs becomes `status`; a chart becomes one row per run and step.
+        State of a table of runs becomes `status`; a chart becomes one row per run and step. So do
+        the runs of trackers: "wandb:FOLDER", "wandb:ENTITY/PROJECT", "mlflow:mlruns" or
+        "tensorboard:logs" is a row per run, and with `curves` a row per evaluation.
     map: {column of the table: symbol}, such as {"val/loss": "L", "params": "N"}. A column may be an
         expression of columns: {"1e6 * params_M": "N", "10**log10_flops": "C"}; or a pattern that
         takes a value out of text, such as {"{path:loss_N([0-9]+)}": "N"} for the file's name.
@@ -97,10 +104,13 @@ def load(
         leaving these rows out. The folder of a sweep is always read so.
     rows: which evaluations of a run count, if `run_id` occurs more than once: "all", the "last" of
         each run, or "auto", the last if there are ten runs or more whose last N and D differ enough
-        to determine a law, else all.
+        to determine a law, else all; the "best", with the lowest loss; or "at=2B", the loss at
+        that number of tokens, interpolated. Of a tracker's runs it is the last, unless "best" or
+        "at=" asks for another.
     also: columns to read as numbers if they are there; unlike those in `need`, they are neither
         required nor checked.
     decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
+    loss: the metric of a tracker's runs that is the loss; "all" makes a row per run and test set.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows. If rows
@@ -117,17 +127,23 @@ def load(
     fit then reports that).
     """
     progress.step("reading the table")
-    table, source, ours = _open(path, curves, mixed, decimal)
-    table, chart = _melted(table, steps="S" not in (map or {}).values())
-    if not table.index.is_unique:
-        table = table.reset_index(drop=True)
     wanted = tuple(_SYMBOLS if need is None else dict.fromkeys(need))
     if curves:
         wanted = tuple(dict.fromkeys((*wanted, *_SYMBOLS)))
     lookup = tuple(dict.fromkeys((*wanted, *also, *(("run_id",) if curves else ()))))
-    table, no_data = (table, {}) if ours or chart else without_notes(table, map or {}, source)
+    opened = _tracked(path, map or {}, wanted, curves, rows, loss)
+    if opened is None:
+        table, source, ours = _open(path, curves, mixed, decimal)
+    else:
+        table, source, ours, map = opened.table, opened.source, False, opened.names
+    map = map or {}
+    table, chart = _melted(table, steps="S" not in map.values())
+    known = ours or chart or opened is not None
+    table, no_data = (table, {}) if known else without_notes(table, map, source)
     given = table
-    table, found = name_columns(table, map or {}, lookup, source, ours=ours)
+    table, found = name_columns(table, map, lookup, source, ours=ours)
+    if opened is not None:
+        opened.settle(found)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
@@ -150,16 +166,30 @@ def load(
     check(table, need=wanted, where=source)
     if ours:  # every finished run has been measured
         check(table, where=source)
-    if not mixed:
-        check_one_text(table, source)
+    _check_alike(table, source, mixed=mixed, tracked=opened is not None)
     announce(table, found, derived, source)
     # Units in results folders are known.
     suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
     facts = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
-    table.attrs |= {"source": source, "derived": derived}
-    table.attrs |= {name: fact for name, fact in facts.items() if fact}
-    if left_out or not set(unfinished) <= set(STATUSES):
-        warnings.warn(f"{source}: {in_words(table)}.", RowsLeftOut, stacklevel=2)
+    return _with_facts(table, {"source": source, "derived": derived}, facts)
+
+
+def _check_alike(table: pd.DataFrame, where: str, *, mixed: bool, tracked: bool) -> None:
+    """Raise TableError if the losses do not compare: :func:`check_one_text`, unless mixed; and for
+    runs of a tracker, which do not name their text, other vocabularies."""
+    if not mixed:
+        check_one_text(table, where)
+    if tracked or "test_set" in table.columns:
+        check_one_vocabulary(table, where)
+
+
+def _with_facts(
+    table: pd.DataFrame, always: Mapping[str, Any], facts: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return the table with its attrs; warn of rows that were left out."""
+    table.attrs |= {**always, **{name: fact for name, fact in facts.items() if fact}}
+    if facts["left_out"] or not set(facts["unfinished"]) <= set(STATUSES):
+        warnings.warn(f"{always['source']}: {in_words(table)}.", RowsLeftOut, stacklevel=3)
     return table
 
 
@@ -237,14 +267,16 @@ def _with_losses(
     the others to `left_out`."""
     table, without = with_loss(table, where, strict=strict)
     table, again = written_once(table)
-    table, earlier, why = evaluations(table, rows, inputs)
+    if of_final_rows(rows):
+        table, earlier, why = evaluations(table, rows, inputs)
+        others = {LAST: earlier}
+    else:
+        table, others, why = chosen(table, rows)
     if why:
         table.attrs[CHOICE] = why
-    for reason, count in (
-        ("without a loss", without),
-        ("written again by a resumed run", again),
-        (LAST, earlier),
-    ):
+    for reason, count in {
+        "without a loss": without, "written again by a resumed run": again, **others
+    }.items():  # fmt: skip
         if count:
             left_out[reason] = count
     return table
@@ -271,6 +303,24 @@ def check_one_text(table: pd.DataFrame, where: str = "the table") -> None:
             )
 
 
+def _tracked(
+    path: Any,
+    names: Mapping[str, str],
+    need: Iterable[str],
+    curves: bool,
+    rows: Evaluations,
+    loss: str | None,
+) -> Opened | None:
+    """Return the runs of a tracker, or their evaluations; None if `path` is no source of them."""
+    of_final_rows(rows)  # raises ConfigError if there is no such choice
+    sources = sources_of(path)
+    if sources:
+        return open_sources(sources, names, need=need, curves=curves, rows=rows, loss=loss)
+    if loss is not None:
+        raise TableError(f"{path} is no source of runs: name its loss by --map {loss}=L.")
+    return None
+
+
 def _open(
     path: Any, curves: bool, mixed: bool, decimal: str | None
 ) -> tuple[pd.DataFrame, str, bool]:
@@ -289,6 +339,8 @@ def _open(
             read(file)  # raises an error that names the missing package
     folders = [file for file in files if file.is_dir()]
     tables = [_open_folder(folder, curves, mixed) for folder in folders]
+    if curves and len(files) == 1 and has_curves(files[0]):
+        return with_evaluations(files[0], read_files(files, decimal)), source, False
     if len(folders) < len(files):
         tables.append(read_files([file for file in files if not file.is_dir()], decimal))
     if len(tables) == 1:
@@ -309,7 +361,8 @@ def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
     if wandb.is_chart(plain):
         rows = wandb.melt_chart(plain)
         table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
-    return (wandb.steps_of_axis(table) if steps and chart else table), chart
+    table = wandb.steps_of_axis(table) if steps and chart else table
+    return (table if table.index.is_unique else table.reset_index(drop=True)), chart
 
 
 def _open_folder(folder: Path, curves: bool, mixed: bool) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from scaling.errors import TableError
 
 ENCODER = "encoder"
 """The model family that predicts masked tokens."""
+_SAME_VOCABULARY = 1.02
+"""Largest ratio of the sizes of one vocabulary, padded and not."""
 
 
 def check_one_objective(
@@ -40,6 +42,33 @@ def check_one_objective(
             "masked tokens; the others predict the next token. Their losses do not compare. Keep "
             f"""one kind: --where "family == '{ENCODER}'" or --where "family != '{ENCODER}'"."""
         )
+
+
+def check_one_vocabulary(table: pd.DataFrame, where: str) -> None:
+    """Raise TableError if the finished runs have different vocabularies, or if a table has the
+    losses of several test sets.
+
+    Sizes within two percent are one vocabulary, padded or not. A loss per byte compares.
+    """
+    used = used_rows(table)
+    if "test_set" in used.columns and used["test_set"].nunique() > 1:
+        counts = used["test_set"].value_counts()
+        sets = ", ".join(f"{name!r} ({n})" for name, n in counts.items())
+        raise TableError(
+            f"{where}: the rows are losses on several test sets: {sets}. A law is of one of them: "
+            f"""--where "test_set == '{counts.index[0]}'"."""
+        )
+    if "vocab_size" not in used.columns:
+        return
+    sizes = pd.to_numeric(used["vocab_size"], errors="coerce").dropna()
+    if not len(sizes) or sizes.max() <= _SAME_VOCABULARY * sizes.min():
+        return
+    counts = sizes.value_counts()
+    found = ", ".join(f"{size:.0f} ({n} runs)" for size, n in counts.items())
+    raise TableError(
+        f"{where}: the runs have vocabularies of different sizes: {found}. Their losses per token "
+        f'do not compare. Keep one: --where "vocab_size == {counts.index[0]:.0f}".'
+    )
 
 
 def check_same_objective(tables: tuple[pd.DataFrame, pd.DataFrame], names: tuple[str, str]) -> None:

@@ -8,21 +8,24 @@ resumed run wrote twice the last, and, if asked for, of every run its last evalu
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scaling.errors import TableError
+from scaling.errors import ConfigError, TableError
+from scaling.units import count, number
 
 
 class RowsLeftOut(UserWarning):
     """States which rows of a table were left out, and why."""
 
 
-Evaluations = Literal["auto", "last", "all"]
-"""Rows of runs with several evaluations: the last of each run, all of them, or ('auto') the last
-if these :func:`suffice`."""
+Evaluations = str
+"""Rows of runs with several evaluations: 'last', 'best' (the lowest loss), 'at=TOKENS' (the loss
+there, interpolated), 'all', or 'auto': the last if these suffice to determine a law, else all."""
+_FINAL = ("auto", "last", "all")
+"""Those that take the one row of each run, if a table has one."""
 FEWEST = 10
 """Fewest runs of which 'auto' takes only the last evaluation."""
 _FEWEST_POINTS = 7
@@ -32,10 +35,13 @@ _LEAST_SPREAD = 0.3
 evaluations tell N from D."""
 LAST = "earlier evaluations of their runs"
 """Reason for rows that were left out: a later evaluation of their run counts."""
+NOT_BEST = "evaluations of their runs that are not the best"
+_AT_TOKENS = 0.01
+"""How far from some tokens, relative to them, an evaluation may stand for them."""
 CHOICE = "evaluations"
 """Key in the attrs of a table: why the evaluations that count were chosen, in words."""
 
-_SETTINGS = ("run_id", "N", "B", "lr_peak", "seed", "n_layer", "d_model")
+_SETTINGS = ("run_id", "test_set", "N", "B", "lr_peak", "seed", "n_layer", "d_model")
 """Columns that stay the same during a run. Rows of one run_id that differ in one of them are
 different runs."""
 _ROW_NUMBERS = ("", "index", "row", "rank", "#", "level_0", "no", "nr")
@@ -136,6 +142,73 @@ def evaluations(
             return table, 0, f"all count, since {lacking}; --rows last takes only the last"
         why = "--rows all takes these too"
     return table.drop(index=earlier), len(earlier), why
+
+
+def tokens_at(which: Evaluations) -> float | None:
+    """Return the tokens of 'at=TOKENS', and None for other choices.
+
+    Raises ConfigError if there is no such choice.
+    """
+    if which in (*_FINAL, "best"):
+        return None
+    word, equals, text = which.partition("=")
+    try:
+        tokens = number(text) if equals and word.strip() == "at" else 0.0
+    except ValueError:
+        tokens = 0.0
+    if not tokens > 0:
+        raise ConfigError(
+            f"rows {which!r} is none of {', '.join(_FINAL)}, best and at=TOKENS, such as at=2B."
+        )
+    return tokens
+
+
+def of_final_rows(which: Evaluations) -> bool:
+    """Return whether a choice of evaluations takes the last of each run, where a table has that."""
+    return tokens_at(which) is None and which != "best"
+
+
+def chosen(table: pd.DataFrame, which: Evaluations) -> tuple[pd.DataFrame, dict[str, int], str]:
+    """Return the best evaluation of each run, or its loss at some tokens; the number of the rows
+    left out by reason; and the choice in words.
+
+    The loss at some tokens is interpolated linearly in ln D between two evaluations. A run without
+    an evaluation on both sides is left out, unless one is within a percent.
+    """
+    tokens = tokens_at(which)
+    used = used_rows(table)
+    if "run_id" not in table.columns or not used["run_id"].duplicated().any():
+        return table, {}, ""
+    others = table.drop(index=used.index)
+    groups = [rows for _, rows in used.groupby(_settings(table), dropna=False, sort=False)]
+    if tokens is None:
+        kept = used.loc[[rows["L"].astype(float).idxmin() for rows in groups]]
+        why = "the lowest loss of each run, which noise lowers further"
+        return pd.concat([kept, others]).sort_index(), {NOT_BEST: len(used) - len(kept)}, why
+    found = [_at(rows.sort_values("D", kind="stable"), tokens) for rows in groups]
+    rows = [row for row in found if row is not None]
+    text = count(tokens)
+    if not rows:
+        raise TableError(f"no run was evaluated at {text} tokens and on both sides of it.")
+    left_out = {f"runs not evaluated on both sides of {text} tokens": len(found) - len(rows)}
+    kept = pd.DataFrame(rows).astype(used.dtypes.to_dict(), errors="ignore")
+    why = f"the loss at {text} tokens, interpolated in ln D"
+    return pd.concat([kept, others]).sort_index(), {k: n for k, n in left_out.items() if n}, why
+
+
+def _at(rows: pd.DataFrame, tokens: float) -> pd.Series | None:
+    """Return the row of a run at some tokens; None if it has none."""
+    D = rows["D"].to_numpy(float)
+    at = float(np.clip(tokens, D[0], D[-1]))
+    if abs(at / tokens - 1) > _AT_TOKENS:
+        return None
+    row = rows.iloc[int(np.searchsorted(D, at))].copy()
+    row["L"] = np.interp(np.log(at), np.log(D), rows["L"].to_numpy(float))
+    for name in ("S", "C"):
+        if name in rows.columns:
+            row[name] = np.interp(at, D, rows[name].to_numpy(float))
+    row["D"] = at
+    return row
 
 
 def insufficient(runs: pd.DataFrame, inputs: Collection[str]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.tables.beside import has_curves
 from analysis.tables.load import load
 from analysis.tables.rows import Evaluations
 from scaling.table import read_curves
+from scaling.trackers import is_source
 
 
 def load_runs_and_curves(
@@ -29,10 +31,13 @@ def load_runs_and_curves(
         return runs, None
     if folder and not len(read_curves(Path(path))):  # of a command that reports no curves
         return runs, None
+    of_runs = folder or has_curves(path) or is_source(path)
     with warnings.catch_warnings():  # those of the runs
         warnings.simplefilter("ignore", UserWarning)
         options["mixed"] = True
-        curves = load(path, curves=True, where=None if folder else where, **options)
+        curves = load(path, curves=True, where=None if of_runs else where, **options)
+    if of_runs:
+        curves = curves[curves["run_id"].isin(runs["run_id"])]
     if folder:
-        return runs, curves[curves["run_id"].isin(runs["run_id"])]
+        return runs, curves
     return runs, curves if curves["run_id"].duplicated().any() else None

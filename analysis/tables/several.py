@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.tables import wandb
+from analysis.tables.beside import is_beside
 from analysis.tables.containers import read_file, suffix_of
 from analysis.tables.rows import repeated
 from scaling.errors import TableError
@@ -68,6 +69,7 @@ def _tables_in(folder: Path) -> list[Path]:
     for pattern in ("*", "*/*"):
         found = [p for p in sorted(folder.glob(pattern)) if p.is_file() and p.name[0] not in "._"]
         found = [p for p in found if p.parent == folder or p.parent.name != PLANS]
+        found = [p for p in found if not is_beside(p)]
         kinds = {p: kind for p in found if (kind := suffix_of(p.name)[1:]) in _TABLES}
         if kinds:
             counts = Counter(kinds.values())

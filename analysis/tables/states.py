@@ -34,7 +34,7 @@ _WORDS = {
     RUNNING: "running pending queued preempting scheduled waiting inprogress starting started "
     "created paused suspended requeued initializing initialising preparing provisioning submitted "
     "notstarted stopping cancelling canceling completing finalizing active new resuming "
-    "restarting configuring",
+    "restarting configuring unfinished",
 }
 """English words for each status."""
 _FOREIGN_WORDS = {

@@ -27,6 +27,7 @@ from scaling.cli.generate import generate
 from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
 from scaling.cli.inspect import inspect
+from scaling.cli.import_runs import import_runs
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
@@ -75,6 +76,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "abilities": abilities,
     "transfer": transfer,
     "inspect": inspect,
+    "import": import_runs,
     "summary": summary,
     "fit": fit,
     "laws": laws,

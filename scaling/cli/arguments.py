@@ -142,7 +142,12 @@ def _marked(name: str, parameter: inspect.Parameter) -> Any:
 
 
 def local_folder(text: str) -> Path:
-    """Return a path, or the up-to-date local copy of a URI."""
+    """Return a path, or the up-to-date local copy of a URI; runs of a tracker stay where they
+    are."""
+    from scaling.trackers import is_source, kind_and_place
+
+    if is_source(text):
+        return Path(":".join(kind_and_place(text)))
     if "://" not in text:
         return Path(text)
     from sweeps.store import Store, StoreError

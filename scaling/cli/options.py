@@ -28,8 +28,9 @@ Strict = Annotated[
 ]
 
 Rows = Annotated[
-    Literal["auto", "last", "all"],
-    "Evaluations that count if a run_id occurs more than once: the last of each run, or all. auto: "
+    str,
+    "Evaluations that count if a run_id occurs more than once: the last of each run (last), all of "
+    "them, the one with the lowest loss (best), or the loss at some tokens, such as at=2B. auto: "
     "the last, or all if there are fewer than 10 runs or if D at their ends follows N.",
 ]
 

@@ -16,7 +16,7 @@ from scaling.fields import leaves
 WITHOUT_PREFIX = {"config", "options"}
 """Parameters whose fields become options without a prefix: --model.n-layer 6, --workers 2."""
 
-_POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell", "claim"}
+_POSITIONAL = {"spec", "results", "runs", "name", "corpus", "run", "shell", "claim", "source"}
 """Parameters given by position."""
 
 _OPTIONS = {("sweep", "results"), ("eval", "run")}

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from scaling.cli.arguments import column_map
 from scaling.cli.output import note
@@ -24,7 +24,7 @@ def selection(
     map: Sequence[str],
     where: str | None,
     strict: bool,
-    rows: Literal["auto", "last", "all"],
+    rows: str,
     decimal: str | None,
 ) -> dict[str, Any]:
     """Return the options that select the rows of a table, leaving out those that are not given."""
@@ -41,7 +41,7 @@ def load_rows(
     map: Sequence[str] = (),
     where: str | None = None,
     strict: bool = False,
-    rows: Literal["auto", "last", "all"] = "auto",
+    rows: str = "auto",
     decimal: str | None = None,
     also: Sequence[str] = (),
 ) -> Any:
@@ -68,7 +68,7 @@ def load_runs_and_curves(
     map: Sequence[str] = (),
     where: str | None = None,
     strict: bool = False,
-    rows: Literal["auto", "last", "all"] = "auto",
+    rows: str = "auto",
     decimal: str | None = None,
     method: str = "all",
     quiet: bool = False,

@@ -5,5 +5,8 @@ artifacts. Files may be damaged, or still be written to: what is complete is rea
 """
 
 from scaling.trackers.reading import TRACKERS, TrackedRun, TrackerError, read, stamps
+from scaling.trackers.source_names import is_source, kind_and_place
 
-__all__ = ["TRACKERS", "TrackedRun", "TrackerError", "read", "stamps"]
+__all__ = [
+    "TRACKERS", "TrackedRun", "TrackerError", "is_source", "kind_and_place", "read", "stamps"
+]  # fmt: skip

@@ -5,13 +5,14 @@ A file is a sequence of records (length, CRC, data, CRC) with a Protocol Buffers
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from scaling import files
-from scaling.trackers.tracked_run import TrackedRun, by_step, last_values
+from scaling.trackers.tracked_run import TrackedRun, by_step, last_values, plain_value
 from scaling.trackers.wire import double, fields, part, parts, signed, single, text
 
 _LENGTH, _CRC = 8, 4
@@ -39,7 +40,7 @@ def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
 
 def _run(folder: Path, own: Path, paths: list[Path]) -> TrackedRun:
     steps: dict[int, dict[str, Any]] = {}
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = _of_lightning(own / "hparams.yaml")
     start = 0.0
     for path in sorted(paths):
         for record in _records(files.read_bytes(path)):
@@ -54,6 +55,18 @@ def _run(folder: Path, own: Path, paths: list[Path]) -> TrackedRun:
         id=name or own.name, name=name, config=config, summary=last_values(history),
         history=history, start=start,
     )  # fmt: skip
+
+
+def _of_lightning(path: Path) -> dict[str, Any]:
+    """Return the plain settings in the hparams.yaml that Lightning writes beside its events."""
+    try:
+        text = files.read_bytes(path).decode("utf-8", "replace") if path.is_file() else ""
+    except OSError:
+        return {}
+    return {name: plain_value(value.strip("'\"")) for name, value in _SETTING.findall(text)}
+
+
+_SETTING = re.compile(r"^([\w./-]+): +([^\s!&*{\[|>][^\n]*?) *$", re.MULTILINE)
 
 
 def _records(data: bytes) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,11 @@ class TrackedRun:
     """One entry per step in order, each with 'step' if the tracker counts steps."""
     start: float = 0.0
     """Time of its start, in seconds since 1970; 0 if unknown."""
+    state: str = ""
+    """How it ended, in the tracker's word, such as 'finished'; 'unfinished' if it has no end; '' if
+    the tracker keeps no states."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What it is filed under: project, group, experiment, ..."""
 
 
 def by_step(steps: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -33,3 +39,13 @@ def last_values(history: list[dict[str, Any]]) -> dict[str, Any]:
     for row in history:
         found |= {name: value for name, value in row.items() if name != "step"}
     return found
+
+
+def plain_value(text: str) -> bool | int | float | str:
+    """Return what a parameter that is stored as text was."""
+    if text in ("True", "False"):
+        return text == "True"
+    for parse in (int, float):
+        with contextlib.suppress(ValueError):
+            return parse(text)
+    return text

@@ -19,8 +19,10 @@ _MAGIC = b":W&B"
 _HEADER, _BLOCK, _RECORD = 7, 1 << 15, 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
-_HISTORY, _SUMMARY, _CONFIG, _RUN = 2, 3, 5, 17
+_HISTORY, _SUMMARY, _CONFIG, _RUN, _EXIT = 2, 3, 5, 17, 18
 """Fields of a Record."""
+_LABELS = {2: "entity", 3: "project", 6: "group", 7: "job_type", 12: "sweep"}
+"""Fields of a RunRecord that say what the run is filed under."""
 
 _STEPS = ("step", "global_step", "trainer/global_step", "train/global_step", "iter", "iteration")
 """Names under which people log their own count of steps; W&B's own counts calls of log()."""
@@ -51,7 +53,8 @@ def _run(path: Path) -> TrackedRun:
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     history: list[dict[str, Any]] = []
-    about = {"id": path.stem.removeprefix("run-"), "name": ""}
+    about = {"id": path.stem.removeprefix("run-"), "name": "", "state": "unfinished"}
+    labels: dict[str, str] = {}
     start = 0.0
     for record in _records(data):
         try:
@@ -64,10 +67,13 @@ def _run(path: Path) -> TrackedRun:
                     summary |= _items(value, 1)
                 elif number == _CONFIG:
                     config |= _items(value, 1)
+                elif number == _EXIT:
+                    about["state"] = _end(value)
                 elif number == _RUN:
                     about["id"] = text(part(value, 1)) or about["id"]
                     about["name"] = text(part(value, 8)) or about["name"]
                     start = _time(part(value, 17)) or start
+                    labels |= _labels(value)
                     for given in parts(value, 4):
                         config |= _items(given, 1)
                     for given in parts(value, 5):
@@ -77,7 +83,7 @@ def _run(path: Path) -> TrackedRun:
     config, summary = _without_own(config), _without_own(summary)
     return TrackedRun(
         id=about["id"], name=about["name"], config=config, summary=summary, history=history,
-        start=start,
+        start=start, state=about["state"], labels=labels,
     )  # fmt: skip
 
 
@@ -116,7 +122,11 @@ def _row(record: bytes) -> dict[str, Any]:
     for number, value in fields(step or b""):
         if number == 1:
             row.setdefault("_step", signed(value))
-    counted = row.pop("_step", None)
+    return with_step(row, row.pop("_step", None))
+
+
+def with_step(row: dict[str, Any], counted: object) -> dict[str, Any]:
+    """Return an entry of a history with its step: the one that people log, or W&B's own count."""
     own = next((row[name] for name in _STEPS if isinstance(row.get(name), int | float)), counted)
     return {"step": own} | row if isinstance(own, int | float) else row
 
@@ -155,12 +165,24 @@ def _value(field: int, raw: int | bytes) -> Any:
     if field == 7 and isinstance(raw, bytes):
         return text(raw)
     if field in (8, 16) and isinstance(raw, bytes):
+        written = text(raw)
         try:
-            value = json.loads(text(raw))
+            value = json.loads(written) if written[:1] not in _DIGITS else _number(written)
         except (ValueError, RecursionError):
             return None
         return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
     return None
+
+
+_DIGITS = frozenset("-0123456789")
+
+
+def _number(written: str) -> Any:
+    """Return a number as JSON writes it; faster than its parser."""
+    try:
+        return int(written)
+    except ValueError:
+        return float(written)
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
@@ -172,6 +194,19 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     for key, inner in value.items():
         found |= _flat(f"{name}.{key}", inner)
     return found
+
+
+def _end(record: bytes) -> str:
+    """Return the state that W&B shows for the exit code of a run."""
+    code = next((signed(v) for n, v in fields(record) if n == 1), 0)
+    return "finished" if code == 0 else "failed"
+
+
+def _labels(record: bytes) -> dict[str, str]:
+    found = {
+        _LABELS[n]: text(v) for n, v in fields(record) if n in _LABELS and isinstance(v, bytes)
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _time(stamp: bytes | None) -> float:

@@ -17,14 +17,22 @@ def fields(message: bytes) -> Iterator[Field]:
     """Yield the fields of a message. Raises ValueError where it is damaged."""
     at, end = 0, len(message)
     while at < end:
-        key, at = _varint(message, at)
+        key = message[at]  # most numbers are of one byte
+        if key < 0x80:
+            at += 1
+        else:
+            key, at = _varint(message, at)
         kind = key & 7
         if kind == _VARINT:
             value, at = _varint(message, at)
             yield key >> 3, value
             continue
         if kind == _BYTES:
-            size, at = _varint(message, at)
+            if at < end and message[at] < 0x80:
+                size = message[at]
+                at += 1
+            else:
+                size, at = _varint(message, at)
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:
