@@ -26,7 +26,6 @@ from analysis.fitting.status import worth_telling
 from analysis.frontiers.choice import percent
 from analysis.laws.symbols import name as name_of
 from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
-from analysis.reporting import planner
 from analysis.reporting.interactive import content_security_policy, scripts
 from analysis.reporting.interactive import section as interactive_section
 from analysis.reporting.samples import section as samples_section
@@ -159,7 +158,6 @@ def page(
     body = [
         f"<h1>{html.escape(name)}</h1>",
         f'<p class="lead">{html.escape(str(manifest.get("description", "")))}</p>',
-        *planner.section(summary),
         *_lead(summary),
         *_laws(summary),
         *_frontier(summary),
@@ -173,7 +171,7 @@ def page(
         *_missing(summary, missing),
         *_provenance(manifest),
     ]
-    code = [*scripts(), planner.script()]
+    code = scripts()
     policy = content_security_policy(code)
     return "\n".join(
         [
@@ -181,7 +179,7 @@ def page(
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(name)}</title><style>{_STYLE}{planner.STYLE}</style></head><body>",
+            f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
             *body,
             *(f"<script>{script}</script>" for script in code),
             "</body></html>",

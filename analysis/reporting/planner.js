@@ -41,6 +41,7 @@ function ratio(x) {
 function spread({low, high}) {
   if (Number.isNaN(low) || Number.isNaN(high)) return 'no interval';
   if (low < 0.01 && high > 100) return 'not identified';
+  if (low === Infinity) return '';
   return `[${ratio(low)}, ${ratio(high)}]`;
 }
 // A number as people write it: 2e12, 1,000,000, 7B or 1.5 T (scaling.units.number).
