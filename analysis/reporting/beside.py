@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from analysis.fitting.checks import FitError
 from analysis.in_words import times
 from analysis.planning.plan import Plan
 from analysis.planning.plans import plans
+from analysis.planning.quantity import Quantity
 from analysis.reporting.elements import (
     card,
     count,
@@ -102,9 +103,11 @@ class Beside:
             a, b = getattr(first, name), getattr(second, name)
             write = loss if name == "L" else count
             apart = b.value - a.value if name == "L" else b.value / a.value
-            difference = f"{apart:+.3g}".replace("-", "−") if name == "L" else f"{times(apart)} times"
+            difference = (
+                f"{apart:+.3g}".replace("-", "−") if name == "L" else f"{times(apart)} times"
+            )
             at = f"{words} at {number(first.C.value)} FLOPs" if first.C == second.C else words
-            yield _row(at, *(f"{write(q.value)} {interval(q.low, q.high)}" for q in (a, b)),
+            yield _row(at, *(f"{write(q.value)} {interval(q.low, q.high, write)}" for q in (a, b)),
                        difference)  # fmt: skip
         yield _row("finished runs", *(str(len(s.runs)) for s in (self.first, self.second)), "")
         for name in ("N", "D", "C"):
@@ -155,9 +158,9 @@ def _answer(summary: Summary, plan: Plan | None) -> list[str]:
     else:
         rows = [
             ("compute", f"{number(plan.C.value)} FLOPs"),
-            ("parameters", f"{count(plan.N.value)} {_small(plan.N)}"),
-            ("tokens", f"{count(plan.D.value)} {_small(plan.D)}"),
-            ("loss", f"{loss(plan.L.value)} {_small(plan.L)}"),
+            ("parameters", _with_interval(plan.N, count)),
+            ("tokens", _with_interval(plan.D, count)),
+            ("loss", _with_interval(plan.L, loss)),
         ]
         out.append(facts(rows))
         if plan.doubts:
@@ -169,5 +172,5 @@ def _answer(summary: Summary, plan: Plan | None) -> list[str]:
     return out
 
 
-def _small(quantity: Any) -> str:
-    return f'<span class="interval">{interval(quantity.low, quantity.high)}</span>'
+def _with_interval(q: Quantity, write: Callable[[float], str]) -> str:
+    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high, write)}</span>'

@@ -75,7 +75,7 @@ def plan_section(summary: Summary) -> list[str]:
         errors = summary.planned.held_out
         rows = [
             (
-                cell(name), numeric(_with_interval(p.N, count)), numeric(_with_interval(p.D, count)),
+                cell(name), *(numeric(_with_interval(q, count)) for q in (p.N, p.D)),
                 numeric(_with_interval(p.L, loss)), numeric(percent(errors[name])),
                 cell("not supported" if p.doubts else ""),
             )
@@ -158,7 +158,7 @@ def law_section(summary: Summary) -> list[str]:
             head, *rest = map(str, validation.verdict)
             out.append(
                 f'<p><span class="mark {kind}">{escape(head)}</span> '
-                f"{escape(sentence('; '.join((choice.name, *rest))))}</p>"
+                f"{escape(sentence('; '.join(rest) or f'{choice.name} predicts them'))}</p>"
             )
     return out
 
@@ -233,7 +233,7 @@ def _row(row: Any) -> str:
 def _with_interval(q: Quantity, write: Any) -> str:
     if q.low == q.high == q.value:
         return write(q.value)
-    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high)}</span>'
+    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high, write)}</span>'
 
 
 # ------------------------------------------------------------------ frontier, tasks, records
@@ -244,7 +244,7 @@ def frontier_section(summary: Summary) -> list[str]:
     rows = [
         (
             cell(front.title),
-            marked_up(symbol("N_opt") if row.exponent == "N_opt" else escape(row.exponent)),
+            marked_up(mathml(str(row.exponent))),
             numeric(number(row.value)), marked_up(interval(row.low, row.high)),
             cell(front.use),
         )
@@ -318,7 +318,9 @@ def answer_section(summary: Summary) -> list[str]:
     law, advice, doubts = summary.verdict
     plan = summary.plan
     doubted = summary.planned.doubts if summary.planned else plan.doubts if plan else ()
-    shown = mark(plan, doubtful=bool(doubted)) if plan else '<span class="mark bad">no answer</span>'
+    shown = (
+        mark(plan, doubtful=bool(doubted)) if plan else '<span class="mark bad">no answer</span>'
+    )
     return [
         '<section id="answer" aria-label="The answer">',
         f'<p class="answer">{escape(advice)}</p>',

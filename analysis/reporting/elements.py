@@ -5,17 +5,17 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 
-from analysis import notebook
+from analysis import in_words, notebook
 from scaling import units
 
-_COUNTED = 1e4
-"""From here on a number of parameters or tokens is written as 976k or 8.3M."""
+_COUNTED = 1e3
+"""From here on a number of parameters or tokens is written as 2.68k, 976k or 8.3M."""
 
 
 def package_file(name: str) -> str:
@@ -47,9 +47,12 @@ def loss(value: float) -> str:
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, write: Callable[[float], str] = number) -> str:
     """Return an interval in three digits, or the reason why it says nothing, as HTML."""
-    return notebook.interval(low, high)
+    if write is number or low is None or high is None:
+        return notebook.interval(low, high)
+    text = in_words.interval(low, high, write)
+    return text.strip("[]") if text.startswith("[no") else text.replace(", ", ",\u00a0")
 
 
 def percent(share: float, *, signed: bool = False) -> str:
@@ -91,8 +94,13 @@ def table(
     rows    cells as HTML, as `cell`, `numeric` and `marked_up` make them.
     label   what the table is, for those who cannot see it.
     """
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    cells = [list(row) for row in rows]
+    first = cells[0] if cells else [""] * len(header)
+    numbers = [' class="number"' if 'class="number"' in each[:20] else "" for each in first]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(h)}</th>' for h, kind in zip(header, numbers, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     id_ = f' id="{name}"' if name else ""
     return scrolled(
         f"<table{id_}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label

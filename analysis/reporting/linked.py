@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from analysis.fitting.held_out import rms
 from analysis.in_words import times
 from analysis.reporting import evidence
 from analysis.reporting.beside import Beside
@@ -75,8 +76,9 @@ class Linked:
         options = "".join(f'<option value="{x}">{_AXES[x]}</option>' for x in axes)
         against = f'<label>Loss against <select id="axis">{options}</select></label>'
         how = (
-            "Every point is a finished run. Hover to see a run; click to pin it, and drag to select "
-            "runs, in all figures and in the table. With the keyboard: arrows, Enter and Escape."
+            "Every point is a finished run. Hover to see a run; click to pin it, and drag to "
+            "select runs, in all figures and in the table. With the keyboard: arrows, Enter and "
+            "Escape."
         )
         return [
             '<figure class="plot">',
@@ -103,7 +105,8 @@ class Linked:
         cells = [
             (
                 marked_up(f"{factor:g}× the best size"), numeric(count(N)), numeric(count(D)),
-                numeric(loss(L)), numeric("–" if factor == 1 else percent(L / best - 1, signed=True)),
+                numeric(loss(L)),
+                numeric("–" if factor == 1 else percent(L / best - 1, signed=True)),
                 numeric("1" if price is None else f"{number(price.value)} times "
                         f'<span class="muted">{interval(price.low, price.high)}</span>'),
             )
@@ -158,9 +161,7 @@ class Linked:
                 words = "95 % interval of one new run, the law may be wrong"
                 out.append(_sign(box.format(0.12), words))
         if self.summary.plan is not None:
-            shape = (
-                '<path d="M8 1L15 8L8 15L1 8Z" fill="var(--accent)" stroke="var(--ink)"/>'
-            )
+            shape = '<path d="M8 1L15 8L8 15L1 8Z" fill="var(--accent)" stroke="var(--ink)"/>'
             out.append(_sign(shape, "the answer"))
         if self.beside is not None:
             square = '<rect x="3" y="3" width="10" height="10" fill="none" stroke="var(--other)"/>'
@@ -198,9 +199,9 @@ class Linked:
             return []
         off = [abs(x) for x in self.residuals["off"] if x is not None]
         words = (
-            f"How far each run lies from the law, in percent; rms {np.sqrt(np.mean(np.square(off))):.2g}"
-            " %. A trend would mean that the law bends wrongly."
-        )  # fmt: skip
+            f"How far each run lies from the law, in percent; rms {rms(np.array(off)):.2g} %. A "
+            "trend would mean that the law bends wrongly."
+        )
         return [
             '<figure class="plot small">',
             "<h3>Residuals</h3>",

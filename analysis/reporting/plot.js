@@ -12,7 +12,7 @@ function shown(value, name = '') {
   if (typeof value !== 'number') return String(value);
   const size = Math.abs(value);
   if (size === 0) return '0';
-  if (COUNTED.has(name) && size >= 1e4)
+  if (COUNTED.has(name) && size >= 1e3)
     for (const [unit, scale] of [['T', 1e12], ['B', 1e9], ['M', 1e6], ['k', 1e3]])
       if (size >= scale * 0.9995) return String(Number((value / scale).toPrecision(3))) + unit;
   if (size >= 1e5 || size < 1e-4) {
@@ -25,7 +25,7 @@ function shown(value, name = '') {
 }
 function tickText(value, log) {
   const power = Math.log10(Math.abs(value));
-  if (log && (power >= 4.99 || power <= -3.01)) {
+  if (log && (power >= 3.99 || power <= -3.01)) {
     const whole = Math.floor(power + 1e-9), mantissa = value / 10 ** whole;
     const lead = Math.abs(mantissa - 1) < 1e-6 ? '' : Number(mantissa.toPrecision(2)) + '·';
     return lead + '10' + superscript(whole);

@@ -8,6 +8,7 @@ as 16-bit positions on a log scale, which is finer than a pixel.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -137,7 +138,7 @@ def _thinned(owner: np.ndarray, D: np.ndarray, most: int) -> np.ndarray:
     """Return the rows to keep: of each run at most `most`, evenly spaced in ln D."""
     ends = np.r_[0, np.flatnonzero(np.diff(owner)) + 1, len(owner)]
     kept = []
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in itertools.pairwise(ends):
         if last - first <= most:
             kept.append(np.arange(first, last))
             continue
