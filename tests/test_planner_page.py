@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import shutil
-from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,13 +18,14 @@ from analysis.frontiers.choice import asked_for
 from analysis.planning.plans import plans
 from analysis.planning.quantity import Quantity
 from analysis.reporting import planner
-from analysis.reporting.interactive import content_security_policy
+from analysis.reporting.elements import package_file
+from analysis.reporting.html import security_policy
 from analysis.reporting.planner_data import data_of, mixed_counts
 from analysis.reporting.summary import summarise
 from scaling import table
 
 REL = 1e-6
-MODEL = (resources.files("analysis.reporting") / "planner_model.js").read_text("utf-8")
+MODEL = package_file("planner_model.js")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def page(summary) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="'
-        f'{content_security_policy([code])}"><title>t</title><style>:root {{ --ink: #111; '
+        f'{security_policy([code])}"><title>t</title><style>:root {{ --ink: #111; '
         f"--muted: #555; --paper: #fff; --panel: #eee; --line: #ccc; --accent: #b22; }} "
         f"{planner.STYLE}</style></head><body>{' '.join(planner.section(summary))}"
         f"<script>{code}</script></body></html>"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 from analysis.frontiers.choice import percent
@@ -17,8 +16,9 @@ from analysis.planning.accelerators import GPUS, MFU
 from analysis.planning.answer import flops
 from analysis.planning.doubts import VAST_LOSS
 from analysis.planning.plan import Plan
-from analysis.reporting.interactive import embedded
+from analysis.reporting.elements import package_file
 from analysis.reporting.planner_data import LEVEL, data_of
+from analysis.reporting.run_data import embedded
 from analysis.reporting.summary import Summary
 from scaling import units
 
@@ -154,8 +154,7 @@ def section(summary: Summary) -> list[str]:
 
 def script() -> str:
     """Return the JavaScript of the section. It does nothing on a page without its data."""
-    folder = resources.files("analysis.reporting")
-    code = "\n".join((folder / name).read_text("utf-8") for name in _CODE)
+    code = "\n".join(map(package_file, _CODE))
     found = "if (document.getElementById('planner-data'))"
     return f"'use strict';\n{found} (() => {{\n{code}\n}})();\n"
 

@@ -76,6 +76,8 @@ class Summary:
     """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
     """The plan for NEXT times that, by the same law."""
+    planned: Plans | None = None
+    """The plans for NEXT times the compute by every law of `choice`; None without a choice."""
     abilities: AbilityPrediction | None
     """The accuracies on tasks of the run that the plan advises; None without scores of tasks."""
     collapse: Collapse | None
@@ -214,6 +216,7 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
+        planned=planned,
         abilities=_accuracies(attempt, results, following, where),
         collapse=collapse_of_a_ladder(runs, curves),
         track=attempt("track record", track_record_of, results, selection=selection),
