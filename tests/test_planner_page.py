@@ -11,7 +11,7 @@ import pytest
 from conftest import make_sweep
 from small import call
 
-from analysis import choose, fit, laws, plan
+from analysis import fit, laws, plan
 from analysis.data_limits import with_unique
 from analysis.fitting.combination import Combination
 from analysis.frontiers.choice import asked_for
@@ -22,7 +22,7 @@ from analysis.reporting import planner
 from analysis.reporting.elements import package_file
 from analysis.reporting.html import security_policy
 from analysis.reporting.planner_data import data_of, mixed_counts
-from analysis.reporting.summary import summarise
+from analysis.reporting.summary import command_words, summarise
 from scaling import table
 
 REL = 1e-6
@@ -414,9 +414,12 @@ def test_the_page_holds_the_draws_of_every_law_that_carries_the_answer(summary):
         assert np.array_equal(part, each.samples.to_numpy(float)[: len(part)])
 
 
-def test_the_command_selects_the_same_runs(folder):
-    found = summarise(folder, draw=False, where="N > 1e5", map={"tag": "note"})
-    assert found.command == f"scaling plan {folder} --map tag=note --where 'N > 1e5'"
+def test_the_command_selects_the_same_runs(summary, folder):
+    assert summary.command == f"scaling plan {folder}"
+    selection = {"map": {"eval loss": "L", "n": "N"}, "where": "N > 1e5", "strict": True}
+    assert command_words(["a b.csv", "c.csv"], selection) == [
+        "'a b.csv'", "c.csv", "--map 'eval loss=L,n=N'", "--where 'N > 1e5'", "--strict",
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------ without a plan
@@ -459,8 +462,8 @@ def test_repetition_does_not_change_the_noise_of_a_fit():
     assert other == pytest.approx(one)
 
 
-def test_a_choice_is_not_changed_by_unique_tokens():
-    found = choose(RUNS, bootstrap=50)
-    before = found.first.predict(N=1e6, D=1e9)
-    with_unique(found.first, 1e6)
-    assert found.first.predict(N=1e6, D=1e9) == before
+def test_a_choice_is_not_changed_by_unique_tokens(summary):
+    found = summary.choice.first
+    before = found.predict(N=1e6, D=1e9)
+    assert with_unique(found, 1e6).predict(N=1e6, D=1e9) > before
+    assert found.predict(N=1e6, D=1e9) == before

@@ -91,13 +91,14 @@ function setAmount(amount) {
 }
 
 function pin(name, on) {
+  const before = state.pins;
   state.pins = state.pins.filter(each => each !== name);
   if (on) state.pins.push(name);
   if (state.pins.length > 2) state.pins.shift();
   if (!state.pins.length) state.pins = ['C'];
-  if (state.pins.includes('C')) setAmount(digits(state.C / flopsPerUnit(), 6));
-  for (const each of ['N', 'D'])
-    if (state.pins.includes(each)) state[each] = digits(state[each], 7);
+  if (state.pins.includes('C') && !before.includes('C'))
+    setAmount(digits(state.C / flopsPerUnit(), 6));
+  if (on && name !== 'C') state[name] = digits(state[name], 7);
 }
 function answer() {
   const {pins, unique} = state, options = {served: state.served, unique};
