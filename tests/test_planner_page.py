@@ -4,9 +4,11 @@ import json
 import math
 import shlex
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_sweep
 from small import call
@@ -18,7 +20,8 @@ from analysis.frontiers.choice import asked_for
 from analysis.planning.plans import plans
 from analysis.planning.prediction import predict_run
 from analysis.planning.quantity import Quantity
-from analysis.reporting import planner
+from analysis.planning.recipe import recipe
+from analysis.reporting import planner, planner_data
 from analysis.reporting.elements import package_file
 from analysis.reporting.html import security_policy
 from analysis.reporting.planner_data import data_of, mixed_counts
@@ -423,7 +426,12 @@ def test_the_page_holds_the_draws_of_every_law_that_carries_the_answer(summary):
 
 def test_the_command_selects_the_same_runs(summary, folder):
     assert summary.command == f"scaling plan {folder}"
-    selection = {"map": {"eval loss": "L", "n": "N"}, "where": "N > 1e5", "strict": True}
+    selection = {
+        "map": {"eval loss": "L", "n": "N"},
+        "where": "N > 1e5",
+        "strict": True,
+        "rows": "auto",
+    }
     assert command_words(["a b.csv", "c.csv"], selection) == [
         "'a b.csv'", "c.csv", "--map 'eval loss=L,n=N'", "--where 'N > 1e5'", "--strict",
     ]  # fmt: skip
@@ -474,3 +482,29 @@ def test_a_choice_is_not_changed_by_unique_tokens(summary):
     before = found.predict(N=1e6, D=1e9)
     assert with_unique(found, 1e6).predict(N=1e6, D=1e9) > before
     assert found.predict(N=1e6, D=1e9) == before
+
+
+# ------------------------------------------------------------------ the recipe
+
+
+def test_the_recipe_of_the_page_uses_a_measured_critical_batch_size(summary, monkeypatch):
+    runs = summary.runs.assign(B=np.resize([2048, 4096, 8192], len(summary.runs)))
+    law = fit(laws.critical_batch, table_of_batches(), bootstrap=0)
+    measured = SimpleNamespace(law=law)
+    monkeypatch.setattr(planner_data, "contours", lambda curves: curves)
+    monkeypatch.setattr(planner_data, "critical_batch", lambda curves, seed: measured)
+    data = data_of(replace(summary, runs=runs))
+    assert data is not None
+    part, at = data["recipe"], {"N": 3e6, "D": 4e8, "L": 2.7}
+    wanted = recipe(**at, runs=summary.choice.first.runs, critical=measured)
+    for name in ("B", "lr"):
+        value = part[name]["value"]
+        for x, power in part[name]["powers"].items():
+            value *= (at[x] / part["at"][x]) ** power
+        assert value == pytest.approx(getattr(wanted, name), rel=1e-9)
+    assert part["sources"]["B"] == "B_crit(L) of these runs"
+
+
+def table_of_batches():
+    L = np.array([2.0, 2.5, 3.0, 3.5])
+    return pd.DataFrame({"L": L, "B_crit": 2e8 / L ** (1 / 0.21)})

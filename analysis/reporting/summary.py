@@ -233,6 +233,8 @@ def command_words(results: Results, selection: Mapping[str, Any]) -> list[str]:
     sources = [results] if isinstance(results, str | Path) else list(results)
     words = [shlex.quote(str(source)) for source in sources]
     for name, value in selection.items():
+        if value == "auto":
+            continue
         if name == "map":
             words.append(option(value))
         elif value is True:
