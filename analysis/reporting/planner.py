@@ -270,9 +270,9 @@ def _numbers() -> Iterator[str]:
         '<div><table class="planner-numbers">'
         f"<caption>The answer, with {LEVEL:.0%} intervals</caption><tbody>{body}</tbody></table>"
         '<p id="planner-deviation" class="planner-words"></p>'
-        '<div class="planner-scroll" tabindex="0" role="region" aria-label="Cost of another size">'
+        '<div class="planner-scroll" tabindex="0" role="region" aria-label="Price of another size">'
         '<table id="planner-cost" class="planner-cost">'
-        "<caption>What it costs to deviate: compute for the same loss</caption>"
+        "<caption>Price of another size: compute for the same loss</caption>"
         '<thead><tr><th scope="col">size</th><th scope="col">compute</th>'
         '<th scope="col">interval</th><th scope="col">tokens</th></tr></thead>'
         "<tbody></tbody></table></div></div>"
