@@ -6,6 +6,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,6 +143,13 @@ def close(found, wanted):
     assert tuple(found) == pytest.approx(tuple(wanted), rel=REL, nan_ok=True)
 
 
+def loss_of(found, kind):
+    """A predicted loss with the ends of its interval."""
+    ends = found.intervals[kind]
+    assert ends is not None
+    return (found.L, *ends)
+
+
 def priced(ratios):
     """Ratios of compute; what nobody would pay counts as unreachable, as rounding decides it."""
     return [math.inf if ratio > 1e9 else ratio for ratio in ratios]
@@ -169,7 +177,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def asked(page):
+def asked(page) -> dict[str, Any]:
     return {OPTIONS[name]: float(value) for name, value in page.options().items()}
 
 
@@ -240,13 +248,13 @@ def test_two_pins_give_the_loss_of_that_very_run(shown, summary):
     assert request.keys() == {"N", "D"}
     assert 6 * request["N"] * request["D"] == pytest.approx(best.C.value, rel=1e-6)
     found = predict_run(summary.choice, **request)
-    close(shown.quantity("L"), (found.L, *found.intervals["extrapolation"]))
+    close(shown.quantity("L"), loss_of(found, "extrapolation"))
     assert "are best, with a loss of" in shown.text("deviation")
     assert shown.find("served").get_attribute("disabled")
     shown.set("unique", math.log10(request["D"]) - 0.5)
     request = asked(shown)
     found = predict_run(summary.choice, **request)
-    close(shown.quantity("L"), (found.L, *found.intervals["extrapolation"]))
+    close(shown.quantity("L"), loss_of(found, "extrapolation"))
 
 
 def test_hours_and_dollars_buy_the_flops_of_the_command(shown):
@@ -346,7 +354,7 @@ def test_the_planner_fits_wide_and_narrow_pages(chromium, tmp_path, summary, wid
 # ------------------------------------------------------------------ every kind of fit
 
 
-def summary_of(found):
+def summary_of(found) -> Any:
     """What the planner needs of a summary of one fit."""
     choice = asked_for({found.name: found})
     made = plans(choice, C=10 * float(found.runs["C"].max()))
@@ -408,7 +416,7 @@ def test_the_model_of_the_page_agrees_with_every_kind_of_fit(chromium, kind):
         assert got["B"] == pytest.approx(wanted.recipe.B, rel=REL)
     for (n, d, options), got in zip(runs, values[1], strict=True):
         wanted = predict_run(summary.choice, N=n, D=d, **options)
-        close(floats(got), (wanted.L, *wanted.intervals["statistical"]))
+        close(floats(got), loss_of(wanted, "statistical"))
 
 
 def test_the_page_holds_the_draws_of_every_law_that_carries_the_answer(summary):
@@ -490,7 +498,7 @@ def test_a_choice_is_not_changed_by_unique_tokens(summary):
 def test_the_recipe_of_the_page_uses_a_measured_critical_batch_size(summary, monkeypatch):
     runs = summary.runs.assign(B=np.resize([2048, 4096, 8192], len(summary.runs)))
     law = fit(laws.critical_batch, table_of_batches(), bootstrap=0)
-    measured = SimpleNamespace(law=law)
+    measured: Any = SimpleNamespace(law=law)
     monkeypatch.setattr(planner_data, "contours", lambda curves: curves)
     monkeypatch.setattr(planner_data, "critical_batch", lambda curves, seed: measured)
     data = data_of(replace(summary, runs=runs))
