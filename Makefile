@@ -96,6 +96,7 @@ bench: data
 	$(BIN)/python benchmarks/mup_transfer.py --check
 	$(BIN)/python benchmarks/score_speed.py --check
 	$(BIN)/python benchmarks/command_overhead.py --check
+	$(BIN)/python benchmarks/report_speed.py --check
 
 clean:
 	rm -rf $(VENV) $(HF) build dist *.egg-info

@@ -17,6 +17,7 @@ import numpy as np
 from analysis import laws
 from analysis.arguments import expect
 from analysis.critical_batch import Efficient, resampled_params
+from analysis.fitting.combination import Combination
 from analysis.fitting.result import Estimate, FitResult
 from analysis.in_words import interval
 from analysis.laws import Law, LawError
@@ -281,6 +282,17 @@ def repeating(law: Law, *, unique: float, R_D: float = muennighoff2023.params["R
 
     name = f"{law.name}, {unique:.3g} unique tokens"
     return replace(law, name=name, function=function, optimum=None)  # the closed form is of `law`
+
+
+def with_unique(result: FitResult, unique: float) -> FitResult:
+    """Return a fit, or a combination of fits, whose laws repeat `unique` tokens of data.
+
+    See :func:`repeating`.
+    """
+    changes: dict[str, Any] = {"law": repeating(result.law, unique=unique)}
+    if isinstance(result, Combination):
+        changes["laws"] = {name: with_unique(each, unique) for name, each in result.laws.items()}
+    return replace(result, **changes)
 
 
 def _check_law(result: FitResult, law: Law, purpose: str) -> None:

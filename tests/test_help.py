@@ -130,6 +130,7 @@ STANDS_FOR = {
     "verify-published": [("--data published", "--data PUBLISHED")],
     "compare": [("adamw.csv muon.csv", "results/quickstart known"),
                 ("runs.csv --by", "both.csv --by")],
+    "report": [("--beside results/isoflop", "--beside known")],
     "data prepare": [("my_text.txt --tokenizer bpe-1024", "my_text.txt --tokenizer bpe-300")],
 }  # fmt: skip
 CLAIM = """

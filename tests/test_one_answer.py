@@ -68,22 +68,26 @@ def text_of_summary(text: str) -> Numbers:
 
 
 def text_of_report(text: str) -> Numbers:
+    """The numbers of a page; its powers of ten become exponents again."""
     found: Numbers = {}
-    law = ""
+    text = text[: text.index('<script id="data"')].replace("−", "-")
+    text = re.sub(r"\u00a0×\u00a010<sup>(-?\d+)</sup>", r"e\1", text).replace("\u00a0", " ")
     for body in re.findall(r"<tr>(.*?)</tr>", text):
         cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", body)]
-        if len(cells) == 6 and cells[1] in ("N_opt", "D_opt"):
-            found[f"{cells[1]} {cells[0]}"] = tuple(cells[2:5])
-        elif len(cells) == 6 and re.fullmatch(NUMBER, cells[2]):
-            law = cells[0] or law
-            name = cells[1] if cells[1] in MEANINGS else f"{law}.{cells[1]}"
-            found[name] = tuple(cells[2:5])
-        elif len(cells) >= 3 and all(re.fullmatch(r"[\d.]+ %", cell) for cell in cells[1:]):
-            found[f"held-out error {cells[0]}"] = (cells[1].removesuffix(" %"),)
-    if rule := re.search(rf"data rule: .*? N\^{VALUE}", html.unescape(text)):
+        power = re.search(r'alttext="([ND]_opt)"', body)
+        if len(cells) == 5 and power:
+            found[f"{power[1]} {cells[0]}"] = (cells[2], *re.findall(NUMBER, cells[3]))
+        elif len(cells) == 6 and re.fullmatch(r"[\d.]+ %", cells[4]):
+            found[f"held-out error {cells[0]}"] = (cells[4].removesuffix(" %"),)
+    for card in re.findall(r'<article class="card"><h3>(L.*?</article>)', text):
+        law = re.match(r"L\(.*?\): (\w+)", card)
+        for name, shown in re.findall(r'<dt><math alttext="(.*?)">.*?<dd>(.*?)</dd>', card):
+            parts = re.findall(NUMBER, re.sub(r"<[^>]*>|\(.*?\)", "", shown))
+            found[name if name in MEANINGS else f"{law[1]}.{name}"] = tuple(parts)
+    if rule := re.search(rf"data rule: .*? N\^{VALUE}", html.unescape(text), re.I):
         found["data rule"] = rule.groups()
     # The parameters of L(N), L(D) and L(C) other than their exponents have no rivals.
-    return {name: parts for name, parts in found.items() if not re.match(r"L\(\w\)\.", name)}
+    return {name: parts for name, parts in found.items() if not re.match(r"kaplan_[NDC]\.", name)}
 
 
 def text_of_figure(figure) -> Numbers:

@@ -1,15 +1,22 @@
+import base64
 import json
 import re
 import shutil
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
 
+from analysis import laws
 from analysis.figures import registry, style
 from analysis.latex import tabular
+from analysis.reporting.formulas import mathml
 from analysis.reporting.html import report
 from scaling import table
 from scaling.columns import COLUMNS
@@ -37,6 +44,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def data_of(text):
+    """What the page's script reads."""
+    return json.loads(
+        text.partition('<script id="data" type="application/json">')[2].partition("</script>")[0]
+    )
+
+
 def test_report_is_one_complete_page(tmp_path, sweep, monkeypatch):
     runs, curves = sweep()
     bad = runs.iloc[0].to_dict() | {
@@ -49,22 +63,23 @@ def test_report_is_one_complete_page(tmp_path, sweep, monkeypatch):
     monkeypatch.setattr(registry, "FIGURES", kept)
     path = report(tmp_path)
     assert path == tmp_path / "report.html"
-    whole = path.read_text()
-    page = Page(whole)
+    text = path.read_text()
+    page = Page(text)
     assert not page.open
-    text = whole[: whole.rindex("<script>", 0, whole.rindex("<script>"))]  # without plotly's script
-    figures = [attrs["id"] for tag, attrs in page.seen if tag == "figure"]
-    assert figures == ["kaplan2"] and text.count("<svg") == 1
-    body = text[text.index('<table id="runs">') :]
+    figures = [attrs["id"] for tag, attrs in page.seen if tag == "figure" and "id" in attrs]
+    assert figures == ["kaplan2"] and text.count('<svg role="img"') == 1
+    body = text[text.index('<table id="runs"') :]
     body = body[: body.index("</table>")]
-    assert body.count("<tr>") == 1 + len(runs) and runs["run_id"].iloc[3] in body
-    assert "loss &gt; 2 &lt;ln V&gt;" in text and "a &amp; b" in text
+    shown = min(50, 1 + len(runs))
+    assert body.count("<tr>") == 1 + shown and runs["run_id"].iloc[3] in body
+    assert set(data_of(text)["runs"]["id"]) == {*runs["run_id"], "bad"}
+    assert "loss > 2 <ln V>" in data_of(text)["runs"]["error"] and "a &amp; b" in text
     for word in (
         "chinchilla",
-        "Held out",
+        "Held-out error",
         "frontier",
         "With 10 times the compute of the largest run",
-        "With 100 times the compute",
+        "100 times the compute",
         "tagged feed_forward",
     ):
         assert re.search(word, text, flags=re.I), word
@@ -72,6 +87,24 @@ def test_report_is_one_complete_page(tmp_path, sweep, monkeypatch):
         address = attrs.get("src") or attrs.get("href") or attrs.get("xlink:href") or "#"
         assert address.startswith(("#", "data:")), (tag, address)
     assert "@import" not in text and "url(http" not in text
+
+
+def test_the_page_is_read_in_the_order_of_its_questions(tmp_path, sweep, monkeypatch):
+    runs, curves = sweep()
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    (tmp_path / "manifest.json").write_text('{"name": "mine"}')
+    monkeypatch.setattr(registry, "FIGURES", {"kaplan2": registry.FIGURES["kaplan2"]})
+    text = report(tmp_path).read_text()
+    body = text[text.index("<main>") :]
+    marks = [
+        'id="hero"', "Why believe it", 'id="backtest"', 'id="residuals-N"', 'id="laws"',
+        "What it costs to deviate", "<h2>Plans", "<h2>Laws", "<h2>Experiments", "<h2>Runs",
+        "<h2>Provenance",
+    ]  # fmt: skip
+    assert sorted(marks, key=body.index) == marks
+    first = re.search(r"<section|<figure|<h2", body)
+    assert first and first[0] == "<section"  # the answer stands above everything
+    assert body.count("<math") > 10 and "<pre>train" not in body
 
 
 @pytest.fixture
@@ -96,6 +129,7 @@ def browser():
 
 def test_the_page_is_interactive_in_a_browser(tmp_path, sweep, monkeypatch, browser):
     from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
 
     runs, curves = sweep()
     runs = runs.assign(tag=["wide" if i % 2 else "<!--<script>" for i in range(len(runs))])
@@ -104,38 +138,101 @@ def test_the_page_is_interactive_in_a_browser(tmp_path, sweep, monkeypatch, brow
     browser.get(report(tmp_path).as_uri())
     ask, find = browser.execute_script, browser.find_element
 
-    def visible():
-        ids = ask("return document.getElementById('plot').data.at(-1).customdata")
-        shown = ask(
-            "return [...document.querySelectorAll('#runs tbody tr')].filter(row => !row.hidden)"
-            ".map(row => row.cells[0].textContent)"
+    def listed():
+        return set(ask("return [...document.querySelectorAll('#runs td:first-child')]"
+                       ".map(cell => cell.textContent)"))  # fmt: skip
+
+    def point(run):
+        """The middle of the point of a run in the first figure, from the figure's middle."""
+        return ask(
+            "const canvas = document.getElementById('hero'), data = JSON.parse("
+            "document.getElementById('data').textContent), k = data.runs.id.indexOf(arguments[0]);"
+            "const at = canvas.plot.drawn.find(point => point.run === k);"
+            "return [at.px - canvas.clientWidth / 2, at.py - canvas.clientHeight / 2]",
+            run,
         )
-        assert set(ids) == set(shown)
-        return set(ids)
 
     ok = runs[runs.status == "ok"]
-    assert visible() == set(ok.run_id)
-    # hovering over a run shows its config and draws its curve
-    points = browser.find_elements("css selector", "#plot path.point")
-    ask("arguments[0].scrollIntoView({block: 'center'})", find("id", "plot"))
-    ActionChains(browser).move_to_element(points[0]).perform()
-    hovered = wait_for(lambda: re.match("([0-9a-f]{12}|[a-z0-9-]+)  ", find("id", "run").text))
-    run = ok.set_index("run_id").loc[hovered[1]]
-    assert f"N = {run.N:.0f}" in find("id", "run").text.replace(",", "")
-    drawn = ask("return document.getElementById('plot').data[0].y")
-    assert drawn == pytest.approx(curves[curves.run_id == hovered[1]].sort_values("S").L, rel=1e-4)
-    assert hovered[1] in find("css selector", "tr.marked").text
+    assert listed() == set(ok.run_id) and len(ok) <= 50
+    # hovering over a point shows the run's config
+    hero = find("id", "hero")
+    ask("arguments[0].scrollIntoView({block: 'center'})", hero)
+    chosen = ok.sort_values("C").run_id.iloc[-1]
+    ActionChains(browser).move_to_element_with_offset(hero, *map(round, point(chosen))).perform()
+    wait_for(lambda: chosen in find("id", "run").text)
+    assert "N = " in find("id", "run").text
+    assert chosen in find("css selector", "tr.marked").text
+    # the curve that is drawn is the run's
+    drawn = ask(
+        "const p = document.getElementById('hero').plot, d = JSON.parse("
+        "document.getElementById('data').textContent), k = d.runs.id.indexOf(arguments[0]),"
+        "a = d.curves.axes.L, u = new Uint16Array("
+        "Uint8Array.from(atob(a.data), c => c.charCodeAt(0)).buffer);"
+        "return [...u.slice(d.curves.starts[k], d.curves.starts[k + 1])].map("
+        "s => Math.exp(a.low + s * (a.high - a.low) / 65535))",
+        chosen,
+    )
+    assert drawn == pytest.approx(curves[curves.run_id == chosen].sort_values("D").L, rel=1e-4)
+    # a click pins it, in every figure
+    ActionChains(browser).click().move_to_element(find("tag name", "h1")).perform()
+    assert find("css selector", "button[aria-pressed=true]").text == chosen
+    assert chosen in find("id", "run").text
+    pinned = "return document.getElementById(arguments[0]).plot.state.pinned"
+    assert ask(pinned, "hero") == ask(pinned, "residuals-N") == ask(pinned, "backtest") >= 0
+    # the keyboard goes from run to run, and lets go
+    hero.send_keys(Keys.HOME)
+    first = find("id", "run").text
+    hero.send_keys(Keys.ARROW_RIGHT)
+    assert find("id", "run").text != first
+    hero.send_keys(Keys.ESCAPE)
+    assert not find("id", "chosen").is_displayed()
+    # dragging selects runs in all figures and in the table
+    width, height = hero.size["width"], hero.size["height"]
+    ActionChains(browser).move_to_element_with_offset(
+        hero, 0, 2 - height // 2
+    ).click_and_hold().move_to_element_with_offset(
+        hero, width // 2 - 2, height // 2 - 2
+    ).release().perform()
+    assert 0 < len(listed()) < len(ok)
+    find("id", "runs-clear").click()
+    assert listed() == set(ok.run_id)
     # tags and words filter the runs
     find("css selector", "#tag option:nth-child(3)").click()
-    assert visible() == set(ok.run_id[ok.tag == "wide"])
+    assert listed() == set(ok.run_id[ok.tag == "wide"])
     one = ok.run_id[ok.tag == "wide"].iloc[1]
     find("id", "search").send_keys(one)
-    assert visible() == {one}
-    find("css selector", "#axis option:nth-child(4)").click()
-    assert ask("return document.getElementById('plot').data.length") == 2  # no curves over N
+    assert listed() == {one}
+    find("id", "search").clear()
+    find("id", "search").send_keys(Keys.BACKSPACE)
+    find("css selector", '#runs th[data-name="L"] button').click()
+    losses = [float(cell.text) for cell in browser.find_elements("css selector", "#runs td.number")
+              if cell.get_attribute("cellIndex") == ask(
+                  "return String(document.querySelector('[data-name=L]').cellIndex)")]  # fmt: skip
+    assert losses == sorted(losses) and len(losses) > 5
+    for option in browser.find_elements("css selector", "#axis option"):
+        option.click()
     browser.set_window_size(500, 900)
     wait_for(lambda: ask("return document.documentElement.scrollWidth <= window.innerWidth"))
     assert browser.get_log("browser") == []
+
+
+def test_the_point_of_the_answer_follows_its_event(tmp_path, sweep, monkeypatch, browser):
+    runs, curves = sweep()
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    monkeypatch.setattr(registry, "FIGURES", {})
+    browser.get(report(tmp_path).as_uri())
+    ask = browser.execute_script
+    before = ask("return document.getElementById('deviation-words').textContent")
+    C = 3 * float(runs.C.max())
+    ask(
+        "document.dispatchEvent(new CustomEvent('answer', {detail: {C: arguments[0], N: 1e5, "
+        "D: 1e7, L: 3, L_low: 2.9, L_high: 3.1}}))",
+        C,
+    )
+    after = ask("return document.getElementById('deviation-words').textContent")
+    assert before and after != before
+    right = ask("return document.getElementById('hero').plot.xRange[1]")
+    assert right >= C and browser.get_log("browser") == []
 
 
 def wait_for(found, seconds=5.0):
@@ -241,23 +338,25 @@ def test_untrusted_strings_stay_text(tmp_path, sweep, monkeypatch):
     whole = report(folder).read_text()
     page = Page(whole)
     assert not page.open
-    assert [tag for tag, _ in page.seen].count("script") == 3
-    assert {attrs["id"] for tag, attrs in page.seen if tag == "figure"} == kept.keys()
+    found = [attrs["id"] for tag, attrs in page.seen if tag == "figure" and "id" in attrs]
+    assert set(found) == kept.keys()
     for tag, attrs in page.seen:
-        assert tag not in ("iframe", "img", "a"), tag
+        assert tag not in ("iframe", "img", "a", "textarea"), tag
         assert not [name for name in attrs if name.startswith("on")]
     data = whole.partition('<script id="data" type="application/json">')[2].partition("</script>")[
         0
     ]
     assert not re.search("[<>&\u2028\u2029]", data)
-    assert {run["id"] for run in json.loads(data)["runs"]} == {row["run_id"] for row in rows}
+    ids = json.loads(data)["runs"]["id"]
+    assert set(ids) == {row["run_id"] for row in rows} | {EVIL[0]}
     (content,) = (
         attrs["content"] for tag, attrs in page.seen
         if attrs.get("http-equiv") == "Content-Security-Policy"
     )  # fmt: skip
     assert content.startswith("default-src 'none'; script-src 'sha256-")
     scripts = content.partition("script-src ")[2].partition(";")[0]
-    assert len(scripts.split()) == 2 and "unsafe" not in scripts
+    code = [tag for tag, attrs in page.seen if tag == "script" and "type" not in attrs]
+    assert len(scripts.split()) == len(code) and "unsafe" not in scripts
 
 
 @pytest.mark.filterwarnings("ignore:.*31 finished runs; left out")
@@ -268,16 +367,16 @@ def test_no_untrusted_code_runs_in_a_browser(tmp_path, sweep, monkeypatch, brows
     monkeypatch.setattr(registry, "FIGURES", {})
     browser.get(report(tmp_path).as_uri())
     ask = browser.execute_script
-    drawn = ask("return document.getElementById('plot').data.at(-1).customdata.length")
+    drawn = ask("return document.getElementById('hero').plot.drawn.length")
     assert drawn == len(rows)
-    assert ask("return document.querySelectorAll('#runs tbody tr').length") == len(rows)
+    assert ask("return document.querySelectorAll('#runs tbody tr').length") == min(
+        50, 1 + len(rows)
+    )
     assert "The spec" in browser.find_element("tag name", "body").text
-    ask("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("id", "plot"))
-    for point in browser.find_elements("css selector", "#plot path.point")[:: len(rows) // 8]:
-        ActionChains(browser).move_to_element(point).perform()
+    for row in browser.find_elements("css selector", "#runs tbody tr")[::8]:
+        ask("arguments[0].scrollIntoView({block: 'center'})", row)
+        ActionChains(browser).move_to_element(row).perform()
         wait_for(lambda: "window.ran" in browser.find_element("id", "run").text)
-    hover = wait_for(lambda: ask("return document.querySelector('#plot .hovertext')?.textContent"))
-    assert hover
     assert browser.get_log("browser") == [] and ask("return window.ran === undefined")
     # and even code that got into the page would not run
     ask(f"document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"{MARK}\">')")
@@ -287,3 +386,131 @@ def test_no_untrusted_code_runs_in_a_browser(tmp_path, sweep, monkeypatch, brows
     )
     wait_for(lambda: "Content Security Policy" in str(browser.get_log("browser")))
     assert ask("return window.ran === undefined")
+
+
+def settle(browser):
+    wait_for(lambda: browser.execute_script("return document.documentElement.dataset.drawn"))
+
+
+def emulate(browser, width, scheme):
+    """Show the page as a phone or a laptop does, in light or dark."""
+    command = browser.execute_cdp_cmd
+    command("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600
+    })  # fmt: skip
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    command("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_read_the_page(tmp_path, sweep, monkeypatch, browser, width, scheme):
+    axe = pytest.importorskip("axe_core_python", reason="needs axe-core-python")
+    runs, curves = sweep()
+    runs.loc[runs.index[-1], ["status", "error"]] = ["diverged", "the loss rose"]
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    (tmp_path / "manifest.json").write_text('{"name": "mine", "versions": {"python": "3.11"}}')
+    monkeypatch.setattr(registry, "FIGURES", {"kaplan2": registry.FIGURES["kaplan2"]})
+    page = report(tmp_path)
+    emulate(browser, width, scheme)
+    browser.get(page.as_uri())
+    settle(browser)
+    # the page is as wide as the screen; what is wider scrolls in its own box
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    (script,) = Path(axe.__file__).parent.glob("axe.min.js")
+    browser.execute_script(script.read_text("utf-8"))
+    found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+    serious = {
+        each["id"]: [node["html"][:200] for node in each["nodes"][:3]]
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    }
+    assert not serious, serious
+
+
+def test_a_second_sweep_stands_beside_the_first(tmp_path, sweep, monkeypatch):
+    runs, curves = sweep()
+    for name, factor in (("one", 1.0), ("two", 1.05)):
+        table.write(
+            tmp_path / name,
+            runs.assign(L=factor * runs.L, vocab_size=256).to_dict("records"),
+            curves.assign(L=factor * curves.L).to_dict("records"),
+        )
+    monkeypatch.setattr(registry, "FIGURES", {})
+    path = report(tmp_path / "one", beside=tmp_path / "two")
+    text = path.read_text()
+    assert not Page(text).open and "one beside two" in text
+    beside = data_of(text)["hero"]["beside"]
+    assert beside["runs"]["L"] == pytest.approx(1.05 * runs.L[runs.status == "ok"], rel=1e-3)
+    assert beside["frontier"]["L"][0] == pytest.approx(
+        1.05 * data_of(text)["hero"]["frontier"]["L"][0], rel=1e-2
+    )
+    differences = text[text.index("Differences between the two sweeps") :]
+    for word in ("best size N at", "loss at", "exponent of L(N)", "held-out error of the law"):
+        assert word in differences[: differences.index("</table>")], word
+    with pytest.raises(TableError, match=r"is the report's own table; --beside takes another one"):
+        report(tmp_path / "one", beside=tmp_path / "one")
+
+
+def test_ten_thousand_runs_are_thinned_and_paged():
+    from analysis.reporting import run_data, run_table
+
+    count, points = 10_000, 100
+    ids = [f"run{i}" for i in range(count)]
+    D = np.geomspace(1e6, 1e9, count)
+    runs = pd.DataFrame({"run_id": ids, "N": 1e6, "D": D, "C": 6e6 * D, "L": 3.0, "status": "ok"})
+    along = D[:, None] * np.geomspace(0.01, 1, points)
+    curves = pd.DataFrame(
+        {"run_id": np.repeat(ids, points), "D": along.ravel(), "C": 6e6 * along.ravel(),
+         "L": 3 + 1 / np.log(along.ravel())}
+    )  # fmt: skip
+    runs = run_data.ordered(runs)
+    assert "".join(run_table.section(runs)).count("<tr>") == 1 + 50
+    found = run_data.curve_values(runs, curves)
+    assert found and found["thinned"] and found["starts"][-1] <= run_data.POINTS
+    assert len(run_data.embedded(found)) < 4e6
+    packed = found["axes"]["D"]
+    steps = np.frombuffer(base64.b64decode(packed["data"]), "<u2")
+    scale = (packed["high"] - packed["low"]) / 65535
+    first = np.exp(packed["low"] + scale * steps[: found["starts"][1]])
+    assert first[[0, -1]] == pytest.approx(along[0, [0, -1]], rel=1e-3)  # the ends stay
+    assert np.ptp(np.diff(np.log(first))) < 0.1  # evenly spaced
+
+
+def test_a_dense_figure_is_drawn_as_an_image():
+    from matplotlib.figure import Figure
+
+    from analysis.reporting.experiments import svg
+
+    def drawn(points):
+        figure = Figure()
+        figure.subplots().scatter(np.arange(points), np.arange(points))
+        return svg(figure, "mine")
+
+    assert "<image" not in drawn(50) and "<image" in drawn(5000)
+    assert len(drawn(5000)) < 3e5
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', drawn(50)))
+    assert used and all(each.startswith("mine-") and f'id="{each}"' in drawn(50) for each in used)
+
+
+@pytest.mark.parametrize("law", list(laws.LAWS.values()), ids=str)
+def test_every_law_is_typeset(law):
+    from xml.etree import ElementTree
+
+    markup = mathml(law.formula)
+    tree = ElementTree.fromstring(markup)
+    assert tree.tag == "math" and tree.attrib["alttext"] == law.formula
+    if "/" in law.formula.replace("(1/", "").replace("(1 /", ""):
+        assert tree.iter("mfrac")
+    assert "^" not in "".join(tree.itertext())
+
+
+@given(st.text(max_size=60) | st.text("ABNx_'^/()+-= 1.,", max_size=60))
+def test_any_formula_is_shown(text):
+    from xml.etree import ElementTree
+
+    clean = "".join(c for c in text if c.isprintable())
+    markup = mathml(clean)
+    tree = ElementTree.fromstring(markup)
+    assert tree.tag in ("math", "code")
+    assert tree.tag == "math" or "".join(tree.itertext()) == clean

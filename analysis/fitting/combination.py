@@ -153,9 +153,9 @@ class Combination(FitResult):
         if test.cuts:
             largest = np.max(self.problem.columns["N"] * self.problem.columns["D"])
             beyond = np.log(flat["N"] * flat["D"] / largest)
-            tested = _BACKTEST * test.excess * np.maximum(1.0, beyond / test.distance)
+            tested = BACKTEST_FACTOR * test.excess * np.maximum(1.0, beyond / test.distance)
         lead = self.laws[self.lead]
-        slow = _SLOW * slow_term(lead.problem, lead.minimum, flat)
+        slow = SLOW_FACTOR * slow_term(lead.problem, lead.minimum, flat)
         return np.sqrt(apart + tested**2 + slow**2).reshape(shape)
 
     @property
@@ -193,10 +193,10 @@ class Combination(FitResult):
         return f"{AUTO}: {self.sentence}\n{super().text(level)}"
 
 
-_BACKTEST = 1.3
+BACKTEST_FACTOR = 1.3
 """Factor from the error on held-out runs to the standard deviation of the model's error, chosen
 with the suite."""
-_SLOW = 0.6
+SLOW_FACTOR = 0.6
 """Factor from the largest error by a slow term to its standard deviation: an interval of 90 % then
 just covers the largest."""
 

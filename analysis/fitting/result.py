@@ -365,9 +365,11 @@ class FitResult:
         return gradient, null, covariance(self.problem, self.minimum)[0]
 
     def _residuals_on_scale(self) -> np.ndarray:
-        if self._on_log():
-            return self.log_residuals
-        return (self.runs[self.law.target] - self.fitted).to_numpy(float)
+        """Return the residuals of the law that was fitted, of which `law` may be a variant."""
+        law, measured = self.problem.law, self.runs[self.law.target].to_numpy(float)
+        inputs = {name: self.runs[name].to_numpy(float) for name in law.inputs}
+        fitted = law.predict(self.params, **inputs)
+        return np.log(measured / fitted) if self._on_log() else measured - fitted
 
     def _noise_at(self, columns: Mapping[str, Any] | pd.DataFrame) -> np.ndarray | float:
         """Return the standard deviation of the noise at these inputs; 1 if it is constant."""

@@ -19,12 +19,12 @@ WIDTH = 100
 """Characters per line of the printed sentences."""
 _MOST = 3
 """Number of doubts that are told."""
-_SIMILAR = 2.0
+SIMILAR = 2.0
 """A law predicts about as well if its held-out error is at most this many times that of the law
 used."""
-_APART = 1.3
+DIFFERENT = 1.3
 """Answers of two laws differ if their sizes differ by more than this factor."""
-_LONGER = 2.0
+LONGER = 2.0
 """A plan for more than this many times the largest N or D of the runs is worth a remark."""
 
 
@@ -172,14 +172,14 @@ def _untested(choice: Choice, plan: Plan) -> Iterator[Doubt]:
 
 def _rivals(choice: Choice, plan: Plan, rivals: Mapping[str, Plan]) -> Iterator[Doubt]:
     """Other answers by laws that predict about as well."""
-    limit = _SIMILAR * choice.test.error
+    limit = SIMILAR * choice.test.error
     similar = {
         name: other
         for name, other in rivals.items()
         if name != choice.name and (not choice.test.cuts or choice.errors.get(name, 0) <= limit)
     }
     sizes = [other.N.value for other in similar.values()]
-    if not sizes or max([plan.N.value, *sizes]) < _APART * min([plan.N.value, *sizes]):
+    if not sizes or max([plan.N.value, *sizes]) < DIFFERENT * min([plan.N.value, *sizes]):
         return
     if len(similar) == 1:
         ((name, other),) = similar.items()
@@ -206,26 +206,26 @@ def _missed(choice: Choice, name: str) -> str:
 def _larger(plan: Plan, runs: pd.DataFrame) -> Iterator[Doubt]:
     """A size or an amount of data far above that of any run."""
     N, D = (getattr(plan, name).value / float(runs[name].max()) for name in ("N", "D"))
-    if max(N, D) <= _LONGER:
+    if max(N, D) <= LONGER:
         return
-    parts = [f"{times(N)} times as many parameters"] if N > _LONGER else []
-    parts += [f"{times(D)} times as many tokens"] if D > _LONGER else []
+    parts = [f"{times(N)} times as many parameters"] if N > LONGER else []
+    parts += [f"{times(D)} times as many tokens"] if D > LONGER else []
     yield Doubt("larger", f"it takes {' and '.join(parts)} as any run")
 
 
 def _recipe(plan: Plan, runs: pd.DataFrame | None) -> Iterator[Doubt]:
     """A batch size or a learning rate that these runs did not have or search."""
     far = plan.recipe.beyond.get("B", 1.0)
-    if far > _LONGER:
+    if far > LONGER:
         larger = runs is None or float(runs["B"].max()) < plan.recipe.B
         size = "larger" if larger else "smaller"
         yield Doubt("batch", f"its batches are {times(far)} times {size} than those of the runs")
-    if not _searched(runs):
+    if not searched(runs):
         whose = "these runs" if "of these runs" in plan.recipe.sources["lr"] else "other work"
         yield Doubt("lr", f"its learning rate follows the rule of {whose} and was not searched")
 
 
-def _searched(runs: pd.DataFrame | None) -> bool:
+def searched(runs: pd.DataFrame | None) -> bool:
     """Whether any size was trained at three learning rates or more."""
     if runs is None or not {"N", "D", "lr_peak"} <= set(runs.columns):
         return False

@@ -12,7 +12,7 @@ from analysis.frontiers.choice import OPEN, WIDE, WRONG
 from analysis.in_words import times
 from analysis.planning.quantity import Quantity
 
-_WIDE_LOSS = 2.0
+WIDE_LOSS = 2.0
 """The same for L: between a floor near 1.5 and the 10 of a model that predicts nothing, a factor of
 two says hardly anything."""
 
@@ -45,7 +45,7 @@ def interval_doubts(quantities: Mapping[str, Quantity], asked: str) -> Iterator[
     if unknown:
         yield Note("no_interval", f"no interval of {', '.join(unknown)} is known")
     for name, q in computed.items():
-        limit = _WIDE_LOSS if name == "L" else WIDE
+        limit = WIDE_LOSS if name == "L" else WIDE
         if q.known and not 0 < q.high <= limit * q.low < math.inf:
             yield Note("wide_interval", f"the interval of {name} {_width(q)}")
 

@@ -15,10 +15,10 @@ from scaling.jsonable import finite
 
 INSIDE = 1.001
 """Factors beyond the data that are not more than this are rounding."""
-_ALWAYS = 10.0
+ALWAYS = 10.0
 """A plan this many times beyond the data is never unreliable for its distance alone: one decade is
 what held-out runs can test in most sweeps."""
-_NEVER = 1000.0
+NEVER = 1000.0
 """A plan more than this many times beyond the data is unreliable, however much the data span. The
 longest extrapolations that were published and then met are about 200 (Hoffmann et al. 2022), 1e3 to
 1e4 (OpenAI 2023, GPT-4) and 4e3 (Llama 3), and all of these rest on purpose-made sweeps."""
@@ -124,7 +124,7 @@ def extrapolation_beyond(
             k: max(1.0, value / ranges[k][1], ranges[k][0] / value) for k, value in best.items()
         },
         below=tuple(k for k, value in best.items() if value < ranges[k][0]),
-        limits={k: min(max(high / low, _ALWAYS), _NEVER) for k, (low, high) in ranges.items()},
+        limits={k: min(max(high / low, ALWAYS), NEVER) for k, (low, high) in ranges.items()},
         tested=None if fit is None else tested_reach(fit),
         has_law=fit is not None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import notebook
 from analysis.arguments import expect
 from analysis.critical_batch import CriticalBatch
-from analysis.data_limits import repeating
+from analysis.data_limits import with_unique
 from analysis.fitting.checks import check_level
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import Note, Status, as_status, worth_telling
@@ -301,7 +301,7 @@ def _front(
         raise ConfigError("unique=0 tokens of data: there is nothing to train on.")
     if isinstance(source, FitResult):
         if unique is not None:
-            source = replace(source, law=repeating(source.law, unique=unique))
+            source = with_unique(source, unique)
         return parametric(source, level=level, served=served)
     front = optimal(source, level=level) if isinstance(source, pd.DataFrame) else source
     if isinstance(front, Comparison):

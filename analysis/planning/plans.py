@@ -21,10 +21,10 @@ from scaling import progress
 from scaling.errors import ConfigError, TableError
 from scaling.jsonable import finite
 
-_ALIKE = 1.5
+ALIKE = 1.5
 """Laws whose errors on held-out runs differ by less than this factor cannot be told apart: the
 error is a mean over a few cut-offs of one table."""
-_APART = 3.0
+APART = 3.0
 """Plans for sizes that differ by more than this factor are different advice."""
 
 
@@ -69,7 +69,7 @@ class Plans:
         near = {
             other: p
             for other, p in self.plans.items()
-            if not fit_doubts(p.status) and self.held_out[other] <= _ALIKE * error
+            if not fit_doubts(p.status) and self.held_out[other] <= ALIKE * error
         }
         return {name: first} | near
 
@@ -79,7 +79,7 @@ class Plans:
         more than a factor of 3 apart, that."""
         N = {name: p.N.value for name, p in self.rivals.items()}
         low, high = min(N, key=N.__getitem__), max(N, key=N.__getitem__)
-        if N[high] <= _APART * N[low]:
+        if N[high] <= APART * N[low]:
             return self.first.doubts
         text = (
             f"{low} and {high} predict the larger runs about equally well and differ by a factor "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from analysis.data_limits import repeating
+from analysis.data_limits import with_unique
 from analysis.fitting.checks import check_level
 from analysis.fitting.combination import Combination
 from analysis.fitting.result import FitResult
@@ -189,9 +189,12 @@ def predict_run(
     source = source.first if isinstance(source, Choice) else source
     _check_inputs(fits)
     if unique is not None:
-        fits = {name: replace(f, law=repeating(f.law, unique=unique)) for name, f in fits.items()}
-        weights = {name: float(i == 0) for i, name in enumerate(fits)}  # the first law alone
-    combined = hasattr(source, "weights") and unique is None
+        fits = {name: with_unique(f, unique) for name, f in fits.items()}
+        if isinstance(source, Combination):
+            source = with_unique(source, unique)
+        else:
+            weights = {name: float(i == 0) for i, name in enumerate(fits)}  # the first law alone
+    combined = hasattr(source, "weights") and (unique is None or isinstance(source, Combination))
     first = next(iter(fits.values()))
     at = {"N": float(N), "D": float(D)}
     predictor: Any = source if combined else first

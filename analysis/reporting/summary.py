@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,6 +43,7 @@ from analysis.tables.several import files_of, is_results_folder
 from analysis.validation.validate import Validation, validate
 from scaling import progress
 from scaling.errors import ConfigError, TableError
+from scaling.mapping import option
 from scaling.table import missing_column
 
 P = ParamSpec("P")
@@ -74,6 +76,8 @@ class Summary:
     """The plan for NEXT times the compute of the largest run."""
     further: Plan | None
     """The plan for NEXT times that, by the same law."""
+    planned: Plans | None = None
+    """The plans for NEXT times the compute by every law of `choice`; None without a choice."""
     abilities: AbilityPrediction | None
     """The accuracies on tasks of the run that the plan advises; None without scores of tasks."""
     collapse: Collapse | None
@@ -83,6 +87,8 @@ class Summary:
     verdict: tuple[str, str, str]
     """The answer in three sentences: the law, what to train, and the main doubts."""
     figures: tuple[Path, ...]
+    command: str = "scaling plan"
+    """The start of a `scaling plan` command on the same runs."""
     _tested: dict[str, Validation | str] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -210,6 +216,7 @@ def summarise(
         frontiers=fronts,
         plan=following,
         further=further,
+        planned=planned,
         abilities=_accuracies(attempt, results, following, where),
         collapse=collapse_of_a_ladder(runs, curves),
         track=attempt("track record", track_record_of, results, selection=selection),
@@ -217,7 +224,24 @@ def summarise(
         if planned is not None
         else verdict(choice, following, runs=runs, why=why),
         figures=_saved(drawn, folder, figures),
+        command=" ".join(["scaling plan", *command_words(results, selection)]),
     )
+
+
+def command_words(results: Results, selection: Mapping[str, Any]) -> list[str]:
+    """Return a source, and the options that select runs, as words of a command line."""
+    sources = [results] if isinstance(results, str | Path) else list(results)
+    words = [shlex.quote(str(source)) for source in sources]
+    for name, value in selection.items():
+        if value == "auto":
+            continue
+        if name == "map":
+            words.append(option(value))
+        elif value is True:
+            words.append(f"--{name}")
+        else:
+            words.append(f"--{name} {shlex.quote(str(value))}")
+    return words
 
 
 def _saved(

@@ -387,6 +387,8 @@ def _join(runs: pd.DataFrame, points: pd.DataFrame, where: str) -> pd.DataFrame:
     ]  # fmt: skip
     for name in per_token:
         of_run[name] = runs[name] / runs["D"]
+    twice = [c for c in of_run.columns if c in points.columns and c != "run_id"]
+    points = points.drop(columns=twice)  # the run's own values count
     joined = points.merge(of_run, on="run_id", how="inner", validate="many_to_one")
     for name in per_token:
         joined[name] *= joined["D"]

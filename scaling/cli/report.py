@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from scaling.cli.options import Critical, Decimal, Map, Rows, Strict, Where
-from scaling.cli.output import note, say, show
+from scaling.cli.output import say, show
 from scaling.cli.tables import one_source, selection
 from scaling.errors import ConfigError
-from scaling.extras import installed, missing
 
 
 def summary(
@@ -96,23 +95,25 @@ def report(
     results: tuple[Path, ...],
     *,
     out: Path | None = None,
+    beside: Path | None = None,
     map: Map = (),
     where: Where = None,
     strict: Strict = False,
     rows: Rows = "auto",
     decimal: Decimal = None,
 ) -> None:
-    """Write an HTML report of a sweep: laws, verdicts, figures, plan and provenance.
+    """Write a page that leads with the answer: what to train next, and what that rests on.
 
     Example: scaling report results/quickstart --out report.html
+    Example: scaling report results/quickstart --beside results/isoflop
 
     Args:
         results: A sweep's results folder, or a table of runs; several files are one table.
         out: Output file. Default: report.html in the results folder.
+        beside: A second results folder or table to compare with: its answer at the same compute,
+            its runs and frontier in the first figure, and a table of differences.
     """
     from analysis.reporting.html import report as write
 
     chosen = selection(map, where, strict, rows, decimal)
-    show(write(one_source(results), out, **chosen))
-    if not installed("plotly"):
-        note(f"the page has no interactive plot; {missing('plotly')}")
+    show(write(one_source(results), out, beside=beside, **chosen))

@@ -1,0 +1,342 @@
+"""Cards of the page: laws with their formulas typeset, plans, the frontier and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from analysis.fitting.combination import Combination
+from analysis.fitting.reference import NEXT
+from analysis.fitting.result import FitResult
+from analysis.fitting.status import worth_telling
+from analysis.in_words import times
+from analysis.laws.symbols import name as name_of
+from analysis.planning.plan import Plan
+from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
+from analysis.planning.quantity import Quantity
+from analysis.reporting.elements import (
+    card,
+    cell,
+    count,
+    details,
+    escape,
+    facts,
+    interval,
+    loss,
+    marked_up,
+    number,
+    numeric,
+    percent,
+    sentence,
+    table,
+)
+from analysis.reporting.formulas import mathml, symbol
+from analysis.reporting.summary import Summary, key_of
+from scaling import units
+
+MARKS = {
+    "inside": ("good", "tested within the data"),
+    "tested": ("good", "extrapolates as far as tested"),
+    "untested": ("warn", "extrapolates further than tested"),
+    "unreliable": ("bad", "not supported"),
+}
+"""Kind and words of the mark of a plan, by where it lies."""
+_COUNTED = ("N", "D", "S", "B", "U")
+_INPUT_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "S": "steps"}
+
+
+def mark(plan: Plan, *, doubtful: bool | None = None) -> str:
+    """Return the mark of a plan: a word in a colour, never colour alone."""
+    doubtful = bool(plan.doubts) if doubtful is None else doubtful
+    kind, words = MARKS["unreliable" if doubtful else plan.extrapolation.band]
+    return f'<span class="mark {kind}">{words}</span>'
+
+
+# ------------------------------------------------------------------ plans
+
+
+def plan_section(summary: Summary) -> list[str]:
+    """Return the plans as cards: the next run, that of ten times more, and those of other laws."""
+    if summary.plan is None:
+        return []
+    laws = dict(summary.planned.plans) if summary.planned else {}
+    used = next(iter(laws), "")
+    cards = [card(f"{NEXT:g} times the compute{_by(used)}", *_plan(summary.plan, summary))]
+    if summary.further:
+        cards.append(card(f"{NEXT**2:g} times the compute{_by(used)}", *_plan(summary.further)))
+    out = [
+        "<h2>Plans</h2>",
+        "<p>The best runs for multiples of the compute of the largest run.</p>",
+        '<div class="cards">', *cards, "</div>",
+    ]  # fmt: skip
+    if len(laws) > 1 and summary.planned is not None:
+        errors = summary.planned.held_out
+        rows = [
+            (
+                cell(name), *(numeric(_with_interval(q, count)) for q in (p.N, p.D)),
+                numeric(_with_interval(p.L, loss)), numeric(percent(errors[name])),
+                cell("not supported" if p.doubts else ""),
+            )
+            for name, p in laws.items()
+        ]  # fmt: skip
+        header = ("law", "N", "D", "loss", "missed larger runs by", "")
+        out += [
+            f"<p>The same request under every law, at {number(summary.plan.C.value)} FLOPs:</p>",
+            table(header, rows, label="Plans of every law"),
+        ]
+    return out
+
+
+def _by(law: str) -> str:
+    return f", by {law}" if law else ""
+
+
+def _plan(plan: Plan, summary: Summary | None = None) -> Iterator[str]:
+    doubts = plan.doubts
+    if summary is not None and summary.planned is not None:
+        doubts = summary.planned.doubts
+    yield f"<p>{mark(plan, doubtful=bool(doubts))}</p>"
+    yield facts(
+        [
+            ("parameters", _with_interval(plan.N, count)),
+            ("tokens", _with_interval(plan.D, count)),
+            ("tokens per parameter", _with_interval(plan.tokens_per_parameter, number)),
+            ("compute", f"{number(plan.C.value)} FLOPs"),
+            ("loss", f"{_with_interval(plan.L, loss)} nats/token"),
+            ("batch size", f"{count(plan.recipe.B)} tokens"),
+            ("steps", count(plan.recipe.S)),
+            ("peak learning rate", number(plan.recipe.lr)),
+            *_model(plan),
+        ]
+    )
+    if doubts:
+        yield f"<p>{escape(sentence('; '.join(map(str, doubts))))}</p>"
+    yield details("How this was found", *_sources(plan, doubts))
+
+
+def _model(plan: Plan) -> Iterator[tuple[str, str]]:
+    for name, shape in (("shape", plan.shape), ("or, as the runs", plan.family_shape)):
+        if shape is not None:
+            m = shape.model
+            yield name, f"{m.n_layer} layers, width {m.d_model}, {m.n_head} heads"
+    if plan.memory is not None:
+        gpus = ", ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
+        states = units.data_size(plan.memory["states"])
+        yield "weights and optimizer", f"{states}: at least {gpus}"
+
+
+def _sources(plan: Plan, doubts: tuple[Any, ...]) -> Iterator[str]:
+    yield f"<p>From {escape(plan.source)}; {100 * plan.level:g} % intervals.</p>"
+    yield f"<p>Batch size: {escape(plan.recipe.origin('B'))}.</p>"
+    yield f"<p>Learning rate: {escape(plan.recipe.origin('lr'))}.</p>"
+    rest = [line for line in worth_telling(plan.status) if line not in doubts]
+    if rest:
+        yield f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in rest)}</ul>"
+
+
+# ------------------------------------------------------------------ laws
+
+
+def law_section(summary: Summary) -> list[str]:
+    """Return a card for each law, and the verdict on the law used."""
+    if not summary.laws:
+        return []
+    used = key_of(summary.choice.first.law) if summary.choice else ""
+    cards = [
+        card(_title(key, result, used == key), *_law(result))
+        for key, result in sorted(summary.laws.items(), key=lambda item: item[0] != used)
+    ]
+    out = ["<h2>Laws</h2>", "<p>95 % intervals, clustered by run.</p>"]
+    out += ['<div class="cards">', *cards, "</div>"]
+    choice = summary.choice
+    if choice is not None and choice.test.cuts:
+        validation = summary.validation(used)
+        if not isinstance(validation, str):
+            kind = "good" if validation.supported else "warn"
+            head, *rest = map(str, validation.verdict)
+            out.append(
+                f'<p><span class="mark {kind}">{escape(head)}</span> '
+                f"{escape(sentence('; '.join(rest) or f'{choice.name} predicts them'))}</p>"
+            )
+    return out
+
+
+def _title(key: str, result: FitResult, used: bool) -> str:
+    name = result.law.name
+    if isinstance(result, Combination):
+        name = f"{result.name} ({result.lead})"
+    title = f"{key}: {name}" if key.startswith("L(") else f"L(N, D): {name}"
+    return f"{title}, used for the answer" if used else title
+
+
+def _law(result: FitResult) -> Iterator[str]:
+    yield mathml(result.law.formula).replace("<math", '<math display="block"', 1)
+    yield f"<p>{_reference(result)}</p>"
+    rows = {str(name): row for name, row in result.interval().iterrows()}
+    exponents = [name for name in rows if name.startswith(("alpha", "beta"))] or list(rows)
+    yield facts((symbol(name_of(result.law, name)), _row(rows[name])) for name in exponents)
+    constants = [(symbol(name_of(result.law, n)), _row(r)) for n, r in rows.items()
+                 if n not in exponents]  # fmt: skip
+    parts = [facts(constants)] if constants else []
+    parts += _certificate(result)
+    if notes := worth_telling(result.warnings):
+        yield f'<p class="note">{escape(sentence("; ".join(notes)))}</p>'
+    yield details("Constants and certificate", *parts)
+
+
+def _reference(result: FitResult) -> str:
+    """Return the value of the law at the middle of its data."""
+    at = {}
+    for name in result.law.inputs:
+        values = result.runs[name].to_numpy(float) if name in result.runs else np.array([np.nan])
+        values = values[np.isfinite(values) & (values > 0)]
+        if not len(values):
+            return f"Fitted to {result.n} points."
+        at[name] = float(np.exp(np.median(np.log(values))))
+    with np.errstate(all="ignore"):
+        value = float(result.predict(**at))
+        low, high = (float(end) for end in result.predict_interval(0.95, **at))
+    where = ", ".join(
+        f"{count(x) if name in _COUNTED else number(x)} {_INPUT_UNITS.get(name, escape(name))}"
+        for name, x in at.items()
+    )
+    return (
+        f"{symbol(result.law.target)} = <b>{loss(value)}</b> {interval(low, high)} at {where}, the "
+        f"middle of the {result.n} points fitted."
+    )
+
+
+def _certificate(result: FitResult) -> Iterator[str]:
+    found = result.certificate
+    rows = [
+        ("rows, runs", f"{found.rows}, {found.groups}"),
+        ("objective", escape(result.loss)),
+        ("starts that reached the minimum", f"{100 * found.share:.0f} % of {found.starts}"),
+        ("gradient at the minimum", number(found.gradient)),
+        ("condition number", number(found.condition)),
+    ]
+    yield facts(rows)
+    for a, b, r in found.correlated:
+        names = f"{symbol(name_of(result.law, a))} and {symbol(name_of(result.law, b))}"
+        yield f"<p>{names} are correlated: {number(r)}.</p>"
+    if result.law.source:
+        yield f"<p>Source: {escape(result.law.source)}</p>"
+
+
+def _row(row: Any) -> str:
+    spread = interval(row["low"], row["high"])
+    return f'{number(row["value"])} <span class="interval">{spread}</span>'
+
+
+def _with_interval(q: Quantity, write: Any) -> str:
+    if q.low == q.high == q.value:
+        return write(q.value)
+    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high, write)}</span>'
+
+
+# ------------------------------------------------------------------ frontier, tasks, records
+
+
+def frontier_section(summary: Summary) -> list[str]:
+    """Return the compute-optimal frontier by every method; nothing without one."""
+    rows = [
+        (
+            cell(front.title),
+            marked_up(mathml(str(row.exponent))),
+            numeric(number(row.value)), marked_up(interval(row.low, row.high)),
+            cell(front.use),
+        )
+        for front in summary.frontiers.values()
+        for row in front.exponents.itertuples()
+    ]  # fmt: skip
+    if not rows:
+        return []
+    header = ("method", "power of C", "exponent", "95 % interval", "")
+    rule = [f"<p>{escape(sentence(str(summary.rule)))}</p>"] if summary.rule else []
+    return [
+        "<h2>Compute-optimal frontier</h2>",
+        "<p>The best size, data and loss grow as powers of the compute.</p>",
+        table(header, rows, label="Exponents of the frontier by method"),
+        *rule,
+    ]
+
+
+def ability_section(summary: Summary) -> list[str]:
+    """Return the accuracies predicted for the next run; nothing without scores of tasks."""
+    found = summary.abilities
+    if found is None:
+        return []
+    rows = [
+        (cell(name), numeric(number(q.value)), marked_up(interval(q.low, q.high)))
+        for name, q in found.accuracy.items()
+    ]
+    out = ["<h2>Accuracy on tasks</h2>"]
+    if rows:
+        header = ("task", "predicted", "95 % interval")
+        out += [
+            f"<p>{escape(found.heading[:1].upper() + found.heading[1:])}:</p>",
+            table(header, rows, label="Predicted accuracy by task"),
+        ]
+    return [*out, *([f"<p>{escape(found.others)}</p>"] if found.others else [])]
+
+
+def record_section(summary: Summary) -> list[str]:
+    """Return the predictions on record beside what was measured; nothing without records."""
+    track = summary.track
+    if track is None:
+        return []
+    rows = []
+    for score in track.scores:
+        values = score.on_record.values
+        L = score.predicted if score.scored else values["L"]
+        N, D = (score.N, score.D) if score.scored else (values["N"], values["D"])
+        measured = error = inside = ""
+        remark = score.waiting
+        if score.scored:
+            wide, narrow = score.inside(EXTRAPOLATION), score.inside(STATISTICAL)
+            where = narrow if wide is None else wide
+            inside = "" if where is None else "inside" if where else "outside"
+            measured, error = loss(score.measured), percent(score.relative, signed=True)
+            remark = f"table {score.table}"
+        rows.append(
+            (cell(score.on_record.name), cell(score.on_record.time[:10]), numeric(count(N)),
+             numeric(count(D)), numeric(loss(L)), numeric(measured), numeric(error), cell(inside),
+             cell(remark))
+        )  # fmt: skip
+    header = ("name", "date", "N", "D", "predicted", "measured", "error", "interval", "remarks")
+    return [
+        "<h2>Predictions on record</h2>",
+        f"<p>{escape(sentence(track.summary))}</p>",
+        table(header, rows, label="Predictions on record"),
+    ]
+
+
+def answer_section(summary: Summary) -> list[str]:
+    """Return the answer in words, with its mark and what carries it."""
+    law, advice, doubts = summary.verdict
+    plan = summary.plan
+    doubted = summary.planned.doubts if summary.planned else plan.doubts if plan else ()
+    shown = (
+        mark(plan, doubtful=bool(doubted)) if plan else '<span class="mark bad">no answer</span>'
+    )
+    return [
+        '<section id="answer" aria-label="The answer">',
+        f'<p class="answer">{escape(advice)}</p>',
+        f"<p>{shown} {escape(law)}</p>",
+        f"<p>{escape(doubts)}</p>",
+        "</section>",
+    ]
+
+
+def spans(summary: Summary) -> str:
+    """Return how many runs there are by status, and the ranges of what they measured."""
+    runs = summary.runs
+    counts = ", ".join(f"{n} {escape(status)}" for status, n in summary.counts.items())
+    ranges = ", ".join(
+        f"{symbol(name)} from {write(float(runs[name].min()))} to {write(float(runs[name].max()))}"
+        for name, write in (("N", count), ("D", count), ("C", number), ("L", loss))
+    )
+    span = times(float(runs["C"].max() / runs["C"].min()))
+    return f'<p class="muted">Runs: {counts}; {ranges}. The compute spans {span} times.</p>'
