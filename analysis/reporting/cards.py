@@ -29,6 +29,7 @@ from analysis.reporting.elements import (
     number,
     numeric,
     percent,
+    scrolled,
     sentence,
     table,
 )
@@ -172,7 +173,8 @@ def _title(key: str, result: FitResult, used: bool) -> str:
 
 
 def _law(result: FitResult) -> Iterator[str]:
-    yield mathml(result.law.formula).replace("<math", '<math display="block"', 1)
+    typeset = mathml(result.law.formula).replace("<math", '<math display="block"', 1)
+    yield scrolled(typeset, f"Formula of {result.law.name}", "formula")
     yield f"<p>{_reference(result)}</p>"
     rows = {str(name): row for name, row in result.interval().iterrows()}
     exponents = [name for name in rows if name.startswith(("alpha", "beta"))] or list(rows)
