@@ -193,6 +193,7 @@ def test_the_page_is_interactive_in_a_browser(written, browser):
     hero.send_keys(Keys.ESCAPE)
     assert not find("id", "chosen").is_displayed()
     # dragging selects runs in all figures and in the table
+    ask("arguments[0].scrollIntoView({block: 'center'})", hero)
     width, height = hero.size["width"], hero.size["height"]
     ActionChains(browser).move_to_element_with_offset(
         hero, 0, 2 - height // 2
@@ -212,7 +213,6 @@ def test_the_page_is_interactive_in_a_browser(written, browser):
     find("id", "search").send_keys(one)
     assert listed() == {one}
     find("id", "search").clear()
-    find("id", "search").send_keys(Keys.BACKSPACE)
     find("css selector", '#runs th[data-name="L"] button').click()
     losses = [float(cell.text) for cell in browser.find_elements("css selector", "#runs td.number")
               if cell.get_attribute("cellIndex") == ask(
