@@ -82,7 +82,7 @@ def plan_section(summary: Summary) -> list[str]:
             )
             for name, p in laws.items()
         ]  # fmt: skip
-        header = ("law", "N", "D", "loss", "missed larger runs by", "")
+        header = ("law", "N", "D", "loss", "missed larger runs by", "remark")
         out += [
             f"<p>The same request under every law, at {number(summary.plan.C.value)} FLOPs:</p>",
             table(header, rows, label="Plans of every law"),
@@ -255,7 +255,7 @@ def frontier_section(summary: Summary) -> list[str]:
     ]  # fmt: skip
     if not rows:
         return []
-    header = ("method", "power of C", "exponent", "95 % interval", "")
+    header = ("method", "power of C", "exponent", "95 % interval", "use")
     rule = [f"<p>{escape(sentence(str(summary.rule)))}</p>"] if summary.rule else []
     return [
         "<h2>Compute-optimal frontier</h2>",
