@@ -156,7 +156,7 @@ def check_fits(command: list[str], words: list[str], here: Path) -> None:
     if "--out" in words:
         assert (here / words[-1]).stat().st_size > 10_000
     if words[0] == "report":
-        assert 'id="hero"' in (here / "page.html").read_text()  # it needs no extra
+        assert 'id="plot-hero"' in (here / "page.html").read_text()  # it needs no extra
 
 
 def check_needs(command: list[str], words: list[str], extra: str, here: Path) -> None:

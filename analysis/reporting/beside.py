@@ -75,7 +75,7 @@ class Beside:
         ]
         out += ['<div class="cards">', *cards, "</div>"]
         rows = list(self._rows(first, second))
-        header = ("", *self.names, "difference")
+        header = ("quantity", *self.names, "difference")
         return [*out, table(header, rows, label="Differences between the two sweeps")]
 
     def _same_compute(self) -> Plan | None:

@@ -29,6 +29,7 @@ from analysis.reporting.elements import (
     number,
     numeric,
     percent,
+    scrolled,
     sentence,
     table,
 )
@@ -81,7 +82,7 @@ def plan_section(summary: Summary) -> list[str]:
             )
             for name, p in laws.items()
         ]  # fmt: skip
-        header = ("law", "N", "D", "loss", "missed larger runs by", "")
+        header = ("law", "N", "D", "loss", "missed larger runs by", "remark")
         out += [
             f"<p>The same request under every law, at {number(summary.plan.C.value)} FLOPs:</p>",
             table(header, rows, label="Plans of every law"),
@@ -172,7 +173,8 @@ def _title(key: str, result: FitResult, used: bool) -> str:
 
 
 def _law(result: FitResult) -> Iterator[str]:
-    yield mathml(result.law.formula).replace("<math", '<math display="block"', 1)
+    typeset = mathml(result.law.formula).replace("<math", '<math display="block"', 1)
+    yield scrolled(typeset, f"Formula of {result.law.name}", "formula")
     yield f"<p>{_reference(result)}</p>"
     rows = {str(name): row for name, row in result.interval().iterrows()}
     exponents = [name for name in rows if name.startswith(("alpha", "beta"))] or list(rows)
@@ -253,7 +255,7 @@ def frontier_section(summary: Summary) -> list[str]:
     ]  # fmt: skip
     if not rows:
         return []
-    header = ("method", "power of C", "exponent", "95 % interval", "")
+    header = ("method", "power of C", "exponent", "95 % interval", "use")
     rule = [f"<p>{escape(sentence(str(summary.rule)))}</p>"] if summary.rule else []
     return [
         "<h2>Compute-optimal frontier</h2>",

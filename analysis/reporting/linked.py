@@ -118,7 +118,7 @@ class Linked:
             "<h2>What it costs to deviate</h2>",
             '<figure class="plot">',
             _canvas("deviation", "Loss against the number of parameters at a fixed compute."),
-            '<figcaption id="deviation-words" role="status"></figcaption></figure>',
+            '<figcaption id="deviation-words" aria-live="polite"></figcaption></figure>',
             f"<p>At {number(plan.C.value)} FLOPs, {evidence.budget_words()}:</p>",
             table(header, cells, label="The price of other sizes"),
         ]
@@ -229,7 +229,7 @@ class Linked:
 def _canvas(name: str, words: str, kind: str = "") -> str:
     class_ = f' class="{kind}"' if kind else ""
     return (
-        f'<canvas id="{name}"{class_} tabindex="0" role="application" '
+        f'<canvas id="plot-{name}"{class_} tabindex="0" role="application" '
         f'aria-roledescription="figure" aria-label="{escape(words)}"></canvas>'
     )
 

@@ -83,8 +83,10 @@ function curve(run, x) {
   return found;
 }
 function trace(plot, pen, run, x) {
+  if (!curves || !curves[x]) return;
   pen.beginPath();
-  for (const [at, L] of curve(run, x)) pen.lineTo(plot.X(at), plot.Y(L));
+  for (let k = data.curves.starts[run]; k < data.curves.starts[run + 1]; k++)
+    pen.lineTo(plot.X(curves[x][k]), plot.Y(curves.L[k]));
   pen.stroke();
 }
 

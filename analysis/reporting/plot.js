@@ -68,11 +68,14 @@ class Plot {
     canvas.addEventListener('pointerleave', () => { if (!this.drag) state.hover(-1); });
     canvas.addEventListener('pointerdown', event => {
       this.drag = {from: this.at(event), to: this.at(event)};
+      canvas.setPointerCapture(event.pointerId);  // a drag may end outside
     });
     canvas.addEventListener('pointerup', event => this.released(event));
     canvas.addEventListener('pointercancel', () => { this.drag = null; this.overlay(); });
     canvas.addEventListener('keydown', event => this.pressed(event));
-    new ResizeObserver(() => this.draw()).observe(canvas);
+    new ResizeObserver(() => {
+      if (canvas.clientWidth !== this.width || canvas.clientHeight !== this.height) this.draw();
+    }).observe(canvas);
   }
   at(event) {
     const box = this.canvas.getBoundingClientRect();

@@ -27,7 +27,8 @@ def section(runs: pd.DataFrame) -> list[str]:
     rows = (_row(run, names) for _, run in runs.head(ROWS).iterrows())
     titles = {"run_id": "run", "error": "reason"}
     head = "".join(
-        f'<th scope="col" data-name="{escape(name)}">{escape(titles.get(name, name))}</th>'
+        f'<th scope="col" data-name="{escape(name)}"{_kind(runs[name])}>'
+        f"{escape(titles.get(name, name))}</th>"
         for name in names
     )
     body = (
@@ -60,6 +61,10 @@ def panel() -> list[str]:
         '<pre id="run" aria-live="polite"></pre>',
         '<button type="button" id="chosen-close">Close</button></aside>',
     ]
+
+
+def _kind(column: pd.Series) -> str:
+    return ' class="number"' if pd.api.types.is_numeric_dtype(column) else ""
 
 
 def _row(run: pd.Series, names: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ class RunsTable {
     this.tag = this.find('tag');
     this.status = this.find('status');
     for (const cell of table.tHead.rows[0].cells) this.sortable(cell);
-    this.search.addEventListener('input', () => this.filter());
+    for (const kind of ['input', 'change'])
+      this.search.addEventListener(kind, () => this.filter());
     for (const choice of [this.tag, this.status])
       if (choice) choice.addEventListener('change', () => this.filter());
     this.find('runs-back').addEventListener('click', () => this.turn(-1));

@@ -20,21 +20,21 @@ function follow(detail) {
     words();
   }
   for (const name of ['hero', 'deviation']) {
-    const canvas = find(name);
+    const canvas = find(`plot-${name}`);
     if (canvas && canvas.plot) canvas.plot.draw();
   }
 }
 const table = new RunsTable(find('runs'), runs, state);
 paint();
 for (const [name, spec] of Object.entries(specs)) {
-  const canvas = find(name);
+  const canvas = find(`plot-${name}`);
   if (!canvas || !spec) continue;
   plots.push(new Plot(canvas, spec, state));
 }
 words();
 state.redraw();
 document.addEventListener('answer', event => follow(event.detail));
-if (against) against.addEventListener('change', () => find('hero').plot.draw());
+if (against) against.addEventListener('change', () => find('plot-hero').plot.draw());
 dark.addEventListener('change', () => { paint(); state.redraw(); });
 find('chosen-close').addEventListener('click', () => state.clear());
 document.addEventListener('keydown', event => { if (event.key === 'Escape') state.clear(); });
