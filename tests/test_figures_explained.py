@@ -168,7 +168,9 @@ def test_bars_are_95_percent_intervals_over_the_test_text(sweep):
     left, _ = figures.recurrence(both).axes
     assert bars(left) == pytest.approx([2 * 1.96 * 0.02] * 2 * runs["N"].nunique())
     assert OVER_TEXT in words(left.get_legend())
-    points = curves.merge(runs.drop(columns=["S", "D", "C", "L", "L_train"], errors="ignore"), on="run_id")
+    points = curves.merge(
+        runs.drop(columns=["S", "D", "C", "L", "L_train"], errors="ignore"), on="run_id"
+    )
     left, right, _ = figures.size_and_data(runs, points).axes
     assert len(bars(left)) == len(runs)
     assert len(right.collections) == runs["N"].nunique()  # a band for each size

@@ -28,7 +28,7 @@ from tracker_files import (
 )
 
 from analysis import load
-from analysis.importing import sizes, wandb_api
+from analysis.importing import wandb_api
 from analysis.tables.rows import RowsLeftOut
 from scaling.errors import TableError
 
@@ -276,12 +276,11 @@ def test_parameters_are_counted_from_the_shapes_of_other_frameworks(tmp_path, mo
         n_layer, d_model = map(int, row["arch"].split("-"))
         return 12.0 * n_layer * d_model**2, "12 n d^2"
 
-    monkeypatch.setattr("analysis.importing.choose.counted", counted)
+    monkeypatch.setattr("analysis.importing.choose.count_from_shapes", counted)
     table = load(f"wandb:{tmp_path}").set_index("run_id")
     assert all(table.loc[id, "N"] == N for id, N, *_ in ladder())
     curves = load(f"wandb:{tmp_path}", curves=True)
     assert set(curves["N"]) == set(table["N"])
-    assert sizes.counted({}) is None
 
 
 # ------------------------------------------------------------------ the other trackers

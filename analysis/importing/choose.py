@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.importing.frames import Tracked, names_in
-from analysis.importing.sizes import counted
+from analysis.importing.shapes import count_from_shapes
 from scaling.column_words import Meaning, meaning
 from scaling.errors import TableError, nearest
 from scaling.mapping import alternatives, in_expression, option
@@ -164,7 +164,7 @@ def assumed(
 
 def _count(table: pd.DataFrame) -> list[str]:
     """Add N, counted from the settings of each run, if all of them tell it; return a note."""
-    found = [counted(row) for row in table.to_dict("records")]
+    found = [count_from_shapes(row) for row in table.to_dict("records")]
     if not len(table) or any(each is None for each in found):
         return []
     table["N"] = [float(each[0]) for each in found if each is not None]

@@ -26,8 +26,8 @@ from scaling.cli.forecast import forecast
 from scaling.cli.generate import generate
 from scaling.cli.harness import harness
 from scaling.cli.help import coloured, help_text, usage, wrapped
-from scaling.cli.inspect import inspect
 from scaling.cli.import_runs import import_runs
+from scaling.cli.inspect import inspect
 from scaling.cli.output import each_note_once, say, show
 from scaling.cli.plan import design, frontier, plan
 from scaling.cli.report import figure, report, summary
