@@ -285,7 +285,8 @@ def _plots_of_fit(result: Any) -> str:
 
 def _plots_of_frontier(front: Any) -> str:
     """Return N_opt against C with its interval, and the optima that it rests on."""
-    C = np.geomspace(*front.ranges["C"], 25)
+    low, high = front.ranges["C"]
+    C = np.geomspace(low, high, 25)
     line = front.at(C=C)
     plot = small_plots.Plot("C [FLOPs]", "Optimal N", log_x=True, log_y=True)
     plot.band(C, line["N_low"], line["N_high"]).line(C, line["N"])

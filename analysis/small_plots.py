@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 WIDTH, HEIGHT = 260, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 18, 32
@@ -33,20 +34,20 @@ class Plot:
     log_y: bool = False
     _parts: list[tuple[str, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def dots(self, x: Sequence[float], y: Sequence[float]) -> Plot:
+    def dots(self, x: ArrayLike, y: ArrayLike) -> Plot:
         return self._add("dots", x, y)
 
-    def line(self, x: Sequence[float], y: Sequence[float]) -> Plot:
+    def line(self, x: ArrayLike, y: ArrayLike) -> Plot:
         return self._add("line", x, y)
 
-    def dashes(self, x: Sequence[float], y: Sequence[float]) -> Plot:
+    def dashes(self, x: ArrayLike, y: ArrayLike) -> Plot:
         return self._add("dashes", x, y)
 
-    def band(self, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Plot:
+    def band(self, x: ArrayLike, low: ArrayLike, high: ArrayLike) -> Plot:
         """Add a band; it is left out if an end is not known."""
-        x, low, high = (np.asarray(v, float) for v in (x, low, high))
-        if np.isfinite(self._scaled(np.r_[low, high], self.log_y)).all():
-            self._add("band", np.r_[x, x[::-1]], np.r_[low, high[::-1]])
+        across, bottom, top = (np.asarray(v, float) for v in (x, low, high))
+        if np.isfinite(self._scaled(np.r_[bottom, top], self.log_y)).all():
+            self._add("band", np.r_[across, across[::-1]], np.r_[bottom, top[::-1]])
         return self
 
     def svg(self) -> str:
@@ -72,12 +73,12 @@ class Plot:
         ends_y = _written(every_y.min(), every_y.max(), self.log_y)
         return _frame(f"{self.y} against {self.x}", [*shapes, *_labels(self, ends_x, ends_y)])
 
-    def _add(self, kind: str, x: Sequence[float], y: Sequence[float]) -> Plot:
-        x, y = np.asarray(x, float), np.asarray(y, float)
-        if len(x) > _MOST_POINTS:
-            kept = np.linspace(0, len(x) - 1, _MOST_POINTS).round().astype(int)
-            x, y = x[kept], y[kept]
-        self._parts.append((kind, x, y))
+    def _add(self, kind: str, x: ArrayLike, y: ArrayLike) -> Plot:
+        both = np.array([x, y], float)
+        if both.shape[1] > _MOST_POINTS:
+            kept = np.linspace(0, both.shape[1] - 1, _MOST_POINTS).round().astype(int)
+            both = both[:, kept]
+        self._parts.append((kind, *both))
         return self
 
     def _known(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

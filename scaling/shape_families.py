@@ -117,7 +117,7 @@ def _gated(family: str, *, tied: bool = False, **more: Any) -> Callable[..., Sha
     """Return the reader of a family like Llama: gated, with RMS norms."""
 
     def shape(config: Mapping[str, Any]) -> Shape:
-        values = _common(config, family, tied=tied) | {"gated": True} | more
+        values: dict[str, Any] = _common(config, family, tied=tied) | {"gated": True} | more
         bias = bool(config.get("attention_bias", False))
         values.setdefault("qkv_bias", bias)
         values.setdefault("out_bias", bias)

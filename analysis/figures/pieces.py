@@ -98,9 +98,9 @@ def _of_artist(ax: Axes, artist: Any) -> Iterator[Piece]:
     elif isinstance(artist, AxesImage):
         yield from _image(artist)
     elif isinstance(artist, StepPatch):
-        data = artist.get_data()
-        edges = np.asarray(data.edges)
-        yield Piece("step", {"x_low": edges[:-1], "x_high": edges[1:], "y": data.values})
+        heights, edges, _ = artist.get_data()
+        edges = np.asarray(edges)
+        yield Piece("step", {"x_low": edges[:-1], "x_high": edges[1:], "y": heights})
     elif isinstance(artist, Rectangle) and artist is not ax.patch:
         yield from _span(ax, artist)
 
@@ -250,7 +250,7 @@ def _error_bars(bars: ErrorbarContainer, value_of: ValueOf) -> Iterator[Piece]:
         x, y = middle.T
     else:
         return
-    ends = {name: each for name, each in ends.items() if np.size(each) == len(x)}
+    ends = {name: each for name, each in ends.items() if len(np.asarray(each)) == len(x)}
     colour = _colour(centre if centre is not None else spans[0])
     kind = "points"
     if centre is not None and centre.get_linestyle() not in ("None", "none", " ", ""):

@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -158,8 +159,9 @@ def _rasterise(figure: Figure) -> None:
 
 def _vertices(artist: Artist) -> int:
     if isinstance(artist, Line2D):
-        return len(artist.get_xydata())
+        return np.size(artist.get_xdata())
     if isinstance(artist, Collection):
-        paths = sum(len(path.vertices) for path in artist.get_paths())
-        return paths * max(1, len(artist.get_offsets()) // max(1, len(artist.get_paths())))
+        vertices = sum(np.size(path.vertices) // 2 for path in artist.get_paths())
+        marks = np.size(artist.get_offsets()) // 2
+        return vertices * max(1, marks // max(1, len(artist.get_paths())))
     return 0

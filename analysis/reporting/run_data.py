@@ -11,7 +11,7 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,7 @@ def five_digits(values: Any) -> list[float | None]:
     return [finite(float(f"{float(value):.5g}")) for value in values]
 
 
-def places(runs: pd.DataFrame, ids: Sequence[Any]) -> list[int]:
+def places(runs: pd.DataFrame, ids: Iterable[Any]) -> list[int]:
     """Return the place of each run of a fit in the page's list of runs; -1 if it is not there."""
     place = {run: i for i, run in enumerate(runs["run_id"].astype(str))}
     return [place.get(str(run), -1) for run in ids]

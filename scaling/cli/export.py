@@ -58,6 +58,7 @@ def export(
         return
     if again:
         raise ConfigError("--again needs --to; --out replaces the file in any case.")
+    assert out is not None  # the other choice, as checked above
     from analysis.exporting import export as write
 
     names = [name.strip() for words in columns for name in words.split(",") if name.strip()]

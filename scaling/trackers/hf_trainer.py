@@ -121,7 +121,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _totals(state: dict[str, Any], S: int) -> dict[str, Any]:
-    found = {"global_step": S}
+    found: dict[str, Any] = {"global_step": S}
     for name in ("epoch", "total_flos", "best_metric", "num_input_tokens_seen"):
         value = state.get(name)
         if isinstance(value, int | float) and (value or name == "epoch"):

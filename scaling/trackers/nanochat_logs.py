@@ -130,7 +130,7 @@ def _add_log(text: str, steps: dict[int, dict[str, Any]], config: dict[str, Any]
             steps.setdefault(int(step), {})[name] = _float(value)
     config |= flat(log_files.object_after(text, "Model config:\n"))
     for name, value in _COUNT.findall(text):
-        config[_COUNTS.get(name, name)] = number(value)
+        config[_COUNTS.get(str(name), str(name))] = number(value)
     for name, pattern in _TOLD.items():
         if given := pattern.findall(text):
             config[name] = number(given[-1])
