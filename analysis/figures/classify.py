@@ -8,10 +8,12 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from analysis.figures import style
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.transfer.classifiers import best_classifiers
 
 _ARMS = {"scratch": ("--", "from scratch"), "pretrained": ("-", "pre-trained")}
@@ -29,7 +31,8 @@ def classification(
 
     One panel per set of labels. Every point is the mean over seeds at the best learning rate, and
     its bar the standard error of seeds or of the test excerpts, whichever is larger. The dotted
-    grey line is guessing. Triangles are encoders.
+    grey line is guessing. Triangles are encoders. The upper axis has the losses of the decoders if
+    both kinds are there, because those of encoders are of masked tokens.
     """
     found = best_classifiers(runs)
     tasks = list(found.groupby(["labels", "examples"]))
@@ -40,7 +43,7 @@ def classification(
             _panel(ax, rows, colour)
             ax.set_title(style.words(f"{labels}, {examples:.0f} examples"), pad=3)
         axes[0].set_ylabel("Accuracy")
-        axes[0].legend()
+        make_room(axes[0], axes[0].legend(loc="upper left", ncols=2, columnspacing=1.0))
     return figure
 
 
@@ -63,8 +66,13 @@ def _panel(ax: Axes, rows: pd.DataFrame, colour: Colours) -> None:
     style.count_axis(ax)
     ax.set_xlabel(LABELS["N"])
     pretrained = rows[(rows["arm"] == "pretrained") & (rows["lm_weight"] == 0)]
-    ticks = pretrained.groupby("N")["L_pretrain"].mean().dropna()
+    decoders = pretrained[pretrained["family"] != "encoder"]  # losses of the two do not compare
+    whose = "of pre-training" if len(decoders) == len(pretrained) else "of pre-trained decoders"
+    if decoders.empty:
+        decoders, whose = pretrained, "of pre-training"
+    ticks = decoders.groupby("N")["L_pretrain"].mean().dropna()
     if np.isfinite(ticks).any():
         above = ax.secondary_xaxis("top")
-        above.set_xticks(list(ticks.index), [f"{L:.2f}" for L in ticks], minor=False)
-        above.set_xlabel("Loss of pre-training [nats/token]")
+        above.set_xticks(list(ticks.index), [f"{L:.2f}" for L in ticks])
+        above.xaxis.set_minor_locator(NullLocator())
+        above.set_xlabel(f"Loss {whose} [nats/token]")
