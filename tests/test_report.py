@@ -317,7 +317,8 @@ def hostile(folder, sweep):
         row = {name: EVIL[(i + j) % len(EVIL)] for j, name in enumerate(text)}
         rows.append(row | run | {"run_id": names[run["run_id"]], "n_layer": 1 + i % 2})
     rows = [row | {"corpus": EVIL[0]} for row in rows]
-    again = {"run_id": f"{rows[0]['run_id']} again", "schedule": EVIL[-1]}
+    other = next(text for text in EVIL if text != rows[0]["schedule"])
+    again = {"run_id": f"{rows[0]['run_id']} again", "schedule": other}
     more = curves[curves["run_id"] == runs["run_id"][0]].assign(run_id=again["run_id"])
     rows.append(rows[0] | again)
     bad = rows[0] | {"run_id": EVIL[0], "status": EVIL[3], "L": float("nan"), "error": EVIL[0]}

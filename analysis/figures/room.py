@@ -24,6 +24,8 @@ def make_room(ax: Axes, *artists: Any) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
     FigureCanvasAgg(figure)
+    for artist in artists:
+        artist.set_in_layout(False)  # long names may stand out, and must not squeeze the axes
     figure.draw_without_rendering()
     for artist in artists:
         box = artist.get_window_extent().transformed(ax.transAxes.inverted())
