@@ -336,6 +336,8 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     for column in POINTS[path.name][0]:
         if column.name in table.columns:
             _check_points(table[column.name], column, path)
+            if column.dtype == "float" and table[column.name].isna().all():
+                table[column.name] = math.nan  # parquet has no type for a column without any value
         elif column.name not in _ADDED_LATER:
             raise TableError(f"{path}: {missing_column(column.name, table.columns)}")
     return table

@@ -105,3 +105,10 @@ def test_missing_folder(tmp_path):
 def test_results_page_is_generated():
     page = Path(__file__).parents[1] / "results" / "README.md"
     assert page.read_text() == markdown()
+
+
+def test_a_column_of_points_without_a_value_is_a_column_of_numbers(tmp_path):
+    points = [{"run_id": "a" * 12, "S": S, "D": 100 * S, "C": 1e6 * S, "L": 3.0} for S in (1, 2)]
+    pd.DataFrame(points).assign(B_noise=None).to_parquet(tmp_path / "curves.parquet")
+    curves = table.read_curves(tmp_path)
+    assert curves["B_noise"].dtype == float and curves["B_noise"].isna().all()
