@@ -28,6 +28,7 @@ from tracker_files import (
 )
 
 from analysis import load
+from analysis.figures import registry
 from analysis.importing import wandb_api
 from analysis.tables.rows import RowsLeftOut
 from scaling.errors import TableError
@@ -362,6 +363,22 @@ def test_a_project_on_the_server_of_wandb(monkeypatch, capsys):
     text = printed(capsys, "fit", "wandb:lab/sizes", "--bootstrap", "0")
     assert "9 of 10 rows" in text and "1 crashed" in text
     check_ladder(load("wandb:lab/sizes"))
+
+
+def test_what_is_made_of_a_source_lies_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "proj"
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        write_wandb_run(runs, rows, config, id=id, start=start)
+    monkeypatch.chdir(tmp_path)
+    kept = {name: registry.FIGURES[name] for name in ("frontier",)}
+    monkeypatch.setattr(registry, "FIGURES", kept)
+    printed(capsys, "report", "wandb:proj")
+    printed(capsys, "figure", "frontier", "wandb:proj")
+    printed(capsys, "plan", "wandb:proj", "--flops", "1e16", "--record", "next")
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*")}
+    assert made == {"proj", "wandb-proj.html", "figures", "plans"}
+    assert (tmp_path / "plans" / "next.json").is_file()
+    assert "Parameters" in (tmp_path / "wandb-proj.html").read_text()
 
 
 # ------------------------------------------------------------------ bad input

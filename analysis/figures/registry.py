@@ -26,6 +26,7 @@ from analysis.frontiers.choice import Choice, choose
 from analysis.tables.load import load as load_table
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import usable
+from analysis.tables.tracked import sources_of
 from scaling import progress
 from scaling.abilities.table import read as read_scores
 from scaling.errors import TableError
@@ -334,6 +335,8 @@ def _folder(results: Results) -> Path | None:
 
 def _figures(results: Results) -> Path:
     """Return the folder for figures: within a results folder, and beside a table."""
+    if sources_of(results):
+        return Path("figures")
     first = Path(results if isinstance(results, str | Path) else results[0])
     return (_folder(results) or first.parent) / "figures"
 

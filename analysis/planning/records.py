@@ -25,6 +25,7 @@ import pandas as pd
 from analysis.planning.prediction import KINDS, WITHIN, Prediction
 from analysis.tables.containers import located
 from analysis.tables.several import PLANS, files_of
+from analysis.tables.tracked import sources_of
 from scaling.errors import ConfigError
 from scaling.files import check_inside, read_text
 from scaling.jsonable import finite
@@ -85,6 +86,8 @@ def _lagrange(nodes: np.ndarray, x: float) -> np.ndarray:
 
 def folder_of(paths: Sequence[str | Path]) -> Path:
     """Return the folder that holds the records of a table: `plans` beside its rows."""
+    if sources_of(list(paths)):
+        return Path(PLANS)
     first = Path(paths[0])
     if first.is_dir():
         return first / PLANS

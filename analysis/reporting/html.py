@@ -29,6 +29,7 @@ from analysis.reporting.linked import Linked
 from analysis.reporting.run_data import ordered
 from analysis.reporting.summary import Summary, source_path, summarise
 from analysis.tables.rows import Evaluations
+from analysis.tables.tracked import sources_of
 from scaling.errors import TableError
 from scaling.files import check_inside
 
@@ -49,7 +50,8 @@ def report(
 ) -> Path:
     """Write the page of a results folder or of a table; return its path.
 
-    out     The file to write; the default is <results>/report.html, for a table <table>.html.
+    out     The file to write; the default is <results>/report.html, for a table <table>.html, and
+            for a source of runs its name in the current folder, such as wandb-lab-sizes.html.
     beside  A second results folder or table to compare with; the options below hold for both.
     map     {column of the table: symbol}, as for `load`.
     where   A condition that selects runs, such as "D > 1e9".
@@ -61,7 +63,9 @@ def report(
     damaged manifest.
     """
     folder = source_path(results)
-    if out is None and folder.is_file():
+    if out is None and sources_of(results):
+        out = f"{folder}.html"
+    elif out is None and folder.is_file():
         out = folder.with_suffix(".html")
     elif out is None:
         check_inside(folder / "report.html", folder)

@@ -40,6 +40,7 @@ from analysis.tables.rows import Evaluations, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import lower_edge
 from analysis.tables.several import files_of, is_results_folder
+from analysis.tables.tracked import path_for, sources_of
 from analysis.validation.validate import Validation, validate
 from scaling import progress
 from scaling.errors import ConfigError, TableError
@@ -280,7 +281,9 @@ def _read(
 
 
 def source_path(results: Results) -> Path:
-    """Return the results folder, or the first file of a table."""
+    """Return the results folder, the first file of a table, or a name for a source of runs."""
+    if sources := sources_of(results):
+        return path_for(sources[0])
     first = Path(results if isinstance(results, str | Path) else results[0])
     return first if is_results_folder(first) else located(files_of(first)[0])[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,11 @@ def sources_of(path: Any) -> list[str]:
             f"not. Import it first: scaling import {found[0]} --out runs.csv"
         )
     return found
+
+
+def path_for(source: str) -> Path:
+    """Return a path in the current folder for what is made of a source, as wandb-lab-sizes."""
+    return Path(re.sub(r"[^\w.-]+", "-", source).strip("-."))
 
 
 def open_sources(
