@@ -375,10 +375,16 @@ def test_what_is_made_of_a_source_lies_in_the_current_folder(tmp_path, monkeypat
     printed(capsys, "report", "wandb:proj")
     printed(capsys, "figure", "frontier", "wandb:proj")
     printed(capsys, "plan", "wandb:proj", "--flops", "1e16", "--record", "next")
+    assert "val/loss L" in printed(capsys, "inspect", "wandb:proj")
     made = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*")}
     assert made == {"proj", "wandb-proj.html", "figures", "plans"}
     assert (tmp_path / "plans" / "next.json").is_file()
     assert "Parameters" in (tmp_path / "wandb-proj.html").read_text()
+
+
+def test_unfinished_runs_of_a_source_are_forecast(project, capsys):
+    text = printed(capsys, "forecast", f"wandb:{project}")
+    assert "1 running" in text and "9 finished" in text and "going" in text
 
 
 # ------------------------------------------------------------------ bad input

@@ -21,6 +21,7 @@ from analysis.tables.guess import name_columns
 from analysis.tables.numbers import to_numbers
 from analysis.tables.separators import localised
 from analysis.tables.several import FILE, files_of, in_short, read_files, short_names
+from analysis.tables.tracked import open_sources, sources_of
 from analysis.tables.states import RUNNING, with_statuses, without_failures
 from scaling.column_words import meaning
 from scaling.config import RunConfig
@@ -84,6 +85,9 @@ def _opened(
     if isinstance(source, pd.DataFrame):
         where = str(source.attrs.get("source", "the table"))
         table = localised(source.reset_index(drop=True), where, decimal)
+    elif sources := sources_of(source):
+        opened = open_sources(sources, names, curves=True)
+        return opened.table, opened.source, {**opened.names, **names}
     else:
         given = [Path(p) for p in ([source] if isinstance(source, str | Path) else source)]
         where = str(given[0]) if len(given) == 1 else in_short(given)

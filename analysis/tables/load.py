@@ -407,6 +407,9 @@ def opened(
     Returns the table as it is written; the same with a chart as rows; the name of its origin; and
     whether it is made of results folders alone. Raises TableError if there is no table.
     """
+    if sources := sources_of(path):
+        found = open_sources(sources, map or {})
+        return found.table, found.table, found.source, False
     table, source, ours = _open(path, False, True, decimal)
     rows, _ = _melted(table, steps="S" not in (map or {}).values())
     return table, rows if rows.index.is_unique else rows.reset_index(drop=True), source, ours
