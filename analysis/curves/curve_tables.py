@@ -21,8 +21,8 @@ from analysis.tables.guess import name_columns
 from analysis.tables.numbers import to_numbers
 from analysis.tables.separators import localised
 from analysis.tables.several import FILE, files_of, in_short, read_files, short_names
-from analysis.tables.tracked import open_sources, sources_of
 from analysis.tables.states import RUNNING, with_statuses, without_failures
+from analysis.tables.tracked import open_sources, sources_of
 from scaling.column_words import meaning
 from scaling.config import RunConfig
 from scaling.errors import TableError

@@ -25,6 +25,7 @@ from analysis.tables.rows import Evaluations, RowsLeftOut, in_words, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.several import FILE, name_runs
 from analysis.tables.states import with_statuses
+from analysis.tables.tracked import sources_of
 from scaling.column_words import meaning
 from scaling.columns import COLUMNS, CURVE_COLUMNS
 from scaling.errors import TableError
@@ -278,7 +279,8 @@ def _usable_map(reading: Reading, table: pd.DataFrame) -> dict[str, str]:
 
 def _load(reading: Reading) -> None:
     """Load the runs and curves as every command does, or note why they are refused."""
-    source = reading.given if reading.ours else reading.opened
+    whole = reading.ours or bool(sources_of(reading.given))
+    source = reading.given if whole else reading.opened
     options = {**reading.options, "where": reading.where}
     try:
         with recorded() as heard:
