@@ -288,7 +288,7 @@ def test_figures_of_tasks_are_drawn(name, results):
         assert "copy" in titles
     if name == "aggregate":
         labels = {text.get_text() for text in drawn.legends[0].get_texts()}
-        assert labels == {"zero-shot", "few-shot (4)", "guessing"}
+        assert labels == {"zero-shot", "few-shot (4)", "single tasks", "guessing"}
 
 
 def test_figures_need_scores(tmp_path):

@@ -288,6 +288,11 @@ def test_with_and_without_embeddings(results):
     runs = load(results)
     runs["n_layer"] = np.where(runs["N"] < 2e4, 1, np.where(runs["N"] < 2e5, 2, 3))
     left, right = figures.embeddings(runs).axes
+
+    def drawn(ax):  # a line and a marker for each depth; the outlined dots have no line
+        lines = [line for line in ax.lines if line.get_marker() in "osD" and line.get_ls() == "-"]
+        return np.concatenate([line.get_xydata() for line in lines])
+
     best = runs.groupby("N")["L"].min()
     assert sorted(drawn(right)[:, 0]) == pytest.approx(best.index.to_list())
     assert sorted(drawn(left)[:, 0]) == pytest.approx(sorted(runs["N_total"].unique()))

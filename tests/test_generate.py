@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ from small import call
 
 from analysis.reporting import html
 from analysis.reporting.samples import by_size, section
+from analysis.reporting.summary import summarise
 from scaling import samples as kept
-from scaling import size
+from scaling import size, table
 from scaling import weights as stored
 from scaling.config import from_dict
 from scaling.data.tokenizer import Tokenizer
@@ -629,13 +629,13 @@ def test_the_report_shows_samples_by_size_with_all_text_escaped(tmp_path):
     assert section(tmp_path / "samples.json") == []  # a table, not a folder
 
 
-def test_the_page_of_a_folder_with_samples_has_their_section(tmp_path, monkeypatch):
-    for part in ("lead", "laws", "frontier", "track_record", "explore", "runs", "missing"):
-        monkeypatch.setattr(html, f"_{part}", lambda *_: [])
-    summary = SimpleNamespace(folder=tmp_path, abilities=None)
-    assert "Samples beside scale" not in html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+def test_the_page_of_a_folder_with_samples_has_their_section(tmp_path, monkeypatch, sweep):
+    runs, curves = sweep()
+    table.write(tmp_path, runs.to_dict("records"), curves.to_dict("records"))
+    summary = summarise(tmp_path, draw=False)
+    assert "Samples beside scale" not in html.page(summary, {}, {}, {})
     kept.write(tmp_path, {}, [sample(2e4, 2.5, "<b>bold"), sample(1e3)])
-    page = html.page(summary, {}, {}, {})  # type: ignore[arg-type]
+    page = html.page(summary, {}, {}, {})
     assert "<h2>Samples beside scale</h2>" in page and "&lt;b&gt;bold" in page
 
 

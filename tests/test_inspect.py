@@ -273,7 +273,7 @@ def test_a_refused_table_is_described_with_the_reason_and_the_remedy(tmp_path, c
 def test_two_losses_are_both_shown_with_their_ranges(tmp_path, capsys):
     table = grid().assign(test_loss=lambda t: t["val/loss"] + 0.01)
     found = record(capsys, saved(table, tmp_path / "runs.csv"))
-    assert "--map test_loss=L" in found["missing"]["L"] and "(2.38 to" in found["missing"]["L"]
+    assert "--map test_loss=L" in found["missing"]["L"] and "(2.39 to" in found["missing"]["L"]
     assert found["allows"] == {"laws": [], "methods": [], "figures": []}
     assert meanings(found)["n_params"] == "N"
 

@@ -199,7 +199,10 @@ def test_extras_of_the_project():
     """Each module is required by exactly one extra, the one that its message names."""
     optional = PROJECT["optional-dependencies"]
     names = {
-        extra: {re.split(r"[\[<>=;]", each)[0].strip() for each in requirements}
+        extra: {
+            re.split(r"[\[<>=;]", each)[0].strip().replace("pyyaml", "yaml")
+            for each in requirements
+        }
         for extra, requirements in optional.items()
     }
     for module, extra in extras.EXTRAS.items():

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from analysis import choose, fit, frontier, laws, load, plans, validate
-from analysis.figures import registry
+from analysis.figures import registry, style
 from analysis.fitting.held_out import held_out_tests, rms
 from analysis.frontiers.choice import CANDIDATES
 from analysis.laws.symbols import MEANINGS
@@ -27,10 +28,11 @@ VALUE = rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]"
 ENDS = rf"\[({NUMBER}), ({NUMBER})\]"
 EXPONENT = re.compile(rf"\^-({NUMBER})\$\s+\$(alpha_\w(?:\^\w+)?) \\in {ENDS}")
 """An exponent and its interval in a legend."""
-POWER = re.compile(
-    rf"^(.*?)(?:, the plan uses this one)?:\s+\$([ND])_opt \\propto C\^({NUMBER})\$ {ENDS}"
-)
-"""A power of compute and its interval in a legend."""
+POWER = re.compile(rf"^\$([ND])_opt \\propto C\^({NUMBER})\$ {ENDS}")
+"""A power of compute and its interval in a legend, beside a line in the colour of its method."""
+METHOD_OF = {colour: method for method, colour in style.METHODS.items()} | {
+    style.METHODS["parametric"]: "parametric (auto)"
+}
 
 Numbers = dict[str, tuple[str, ...]]
 """{name: value as printed, or value and ends of its interval; "" for a part not printed}."""
@@ -94,13 +96,16 @@ def text_of_figure(figure) -> Numbers:
     found: Numbers = {}
     for artist in figure.findobj(Text):
         text = artist.get_text().replace("\\mathrm", "").replace("{", "").replace("}", "")
-        text = text.replace("\\alpha", "alpha")
+        text = text.replace("\\alpha", "alpha").replace("\N{MINUS SIGN}", "-")
         if law := EXPONENT.search(text):
             found[law[2]] = (law[1], law[3], law[4])
-        if power := POWER.search(text):
-            found[f"{power[2]}_opt {power[1]}"] = (power[3], power[4], power[5])
-        if error := re.match(r"(\w+): ([\d.]+) % rms", text.replace("\\_", "_")):
+        if error := re.match(r"(\w+)(?: \(.*\))?\n([\d.]+) % rms", text.replace("\\_", "_")):
             found[f"held-out error {error[1]}"] = (error[2],)
+    for legend in figure.findobj(Legend):
+        for label, line in zip(legend.get_texts(), legend.legend_handles, strict=True):
+            text = label.get_text().replace("\\mathrm", "").replace("{", "").replace("}", "")
+            if power := POWER.search(text.replace("\N{MINUS SIGN}", "-")):
+                found[f"{power[1]}_opt {METHOD_OF[line.get_color()]}"] = power.groups()[1:]
     return found
 
 
@@ -211,7 +216,7 @@ def test_a_frontier_takes_the_law_chosen_and_says_which_one_the_plan_uses(tables
     asked = frontier(runs, method="parametric", law="kaplan_ND", bootstrap=20)
     assert "if kaplan_ND is asked for" in str(asked) and "correlated" not in str(asked)
     figure = registry.FIGURES["frontier"].draw(runs, curves, choice=chosen)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sum("the plan uses this one" in label for label in labels) == 1
 
 

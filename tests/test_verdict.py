@@ -1,5 +1,6 @@
 """The answer in three sentences, and how summary, plan, report and demo begin or end with it."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from analysis.reporting.html import report
 from analysis.reporting.summary import summarise
 from scaling import table
 from scaling.cli.app import main
+from scaling.units import count
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,8 +83,13 @@ def test_plan_and_report_begin_with_the_same_sentences(swept, summary, monkeypat
     assert json.loads(capsys.readouterr().out)["verdict"] == list(summary.verdict)
     monkeypatch.setattr(registry, "FIGURES", {})
     page = report(folder, folder / "page.html").read_text("utf-8")
-    lead = page[: page.index("<h2>")]
-    assert re.findall(r'<p class="verdict">(.*?)</p>', lead) == list(summary.verdict)
+    lead = html.unescape(page[: page.index("<h2>")])
+    plan = summary.plan
+    answer = re.findall(r'<p id="planner-answer"[^>]*>(.*?)</p>', lead)[0]
+    assert f"{count(plan.N.value)} parameters on {count(plan.D.value)} tokens" in answer
+    assert f"loss {plan.L.value:.2f} [{plan.L.low:.2f}, {plan.L.high:.2f}]" in answer
+    for part, sentence in (("trust", summary.verdict[0]), ("doubt", summary.verdict[2])):
+        assert f'id="planner-{part}">{sentence}<' in lead
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_a_table_is_summarised_and_reported_as_far_as_it_allows(swept, tmp_path,
     assert {file.stem for file in few.figures} == {"kaplan1", "frontier"}
     monkeypatch.setattr(registry, "FIGURES", {})
     page = report(path, map=names)
-    assert page == tmp_path / "runs.html" and 'class="verdict"' in page.read_text("utf-8")
+    assert page == tmp_path / "runs.html" and 'id="planner-answer"' in page.read_text("utf-8")
 
 
 def test_a_summary_of_selected_runs_takes_their_curves_only(swept):

@@ -85,8 +85,9 @@ def _tests(
     else:
         choice = choice or choose(runs, alone=True)
         single = {name: test for name, test in choice.tests.items() if name != AUTO}
-        if isinstance(choice.first, Combination):
-            single = choice.first.tests | single
+        if isinstance(choice.first, Combination):  # its law alone, not as a member with a weight
+            law = choice.first.law
+            single |= held_out_tests({law.name: fit_law(law, runs, bootstrap=0)})
         best = sorted(single, key=lambda name: single[name].error)[:1]  # nan if none is held out
         known = (choice.name, *best, laws.kaplan_ND.name, laws.chinchilla.name)
         tested = single | choice.tests

@@ -111,8 +111,12 @@ def usage(name: str, command: Callable[..., None]) -> str | None:
     for each in parameters(command):
         if each.default is not each.empty or dataclasses.is_dataclass(each.annotation):
             continue
-        word = "|".join(choices(each.annotation)) or place(name, each.name)
-        needed.append(word if positional(name, each.name) else f"--{each.name} {word}")
+        word = "|".join(choices(each.annotation))
+        if positional(name, each.name):
+            needed.append(word or place(name, each.name))
+        else:
+            word = word or _VALUES.get(each.name, each.name.upper())
+            needed.append(f"--{each.name} {word}")
     if not needed:
         return None
     summary, examples = _docstring(command)

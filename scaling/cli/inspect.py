@@ -20,7 +20,7 @@ def inspect(
     decimal: Decimal = None,
     json: Json = False,
 ) -> None:
-    """Say what a table holds, what it allows, what it lacks and which rows are suspicious.
+    """Say what a table holds, allows and lacks, and which rows are odd.
 
     The first command to type on a table of your own. It names what each column was taken for and
     why, with ranges; the laws, frontier methods and figures that the table allows; what the others

@@ -11,7 +11,7 @@ from scaling.cli.output import show, show_json
 def transfer(
     results: Path, *, where: Where = None, level: Level = 0.9, seed: Seed = 0, json: Json = False
 ) -> None:
-    """Say how much data pre-training is worth, by size and by amount of data for fine-tuning.
+    """Say how much data pre-training is worth.
 
     The loss of each fine-tuned run is looked up among the losses of runs from random weights. The
     data with which these reach it, less what the fine-tuned run used, is the effective data

@@ -70,7 +70,7 @@ _SAMPLES = record(
         "samples": many(
             record(
                 {
-                    **_WRITER, "prompt": TEXT, "text": TEXT, "tokens": WHOLE, "ended": FLAG,
+                    **_WRITER, "prompt": TEXT, "text": TEXT, "tokens": WHOLE, "ended": TEXT,
                     "logprob": NUMBER, "score": NUMBER, "repeated": NUMBER,
                     "bits_per_byte": about(NUMBER, "Under the judge; null without one."),
                 }
