@@ -534,6 +534,8 @@ def test_summary_and_report_show_the_track_record(prediction, runs, tmp_path):
     assert "tenfold" in summary.details() and "+1.00%" in summary.details()
     assert summary.record()["track_record"]["scored"] == 1
     shown = page(summary, {}, {}, {})
-    assert "<h2>Predictions on record</h2>" in shown and re.search(r"<td[^>]*>\+1(\.0+)?\s?%</td>", shown)
+    assert "<h2>Predictions on record</h2>" in shown and re.search(
+        r"<td[^>]*>\+1(\.0+)?\s?%</td>", shown
+    )
     (first / "plans" / "tenfold.json").write_text("{")
     assert "tenfold.json" in summarise(first, draw=False).skipped["track record"]

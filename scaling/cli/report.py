@@ -102,7 +102,7 @@ def report(
     rows: Rows = "auto",
     decimal: Decimal = None,
 ) -> None:
-    """Write a page that leads with the answer: what to train next, and what that rests on.
+    """Write a page that leads with what to train next, and why.
 
     Example: scaling report results/quickstart --out report.html
     Example: scaling report results/quickstart --beside results/isoflop

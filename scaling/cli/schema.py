@@ -6,7 +6,7 @@ from scaling.cli.output import show, show_json
 
 
 def schema(name: str = "") -> None:
-    """Print the JSON Schema of what a command prints with --json, or list the commands.
+    """Print the JSON Schema of the JSON that a command prints.
 
     Example: scaling schema plan
     Example: scaling schema
