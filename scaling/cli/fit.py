@@ -56,8 +56,8 @@ def fit(
     Example: scaling fit results/quickstart --law kaplan_ND --law bottleneck
 
     Args:
-        runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
-            table.
+        runs: A results folder, a table (CSV, JSON, Parquet, Excel, ...), or runs of a tracker
+            such as wandb:FOLDER; several files are one table.
         law: Law to fit: a name listed by `scaling laws`, file.py:name for your own, or auto: the
             fit of L(N, D) that best predicts the larger runs. Default: chinchilla.
         reduce: Take the sum or the mean of the objective over the rows.
@@ -160,8 +160,8 @@ def validate(
     Example: scaling validate results/quickstart --regret
 
     Args:
-        runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
-            table.
+        runs: A results folder, a table (CSV, JSON, Parquet, Excel, ...), or runs of a tracker
+            such as wandb:FOLDER; several files are one table.
         law: Law to test: a name listed by `scaling laws`, or file.py:name for your own.
         against: Competing law. Default: the laws that differ from `law` in one assumption.
         by: Column whose largest values are held out. Default: C, or the first input of the

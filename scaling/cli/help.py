@@ -32,6 +32,7 @@ _KEEP = 32
 _VALUES = {
     "achieved": "RESULTS",
     "allow_code": "FILE",
+    "beside": "RESULTS",
     "by": "COLUMN",
     "cluster": "COLUMN",
     "columns": "COLUMNS",
@@ -53,6 +54,7 @@ _VALUES = {
     "plot": "FILE",
     "results": "FOLDER",
     "root": "FOLDER",
+    "rows": "ROWS",
     "prompt": "TEXT",
     "prompts": "FILE",
     "reuse": "RESULTS",

@@ -19,7 +19,7 @@ def import_runs(
     map: Map = (),
     where: Where = None,
 ) -> None:
-    """Import runs of W&B, MLflow or TensorBoard as a table.
+    """Import runs of a tracker, or the logs of a trainer, as a table.
 
     The table has a row per run, with its status; the evaluations of the runs are in
     TABLE.curves.parquet beside it, and how they were read is in TABLE.import.json. Other commands
@@ -30,7 +30,8 @@ def import_runs(
 
     Args:
         source: wandb:FOLDER of offline runs, wandb:ENTITY/PROJECT on its server, mlflow:mlruns,
-            mlflow:sqlite:///FILE, tensorboard:FOLDER, or a table.
+            mlflow:sqlite:///FILE, tensorboard:FOLDER; hf:, lightning:, torchtitan:, nanochat:,
+            olmo: or lm_eval: with the PATH of a trainer's logs; or a table.
         out: Output file: .csv, .tsv, .parquet or .jsonl.
         loss: Metric that is the loss, or all: one row per run and test set. Default: the metric
             that is called so, if there is only one.

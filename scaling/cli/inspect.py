@@ -30,8 +30,8 @@ def inspect(
     Example: scaling inspect results/quickstart --json
 
     Args:
-        runs: A results folder or a table (CSV, JSON, Parquet, Excel, ...); several files are one
-            table.
+        runs: A results folder, a table (CSV, JSON, Parquet, Excel, ...), or runs of a tracker
+            such as wandb:FOLDER; several files are one table.
     """
     import shutil
 
