@@ -375,12 +375,15 @@ def test_what_is_made_of_a_source_lies_in_the_current_folder(tmp_path, monkeypat
     printed(capsys, "report", "wandb:proj")
     printed(capsys, "figure", "frontier", "wandb:proj")
     printed(capsys, "plan", "wandb:proj", "--flops", "1e16", "--record", "next")
-    text = printed(capsys, "inspect", "wandb:proj")
-    assert "val/loss L" in text and "frontiers by: envelope" in text
     made = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*")}
     assert made == {"proj", "wandb-proj.html", "figures", "plans"}
     assert (tmp_path / "plans" / "next.json").is_file()
     assert "Parameters" in (tmp_path / "wandb-proj.html").read_text()
+
+
+def test_a_source_is_inspected_with_its_curves(project, capsys):
+    text = printed(capsys, "inspect", f"wandb:{project}")
+    assert "val/loss L" in text and "frontiers by: envelope" in text
 
 
 def test_unfinished_runs_of_a_source_are_forecast(project, capsys):
