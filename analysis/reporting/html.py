@@ -50,8 +50,7 @@ def report(
 ) -> Path:
     """Write the page of a results folder or of a table; return its path.
 
-    out     The file to write; the default is <results>/report.html, for a table <table>.html, and
-            for a source of runs its name in the current folder, such as wandb-lab-sizes.html.
+    out     The file; the default is <results>/report.html, <table>.html or wandb-lab-sizes.html.
     beside  A second results folder or table to compare with; the options below hold for both.
     map     {column of the table: symbol}, as for `load`.
     where   A condition that selects runs, such as "D > 1e9".
