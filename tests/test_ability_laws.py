@@ -139,7 +139,7 @@ def test_fewer_items_widen_the_interval(found):
 
 
 def test_chained_intervals_cover():
-    """Of new runs at up to 10 times the compute, about 90 % lie in intervals of 90 %."""
+    """At up to 10 times the compute, about 90 % of new runs lie in intervals of 90 %."""
     inside = []
     chance, *shape, ratio = TRUTH["agree"]
     for seed in range(1, 7):

@@ -103,7 +103,7 @@ def _thinned(piece: Piece, most: int) -> Piece:
 
 
 def _fewer(found: list[Piece], rows: int) -> list[Piece]:
-    """Return the pieces with at most so many rows in all, if keeping every 64-th point suffices."""
+    """Return the pieces with at most `rows` rows in all, keeping every 64th point or more."""
     thin = found
     for kinds in (_LINES, None):
         for every in range(1, 65):

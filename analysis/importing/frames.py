@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.importing.joined import joined
+from analysis.importing.joined import is_number, joined
 from analysis.importing.sources import read
 from scaling.column_words import meaning
 from scaling.mapping import in_expression
@@ -248,11 +248,6 @@ def _last(run: TrackedRun, name: str) -> float | None:
             return float(row[name])
     value = run.summary.get(name)
     return float(value) if isinstance(value, int | float) and is_number(value) else None
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a number; NaN and infinity are."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str | None:

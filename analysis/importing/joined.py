@@ -107,14 +107,15 @@ def _counts_again(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
         what = meaning(name)
         if what is None or what.symbol not in ("D", "S"):
             continue
-        before, after = ([r[name] for r in part if _is_number(r.get(name))]
+        before, after = ([r[name] for r in part if is_number(r.get(name))]
                          for part in (first, second))  # fmt: skip
         if before and after:
             return min(after) > min(before) and max(after) > max(before)
     return False
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; NaN and infinity are."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

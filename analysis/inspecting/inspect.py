@@ -1,4 +1,4 @@
-"""Say what a table holds before anything is fitted: the first look at a table of one's own."""
+"""Say what a table holds, before anything is fitted to it."""
 
 from __future__ import annotations
 
