@@ -31,7 +31,7 @@ def import_runs(
     Args:
         source: wandb:FOLDER of offline runs, wandb:ENTITY/PROJECT on its server, mlflow:mlruns,
             mlflow:sqlite:///FILE, tensorboard:FOLDER; hf:, lightning:, torchtitan:, nanochat:,
-            olmo: or lm_eval: with the PATH of a trainer's logs; or a table.
+            olmo: or lm_eval: with the folder of a trainer's logs; or a table.
         out: Output file: .csv, .tsv, .parquet or .jsonl.
         loss: Metric that is the loss, or all: one row per run and test set. Default: the metric
             that is called so, if there is only one.
