@@ -498,14 +498,19 @@ def test_every_branch_on_the_device_is_reached_or_has_a_check_or_a_reason():
     }
     assert here == {path: {*names} for path, names in BRANCHES.items()}
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    benchmark = (ROOT / "benchmarks/gpu.py").read_text()
+    checks = checks_of_the_benchmark()
     guide = (ROOT / "docs/howto/gpu.md").read_text()
     for by in (by for names in BRANCHES.values() for by in names.values()):
         kind, _, name = by.rpartition(": ")
         if kind == "benchmarks/gpu.py":
-            assert f"def check_{name}(" in benchmark and f"`{name}`" in guide, by
+            assert name in checks and f"`{name}`" in guide, by
         else:
             assert kind == "reason" or f"\ndef {name}(" in tests, by
+
+
+def checks_of_the_benchmark() -> list[str]:
+    files = (ROOT / "benchmarks/gpu_checks").glob("*.py")
+    return re.findall(r"^def check_(\w+)\(", "".join(map(Path.read_text, files)), re.M)
 
 
 def test_continuous_integration_runs_the_benchmark_on_a_cpu():
@@ -517,7 +522,7 @@ def test_continuous_integration_runs_the_benchmark_on_a_cpu():
 def test_every_check_of_the_benchmark_is_in_the_guide():
     """`packs_3e3` and the like are named by the first and the last."""
     guide = (ROOT / "docs/howto/gpu.md").read_text()
-    checks = re.findall(r"^def check_(\w+)\(", (ROOT / "benchmarks/gpu.py").read_text(), re.M)
+    checks = checks_of_the_benchmark()
     assert "lost_rank" in checks and len(checks) > 10
     between = {"device", "packs_3e5", "packs_3e4"}
     assert {name for name in checks if f"`{name}`" not in guide} <= between
