@@ -341,6 +341,7 @@ def _measured(
             except (MemoryError, RuntimeError) as error:
                 if K == 1 or ranks.size > 1 or not out_of_memory(error):
                     raise
+                trainer = None  # frees its memory
                 break
             (crowded,) = ranks.agreed(K > 1 and _crowded(trainer.device, sharing))
             del trainer  # before the next one takes its memory

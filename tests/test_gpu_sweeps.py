@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from small import BASE, SMALL, call
 
 from scaling import table
 from scaling.config import flatten
+from scaling.devices.ranks import ALONE
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from sweeps import gpus, measure
@@ -434,8 +436,6 @@ class Step:
 
 
 def measured(monkeypatch, run, largest: int, **device) -> dict[int, float]:
-    from scaling.devices.ranks import ALONE
-
     monkeypatch.setattr("scaling.training.trainer.Trainer", type("Device", (Step,), device))
     monkeypatch.setattr(Step, "seen", [])
 
@@ -470,6 +470,30 @@ def test_packs_beyond_the_memory_are_not_measured(monkeypatch):
     assert list(measured(monkeypatch, run, largest=8, most=1024)) == [1, 2, 4]
     with pytest.raises(MemoryError):
         measured(monkeypatch, run, largest=8, most=128)
+
+
+def test_a_pack_that_does_not_fit_is_freed_before_the_next_one_is_measured(monkeypatch):
+    alive: weakref.WeakSet[Step] = weakref.WeakSet()
+    others = []
+
+    class Device(Step):
+        def __init__(self, runs, *more, **options):
+            super().__init__(runs, *more, **options)
+            others.append(len(alive))
+            alive.add(self)
+
+    def seconds(step: Step) -> float:
+        if step.K == 4:
+            raise MemoryError("CUDA out of memory")
+        return 1.0
+
+    (run, _) = Spec.from_text(BASE + "seed = [0, 1]\n").runs
+    measured(monkeypatch, run, largest=1)  # replaces what needs a device
+    monkeypatch.setattr("scaling.training.trainer.Trainer", Device)
+    monkeypatch.setattr(measure, "_step_seconds", seconds)
+    request = {"items": [{"run": flatten(run), "largest": 8}] * 2}
+    assert measure._measured(request, Execution(), ALONE) == [{1: 1.0, 2: 1.0}] * 2
+    assert others == [0] * 6
 
 
 # ------------------------------------------------------------------ saving memory
