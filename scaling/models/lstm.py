@@ -6,6 +6,7 @@ It has n_layer layers of width d_model, whose state is zero at the beginning of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class LSTM(Model):
 
     def hidden(self, p: Mapping[str, Tensor], tokens_kbt: Tensor) -> Tensor:
         x_kbtd = self.embed(p, tokens_kbt)
+        # Under autocast to any dtype, cuDNN would compute in float16.
+        exact = torch.autocast("cuda", enabled=False) if x_kbtd.is_cuda else nullcontext()
         rows = []
         for k, x_btd in enumerate(x_kbtd):
             weights = {}
@@ -56,6 +59,7 @@ class LSTM(Model):
                     f"bias_ih_l{i}": p[f"{i}.bias"][k],  # torch's second bias adds nothing
                     f"bias_hh_l{i}": torch.zeros_like(p[f"{i}.bias"][k]),
                 }
-            y_btd, _ = functional_call(self.layers, weights, (x_btd,))
+            with exact:
+                y_btd, _ = functional_call(self.layers, weights, (x_btd,))
             rows.append(y_btd.flatten(0, 1))
         return torch.stack(rows)
