@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scaling.config import flatten, override
+from scaling.devices import compilation
 from scaling.devices.compilation import compiled
 from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
@@ -105,3 +106,37 @@ def test_a_missing_compiler_is_reported(monkeypatch):
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
         compiled(torch.neg, torch.device("cpu"))
+
+
+GPU_LACKS = {
+    "no Triton": "needs Triton on a GPU, and it is not installed",
+    "an old GPU": r"needs a GPU of compute capability 7\.0 or more, and this one has 6\.1",
+    "no compiler": "needs a C compiler on a GPU, and none was found",
+    "no such compiler": "needs a C compiler on a GPU, and none was found",
+    "no headers": r"needs Python's headers on a GPU, and there is no Python\.h in ",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("case", GPU_LACKS)
+def test_what_compilation_for_a_gpu_lacks_is_reported(monkeypatch, tmp_path, case):
+    binaries, headers = tmp_path / "bin", tmp_path / "include"
+    for file in (binaries / "gcc", headers / "Python.h"):
+        file.parent.mkdir()
+        file.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path if case == "no compiler" else binaries))
+    monkeypatch.delenv("CC", raising=False)
+    if case == "no such compiler":
+        monkeypatch.setenv("CC", "icc")
+    found = {"Triton": None if case == "no Triton" else object()}
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: found["Triton"])
+    has = (6, 1) if case == "an old GPU" else (9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    include = str(tmp_path if case == "no headers" else headers)
+    monkeypatch.setattr(compilation.sysconfig, "get_path", lambda *_: include)
+    gpu = torch.device("cuda")
+    if case == "nothing":
+        compilation.check_compiler(gpu)
+        return
+    with pytest.raises(ConfigError, match=f"execution.compile {GPU_LACKS[case]}.*or train without"):
+        compiled(torch.neg, gpu)
