@@ -8,6 +8,7 @@ at fixed addresses and replays the recording, which updates the stack in place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -58,9 +59,39 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=self.stream):
-            work()
+        failure: Exception | None = None
+        with torch.cuda.device(self.device):
+            usual, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+            try:
+                with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                    try:
+                        work()
+                    except (MemoryError, RuntimeError) as error:  # torch would hide it
+                        failure = error
+            except RuntimeError as error:  # CUDA has broken off the recording
+                failure = failure or error
+                torch.cuda.set_stream(usual)
+                _break_off(graph, pool)
+        if failure is not None:
+            raise failure
         return graph.replay
+
+
+_broken_off: list[object] = []
+"""Graphs whose recording CUDA has broken off. Torch's allocators may still refer to them."""
+
+
+def _break_off(graph: object, pool: tuple[int, int]) -> None:
+    """Tell torch's allocator that a recording has ended, which torch does only if it succeeds.
+
+    Otherwise the allocator could not free cached memory any more: torch.cuda.empty_cache fails, and
+    so does an allocation that needs it.
+    """
+    _broken_off.append(graph)
+    device = torch.cuda.current_device()
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):  # older torch has other names
+        with contextlib.suppress(AttributeError, RuntimeError):
+            getattr(torch._C, name)(device, pool)
 
 
 class GraphedStep:
