@@ -20,7 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 SOURCE = r"""
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -111,6 +111,8 @@ def device() -> Iterator[Counter[str]]:
             return plain_tolist(self)
         if self.device.type == "cuda":
             calls["copies"] += 1
+            for operations in Operations.active:
+                operations.waits.append("item or tolist")
 
         def zeros(shape: torch.Size) -> Any:
             return [zeros(shape[1:]) for _ in range(shape[0])] if len(shape) else 1.0
@@ -153,6 +155,8 @@ def device() -> Iterator[Counter[str]]:
 class Operations:
     """Counts the operations that are dispatched within the block, and those the host waits for."""
 
+    active: ClassVar[list[Operations]] = []
+
     def __enter__(self) -> Operations:
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
@@ -169,9 +173,11 @@ class Operations:
 
         self.torch, self.mode = torch, Mode()
         self.mode.__enter__()
+        self.active.append(self)
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        self.active.remove(self)
         self.mode.__exit__(*raised)
 
     @property

@@ -21,7 +21,7 @@ from scaling import size
 from scaling.config import RunConfig, from_dict, override
 from scaling.execution import Execution
 from scaling.model import build
-from scaling.models import attention
+from scaling.models import attention, lstm
 from scaling.training import blocks, checkpoint, trainer
 from scaling.training.train import train_pack
 from scaling.training.trainer import Trainer
@@ -105,6 +105,20 @@ def check_row_by_row() -> dict[str, Any]:
     return {name: both(changes) for name, changes in cases.items()}
 
 
+def check_lstm_in_bfloat16() -> list[bool]:
+    """Whether autocast is on where an LSTM's layers are called."""
+    seen: list[bool] = []
+    plain = lstm.functional_call
+
+    def noted(*given: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cuda"))
+        return plain(*given)
+
+    with mock.patch.object(lstm, "functional_call", noted):
+        step(2, {"model.family": "lstm", "precision": "bfloat16"})
+    return seen
+
+
 def check_tokens_in_their_file() -> list[dict[str, Any]]:
     """Steps where the training tokens do not fit on the GPU."""
     with mock.patch.object(blocks, "MOST_TOKENS", 0):
@@ -132,6 +146,32 @@ def check_graphs() -> dict[str, Any]:
             with Operations() as seen:
                 whole.steps(1)
             found[str(K)] = {"waits": seen.waits, "names": dict(seen.names)}
+    return found
+
+
+def check_detector() -> dict[str, Any]:
+    """What is seen of each way to wait for the device."""
+    ways = {
+        "item": lambda x: x.sum().item(),
+        "tolist": lambda x: x.tolist(),
+        "cpu": lambda x: x.cpu(),
+        "to": lambda x: x.to("cpu"),
+        "copy_": lambda x: torch.zeros(3).copy_(x),
+        "from the host": lambda x: torch.zeros(3).to(x.device),
+        "nonzero": lambda x: x.nonzero(),
+        "mask": lambda x: x[x > 0],
+        "float": lambda x: float(x.sum()),
+        "bool": lambda x: bool(x.sum() > 0),
+        "nothing": lambda x: torch.zeros(3).to(x.device, non_blocking=True) + x,
+    }
+    found = {}
+    for name, way in ways.items():
+        with Operations() as seen:
+            try:
+                way(torch.ones(3, device="cuda"))
+            except Exception as error:  # fake tensors have no numbers
+                seen.waits.append(type(error).__name__)
+        found[name] = seen.waits
     return found
 
 

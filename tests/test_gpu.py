@@ -7,15 +7,19 @@ can show is listed in docs/howto/gpu.md, with the check of benchmarks/gpu.py tha
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fake_cuda
 import pytest
@@ -30,7 +34,7 @@ from scaling.errors import ConfigError, one_line, out_of_memory
 from scaling.execution import Execution
 from scaling.model import Model, build
 from scaling.models import attention, output_loss
-from scaling.training import evaluate, trainer
+from scaling.training import evaluate, graphs, trainer
 from scaling.training.step import step_function
 from scaling.training.train import train, train_pack
 
@@ -79,12 +83,25 @@ def test_a_graphed_step_launches_its_graph_and_what_fills_its_inputs(traced):
     assert sum(one["names"].values()) < 10
 
 
+def test_the_detector_sees_every_way_to_wait(traced):
+    seen = found(traced, "detector")
+    assert seen.pop("nothing") == []
+    assert len(seen) == 10 and {name for name, waits in seen.items() if not waits} == set()
+
+
 def test_the_host_waits_for_nothing_within_a_step(traced):
-    steps = packs(traced) | found(traced, "row_by_row")
+    by_row = dict(found(traced, "row_by_row"))
+    for one in by_row.pop("adafactor"):  # torch reads the norms of each tensor
+        assert set(one["waits"]) == {"item or tolist"}
+    steps = packs(traced) | by_row
     steps["alone"] = [*found(traced, "alone").values()]
     assert {name: [one["waits"] for one in each] for name, each in steps.items()} == {
         name: [[], []] for name in steps
     }
+
+
+def test_the_layers_of_an_lstm_do_not_become_float16(traced):
+    assert found(traced, "lstm_in_bfloat16") == [False] * 4  # two steps of two models
 
 
 def test_a_single_large_model_has_fused_gains_and_the_fused_optimizer(traced):
@@ -97,7 +114,7 @@ def test_models_are_evaluated_together_and_copied_to_the_host_once(traced):
     one, two, six = found(traced, "evaluation")
     assert two["operations"] == six["operations"] < one["operations"] + 9
     assert [(x["copies"], x["models"]) for x in (one, two, six)] == [(1, 1), (1, 2), (1, 6)]
-    assert one["waits"] == two["waits"] == []
+    assert one["waits"] == two["waits"] == ["item or tolist"]
 
 
 def test_attention_of_many_sequences_is_cut_into_launches_that_cuda_allows(traced):
@@ -269,6 +286,61 @@ def test_a_sweep_can_bound_the_memory_of_its_steps():
     assert options.arguments() == ["--micro-tokens", "4096", "--recompute"]
 
 
+# ------------------------------------------------------------------ recordings
+
+
+class Cuda:
+    """Stands in for torch.cuda within scaling/training/graphs.py, where a recording that breaks a
+    rule of CUDA ends as torch's does: another error replaces the cause, and the stream stays."""
+
+    Stream, CUDAGraph = str, mock.Mock
+
+    def __init__(self, *, broken_off: bool) -> None:
+        self.broken_off, self.stream = broken_off, "usual"
+
+    def current_stream(self, device: Any = None) -> str:
+        return self.stream
+
+    def set_stream(self, stream: str) -> None:
+        self.stream = stream
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        return (0, 7)
+
+    def current_device(self) -> int:
+        return 1
+
+    def device(self, device: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, *, pool: Any, stream: str) -> Iterator[None]:
+        self.stream = stream
+        yield
+        if self.broken_off:
+            raise RuntimeError("CUDA error: operation failed due to a previous error in capture")
+        self.stream = "usual"
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_recording_that_fails_names_the_cause_and_leaves_nothing_behind(monkeypatch, broken_off):
+    cuda, ended = Cuda(broken_off=broken_off), []
+    monkeypatch.setattr(torch, "cuda", cuda)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(
+            torch._C, name, lambda *given, name=name: ended.append((name, *given)), raising=False
+        )
+
+    def work() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        graphs.CudaRecorder(GPU).record(work)
+    assert cuda.stream == "usual"
+    expected = [(name, 1, (0, 7)) for name in ("_cuda_endAllocateToPool", "_cuda_releasePool")]
+    assert ended == expected * broken_off
+
+
 # ------------------------------------------------------------------ numbers
 
 
@@ -369,8 +441,14 @@ FAKE_STEPS = "test_launches_of_a_step_do_not_grow_with_the_pack"
 FAKE_RUN = "test_a_whole_run_writes_checkpoints_from_the_cpu"
 NO_TF32 = "test_tf32_is_part_of_a_runs_identity_and_needs_a_gpu"
 MEMORY = "test_memory_is_measured_after_cuda_begins_and_without_the_products"
+LACKS = "test_what_compilation_for_a_gpu_lacks_is_reported"
+RECORDING = "test_a_recording_that_fails_names_the_cause_and_leaves_nothing_behind"
 BRANCHES = {
-    "scaling/devices/compilation.py": {"compiled": "benchmarks/gpu.py: compiled"},
+    "scaling/devices/compilation.py": {
+        "compiled": "benchmarks/gpu.py: compiled",
+        "check_compiler": LACKS,
+        "_lacking_for_gpu": LACKS,
+    },
     "scaling/devices/device.py": {
         "device_of": FAKE_RUN,
         "precision": FAKE_STEPS,
@@ -401,6 +479,7 @@ BRANCHES = {
         "Decoder._attention": FAKE_STEPS,
         "Decoder._norm": ("test_a_single_large_model_has_fused_gains_and_the_fused_optimizer"),
     },
+    "scaling/models/lstm.py": {"LSTM.hidden": "test_the_layers_of_an_lstm_do_not_become_float16"},
     "scaling/models/output_loss.py": {
         "most_fused": "test_gpus_keep_more_logits_than_cpus",
         "output_loss": FAKE_STEPS,
@@ -410,8 +489,9 @@ BRANCHES = {
     },
     "scaling/training/graphs.py": {
         "CudaRecorder.__init__": "benchmarks/gpu.py: graphs",
-        "CudaRecorder.record": "benchmarks/gpu.py: graphs",
+        "CudaRecorder.record": RECORDING,
         "CudaRecorder.warm_up": "benchmarks/gpu.py: graphs",
+        "_break_off": RECORDING,
     },
     "scaling/training/evaluate.py": {
         "evaluate": "test_models_are_evaluated_together_and_copied_to_the_host_once"
@@ -489,7 +569,7 @@ def branches(path: Path) -> set[str]:
     return found
 
 
-def test_every_branch_on_the_device_is_reached_or_has_a_check_or_a_reason():
+def test_every_branch_on_the_device_is_reached_or_has_a_check_or_a_reason(benchmark):
     here = {
         str(path.relative_to(ROOT)): names
         for package in ("scaling", "sweeps", "analysis")
@@ -498,19 +578,20 @@ def test_every_branch_on_the_device_is_reached_or_has_a_check_or_a_reason():
     }
     assert here == {path: {*names} for path, names in BRANCHES.items()}
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    checks = checks_of_the_benchmark()
     guide = (ROOT / "docs/howto/gpu.md").read_text()
     for by in (by for names in BRANCHES.values() for by in names.values()):
         kind, _, name = by.rpartition(": ")
         if kind == "benchmarks/gpu.py":
-            assert name in checks and f"`{name}`" in guide, by
+            assert name in benchmark.CHECKS and f"`{name}`" in guide, by
         else:
             assert kind == "reason" or f"\ndef {name}(" in tests, by
 
 
-def checks_of_the_benchmark() -> list[str]:
-    files = (ROOT / "benchmarks/gpu_checks").glob("*.py")
-    return re.findall(r"^def check_(\w+)\(", "".join(map(Path.read_text, files)), re.M)
+@pytest.fixture
+def benchmark(monkeypatch) -> Any:
+    """The package of the checks of benchmarks/gpu.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu_checks")
 
 
 def test_continuous_integration_runs_the_benchmark_on_a_cpu():
@@ -519,13 +600,13 @@ def test_continuous_integration_runs_the_benchmark_on_a_cpu():
     assert "\nmake test-gpu\n" in (ROOT / ".ci/run").read_text()
 
 
-def test_every_check_of_the_benchmark_is_in_the_guide():
-    """`packs_3e3` and the like are named by the first and the last."""
+def test_every_check_of_the_benchmark_is_in_the_guide(benchmark):
+    """Those of packs are named by the first and the last of each way to train them."""
     guide = (ROOT / "docs/howto/gpu.md").read_text()
-    checks = checks_of_the_benchmark()
-    assert "lost_rank" in checks and len(checks) > 10
-    between = {"device", "packs_3e5", "packs_3e4"}
-    assert {name for name in checks if f"`{name}`" not in guide} <= between
+    assert "lost_rank" in benchmark.CHECKS and len(benchmark.CHECKS) > 20
+    between = {f"{way}_{N}" for way in benchmark.speed.WAYS for N in ("3e5", "3e4")}
+    missing = {name for name in benchmark.CHECKS if f"`{name}`" not in guide}
+    assert missing <= {"device", *between}
 
 
 # ------------------------------------------------------------------ the benchmark
@@ -546,31 +627,34 @@ def test_the_benchmark_runs_on_a_cpu_and_writes_each_figure_as_it_comes(tmp_path
     figures = json.loads(out.read_text())
     failed = {name: c for name, c in figures["checks"].items() if c["status"] == "failed"}
     assert failed == {} and figures["finished"]
-    assert figures["checks"]["resume"]["status"] == "ok"
-    assert figures["checks"]["packs"]["status"] == "ok"
+    done = {name for name, c in figures["checks"].items() if c["status"] == "ok"}
+    assert {"losses", "resume", "packs", "compiled", "compiled_3e3", "mfu_compiled"} <= done
+    assert "---- losses" in (tmp_path / "gpu.log").read_text()
     assert call("doctor", "--gpu", out) == 0
-    assert "packs_3e3" in capsys.readouterr().out
+    assert "compiled_3e3" in capsys.readouterr().out
 
 
 def test_the_doctor_reads_the_figures_of_a_gpu(tmp_path, capsys):
     checks = {
         "device": {"status": "ok", "name": "H200", "torch": "2.11"},
         "losses": {"status": "ok", "largest_difference": 1.5e-4, "seconds": 9.0},
-        "resume": {"status": "failed", "error": "AssertionError: losses differ by 0.1"},
+        "resume": {"status": "failed", "error": "losses differ by 0.1", "traceback": "at"},
         "two_ranks": {"status": "skipped", "why": "needs two GPUs"},
         "mfu_eager": {"status": "ok", "mfu": 0.31},
-        "packs_1e6": {"status": "running", "eager_16": 11.2},
+        "eager_1e6": {"status": "running", "gain_16": 11.2},
+        "graphed_1e6": {"status": "skipped", "why": "no time left", "gain_64": 9.5},
     }
     file = tmp_path / "gpu.json"
     goals = {"gain": 10.0, "mfu": 0.4}
     file.write_text(json.dumps({"checks": checks, "goals": goals, "device": "H200"}))
     assert call("doctor", "--gpu", file) == 2
     answer = capsys.readouterr()
-    assert "resume            failed: AssertionError: losses differ by 0.1" in answer.out
+    assert "resume            failed: losses differ by 0.1\n" in answer.out
     assert "two_ranks         skipped: needs two GPUs" in answer.out
-    assert "packs_1e6         interrupted: eager_16 11.2" in answer.out
+    assert "eager_1e6         interrupted: gain_16 11.2" in answer.out
+    assert "graphed_1e6       skipped: no time left: gain_64 9.5" in answer.out
     assert "losses            ok: largest_difference 0.00015" in answer.out
-    assert "1 of 6 checks failed: resume" in answer.err
+    assert "1 of 7 checks failed: resume" in answer.err
     file.write_text("[1]")
     assert call("doctor", "--gpu", file) == 2
     assert "is not a file of benchmarks/gpu.py" in capsys.readouterr().err

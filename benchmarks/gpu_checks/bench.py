@@ -6,11 +6,12 @@ watches needs neither.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 Figures = dict[str, Any]
 
@@ -58,6 +59,18 @@ class Bench:
         if torch.cuda.device_count() < number:
             raise SkipError(f"needs {number} GPUs")
 
+    def needs_compiler(self) -> None:
+        """Skip a check that compiles where that is impossible."""
+        import torch
+
+        from scaling.devices.compilation import check_compiler
+        from scaling.errors import ConfigError
+
+        try:
+            check_compiler(torch.device(self.device))
+        except ConfigError as why:
+            raise SkipError(str(why)) from None
+
     def run(self, **changes: Any):
         from scaling.config import from_dict
 
@@ -89,16 +102,48 @@ class Bench:
         import torch
 
         if self.on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
+
+    @contextlib.contextmanager
+    def no_waits(self) -> Iterator[None]:
+        """Raise RuntimeError where the host waits for a GPU within the block."""
+        import torch
+
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
-CHECKS: dict[str, Callable[[Bench], Figures]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A question about the device."""
+
+    function: Callable[[Bench], Figures]
+    """Returns figures. Raises SkipError if the device cannot answer, and otherwise an exception if
+    the answer is no."""
+    seconds: float
+    """The most that it may take on a GPU."""
+    last: bool = False
+    """Whether its process ends after it, because it leaves the device in an unusual state."""
+
+
+CHECKS: dict[str, Check] = {}
 """Checks by name."""
 
 
-def check(function: Callable[[Bench], Figures]) -> Callable[[Bench], Figures]:
-    CHECKS[function.__name__.removeprefix("check_")] = function
-    return function
+F = TypeVar("F", bound=Callable[[Bench], Figures])
+
+
+def check(name: str, *, seconds: float, last: bool = False) -> Callable[[F], F]:
+    """Register a function as the next :class:`Check`."""
+
+    def register(function: F) -> F:
+        CHECKS[name] = Check(function=function, seconds=seconds, last=last)
+        return function
+
+    return register
 
 
 def close(name: str, ours: Sequence[float], theirs: Sequence[float], most: float) -> Figures:

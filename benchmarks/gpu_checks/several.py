@@ -11,9 +11,9 @@ from typing import Any
 from gpu_checks.bench import Bench, Figures, check, close
 
 
-@check
-def check_one_rank(bench: Bench) -> Figures:
-    """A sharded run on one rank has the losses of a plain one, through the collectives."""
+@check("one_rank", seconds=60)
+def one_rank(bench: Bench) -> Figures:
+    """Does a sharded run on one rank have the losses of a plain one, through the collectives?"""
     import torch.distributed as dist
 
     from scaling.devices.ranks import Ranks
@@ -33,21 +33,18 @@ def check_one_rank(bench: Bench) -> Figures:
     return close("mean losses", sums[:1], sums[1:], 2e-3)
 
 
-@check
-def check_two_ranks(bench: Bench) -> Figures:
+@check("two_ranks", seconds=90)
+def two_ranks(bench: Bench) -> Figures:
+    """Does a run on two GPUs have the losses of one on a single GPU?"""
     bench.needs_gpus(2)
     run = bench.run()
-    return close(
-        "losses",
-        bench.losses(run, bench.execution(devices=2)),
-        bench.losses(run, bench.execution()),
-        2e-3,
-    )
+    two, one = (bench.losses(run, bench.execution(devices=n)) for n in (2, 1))
+    return close("losses", two, one, 2e-3)
 
 
-@check
-def check_lost_rank(bench: Bench) -> Figures:
-    """When a rank dies, the run ends within seconds, although the launch queue is full."""
+@check("lost_rank", seconds=90)
+def lost_rank(bench: Bench) -> Figures:
+    """When a rank dies, does the run end within seconds, although the launch queue is full?"""
     import torch
 
     from scaling.devices import launch

@@ -1,17 +1,29 @@
-"""How fast is it? The utilisation of a large model, and packs against a plain loop."""
+"""How fast is it? The utilisation of a large model, and packs against a plain loop.
+
+Large models come before small ones, and what needs no compilation before what does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from gpu_checks.bench import LARGE, SHAPES, SMALL, Bench, Figures, SkipError, check, note
 
+WAYS: dict[str, dict[str, bool]] = {
+    "eager": {},
+    "graphed": {"cuda_graphs": True},
+    "compiled": {"compile": True},
+    "compiled_graphed": {"compile": True, "cuda_graphs": True},
+}
+"""How packs are trained."""
+
 
 def step_seconds(bench: Bench, steps: Callable[[int], Any]) -> float:
-    """Seconds per step: the least of five tries, each synchronised with the device."""
+    """Return the seconds per step: the least of five tries, each synchronised with the device."""
     steps(5)  # graphs are recorded at the fourth step
     bench.synchronize()
     tries, n = [], 1
@@ -25,6 +37,7 @@ def step_seconds(bench: Bench, steps: Callable[[int], Any]) -> float:
 
 
 def utilisation(bench: Bench, compile: bool) -> Figures:
+    """Return the model FLOP utilisation of a large model in bfloat16."""
     import torch
 
     from scaling import size
@@ -35,27 +48,21 @@ def utilisation(bench: Bench, compile: bool) -> Figures:
     shape = SMALL if bench.tiny else LARGE
     model = ModelConfig(**shape)
     B = (4 if bench.tiny else 32) * model.n_ctx
-    run = bench.run(model=shape, batch_tokens=B, tokens=10**4 * B, precision="bfloat16")
-    took = step_seconds(bench, bench.trainer(run, 1, bench.execution(compile=compile)).steps)
+    changes = {"batch_tokens": B, "tokens": 10**4 * B, "precision": "bfloat16"}
+    run = bench.run(model=shape, optim__lr=3e-4, **changes)  # a power draw as of real numbers
+    trainer = bench.trainer(run, 1, bench.execution(compile=compile))
+    took = step_seconds(bench, trainer.steps)
     flops = size.flops_per_token(model, 256, "matmul") * B / took
     device = device_of(bench.device)
     peak = bench.peak_flops or peak_flops(device, torch.bfloat16, torch.get_num_threads())
     found = {"N": size.parameters(model, 256).N, "tokens_per_second": round(B / took)}
-    return found | {"peak_flops": peak, "mfu": round(flops / peak, 4)}
-
-
-@check
-def check_mfu_eager(bench: Bench) -> Figures:
-    return utilisation(bench, compile=False)
-
-
-@check
-def check_mfu_compiled(bench: Bench) -> Figures:
-    return utilisation(bench, compile=True)
+    found |= {"micro_batches": trainer.training_step.micro_batches}
+    return found | {"flops": flops, "peak_flops": peak, "mfu": round(flops / peak, 4)}
 
 
 def plain_steps(device: str, run: Any) -> Callable[[int], None]:
-    """Steps of a plain loop: a module tree, fused AdamW, a loss that is read every ten steps."""
+    """Return steps of a plain loop: a module tree, fused AdamW, a loss that is read every ten
+    steps."""
     import torch
     from torch import nn
     from train_speed import Reference
@@ -83,30 +90,26 @@ def plain_steps(device: str, run: Any) -> Callable[[int], None]:
     return steps
 
 
-def speed_of_packs(bench: Bench, name: str) -> Figures:
+def speed_of_packs(
+    bench: Bench, name: str, how: Mapping[str, bool], *, in_cpp: bool = False
+) -> Figures:
+    """Return how many times as fast as a plain loop packs of 1, 16 and 64 models train."""
     if bench.tiny and name != "3e3":
         raise SkipError("takes too long for a quick test")
+    if how.get("cuda_graphs"):
+        bench.needs_gpus()
+    if how.get("compile"):
+        bench.needs_compiler()
     run = bench.run(model=SHAPES[name], batch_tokens=1024, tokens=10**9, eval__test_tokens=128)
     plain = step_seconds(bench, plain_steps(bench.device, run))
     found: Figures = {"plain_tokens_per_second": round(1024 / plain)}
-    ways = {"eager": {}, "compiled": {"compile": True}}
-    if bench.on_gpu:
-        ways |= {"graphed": {"cuda_graphs": True}}
-        ways |= {"compiled_graphed": {"compile": True, "cuda_graphs": True}}
-        if name == "3e4":  # another compilation, for a question that one size answers
-            ways |= {"cpp_wrapper": {"compile": True}}
-    for way, how in ways.items():
-        for K in (1, 2) if bench.tiny else (1, 16, 64):
-            try:
-                with wrapper_in_cpp() if way == "cpp_wrapper" else contextlib.nullcontext():
-                    steps = bench.trainer(run, K, bench.execution(**how)).steps
-                    each = step_seconds(bench, steps) / K
-                found[f"{way}_{K}"] = round(plain / each, 2)
-            except Exception as error:  # the other figures are still worth having
-                found[f"{way}_{K}"] = f"{type(error).__name__}: {str(error)[:160]}"
-            note(found)
-    gains = [v for k, v in found.items() if isinstance(v, float)]
-    return found | {"gain": max(gains)}
+    gains = {}
+    for K in (2, 1) if bench.tiny else (64, 16, 1):
+        with wrapper_in_cpp() if in_cpp else contextlib.nullcontext():
+            each = step_seconds(bench, bench.trainer(run, K, bench.execution(**how)).steps) / K
+        gains[f"gain_{K}"] = round(plain / each, 2)
+        note(found | gains)
+    return found | gains | {"gain": max(gains.values())}
 
 
 @contextlib.contextmanager
@@ -121,21 +124,31 @@ def wrapper_in_cpp() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@check
-def check_packs_1e6(bench: Bench) -> Figures:
-    return speed_of_packs(bench, "1e6")
+def packs(way: str, name: str) -> None:
+    """Register the check of packs that train in a way, for models of a size."""
+    seconds = 120 if WAYS[way].get("compile") else 60
+    check(f"{way}_{name}", seconds=seconds)(partial(speed_of_packs, name=name, how=WAYS[way]))
 
 
-@check
-def check_packs_3e5(bench: Bench) -> Figures:
-    return speed_of_packs(bench, "3e5")
+check("mfu_eager", seconds=60)(partial(utilisation, compile=False))
+for name in SHAPES:
+    packs("eager", name)
+    packs("graphed", name)
 
 
-@check
-def check_packs_3e4(bench: Bench) -> Figures:
-    return speed_of_packs(bench, "3e4")
+@check("mfu_compiled", seconds=180)
+def mfu_compiled(bench: Bench) -> Figures:
+    bench.needs_compiler()
+    return utilisation(bench, compile=True)
 
 
-@check
-def check_packs_3e3(bench: Bench) -> Figures:
-    return speed_of_packs(bench, "3e3")
+for name in SHAPES:
+    packs("compiled", name)
+    packs("compiled_graphed", name)
+
+
+@check("cpp_wrapper", seconds=120)
+def cpp_wrapper(bench: Bench) -> Figures:
+    """Does a wrapper in C++ speed up compiled steps? Compare with `compiled_3e4`."""
+    bench.needs_gpus()  # on a CPU it is always used
+    return speed_of_packs(bench, "3e4", WAYS["compiled"], in_cpp=True)

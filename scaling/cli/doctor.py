@@ -68,11 +68,10 @@ def _gpu(file: Path) -> None:
 
 
 def _result(found: dict[str, Any]) -> str:
-    status = found.pop("status")
-    if (why := found.pop("error", found.pop("why", None))) is not None:
-        return f"{status}: {why}"
-    listed = _listed(found)
-    return ("interrupted" if status == "running" else status) + (f": {listed}" if listed else "")
+    status, why = found.pop("status"), found.pop("error", found.pop("why", ""))
+    found.pop("traceback", None)
+    status = "interrupted" if status == "running" else status
+    return ": ".join(filter(None, (status, why, _listed(found))))
 
 
 def _listed(figures: dict[str, Any]) -> str:
