@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import command_run, new_store, run_all
@@ -87,7 +88,8 @@ class Timed:
             self.store.begin(run)
             self.store.report_progress(run.run_id, {"D": part * run.D, "time": self.now})
             if self.now >= began + takes:
-                self.store.finish(failed_row(run, "") | {"status": "ok", "L": 2.0}, [])
+                row: Any = dict(failed_row(run, "")) | {"status": "ok", "L": 2.0}
+                self.store.finish(row, [])
                 self.queue.finish(
                     job, [Outcome(run.run_id, "ok", L=2.0, started=began, ended=began + takes)]
                 )
