@@ -18,7 +18,9 @@ import pandas as pd
 from analysis.tables.derive import derive
 from analysis.tables.load import load
 from analysis.tables.several import is_results_folder
+from scaling import run_folders
 from scaling.abilities.table import read as read_scores
+from scaling.command_run import CommandRun
 from scaling.errors import ConfigError, TableError, did_you_mean
 from scaling.extras import require
 from scaling.files import write_atomic
@@ -33,7 +35,7 @@ _PRINTED = (
     "run_id", "tag", "N", "D", "C", "B", "S", "lr_peak", "L", "L_stderr", "accuracy", "n_layer",
     "d_model", "seed", "task", "shots", "metric", "value", "stderr", "distribution",
 )  # fmt: skip
-"""Columns of a printed table, where the table has them."""
+"""Columns of a printed table, where the table has them; the keys of a command follow."""
 
 _NUMBERS = ("N", "D", "C", "B", "S", "lr_peak")
 """Columns that are read as numbers from a table of another origin."""
@@ -67,7 +69,8 @@ def export(
     write = _writer(path)
     _check_no_source(path, source)
     found = _read(source, table, **selection)
-    content = write(_chosen(found, columns, str(_name(source)), printed=path.suffix in _PRINT))
+    main = (*_PRINTED, *_keys(source)) if path.suffix in _PRINT else ()
+    content = write(_chosen(found, columns, str(_name(source)), main))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content, sync=False)
     return path
@@ -100,21 +103,34 @@ def _read(source: Any, table: Table, **selection: Any) -> pd.DataFrame:
     return found
 
 
+def _keys(source: Any) -> list[str]:
+    """Return the keys of the command that trained the runs of a results folder, if one did, as far
+    as they tell runs apart and say more than D, B and lr_peak."""
+    if not (isinstance(source, str | Path) and is_results_folder(Path(source))):
+        return []
+    runs = [r for r in run_folders.configs(source).values() if isinstance(r, CommandRun)]
+    values: dict[str, set[Any]] = {}
+    for run in runs:
+        for key in run.keys.keys() - {"tokens", "batch_tokens", run.lr}:
+            values.setdefault(key, set()).add(run.keys[key])
+    return sorted(key for key, found in values.items() if len(found) > 1)
+
+
 def _chosen(
-    table: pd.DataFrame, columns: Sequence[str], where: str, *, printed: bool
+    table: pd.DataFrame, columns: Sequence[str], where: str, main: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the columns to write; raises TableError for one that the table does not have."""
+    """Return the columns to write: those given; else those of `main` that hold anything; else all.
+
+    Raises TableError for one that the table does not have.
+    """
     for name in columns:
         if name not in table.columns:
             known = [str(each) for each in table.columns]
             raise TableError(f"{where} has no column {name!r}.{did_you_mean(name, known)}")
     if columns:
         return table[list(columns)]
-    if printed and (
-        names := [c for c in _PRINTED if c in table.columns and table[c].notna().any()]
-    ):
-        return table[names]
-    return table
+    names = [c for c in dict.fromkeys(main) if c in table.columns and table[c].notna().any()]
+    return table[names] if names else table
 
 
 def _name(source: Any) -> Any:

@@ -47,9 +47,10 @@ class SweepBudget:
         return True
 
     def covers(self, flops: float, seconds: float) -> bool:
-        """Return whether the limits are at least this high."""
-        return (self.flops is None or flops <= self.flops) and (
-            self.hours is None or seconds <= 3600 * self.hours
+        """Return whether the limits are at least this high; nan, for unknown, is not above one."""
+        return not (
+            (self.flops is not None and flops > self.flops)
+            or (self.hours is not None and seconds > 3600 * self.hours)
         )
 
     def __str__(self) -> str:

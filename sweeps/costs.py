@@ -12,17 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaling import size
-from scaling.command_run import CommandRun, Run
 from scaling.config import RunConfig
 from scaling.training.pack_key import pack_key
 from sweeps.measure import Machine, Packs
 from sweeps.runner.speed import CommandSpeed
-
-
-def pace_key(run: Run) -> Hashable:
-    """Return a key that is equal for runs whose estimates are likely to be wrong by one factor."""
-    return run.N if isinstance(run, CommandRun) else pack_key(run)
-
 
 Sample = tuple[float, float, float, float]
 """A measurement: (B, n_layer, F, seconds per token)."""

@@ -21,6 +21,7 @@ from scaling.text import printable
 from scaling.units import clock, si
 from sweeps.errors import headline
 from sweeps.queue import Outcome, Queue
+from sweeps.runner.speed import CommandSpeed
 from sweeps.store import Store
 from sweeps.tally import STOPPING, Count, Tally
 
@@ -63,11 +64,13 @@ class Display:
         *,
         workers: int,
         console: Console,
+        commands: CommandSpeed | None = None,
     ) -> None:
-        """`runs` are all runs of the sweep; `seconds` are the estimates for the missing ones."""
+        """`runs` are all runs of the sweep; `seconds` are the estimates for the missing ones, and
+        `commands` is the speed of the command that trains them, if one does."""
         self._queue, self._store, self._console = queue, store, console
         self._runs, self._workers = runs, workers
-        self._tally = Tally(queue, store, runs, seconds, workers=workers)
+        self._tally = Tally(queue, store, runs, seconds, workers=workers, commands=commands)
         self.last: Count | None = None
         """The numbers at the end of the block."""
         self._end = threading.Event()
@@ -204,7 +207,9 @@ class Display:
             return count.state
         workers = f"{self._workers} worker{'' if self._workers == 1 else 's'}"
         starting = "" if count.begun else f"; starting {workers}"
-        return f"ETA {clock(count.seconds)}{starting}"
+        left = "unknown until a run has finished"
+        left = left if count.seconds is None else clock(count.seconds)
+        return f"ETA {left}{starting}"
 
 
 def _cells(runs: list[tuple[Run, dict[str, float] | None]]) -> list[str]:

@@ -154,8 +154,7 @@ class Driver:
             where += f", beside {number} other process{'' if number == 1 else 'es'}"
         self._say(
             f"{self._spec.name}: {len(plan.missing)} of {len(plan.runs)} runs to train, "
-            f"{plan.amount}, {where}, about "
-            f"{clock(plan.wall_seconds)}{f'; {plan.stored}' if plan.stored else ''}"
+            f"{plan.amount}, {where}, {plan.time}{f'; {plan.stored}' if plan.stored else ''}"
         )
         for line in plan.precision_hints():
             self._say(line)
@@ -200,6 +199,7 @@ class Driver:
             plan.seconds,
             workers=plan.workers,
             console=self._console,
+            commands=plan.costs.commands,
         )
         with interruptible(self._stop, grace_seconds(self._spec.runner)):
             try:

@@ -7,21 +7,27 @@ under way. Each of the three packages is optional. Nothing here imports ray or t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from scaling import jsonable
+from scaling.columns import COLUMNS
 from scaling.config import fields_of
 from scaling.errors import ConfigError
 from scaling.extras import pip_install
+from scaling.recorded_run import from_recorded
 from sweeps.result import Finished, Row
+from sweeps.runner.command_row import column_of
 from sweeps.store import Store
 
 Exporter = Callable[[Finished], None]
 
 _METRICS = ("L", "L_train", "lr", "D", "C")
 """Columns of a learning curve that are exported; S is the step."""
+
+_SCHEMA = frozenset(column.name for column in COLUMNS)
 
 
 def export(store: Store, to: str, *, again: bool = False) -> int:
@@ -70,17 +76,43 @@ def _sent(store: Store, to: str, run_id: str) -> bool:
     return sent
 
 
-def _config(row: Row) -> dict[str, Any]:
-    """Return the fields of a row that were set, not measured; empty fields are left out."""
-    names = ["N", "N_total", "D", "C", "B", "S", "vocab_size", "device"]
+def _config(store: Store, row: Row) -> dict[str, Any]:
+    """Return the fields of a row that were set, not measured; empty fields are left out.
+
+    Those of a command are its keys, and the texts that it reported.
+    """
+    names = ["N", "N_total", "D", "C", "B", "S", "vocab_size", "device", "command"]
     names += [key.rpartition(".")[2] for key in fields_of()]
+    names += _own(row).keys() - _reported(store, row).keys()
     return {name: row[name] for name in dict.fromkeys(names) if row.get(name) not in (None, "")}
 
 
-def _summary(row: Row) -> dict[str, float]:
+def _summary(store: Store, row: Row) -> dict[str, float]:
     """Return the numbers that were measured at the end."""
     names = ("L", "L_stderr", "bits_per_byte", "lr_peak", "seconds", "tokens_per_second")
-    return {name: float(row[name]) for name in names if row.get(name) is not None}
+    known = {name: float(row[name]) for name in names if row.get(name) is not None}
+    return known | _reported(store, row)
+
+
+def _own(row: Row) -> dict[str, Any]:
+    """Return the columns that only the command of a run knows."""
+    values: dict[str, Any] = dict(row)
+    return {name: value for name, value in values.items() if name not in _SCHEMA}
+
+
+def _reported(store: Store, row: Row) -> dict[str, float]:
+    """Return the numbers that a command reported beside the columns of the schema.
+
+    They are known from its keys by what its folder recorded; none if that is gone.
+    """
+    path = store.run_folder(row["run_id"]) / "config.json"
+    run = from_recorded(store.read_object(path) or {})
+    keys = {column_of(key, value) for key, value in run.values.items()} if run else _own(row).keys()
+    return {
+        name: float(value)
+        for name, value in _own(row).items()
+        if name not in keys and isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _points(finished: Finished) -> list[tuple[int, dict[str, float]]]:
@@ -106,7 +138,7 @@ def _tensorboard(store: Store) -> Exporter:
         end = points[-1][0] if points else 0
         for step, values in [
             *points,
-            (end, {f"end/{k}": v for k, v in _summary(finished.row).items()}),
+            (end, {f"end/{k}": v for k, v in _summary(store, finished.row).items()}),
         ]:
             scalars = [Summary.Value(tag=name, simple_value=v) for name, v in values.items()]
             writer.add_event(Event(step=step, wall_time=wall_time, summary=Summary(value=scalars)))
@@ -125,14 +157,14 @@ def _wandb(store: Store) -> Exporter:
             id=row["run_id"],
             name=row["run_id"],
             tags=[word for word in (row.get("tag"), row["status"]) if word],
-            config=_config(row),
+            config=_config(store, row),
             dir=str(store.folder),
             reinit="create_new",
             settings=wandb.Settings(silent=True),
         )
         for step, values in _points(finished):
             run.log(values, step=step)
-        run.summary.update(_summary(row) | {"status": row["status"]})
+        run.summary.update(_summary(store, row) | {"status": row["status"]})
         run.finish()
 
     return send
@@ -147,12 +179,18 @@ def _mlflow(store: Store) -> Exporter:
         row = finished.row
         tags = {"run_id": row["run_id"], "status": row["status"], "tag": row.get("tag") or ""}
         with mlflow.start_run(run_name=row["run_id"], tags=tags):
-            mlflow.log_params(_config(row))
+            mlflow.log_params({_plain(k): v for k, v in _config(store, row).items()})
             for step, values in _points(finished):
                 mlflow.log_metrics(values, step=step)
-            mlflow.log_metrics({f"end_{name}": value for name, value in _summary(row).items()})
+            ends = _summary(store, row)
+            mlflow.log_metrics({_plain(f"end_{name}"): value for name, value in ends.items()})
 
     return send
+
+
+def _plain(name: str) -> str:
+    """Return the name of a column as MLflow takes it."""
+    return re.sub(r"[^\w\-./: ]", "_", name)
 
 
 EXPORTERS: dict[str, Callable[[Store], Exporter]] = {

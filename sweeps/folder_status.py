@@ -51,7 +51,8 @@ class Status:
     interrupted: int
     """Number of missing runs that resume from a checkpoint."""
     seconds: float | None
-    """Estimated seconds that the unfinished runs take with `workers`; None if there are none."""
+    """Estimated seconds that the unfinished runs take with `workers`; None if there are none, or if
+    nothing is known of the time of a command."""
     workers: int
     """Number of workers that train now, or that trained last."""
     active: bool
@@ -84,10 +85,15 @@ class Status:
     @property
     def time_left(self) -> str:
         """The estimated time of the unfinished runs, in words; empty if there are none."""
-        if self.seconds is None:
+        if not (self.running or self.missing):
             return ""
+        if self.active and self.state:
+            return self.state
+        if self.seconds is None:
+            unknown = "the time left is unknown until a run has finished"
+            return unknown if self.active else f"not running; {unknown}"
         if self.active:
-            return self.state or f"about {clock(self.seconds)} to go"
+            return f"about {clock(self.seconds)} to go"
         workers = f"{self.workers} worker{'' if self.workers == 1 else 's'}"
         return f"not running; about {clock(self.seconds)} with {workers} once resumed"
 
@@ -177,7 +183,7 @@ def status(
         running=running,
         missing=len(missing),
         interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
-        seconds=seconds_left(estimate.jobs, done_parts, estimate.workers) if left else None,
+        seconds=_seconds(estimate, left, done_parts),
         workers=estimate.workers,
         active=bool(running) or store.driver() is not None,
         state=estimate.state,
@@ -288,9 +294,21 @@ def _estimate(store: Store, left: Mapping[str, Run], rows: Mapping[str, Row]) ->
         speed, by_size = fit_speed(samples_of(rows.values())), speed_of(rows.values())
         for run_id in unknown:
             run = left[run_id]
-            known = by_size.seconds(run) if isinstance(run, CommandRun) else speed.seconds(run)
-            jobs.append({run_id: known})
+            if not isinstance(run, CommandRun):
+                jobs.append({run_id: speed.seconds(run)})
+            elif by_size.samples:
+                jobs.append({run_id: by_size.seconds(run)})
     return replace(found, jobs=jobs, workers=max(found.workers, len(store.drivers())))
+
+
+def _seconds(
+    estimate: Estimate, left: Mapping[str, Run], done_parts: Mapping[str, float]
+) -> float | None:
+    """Return the seconds that the runs `left` take; None if there are none or one is unknown."""
+    known = {run_id for job in estimate.jobs for run_id in job}
+    if not left or left.keys() - known:
+        return None
+    return seconds_left(estimate.jobs, done_parts, estimate.workers)
 
 
 def _workers(store: Store) -> int:

@@ -404,7 +404,8 @@ def charge(store: Store, run: Run, error: str, retries: int) -> str:
     if deaths <= retries:
         return ""
     store.log(run.run_id, error)
-    reason = f"{deaths} attempts ended badly; the last: {headline(error)}"
+    reason = headline(error)
+    reason = f"{deaths} attempts ended badly; the last: {reason}" if deaths > 1 else reason
     store.finish(failed_row(run, reason), [])
     return reason
 

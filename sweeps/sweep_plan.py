@@ -76,13 +76,31 @@ class SweepPlan:
     @property
     def wall_seconds(self) -> float:
         """Estimated wall-clock time if the longest jobs start first, each on the first free
-        worker. What checkpoints hold is not trained again."""
+        worker. What checkpoints hold is not trained again. nan if nothing is known of the time of a
+        command."""
+        if not self._timed:
+            return math.nan
         left = (
             job.seconds
             - sum(self.seconds[r.run_id] * self.trained.get(r.run_id, 0) for r in job.runs)
             for job in self.jobs
         )
         return packing.makespan(left, self.workers)
+
+    @property
+    def _timed(self) -> bool:
+        """Whether times are more than weights that order the runs."""
+        return self.costs.commands is None or self.costs.commands.samples > 0
+
+    @property
+    def time(self) -> str:
+        """The estimated wall-clock time, in words."""
+        if self._timed:
+            return f"about {clock(self.wall_seconds)}"
+        limits = [job.runner.timeout_seconds for job in self.jobs if job.runner]
+        known = [seconds for seconds in limits if seconds is not None]
+        most = clock(packing.makespan(known, self.workers)) if known else ""
+        return f"in unknown time{f', at most {most} by timeout_hours' if most else ''}"
 
     @property
     def stored(self) -> str:
@@ -109,20 +127,24 @@ class SweepPlan:
             )
         if self.grows:
             lines.append("more runs follow from the results of these ([until])")
-        samples = self.costs.samples
-        basis = f"from {samples} measurements"
-        if samples == 0:
-            basis = "a guess: nothing measured on this machine"
-            if self.costs.commands:
-                basis = "a guess until runs have finished: nothing is known of the command's speed"
-        elif self.costs.commands:
-            basis = f"from {samples} finished runs"
         lines.append(
-            f"total {self.amount}; about "
-            f"{clock(self.wall_seconds)} {workers_phrase(self.workers)} ({basis}){self._end()}"
-            f"{f'; {self.stored}' if self.stored else ''}"
+            f"total {self.amount}; {self.time} {workers_phrase(self.workers)} ({self._basis()})"
+            f"{self._end()}{f'; {self.stored}' if self.stored else ''}"
         )
         return "\n".join(lines)
+
+    def _basis(self) -> str:
+        """Return what the estimated time rests on."""
+        samples = self.costs.samples
+        if not self._timed:
+            return "known once a run has finished"
+        if self.costs.commands is not None:
+            return f"from {samples} finished run{'' if samples == 1 else 's'}"
+        return (
+            f"from {samples} measurements"
+            if samples
+            else ("a guess: nothing measured on this machine")
+        )
 
     def _counts(self) -> str:
         """Return the number of runs, finished and to be trained."""
@@ -149,9 +171,10 @@ class SweepPlan:
             span = si(D[0]) if len(D) == 1 else f"{si(D[0])} .. {si(D[-1])}"
             C = si(sum(map(size.flops_of, runs))) if N else "?"
             seconds = sum(self.seconds[run.run_id] for run in runs)
+            span_of_time = clock(seconds) if self._timed else "?"
             lines.append(
                 f"{si(N) if N else '?':>8}  {model:<22} {len(runs):>5}  {span:<15} {C:>8} "
-                f"{clock(seconds):>7}"
+                f"{span_of_time:>7}"
             )
         return lines
 
@@ -195,7 +218,7 @@ class SweepPlan:
 
     def _end(self) -> str:
         """Return when the sweep would end if it began now, and its cost."""
-        if self.wall_seconds > _LONGEST_SECONDS:
+        if not self.wall_seconds <= _LONGEST_SECONDS:  # nor if it is nan
             return ""
         end = time.strftime("%a %H:%M", time.localtime(time.time() + self.wall_seconds))
         text = f"; done by {end} if started now"
@@ -259,7 +282,7 @@ class Planner:
     def jobs(self, runs: Iterable[Run], costs: Costs, workers: int) -> list[Job]:
         """Return jobs that train `runs`. Each run of a command is a job."""
         progress.step("grouping the runs into jobs")
-        if speed := costs.commands:
+        if (speed := costs.commands) is not None:
             commands = (run for run in runs if isinstance(run, CommandRun))
             jobs = [Job((run,), speed.seconds(run), runner=self.spec.runner) for run in commands]
         else:

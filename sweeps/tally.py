@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from scaling import size
 from scaling.columns import STATUSES
-from scaling.command_run import Run
-from sweeps.costs import pace_key
+from scaling.command_run import CommandRun, Run
+from scaling.training.pack_key import pack_key
 from sweeps.errors import StoreError
 from sweeps.estimate import Estimate, Pace, remove, seconds_left
 from sweeps.queue import Job, Outcome, Queue
+from sweeps.runner.speed import CommandSpeed
+from sweeps.runner.times import CommandTimes
 from sweeps.store import Store
 
 _RECORD_SECONDS = 2.0
@@ -22,6 +24,9 @@ _RECORD_SECONDS = 2.0
 
 _RECORD_SHARE = 100
 """Writing records takes at most one of this many seconds."""
+
+_LEAST_PART = 0.01
+"""Fraction of a run that counts as untrained at least, while it has not ended."""
 
 BUDGET_SPENT = "the budget is spent: the last runs are finishing"
 STOPPING = "stopping: writing checkpoints"
@@ -38,8 +43,8 @@ class Count:
     """FLOPs, or tokens, of all runs."""
     unit: str
     """Unit of C as it follows a number (:func:`scaling.size.unit_of`)."""
-    seconds: float
-    """Estimated wall-clock seconds left."""
+    seconds: float | None
+    """Estimated wall-clock seconds left; None while nothing is known of the time of a command."""
     runs: str
     """Number of runs finished, in words."""
     state: str
@@ -66,15 +71,20 @@ class Tally:
         seconds: dict[str, float],
         *,
         workers: int,
+        commands: CommandSpeed | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`runs` are all runs of the sweep; `seconds` are the estimates for the missing ones.
 
-        Both grow in an adaptive sweep.
+        Both grow in an adaptive sweep. `commands` is the speed of the command that trains the runs,
+        as far as it is known; None for our own trainer.
         """
         self._queue, self._store, self._workers, self._clock = queue, store, workers, clock
         self._runs, self._seconds = runs, seconds
         self._pace = Pace()
+        self._times = None if commands is None else CommandTimes(commands)
+        self._timed = 0
+        """Number of outcomes whose time was noted."""
         self._begun = False
         self._known: dict[str, Outcome] = {}
         """{run_id: outcome} of the runs that have finished."""
@@ -86,6 +96,8 @@ class Tally:
         """{run_id: fraction that its checkpoint holds} of the runs that do not train now."""
         self._stale: dict[str, float | None] = {}
         """{run_id: time of the last report} when that checkpoint was looked at."""
+        self._reporting: set[str] = set()
+        """Runs that a worker has reported on since it took them."""
         self._done: dict[str, float] = {}
         """{run_id: fraction trained} when last counted."""
         self._running: dict[str, Job] = {}
@@ -108,7 +120,8 @@ class Tally:
         over = {outcome.run_id for outcome in finished}
         done = self._fractions(running, over)
         self._observe(running, done)
-        jobs = self._jobs(running, over)
+        jobs = self._jobs(running, over, done)
+        known = self._times is None or self._times.speed.samples > 0
         missing = self._seconds.keys() - over
         for run_id, run in list(self._runs.items()):
             if run_id not in self._C:
@@ -121,12 +134,12 @@ class Tally:
                 words += f", {number} {status}"
         state = BUDGET_SPENT if self._queue.held_back else ""
         state = STOPPING if self._queue.stopping else state
-        self._record(jobs, state)
+        self._record(jobs if known else [], state)
         return Count(
             C_done=C_done,
             C=sum(self._C.values()),
             unit=size.unit_of(self._runs.values()),
-            seconds=seconds_left(jobs, done, self._workers),
+            seconds=seconds_left(jobs, done, self._workers) if known or not jobs else None,
             runs=words,
             state=state,
             begun=self._begun,
@@ -172,6 +185,7 @@ class Tally:
             ids = [run.run_id for run in job.runs if run.run_id not in over]
             reports |= self._store.progress_of(ids, one_job=True)
         done = {}
+        self._reporting.clear()
         for run_id in list(self._seconds):
             D = self._runs[run_id].D
             if run_id in over:
@@ -190,6 +204,7 @@ class Tally:
                 self._stale[run_id] is None or report.get("time") != self._stale[run_id]
             ):
                 done[run_id] = min(1.0, report.get("D", 0.0) / D)
+                self._reporting.add(run_id)
         return done
 
     # -------------------------------------------------------------- the time left
@@ -198,6 +213,9 @@ class Tally:
         """Compare the time since the last count with what was trained in it."""
         now = self._clock()
         elapsed, self._counted = now - self._counted, now
+        if self._times is not None:
+            self._observe_commands(self._times, done, now)
+            return
         trained = {
             run_id: max(0.0, part - self._done[run_id]) * self._seconds[run_id]
             for run_id, part in done.items()
@@ -217,12 +235,34 @@ class Tally:
         busy = min(self._workers, len(before.keys() | running.keys()))
         self._pace.observe(elapsed * busy, sum(trained.values()), by_key, elapsed=elapsed)
 
+    def _observe_commands(self, times: CommandTimes, done: dict[str, float], now: float) -> None:
+        outcomes, self._timed = self._queue.outcomes[self._timed :], len(self._queue.outcomes)
+        for outcome in outcomes:
+            run = self._runs[outcome.run_id]
+            if outcome.status == "ok" and isinstance(run, CommandRun):
+                times.ended(run, outcome.ended - outcome.started)
+        found = {run_id: self._runs[run_id] for run_id in self._reporting}
+        running = {id: run for id, run in found.items() if isinstance(run, CommandRun)}
+        times.observe(running, done, now)
+        self._begun |= bool(running or self._timed)
+
     def _key(self, run_id: str) -> Hashable:
         if run_id not in self._keys:
-            self._keys[run_id] = pace_key(self._runs[run_id])
+            run = self._runs[run_id]
+            self._keys[run_id] = None if isinstance(run, CommandRun) else pack_key(run)
         return self._keys[run_id]
 
-    def _jobs(self, running: dict[str, Job], over: set[str]) -> list[dict[str, float]]:
+    def _whole(self, run_id: str, done: dict[str, float]) -> float:
+        """Return the seconds of a whole run, of which the part that is not done has yet to pass."""
+        run = self._runs[run_id]
+        if self._times is None or not isinstance(run, CommandRun):
+            return self._seconds[run_id] * self._pace.factor(self._key(run_id))
+        left = self._times.seconds_left(run, self._counted)
+        return left / max(_LEAST_PART, 1 - done.get(run_id, 0.0))
+
+    def _jobs(
+        self, running: dict[str, Job], over: set[str], done: dict[str, float]
+    ) -> list[dict[str, float]]:
         """Return {run_id: corrected seconds} of the missing runs of each job."""
         missing = self._seconds.keys() - over
         jobs = []
@@ -231,11 +271,7 @@ class Tally:
             jobs.append(own)
             missing -= own
         jobs += [{run_id} for run_id in missing]  # between two states of the queue
-        return [
-            {run_id: self._seconds[run_id] * self._pace.factor(self._key(run_id)) for run_id in job}
-            for job in jobs
-            if job
-        ]
+        return [{run_id: self._whole(run_id, done) for run_id in job} for job in jobs if job]
 
     def _record(self, jobs: list[dict[str, float]], state: str) -> None:
         now = self._clock()

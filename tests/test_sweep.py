@@ -1019,7 +1019,7 @@ def test_display_in_a_terminal_and_in_a_log(tmp_path: Path):
         assert count.runs == "2/3 runs, 2 failed"
     shown = out.getvalue()
     assert f"{second.runs[0].run_id} and 1 more" in shown and "L=4.250" in shown
-    assert "1k tokens/s" in shown and f"{first.id} failed: 1 attempts ended badly" in shown
+    assert "1k tokens/s" in shown and f"{first.id} failed: died of shame" in shown
     assert "L=3.250" in shown and "1/3 runs, 1 failed" in shown
 
 

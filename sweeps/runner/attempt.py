@@ -108,7 +108,10 @@ class _Attempt:
         reader = ReportReader(self.run, self.runner.results, self.work, self.log)
         address, nodes = reached(self.runner.nodes)
         others = Others(nodes, self.runner.grace_seconds)
-        first, *rest = self._starts(address)
+        try:
+            first, *rest = self._starts(address)
+        except ValueError as error:  # the folder of the run cannot be quoted
+            raise CommandError(f"the command cannot be written: {error}") from None
         self._started = time.monotonic()
         try:
             with running(first) as process:
@@ -266,8 +269,10 @@ class _Attempt:
             try:
                 report = reader.finish()
             except ValueError as error:
-                left = f"; it left {_processes(ended.others)} behind" if ended.others else ""
-                raise CommandError(f"{error}{left}") from None
+                headline, end, rest = str(error).partition("\n")
+                if ended.others:
+                    headline += f" It also left {_processes(ended.others)} behind, now ended."
+                raise CommandError(headline + end + rest) from None
             self._keep(report, "ok", "")
         else:
             self._raise(ended, reader)

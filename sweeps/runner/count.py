@@ -17,7 +17,7 @@ from scaling import progress
 from scaling.command_run import Value
 from scaling.errors import ConfigError
 from sweeps.runner.process import environment
-from sweeps.runner.runner import filled
+from sweeps.runner.shell import filled_words
 
 _SECONDS = 120.0
 """Time limit of a count."""
@@ -48,7 +48,10 @@ class Counts:
         where: str,
     ) -> int:
         """Return the N that the command with these words prints. Raises ConfigError."""
-        command = [filled(word, values) for word in words]
+        try:
+            command = filled_words(words, values)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}.") from None
         text = shlex.join(command)
         if text not in self.known:
             if not self._may_execute:

@@ -57,6 +57,8 @@ def failure(ended: Ended, failures: Failures, tail: Sequence[str]) -> Exception:
             kind = "memory"
         elif code in (-signal.SIGTERM, _SHELL_DIED + signal.SIGTERM):
             kind = "preempted"
+        elif code in (-signal.SIGKILL, _SHELL_DIED + signal.SIGKILL):
+            words += "; perhaps it was ended for lack of memory"
         elif code in _USAGE:
             kind = "failed"
             words += "; a command in it was not found" if code == _NOT_FOUND else ""

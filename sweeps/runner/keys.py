@@ -17,7 +17,8 @@ from sweeps.runner.count import Counts
 from sweeps.runner.derive import Derived
 from sweeps.runner.expressions import names_in
 from sweeps.runner.parse import Definition
-from sweeps.runner.runner import PLACEHOLDERS, filled, placeholders
+from sweeps.runner.runner import PLACEHOLDERS, placeholders
+from sweeps.runner.shell import filled_words
 from sweeps.spec_values import HORIZONS, LARGEST, Point, Spaced, as_text, check_number
 
 _MOST = 2**63
@@ -310,18 +311,18 @@ class CommandKeys:
     def _check_placeholders(self, values: dict[str, Value], where: str) -> None:
         """Raise ConfigError for a placeholder that is no key, or whose format does not fit."""
         runner = self._definition.runner
-        texts = {f"{self._where} command": " ".join(self._definition.command)}
-        texts |= {f"{self._where} env {name}": text for name, text in runner.env.items()}
+        texts = {f"{self._where} command": self._definition.command}
+        texts |= {f"{self._where} env {name}": (text,) for name, text in runner.env.items()}
         known = frozenset(values)
-        for place, text in texts.items():
+        for place, words in texts.items():
             if known not in self._checked:
-                for name in placeholders(text):
+                for name in (name for word in words for name in placeholders(word)):
                     if name not in values and name not in PLACEHOLDERS:
                         raise self._no_key(place, name, sorted(values))
             try:
-                filled(text, {**_EXAMPLES, **values})
+                filled_words(words, {**_EXAMPLES, **values})
             except ValueError as error:
-                raise ConfigError(f"{place}={text!r}: {error}.") from None
+                raise ConfigError(f"{place}={' '.join(words)!r}: {error}.") from None
         self._checked.add(known)
 
     @staticmethod

@@ -90,7 +90,7 @@ def placeholders(text: str) -> list[str]:
 
     Raises ValueError if braces do not match.
     """
-    return [name for _, name, _ in _parts(text) if name is not None]
+    return [name for _, name, _ in parts(text) if name is not None]
 
 
 def filled(text: str, values: Mapping[str, Value]) -> str:
@@ -101,11 +101,11 @@ def filled(text: str, values: Mapping[str, Value]) -> str:
     """
     return "".join(
         before if name is None else before + _as_word(values[name], how)
-        for before, name, how in _parts(text)
+        for before, name, how in parts(text)
     )
 
 
-def _parts(text: str) -> Iterator[tuple[str, str | None, str]]:
+def parts(text: str) -> Iterator[tuple[str, str | None, str]]:
     """Yield (text, name of the placeholder after it, its format)."""
     for before, name, how, conversion in string.Formatter().parse(text):
         if name is not None and (not name or conversion):

@@ -13,16 +13,20 @@ from scaling.execution import Execution
 from sweeps import gpus
 from sweeps.runner.process import FOLDER, RUN_ID, Start
 from sweeps.runner.runner import WORK, Runner, filled
+from sweeps.runner.shell import filled_words
 
 
 def words_of(run: CommandRun, values: Mapping[str, Value]) -> list[str]:
-    """Return the words of a run's command."""
-    return [filled(word, values) for word in run.command]
+    """Return the words of a run's command. Raises ValueError as `filled_words` does."""
+    return filled_words(run.command, values)
 
 
 def shown(run: CommandRun, runner: Runner, folder: Path, execution: Execution) -> str:
     """Return the command of a run as a line of a shell, as it starts on the first node."""
-    return shlex.join(words_of(run, values_of(run, runner, folder / WORK, execution)))
+    try:
+        return shlex.join(words_of(run, values_of(run, runner, folder / WORK, execution)))
+    except ValueError:  # it will not start
+        return shlex.join(run.command)
 
 
 def values_of(
