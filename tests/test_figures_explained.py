@@ -89,6 +89,15 @@ def test_isoflop_figures_show_the_best_tokens_and_explain_the_diamonds(sweep):
         assert np.asarray(points) == pytest.approx(front.optima[name].to_numpy(), rel=1e-6)
 
 
+def test_isoflop_figures_have_the_intervals_of_frontiers(sweep):
+    runs = sweep()[0]
+    choice = choose(runs, bootstrap=50, alone=True)
+    drawing = figures.FIGURES["frontier"].draw(runs, None, choice=choice)
+    together = {text for ax in drawing.axes for text in words(ax.get_legend())}
+    alone = figures.isoflop(runs, choice=choice).axes[1:3]
+    assert {words(ax.get_legend())[0] for ax in alone} <= together
+
+
 def test_the_law_of_data_is_the_same_in_kaplan1_and_kaplan15(scan):
     drawing = figures.FIGURES["kaplan15"].draw
     (ax,) = drawing(scan.runs, scan.curves, critical=scan.critical).axes

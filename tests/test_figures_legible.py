@@ -19,8 +19,9 @@ from analysis.critical_batch import critical_batch
 from analysis.curves.rates import config_of
 from analysis.figures import style
 from analysis.figures.formula import between, spread
-from analysis.figures.marks import outside_band
+from analysis.figures.marks import WIDE, near_lines, outside_band
 from analysis.figures.panels import MOST_TICKS, Colours, panels
+from analysis.figures.uncertainty import interval_bars, within_reach
 from analysis.frontiers.envelope import envelope
 from analysis.in_words import typeset
 from analysis.tables.select import with_trunks
@@ -320,6 +321,32 @@ def test_intervals_of_the_critical_batch_size_are_whole():
     assert arrows == ["v", "^"]
     names = [t.get_text() for t in ax.get_legend().get_texts()]
     assert names.count("interval reaches further") == 1
+
+
+def test_a_band_without_bounds_does_not_squeeze_lines():
+    ax = Figure().subplots()
+    x = np.geomspace(1, 1e3, 9)
+    ax.plot(x, x)
+    ax.fill_between(x, 1e-300, 1e300)
+    ax.set(xscale="log", yscale="log")
+    near_lines(ax)
+    assert ax.get_ylim() == pytest.approx((1 / WIDE, 1e3 * WIDE))
+    style.count_axis(ax, which="y")
+    FigureCanvasAgg(ax.figure).draw()
+
+
+def test_intervals_beyond_the_axis_have_arrows():
+    ax = Figure().subplots()
+    values = np.array([10.0, 20.0, 30.0])
+    ends = np.array([[-5.0, 40.0], [15.0, np.inf], [25.0, 35.0]])
+    reach = within_reach(ends, values)
+    assert reach == pytest.approx((10 / 1.5, 60))
+    keys = interval_bars(ax, np.arange(3.0), ends, ["k"] * 3, reach)
+    assert [(ln.get_marker(), ln.get_xdata()[0]) for ln in ax.lines] == [("v", 0), ("^", 1)]
+    drawn = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    assert np.array(drawn) == pytest.approx(np.array([[reach[0], 40], [15, reach[1]], [25, 35]]))
+    assert [key.get_label() for key in keys] == ["interval reaches further"]
+    assert interval_bars(ax, np.arange(1.0), ends[2:], ["k"], reach) == []
 
 
 def test_outlying_rates_are_within_and_rings_explained():

@@ -6,15 +6,14 @@ from batch_scans import batch_scan
 from legible import faults
 from matplotlib.figure import Figure
 
-from analysis import figures
 from analysis.figures import style
 from analysis.figures.registry import drawings
 from analysis.frontiers.choice import choose
 from scaling import table
 
 NAMES = (
-    "contours", "frontier", "gpt3", "isoflop", "kaplan1", "kaplan2", "kaplan4", "kaplan6", "kaplan9",
-    "kaplan10", "kaplan11", "kaplan18", "kaplan19", "kaplan23",
+    "contours", "frontier", "gpt3", "isoflop", "kaplan1", "kaplan2", "kaplan4", "kaplan6",
+    "kaplan9", "kaplan10", "kaplan11", "kaplan18", "kaplan19", "kaplan23",
 )  # fmt: skip
 """Figures that are drawn within a few seconds."""
 

@@ -20,7 +20,7 @@ from analysis.critical_batch import CriticalBatch, Efficient, adjusted, efficien
 from analysis.data_limits import contradiction
 from analysis.figures import style
 from analysis.figures.formula import formula, latex, spread
-from analysis.figures.marks import Curve, along, limits, line, lines, show_all
+from analysis.figures.marks import Curve, along, limits, line, lines, near_lines, show_all
 from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
@@ -254,6 +254,7 @@ def optimal_steps(
         axes[1].set_ylabel(r"Fewest steps $S_\mathrm{min}$" + ("" if plain is None else " or $S$"))
         key_above(figure, [band_key("95 % interval"), beyond_key()])
         for ax in axes:
+            near_lines(ax)
             make_room(ax, ax.legend(loc="upper left"))
             style.count_axis(ax)
             style.count_axis(ax, which="y")

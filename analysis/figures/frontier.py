@@ -20,7 +20,7 @@ from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
 from analysis.figures.formula import between, latex, spread
-from analysis.figures.marks import BEYOND, along, line
+from analysis.figures.marks import BEYOND, along, line, near_lines
 from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
@@ -56,8 +56,6 @@ _SLOPES = (
 )
 """Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
 2022, Table 2 (approach 1)."""
-_WIDE = 30.0
-"""Factor beyond the lines as far as which wide bands are shown; they would squeeze the lines."""
 _SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "va": "center"}
 
 
@@ -105,10 +103,7 @@ def _optimum_axes(axes: Sequence[Axes]) -> None:
         ax.set(xscale="log", yscale="log", xlabel=LABELS["C"])
         ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
     for ax, name in zip(axes, "ND", strict=True):
-        drawn = [ln.get_ydata() for ln in ax.lines if len(ln.get_xdata())]
-        heights = np.concatenate(drawn).astype(float)
-        low, high = ax.get_ylim()
-        ax.set_ylim(max(low, np.nanmin(heights) / _WIDE), min(high, np.nanmax(heights) * _WIDE))
+        near_lines(ax)
         corner = Rectangle((0.4, 0.0), 0.6, 0.34, transform=ax.transAxes, visible=False)
         make_room(ax, ax.add_patch(corner), ax.legend(loc="upper left"))
         corner.remove()

@@ -22,6 +22,9 @@ from analysis.laws.symbols import ENVELOPE
 BEYOND = 3.0
 """Factor by which a fitted line is drawn past the data, dashed."""
 
+WIDE = 30.0
+"""Factor beyond lines as far as which their bands are shown."""
+
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """A function of x that returns (value, low, high)."""
 
@@ -97,6 +100,14 @@ def show_all(*axes: Axes) -> None:
             min(ax.get_ylim()[0], 0.99 * least, 0.99 * max(low, 0.75 * least)),
             max(ax.get_ylim()[1], 1.01 * most, 1.01 * min(high, most / 0.75)),
         )
+
+
+def near_lines(ax: Axes) -> None:
+    """Limit a logarithmic y axis to WIDE times beyond its lines: wider bands would squeeze them."""
+    heights = np.concatenate([ln.get_ydata() for ln in ax.lines if len(ln.get_xdata())])
+    low, high = ax.get_ylim()
+    least, most = np.nanmin(heights.astype(float)), np.nanmax(heights.astype(float))
+    ax.set_ylim(max(low, least / WIDE), min(high, most * WIDE))
 
 
 def outside_band(ax: Axes, result: FitResult, x: str) -> list[Text]:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from analysis.curves.rates import Rates
 from analysis.figures import style
 from analysis.figures.formula import latex, spread
-from analysis.figures.marks import line
+from analysis.figures.marks import line, near_lines
 from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
@@ -167,6 +167,7 @@ def best_rates(
         fitted = [band_key("95 % interval", style.FIT), beyond_key()] if len(optima) >= 3 else []
         key_above(figure, [_MINIMUM, near, *fitted])
         colour.bar(figure, (left, right))
+        near_lines(right)
         make_room(right, right.legend(loc="upper right"))
         style.count_axis(right)
         style.count_axis(right, which="y")
