@@ -5,13 +5,21 @@ Nothing here changes global state: figures are made and saved inside `rc_context
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, to_hex
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from scaling.columns import COLUMNS
 
@@ -76,6 +84,8 @@ def paper() -> dict[Any, Any]:
         "ytick.major.size": 3,
         "xtick.minor.size": 1.6,
         "ytick.minor.size": 1.6,
+        "xtick.minor.pad": 4.9,
+        "ytick.minor.pad": 4.9,
         "lines.linewidth": 1.0,
         "lines.markersize": 3,
         "legend.frameon": False,
@@ -140,23 +150,46 @@ def loss_axis(ax: Axes, *, which: str = "y") -> None:
 
 
 def count_axis(ax: Axes, *, which: str = "x") -> None:
-    """Make an axis of N, D or C logarithmic: labels at decades, minor ticks if there is room."""
+    """Make an axis of N, D or C logarithmic: labels at decades, minor ticks if there is room.
+
+    An axis of less than two decades has labels between them, at least two.
+    """
     axis = ax.yaxis if which == "y" else ax.xaxis
     (ax.set_yscale if which == "y" else ax.set_xscale)("log")
     low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
-    decades = np.log10(high / low)
+    decades = np.log10(high) - np.log10(low)
     axis.set_major_locator(LogLocator(10, numticks=6))
     minor = LogLocator(10, subs=np.arange(2, 10).tolist(), numticks=99)
     axis.set_minor_locator(minor if decades <= 5 else NullLocator())
     whole = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
-    axis.set_minor_formatter(NullFormatter() if whole >= 2 else FuncFormatter(_two_and_five))
+    if whole >= 2:
+        axis.set_minor_formatter(NullFormatter())
+        return
+    for digits, least in (((1, 3), 3), ((1, 2, 5), 2), (range(1, 10), 2)):
+        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        marks = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
+        if len(marks) >= least:
+            axis.set_minor_formatter(FuncFormatter(_of_digits(digits)))
+            return
+    axis.set_major_locator(MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(_times_power))
+    axis.set_minor_locator(NullLocator())
 
 
-def _two_and_five(value: float, _: Any) -> str:
-    """Label an axis of less than two decades at 2 and 5 times powers of ten."""
+def _of_digits(digits: Iterable[int]) -> Callable[[float, Any], str]:
+    """Return a formatter that labels these digits times powers of ten."""
+
+    def label_of(value: float, _: Any) -> str:
+        power = int(np.floor(np.log10(value) + 1e-9))
+        return _times_power(value, None) if round(value / 10.0**power) in digits else ""
+
+    return label_of
+
+
+def _times_power(value: float, _: Any) -> str:
+    """Return a number as a digit, with decimals if it has any, times a power of ten."""
     power = int(np.floor(np.log10(value) + 1e-9))
-    digit = round(value / 10.0**power)
-    return rf"${digit}\cdot 10^{{{power}}}$" if digit in (2, 5) else ""
+    return rf"${value / 10.0**power:.4g}\cdot 10^{{{power}}}$"
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

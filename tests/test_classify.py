@@ -385,5 +385,12 @@ def test_the_best_rate_of_each_arm_counts():
 def test_the_figure_has_a_panel_for_each_task():
     figure = figures.classification(experiment())
     author, period = figure.axes[:2]
-    assert len(author.containers) == len(period.containers) == 6  # error bars
-    assert author.get_legend() is not None and author.get_ylabel() == "Accuracy"
+    assert len(author.collections) == len(period.collections) == 2  # error bars of each arm
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["pre-trained", "from scratch", "guessing", "standard error"]
+    assert author.get_ylabel() == "Accuracy"
+    looks = {
+        (ln.get_marker(), ln.get_linestyle(), ln.get_color())
+        for ln in author.lines if ln.get_marker() != "None"
+    }  # fmt: skip
+    assert len(looks) == 2

@@ -14,7 +14,7 @@ from analysis import figures, fit, frontier, laws, load
 from analysis.critical_batch import contours, critical_batch, efficient
 from analysis.figures import style
 from analysis.figures.room import make_room
-from analysis.figures.uncertainty import OVER_TEXT
+from analysis.figures.uncertainty import BAND, OVER_TEXT
 from analysis.fitting.held_out import held_out_tests
 from analysis.frontiers.choice import choose
 from analysis.frontiers.result import Frontier
@@ -89,6 +89,15 @@ def test_isoflop_figures_show_the_best_tokens_and_explain_the_diamonds(sweep):
         assert np.asarray(points) == pytest.approx(front.optima[name].to_numpy(), rel=1e-6)
 
 
+def test_isoflop_figures_have_the_intervals_of_frontiers(sweep):
+    runs = sweep()[0]
+    choice = choose(runs, bootstrap=50, alone=True)
+    drawing = figures.FIGURES["frontier"].draw(runs, None, choice=choice)
+    together = {text for ax in drawing.axes for text in words(ax.get_legend())}
+    alone = figures.isoflop(runs, choice=choice).axes[1:3]
+    assert {words(ax.get_legend())[0] for ax in alone} <= together
+
+
 def test_the_law_of_data_is_the_same_in_kaplan1_and_kaplan15(scan):
     drawing = figures.FIGURES["kaplan15"].draw
     (ax,) = drawing(scan.runs, scan.curves, critical=scan.critical).axes
@@ -142,7 +151,8 @@ def test_families_outline_the_fitted_runs_and_keep_a_symbol_per_depth(sweep):
     runs = with_errors(sweep()[0]).assign(n_layer=2, family="decoder")
     shallow = runs.assign(L=runs["L"] * 1.1, run_id=runs["run_id"] + "x", family="lstm", n_layer=1)
     deep = runs.assign(L=runs["L"] * 1.2, run_id=runs["run_id"] + "y", family="lstm")
-    (ax,) = figures.families(pd.concat([runs, shallow, deep])).axes
+    figure = figures.families(pd.concat([runs, shallow, deep]))
+    (ax,) = figure.axes
     dots = [ln for ln in ax.lines if ln.get_marker() != "None" and np.size(ln.get_xdata())]
     marks = {str(ln.get_label()): ln.get_marker() for ln in dots}
     assert marks["Transformer, 2 layers"] == marks["LSTM, 2 layers"] != marks["LSTM, 1 layer"]
@@ -151,7 +161,19 @@ def test_families_outline_the_fitted_runs_and_keep_a_symbol_per_depth(sweep):
     ]
     fitted = figures.lower_edge(runs, "N")
     assert np.asarray(outlined[0].get_xydata()) == pytest.approx(fitted[["N", "L"]].to_numpy())
-    assert {"outlined: fitted", OVER_TEXT} <= set(words(ax.get_legend()))
+    assert {"outlined: fitted", OVER_TEXT, BAND} <= set(words(figure.legends[0]))
+
+
+def test_a_run_at_the_place_of_a_fitted_one_is_seen(sweep):
+    runs = with_errors(sweep()[0]).assign(n_layer=2, family="decoder")
+    other = runs.assign(run_id=runs["run_id"] + "x", family="lstm")
+    (ax,) = figures.families(pd.concat([runs, other])).axes
+    outlined = [ln for ln in ax.lines if ln.get_markeredgecolor() == style.INK]
+    plain = [ln for ln in ax.lines if ln.get_marker() == "o" and ln not in outlined]
+    assert all(
+        one.get_zorder() > ring.get_zorder() and one.get_markersize() < ring.get_markersize()
+        for one in plain for ring in outlined
+    )  # fmt: skip
 
 
 def test_depths_outline_the_runs_that_the_law_is_fitted_to(sweep):

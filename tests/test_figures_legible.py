@@ -8,6 +8,7 @@ import pytest
 from batch_scans import batch_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.figure import Figure
@@ -16,9 +17,11 @@ from matplotlib.text import Text
 from analysis import figures, fit, frontier, laws
 from analysis.critical_batch import critical_batch
 from analysis.curves.rates import config_of
+from analysis.figures import style
 from analysis.figures.formula import between, spread
-from analysis.figures.marks import outside_band
+from analysis.figures.marks import WIDE, near_lines, outside_band
 from analysis.figures.panels import MOST_TICKS, Colours, panels
+from analysis.figures.uncertainty import interval_bars, within_reach
 from analysis.frontiers.envelope import envelope
 from analysis.in_words import typeset
 from analysis.tables.select import with_trunks
@@ -61,6 +64,40 @@ def test_a_colour_bar_marks_every_value_and_says_so(count, decades):
     assert [segment[0][1] for segment in lines.get_segments()] == pytest.approx(values)
 
 
+def test_a_single_value_is_named_and_has_no_colour_bar():
+    figure, axes = panels(2, "full")
+    Colours([3.1e6]).bar(figure, axes)
+    assert len(figure.axes) == 2
+    assert axes[1].get_title("right") == r"Parameters $N$: $3.1\cdot 10^{6}$"
+
+
+@given(low=st.floats(1e-6, 1e15), decades=st.floats(0.01, 9))
+def test_an_axis_of_counts_has_two_numbers_at_least(low, decades):
+    ax = Figure().subplots()
+    high = low * 10**decades
+    ax.set_xlim(low, high)
+    style.count_axis(ax)
+    axis = ax.xaxis
+    pairs = ((axis.get_majorticklocs(), axis.get_major_formatter()),
+             (axis.get_minorticklocs(), axis.get_minor_formatter()))  # fmt: skip
+    numbers = [text for at, form in pairs for v, text in zip(at, form.format_ticks(at), strict=True)
+               if low <= v <= high and text]  # fmt: skip
+    assert 2 <= len(numbers) <= 9 and len(set(numbers)) == len(numbers)
+
+
+def test_the_numbers_of_major_and_minor_ticks_stand_in_one_line():
+    with rc_context(style.paper()):
+        figure = Figure()
+        ax = figure.subplots()
+        ax.set_xlim(4e4, 3e5)
+        style.count_axis(ax)
+    FigureCanvasAgg(figure).draw()
+    major, minor = ax.xaxis.get_major_ticks(), ax.xaxis.get_minor_ticks()
+    tops = {round(t.label1.get_position()[1], 6) for t in (*major, *minor)}
+    pads = {tick.get_pad() + tick._size for tick in (major[0], minor[0])}
+    assert len(tops) == 1 and len(pads) == 1
+
+
 @given(low=st.floats(-9, 9), width=st.floats(0, 0.9))
 def test_negative_ends_of_intervals_have_minus_signs(low, width):
     high = low + width
@@ -93,6 +130,9 @@ def test_the_envelope_touches_the_curves_from_below(sweep, name):
         gaps += (np.interp(at, u, v) - np.interp(at, x, y)).tolist()
     assert min(gaps) == pytest.approx(0, abs=1e-9) and min(gaps) > -1e-9
     assert sum(gap < 1e-9 for gap in gaps) >= 2
+    drawn = {tuple(np.round(point, 9)) for path in collection.get_segments() for point in path}
+    for end in (0, -1):  # it ends where it touches a curve
+        assert tuple(np.round(line.get_xydata()[end], 9)) in drawn
 
 
 def test_branches_of_a_trunk_show_the_evaluations_of_their_shared_part():
@@ -190,6 +230,14 @@ def test_depths_are_not_joined():
     assert above.y0 >= inside.y1 - 1
 
 
+def test_the_legend_of_many_depths_stays_on_the_page():
+    runs, curves = batch_scan(sizes=np.geomspace(1e4, 1e6, 12), batches=(4096,), end=0.05)
+    runs["n_layer"] = np.tile([1, 2, 3, 4, 6, 8], 2)
+    figure = figures.sample_efficiency(runs, curves)
+    (legend,) = boxes(figure, [figure.axes[0].get_legend()])
+    assert legend.x1 <= figure.bbox.x1 and figure.axes[0].get_position().width > 0.6
+
+
 @pytest.mark.parametrize("grid", [True, False])
 def test_contours_leave_their_labels_and_runs_free(sweep, grid):
     runs = sweep()[0]
@@ -212,7 +260,7 @@ def test_contours_leave_their_labels_and_runs_free(sweep, grid):
     for one, other in itertools.combinations(extents, 2):
         gap = np.hypot(one.x0 - other.x0, one.y0 - other.y0)
         assert gap > 0.1 * figure.dpi
-    legend = boxes(figure, [left.get_legend()])[0]
+    legend = boxes(figure, [figure.legends[0]])[0]
     assert legend.y0 >= inside.y1 - 1
     (measured,) = (c for c in right.collections if isinstance(c, PathCollection))
     shown = np.asarray(measured.get_offsets())
@@ -273,6 +321,32 @@ def test_intervals_of_the_critical_batch_size_are_whole():
     assert arrows == ["v", "^"]
     names = [t.get_text() for t in ax.get_legend().get_texts()]
     assert names.count("interval reaches further") == 1
+
+
+def test_a_band_without_bounds_does_not_squeeze_lines():
+    ax = Figure().subplots()
+    x = np.geomspace(1, 1e3, 9)
+    ax.plot(x, x)
+    ax.fill_between(x, 1e-300, 1e300)
+    ax.set(xscale="log", yscale="log")
+    near_lines(ax)
+    assert ax.get_ylim() == pytest.approx((1 / WIDE, 1e3 * WIDE))
+    style.count_axis(ax, which="y")
+    FigureCanvasAgg(ax.figure).draw()
+
+
+def test_intervals_beyond_the_axis_have_arrows():
+    ax = Figure().subplots()
+    values = np.array([10.0, 20.0, 30.0])
+    ends = np.array([[-5.0, 40.0], [15.0, np.inf], [25.0, 35.0]])
+    reach = within_reach(ends, values)
+    assert reach == pytest.approx((10 / 1.5, 60))
+    keys = interval_bars(ax, np.arange(3.0), ends, ["k"] * 3, reach)
+    assert [(ln.get_marker(), ln.get_xdata()[0]) for ln in ax.lines] == [("v", 0), ("^", 1)]
+    drawn = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    assert np.array(drawn) == pytest.approx(np.array([[reach[0], 40], [15, reach[1]], [25, 35]]))
+    assert [key.get_label() for key in keys] == ["interval reaches further"]
+    assert interval_bars(ax, np.arange(1.0), ends[2:], ["k"], reach) == []
 
 
 def test_outlying_rates_are_within_and_rings_explained():

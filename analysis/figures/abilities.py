@@ -137,7 +137,8 @@ def accuracy_of_loss(
             style.loss_axis(ax, which="x")
             ax.invert_xaxis()
         figure.supxlabel(LABELS["L"], fontsize=8)
-        _key(figure, Line2D([], [], color=style.FIT, lw=0.9, label="sigmoid of $L$, if it fits"))
+        name = "sigmoid of $L$, where one can be fitted"
+        _key(figure, Line2D([], [], color=style.FIT, lw=0.9, label=name))
         colour.bar(figure, axes)
     return figure
 

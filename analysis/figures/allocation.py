@@ -20,11 +20,12 @@ from analysis.critical_batch import CriticalBatch, Efficient, adjusted, efficien
 from analysis.data_limits import contradiction
 from analysis.figures import style
 from analysis.figures.formula import formula, latex, spread
-from analysis.figures.marks import Curve, along, limits, line, lines
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.marks import Curve, along, limits, line, lines, near_lines, show_all
+from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
 from analysis.figures.shared_fits import critical_batch_of
+from analysis.figures.uncertainty import band_key, beyond_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.envelope import envelope
@@ -125,6 +126,10 @@ def allocation(found: Efficient, *, width: Width | None = None) -> Figure:
         ax.set_ylim(min(1.0, INCREASE ** front.lines["S"][0, 1]), INCREASE)
         style.count_axis(ax)
         style.count_axis(ax, which="y")
+        ax.set_title(
+            f"factors for $10^{{{np.log10(INCREASE):.0f}}}$ times the compute", loc="right",
+            fontsize=7, pad=3,
+        )  # fmt: skip
         _write_beside(ax, ends)
         kinds = (("within the data", "-"), ("extrapolated", _DASHES), (PAPER, _DOTS))
         ax.legend(
@@ -180,11 +185,11 @@ def least_compute(
     least = adjusted(points, critical)
     front, plain = efficient(points, critical).frontier, fixed_batch(points)
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.6)
+        figure, (ax,) = panels(1, width, height=2.8)
         colour = Colours(points["N"])
         lines(ax, least.assign(C=least["C_min"]), "C", colour)
         both = np.concatenate([least["C_min"], points["C"]])
-        limits(ax, both, points["L"].to_numpy(float), above=0.35)
+        limits(ax, both, points["L"].to_numpy(float))
         for fitted, compute, hue in (
             (plain, "C", style.METHODS["envelope"]), (front, r"C_\mathrm{min}", style.FIT)
         ):  # fmt: skip
@@ -195,10 +200,12 @@ def least_compute(
                 line(ax, along(fitted, "L"), *fitted.ranges["C"], label, hue)
         beside = "" if plain is None else " (curves) or $C$"
         ax.set(xlabel=C_MIN.replace(" [", f"{beside} ["), ylabel=LABELS["L"])
+        key_above(figure, [band_key(), beyond_key()])
+        colour.bar(figure, [ax])
+        show_all(ax)
+        make_room(ax, ax.legend(loc="upper right"))
         style.count_axis(ax)
         style.loss_axis(ax)
-        ax.legend(loc="upper right")
-        colour.bar(figure, [ax])
     return figure
 
 
@@ -227,7 +234,7 @@ def optimal_steps(
     S = at["D"] / law.predict(L=front.at(C=at["C"])["L"].to_numpy())
     B = float(points["B"].mode().iloc[0])
     with rc_context(style.paper()):
-        figure, axes = panels(2, width, height=2.6)
+        figure, axes = panels(2, width, height=2.8)
         for ax, name, y in zip(axes, "NS", (at["N"], S), strict=True):
             symbol = rf"{name}_\mathrm{{{'opt' if name == 'N' else 'min'}}}"
             label = power_law(front, name, symbol, r"C_\mathrm{min}")
@@ -243,13 +250,14 @@ def optimal_steps(
             ax.set_xlabel(C_MIN if plain is None else C_MIN.replace(" [", " or $C$ ["))
             ax.set_xscale("log")
             ax.set_yscale("log")
-            low, high = ax.get_ylim()
-            ax.set_ylim(low, high * (high / low) ** 0.3)
-            style.count_axis(ax)
-            style.count_axis(ax, which="y")
-            ax.legend(loc="upper left")
         axes[0].set_ylabel("Best size, " + LABELS["N"].lower().replace("$n$", "$N$"))
         axes[1].set_ylabel(r"Fewest steps $S_\mathrm{min}$" + ("" if plain is None else " or $S$"))
+        key_above(figure, [band_key("95 % interval"), beyond_key()])
+        for ax in axes:
+            near_lines(ax)
+            make_room(ax, ax.legend(loc="upper left"))
+            style.count_axis(ax)
+            style.count_axis(ax, which="y")
     return figure
 
 
@@ -282,7 +290,7 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
     end = min(C_met, measured * 1e12) * 1e3
     bound = replace(front, lines=front.lines | {"L": met.bound})
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.6)
+        figure, (ax,) = panels(1, width, height=2.8)
         label = power_law(front, "L", r"L(C_\mathrm{min})", r"C_\mathrm{min}")
         pairs: tuple[tuple[Curve, str, str], ...] = (
             (along(front, "L"), label, style.FIT),
@@ -324,8 +332,9 @@ def meeting(found: Efficient, by_D: FitResult, *, width: Width | None = None) ->
             )
         text = ax.text(0.02, 0.02, where, transform=ax.transAxes, fontsize=7, va="bottom")
         ax.set(xlabel=C_MIN, ylabel=LABELS["L"])
+        key_above(figure, [band_key("95 % interval"), beyond_key()])
         legend = ax.legend(loc="upper right")
-        make_room(ax, legend, text, legend)
+        make_room(ax, text, legend)
         style.count_axis(ax)
         style.loss_axis(ax)
     return figure

@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from analysis.figures import style
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Width, panels
 from analysis.figures.registry import figure as listed
-from analysis.figures.room import make_room
+from analysis.figures.uncertainty import bar_key
 from analysis.transfer.classifiers import best_classifiers
 
-_ARMS = {"scratch": ("--", "from scratch"), "pretrained": ("-", "pre-trained")}
-_WITH_LM = (":", "pre-trained, with language-model loss")
+_ARMS = {
+    "scratch": ("--", style.GREY, "from scratch"),
+    "pretrained": ("-", style.INK, "pre-trained"),
+}
+_WITH_LM = (":", style.METHODS["isoflop"], "pre-trained, with language-model loss")
 
 
 @listed(
@@ -36,30 +39,31 @@ def classification(
     """
     found = best_classifiers(runs)
     tasks = list(found.groupby(["labels", "examples"]))
-    colour = Colours(found["N"])
     with rc_context(style.paper()):
-        figure, axes = panels(len(tasks), width)
+        figure, axes = panels(len(tasks), width, height=2.7)
         for ax, ((labels, examples), rows) in zip(axes, tasks, strict=True):
-            _panel(ax, rows, colour)
+            _panel(ax, rows)
             ax.set_title(style.words(f"{labels}, {examples:.0f} examples"), pad=3)
         axes[0].set_ylabel("Accuracy")
-        make_room(axes[0], axes[0].legend(loc="upper left", ncols=2, columnspacing=1.0))
+        keys = {k.get_label(): k for ax in axes for k in ax.get_legend_handles_labels()[0]}
+        figure.legend(
+            handles=[*keys.values(), bar_key("standard error")], loc="outside upper center",
+            ncols=1 if width == "column" else 3,
+        )  # fmt: skip
     return figure
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, colour: Colours) -> None:
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
     for (family, arm, lm_weight), line in rows.groupby(["family", "arm", "lm_weight"]):
-        dashes, name = _WITH_LM if lm_weight else _ARMS[str(arm)]
-        mark = "^" if family == "encoder" else "o"
-        ink = style.INK if arm == "pretrained" else style.GREY
-        ax.plot(line["N"], line["accuracy"], dashes, color=ink, lw=0.8, zorder=2)
+        dashes, ink, name = _WITH_LM if lm_weight else _ARMS[str(arm)]
+        mark = "^" if family == "encoder" else "s" if lm_weight else "o"
         label = name if family != "encoder" else f"encoder, {name}"
-        ax.plot([], [], mark + dashes, color=ink, lw=0.8, ms=2.6, mew=0, label=label)
-        for _, row in line.iterrows():
-            ax.errorbar(
-                row["N"], row["accuracy"], row["stderr"], fmt=mark, color=colour(row["N"]), ms=3,
-                mew=0, elinewidth=0.6, zorder=3,
-            )  # fmt: skip
+        ax.plot(
+            line["N"], line["accuracy"], mark + dashes, color=ink, lw=0.8, ms=3.2, mew=0,
+            zorder=3, label=label,
+        )  # fmt: skip
+        ends = line["accuracy"] - line["stderr"], line["accuracy"] + line["stderr"]
+        ax.vlines(line["N"], *ends, color=ink, lw=0.6, zorder=2)
     ax.axhline(
         1 / rows["classes"].iloc[0], color=style.GREY, lw=0.6, ls=":", zorder=0, label="guessing"
     )

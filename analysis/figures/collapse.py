@@ -71,7 +71,7 @@ def collapse(
             )  # fmt: skip
         right.set(ylabel="Standard deviation over the mean [%]", ylim=(0, None))
         for ax in (left, right):
-            ax.set(xlabel="Fraction of compute", xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
+            ax.set(xlabel="Fraction of compute", xlim=(0, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1])
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         right.legend(loc="best")
         colour.bar(figure, (left, right))

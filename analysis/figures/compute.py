@@ -29,11 +29,14 @@ from analysis.figures.marks import (
     limits,
     line,
     lines,
+    show_all,
     span,
 )
-from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
+from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.figures.shared_fits import chosen
+from analysis.figures.uncertainty import band_key, beyond_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
@@ -207,7 +210,7 @@ def sample_efficiency(
                 Line2D([], [], marker=marks[d], color=style.GREY, ms=3, mew=0, lw=0.8)
                 for d in depths
             ]
-            legend_above(ax, handles=handles, labels=names, ncols=len(depths))
+            legend_above(ax, handles=handles, labels=names, ncols=min(len(depths), 3))
         colour.bar(figure, [ax], label=LABELS["L"], own=True, plain=True)
     return figure
 
@@ -232,17 +235,19 @@ def loss_of_compute(
     points = points if curves is None else with_trunks(points, runs)
     points = points.assign(C=points["C"] / PF_DAY)
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.6)
+        figure, (ax,) = panels(1, width, height=2.8)
         colour = Colours(points["N"])
         lines(ax, points, "C", colour)
-        limits(ax, points["C"].to_numpy(float), points["L"].to_numpy(float), above=0.3)
+        limits(ax, points["C"].to_numpy(float), points["L"].to_numpy(float))
         frontier_line(ax, front, PF_DAY)
         envelope_line(ax, points, front, PF_DAY)
         ax.set(xlabel=LABELS["PF"], ylabel=LABELS["L"])
+        key_above(figure, [band_key(colour=style.FIT), beyond_key()])
+        colour.bar(figure, [ax])
+        show_all(ax)
+        make_room(ax, ax.legend(loc="upper right"))
         style.count_axis(ax)
         style.loss_axis(ax)
-        ax.legend(loc="upper right")
-        colour.bar(figure, [ax])
     return figure
 
 
@@ -267,30 +272,40 @@ def loss_contours(
     front = parametric(law)
     low, high = front.ranges["C"]
     C = span([runs["C"].min() / 1.5, runs["C"].max() * BEYOND])
-    best = front.at(C=C)["N"]
-    N = span([min(runs["N"].min() / 1.5, best.min()), max(runs["N"].max() * 2, best.max())])
+    best = front.at(C=C)
+    N = span(_sizes_shown(runs["N"], best))
     exact = budgets_of(runs)
     shown = np.array([b["C"].median() for b in exact]) if exact else np.geomspace(low, high, 6)
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.7)
+        figure, (left, right) = panels(2, width, height=2.9)
         left.set(xlim=(C[0], C[-1]), ylim=(N[0], N[-1]), xlabel=LABELS["C"], ylabel=LABELS["N"])
         style.count_axis(left)
         style.count_axis(left, which="y")
         line(left, along(front, "N"), low, high, "", style.FIT, start=C[0], end=C[-1])
         left.plot(runs["C"], runs["N"], "o", color=style.INK, ms=1.8, mew=0)
-        _contours_of(left, law, C, N, runs, best.to_numpy())
+        _contours_of(left, law, C, N, runs, best["N"].to_numpy())
         colour = Colours(shown)
         _slices_of(right, law, front, shown, N, colour, runs if not exact else pd.concat(exact))
-        right.set_title(formula(law), loc="right", fontsize=7, pad=3)
-        handles = [
-            Line2D([], [], color=style.FIT),
-            Line2D([], [], color=style.INK, marker="o", ms=2, lw=0),
-            Line2D([], [], color=style.FIT, marker="D", ms=3.5, mec="white", mew=0.4, lw=0),
-        ]  # fmt: skip
-        names = ["efficient frontier", "runs", "least loss"]
-        legend_above(left, handles=handles, labels=names, ncols=3, columnspacing=1.2)
+        diamond = {"marker": "D", "ms": 3.5, "mec": "white", "mew": 0.4, "lw": 0}
+        key_above(figure, [
+            Line2D([], [], color=style.FIT, label="efficient frontier"),
+            band_key("95 % interval of the frontier", style.FIT), beyond_key(),
+            Line2D([], [], color=style.INK, marker="o", ms=2, lw=0, label="runs"),
+            Line2D([], [], color=style.FIT, label="least loss", **diamond),
+        ])  # fmt: skip
         colour.bar(figure, [right], label=LABELS["C"], own=True, ticks="lines")
+        make_room(right, headline(right, formula(law)))
+        style.loss_axis(right)
     return figure
+
+
+def _sizes_shown(N: pd.Series, best: pd.DataFrame) -> list[float]:
+    """Return the least and the largest size of contours: those of the runs and the frontier, with
+    its band as far as five times beyond the runs."""
+    low, high = float(N.min()), float(N.max())
+    ends = [np.fmax(best["N_low"].min(), low / 5), np.fmin(best["N_high"].max(), high * 5)]
+    least, most = min(low / 1.5, best["N"].min()), max(high * 2, best["N"].max())
+    return [float(np.fmin(least, ends[0] / 1.1)), float(np.fmax(most, ends[1] * 1.1))]
 
 
 def _contours_of(
@@ -325,6 +340,7 @@ def _slices_of(
     inks = colour(runs["C"].to_numpy(float))
     ax.scatter(runs["N"], runs["L"], c=inks, s=6, lw=0, zorder=3)
     ax.set(xlabel=LABELS["N"], ylabel=LABELS["L"], xlim=(N[0], N[-1]))
-    ax.set_ylim(runs["L"].min() * 0.97, top * 1.01)
+    least = min(runs["L"].min(), *(front.at(C=budgets)["L"]))
+    ax.set_ylim(least * 0.97, top * 1.01)
     style.count_axis(ax)
     style.loss_axis(ax)

@@ -20,6 +20,7 @@ from analysis.figures import style
 from analysis.figures.formula import latex
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import sizes, usable
 from scaling.errors import TableError
@@ -114,7 +115,7 @@ def distributions(
         style.count_axis(left)
         style.loss_axis(left)
         style.loss_axis(right, which="x")
-        _legend_above(figure, left, width)
+        _legend_above(figure, left, width, "right: runs of one size are joined")
     return figure
 
 
@@ -205,9 +206,7 @@ def positions(
             T, L = binned(np.asarray(run.L_position, float))
             right.plot(T, L, "o-", color=lengths(run.n_ctx), ms=2.4, mew=0, lw=0.8, label=run.n_ctx)
         for ax in (left, right):
-            ax.set(xscale="log", xlabel=POSITION)
-            style.count_axis(ax)
-            style.loss_axis(ax)
+            ax.set(xscale="log", yscale="log", xlabel=POSITION)
         right.label_outer(remove_inner_ticks=False)
         left.set_ylabel("Loss at the position [nats/token]")
         context = f"context of {longest['n_ctx'].iloc[0]:.0f} tokens"
@@ -215,13 +214,18 @@ def positions(
             [], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), label=r"$E + A\,/\,T^\alpha$, $T > 1$"
         )
         title = f"context [tokens], $N = {latex(float(N))}$"
-        right.legend(title=title, title_fontsize=7, loc="upper right", ncols=2)
-        if len(colour.sizes) <= 6:
-            title = f"{LABELS['N']}, {context}"
-            left.legend(title=title, title_fontsize=7, loc="upper right", ncols=2)
-        else:
-            left.legend(handles=left.lines[-1:], title=context, title_fontsize=7)
+        make_room(right, right.legend(title=title, title_fontsize=7, loc="upper right", ncols=2))
+        few = len(colour.sizes) <= 6
+        if not few:
             colour.bar(figure, [left])
+        made = left.legend(
+            handles=None if few else left.lines[-1:], ncols=2 if few else 1, loc="upper right",
+            title=f"{LABELS['N']}, {context}" if few else context, title_fontsize=7,
+        )  # fmt: skip
+        make_room(left, made)
+        for ax in (left, right):
+            style.count_axis(ax)
+            style.loss_axis(ax)
     return figure
 
 

@@ -13,7 +13,7 @@ from analysis.figures.formula import latex
 from analysis.figures.panels import LABELS, Colours, Width, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.uncertainty import bar_key
+from analysis.figures.uncertainty import bar_key, in_percent, interval_bars, within_reach
 from analysis.transfer.arms import arms
 from analysis.transfer.effective_data import effective_data
 
@@ -29,7 +29,7 @@ def effective_data_transferred(
 
     Left, the mean loss of both arms against the tokens of the new distribution, at the best
     learning rate. Right, D_T with its interval and, as lines, its law. Points without a known D_T
-    are left out; an arrow marks an interval that is open above.
+    are left out; arrows mark intervals that reach further.
     """
     both, found = arms(runs), effective_data(runs)
     colour = Colours(both.scratch["N"])
@@ -43,39 +43,29 @@ def effective_data_transferred(
                 mean = each.groupby("D_F")["L"].mean()
                 left.plot(mean.index, mean, f"o{line}", color=colour(N), ms=2.2, mew=0, lw=0.8)
             left.plot([], [], line, color=style.GREY, lw=0.8, label=name)
-        left.set_yscale("log")
-        style.loss_axis(left)
-        left.legend()
+        left.set(xscale="log", yscale="log", xlabel=D_F, ylabel=LABELS["L"])
+        known = found.cells[found.cells["D_T"] > 0]
+        ends = known[["D_T_low", "D_T_high"]].to_numpy(float)
+        inks = colour(known["N"].to_numpy(float))
+        right.scatter(known["D_F"], known["D_T"], c=inks, s=7, lw=0, zorder=3)
+        reach = within_reach(ends, known["D_T"])
+        arrows = interval_bars(right, known["D_F"].to_numpy(float), ends, inks, reach)
         for N, each in found.cells.groupby("N"):
-            _points(right, each, colour(N))
             if found.law is not None:
                 D = np.geomspace(each["D_F"].min(), each["D_F"].max(), 50)
                 law = found.law
                 right.plot(D, law.k * D**law.alpha * float(N) ** law.beta, color=colour(N), lw=0.8)
-        right.set_yscale("log")
-        right.set_ylabel(D_T)
-        style.count_axis(right, which="y")
-        keys = [bar_key("interval of one size and $D_F$")]
+        right.set(xscale="log", yscale="log", xlabel=D_F, ylabel=D_T)
+        colour.bar(figure, [left, right], own=True)
+        keys = [bar_key(f"{in_percent(found.level)} interval of one size and $D_F$")]
         if found.law is not None:
             power = f"D_F^{{{found.law.alpha:.2f}}}\\,N^{{{found.law.beta:.2f}}}"
             label = f"$D_T = {latex(found.law.k)}\\,{power}$"
             keys = [Line2D([], [], color=style.GREY, lw=0.8, label=label), *keys]
-        make_room(right, right.legend(handles=keys, loc="upper left"))
-        style.count_axis(right, which="y")
+        make_room(right, right.legend(handles=[*keys, *arrows], loc="upper left"))
+        make_room(left, left.legend(loc="upper right"))
         for ax in (left, right):
-            ax.set_xlabel(D_F)
             style.count_axis(ax)
-        left.set_ylabel(LABELS["L"])
-        colour.bar(figure, [left, right], own=True)
+        style.loss_axis(left)
+        style.count_axis(right, which="y")
     return figure
-
-
-def _points(ax: object, cells: pd.DataFrame, colour: object) -> None:
-    known = cells[cells["D_T"] > 0]
-    low = (known["D_T"] - known["D_T_low"].clip(lower=0)).clip(lower=0)
-    open_above = np.isinf(known["D_T_high"])
-    high = (known["D_T_high"].where(~open_above, known["D_T"]) - known["D_T"]).clip(lower=0)
-    ax.errorbar(  # type: ignore[attr-defined]
-        known["D_F"], known["D_T"], [low, high], fmt="o", color=colour, ms=2.6, mew=0,
-        elinewidth=0.6, lolims=open_above,
-    )  # fmt: skip

@@ -9,6 +9,8 @@ from analysis.fitting.result import FitResult
 from analysis.in_words import interval, typeset
 from analysis.laws.symbols import name, tex
 
+_EXPONENTS = ("alpha", "beta")
+"""How names of exponents begin."""
 _FORMULAS = {
     "kaplan_N": "L = (N/{N_c})^{{-{alpha_N}}}",
     "kaplan_D": "L = (D/{D_c})^{{-{alpha_D}}}",
@@ -58,7 +60,13 @@ def formula(result: FitResult) -> str:
         return result.law.name
     floor = 1e-6 * float(result.runs[result.law.target].min())
     numbers = {k: "0" if k == "E" and v < floor else latex(v) for k, v in result.params.items()}
+    numbers |= {k: _exponent(v) for k, v in result.params.items() if k.startswith(_EXPONENTS)}
     return f"${pattern.format(**numbers)}$"
+
+
+def _exponent(value: float) -> str:
+    """Return a number that stands as a power: small ones have no power of ten themselves."""
+    return f"{value:.4f}" if 0.0005 <= abs(value) < 0.01 else latex(value)
 
 
 def latex(value: float) -> str:

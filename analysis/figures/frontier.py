@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from analysis.critical_batch import PAPER_EXPONENTS, CriticalBatch
@@ -18,18 +20,23 @@ from analysis.critical_batch import contours as contours_of
 from analysis.critical_batch import critical_batch as fit_critical_batch
 from analysis.figures import style
 from analysis.figures.formula import between, latex, spread
-from analysis.figures.marks import BEYOND, along, line
-from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
+from analysis.figures.marks import BEYOND, along, line, near_lines
+from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
 from analysis.figures.shared_fits import chosen
+from analysis.figures.uncertainty import (
+    band_key,
+    beyond_key,
+    in_percent,
+    interval_bars,
+    within_reach,
+)
 from analysis.fitting.combination import AUTO
 from analysis.fitting.result import FitResult
-from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
 from analysis.frontiers.frontier import USED
 from analysis.frontiers.frontier import frontier as fit_frontier
-from analysis.frontiers.isoflop import isoflop as fit_isoflop
 from analysis.frontiers.isoflop_curve import parabola
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -50,8 +57,6 @@ _SLOPES = (
 """Published powers of compute, to compare with: Kaplan et al. 2020, Table 6, and Hoffmann et al.
 2022, Table 2 (approach 1)."""
 _SMALL: dict[str, Any] = {"fontsize": 6, "color": "#5c5c5c", "va": "center"}
-VAST = 100.0
-"""Factor beyond the batch sizes found from which an interval is open."""
 
 
 @listed("frontier", spec="headline")
@@ -86,19 +91,25 @@ def frontier(front: Frontier | Comparison, *, width: Width | None = None) -> Fig
         for ax, name in zip(axes, ("N", "D"), strict=True):
             for method in fronts:
                 _optima(ax, method, name)
-            _optimum_axes(ax, name)
-            _reference_slopes(ax, name)
+        _optimum_axes(axes)
     return figure
 
 
-def _optimum_axes(ax: Axes, name: str) -> None:
-    """Give a panel of N_opt or D_opt its legend, above the bands, and its axes."""
-    counted = "parameters" if name == "N" else "tokens"
-    ax.set(xscale="log", yscale="log", xlabel=LABELS["C"])
-    ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
-    make_room(ax, ax.legend(loc="upper left"))
-    style.count_axis(ax)
-    style.count_axis(ax, which="y")
+def _optimum_axes(axes: Sequence[Axes]) -> None:
+    """Give the panels of N_opt and D_opt their axes, and their legends and published slopes, which
+    cover no band."""
+    for ax, name in zip(axes, "ND", strict=True):
+        counted = "parameters" if name == "N" else "tokens"
+        ax.set(xscale="log", yscale="log", xlabel=LABELS["C"])
+        ax.set_ylabel(f"Optimal {counted} ${name}_\\mathrm{{opt}}$")
+    for ax, name in zip(axes, "ND", strict=True):
+        near_lines(ax)
+        corner = Rectangle((0.4, 0.0), 0.6, 0.34, transform=ax.transAxes, visible=False)
+        make_room(ax, ax.add_patch(corner), ax.legend(loc="upper left"))
+        corner.remove()
+        _reference_slopes(ax, name)
+        style.count_axis(ax)
+        style.count_axis(ax, which="y")
 
 
 def _key(front: Frontier) -> Line2D:
@@ -112,14 +123,14 @@ def _key(front: Frontier) -> Line2D:
     return Line2D([], [], color=style.METHODS[front.method], label=style.words(name) + used)
 
 
-def _marks(fronts: list[Frontier]) -> list[Line2D]:
-    """Return the entries of dots and dashes in the legend."""
+def _marks(fronts: list[Frontier]) -> list[Artist]:
+    """Return the entries of dots, dashes and bands in the legend."""
     dots = Line2D(
         [], [], ls="", marker="o", ms=4, color=style.GREY, mec="white", mew=0.5,
         label="optima that the line is fitted to",
     )  # fmt: skip
-    dashes = Line2D([], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), label="beyond the data")
-    return [dots, dashes] if any(f.method != "parametric" for f in fronts) else [dashes]
+    shared = [beyond_key(), band_key(f"{in_percent(fronts[0].level)} interval, also in brackets")]
+    return [dots, *shared] if any(f.method != "parametric" for f in fronts) else shared
 
 
 def _optima(ax: Axes, front: Frontier, name: str) -> None:
@@ -159,19 +170,28 @@ def _reference_slopes(ax: Axes, name: str) -> None:
 
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")
 def isoflop(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    choice: Choice | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Loss against size at fixed compute with parabolas, and N and D of their minima.
 
     If the runs share no budgets, `curves` are cut at fixed compute. Parabolas span the sizes that
     they were fitted to; dotted ones have no interior minimum and are not used. Hollow dots are left
     out of the fit. Diamonds are the minima, which the panels of N_opt and D_opt show again.
+
+    choice  The law of N and D that the bias of the method is measured on; by default chosen from
+            the runs. Intervals are those of the figure `frontier`.
     """
-    runs = usable(runs)
-    table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
-    front = fit_isoflop(table)
+    curves = None if curves is None else usable(curves)
+    front = fit_frontier(usable(runs), method="isoflop", curves=curves, choice=choice)
+    assert isinstance(front, Frontier)
     with rc_context(style.paper()):
-        figure, (left, *optima) = panels(3, width, height=2.5, ratios=(1.3, 1, 1))
+        figure, (left, *optima) = panels(3, width, height=2.7, ratios=(1.3, 1, 1))
+        if width != "column":
+            figure.set_layout_engine("constrained", wspace=0.06)  # the label of the colour bar
         budgets = Colours(front.optima["C"])
         for budget, optimum in zip(front.sets, front.optima.itertuples(), strict=True):
             colour = budgets(optimum.C)
@@ -183,14 +203,14 @@ def isoflop(
             if optimum.kind == "minimum":
                 left.plot(optimum.N, optimum.L, "D", color=style.FIT, ms=3.5, mec="white", mew=0.4)
         left.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
-        make_room(left, left.legend(handles=_isoflop_key(front), loc="upper right"))
-        style.count_axis(left)
-        style.loss_axis(left)
         budgets.bar(figure, [left], label=LABELS["C"], own=len(budgets.sizes) <= 12)
         for ax, name in zip(optima, "ND", strict=True):
             _optima(ax, front, name)
-            _optimum_axes(ax, name)
-            _reference_slopes(ax, name)
+        key_above(figure, _marks([front]))
+        _optimum_axes(optima)
+        make_room(left, left.legend(handles=_isoflop_key(front), loc="upper right"))
+        style.count_axis(left)
+        style.loss_axis(left)
     return figure
 
 
@@ -260,7 +280,9 @@ def deviation(
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(r"Size $N / N_\mathrm{opt}$")
         ax.set_ylabel("Compute for the same loss, over the least")
-        legend_above(ax, title=style.words(result.law.name), title_fontsize=7, alignment="left")
+        keys = [*ax.get_legend_handles_labels()[0], band_key("95 % interval")]
+        title = style.words(result.law.name)
+        legend_above(ax, handles=keys, title=title, title_fontsize=7, alignment="left")
     return figure
 
 
@@ -273,21 +295,10 @@ def _critical_batch_of(
     return critical_batch(fit_critical_batch(contours_of(usable(curves))), width=width)
 
 
-def _open_ends(ax: Axes, table: pd.DataFrame, inks: list[Any], low: float, high: float) -> None:
-    """Draw an arrow where an interval reaches beyond the axis from `low` to `high`."""
-    named = False
-    for L, least, most, ink in zip(table["L"], table["low"], table["high"], inks, strict=True):
-        for mark, at, out in (("v", low, least < low), ("^", high, most > high)):
-            if out:
-                label = None if named else "interval reaches further"
-                ax.plot(L, at, mark, color=ink, ms=3, mew=0, label=label)
-                named = True
-
-
 def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Figure:
     """Draw B_crit against loss with its law (Kaplan et al. 2020, Fig. 10).
 
-    Bars are whole intervals. An end beyond VAST times the batch sizes found has an arrow.
+    Bars are whole intervals. An end far beyond the batch sizes found has an arrow.
     """
     with rc_context(style.paper()):
         figure, (ax,) = panels(1, width, height=2.9)
@@ -295,13 +306,11 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
         sized = "N" in t.columns and t["N"].nunique() > 1
         colour = Colours(t["N"]) if sized else None
         inks = [style.INK if colour is None else colour(n) for n in t.get("N", t["L"])]
-        known = t[["low", "high"]].to_numpy(float)
-        seen = known[(known > t["B_crit"].min() / VAST) & (known < t["B_crit"].max() * VAST)]
-        seen = np.concatenate([seen, t["B_crit"], t.get("B_noise", t["B_crit"])])
-        low, high = seen.min() / 1.5, seen.max() * 1.5
-        ax.vlines(t["L"], t["low"].clip(low), t["high"].clip(upper=high), color=inks, lw=0.6)
-        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3, label="from the curves")
-        _open_ends(ax, t, inks, low, high)
+        ends = t[["low", "high"]].to_numpy(float)
+        low, high = within_reach(ends, t["B_crit"], t.get("B_noise", t["B_crit"]))
+        arrows = interval_bars(ax, t["L"].to_numpy(float), ends, inks, (low, high))
+        name = f"from the curves, {in_percent(critical.level)} interval"
+        ax.scatter(t["L"], t["B_crit"], c=inks, s=11, lw=0, zorder=3, label=name)
         if "B_noise" in t.columns:
             ax.scatter(
                 t["L"], t["B_noise"], s=11, facecolors="none", edgecolors=inks, lw=0.6, zorder=2,
@@ -319,7 +328,10 @@ def critical_batch(critical: CriticalBatch, *, width: Width | None = None) -> Fi
                 f"{law.params['alpha_B']:.3f}}}$\n"
                 + between("alpha_B", exponent["low"], exponent["high"]),
             )  # fmt: skip
-        legend_above(ax)
+        keys = [*ax.get_legend_handles_labels()[0], *arrows]
+        if critical.law is not None:
+            keys.append(band_key(f"{in_percent(critical.level)} interval of the law", style.FIT))
+        legend_above(ax, handles=keys)
         ax.set(yscale="log", xlabel=LABELS["L"], ylabel="Critical batch size [tokens]")
         ax.set_ylim(low / 1.15, high * 1.15)
         style.count_axis(ax, which="y")

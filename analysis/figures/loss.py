@@ -8,8 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from analysis import laws
 from analysis.critical_batch import CriticalBatch, adjusted
@@ -26,13 +28,21 @@ from analysis.figures.marks import (
     limits,
     lines,
     outside_band,
-    show_beyond,
+    show_all,
     span,
 )
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
 from analysis.figures.shared_fits import critical_batch_of, default_frontier
-from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
+from analysis.figures.uncertainty import (
+    band,
+    band_key,
+    bar_key,
+    beyond_key,
+    outline_key,
+    test_bars,
+)
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.frontiers.result import Frontier
@@ -70,32 +80,34 @@ def kaplan_triptych(
     by_D = by_D or fit_law(laws.kaplan_D, lower_edge(runs, "D"))
     by_N = by_N or fit_law(laws.kaplan_N, lower_edge(runs, "N"))
     with rc_context(style.paper()):
-        figure, axes = panels(3, width, height=2.25)
+        figure, axes = panels(3, width, height=2.4)
         colour = Colours(runs["N"])
         scale = PF_DAY if unit == "PF-days" else 1.0
         left = axes[0]
         shown = runs if curves is None else with_trunks(curves, runs)
         shown = shown.assign(C=shown["C"] / scale)
         (dots if curves is None else lines)(left, shown, "C", colour)
-        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float), above=0.4)
+        limits(left, shown["C"].to_numpy(float), shown["L"].to_numpy(float))
         frontier_line(left, by_C, scale)
         if curves is not None:
             envelope_line(left, shown, by_C, scale)
         left.set_xlabel(LABELS["C" if scale == 1 else "PF"])
+        texts: dict[Axes, list[Text]] = {}
         for ax, result, x in ((axes[1], by_D, "D"), (axes[2], by_N, "N")):
             dots(ax, runs, x, colour, faint=True)
             dots(ax, result.runs, x, colour, edge=True)
-            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float), above=0.5)
+            limits(ax, runs[x].to_numpy(float), runs["L"].to_numpy(float))
             law_line(ax, result, x)
-            show_beyond(ax, result, x)
-            outside_band(ax, result, x)
+            texts[ax] = outside_band(ax, result, x)
             ax.set_xlabel(LABELS[x])
+        axes[0].set_ylabel(LABELS["L"])
+        key_above(figure, [band_key(colour=style.FIT), beyond_key()])
+        colour.bar(figure, axes)
         for ax in axes:
+            show_all(ax)
+            make_room(ax, *texts.get(ax, []), ax.legend(loc="upper right", handlelength=1.4))
             style.count_axis(ax)
             style.loss_axis(ax)
-            ax.legend(loc="upper right", handlelength=1.4)
-        axes[0].set_ylabel(LABELS["L"])
-        colour.bar(figure, axes)
     return figure
 
 
@@ -114,11 +126,14 @@ def learning_curves(
         for ax, x in zip(axes, ("D", "C"), strict=True):
             lines(ax, points, x, colour, ends=True)
             ax.set_xlabel("Tokens processed" if x == "D" else LABELS[x])
+        axes[0].set_ylabel(LABELS["L"])
+        colour.bar(figure, axes)
+        end = Line2D([], [], ls="", marker="o", color=style.GREY, ms=2.5, mew=0)
+        make_room(axes[1], axes[1].legend([end], ["end of a run"], loc="lower left"))
+        for ax in axes:
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-        axes[0].set_ylabel(LABELS["L"])
-        colour.bar(figure, axes)
     return figure
 
 
@@ -155,7 +170,7 @@ def size_and_data(
     by_ND = by_ND or fit_law(laws.kaplan_ND, runs)
     by_NS = by_NS or fit_law(laws.kaplan_NS, points)
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.5, share=True)
+        figure, (left, right) = panels(2, width, height=2.7, share=True)
         colour = Colours(runs["N"])
         dots(left, runs, "D", colour)
         bars = test_bars(left, runs, "D", colour(runs["N"].to_numpy(float)))
@@ -171,23 +186,24 @@ def size_and_data(
                 S = span(taken, beyond=BEYOND)
                 band(right, S, by_NS.predict_interval(N=N, S=S), colour(N))
                 fitted(right, S, by_NS.predict(N=N, S=S), taken.max(), colour(N))
-        L = np.concatenate([runs["L"], points["L"]])
+        L, heads = np.concatenate([runs["L"], points["L"]]), []
         for ax, x, result in ((left, "D", by_ND), (right, "S", by_NS)):
             data = runs if x == "D" else points
-            limits(ax, data[x].to_numpy(float), L, above=0.35)
+            limits(ax, data[x].to_numpy(float), L)
             ax.set_xlabel(LABELS[x])
-            headline(ax, formula(result))
-        left.legend(
-            handles=[*[bar_key()] * bars, band_key()], loc="upper right", bbox_to_anchor=(1, 0.93)
-        )
+            heads.append(headline(ax, formula(result)))
+        show_all(left, right)
+        key_above(figure, [*[bar_key()] * bars, band_key(), beyond_key()])
         if critical is not None:
             right.set_xlabel(r"Fewest steps $S_\mathrm{min}$")
+        left.set_ylabel(LABELS["L"])
+        colour.bar(figure, (left, right))
+        for ax, head in zip((left, right), heads, strict=True):
+            make_room(ax, head)
         for ax in (left, right):
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-        left.set_ylabel(LABELS["L"])
-        colour.bar(figure, (left, right))
     return figure
 
 
@@ -202,7 +218,7 @@ def forms(
     """
     runs = usable(runs)
     with rc_context(style.paper()):
-        figure, axes = panels(3, width, height=2.25, share=True)
+        figure, axes = panels(3, width, height=2.4, share=True)
         colour = Colours(runs["N"])
         for ax, x, power in zip(
             axes, "NDC", (laws.kaplan_N, laws.kaplan_D, laws.kaplan_C), strict=True
@@ -215,16 +231,19 @@ def forms(
                 off = result.predict(**{x: edge[x].to_numpy(float)}) / edge["L"] - 1
                 label = f"{formula(result)}\n{100 * np.sqrt(np.mean(off**2)):.2g} % rms"
                 fitted(ax, grid, result.predict(**{x: grid}), edge[x].max(), hue, label=label)
-            limits(ax, grid, edge["L"].to_numpy(float), above=0.45)
+            limits(ax, grid, edge["L"].to_numpy(float))
             ax.set_xlim(right=grid[-1])
             ax.set_ylim(bottom=edge["L"].min() * 0.85)
             ax.set_xlabel(LABELS[x])
+        axes[0].set_ylabel(LABELS["L"])
+        key_above(figure, [beyond_key()])
+        colour.bar(figure, axes)
+        for ax in axes:
+            make_room(ax, ax.legend(loc="upper right", handlelength=1.2))
+        for ax in axes:
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-            ax.legend(loc="upper right", handlelength=1.2)
-        axes[0].set_ylabel(LABELS["L"])
-        colour.bar(figure, axes)
     return figure
 
 
@@ -245,7 +264,7 @@ def embeddings(
     law = fit_law(laws.kaplan_N, edge)
     depths = sorted(best["n_layer"].unique())
     with rc_context(style.paper()):
-        figure, axes = panels(2, width, height=2.5, share=True)
+        figure, axes = panels(2, width, height=2.7, share=True)
         colour, bars = Colours(depths), False
         for ax, x in zip(axes, ("N_total", "N"), strict=True):
             for depth, mark in zip(depths, itertools.cycle("osD^v<>p"), strict=False):
@@ -261,18 +280,18 @@ def embeddings(
                         outlined[x], outlined["L"], mark, color=colour(depth), ms=3.5,
                         mec=style.INK, mew=0.6, zorder=5,
                     )  # fmt: skip
-            limits(ax, best[x].to_numpy(float), best["L"].to_numpy(float), above=0.3)
+            limits(ax, best[x].to_numpy(float), best["L"].to_numpy(float))
+            if x == "N":
+                law_line(ax, law, "N")
+                show_all(*axes)
             ax.set_xlabel(LABELS[x] if x == "N_total" else "Parameters $N$ without embeddings")
+        shared = [*[bar_key()] * bars, outline_key(), band_key(colour=style.FIT), beyond_key()]
+        key_above(figure, shared)
+        axes[0].set_ylabel(LABELS["L"])
+        make_room(axes[0], axes[0].legend(loc="upper right"))
+        make_room(axes[1], axes[1].legend(handles=axes[1].lines[-1:], loc="upper right"))
+        for ax in axes:
             style.count_axis(ax)
             style.loss_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
-        keys = axes[0].lines[: len(depths)]
-        axes[0].legend(handles=[*keys, *[bar_key()] * bars], loc="upper right")
-        law_line(axes[1], law, "N")
-        outline = Line2D(
-            [], [], ls="", marker="o", mfc="none", mec=style.INK, mew=0.6, ms=3.5,
-            label="outlined: fitted",
-        )  # fmt: skip
-        axes[1].legend(handles=[axes[1].lines[-1], outline, band_key()], loc="upper right")
-        axes[0].set_ylabel(LABELS["L"])
     return figure

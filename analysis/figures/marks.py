@@ -22,6 +22,9 @@ from analysis.laws.symbols import ENVELOPE
 BEYOND = 3.0
 """Factor by which a fitted line is drawn past the data, dashed."""
 
+WIDE = 30.0
+"""Factor beyond lines as far as which their bands are shown."""
+
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """A function of x that returns (value, low, high)."""
 
@@ -68,7 +71,8 @@ def limits(ax: Axes, x: np.ndarray, y: np.ndarray, *, above: float = 0.05) -> No
     """Leave room for the line beyond the data, to the right and below, and for the legend above."""
     # Dots at one height, or above one another, need some room too.
     width, height = (max(float(np.log(v.max() / v.min())), 0.01) for v in (x, y))
-    ax.set_xlim(x.min() * np.exp(-0.04 * width), x.max() * np.exp(0.04 * width) * BEYOND)
+    left = max(0.04 * width, 0.03 * (width + np.log(BEYOND)))
+    ax.set_xlim(x.min() * np.exp(-left), x.max() * np.exp(0.04 * width) * BEYOND)
     ax.set_ylim(y.min() * np.exp(-0.12 * height), y.max() * np.exp(above * height))
 
 
@@ -83,16 +87,34 @@ def law_line(ax: Axes, result: FitResult, x: str, *, colour: str = style.FIT) ->
     line(ax, curve, low, high, with_interval(result), colour)
 
 
-def show_beyond(ax: Axes, result: FitResult, x: str) -> None:
-    """Lower the end of the loss axis so that it shows a law of one column with its band."""
-    columns: dict[str, Any] = {x: np.array([result.runs[x].max() * BEYOND])}
-    end, least = result.predict(**columns)[0], result.predict_interval(**columns)[0][0]
-    low = min(end, least) if least > 0.75 * end else end  # a wide band would squeeze the runs
-    ax.set_ylim(bottom=min(ax.get_ylim()[0], low * 0.99))
+def show_all(*axes: Axes) -> None:
+    """Move the ends of the loss axes so that they show whole lines, and bands up to a third beyond
+    the lines: a wide band would squeeze the runs."""
+    drawn = [ln.get_ydata() for ax in axes for ln in ax.lines if ln.get_transform() == ax.transData]
+    heights = np.concatenate([*drawn, *(ax.get_ylim() for ax in axes)]).astype(float)
+    least, most = np.nanmin(heights), np.nanmax(heights)
+    low = min(float(ax.dataLim.y0) for ax in axes)
+    high = max(float(ax.dataLim.y1) for ax in axes)
+    for ax in axes:
+        ax.set_ylim(
+            min(ax.get_ylim()[0], 0.99 * least, 0.99 * max(low, 0.75 * least)),
+            max(ax.get_ylim()[1], 1.01 * most, 1.01 * min(high, most / 0.75)),
+        )
 
 
-def outside_band(ax: Axes, result: FitResult, x: str) -> None:
-    """Explain the rings of the fitted runs, and how many of them leave the band, if any do."""
+def near_lines(ax: Axes) -> None:
+    """Limit a logarithmic y axis to WIDE times beyond its lines: wider bands would squeeze them."""
+    heights = np.concatenate([ln.get_ydata() for ln in ax.lines if len(ln.get_xdata())])
+    low, high = ax.get_ylim()
+    least, most = np.nanmin(heights.astype(float)), np.nanmax(heights.astype(float))
+    ax.set_ylim(max(low, least / WIDE), min(high, most * WIDE))
+
+
+def outside_band(ax: Axes, result: FitResult, x: str) -> list[Text]:
+    """Explain the rings of the fitted runs, and how many of them leave the band, if any do.
+
+    Returns the text on those that leave it, or an empty list.
+    """
     ax.plot(
         [], [], "o", mfc="white", mec=style.INK, mew=0.5, ms=3.5,
         label=f"fitted: lowest loss at its ${x}$",
@@ -101,11 +123,10 @@ def outside_band(ax: Axes, result: FitResult, x: str) -> None:
     below, above = result.predict_interval(**columns)
     L = result.runs["L"].to_numpy(float)
     out = int(np.sum((below > L) | (above < L)))
-    if out:
-        ax.text(
-            0.02, 0.02, f"{out} of {len(L)} outside the band, which holds\nthe law, not single "
-            "runs (95 %)", transform=ax.transAxes, fontsize=6, color=style.INK,
-        )  # fmt: skip
+    if not out:
+        return []
+    words = f"{out} of {len(L)} outside the band, which holds\nthe law, not single runs (95 %)"
+    return [ax.text(0.02, 0.02, words, transform=ax.transAxes, fontsize=6, color=style.INK)]
 
 
 def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
@@ -125,17 +146,19 @@ def frontier_line(ax: Axes, front: Frontier, scale: float) -> None:
 def envelope_line(ax: Axes, curves: pd.DataFrame, front: Frontier, scale: float) -> None:
     """Draw the lower convex envelope of the curves over the compute of a frontier.
 
-    It touches the curves, as they are drawn, from below. C of `curves` is in units of `scale`
-    FLOPs. A frontier of a law has no curves: nothing is drawn.
+    It touches the curves, as they are drawn, from below, and reaches at both ends to where it
+    touches one. C of `curves` is in units of `scale` FLOPs. A frontier of a law has no curves:
+    nothing is drawn.
     """
     if front.fit is not None:
         return
     used = curves[(curves["C"] > 0) & (curves["L"] > 0)]
     x, y = lower_hull(np.log(used["C"].to_numpy(float)), np.log(used["L"].to_numpy(float)))
     low, high = (np.log(end / scale) for end in front.ranges["C"])
-    at = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
+    first = max(int(np.searchsorted(x, low, side="right")) - 1, 0)
+    end = int(np.searchsorted(x, high)) + 1
     ax.plot(
-        np.exp(at), np.exp(np.interp(at, x, y)), color=style.INK, lw=0.8, zorder=5,
+        np.exp(x[first:end]), np.exp(y[first:end]), color=style.INK, lw=0.8, zorder=5,
         label="envelope of the curves",
     )  # fmt: skip
 

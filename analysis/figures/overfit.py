@@ -11,10 +11,11 @@ from analysis import laws
 from analysis.data_limits import early_stop_of_gap, infinite_limit, relative_excess
 from analysis.figures import style
 from analysis.figures.formula import formula, latex
-from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, span
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.marks import BEYOND, dots, fitted, headline, limits, show_all, span
+from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
-from analysis.figures.uncertainty import band, band_key, bar_key, test_bars
+from analysis.figures.room import make_room
+from analysis.figures.uncertainty import band, band_key, bar_key, beyond_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
 from analysis.tables.select import joined, longest, needed, of_steps, usable
@@ -58,7 +59,7 @@ def overfitting(
     law = law or fit_law(laws.kaplan_ND, stopped)
     exponent = law.params["alpha_N"] / law.params["alpha_D"]
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.5)
+        figure, (left, right) = panels(2, width, height=2.7)
         colour = Colours(stopped["N"])
         dots(left, stopped, "D", colour)
         N = stopped["N"].to_numpy(float)
@@ -68,14 +69,10 @@ def overfitting(
             D = span(trained, beyond=BEYOND)
             band(left, D, law.predict_interval(N=N, D=D), colour(N))
             fitted(left, D, law.predict(N=N, D=D), trained.max(), colour(N))
-        limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.35)
+        limits(left, stopped["D"].to_numpy(float), stopped["L"].to_numpy(float), above=0.12)
+        show_all(left)
         left.set(xlabel=UNIQUE, ylabel=LABELS["L"])
-        style.count_axis(left)
-        style.loss_axis(left)
-        headline(left, formula(law))
-        left.legend(
-            handles=[*[bar_key()] * bars, band_key()], loc="upper right", bbox_to_anchor=(1, 0.93)
-        )
+        key_above(figure, [*[bar_key()] * bars, band_key(), beyond_key()])
         N = stopped["N"].to_numpy(float)
         x = N**exponent / stopped["D"].to_numpy(float)
         limit = infinite_limit(law, N=N)
@@ -92,9 +89,12 @@ def overfitting(
             xlabel=f"$N^a / D$, $a = \\alpha_N/\\alpha_D = {exponent:.2f}$",
             ylabel=r"Overfitting $L / L(N, \infty) - 1$",
         )
-        style.count_axis(right)
-        right.legend(loc="upper left")
         colour.bar(figure, (left, right))
+        make_room(left, headline(left, formula(law)))
+        make_room(right, right.legend(loc="upper left"))
+        for ax in (left, right):
+            style.count_axis(ax)
+        style.loss_axis(left)
     return figure
 
 
@@ -156,23 +156,25 @@ def early_stopping(
         left.scatter(bounded["bound"], bounded["S_stop"], c=inks, s=12, lw=0)
         both = (bounded["bound"], turned["S_stop"])
         ends = np.array([min(x.min() for x in both), max(x.max() for x in both)])
-        left.plot(ends, ends, color=style.FIT, lw=0.8, label="the bound")
+        left.plot(ends, ends, color=style.FIT, lw=0.8, label="lower bound, eq. 5.7")
         left.set(
             xlabel=r"$S_c\,(L(N, D) - L(N, \infty))^{-1/\alpha_S}$",
             ylabel="Step of least test loss",
         )
-        style.count_axis(left)
-        style.count_axis(left, which="y")
-        left.legend(loc="upper left")
+        left.set(xscale="log", yscale="log")
         for _, run in shown.sort_values("S").groupby("run_id"):
             hue = colour(float(run["D_unique"].iloc[0]))
             right.plot(run["S"], run["L"], color=hue, lw=0.9)
             right.plot(run["S"], run["L_train"], color=hue, lw=0.7, ls=(0, (3, 2)))
-        right.set(xlabel=LABELS["S"], ylabel="Loss [nats/token]")
-        style.count_axis(right)
-        style.loss_axis(right)
+        right.set(xlabel=LABELS["S"], ylabel="Loss [nats/token]", xscale="log", yscale="log")
         right.plot([], [], color=style.INK, lw=0.9, label="test")
         right.plot([], [], color=style.INK, lw=0.7, ls=(0, (3, 2)), label="train")
-        right.legend(loc="lower left", title=f"$N = {latex(float(N))}$", title_fontsize=7)
+        title = f"$N = {latex(float(N))}$"
         colour.bar(figure, (left, right), label=UNIQUE)
+        make_room(left, left.legend(loc="upper left"))
+        make_room(right, right.legend(loc="lower left", title=title, title_fontsize=7))
+        for axis in "xy":
+            style.count_axis(left, which=axis)
+        style.count_axis(right)
+        style.loss_axis(right)
     return figure

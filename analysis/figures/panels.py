@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis.figures import style
 from analysis.figures.formula import latex
 from analysis.style import LABELS, Width
 
-__all__ = ["LABELS", "Colours", "Width", "legend_above", "letters", "panels"]
+__all__ = ["LABELS", "Colours", "Width", "key_above", "legend_above", "letters", "panels"]
 
 MOST_TICKS = 24
 """Most values that a colour bar marks one by one."""
@@ -77,7 +80,12 @@ class Colours:
 
         The label ends in (ticks: `ticks`). Ticks have numbers where there is room, without powers
         of ten if `plain`. A bar of more than MOST_TICKS values has ticks at decades, unless `own`.
+        A single value needs no bar: it is named above the last of the axes.
         """
+        if len(self.sizes) == 1:
+            value = (_plain if plain else _power)(self.sizes[0], None)
+            list(axes)[-1].set_title(f"{label}: {value}", loc="right", fontsize=7, pad=3)
+            return
         bar = figure.colorbar(
             ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30, fraction=0.04
         )
@@ -89,12 +97,12 @@ class Colours:
             axis.set_major_locator(LogLocator(10, numticks=6))
             return
         named = self._apart()
-        bar.set_label(f"{label} (ticks: {ticks})" if len(self.sizes) > 1 else label)
+        bar.set_label(f"{label} (ticks: {ticks})")
         axis.set_major_locator(FixedLocator(named))
         axis.set_major_formatter(FuncFormatter(_plain if plain else _power))
         axis.set_minor_locator(FixedLocator([v for v in self.sizes if v not in named]))
         axis.set_minor_formatter(NullFormatter())
-        if 1 < len(self.sizes) <= MOST_TICKS:
+        if len(self.sizes) <= MOST_TICKS:
             bar.ax.hlines(self.sizes, 0, 1, color="white", lw=0.5)
 
     def _apart(self) -> list[float]:
@@ -115,6 +123,31 @@ def letters(axes: Sequence[Axes]) -> None:
 def legend_above(ax: Axes, **options: Any) -> None:
     """Put the legend above the axes, where it covers nothing that is drawn."""
     ax.legend(loc="lower left", bbox_to_anchor=(0.05, 1.0), borderaxespad=0.3, **options)
+
+
+def key_above(figure: Figure, handles: Sequence[Any]) -> None:
+    """Put a legend of marks that panels share above them, in one row if there is room.
+
+    Entries of bands and of dashes are left out if no panel has any. Call it after drawing them.
+    """
+    handles = [key for key in handles if _is_drawn(figure, key)]
+    if not handles:
+        return
+    wide = figure.get_figwidth() > style.COLUMN
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles) if wide else 2,
+        columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _is_drawn(figure: Figure, key: Any) -> bool:
+    """Return whether a panel has what an entry stands for, if that is a band or dashes."""
+    if isinstance(key, Patch):
+        bands = (c for ax in figure.axes for c in ax.collections if isinstance(c, PolyCollection))
+        return any(len(path.vertices) for band in bands for path in band.get_paths())
+    if isinstance(key, Line2D) and key.is_dashed():
+        return any(line.is_dashed() for ax in figure.axes for line in ax.lines)
+    return True
 
 
 def _plain(value: float, _: Any) -> str:

@@ -19,7 +19,7 @@ def make_room(ax: Axes, *artists: Any) -> None:
     """Extend the y axis until no line, band or dot lies behind the given legends and texts.
 
     Those in the upper half extend it upwards, the others downwards. Call it before the ticks are
-    set, since they depend on the limits.
+    set, since they depend on the limits. Axes that share the y axis share the room.
     """
     figure = ax.get_figure(root=True)
     assert figure is not None
@@ -27,7 +27,7 @@ def make_room(ax: Axes, *artists: Any) -> None:
     for artist in artists:
         artist.set_in_layout(False)  # long names may stand out, and must not squeeze the axes
     figure.draw_without_rendering()
-    for artist in artists:
+    for artist in artists if len(artists) == 1 else artists * 3:  # room on one side moves the data
         box = artist.get_window_extent().transformed(ax.transAxes.inverted())
         x, y = _drawn(ax).T
         heights = y[(x > box.x0 - _GAP) & (x < box.x1 + _GAP)]

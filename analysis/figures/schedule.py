@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -11,17 +13,22 @@ from matplotlib.lines import Line2D
 from analysis.curves.rates import Rates
 from analysis.figures import style
 from analysis.figures.formula import latex, spread
-from analysis.figures.marks import line
-from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
+from analysis.figures.marks import line, near_lines
+from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.uncertainty import bar_key
+from analysis.figures.uncertainty import band_key, bar_key, beyond_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.laws import Range, law
-from analysis.tables.select import joined, needed, usable
+from analysis.tables.select import needed, usable
 from scaling.errors import ConfigError, TableError
 from scaling.lr_rule import peak_lr
 
+_MINIMUM = Line2D(
+    [], [], ls="", marker="D", color=style.GREY, mec=style.INK, mew=0.6, ms=3.7,
+    label="minimum of a parabola (3 points)",
+)  # fmt: skip
+"""Legend entry of the best rates."""
 _NEAR = 0.005
 """Relative rise of the loss that counts as none, where its standard error is unknown."""
 
@@ -41,7 +48,8 @@ def schedules(
 ) -> Figure:
     """Learning-rate schedules, and the final loss against the summed learning rate.
 
-    It uses the size and horizon with the most schedules. Rates are those of every step by the run's
+    It uses the size and horizon with the most schedules; those of knots are named by the number of
+    knots. Rates are those of every step by the run's
     config or, if the table does not hold it, linear between evaluations. The sum runs over steps.
     """
     points = needed(runs if curves is None else curves)
@@ -53,15 +61,16 @@ def schedules(
         raise TableError("no two runs of one size and horizon differ in their schedule.")
     N, D = kinds.idxmax()
     runs = runs[(runs["N"] == N) & (runs["D"] == D)]
-    points = joined(points[points["run_id"].isin(runs["run_id"])], runs, "schedule")
-    kinds = list(dict.fromkeys(runs.sort_values("L")["schedule"]))
+    runs = runs.assign(kind=[_kind(row) for row in runs.to_dict("records")])
+    points = points[points["run_id"].isin(runs["run_id"])]
+    kinds = list(dict.fromkeys(runs.sort_values("L")["kind"]))
     hues = dict(zip(kinds, style.METHODS.values(), strict=False))
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.4)
         named = set()
         for run_id, curve in points.sort_values("S").groupby("run_id"):
             row = runs[runs["run_id"] == run_id].iloc[0]
-            kind, L, rates = row["schedule"], float(row["L"]), _rates(row, curve)
+            kind, L, rates = row["kind"], float(row["L"]), _rates(row, curve)
             left.plot(rates.steps, rates.lr, color=hues.get(kind, style.GREY), lw=0.9)
             right.plot(
                 rates.cumulative(curve["S"].max()), L, "o", color=hues.get(kind, style.GREY),
@@ -73,6 +82,14 @@ def schedules(
         legend_above(right, ncols=max(len(named), 1), handletextpad=0.1, columnspacing=0.8)
         left.set_title(f"$N = {latex(float(N))}$", loc="right", fontsize=7, pad=3)
     return figure
+
+
+def _kind(run: dict[Any, Any]) -> str:
+    """Return the name of a run's schedule; one of knots is named by their number."""
+    knots = run.get("knots")
+    if run["schedule"] != "knots" or not isinstance(knots, str):
+        return str(run["schedule"])
+    return f"knots ({len(knots.split())})"
 
 
 def _rates(row: pd.Series, curve: pd.DataFrame) -> Rates:
@@ -119,17 +136,14 @@ def best_rates(
         )
     optima = pd.DataFrame(best, columns=["N", "lr_peak", "L", "low", "high"])
     with rc_context(style.paper()):
-        figure, (left, right) = panels(2, width, height=2.5)
+        figure, (left, right) = panels(2, width, height=2.7)
         colour = Colours(table["N"])
         for N, same in table.groupby("N"):
             left.plot(same["lr_peak"], same["L"], "o-", color=colour(N), lw=0.8, ms=2.8, mew=0)
         left.set(xscale="log", xlabel="Peak learning rate", ylabel=LABELS["L"])
         diamond = {"marker": "D", "s": 14, "edgecolors": style.INK, "lw": 0.6, "zorder": 5}
         inks = colour(optima["N"].to_numpy(float))
-        left.scatter(
-            optima["lr_peak"], optima["L"], c=inks, label="minimum of the parabola", **diamond
-        )
-        make_room(left, left.legend(loc="upper right"))
+        left.scatter(optima["lr_peak"], optima["L"], c=inks, **diamond)
         style.count_axis(left)
         style.loss_axis(left)
         right.scatter(optima["N"], optima["lr_peak"], c=inks, **diamond)
@@ -150,11 +164,13 @@ def best_rates(
         right.plot(N, rates, color=style.GREY, lw=0.9, ls="-.", label="Kaplan et al., eq. D.1")
         right.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel="Best learning rate")
         near = bar_key("as good" + (" within 1 s.e. of $L$" if len(error) else " within 0.5 %"))
-        keys = right.get_legend_handles_labels()[0]
-        make_room(right, right.legend(handles=[*keys, near], loc="upper right"))
+        fitted = [band_key("95 % interval", style.FIT), beyond_key()] if len(optima) >= 3 else []
+        key_above(figure, [_MINIMUM, near, *fitted])
+        colour.bar(figure, (left, right))
+        near_lines(right)
+        make_room(right, right.legend(loc="upper right"))
         style.count_axis(right)
         style.count_axis(right, which="y")
-        colour.bar(figure, (left, right))
     return figure
 
 

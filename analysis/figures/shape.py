@@ -5,17 +5,15 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import laws
 from analysis.figures import style
-from analysis.figures.formula import latex
-from analysis.figures.marks import BEYOND, headline, law_line, limits
-from analysis.figures.panels import LABELS, Colours, Width, panels
+from analysis.figures.marks import law_line, limits, show_all
+from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.uncertainty import bar_key, test_bars
+from analysis.figures.uncertainty import band_key, bar_key, beyond_key, outline_key, test_bars
 from analysis.fitting.fit import fit as fit_law
 from analysis.tables.select import lower_edge, sizes, usable
 from scaling.errors import TableError
@@ -72,10 +70,9 @@ def proportions(
             ax.xaxis.set_minor_locator(NullLocator())
             ax.label_outer(remove_inner_ticks=False)
         axes[0].set_ylabel("Loss over the best [%]")
-        if len(colour.sizes) > 1:
-            colour.bar(figure, axes, own=True)
-        else:
-            headline(axes[-1], f"$N = {latex(colour.sizes[0])}$")
+        if (runs.groupby(["tag", "size", *values])["L"].size() > 1).any():
+            key_above(figure, [bar_key("from the least to the greatest loss of the seeds")])
+        colour.bar(figure, axes, own=True)
     return figure
 
 
@@ -95,9 +92,9 @@ def families(
     if len(names) < 2:
         raise TableError(f"all runs are of one family, {names[0]!r}: there is nothing to compare.")
     with rc_context(style.paper()):
-        figure, (ax,) = panels(1, width, height=2.5)
+        figure, (ax,) = panels(1, width, height=2.8)
         marks = dict(zip(sorted(runs["n_layer"].unique()), "osD^v<>p", strict=False))
-        lowest, handles, bars = float(runs["L"].min()), [], False
+        handles, bars = [], False
         for name, colour in zip(names, style.METHODS.values(), strict=False):
             of_family = runs[kinds == name]
             best = of_family.sort_values("L", kind="stable").drop_duplicates(["N", "n_layer"])
@@ -107,37 +104,22 @@ def families(
             for layers, same in best.sort_values("N").groupby("n_layer"):
                 mark = marks.get(layers, "P")
                 handles += ax.plot(
-                    same["N"], same["L"], mark, color=colour, ms=3.5, mew=0, zorder=3,
+                    same["N"], same["L"], mark, color=colour, ms=2.8, mew=0, zorder=3.2,
                     label=f"{legend}, {layers} layer{'s' * (layers > 1)}",
                 )  # fmt: skip
                 fitted = same[same["run_id"].isin(edge["run_id"])] if len(edge) >= 3 else same[:0]
                 ax.plot(
-                    fitted["N"], fitted["L"], mark, color=colour, ms=3.5, mec=style.INK, mew=0.6,
+                    fitted["N"], fitted["L"], mark, color=colour, ms=4.5, mec=style.INK, mew=0.6,
                     zorder=3.1,
                 )  # fmt: skip
             if len(edge) >= 3:
                 law = fit_law(laws.kaplan_N, edge)
                 law_line(ax, law, "N", colour=colour)
                 handles.append(ax.lines[-1])
-                lowest = min(lowest, float(law.predict(N=edge["N"].max() * BEYOND)))
-        handles.append(
-            Line2D(
-                [],
-                [],
-                ls="",
-                marker="o",
-                mfc="none",
-                mec=style.INK,
-                mew=0.6,
-                ms=3.5,
-                label="outlined: fitted",
-            )
-        )
-        if bars:
-            handles.append(bar_key())
+        key_above(figure, [outline_key(), *[bar_key()] * bars, band_key(), beyond_key()])
         limits(ax, runs["N"].to_numpy(float), runs["L"].to_numpy(float))
         ax.set(xscale="log", yscale="log", xlabel=LABELS["N"], ylabel=LABELS["L"])
-        ax.set_ylim(bottom=lowest * 0.99)
+        show_all(ax)
         make_room(ax, ax.legend(handles=handles, loc="upper right", ncols=2, columnspacing=1.0))
         style.count_axis(ax)
         style.loss_axis(ax)

@@ -68,11 +68,11 @@ def held_out(
             style.count_axis(ax)
             ax.label_outer(remove_inner_ticks=False)
         axes[0].set_ylabel("Error of the predicted loss [%]")
+        colour.bar(figure, axes, label="Fitted up to $C$ [FLOPs]", own=True)
         for ax, (name, test) in zip(axes, tests.items(), strict=True):
             title = f"{style.words(_TITLES.get(name, name))}\n{percent(test.error)} rms"
-            make_room(ax, headline(ax, title, side="left"))
-        axes[0].legend(loc="lower left")
-        colour.bar(figure, axes, label="Fitted up to $C$ [FLOPs]", own=True)
+            key = [ax.legend(loc="lower left")] if ax is axes[0] else []
+            make_room(ax, headline(ax, title, side="left"), *key)
     return figure
 
 

@@ -89,12 +89,13 @@ def _same_loss(front: Frontier, N: Any, D: Any, factor: float) -> tuple[np.ndarr
     rows = len(samples) + 1
     goal = loss(N, np.full(rows, D))
     low, high = np.full(rows, np.log(D) - 30), np.full(rows, np.log(D) + 60)
-    reachable = loss(factor * N, np.exp(high)) < goal
-    for _ in range(60):
-        middle = (low + high) / 2
-        enough = loss(factor * N, np.exp(middle)) <= goal
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    tokens = np.where(reachable, np.exp(high), np.inf)
+    with np.errstate(over="ignore"):  # a draw's optimum may lie far out
+        reachable = loss(factor * N, np.exp(high)) < goal
+        for _ in range(60):
+            middle = (low + high) / 2
+            enough = loss(factor * N, np.exp(middle)) <= goal
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        tokens = np.where(reachable, np.exp(high), np.inf)
     compute = front.per_token(factor * N) * tokens + 2 * factor * N * front.served
     return compute / (front.per_token(N) * D + 2 * N * front.served), tokens
 
