@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import progress
+from scaling.cli.arguments import named_options
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.columns import COLUMNS
@@ -46,7 +47,7 @@ def train(
     from scaling.training.train import train as train_run
     from scaling.weights import TENSORS
 
-    config = resolved(config)
+    config = resolved(config, named=named_options())
     if config.model.family not in FAMILIES:
         note_code(code_file(config.model.family))
     asked: list[int] = []
