@@ -93,6 +93,18 @@ def parent_of(path: str) -> Parent:
         raise ConfigError(f"init={path!r}: {error}") from None
 
 
+def check_other_folder(run: RunConfig, folder: Path | None) -> None:
+    """Raise ConfigError if a run would write to the folder of the run that it begins from."""
+    path = run.init.partition("@")[0]
+    if not run.init or folder is None or not weights_are_here(path):
+        return
+    if parent_of(path).folder.resolve() == folder.resolve():
+        raise ConfigError(
+            f"init={path!r} is also the folder of the new run, which would replace the weights "
+            "that it begins from. Give another --folder."
+        )
+
+
 def weights_are_here(path: str) -> bool:
     """Return whether `path` names the folder of a run or a results folder that exists."""
     return Path(_split(path)[0]).is_dir()
@@ -114,7 +126,8 @@ def _parent(folder: Path) -> Parent:
         if not (re.fullmatch(r"[0-9a-f]{64}", digest) and type(D) is int and type(before) is int):
             raise ValueError("its sha256 or D is of the wrong form")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{folder / weights.RECORD} is damaged ({error}).") from None
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise WeightsError(f"{folder / weights.RECORD} is damaged ({what}).") from None
     return Parent(
         folder=folder, run=run, sha256=digest, D=D + before, L=L if isinstance(L, float) else None
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import t as student
 
 from analysis.transfer.arms import Arms, arms
 from scaling.errors import TableError
