@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,11 @@ class Parent:
     """Its test loss."""
 
 
-def resolved(run: RunConfig) -> RunConfig:
+def resolved(run: RunConfig, *, named: Collection[str] = ()) -> RunConfig:
     """Return `run` with the content hash of the weights that it begins from.
 
-    Fields of the model that have their defaults become the parent's, and so does the tokenizer.
+    Fields of the model that have their defaults become the parent's, and so does the tokenizer,
+    except those in `named`: dotted keys that somebody asked for.
     Does nothing for a run with random initial weights, or whose hash is known already. Raises
     ConfigError if there are no such weights, if another hash was given, and if the model or the
     tokenizer is not the parent's.
@@ -63,8 +65,8 @@ def resolved(run: RunConfig) -> RunConfig:
         raise ConfigError(
             f"init={path!r} is a classifier; begin from the language model that it began from."
         )
-    model = _model(path, run.model, parent.run.model)
-    data = _data(run.data, parent.run.data)
+    model = _model(path, run.model, parent.run.model, named)
+    data = _data(run.data, parent.run.data, named)
     if _tokenizer_of(data) != _tokenizer_of(parent.run.data):
         tokenizer, corpus = _tokenizer_of(parent.run.data)
         raise ConfigError(
@@ -91,6 +93,18 @@ def parent_of(path: str) -> Parent:
         raise ConfigError(f"init={path!r}: {error}") from None
 
 
+def check_other_folder(run: RunConfig, folder: Path | None) -> None:
+    """Raise ConfigError if a run would write to the folder of the run that it begins from."""
+    path = run.init.partition("@")[0]
+    if not run.init or folder is None or not weights_are_here(path):
+        return
+    if parent_of(path).folder.resolve() == folder.resolve():
+        raise ConfigError(
+            f"init={path!r} is also the folder of the new run, which would replace the weights "
+            "that it begins from. Give another --folder."
+        )
+
+
 def weights_are_here(path: str) -> bool:
     """Return whether `path` names the folder of a run or a results folder that exists."""
     return Path(_split(path)[0]).is_dir()
@@ -112,7 +126,8 @@ def _parent(folder: Path) -> Parent:
         if not (re.fullmatch(r"[0-9a-f]{64}", digest) and type(D) is int and type(before) is int):
             raise ValueError("its sha256 or D is of the wrong form")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{folder / weights.RECORD} is damaged ({error}).") from None
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise WeightsError(f"{folder / weights.RECORD} is damaged ({what}).") from None
     return Parent(
         folder=folder, run=run, sha256=digest, D=D + before, L=L if isinstance(L, float) else None
     )
@@ -123,20 +138,24 @@ def _tokenizer_of(data: DataConfig) -> tuple[str, str]:
     return data.tokenizer, "" if data.tokenizer == "bytes" else data.tokenizer_of or data.corpus
 
 
-def _data(data: DataConfig, parent: DataConfig) -> DataConfig:
+def _data(data: DataConfig, parent: DataConfig, named: Collection[str]) -> DataConfig:
     """Return `data` with the tokenizer of the parent, if it does not name one."""
-    if data.tokenizer_of or data.tokenizer not in (DataConfig().tokenizer, parent.tokenizer):
+    asked = "data.tokenizer" in named or data.tokenizer != DataConfig().tokenizer
+    if data.tokenizer_of or (asked and data.tokenizer != parent.tokenizer):
         return data
     tokenizer, corpus = _tokenizer_of(parent)
     of = "" if corpus in ("", data.corpus) else corpus
     return dataclasses.replace(data, tokenizer=tokenizer, tokenizer_of=of)
 
 
-def _model(path: str, model: ModelConfig, parent: ModelConfig) -> ModelConfig:
+def _model(
+    path: str, model: ModelConfig, parent: ModelConfig, named: Collection[str]
+) -> ModelConfig:
     """Return the parent's model. Raises ConfigError if `model` asks for another one."""
     for each in dataclasses.fields(ModelConfig):
         own, theirs = getattr(model, each.name), getattr(parent, each.name)
-        if own not in (each.default, theirs):
+        asked = f"model.{each.name}" in named or own != each.default
+        if asked and own != theirs:
             raise ConfigError(
                 f"init={path!r} has model.{each.name}={theirs!r}, and this run {own!r}. A run has "
                 "the shape of the model that it begins from; leave out the fields of model."

@@ -16,6 +16,9 @@ from scaling import files
 
 PROGRESS, PACK = "progress.json", "pack.json"
 
+CHECKPOINT = "checkpoint.pt"
+"""Name of a checkpoint in its run's folder."""
+
 _POINTER = "pack"
 """Key of the run whose folder holds the reports of the pack."""
 

@@ -33,6 +33,7 @@ from scaling.files import (
     read_bytes,
     write_atomic,
 )
+from scaling.run_progress import CHECKPOINT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -276,7 +277,8 @@ def _tag(folder: Path) -> str | None:
 def _none_in(folder: Path) -> WeightsError:
     """Return the error for a folder without weights."""
     if not folder.is_dir():
-        return WeightsError(f"{folder} is not there. Give the folder of a run or of a sweep.")
+        what = "is not a folder" if folder.exists() else f"is not there{_from(folder)}"
+        return WeightsError(f"{folder} {what}. Give the folder of a run or of a sweep.")
     for name in (RECORD, TENSORS):
         try:
             check_regular(folder / name)
@@ -287,7 +289,33 @@ def _none_in(folder: Path) -> WeightsError:
     lack = [name for name in (RECORD, TENSORS) if not (folder / name).exists()]
     if len(lack) == 1:
         return WeightsError(f"{folder} has no {lack[0]}, which its weights need. {HOW_TO_KEEP}")
-    return WeightsError(f"{folder} holds no weights. {HOW_TO_KEEP}")
+    return WeightsError(_why_none(folder) or f"{folder} holds no weights. {HOW_TO_KEEP}")
+
+
+def _from(folder: Path) -> str:
+    """Return where a relative path was looked up."""
+    return "" if folder.is_absolute() else f" (in {Path.cwd()})"
+
+
+def _why_none(folder: Path) -> str:
+    """Return why the folder of a run has no weights, if that is known, and what to do."""
+    if (folder / CHECKPOINT).exists():
+        return (
+            f"the run in {folder} has not ended, and only its end has weights. Its own command "
+            "resumes it; add --execution.keep-weights."
+        )
+    runs = folder / "runs"
+    try:
+        some = [next(runs.iterdir())] if runs.is_dir() else [folder]
+        values = json.loads(read_bytes(some[0] / "config.json"))
+    except (OSError, ValueError, StopIteration, RecursionError):
+        return ""
+    if not isinstance(values, dict) or "command" not in values:
+        return ""
+    return (
+        f"{folder} was trained by a command of its own, whose weights have a form of their own. "
+        "Choose a run of the built-in trainer."
+    )
 
 
 def record(folder: Path) -> dict[str, Any]:

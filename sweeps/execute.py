@@ -175,7 +175,7 @@ class _Attempt:
         if self._job.runner is not None:
             self._run_command(log)
             return
-        from scaling.training.checkpoint import CHECKPOINT
+        from scaling.run_progress import CHECKPOINT
         from scaling.training.train import train_pack
 
         runs: list[Any] = list(self._open.values())

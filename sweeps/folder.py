@@ -218,7 +218,7 @@ class Folder:
         is its :meth:`progress`, if that is known.
         """
         folder = self.run_folder(run_id)
-        if not running and not (folder / "checkpoint.pt").exists():
+        if not running and not (folder / run_progress.CHECKPOINT).exists():
             return 0.0
         progress = (self.progress(run_id) if report is None else report) or {}
         trained = progress.get("D", 0.0)

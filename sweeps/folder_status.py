@@ -14,6 +14,7 @@ from scaling import size
 from scaling.columns import STATUSES
 from scaling.command_run import CommandRun, Run
 from scaling.errors import ConfigError
+from scaling.run_progress import CHECKPOINT
 from scaling.units import clock, si
 from sweeps import kept_weights, own_sizes
 from sweeps.adaptive.growth import Growth
@@ -182,7 +183,7 @@ def status(
         finished={state: counts[state] for state in STATUSES},
         running=running,
         missing=len(missing),
-        interrupted=sum((store.run_folder(r) / "checkpoint.pt").exists() for r in missing),
+        interrupted=sum((store.run_folder(r) / CHECKPOINT).exists() for r in missing),
         seconds=_seconds(estimate, left, done_parts),
         workers=estimate.workers,
         active=bool(running) or store.driver() is not None,

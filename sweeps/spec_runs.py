@@ -254,7 +254,7 @@ def _run(values: Point, where: str, section: Callable[[str], str]) -> RunConfig:
     own = {key: plain.pop(key) for key in ("seed",) if key in plain}
     run = _config(tuple(plain.items()), where)
     if run.init:
-        run = _resolved(run, section("init"))
+        run = _resolved(run, plain, section("init"))
     N = size.parameters_of(run).N
     if N >= _MOST:
         sizes = ", ".join(
@@ -300,9 +300,9 @@ def _snapped(plain: Point, spaced: set[str]) -> float | None:
     return plain.pop("tokens") if "tokens" in spaced else None
 
 
-def _resolved(run: RunConfig, where: str) -> RunConfig:
+def _resolved(run: RunConfig, values: Point, where: str) -> RunConfig:
     try:
-        return resolved(run)
+        return resolved(run, named=values.keys())
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -24,7 +24,7 @@ from scaling.config import DataConfig, RunConfig, override
 from scaling.data import corpus, sources
 from scaling.errors import ConfigError, TableError
 from scaling.execution import Execution
-from scaling.training.checkpoint import CHECKPOINT
+from scaling.run_progress import CHECKPOINT
 from scaling.training.train import Interrupted, train
 from sweeps import Sweep
 from sweeps.errors import StoreError

@@ -314,7 +314,7 @@ def test_what_cannot_be_classified_is_refused(labelled, changes, message):
         ("text.tsv", "a\tx\nb\t\n", "line 2: no text"),
         ("few.tsv", "a\tx\na\ty\nb\tz\n", "at least two"),
         ("key.jsonl", '{"label": "a", "text": "x"}\n{"text": "y"}\n', "line 2: no label"),
-        ("none.jsonl", '{"label": null, "text": "y"}\n', "must be strings"),
+        ("none.jsonl", '{"label": null, "text": "y"}\n', "must be a string"),
         ("json.jsonl", "a\n", "line 1 is no JSON"),
         ("empty.tsv", "", "0 classes"),
         (None, "", "cannot be read"),

@@ -8,7 +8,7 @@ import torch
 from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.training.checkpoint import CHECKPOINT
+from scaling.run_progress import CHECKPOINT
 from scaling.training.train import Interrupted, train, train_pack
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -24,7 +24,7 @@ from scaling.devices.device import device_of
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError
 from scaling.execution import Execution
-from scaling.training.checkpoint import CHECKPOINT
+from scaling.run_progress import CHECKPOINT
 from scaling.training.train import Interrupted, train, train_pack
 from sweeps import Sweep
 from sweeps.checks import prepare

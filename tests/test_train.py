@@ -25,7 +25,7 @@ from scaling.config import override
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.model import Model
-from scaling.training.checkpoint import CHECKPOINT
+from scaling.run_progress import CHECKPOINT
 from scaling.training.schedule import evaluation_steps
 from scaling.training.train import Interrupted, train, train_pack
 from scaling.training.trainer import Trainer

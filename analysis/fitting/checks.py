@@ -14,7 +14,7 @@ from analysis.fitting.bootstrap import METHODS
 from analysis.fitting.problem import Problem
 from analysis.fitting.starts import starts
 from analysis.laws import Law
-from analysis.tables.objectives import check_one_objective
+from analysis.tables.objectives import check_one_objective, check_one_start
 from analysis.tables.rows import LAST, reasons
 from analysis.tables.searches import SEARCHED, best_of_searches
 from scaling import table
@@ -169,6 +169,7 @@ def usable_rows(
         if weights.shape != (total,):
             raise TableError(f"weights have shape {weights.shape}, but the table has {total} rows.")
     check_one_objective(runs, one_task=True)
+    check_one_start(runs)
     keep, left_out = _finished(runs)
     remarks: dict[str, str] = {}
     if law.best_of:

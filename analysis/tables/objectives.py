@@ -44,6 +44,25 @@ def check_one_objective(
         )
 
 
+def check_one_start(table: pd.DataFrame, where: str = "the table") -> None:
+    """Raise TableError if some finished runs began from trained weights and others from random
+    ones: a loss after pre-training depends on more than N and D."""
+    begun = begun_from_weights(used_rows(table))
+    if begun.any() and not begun.all():
+        raise TableError(
+            f"{where}: {begun.sum()} of {len(begun)} runs began from the weights of other runs "
+            "(init_run), so their losses depend on that pre-training too. Keep one kind: --where "
+            '"init_run.isna()" or --where "init_run.notna()". `scaling transfer` compares the two.'
+        )
+
+
+def begun_from_weights(runs: pd.DataFrame) -> pd.Series:
+    """Return which runs began from the weights of another run."""
+    if "init_run" not in runs.columns:
+        return pd.Series(False, runs.index)
+    return runs["init_run"].fillna("").astype(str) != ""
+
+
 def check_one_vocabulary(table: pd.DataFrame, where: str) -> None:
     """Raise TableError if the finished runs have different vocabularies, or if a table has the
     losses of several test sets.

@@ -1,7 +1,7 @@
 """The two arms of a transfer experiment: runs from random weights and runs from trained ones.
 
-Both are trained on D_F tokens of the new distribution. Of the runs of an arm that differ in their
-learning rate only, the best one counts, so that neither arm suffers from a badly chosen rate.
+Both are trained on D_F tokens of the new distribution. Of the learning rates of an arm, the best
+one counts, so that neither arm suffers from a badly chosen rate.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.tables.objectives import begun_from_weights, check_one_objective
 from scaling.errors import TableError
 
-KEYS = ("N", "D_F", "seed")
+_CELL = ["N", "D_F"]
 """Columns that tell the cells of an arm apart."""
+
+_RATES = ("lr_peak", "lr", "lr_embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,21 @@ def arms(runs: pd.DataFrame) -> Arms:
             "transfer` trains both arms."
         )
     ok = runs[runs["status"] == "ok"] if "status" in runs else runs
+    check_one_objective(ok, one_task=True)
+    if "classes" in ok and ok["classes"].notna().any():
+        raise TableError(
+            "the runs are classifiers, whose data are labelled excerpts and not tokens; "
+            "`scaling figure classification` compares their arms."
+        )
     used = ok.assign(D_F=_data_size(ok), seed=ok.get("seed", 0))
     _check_one_test(used)
-    begun = used["init_run"].fillna("").astype(str) != ""
+    begun = begun_from_weights(used)
     for arm, rows in (("from random weights", used[~begun]), ("from trained weights", used[begun])):
         if rows.empty:
             raise TableError(f"no run {arm} (init_run); a comparison needs both arms.")
-    scratch, pretrained = _best(used[~begun]), _best(used[begun])
+    scratch, pretrained = (
+        at_best_rate(rows, _CELL)[[*_CELL, "seed", "L"]] for rows in (used[~begun], used[begun])
+    )
     noise, freedom = _pooled([scratch, pretrained])
     return Arms(
         scratch=scratch,
@@ -80,16 +91,27 @@ def _check_one_test(runs: pd.DataFrame) -> None:
             )
 
 
-def _best(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the lowest loss of each cell, over learning rates."""
-    return runs.groupby(list(KEYS), as_index=False)["L"].min()
+def at_best_rate(runs: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """Return the runs of each cell, one per seed, at the learning rate with the lowest mean L over
+    seeds.
+
+    `cell` names the columns that tell cells apart. Of the rates of a cell, those with the most
+    seeds compete. Of several runs with the same rate and seed, the lowest counts.
+    """
+    rated = [*cell, *(name for name in _RATES if name in runs)]
+    runs = runs.loc[runs.groupby([*rated, "seed"], dropna=False)["L"].idxmin()]
+    losses = runs.groupby(rated, dropna=False)["L"]
+    means = runs.assign(mean=losses.transform("mean"), seeds=losses.transform("size"))
+    means = means[means["seeds"] == means.groupby(cell)["seeds"].transform("max")]
+    best = means.loc[means.groupby(cell)["mean"].idxmin(), rated]
+    return runs.merge(best, on=rated)
 
 
 def _pooled(parts: Sequence[pd.DataFrame]) -> tuple[float, int]:
     """Return the pooled standard deviation of log L between seeds, and its degrees of freedom."""
     squares, freedom = 0.0, 0
     for part in parts:
-        for _, cell in part.groupby(["N", "D_F"]):
+        for _, cell in part.groupby(_CELL):
             logs = np.log(cell["L"].to_numpy(float))
             squares += float(((logs - logs.mean()) ** 2).sum())
             freedom += len(logs) - 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.tables.objectives import begun_from_weights
+from analysis.transfer.arms import at_best_rate
 from scaling.errors import TableError
 
 CELL = ["labels", "examples", "family", "arm", "lm_weight", "N"]
 """Columns that tell the cells of :func:`best_classifiers` apart."""
-
-_RATES = ["lr_peak", "lr_embedding"]
 
 
 def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
@@ -30,25 +30,27 @@ def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
     used = ok[ok["accuracy"].notna() & ok["labels"].fillna("").astype(bool)]
     if used.empty:
         raise TableError("no finished run is a classifier (column accuracy).")
-    begun = used["init_run"].fillna("").astype(bool)
     used = used.assign(
-        arm=np.where(begun, "pretrained", "scratch"),
+        arm=np.where(begun_from_weights(used), "pretrained", "scratch"),
         examples=pd.to_numeric(used["examples"]).fillna(0),
         lm_weight=pd.to_numeric(used["lm_weight"]).fillna(0.0),
         n_test=used["test_tokens"] // used["n_ctx"] // used["classes"] * used["classes"],
     )
-    rates = used.groupby(CELL + _RATES, as_index=False, dropna=False).agg(
-        L=("L", "mean"),
-        accuracy=("accuracy", "mean"),
-        spread=("accuracy", "std"),
-        seeds=("seed", "nunique"),
-        classes=("classes", "first"),
-        n_test=("n_test", "first"),
-        L_pretrain=("L_pretrain", "first"),
+    best = (
+        at_best_rate(used, CELL)
+        .groupby(CELL, as_index=False)
+        .agg(
+            L=("L", "mean"),
+            accuracy=("accuracy", "mean"),
+            spread=("accuracy", "std"),
+            seeds=("seed", "nunique"),
+            classes=("classes", "first"),
+            n_test=("n_test", "first"),
+            L_pretrain=("L_pretrain", "first"),
+            lr_peak=("lr_peak", "first"),
+            lr_embedding=("lr_embedding", "first"),
+        )
     )
-    most = rates.groupby(CELL)["seeds"].transform("max")
-    rates = rates[rates["seeds"] == most]
-    best = rates.loc[rates.groupby(CELL)["L"].idxmin()].reset_index(drop=True)
     by_seed = (best["spread"] / np.sqrt(best["seeds"])).fillna(0.0)
     by_item = np.sqrt(best["accuracy"] * (1 - best["accuracy"]) / best["n_test"])
     return best.assign(stderr=np.maximum(by_seed, by_item)).drop(columns="spread")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import t as student
 
 from analysis.transfer.arms import Arms, arms
 from scaling.errors import TableError
 
 _DRAWS = 2000
+TAU = False
 _LEAST_CELLS = 4
 """Cells that a law of three parameters needs."""
 
@@ -76,14 +76,15 @@ def effective_data(runs: pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> 
     both arms, or without a size that has two D_F from scratch.
     """
     both = arms(runs)
-    generator = np.random.default_rng(seed)
+    errors = _Errors(both, np.random.default_rng(seed))
     rows, draws = [], []
     for N, tuned in both.pretrained.groupby("N"):
         curve = _curve(both.scratch[both.scratch["N"] == N])
         if len(curve) < 2:
             continue
+        losses = errors.around(curve["mean"], curve["count"])
         for D_F, cell in tuned.groupby("D_F"):
-            row, drawn = _cell(both, curve, float(D_F), cell, level, generator)
+            row, drawn = _cell(curve, losses, float(D_F), cell, level, errors)
             rows.append({"N": int(N), **row})
             draws.append(drawn)
     if not rows:
@@ -91,10 +92,27 @@ def effective_data(runs: pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> 
             "no size N was trained from scratch with two amounts of data, which D_E is "
             "interpolated between."
         )
-    cells = pd.DataFrame(rows).sort_values(["N", "D_F"], ignore_index=True)
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["N"], rows[i]["D_F"]))
-    law = _law(cells, np.array([draws[i] for i in order]), level)
+    cells = pd.DataFrame(rows)
+    law = _law(cells, np.array(draws), level, errors.generator)
     return Transfer(cells=cells, law=law, level=level, noise=both.noise, parents=both.parents)
+
+
+class _Errors:
+    """Draws of mean log losses, as the noise between seeds would have them.
+
+    The size of the noise is an estimate itself: one draw of it is shared by all losses of a draw,
+    so that a difference of two losses follows Student's t.
+    """
+
+    def __init__(self, both: Arms, generator: np.random.Generator) -> None:
+        self.generator = generator
+        self.noise = both.noise * np.sqrt(both.freedom / generator.chisquare(both.freedom, _DRAWS))
+
+    def around(self, log_L: pd.Series | float, seeds: pd.Series | int) -> np.ndarray:
+        """Return draws [_DRAWS, n] of n mean log losses, each over a number of seeds."""
+        means, scales = np.atleast_1d(log_L), 1 / np.sqrt(np.atleast_1d(seeds))
+        normal = self.generator.standard_normal((_DRAWS, len(means)))
+        return means + self.noise[:, None] * scales * normal
 
 
 def _curve(scratch: pd.DataFrame) -> pd.DataFrame:
@@ -105,27 +123,23 @@ def _curve(scratch: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(
-    both: Arms,
     curve: pd.DataFrame,
+    losses: np.ndarray,
     D_F: float,
     cell: pd.DataFrame,
     level: float,
-    generator: np.random.Generator,
+    errors: _Errors,
 ) -> tuple[dict[str, object], np.ndarray]:
-    """Return the row of a cell, and draws of D_E / D_F (0 below the curve, inf above it)."""
+    """Return the row of a cell, and draws of D_E (0 below the curve, inf above it).
+
+    `losses` are draws [_DRAWS, D] of the curve, the same for all cells of a size.
+    """
     log_D, log_L = np.log(curve["D_F"].to_numpy(float)), curve["mean"].to_numpy(float)
     tuned = float(np.log(cell["L"].to_numpy(float)).mean())
     D_E = _data_for(log_D, log_L, tuned)
-    scale = both.noise * np.sqrt(1 / curve["count"].to_numpy(float))
-    shape = (_DRAWS, len(log_L))
-    losses = log_L + scale * student.rvs(both.freedom, size=shape, random_state=generator)
-    noise = both.noise / math.sqrt(len(cell))
-    reached = tuned + noise * student.rvs(both.freedom, size=_DRAWS, random_state=generator)
-    drawn = np.array(
-        [_between(log_D, one, loss) for one, loss in zip(losses, reached, strict=True)]
-    )
+    drawn = _between(log_D, losses, errors.around(tuned, len(cell))[:, 0])
     if 0 < D_E < math.inf:  # what straight lines between the losses get wrong
-        drawn *= D_E / _between(log_D, log_L, tuned)
+        drawn *= D_E / _between(log_D, log_L[None], np.array([tuned]))[0]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     at = curve.loc[curve["D_F"] == D_F, "mean"]
     row = {
@@ -154,19 +168,28 @@ def _note(D_E: float, curve: pd.DataFrame) -> str:
 
 def _data_for(log_D: np.ndarray, log_L: np.ndarray, loss: float) -> float:
     """Return the D at which a smooth curve reaches a log loss; inf or 0 if it lies outside."""
-    linear = _between(log_D, log_L, loss)
+    (linear,) = _between(log_D, log_L[None], np.array([loss]))
     x, y = _falling(log_D, log_L)
     if not 0 < linear < math.inf or len(x) == 1:
-        return linear
+        return float(linear)
     return float(np.exp(PchipInterpolator(y[::-1], x[::-1])(loss)))
 
 
-def _between(log_D: np.ndarray, log_L: np.ndarray, loss: float) -> float:
-    """Return the same for straight lines between the points."""
-    x, y = _falling(log_D, log_L)
-    if loss < y[-1]:
-        return math.inf
-    return 0.0 if loss > y[0] else math.exp(np.interp(loss, y[::-1], x[::-1]))
+def _between(log_D: np.ndarray, curves: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the same [n] for straight lines between the points of n curves [n, D], of which only
+    those count that are lower than all before."""
+    each = np.arange(len(losses))
+    reached = curves <= losses[:, None]
+    after = reached.argmax(axis=1)  # the first point that is low enough
+    lowest = np.minimum.accumulate(curves, axis=1)
+    y_before = lowest[each, np.maximum(after - 1, 0)]
+    x_before = log_D[(curves == y_before[:, None]).argmax(axis=1)]
+    y_after, x_after = curves[each, after], log_D[after]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (y_before - losses) / (y_before - y_after)
+        found = np.exp(x_before + share * (x_after - x_before))
+    found = np.where(reached.any(axis=1), np.where(after > 0, found, 0.0), math.inf)
+    return np.where(losses == curves[:, 0], np.exp(log_D[0]), found)
 
 
 def _falling(log_D: np.ndarray, log_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +198,9 @@ def _falling(log_D: np.ndarray, log_L: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return log_D[keep], log_L[keep]
 
 
-def _law(cells: pd.DataFrame, drawn: np.ndarray, level: float) -> TransferLaw | None:
+def _law(
+    cells: pd.DataFrame, drawn: np.ndarray, level: float, generator: np.random.Generator
+) -> TransferLaw | None:
     """Fit log D_T by least squares, and again to each draw."""
     known = (cells["D_T"] > 0).to_numpy()
     if known.sum() < _LEAST_CELLS or cells.loc[known, "N"].nunique() < 2:
@@ -186,12 +211,24 @@ def _law(cells: pd.DataFrame, drawn: np.ndarray, level: float) -> TransferLaw | 
         return None
     target = np.log(cells.loc[known, "D_T"].to_numpy(float))
     best = np.linalg.lstsq(design, target, rcond=None)[0]
+    D_T = drawn[known] - D_F[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        targets = np.where(np.isfinite(D_T) & (D_T > 0), np.log(D_T), math.nan)
+    freedom = len(target) - 3
+    if TAU and freedom:
+        rss = float(np.sum((target - design @ best) ** 2))
+        hat = design @ np.linalg.pinv(design)
+        dev = targets - target[:, None]
+        dev = np.where(np.isfinite(dev), dev, 0)
+        noise_rss = float(np.mean(np.sum((dev - hat @ dev) ** 2, axis=0)))
+        tau2 = max(0.0, (rss - noise_rss) / freedom)
+        size = np.sqrt(tau2 * freedom / generator.chisquare(freedom, _DRAWS))
+        targets = targets + size * generator.standard_normal(targets.shape)
     fits = []
-    for each in drawn[known].T:
-        good = np.isfinite(each) & (each > D_F)
+    for each in targets.T:
+        good = np.isfinite(each)
         if good.sum() >= _LEAST_CELLS and np.linalg.matrix_rank(design[good]) == 3:
-            drawn_target = np.log(each[good] - D_F[good])
-            fits.append(np.linalg.lstsq(design[good], drawn_target, rcond=None)[0])
+            fits.append(np.linalg.lstsq(design[good], each[good], rcond=None)[0])
     ends = np.full((2, 3), math.nan)
     if len(fits) > _DRAWS / 2:
         ends = np.quantile(np.array(fits), [(1 - level) / 2, (1 + level) / 2], axis=0)

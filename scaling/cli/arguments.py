@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
     Words that do not fit are refused in one line, with exit code 2.
     """
     printed, before = io.StringIO(), dict(os.environ)
+    _NAMED.clear()
+    _NAMED.update(_keys(words))
     os.environ |= {"COLUMNS": "99999", "TERM": "dumb"}  # keeps each message on one line
     try:
         with contextlib.redirect_stderr(printed):
@@ -55,6 +58,19 @@ def parse_and_call(name: str, command: Callable[..., None], words: Sequence[str]
     sys.stderr.write(printed.getvalue())
     progress.step(f"running {name}")
     call()
+
+
+_NAMED: set[str] = set()
+
+
+def named_options() -> frozenset[str]:
+    """Return the dotted keys of the options in this command line, such as 'model.d_model'."""
+    return frozenset(_NAMED)
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    options = (word[2:].partition("=")[0].replace("-", "_") for word in words if word[:2] == "--")
+    return {re.sub(r"(^|\.)no_(?=[^.]*$)", r"\1", key) for key in options}
 
 
 def _parsed(name: str, command: Callable[..., None], words: Sequence[str]) -> Callable[[], None]:

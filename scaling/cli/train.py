@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import progress
+from scaling.cli.arguments import named_options
 from scaling.cli.options import Json
 from scaling.cli.output import note_code, show, show_json
 from scaling.columns import COLUMNS
@@ -46,7 +47,7 @@ def train(
     from scaling.training.train import train as train_run
     from scaling.weights import TENSORS
 
-    config = resolved(config)
+    config = resolved(config, named=named_options())
     if config.model.family not in FAMILIES:
         note_code(code_file(config.model.family))
     asked: list[int] = []
@@ -82,7 +83,7 @@ def train(
     if json or not sys.stdout.isatty():  # scripts read the JSON
         show_json(row if json or verbose else _measured(row))
         return
-    show(*_result_lines(row))
+    show(*_result_lines(config, row))
     if folder is not None and execution.keep_weights and row["status"] == "ok":
         show(f"weights: {folder / TENSORS}")
     if verbose:
@@ -96,9 +97,9 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
     return first | {name: value for name, value in row.items() if name not in config}
 
 
-def _result_lines(row: Mapping[str, Any]) -> list[str]:
+def _result_lines(run: RunConfig, row: Mapping[str, Any]) -> list[str]:
     """Return the loss of a run and what it took, in plain lines."""
-    loss = f"test loss L = {row['L']:.4f} nats per token ({row['bits_per_byte']:.4f} bits per byte)"
+    loss = f"test loss L = {row['L']:.4f} nats per {_unit(run, row)}"
     ended = "" if row["status"] == "ok" else f"; the run {row['status']}: {row['error']}"
     lines = [
         f"run {row['run_id']}: {loss}{ended}",
@@ -106,8 +107,19 @@ def _result_lines(row: Mapping[str, Any]) -> list[str]:
         f"C = {row['C']:.3g} FLOPs; {clock(row['seconds'])} on {row['device']} "
         f"({si(row['tokens_per_second'])} tokens/s)",
     ]
+    if run.init:
+        lines.append(f"begun from run {row['init_run']}, with L = {row['L_init']:.4f}")
     others = {name: L for name, L in row["tests"].items() if name != row["corpus"]}
     return [*lines, *(f"on {name}: L = {L:.4f}" for name, L in others.items())]
+
+
+def _unit(run: RunConfig, row: Mapping[str, Any]) -> str:
+    """Return what the loss of a run is per, and the measure that goes with it."""
+    if run.classify.labels:
+        return f"excerpt (accuracy {row['accuracy']:.3f}, {row['classes']} classes)"
+    if run.model.masked:
+        return "masked token"
+    return f"token ({row['bits_per_byte']:.4f} bits per byte)"
 
 
 def data_prepare(

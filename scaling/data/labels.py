@@ -277,6 +277,9 @@ def _json_line(path: str, number: int, line: str) -> tuple[str, str]:
         raise CorpusError(
             f"{path}, line {number} is no JSON object with a label and a text."
         ) from None
-    if not isinstance(text, str) or not isinstance(label, str | int):
-        raise CorpusError(f"{path}, line {number}: label and text must be strings ({line[:40]!r}).")
+    if not isinstance(text, str) or type(label) not in (str, int):
+        raise CorpusError(
+            f"{path}, line {number}: the text must be a string, and the label a string or a whole "
+            f"number ({line[:40]!r})."
+        )
     return str(label), text

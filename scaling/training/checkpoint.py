@@ -18,6 +18,7 @@ from scaling.config import RECIPE, canonical
 from scaling.devices.ranks import Ranks
 from scaling.errors import ConfigError, out_of_memory
 from scaling.files import check_regular
+from scaling.run_progress import CHECKPOINT
 from scaling.training.evaluate import HeldOut
 from scaling.training.fsdp import Sharding
 from scaling.training.member import Member, Trajectory
@@ -26,9 +27,6 @@ from scaling.training.state import State
 
 FORMAT = 7
 """Version of the checkpoint format."""
-
-CHECKPOINT = "checkpoint.pt"
-"""Name of a checkpoint in its run's folder."""
 
 
 class Checkpoints:

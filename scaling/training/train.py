@@ -20,7 +20,7 @@ from scaling.devices.device import device_of
 from scaling.errors import ConfigError
 from scaling.execution import Execution
 from scaling.extras import require
-from scaling.init_from import resolved
+from scaling.init_from import check_other_folder, resolved
 from scaling.training.pack_key import SHARED
 from scaling.training.result import Callbacks, GiveUp, Interrupted, Progress, Result
 from scaling.training.trainer import Trainer
@@ -105,7 +105,8 @@ def train_pack(
                 "execution.keep_weights=true needs a folder to write the weights to; give one with "
                 "--folder."
             )
-    for run in runs:
+    for run, folder in zip(runs, folders, strict=True):
+        check_other_folder(run, folder)
         size.allow(run.model.family)
     device_of(execution.device, execution.devices // execution.nodes)
     for run in runs:
