@@ -22,7 +22,7 @@ from analysis.figures.marks import BEYOND, along, line
 from analysis.figures.panels import LABELS, Colours, Width, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.shared_fits import chosen
+from analysis.figures.shared_fits import chosen, known_frontier
 from analysis.fitting.combination import AUTO
 from analysis.fitting.result import FitResult
 from analysis.frontiers.budgets import budgets_of, slices
@@ -60,9 +60,12 @@ def _frontier_of(
     curves: pd.DataFrame | None = None,
     *,
     choice: Choice | None = None,
+    compared: Comparison | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
+    if compared is not None:
+        return frontier(compared, width=width)
     curves = None if curves is None else usable(curves)
     return frontier(
         fit_frontier(usable(runs), method="all", curves=curves, choice=choice), width=width
@@ -159,17 +162,21 @@ def _reference_slopes(ax: Axes, name: str) -> None:
 
 @listed("isoflop", "Hoffmann et al. 2022, Fig. 3", spec="isoflop")
 def isoflop(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    compared: Comparison | None = None,
+    width: Width | None = None,
 ) -> Figure:
     """Loss against size at fixed compute with parabolas, and N and D of their minima.
 
     If the runs share no budgets, `curves` are cut at fixed compute. Parabolas span the sizes that
     they were fitted to; dotted ones have no interior minimum and are not used. Hollow dots are left
     out of the fit. Diamonds are the minima, which the panels of N_opt and D_opt show again.
+
+    compared  The frontier by every method, if it is known.
     """
-    runs = usable(runs)
-    table = runs if budgets_of(runs) or curves is None else slices(usable(curves))
-    front = fit_isoflop(table)
+    front = known_frontier(compared, "isoflop") or _isoflop_of(usable(runs), curves)
     with rc_context(style.paper()):
         figure, (left, *optima) = panels(3, width, height=2.5, ratios=(1.3, 1, 1))
         budgets = Colours(front.optima["C"])
@@ -192,6 +199,13 @@ def isoflop(
             _optimum_axes(ax, name)
             _reference_slopes(ax, name)
     return figure
+
+
+def _isoflop_of(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
+    """Return the isoFLOP frontier of the runs or, if they share no budgets, of their curves."""
+    if budgets_of(runs) or curves is None:
+        return fit_isoflop(runs)
+    return fit_isoflop(slices(usable(curves)))
 
 
 def _isoflop_key(front: Frontier) -> list[Line2D]:

@@ -27,6 +27,10 @@ _KNOTS = 32
 """Number of points to which the spline of a curve is fitted; more are averaged."""
 _TANGENTS = 1024
 """Slopes of the tangents whose upper hull is the envelope."""
+_LOWEST = 16
+"""Runs of one size whose tangents are compared first, at each slope."""
+_CELLS = 1024
+"""Cells of ln C whose lowest points rule out most of the others."""
 _BATCH = 250
 """Number of resamples whose envelopes are in memory at once."""
 
@@ -154,23 +158,22 @@ def smoothed(curves: pd.DataFrame) -> tuple[pd.DataFrame, Smoothed]:
     left_out = tuple(_left_out(order[few], used))
     sizes = np.unique(used["N"])
     x = np.linspace(np.log(used["C"].min()), np.log(used["C"].max()), _GRID)
-    losses, size_of_run, runs = [], [], []
-    for run, curve in used.groupby("run_id", sort=False):
-        u, v = np.log(curve["C"].to_numpy(float)), np.log(curve["L"].to_numpy(float))
+    owner, runs = pd.factorize(used["run_id"])
+    by_run = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[by_run], np.arange(len(runs)))
+    size_of_run = np.searchsorted(sizes, used["N"].to_numpy()[by_run[starts]])
+    points = np.log(used[["C", "L"]].to_numpy(float)[by_run])
+    losses = np.full((len(runs), _GRID), np.inf)
+    for row, each in zip(losses, np.split(points, starts[1:]), strict=True):
+        u, v = each.T
         inside = (x >= u[0]) & (x <= u[-1])
         if not inside.any():  # shorter than a cell of the grid
             inside = np.arange(_GRID) == np.argmin(np.abs(x - u.mean()))
-        row = np.full(_GRID, np.inf)
         if len(u) >= 5:
             row[inside] = _smooth(*_thinned(u, v))(np.clip(x[inside], u[0], u[-1]))
         else:
             row[inside] = np.interp(x[inside], u, v)
-        losses.append(row)
-        size_of_run.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
-        runs.append(run)
-    grid = Smoothed(
-        sizes, x, np.array(losses), np.array(size_of_run), np.array(runs, object), left_out
-    )
+    grid = Smoothed(sizes, x, losses, size_of_run, np.array(runs, object), left_out)
     return used, grid
 
 
@@ -262,12 +265,9 @@ class _Envelopes:
 
     def _of_size(self, runs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return ln L (k, c) of one size for masks of its runs, `chosen` (k, runs)."""
-        height = np.full((len(chosen), len(self.slopes)), np.inf)
-        low, high = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
-        for run, having in zip(runs, chosen.T, strict=True):
-            height[having] = np.minimum(height[having], self.tangents[run])
-            low[having] = np.minimum(low[having], self.ends[run, 0])
-            high[having] = np.maximum(high[having], self.ends[run, 1])
+        low = np.where(chosen, self.ends[runs, 0], np.inf).min(axis=1)
+        high = np.where(chosen, self.ends[runs, 1], -np.inf).max(axis=1)
+        height = self._lowest(self.tangents[runs], chosen)
         height[~np.isfinite(low)] = 0.0
         # Tangents succeed each other in the order of their slopes.
         corner = -np.diff(height) / np.diff(self.slopes)
@@ -280,6 +280,27 @@ class _Envelopes:
         inside = (self.x >= low[:, None]) & (self.x <= high[:, None])
         return np.where(inside, least, np.inf)
 
+    @staticmethod
+    def _lowest(tangents: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return the least of the `chosen` (k, runs) tangents (runs, slopes) at each slope.
+
+        Of many runs, the few lowest at each slope nearly always have a chosen one among them.
+        """
+        height = np.full((len(chosen), tangents.shape[1]), np.inf)
+        if len(tangents) <= 2 * _LOWEST:
+            candidates, bound = np.arange(len(tangents)), np.inf
+        else:
+            ranks = np.argpartition(tangents, _LOWEST, axis=0)
+            candidates = np.unique(ranks[:_LOWEST])
+            bound = np.take_along_axis(tangents, ranks[[_LOWEST]], axis=0)[0]
+        some = tangents[candidates]
+        for row, having in zip(height, chosen[:, candidates], strict=True):
+            if having.any():
+                some[having].min(axis=0, out=row)
+        for k in np.flatnonzero((height > bound).any(axis=1) & chosen.any(axis=1)):
+            height[k] = tangents[chosen[k]].min(axis=0)
+        return height
+
 
 def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the row of each run, and the indices of at most _KNOTS points where it has data."""
@@ -289,7 +310,19 @@ def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners of the lower convex hull of points, by Andrew's monotone chain."""
+    """Return the corners of the lower convex hull of points, by Andrew's monotone chain.
+
+    Of many points, those above the hull of some of them are left out first.
+    """
+    if len(u) > 8 * _CELLS and np.ptp(u) > 0:
+        cell = ((u - u.min()) / np.ptp(u) * (_CELLS - 1)).astype(int)
+        falling = np.argsort(-v, kind="stable")
+        least = np.full(_CELLS, -1)
+        least[cell[falling]] = falling  # the last one of a cell is its least
+        ends = np.flatnonzero((u == u.min()) | (u == u.max()))
+        some = np.concatenate([least[least >= 0], ends])
+        below = v <= np.interp(u, *lower_hull(u[some], v[some])) + 1e-12
+        u, v = u[below], v[below]
     kept: list[tuple[float, float]] = []
     for x, y in sorted(zip(u.tolist(), v.tolist(), strict=True)):
         if kept and x == kept[-1][0]:
