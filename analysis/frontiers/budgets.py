@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.status import Note
-from analysis.frontiers.envelope import smoothed
+from analysis.frontiers.smoothing import smoothed
 from analysis.tables.conventions import per_token
 from scaling.errors import TableError
 
