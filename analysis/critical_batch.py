@@ -253,7 +253,9 @@ def contours(
             raise TableError(missing_column(name, curves.columns))
     rows = []
     for N, size in curves.groupby("N"):
-        runs = [run.sort_values("S") for _, run in size.groupby("run_id")]
+        if size["B"].nunique() < _FEWEST:
+            continue
+        runs = [run for _, run in size.sort_values("S", kind="stable").groupby("run_id")]
         runs = [run for run in runs if len(run) >= 2]
         reached = pd.Series({i: run["L"].min() for i, run in enumerate(runs)}, dtype=float)
         batch = pd.Series({i: run["B"].iloc[0] for i, run in enumerate(runs)}, dtype=float)

@@ -141,7 +141,7 @@ def last_digit(text: str) -> float:
 
 
 def test_one_number_per_name(headline):
-    made, missing = registry.drawings(HEADLINE, names=DRAWN, choice=headline.choice)
+    made, missing = registry.drawings(HEADLINE, names=DRAWN, shared=headline.shared())
     assert set(made) == set(DRAWN), missing
     sources = {
         "summary": text_of_summary(str(headline)),

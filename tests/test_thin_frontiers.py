@@ -16,8 +16,9 @@ from analysis.critical_batch import critical_batch
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.fitting.checks import FitError
 from analysis.fitting.draws import containing, open_interval
-from analysis.frontiers.envelope import envelope, smoothed
+from analysis.frontiers.envelope import envelope
 from analysis.frontiers.result import exponent_interval, interval_of
+from analysis.frontiers.smoothing import smoothed
 from analysis.in_words import cell, interval
 from analysis.tables.conventions import counted
 from scaling.errors import ConfigError, TableError

@@ -150,22 +150,26 @@ def _one_shape(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _by_run(runs: pd.DataFrame, curves: pd.DataFrame, start: float) -> dict[Any, np.ndarray]:
     """Return {run_id: [fraction of compute, loss]} of the runs with enough evaluations."""
-    found = {}
     along = next(name for name in ("C", "D", "S") if name in curves.columns)
-    for run, curve in curves[curves["run_id"].isin(runs["run_id"])].groupby("run_id"):
-        curve = curve.dropna(subset=[along, "L"]).sort_values(along).drop_duplicates(along)
-        if len(curve) <= _POINTS:
+    curves = curves[curves["run_id"].isin(runs["run_id"])].dropna(subset=[along, "L"])
+    curves = curves.sort_values(["run_id", along], kind="stable")
+    curves = curves.drop_duplicates(["run_id", along])
+    ids = curves["run_id"].to_numpy()
+    points = curves[[along, "L"]].to_numpy(float)
+    rates = curves["lr"].to_numpy(float) if "lr" in curves.columns else np.full(len(ids), np.nan)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else []
+    found = {}
+    for first, last in zip(starts, [*starts[1:], len(ids)], strict=True):
+        if last - first <= _POINTS:
             continue
-        path = curve[[along, "L"]].to_numpy(float).copy()
+        path, lr, begins = points[first:last].copy(), rates[first:last], 0.0
         path[:, 0] /= path[-1, 0]
-        begins = 0.0
-        if "lr" in curve.columns and curve["lr"].notna().all():
-            lr = curve["lr"].to_numpy(float)
+        if not np.isnan(lr).any():
             begins = path[int(np.argmax(lr >= 0.999 * lr.max())), 0]
         path = path[path[:, 0] >= begins]
         inside = (path[:, 0] >= start) & (path[:, 0] < 1)
         if begins <= _LATEST_START and inside.sum() >= _POINTS - 1:
-            found[run] = path
+            found[ids[first]] = path
     return found
 
 
@@ -283,9 +287,9 @@ def _seed_noise(
     if "seed" not in runs.columns:
         return None, 0.0, 0
     total, normalised, dof = np.zeros(len(x)), 0.0, 0
-    for _, seeds in runs.groupby(_settings(runs)):
-        if seeds["seed"].nunique() < 2:
-            continue
+    settings = _settings(runs)
+    several = runs.groupby(settings)["seed"].transform("nunique") >= 2
+    for _, seeds in runs[several].groupby(settings[several]):
         kept = [paths[run] for run in seeds["run_id"] if _ALIKE * paths[run][0, 0] <= x[0]]
         if len(kept) < 2:
             continue

@@ -20,7 +20,7 @@ def collapse(
     runs: pd.DataFrame,
     curves: pd.DataFrame | None = None,
     *,
-    found: Collapse | None = None,
+    collapsed: Collapse | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Learning curves of a ladder of sizes, normalised, and their spread beside that of seeds.
@@ -30,9 +30,9 @@ def collapse(
     dashed. Dots are evaluations. Right: the standard deviation of the curves on the left between
     sizes, and between runs that differ in their seed alone, over the mean.
 
-    found  The collapse; the default is computed from the runs.
+    collapsed  The collapse; the default is computed from the runs.
     """
-    found = found or collapse_of(runs, curves)
+    found = collapsed or collapse_of(runs, curves)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.3, ratios=(1.2, 1))
         ladder = found.runs[found.runs["role"] == LADDER]

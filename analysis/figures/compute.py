@@ -35,7 +35,7 @@ from analysis.figures.marks import (
 from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.shared_fits import chosen
+from analysis.figures.shared_fits import chosen, known_frontier
 from analysis.figures.uncertainty import band_key, beyond_key
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
@@ -43,7 +43,7 @@ from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
-from analysis.frontiers.result import Frontier
+from analysis.frontiers.result import Comparison, Frontier
 from analysis.tables.select import joined, longest, needed, of_steps, settled, usable, with_trunks
 from scaling.units import PF_DAY
 
@@ -221,6 +221,7 @@ def loss_of_compute(
     curves: pd.DataFrame | None = None,
     *,
     front: Frontier | None = None,
+    compared: Comparison | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Learning curves against compute in PF-days, with their envelope and its power law.
@@ -228,10 +229,11 @@ def loss_of_compute(
     The envelope touches the curves from below. The law passes through it, with its 95 % interval.
     Branches of one trunk show all evaluations of their shared part.
 
-    front  A frontier; the default is the envelope of the curves.
+    front     A frontier; the default is the envelope of the curves.
+    compared  The frontier by every method, if it is known.
     """
     points = needed(runs if curves is None else curves)
-    front = front or envelope(points)
+    front = front or known_frontier(compared, "envelope") or envelope(points)
     points = points if curves is None else with_trunks(points, runs)
     points = points.assign(C=points["C"] / PF_DAY)
     with rc_context(style.paper()):

@@ -24,7 +24,7 @@ from analysis.figures.marks import BEYOND, along, line, near_lines
 from analysis.figures.panels import LABELS, Colours, Width, key_above, legend_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.shared_fits import chosen
+from analysis.figures.shared_fits import chosen, known_frontier
 from analysis.figures.uncertainty import (
     band_key,
     beyond_key,
@@ -65,9 +65,12 @@ def _frontier_of(
     curves: pd.DataFrame | None = None,
     *,
     choice: Choice | None = None,
+    compared: Comparison | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Compute-optimal N and D against compute, with intervals, by every method the data allow."""
+    if compared is not None:
+        return frontier(compared, width=width)
     curves = None if curves is None else usable(curves)
     return frontier(
         fit_frontier(usable(runs), method="all", curves=curves, choice=choice), width=width
@@ -174,6 +177,7 @@ def isoflop(
     curves: pd.DataFrame | None = None,
     *,
     choice: Choice | None = None,
+    compared: Comparison | None = None,
     width: Width | None = None,
 ) -> Figure:
     """Loss against size at fixed compute with parabolas, and N and D of their minima.
@@ -182,11 +186,14 @@ def isoflop(
     they were fitted to; dotted ones have no interior minimum and are not used. Hollow dots are left
     out of the fit. Diamonds are the minima, which the panels of N_opt and D_opt show again.
 
-    choice  The law of N and D that the bias of the method is measured on; by default chosen from
-            the runs. Intervals are those of the figure `frontier`.
+    choice    The law of N and D that the bias of the method is measured on; by default chosen
+              from the runs. Intervals are those of the figure `frontier`.
+    compared  The frontier by every method, if it is known.
     """
-    curves = None if curves is None else usable(curves)
-    front = fit_frontier(usable(runs), method="isoflop", curves=curves, choice=choice)
+    front = known_frontier(compared, "isoflop")
+    if front is None:
+        curves = None if curves is None else usable(curves)
+        front = fit_frontier(usable(runs), method="isoflop", curves=curves, choice=choice)
     assert isinstance(front, Frontier)
     with rc_context(style.paper()):
         figure, (left, *optima) = panels(3, width, height=2.7, ratios=(1.3, 1, 1))

@@ -45,7 +45,7 @@ from analysis.figures.uncertainty import (
 )
 from analysis.fitting.fit import fit as fit_law
 from analysis.fitting.result import FitResult
-from analysis.frontiers.result import Frontier
+from analysis.frontiers.result import Comparison, Frontier
 from analysis.tables.select import longest, lower_edge, needed, of_steps, usable, with_trunks
 from scaling.units import PF_DAY
 
@@ -58,6 +58,7 @@ def kaplan_triptych(
     by_C: Frontier | None = None,
     by_D: FitResult | None = None,
     by_N: FitResult | None = None,
+    compared: Comparison | None = None,
     unit: Literal["FLOPs", "PF-days"] = "FLOPs",
     width: Width | None = None,
 ) -> Figure:
@@ -69,14 +70,15 @@ def kaplan_triptych(
     with as little D (or N) beats. Bands are 95 % intervals of the laws, which single runs may
     leave; lines are dashed beyond the data.
 
-    by_C  A frontier; the default is the envelope of the curves (parametric without curves).
+    by_C  A frontier; the default is the envelope of the curves (parametric without curves), from
+          `compared`, the frontier by every method, if that is known.
     by_D  A fitted law of D; the default is kaplan_D on the lower edge.
     by_N  A fitted law of N; the default is kaplan_N on the lower edge.
     unit  Unit of compute on the axis: 'FLOPs', or 'PF-days' as in the paper.
     """
     runs = usable(runs)
     curves = None if curves is None else usable(curves)
-    by_C = by_C or default_frontier(runs, curves)
+    by_C = by_C or default_frontier(runs, curves, compared)
     by_D = by_D or fit_law(laws.kaplan_D, lower_edge(runs, "D"))
     by_N = by_N or fit_law(laws.kaplan_N, lower_edge(runs, "N"))
     with rc_context(style.paper()):

@@ -24,6 +24,8 @@ BEYOND = 3.0
 
 WIDE = 30.0
 """Factor beyond lines as far as which their bands are shown."""
+MOST_LINES = 1000
+"""Most learning curves in a panel: more hide one another."""
 
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """A function of x that returns (value, low, high)."""
@@ -32,20 +34,28 @@ Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 def lines(ax: Axes, curves: pd.DataFrame, x: str, colour: Colours, *, ends: bool = False) -> None:
     """Draw a line per run, the largest sizes last, so that they do not hide the ends of small ones.
 
+    Of more than MOST_LINES runs some are drawn, evenly spaced by N and D, and a text says so.
+
     ends  Whether to put a dot at the end of each run.
     """
-    paths, colours, last = [], [], []
-    for _, run in curves.sort_values(["N", "D"], kind="stable").groupby("run_id", sort=False):
-        path = run[[x, "L"]].to_numpy(float)
-        paths.append(path)
-        colours.append(colour(run["N"].iloc[0]))
-        last.append(path[-1])
+    order = curves.sort_values(["N", "D"], kind="stable")
+    owner, ids = pd.factorize(order["run_id"])
+    if len(ids) > MOST_LINES:
+        shown = np.unique(np.linspace(0, len(ids) - 1, MOST_LINES).round())
+        order, owner = order[np.isin(owner, shown)], owner[np.isin(owner, shown)]
+        ax.text(
+            0.02, 0.02, f"{len(shown)} of {len(ids)} runs are drawn", transform=ax.transAxes,
+            fontsize=6, color=style.INK,
+        )  # fmt: skip
+    by_run = np.argsort(owner, kind="stable")
+    starts = np.flatnonzero(np.diff(owner[by_run], prepend=-1))
+    paths = np.split(order[[x, "L"]].to_numpy(float)[by_run], starts[1:])
+    colours = colour(order["N"].to_numpy(float)[by_run[starts]])
     ax.add_collection(LineCollection(paths, colors=colours, linewidths=0.7, alpha=0.85))
     if ends:
-        ax.scatter(*np.array(last).T, c=colours, s=6, lw=0, zorder=3)
-    both = np.concatenate(paths)
+        ax.scatter(*np.array([path[-1] for path in paths]).T, c=colours, s=6, lw=0, zorder=3)
     ax.set(xscale="log", yscale="log")
-    limits(ax, both[:, 0], both[:, 1])
+    limits(ax, curves[x].to_numpy(float), curves["L"].to_numpy(float))
 
 
 def dots(

@@ -9,20 +9,22 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from analysis.critical_batch import CriticalBatch, contours, critical_batch
+from analysis.curves.collapse_result import Collapse
 from analysis.figures import data, style
 from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
 from analysis.frontiers.choice import Choice, choose
+from analysis.frontiers.result import Comparison
 from analysis.tables.load import load as load_table
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.select import usable
@@ -64,8 +66,7 @@ class Drawing:
     """The bundled spec that trains the runs."""
     draw: Callable[..., Figure]
     """(runs, curves or None, width=None) -> Figure; also takes results if it reads them itself,
-    critical=None if B_crit(L) may come from another sweep, and choice=None if it draws the law of
-    N and D that is chosen."""
+    critical=None if B_crit(L) may come from another sweep, and what it can use of Shared."""
 
     @property
     def takes_critical(self) -> bool:
@@ -76,9 +77,21 @@ class Drawing:
         """Whether it reads the results itself, those of unfinished runs included."""
         return "results" in inspect.signature(self.draw).parameters
 
-    @property
-    def takes_choice(self) -> bool:
-        return "choice" in inspect.signature(self.draw).parameters
+    def taken(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what it takes of {name of an argument: value}."""
+        names = inspect.signature(self.draw).parameters
+        return {name: value for name, value in shared.items() if name in names}
+
+
+class Shared(TypedDict, total=False):
+    """Results that figures share, if they are known already."""
+
+    choice: Choice | None
+    """The law of N and D."""
+    compared: Comparison | None
+    """The compute-optimal frontier by every method."""
+    collapsed: Collapse | None
+    """The collapse of the learning curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +109,8 @@ class _Tables:
     curves: pd.DataFrame | None
     critical_from: Path | None
     """A results folder whose B_crit(L) also holds for this one."""
-    chosen: Choice | None = None
-    """The law of N and D, if it is chosen already."""
+    shared: Shared = field(default_factory=Shared)
+    """What is known already."""
 
     @classmethod
     def read(cls, results: Results, critical: str | Path | None, **selection: Any) -> _Tables:
@@ -128,8 +141,8 @@ class _Tables:
     @cached_property
     def choice(self) -> Choice | None:
         """The law of N and D, chosen once for all figures; None if none can be fitted."""
-        if self.chosen is not None:
-            return self.chosen
+        if (known := self.shared.get("choice")) is not None:
+            return known
         try:
             return choose(usable(self.runs), alone=True)
         except (TableError, FitError):
@@ -141,12 +154,14 @@ class _Tables:
         if missing := lacking(drawing, self.runs.columns, self.curves):
             needed = ", ".join(missing)
             raise TableError(f"{self.source}: the figure {name!r} needs {needed}; {measures}")
-        options = {"critical": self.critical} if drawing.takes_critical else {}
+        options: dict[str, Any] = {"critical": self.critical} if drawing.takes_critical else {}
         try:
-            chosen = {"choice": self.choice} if drawing.takes_choice else {}
-            chosen |= {"results": self.results, **self.selection} if drawing.takes_results else {}
+            options |= drawing.taken(self.shared)
+            if "choice" in drawing.taken({"choice": None}):
+                options["choice"] = self.choice
+            options |= {"results": self.results, **self.selection} if drawing.takes_results else {}
             with progress.part(f"drawing the figure {name}"):
-                return drawing.draw(self.runs, self.curves, width=width, **options, **chosen)
+                return drawing.draw(self.runs, self.curves, width=width, **options)
         # This package's errors are ValueErrors; odd values such as n_ctx = 0 raise others.
         except (ValueError, ArithmeticError) as error:
             if drawing.takes_results:  # no other sweep would help
@@ -251,16 +266,16 @@ def drawings(
     names: Iterable[str] | None = None,
     width: Width | None = None,
     critical: str | Path | None = None,
-    choice: Choice | None = None,
+    shared: Shared | None = None,
     **selection: Any,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Draw every figure, or those in `names`, that a results folder allows.
 
-    choice  The law of N and D, if it is chosen already.
+    shared  What is known of the results already, so that figures do not compute it again.
 
     Returns the figures by name, and the reasons, by name, why the others cannot be drawn.
     """
-    tables = replace(_Tables.read(results, critical, **selection), chosen=choice)
+    tables = replace(_Tables.read(results, critical, **selection), shared=shared or {})
     made, missing = {}, {}
     for drawing in map(_by_name, FIGURES if names is None else names):
         try:

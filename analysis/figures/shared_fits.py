@@ -9,11 +9,22 @@ from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
-from analysis.frontiers.result import Frontier
+from analysis.frontiers.result import Comparison, Frontier
 
 
-def default_frontier(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Frontier:
-    """Return the envelope of the curves or, without curves, the frontier of the law chosen."""
+def known_frontier(compared: Comparison | None, method: str) -> Frontier | None:
+    """Return the frontier by a method if `compared` has it."""
+    return None if compared is None else compared.fronts.get(method)
+
+
+def default_frontier(
+    runs: pd.DataFrame, curves: pd.DataFrame | None, compared: Comparison | None = None
+) -> Frontier:
+    """Return the envelope of the curves or, without curves, the frontier of the law chosen; from
+    `compared` if that has it."""
+    known = known_frontier(compared, "parametric" if curves is None else "envelope")
+    if known is not None:
+        return known
     if curves is None:
         return parametric(chosen(runs))
     return envelope(curves)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.status import Note
-from analysis.frontiers.envelope import smoothed
+from analysis.frontiers.smoothing import smoothed
 from analysis.tables.conventions import per_token
 from scaling.errors import TableError
 
@@ -65,41 +65,48 @@ def budgets_of(runs: pd.DataFrame, tolerance: float = _TOLERANCES[0]) -> list[pd
     return [budget for budget, _ in _windows(runs, tolerance)]
 
 
-def _windows(runs: pd.DataFrame, tolerance: float) -> list[tuple[pd.DataFrame, pd.Index]]:
-    """Return budgets in order of C, each with the index of its rows in `runs`."""
-    order = runs.iloc[np.argsort(runs["C"].to_numpy(float), kind="stable")]
+def _windows(runs: pd.DataFrame, tolerance: float) -> list[tuple[pd.DataFrame, np.ndarray]]:
+    """Return budgets in order of C, each with the places of its rows in `runs`."""
+    order = np.argsort(runs["C"].to_numpy(float), kind="stable")
+    x = np.log(runs["C"].to_numpy(float)[order])
     chosen = []
     while len(order) >= _FEWEST:
-        x = np.log(order["C"].to_numpy(float))
         end = np.searchsorted(x, x + np.log1p(tolerance) + 1e-12, side="right")
         count = end - np.arange(len(x))
         if count.max() < _FEWEST:
             break
         full = np.flatnonzero(count == count.max())
         start = full[np.argmin(x[end[full] - 1] - x[full])]
-        inside = order.iloc[start : end[start]]
-        order = order.drop(index=inside.index)
-        budget = _averaged(inside)
-        if len(budget) >= _FEWEST:
-            chosen.append((budget, inside.index))
+        inside = slice(start, end[start])
+        budget = _averaged(runs, order[inside])
+        if budget is not None:
+            chosen.append((budget, order[inside]))
+        order, x = np.delete(order, inside), np.delete(x, inside)
     return sorted(chosen, key=lambda pair: budget_of(pair[0]))
 
 
-def _averaged(budget: pd.DataFrame) -> pd.DataFrame:
-    """Return a budget in order of N with repeats of a size averaged (in logs)."""
-    budget = budget.sort_values("N", kind="stable")
-    size = np.cumsum(np.diff(np.log(budget["N"]), prepend=-np.inf) > _SAME_SIZE)
-    if "B" in budget.columns:
-        several = np.flatnonzero(budget["B"].groupby(size).nunique() > 1)
+def _averaged(runs: pd.DataFrame, places: np.ndarray) -> pd.DataFrame | None:
+    """Return the budget of the runs at `places` in order of N, with repeats of a size averaged (in
+    logs); None if it has too few sizes."""
+    N = runs["N"].to_numpy(float)[places]
+    by_size = np.argsort(N, kind="stable")
+    places, N = places[by_size], N[by_size]
+    size = np.cumsum(np.diff(np.log(N), prepend=-np.inf) > _SAME_SIZE)
+    if "B" in runs.columns:
+        B = runs["B"].to_numpy(float)[places]
+        different = np.unique(np.column_stack([size, B])[~np.isnan(B)], axis=0)[:, 0]
+        several = different[1:][np.diff(different) == 0]
         if len(several):
-            mixed = budget[size == several[0] + 1]
-            B = ", ".join(f"{b:.4g}" for b in np.unique(mixed["B"]))
+            mixed = size == several[0]
+            listed = ", ".join(f"{b:.4g}" for b in np.unique(B[mixed]))
             raise TableError(
-                f"the budget C = {budget_of(budget):.3g} has runs of N = "
-                f"{mixed['N'].iloc[0]:.3g} at several batch sizes ({B}), whose average is not a "
+                f"the budget C = {budget_of(runs.iloc[places]):.3g} has runs of N = "
+                f"{N[mixed][0]:.3g} at several batch sizes ({listed}), whose average is not a "
                 "minimum. Keep one batch size, or the best run of each size."
             )
-    count = np.bincount(size)
+    if size[-1] < _FEWEST:
+        return None
+    budget, count = runs.iloc[places], np.bincount(size)
     logs = {c: np.log(budget[c].to_numpy(float)) for c in "NDCL"}
     means = {
         c: np.exp(np.bincount(size, v)[size] / count[size]) if count.max() > 1 else np.exp(v)
@@ -121,8 +128,9 @@ def budget_sets(
     widths = _TOLERANCES if tolerance is None else (tolerance,)
     for width in widths:
         found = _windows(runs, width)
-        rows = [runs.index.isin(index) for _, index in found]
-        covered = np.any(rows, axis=0) if rows else np.zeros(len(runs), bool)
+        covered = np.zeros(len(runs), bool)
+        for _, places in found:
+            covered[places] = True
         if covered.sum() > _BETTER * inside.sum():
             best, used, inside = [budget for budget, _ in found], width, covered
         if covered.mean() >= _COVERED:

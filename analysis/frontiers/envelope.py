@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy
 
 from analysis.fitting.status import Note
 from analysis.frontiers.result import (
@@ -18,15 +17,16 @@ from analysis.frontiers.result import (
     lost_resamples,
     straight_line,
 )
+from analysis.frontiers.smoothing import GRID, KNOTS, smoothed
 from analysis.tables.conventions import counted, per_token
 from scaling.errors import TableError
 
-_GRID = 512
-"""Number of points in log C at which learning curves are compared."""
-_KNOTS = 32
-"""Number of points to which the spline of a curve is fitted; more are averaged."""
 _TANGENTS = 1024
 """Slopes of the tangents whose upper hull is the envelope."""
+_LOWEST = 16
+"""Runs of one size whose tangents are compared first, at each slope."""
+_CELLS = 1024
+"""Cells of ln C whose lowest points rule out most of the others."""
 _BATCH = 250
 """Number of resamples whose envelopes are in memory at once."""
 
@@ -119,109 +119,6 @@ def _notes(
         )
 
 
-class Smoothed(NamedTuple):
-    """Learning curves on a common grid of ln C."""
-
-    sizes: np.ndarray
-    """(g,) the sizes."""
-    x: np.ndarray
-    """(c,) ln C."""
-    loss: np.ndarray
-    """(r, c) ln L of each run; inf where it has no data."""
-    size_of_run: np.ndarray
-    """(r,) index of each run's size."""
-    runs: np.ndarray
-    """(r,) the run_id of each row."""
-    left_out: tuple[Note, ...]
-    """What was left out."""
-
-
-def smoothed(curves: pd.DataFrame) -> tuple[pd.DataFrame, Smoothed]:
-    """Smooth learning curves onto a common grid of ln C.
-
-    Returns the evaluations used, and the grid. Of several evaluations at the same C, as a resumed
-    run writes, the last counts. A run with fewer than two distinct evaluations is no curve and is
-    left out; so is a size without any other run. Raises TableError if no run is left.
-    """
-    order = curves.sort_values("C", kind="stable").drop_duplicates(["run_id", "C"], keep="last")
-    few = order.groupby("run_id")["C"].transform("size") < 2
-    used = order[~few]
-    if used.empty:
-        raise TableError(
-            "the envelope needs learning curves; here no run has two evaluations at different C. "
-            "Give a table with several rows along each run, or use another method."
-        )
-    left_out = tuple(_left_out(order[few], used))
-    sizes = np.unique(used["N"])
-    x = np.linspace(np.log(used["C"].min()), np.log(used["C"].max()), _GRID)
-    losses, size_of_run, runs = [], [], []
-    for run, curve in used.groupby("run_id", sort=False):
-        u, v = np.log(curve["C"].to_numpy(float)), np.log(curve["L"].to_numpy(float))
-        inside = (x >= u[0]) & (x <= u[-1])
-        if not inside.any():  # shorter than a cell of the grid
-            inside = np.arange(_GRID) == np.argmin(np.abs(x - u.mean()))
-        row = np.full(_GRID, np.inf)
-        if len(u) >= 5:
-            row[inside] = _smooth(*_thinned(u, v))(np.clip(x[inside], u[0], u[-1]))
-        else:
-            row[inside] = np.interp(x[inside], u, v)
-        losses.append(row)
-        size_of_run.append(int(np.searchsorted(sizes, curve["N"].iloc[0])))
-        runs.append(run)
-    grid = Smoothed(
-        sizes, x, np.array(losses), np.array(size_of_run), np.array(runs, object), left_out
-    )
-    return used, grid
-
-
-def _left_out(few: pd.DataFrame, used: pd.DataFrame) -> Iterator[Note]:
-    """Say which runs and sizes are left out for having fewer than two evaluations."""
-    if few.empty:
-        return
-    runs = few["run_id"].unique()
-    shown = ", ".join(map(str, runs[:3])) + (", ..." if len(runs) > 3 else "")
-    text = f"{len(runs)} of {len(runs) + used['run_id'].nunique()} runs ({shown}) "
-    text += "has one evaluation only" if len(runs) == 1 else "have one evaluation only"
-    lost = np.setdiff1d(few["N"], used["N"])
-    if len(lost):
-        text += f", among them all of N = {', '.join(f'{N:.3g}' for N in lost)}"
-    yield Note("runs_left_out", f"{text}; not used in the envelope")
-
-
-def _smooth(u: np.ndarray, v: np.ndarray) -> scipy.interpolate.CubicSpline:
-    """Fit a natural cubic smoothing spline to v at u (n >= 5).
-
-    Generalised cross-validation chooses the stiffness. In the basis of Demmler and Reinsch, the
-    residuals are the coefficients times s / (1 + s), where s is the stiffness times an eigenvalue,
-    so that all stiffnesses are tried at once.
-
-    Source: Craven and Wahba 1979; Green and Silverman 1994, section 2.3
-    """
-    h, n = np.diff(u), len(u)
-    Q = np.zeros((n, n - 2))
-    inner = np.arange(n - 2)
-    Q[inner, inner], Q[inner + 2, inner] = 1 / h[:-1], 1 / h[1:]
-    Q[inner + 1, inner] = -1 / h[:-1] - 1 / h[1:]
-    R = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
-    eigen, basis = np.linalg.eigh(Q @ np.linalg.solve(R, Q.T))
-    eigen[:2] = 0.0  # straight lines have no penalty
-    z = basis.T @ v
-    s = np.geomspace(1e-3, 1e5, 97)[:, None] / np.median(eigen[2:]) * eigen
-    left = s / (1 + s)
-    best = np.argmin(((left * z) ** 2).sum(axis=1) / left.sum(axis=1) ** 2)
-    return scipy.interpolate.CubicSpline(u, basis @ (z * (1 - left[best])), bc_type="natural")
-
-
-def _thinned(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average neighbouring points down to at most _KNOTS, keeping both ends."""
-    if len(u) <= _KNOTS:
-        return u, v
-    inner = np.linspace(u[0], u[-1], _KNOTS - 1)[1:-1]
-    cell = np.concatenate([[-1], np.searchsorted(inner, u[1:-1]), [_KNOTS]])
-    _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
-    return np.bincount(cell, u) / count, np.bincount(cell, v) / count
-
-
 class _Envelopes:
     """Lower convex envelopes of each size's curves in log-log, for many resamples of runs at once.
 
@@ -243,7 +140,7 @@ class _Envelopes:
         if not len(slopes):
             raise TableError(
                 "the envelope needs longer learning curves: no run spans more than "
-                f"{1 / _GRID:.2g} of the compute of all (in ln C). Give evaluations further apart."
+                f"{1 / GRID:.2g} of the compute of all (in ln C). Give evaluations further apart."
             )
         self.slopes = np.unique(np.quantile(slopes, np.linspace(0, 1, _TANGENTS)))
         self.tangents = np.array([(v - np.outer(self.slopes, u)).min(axis=1) for u, v in corners])
@@ -262,12 +159,9 @@ class _Envelopes:
 
     def _of_size(self, runs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return ln L (k, c) of one size for masks of its runs, `chosen` (k, runs)."""
-        height = np.full((len(chosen), len(self.slopes)), np.inf)
-        low, high = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
-        for run, having in zip(runs, chosen.T, strict=True):
-            height[having] = np.minimum(height[having], self.tangents[run])
-            low[having] = np.minimum(low[having], self.ends[run, 0])
-            high[having] = np.maximum(high[having], self.ends[run, 1])
+        low = np.where(chosen, self.ends[runs, 0], np.inf).min(axis=1)
+        high = np.where(chosen, self.ends[runs, 1], -np.inf).max(axis=1)
+        height = self._lowest(self.tangents[runs], chosen)
         height[~np.isfinite(low)] = 0.0
         # Tangents succeed each other in the order of their slopes.
         corner = -np.diff(height) / np.diff(self.slopes)
@@ -280,16 +174,49 @@ class _Envelopes:
         inside = (self.x >= low[:, None]) & (self.x <= high[:, None])
         return np.where(inside, least, np.inf)
 
+    @staticmethod
+    def _lowest(tangents: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return the least of the `chosen` (k, runs) tangents (runs, slopes) at each slope.
+
+        Of many runs, the few lowest at each slope nearly always have a chosen one among them.
+        """
+        height = np.full((len(chosen), tangents.shape[1]), np.inf)
+        if len(tangents) <= 2 * _LOWEST:
+            candidates, bound = np.arange(len(tangents)), np.inf
+        else:
+            ranks = np.argpartition(tangents, _LOWEST, axis=0)
+            candidates = np.unique(ranks[:_LOWEST])
+            bound = np.take_along_axis(tangents, ranks[[_LOWEST]], axis=0)[0]
+        some = tangents[candidates]
+        for row, having in zip(height, chosen[:, candidates], strict=True):
+            if having.any():
+                some[having].min(axis=0, out=row)
+        for k in np.flatnonzero((height > bound).any(axis=1) & chosen.any(axis=1)):
+            height[k] = tangents[chosen[k]].min(axis=0)
+        return height
+
 
 def _thin(loss: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the row of each run, and the indices of at most _KNOTS points where it has data."""
+    """Yield the row of each run, and the indices of at most KNOTS points where it has data."""
     for row in loss:
         known = np.flatnonzero(np.isfinite(row))
-        yield row, known[np.linspace(0, len(known) - 1, min(_KNOTS, len(known))).astype(int)]
+        yield row, known[np.linspace(0, len(known) - 1, min(KNOTS, len(known))).astype(int)]
 
 
 def lower_hull(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners of the lower convex hull of points, by Andrew's monotone chain."""
+    """Return the corners of the lower convex hull of points, by Andrew's monotone chain.
+
+    Of many points, those above the hull of some of them are left out first.
+    """
+    if len(u) > 8 * _CELLS and np.ptp(u) > 0:
+        cell = ((u - u.min()) / np.ptp(u) * (_CELLS - 1)).astype(int)
+        falling = np.argsort(-v, kind="stable")
+        least = np.full(_CELLS, -1)
+        least[cell[falling]] = falling  # the last one of a cell is its least
+        ends = np.flatnonzero((u == u.min()) | (u == u.max()))
+        some = np.concatenate([least[least >= 0], ends])
+        below = v <= np.interp(u, *lower_hull(u[some], v[some])) + 1e-12
+        u, v = u[below], v[below]
     kept: list[tuple[float, float]] = []
     for x, y in sorted(zip(u.tolist(), v.tolist(), strict=True)):
         if kept and x == kept[-1][0]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,6 +26,7 @@ from analysis.frontiers.budgets import budgets_of, slices
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.isoflop import isoflop, why_no_minima
+from analysis.frontiers.isoflop_bias import ReferenceLaw, reference_law
 from analysis.frontiers.isoflop_curve import NEAR
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
@@ -160,7 +162,7 @@ class _Source:
         elif method == "envelope":
             front = self._envelope(self.flops)
         else:
-            front = self._isoflop("akima" if method == "akima" else "isoflop", self.flops)
+            front = self._isoflop("akima" if method == "akima" else "isoflop")
         use = _USES.format("parametric frontier")
         if method == "parametric":
             law = self.law.law if isinstance(self.law, FitResult) else self.law
@@ -188,28 +190,37 @@ class _Source:
         _need_curves(self.curves)
         return envelope(counted(self.curves, self.params, flops), **self.options)
 
-    def _isoflop(self, kind: Literal["isoflop", "akima"], flops: str) -> Frontier:
-        """Fit the runs' own budgets or, without any, curves cut at fixed C.
+    def _isoflop(self, kind: Literal["isoflop", "akima"]) -> Frontier:
+        table, law = self._budgets
+        return isoflop(
+            table, kind=kind, tolerance=self.tolerance, law=law, **self.isoflop, **self.options
+        )
 
-        Runs at equal 6 N D differ in other counts of C; each size is then interpolated between its
-        runs.
+    @cached_property
+    def _budgets(self) -> tuple[pd.DataFrame, Law | FitResult | Choice | ReferenceLaw | None]:
+        """The table of isoFLOP methods, and the law that their bias is measured on.
+
+        The runs' own budgets or, without any, curves cut at fixed C. Runs at equal 6 N D differ in
+        other counts of C; each size is then interpolated between its runs.
         """
-        runs = counted(self.runs, self.params, flops)
-        table = _budget_table(runs, self.curves, self.params, flops)
+        assert isinstance(self.flops, str)
+        runs = counted(self.runs, self.params, self.flops)
+        table = _budget_table(runs, self.curves, self.params, self.flops)
         if (
             table is runs
-            and flops != "C"
+            and self.flops != "C"
             and not budgets_of(table)
             and table["N"].duplicated().any()
         ):
             table = slices(table.assign(run_id=table["N"].astype(str)))
         law = self.law
         if law is None and table is runs:
-            usual = self.params == "N" and flops == "C"
+            usual = self.params == "N" and self.flops == "C"
             law = self.choice if self.choice is not None and usual else self.chosen.get("runs")
-        return isoflop(
-            table, kind=kind, tolerance=self.tolerance, law=law, **self.isoflop, **self.options
-        )
+        if law is not None:
+            return table, law
+        bootstrap, seed = self.options["bootstrap"], self.options["seed"]
+        return table, reference_law(table, None, bootstrap=bootstrap, seed=seed)
 
 
 def why_not(

@@ -57,7 +57,7 @@ def isoflop(
     *,
     kind: Kind = "isoflop",
     tolerance: float | None = None,
-    law: Law | FitResult | Choice | None = None,
+    law: Law | FitResult | Choice | ReferenceLaw | None = None,
     correct_bias: bool = False,
     near: float = NEAR,
     on: Literal["log", "raw"] = "log",
@@ -70,8 +70,8 @@ def isoflop(
     kind       'isoflop' fits a parabola to the sizes near the best one, 'akima' interpolates all.
     tolerance  Runs whose C lie within 1 + tolerance of each other share a budget. The default is
                5 %, or more if that would leave out most of the runs.
-    law        What the method's bias is measured on: a law of N and D, a fit, or the choice of the
-               laws. The default is the law that predicts the larger runs best.
+    law        What the method's bias is measured on: a law of N and D, a fit, the choice of the
+               laws, or a reference law. The default is the law that predicts the larger runs best.
     correct_bias  Subtract the bias. Intervals then hold its own uncertainty, that of the law's
                parameters and of which law is right; otherwise they hold the bias as well.
     near       A parabola uses the sizes within this factor of the best one (and at least five);

@@ -89,17 +89,19 @@ class ReferenceLaw:
 
 def reference_law(
     runs: pd.DataFrame,
-    given: Law | FitResult | Choice | None,
+    given: Law | FitResult | Choice | ReferenceLaw | None,
     *,
     bootstrap: int,
     seed: int,
 ) -> ReferenceLaw | None:
     """Return the law that the bias is measured on; None if none can be fitted.
 
-    given  A law of N and D to fit to the runs, a fit, or the choice of the laws. By default the
-           law that predicts the larger runs best is chosen. A few hundred of the runs, spread over
-           N and C, are used.
+    given  A law of N and D to fit to the runs, a fit, the choice of the laws, or the result of an
+           earlier call. By default the law that predicts the larger runs best is chosen. A few
+           hundred of the runs, spread over N and C, are used.
     """
+    if isinstance(given, ReferenceLaw):
+        return given
     if isinstance(given, FitResult):
         return _alone(given)
     spread = runs.sort_values(["C", "N"], kind="stable")

@@ -76,7 +76,7 @@ def report(
     selection = {name: value for name, value in selection.items() if value}
     summary = summarise(results, draw=False, **selection)
     other = None if beside is None else _beside(summary, manifest, beside, selection)
-    made, missing = drawings(results, choice=summary.choice, **selection)
+    made, missing = drawings(results, shared=summary.shared(), **selection)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON and file names may hold lone surrogates, which UTF-8 cannot encode.
     text = page(summary, manifest, made, missing, beside=other)

@@ -30,6 +30,8 @@ from analysis.reporting.summary import Summary
 
 _AXES = {"C": "compute C", "D": "tokens D", "S": "steps S", "N": "parameters N"}
 """Choices for the horizontal axis of the first figure."""
+LINES = 1000
+"""Most learning curves drawn in the first figure."""
 _STOPS = 24
 _LIGHT, _DARK = (0.0, 0.9), (0.25, 1.0)
 """Parts of viridis that can be seen on a light and on a dark page."""
@@ -60,6 +62,7 @@ class Linked:
                 "held": self.held,
                 "answer": self._answer(),
                 "beside": None if self.beside is None else self.beside.values(),
+                "lines": LINES,
             },
             "backtest": self.backtest,
             "residuals": self.residuals,
@@ -169,10 +172,18 @@ class Linked:
         return out
 
     def _thinned(self) -> str:
-        if not self.curves or not self.curves["thinned"]:
+        if not self.curves:
             return ""
-        most = self.curves["most"]
-        return f" Learning curves are thinned to {most} points, evenly spaced in log tokens."
+        words, runs = "", len(self.summary.runs)
+        if runs > LINES:
+            words = (
+                f" The learning curves of {LINES} of the {runs} runs are drawn, evenly spaced by "
+                "size and tokens, or of those selected; a run that is pinned shows its own."
+            )
+        if self.curves["thinned"]:
+            most = self.curves["most"]
+            words += f" Curves are thinned to {most} points, evenly spaced in log tokens."
+        return words
 
     def _backtest(self) -> list[str]:
         choice = self.summary.choice

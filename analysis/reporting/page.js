@@ -68,26 +68,32 @@ const state = {
 };
 
 // ---------------------------------------------------------------- learning curves
-function unpacked(axis) {
-  const bytes = Uint8Array.from(atob(axis.data), letter => letter.charCodeAt(0));
-  const steps = new Uint16Array(bytes.buffer), slope = (axis.high - axis.low) / 65535;
-  return Float64Array.from(steps, step => Math.exp(axis.low + step * slope));
+const curves = data.curves, unpacked = {};
+// The logarithms of a coordinate of all curves.
+function along(x) {
+  if (unpacked[x]) return unpacked[x];
+  const {low, high, data: packed} = curves.axes[x], text = atob(packed), slope = (high - low) / 65535;
+  const logs = unpacked[x] = new Float64Array(text.length / 2);
+  for (let k = 0; k < logs.length; k++)
+    logs[k] = low + slope * (text.charCodeAt(2 * k) + 256 * text.charCodeAt(2 * k + 1));
+  return logs;
 }
-const curves = data.curves && Object.fromEntries(
-  Object.entries(data.curves.axes).map(([name, axis]) => [name, unpacked(axis)]));
 function curve(run, x) {
   const found = [];
-  if (!curves || !curves[x]) return found;
-  for (let k = data.curves.starts[run]; k < data.curves.starts[run + 1]; k++)
-    found.push([curves[x][k], curves.L[k]]);
+  if (!curves || !curves.axes[x]) return found;
+  const xs = along(x), ys = along('L');
+  for (let k = curves.starts[run]; k < curves.starts[run + 1]; k++) found.push([xs[k], ys[k]]);
   return found;
 }
 function trace(plot, pen, run, x) {
-  if (!curves || !curves[x]) return;
   pen.beginPath();
-  for (let k = data.curves.starts[run]; k < data.curves.starts[run + 1]; k++)
-    pen.lineTo(plot.X(curves[x][k]), plot.Y(curves.L[k]));
+  for (const [logX, logY] of curve(run, x)) pen.lineTo(plot.X.ofScaled(logX), plot.Y.ofScaled(logY));
   pen.stroke();
+}
+// The runs whose curves are drawn: of many, some that are evenly spaced by size and tokens.
+function traced() {
+  const seen = finished.filter(run => state.visible(run)), every = Math.max(1, seen.length / hero.lines);
+  return seen.filter((_, k) => Math.floor(k / every) !== Math.floor((k - 1) / every));
 }
 
 // ---------------------------------------------------------------- the run that is chosen
@@ -107,7 +113,7 @@ function describe(run) {
   if (canvas.hidden) return;
   const ratio = Math.min(window.devicePixelRatio || 1, 2), pen = canvas.getContext('2d');
   [canvas.width, canvas.height] = [140 * ratio, 56 * ratio];
-  const [xs, ys] = [0, 1].map(k => points.map(point => Math.log(point[k])));
+  const [xs, ys] = [0, 1].map(k => points.map(point => point[k]));
   const place = (value, all) => (value - lowest(all)) / (highest(all) - lowest(all) || 1);
   pen.strokeStyle = state.colour(run);
   pen.lineWidth = 2 * ratio;
@@ -126,28 +132,36 @@ function spread(values, share = 0.04) {
   const room = Math.max(Math.log(high / low) * share, 0.02);
   return [low * Math.exp(-room), high * Math.exp(room)];
 }
+const ends = {};
+// The least and the largest value of the finished runs.
+function endsOf(x) {
+  if (!ends[x]) {
+    const all = known(finished.map(k => runs.values[x][k]));
+    ends[x] = [lowest(all), highest(all)];
+  }
+  return ends[x];
+}
 // The frontier as far as the axes reach: to ten times the compute of the answer.
 function frontier() {
   if (!hero.frontier || axis() === 'S') return null;
   const found = hero.frontier, x = axis();
-  const most = Math.max(10 * highest(known(finished.map(k => runs.values.C[k]))),
-    3 * (answer ? answer.C : 0));
+  const most = Math.max(10 * endsOf('C')[1], 3 * (answer ? answer.C : 0));
   const kept = found.C.map((C, k) => k).filter(k => found.C[k] <= most && found.L[k] !== null);
   const pick = name => found[name] && kept.map(k => found[name][k]);
   return {x: pick(x), L: pick('L'), low: pick('L_low'), high: pick('L_high'),
     wideLow: pick('wide_low'), wideHigh: pick('wide_high')};
 }
 function heroX() {
-  const x = axis(), line = x === 'C' && frontier(), values = known(finished.map(k => runs.values[x][k]));
-  if (x !== 'N' && curves && curves[x]) values.push(lowest(curves[x]));
+  const x = axis(), line = x === 'C' && frontier(), values = [...endsOf(x)];
+  if (x !== 'N' && curves && curves.axes[x]) values.push(Math.exp(curves.axes[x].low));
   if (hero.beside) values.push(...known(hero.beside.runs[x] || []));
   if (line) values.push(...line.x);
   if (answer && answer[x]) values.push(answer[x]);
   return spread(values);
 }
 function heroY() {
-  const values = known(finished.map(k => runs.values.L[k])), line = axis() === 'C' && frontier();
-  if (axis() !== 'N' && curves) values.push(highest(curves.L));
+  const values = [...endsOf('L')], line = axis() === 'C' && frontier();
+  if (axis() !== 'N' && curves) values.push(Math.exp(curves.axes.L.high));
   if (hero.beside) values.push(...known(hero.beside.runs.L));
   if (line) values.push(...line.L);
   if (answer) values.push(...known([answer.L, answer.L_low]).filter(value => value > 0));
@@ -164,14 +178,21 @@ const heroSpec = {
     pen.lineWidth = 2.5;
     if (axis() !== 'N') trace(plot, pen, run, axis());
   },
+  behind(plot, pen) {
+    const x = axis();
+    if (x === 'N') return;
+    const seen = traced(), others = finished.length > hero.lines ? [] : finished.filter(
+      run => !state.visible(run));
+    for (const [some, alpha] of [[others, 0.04], [seen, seen.length > 500 ? 0.18 : 0.4]]) {
+      pen.globalAlpha = alpha;
+      for (const run of some) {
+        pen.strokeStyle = colours[run];
+        trace(plot, pen, run, x);
+      }
+    }
+  },
   below(plot, pen) {
     const x = axis();
-    if (x !== 'N') for (const run of finished) {
-      pen.globalAlpha = state.visible(run) ? (finished.length > 500 ? 0.18 : 0.4) : 0.04;
-      pen.strokeStyle = colours[run];
-      trace(plot, pen, run, x);
-    }
-    pen.globalAlpha = 1;
     if (hero.beside) beside(plot, pen, hero.beside, x);
     const line = x === 'C' && frontier();
     if (!line) return;

@@ -59,11 +59,12 @@ function colour(name) {
 }
 
 class Plot {
-  // spec: {x, y: {label, log, range()}, points(): {run, x, y}, below(plot), above(plot), dot}
+  // spec: {x, y: {label, log, range()}, points(): {run, x, y}, behind(plot), below(plot),
+  //   above(plot), dot}; the runs, drawn by `behind` and as points, are the same at every answer.
   constructor(canvas, spec, state) {
-    Object.assign(this, {canvas, spec, state, drag: null});
+    Object.assign(this, {canvas, spec, state, drag: null, rest: 0});
     canvas.plot = this;  // for tests, and for those who look at the page's console
-    this.still = document.createElement('canvas');
+    for (const name of ['still', 'lines', 'marks']) this[name] = document.createElement('canvas');
     canvas.addEventListener('pointermove', event => this.moved(event));
     canvas.addEventListener('pointerleave', () => { if (!this.drag) state.hover(-1); });
     canvas.addEventListener('pointerdown', event => {
@@ -126,28 +127,71 @@ class Plot {
   scale(axis, range, from, to) {
     const f = axis.log ? Math.log : value => value;
     const [low, high] = range.map(f), slope = (to - from) / ((high - low) || 1);
-    return value => from + (f(value) - low) * slope;
+    const place = value => from + (f(value) - low) * slope;
+    place.ofScaled = scaled => from + (scaled - low) * slope;
+    return place;
   }
   // Draws everything; hovering only draws over it.
   draw() {
-    const {canvas, spec, still} = this, width = canvas.clientWidth, height = canvas.clientHeight;
+    clearTimeout(this.rest);
+    this.rest = 0;
+    const {canvas, spec} = this, width = canvas.clientWidth, height = canvas.clientHeight;
     if (!width || !height) return;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
-    for (const each of [canvas, still]) [each.width, each.height] = [width * ratio, height * ratio];
+    for (const each of [canvas, this.still, this.lines, this.marks])
+      [each.width, each.height] = [width * ratio, height * ratio];
     Object.assign(this, {width, height, ratio, left: spec.left || 52, right: 10, top: 10, bottom: 40});
-    const pen = this.pen = still.getContext('2d');
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.font = this.font = '12px system-ui, sans-serif';
+    this.font = '12px system-ui, sans-serif';
+    this.place();
+    this.drawn = spec.points ? spec.points().map(
+      point => ({...point, px: this.X(point.x), py: this.Y(point.y)})) : [];
+    this.runsAt = [this.X, this.Y];
+    if (spec.behind) this.clipped(this.penOf(this.lines), pen => spec.behind(this, pen));
+    this.clipped(this.penOf(this.marks), pen => this.dots(pen));
+    this.compose();
+  }
+  // Draws what the answer moves; the runs are moved and stretched as they are, and drawn again when
+  // the answer rests.
+  follow() {
+    if (!this.pen) return;
+    const before = [...this.xRange, ...this.yRange];
+    this.place();
+    this.compose();
+    if ([...this.xRange, ...this.yRange].every((end, k) => end === before[k]) && !this.rest) return;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.draw(), 200);
+  }
+  place() {
+    const {spec, width, height} = this;
     this.xRange = spec.x.range();
     this.yRange = spec.y.range();
     this.X = this.scale(spec.x, this.xRange, this.left, width - this.right);
     this.Y = this.scale(spec.y, this.yRange, height - this.bottom, this.top);
+  }
+  penOf(layer) {
+    const pen = layer.getContext('2d');
+    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    pen.font = this.font;
+    return pen;
+  }
+  compose() {
+    const {spec, width, height} = this, pen = this.pen = this.penOf(this.still);
+    pen.clearRect(0, 0, width, height);
     this.axes(pen);
-    this.clipped(pen, () => { if (spec.below) spec.below(this, pen); });
-    this.drawn = spec.points ? spec.points().map(
-      point => ({...point, px: this.X(point.x), py: this.Y(point.y)})) : [];
-    this.clipped(pen, () => this.dots(pen));
+    const [x, wide] = this.stretch(this.runsAt[0], this.X), [y, high] = this.stretch(this.runsAt[1], this.Y);
+    const runs = layer => pen.drawImage(layer, x, y, width * wide, height * high);
+    this.clipped(pen, () => {
+      runs(this.lines);
+      if (spec.below) spec.below(this, pen);
+      runs(this.marks);
+    });
     this.overlay();
+  }
+  // Where the origin of a layer drawn at the scale `from` lies at the scale `to`, and its size.
+  stretch(from, to) {
+    const [a, b] = [from.ofScaled(0), from.ofScaled(1)], [c, d] = [to.ofScaled(0), to.ofScaled(1)];
+    const size = (d - c) / (b - a);
+    return [c - a * size, size];
   }
   clipped(pen, draw) {
     pen.save();
@@ -155,7 +199,7 @@ class Plot {
     pen.rect(this.left, this.top - 6, this.width - this.left - this.right + 6,
       this.height - this.top - this.bottom + 6);
     pen.clip();
-    draw();
+    draw(pen);
     pen.restore();
   }
   dots(pen) {
@@ -163,10 +207,14 @@ class Plot {
     for (const point of this.drawn) {
       pen.globalAlpha = this.state.visible(point.run) ? (many ? 0.7 : 0.95) : 0.12;
       pen.fillStyle = this.state.colour(point.run);
+      if (many) {  // squares, which are drawn several times as fast
+        pen.fillRect(point.px - radius, point.py - radius, 2 * radius, 2 * radius);
+        continue;
+      }
       pen.beginPath();
       pen.arc(point.px, point.py, radius, 0, 7);
       pen.fill();
-      if (this.spec.ringed && this.spec.ringed(point.run) && !many) {
+      if (this.spec.ringed && this.spec.ringed(point.run)) {
         pen.strokeStyle = colour('ink');
         pen.lineWidth = 1;
         pen.beginPath();

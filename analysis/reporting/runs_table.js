@@ -5,8 +5,7 @@ class RunsTable {
     this.size = Number(table.dataset.rows);
     this.body = table.tBodies[0];
     this.names = [...table.tHead.rows[0].cells].map(cell => cell.dataset.name);
-    this.words = runs.id.map((_, k) => this.names.map(
-      name => this.cell(name, k) ?? '').join(' ').toLowerCase());
+    this.words = null;
     this.find = id => document.getElementById(id);
     this.search = this.find('search');
     this.tag = this.find('tag');
@@ -56,6 +55,8 @@ class RunsTable {
     const words = this.search.value.toLowerCase().split(/\s+/).filter(word => word);
     const tag = this.tag && this.tag.value, status = this.status && this.status.value;
     const tags = this.runs.values.tag || [];
+    if (words.length) this.words ??= this.runs.id.map((_, k) => this.names.map(
+      name => this.cell(name, k) ?? '').join(' ').toLowerCase());
     this.first = 0;
     this.state.select(!words.length && !tag && !status ? null : this.runs.id.map((_, k) =>
       (!tag || tags[k] === tag) && (!status || this.runs.status[k] === status)

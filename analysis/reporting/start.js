@@ -21,7 +21,7 @@ function follow(detail) {
   }
   for (const name of ['hero', 'deviation']) {
     const canvas = find(`plot-${name}`);
-    if (canvas && canvas.plot) canvas.plot.draw();
+    if (canvas && canvas.plot) canvas.plot.follow();
   }
 }
 const table = new RunsTable(find('runs'), runs, state);

@@ -20,7 +20,7 @@ from analysis.curves.collapse_result import Collapse
 from analysis.data_limits import DataRule, data_rule
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.figures.loss import kaplan_triptych, learning_curves
-from analysis.figures.registry import Results, save
+from analysis.figures.registry import Results, Shared, save
 from analysis.fitting.checks import FitError
 from analysis.fitting.fit import fit
 from analysis.fitting.reference import NEXT
@@ -108,6 +108,15 @@ class Summary:
             except (FitError, TableError) as error:
                 self._tested[key] = str(error)
         return self._tested[key]
+
+    def shared(self) -> Shared:
+        """Return what the figures of the same results need not compute again."""
+        found = Shared(choice=self.choice)
+        if self.frontiers:
+            found["compared"] = Comparison(self.frontiers, {})
+        if self.collapse is not None:
+            found["collapsed"] = self.collapse
+        return found
 
     def record(self) -> dict[str, Any]:
         """Return everything as plain numbers and strings, ready for JSON."""

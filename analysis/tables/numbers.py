@@ -55,6 +55,9 @@ def parsed(column: pd.Series) -> pd.Series:
 
 def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, Column | None]:
     """Return the numbers of a column, their standard errors, and its texts if any are special."""
+    if column.isna().all():  # as in learning curves, for the settings that runs do not name
+        unknown = pd.Series(math.nan, column.index)
+        return unknown, unknown.copy(), None
     column = column.astype(object)
     simple = column.map(_simple)
     values = pd.to_numeric(simple, errors="coerce").astype(float)

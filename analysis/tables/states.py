@@ -105,7 +105,7 @@ def with_statuses(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, pd.Ser
     name = _column(table)
     if name is None:  # a column `status` is empty then
         return _from_answers(table.drop(columns="status", errors="ignore"))
-    words = table[name].map(_word).where(table[name].notna(), "")
+    words = _words(table[name]).where(table[name].notna(), "")
     statuses = words.map(_meanings(words))
     _check_words(table[name], words, statuses, where)
     reasons = words.replace("", NO_STATE)
@@ -124,7 +124,7 @@ def _column(table: pd.DataFrame) -> str | None:
         key=lambda name: (str(name) != "status", str(name).lower() not in ("status", "state")),
     )
     for name in ranked:
-        words = set(table[name].dropna().map(_word))
+        words = set(_words(table[name].dropna()))
         if words & {*_STATUS_OF, *_UNLESS_OTHERS}:
             return name
     for name in ranked:
@@ -146,6 +146,12 @@ def _column(table: pd.DataFrame) -> str | None:
 def _last_word(name: object) -> str:
     parts = re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", _without_accents(str(name)))
     return parts[-1].lower() if parts else ""
+
+
+def _words(column: pd.Series) -> pd.Series:
+    """Return the state of each row; a table of learning curves repeats a few a million times."""
+    texts = column.map(str)
+    return texts.map({text: _word(text) for text in texts.unique()})
 
 
 def _word(value: object) -> str:
