@@ -198,15 +198,15 @@ _BESIDE_LETTERS = {*_SCALES, *_LOGS, *_HELD_OUT, *_TRAIN, *_LAST, *_TOTAL, *_SEE
 
 
 _PREFIX = re.compile(
-    r"(?:(?:params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
+    r"(?:(?:data|params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
     r"|hyperparameters)(?:\.|__)|(?:config|summary|hparams?|metrics|args|hyperparameters)/"
     r"|params_|user_attrs_)(?=.)",
     re.IGNORECASE,
 )
 """What trackers write before the name of a setting or a measurement, as in params.n_tokens."""
 _LIKELY = (
-    (re.compile(r"(?:training_?)?(?:data_?set|data|corpus)_?size|train(?:ing)?_?data", re.I),
-     "tokens", 1.0),
+    (re.compile(r"(?:training[_ ]?)?(?:data[_ ]?set|data|corpus)[_ ]?size"
+                r"|train(?:ing)?[_ ]?data", re.I), "tokens", 1.0),
     (re.compile(r"gflops?|giga_?flops?", re.I), "flops", 1e9),
     (re.compile(r"sizes?(?=_|$|[ (\[])", re.I), "params", 1.0),
 )  # fmt: skip

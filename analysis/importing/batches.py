@@ -44,8 +44,8 @@ class Reading(NamedTuple):
 
 
 def is_of_a_batch(name: str) -> bool:
-    """Return whether a setting tells how large a batch is or how it is split; or the width, by whose
-    name nanoGPT is known."""
+    """Return whether a setting tells how large a batch is or how it is split, or is the width, by
+    whose name nanoGPT is known."""
     if any(p.fullmatch(name) for p in (_ACCUMULATED, _WORLD, _PER_DEVICE)):
         return True
     what = meaning(name)
