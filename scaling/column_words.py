@@ -26,7 +26,8 @@ class Meaning:
     """Factor that the name gives, such as 1e6 for params_M."""
     function: str = ""
     """log, log2 or log10 if the column is that logarithm of the quantity (`log?` if the base is
-    not known); perplexity, bits or bits_per_byte for losses in these units."""
+    not known); perplexity, bits or bits_per_byte for losses in these units; `log2?` or `log10?` for
+    a loss in bits or decimal digits, or its logarithm."""
     kind: str = ""
     """held-out or training for a loss; total, non-embedding or active for parameters."""
     rank: tuple[int, ...] = (0,)
@@ -39,7 +40,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"(bits|bit)_?(per)?_?tok(en)?s?|bpt", "bits"),
     (r"nats?_?(per)?_?tok(en)?s?|nats?|per_tok(en)?|pro_token", "nats"),
     # losses
-    (r"cross_?entropy(_loss)?|xent(ropy)?|ce_loss|nll(_loss)?|negative_log_likelihood|lm_loss"
+    (r"cross_?entropy(_loss)?|xent(ropy)?|ce_loss|nll(_loss)?|neg(ative)?_log_likelihood|lm_loss"
      r"|ce|kreuzentropie|entropie_croisee|entropia_cruzada", "loss"),
     (r"log_?loss", "logloss"),
     (r"loss(es)?|verlust|testverlust|perte|perdida|perda|perdita|loss_value"
@@ -64,7 +65,7 @@ _SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"learning_?rates?|lrs?|lernrate|taux_d_apprentissage|tasa_de_aprendizaje"
      r"|taxa_de_aprendizado|tasso_di_apprendimento|学习率|学習率", "lr"),
     # shape
-    (r"(max_)?seq(uence)?_?len(gth)?s?|(max_)?context_?(len(gth)?|size|window)?|ctx(_?len(gth)?)?"
+    (r"(max_)?seq(uence)?_?len(gth)?s?|max_target_len(gth)?|(max_)?context_?(len(gth)?|size|window)?|ctx(_?len(gth)?)?"
      r"|n_?ctx|block_?size|max_position_embeddings|n_positions|seq|sequence|kontextlange"
      r"|longueur_de_(sequence|contexte)", "nctx"),
     (r"intermediate_(size|dim)|d_?ffn?|ffn?w?_?(hidden|size|dim|width|inner)(_size|_dim)?|mlp_"
@@ -197,15 +198,15 @@ _BESIDE_LETTERS = {*_SCALES, *_LOGS, *_HELD_OUT, *_TRAIN, *_LAST, *_TOTAL, *_SEE
 
 
 _PREFIX = re.compile(
-    r"(?:(?:params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
+    r"(?:(?:data|params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
     r"|hyperparameters)(?:\.|__)|(?:config|summary|hparams?|metrics|args|hyperparameters)/"
     r"|params_|user_attrs_)(?=.)",
     re.IGNORECASE,
 )
 """What trackers write before the name of a setting or a measurement, as in params.n_tokens."""
 _LIKELY = (
-    (re.compile(r"(?:training_?)?(?:data_?set|data|corpus)_?size|train(?:ing)?_?data", re.I),
-     "tokens", 1.0),
+    (re.compile(r"(?:training[_ ]?)?(?:data[_ ]?set|data|corpus)[_ ]?size"
+                r"|train(?:ing)?[_ ]?data", re.I), "tokens", 1.0),
     (re.compile(r"gflops?|giga_?flops?", re.I), "flops", 1e9),
     (re.compile(r"sizes?(?=_|$|[ (\[])", re.I), "params", 1.0),
 )  # fmt: skip
@@ -236,7 +237,8 @@ def meaning(name: str) -> Meaning | None:
         heads, words = [_LETTERS[letter[0]]], rest
     rest = [word for word in words if word not in heads]
     if set(heads) <= _LOSSES:
-        return _loss(heads, rest)
+        after = words[words.index(heads[0]) :] if heads[0] in words else []
+        return _loss(heads, rest, after)
     if set(heads) <= {"params", "nonemb"}:
         return _count("N", heads, rest, scale)
     if set(heads) <= set(_FLOPS):
@@ -252,6 +254,7 @@ BASES = {"log10": 10.0, "log": math.e, "log2": 2.0}
 """Bases of the logarithms that a column may hold."""
 _INVERSES = {
     "log10": "10**{}", "log": "exp({})", "log2": "2**{}", "log?": "10**{}",
+    "log2?": "log(2)*{}", "log10?": "log(10)*{}",
     "perplexity": "log({})", "perplexity of text": "log({})", "log10 perplexity": "log(10)*{}",
     "log2 perplexity": "log(2)*{}", "bits": "log(2)*{}",
 }  # fmt: skip
@@ -268,14 +271,17 @@ def expression(column: str, what: Meaning) -> str:
     return name if what.function in _INVERSES else column
 
 
-def _loss(heads: list[str], rest: list[str]) -> Meaning | None:
-    """Return the meaning of a name of a loss, or of its standard error."""
+def _loss(heads: list[str], rest: list[str], after: list[str]) -> Meaning | None:
+    """Return the meaning of a name of a loss, or of its standard error.
+
+    after: the words from the first head word on: the base in 'loss (log2)' may be that of its unit.
+    """
     words = set(rest)
     if heads == ["nats"]:
         return None
     if words & _STDERR and not words & (_FORBIDDEN - _STDERR):
         return Meaning("L_stderr")
-    extra = words - _IGNORED - _HELD_OUT - _TRAIN - _LAST - _SMOOTH - _BEST - set(_LOGS)
+    extra = words - _IGNORED - _HELD_OUT - _TRAIN - _LAST - _SMOOTH - _BEST - set(_LOGS) - {"base2"}
     of_text = words & _UNITS_OF_TEXT if "ppl" in heads else set()
     if words & _FORBIDDEN - (of_text and {*of_text, "per"}):
         return None
@@ -295,6 +301,10 @@ def _loss(heads: list[str], rest: list[str]) -> Meaning | None:
         function = "bits"
     elif unit == "logloss":
         function = "log?"
+    elif "base2" in words:
+        function = "bits"
+    elif function in ("log2", "log10") and function in after:
+        function += "?"
     held_out = {"held-out": 2, "": 1, "training": 0}[kind]
     last = 2 if words & _LAST else -1 if words & _BEST else 0 if words & _SMOOTH else 1
     per_token = function not in ("bits_per_byte", "perplexity of text") and kind != "training"
@@ -357,6 +367,7 @@ def _words(name: str) -> tuple[list[str], float]:
         text, scale = text.replace(power[0], " "), 10.0 ** int(power[1])
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", text)
     text = _normal(text)
+    text = re.sub(r"base[ _]?2(?!\d)", "base2", text)
     glued = [_GLUED.sub(r"\1_\2_\3", word) for word in re.findall(r"[^\W_]+", text)]
     text = "_".join(word.strip("_") for word in glued).replace("log_10", "log10")
     for pattern, head in _patterns():

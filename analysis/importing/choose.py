@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
+from analysis.importing.batches import (
+    counts_of_sequences,
+    in_tokens,
+    is_of_a_batch,
+    size_of,
+    tokens_per_step,
+    which,
+)
 from analysis.importing.frames import Tracked, names_in
 from analysis.importing.shapes import count_from_shapes
 from scaling.column_words import Meaning, meaning
 from scaling.errors import TableError, nearest
-from scaling.mapping import alternatives, in_expression, option
+from scaling.mapping import alternatives, option
 
 ALL = "all"
 """The loss that stands for all test sets, a row for each."""
 
 _LISTED = 12
-_ACCUMULATED = re.compile(r"(?:.*[./])?(?:gradient|grad)_acc\w*", re.I)
-_WORLD = re.compile(
-    r"(?:.*[./])?(?:(?:ddp_|dist_)?world_?size|(?:n|num)_?(?:gpus?|devices|processes|replicas)"
-    r"|data_parallel_size|dp_size)",
-    re.I,
-)
-_PER_DEVICE = re.compile(
-    r"(?:.*[./])?(?:per_?device|per_?gpu|micro|device|local)_?(?:train_?)?batch_?size", re.I
-)
-_WHOLE = re.compile(r"global|effective|total", re.I)
-_SEQUENCES = re.compile(
-    r"(?:.*[./])?(?:(?:consumed|seen|processed|num|n|total)_?(?:train_?)?)?"
-    r"(?:samples|sequences|examples)(?:_?(?:seen|consumed|processed))?",
-    re.I,
-)
-_TOKENS_AT_LEAST = 2**14
-"""A batch size from which on it is taken in tokens, as in any table."""
 
 
 # ------------------------------------------------------------------ the loss
@@ -173,16 +163,12 @@ def _count(table: pd.DataFrame) -> list[str]:
 
 def _check_sequences(tracked: Tracked, table: pd.DataFrame) -> None:
     """Raise TableError if runs count sequences, and nothing counts tokens."""
-    counts = [n for n in tracked.metrics if _SEQUENCES.fullmatch(n)]
-    context = _meaning(map(str, table.columns), "n_ctx")
-    if not counts:
-        return
-    length = in_expression(next(iter(context))) if len(context) == 1 else "LENGTH"
-    raise TableError(
-        f"{tracked.source}: {counts[0]!r} counts sequences ({_range(tracked, counts[0])}), and no "
-        f"column counts tokens. Multiply it by their length: "
-        f"{option({f'{in_expression(counts[0])}*{length}': 'D'})}."
-    )
+    counts = counts_of_sequences(tracked.metrics)
+    if counts:
+        raise TableError(
+            f"{tracked.source}: {counts[0]!r} counts sequences ({_range(tracked, counts[0])}), "
+            f"{in_tokens(counts[0], [str(name) for name in table.columns])}"
+        )
 
 
 def _tokens_per_step(tracked: Tracked, table: pd.DataFrame, notes: list[str]) -> str:
@@ -190,35 +176,16 @@ def _tokens_per_step(tracked: Tracked, table: pd.DataFrame, notes: list[str]) ->
 
     Raises TableError if the settings can be read in two ways.
     """
-    sizes = {str(c): pd.to_numeric(table[c], errors="coerce") for c in table.columns}
-    used = {name: values for name, values in sizes.items() if (values > 0).any()}
-    device = [name for name in used if _PER_DEVICE.fullmatch(name)]
-    plain = [n for n in _meaning(used, "sequences") if used[n].median() < _TOKENS_AT_LEAST]
-    context = list(_meaning(used, "n_ctx"))
-    several = [n for n in used if (used[n] > 1).any()]
-    parts = [next((n for n in several if p.fullmatch(n)), "") for p in (_ACCUMULATED, _WORLD)]
-    parts = [name for name in parts if name]
-    if len(context) != 1 or any(_WHOLE.search(name) for name in plain):
-        return ""
-    if len(device) == 1 and not plain:
-        factors = [device[0], *parts, context[0]]
-        if not any(_WORLD.fullmatch(name) for name in used):
-            notes.append(f"{device[0]!r} is taken as that of one device: no setting counts them")
-        return "*".join(map(in_expression, factors))
-    if len(plain) != 1 or not parts:
-        return ""
-    product = "*".join(map(in_expression, [plain[0], *parts, context[0]]))
-    words = {name.rpartition(".")[2] for name in used}
-    if {"block_size", "n_embd", "gradient_accumulation_steps"} <= words:
-        notes.append(f"{plain[0]!r} is that of a micro-batch, as nanoGPT counts")
-        accumulated = [name for name in parts if _ACCUMULATED.fullmatch(name)]
-        return "*".join(map(in_expression, [plain[0], *accumulated, context[0]]))
-    whole = f"{in_expression(plain[0])}*{in_expression(context[0])}"
-    raise TableError(
-        f"{tracked.source}: tokens per step may be {whole}, or {product} if {plain[0]!r} is that "
-        f"of one device or micro-batch. Say which: {option({whole: 'B'})} or "
-        f"{option({product: 'B'})}."
-    )
+    sizes = {
+        name: pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+        for name in map(str, table.columns)
+        if is_of_a_batch(name)
+    }
+    found = tokens_per_step(sizes)
+    if len(found) > 1:
+        raise TableError(f"{tracked.source}: {which(found, size_of(found[0], sizes))}")
+    notes += [each.note for each in found if each.note]
+    return found[0].expression if found else ""
 
 
 def _check_steps(tracked: Tracked, table: pd.DataFrame) -> None:

@@ -8,14 +8,16 @@ import io
 import json
 import lzma
 import warnings
-import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.tables.archives import file_in, is_tar, is_zip, names_in
 from analysis.tables.delimited import read_delimited
+from analysis.tables.headers import below_groups
 from analysis.tables.records import flattened, table_of
 from analysis.tables.separators import localised
 from scaling import extras
@@ -27,6 +29,12 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": Non
 
 _JSON = (".jsonl", ".ndjson", ".json")
 _EXCEL = (".xlsx", ".xlsm")
+_ARCHIVES = (".zip", ".tar", ".tgz")
+SUFFIXES = (
+    ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json", ".psv", ".tab", ".xlsx", ".feather",
+    ".arrow", ".txt", ".dat",
+)  # fmt: skip
+"""Suffixes of tables among several files, those that most often are tables first."""
 _ARROW_MAGIC = (b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")
 """First bytes of Arrow files, of Feather files of the first version, and of Arrow streams."""
 
@@ -46,11 +54,34 @@ _READABLE = ".csv, .tsv, .psv, .txt, .parquet, .feather, .arrow, .jsonl, .ndjson
 
 def located(path: Path) -> tuple[Path, str | None]:
     """Return the file of a path such as runs.xlsx#Sheet2, and the part of it that is meant."""
-    if "#" in path.name and not path.exists():
-        name, _, part = path.name.partition("#")
-        if name and part:
-            return path.with_name(name), part
-    return path, None
+    text = str(path)
+    if "#" not in text or path.exists():
+        return path, None
+    for at in [at for at, sign in enumerate(text) if sign == "#"]:
+        if text[at + 1 :] and Path(text[:at]).is_file():
+            return Path(text[:at]), text[at + 1 :]
+    name, _, part = path.name.partition("#")
+    return (path.with_name(name), part) if name and part else (path, None)
+
+
+def tables_in(path: Path) -> list[str]:
+    """Return the names of the tables in an archive, of the most frequent suffix; [] if it is none.
+
+    Raises TableError if it cannot be read.
+    """
+    if suffix_of(path.name) not in _ARCHIVES or not path.is_file():
+        return []
+    try:
+        return _tables_of(_decompressed(read_bytes(path)))
+    except Exception as error:
+        raise TableError(f"{path} is not a readable archive: {_brief(error)}") from None
+
+
+def _tables_of(data: bytes) -> list[str]:
+    names = names_in(data) if is_tar(data) or is_zip(data) else []
+    kinds = Counter(kind for n in names if (kind := suffix_of(n)) in SUFFIXES)
+    most = max(kinds, key=lambda kind: (kinds[kind], -SUFFIXES.index(kind)), default=None)
+    return sorted(name for name in names if suffix_of(name) == most)
 
 
 def read_file(path: Path, decimal: str | None = None) -> pd.DataFrame:
@@ -72,6 +103,8 @@ def read_file(path: Path, decimal: str | None = None) -> pd.DataFrame:
         raise TableError(
             f"{path} is not a readable {suffix or 'file of a'} table: {_brief(error)}"
         ) from None
+    if (below := below_groups(table)) is not table:
+        table, details = below, {**details, "reread": None}
     table = localised(table, str(path), decimal, **details)
     for name in table.select_dtypes("float"):
         if table.columns.is_unique and np.isinf(table[name]).any():
@@ -129,11 +162,11 @@ def _read(
     The content decides where it is certain, the suffix otherwise.
     """
     if data.startswith(b"PAR1"):
-        return flattened(pd.read_parquet(io.BytesIO(data))), {}
+        return flattened(with_index(pd.read_parquet(io.BytesIO(data)))), {}
     if data.startswith(_ARROW_MAGIC) or suffix in (".feather", ".arrow"):
         return flattened(_read_arrow(data)), {}
-    if data.startswith(b"PK\x03\x04"):
-        return _read_zip(data, suffix, part, source)
+    if is_zip(data) or is_tar(data):
+        return _read_archive(data, suffix, part, source)
     if suffix == ".parquet":
         raise ValueError("it does not begin with PAR1, as Parquet files do")
     if suffix in _EXCEL:
@@ -147,6 +180,8 @@ def _read(
     text = _decoded(data, source)
     if "\x00" in text[:1000]:
         raise ValueError("it is not text")
+    if not text.strip():
+        raise ValueError("the file is empty")
     start = text[:1000].lstrip()[:1]
     if start == "<":
         raise ValueError("it is a web page; download the file itself, not the page that shows it")
@@ -159,7 +194,14 @@ def _read(
     table, details = read_delimited(text, _DELIMITERS.get(suffix), sure=suffix in _DELIMITERS)
     if table is None:
         raise TableError(_unknown(source, suffix))
-    return table, details
+    flat = flattened(table)
+    return flat, details if flat.shape == table.shape else {}
+
+
+def with_index(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the named levels of its index as columns."""
+    named = [name for name in table.index.names if name is not None and name not in table.columns]
+    return table.reset_index(named) if named else table
 
 
 def _unsupported(source: str) -> str:
@@ -227,27 +269,23 @@ def _read_arrow(data: bytes) -> pd.DataFrame:
         return pyarrow.ipc.open_stream(io.BytesIO(data)).read_all().to_pandas()
 
 
-def _read_zip(
+def _read_archive(
     data: bytes, suffix: str, part: str | None, source: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the table of a workbook, or of an archive that holds one file."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [
-            n for n in archive.namelist()
-            if not n.endswith("/") and not n.startswith("__MACOSX/") and ".DS_Store" not in n
-        ]  # fmt: skip
-        if "xl/workbook.xml" in names:
-            return _read_excel(data, part, source)
-        if "mimetype" in names:
-            raise TableError(_unsupported(source))
-        chosen = [n for n in names if part in (n, Path(n).name)] if part else names
-        if len(chosen) != 1:
-            raise TableError(
-                f"{source} holds {len(names)} files, {', '.join(names[:8])}: name one, as in "
-                f"'{source}#{names[0] if names else 'runs.csv'}'."
-            )
-        _refuse_code(Path(chosen[0]), suffix_of(chosen[0]))
-        return _read(_decompressed(archive.read(chosen[0])), suffix_of(chosen[0]), None, source)
+    """Return the table of a workbook, or of an archive that holds one table."""
+    names = names_in(data)
+    if "xl/workbook.xml" in names:
+        return _read_excel(data, part, source)
+    if "mimetype" in names:
+        raise TableError(_unsupported(source))
+    chosen = [n for n in names if part in (n, Path(n).name)] if part else _tables_of(data) or names
+    if len(chosen) != 1:
+        raise TableError(
+            f"{source} holds {len(names)} files, {', '.join(names[:8])}: name one, as in "
+            f"'{source}#{names[0] if names else 'runs.csv'}'."
+        )
+    _refuse_code(Path(chosen[0]), suffix_of(chosen[0]))
+    return _read(_decompressed(file_in(data, chosen[0])), suffix_of(chosen[0]), None, source)
 
 
 def _read_excel(data: bytes, part: str | None, source: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -257,6 +295,7 @@ def _read_excel(data: bytes, part: str | None, source: str) -> tuple[pd.DataFram
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of drop-down lists and styles
         sheets = pd.read_excel(io.BytesIO(data), sheet_name=None, header=None, engine="openpyxl")
+        _fill_merged(sheets, data)
     if part is not None and part not in sheets:
         raise TableError(f"{source} has no sheet {part!r}; it has {', '.join(map(str, sheets))}.")
     tables = {
@@ -273,6 +312,24 @@ def _read_excel(data: bytes, part: str | None, source: str) -> tuple[pd.DataFram
         f"{source} has several sheets with tables: {listed}. Name one, as in "
         f"'{source}#{next(iter(tables))}'."
     )
+
+
+def _fill_merged(sheets: dict[Any, pd.DataFrame], data: bytes) -> None:
+    """Fill the cells that are merged down a column with their value, in place.
+
+    Cells merged across columns, as in titles, stay empty.
+    """
+    parts = [name for name in names_in(data) if name.startswith("xl/worksheets/")]
+    if not any(b"<mergeCell " in file_in(data, name) for name in parts):
+        return
+    import openpyxl
+
+    for written in openpyxl.load_workbook(io.BytesIO(data)).worksheets:
+        sheet = sheets[written.title]
+        for cells in written.merged_cells.ranges:
+            if cells.min_col == cells.max_col <= sheet.shape[1] and cells.min_row <= len(sheet):
+                value = sheet.iat[cells.min_row - 1, cells.min_col - 1]
+                sheet.iloc[cells.min_row - 1 : cells.max_row, cells.min_col - 1] = value
 
 
 def _below_header(sheet: pd.DataFrame) -> pd.DataFrame | None:

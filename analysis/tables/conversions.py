@@ -66,6 +66,14 @@ def _losses(what: Meaning, column: str, middle: float) -> list[tuple[str, str]]:
         }
         likely = [text for text, value in values.items() if low <= value <= high]
         return [(text, kind) for text in likely or values]
+    if what.function in ("log2?", "log10?"):
+        low, high = _LIKELY["L"]
+        base = what.function.rstrip("?")
+        ways = {
+            (expression(column, what), _note(what, column)): math.log(BASES[base]) * middle,
+            (expression(column, replace(what, function=base)), kind): _power(base, middle),
+        }
+        return [way for way, value in ways.items() if low <= value <= high] or list(ways)
     note = _note(what, column)
     return [(expression(column, what), "; ".join(filter(None, (note, kind))))]
 
@@ -87,6 +95,8 @@ def _note(what: Meaning, column: str) -> str:
         "log10 perplexity": "is the logarithm of a perplexity to base 10",
         "log2 perplexity": "is the logarithm of a perplexity to base 2",
         "bits": "is in bits per token (1 bit = 0.6931 nats)",
+        "log2?": "is taken in bits per token (1 bit = 0.6931 nats)",
+        "log10?": "is taken as a loss in base 10 (1 digit = 2.3026 nats)",
     }.get(what.function)
     return f"{column!r} {unit}" if unit else ""
 

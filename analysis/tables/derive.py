@@ -23,6 +23,13 @@ RULES = [*IDENTITIES.items(), ("D", _D_FROM_C)]
 
 SHAPE = ("n_layer", "d_model")
 """Columns from which N is counted if nothing else gives it."""
+_ACTIVATIONS = (
+    "activation", "act", "act_fn", "activation_function", "hidden_act", "hidden_activation",
+    "activation_type", "mlp_type", "ffn_type", "mlp",
+)  # fmt: skip
+"""Names of columns whose words tell gated feed-forward layers, such as swiglu."""
+_GATED = ("swiglu", "geglu", "glu", "gated", "gated_mlp", "gated_linear_unit", "gated_linear_units")
+"""Names of columns that say yes or no to them."""
 _SHAPE_DETAILS = ("d_ff", "n_head", "n_kv_head")
 
 
@@ -70,9 +77,7 @@ def _counted_from_shape(table: pd.DataFrame) -> tuple[pd.Series, str]:
     gated feed-forward layers (Shazeer 2020) where the table names them.
     """
     n_layer, d = (table[name].astype(float) for name in SHAPE)
-    gated = pd.Series(False, table.index)
-    if "activation" in table.columns:
-        gated = table["activation"].astype(str).str.lower().str.contains("glu")
+    gated = _gated(table)
     attention, said = 4 * d * d, ["4 d_model^2"]
     if {"n_head", "n_kv_head"} <= set(table.columns):
         groups = (table["n_kv_head"] / table["n_head"]).astype(float)
@@ -94,3 +99,19 @@ def _counted_from_shape(table: pd.DataFrame) -> tuple[pd.Series, str]:
     )  # fmt: skip
     source = "non-embedding matrices, Kaplan et al. 2020, eq. 2.1"
     return value, f"{formula} ({source}{assumed})"
+
+
+def _gated(table: pd.DataFrame) -> pd.Series:
+    """Return in which rows feed-forward layers are gated: activation=swiglu, use_swiglu=True, or
+    hidden_act=silu, whose models in transformers are gated."""
+    gated = pd.Series(False, table.index)
+    for name in map(str, table.columns):
+        word = name.lower().rpartition(".")[2].rpartition("/")[2].removeprefix("use_")
+        values = table[name].astype(str).str.strip().str.lower()
+        if word in _ACTIVATIONS:
+            gated |= values.str.contains("glu")
+        if word == "hidden_act":
+            gated |= values.isin(("silu", "swish"))
+        if word in _GATED:
+            gated |= values.isin(("true", "1", "1.0", "yes"))
+    return gated

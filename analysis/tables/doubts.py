@@ -13,6 +13,11 @@ from analysis.tables.rows import used_rows
 from scaling.column_words import expression, meaning
 from scaling.mapping import alternatives, in_expression, option
 
+_LEAST = {"N": 1e3, "D": 1e5}
+"""Numbers below which the median run is most likely not counted one by one."""
+_HIGHEST_LOSS = 20.0
+"""Loss, in nats per token, that only diverged runs exceed."""
+
 
 def suspect(
     table: pd.DataFrame,
@@ -45,7 +50,8 @@ def _suspect_sizes(
         if name in wanted and name in used
     }
     units = "N counts parameters and D tokens, one by one"
-    small = [n for n, least in (("N", 1e3), ("D", 1e5)) if n in middle and middle[n] < least]
+    yield from _other_units(used, middle)
+    small = [n for n, least in _LEAST.items() if n in middle and middle[n] < least]
     if small:
         has = " and ".join(f"{n} = {middle[n]:.3g}" for n in small)
         ways = " and ".join(_in_units(origins.get(n, n), n) for n in small)
@@ -68,6 +74,19 @@ def _suspect_sizes(
             yield (
                 f"C is {off:.2g} times 6 N D; are their units FLOPs, parameters and tokens "
                 "(1 PF-day = 8.64e19 FLOPs)?"
+            )
+
+
+def _other_units(used: pd.DataFrame, middle: Mapping[str, float]) -> Iterator[str]:
+    """Yield a doubt if a few rows of a column seem to be in millions or billions."""
+    for name in [n for n, least in _LEAST.items() if middle.get(n, 0.0) >= least]:
+        few = used.index[used[name].to_numpy(float) < _LEAST[name] / 10]
+        if len(few):
+            yield (
+                f"{len(few)} of {len(used)} rows {'have' if len(few) > 1 else 'has'} {name} below "
+                f"{_LEAST[name] / 10:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), "
+                f"but the median run has {middle[name]:.3g}: are these in millions or billions? "
+                "Write all rows in one unit."
             )
 
 
@@ -103,10 +122,17 @@ def _suspect_loss(
                 "guessing; is L in bits/token? It should be nats/token."
             )
             return
-    if float(np.median(L)) > 20:
+    if float(np.median(L)) > _HIGHEST_LOSS:
         yield (
             f"the median L is {np.median(L):.3g} nats/token; is it a perplexity? L is its "
             f"logarithm: say {option({f'log({in_expression(origin)})': 'L'})}."
+        )
+    elif (L > _HIGHEST_LOSS).any():
+        few = used.index[L > _HIGHEST_LOSS]
+        yield (
+            f"{len(few)} of {len(used)} losses {'are' if len(few) > 1 else 'is'} above "
+            f"{_HIGHEST_LOSS:g} nats per token, first at row {few[0]} (L={used['L'][few[0]]:.6g}). "
+            f'Leave diverged runs out with --where "L < {_HIGHEST_LOSS:g}".'
         )
     elif float(np.median(L)) < 1 and {"N", "D"} <= wanted and "vocab_size" not in used.columns:
         yield (

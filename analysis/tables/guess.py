@@ -6,7 +6,6 @@ TableError if two columns are equally good. scaling/column_words.py knows the na
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from analysis.importing.batches import (
+    counts_of_sequences,
+    in_tokens,
+    is_of_a_batch,
+    tokens_per_step,
+)
 from analysis.tables.conversions import conversions, convert_losses, numbers_in
 from analysis.tables.derive import SHAPE, derivable
 from analysis.tables.homonyms import check_symbols
 from analysis.tables.names import evaluated, in_order, rename, standard_errors
 from analysis.tables.rows import used_rows
+from analysis.tables.run_names import column_of_runs
 from analysis.tables.several import FILE
 from scaling.column_words import Meaning, meaning
 from scaling.columns import COLUMNS
@@ -39,10 +45,6 @@ _MEANINGS = {"N": "the parameters", "D": "the training tokens", "C": "the traini
              "lr_peak": "the peak learning rate"}  # fmt: skip
 _LARGEST_BATCH = 1e8
 """Tokens per step that no run reaches."""
-_RUN = re.compile(r"(?:.*[./])?_?(?:run|trial|job)[_ .-]?(?:id|name|uid|number)?|run", re.I)
-"""Names of columns whose values tell runs apart."""
-_ROW = re.compile(r"(?:uu|u)?id|name|display_?name", re.I)
-"""Names of columns that may, if no value occurs twice."""
 
 
 class ColumnsGuessed(UserWarning):
@@ -242,6 +244,8 @@ class _Search:
                 self._add_if_clear(part)
         if symbol in ("N", "D") and not best and symbol not in derivable(self.found):
             self._find_by_compute(symbol)
+        if symbol == "D" and not (best or self.unclear) and "D" not in derivable(self.found):
+            self._ask_for_lengths()
 
     def _find_by_compute(self, symbol: str) -> None:
         """Take C = 6 N D, from which N or D follows if the other one is known."""
@@ -343,6 +347,8 @@ class _Search:
             return [Candidate(self.found["B"], np.array([]), (), True)]
         if self.candidates.get("B"):
             return self._best("B")
+        if split := self._split_batches():
+            return split
         sizes = self._best("sequences")
         if len(sizes) != 1 or self.doubtful.get("sequences"):
             return sizes
@@ -369,6 +375,26 @@ class _Search:
             return [tokens]
         return [sequences, tokens] if np.nanmedian(size.values) >= 2**14 else [sequences]
 
+    def _ask_for_lengths(self) -> None:
+        """Note a column that counts sequences, as nothing counts tokens."""
+        names = [str(c) for c in self.table.columns if c != FILE]
+        if counts := counts_of_sequences(names):
+            seen = _range("D", numbers_in(self.table[counts[0]]))
+            self.unclear.append(
+                f"{counts[0]!r} counts sequences ({seen}), {in_tokens(counts[0], names)}"
+            )
+
+    def _split_batches(self) -> list[Candidate]:
+        """Return the ways to read B from a batch that is split over devices and micro-batches."""
+        names = [str(c) for c in self.table.columns if is_of_a_batch(str(c))]
+        ways = [
+            Candidate(each.expression, self._evaluated(each.expression), (), False, each.note)
+            for each in tokens_per_step({name: numbers_in(self.table[name]) for name in names})
+        ]
+        if self._values("D") is None or self._values("S") is None:
+            return ways
+        return [each for each in ways if self._consistent("B", each.values)] or ways
+
     def _find_ratio(self) -> None:
         """Take D from a column of tokens per parameter, if there is one and N is known."""
         ratios = self._best("D/N")
@@ -377,23 +403,15 @@ class _Search:
             self._take("D", Candidate(text, self._evaluated(text), (), False))
 
     def _name_runs(self, required: bool) -> None:
-        """Take a column as run_id whose values tell runs apart: N is one number in each."""
-        if "run_id" in self.found or (not required and "State" in self.table.columns):
+        """Take a column as run_id whose values tell runs apart."""
+        if "run_id" in self.found:
             return
-        names = [str(c) for c in self.table.columns if c != FILE]
-        for column in sorted(names, key=lambda name: (not _RUN.fullmatch(name), name)):
-            values = self.table[column].map(str, na_action="ignore")
-            if values.isna().any() or column in self.guess.names or values.nunique() < 2:
-                continue
-            runs = _RUN.fullmatch(column) and self._one_size_each(values)
-            if runs or (_ROW.fullmatch(column) and values.is_unique):
-                self.found["run_id"] = column
-                self.guess.names[column] = "run_id"
-                return
-
-    def _one_size_each(self, runs: pd.Series) -> bool:
-        N = self._values("N")
-        return N is None or not (pd.Series(N, runs.index).groupby(runs).nunique() > 1).any()
+        names = [str(c) for c in self.table.columns if c != FILE and c not in self.guess.names]
+        histories = not required and "State" in self.table.columns
+        column = column_of_runs(self.table, names, self._values("N"), histories=histories)
+        if column is not None:
+            self.found["run_id"] = column
+            self.guess.names[column] = "run_id"
 
 
 # ------------------------------------------------------------------ values and their text

@@ -76,6 +76,7 @@ def import_runs(
     loss: str | None = None,
     rows: str = "last",
     where: str | None = None,
+    decimal: str | None = None,
 ) -> Imported:
     """Return the runs of a source, all with their status, and their evaluations.
 
@@ -85,7 +86,7 @@ def import_runs(
     of_final_rows(rows)  # raises ConfigError if there is no such choice
     names = dict(map or {})
     if not sources_of(source):
-        return _of_table(source, names, loss, rows, where)
+        return _of_table(source, names, loss, rows, where, decimal)
     opened = open_sources([source], names, need=_NEED, loss=loss)
     runs, found, derived = _named(opened, where)
     _check_runs(runs, opened, loss)
@@ -103,14 +104,21 @@ def import_runs(
 
 
 def _of_table(
-    source: str, names: Mapping[str, str], loss: str | None, rows: str, where: str | None
+    source: str,
+    names: Mapping[str, str],
+    loss: str | None,
+    rows: str,
+    where: str | None,
+    decimal: str | None,
 ) -> Imported:
     """Return the runs of a table; rows that do not count are left out, and counted."""
     if loss == ALL:
         raise ConfigError("--loss all is for runs of a tracker; name a column of the table.")
     names = {**names, **({loss: "L"} if loss else {})}
     rows = "auto" if rows == "last" else rows
-    runs, curves = load_runs_and_curves(source, map=names, where=where, rows=rows, mixed=True)
+    runs, curves = load_runs_and_curves(
+        source, map=names, where=where, rows=rows, mixed=True, decimal=decimal
+    )
     guessed = runs.attrs.get("guessed", {})
     record = {
         "source": source, "rows": rows, "evaluation": runs.attrs.get("evaluations", ""),

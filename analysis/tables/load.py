@@ -15,10 +15,11 @@ import pandas as pd
 from analysis.tables import wandb
 from analysis.tables.beside import has_curves, with_evaluations
 from analysis.tables.conditions import matching, quantities_beside
-from analysis.tables.containers import located
+from analysis.tables.containers import located, with_index
 from analysis.tables.derive import RULES, derive
 from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
+from analysis.tables.names import size_in_texts
 from analysis.tables.notes import without_notes
 from analysis.tables.numbers import to_numbers
 from analysis.tables.objectives import check_one_objective, check_one_vocabulary
@@ -50,6 +51,7 @@ from analysis.tables.several import (
 )
 from analysis.tables.states import RUNNING, with_statuses, without_failures
 from analysis.tables.tracked import Opened, open_sources, sources_of
+from analysis.tables.wide import melt, wide
 from scaling import progress
 from scaling.columns import STATUSES
 from scaling.errors import TableError
@@ -137,7 +139,7 @@ def load(
     else:
         table, source, ours, map = opened.table, opened.source, False, opened.names
     map = map or {}
-    table, chart = _melted(table, steps="S" not in map.values())
+    table, chart = _melted(table, source, steps="S" not in map.values())
     known = ours or chart or opened is not None
     table, no_data = (table, {}) if known else without_notes(table, map, source)
     given = table
@@ -154,7 +156,7 @@ def load(
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
     derived = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
-    check_named(table, wanted, source)
+    check_named(table, wanted, map, source)
     quantities_beside(table, wanted)
     if "L" in wanted and "L" in table.columns:
         strictly = strict or ours
@@ -201,10 +203,11 @@ def _check_present(
     absent = [name for name in wanted if name not in table.columns]
     if not absent or table.empty:
         return
+    hint = size_in_texts(table) if "N" in absent else ""
     if chart:
-        raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}"))
+        raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}") + hint)
     columns = [name for name in own.columns if name != FILE]
-    raise TableError(f"{where}: {missing_column(absent[0], columns)}")
+    raise TableError(f"{where}: {missing_column(absent[0], columns)}{hint}")
 
 
 def _with_ends(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -328,7 +331,7 @@ def _open(
     results folders alone."""
     if isinstance(path, pd.DataFrame):
         source = str(path.attrs.get("source", "the table"))
-        return localised(path.copy(), source, decimal), source, False
+        return localised(with_index(path).copy(), source, decimal), source, False
     given = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     if not given:
         raise TableError("no table is given; give at least one file or folder.")
@@ -351,8 +354,9 @@ def _open(
     return table, source, len(folders) == len(files)
 
 
-def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
-    """Return a chart as rows, and other tables unchanged; and what the chart is, or "".
+def _melted(table: pd.DataFrame, source: str, *, steps: bool) -> tuple[pd.DataFrame, str]:
+    """Return a chart, or columns of one size each, as rows, and other tables unchanged; and what
+    the chart is, or "".
 
     The axis becomes S as well, with `steps`.
     """
@@ -361,6 +365,8 @@ def _melted(table: pd.DataFrame, *, steps: bool) -> tuple[pd.DataFrame, str]:
     if wandb.is_chart(plain):
         rows = wandb.melt_chart(plain)
         table = rows.assign(**{FILE: table[FILE].iloc[0]}) if FILE in table.columns else rows
+    elif not chart and (found := wide(plain)):
+        table = melt(table, found, source)
     table = wandb.steps_of_axis(table) if steps and chart else table
     return (table if table.index.is_unique else table.reset_index(drop=True)), chart
 
@@ -411,5 +417,5 @@ def opened(
         found = open_sources(sources, map or {})
         return found.table, found.table, found.source, False
     table, source, ours = _open(path, False, True, decimal)
-    rows, _ = _melted(table, steps="S" not in (map or {}).values())
+    rows, _ = _melted(table, source, steps="S" not in (map or {}).values())
     return table, rows if rows.index.is_unique else rows.reset_index(drop=True), source, ours

@@ -21,6 +21,10 @@ _RUN = ("run_id", "run", "Name", "name", "run_name", "Run", "ID", "id")
 """Columns that the field `run` of a pattern stands for; the first that is there counts."""
 
 
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])[0-9]+(?:\.[0-9]+)?[kKmMbB](?![A-Za-z])")
+"""A number of parameters in a text."""
+
+
 def rename(table: pd.DataFrame, names: Mapping[str, str], where: str) -> pd.DataFrame:
     """Rename columns and evaluate expressions as given by `map`."""
     check_names_once(table, where)
@@ -135,6 +139,20 @@ def evaluated(table: pd.DataFrame, expression: str, where: str, symbol: str = ""
             f"({str(error).partition(chr(10))[0]}). Write names that are not plain words in "
             "`backticks`."
         ) from None
+
+
+def size_in_texts(table: pd.DataFrame) -> str:
+    """Return the advice to take N from a column of text such as gpt-21M; '' if there is none."""
+    for name in table.columns:
+        values = table[name].dropna().unique()
+        if name == FILE or len(values) < 2 or not all(isinstance(v, str) for v in values):
+            continue
+        sizes = [_SIZE.findall(value) for value in values]
+        if all(len(each) == 1 for each in sizes) and len({each[0] for each in sizes}) > 1:
+            field = "run" if name == "run_id" else name
+            pattern = option({f"{{{field}:([0-9.]+[kKmMbB])(?![A-Za-z])}}": "N"})
+            return f" Is N in {field!r}, as in {values[0]!r}? Say {pattern}."
+    return ""
 
 
 def _missing(table: pd.DataFrame, name: str, symbol: str = "") -> str:

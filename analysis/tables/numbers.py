@@ -27,7 +27,7 @@ def to_numbers(table: pd.DataFrame, names: Iterable[str], where: str) -> None:
         if name not in table.columns or pd.api.types.is_numeric_dtype(table[name]):
             continue
         values, errors, texts = _parsed(table[name])
-        words = table[name].notna() & values.isna()
+        words = table[name].notna() & values.isna() & ~table[name].map(_is_infinite)
         if texts and words.any():
             words &= ~table[name].isin(texts.missing)
         bad = used_rows(table.assign(**{name: table[name].where(words)}))[name].dropna()
@@ -79,10 +79,15 @@ def _parsed(column: pd.Series) -> tuple[pd.Series, pd.Series, Column | None]:
 
 
 def _simple(value: object) -> object:
-    """Return a number or a text, and nan for anything else: a list, or an integer beyond floats."""
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
+    """Return a finite number or a text, and nan for anything else: a list, an infinity, or an
+    integer beyond floats."""
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
         return math.nan
     return value if isinstance(value, str | Number | Decimal) else math.nan
+
+
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)
 
 
 def _in(text: object, known: dict) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.tables.histories import with_points
 from scaling.column_words import meaning
 from scaling.columns import COLUMNS
 from scaling.errors import TableError
@@ -32,7 +36,7 @@ def table_of(text: str, part: str | None, source: str) -> pd.DataFrame:
 
     Raises json.JSONDecodeError if the text is not JSON, and TableError if it is no table.
     """
-    value = _parsed(text)
+    value = _named(_parsed(text, source))
     if part is not None:
         for key in part.split("."):
             if not isinstance(value, dict) or key not in value:
@@ -43,20 +47,54 @@ def table_of(text: str, part: str | None, source: str) -> pd.DataFrame:
         raise TableError(
             f"{source} is JSON, but not a table: give a list of objects, one per run{_keys(value)}."
         )
-    return table
+    return flattened(table)
 
 
 def flattened(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose cells of dicts have become columns with dotted names."""
+    """Return a table whose cells of objects have become columns with dotted names, and whose
+    histories have become rows.
+
+    A text such as "{'val_loss': 3.1}" is an object too: tables of W&B's API hold them.
+    """
+    if not table.columns.is_unique:
+        return table
+    table = table.assign(**_objects(table))
     nested = [
         at for at in range(table.shape[1])
         if pd.api.types.is_object_dtype(table.iloc[:, at])
         and any(isinstance(v, dict) for v in table.iloc[:, at])
     ]  # fmt: skip
-    if not nested or not table.columns.is_unique:
-        return table
-    flat = pd.json_normalize(table.to_dict("records"), sep=".")
-    return flat.set_axis(table.index)
+    if nested:
+        flat = pd.json_normalize(table.to_dict("records"), sep=".")
+        table = flat.set_axis(table.index)
+    return with_points(table)
+
+
+def _objects(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the columns of text in which every cell is an object of JSON or Python."""
+    found = {}
+    for name in table.columns:
+        cells = table[name].dropna()
+        if not all(isinstance(v, str) and v.lstrip().startswith("{") for v in cells.head(1)):
+            continue
+        values = cells.map(_object)
+        if len(values) and values.map(lambda value: isinstance(value, dict)).all():
+            found[name] = values.reindex(table.index)
+    return found
+
+
+def _object(text: Any) -> Any:
+    """Return the value of a text of JSON, or of a dict that Python printed; None if it is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return ast.literal_eval(re.sub(r"(?<=: )(?:nan|-?inf)(?=[,}])", "None", text.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _keys(value: Any) -> str:
@@ -65,15 +103,42 @@ def _keys(value: Any) -> str:
     return f"; its keys are {', '.join(map(str, list(value)[:12]))}"
 
 
-def _parsed(text: str) -> Any:
-    """Return the value of a JSON text; a list of them if each line is one."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2:
-            raise
-        return [json.loads(line) for line in lines]
+def _parsed(text: str, source: str) -> Any:
+    """Return the value of a JSON text; a list of them if there are several, as one per line.
+
+    A last line that is cut short, as of a run that was killed, is left out with a warning.
+    """
+    decoder, values, at = json.JSONDecoder(), [], _start(text, 0)
+    while at < len(text) or not values:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            if len(values) < 2 or "\n" in text[at:].strip():
+                raise
+            line = text.count("\n", 0, at) + 1
+            warnings.warn(f"{source}: line {line}, the last, is cut short: left out.", stacklevel=6)
+            break
+        values.append(value)
+        at = _start(text, end)
+    return values[0] if len(values) == 1 else values
+
+
+def _start(text: str, at: int) -> int:
+    """Return where the next value of a text begins."""
+    found = re.compile(r"\S").search(text, at)
+    return found.start() if found else len(text)
+
+
+def _named(value: Any) -> Any:
+    """Return a value in which lists of {"key": ..., "value": ...} are objects, as MLflow's are."""
+    if isinstance(value, dict):
+        return {key: _named(v) for key, v in value.items()}
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        return value
+    keys = [v["key"] for v in value if {"key", "value"} <= v.keys() and isinstance(v["key"], str)]
+    if value and len(keys) == len(value) == len(set(keys)):
+        return {v["key"]: _named(v["value"]) for v in value}
+    return [_named(v) for v in value]
 
 
 def _table(value: Any, source: str, depth: int) -> pd.DataFrame | None:

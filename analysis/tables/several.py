@@ -8,15 +8,16 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.tables import wandb
 from analysis.tables.beside import is_beside
-from analysis.tables.containers import read_file, suffix_of
+from analysis.tables.containers import SUFFIXES, read_file, suffix_of, tables_in
 from analysis.tables.rows import repeated
+from analysis.tables.settings import is_settings, with_settings
 from scaling.errors import TableError
 from scaling.mapping import option
 
@@ -24,10 +25,6 @@ FILE = "\x1ffile"
 """Column with the file that a row is from. It leaves the table when its columns have their names;
 no table has a column of this name."""
 
-_TABLES = (
-    "csv", "tsv", "jsonl", "ndjson", "parquet", "json", "psv", "tab", "xlsx", "feather", "arrow",
-    "txt", "dat",
-)  # fmt: skip
 _OF_A_SWEEP = ("runs.csv", "manifest.json", "curves.parquet")
 """What the results folder of a sweep holds, finished or not."""
 PLANS = "plans"
@@ -41,15 +38,18 @@ def is_results_folder(path: str | Path) -> bool:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return the files that a path stands for: itself, those of a folder, or those of a pattern.
+    """Return the files that a path stands for: itself, those of a folder or an archive, or those of
+    a pattern.
 
-    Of a folder these are the tables in it, or else those in its subfolders; if it holds tables of
-    several formats, the most frequent format counts. A results folder, and a path that does not
-    exist, stand for themselves.
+    Of a folder these are the tables in it, or else those in its subfolders, to three levels; if it
+    holds tables of several formats, the most frequent format counts. A results folder, and a path
+    that does not exist, stand for themselves.
     """
     path = Path(path)
     if path.is_dir() and not is_results_folder(path):
         return _tables_in(path) or [path]
+    if len(inside := tables_in(path)) > 1:
+        return [Path(f"{path}#{name}") for name in inside]
     if not path.exists() and any(sign in str(path) for sign in "*?["):
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         if not found:
@@ -66,14 +66,15 @@ def in_short(paths: Sequence[Path]) -> str:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    for pattern in ("*", "*/*"):
+    for pattern in ("*", "*/*", "*/*/*", "*/*/*/*"):
         found = [p for p in sorted(folder.glob(pattern)) if p.is_file() and p.name[0] not in "._"]
         found = [p for p in found if p.parent == folder or p.parent.name != PLANS]
         found = [p for p in found if not is_beside(p)]
-        kinds = {p: kind for p in found if (kind := suffix_of(p.name)[1:]) in _TABLES}
+        found = [p for p in found if not is_settings(p)] or found
+        kinds = {p: kind for p in found if (kind := suffix_of(p.name)) in SUFFIXES}
         if kinds:
             counts = Counter(kinds.values())
-            most = max(counts, key=lambda kind: (counts[kind], -_TABLES.index(kind)))
+            most = max(counts, key=lambda kind: (counts[kind], -SUFFIXES.index(kind)))
             return [p for p, kind in kinds.items() if kind == most]
     return []
 
@@ -99,6 +100,8 @@ def read_files(paths: Sequence[Path], decimal: str | None = None) -> pd.DataFram
     tables = [read_file(path, decimal) for path in paths]
     if len(tables) > 1:
         tables = [wandb.melt_chart(t) if wandb.is_chart(t) else t for t in tables]
+    if len(tables) > 1:
+        tables = with_settings(paths, tables)
     for path, table in zip(paths, tables, strict=True):
         check_names_once(table, str(path))
         table[FILE] = str(path)
@@ -167,24 +170,42 @@ def check_complete(table: pd.DataFrame, columns: Sequence[str], where: str) -> N
             )
 
 
-def check_named(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
-    """Raise TableError with a pattern if a column is missing that the files' names may hold."""
+def check_named(
+    table: pd.DataFrame, columns: Sequence[str], mapped: Iterable[str], where: str
+) -> None:
+    """Raise TableError with a pattern if a column is missing that the files' names may hold, or
+    those of their folders.
+
+    mapped: the left sides of --map; a number that one of them takes is not proposed again.
+    """
     if FILE not in table.columns or table[FILE].nunique() < 2:
         return
     name = next((name for name in columns if name not in table.columns), None)
+    if name is None or any(each.startswith("{path:") for each in mapped):
+        return
     files = list(table[FILE].unique())
-    numbers = [_NUMBER.findall(Path(file).name) for file in files]
-    for place in range(min(map(len, numbers))) if name else ():
+    pattern = _of_names([Path(file).name for file in files], len(files))
+    pattern = pattern or _of_names([Path(file).parent.name for file in files], len(files))
+    if not pattern:
+        return
+    own = [str(c) for c in table.columns if c != FILE and c not in _SYMBOLS]
+    raise TableError(
+        f"{where}: {len(files)} files have no column {name!r}; they have {', '.join(own)}. Is it "
+        f"in their names? Say {option({pattern: str(name)})}."
+    )
+
+
+def _of_names(names: Sequence[str], files: int) -> str:
+    """Return a pattern for a number in names that tells the files apart; '' if there is none."""
+    numbers = [_NUMBER.findall(name) for name in names]
+    for place in range(min(map(len, numbers))):
         words = {found[place][0] for found in numbers}
         values = {found[place][1] for found in numbers}
-        if len(words) == 1 and len(values) == len(files):
+        if len(words) == 1 and len(values) == files:
             digits = r"\d+" if all(value.isdigit() for value in values) else r"[\d.]*\d[a-zA-Z]?"
-            pattern = f"{{path:{words.pop()}({digits})}}"
-            present = ", ".join(str(c) for c in table.columns if c != FILE)
-            raise TableError(
-                f"{where}: {len(files)} files have no column {name!r}; they have {present}. Is it "
-                f"in their names? Say {option({pattern: str(name)})}."
-            )
+            return f"{{path:{words.pop()}({digits})}}"
+    return ""
 
 
+_SYMBOLS = ("N", "D", "C", "L", "S", "B")
 _NUMBER = re.compile(r"([a-zA-Z]*[_=-]?)(\d+(?:\.\d+)?[kKmMbBgGtT]?)(?![a-zA-Z0-9])")

@@ -69,10 +69,10 @@ _STATUS_OF = {
 """Status of each word, without underscores."""
 _COLUMNS = (
     "status", "state", "statut", "etat", "estado", "stato", "zustand", "outcome", "result",
-    "ergebnis", "resultat", "resultado", "статус", "состояние", "状态", "状態", "상태",
+    "ergebnis", "resultat", "resultado", "phase", "статус", "состояние", "状态", "状態", "상태",
 )  # fmt: skip
 """Last words of the names of columns that may tell how runs ended, without accents."""
-_RESULTS = ("outcome", "result", "ergebnis", "resultat", "resultado")
+_RESULTS = ("outcome", "result", "ergebnis", "resultat", "resultado", "phase")
 """Those among them that often tell something else."""
 _CALCULATIONS = ("#div/0!", "#num!", "#value!", "#ref!", "#n/a", "inf", "+inf", "-inf", "infinity")
 """What spreadsheets and programs write for a loss that could not be computed."""
@@ -81,7 +81,7 @@ _UNLESS_OTHERS = ("terminated", "inactive", "ended", "exited", "stop")
 _QUESTIONS = (
     "finished", "complete", "completed", "done", "success", "succeeded", "successful", "ok",
     "crashed", "failed", "diverged", "killed", "preempted", "pruned", "aborted", "cancelled",
-    "canceled", "running", "fertig", "abgeschlossen", "abgebrochen", "fehlgeschlagen",
+    "canceled", "running", "active", "fertig", "abgeschlossen", "abgebrochen", "fehlgeschlagen",
 )  # fmt: skip
 """Names of columns that answer with yes or no."""
 _YES = {
@@ -89,6 +89,8 @@ _YES = {
     "false": False, "no": False, "0": False, "nein": False, "non": False,
 }  # fmt: skip
 """Their answers."""
+_EXIT_CODES = ("exitcode", "exitstatus", "returncode")
+"""Names of columns of a process's exit code, without underscores."""
 _SHOWN = 6
 """Number of words that a message lists."""
 
@@ -222,20 +224,32 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _from_answers(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """Return `with_statuses` of a table with columns such as finished=True or crashed=False."""
+    """Return `with_statuses` of a table with columns such as finished=True, sys/failed=False or
+    exit_code=0."""
     reasons = pd.Series("", table.index)
     statuses = pd.Series("ok", table.index)
     for name in table.columns:
-        word = re.sub(r"^(?:is|has|was)_", "", _word(name))
-        answers = table[name].map(lambda value: _YES.get(str(value).strip().lower()))
-        if word not in _QUESTIONS or answers.isna().any():
-            continue
-        out, reason = answers.astype(bool), word
-        if _STATUS_OF[word] == "ok":
-            out, reason = ~out, f"not {word}"
-        status = {"ok": "failed"}.get(_STATUS_OF[word], _STATUS_OF[word])
-        first = out & reasons.eq("")
-        reasons, statuses = reasons.mask(first, reason), statuses.mask(first, status)
+        status, found = _answers(table[name])
+        first = found.ne("") & reasons.eq("")
+        reasons, statuses = reasons.mask(first, found), statuses.mask(first, status)
     if reasons.eq("").all():
         return table, reasons
     return table.assign(status=statuses), reasons
+
+
+def _answers(column: pd.Series) -> tuple[str, pd.Series]:
+    """Return the status of the runs that did not finish according to a column, and its reason in
+    their rows; the reason is '' in the others."""
+    none = pd.Series("", column.index)
+    word = re.sub(r"^(?:is|has|was)_", "", _word(re.split("[./]", str(column.name))[-1]))
+    if word.replace("_", "") in _EXIT_CODES:
+        codes = pd.to_numeric(column, errors="coerce")
+        out = codes.notna() & codes.ne(0)
+        return "failed", none.mask(out, "exit code " + codes.map("{:.0f}".format))
+    answers = column.map(lambda value: _YES.get(str(value).strip().lower()))
+    if word not in _QUESTIONS or answers.isna().any():
+        return "ok", none
+    out, reason = answers.astype(bool), word
+    if _STATUS_OF[word] == "ok":
+        out, reason = ~out, f"not {word}"
+    return {"ok": "failed"}.get(_STATUS_OF[word], _STATUS_OF[word]), none.mask(out, reason)

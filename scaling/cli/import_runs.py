@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scaling.cli.arguments import column_map
-from scaling.cli.options import Map, Rows, Where
+from scaling.cli.options import Decimal, Map, Rows, Where
 from scaling.cli.output import note, show
 from scaling.errors import ConfigError
 
@@ -18,6 +18,7 @@ def import_runs(
     rows: Rows = "last",
     map: Map = (),
     where: Where = None,
+    decimal: Decimal = None,
 ) -> None:
     """Import runs of a tracker, or the logs of a trainer, as a table.
 
@@ -42,7 +43,7 @@ def import_runs(
     if out is None:
         raise ConfigError("where should the table be written? Say --out runs.csv, for example.")
     check_out(out)
-    found = read(source, map=column_map(map), loss=loss, rows=rows, where=where)
+    found = read(source, map=column_map(map), loss=loss, rows=rows, where=where, decimal=decimal)
     record = found.record
     for reason, number in record["left_out"].items():
         note(f"{source}: left out: {number} {reason}.")
