@@ -155,6 +155,26 @@ def critical_batch(
     return CriticalBatch(table=table, fits=tuple(fits), law=law, status=tuple(status), level=level)
 
 
+def critical_batch_of(
+    runs: pd.DataFrame, curves: pd.DataFrame | None, *, seed: int = 0
+) -> CriticalBatch | None:
+    """Return the critical batch size that gives a plan its batch size.
+
+    runs    Finished runs; with fewer than three batch sizes there is none.
+    curves  The evaluations of these runs; without them there is none.
+
+    Raises TableError or FitError if the curves do not determine it.
+    """
+    if curves is None or not has_batch_sizes(runs):
+        return None
+    return critical_batch(contours(curves), seed=seed)
+
+
+def has_batch_sizes(runs: pd.DataFrame) -> bool:
+    """Return whether runs have enough batch sizes for a trade-off of steps and examples."""
+    return "B" in runs.columns and runs["B"].nunique() >= _FEWEST
+
+
 def _contour_row(contour: pd.DataFrame, tradeoff: FitResult, level: float) -> dict[str, float]:
     """Return the row of CriticalBatch.table for one contour."""
     B = tradeoff.derived(lambda p: p["E_min"] / p["S_min"], level)

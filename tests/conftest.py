@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from json_schemas import checked
 
 from scaling.config import RunConfig, from_dict
 from sweeps.store import Store
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
 
 os.environ.setdefault("SCALING_PROGRESS", "0")
 """How long a step takes depends on the load of the machine; tests of the status line turn it on."""
@@ -224,6 +228,47 @@ def own_family(tmp_path: Path) -> Path:
     path = tmp_path / "my.py"
     path.write_text(textwrap.dedent(block[0]))
     return path
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[WebDriver]:
+    """Debian's Chromium, headless; it keeps what a page logs."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
+        "disable-background-networking",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(_chromium: WebDriver) -> WebDriver:
+    """Chromium with an empty page, an empty log and a window for laptops."""
+    _chromium.get("about:blank")
+    _chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    _chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    _chromium.set_window_size(1280, 1000)
+    _chromium.get_log("browser")
+    return _chromium
+
+
+def emulate(browser: WebDriver, width: int, scheme: str = "light") -> None:
+    """Show pages as a phone or a laptop does, in light or dark."""
+    command = browser.execute_cdp_cmd
+    command("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600
+    })  # fmt: skip
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    command("Emulation.setEmulatedMedia", {"features": features})
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -275,27 +274,15 @@ def test_a_plan_shows_what_was_asked_and_what_to_train(fits):
     assert "Train" in plan(fits["chinchilla"], C=1e16)._repr_html_()
 
 
-def test_cards_fit_wide_and_narrow_pages(fits, tmp_path):
+def test_cards_fit_wide_and_narrow_pages(fits, tmp_path, browser):
     """In a browser, tables scroll by themselves and the page does not."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
     body = "<hr>".join(each._repr_html_() for each in results(fits).values())
     (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8>{body}")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu"):
-        options.add_argument(word)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        for width in (1200, 500):
-            browser.set_window_size(width, 800)
-            browser.get(f"file://{tmp_path}/page.html")
-            script = "return document.documentElement.scrollWidth - window.innerWidth"
-            assert browser.execute_script(script) <= 0, width
-    finally:
-        browser.quit()
+    for width in (1200, 500):
+        browser.set_window_size(width, 800)
+        browser.get(f"file://{tmp_path}/page.html")
+        script = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert browser.execute_script(script) <= 0, width
 
 
 # ------------------------------------------------------------------ the plot of a fit

@@ -3,7 +3,6 @@
 import json
 import math
 import shlex
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,26 +10,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_sweep
+from conftest import SIZES, TOKENS, emulate, make_sweep
 from small import call
 
 from analysis import fit, laws, plan
 from analysis.data_limits import with_unique
 from analysis.fitting.combination import Combination
+from analysis.fitting.status import worth_telling
 from analysis.frontiers.choice import asked_for
+from analysis.frontiers.parametric import parametric
 from analysis.planning.plans import plans
 from analysis.planning.prediction import predict_run
+from analysis.planning.price import loss_over_best
 from analysis.planning.quantity import Quantity
 from analysis.planning.recipe import recipe
-from analysis.reporting import planner, planner_data
-from analysis.reporting.elements import package_file
+from analysis.reporting import deviating, plan_cards, planner
+from analysis.reporting.elements import loss, package_file
 from analysis.reporting.html import security_policy
-from analysis.reporting.planner_data import data_of, mixed_counts
+from analysis.reporting.law_numbers import mixed_counts
+from analysis.reporting.planner_data import data_of
 from analysis.reporting.summary import command_words, summarise
 from scaling import table
 
 REL = 1e-6
-MODEL = package_file("planner_model.js")
+MODEL = "\n".join(map(package_file, planner.MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +50,6 @@ def summary(folder):
     return summarise(folder, draw=False)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """Start Debian's Chromium, headless; it keeps what a page logs."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
 def page(summary) -> str:
     code = planner.script()
     return (
@@ -72,6 +58,7 @@ def page(summary) -> str:
         f'{security_policy([code])}"><title>t</title><style>:root {{ --ink: #111; '
         f"--muted: #555; --paper: #fff; --panel: #eee; --line: #ccc; --accent: #b22; }} "
         f"{planner.STYLE}</style></head><body>{' '.join(planner.section(summary))}"
+        f"{' '.join([*deviating.section(summary), *plan_cards.plan_section(summary)])}"
         f"<script>{code}</script></body></html>"
     )
 
@@ -119,7 +106,7 @@ class Page:
 
     def prices(self):
         return self.browser.execute_script(
-            "return [...document.querySelectorAll('#planner-cost tbody tr')].map(row =>"
+            "return [...document.querySelectorAll('#planner-cost tr[data-factor]')].map(row =>"
             "({...row.dataset}))"
         )
 
@@ -132,11 +119,10 @@ class Page:
 
 
 @pytest.fixture
-def shown(chromium, tmp_path, summary):
+def shown(browser, tmp_path, summary):
     """The page of the sweep; nothing may be logged by the end."""
-    chromium.set_window_size(1280, 1000)
-    yield Page(chromium, tmp_path / "page.html", summary)
-    assert chromium.get_log("browser") == []
+    yield Page(browser, tmp_path / "page.html", summary)
+    assert browser.get_log("browser") == []
 
 
 def close(found, wanted):
@@ -163,6 +149,7 @@ def check_plan(page, wanted):
         value = float(page.find(name).get_attribute("data-value"))
         assert value == pytest.approx(getattr(wanted.recipe, name), rel=REL)
     for row, price in zip(page.prices(), wanted.deviations, strict=True):
+        assert float(row["factor"]) == price.factor
         ratios = [float(row[k]) for k in ("value", "low", "high")]
         close(priced(ratios), priced(price.compute))
         if ratios[0] < 1e9:
@@ -184,13 +171,13 @@ def asked(page) -> dict[str, Any]:
 def test_the_answer_comes_first_in_one_sentence_with_its_trust(shown, summary):
     sentence = shown.text("answer")
     assert sentence.startswith("With 10x the compute: ")
-    assert f"loss {summary.plan.L.value:.2f} [" in sentence
+    assert f"loss {loss(summary.plan.L.value)} [" in sentence
     assert "missed its held-out runs by" in sentence
     check_plan(shown, summary.plan)
     assert shown.text("trust").startswith("Carried by bottleneck")
     assert "larger ones" in shown.text("trust")
     assert shown.text("doubt").startswith("Most likely to make it wrong: ")
-    assert shown.text("mark") in ("tested within", "extrapolates", "not supported")
+    assert shown.text("mark") in dict(plan_cards.MARKS.values()).values()
     holds = f"{len(summary.choice.first.samples):,} draws"
     assert holds in shown.browser.find_element("class name", "planner-note").text
 
@@ -239,6 +226,45 @@ def test_a_pinned_size_or_amount_of_data_alone_is_planned_for(shown, summary, na
         assert "No plan" in shown.text("answer")
         return
     check_plan(shown, wanted)
+
+
+def written(page, summary):
+    """The texts of the cards and tables of a summary, as a page without scripts has them."""
+    lines = [*deviating.section(summary), *plan_cards.plan_section(summary)]
+    return page.browser.execute_script(
+        "const page = new DOMParser().parseFromString(arguments[0], 'text/html');"
+        "return [...page.querySelectorAll('[data-of]')].map(each =>"
+        "  [each.dataset.of, each.textContent])",
+        " ".join(lines),
+    )  # fmt: skip
+
+
+def told(page):
+    """The texts of the cards and tables, as the page shows them."""
+    return page.browser.execute_script(
+        "return [...document.querySelectorAll('[data-of]')].map(each =>"
+        "  [each.dataset.of, each.textContent])"
+    )
+
+
+def test_cards_and_tables_say_at_first_what_they_say_without_scripts(shown, summary):
+    shown.rest()
+    texts = told(shown)
+    assert len(texts) > 50
+    assert texts == written(shown, summary)
+
+
+@pytest.mark.parametrize(("name", "decades"), [("C", -0.82), ("C", 0.7), ("N", -0.4), ("D", 0.3)])
+def test_cards_and_tables_follow_the_sliders(shown, summary, name, decades):
+    at = getattr(summary.plan, name).value
+    shown.set(f"slider-{name}", math.log10(at) + decades)
+    if name != "C":
+        shown.toggle("pin-C")
+    before = written(shown, summary)
+    made = plans(summary.choice, **asked(shown))
+    further = plan(summary.choice.first, C=10 * made.first.C.value)
+    moved = replace(summary, plan=made.first, planned=made, further=further)
+    assert told(shown) == written(shown, moved) != before
 
 
 def test_two_pins_give_the_loss_of_that_very_run(shown, summary):
@@ -338,17 +364,11 @@ def test_a_field_takes_numbers_as_people_write_them_and_marks_others(shown):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_planner_fits_wide_and_narrow_pages(chromium, tmp_path, summary, width):
-    chromium.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
-    try:
-        Page(chromium, tmp_path / "page.html", summary)
-        over = "return document.documentElement.scrollWidth - window.innerWidth"
-        assert chromium.execute_script(over) <= 0
-    finally:
-        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def test_the_planner_fits_wide_and_narrow_pages(browser, tmp_path, summary, width):
+    emulate(browser, width)
+    Page(browser, tmp_path / "page.html", summary)
+    over = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.execute_script(over) <= 0
 
 
 # ------------------------------------------------------------------ every kind of fit
@@ -360,7 +380,7 @@ def summary_of(found) -> Any:
     made = plans(choice, C=10 * float(found.runs["C"].max()))
     return SimpleNamespace(
         choice=choice, plan=made.first, runs=found.runs, curves=None, command="scaling plan x.csv",
-        verdict=made.verdict,
+        verdict=made.verdict, critical=None,
     )  # fmt: skip
 
 
@@ -377,8 +397,12 @@ FITS = {
 }
 
 
+def frontier_of(found, *, served=0.0, unique=None):
+    return parametric(found if unique is None else with_unique(found, unique), served=served)
+
+
 @pytest.mark.parametrize("kind", FITS)
-def test_the_model_of_the_page_agrees_with_every_kind_of_fit(chromium, kind):
+def test_the_model_of_the_page_agrees_with_every_kind_of_fit(browser, kind):
     found = FITS[kind]()
     summary = summary_of(found)
     best = summary.plan
@@ -389,13 +413,15 @@ def test_the_model_of_the_page_agrees_with_every_kind_of_fit(chromium, kind):
         ("C", 2 * C, {"served": 3 * D, "unique": D / 3}), ("D", D, {"unique": D / 4}),
     ]  # fmt: skip
     runs = [(N, D, {}), (3 * N, D / 3, {}), (N / 4, D, {"unique": D / 20})]
-    chromium.get("about:blank")
-    values = chromium.execute_script(
+    browser.get("about:blank")
+    values = browser.execute_script(
         MODEL + "const [data, requests, runs] = arguments;"
         "const model = plannerModel(JSON.parse(data));"
         "const q = x => [x.value, x.low, x.high].map(String);"
-        "const all = x => ({C: q(x.C), N: q(x.N), D: q(x.D), L: q(x.L), codes: x.doubts.length,"
-        "  prices: x.deviations.map(q), band: x.extrapolation.band, B: x.recipe.B});"
+        "const all = x => ({C: q(x.C), N: q(x.N), D: q(x.D), L: q(x.L), "
+        "  sizes: model.sizes(x.best).map(s => ({factor: s.factor, price: q(s.price),"
+        "    over: q(s.over), L: s.L})), band: x.extrapolation.band, B: x.recipe.B,"
+        "  texts: x.doubts.map(d => d.text), notes: model.notes(x), shape: x.shapes.model});"
         "return [requests.map(([a, v, o]) => all(model.plan(a, v, o))),"
         "  runs.map(([N, D, o]) => q(model.run(N, D, o).L))];",
         json.dumps(data_of(summary)), requests, runs,
@@ -409,10 +435,23 @@ def test_the_model_of_the_page_agrees_with_every_kind_of_fit(chromium, kind):
         wanted = plan(found, **{name: value}, **options)
         for each in ("C", "N", "D", "L"):
             close(floats(got[each]), getattr(wanted, each))
-        for price, expected in zip(got["prices"], wanted.deviations, strict=True):
-            close(priced(floats(price)), priced(expected.compute))
+        others = [size for size in got["sizes"] if size["factor"] != 1]
+        for size, expected in zip(others, wanted.deviations, strict=True):
+            assert size["factor"] == expected.factor
+            close(priced(floats(size["price"])), priced(expected.compute))
+        front = frontier_of(found, **options)
+        at = {name: floats(got[name])[0] for name in ("N", "D")}
+        for size in others:
+            close(floats(size["over"]), loss_over_best(front, factor=size["factor"], **at))
         assert got["band"] == wanted.extrapolation.band
-        assert got["codes"] == len(wanted.doubts), wanted.doubts
+        assert got["texts"] == list(map(str, wanted.doubts))
+        if not options:  # which change what a frontier notes about its fit
+            rest = [line for line in worth_telling(wanted.status) if line not in wanted.doubts]
+            assert sorted(got["notes"]) == sorted(rest)
+        model = wanted.shape.model
+        assert [got["shape"][k] for k in ("layers", "width", "heads")] == [
+            model.n_layer, model.d_model, model.n_head
+        ]  # fmt: skip
         assert got["B"] == pytest.approx(wanted.recipe.B, rel=REL)
     for (n, d, options), got in zip(runs, values[1], strict=True):
         wanted = predict_run(summary.choice, N=n, D=d, **options)
@@ -495,13 +534,10 @@ def test_a_choice_is_not_changed_by_unique_tokens(summary):
 # ------------------------------------------------------------------ the recipe
 
 
-def test_the_recipe_of_the_page_uses_a_measured_critical_batch_size(summary, monkeypatch):
-    runs = summary.runs.assign(B=np.resize([2048, 4096, 8192], len(summary.runs)))
+def test_the_recipe_of_the_page_uses_a_measured_critical_batch_size(summary):
     law = fit(laws.critical_batch, table_of_batches(), bootstrap=0)
     measured: Any = SimpleNamespace(law=law)
-    monkeypatch.setattr(planner_data, "contours", lambda curves: curves)
-    monkeypatch.setattr(planner_data, "critical_batch", lambda curves, seed: measured)
-    data = data_of(replace(summary, runs=runs))
+    data = data_of(replace(summary, critical=measured))
     assert data is not None
     part, at = data["recipe"], {"N": 3e6, "D": 4e8, "L": 2.7}
     wanted = recipe(**at, runs=summary.choice.first.runs, critical=measured)
@@ -511,6 +547,49 @@ def test_the_recipe_of_the_page_uses_a_measured_critical_batch_size(summary, mon
             value *= (at[x] / part["at"][x]) ** power
         assert value == pytest.approx(getattr(wanted, name), rel=1e-9)
     assert part["sources"]["B"] == "B_crit(L) of these runs"
+
+
+def sweep_of_batches(folder):
+    """Write a sweep with four batch sizes and a run that diverged early."""
+    runs, curves = make_sweep(noise=0.01)
+    tables = [(runs, curves)]
+    for k, batch in enumerate((1024, 16384, 65536)):
+        more, points = make_sweep(SIZES[:3], TOKENS[2:3], batch=batch, points=24, seed=k)
+        names = {name: f"{batch}-{name}" for name in more["run_id"]}
+        tables.append(
+            (more.assign(run_id=more["run_id"].map(names)),
+             points.assign(run_id=points["run_id"].map(names)))
+        )  # fmt: skip
+    runs, curves = (pd.concat(each, ignore_index=True) for each in zip(*tables, strict=True))
+    bad = runs.iloc[-1].to_dict() | {"run_id": "bad", "status": "diverged", "L": math.nan}
+    low = curves[curves["run_id"] == runs["run_id"].iloc[-1]].assign(run_id="bad")
+    low = low.assign(L=0.8 * low["L"])  # it would move B_crit
+    rows = [*runs.to_dict("records"), bad]
+    table.write(folder, rows, pd.concat([curves, low]).to_dict("records"))
+
+
+def test_card_page_and_command_have_one_batch_size(browser, tmp_path, capsys):
+    sweep_of_batches(tmp_path / "batches")
+    summary = summarise(tmp_path / "batches", draw=False)
+    assert summary.plan is not None and summary.critical is not None
+    page = Page(browser, tmp_path / "page.html", summary)
+    page.rest()
+    assert call(*shlex.split(page.text("command"))[1:], "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipe"]["sources"]["B"] == "B_crit(L) of these runs"
+    for name in ("B", "S", "lr"):
+        on_page = float(page.find(name).get_attribute("data-value"))
+        assert on_page == pytest.approx(found["recipe"][name], rel=REL)
+        assert getattr(summary.plan.recipe, name) == pytest.approx(found["recipe"][name], rel=REL)
+    for name in ("C", "N", "D", "L"):
+        ends = [found[name][k] for k in ("value", "low", "high")]
+        close(page.quantity(name), ends)
+        close(getattr(summary.plan, name), ends)
+    for price, wanted in zip(page.prices(), found["deviations"], strict=True):
+        known = {k: v for k, v in wanted["compute"].items() if isinstance(v, float)}
+        for key, value in known.items():
+            assert float(price[key]) == pytest.approx(value, rel=REL)
+    assert told(page) == written(page, summary)
 
 
 def table_of_batches():

@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-import shutil
 import time
 import warnings
 from html.parser import HTMLParser
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_sweep
+from conftest import emulate, make_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text
@@ -114,26 +113,6 @@ def test_the_page_is_read_in_the_order_of_its_questions(written):
     first = re.search(r"<section|<figure|<h2", body)
     assert first and first[0] == "<section"  # the answer stands above everything
     assert body.count("<math") > 10 and "<pre>train" not in body
-
-
-@pytest.fixture
-def browser():
-    """Start Debian's Chromium, headless; it keeps what the page logs."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
-        "disable-background-networking", "window-size=1200,1000",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
 
 
 def test_the_page_is_interactive_in_a_browser(written, browser):
@@ -408,16 +387,6 @@ def test_no_untrusted_code_runs_in_a_browser(hostile_page, browser):
 
 def settle(browser):
     wait_for(lambda: browser.execute_script("return document.documentElement.dataset.drawn"))
-
-
-def emulate(browser, width, scheme):
-    """Show the page as a phone or a laptop does, in light or dark."""
-    command = browser.execute_cdp_cmd
-    command("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600
-    })  # fmt: skip
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    command("Emulation.setEmulatedMedia", {"features": features})
 
 
 @pytest.mark.parametrize("width", [1280, 390])

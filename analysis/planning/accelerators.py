@@ -16,6 +16,10 @@ from scaling.size import parameters
 MFU = 0.4
 """Model FLOPs utilization (fraction of the peak) if it was not measured: PaLM 540B reached 46 %
 (Chowdhery et al. 2022, Table 3), Llama 3 405B 38 to 43 % (Grattafiori et al. 2024, Table 4)."""
+MEMORIES = ("rtx4090", "a100", "h200")
+"""The GPUs whose number a plan states, by their memory."""
+FREE = 0.1
+"""Share of the memory that is kept free."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,6 @@ def memory(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
     activations = (
         34.0 * model.n_ctx * model.d_model * model.n_layer + 6.0 * model.n_ctx * vocab_size
     )
-    need = (states + activations) / 0.9
-    fewest = {name: math.ceil(need / GPUS[name].memory) for name in ("rtx4090", "a100", "h200")}
+    need = (states + activations) / (1 - FREE)
+    fewest = {name: math.ceil(need / GPUS[name].memory) for name in MEMORIES}
     return {"states": states, "activations": activations, "gpus": fewest}

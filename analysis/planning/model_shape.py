@@ -110,6 +110,19 @@ def _depths(N: float, aspect: float) -> np.ndarray:
     return np.unique(np.linspace(*ends, 64).round())
 
 
+def count_terms(count: str, vocab_size: int | None) -> list[int]:
+    """Return the parameters of a decoder as coefficients of l d^2, l d f, l d, l f and d, for
+    l = n_layer, d = d_model and f = d_ff; the other settings are the defaults."""
+    shapes = [(n, d, f) for n in (1, 2, 3) for d in (8, 16) for f in (8, 24)]
+    terms = [[n * d * d, n * d * f, n * d, n * f, d] for n, d, f in shapes]
+    counts = [
+        count_parameters(ModelConfig(n_layer=n, d_model=d, d_ff=f), count, vocab_size)
+        for n, d, f in shapes
+    ]
+    found, *_ = np.linalg.lstsq(np.array(terms, float), np.array(counts, float), rcond=None)
+    return [round(x) for x in found]
+
+
 def count_parameters(model: ModelConfig, count: str, vocab_size: int | None) -> int:
     """Return the parameters of a model in the count N, N_kaplan or N_total."""
     return getattr(parameters(model, vocab_size or 0), count)

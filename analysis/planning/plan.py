@@ -248,7 +248,7 @@ def plan(
     best = {name: float(v[0]) for name, v in draws.items()}
     _check_trainable(front, asked, best)
     runs = None if front.fit is None else front.fit.runs
-    vocab_size = _vocab_size(runs) if vocab_size is None else vocab_size
+    vocab_size = vocab_size_of(runs) if vocab_size is None else vocab_size
     shape, family_shape = _shapes(
         front, best["N"], compute, runs, model=model, vocab_size=vocab_size
     )
@@ -361,7 +361,7 @@ def _check_trainable(front: Frontier, asked: str, best: Mapping[str, float]) -> 
             raise ConfigError(f"{at} has {name} = {best[name]:.3g}, less than one {what}.")
 
 
-def _vocab_size(runs: pd.DataFrame | None) -> int | None:
+def vocab_size_of(runs: pd.DataFrame | None) -> int | None:
     """Return the vocabulary of the runs, if they have one."""
     if runs is None or "vocab_size" not in runs.columns:
         return None

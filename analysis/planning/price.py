@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,9 @@ class Deviation(NamedTuple):
     D: float
 
 
-def price(front: Frontier, *, N: float, D: float, factor: float, level: float = 0.95) -> Quantity:
+def deviation(
+    front: Frontier, *, N: float, D: float, factor: float, level: float = 0.95
+) -> Deviation:
     """Return the compute for the loss of (N, D) with factor x N parameters, over that of (N, D).
 
     It is infinite if no amount of data reaches the loss. Raises ConfigError unless the frontier is
@@ -42,7 +44,8 @@ def price(front: Frontier, *, N: float, D: float, factor: float, level: float = 
     """
     if front.fit is None:
         raise ConfigError(f"the price of another size needs a law of N and D, not {front.method}.")
-    return quantity_of(_same_loss(front, N, D, factor)[0], level)
+    ratio, tokens = _same_loss(front, N, D, factor)
+    return Deviation(factor, quantity_of(ratio, level), float(tokens[0]))
 
 
 def price_over_least(front: Frontier, *, C: float, factor: float, level: float = 0.95) -> Quantity:
@@ -61,13 +64,35 @@ def price_over_least(front: Frontier, *, C: float, factor: float, level: float =
     return Quantity(value, max(low, 1.0), high)  # a draw without an optimum counts as 0 in `low`
 
 
+def loss_over_best(
+    front: Frontier, *, N: float, D: float, factor: float, level: float = 0.95
+) -> Quantity:
+    """Return the loss with factor x N parameters at the compute of (N, D), over that of (N, D).
+
+    The fewer or more tokens follow from the compute; the ratio is nan if none are left. Raises
+    ConfigError unless the frontier is that of a law of N and D.
+    """
+    if front.fit is None:
+        raise ConfigError(f"the loss of another size needs a law of N and D, not {front.method}.")
+    of_tokens = front.per_token(N) * D + 2 * N * front.served - 2 * factor * N * front.served
+    tokens = of_tokens / front.per_token(factor * N)
+    if tokens <= 0:
+        return Quantity(math.nan, math.nan, math.nan)
+    losses = _losses(front)
+    with np.errstate(all="ignore"):
+        ratio = losses(factor * N, tokens) / losses(N, D)
+        ratio[0] = float(front.fit.predict(N=factor * N, D=tokens)) / float(
+            front.fit.predict(N=N, D=D)
+        )
+    return quantity_of(ratio, level)
+
+
 def deviations(front: Frontier, N: float, D: float, level: float) -> Iterator[Deviation]:
     """Yield the compute for the same loss at other sizes; nothing without a law of N and D."""
     if front.fit is None:
         return
     for factor in FACTORS:
-        ratio, tokens = _same_loss(front, N, D, factor)
-        yield Deviation(factor, quantity_of(ratio, level), float(tokens[0]))
+        yield deviation(front, N=N, D=D, factor=factor, level=level)
 
 
 def _same_loss(front: Frontier, N: Any, D: Any, factor: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,17 +101,7 @@ def _same_loss(front: Frontier, N: Any, D: Any, factor: float) -> tuple[np.ndarr
     N and D are numbers, or have an entry for each set.
     """
     assert front.fit is not None
-    law, samples = front.fit.law, front.fit.samples
-    params = {
-        p: np.concatenate([[front.fit.params[p]], samples[p].to_numpy(float)]) for p in law.params
-    }
-
-    def loss(n: Any, d: Any) -> np.ndarray:
-        columns = {"N": np.broadcast_to(n, np.shape(d)), "D": d}
-        with np.errstate(all="ignore"):  # a draw may lie far out
-            return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
-
-    rows = len(samples) + 1
+    loss, rows = _losses(front), len(front.fit.samples) + 1
     goal = loss(N, np.full(rows, D))
     low, high = np.full(rows, np.log(D) - 30), np.full(rows, np.log(D) + 60)
     with np.errstate(over="ignore"):  # a draw's optimum may lie far out
@@ -98,6 +113,22 @@ def _same_loss(front: Frontier, N: Any, D: Any, factor: float) -> tuple[np.ndarr
         tokens = np.where(reachable, np.exp(high), np.inf)
     compute = front.per_token(factor * N) * tokens + 2 * factor * N * front.served
     return compute / (front.per_token(N) * D + 2 * N * front.served), tokens
+
+
+def _losses(front: Frontier) -> Callable[[Any, Any], np.ndarray]:
+    """Return the loss of every set of parameters as a function of N and D."""
+    assert front.fit is not None
+    law, samples = front.fit.law, front.fit.samples
+    params = {
+        p: np.concatenate([[front.fit.params[p]], samples[p].to_numpy(float)]) for p in law.params
+    }
+
+    def loss(n: Any, d: Any) -> np.ndarray:
+        columns = {"N": np.broadcast_to(n, np.shape(d)), "D": d}
+        with np.errstate(all="ignore"):  # a draw may lie far out
+            return np.asarray(law(*(columns[k] for k in law.inputs), **params), float)
+
+    return loss
 
 
 def deviation_line(d: Deviation) -> str:

@@ -12,10 +12,10 @@ import pandas as pd
 from analysis.planning.model_shape import head_width, suggest_model, usual_aspect
 from scaling.config import ModelConfig
 
-_TOLERANCE = 1.5
+TOLERANCE = 1.5
 """Loss hardly depends on proportions (Kaplan et al. 2020, Fig. 5), so a shape is outside the family
 if it exceeds the range of the runs by more than this factor."""
-_WORDS = {
+WORDS = {
     "n_layer": "{:,.0f} layers",
     "d_model": "d_model = {:,.0f}",
     "aspect": "d_model / n_layer = {:,.3g}",
@@ -42,7 +42,7 @@ class ShapeFamily:
     def _is_outside(self, name: str, value: float) -> bool:
         low, high = self.ranges[name]
         # Runs of one depth say nothing about any other.
-        tolerance = 1.0 if name == "n_layer" and low == high else _TOLERANCE
+        tolerance = 1.0 if name == "n_layer" and low == high else TOLERANCE
         return not low / tolerance <= value * (1 + 1e-9) <= high * tolerance * (1 + 2e-9)
 
     def sentences(self, model: ModelConfig) -> Iterator[str]:
@@ -54,7 +54,7 @@ class ShapeFamily:
                 yield f"all runs have {low:.0f} layer{'s'[: low != 1]}; {deeper} is untested"
             else:
                 ends = f"{low:,.3g}" if low == high else f"{low:,.3g} to {high:,.3g}"
-                yield f"{_WORDS[name].format(value)} (runs: {ends})"
+                yield f"{WORDS[name].format(value)} (runs: {ends})"
 
     def suggest(
         self, N: float, *, model: ModelConfig | None, count: str, vocab_size: int | None
@@ -99,7 +99,7 @@ def family_of(runs: pd.DataFrame | None) -> ShapeFamily | None:
         ratio = (values["d_ff"] / values["d_model"]).where(values["d_ff"] > 0)
         values = values.assign(ff_ratio=ratio)
     ranges = {}
-    for name in _WORDS:
+    for name in WORDS:
         if name in values.columns and (known := values[name].dropna()).size:
             ranges[name] = (float(known.min()), float(known.max()))
     return ShapeFamily(ranges)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.fitting.checks import FitError
 from analysis.in_words import times
+from analysis.planning.doubts import VAST_LOSS
 from analysis.planning.plan import Plan
 from analysis.planning.plans import plans
-from analysis.planning.quantity import Quantity
 from analysis.reporting.elements import (
     card,
     count,
@@ -25,6 +25,7 @@ from analysis.reporting.elements import (
 )
 from analysis.reporting.evidence import frontier_values
 from analysis.reporting.formulas import mathml
+from analysis.reporting.plan_cards import with_interval
 from analysis.reporting.run_data import five_digits
 from analysis.reporting.summary import Summary
 from scaling.errors import ConfigError, TableError
@@ -68,7 +69,7 @@ class Beside:
                 "care, since the loss per token depends on it.</p>"
             )
         cards = [
-            card(name, *_answer(summary, plan))
+            card(escape(name), *_answer(summary, plan))
             for name, summary, plan in zip(
                 self.names, (self.first, self.second), (first, second), strict=True
             )
@@ -158,9 +159,9 @@ def _answer(summary: Summary, plan: Plan | None) -> list[str]:
     else:
         rows = [
             ("compute", f"{number(plan.C.value)} FLOPs"),
-            ("parameters", _with_interval(plan.N, count)),
-            ("tokens", _with_interval(plan.D, count)),
-            ("loss", _with_interval(plan.L, loss)),
+            ("parameters", with_interval(plan.N, count)),
+            ("tokens", with_interval(plan.D, count)),
+            ("loss", with_interval(plan.L, loss, vast=VAST_LOSS)),
         ]
         out.append(facts(rows))
         if plan.doubts:
@@ -170,7 +171,3 @@ def _answer(summary: Summary, plan: Plan | None) -> list[str]:
         out.append(f"<p>{mathml(summary.choice.first.law.formula)}</p>")
         out.append(f'<p class="muted">{escape(summary.choice.sentence)}</p>')
     return out
-
-
-def _with_interval(q: Quantity, write: Callable[[float], str]) -> str:
-    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high, write)}</span>'

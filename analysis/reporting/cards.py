@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.combination import Combination
-from analysis.fitting.reference import NEXT
 from analysis.fitting.result import FitResult
 from analysis.fitting.status import worth_telling
 from analysis.in_words import times
 from analysis.laws.symbols import name as name_of
-from analysis.planning.plan import Plan
 from analysis.planning.prediction import EXTRAPOLATION, STATISTICAL
-from analysis.planning.quantity import Quantity
 from analysis.reporting.elements import (
     card,
     cell,
@@ -35,106 +32,9 @@ from analysis.reporting.elements import (
 )
 from analysis.reporting.formulas import mathml, symbol
 from analysis.reporting.summary import Summary, key_of
-from scaling import units
 
-MARKS = {
-    "inside": ("good", "tested within the data"),
-    "tested": ("good", "extrapolates as far as tested"),
-    "untested": ("warn", "extrapolates further than tested"),
-    "unreliable": ("bad", "not supported"),
-}
-"""Kind and words of the mark of a plan, by where it lies."""
 _COUNTED = ("N", "D", "S", "B", "U")
 _INPUT_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "S": "steps"}
-
-
-def mark(plan: Plan, *, doubtful: bool | None = None) -> str:
-    """Return the mark of a plan: a word in a colour, never colour alone."""
-    doubtful = bool(plan.doubts) if doubtful is None else doubtful
-    kind, words = MARKS["unreliable" if doubtful else plan.extrapolation.band]
-    return f'<span class="mark {kind}">{words}</span>'
-
-
-# ------------------------------------------------------------------ plans
-
-
-def plan_section(summary: Summary) -> list[str]:
-    """Return the plans as cards: the next run, that of ten times more, and those of other laws."""
-    if summary.plan is None:
-        return []
-    laws = dict(summary.planned.plans) if summary.planned else {}
-    used = next(iter(laws), "")
-    cards = [card(f"{NEXT:g} times the compute{_by(used)}", *_plan(summary.plan, summary))]
-    if summary.further:
-        cards.append(card(f"{NEXT**2:g} times the compute{_by(used)}", *_plan(summary.further)))
-    out = [
-        "<h2>Plans</h2>",
-        "<p>The best runs for multiples of the compute of the largest run.</p>",
-        '<div class="cards">', *cards, "</div>",
-    ]  # fmt: skip
-    if len(laws) > 1 and summary.planned is not None:
-        errors = summary.planned.held_out
-        rows = [
-            (
-                cell(name), *(numeric(_with_interval(q, count)) for q in (p.N, p.D)),
-                numeric(_with_interval(p.L, loss)), numeric(percent(errors[name])),
-                cell("not supported" if p.doubts else ""),
-            )
-            for name, p in laws.items()
-        ]  # fmt: skip
-        header = ("law", "N", "D", "loss", "missed larger runs by", "remark")
-        out += [
-            f"<p>The same request under every law, at {number(summary.plan.C.value)} FLOPs:</p>",
-            table(header, rows, label="Plans of every law"),
-        ]
-    return out
-
-
-def _by(law: str) -> str:
-    return f", by {law}" if law else ""
-
-
-def _plan(plan: Plan, summary: Summary | None = None) -> Iterator[str]:
-    doubts = plan.doubts
-    if summary is not None and summary.planned is not None:
-        doubts = summary.planned.doubts
-    yield f"<p>{mark(plan, doubtful=bool(doubts))}</p>"
-    yield facts(
-        [
-            ("parameters", _with_interval(plan.N, count)),
-            ("tokens", _with_interval(plan.D, count)),
-            ("tokens per parameter", _with_interval(plan.tokens_per_parameter, number)),
-            ("compute", f"{number(plan.C.value)} FLOPs"),
-            ("loss", f"{_with_interval(plan.L, loss)} nats/token"),
-            ("batch size", f"{count(plan.recipe.B)} tokens"),
-            ("steps", count(plan.recipe.S)),
-            ("peak learning rate", number(plan.recipe.lr)),
-            *_model(plan),
-        ]
-    )
-    if doubts:
-        yield f"<p>{escape(sentence('; '.join(map(str, doubts))))}</p>"
-    yield details("How this was found", *_sources(plan, doubts))
-
-
-def _model(plan: Plan) -> Iterator[tuple[str, str]]:
-    for name, shape in (("shape", plan.shape), ("or, as the runs", plan.family_shape)):
-        if shape is not None:
-            m = shape.model
-            yield name, f"{m.n_layer} layers, width {m.d_model}, {m.n_head} heads"
-    if plan.memory is not None:
-        gpus = ", ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
-        states = units.data_size(plan.memory["states"])
-        yield "weights and optimizer", f"{states}: at least {gpus}"
-
-
-def _sources(plan: Plan, doubts: tuple[Any, ...]) -> Iterator[str]:
-    yield f"<p>From {escape(plan.source)}; {100 * plan.level:g} % intervals.</p>"
-    yield f"<p>Batch size: {escape(plan.recipe.origin('B'))}.</p>"
-    yield f"<p>Learning rate: {escape(plan.recipe.origin('lr'))}.</p>"
-    rest = [line for line in worth_telling(plan.status) if line not in doubts]
-    if rest:
-        yield f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in rest)}</ul>"
 
 
 # ------------------------------------------------------------------ laws
@@ -146,7 +46,7 @@ def law_section(summary: Summary) -> list[str]:
         return []
     used = key_of(summary.choice.first.law) if summary.choice else ""
     cards = [
-        card(_title(key, result, used == key), *_law(result))
+        card(escape(_title(key, result, used == key)), *_law(result))
         for key, result in sorted(summary.laws.items(), key=lambda item: item[0] != used)
     ]
     out = ["<h2>Laws</h2>", "<p>95 % intervals, clustered by run.</p>"]
@@ -232,12 +132,6 @@ def _row(row: Any) -> str:
     return f'{number(row["value"])} <span class="interval">{spread}</span>'
 
 
-def _with_interval(q: Quantity, write: Any) -> str:
-    if q.low == q.high == q.value:
-        return write(q.value)
-    return f'{write(q.value)} <span class="interval">{interval(q.low, q.high, write)}</span>'
-
-
 # ------------------------------------------------------------------ frontier, tasks, records
 
 
@@ -312,23 +206,6 @@ def record_section(summary: Summary) -> list[str]:
         "<h2>Predictions on record</h2>",
         f"<p>{escape(sentence(track.summary))}</p>",
         table(header, rows, label="Predictions on record"),
-    ]
-
-
-def answer_section(summary: Summary) -> list[str]:
-    """Return the answer in words, with its mark and what carries it."""
-    law, advice, doubts = summary.verdict
-    plan = summary.plan
-    doubted = summary.planned.doubts if summary.planned else plan.doubts if plan else ()
-    shown = (
-        mark(plan, doubtful=bool(doubted)) if plan else '<span class="mark bad">no answer</span>'
-    )
-    return [
-        '<section id="answer" aria-label="The answer">',
-        f'<p class="answer">{escape(advice)}</p>',
-        f"<p>{shown} {escape(law)}</p>",
-        f"<p>{escape(doubts)}</p>",
-        "</section>",
     ]
 
 

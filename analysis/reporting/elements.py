@@ -47,11 +47,20 @@ def loss(value: float) -> str:
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
-def interval(low: float, high: float, write: Callable[[float], str] = number) -> str:
-    """Return an interval in three digits, or the reason why it says nothing, as HTML."""
+def interval(
+    low: float,
+    high: float,
+    write: Callable[[float], str] = number,
+    *,
+    vast: float | None = None,
+) -> str:
+    """Return an interval in three digits, or the reason why it says nothing, as HTML.
+
+    One that spans a factor of `vast` says nothing.
+    """
     if write is number or low is None or high is None:
         return notebook.interval(low, high)
-    text = in_words.interval(low, high, write)
+    text = in_words.interval(low, high, write, vast=vast)
     return text.strip("[]") if text.startswith("[no") else text.replace(", ", ",\u00a0")
 
 
@@ -120,15 +129,35 @@ def details(summary: str, *parts: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
 
 
-def card(title: str, *parts: str) -> str:
-    """Return a card: a heading of plain text over parts that are HTML."""
-    return f'<article class="card"><h3>{escape(title)}</h3>{"".join(parts)}</article>'
+def card(title: str, *parts: str, name: str = "") -> str:
+    """Return a card: a heading over parts, all of them HTML."""
+    id_ = f' id="{name}"' if name else ""
+    return f'<article class="card"{id_}><h3>{title}</h3>{"".join(parts)}</article>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Return names and values, both HTML, as a list of definitions."""
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    """Return names and values, both HTML, as a list of definitions; rows without a value are
+    hidden."""
+    items = "".join(
+        f"<div{'' if re.sub('<[^>]*>', '', value) else ' hidden'}><dt>{name}</dt>"
+        f"<dd>{value}</dd></div>"
+        for name, value in rows
+    )
     return f'<dl class="facts">{items}</dl>'
+
+
+def live(key: str, markup: str) -> str:
+    """Return HTML that the page's script replaces when a reader changes the question."""
+    return f'<span data-of="{key}">{markup}</span>'
+
+
+def canvas(name: str, words: str, kind: str = "") -> str:
+    """Return a figure that the page's script draws, with words for those who cannot see it."""
+    class_ = f' class="{kind}"' if kind else ""
+    return (
+        f'<canvas id="plot-{name}"{class_} tabindex="0" role="application" '
+        f'aria-roledescription="figure" aria-label="{escape(words)}"></canvas>'
+    )
 
 
 def sentence(text: str) -> str:

@@ -12,30 +12,18 @@ import pandas as pd
 from analysis.fitting.checks import FitError
 from analysis.fitting.combination import Combination
 from analysis.fitting.held_out import compute_of_run, rms
-from analysis.fitting.reference import NEXT
 from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import Choice
 from analysis.frontiers.result import Frontier
 from analysis.laws import LawError
-from analysis.planning.plan import Plan
-from analysis.planning.price import price
-from analysis.planning.quantity import Quantity
 from analysis.reporting.run_data import five_digits, places
 from analysis.reporting.summary import Summary
 from scaling.errors import ConfigError, TableError
 
-FACTORS = (0.5, 1.0, 2.0, 4.0)
-"""Sizes in the table of deviations, as multiples of the best."""
-FLAT = 0.005
-"""Sizes whose loss is within this share of the best are as good as it."""
 _REACH = 1000.0
 """The frontier is drawn up to this many times the compute of the largest run."""
 _GRID = 61
 """Points of the frontier."""
-_BUDGETS = 9
-"""Budgets at which the loss at other sizes is computed; the page interpolates between them."""
-_SIZES = np.geomspace(1 / 16, 16, 49)
-"""Sizes at which it is computed, as multiples of the best."""
 
 
 def law_frontier(summary: Summary) -> Frontier | None:
@@ -130,71 +118,6 @@ def law_losses(summary: Summary) -> list[dict[str, Any]]:
         for name, p in planned.plans.items()
         if math.isfinite(p.L.value)
     ]  # fmt: skip
-
-
-def deviation_values(summary: Summary) -> dict[str, Any] | None:
-    """Return the loss at other sizes, at several budgets; None without a law of N and D.
-
-    `L` has a row per budget and a column per size; `table` is the price of each factor at the
-    plan's budget.
-    """
-    front = law_frontier(summary)
-    if front is None or front.fit is None or summary.plan is None:
-        return None
-    low, high = float(summary.runs["C"].min()), float(summary.runs["C"].max())
-    budgets = np.geomspace(low, _REACH * high, _BUDGETS)
-    best = front.at(C=budgets)["N"].to_numpy(float)
-    fine = np.isfinite(best) & (best > 0)
-    if fine.sum() < 2:
-        return None
-    budgets, best = budgets[fine], best[fine]
-    N = best[:, None] * _SIZES
-    with np.errstate(all="ignore"):
-        L = loss_at(front.fit, N, budgets[:, None] / np.asarray(front.per_token(N), float))
-    return {
-        "C": five_digits(budgets), "N": five_digits(best), "sizes": five_digits(_SIZES),
-        "L": [[_seven_digits(x) for x in row] for row in L], "flat": FLAT,
-    }  # fmt: skip
-
-
-def deviation_rows(summary: Summary) -> list[tuple[float, float, float, float, Quantity | None]]:
-    """Return (factor, N, D, L, compute for the loss of the best) of each size at the plan's
-    budget."""
-    front, best = law_frontier(summary), summary.plan
-    if front is None or front.fit is None or best is None:
-        return []
-    rows = []
-    for factor in FACTORS:
-        N = factor * best.N.value
-        D = best.C.value / float(front.per_token(N))
-        with np.errstate(all="ignore"):
-            L = float(loss_at(front.fit, np.array(N), np.array(D)))
-        rows.append((factor, N, D, L, _price(front, best, factor)))
-    return rows
-
-
-def loss_at(result: FitResult, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """Return the loss that a law of N and D predicts."""
-    return np.asarray(result.predict(N=N, D=D), float)
-
-
-def budget_words() -> str:
-    """Return the budget of the plan in words."""
-    return f"{NEXT:g} times the compute of the largest run"
-
-
-def _price(front: Frontier, best: Plan, factor: float) -> Quantity | None:
-    """Return the compute for the best loss at another size; None for the best size itself."""
-    if factor == 1:
-        return None
-    for each in best.deviations:
-        if each.factor == factor:
-            return each.compute
-    return price(front, N=best.N.value, D=best.D.value, factor=factor, level=best.level)
-
-
-def _seven_digits(value: float) -> float | None:
-    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _ids(result: FitResult) -> np.ndarray:

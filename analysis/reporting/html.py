@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from analysis.figures.registry import Results, drawings
 from analysis.reporting import (
     cards,
+    deviating,
     experiments,
+    plan_cards,
     planner,
     provenance,
     run_table,
@@ -101,14 +103,14 @@ def page(
     body = [
         f"<header><h1>{escape(name)}</h1></header>",
         "<main>",
-        *(planner.section(summary) or cards.answer_section(summary)),
+        *planner.section(summary),
         *linked.hero(),
         cards.spans(summary),
         *([f'<p class="muted">{escape(description)}</p>'] if description else []),
         *([] if beside is None else beside.section()),
         *linked.why(),
-        *linked.deviating(),
-        *cards.plan_section(summary),
+        *deviating.section(summary),
+        *plan_cards.plan_section(summary),
         *cards.law_section(summary),
         *cards.frontier_section(summary),
         *cards.ability_section(summary),

@@ -15,16 +15,13 @@ from analysis.in_words import times
 from analysis.reporting import evidence
 from analysis.reporting.beside import Beside
 from analysis.reporting.elements import (
+    canvas,
     count,
     escape,
-    interval,
     loss,
-    marked_up,
-    number,
-    numeric,
     percent,
-    table,
 )
+from analysis.reporting.plan_cards import budget_words
 from analysis.reporting.run_data import curve_values, embedded, run_values
 from analysis.reporting.summary import Summary
 
@@ -49,7 +46,6 @@ class Linked:
         self.backtest = evidence.backtest_values(choice, runs)
         self.residuals = evidence.residual_values(choice, runs)
         self.laws = evidence.law_losses(summary)
-        self.deviation = evidence.deviation_values(summary)
         self.curves = curve_values(runs, summary.curves)
 
     def data(self) -> str:
@@ -67,7 +63,6 @@ class Linked:
             "backtest": self.backtest,
             "residuals": self.residuals,
             "laws": self.laws,
-            "deviation": self.deviation,
             "colours": {"light": _stops(_LIGHT), "dark": _stops(_DARK)},
         }
         return f'<script id="data" type="application/json">{embedded(values)}</script>'
@@ -86,7 +81,7 @@ class Linked:
         return [
             '<figure class="plot">',
             f'<div class="controls">{against}</div>',
-            _canvas("hero", self._hero_words()),
+            canvas("hero", self._hero_words()),
             f'<ul class="key">{"".join(self._key())}</ul>',
             f"<figcaption>{how}{self._thinned()}</figcaption></figure>",
         ]
@@ -97,34 +92,6 @@ class Linked:
         if not figures:
             return []
         return ["<h2>Why believe it</h2>", '<div class="row">', *figures, "</div>"]
-
-    def deviating(self) -> list[str]:
-        """Return what other sizes cost; nothing without a law of N and D."""
-        rows = evidence.deviation_rows(self.summary)
-        plan = self.summary.plan
-        if not rows or plan is None or self.deviation is None:
-            return []
-        best = rows[evidence.FACTORS.index(1.0)][3]
-        cells = [
-            (
-                marked_up(f"{factor:g}× the best size"), numeric(count(N)), numeric(count(D)),
-                numeric(loss(L)),
-                numeric("–" if factor == 1 else percent(L / best - 1, signed=True)),
-                numeric("1" if price is None else f"{number(price.value)} times "
-                        f'<span class="muted">{interval(price.low, price.high)}</span>'),
-            )
-            for factor, N, D, L, price in rows
-        ]  # fmt: skip
-        header = ("size", "N", "D at this compute", "loss", "loss above the best",
-                  "compute for the best loss")  # fmt: skip
-        return [
-            "<h2>What it costs to deviate</h2>",
-            '<figure class="plot">',
-            _canvas("deviation", "Loss against the number of parameters at a fixed compute."),
-            '<figcaption id="deviation-words" aria-live="polite"></figcaption></figure>',
-            f"<p>At {number(plan.C.value)} FLOPs, {evidence.budget_words()}:</p>",
-            table(header, cells, label="The price of other sizes"),
-        ]
 
     def _answer(self) -> dict[str, float] | None:
         plan = self.summary.plan
@@ -201,7 +168,7 @@ class Linked:
         return [
             '<figure class="plot small">',
             "<h3>Held-out error</h3>",
-            _canvas("backtest", f"Errors on held-out runs. {words}"),
+            canvas("backtest", f"Errors on held-out runs. {words}"),
             f'<ul class="key">{key}</ul><figcaption>{words}</figcaption></figure>',
         ]
 
@@ -216,8 +183,8 @@ class Linked:
         return [
             '<figure class="plot small">',
             "<h3>Residuals</h3>",
-            _canvas("residuals-N", f"Residuals against parameters. {words}", "half"),
-            _canvas("residuals-D", f"Residuals against tokens. {words}", "half"),
+            canvas("residuals-N", f"Residuals against parameters. {words}", "half"),
+            canvas("residuals-D", f"Residuals against tokens. {words}", "half"),
             f"<figcaption>{words}</figcaption></figure>",
         ]
 
@@ -225,24 +192,17 @@ class Linked:
         if len(self.laws) < 2:
             return []
         L = [each["L"] for each in self.laws]
-        words = (
-            f"With {evidence.budget_words()}, the laws predict losses from {min(L):.3g} to "
-            f"{max(L):.3g} at the best size of each."
-        )
+        plan = self.summary.plan
+        assert plan is not None
+        budget = budget_words(plan.C.value, float(self.summary.runs["C"].max()))
+        words = f"With {budget}, the laws predict losses from {loss(min(L))} to {loss(max(L))}."
         return [
             '<figure class="plot small">',
             "<h3>Disagreement of laws</h3>",
-            _canvas("laws", words),
-            f"<figcaption>{words} Lines: 95 % intervals.</figcaption></figure>",
+            canvas("laws", "The loss that each law predicts, with its interval."),
+            f'<figcaption><span id="laws-words">{words}</span> Lines: 95 % intervals.</figcaption>'
+            "</figure>",
         ]
-
-
-def _canvas(name: str, words: str, kind: str = "") -> str:
-    class_ = f' class="{kind}"' if kind else ""
-    return (
-        f'<canvas id="plot-{name}"{class_} tabindex="0" role="application" '
-        f'aria-roledescription="figure" aria-label="{escape(words)}"></canvas>'
-    )
 
 
 def _sign(drawing: str, words: str) -> str:

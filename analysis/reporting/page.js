@@ -248,7 +248,7 @@ function law(pen, k) {
   pen.setLineDash(DASHES[k % DASHES.length]);
   pen.lineWidth = 2;
 }
-const tests = data.backtest, off = data.residuals, disagree = data.laws, price = data.deviation;
+const tests = data.backtest, off = data.residuals, disagree = data.laws;
 const specs = {
   hero: heroSpec,
   backtest: tests && {
@@ -291,7 +291,7 @@ const specs = {
 };
 for (const x of ['N', 'D']) specs[`residuals-${x}`] = off && {
   x: {log: true, label: () => LABELS[x], range: () => spread(known(off[x]), 0.06)},
-  y: {log: false, label: 'Measured over fitted [%]', range: () => {
+  y: {log: false, label: 'Residual [%]', range: () => {
     const most = 1.1 * (highest(known(off.off).map(Math.abs)) || 1);
     return [-most, most];
   }},
@@ -305,39 +305,24 @@ for (const x of ['N', 'D']) specs[`residuals-${x}`] = off && {
 };
 
 // ---------------------------------------------------------------- what it costs to deviate
-function sizesAt(C) {
-  const x = Math.log(C), all = price.C.map(Math.log);
-  let k = all.findIndex(each => each > x) - 1;
-  if (k < -1) k = all.length - 2;
-  k = Math.min(Math.max(k, 0), all.length - 2);
-  const share = Math.min(Math.max((x - all[k]) / (all[k + 1] - all[k]), 0), 1);
-  const mix = (a, b) => a === null || b === null ? null
-    : Math.exp((1 - share) * Math.log(a) + share * Math.log(b));
-  const best = mix(price.N[k], price.N[k + 1]);
-  return {N: price.sizes.map(factor => factor * best),
-    L: price.sizes.map((_, j) => mix(price.L[k][j], price.L[k + 1][j]))};
-}
-let offered = price && answer ? sizesAt(answer.C) : null;
-function flat() {
-  const least = lowest(known(offered.L)), good = offered.N.filter(
-    (_, k) => offered.L[k] !== null && offered.L[k] <= least * (1 + price.flat));
-  return [lowest(good), highest(good)];
-}
-specs.deviation = offered && {
+let offered = null;  // the curve of the event `compared`: shares of the loss above the best one
+const shares = values => values.map(value => value === null ? null : 100 * value);
+specs.deviation = {
   x: {log: true, label: () => LABELS.N, range: () => spread(offered.N, 0.01)},
-  y: {log: false, label: 'Loss at this compute [nats/token]', range: () => {
-    const least = lowest(known(offered.L)), most = highest(known(offered.L));
-    return [least - 0.06 * (most - least), most];
+  y: {log: false, label: 'Loss above the best [%]', range: () => {
+    const most = highest(known(shares(offered.over)));
+    return [Math.max(lowest(known(shares(offered.low))), -most) - 0.04 * most, most];
   }},
   below: (plot, pen) => {
-    const [low, high] = flat();
+    const [low, high] = offered.flat.map(plot.X);
     pen.fillStyle = colour('good');
     pen.globalAlpha = 0.18;
-    pen.fillRect(plot.X(low), plot.top, plot.X(high) - plot.X(low), plot.height);
+    pen.fillRect(low, plot.top, high - low, plot.height);
+    pen.fillStyle = pen.strokeStyle = colour('accent');
+    plot.band(pen, offered.N, shares(offered.low), shares(offered.high));
     pen.globalAlpha = 1;
-    pen.strokeStyle = colour('accent');
     pen.lineWidth = 2;
-    plot.path(pen, offered.N, offered.L);
+    plot.path(pen, offered.N, shares(offered.over));
   },
   above: (plot, pen) => {
     if (!answer || !answer.N) return;

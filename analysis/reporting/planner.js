@@ -1,57 +1,11 @@
-// The controls of the planner: sliders, pins and units. planner_model.js computes the answer.
+// The controls of the planner: sliders, pins and units. planner_model.js computes the answer,
+// planner_words.js and planner_sections.js tell it.
 
 const element = name => document.getElementById('planner-' + name);
 const data = JSON.parse(element('data').textContent);
 const model = plannerModel(data);
 const SYMBOLS = ['C', 'N', 'D'];
-const NAMES = {C: 'the compute', N: 'the parameters', D: 'the tokens'};
-
-// ---------------------------------------------------------------- words
-
-const three = x => String(Number(x.toPrecision(3))).replace('e+', 'e');
-function count(x) {  // scaling.units.count
-  for (const [prefix, scale] of [['T', 1e12], ['B', 1e9], ['M', 1e6], ['k', 1e3]])
-    if (Math.abs(x) >= 0.9995 * scale) return three(x / scale) + prefix;
-  return three(x);
-}
-const flops = x => x.toExponential(2).replace('e+', 'e');
-const loss = x => x.toFixed(2);
-const percent = x => Number((100 * x).toPrecision(2)) + ' %';
-function times(x) {
-  const names = [['trillion', 1e12], ['billion', 1e9], ['million', 1e6]];
-  for (const [name, unit] of names)
-    if (x >= unit) return Number((x / unit).toPrecision(2)) + ' ' + name;
-  const rounded = Number(x.toPrecision(2));
-  return rounded >= 10 ? rounded.toLocaleString('en') : String(rounded);
-}
-function interval(q, write, vast) {
-  if (Number.isNaN(q.low) || Number.isNaN(q.high)) return 'no interval';
-  const open = !(q.high < 1e40);
-  if ((q.low > 0 && !open && q.high > vast * q.low) || (open && !(q.low > 0)))
-    return 'not identified';
-  return open ? `[${write(q.low)}, not bounded above]` : `[${write(q.low)}, ${write(q.high)}]`;
-}
-function ratio(x) {
-  if (x === Infinity) return 'unreachable';
-  if (x > 100) return 'more than 100x';
-  if (x < 0.01) return 'less than 1/100';
-  const change = 100 * (x - 1);
-  return x < 11 ? `${change < 0 ? '\u2212' : '+'}${Math.abs(change).toFixed(1)} %` : three(x) + 'x';
-}
-function spread({low, high}) {
-  if (Number.isNaN(low) || Number.isNaN(high)) return 'no interval';
-  if (low < 0.01 && high > 100) return 'not identified';
-  if (low === Infinity) return '';
-  return `[${ratio(low)}, ${ratio(high)}]`;
-}
-// A number as people write it: 2e12, 1,000,000, 7B or 1.5 T (scaling.units.number).
-function written(text) {
-  const [, number, unit] = text.replace(/[, _]/g, '').match(/^(.*?)([kmbgt]?)$/i);
-  const scale = {k: 1e3, m: 1e6, b: 1e9, g: 1e9, t: 1e12}[unit.toLowerCase()] || 1;
-  return number ? Number(number) * scale : NaN;
-}
-const digits = (x, n) => Number(x.toPrecision(n));
-const word = x => x >= 1e6 || x < 1e-3 ? x.toExponential().replace('e+', 'e') : String(x);
+const VAST = 1e4, VAST_LOSS = 10;  // analysis.planning.doubts
 
 // ---------------------------------------------------------------- the question
 
@@ -108,110 +62,6 @@ function answer() {
   return model.run(state.N, state.D, {unique});
 }
 
-// ---------------------------------------------------------------- the answer in words
-
-function sentence(found) {
-  const run = `${count(found.N.value)} parameters on ${count(found.D.value)} tokens`;
-  const result = `loss ${loss(found.L.value)} ${interval(found.L, loss, 10)}`;
-  const C = found.C.value, more = C / data.start.largest, budget = `${flops(C)} FLOPs`;
-  const lead = {
-    C: more > 1.01 ? `With ${times(more)}x the compute` : `With ${budget}`,
-    N: `To make the best of ${count(found.N.value)} parameters, ${budget}`,
-    D: `To make the best of ${count(found.D.value)} tokens, ${budget}`,
-    ND: `With ${budget}, spent as pinned`,
-  }[found.asked];
-  const missed = data.test.cuts
-    ? `the law missed its held-out runs by ${data.test.missed}` : 'the law was not tested';
-  return `${lead}: ${run}, ${result}; ${missed}.`;
-}
-
-// The mark: the word, and a class for its colour.
-function mark(found) {
-  if (found.doubts.length) return ['not supported', 'bad'];
-  const {band} = found.extrapolation;
-  return band === 'untested' ? ['extrapolates', 'warn'] : ['tested within', 'good'];
-}
-function carried() {
-  const share = each => data.members.length > 1
-    ? `${each.name} (${Math.round(100 * each.weight)} %)` : each.name;
-  const by = `Carried by ${data.members.map(share).join(' and ')}`;
-  if (!data.test.cuts) return `${by}; the runs are too few to hold any out as a test.`;
-  return `${by}; fitted to the smaller runs alone, it missed the ${data.test.runs} larger ones, `
-    + `up to ${times(data.test.reach)}x the compute, by ${data.test.missed}.`;
-}
-// What is most likely to make the answer wrong: the first of analysis.planning.answer.doubts.
-function doubt(found) {
-  const {extrapolation: far, doubts} = found;
-  if (doubts.length) return unreliable(doubts[0], far);
-  const C = far.beyond.C, {test} = data;
-  if (!test.cuts) return 'the law was not tested on larger runs';
-  if (C > test.reach)
-    return `the law was tested up to ${times(test.reach)} times the compute, and this is `
-      + `${times(C)} times`;
-  const near = found.rivals.filter(each => each.error <= test.similar * test.error);
-  const sizes = near.map(each => each.N), all = [found.N.value, ...sizes];
-  if (near.length && Math.max(...all) >= test.different * Math.min(...all)) {
-    if (near.length > 1)
-      return `laws that predict about as well say ${count(Math.min(...sizes))} to `
-        + `${count(Math.max(...sizes))} parameters`;
-    return `${near[0].name}, which missed the larger runs by ${near[0].missed}, says `
-      + `${count(near[0].N)} parameters on ${count(near[0].D)} tokens`;
-  }
-  if (found.unique * 1.005 < found.D.value)
-    return `D is ${three(found.D.value / found.unique)} epochs of the unique tokens, whose worth `
-      + 'is that of other work';
-  const N = found.N.value / data.ranges.N[1], D = found.D.value / data.ranges.D[1];
-  if (Math.max(N, D) > data.doubts.longer) {
-    const parts = [];
-    if (N > data.doubts.longer) parts.push(`${times(N)} times as many parameters`);
-    if (D > data.doubts.longer) parts.push(`${times(D)} times as many tokens`);
-    return `it takes ${parts.join(' and ')} as any run`;
-  }
-  const B = found.recipe.beyond.B || 1;
-  if (B > data.doubts.longer) return `its batches are ${times(B)} times those of the runs`;
-  if (!data.doubts.searched) return 'its learning rate follows a rule and was not searched';
-  return data.doubts.one_seed ? 'every run has the same seed, so their noise is unknown' : '';
-}
-function unreliable(line, far) {
-  const name = line.name || far.excess[0];
-  switch (line.code) {
-    case 'unreliable_extrapolation':
-      return far.below.includes(name)
-        ? `${NAMES[name]} are ${times(far.beyond[name])} times below those of any run`
-        : `this is ${times(far.beyond[name])} times ${NAMES[name]} of the largest run`;
-    case 'loss_uncertain':
-      return line.half < 1 ? `the loss is known to about ${percent(line.half)}`
-        : 'the loss is hardly known at all';
-    case 'no_interval': return `no interval of ${line.names.join(', ')} is known`;
-    case 'wide_interval':
-      return line.factor < 1e6
-        ? `the interval of ${line.name} spans a factor of ${times(line.factor)}`
-        : `the interval of ${line.name} has no end`;
-    case 'laws_disagree':
-      return `${line.low} and ${line.high} predict the larger runs about equally well and differ `
-        + `by a factor of ${times(line.factor)} in N`;
-    default: return line.text;
-  }
-}
-
-function command(found) {
-  const {peak, mfu, price} = device(), words = [data.command];
-  if (found.asked === 'C' && state.unit === 'flops') words.push(`--flops ${word(state.C)}`);
-  else if (found.asked === 'C') {
-    if (state.unit === 'hours') words.push(`--gpus 1 --hours ${word(state.amount)}`);
-    else words.push(`--dollars ${word(state.amount)} --dollars-per-hour ${word(price)}`);
-    words.push(`--gpu ${element('device').value}`);
-    if (element('precision').value !== 'bf16')
-      words.push(`--precision ${element('precision').value}`);
-    if (mfu !== data.mfu) words.push(`--mfu ${word(mfu)}`);
-  }
-  if (found.asked.includes('N')) words.push(`--params ${word(state.N)}`);
-  if (found.asked.includes('D')) words.push(`--tokens ${word(state.D)}`);
-  if (found.served) words.push(`--inference-tokens ${word(found.served)}`);
-  if (found.unique < Infinity) words.push(`--unique-tokens ${word(found.unique)}`);
-  return words.join(' ');
-}
-
 // ---------------------------------------------------------------- drawing
 
 function put(name, text, values = {}) {
@@ -219,30 +69,14 @@ function put(name, text, values = {}) {
   if (at.textContent !== text) at.textContent = text;
   for (const [key, value] of Object.entries(values)) at.dataset[key] = value;
 }
-function quantity(name, q, write, vast = 1e4) {
+function quantity(name, q, write, vast = VAST) {
   put(name, write(q.value), q);
   put(name + '-interval', q.low === q.high && name !== 'L' ? 'as asked' : interval(q, write, vast));
 }
-function cost(found) {
-  const rows = found.deviations.map(({factor, value, low, high, D}) => {
-    const row = document.createElement('tr');
-    const cells = [
-      `${factor} x N`, ratio(value), spread({low, high}), value <= 100 ? count(D) : '\u2013'];
-    cells.forEach((text, i) => {
-      const cell = document.createElement(i ? 'td' : 'th');
-      if (!i) cell.scope = 'row';
-      cell.textContent = text;
-      row.append(cell);
-    });
-    Object.assign(row.dataset, {factor, value, low, high, tokens: D});
-    return row;
-  });
-  element('cost').hidden = !rows.length;
-  element('cost').tBodies[0].replaceChildren(...rows);
-  const {best} = found;
-  put('deviation', best ? `At this compute ${count(best.N)} parameters on ${count(best.D)} tokens `
-    + `are best, with a loss of ${best.L.toFixed(3)}. A run of the best size reaches the loss of `
-    + `yours with ${percent(Math.max(found.excess, 0) / (1 + found.excess))} less compute.` : '');
+function deviation({best, excess}) {
+  put('deviation', excess === undefined ? '' : `At this compute ${count(best.N)} parameters on `
+    + `${count(best.D)} tokens are best, with a loss of ${loss(best.L)}. A run of the best size `
+    + `reaches the loss of yours with ${percent(Math.max(excess, 0) / (1 + excess))} less compute.`);
 }
 function draw() {
   const found = answer();
@@ -252,14 +86,15 @@ function draw() {
   if (!found) {
     put('answer', 'No plan: the best run for this question is far beyond anything that the law '
       + 'can describe.');
-    put('mark', 'not supported', {mark: 'bad'});
+    put('mark', data.marks.unreliable[1], {mark: data.marks.unreliable[0]});
     for (const name of ['trust', 'doubt', 'deviation']) put(name, '');
+    later(null);
     return;
   }
   for (const name of SYMBOLS) if (!state.pins.includes(name)) state[name] = found[name].value;
   if (!state.pins.includes('C')) state.amount = state.C / flopsPerUnit();
   if (!single) state.C = found.C.value;
-  const [text, colour] = mark(found), why = doubt(found);
+  const [colour, text] = mark(found), why = doubt(found);
   put('answer', sentence(found), {});
   put('mark', text, {mark: colour});
   put('trust', carried());
@@ -267,16 +102,16 @@ function draw() {
   quantity('C', found.C, flops);
   quantity('N', found.N, count);
   quantity('D', found.D, count);
-  quantity('ratio', found.ratio, three);
-  quantity('L', found.L, x => x.toFixed(3), 10);
+  quantity('ratio', found.ratio, general);
+  quantity('L', found.L, loss, VAST_LOSS);
   const {B, S, lr, beyond} = found.recipe;
-  for (const [name, value, write] of [['B', B, count], ['S', S, count], ['lr', lr, three]]) {
+  for (const [name, value, write] of [['B', B, count], ['S', S, count], ['lr', lr, general]]) {
     put(name, write(value), {value});
     if (!data.recipe.sources[name]) continue;
     const far = beyond[name] > data.extrapolation.inside ? `; ${times(beyond[name])}x beyond the runs` : '';
     put(name + '-interval', data.recipe.sources[name] + far);
   }
-  cost(found);
+  deviation(found);
   put('command', command(found));
   follow(found);
   const {C, N, D, L} = found;
@@ -284,6 +119,13 @@ function draw() {
     C: C.value, N: N.value, D: D.value, L: L.value, L_low: L.low, L_high: L.high,
   }}));
   announce(`${text}. ${sentence(found)}`);
+  later(found);
+}
+// The answer is drawn first; the plans and prices below it follow in the next frame.
+let next = 0;
+function later(found) {
+  cancelAnimationFrame(next);
+  next = requestAnimationFrame(() => drawSections(found));
 }
 
 // Sliders and number fields follow the answer, except the one in use.
@@ -311,9 +153,9 @@ function spoken(name, value) {
   if (name !== 'C') return `${count(value)} ${name === 'N' ? 'parameters' : 'tokens'}`;
   const more = value / data.start.largest, {peak, mfu, price} = device();
   const hours = value / (3600 * peak * mfu), gpu = element('device').value;
-  const money = state.unit === 'dollars' ? `$${three(hours * price)}, ` : '';
-  return `${flops(value)} FLOPs, ${times(more)}x the largest run: ${money}${three(hours)} hours `
-    + `of one ${gpu}`;
+  const money = state.unit === 'dollars' ? `$${general(hours * price)}, ` : '';
+  return `${flops(value)} FLOPs, ${times(more)}x the largest run: ${money}${duration(hours)} of `
+    + `one ${gpu}`;
 }
 
 // Screen readers hear the answer once the controls rest.

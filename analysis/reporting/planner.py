@@ -11,18 +11,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from analysis.frontiers.choice import percent
-from analysis.in_words import interval, times
+from analysis.in_words import times
 from analysis.planning.accelerators import GPUS, MFU
 from analysis.planning.answer import flops
 from analysis.planning.doubts import VAST_LOSS
 from analysis.planning.plan import Plan
-from analysis.reporting.elements import package_file
-from analysis.reporting.planner_data import LEVEL, data_of
+from analysis.reporting.elements import interval, loss, package_file
+from analysis.reporting.law_numbers import LEVEL
+from analysis.reporting.plan_cards import mark_of
+from analysis.reporting.planner_data import data_of
 from analysis.reporting.run_data import embedded
 from analysis.reporting.summary import Summary
 from scaling import units
 
-_CODE = ("planner_model.js", "planner.js")
+MODEL = (
+    "planner_formats.js", "planner_numbers.js", "planner_law.js", "planner_prices.js",
+    "planner_shapes.js", "planner_model.js",
+)  # fmt: skip
+"""The scripts that compute plans, in order."""
+_CODE = (*MODEL, "planner_words.js", "planner_sections.js", "planner.js")
 _DEVICE = "h100"
 """The accelerator shown first, the default of `scaling plan`."""
 _PRICE = 2.5
@@ -96,8 +103,6 @@ STYLE = """
   .planner-numbers th, .planner-numbers td { border: 0; padding: 0; width: auto; }
   .planner-numbers td:nth-of-type(2) { grid-column: 1 / -1; text-align: right; width: auto; }
 }
-.planner-scroll { overflow-x: auto; }
-.planner-cost th, .planner-cost td { white-space: nowrap; }
 .planner-command { margin: 1rem 0; }
 .planner-command code { background: var(--paper); border: 1px solid var(--line);
   border-radius: .3rem; display: block; font-size: .85rem; margin: 0 0 .5rem;
@@ -162,16 +167,17 @@ def script() -> str:
 def _answer(summary: Summary, plan: Plan) -> Iterator[str]:
     """The sentence and its trust for the first budget, as a page without scripts shows them."""
     more = plan.C.value / float(summary.runs["C"].max())
-    ends = interval(plan.L.low, plan.L.high, ".2f", vast=VAST_LOSS)
+    ends = interval(plan.L.low, plan.L.high, loss, vast=VAST_LOSS)
     choice = summary.choice
     missed = "the law was not tested"
     if choice is not None and choice.test.cuts:
         missed = f"the law missed its held-out runs by {percent(choice.test.error)}"
     budget = f"{times(more)}x the compute" if more > 1.01 else f"{flops(plan.C.value)} FLOPs"
     run = f"{units.count(plan.N.value)} parameters on {units.count(plan.D.value)} tokens"
-    sentence = f"With {budget}: {run}, loss {plan.L.value:.2f} {ends}; {missed}."
+    sentence = f"With {budget}: {run}, loss {loss(plan.L.value)} {ends}; {missed}."
     law, _, doubt = summary.verdict
-    word, mark = _mark(plan)
+    doubtful = bool(summary.planned.doubts if summary.planned else plan.doubts)
+    mark, word = mark_of(plan, doubtful=doubtful)
     yield f'<p id="planner-answer" class="planner-answer">{html.escape(sentence)}</p>'
     yield (
         '<p class="planner-trust">'
@@ -179,15 +185,6 @@ def _answer(summary: Summary, plan: Plan) -> Iterator[str]:
         f'<span id="planner-trust">{html.escape(law)}</span> '
         f'<strong id="planner-doubt">{html.escape(doubt)}</strong></p>'
     )
-
-
-def _mark(plan: Plan) -> tuple[str, str]:
-    """Return how far the answer may be trusted: a word, and the colour that goes with it."""
-    if plan.doubts:
-        return "not supported", "bad"
-    if plan.extrapolation.band == "untested":
-        return "extrapolates", "warn"
-    return "tested within", "good"
 
 
 def _controls() -> Iterator[str]:
@@ -270,18 +267,14 @@ def _numbers() -> Iterator[str]:
         '<div><table class="planner-numbers">'
         f"<caption>The answer, with {LEVEL:.0%} intervals</caption><tbody>{body}</tbody></table>"
         '<p id="planner-deviation" class="planner-words"></p>'
-        '<div class="planner-scroll" tabindex="0" role="region" aria-label="Price of another size">'
-        '<table id="planner-cost" class="planner-cost">'
-        "<caption>Price of another size: compute for the same loss</caption>"
-        '<thead><tr><th scope="col">size</th><th scope="col">compute</th>'
-        '<th scope="col">interval</th><th scope="col">tokens</th></tr></thead>'
-        "<tbody></tbody></table></div></div>"
+        "</div>"
     )
 
 
 def _holds(data: dict[str, Any]) -> str:
     """How many draws the page holds, and what it does with them."""
-    draws = f"{data['count']:,} draws of the fit" if data["count"] else "the fit, without draws"
+    count = data["laws"][0]["count"]
+    draws = f"{count:,} draws of the fit" if count else "the fit, without draws"
     return (
         f"This page holds {draws} and computes every number from them as `scaling plan` does; it "
         "loads and sends nothing. The intervals assume that the law holds where it is used."

@@ -1,374 +1,8 @@
-// The plan of `scaling plan`, computed from the draws of a fit. Each function names the Python that
-// it repeats; tests compare their numbers.
-
-// analysis/reporting/planner_data.py: a law is six numbers, E, log A, log B, alpha, beta and k.
-const WIDTH = 6;
-
-function unpacked(text) {
-  const bytes = Uint8Array.from(atob(text || ''), letter => letter.charCodeAt(0));
-  return new Float64Array(bytes.buffer);
-}
-
-function logaddexp(a, b) {
-  if (a === b) return a + Math.LN2;
-  return a > b ? a + Math.log1p(Math.exp(b - a)) : b + Math.log1p(Math.exp(a - b));
-}
-
-function good(value) {
-  return Number.isFinite(value) && value > 0;
-}
-
-// ---------------------------------------------------------------- intervals
-
-// analysis.fitting.draws.containing
-function containing(value, low, high) {
-  if (!(value < low || value > high)) return [low, high];
-  const positive = value > 0 && low > 0;
-  const left = positive ? value * (value / high) : 2 * value - high;
-  const right = positive ? value * (value / low) : 2 * value - low;
-  const least = (a, b) => Number.isNaN(a) ? b : Number.isNaN(b) ? a : Math.min(a, b);
-  return [least(low, left), -least(-high, -right)];
-}
-
-// analysis.fitting.draws.central_interval; `draws` is sorted in place
-function centralInterval(draws, quantiles) {
-  for (let j = 0; j < draws.length; j++) {
-    const x = Number.isNaN(draws[j]) ? 1e300 : draws[j];
-    draws[j] = Math.min(Math.max(x, -1e300), 1e300);
-  }
-  draws.sort();
-  const end = q => {
-    const at = q * (draws.length - 1), i = Math.floor(at), t = at - i;
-    const a = draws[i], b = draws[Math.min(i + 1, draws.length - 1)];
-    const x = t < 0.5 ? a + (b - a) * t : b - (b - a) * (1 - t);
-    return Math.abs(x) > 1e250 ? Math.sign(x) * Infinity : x;
-  };
-  return [end(quantiles.low), end(quantiles.high)];
-}
-
-function halfToEven(x) {
-  const down = Math.floor(x), rest = x - down;
-  return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
-}
-
-// analysis.planning.quantity.quantity_of
-function quantityOf(value, draws, quantiles) {
-  if (!draws.length) return {value, low: NaN, high: NaN};
-  const below = draws.map(x => Number.isNaN(x) ? 0 : x).sort();
-  const above = draws.map(x => Number.isNaN(x) ? Infinity : x).sort();
-  const last = draws.length - 1;
-  const [low, high] = containing(
-    value, below[halfToEven(quantiles.low * last)], above[halfToEven(quantiles.high * last)]);
-  return {value, low, high};
-}
-
-// ---------------------------------------------------------------- the model
+// The plan of `scaling plan`, computed from the draws of the fits.
 
 function plannerModel(data) {
-  const quantiles = data.quantiles[String(data.level)];
-  const combined = data.combined && {...data.combined, moved: unpacked(data.combined.moved)};
-  const members = data.members.map(each => ({
-    ...each,
-    draws: unpacked(each.draws), residuals: unpacked(each.residuals), moved: unpacked(each.moved),
-  }));
-  const point = Float64Array.from(data.point, x => x === null ? NaN : x);
-  for (const each of members)
-    each.point = Float64Array.from(each.point, x => x === null ? NaN : x);
-  const count = data.count, mixed = new Float64Array(count * WIDTH);
-  let filled = 0;
-  members.forEach((each, i) => {
-    const rows = each.draws.subarray(0, data.mixed[i] * WIDTH);
-    mixed.set(rows, filled);
-    filled += rows.length;
-  });
-
-  // analysis.data_limits.repeating
-  function fresh(lnD, unique) {
-    if (unique === Infinity) return lnD;
-    const D = Math.exp(lnD);
-    if (D <= unique) return lnD;
-    return Math.log(unique - unique * data.R_D * Math.expm1(-(D - unique) / unique / data.R_D));
-  }
-  function repeatedFor(lnFresh, unique) {  // the inverse; infinite if no repetition is worth it
-    const D = Math.exp(lnFresh);
-    if (D <= unique) return lnFresh;
-    const left = 1 - (D - unique) / (unique * data.R_D);
-    return left > 0 ? Math.log(unique - unique * data.R_D * Math.log(left)) : Infinity;
-  }
-  function lossAt(P, o, lnN, lnD, unique) {
-    const k = P[o + 5];
-    const ofN = k * (P[o + 1] - P[o + 3] * lnN);
-    const ofD = k * (P[o + 2] - P[o + 4] * fresh(lnD, unique));
-    return P[o] + Math.exp(logaddexp(ofN, ofD) / k);
-  }
-
-  // analysis.frontiers.optimum.minimise_over_size
-  function minimised(loss, C, served) {
-    const at = u => {
-      const N = Math.exp(u), D = (C - 2 * N * served) / (6 * N);
-      return D > 0 ? loss(Math.log(N), Math.log(D)) : NaN;
-    };
-    let low = 0, high = Math.log(Math.max(C / 6, 2)), known = true;
-    for (let round = 0; round < 5; round++) {
-      let best = 0, least = Infinity, seen = false;
-      const span = high - low;
-      for (let i = 0; i < 33; i++) {
-        const v = at(low + span * (i / 32));
-        if (!Number.isFinite(v)) continue;
-        seen = true;
-        if (v < least) [least, best] = [v, i];
-      }
-      known = known && seen;
-      const ends = [Math.max(best - 1, 0), Math.min(best + 1, 32)];
-      [low, high] = ends.map(i => low + span * (i / 32));
-    }
-    return known ? parabola(at, (low + high) / 2) : NaN;
-  }
-  function parabola(at, u) {
-    const left = at(u - 1e-3), mid = at(u), right = at(u + 1e-3), bend = left - 2 * mid + right;
-    const shift = bend > 0 ? 0.5 * (left - right) / bend : 0;
-    return Math.exp(u + 1e-3 * Math.min(Math.max(shift, -1), 1));
-  }
-  // The same minimum sooner: in ln N, the logarithm of L - E is convex, so that its slope has one
-  // zero, which Newton's method finds. The grids remain for draws with exponents below zero.
-  function minimum(P, o, C, served, unique) {
-    const a = P[o + 1], b = P[o + 2], al = P[o + 3], be = P[o + 4], k = P[o + 5];
-    const loss = (lnN, lnD) => lossAt(P, o, lnN, lnD, unique);
-    if (!(al > 0 && be > 0 && k > 0)) return minimised(loss, C, served);
-    let low = 0, high = Math.log(Math.max(C / 6, 2));
-    if (served > 0) high = Math.min(high, Math.log(C / (2 * served)));
-    let slope = 0, u = 0;
-    const off = x => {
-      const q = served > 0 ? 2 * Math.exp(x) * served / (C - 2 * Math.exp(x) * served) : 0;
-      const lnD = Math.log(C / 6) - x - Math.log1p(q);
-      let ofD = lnD, lnE = Math.log1p(q), more = q;
-      if (unique !== Infinity && Math.exp(lnD) > unique) {
-        ofD = fresh(lnD, unique);
-        const D = Math.exp(lnD), worth = lnD - (D - unique) / unique / data.R_D - ofD;
-        lnE += worth;
-        more = q - (1 - D / (unique * data.R_D) - Math.exp(worth)) * (1 + q);
-      }
-      slope = k * (be * Math.exp(lnE) + al) + more;
-      return k * ((b - be * ofD) - (a - al * x)) - Math.log(al / be) + lnE;
-    };
-    u = (Math.log(al / be) / k + a - b + be * Math.log(C / 6)) / (al + be);
-    if (!(u > low && u < high)) u = (low + high) / 2;
-    for (let i = 0; i < 100; i++) {
-      const f = off(u);
-      if (Number.isNaN(f)) return minimised(loss, C, served);
-      if (f > 0) high = u; else low = u;
-      let next = u - f / slope;
-      if (!(next > low && next < high)) next = (low + high) / 2;
-      if (Math.abs(next - u) < 1e-11) break;
-      u = next;
-    }
-    if (u < 0.01 || u > Math.log(C / 6) - 0.01) return minimised(loss, C, served);
-    return parabola(x => {
-      const N = Math.exp(x), D = (C - 2 * N * served) / (6 * N);
-      return D > 0 ? loss(Math.log(N), Math.log(D)) : NaN;
-    }, u);
-  }
-  // analysis.frontiers.optimum.optimum_at, for one set of parameters
-  function optimum(P, o, C, closed, served, unique) {
-    let N;
-    if (closed && !served && unique === Infinity) {
-      const al = P[o + 3], be = P[o + 4], k = P[o + 5];
-      const known = P[o + 1] > -Infinity && P[o + 2] > -Infinity && al > 0 && be > 0 && k > 0;
-      const logG = (Math.log(al / be) / k + P[o + 1] - P[o + 2]) / (al + be);
-      N = known ? Math.exp(logG) * Math.pow(C / 6, be / (al + be)) : NaN;
-    } else N = minimum(P, o, C, served, unique);
-    return checked(N, C, served, (n, d) => lossAt(P, o, n, d, unique));
-  }
-  function checked(N, C, served, loss) {
-    const D = (C - 2 * N * served) / (6 * N);
-    const L = D > 0 ? loss(Math.log(N), Math.log(D)) : NaN;
-    return good(N) && good(D) && good(L) ? {N, D, L} : {N: NaN, D: NaN, L: NaN};
-  }
-
-  // analysis.fitting.combination.Combination.predict
-  function predicted(lnN, lnD, unique) {
-    let sum = 0;
-    for (const each of members)
-      sum += each.weight * Math.log(lossAt(each.point, 0, lnN, lnD, unique));
-    return combined ? Math.exp(sum) : lossAt(point, 0, lnN, lnD, unique);
-  }
-  function best(C, served, unique) {
-    if (!combined) return optimum(point, 0, C, data.closed, served, unique);
-    const loss = (lnN, lnD) => predicted(lnN, lnD, unique);
-    return checked(minimised(loss, C, served), C, served, loss);
-  }
-
-  // The interval of one law: FitResult.predict_interval.
-  function memberInterval(each, level, lnN, lnD, unique, noise) {
-    const own = lossAt(each.point, 0, lnN, lnD, unique);
-    if (each.kind === 'none') return [NaN, NaN];
-    let sd = 1;
-    if (noise && each.noise) {
-      let log = each.noise.constant;
-      const at = {N: Math.exp(lnN), D: Math.exp(lnD)};
-      for (const [name, exponent] of Object.entries(each.noise.exponents)) {
-        const [low, high] = each.noise.ends[name];
-        log += exponent * Math.log(Math.min(Math.max(at[name], low), high));
-      }
-      sd = Math.exp(log / 2);
-    }
-    if (each.kind === 'delta') {
-      const q = each.step.length, on = each.log ? Math.log : x => x;
-      let variance = 0;
-      for (let i = 0; i < q; i++) {
-        const ahead = on(lossAt(each.moved, i * WIDTH, lnN, lnD, unique));
-        const behind = on(lossAt(each.moved, (q + i) * WIDTH, lnN, lnD, unique));
-        variance += ((ahead - behind) / (2 * each.step[i])) ** 2;
-      }
-      if (noise) variance += each.variance * sd ** 2;
-      const half = each.t[level] * Math.sqrt(variance);
-      return each.log
-        ? [own * Math.exp(-half), own * Math.exp(half)] : [own - half, own + half];
-    }
-    const draws = new Float64Array(each.draws.length / WIDTH);
-    for (let j = 0; j < draws.length; j++) {
-      draws[j] = lossAt(each.draws, j * WIDTH, lnN, lnD, unique);
-      if (noise) {
-        const r = each.residuals[j] * sd;
-        draws[j] = each.log ? draws[j] * Math.exp(r) : draws[j] + r;
-      }
-    }
-    const [low, high] = centralInterval(draws, data.quantiles[level]);
-    return noise ? [low, high] : containing(own, low, high);
-  }
-  // analysis.fitting.slow_term
-  function slowTerm(N, D) {
-    const lnN = Math.log(N), lnD = Math.log(D), q = combined.absorbed[0].length;
-    const loss = lossAt(point, 0, lnN, lnD, Infinity), on = combined.log ? Math.log : x => x;
-    const slopes = [];
-    for (let i = 0; i < q; i++) {
-      const ahead = on(lossAt(combined.moved, i * WIDTH, lnN, lnD, Infinity));
-      const behind = on(lossAt(combined.moved, (q + i) * WIDTH, lnN, lnD, Infinity));
-      slopes.push((ahead - behind) / (2 * combined.step));
-    }
-    return Math.max(...combined.exponents.map((exponent, e) => {
-      const beyond = combined.term * Math.pow(N * D / combined.largest, -exponent);
-      const moved = combined.absorbed[e].reduce((sum, x, i) => sum + x * slopes[i], 0);
-      return Math.abs(beyond - (combined.log ? moved * loss : moved)) / loss;
-    }));
-  }
-  // Combination.predict_interval and model_error; kind is 'statistical' or 'extrapolation'
-  function lossInterval(N, D, {level = String(data.level), unique, noise, kind}) {
-    const lnN = Math.log(N), lnD = Math.log(D);
-    if (!combined) return memberInterval(members[0], level, lnN, lnD, unique, noise);
-    const centre = predicted(lnN, lnD, unique);
-    let below = 0, above = 0, apart = 0;
-    for (const each of members) {
-      const own = lossAt(each.point, 0, lnN, lnD, unique);
-      const [low, high] = memberInterval(each, level, lnN, lnD, unique, noise);
-      below += each.weight * Math.log(own / low);
-      above += each.weight * Math.log(high / own);
-      apart += each.weight * Math.log(own / centre) ** 2;
-    }
-    if (kind === 'extrapolation') {
-      const far = Math.log(N * D / combined.largest) / combined.distance;
-      const tested = combined.tested ? combined.tested * Math.max(1, far) : 0;
-      const slow = combined.slow * slowTerm(N, D);
-      const extra = data.quantiles[level].normal * Math.sqrt(apart + tested ** 2 + slow ** 2);
-      [below, above] = [Math.hypot(below, extra), Math.hypot(above, extra)];
-    }
-    return [centre * Math.exp(-below), centre * Math.exp(above)];
-  }
-
-  // analysis.frontiers.parametric: the range of C, with tokens served
-  function ranges(served) {
-    const C = data.ranges.C.map(([training, perToken]) => training + perToken * served);
-    return {C: [Math.min(...C), Math.max(...C)], N: data.ranges.N, D: data.ranges.D};
-  }
-  // analysis.planning.inverse.compute_for
-  function computeFor(of, name, value, served) {
-    const off = x => {
-      const ratio = of(Math.exp(x))[name] / value;
-      if (ratio > 0 && ratio < Infinity) return Math.log(ratio);
-      return Number.isNaN(ratio) ? NaN : ratio > 1 ? 1e3 : -1e3;
-    };
-    const [least, most] = ranges(served).C, middle = 0.5 * (Math.log(least) + Math.log(most));
-    for (const reach of [5, 20, 60, 150]) {
-      let low = Math.max(middle - reach, Math.log(6)), high = middle + reach;
-      let first = off(low), last = off(high);
-      if (!(first * last <= 0)) continue;
-      for (let i = 0; i < 200 && high - low > 1e-12; i++) {  // false position, halved every third
-        let x = i % 3 === 2 ? (low + high) / 2 : low + (high - low) * (first / (first - last));
-        x = Math.min(Math.max(x, low), high);
-        const y = off(x);
-        if (y === 0) return Math.exp(x);
-        const close = Math.min(x - low, high - x) < 1e-12;
-        if (y * first > 0) [low, first] = [x, y]; else [high, last] = [x, y];
-        if (close && i % 3 !== 2) break;
-      }
-      return Math.exp(low + (high - low) * (first / (first - last)));
-    }
-    return NaN;
-  }
-  let nearby = 24;
-  // analysis.planning.inverse.compute_draws, which interpolates on a grid of ln C
-  function computeOfDraw(o, name, value, C, served, unique) {
-    const x = i => Math.log(C) + (i === 48 ? 12 : -12 + 0.5 * i), goal = Math.log(value);
-    const path = i =>
-      Math.log(optimum(mixed, o, Math.exp(x(i)), data.closed, served, unique)[name]);
-    // With positive exponents the path rises and is finite above its first point.
-    const rises = mixed[o + 3] > 0 && mixed[o + 4] > 0 && mixed[o + 5] > 0;
-    let low = -1, high = 49, below = NaN, above = NaN;
-    if (!rises || served > 0) {
-      if (!Number.isFinite(path(0)) || !Number.isFinite(path(48))) return Infinity;
-    }
-    let next = nearby, jump = 1;  // most draws end near the one before
-    while (high - low > 1) {
-      next = next > low && next < high ? next : (low + high) >> 1;
-      const y = path(next), up = y <= goal;
-      if (!Number.isFinite(y)) return Infinity;
-      if (up) [low, below] = [next, y]; else [high, above] = [next, y];
-      next += up ? jump : -jump;
-      jump *= 2;
-    }
-    if (high === 49) return below === goal ? Math.exp(x(48)) : Infinity;
-    if (low === -1) return Math.exp(x(0));
-    nearby = low;
-    if (!(above > below)) return Math.exp(x(low));
-    return Math.exp(x(low) + (x(high) - x(low)) * ((goal - below) / (above - below)));
-  }
-
-  // analysis.planning.price._same_loss: C and D at `factor` x N for the loss of (N, D)
-  function sameLoss(P, o, N, D, factor, served, unique) {
-    const a = P[o + 1], b = P[o + 2], al = P[o + 3], be = P[o + 4], k = P[o + 5];
-    const lnN = Math.log(N), lnD = Math.log(D), then = Math.log(factor * N);
-    let found = NaN;
-    if (al > 0 && be > 0 && k > 0) {
-      const goal = logaddexp(k * (a - al * lnN), k * (b - be * fresh(lnD, unique)));
-      const ofN = k * (a - al * then);
-      const ofD = ofN < goal ? goal + Math.log(-Math.expm1(ofN - goal)) : -Infinity;
-      const needed = ofN < goal ? (b - ofD / k) / be : Infinity;
-      found = needed === Infinity ? Infinity : repeatedFor(needed, unique);
-      found = found < lnD + 60 ? Math.max(found, lnD - 30) : Infinity;
-    } else {
-      const goal = lossAt(P, o, lnN, lnD, unique);
-      let low = lnD - 30, high = lnD + 60;
-      const reachable = lossAt(P, o, then, high, unique) < goal;
-      for (let i = 0; i < 60; i++) {
-        const middle = (low + high) / 2;
-        if (lossAt(P, o, then, middle, unique) <= goal) high = middle; else low = middle;
-      }
-      found = reachable ? high : Infinity;
-    }
-    const tokens = Math.exp(found);
-    const ratio = (6 * factor * N * tokens + 2 * factor * N * served)
-      / (6 * N * D + 2 * N * served);
-    return [ratio, tokens];
-  }
-  function deviations(N, D, served, unique) {
-    return data.factors.map(factor => {
-      const [value, tokens] = sameLoss(point, 0, N, D, factor, served, unique);
-      const draws = new Float64Array(count);
-      for (let j = 0; j < count; j++)
-        draws[j] = sameLoss(mixed, j * WIDTH, N, D, factor, served, unique)[0];
-      return {factor, D: tokens, ...quantityOf(value, draws, quantiles)};
-    });
-  }
+  const laws = data.laws.map(law => plannerLaw(data, law)), [first] = laws;
+  const {sizes, curve} = plannerPrices(data, first), shapesOf = plannerShapes(data);
 
   // analysis.planning.recipe
   function recipe(N, D, L) {
@@ -385,7 +19,7 @@ function plannerModel(data) {
 
   // analysis.planning.extrapolation
   function extrapolation(best, served) {
-    const {always, never, inside} = data.extrapolation, within = ranges(served);
+    const {always, never, inside} = data.extrapolation, within = first.ranges(served);
     const tested = data.extrapolation.tested, beyond = {}, limits = {}, below = [];
     for (const name of ['C', 'N', 'D']) {
       const [low, high] = within[name];
@@ -400,105 +34,135 @@ function plannerModel(data) {
       : far <= inside ? 'inside' : far <= (tested || 1) ? 'tested' : 'untested';
     return {beyond, limits, below, excess, band};
   }
-  // analysis.planning.doubts: codes of what makes a plan unreliable, with what they are about
-  function unreliable(found, asked, run) {
-    const {doubts} = data, out = [];
-    if (found.extrapolation.excess.length) out.push({code: 'unreliable_extrapolation'});
-    if (combined) {
-      const [low, high] = lossInterval(found.N.value, found.D.value,
+  // analysis.planning.extrapolation.Extrapolation.lines, but for what makes a plan unreliable
+  function distanceLines({beyond}) {
+    const {inside, tested} = data.extrapolation;
+    const outside = Object.entries(beyond).filter(([, factor]) => factor > inside);
+    if (!outside.length) return [];
+    const factors = outside.map(([name, factor]) => `${name} ${general(factor)}x`).join(', ');
+    if (!outside.some(([, factor]) => factor > 10))
+      return [`extrapolates: ${factors} beyond the data`];
+    const test = tested ? `held-out runs test the law up to ${general(tested)}x in C`
+      : 'too few runs to test any extrapolation';
+    return [`EXTRAPOLATION: ${factors} beyond the data; ${test}. The interval is a lower bound on `
+      + 'the uncertainty: it assumes that the law holds there'];
+  }
+  function distance({beyond, below}, name) {
+    const [what, who] = {
+      C: ['the compute', 'run'], N: ['the parameters', 'model'], D: ['the tokens', 'run'],
+    }[name];
+    const far = `${times(beyond[name])} times`;
+    return below.includes(name) ? `${what} is ${far} less than that of the smallest ${who}`
+      : `${far} ${what} of the ${name === 'D' ? 'longest' : 'largest'} ${who}`;
+  }
+  // analysis.planning.doubts: what makes a plan unreliable; `computed` are its quantities with
+  // intervals, and `lines` what is known of its law
+  function unreliable(found, law, lines, computed, run) {
+    const {doubts} = data, out = [], far = found.extrapolation;
+    const add = (code, text) => out.push({code, text});
+    if (far.excess.length)
+      add('unreliable_extrapolation', far.excess.map(name => distance(far, name)).join('; '));
+    if (law.combined) {
+      const [low, high] = law.lossInterval(found.N.value, found.D.value,
         {level: doubts.close_level, unique: found.unique, kind: 'extrapolation'});
       const half = low > 0 && high < Infinity ? Math.log(high / low) / 2 : Infinity;
-      if (!(half <= doubts.close)) out.push({code: 'loss_uncertain', half});
+      const known = half < 1 ? `to about ${two(100 * half)} %` : 'hardly at all';
+      if (!(half <= doubts.close))
+        add('loss_uncertain', `the loss is known ${known} (90 % extrapolation interval)`);
     }
-    const computed = (run ? ['L'] : ['C', 'N', 'D', 'L']).filter(name => name !== asked);
     const known = q => !(Number.isNaN(q.low) || Number.isNaN(q.high));
     const unknown = computed.filter(name => !known(found[name]));
-    if (unknown.length) out.push({code: 'no_interval', names: unknown});
+    if (unknown.length) add('no_interval', `no interval of ${unknown.join(', ')} is known`);
     for (const name of computed) {
       const q = found[name], limit = name === 'L' ? doubts.wide_loss : doubts.wide;
-      if (known(q) && !(0 < q.high && q.high <= limit * q.low && q.high < Infinity))
-        out.push({code: 'wide_interval', name, factor: q.high / q.low});
+      if (!known(q) || (0 < q.high && q.high <= limit * q.low && q.high < Infinity)) continue;
+      const factor = q.high / q.low;
+      const span = factor < 1e6 ? `a factor of ${times(factor)}` : 'more than a millionfold';
+      add('wide_interval', `the interval of ${name} `
+        + (q.high === Infinity ? 'has no upper end' : `spans ${span}`));
     }
-    const N = found.N, narrow = run || (0 < N.high && N.high <= doubts.wide * N.low
-      && N.high < Infinity);
-    for (const text of narrow ? doubts.wrong : doubts.open) out.push({code: 'fit', text});
+    const {N} = found;
+    const narrow = run || (0 < N.high && N.high <= doubts.wide * N.low && N.high < Infinity);
+    for (const text of narrow ? lines.wrong : lines.open) add('fit', text);
     return out;
   }
+  const computed = asked => ['C', 'N', 'D', 'L'].filter(name => name !== asked);
 
-  function rivals(asked, value, served, unique) {
-    return data.rivals.map(each => {
-      const row = Float64Array.from(each.point, x => x === null ? NaN : x);
-      const of = C => optimum(row, 0, C, each.closed, served, unique);
-      const C = asked === 'C' ? value : computeFor(of, asked, value, served);
-      return {...each, ...of(C)};
-    }).filter(each => good(each.N));
+  // The same request under the other laws.
+  function rivals(ask) {
+    return laws.slice(1).map((law, k) => {
+      const found = ask(law), {name, error, missed, wrong, doubts} = data.laws[k + 1];
+      if (!found) return {name, error, missed, wrong, found};
+      const {C, N, D} = found;
+      found.extrapolation = extrapolation({C: C.value, N: N.value, D: D.value}, found.served);
+      const asked = found.asked === 'ND' ? ['L'] : computed(found.asked);
+      found.doubts = unreliable(found, law, doubts, asked, found.asked === 'ND');
+      return {name, error, missed, wrong, found};
+    });
   }
   // analysis.planning.plans: laws that predict as well and say something else
   function disagreement(found, others) {
-    const near = others.filter(
-      each => !each.wrong && each.error <= data.test.alike * data.test.error);
-    const sizes = [{name: data.test.name, N: found.N.value}, ...near].sort((a, b) => a.N - b.N);
-    const low = sizes[0], high = sizes[sizes.length - 1];
-    return high.N > data.test.apart * low.N
-      ? {code: 'laws_disagree', low: low.name, high: high.name, factor: high.N / low.N} : null;
+    const near = others.filter(each => each.found && !each.wrong
+      && each.error <= data.test.alike * data.test.error);
+    const N = [[data.test.name, found.N.value], ...near.map(each => [each.name, each.found.N.value])];
+    N.sort(([, a], [, b]) => a - b);
+    const [low, least] = N[0], [high, most] = N[N.length - 1];
+    if (most <= data.test.apart * least) return [];
+    return [{code: 'laws_disagree', text: `${low} and ${high} predict the larger runs about `
+      + `equally well and differ by a factor of ${times(most / least)} in N`}];
+  }
+  function completed(found) {
+    const N = found.N.value, D = found.D.value, C = found.C.value;
+    found.recipe = recipe(N, D, found.L.value);
+    found.extrapolation = extrapolation({C, N, D}, found.served);
+    found.shapes = shapesOf(N);
+    return found;
   }
 
-  // analysis.planning.plan.plan; `asked` is 'C', 'N' or 'D'
-  function plan(asked, value, {served = 0, unique = Infinity} = {}) {
-    const of = C => best(C, served, unique);
-    const C = asked === 'C' ? value : computeFor(of, asked, value, served);
-    const found = C > 0 ? of(C) : {N: NaN, D: NaN, L: NaN};
-    if (asked !== 'C') found[asked] = value;
-    if (![C, found.N, found.D, found.L].every(good) || found.N < 1 || found.D < 1) return null;
-    const draws = {};
-    for (const name of ['C', 'N', 'D', 'L', 'ratio']) draws[name] = new Float64Array(count);
-    for (let j = 0; j < count; j++) {
-      const o = j * WIDTH;
-      const own = asked === 'C' ? C : computeOfDraw(o, asked, value, C, served, unique);
-      const reached = own < Infinity;
-      const at = reached ? optimum(mixed, o, own, data.closed, served, unique)
-        : {N: Infinity, D: Infinity, L: Infinity};
-      at[asked] = value;
-      for (const name of ['N', 'D', 'L']) draws[name][j] = at[name];
-      draws.C[j] = asked === 'C' ? value : own;
-      draws.ratio[j] = at.D / at.N;
-    }
-    const quantity = (name, x) => quantityOf(x, draws[name], quantiles);
-    const [low, high] = count
-      ? lossInterval(found.N, found.D, {unique, kind: 'extrapolation'}) : [NaN, NaN];
-    const out = {
-      asked, served, unique,
-      C: quantity('C', C), N: quantity('N', found.N), D: quantity('D', found.D),
-      L: {value: found.L, low, high}, ratio: quantity('ratio', found.D / found.N),
-      recipe: recipe(found.N, found.D, found.L),
-      extrapolation: extrapolation({C, N: found.N, D: found.D}, served),
-      deviations: deviations(found.N, found.D, served, unique),
-      rivals: rivals(asked, value, served, unique),
-    };
-    out.doubts = unreliable(out, asked, false);
-    const apart = disagreement(out, out.rivals);
-    if (apart) out.doubts.push(apart);
-    return out;
+  // analysis.planning.plans.plans; `asked` is 'C', 'N' or 'D'
+  function plan(asked, value, options) {
+    const found = first.quantities(asked, value, options);
+    if (!found) return null;
+    completed(found);
+    found.rivals = rivals(law => law.quantities(asked, value, options));
+    found.doubts = [
+      ...unreliable(found, first, data.doubts, computed(asked), false),
+      ...disagreement(found, found.rivals),
+    ];
+    found.best = {N: found.N.value, D: found.D.value, L: found.L.value, ...asOptions(found)};
+    return found;
   }
+  const asOptions = ({served, unique}) => ({served, unique});
 
   // analysis.planning.prediction.predict_run: a run of given N and D, optimal or not
-  function run(N, D, {unique = Infinity} = {}) {
-    const L = predicted(Math.log(N), Math.log(D), unique);
-    if (!good(L) || N < 1 || D < 1) return null;
-    const kind = combined ? 'extrapolation' : 'statistical', C = 6 * N * D;
-    const [low, high] = lossInterval(N, D, {unique, noise: true, kind});
-    const exact = value => ({value, low: value, high: value});
-    const out = {
-      asked: 'ND', served: 0, unique, C: exact(C), N: exact(N), D: exact(D),
-      L: {value: L, low, high}, ratio: exact(D / N), recipe: recipe(N, D, L),
-      extrapolation: extrapolation({C, N, D}, 0), rivals: [], deviations: [],
-    };
-    out.doubts = unreliable(out, 'N', true);
-    out.best = best(C, 0, unique);
-    const least = computeFor(x => best(x, 0, unique), 'L', L, 0);
-    out.excess = C / least - 1;
-    return out;
+  function run(N, D, options) {
+    const found = first.runQuantities(N, D, options);
+    if (!found) return null;
+    completed(found);
+    found.rivals = rivals(law => law.runQuantities(N, D, options));
+    found.doubts = unreliable(found, first, data.doubts, ['L'], true);
+    const {unique} = found;
+    found.best = {...first.best(found.C.value, 0, unique), served: 0, unique};
+    const least = first.computeFor(C => first.best(C, 0, unique), 'L', found.L.value, 0);
+    found.excess = found.C.value / least - 1;
+    return found;
+  }
+  // What `scaling plan` notes beside the doubts.
+  function notes(found) {
+    const {D, unique, shapes, doubts} = found, out = [];
+    if (unique * 1.005 < D.value)
+      out.push(`D is ${general(D.value / unique)} epochs of the ${general(unique)} unique tokens; `
+        + 'their worth is that of Muennighoff et al. 2023 (R_D* = 15.4, which their runs hardly '
+        + 'bound from above)');
+    out.push(...distanceLines(found.extrapolation));
+    if (shapes.outside.length)
+      out.push(`the shape is outside those of the runs: ${shapes.outside.join('; ')}`);
+    if (Math.abs(shapes.N / found.N.value - 1) > 0.1)
+      out.push(`no shape of the usual proportions has N = ${general(found.N.value)}; the nearest `
+        + `has N = ${shapes.N}`);
+    out.push(...data.doubts.notes);
+    return out.filter(line => !doubts.some(doubt => doubt.text === line));
   }
 
-  return {plan, run, ranges};
+  return {plan, run, notes, sizes, curve, ranges: first.ranges};
 }

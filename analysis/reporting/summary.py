@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis.abilities.outlook import folder_with_scores, outlook
 from analysis.abilities.tasks import AbilityPrediction
+from analysis.critical_batch import CriticalBatch, critical_batch_of
 from analysis.curves.collapse import collapse
 from analysis.curves.collapse_result import Collapse
 from analysis.data_limits import DataRule, data_rule
@@ -79,6 +80,9 @@ class Summary:
     """The plan for NEXT times that, by the same law."""
     planned: Plans | None = None
     """The plans for NEXT times the compute by every law of `choice`; None without a choice."""
+    critical: CriticalBatch | None = field(default=None, repr=False)
+    """The critical batch size that gives the plans their batch size; None if these runs do not
+    determine it."""
     abilities: AbilityPrediction | None
     """The accuracies on tasks of the run that the plan advises; None without scores of tasks."""
     collapse: Collapse | None
@@ -207,7 +211,8 @@ def summarise(
         attempt.skipped |= {f"frontier by {name}": why for name, why in compared.skipped.items()}
     kaplan = laws.get("Kaplan")
     rule = attempt("data rule", data_rule, kaplan) if kaplan else None
-    planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs)
+    critical = attempt("batch size of these runs", critical_batch_of, runs, curves)
+    planned, following, further = _plan(attempt, choice, fronts.get("envelope"), runs, critical)
     if folder.is_file() and draw and figures is None:
         attempt.skipped["figures"] = "figures of a table are drawn if --figures names a folder."
         draw = False
@@ -227,6 +232,7 @@ def summarise(
         plan=following,
         further=further,
         planned=planned,
+        critical=critical,
         abilities=_accuracies(attempt, results, following, where),
         collapse=collapse_of_a_ladder(runs, curves),
         track=attempt("track record", track_record_of, results, selection=selection),
@@ -315,23 +321,33 @@ def key_of(law: Law) -> str:
 
 
 def _plan(
-    attempt: Attempts, choice: Choice | None, envelope: Frontier | None, runs: pd.DataFrame
+    attempt: Attempts,
+    choice: Choice | None,
+    envelope: Frontier | None,
+    runs: pd.DataFrame,
+    critical: CriticalBatch | None,
 ) -> tuple[Plans | None, Plan | None, Plan | None]:
     """Plan for NEXT times the compute of the largest run, and NEXT times that, by the law chosen,
     else by the envelope."""
     C = NEXT * float(runs["C"].max())
-    planned = attempt("plan", plans, choice, C=C) if choice is not None else None
+    planned = None
+    if choice is not None:
+        planned = attempt("plan", plans, choice, C=C, critical=critical)
     source: FitResult | Frontier
     if choice is not None and planned is not None:
         following, source = planned.first, choice.fits[next(iter(planned.plans))]
         attempt.skipped |= {f"plan by {name}": why for name, why in planned.skipped.items()}
     elif envelope is not None:
-        following, source = attempt("plan by the envelope", plan, envelope, C=C), envelope
+        following, source = (
+            attempt("plan by the envelope", plan, envelope, C=C, critical=critical),
+            envelope,
+        )
     else:
         return None, None, None
     if following is None:
         return None, None, None
-    return planned, following, attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C)
+    further = attempt(f"plan for {NEXT**2:g} times", plan, source, C=NEXT * C, critical=critical)
+    return planned, following, further
 
 
 def collapse_of_a_ladder(runs: pd.DataFrame, curves: pd.DataFrame | None) -> Collapse | None:

@@ -263,6 +263,7 @@ def _planned(
     seed: int,
 ) -> tuple[Any, Any]:
     """Return the plans, or the prediction for given N and D, and the runs that they rest on."""
+    from analysis.critical_batch import has_batch_sizes
     from analysis.frontiers.choice import CANDIDATES, choose, laws_named
     from analysis.planning.plans import plans
     from analysis.planning.prediction import predict_run
@@ -281,8 +282,8 @@ def _planned(
         return found, runs
     skipped: dict[str, str] = {}
     critical = None
-    if "B" in runs.columns and runs["B"].nunique() >= 3:
-        critical = _critical_batch(results, selection, seed, skipped)
+    if has_batch_sizes(runs):
+        critical = _critical_batch(results, runs, selection, seed, skipped)
     found = plans(
         choice, **given, level=level, served=served, unique=unique, critical=critical
     )  # fmt: skip
@@ -291,17 +292,21 @@ def _planned(
 
 
 def _critical_batch(
-    results: tuple[Path, ...], selection: dict[str, Any], seed: int, skipped: dict[str, str]
+    results: tuple[Path, ...],
+    runs: Any,
+    selection: dict[str, Any],
+    seed: int,
+    skipped: dict[str, str],
 ) -> Any:
     """Return the critical batch size measured by learning curves; None without curves, or, with the
     reason in `skipped`, if they do not allow it."""
-    from analysis.critical_batch import contours, critical_batch
+    from analysis.critical_batch import critical_batch_of
     from analysis.fitting.checks import FitError
     from scaling.errors import TableError
 
     try:
         curves = load_runs_and_curves(results, quiet=True, **selection)[1]
-        return None if curves is None else critical_batch(contours(curves), seed=seed)
+        return critical_batch_of(runs, curves, seed=seed)
     except (FitError, TableError) as error:
         skipped["batch size of these runs"] = str(error)
         return None
