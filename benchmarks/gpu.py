@@ -78,7 +78,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     parser.add_argument("--device", default="cuda", help="device to measure")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="output file")
-    parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help="these checks")
+    parser.add_argument(
+        "--only", nargs="+", choices=CHECKS, metavar="CHECK", help="only these checks"
+    )
     parser.add_argument("--seconds", type=float, default=420.0, help="seconds for everything")
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a quick test")
     parser.add_argument("--peak-flops", type=float, help="peak FLOP/s of the device in bfloat16")
@@ -98,7 +100,8 @@ def main() -> int:
         return 0
     deadline = time.monotonic() + arguments.seconds
     signal.signal(signal.SIGTERM, stop)
-    names = [name for name in CHECKS if name in (arguments.only or CHECKS)]
+    names = [name for name in CHECKS if name in ("device", *(arguments.only or CHECKS))]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     report = Report(arguments.out, names, GOALS)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for variable, name in CACHES.items():

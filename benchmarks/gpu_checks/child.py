@@ -27,6 +27,8 @@ def run(names: Sequence[str], bench: Bench) -> None:
     sys.stdout = answers
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
+    import torch  # noqa: F401 (it may take a minute, which counts for no check)
+
     warnings.filterwarnings("error", "steps are not CUDA graphs")
     for name in names:
         print(json.dumps({"begins": name}), flush=True)
