@@ -108,7 +108,7 @@ def test_trackers_get_keys_as_config_and_reports_as_results(
 
 def test_a_real_tracker_takes_them(store: Store):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore[reportMissingImports]
 
     assert export(store, "tensorboard") == 2
     folders = sorted((store.folder / "tensorboard").iterdir())
