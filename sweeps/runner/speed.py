@@ -87,7 +87,7 @@ def speed_of(rows: Iterable[Mapping[str, Any]]) -> CommandSpeed:
 
 
 def _fit(samples: list[tuple[float, ...]]) -> list[float]:
-    """Fit the coefficients to (part, D, ..., seconds) by relative least squares, none negative."""
+    """Fit the coefficients to (part, D, ..., seconds) by least squares, none negative."""
     import numpy as np
     from scipy.optimize import nnls
 
