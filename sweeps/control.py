@@ -86,7 +86,7 @@ def logs(folder: str | Path, run: str) -> str:
     lines = [f"{run_id} {tags[run_id]}".rstrip()]
     for event in store.attempts(run_id):
         details = {k: v for k, v in event.items() if k not in ("event", "time", "execution")}
-        text = ", ".join(f"{key}={value}" for key, value in details.items())
+        text = ", ".join(f"{key}={value}" for key, value in details.items()).replace("\n", "\\n")
         lines.append(f"{event.get('time', '?')}  {event.get('event', '?')}  {text}".rstrip())
     folder = store.run_folder(run_id)
     texts = [_log(store, folder / "output.log")]

@@ -18,6 +18,7 @@ from scaling.config import fields_of
 from scaling.errors import ConfigError
 from scaling.extras import pip_install
 from scaling.recorded_run import from_recorded
+from sweeps.errors import StoreError
 from sweeps.result import Finished, Row
 from sweeps.runner.command_row import column_of
 from sweeps.store import Store
@@ -33,13 +34,22 @@ _SCHEMA = frozenset(column.name for column in COLUMNS)
 def export(store: Store, to: str, *, again: bool = False) -> int:
     """Pass every finished run to an exporter, and return how many were passed.
 
-    A run is exported only once, unless `again`. Raises ConfigError if there is no such exporter or
-    its package is missing.
+    A run is exported only once, unless `again`. Raises ConfigError if there is no such exporter,
+    its package is missing, or it refuses a run.
     """
     send, number = exporter(store, to), 0
     for finished in store.results():
         if again or not _sent(store, to, finished.row["run_id"]):
-            send(finished)
+            try:
+                send(finished)
+            except (StoreError, MemoryError):
+                raise
+            except Exception as error:  # of any kind that the package has
+                run_id = finished.row["run_id"]
+                raise ConfigError(
+                    f"export of run {run_id} to {to} failed: {error}. {number} runs were exported "
+                    "before it; the same command continues with the rest."
+                ) from error
             number += 1
     return number
 
@@ -59,6 +69,10 @@ def exporter(store: Store, to: str) -> Exporter:
         raise ConfigError(
             f"export to {to} needs its package ({error}): {pip_install(to)}."
         ) from None
+    except StoreError:
+        raise
+    except Exception as error:  # of any kind that the package has
+        raise ConfigError(f"export to {to} cannot begin: {error}") from error
 
     def send_and_note(finished: Finished) -> None:
         send(finished)

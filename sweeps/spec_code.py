@@ -62,11 +62,11 @@ def check_trust(definition: Definition, path: Path, bundled: Path, allowed: Sequ
     if file in {scaling_files.code_file(each) for each in allowed}:
         return True
     commands = [shlex.join(words) for words in (definition.command, definition.count) if words]
-    variables = [f"{name}={value}" for name, value in definition.runner.env.items()]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in definition.runner.env.items()]
     with_env = f" with {' '.join(variables)}" if variables else ""
     raise ConfigError(
         f"{path} lies outside the current folder and runs a command of its own: "
-        f"{' and '.join(map(repr, commands))} in {definition.runner.workdir}{with_env}. If you "
+        f"`{'` and `'.join(commands)}` in {definition.runner.workdir}{with_env}. If you "
         f"trust it, add --allow-code {shlex.quote(str(path))}."
     )
 

@@ -218,6 +218,19 @@ def test_a_command_that_never_ends_is_ended(tmp_path: Path):
     assert marked(tmp_path) == []
 
 
+@pytest.mark.parametrize("on_term", ["", "exit 0", "exit 1"])
+def test_a_result_is_kept_if_the_command_hangs_after_it(tmp_path: Path, on_term: str):
+    """As a trainer does whose processes do not find to their common end."""
+    command = f"trap '{on_term}' TERM; {result()}; while true; do sleep 0.1; done"
+    limits = {"timeout_seconds": 0.5, "grace_seconds": 0.5}
+    row = run_one(tmp_path / "r", command, **limits)
+    assert (row["status"], row["L"]) == ("ok", 2.5) and marked(tmp_path) == []
+    assert "reported its result and was ended" in log_of(tmp_path / "r", command)
+    part = command.replace('"D": 1000', '"D": 500')
+    row = run_one(tmp_path / "part", part, **limits)
+    assert row["status"] == "failed" and "timeout_hours" in row["error"]
+
+
 def test_a_missing_workdir_is_named(tmp_path: Path):
     row = run_one(tmp_path / "r", "true", workdir=tmp_path / "nowhere")
     assert "nowhere" in row["error"] and "not a folder" in row["error"]

@@ -569,6 +569,25 @@ def test_the_dry_run_shows_sizes_budgets_and_remarks(tmp_path, monkeypatch, caps
     assert "does not use the key 'label'" in said and "in unknown time" in said
 
 
+@pytest.mark.parametrize(
+    ("runner", "literal"),
+    [
+        ('command = "python $HOME/train.py {tokens}"', "$HOME/train.py"),
+        ('command = "python ~/train.py {tokens}"', "~/train.py"),
+        (
+            'command = "python train.py {tokens}"\nenv = { DATA = "${{SCRATCH}}/data" }',
+            "${{SCRATCH}}/data",
+        ),
+        ("""command = ["sh", "-c", "python $HOME/train.py {tokens}"]""", ""),
+        ("""command = ["sh", "-c", "python $1 {tokens}", "sh", "$x"]""", ""),
+        ('command = "python train.py --price 5$ {tokens}"', ""),
+    ],
+)
+def test_a_variable_that_nothing_replaces_is_remarked_on(runner: str, literal: str):
+    spec = read(f"name = 'x'\n[runner]\n{runner}\n[axes]\ntokens = [1000]\n")
+    assert (f"no shell reads {literal!r}" in " ".join(spec.notes)) == bool(literal)
+
+
 def test_each_run_of_a_command_is_a_job_with_its_runner():
     spec = read(SPEC)
     plan = Sweep(spec).plan(workers=2)

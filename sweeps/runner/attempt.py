@@ -256,6 +256,13 @@ class _Attempt:
             self._keep(reader.read(), self._ending, self._reason)
         elif self._ending == "node":
             self._raise(ended, reader)
+        elif self._ending == "timeout" and self._is_complete(reader.read()):
+            print(
+                f"[the command had reported its result and was ended after "
+                f"{clock(self.runner.timeout_seconds or 0)} (timeout_hours)]",
+                flush=True,
+            )
+            self._finish(ended, reader)
         elif self._ending and not (ended.code == 0 and self._is_complete(reader.read())):
             if self._ending == "interrupted":
                 raise Interrupted
@@ -266,16 +273,20 @@ class _Attempt:
         elif process.seen:
             self._keep(reader.read(), "diverged", process.seen)
         elif ended.code == 0 and declared(self.runner.failures, 0) is None:
-            try:
-                report = reader.finish()
-            except ValueError as error:
-                headline, end, rest = str(error).partition("\n")
-                if ended.others:
-                    headline += f" It also left {_processes(ended.others)} behind, now ended."
-                raise CommandError(headline + end + rest) from None
-            self._keep(report, "ok", "")
+            self._finish(ended, reader)
         else:
             self._raise(ended, reader)
+
+    def _finish(self, ended: Ended, reader: ReportReader) -> None:
+        """Store the result of a command that has ended well."""
+        try:
+            report = reader.finish()
+        except ValueError as error:
+            headline, end, rest = str(error).partition("\n")
+            if ended.others:
+                headline += f" It also left {_processes(ended.others)} behind, now ended."
+            raise CommandError(headline + end + rest) from None
+        self._keep(report, "ok", "")
 
     def _is_complete(self, report: Report) -> bool:
         """Return whether the run had reached its end when its command was asked to end.
@@ -285,8 +296,9 @@ class _Attempt:
         final, S = report.final, self.run.S
         if not _finite(final.get("L")):
             return False
-        if S is not None:
-            return (report.step if report.L_step is None else report.L_step) >= S
+        step = report.step if report.L_step is None else report.L_step
+        if S is not None and step:
+            return step >= S
         D = final.get("D")
         return _finite(D) and "D" in report.stated and D >= self.run.D
 

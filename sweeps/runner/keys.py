@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from sweeps.runner.derive import Derived
 from sweeps.runner.expressions import names_in
 from sweeps.runner.parse import Definition
 from sweeps.runner.runner import PLACEHOLDERS, placeholders
-from sweeps.runner.shell import filled_words
+from sweeps.runner.shell import filled_words, unread
 from sweeps.spec_values import HORIZONS, LARGEST, Point, Spaced, as_text, check_number
 
 _MOST = 2**63
@@ -34,6 +35,9 @@ _OTHERWISE = {
 _EXAMPLES: dict[str, Value] = dict.fromkeys(PLACEHOLDERS, 1)
 _EXAMPLES |= dict.fromkeys(("folder", "run_id", "master_addr"), "text")
 """Values of the placeholders, to try formats on."""
+
+_VARIABLE = re.compile(r"\$\{*[A-Za-z_]|^~/")
+"""What a shell would replace."""
 
 _KNOWN_SIZES = ("N", "N_total", "vocab_size", "D_unique")
 """Columns beside those of configs whose values a key may give."""
@@ -335,13 +339,22 @@ class CommandKeys:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return remarks about the runs made so far, one line each: keys that nothing uses."""
+        """Return remarks about the runs made so far, one line each: keys that nothing uses, and
+        variables that nothing replaces."""
         used = self._uses | {self._definition.key_of("seed"), "N", "tag"}
         unused = [repr(key) for key in self._seen if key not in used]
-        if not unused:
-            return ()
-        which = f"the key {unused[0]}" if len(unused) == 1 else f"the keys {', '.join(unused)}"
-        return (f"[runner]: the command does not use {which}; the runs have it as a label only",)
+        notes = []
+        if unused:
+            which = f"the key {unused[0]}" if len(unused) == 1 else f"the keys {', '.join(unused)}"
+            notes.append(f"the command does not use {which}; the runs have it as a label only")
+        definition = self._definition
+        words = [*unread(definition.command), *definition.runner.env.values()]
+        if literal := next((word for word in words if _VARIABLE.search(word)), ""):
+            notes.append(
+                f"no shell reads {literal!r}, so it stays as it is; write the value, or "
+                "['sh', '-c', '...'] as the command"
+            )
+        return tuple(f"[runner]: {note}" for note in notes)
 
 
 # ------------------------------------------------------------------ columns of the table

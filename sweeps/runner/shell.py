@@ -31,6 +31,11 @@ def filled_words(words: Sequence[str], values: Mapping[str, Value]) -> list[str]
     ]
 
 
+def unread(words: Sequence[str]) -> list[str]:
+    """Return the words of a command that no shell reads: those before the script of one."""
+    return list(words[: min(_scripts(words), default=len(words))])
+
+
 def _scripts(words: Sequence[str]) -> set[int]:
     """Return the places of the words that are scripts of a shell."""
     found = set()

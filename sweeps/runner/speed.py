@@ -87,14 +87,14 @@ def speed_of(rows: Iterable[Mapping[str, Any]]) -> CommandSpeed:
 
 
 def _fit(samples: list[tuple[float, ...]]) -> list[float]:
-    """Fit the coefficients to (part, D, ..., seconds) by relative least squares, none negative."""
+    """Fit the coefficients to (part, D, ..., seconds) by least squares, none negative."""
     import numpy as np
     from scipy.optimize import nnls
 
     part, *rates, seconds = np.array(samples[:: 1 + len(samples) // _MOST_SAMPLES], float).T
     # A unit of each feature takes the typical time, so that the coefficients are shares of it. A
     # weak prior on the shares decides what the samples do not.
-    typical = float(np.exp(np.mean(np.log(seconds / part))))
+    typical = float(np.mean(seconds / part))
     units = np.array([1.0, *(float(np.mean(rate / part)) for rate in rates)])
     share = min(0.5, _START_SECONDS / typical)
     parts = (1.0,) if len(rates) == 1 else (_OF_TOKENS, 1 - _OF_TOKENS)
@@ -102,8 +102,11 @@ def _fit(samples: list[tuple[float, ...]]) -> list[float]:
     # The start of long runs is known to be short, in proportion to it.
     weights = _PRIOR * np.array([1 / share, *(1.0 for _ in rates)])
     features = np.stack([part == 1, *rates], axis=1) / units * typical
-    design = np.concatenate([features / seconds[:, None], np.diag(weights)])
-    target = np.concatenate([np.ones(len(seconds)), weights * shares])
+    # Errors count relative to the typical time of a size, not to the time that was measured: else
+    # short runs would count most where sizes do not explain the times.
+    scale = features @ shares
+    design = np.concatenate([features / scale[:, None], np.diag(weights)])
+    target = np.concatenate([seconds / scale, weights * shares])
     return [float(x) for x in nnls(design, target)[0] * typical / units]
 
 
