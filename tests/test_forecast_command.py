@@ -103,7 +103,10 @@ def test_the_figure_has_the_curve_and_a_band_for_each_unfinished_run(curves, tmp
     assert (tmp_path / "f.png").stat().st_size > 5000
     capsys.readouterr()
     found = forecast(tmp_path / "curves.csv")
-    (ax,) = figures.forecast_bands(forecasts=found).axes
+    figure = figures.forecast_bands(forecasts=found)
+    (ax,) = figure.axes
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["finished runs", "forecast", "90 % interval"]
     (band,) = ax.collections
     low, high = band.get_paths()[0].get_extents().get_points()
     assert low[0] == pytest.approx(3000) and high[0] == pytest.approx(6000)

@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import norm
 
 from analysis.curves.forecast import forecast
 from analysis.curves.forecasts import Forecast, Forecasts
 from analysis.curves.run_curve import RunCurve
 from analysis.figures import style
-from analysis.figures.panels import Colours, Width, panels
+from analysis.figures.panels import Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
+from analysis.figures.room import make_room
+from analysis.figures.uncertainty import band_key, in_percent
 from scaling.errors import TableError
 
 _MOST_NAMED = 8
@@ -59,13 +63,29 @@ def forecast_bands(
         for each, colour in zip(shown, line, strict=True):
             _draw(ax, forecasts, each, own[each.run], by_size(each.N) if by_size else colour)
         ax.set(xscale="log", yscale="log", xlabel="Step", ylabel="Loss [nats/token]")
-        style.count_axis(ax)
-        style.loss_axis(ax)
+        key_above(figure, _keys(forecasts, shown))
         if by_size:
             by_size.bar(figure, axes)
         elif len(shown) <= _MOST_NAMED:
-            ax.legend(loc="upper right", handlelength=1.4)
+            make_room(ax, ax.legend(loc="upper right", handlelength=1.4))
+        style.count_axis(ax)
+        style.loss_axis(ax)
     return figure
+
+
+def _keys(forecasts: Forecasts, shown: list[Forecast]) -> list[Artist]:
+    """Return the legend entries of the marks that are drawn."""
+    keys: list[Artist] = []
+    if forecasts.curves.finished:
+        keys.append(Line2D([], [], color="0.8", lw=0.8, label="finished runs"))
+    if followed := [each for each in shown if each.off_law is None]:
+        dashes = Line2D([], [], color=style.GREY, lw=0.8, ls=(0, (3, 2)), marker="o", ms=2.5)
+        dashes.set_label("forecast")
+        keys += [dashes, band_key(f"{in_percent(followed[0].level)} interval")]
+    if len(followed) < len(shown):
+        cross = Line2D([], [], ls="", marker="x", color=style.INK, ms=5, label="off its law")
+        keys.append(cross)
+    return keys
 
 
 def _draw(ax: Axes, found: Forecasts, each: Forecast, run: RunCurve, colour: Any) -> None:
