@@ -18,7 +18,6 @@ from analysis.transfer.arms import Arms, arms
 from scaling.errors import TableError
 
 _DRAWS = 2000
-TAU = False
 _LEAST_CELLS = 4
 """Cells that a law of three parameters needs."""
 
@@ -31,7 +30,8 @@ class TransferLaw:
     alpha: float
     beta: float
     intervals: dict[str, tuple[float, float]]
-    """{'k', 'alpha', 'beta': (low, high)}."""
+    """{'k', 'alpha', 'beta': (low, high)}, from the noise between seeds and from how far the cells
+    lie from the law."""
     cells: int
     """Number of cells that it is fitted to: those whose D_T is positive and known."""
     rms: float
@@ -201,7 +201,7 @@ def _falling(log_D: np.ndarray, log_L: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _law(
     cells: pd.DataFrame, drawn: np.ndarray, level: float, generator: np.random.Generator
 ) -> TransferLaw | None:
-    """Fit log D_T by least squares, and again to each draw."""
+    """Fit log D_T by least squares, and again to each of the draws [n, _DRAWS] of D_E."""
     known = (cells["D_T"] > 0).to_numpy()
     if known.sum() < _LEAST_CELLS or cells.loc[known, "N"].nunique() < 2:
         return None
@@ -214,16 +214,7 @@ def _law(
     D_T = drawn[known] - D_F[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         targets = np.where(np.isfinite(D_T) & (D_T > 0), np.log(D_T), math.nan)
-    freedom = len(target) - 3
-    if TAU and freedom:
-        rss = float(np.sum((target - design @ best) ** 2))
-        hat = design @ np.linalg.pinv(design)
-        dev = targets - target[:, None]
-        dev = np.where(np.isfinite(dev), dev, 0)
-        noise_rss = float(np.mean(np.sum((dev - hat @ dev) ** 2, axis=0)))
-        tau2 = max(0.0, (rss - noise_rss) / freedom)
-        size = np.sqrt(tau2 * freedom / generator.chisquare(freedom, _DRAWS))
-        targets = targets + size * generator.standard_normal(targets.shape)
+    targets += _scatter(design, target, targets, generator)
     fits = []
     for each in targets.T:
         good = np.isfinite(each)
@@ -245,3 +236,21 @@ def _law(
         cells=int(known.sum()),
         rms=float(np.sqrt(np.mean(residuals**2))),
     )
+
+
+def _scatter(
+    design: np.ndarray, target: np.ndarray, drawn: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Return draws [n, _DRAWS] of how far log D_T lies from the law beyond what noise explains.
+
+    The residuals have a variance; that of the draws [n, _DRAWS], which is due to noise, is
+    subtracted.
+    """
+    n, parameters = design.shape
+    if n == parameters:
+        return np.zeros_like(drawn)
+    residual = np.eye(n) - design @ np.linalg.pinv(design)
+    by_noise = residual @ np.nan_to_num(drawn - target[:, None])
+    excess = np.sum((residual @ target) ** 2) - np.mean(np.sum(by_noise**2, axis=0))
+    size = np.sqrt(max(0.0, excess) / generator.chisquare(n - parameters, _DRAWS))
+    return size * generator.standard_normal(drawn.shape)
