@@ -144,6 +144,18 @@ def test_a_table_with_both_arms_is_refused_by_a_fit():
     fit("floor_D", runs[(runs["init_run"] == "") & (runs["N"] == SIZES[0])])
 
 
+def test_a_best_rate_at_the_end_of_its_range_is_told():
+    inside = effective_data(experiment())
+    assert inside.untuned == {"scratch": (0, 15), "pretrained": (0, 12)}
+    assert "next rates" not in text(inside)
+    runs = experiment()
+    few = runs[(runs["lr"] != 3.0) | (runs["init_run"] == "") | (runs["N"] > SIZES[0])]
+    found = effective_data(few)
+    assert found.untuned == {"scratch": (0, 15), "pretrained": (4, 12)}
+    assert "in 0 of 15 cells from scratch and in 4 of 12 fine-tuned" in text(found)
+    assert found.record()["untuned"] == {"scratch": [0, 15], "pretrained": [4, 12]}
+
+
 BAD = {
     "classifiers": (lambda r: r.assign(classes=9, labels="author"), "are classifiers"),
     "encoders and decoders": (
