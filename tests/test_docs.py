@@ -77,6 +77,7 @@ PARSED = {
     or (any(map(is_source, words)) and "wandb:wandb" not in words)  # of other tools' files
     or "--init" in words  # needs weights; tests/test_init.py and test_classify.py run it
     or words[:2] in (["sweep", "transfer"], ["sweep", "classify"])  # likewise
+    or {"children.toml", "results/children"} & set(words)  # likewise; tests/test_transfer.py
 }
 # Commands that train for minutes are only planned; `make demo` and the tests of sweeps run some.
 PLANNED = {
@@ -188,7 +189,10 @@ def test_python(here, page):
 
 
 def shows_specs(page: Path) -> bool:
-    return any(not toml.startswith("law = ") for toml in blocks(page, "toml"))
+    """Return whether a page shows specs that need nothing else; tests/test_transfer.py trains those
+    of fine_tune.md."""
+    specs = any(not toml.startswith("law = ") for toml in blocks(page, "toml"))
+    return specs and page.stem != "fine_tune"
 
 
 @pytest.mark.parametrize("page", [*filter(shows_specs, PAGES)], ids=lambda p: p.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 from small import call
 
 from scaling import Execution, init_from, train, train_pack, weights
-from scaling.config import RunConfig, canonical, override
+from scaling.command_run import CommandRun
+from scaling.config import DataConfig, RunConfig, canonical, override
 from scaling.data.corpus import prepare
 from scaling.errors import ConfigError
+from scaling.model_config import ModelConfig
+from scaling.recorded_run import recorded
 from scaling.training.train import Interrupted
 from sweeps.spec import Spec
 
@@ -172,6 +176,33 @@ def test_a_parent_without_weights_is_refused(run: RunConfig, own_cache: Path, tm
         child_of(tmp_path / "bare", run)
 
 
+def test_why_a_parent_has_no_weights_is_said(run: RunConfig, own_cache: Path, tmp_path: Path):
+    steps = iter([False, True])
+    with pytest.raises(Interrupted):
+        train(run, execution=KEEP, folder=tmp_path / "begun", should_stop=lambda: next(steps))
+    with pytest.raises(ConfigError, match="has not ended"):
+        child_of(tmp_path / "begun", run)
+    of_command = tmp_path / "own" / "runs" / "0123456789ab"
+    of_command.mkdir(parents=True)
+    write = CommandRun(command=("true",), keys={"width": 8})
+    (of_command / "config.json").write_text(json.dumps(recorded(write)))
+    for named in (of_command, tmp_path / "own", f"{tmp_path / 'own'}:0123"):
+        with pytest.raises(ConfigError, match="trained by a command"):
+            child_of(named, run)  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is not a folder"):
+        child_of(tmp_path / "file", run)
+
+
+def test_a_run_never_replaces_the_weights_that_it_begins_from(parent):
+    folder, run, _ = parent
+    before = (folder / weights.TENSORS).read_bytes()
+    for same in (folder, folder.parent / ".." / "runs" / folder.name):
+        with pytest.raises(ConfigError, match="also the folder of the new run"):
+            train(child_of(folder, run), execution=KEEP, folder=same)
+    assert (folder / weights.TENSORS).read_bytes() == before
+
+
 def test_a_config_that_was_not_looked_up_has_no_identity(run: RunConfig):
     with pytest.raises(ConfigError, match="has not been looked up"):
         _ = override(run, {"init": "runs/first"}).run_id
@@ -198,7 +229,19 @@ def test_a_spec_names_parents_by_path_or_tag(parent, tmp_path: Path, monkeypatch
         Spec.from_text(text.replace(run.run_id[:6], "zzz"))
 
 
-def test_the_command_refuses_a_parent_of_another_shape(parent, capsys):
+def test_the_command_refuses_a_parent_of_another_shape(parent, capsys, tmp_path, monkeypatch):
     folder, _, _ = parent
-    assert call("train", "--init", folder, "--model.n-layer", 3) == 2
-    assert "has model.n_layer=1, and this run 3" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    n_layer = ModelConfig().n_layer  # asked for, although it is the default
+    for options, message in (
+        (("--model.n-layer", 3), "has model.n_layer=1, and this run 3"),
+        ((f"--model.n-layer={n_layer}",), f"has model.n_layer=1, and this run {n_layer}"),
+        (("--model.no-tied",), "has model.tied=True, and this run False"),
+        (("--data.tokenizer", DataConfig().tokenizer), "reads the tokens of data.tokenizer="),
+    ):
+        assert call("train", "--init", folder, *options) == 2
+        assert message in capsys.readouterr().err
+    spec = Path("shape.toml")
+    spec.write_text(f'name = "shape"\nbase.init = "{folder}"\naxes.model.n_layer = [{n_layer}]\n')
+    assert call("sweep", spec, "--dry-run") == 2
+    assert f"and this run {n_layer}" in capsys.readouterr().err

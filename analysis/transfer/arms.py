@@ -26,7 +26,7 @@ class Arms:
     """Losses of both arms, one row per N, D_F and seed."""
 
     scratch: pd.DataFrame
-    """Columns N, D_F, seed, L: runs from random weights."""
+    """Columns N, D_F, seed, L, at_end (:func:`at_best_rate`): runs from random weights."""
     pretrained: pd.DataFrame
     """The same of runs that began from trained weights."""
     noise: float
@@ -35,6 +35,13 @@ class Arms:
     """Degrees of freedom of the noise."""
     parents: tuple[str, ...]
     """Runs that the pre-trained arm began from."""
+
+    @property
+    def untuned(self) -> dict[str, tuple[int, int]]:
+        """{arm: (cells whose best learning rate is an end of those tried, all cells)}."""
+        parts = {"scratch": self.scratch, "pretrained": self.pretrained}
+        at_end = {arm: part.groupby(_CELL)["at_end"].first() for arm, part in parts.items()}
+        return {arm: (int(cells.sum()), len(cells)) for arm, cells in at_end.items()}
 
 
 def arms(runs: pd.DataFrame) -> Arms:
@@ -63,7 +70,8 @@ def arms(runs: pd.DataFrame) -> Arms:
         if rows.empty:
             raise TableError(f"no run {arm} (init_run); a comparison needs both arms.")
     scratch, pretrained = (
-        at_best_rate(rows, _CELL)[[*_CELL, "seed", "L"]] for rows in (used[~begun], used[begun])
+        at_best_rate(rows, _CELL)[[*_CELL, "seed", "L", "at_end"]]
+        for rows in (used[~begun], used[begun])
     )
     noise, freedom = _pooled([scratch, pretrained])
     return Arms(
@@ -96,7 +104,9 @@ def at_best_rate(runs: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     seeds.
 
     `cell` names the columns that tell cells apart. Of the rates of a cell, those with the most
-    seeds compete. Of several runs with the same rate and seed, the lowest counts.
+    seeds compete. Of several runs with the same rate and seed, the lowest counts. The column
+    `at_end` says whether the rate is the lowest or highest of its cell, so that one beyond it may
+    be better; it is False where no column has the rate as a number.
     """
     rated = [*cell, *(name for name in _RATES if name in runs)]
     runs = runs.loc[runs.groupby([*rated, "seed"], dropna=False)["L"].idxmin()]
@@ -104,7 +114,13 @@ def at_best_rate(runs: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     means = runs.assign(mean=losses.transform("mean"), seeds=losses.transform("size"))
     means = means[means["seeds"] == means.groupby(cell)["seeds"].transform("max")]
     best = means.loc[means.groupby(cell)["mean"].idxmin(), rated]
-    return runs.merge(best, on=rated)
+    numbers = [name for name in rated[len(cell) :] if pd.api.types.is_numeric_dtype(runs[name])]
+    at_end = pd.Series(False, runs.index)
+    if numbers:
+        rate = runs[numbers[0]]
+        rates = runs.groupby(cell)[numbers[0]]
+        at_end = (rate == rates.transform("min")) | (rate == rates.transform("max"))
+    return runs.assign(at_end=at_end).merge(best, on=rated)
 
 
 def _pooled(parts: Sequence[pd.DataFrame]) -> tuple[float, int]:

@@ -19,7 +19,8 @@ def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
 
     Of the learning rates, the one with the lowest mean L over seeds counts. `accuracy` and `L` are
     means over seeds; `stderr` is the standard error of the accuracy, over seeds or over the test
-    excerpts, whichever is larger. Raises TableError if the table has no classifier.
+    excerpts, whichever is larger. `at_end` says whether the rate is the lowest or highest that was
+    tried. Raises TableError if the table has no classifier.
     """
     if not {"labels", "accuracy", "classes"} <= set(runs.columns):
         raise TableError(
@@ -49,6 +50,7 @@ def best_classifiers(runs: pd.DataFrame) -> pd.DataFrame:
             L_pretrain=("L_pretrain", "first"),
             lr_peak=("lr_peak", "first"),
             lr_embedding=("lr_embedding", "first"),
+            at_end=("at_end", "first"),
         )
     )
     by_seed = (best["spread"] / np.sqrt(best["seeds"])).fillna(0.0)

@@ -18,7 +18,8 @@ from analysis.transfer.arms import Arms, arms
 from scaling.errors import TableError
 
 _DRAWS = 2000
-TAU = False
+_STEPS = 25
+"""Points of a smooth curve between two losses from scratch."""
 _LEAST_CELLS = 4
 """Cells that a law of three parameters needs."""
 
@@ -31,7 +32,8 @@ class TransferLaw:
     alpha: float
     beta: float
     intervals: dict[str, tuple[float, float]]
-    """{'k', 'alpha', 'beta': (low, high)}."""
+    """{'k', 'alpha', 'beta': (low, high)}, from the noise between seeds and from how far the cells
+    lie from the law."""
     cells: int
     """Number of cells that it is fitted to: those whose D_T is positive and known."""
     rms: float
@@ -51,6 +53,8 @@ class Transfer:
     noise: float
     """Standard deviation of log L between seeds."""
     parents: tuple[str, ...]
+    untuned: dict[str, tuple[int, int]]
+    """{arm: (cells whose best learning rate is an end of those tried, all cells)}."""
 
     @property
     def stable(self) -> float:
@@ -62,7 +66,10 @@ class Transfer:
         law = None if self.law is None else vars(self.law)
         cells = self.cells.to_dict("records")
         own = {"level": self.level, "noise": self.noise, "stable": self.stable}
-        return {"cells": cells, "law": law, "parents": list(self.parents), **own}
+        untuned = {arm: list(counts) for arm, counts in self.untuned.items()}
+        return {
+            "cells": cells, "law": law, "parents": list(self.parents), "untuned": untuned, **own
+        }  # fmt: skip
 
 
 def effective_data(runs: pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> Transfer:
@@ -82,9 +89,9 @@ def effective_data(runs: pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> 
         curve = _curve(both.scratch[both.scratch["N"] == N])
         if len(curve) < 2:
             continue
-        losses = errors.around(curve["mean"], curve["count"])
+        smooth = _Smooth(curve["D_F"], errors.around(curve["mean"], curve["count"]))
         for D_F, cell in tuned.groupby("D_F"):
-            row, drawn = _cell(curve, losses, float(D_F), cell, level, errors)
+            row, drawn = _cell(curve, smooth, float(D_F), cell, level, errors)
             rows.append({"N": int(N), **row})
             draws.append(drawn)
     if not rows:
@@ -94,7 +101,10 @@ def effective_data(runs: pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> 
         )
     cells = pd.DataFrame(rows)
     law = _law(cells, np.array(draws), level, errors.generator)
-    return Transfer(cells=cells, law=law, level=level, noise=both.noise, parents=both.parents)
+    return Transfer(
+        cells=cells, law=law, level=level, noise=both.noise, parents=both.parents,
+        untuned=both.untuned,
+    )  # fmt: skip
 
 
 class _Errors:
@@ -109,10 +119,34 @@ class _Errors:
         self.noise = both.noise * np.sqrt(both.freedom / generator.chisquare(both.freedom, _DRAWS))
 
     def around(self, log_L: pd.Series | float, seeds: pd.Series | int) -> np.ndarray:
-        """Return draws [_DRAWS, n] of n mean log losses, each over a number of seeds."""
+        """Return n mean log losses, each over a number of seeds, and draws of them
+        [1 + _DRAWS, n]."""
         means, scales = np.atleast_1d(log_L), 1 / np.sqrt(np.atleast_1d(seeds))
         normal = self.generator.standard_normal((_DRAWS, len(means)))
-        return means + self.noise[:, None] * scales * normal
+        return np.vstack([means, means + self.noise[:, None] * scales * normal])
+
+
+class _Smooth:
+    """Smooth curves of log L against log D through the losses [n, D] from scratch."""
+
+    def __init__(self, D: pd.Series, log_L: np.ndarray) -> None:
+        knots = np.log(D.to_numpy(float))
+        steps = np.arange(_STEPS * (len(knots) - 1) + 1) / _STEPS
+        self.log_D = np.interp(steps, np.arange(len(knots)), knots)
+        self.log_L = PchipInterpolator(knots, log_L, axis=1)(self.log_D)
+
+    def data_for(self, losses: np.ndarray) -> np.ndarray:
+        """Return the D [n] at which each curve first reaches its log loss; inf where it does not,
+        and 0 where it begins below."""
+        each = np.arange(len(losses))
+        reached = self.log_L <= losses[:, None]
+        after = reached.argmax(axis=1)
+        before = np.maximum(after - 1, 0)
+        y_before, y_after = self.log_L[each, before], self.log_L[each, after]
+        share = (y_before - losses) / np.where(y_before > y_after, y_before - y_after, 1)
+        found = np.exp(self.log_D[before] + share * (self.log_D[after] - self.log_D[before]))
+        found = np.where((after == 0) & (y_after < losses), 0.0, found)
+        return np.where(reached.any(axis=1), found, math.inf)
 
 
 def _curve(scratch: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +158,7 @@ def _curve(scratch: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(
     curve: pd.DataFrame,
-    losses: np.ndarray,
+    smooth: _Smooth,
     D_F: float,
     cell: pd.DataFrame,
     level: float,
@@ -132,14 +166,11 @@ def _cell(
 ) -> tuple[dict[str, object], np.ndarray]:
     """Return the row of a cell, and draws of D_E (0 below the curve, inf above it).
 
-    `losses` are draws [_DRAWS, D] of the curve, the same for all cells of a size.
+    `smooth` has the curve and draws of it, the same for all cells of a size.
     """
-    log_D, log_L = np.log(curve["D_F"].to_numpy(float)), curve["mean"].to_numpy(float)
     tuned = float(np.log(cell["L"].to_numpy(float)).mean())
-    D_E = _data_for(log_D, log_L, tuned)
-    drawn = _between(log_D, losses, errors.around(tuned, len(cell))[:, 0])
-    if 0 < D_E < math.inf:  # what straight lines between the losses get wrong
-        drawn *= D_E / _between(log_D, log_L[None], np.array([tuned]))[0]
+    D_E, *draws = smooth.data_for(errors.around(tuned, len(cell))[:, 0])
+    drawn = np.array(draws)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     at = curve.loc[curve["D_F"] == D_F, "mean"]
     row = {
@@ -166,42 +197,10 @@ def _note(D_E: float, curve: pd.DataFrame) -> str:
     return ""
 
 
-def _data_for(log_D: np.ndarray, log_L: np.ndarray, loss: float) -> float:
-    """Return the D at which a smooth curve reaches a log loss; inf or 0 if it lies outside."""
-    (linear,) = _between(log_D, log_L[None], np.array([loss]))
-    x, y = _falling(log_D, log_L)
-    if not 0 < linear < math.inf or len(x) == 1:
-        return float(linear)
-    return float(np.exp(PchipInterpolator(y[::-1], x[::-1])(loss)))
-
-
-def _between(log_D: np.ndarray, curves: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Return the same [n] for straight lines between the points of n curves [n, D], of which only
-    those count that are lower than all before."""
-    each = np.arange(len(losses))
-    reached = curves <= losses[:, None]
-    after = reached.argmax(axis=1)  # the first point that is low enough
-    lowest = np.minimum.accumulate(curves, axis=1)
-    y_before = lowest[each, np.maximum(after - 1, 0)]
-    x_before = log_D[(curves == y_before[:, None]).argmax(axis=1)]
-    y_after, x_after = curves[each, after], log_D[after]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = (y_before - losses) / (y_before - y_after)
-        found = np.exp(x_before + share * (x_after - x_before))
-    found = np.where(reached.any(axis=1), np.where(after > 0, found, 0.0), math.inf)
-    return np.where(losses == curves[:, 0], np.exp(log_D[0]), found)
-
-
-def _falling(log_D: np.ndarray, log_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points that are lower than all before; noise may make a curve rise."""
-    keep = np.r_[True, log_L[1:] < np.minimum.accumulate(log_L)[:-1]]
-    return log_D[keep], log_L[keep]
-
-
 def _law(
     cells: pd.DataFrame, drawn: np.ndarray, level: float, generator: np.random.Generator
 ) -> TransferLaw | None:
-    """Fit log D_T by least squares, and again to each draw."""
+    """Fit log D_T by least squares, and again to each of the draws [n, _DRAWS] of D_E."""
     known = (cells["D_T"] > 0).to_numpy()
     if known.sum() < _LEAST_CELLS or cells.loc[known, "N"].nunique() < 2:
         return None
@@ -214,16 +213,7 @@ def _law(
     D_T = drawn[known] - D_F[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         targets = np.where(np.isfinite(D_T) & (D_T > 0), np.log(D_T), math.nan)
-    freedom = len(target) - 3
-    if TAU and freedom:
-        rss = float(np.sum((target - design @ best) ** 2))
-        hat = design @ np.linalg.pinv(design)
-        dev = targets - target[:, None]
-        dev = np.where(np.isfinite(dev), dev, 0)
-        noise_rss = float(np.mean(np.sum((dev - hat @ dev) ** 2, axis=0)))
-        tau2 = max(0.0, (rss - noise_rss) / freedom)
-        size = np.sqrt(tau2 * freedom / generator.chisquare(freedom, _DRAWS))
-        targets = targets + size * generator.standard_normal(targets.shape)
+    targets += _scatter(design, target, targets, generator)
     fits = []
     for each in targets.T:
         good = np.isfinite(each)
@@ -245,3 +235,21 @@ def _law(
         cells=int(known.sum()),
         rms=float(np.sqrt(np.mean(residuals**2))),
     )
+
+
+def _scatter(
+    design: np.ndarray, target: np.ndarray, drawn: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Return draws [n, _DRAWS] of how far log D_T lies from the law beyond what noise explains.
+
+    The residuals have a variance; that of the draws [n, _DRAWS], which is due to noise, is
+    subtracted.
+    """
+    n, parameters = design.shape
+    if n == parameters:
+        return np.zeros_like(drawn)
+    residual = np.eye(n) - design @ np.linalg.pinv(design)
+    by_noise = residual @ np.nan_to_num(drawn - target[:, None])
+    excess = np.sum((residual @ target) ** 2) - np.mean(np.sum(by_noise**2, axis=0))
+    size = np.sqrt(max(0.0, excess) / generator.chisquare(n - parameters, _DRAWS))
+    return size * generator.standard_normal(drawn.shape)

@@ -36,6 +36,13 @@ def text(found: Transfer) -> str:
         f"({found.stable:.0%}): {gains} gain and {known - gains} lose; losses differ by "
         f"{100 * found.noise:.2g} % between seeds"
     )
+    (scratch, of_scratch), (tuned, of_tuned) = found.untuned["scratch"], found.untuned["pretrained"]
+    if scratch or tuned:
+        lines.append(
+            f"the best learning rate is an end of those tried in {scratch} of {of_scratch} cells "
+            f"from scratch and in {tuned} of {of_tuned} fine-tuned: train the next rates, or D_T "
+            "compares arms that are not tuned"
+        )
     lines.append(law_in_words(found))
     return "\n".join(lines)
 

@@ -347,6 +347,10 @@ TRANSFER: Schema = record(
             )
         ),
         "parents": many(PLAIN),
+        "untuned": about(
+            named(many(WHOLE)),
+            "Of each arm, the cells whose best learning rate is an end of those tried, and all.",
+        ),
         "level": EXACT,
         "noise": NUMBER,
         "stable": NUMBER,
