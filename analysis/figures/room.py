@@ -26,7 +26,10 @@ def make_room(ax: Axes, *artists: Any) -> None:
     FigureCanvasAgg(figure)
     for artist in artists:
         artist.set_in_layout(False)  # long names may stand out, and must not squeeze the axes
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is None:
+        figure.draw_without_rendering()
+    else:
+        engine.execute(figure)  # all that a drawing would settle before
     for artist in artists:
         box = artist.get_window_extent().transformed(ax.transAxes.inverted())
         x, y = _drawn(ax).T
