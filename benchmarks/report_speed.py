@@ -7,8 +7,8 @@ figures and the table are drawn, the median of several loads.
     python benchmarks/report_speed.py            # print the figures
     python benchmarks/report_speed.py --check    # exit with 1 if a goal is missed
 
-Needs selenium, Chromium and its driver. Writing the page of 10,000 runs takes minutes; `--page FILE`
-measures a page that is written already.
+Needs selenium, Chromium and its driver. Writing the page of 10,000 runs takes minutes; `--page
+FILE` measures a page that is written already.
 """
 
 # ruff: noqa: E402  (threads must be set before numpy is imported)
