@@ -135,6 +135,19 @@ def test_the_envelope_touches_the_curves_from_below(sweep, name):
         assert tuple(np.round(line.get_xydata()[end], 9)) in drawn
 
 
+def test_some_of_very_many_curves_are_drawn_and_a_text_says_so(sweep, monkeypatch):
+    runs, curves = sweep()
+    monkeypatch.setattr("analysis.figures.marks.MOST_LINES", 7)
+    figure = figures.learning_curves(runs, curves.merge(runs[["run_id", "N"]], on="run_id"))
+    count = runs["run_id"].nunique()
+    for ax in figure.axes[:2]:
+        (drawn,) = [c for c in ax.collections if isinstance(c, LineCollection)]
+        assert len(drawn.get_segments()) == 7 < count
+        assert f"7 of {count} runs are drawn" in [text.get_text() for text in ax.texts]
+        colours = np.unique(drawn.get_edgecolor(), axis=0)
+        assert len(colours) >= min(5, runs["N"].nunique())  # sizes from one end to the other
+
+
 def test_branches_of_a_trunk_show_the_evaluations_of_their_shared_part():
     rows = [(1e5, 8e4), (3e5, 24e4), (9e5, 0)]
     runs = pd.DataFrame(

@@ -221,6 +221,40 @@ def test_the_point_of_the_answer_follows_its_event(written, browser):
     assert right >= C and browser.get_log("browser") == []
 
 
+def test_the_runs_are_moved_with_the_axes_and_drawn_again_at_rest(written, browser):
+    page, runs, _ = written
+    browser.get(page.as_uri())
+    # For each point: where the picture of the runs shows it, where it is, and where it was drawn.
+    places = """
+        const plot = document.getElementById('plot-hero').plot;
+        const [x, wide] = plot.stretch(plot.runsAt[0], plot.X);
+        const [y, high] = plot.stretch(plot.runsAt[1], plot.Y);
+        return plot.drawn.map(point => [x + wide * point.px, plot.X(point.x), point.px,
+            y + high * point.py, plot.Y(point.y)])
+    """
+    move = """
+        document.dispatchEvent(new CustomEvent('answer', {detail: {C: arguments[0], N: 1e9, D: 1e9,
+            L: 0.5, L_low: 0.4, L_high: 0.6}}));
+    """
+    before = np.array(browser.execute_script(places))
+    assert (
+        before[:, 0] == pytest.approx(before[:, 2]) and len(before) == (runs.status == "ok").sum()
+    )
+    during = np.array(browser.execute_script(move + places, 1e6 * float(runs.C.max())))
+    assert during[:, 0] == pytest.approx(during[:, 1]) and during[:, 3] == pytest.approx(
+        during[:, 4]
+    )
+    assert np.ptp(during[:, 0]) < 0.9 * np.ptp(before[:, 0])  # the axis reaches further now
+    assert during[:, 2] == pytest.approx(before[:, 2])  # and the runs are not drawn again yet
+
+    def rested():
+        now = np.array(browser.execute_script(places))
+        return np.allclose(now[:, 1], now[:, 2]) and np.allclose(now[:, 0], during[:, 0])
+
+    wait_for(rested)
+    assert browser.get_log("browser") == []
+
+
 def wait_for(found, seconds=5.0):
     end = time.monotonic() + seconds
     while not (answer := found()) and time.monotonic() < end:
@@ -456,6 +490,19 @@ def test_ten_thousand_runs_are_thinned_and_paged():
     first = np.exp(packed["low"] + scale * steps[: found["starts"][1]])
     assert first[[0, -1]] == pytest.approx(along[0, [0, -1]], rel=1e-3)  # the ends stay
     assert np.ptp(np.diff(np.log(first))) < 0.1  # evenly spaced
+
+
+def test_a_page_says_how_many_of_many_curves_are_drawn(written, monkeypatch):
+    from analysis.reporting import linked, run_data, summary
+
+    page, runs, _ = written
+    found = summary.summarise(page.parent, draw=False)
+    made = linked.Linked(found, run_data.ordered(found.table))
+    for most, said in ((len(runs), False), (len(runs) - 1, True)):
+        monkeypatch.setattr(linked, "LINES", most)
+        words = f"The learning curves of {most} of the {len(runs)} runs are drawn"
+        assert (words in "".join(made.hero())) is said
+        assert data_of(made.data())["hero"]["lines"] == most
 
 
 def test_a_dense_figure_is_drawn_as_an_image():

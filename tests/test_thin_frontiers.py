@@ -9,6 +9,7 @@ import pytest
 from conftest import make_sweep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import make_smoothing_spline
 from small import call
 
 from analysis import fit, frontier, laws, load, plan
@@ -16,9 +17,9 @@ from analysis.critical_batch import critical_batch
 from analysis.figures.frontier import frontier as frontier_figure
 from analysis.fitting.checks import FitError
 from analysis.fitting.draws import containing, open_interval
-from analysis.frontiers.envelope import envelope
+from analysis.frontiers.envelope import envelope, lower_hull
 from analysis.frontiers.result import exponent_interval, interval_of
-from analysis.frontiers.smoothing import smoothed
+from analysis.frontiers.smoothing import KNOTS, smoothed
 from analysis.in_words import cell, interval
 from analysis.tables.conventions import counted
 from scaling.errors import ConfigError, TableError
@@ -40,6 +41,65 @@ def nine_runs(noise: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame(
         {"N": N, "D": D, "L": L * np.exp(noise * rng.standard_normal(9)), "C": 6 * N * D}
     )
+
+
+# ------------------------------------------------------------------ many curves
+
+
+def test_the_envelope_of_many_runs_is_that_of_all_their_tangents(monkeypatch):
+    rng = np.random.default_rng(0)
+    parts = []
+    for i, N in enumerate(np.repeat(np.geomspace(1e5, 1e7, 5), 60)):
+        D = N * rng.uniform(5, 100) * np.geomspace(0.05, 1, 6)
+        L = 1.7 + 400 / N**0.34 + 400 / D**0.28
+        L = L * np.exp(0.01 * rng.standard_normal(6))
+        parts.append(pd.DataFrame({"run_id": f"r{i}", "N": N, "D": D, "C": 6 * N * D, "L": L}))
+    curves = pd.concat(parts, ignore_index=True)
+    fast = envelope(curves, bootstrap=50)
+    for least in (2, 10**6):  # with 2, most resamples lack the lowest of some slope
+        monkeypatch.setattr("analysis.frontiers.envelope._LOWEST", least)
+        slow = envelope(curves, bootstrap=50)
+        for name, line in fast.lines.items():
+            np.testing.assert_allclose(line, slow.lines[name], rtol=1e-12)
+
+
+def test_the_hull_of_many_points_is_the_hull_of_all(monkeypatch):
+    rng = np.random.default_rng(1)
+    u = rng.integers(0, 3000, 20_000) / 100.0
+    v = np.exp(-u / 10) + rng.exponential(0.01, len(u))
+    fast = lower_hull(u, v)
+    monkeypatch.setattr("analysis.frontiers.envelope._CELLS", 10**6)
+    slow = lower_hull(u, v)
+    np.testing.assert_array_equal(fast, slow)
+    assert len(fast[0]) > 5
+
+
+@pytest.mark.parametrize("count", [5, 8, 40, 300])
+def test_curves_are_smoothed_by_the_spline_that_cross_validation_chooses(count):
+    rng = np.random.default_rng(count)
+    D = np.sort(rng.uniform(1e7, 1e9, count))
+    L = (2 + 400 / D**0.3) * np.exp(0.01 * rng.standard_normal(count))
+    curve = pd.DataFrame({"run_id": "a", "N": 1e6, "D": D, "C": 6e6 * D, "L": L})
+    one = smoothed(curve)[1]
+    # A copy has the same curve, in whatever batch it is smoothed.
+    both = smoothed(pd.concat([curve, curve.assign(run_id="b")]))[1]
+    np.testing.assert_allclose(both.loss, one.loss[[0, 0]], rtol=1e-12)
+    known = np.isfinite(one.loss[0])
+    if count <= KNOTS:  # else neighbours are averaged first
+        u, v = np.log(curve["C"].to_numpy()), np.log(L)
+
+        # Natural splines for many stiffnesses; generalised cross-validation chooses.
+        def trial(stiffness):
+            fit = make_smoothing_spline(u, v, lam=stiffness)
+            influence = np.array(
+                [make_smoothing_spline(u, unit, lam=stiffness)(u) for unit in np.eye(count)]
+            )
+            rss = np.sum((fit(u) - v) ** 2)
+            return rss / (count - np.trace(influence)) ** 2, fit
+
+        _, best = min((trial(s) for s in np.geomspace(1e-6, 1e5, 200)), key=lambda t: t[0])
+        np.testing.assert_allclose(one.loss[0][known], best(one.x[known]), atol=2e-3)
+    assert np.isfinite(one.loss).all()
 
 
 # ------------------------------------------------------------------ short curves

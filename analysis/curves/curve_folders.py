@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -151,7 +152,7 @@ class _Reader:
             status=status,
             step=step[kept],
             loss=loss[kept],
-            rates=self._rates(config),
+            rates_of=functools.partial(self._rates, config),
             end=end,
             done=done,
             warmup=warmup_steps(config),

@@ -325,7 +325,7 @@ def _curve(plan: Plan, rates: Rates, end: int, warmup: int | None) -> RunCurve:
         status=FINISHED if finished else plan.status or "cut off",
         step=plan.step,
         loss=plan.loss,
-        rates=rates,
+        rates_of=lambda: rates,
         end=plan.last if finished else end,
         done=plan.last,
         warmup=warmup if warmup is not None else _first_at_peak(plan, rates),

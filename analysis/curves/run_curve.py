@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ class RunCurve:
     step: np.ndarray
     """Increasing steps (1-based) at which the loss was measured."""
     loss: np.ndarray
-    rates: Rates
-    """Learning rates from its first step to its last."""
+    rates_of: Callable[[], Rates]
+    """Returns the learning rates from its first step to its last, which take time to compute."""
     end: int
     """Its last step, if it trains to the end."""
     done: int
@@ -49,6 +49,11 @@ class RunCurve:
     """Equal for runs that share their first steps; None for a run that shares none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Columns of its row, such as n_layer and lr_peak."""
+
+    @property
+    def rates(self) -> Rates:
+        """Learning rates from its first step to its last."""
+        return self.rates_of()
 
     @property
     def finished(self) -> bool:

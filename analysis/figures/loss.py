@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from analysis.figures.marks import (
 from analysis.figures.panels import LABELS, Colours, Width, key_above, panels
 from analysis.figures.registry import figure as listed
 from analysis.figures.room import make_room
-from analysis.figures.shared_fits import critical_batch_of, default_frontier
+from analysis.figures.shared_fits import critical_batch_of, default_frontier, known_fit
 from analysis.figures.uncertainty import (
     band,
     band_key,
@@ -59,6 +60,7 @@ def kaplan_triptych(
     by_D: FitResult | None = None,
     by_N: FitResult | None = None,
     compared: Comparison | None = None,
+    fits: Iterable[FitResult] = (),
     unit: Literal["FLOPs", "PF-days"] = "FLOPs",
     width: Width | None = None,
 ) -> Figure:
@@ -72,15 +74,17 @@ def kaplan_triptych(
 
     by_C  A frontier; the default is the envelope of the curves (parametric without curves), from
           `compared`, the frontier by every method, if that is known.
-    by_D  A fitted law of D; the default is kaplan_D on the lower edge.
-    by_N  A fitted law of N; the default is kaplan_N on the lower edge.
+    by_D  A fitted law of D; the default is kaplan_D on the lower edge, from `fits` if known.
+    by_N  A fitted law of N; the default is kaplan_N on the lower edge, from `fits` if known.
     unit  Unit of compute on the axis: 'FLOPs', or 'PF-days' as in the paper.
     """
     runs = usable(runs)
     curves = None if curves is None else usable(curves)
     by_C = by_C or default_frontier(runs, curves, compared)
-    by_D = by_D or fit_law(laws.kaplan_D, lower_edge(runs, "D"))
-    by_N = by_N or fit_law(laws.kaplan_N, lower_edge(runs, "N"))
+    by_D, by_N = (
+        given or known_fit(fits, law) or fit_law(law, lower_edge(runs, law.inputs[0]))
+        for given, law in ((by_D, laws.kaplan_D), (by_N, laws.kaplan_N))
+    )
     with rc_context(style.paper()):
         figure, axes = panels(3, width, height=2.4)
         colour = Colours(runs["N"])
@@ -147,6 +151,7 @@ def size_and_data(
     by_ND: FitResult | None = None,
     by_NS: FitResult | None = None,
     critical: CriticalBatch | None = None,
+    fits: Iterable[FitResult] = (),
     width: Width | None = None,
 ) -> Figure:
     """Loss against data by size with L(N, D), and along learning curves with L(N, S).
@@ -156,7 +161,8 @@ def size_and_data(
     (1 + B_crit(L) / B) (eq. 5.4) if B_crit is given or the runs have several batch sizes, otherwise
     S as trained. Bars are 95 % intervals over the test contexts, bands those of the laws.
 
-    by_ND     A fitted law of N and D; the default is kaplan_ND, fitted to all runs.
+    by_ND     A fitted law of N and D; the default is kaplan_ND, fitted to all runs, from `fits` if
+              known.
     by_NS     A fitted law of N and S, drawn over S as trained; the default is kaplan_NS, fitted to
               the points shown.
     critical  A result of `critical_batch`; the default is that of these runs.
@@ -169,7 +175,7 @@ def size_and_data(
     if critical is not None:
         points = adjusted(points, critical)
         points["S"] = points["S_min"]
-    by_ND = by_ND or fit_law(laws.kaplan_ND, runs)
+    by_ND = by_ND or known_fit(fits, laws.kaplan_ND) or fit_law(laws.kaplan_ND, runs)
     by_NS = by_NS or fit_law(laws.kaplan_NS, points)
     with rc_context(style.paper()):
         figure, (left, right) = panels(2, width, height=2.7, share=True)
@@ -211,7 +217,11 @@ def size_and_data(
 
 @listed("kaplan23", "Kaplan et al. 2020, Fig. 23", spec="headline")
 def forms(
-    runs: pd.DataFrame, curves: pd.DataFrame | None = None, *, width: Width | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    fits: Iterable[FitResult] = (),
+    width: Width | None = None,
 ) -> Figure:
     """L(N), L(D) and L(C) as power laws and as logarithms, with their misfit.
 
@@ -229,7 +239,7 @@ def forms(
             dots(ax, edge, x, colour)
             grid = span([edge[x].min(), edge[x].max() * BEYOND**2])
             for law, hue in ((power, style.FIT), (laws.logarithm(x), style.METHODS["envelope"])):
-                result = fit_law(law, edge)
+                result = known_fit(fits, law) or fit_law(law, edge, bootstrap=0)
                 off = result.predict(**{x: edge[x].to_numpy(float)}) / edge["L"] - 1
                 label = f"{formula(result)}\n{100 * np.sqrt(np.mean(off**2)):.2g} % rms"
                 fitted(ax, grid, result.predict(**{x: grid}), edge[x].max(), hue, label=label)

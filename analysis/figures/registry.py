@@ -23,6 +23,7 @@ from analysis.curves.collapse_result import Collapse
 from analysis.figures import data, style
 from analysis.figures.panels import Width
 from analysis.fitting.checks import FitError
+from analysis.fitting.result import FitResult
 from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.result import Comparison
 from analysis.tables.load import load as load_table
@@ -92,6 +93,8 @@ class Shared(TypedDict, total=False):
     """The compute-optimal frontier by every method."""
     collapsed: Collapse | None
     """The collapse of the learning curves."""
+    fits: Iterable[FitResult]
+    """Laws of N, of D and of C, fitted to the lower edge of the runs, and of N and D."""
 
 
 @dataclass(frozen=True, kw_only=True)

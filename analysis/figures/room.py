@@ -26,7 +26,10 @@ def make_room(ax: Axes, *artists: Any) -> None:
     FigureCanvasAgg(figure)
     for artist in artists:
         artist.set_in_layout(False)  # long names may stand out, and must not squeeze the axes
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is None:
+        figure.draw_without_rendering()
+    else:
+        engine.execute(figure)  # all that a drawing would settle before
     for artist in artists if len(artists) == 1 else artists * 3:  # room on one side moves the data
         box = artist.get_window_extent().transformed(ax.transAxes.inverted())
         x, y = _drawn(ax).T
@@ -46,16 +49,20 @@ def make_room(ax: Axes, *artists: Any) -> None:
 
 def _drawn(ax: Axes) -> np.ndarray:
     """Return points on everything drawn in data coordinates, as (x, y) in fractions of the axes."""
+    dots = [np.empty((0, 2))]
     paths = [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
     for collection in ax.collections:
         if isinstance(collection, PathCollection):
-            paths += [np.array([offset]) for offset in np.asarray(collection.get_offsets())]
+            dots.append(np.asarray(collection.get_offsets()))
         else:
             paths += [path.vertices for path in collection.get_paths()]
-    found = [np.empty((0, 2))]
-    for path in paths:
-        at = ax.transScale.transform(np.asarray(path, float))
-        at = ax.transLimits.transform(at[np.isfinite(at).all(axis=1)])
+
+    def placed(points: Any) -> np.ndarray:
+        at = ax.transScale.transform(np.asarray(points, float))
+        return ax.transLimits.transform(at[np.isfinite(at).all(axis=1)])
+
+    found = [placed(np.concatenate(dots))]
+    for at in map(placed, paths):
         if len(at) > 1:  # the data may lie between two points
             steps = np.linspace(0, len(at) - 1, max(len(at), 101))
             at = np.column_stack([np.interp(steps, np.arange(len(at)), v) for v in at.T])

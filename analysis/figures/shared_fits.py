@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from analysis.critical_batch import CriticalBatch, contours, critical_batch
@@ -10,6 +12,12 @@ from analysis.frontiers.choice import Choice, choose
 from analysis.frontiers.envelope import envelope
 from analysis.frontiers.parametric import parametric
 from analysis.frontiers.result import Comparison, Frontier
+from analysis.laws import Law
+
+
+def known_fit(fits: Iterable[FitResult], law: Law) -> FitResult | None:
+    """Return the fit of a law if `fits` has it, with draws for its intervals."""
+    return next((f for f in fits if type(f) is FitResult and f.law == law and len(f.samples)), None)
 
 
 def known_frontier(compared: Comparison | None, method: str) -> Frontier | None:

@@ -255,10 +255,9 @@ def _newton_step(
     for i in range(q):
         pivot = A[i, i]
         A[i, i] = pivot = np.where(pivot < 1e-9, np.maximum(-pivot, 0.01), pivot)
-        for j in range(i + 1, q):
-            factor = A[j, i] / pivot
-            A[j, i + 1 :] -= factor * A[i, i + 1 :]
-            x[j] -= factor * x[i]
+        factor = A[i + 1 :, i] / pivot
+        A[i + 1 :, i + 1 :] -= factor[:, None] * A[i, i + 1 :]
+        x[i + 1 :] -= factor * x[i]
     for i in range(q - 1, -1, -1):
         x[i] -= np.einsum("js,js->s", A[i, i + 1 :], x[i + 1 :])
         x[i] /= A[i, i]

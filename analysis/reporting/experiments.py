@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -98,9 +99,21 @@ def svg(figure: Figure, name: str = "figure") -> str:
     _rasterise(figure)
     text = io.StringIO()
     with rc_context({**style.paper(), "svg.fonttype": "path", "svg.hashsalt": name}):
+        _lay_out(figure)
         figure.savefig(text, format="svg", dpi=_DPI, metadata={"Date": None, "Creator": None})
     body = text.getvalue()
     return body[body.index("<svg") :]
+
+
+def _lay_out(figure: Figure) -> None:
+    """Fix the layout of a figure: one that is not is drawn twice when it is saved."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        return
+    FigureCanvasAgg(figure)
+    engine.execute(figure)
+    with rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+        figure.set_layout_engine(None)
 
 
 def _figure(name: str, figure: Figure) -> str:

@@ -115,7 +115,7 @@ class Summary:
 
     def shared(self) -> Shared:
         """Return what the figures of the same results need not compute again."""
-        found = Shared(choice=self.choice)
+        found = Shared(choice=self.choice, fits=tuple(self.laws.values()))
         if self.frontiers:
             found["compared"] = Comparison(self.frontiers, {})
         if self.collapse is not None:

@@ -187,7 +187,7 @@ def validate(
     backtest, failed = _backtest(law, runs, size, at, level, {**options, "warm": whole})
     same = {**options, "bootstrap": 0, "fixed": None}
     names = _names([law, *others])
-    compared = _compare(whole, names, size, at, same)
+    compared = _compare(whole, scales, names, size, at, same)
     objections = [*objections_to(whole, backtest, level)]
     notes = [line for line in whole.status if line.code in ("implausible", "duplicates")]
     notes += floor_note(whole, names, compared)
@@ -324,12 +324,13 @@ def _names(laws: Sequence[Law]) -> dict[Law, str]:
 
 def _compare(
     whole: FitResult,
+    scales: pd.DataFrame,
     names: Mapping[Law, str],
     size: np.ndarray,
     at: list[float],
     options: dict[str, Any],
 ) -> pd.DataFrame:
-    """Fit each law with the same objective to the same rows.
+    """Fit each law with the same objective to the same rows; `scales` are those of `whole`.
 
     Rows of one run share their noise, so AICc counts runs: minus twice the log likelihood is taken
     per row, times the number of runs.
@@ -349,7 +350,7 @@ def _compare(
             "aicc": aicc,
             "error": rms(result.log_residuals),
             "held_out": _held_out(result, size, at),
-            "left_out": _leave_one_out(result)["error"].mean(),
+            "left_out": (scales if result is whole else _leave_one_out(result))["error"].mean(),
             "status": "; ".join(Status(line.code) for line in result.status),
         }
     out = pd.DataFrame.from_dict(rows, orient="index")
