@@ -224,6 +224,36 @@ def test_runs_are_told_apart_by_their_names():
     assert "run_id" not in groups  # runs of several sizes are no runs
 
 
+def test_the_rows_of_a_history_are_those_of_their_run():
+    points = {
+        "params": np.repeat(N, 4),
+        "_step": np.tile([1, 2, 2, 3], 5),
+        "tokens": np.tile([1e9, 2e9, 2e9, 3e9], 5),
+        "loss": np.tile([4.0, 3.9, 3.5, 3.4], 5) - np.repeat(np.arange(5) / 10, 4),
+    }
+    for more in ({}, {"State": "finished"}):
+        table = points | {"Name": np.repeat(list("abcde"), 4)} | more
+        found, note = read(table, need=("N", "D", "L"), rows="auto")
+        assert len(found) == 15 and "written again by a resumed run" in note
+    steps = {"steps" if name == "_step" else name: v for name, v in points.items()}
+    models, _ = read(steps | {"name": np.repeat(list("abcde"), 4)}, need=("N", "D", "L"))
+    assert "run_id" not in models  # steps may be a setting of many runs of one model
+
+
+def test_a_name_that_few_rows_share_is_of_resumed_runs():
+    rows = {"params": [*N, N[0]], "tokens": [*D, 2 * D[0]], "loss": [*L, 4.5]}
+    found, _ = read(rows | {"name": list("abcdea")}, need=("N", "D", "L"))
+    assert found["run_id"].tolist() == list("abcdea")
+
+
+def test_a_few_rows_in_another_unit_and_losses_of_diverged_runs_are_warned_of():
+    mixed = {"params": [*N[:-1], 740.0], "tokens": D, "loss": L}
+    _, note = read(mixed, need=("N", "D", "L"))
+    assert "1 of 5 rows has N below 1000, first at row 4 (N=740)" in note
+    _, note = read({"params": N, "tokens": D, "loss": [*L[:-1], 9999]}, need=("N", "D", "L"))
+    assert "1 of 5 losses is above 20" in note and '--where "L < 20"' in note
+
+
 # ------------------------------------------------------------------ perplexity and bits
 
 
@@ -244,6 +274,20 @@ def test_a_perplexity_of_words_or_bytes_is_never_taken_for_nats():
         for options in ({}, {"map": {name: "L"}}):
             found, note = read({"params": N, "tokens": D, name: np.exp(L)}, **options)
             assert np.allclose(found["L"], L) and "not in nats per token" in note
+
+
+@pytest.mark.parametrize(("name", "factor"), [
+    ("loss (log2)", np.log(2)), ("cross_entropy_base2", np.log(2)), ("loss base 2", np.log(2)),
+    ("loss (log10)", np.log(10)),
+])  # fmt: skip
+def test_a_loss_in_another_base_is_converted(name, factor):
+    found, note = read({"params": N, "tokens": D, name: L / factor}, need=("N", "D", "L"))
+    assert np.allclose(found["L"], L) and ("bits" in note or "base 10" in note)
+
+
+def test_a_base_that_may_be_of_the_unit_or_of_a_logarithm_is_asked_for():
+    text = refusal({"params": N, "tokens": D, "loss log2": np.log2(L)}, need=("N", "D", "L"))
+    assert "2**`loss log2`=L" in text and "log(2)*`loss log2`=L" in text
 
 
 def test_bits_per_byte_are_not_converted_but_warned_of():

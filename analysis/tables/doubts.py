@@ -80,13 +80,13 @@ def _suspect_sizes(
 def _other_units(used: pd.DataFrame, middle: Mapping[str, float]) -> Iterator[str]:
     """Yield a doubt if a few rows of a column seem to be in millions or billions."""
     for name in [n for n, least in _LEAST.items() if middle.get(n, 0.0) >= least]:
-        few = used.index[used[name].to_numpy(float) < _LEAST[name] / 10]
+        few = used.index[used[name].to_numpy(float) < min(_LEAST[name], middle[name] / 1e3)]
         if len(few):
             yield (
                 f"{len(few)} of {len(used)} rows {'have' if len(few) > 1 else 'has'} {name} below "
-                f"{_LEAST[name] / 10:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), "
-                f"but the median run has {middle[name]:.3g}: are these in millions or billions? "
-                "Write all rows in one unit."
+                f"{_LEAST[name]:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), but "
+                f"the median run has {middle[name]:.3g}: are these in millions or billions? Write "
+                "all rows in one unit."
             )
 
 
