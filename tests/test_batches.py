@@ -31,6 +31,12 @@ def test_a_batch_per_device_is_multiplied_by_devices_and_accumulation():
     assert np.allclose(table["D"], STEPS * 8 * 4 * 1024.0) and "that of one device" in note
 
 
+def test_devices_are_counted_by_nodes():
+    split = {"batch_size_per_gpu": 8, "num_nodes": 2, "gpus_per_node": 4}
+    table, note = read(HF | split, need=("N", "D", "L"))
+    assert np.allclose(table["D"], STEPS * 8 * 2 * 4 * 1024.0) and "one device" not in note
+
+
 @pytest.mark.parametrize(("size", "tokens"), [(64, 64), (16, 64), (8, 64), (24, None)])
 def test_a_batch_beside_that_of_one_device_holds_what_their_ratio_says(size, tokens):
     split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "world_size": 2}

@@ -68,6 +68,11 @@ def refusal(table, **options):
     ("parametros", "tokens", "perdida"),
     ("parametri", "token", "perdita"),
     ("参数量", "令牌数", "损失"),
+    ("参数量", "词元数", "验证损失"),
+    ("パラメータ数", "トークン数", "検証損失"),
+    ("parameters/n_params", "parameters/tokens", "metrics/val/loss"),
+    ("data.params.n_params", "data.params.tokens", "data.metrics.val_loss"),
+    ("n_params", "tokens", "neg_log_likelihood"),
     ("параметры", "токены", "потери"),
 ])  # fmt: skip
 def test_names_of_parameters_tokens_and_losses(header):
@@ -92,7 +97,8 @@ def test_names_of_parameters_tokens_and_losses(header):
     ("tokens_B", D / 1e9, "D"), ("tokens (B)", D / 1e9, "D"), ("Tokens [billions]", D / 1e9, "D"),
     ("tokens_M", D / 1e6, "D"), ("D (B)", D / 1e9, "D"), ("D_B", D / 1e9, "D"),
     ("train tokens (10^9)", D / 1e9, "D"), ("log10(tokens)", np.log10(D), "D"),
-    ("log2_tokens", np.log2(D), "D"),
+    ("log2_tokens", np.log2(D), "D"), ("Mparams", N / 1e6, "N"), ("Btokens", D / 1e9, "D"),
+    ("参数量(亿)", N / 1e8, "N"),
     ("flops", 6 * N * D, "C"), ("compute (PF-days)", 6 * N * D / 8.64e19, "C"),
     ("pf_days", 6 * N * D / 8.64e19, "C"), ("exaFLOPs", 6 * N * D / 1e18, "C"),
     ("log10_flops", np.log10(6 * N * D), "C"), ("FLOPs (1e18)", 6 * N * D / 1e18, "C"),
@@ -158,7 +164,7 @@ def test_held_out_and_final_losses_come_first(losses, chosen):
 @pytest.mark.parametrize("name", [
     "accuracy", "val/accuracy", "runtime", "grad_norm", "learning_rate", "loss_scale", "aux_loss",
     "tokens_per_second", "vocab_size", "loss_weight", "predicted_loss", "eval_time",
-    "train_loss_std",
+    "train_loss_std", "relative_loss", "normalized_loss", "loss_sum", "excess loss", "loss %",
 ])  # fmt: skip
 def test_what_is_no_loss(name):
     assert "no column 'L'" in refusal({"N": N, "D": D, name: L})

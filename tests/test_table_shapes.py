@@ -68,6 +68,35 @@ def test_cells_merged_down_a_column_hold_their_value(tmp_path):
     assert read_file(tmp_path / "runs.xlsx")["params"].tolist() == [2e7, 2e7, 4e7, 4e7]
 
 
+# ------------------------------------------------------------------ text
+
+
+def test_a_printed_frame_is_read(tmp_path):
+    (tmp_path / "runs.txt").write_text(RUNS.to_string())
+    is_read(tmp_path / "runs.txt")
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ("2100000,1000000,5,03\n2100000,2000000,4,61\n5300000,1000000,4,13\n",
+     "each row has 4 fields, but the header has 3; are these numbers with a ',' in them"),
+    ("2100000,1000000,5.03\n2100000,2000000,4.61\n5300000,1000000,4.13,once more\n",
+     "row 2 has 4 fields, but the header has 3; put quotes around what holds a ','"),
+    ("21,000,000,105,000,000,5.03\n53,000,000,1,050,000,000,4.03\n",
+     "fields, but the header has 3"),
+])  # fmt: skip
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path, rows, message):
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n" + rows)
+    with pytest.raises(TableError) as caught:
+        read_file(tmp_path / "runs.csv")
+    assert message in str(caught.value)
+
+
+def test_a_table_without_a_header_is_refused(tmp_path):
+    (tmp_path / "runs.csv").write_text("21000000,1e9,5.03\n53000000,2e9,4.61\n")
+    with pytest.raises(TableError, match="no names of columns: its first row is 21000000, 1e9"):
+        load(tmp_path / "runs.csv")
+
+
 # ------------------------------------------------------------------ archives
 
 
