@@ -436,3 +436,13 @@ def test_names_of_accelerators(text, name):
 def test_an_unknown_accelerator_names_its_neighbours():
     with pytest.raises(ConfigError, match=r"gpu='L40' is not known\. Did you mean 'l4' or"):
         gpu_name("L40")
+
+
+def test_searches_of_a_learning_rate_are_warned_of():
+    runs = {
+        name: np.tile(values, 3) for name, values in (("params", N), ("tokens", D), ("loss", L))
+    }
+    _, note = read(runs | {"lr": np.repeat([1e-4, 1e-3, 1e-2], 5)}, need=("N", "D", "L"))
+    assert "up to 3 learning rates at one N and D" in note
+    _, note = read({"params": N, "tokens": D, "loss": L, "lr": 0.01}, need=("N", "D", "L"))
+    assert "learning rates" not in note
