@@ -109,6 +109,10 @@ _GLUED = re.compile(
     r"(loss|ppl|perplexity|verlust|params?|parameters?|tokens?|steps?|layers?|heads?|flops?|size"
     r"|bpb|nll|lr)([kmbt]?)$"
 )
+_LETTERED = re.compile(r"^([kmbgt])(params?|parameters?|tokens?)$")
+"""Names such as Mparams."""
+_JOINED = re.compile("(检验|验证|测试|検証|训练|訓練)(?=损失|損失)")
+"""Words before a loss that are written without a space."""
 _HELD_OUT = {"val", "valid", "validation", "validierungs", "validierung", "validacion", "test",
              "eval", "evaluation", "dev", "heldout", "held", "holdout", "prueba", "teste", "检验",
              "验证", "测试", "検証"}  # fmt: skip
@@ -168,6 +172,7 @@ _FORBIDDEN = {
     "remaining", "left", "eta", "estimate", "estimated", "lower", "upper", "low", "high", "ci",
     "epochs", "epoch", "generated", "new", "prompt", "completion", "reward", "per", "rate",
     "schedule", "scheduler", "url", "hash", "dtype", "precision", "skip", "skipped", "frozen",
+    "relative", "normalized", "normalised", "excess", "minus", "sum", "summed", "millinats",
     *_UNITS_OF_TEXT,
 }  # fmt: skip
 _SCALES = {
@@ -175,6 +180,7 @@ _SCALES = {
     "million": 1e6, "millions": 1e6, "millionen": 1e6, "millones": 1e6, "milhoes": 1e6, "b": 1e9,
     "bn": 1e9, "billion": 1e9, "billions": 1e9, "milliarden": 1e9, "milliards": 1e9, "mrd": 1e9,
     "g": 1e9, "giga": 1e9, "t": 1e12, "tn": 1e12, "trillion": 1e12, "trillions": 1e12,
+    "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8,
 }  # fmt: skip
 _FLOPS = {"flops": 1.0, "pfdays": PF_DAY, "tflops": 1e12, "pflops": 1e15, "eflops": 1e18,
           "zflops": 1e21}  # fmt: skip
@@ -199,7 +205,8 @@ _BESIDE_LETTERS = {*_SCALES, *_LOGS, *_HELD_OUT, *_TRAIN, *_LAST, *_TOTAL, *_SEE
 
 _PREFIX = re.compile(
     r"(?:(?:data|params?|parameters|metrics?|config|summary|hparams?|args|tags|user_attrs?|attrs"
-    r"|hyperparameters)(?:\.|__)|(?:config|summary|hparams?|metrics|args|hyperparameters)/"
+    r"|hyperparameters)(?:\.|__)"
+    r"|(?:config|summary|hparams?|metrics|args|hyperparameters|parameters)/"
     r"|params_|user_attrs_)(?=.)",
     re.IGNORECASE,
 )
@@ -228,6 +235,8 @@ def meaning(name: str) -> Meaning | None:
     if prefix and (what := meaning(name[prefix.end() :])) is not None:
         return what
     words, scale = _words(name)
+    if "%" in name:
+        return None
     heads = [word for word in words if word in _HEADS]
     if not heads:  # N (M), D_B, log10(N), L_test: a symbol with a unit or a kind
         letter = re.search(r"(?<![a-zA-Z])[NDCL](?![a-zA-Z])", name)
@@ -368,8 +377,11 @@ def _words(name: str) -> tuple[list[str], float]:
     text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", text)
     text = _normal(text)
     text = re.sub(r"base[ _]?2(?!\d)", "base2", text)
+    text = _JOINED.sub(r"\1_", text)
     glued = [_GLUED.sub(r"\1_\2_\3", word) for word in re.findall(r"[^\W_]+", text)]
-    text = "_".join(word.strip("_") for word in glued).replace("log_10", "log10")
+    text = "_".join(_LETTERED.sub(r"\1_\2", word.strip("_")) for word in glued).replace(
+        "log_10", "log10"
+    )
     for pattern, head in _patterns():
         text = pattern.sub(head, text)
     return text.split("_"), scale

@@ -68,6 +68,11 @@ def refusal(table, **options):
     ("parametros", "tokens", "perdida"),
     ("parametri", "token", "perdita"),
     ("参数量", "令牌数", "损失"),
+    ("参数量", "词元数", "验证损失"),
+    ("パラメータ数", "トークン数", "検証損失"),
+    ("parameters/n_params", "parameters/tokens", "metrics/val/loss"),
+    ("data.params.n_params", "data.params.tokens", "data.metrics.val_loss"),
+    ("n_params", "tokens", "neg_log_likelihood"),
     ("параметры", "токены", "потери"),
 ])  # fmt: skip
 def test_names_of_parameters_tokens_and_losses(header):
@@ -92,7 +97,8 @@ def test_names_of_parameters_tokens_and_losses(header):
     ("tokens_B", D / 1e9, "D"), ("tokens (B)", D / 1e9, "D"), ("Tokens [billions]", D / 1e9, "D"),
     ("tokens_M", D / 1e6, "D"), ("D (B)", D / 1e9, "D"), ("D_B", D / 1e9, "D"),
     ("train tokens (10^9)", D / 1e9, "D"), ("log10(tokens)", np.log10(D), "D"),
-    ("log2_tokens", np.log2(D), "D"),
+    ("log2_tokens", np.log2(D), "D"), ("Mparams", N / 1e6, "N"), ("Btokens", D / 1e9, "D"),
+    ("参数量(亿)", N / 1e8, "N"),
     ("flops", 6 * N * D, "C"), ("compute (PF-days)", 6 * N * D / 8.64e19, "C"),
     ("pf_days", 6 * N * D / 8.64e19, "C"), ("exaFLOPs", 6 * N * D / 1e18, "C"),
     ("log10_flops", np.log10(6 * N * D), "C"), ("FLOPs (1e18)", 6 * N * D / 1e18, "C"),
@@ -158,7 +164,7 @@ def test_held_out_and_final_losses_come_first(losses, chosen):
 @pytest.mark.parametrize("name", [
     "accuracy", "val/accuracy", "runtime", "grad_norm", "learning_rate", "loss_scale", "aux_loss",
     "tokens_per_second", "vocab_size", "loss_weight", "predicted_loss", "eval_time",
-    "train_loss_std",
+    "train_loss_std", "relative_loss", "normalized_loss", "loss_sum", "excess loss", "loss %",
 ])  # fmt: skip
 def test_what_is_no_loss(name):
     assert "no column 'L'" in refusal({"N": N, "D": D, name: L})
@@ -224,6 +230,36 @@ def test_runs_are_told_apart_by_their_names():
     assert "run_id" not in groups  # runs of several sizes are no runs
 
 
+def test_the_rows_of_a_history_are_those_of_their_run():
+    points = {
+        "params": np.repeat(N, 4),
+        "_step": np.tile([1, 2, 2, 3], 5),
+        "tokens": np.tile([1e9, 2e9, 2e9, 3e9], 5),
+        "loss": np.tile([4.0, 3.9, 3.5, 3.4], 5) - np.repeat(np.arange(5) / 10, 4),
+    }
+    for more in ({}, {"State": "finished"}):
+        table = points | {"Name": np.repeat(list("abcde"), 4)} | more
+        found, note = read(table, need=("N", "D", "L"), rows="auto")
+        assert len(found) == 15 and "written again by a resumed run" in note
+    steps = {"steps" if name == "_step" else name: v for name, v in points.items()}
+    models, _ = read(steps | {"name": np.repeat(list("abcde"), 4)}, need=("N", "D", "L"))
+    assert "run_id" not in models  # steps may be a setting of many runs of one model
+
+
+def test_a_name_that_few_rows_share_is_of_resumed_runs():
+    rows = {"params": [*N, N[0]], "tokens": [*D, 2 * D[0]], "loss": [*L, 4.5]}
+    found, _ = read(rows | {"name": list("abcdea")}, need=("N", "D", "L"))
+    assert found["run_id"].tolist() == list("abcdea")
+
+
+def test_a_few_rows_in_another_unit_and_losses_of_diverged_runs_are_warned_of():
+    mixed = {"params": [*N[:-1], 740.0], "tokens": D, "loss": L}
+    _, note = read(mixed, need=("N", "D", "L"))
+    assert "1 of 5 rows has N below 1000, first at row 4 (N=740)" in note
+    _, note = read({"params": N, "tokens": D, "loss": [*L[:-1], 9999]}, need=("N", "D", "L"))
+    assert "1 of 5 losses is above 20" in note and '--where "L < 20"' in note
+
+
 # ------------------------------------------------------------------ perplexity and bits
 
 
@@ -244,6 +280,20 @@ def test_a_perplexity_of_words_or_bytes_is_never_taken_for_nats():
         for options in ({}, {"map": {name: "L"}}):
             found, note = read({"params": N, "tokens": D, name: np.exp(L)}, **options)
             assert np.allclose(found["L"], L) and "not in nats per token" in note
+
+
+@pytest.mark.parametrize(("name", "factor"), [
+    ("loss (log2)", np.log(2)), ("cross_entropy_base2", np.log(2)), ("loss base 2", np.log(2)),
+    ("loss (log10)", np.log(10)),
+])  # fmt: skip
+def test_a_loss_in_another_base_is_converted(name, factor):
+    found, note = read({"params": N, "tokens": D, name: L / factor}, need=("N", "D", "L"))
+    assert np.allclose(found["L"], L) and ("bits" in note or "base 10" in note)
+
+
+def test_a_base_that_may_be_of_the_unit_or_of_a_logarithm_is_asked_for():
+    text = refusal({"params": N, "tokens": D, "loss log2": np.log2(L)}, need=("N", "D", "L"))
+    assert "2**`loss log2`=L" in text and "log(2)*`loss log2`=L" in text
 
 
 def test_bits_per_byte_are_not_converted_but_warned_of():
@@ -386,3 +436,13 @@ def test_names_of_accelerators(text, name):
 def test_an_unknown_accelerator_names_its_neighbours():
     with pytest.raises(ConfigError, match=r"gpu='L40' is not known\. Did you mean 'l4' or"):
         gpu_name("L40")
+
+
+def test_searches_of_a_learning_rate_are_warned_of():
+    runs = {
+        name: np.tile(values, 3) for name, values in (("params", N), ("tokens", D), ("loss", L))
+    }
+    _, note = read(runs | {"lr": np.repeat([1e-4, 1e-3, 1e-2], 5)}, need=("N", "D", "L"))
+    assert "up to 3 learning rates at one N and D" in note
+    _, note = read({"params": N, "tokens": D, "loss": L, "lr": 0.01}, need=("N", "D", "L"))
+    assert "learning rates" not in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -180,3 +181,25 @@ def test_our_own_statuses_are_kept_in_silence():
     got = load(grid().assign(status=["ok"] * 9 + ["diverged", "stopped", "failed"]))
     assert list(got["status"][9:]) == ["diverged", "stopped", "failed"]
     assert got.attrs["unfinished"] == {"diverged": 1, "stopped": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(("name", "values", "reason"), [
+    ("sys/failed", ["False", "True", "False"], "failed"),
+    ("run.active", [False, True, False], "active"),
+    ("exit_code", [0, 137, 0], "exit code 137"),
+    ("returncode", ["0", "1", "0"], "exit code 1"),
+    ("phase", ["Succeeded", "Failed", "Succeeded"], "failed"),
+])  # fmt: skip
+def test_other_columns_that_tell_how_runs_ended(name, values, reason):
+    table = pd.DataFrame({"N": 1e7, "D": 1e9, "L": [3.0, 9.0, 3.1], name: values})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = load(table)
+    counted = found.attrs.get("unfinished", {}) | found.attrs.get("left_out", {})
+    assert counted == {reason: 1}
+    assert used_rows(found)["L"].tolist() == [3.0, 3.1]
+
+
+def test_a_phase_that_is_no_state_is_only_a_column():
+    table = pd.DataFrame({"N": 1e7, "D": 1e9, "L": [3.0, 3.2], "phase": ["decay", "stable"]})
+    assert len(used_rows(load(table))) == 2

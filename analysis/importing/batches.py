@@ -19,6 +19,10 @@ _WORLD = re.compile(
     r"|data_parallel_size|dp_size)",
     re.I,
 )
+_NODES = re.compile(r"(?:.*[./])?(?:n|num|number_of)?_?nodes", re.I)
+_PER_NODE = re.compile(
+    r"(?:.*[./])?(?:(?:n|num)_?)?(?:gpus|devices|n?_?procs?|processes)_?per_?node", re.I
+)
 _PER_DEVICE = re.compile(
     r"(?:.*[./])?(?:(?:per_?device|per_?gpu|micro|device|local)_?(?:train_?)?batch_?size"
     r"|(?:train_?)?(?:micro_?)?batch_?size_per_(?:gpu|device)|micro_?batch)",
@@ -46,7 +50,7 @@ class Reading(NamedTuple):
 def is_of_a_batch(name: str) -> bool:
     """Return whether a setting tells how large a batch is or how it is split, or is the width, by
     whose name nanoGPT is known."""
-    if any(p.fullmatch(name) for p in (_ACCUMULATED, _WORLD, _PER_DEVICE)):
+    if any(p.fullmatch(name) for p in (_ACCUMULATED, _WORLD, _NODES, _PER_NODE, _PER_DEVICE)):
         return True
     what = meaning(name)
     return what is not None and what.symbol in ("sequences", "n_ctx", "d_model")
@@ -66,12 +70,14 @@ def tokens_per_step(settings: Mapping[str, np.ndarray]) -> list[Reading]:
     ]  # fmt: skip
     context = _meant(used, "n_ctx")
     several = [name for name, values in used.items() if (np.nan_to_num(values) > 1).any()]
-    parts = [next((n for n in several if p.fullmatch(n)), "") for p in (_ACCUMULATED, _WORLD)]
+    counted = any(_WORLD.fullmatch(name) for name in used)
+    devices = (_WORLD,) if counted else (_NODES, _PER_NODE)
+    parts = [next((n for n in several if p.fullmatch(n)), "") for p in (_ACCUMULATED, *devices)]
     parts = [name for name in parts if name]
     if len(context) != 1 or any(_WHOLE.search(name) for name in plain):
         return []
     if len(device) == 1 and not plain:
-        counted = any(_WORLD.fullmatch(name) for name in used)
+        counted = counted or any(_PER_NODE.fullmatch(name) for name in used)
         note = f"{device[0]!r} is taken as that of one device: no setting counts them"
         return [_product(device[0], *parts, context[0], note="" if counted else note)]
     if len(plain) != 1 or not (parts or device):

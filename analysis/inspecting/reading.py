@@ -19,6 +19,7 @@ from analysis.tables import wandb
 from analysis.tables.containers import read_file
 from analysis.tables.conversions import numbers_in
 from analysis.tables.derive import derivable
+from analysis.tables.doubts import SearchesMixed
 from analysis.tables.guess import ColumnsGuessed, complete, name_columns
 from analysis.tables.load import load, opened
 from analysis.tables.rows import Evaluations, RowsLeftOut, in_words, used_rows
@@ -152,13 +153,13 @@ def read(
         _load(reading)
     if reading.refused and not reading.remedy and (condition := _condition(reading)):
         _retry(reading, condition)
-    reading.doubts = [*map_texts(heard, reading), *reading.doubts]
+    reading.doubts = list(dict.fromkeys([*map_texts(heard, reading), *reading.doubts]))
     return reading
 
 
 def map_texts(heard: list[warnings.WarningMessage], reading: Reading) -> list[str]:
     """Return the texts of warnings, but for those that are reported elsewhere."""
-    elsewhere = (ColumnsGuessed, RowsLeftOut)
+    elsewhere = (ColumnsGuessed, RowsLeftOut, SearchesMixed)
     texts = [reading.short(w.message) for w in heard if not issubclass(w.category, elsewhere)]
     return list(dict.fromkeys(texts))
 

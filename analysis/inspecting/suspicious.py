@@ -14,7 +14,7 @@ from analysis.fitting.result import FitResult
 from analysis.inspecting.reading import Reading
 from analysis.tables.conversions import numbers_in
 from analysis.tables.rows import repeated, used_rows
-from analysis.tables.searches import best_of_searches
+from analysis.tables.searches import best_of_searches, is_searched
 from analysis.tables.several import FILE
 from scaling.errors import TableError
 from scaling.table import sensible
@@ -315,7 +315,7 @@ def _rates(rows: _Rows) -> Iterator[Suspicion]:
         if rate[row] < low:
             reason += ": is it the rate at the end of a schedule?"
         yield rows.of(row, "lr_peak", rate[row], reason, "rate")
-    if not rows.has("N") or odd.sum() or len(ends) < _FEWEST or _searched(ends):
+    if not rows.has("N") or odd.sum() or len(ends) < _FEWEST or is_searched(ends):
         return
     N = ends["N"]
     kept = sensible(N.to_numpy(float))
@@ -327,15 +327,9 @@ def _rates(rows: _Rows) -> Iterator[Suspicion]:
             yield rows.of(row, "lr_peak", rate[row], reason, "rate")
 
 
-def _searched(ends: pd.DataFrame) -> bool:
-    """Return whether sizes were trained with several learning rates."""
-    by = [n for n in ("N", "D") if n in ends.columns]
-    return bool(by) and bool((ends.groupby(by)["lr_peak"].nunique() > 1).mean() > 0.3)
-
-
 def _searches(rows: _Rows) -> Iterator[Suspicion]:
     """Searches of a learning rate that end at an edge, and that a law of N and D would mix."""
-    if not rows.has("N", "D", "L", "lr_peak") or not _searched(rows.ends):
+    if not rows.has("N", "D", "L", "lr_peak") or not is_searched(rows.ends):
         return
     tried = int(rows.ends.groupby(["N", "D"])["lr_peak"].nunique().max())
     reason = (
@@ -371,7 +365,7 @@ def _far_off(rows: _Rows, runs: pd.DataFrame, quick: FitResult) -> Iterator[Susp
     """Runs that the law of the others does not explain."""
     if "run_id" in runs.columns and "D" in runs.columns:
         runs = runs.sort_values("D", kind="stable").drop_duplicates("run_id", keep="last")
-    if rows.has("N", "D", "lr_peak") and _searched(rows.ends):
+    if rows.has("N", "D", "lr_peak") and is_searched(rows.ends):
         return  # the spread is that of the learning rates
     found = quick.outliers(_OFF_LAW)
     bad = {row for row in found.index if row in runs.index}

@@ -37,6 +37,9 @@ def read_delimited(
     if lines and lines[0].lstrip().startswith("|"):
         text = _without_frame(text)
         lines = _lines(text)[:40]
+    if lines:
+        text = _with_row_numbers(text, lines)
+        lines = _lines(text[:_HEAD])[:40]
     delimiter = given or _delimiter(lines, promised)
     if given is None and (below := _below_titles(lines, promised)):
         text = text[text.index(lines[below]) :]
@@ -51,10 +54,21 @@ def read_delimited(
     options = _options(lines, delimiter)
 
     def read(**more: Any) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(text), **(options | more))
+        try:
+            return pd.read_csv(io.StringIO(text), **(options | more))
+        except pd.errors.ParserError as error:
+            found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+            if not found:
+                raise
+            header = len(next(iter(_rows(lines[:1], delimiter)), []))
+            raise ValueError(
+                f"row {int(found[2]) - 2} has {found[3]} fields, but the header has {header}; put "
+                f"quotes around what holds a {delimiter!r}, or use another delimiter"
+            ) from None
 
     table = read()
     if not isinstance(table.index, pd.RangeIndex):  # a column of row names without a header
+        _check_row_names(table, delimiter)
         table = table.reset_index(names="run_id" if "run_id" not in table.columns else "row")
         return table, {}
     table.columns = _names(table, lines, delimiter)
@@ -67,6 +81,32 @@ def read_delimited(
     return table, {"likely": "," if delimiter == ";" else None, "reread": _reread(read)}
 
 
+def _check_row_names(table: pd.DataFrame, delimiter: str) -> None:
+    """Raise ValueError if each row has a field more than the header, whose first is no row name.
+
+    Row names are words, or numbers that count the rows. Other numbers are the first column, and
+    one of the others was split at a decimal comma.
+    """
+    names = table.index.to_numpy()
+    if not pd.api.types.is_numeric_dtype(names) or len(names) < 2 or (names[1:] > names[:-1]).all():
+        return
+    raise ValueError(
+        f"each row has {table.shape[1] + 1} fields, but the header has {table.shape[1]}; are these "
+        f"numbers with a {delimiter!r} in them? Put quotes around them, or use another delimiter"
+    )
+
+
+def _with_row_numbers(text: str, lines: Sequence[str]) -> str:
+    """Return a table as pandas prints it, whose rows begin with their numbers, with a name for
+    these."""
+    fields = [line.split() for line in lines]
+    numbers = [row[0] for row in fields[1:] if row]
+    counted = len(numbers) > 1 and numbers == [str(at) for at in range(len(numbers))]
+    if not counted or not lines[0].startswith(" ") or len(fields[1]) != len(fields[0]) + 1:
+        return text
+    return text.replace(lines[0], "row" + lines[0], 1)
+
+
 def _below_titles(lines: Sequence[str], promised: str | None) -> int:
     """Return the number of lines above the header that are titles: they have fewer fields than
     the lines below, which agree."""
@@ -75,6 +115,8 @@ def _below_titles(lines: Sequence[str], promised: str | None) -> int:
         if delimiter and share > (0.5 if start == 0 else 0.8):
             header, *below = _rows(lines[start : start + 2], delimiter)
             fields = len(header)
+            if start and all(map(_NUMERAL.fullmatch, header)):
+                return 0  # a row of numbers: the header is above
             if any(len(row) > fields and not any(map(_NUMERAL.fullmatch, row)) for row in below):
                 continue  # the header is below
             above = [len(row) for row in _rows(lines[:start], delimiter)]

@@ -9,9 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
+from analysis.tables.conversions import numbers_in
 from analysis.tables.rows import used_rows
+from analysis.tables.searches import is_searched
 from scaling.column_words import expression, meaning
 from scaling.mapping import alternatives, in_expression, option
+
+
+class SearchesMixed(UserWarning):
+    """States that runs of several learning rates count alike."""
+
 
 _LEAST = {"N": 1e3, "D": 1e5}
 """Numbers below which the median run is most likely not counted one by one."""
@@ -38,6 +45,8 @@ def suspect(
     doubts = [*_suspect_sizes(used, wanted, origins, swapped)] if sizes else []
     for doubt in (*doubts, *_suspect_loss(used, wanted, origins)):
         warnings.warn(f"{where}: {doubt}", stacklevel=3)
+    for doubt in _suspect_search(used, wanted) if sizes else ():
+        warnings.warn(f"{where}: {doubt}", SearchesMixed, stacklevel=3)
 
 
 def _suspect_sizes(
@@ -77,16 +86,30 @@ def _suspect_sizes(
             )
 
 
+def _suspect_search(used: pd.DataFrame, wanted: set[str]) -> Iterator[str]:
+    """Yield a doubt if a law of N and D would mix the runs of searches of a learning rate."""
+    if "lr_peak" in wanted or not {"N", "D", "L"} <= wanted or "lr_peak" not in used.columns:
+        return
+    rates = used.assign(lr_peak=numbers_in(used["lr_peak"]))
+    if is_searched(rates):
+        tried = int(rates.groupby(["N", "D"])["lr_peak"].nunique().max())
+        yield (
+            f"there are up to {tried} learning rates at one N and D, and all of these runs count. "
+            "For a law of tuned runs, keep the best of each: in Python, "
+            'table.loc[table.groupby(["N", "D"])["L"].idxmin()].'
+        )
+
+
 def _other_units(used: pd.DataFrame, middle: Mapping[str, float]) -> Iterator[str]:
     """Yield a doubt if a few rows of a column seem to be in millions or billions."""
     for name in [n for n, least in _LEAST.items() if middle.get(n, 0.0) >= least]:
-        few = used.index[used[name].to_numpy(float) < _LEAST[name] / 10]
+        few = used.index[used[name].to_numpy(float) < min(_LEAST[name], middle[name] / 1e3)]
         if len(few):
             yield (
                 f"{len(few)} of {len(used)} rows {'have' if len(few) > 1 else 'has'} {name} below "
-                f"{_LEAST[name] / 10:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), "
-                f"but the median run has {middle[name]:.3g}: are these in millions or billions? "
-                "Write all rows in one unit."
+                f"{_LEAST[name]:g}, first at row {few[0]} ({name}={used[name][few[0]]:.6g}), but "
+                f"the median run has {middle[name]:.3g}: are these in millions or billions? Write "
+                "all rows in one unit."
             )
 
 

@@ -391,9 +391,12 @@ class _Search:
             Candidate(each.expression, self._evaluated(each.expression), (), False, each.note)
             for each in tokens_per_step({name: numbers_in(self.table[name]) for name in names})
         ]
-        if self._values("D") is None or self._values("S") is None:
+        D, S, steps = self._values("D"), self._values("S"), self._best("S")
+        S = steps[0].values if S is None and len(steps) == 1 else S
+        if D is None or S is None:
             return ways
-        return [each for each in ways if self._consistent("B", each.values)] or ways
+        near = [each for each in ways if 0.67 < float(np.nanmedian(D / (S * each.values))) < 1.5]
+        return near or ways
 
     def _find_ratio(self) -> None:
         """Take D from a column of tokens per parameter, if there is one and N is known."""

@@ -21,7 +21,7 @@ from analysis.tables.doubts import suspect
 from analysis.tables.guess import announce, name_columns
 from analysis.tables.names import size_in_texts
 from analysis.tables.notes import without_notes
-from analysis.tables.numbers import to_numbers
+from analysis.tables.numbers import parsed, to_numbers
 from analysis.tables.objectives import check_one_objective, check_one_vocabulary
 from analysis.tables.rows import (
     CHOICE,
@@ -207,6 +207,11 @@ def _check_present(
     if chart:
         raise TableError(wandb.what_a_chart_lacks(table, absent, f"{where} is {chart}") + hint)
     columns = [name for name in own.columns if name != FILE]
+    if columns and all(parsed(pd.Series([str(name)])).notna().all() for name in columns):
+        raise TableError(
+            f"{where} has no names of columns: its first row is {', '.join(map(str, columns))}. "
+            "Write a row of names above it, such as params,tokens,loss."
+        )
     raise TableError(f"{where}: {missing_column(absent[0], columns)}{hint}")
 
 

@@ -27,6 +27,12 @@ class Best(NamedTuple):
     """What is doubtful, by a code."""
 
 
+def is_searched(runs: pd.DataFrame) -> bool:
+    """Return whether sizes were trained with several learning rates."""
+    by = [n for n in ("N", "D") if n in runs.columns]
+    return bool(by) and bool((runs.groupby(by)["lr_peak"].nunique() > 1).mean() > 0.3)
+
+
 def best_of_searches(runs: pd.DataFrame, target: str, by: tuple[str, ...]) -> Best:
     """Return the best run of each search, the one with the lowest loss.
 
