@@ -78,6 +78,7 @@ def load(
     also: Iterable[str] = (),
     decimal: str | None = None,
     loss: str | None = None,
+    of: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -111,6 +112,8 @@ def load(
         required nor checked.
     decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
     loss: the metric of a tracker's runs that is the loss; "all" makes a row per run and test set.
+    of: with `curves`, the runs whose evaluations are wanted: those with the `run_id`, and the
+        `test_set` if there are several, of a row of this table.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows. If rows
@@ -147,6 +150,8 @@ def load(
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
     if where:
         table = matching(table, where, given=given, rules=RULES)
+    if of is not None:
+        table = _evaluations_of(of, table)
     table, unfinished, left_out = _each_once(
         without_failures(table), None if ours else given, reasons, source, strict
     )
@@ -172,6 +177,12 @@ def load(
     suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
     facts = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
     return _with_facts(table, {"source": source, "derived": derived}, facts)
+
+
+def _evaluations_of(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    keys = [c for c in ("run_id", "test_set") if c in runs.columns and c in table.columns]
+    wanted = pd.MultiIndex.from_frame(runs[keys].astype(str))
+    return table[pd.MultiIndex.from_frame(table[keys].astype(str)).isin(wanted)]
 
 
 def _check_alike(table: pd.DataFrame, where: str, *, mixed: bool, tracked: bool) -> None:
@@ -407,9 +418,6 @@ def opened(
     Returns the table as it is written; the same with a chart as rows; the name of its origin; and
     whether it is made of results folders alone. Raises TableError if there is no table.
     """
-    if sources := sources_of(path):
-        found = open_sources(sources, map or {})
-        return found.table, found.table, found.source, False
     table, source, ours = _open(path, False, True, decimal)
     rows, _ = _melted(table, steps="S" not in (map or {}).values())
     return table, rows if rows.index.is_unique else rows.reset_index(drop=True), source, ours

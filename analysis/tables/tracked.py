@@ -145,6 +145,11 @@ def _open(
     return Opened(table, source, whole, [*tracked.notes, *notes])
 
 
+def undecided(source: str) -> pd.DataFrame:
+    """Return a row per run with the last value of each metric, whichever is the loss."""
+    return Tracked.read(source).final([])
+
+
 def _labelled(tracked: Tracked, tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
     """Return one table, or those of several test sets as one with their losses in `column`."""
     if not column:
