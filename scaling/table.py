@@ -75,8 +75,9 @@ def missing_column(name: str, present: Iterable[str], symbol: str = "") -> str:
         if likely
         else ""
     )
-    what = f" ({IN_WORDS[name]})" if name in _ASKED else ""
+    what = ""
     if not hint and name in _ASKED:
+        what = f" ({IN_WORDS[name]})"
         hint = f" Say which it is: --map COLUMN={symbol or name}."
         steps = [c for c in present if (known := meaning(c)) is not None and known.symbol == "S"]
         if name == "D" and steps:

@@ -260,6 +260,34 @@ def test_a_batch_of_one_device_is_multiplied_or_asked_about(tmp_path, capsys):
     assert (table["D"] == table["S"] * BATCH * CONTEXT * 8).all()
 
 
+def test_steps_that_count_from_zero_do_not_split_runs(tmp_path):
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        del config["batch_size"]
+        rows = [{**row, "_step": row["_step"] - 1} for row in rows]
+        write_wandb_run(tmp_path, rows, config, id=id, start=start)
+    runs, curves = load_runs_and_curves(f"wandb:{tmp_path}")
+    assert curves is not None and len(curves) == 36 and set(curves["run_id"]) == set(runs["run_id"])
+    table = curves[["run_id", "S", "D", "N", "L"]]
+    assert len(load(table, rows="last")) == 9 and len(load(table, rows="best")) == 9
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rate"])
+def test_a_learning_rate_that_only_the_history_has_does_not_split_runs(tmp_path, name):
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        del config["lr"]
+        rows = [{k: v for k, v in row.items() if k != "lr"} for row in rows]
+        rows = [{**row, name: 3e-3 * 0.9**k} for k, row in enumerate(rows)]
+        write_wandb_run(tmp_path, rows, config, id=id, start=start)
+    runs, curves = load_runs_and_curves(f"wandb:{tmp_path}")
+    assert curves is not None and len(curves) == 36 and set(curves["run_id"]) == set(runs["run_id"])
+    assert set(runs["lr_peak"]) == set(curves["lr_peak"]) == {3e-3}
+    assert curves.groupby("run_id")["lr"].nunique().eq(4).all()
+    out = tmp_path / "o" / "runs.csv"
+    assert call("import", f"wandb:{tmp_path}", "--out", str(out)) == 0
+    points = pd.read_parquet(out.with_name("runs.curves.parquet"))
+    assert points.groupby("run_id")["lr"].nunique().eq(4).all() and "lr_peak" not in points
+
+
 def test_written_numbers_perplexities_and_planned_tokens(tmp_path, capsys):
     for start, (id, N, config, rows) in enumerate(ladder()):
         D = rows[-1]["_step"] * BATCH * CONTEXT
@@ -574,9 +602,22 @@ def test_runs_that_wandb_wrote_are_imported(tmp_path, monkeypatch, capsys):
         for row in rows:
             run.log({k: v for k, v in row.items() if k != "_step"}, step=row["_step"])
         run.finish()
+    id, N, config, rows = [*ladder()][1]
+    for part, code in ((rows[:-2], 1), (rows[-4:], 0)):  # resumed from a checkpoint
+        run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id=id,
+                         resume="allow")  # fmt: skip
+        for row in part:
+            run.log({k: v for k, v in row.items() if k != "_step"}, step=row["_step"])
+        run.finish(exit_code=code)
+    run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id="crash")
+    run.log({"val/loss": 5.0, "tokens_seen": 1e7}, step=100)
+    run.finish(exit_code=1)
     text = printed(capsys, "import", f"wandb:{tmp_path}", "--out", str(tmp_path / "runs.csv"))
-    assert "5 runs (5 ok)" in text
+    assert "7 runs (6 ok, 1 failed)" in text
     table = pd.read_csv(tmp_path / "runs.csv").set_index("run_id")
+    assert "problem" not in table  # all checksums are as they are written
+    assert table.loc[id, "S"] == rows[-1]["_step"]
+    assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
     for id, N, _, rows in list(ladder())[::2]:
         assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
 
@@ -596,8 +637,14 @@ def test_runs_that_mlflow_wrote_are_imported(tmp_path, kind, monkeypatch):
             for row in rows:
                 step = row["_step"]
                 mlflow.log_metrics({k: v for k, v in row.items() if k != "_step"}, step=step)
+    old = mlflow.create_experiment("old")
+    with mlflow.start_run(experiment_id=old):
+        mlflow.log_metrics({"val/loss": 9.0}, step=1)
+    mlflow.delete_experiment(old)
     table = load(f"mlflow:{store}").set_index("name")
-    assert set(table["status"]) == {"ok"} and set(table["experiment"]) == {"sizes"}
+    assert (
+        len(table) == 2 and set(table["status"]) == {"ok"} and set(table["experiment"]) == {"sizes"}
+    )
     for id, N, _, rows in list(ladder())[:2]:
         assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
 

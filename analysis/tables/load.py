@@ -148,16 +148,13 @@ def load(
     if opened is not None:
         opened.settle(found)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
-    if where:
-        table = matching(table, where, given=given, rules=RULES)
-    if of is not None:
-        table = _evaluations_of(of, table)
+    table = _selected(table, where, given, of)
     table, unfinished, left_out = _each_once(
         without_failures(table), None if ours else given, reasons, source, strict
     )
     left_out |= no_data
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
-    derived = derive(table, None if need is None else wanted, source)
+    derived = table.attrs["derived"] = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
     check_named(table, wanted, source)
     quantities_beside(table, wanted)
@@ -179,7 +176,14 @@ def load(
     return _with_facts(table, {"source": source, "derived": derived}, facts)
 
 
-def _evaluations_of(runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def _selected(
+    table: pd.DataFrame, where: str | None, given: pd.DataFrame, runs: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the rows that match a condition, and of these the evaluations of some runs."""
+    if where:
+        table = matching(table, where, given=given, rules=RULES)
+    if runs is None:
+        return table
     keys = [c for c in ("run_id", "test_set") if c in runs.columns and c in table.columns]
     wanted = pd.MultiIndex.from_frame(runs[keys].astype(str))
     return table[pd.MultiIndex.from_frame(table[keys].astype(str)).isin(wanted)]
