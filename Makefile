@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install data demo backtest test test-slow test-gpu test-hf test-wheel fuzz lint type figures notebooks docs bench clean
+.PHONY: install data demo backtest test test-slow test-gpu test-hf test-trackers test-wheel fuzz lint type figures notebooks docs bench clean
 
 install: $(STAMP)
 
@@ -38,15 +38,26 @@ test-slow: data
 test-gpu: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_gpu.py
 
-# Test the exchange against transformers and lm-evaluation-harness, in an environment of its own.
+# An environment with the libraries of others, whose files and models the next two targets test.
 # accelerate is what `lm_eval --model hf` and the Trainer of transformers need.
-HF := $(VENV)-hf
-test-hf: pyproject.toml constraints.txt
-	@test -x $(HF)/bin/python || $(PYTHON) -m venv $(HF)
-	$(HF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[dev,hf]' accelerate
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(HF)/bin/python -m pytest tests/test_hf.py tests/test_exchange.py \
-	  tests/test_own_trainer.py
+LIBRARIES := $(VENV)-libraries
+$(LIBRARIES)/.installed: pyproject.toml constraints.txt
+	@test -x $(LIBRARIES)/bin/python || $(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev,all]' accelerate lightning
+	@touch $@
+
+# Test the exchange against transformers and lm-evaluation-harness.
+test-hf: $(LIBRARIES)/.installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LIBRARIES)/bin/python -m pytest tests/test_hf.py \
+	  tests/test_exchange.py tests/test_own_trainer.py
+
+# Test what W&B, MLflow, TensorBoard, Lightning and the Trainer of transformers write. A test that is
+# skipped fails.
+test-trackers: $(LIBRARIES)/.installed
+	WANDB_MODE=offline HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LIBRARIES)/bin/python -m pytest --no-skips \
+	  tests/test_import.py tests/test_trackers.py tests/test_trainer_logs.py tests/test_control.py \
+	  tests/test_shape_count.py
 
 # Install the wheel without its extras into a bare environment and test it there.
 test-wheel: $(STAMP)
@@ -99,4 +110,4 @@ bench: data
 	$(BIN)/python benchmarks/report_speed.py --check
 
 clean:
-	rm -rf $(VENV) $(HF) build dist *.egg-info
+	rm -rf $(VENV) $(LIBRARIES) build dist *.egg-info

@@ -109,8 +109,8 @@ _GLUED = re.compile(
     r"(loss|ppl|perplexity|verlust|params?|parameters?|tokens?|steps?|layers?|heads?|flops?|size"
     r"|bpb|nll|lr)([kmbt]?)$"
 )
-_LETTERED = re.compile(r"^([kmbgt])(params?|parameters?|tokens?)$")
-"""Names such as Mparams."""
+_SCALED = re.compile(r"^(k|kilo|m|mega|b|g|giga|t)(tok(?:en)?s?|params?|parameters?)$")
+"""A unit before its word, as in ktokens."""
 _JOINED = re.compile("(检验|验证|测试|検証|训练|訓練)(?=损失|損失)")
 """Words before a loss that are written without a space."""
 _HELD_OUT = {"val", "valid", "validation", "validierungs", "validierung", "validacion", "test",
@@ -176,10 +176,10 @@ _FORBIDDEN = {
     *_UNITS_OF_TEXT,
 }  # fmt: skip
 _SCALES = {
-    "k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "mio": 1e6, "mega": 1e6,
-    "million": 1e6, "millions": 1e6, "millionen": 1e6, "millones": 1e6, "milhoes": 1e6, "b": 1e9,
-    "bn": 1e9, "billion": 1e9, "billions": 1e9, "milliarden": 1e9, "milliards": 1e9, "mrd": 1e9,
-    "g": 1e9, "giga": 1e9, "t": 1e12, "tn": 1e12, "trillion": 1e12, "trillions": 1e12,
+    "k": 1e3, "kilo": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mm": 1e6, "mio": 1e6,
+    "mega": 1e6, "million": 1e6, "millions": 1e6, "millionen": 1e6, "millones": 1e6, "milhoes": 1e6,
+    "b": 1e9, "bn": 1e9, "billion": 1e9, "billions": 1e9, "milliarden": 1e9, "milliards": 1e9,
+    "mrd": 1e9, "g": 1e9, "giga": 1e9, "t": 1e12, "tn": 1e12, "trillion": 1e12, "trillions": 1e12,
     "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8,
 }  # fmt: skip
 _FLOPS = {"flops": 1.0, "pfdays": PF_DAY, "tflops": 1e12, "pflops": 1e15, "eflops": 1e18,
@@ -378,10 +378,11 @@ def _words(name: str) -> tuple[list[str], float]:
     text = _normal(text)
     text = re.sub(r"base[ _]?2(?!\d)", "base2", text)
     text = _JOINED.sub(r"\1_", text)
-    glued = [_GLUED.sub(r"\1_\2_\3", word) for word in re.findall(r"[^\W_]+", text)]
-    text = "_".join(_LETTERED.sub(r"\1_\2", word.strip("_")) for word in glued).replace(
-        "log_10", "log10"
-    )
+    glued = [
+        _SCALED.sub(r"\1_\2", _GLUED.sub(r"\1_\2_\3", word).strip("_"))
+        for word in re.findall(r"[^\W_]+", text)
+    ]
+    text = "_".join(glued).replace("log_10", "log10")
     for pattern, head in _patterns():
         text = pattern.sub(head, text)
     return text.split("_"), scale

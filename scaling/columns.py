@@ -225,6 +225,16 @@ def is_command(row: Mapping[str, Any]) -> bool:
     return isinstance(command, str) and bool(command)
 
 
+IN_WORDS = {
+    "N": "parameters", "D": "training tokens", "C": "training FLOPs", "L": "loss",
+    "B": "tokens per step", "S": "steps", "lr_peak": "learning rate", "n_layer": "layers",
+    "d_model": "width", "d_ff": "width of the feed-forward layers", "n_head": "heads",
+    "n_kv_head": "key and value heads", "vocab_size": "vocabulary size", "n_ctx": "context length",
+    "seed": "seed", "D_unique": "distinct training tokens", "sequences": "batch size",
+    "L_stderr": "standard error of the loss", "D/N": "tokens per parameter",
+}  # fmt: skip
+"""What a symbol, or what the name of a column says, is in words."""
+
 ALWAYS = frozenset({"run_id", "status", "N", "D", "C", "L", "command"})
 """Columns that a table of runs of a command always has; others only if they hold something."""
 

@@ -15,13 +15,14 @@ from scaling.columns import (
     COLUMNS,
     CONFIG_DEFAULTS,
     CURVE_COLUMNS,
+    IN_WORDS,
     TEST_COLUMNS,
     Column,
     is_command,
 )
 from scaling.errors import TableError, nearest
 from scaling.files import EncodingError, check_regular, check_utf8, replacing
-from scaling.mapping import alternatives
+from scaling.mapping import alternatives, in_expression, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,9 @@ POINTS: dict[str, tuple[tuple[Column, ...], str]] = {
 
 _SIZES = ("N", "D", "C", "B", "S", "L")
 """Columns that must be positive wherever a row is 'ok'."""
+
+_ASKED = ("N", "D", "C", "L")
+"""Columns that a table of another origin must have, whatever it calls them."""
 
 _ADDED_LATER = ("L_train", "lr", "grad_norm", "update_norm", "B_noise", "B_noise_norm")
 """Columns of :data:`POINTS` that a table of an earlier version may lack."""
@@ -71,7 +75,15 @@ def missing_column(name: str, present: Iterable[str], symbol: str = "") -> str:
         if likely
         else ""
     )
-    return f"the table has no column {name!r}; it has {', '.join(present)}.{hint}"
+    what = ""
+    if not hint and name in _ASKED:
+        what = f" ({IN_WORDS[name]})"
+        hint = f" Say which it is: --map COLUMN={symbol or name}."
+        steps = [c for c in present if (known := meaning(c)) is not None and known.symbol == "S"]
+        if name == "D" and steps:
+            product = option({f"65536*{in_expression(steps[-1])}": symbol or name})
+            hint = f"{hint[:-1]}, or {product} if each step takes 65536 tokens, for example."
+    return f"the table has no column {name!r}{what}; it has {', '.join(present)}.{hint}"
 
 
 def check(runs: pd.DataFrame, *, need: Iterable[str] = (), where: str = "") -> pd.DataFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,26 @@ TRUTH = {"E": 1.9, "A": 9.0, "B": 38.0, "alpha": 0.25, "beta": 0.30}
 """A law typical of small language models on prose with a small vocabulary."""
 SIZES = tuple(np.geomspace(3e3, 1e6, 6))
 TOKENS = tuple(np.geomspace(3e5, 3e7, 5))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped fails")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    return _not_skipped((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    return _not_skipped((yield), collector.config)
+
+
+def _not_skipped(report: Any, config: pytest.Config) -> Any:
+    if config.getoption("--no-skips") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"{report.longrepr[2]} (--no-skips)"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

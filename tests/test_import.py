@@ -27,10 +27,11 @@ from tracker_files import (
     write_wandb_run,
 )
 
-from analysis import load
+from analysis import inspect, load
 from analysis.figures import registry
 from analysis.importing import wandb_api
 from analysis.tables.rows import RowsLeftOut
+from analysis.tables.runs_and_curves import load_runs_and_curves
 from scaling.errors import TableError
 
 pytestmark = pytest.mark.filterwarnings("always::UserWarning")
@@ -169,8 +170,13 @@ def test_several_test_sets_are_refused_named_or_all_at_once(tmp_path, capsys):
     of_wiki = both[both["test_set"] == "val/wiki/loss"].set_index("run_id")["L"]
     assert (of_wiki == one.set_index("run_id")["L"]).all()
     assert "test_set == " in printed(capsys, "fit", str(out), code=2)
-    chosen = load(out, where="test_set == 'val/wiki/loss'", rows="auto")
-    assert len(chosen) == 9
+    runs, curves = load_runs_and_curves(out, where="test_set == 'val/wiki/loss'")
+    assert len(runs) == 9 and len(curves) == 36 and (curves["L"] > one["L"].min() - 1e-9).all()
+    found = inspect(source)
+    assert "'val/wiki/loss' (" in found.missing["L"] and not found.laws and not found.figures
+    assert {each.name for each in found.columns} >= {"val/c4/loss", "val/wiki/loss"}
+    assert call("inspect", source, "--map", "val/wiki/loss=L") == 0
+    assert "chinchilla" in inspect(source, map={"val/wiki/loss": "L"}).laws
 
 
 # ------------------------------------------------------------------ duplicated and resumed runs
@@ -192,14 +198,18 @@ def test_a_copied_and_a_resumed_run_are_one_run_each(tmp_path, capsys):
     places = sorted({row["_step"] for row in rows[5:]})  # W&B counts from 0 again
     again = [{**row, "_step": places.index(row["_step"])} for row in rows[5:]]
     write_wandb_run(tmp_path / "c", again, config, id=id, start=60)
+    write_wandb_run(tmp_path / "b", rows[:7], config, id="back", start=70, exit_code=1)
+    write_wandb_run(tmp_path / "c", rows[5:], config, id="back", start=80)  # from a checkpoint
     table = load(f"wandb:{tmp_path}")
-    assert table["run_id"].is_unique and len(table) == 10
-    (row,) = table[table["run_id"] == "half"].to_dict("records")
+    assert table["run_id"].is_unique and len(table) == 11
     D = 800 * BATCH * CONTEXT
-    assert row["status"] == "ok" and row["D"] == D and row["L"] == pytest.approx(law(N, D))
+    for half in ("half", "back"):
+        (row,) = table[table["run_id"] == half].to_dict("records")
+        assert row["status"] == "ok" and row["D"] == D and row["L"] == pytest.approx(law(N, D))
+    assert row["S"] == 800 and row["B"] == BATCH * CONTEXT
     assert call("fit", f"wandb:{tmp_path}", "--bootstrap", "0") == 0
     err = capsys.readouterr().err
-    assert "1 copy of a run is left out" in err and "1 run was resumed under the same id" in err
+    assert "1 copy of a run is left out" in err and "2 runs were resumed under the same id" in err
 
 
 def test_a_run_that_continues_another_is_joined_to_it(tmp_path, capsys):
@@ -250,6 +260,34 @@ def test_a_batch_of_one_device_is_multiplied_or_asked_about(tmp_path, capsys):
     assert (table["D"] == table["S"] * BATCH * CONTEXT * 8).all()
 
 
+def test_steps_that_count_from_zero_do_not_split_runs(tmp_path):
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        del config["batch_size"]
+        rows = [{**row, "_step": row["_step"] - 1} for row in rows]
+        write_wandb_run(tmp_path, rows, config, id=id, start=start)
+    runs, curves = load_runs_and_curves(f"wandb:{tmp_path}")
+    assert curves is not None and len(curves) == 36 and set(curves["run_id"]) == set(runs["run_id"])
+    table = curves[["run_id", "S", "D", "N", "L"]]
+    assert len(load(table, rows="last")) == 9 and len(load(table, rows="best")) == 9
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rate"])
+def test_a_learning_rate_that_only_the_history_has_does_not_split_runs(tmp_path, name):
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        del config["lr"]
+        rows = [{k: v for k, v in row.items() if k != "lr"} for row in rows]
+        rows = [{**row, name: 3e-3 * 0.9**k} for k, row in enumerate(rows)]
+        write_wandb_run(tmp_path, rows, config, id=id, start=start)
+    runs, curves = load_runs_and_curves(f"wandb:{tmp_path}")
+    assert curves is not None and len(curves) == 36 and set(curves["run_id"]) == set(runs["run_id"])
+    assert set(runs["lr_peak"]) == set(curves["lr_peak"]) == {3e-3}
+    assert curves.groupby("run_id")["lr"].nunique().eq(4).all()
+    out = tmp_path / "o" / "runs.csv"
+    assert call("import", f"wandb:{tmp_path}", "--out", str(out)) == 0
+    points = pd.read_parquet(out.with_name("runs.curves.parquet"))
+    assert points.groupby("run_id")["lr"].nunique().eq(4).all() and "lr_peak" not in points
+
+
 def test_written_numbers_perplexities_and_planned_tokens(tmp_path, capsys):
     for start, (id, N, config, rows) in enumerate(ladder()):
         D = rows[-1]["_step"] * BATCH * CONTEXT
@@ -280,6 +318,13 @@ def test_parameters_are_counted_from_the_shapes_of_other_frameworks(tmp_path, mo
     monkeypatch.setattr("analysis.importing.choose.count_from_shapes", counted)
     table = load(f"wandb:{tmp_path}").set_index("run_id")
     assert all(table.loc[id, "N"] == N for id, N, *_ in ladder())
+    write_wandb_run(tmp_path, [], {"arch": "?"}, id="early", start=30, exit_code=1)
+    monkeypatch.setattr(
+        "analysis.importing.choose.count_from_shapes",
+        lambda row: None if row["arch"] == "?" else counted(row),
+    )
+    again = load(f"wandb:{tmp_path}").set_index("run_id").loc[table.index, "N"]
+    assert (again == table["N"]).all()  # a run that failed before it began does not hide the count
     curves = load(f"wandb:{tmp_path}", curves=True)
     assert set(curves["N"]) == set(table["N"])
 
@@ -452,6 +497,36 @@ def test_a_project_without_a_finished_run_or_a_loss_is_refused(tmp_path, capsys)
     assert "no run has finished (9 unfinished)" in capsys.readouterr().err
 
 
+def test_damaged_files_are_typed_and_named(project, tmp_path, capsys):
+    (project / "wandb" / "run-gone.wandb").write_bytes(b"")
+    path = next(project.rglob("run-r8x512s6400.wandb"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    out = tmp_path / "o" / "runs.csv"
+    assert call("import", f"wandb:{project}", "--out", str(out)) == 0
+    seen = capsys.readouterr()
+    assert "13 runs (9 ok" in seen.out and "1 unreadable" in seen.out
+    assert "2 files are damaged (first: gone: run-gone.wandb" in " ".join(seen.err.split())
+    table = pd.read_csv(out).set_index("run_id")
+    assert table.loc["gone", "status"] == "unreadable"
+    assert table.loc["r8x512s6400", "problem"] == "1 damaged record left out"
+    (id, N, _, rows) = [*ladder()][-1]
+    assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
+    assert "1 unreadable" in printed(capsys, "inspect", f"wandb:{project}")
+
+
+def test_a_project_without_a_loss_is_inspected(tmp_path, capsys):
+    for start, (id, _, config, rows) in enumerate(ladder()):
+        rows = without(rows, "val/loss", "train/loss")
+        write_wandb_run(tmp_path, rows, config, id=id, start=start)
+    text = printed(capsys, "inspect", f"wandb:{tmp_path}")
+    assert "tokens_seen D" in text and "L: no metric of 9 runs is called a loss" in text
+    assert "tokens_seen=L" not in text and "scaling fit" not in text
+    with pytest.raises(TableError, match="does not exist"):
+        inspect(f"wandb:{tmp_path / 'nowhere'}")
+
+
 def test_mixed_vocabularies_are_refused_and_one_can_be_chosen(tmp_path, capsys):
     for start, (id, _, config, rows) in enumerate(ladder()):
         config["vocab_size"] = 50257 if start % 2 else 32000
@@ -459,7 +534,11 @@ def test_mixed_vocabularies_are_refused_and_one_can_be_chosen(tmp_path, capsys):
     text = refused(capsys, tmp_path / "o" / "runs.csv", f"wandb:{tmp_path}")
     assert "32000 (5 runs)" in text and "50257 (4 runs)" in text and "vocab_size ==" in text
     assert call("fit", f"wandb:{tmp_path}", "--bootstrap", "0") == 2
-    assert len(load(f"wandb:{tmp_path}", where="vocab_size == 32000")) == 5
+    runs, curves = load_runs_and_curves(f"wandb:{tmp_path}", where="vocab_size == 32000")
+    assert len(runs) == 5 and len(curves) == 20 and set(curves["run_id"]) == set(runs["run_id"])
+    found = inspect(f"wandb:{tmp_path}")
+    assert found.remedy == "--where 'vocab_size == 32000'" and "kaplan_ND" in found.laws
+    assert "50257 (4 runs)" in found.missing["table"] and found.remedy in found.text()
 
 
 def test_tokens_that_count_sequences_are_refused(tmp_path, capsys):
@@ -523,9 +602,22 @@ def test_runs_that_wandb_wrote_are_imported(tmp_path, monkeypatch, capsys):
         for row in rows:
             run.log({k: v for k, v in row.items() if k != "_step"}, step=row["_step"])
         run.finish()
+    id, N, config, rows = [*ladder()][1]
+    for part, code in ((rows[:-2], 1), (rows[-4:], 0)):  # resumed from a checkpoint
+        run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id=id,
+                         resume="allow")  # fmt: skip
+        for row in part:
+            run.log({k: v for k, v in row.items() if k != "_step"}, step=row["_step"])
+        run.finish(exit_code=code)
+    run = wandb.init(project="x", mode="offline", dir=str(tmp_path), config=config, id="crash")
+    run.log({"val/loss": 5.0, "tokens_seen": 1e7}, step=100)
+    run.finish(exit_code=1)
     text = printed(capsys, "import", f"wandb:{tmp_path}", "--out", str(tmp_path / "runs.csv"))
-    assert "5 runs (5 ok)" in text
+    assert "7 runs (6 ok, 1 failed)" in text
     table = pd.read_csv(tmp_path / "runs.csv").set_index("run_id")
+    assert "problem" not in table  # all checksums are as they are written
+    assert table.loc[id, "S"] == rows[-1]["_step"]
+    assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
     for id, N, _, rows in list(ladder())[::2]:
         assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
 
@@ -545,8 +637,14 @@ def test_runs_that_mlflow_wrote_are_imported(tmp_path, kind, monkeypatch):
             for row in rows:
                 step = row["_step"]
                 mlflow.log_metrics({k: v for k, v in row.items() if k != "_step"}, step=step)
+    old = mlflow.create_experiment("old")
+    with mlflow.start_run(experiment_id=old):
+        mlflow.log_metrics({"val/loss": 9.0}, step=1)
+    mlflow.delete_experiment(old)
     table = load(f"mlflow:{store}").set_index("name")
-    assert set(table["status"]) == {"ok"} and set(table["experiment"]) == {"sizes"}
+    assert (
+        len(table) == 2 and set(table["status"]) == {"ok"} and set(table["experiment"]) == {"sizes"}
+    )
     for id, N, _, rows in list(ladder())[:2]:
         assert table.loc[id, "L"] == pytest.approx(law(N, rows[-1]["_step"] * BATCH * CONTEXT))
 

@@ -128,7 +128,11 @@ def test_a_missing_column_names_the_likely_ones_as_options():
     both = missing_column("L", ["val loss", "test loss"])
     assert both.endswith("Say --map 'val loss=L' or --map 'test loss=L'.")
     assert missing_column("N", ["params_M"]).endswith("Say --map '1e6*params_M=N'.")
-    assert missing_column("N", ["x", "y"]) == "the table has no column 'N'; it has x, y."
+    assert missing_column("N", ["x", "y"]) == (
+        "the table has no column 'N' (parameters); it has x, y. Say which it is: --map COLUMN=N."
+    )
+    said = missing_column("D", ["val_loss", "max_steps", "global_step"])
+    assert "(training tokens)" in said and "--map '65536*global_step=D' if each step" in said
 
 
 def test_warnings_about_units_can_be_pasted():

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from test_shape_count import N_GPT2, olmo_model
 from test_trackers import event
 
+from analysis.importing.choose import losses
+from analysis.importing.frames import Tracked
 from analysis.importing.shapes import count_from_shapes
 from scaling.column_words import meaning
 from scaling.trackers import TRACKERS, TrackedRun, TrackerError, read
@@ -174,7 +176,7 @@ def test_a_trainer_state_is_a_curve_with_the_config_beside_it(tmp_path: Path):
     assert column(run, "eval_loss") == {10: loss(10), 20: loss(20)}
     assert column(run, "loss")[15] == loss(15) + 0.1
     assert "train_loss" not in run.history[-1], "the mean over all of training is no point"
-    assert run.config["n_embd"] == 32 and run.summary["state"] == "finished"
+    assert run.config["n_embd"] == 32 and run.state == "finished"
     assert "train_batch_size" not in run.config, "it is the batch of one device"
 
 
@@ -198,8 +200,8 @@ def test_checkpoints_are_one_run_whose_longest_state_counts(tmp_path: Path):
         put(tmp_path / out / "checkpoint-15" / "config.json", json.dumps(GPT2))
     put(tmp_path / "b" / "trainer_state.json", hf_state(20))
     a, b = read("hf", tmp_path)
-    assert (a.id, a.history[-1]["step"], a.summary["state"]) == ("a", 15, "unfinished")
-    assert (b.id, b.history[-1]["step"], b.summary["state"]) == ("b", 20, "finished")
+    assert (a.id, a.history[-1]["step"], a.state) == ("a", 15, "unfinished")
+    assert (b.id, b.history[-1]["step"], b.state) == ("b", 20, "finished")
     assert a.config["n_layer"] == 2
     (alone,) = read("hf", tmp_path / "a" / "checkpoint-15")
     assert alone.id == "checkpoint-15"
@@ -234,7 +236,7 @@ def test_a_state_that_is_cut_short_is_read_as_far_as_its_rows_are_complete(tmp_p
     put(tmp_path / "trainer_state.json", half)
     (run,) = read("hf", tmp_path)
     assert sorted(column(run, "loss")) == [5, 10, 15] and column(run, "eval_loss") == {10: loss(10)}
-    assert run.summary["state"] == "unfinished"
+    assert run.state == "unfinished"
     put(tmp_path / "trainer_state.json", text[:30])
     with pytest.raises(TrackerError, match=r"trainer_state\.json.*complete"):
         read("hf", tmp_path)
@@ -271,7 +273,7 @@ def test_a_run_that_the_trainer_wrote_is_read(tmp_path: Path):
     )
     trainer.train()
     (run,) = read("hf", tmp_path)
-    assert sorted(column(run, "eval_loss")) == [2, 4] and run.summary["state"] == "finished"
+    assert sorted(column(run, "eval_loss")) == [2, 4] and run.state == "finished"
     assert run.config["tokens_per_step"] == 4 * 16
     counted = count_from_shapes(run.config)
     assert counted is not None and counted[0] == model.num_parameters(exclude_embeddings=True)
@@ -386,7 +388,7 @@ def test_a_console_log_of_torchtitan_is_a_curve(tmp_path: Path, colours: bool):
     put(tmp_path / "llama_6m.log", titan_log(colours=colours))
     put(tmp_path / "notes.txt", "nothing")
     (run,) = read("torchtitan", tmp_path)
-    assert run.id == "llama_6m" and run.summary["state"] == "finished"
+    assert run.id == "llama_6m" and run.state == "finished"
     held_out = column(run, "validation_metrics/loss")
     assert held_out == pytest.approx({s: loss(s) for s in STEPS}, abs=1e-4)
     last = run.history[-1]
@@ -453,7 +455,7 @@ def test_a_log_of_nanochat_keeps_bits_per_byte_apart_from_nats(tmp_path: Path):
     (run,) = read("nanochat", tmp_path)
     assert column(run, "val/bpb") == pytest.approx({s: loss(s) / 4 for s in STEPS}, abs=1e-6)
     assert column(run, "train/loss") == pytest.approx({s: loss(s) for s in STEPS}, abs=1e-6)
-    assert run.config["tokens_per_step"] == 524288 and run.summary["state"] == "finished"
+    assert run.config["tokens_per_step"] == 524288 and run.state == "finished"
     assert run.summary["core_metric"] == 0.1234 and run.summary["train/tok_per_sec"] == 11217
     assert count_from_shapes(run.config) == (3145776, "transformer_matrices as nanochat logs them")
     held_out, training = meaning("val/bpb"), meaning("train/loss")
@@ -506,7 +508,7 @@ def test_a_console_log_of_olmo_core_has_evaluations_at_their_steps(tmp_path: Pat
     assert [row["step"] for row in run.history] == list(STEPS)
     assert run.summary["throughput/device/flopsPS"] == 1.234e12
     assert run.summary["optim/LR (group 0)"] == 1e-5
-    assert run.config["tokens_per_step"] == 262144 and run.summary["state"] == "finished"
+    assert run.config["tokens_per_step"] == 262144 and run.state == "finished"
 
 
 def test_a_narrow_terminal_breaks_the_lines_of_olmo_core(tmp_path: Path):
@@ -578,10 +580,31 @@ def test_results_that_are_damaged_are_named(tmp_path: Path):
     with pytest.raises(TrackerError, match=r"results_1\.json holds no"):
         read("lm_eval", tmp_path)
     put(tmp_path / "results_2.json", harness())
-    assert len(read("lm_eval", tmp_path)) == 1
+    runs = {run.id: run for run in read("lm_eval", tmp_path)}
+    assert len(runs) == 2 and runs["results_1.json"].state == "unreadable"
+    assert "holds no" in runs["results_1.json"].labels["problem"]
 
 
 # ------------------------------------------------------------------ all of them
+
+
+UNFINISHED = {
+    "hf": lambda: hf_state(15, ended=False),
+    "torchtitan": lambda: titan_log(range(5, 16, 5), ended=False),
+    "nanochat": lambda: nanochat_log(range(5, 16, 5)),
+    "olmo": lambda: olmo_log(range(5, 16, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", UNFINISHED)
+def test_a_run_that_was_cut_off_does_not_count(tmp_path: Path, kind: str):
+    name, text = WRITERS[kind]
+    put(tmp_path / "whole" / name, text())
+    put(tmp_path / "part" / name, UNFINISHED[kind]())
+    assert {run.state for run in read(kind, tmp_path)} == {"finished", "unfinished"}
+    tracked = Tracked.read(f"{kind}:{tmp_path}")
+    final = tracked.final(losses(tracked, {}, None))
+    assert sorted(final["status"]) == ["ok", "unfinished"]
 
 
 @pytest.mark.parametrize("kind", WRITERS)

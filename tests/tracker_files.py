@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def wandb_log(records: list[bytes]) -> bytes:
                 continue
             part, record = record[: room - 7], record[room - 7 :]
             kind = (1 if not record else 2) if first else (4 if not record else 3)
-            data += bytes(4) + struct.pack("<H", len(part)) + bytes([kind]) + part
+            data += struct.pack("<IHB", zlib.crc32(bytes([kind]) + part), len(part), kind) + part
             first = False
             if not record:
                 break

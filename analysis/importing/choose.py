@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -105,9 +106,15 @@ def _no_loss(tracked: Tracked) -> str:
         return f"{tracked.source}: none of {len(tracked.runs)} runs has logged a number."
     listed = ", ".join(f"{name} ({_range(tracked, name)})" for name in names[:_LISTED])
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    free = [name for name in names if meaning(name) is None]
+    ask = (
+        f"Is it one of these? Say {option({free[0]: 'L'})}, for example."
+        if free
+        else ("By their names, none of them is one.")
+    )
     return (
         f"{tracked.source}: no metric of {len(tracked.runs)} runs is called a loss. They are "
-        f"{listed}{more}. Is it one of these? Say {option({names[0]: 'L'})}, for example."
+        f"{listed}{more}. {ask}"
     )
 
 
@@ -153,11 +160,13 @@ def assumed(
 
 
 def _count(table: pd.DataFrame) -> list[str]:
-    """Add N, counted from the settings of each run, if all of them tell it; return a note."""
+    """Add N, counted from the settings of each run, if those of all finished ones tell it; return
+    a note."""
     found = [count_from_shapes(row) for row in table.to_dict("records")]
-    if not len(table) or any(each is None for each in found):
+    lacks = np.array([each is None for each in found], bool)
+    if lacks.all() or (lacks & (table["status"] == "ok")).any():
         return []
-    table["N"] = [float(each[0]) for each in found if each is not None]
+    table["N"] = [math.nan if each is None else float(each[0]) for each in found]
     return [f"N = {text}" for text in dict.fromkeys(each[1] for each in found if each)]
 
 

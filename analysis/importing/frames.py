@@ -50,6 +50,14 @@ class Tracked:
         """Read a source. Raises TableError if there is none, or nothing in it can be read."""
         kind, _ = kind_and_place(source)
         runs, notes = joined(kind, read(source))
+        problems = [run for run in runs if run.labels.get("problem")]
+        if problems:
+            first = problems[0]
+            damaged = "files are damaged" if len(problems) > 1 else "file is damaged"
+            notes.append(
+                f"{len(problems)} {damaged} (first: {first.name or first.id}: "
+                f"{first.labels['problem']})"
+            )
         return cls(source, runs, notes)
 
     # -------------------------------------------------------------- what there is

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from scaling.column_words import meaning
 from scaling.trackers import TrackedRun
 
@@ -107,11 +109,16 @@ def _counts_again(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
         what = meaning(name)
         if what is None or what.symbol not in ("D", "S"):
             continue
-        before, after = ([r[name] for r in part if is_number(r.get(name))]
-                         for part in (first, second))  # fmt: skip
+        before, after = (_by_step(part, name) for part in (first, second))
         if before and after:
-            return min(after) > min(before) and max(after) > max(before)
+            step, value = after[0]
+            there = np.interp(step, *np.array(before, float).T)  # what the first part had counted
+            return bool(abs(value - there) > abs(value - max(v for _, v in before)))
     return False
+
+
+def _by_step(part: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return sorted((r["step"], r[name]) for r in part if "step" in r and is_number(r.get(name)))
 
 
 def is_number(value: object) -> bool:

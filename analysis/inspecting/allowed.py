@@ -21,7 +21,8 @@ from analysis.tables.derive import derivable
 from analysis.tables.rows import used_rows
 
 LOAD_FIRST = "the table has to load first"
-"""Reason why a table that the commands refuse allows no frontier and no figure."""
+"""Reason why a table that the commands refuse allows no frontier and no figure, and a tracker's
+runs no law."""
 _SAMPLE = 150
 """Most rows of the quick fit."""
 
@@ -43,6 +44,11 @@ class Allowed:
 def allowed(reading: Reading) -> Allowed:
     """Ask the laws, the methods and the registry of figures."""
     found = Allowed()
+    if reading.closed:
+        found.no_law = dict.fromkeys(LAWS, LOAD_FIRST)
+        found.no_method = dict.fromkeys(METHODS, LOAD_FIRST)
+        found.no_figure = dict.fromkeys(FIGURES, LOAD_FIRST)
+        return found
     present = derivable([*reading.named.columns, *reading.symbols.values()])
     for name, law in LAWS.items():
         reason = _why_no_law(reading, law, present)

@@ -13,22 +13,13 @@ from analysis.inspecting.reading import OWN, Reading
 from analysis.tables.conversions import numbers_in
 from analysis.tables.several import FILE
 from scaling.column_words import Meaning, meaning
-from scaling.columns import COLUMNS, CURVE_COLUMNS
+from scaling.columns import COLUMNS, CURVE_COLUMNS, IN_WORDS
 from scaling.mapping import in_expression
 from scaling.units import count
 
 _UNITS = {column.name: column.unit for column in (*CURVE_COLUMNS, *COLUMNS)} | {
     "B": "tokens per step", "n_ctx": "tokens", "D/N": "tokens per parameter"
 }  # fmt: skip
-_WORDS = {
-    "N": "parameters", "D": "training tokens", "C": "training FLOPs", "L": "loss",
-    "B": "tokens per step", "S": "steps", "lr_peak": "learning rate", "n_layer": "layers",
-    "d_model": "width", "d_ff": "width of the feed-forward layers", "n_head": "heads",
-    "n_kv_head": "key and value heads", "vocab_size": "vocabulary size", "n_ctx": "context length",
-    "seed": "seed", "D_unique": "distinct training tokens", "sequences": "batch size",
-    "L_stderr": "standard error of the loss", "D/N": "tokens per parameter",
-}  # fmt: skip
-"""What the name of a column says, in words."""
 _FUNCTIONS = {
     "perplexity": "a perplexity, whose logarithm is the loss",
     "bits": "bits per token (1 bit = 0.6931 nats)",
@@ -41,7 +32,7 @@ _COUNTED = ("N", "N_total", "D", "D_unique", "D_total", "B", "S")
 OUR_SYMBOL = "it is called by our symbol"
 _AMBIGUOUS = ("lr", "bits_per_byte")
 """Columns of ours whose names mean something else in other tables."""
-_MOST_WORDS = 5
+_MOSTIN_WORDS = 5
 """Number of different values of a text column that are listed."""
 
 
@@ -152,7 +143,7 @@ def _says(what: Meaning) -> str:
     """Return what a name says, in words."""
     kind = {"held-out": "held-out ", "training": "training ", "total": "all ",
             "non-embedding": "non-embedding ", "active": "active "}.get(what.kind, "")  # fmt: skip
-    words = f"{kind}{_WORDS.get(what.symbol, what.symbol)}"
+    words = f"{kind}{IN_WORDS.get(what.symbol, what.symbol)}"
     unit = f" in units of {what.scale:g}" if what.scale != 1 else ""
     function = _FUNCTIONS.get(what.function, what.function)
     return f"its name says {words}{unit}{f', {function}' if function else ''}"
@@ -237,6 +228,6 @@ def _listed(values: pd.Series) -> str:
     counts = texts.value_counts()
     if not len(counts):
         return "empty"
-    if len(counts) > _MOST_WORDS:
+    if len(counts) > _MOSTIN_WORDS:
         return f"{len(counts)} values, such as {texts.iloc[0]}"
     return ", ".join(f"{n} {text}" for text, n in counts.items())

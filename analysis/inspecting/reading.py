@@ -22,11 +22,12 @@ from analysis.tables.derive import derivable
 from analysis.tables.doubts import SearchesMixed
 from analysis.tables.guess import ColumnsGuessed, complete, name_columns
 from analysis.tables.load import load, opened
+from analysis.tables.objectives import of_one_vocabulary
 from analysis.tables.rows import Evaluations, RowsLeftOut, in_words, used_rows
 from analysis.tables.runs_and_curves import load_runs_and_curves
 from analysis.tables.several import FILE, name_runs
 from analysis.tables.states import with_statuses
-from analysis.tables.tracked import sources_of
+from analysis.tables.tracked import open_sources, sources_of, undecided
 from scaling.column_words import meaning
 from scaling.columns import COLUMNS, CURVE_COLUMNS
 from scaling.errors import TableError
@@ -64,6 +65,8 @@ class Reading:
     """{column or expression: symbol} of what was guessed."""
     given_names: dict[str, str] = field(default_factory=dict)
     """{column or expression: symbol} of what the user gave."""
+    settled: dict[str, str] = field(default_factory=dict)
+    """{column or expression: symbol} of what a tracker settles."""
     remarks: list[str] = field(default_factory=list)
     """Conversions and conventions of the guess."""
     unclear: dict[str, str] = field(default_factory=dict)
@@ -97,6 +100,11 @@ class Reading:
         return f"({asked}) and {self.remedy}" if asked else self.remedy
 
     @property
+    def closed(self) -> bool:
+        """Whether the commands refuse the runs of a tracker, whatever columns they need."""
+        return bool(self.refused and not self.remedy and sources_of(self.given))
+
+    @property
     def option(self) -> str:
         """The remedy as an option of the command line."""
         return f"--where {shlex.quote(self.where or '')}" if self.remedy else ""
@@ -111,7 +119,8 @@ class Reading:
 
     def _loaded(self, columns: tuple[str, ...]) -> pd.DataFrame | str:
         source = self.given if self.ours else self.opened
-        options = {**self.options, "where": self.where}
+        names = {**self.settled, **self.options["map"]}
+        options = {**self.options, "where": self.where, "map": names}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -139,12 +148,14 @@ def read(
         "map": dict(map or {}), "where": where, "strict": strict, "rows": rows, "decimal": decimal
     }  # fmt: skip
     with recorded() as heard:
-        table, as_rows, source, ours, refused = _opened(given, options)
+        sources = sources_of(given)
+        start = _of_sources(given, sources, options) if sources else _opened(given, options)
+        table, as_rows, source, ours, refused = start[:5]
     table.attrs["source"] = source
     _check_is_table(as_rows, source)
     reading = Reading(
         source=source, given=given, options=options, opened=table, rows=as_rows, ours=ours,
-        named=as_rows, refused=refused,
+        named=as_rows, refused=refused, settled=start[5], remarks=start[6],
     )  # fmt: skip
     if not as_rows.columns.is_unique:
         return reading
@@ -172,14 +183,30 @@ def recorded() -> Iterator[list[warnings.WarningMessage]]:
         yield heard
 
 
-def _opened(
-    given: Any, options: Mapping[str, Any]
-) -> tuple[pd.DataFrame, pd.DataFrame, str, bool, str]:
+_Start = tuple[pd.DataFrame, pd.DataFrame, str, bool, str, dict[str, str], list[str]]
+"""A table, the same as rows, its source, whether it is ours, why it is refused, the columns that
+its tracker settles, and remarks."""
+
+
+def _of_sources(given: Any, sources: list[str], options: Mapping[str, Any]) -> _Start:
+    """Return the runs of a tracker, and why their columns are not clear."""
+    try:
+        found = open_sources(sources, options["map"])
+    except TableError as error:
+        if len(sources) > 1:
+            raise
+        table, source = undecided(sources[0]), sources[0]
+        return table, table, source, False, str(error).removeprefix(f"{source}: "), {}, []
+    settled = {name: s for name, s in found.names.items() if name not in options["map"]}
+    return found.table, found.table, found.source, False, "", settled, found.notes
+
+
+def _opened(given: Any, options: Mapping[str, Any]) -> _Start:
     """Return what `opened` does, and why a results folder is no table of runs although its file
     can be read."""
     kept = {name: options[name] for name in ("map", "decimal")}
     try:
-        return (*opened(given, **kept), "")
+        return (*opened(given, **kept), "", {}, [])
     except TableError as error:
         if not isinstance(given, str | Path):
             raise
@@ -188,7 +215,7 @@ def _opened(
         if not inside.is_file():
             raise
         table = read_file(inside, options["decimal"])
-        return table, table, str(given), False, str(error).removeprefix(f"{inside}: ")
+        return table, table, str(given), False, str(error).removeprefix(f"{inside}: "), {}, []
 
 
 def _check_is_table(rows: pd.DataFrame, source: str) -> None:
@@ -209,12 +236,14 @@ def _check_is_table(rows: pd.DataFrame, source: str) -> None:
 
 def _name(reading: Reading) -> None:
     """Find the meaning of every column, each symbol on its own if some are unclear."""
-    rows, given, source = reading.rows, reading.options["map"], reading.source
+    rows, source = reading.rows, reading.source
+    given = {**reading.settled, **reading.options["map"]}
     table = wandb.with_run_ids(rows)
     try:
         named, found = name_columns(table, given, (*NEEDED, "C"), source, ours=reading.ours)
-        names, remarks = dict(found.names), list(found.notes)
-        mapped = dict(found.given)
+        mapped = {c: symbol for c, symbol in found.given.items() if c not in reading.settled}
+        names = {c: s for c, s in found.given.items() if c in reading.settled} | dict(found.names)
+        remarks = [*reading.remarks, *found.notes]
     except TableError:
         names, remarks, mapped = {}, [], _usable_map(reading, table)
         named = table
@@ -308,7 +337,8 @@ def _retry(reading: Reading, condition: str) -> None:
 
 
 def _condition(reading: Reading) -> str:
-    """Return a condition that leaves out the rows whose size or loss is no positive number."""
+    """Return a condition that leaves out the rows whose size or loss is no positive number, and
+    those of a tracker with another vocabulary."""
     parts = []
     used = used_rows(reading.named)
     for name in (*NEEDED, "C"):
@@ -317,7 +347,8 @@ def _condition(reading: Reading) -> str:
         values = numbers_in(used[name])
         if len(values) and not sensible(values).all() and sensible(values).any():
             parts.append(f"{name} > 0")
-    return " and ".join(parts)
+    vocabulary = of_one_vocabulary(used) if sources_of(reading.given) else ""
+    return " and ".join([*parts, vocabulary] if vocabulary else parts)
 
 
 def missing_symbols(reading: Reading) -> dict[str, str]:
@@ -330,6 +361,8 @@ def missing_symbols(reading: Reading) -> dict[str, str]:
         elif symbol not in present:
             found = reading.load((symbol,))
             reasons[symbol] = found if isinstance(found, str) else ""
+    if reading.closed:
+        return {"L": reading.refused} if reasons.get("L") else {}
     return {symbol: reason for symbol, reason in reasons.items() if reason}
 
 

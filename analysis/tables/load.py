@@ -80,6 +80,7 @@ def load(
     also: Iterable[str] = (),
     decimal: str | None = None,
     loss: str | None = None,
+    of: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Read the runs of `path` as a checked table, one row per run or per evaluation.
 
@@ -113,6 +114,8 @@ def load(
         required nor checked.
     decimal: the decimal mark of numbers in text, "," or ".", for a table that does not show it.
     loss: the metric of a tracker's runs that is the loss; "all" makes a row per run and test set.
+    of: with `curves`, the runs whose evaluations are wanted: those with the `run_id`, and the
+        `test_set` if there are several, of a row of this table.
 
     If N, D, C, B or S is missing, it is derived where that is exact (C = 6 N D, D = S B, ...);
     `.attrs["derived"]` lists the formulas, `.attrs["source"]` names the origin of the rows. If rows
@@ -147,14 +150,13 @@ def load(
     if opened is not None:
         opened.settle(found)
     table, reasons = with_statuses(name_runs(wandb.with_run_ids(table)), source)
-    if where:
-        table = matching(table, where, given=given, rules=RULES)
+    table = _selected(table, where, given, of)
     table, unfinished, left_out = _each_once(
         without_failures(table), None if ours else given, reasons, source, strict
     )
     left_out |= no_data
     to_numbers(table, (*wanted, "B", "S") if need is None else (*wanted, *also), source)
-    derived = derive(table, None if need is None else wanted, source)
+    derived = table.attrs["derived"] = derive(table, None if need is None else wanted, source)
     check_complete(table, wanted, source)
     check_named(table, wanted, map, source)
     quantities_beside(table, wanted)
@@ -174,6 +176,19 @@ def load(
     suspect(table, source, wanted, found.origins, sizes=not ours, swapped=need is None)
     facts = {"guessed": found.names, "unfinished": unfinished, "left_out": left_out}
     return _with_facts(table, {"source": source, "derived": derived}, facts)
+
+
+def _selected(
+    table: pd.DataFrame, where: str | None, given: pd.DataFrame, runs: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Return the rows that match a condition, and of these the evaluations of some runs."""
+    if where:
+        table = matching(table, where, given=given, rules=RULES)
+    if runs is None:
+        return table
+    keys = [c for c in ("run_id", "test_set") if c in runs.columns and c in table.columns]
+    wanted = pd.MultiIndex.from_frame(runs[keys].astype(str))
+    return table[pd.MultiIndex.from_frame(table[keys].astype(str)).isin(wanted)]
 
 
 def _check_alike(table: pd.DataFrame, where: str, *, mixed: bool, tracked: bool) -> None:
@@ -418,9 +433,6 @@ def opened(
     Returns the table as it is written; the same with a chart as rows; the name of its origin; and
     whether it is made of results folders alone. Raises TableError if there is no table.
     """
-    if sources := sources_of(path):
-        found = open_sources(sources, map or {})
-        return found.table, found.table, found.source, False
     table, source, ours = _open(path, False, True, decimal)
     rows, _ = _melted(table, source, steps="S" not in (map or {}).values())
     return table, rows if rows.index.is_unique else rows.reset_index(drop=True), source, ours

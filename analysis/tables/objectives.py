@@ -77,17 +77,25 @@ def check_one_vocabulary(table: pd.DataFrame, where: str) -> None:
             f"{where}: the rows are losses on several test sets: {sets}. A law is of one of them: "
             f"""--where "test_set == '{counts.index[0]}'"."""
         )
+    if condition := of_one_vocabulary(table):
+        counts = pd.to_numeric(used["vocab_size"], errors="coerce").value_counts()
+        found = ", ".join(f"{size:.0f} ({n} runs)" for size, n in counts.items())
+        raise TableError(
+            f"{where}: the runs have vocabularies of different sizes: {found}. Their losses per "
+            f'token do not compare. Keep one: --where "{condition}".'
+        )
+
+
+def of_one_vocabulary(table: pd.DataFrame) -> str:
+    """Return the condition that keeps the most frequent vocabulary of the finished runs; "" if they
+    have only one."""
+    used = used_rows(table)
     if "vocab_size" not in used.columns:
-        return
+        return ""
     sizes = pd.to_numeric(used["vocab_size"], errors="coerce").dropna()
     if not len(sizes) or sizes.max() <= _SAME_VOCABULARY * sizes.min():
-        return
-    counts = sizes.value_counts()
-    found = ", ".join(f"{size:.0f} ({n} runs)" for size, n in counts.items())
-    raise TableError(
-        f"{where}: the runs have vocabularies of different sizes: {found}. Their losses per token "
-        f'do not compare. Keep one: --where "vocab_size == {counts.index[0]:.0f}".'
-    )
+        return ""
+    return f"vocab_size == {sizes.value_counts().index[0]:.0f}"
 
 
 def check_same_objective(tables: tuple[pd.DataFrame, pd.DataFrame], names: tuple[str, str]) -> None:

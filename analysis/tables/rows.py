@@ -250,7 +250,10 @@ def with_own_ids(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _settings(table: pd.DataFrame) -> list[str]:
-    return [name for name in _SETTINGS if name in table.columns]
+    """Return the columns that tell runs apart. A quotient such as B = D / S, which changes during
+    a run whose steps count from 0, is none of them."""
+    derived = table.attrs.get("derived", {})
+    return [name for name in _SETTINGS if name in table.columns and name not in derived]
 
 
 def finished(table: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -35,9 +35,8 @@ def load_runs_and_curves(
     with warnings.catch_warnings():  # those of the runs
         warnings.simplefilter("ignore", UserWarning)
         options["mixed"] = True
-        curves = load(path, curves=True, where=None if of_runs else where, **options)
-    if of_runs:
-        curves = curves[curves["run_id"].isin(runs["run_id"])]
+        chosen = {"of": runs} if of_runs else {"where": where}
+        curves = load(path, curves=True, **chosen, **options)
     if folder:
         return runs, curves
     return runs, curves if curves["run_id"].duplicated().any() else None

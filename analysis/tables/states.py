@@ -30,7 +30,7 @@ _WORDS = {
     "stopped": "stopped pruned earlystopped halted",
     "failed": "failed fail failure crashed crash killed error errored exception preempted canceled "
     "cancelled aborted abort interrupted timeout timedout oom oomkilled outofmemory nodefail "
-    "bootfail deadline evicted lost dead unknown invalid crashloopbackoff",
+    "bootfail unreadable deadline evicted lost dead unknown invalid crashloopbackoff",
     RUNNING: "running pending queued preempting scheduled waiting inprogress starting started "
     "created paused suspended requeued initializing initialising preparing provisioning submitted "
     "notstarted stopping cancelling canceling completing finalizing active new resuming "

@@ -142,7 +142,13 @@ def _open(
     table = _without_rivals(tracked, table, found)
     if len(table):
         table = _completed(tracked, table, final, whole)
+        table, whole = _with_peaks(tracked, table, final, whole)
     return Opened(table, source, whole, [*tracked.notes, *notes])
+
+
+def undecided(source: str) -> pd.DataFrame:
+    """Return a row per run with the last value of each metric, whichever is the loss."""
+    return Tracked.read(source).final([])
 
 
 def _labelled(tracked: Tracked, tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
@@ -207,6 +213,21 @@ def _completed(
         values = pd.Series(numbers_in(runs[column]), runs.index)
         table = table.assign(**{column: at.map(values) * share})
     return table
+
+
+def _with_peaks(
+    tracked: Tracked, table: pd.DataFrame, final: pd.DataFrame, names: Mapping[str, str]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return evaluations whose learning rate, if it is a metric, is `lr`, and `lr_peak` that of the
+    whole run; and the names without it."""
+    rates = [c for c, symbol in names.items() if symbol == "lr_peak" and c in tracked.metrics]
+    if not rates or rates[0] not in table.columns:
+        return table, dict(names)
+    rate = rates[0]
+    peaks = final.drop_duplicates("run_id").set_index("run_id")[rate]
+    table = table.assign(lr=table[rate], lr_peak=table["run_id"].map(peaks))
+    kept = {c: symbol for c, symbol in names.items() if c != rate}
+    return (table if rate == "lr" else table.drop(columns=rate)), kept
 
 
 def _is_total(column: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from scaling.shape_count import count_of_shapes
 from scaling.trackers import log_files
 from scaling.trackers.log_files import flat, numbers_of, step_of
-from scaling.trackers.tracked_run import TrackedRun, by_step, last_values
+from scaling.trackers.tracked_run import TrackedRun, by_step, last_values, with_unreadable
 
 _STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -34,15 +34,14 @@ def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
         own = path.parent
         checkpoint = _CHECKPOINT.fullmatch(own.name) is not None and own != folder
         outputs.setdefault(own.parent if checkpoint else own, []).append(path)
-    runs, errors = [], []
+    runs: list[TrackedRun] = []
+    errors: dict[str, str] = {}
     for own, paths in outputs.items():
         try:
             runs.append(_run(folder, own, paths))
         except (OSError, ValueError) as error:
-            errors.append(f"{own / _STATE}: {error}")
-    if not runs:
-        raise ValueError("; ".join(errors))
-    return sorted(runs, key=lambda run: log_files.natural(run.id))
+            errors[log_files.name_below(folder, own) or own.name] = f"{own / _STATE}: {error}"
+    return sorted(with_unreadable(runs, errors), key=lambda run: log_files.natural(run.id))
 
 
 def _run(folder: Path, own: Path, paths: list[Path]) -> TrackedRun:
@@ -67,11 +66,11 @@ def _run(folder: Path, own: Path, paths: list[Path]) -> TrackedRun:
         if S and D % S == 0:
             config["tokens_per_step"] = D // S
     finished = bool(ending) or _ended(state, S)
-    summary["state"] = "finished" if finished else "unfinished"
     name = log_files.name_below(folder, own)
     return TrackedRun(
-        id=name or own.name, name=name, config=config, summary=summary, history=history
-    )
+        id=name or own.name, name=name, config=config, summary=summary, history=history,
+        state="finished" if finished else "unfinished",
+    )  # fmt: skip
 
 
 def _latest(own: Path, paths: list[Path]) -> tuple[dict[str, Any], Path]:

@@ -14,7 +14,7 @@ from typing import Any
 from scaling import extras
 from scaling.trackers import event_files, log_files
 from scaling.trackers.log_files import flat, number, step_of
-from scaling.trackers.tracked_run import TrackedRun, by_step, last_values
+from scaling.trackers.tracked_run import TrackedRun, by_step, last_values, with_unreadable
 
 _METRICS, _HPARAMS = "metrics.csv", "hparams.yaml"
 
@@ -26,15 +26,14 @@ def is_run_file(path: Path) -> bool:
 
 def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
     """Return one run per version folder. Raises ValueError if none of them can be read."""
-    runs, errors = [], []
+    runs: list[TrackedRun] = []
+    errors: dict[str, str] = {}
     for own in dict.fromkeys(path.parent for path in found):
         try:
             runs.append(_run(folder, own))
         except (OSError, ValueError) as error:
-            errors.append(f"{own}: {error}")
-    if not runs:
-        raise ValueError("; ".join(errors))
-    return sorted(runs, key=lambda run: log_files.natural(run.id))
+            errors[log_files.name_below(folder, own) or own.name] = f"{own}: {error}"
+    return sorted(with_unreadable(runs, errors), key=lambda run: log_files.natural(run.id))
 
 
 def _run(folder: Path, own: Path) -> TrackedRun:

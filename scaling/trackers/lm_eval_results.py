@@ -14,7 +14,7 @@ from typing import Any
 
 from scaling.trackers import log_files
 from scaling.trackers.log_files import flat, numbers_of
-from scaling.trackers.tracked_run import TrackedRun, by_step
+from scaling.trackers.tracked_run import TrackedRun, by_step, with_unreadable
 
 _STEP = re.compile(r"(?:^|[-_/])(?:step|checkpoint|global_step|iter)[-_]?(\d+)(?:-hf)?$", re.I)
 _ABOUT = ("lm_eval_version", "transformers_version", "git_hash")
@@ -33,24 +33,23 @@ def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
 
     Raises ValueError if no file holds results.
     """
-    files, errors = [], []
+    files = []
+    errors: dict[str, str] = {}
     for path in found:
         try:
             values, _ = log_files.read_json(path)
             if not isinstance(values.get("results"), dict) or not values["results"]:
                 raise ValueError(f"{path.name} holds no results that are complete")
         except (OSError, ValueError) as error:
-            errors.append(str(error))
+            errors[log_files.name_below(folder, path)] = str(error)
             continue
         files.append((_date(values), path.name, path, values))
-    if not files:
-        raise ValueError("; ".join(errors))
     models: dict[str, list[tuple[float, int | None, dict[str, Any]]]] = {}
     for date, _, path, values in sorted(files, key=lambda each: each[:2]):
         name, step = _model(values, path)
         models.setdefault(name, []).append((date, step, values))
     runs = [_run(name, evaluations) for name, evaluations in models.items()]
-    return sorted(runs, key=lambda run: log_files.natural(run.id))
+    return sorted(with_unreadable(runs, errors), key=lambda run: log_files.natural(run.id))
 
 
 def _run(name: str, evaluations: list[tuple[float, int | None, dict[str, Any]]]) -> TrackedRun:

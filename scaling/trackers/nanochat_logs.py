@@ -106,13 +106,14 @@ def _run(
             continue
         _add_meta(meta, steps, config)
     history = by_step(steps)
-    summary = last_values(history)
+    state = ""
     if planned is not None and history:
-        summary["state"] = "finished" if history[-1]["step"] >= planned else "unfinished"
+        state = "finished" if history[-1]["step"] >= planned else "unfinished"
     name = log_files.name_below(folder, own if metas else own.with_suffix(""))
     return TrackedRun(
-        id=name or own.name, name=name, config=config, summary=summary, history=history
-    )
+        id=name or own.name, name=name, config=config, summary=last_values(history),
+        history=history, state=state,
+    )  # fmt: skip
 
 
 def _add_log(text: str, steps: dict[int, dict[str, Any]], config: dict[str, Any]) -> int | None:

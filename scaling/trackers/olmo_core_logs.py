@@ -50,7 +50,7 @@ def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
         logs = [log for log in logs if log not in beside]
         runs.append(_run(folder, own, paths, beside, errors))
     runs += [_run(folder, log, [], [log], errors) for log in logs]
-    runs = [run for run in runs if run.history or run.summary.keys() - {"state"}]
+    runs = [run for run in runs if run.history or run.summary]
     if not runs:
         raise ValueError("; ".join(errors) or "its files hold no metric that is complete")
     return sorted(runs, key=lambda run: log_files.natural(run.id))
@@ -90,12 +90,13 @@ def _run(
             row["tokens"] = row[_TOKENS]
     history = by_step(steps)
     summary = last_values(history) | final
+    state = ""
     if logs:
         reached = bool(history) and history[-1]["step"] == planned
-        summary["state"] = "finished" if ended or reached else "unfinished"
+        state = "finished" if ended or reached else "unfinished"
     name = log_files.name_below(folder, own if saved else own.with_suffix(""))
     return TrackedRun(
-        id=name or own.name, name=name, config=config, summary=summary, history=history
+        id=name or own.name, name=name, config=config, summary=summary, history=history, state=state
     )
 
 

@@ -86,17 +86,18 @@ def _run(folder: Path, own: Path, events: list[Path], logs: list[Path]) -> Track
             steps.setdefault(row["step"], {}).update(values)
     _add_tokens_per_step(config)
     history = by_step(steps)
-    summary = last_values(history)
+    state = ""
     if logs:
         ended = "Training completed" in text or max(steps, default=0) == config.get("total_steps")
-        summary["state"] = "finished" if ended else "unfinished"
+        state = "finished" if ended else "unfinished"
     elif config.get("training.steps"):
         ended = max(steps, default=0) >= config["training.steps"]
-        summary["state"] = "finished" if ended else "unfinished"
+        state = "finished" if ended else "unfinished"
     name = log_files.name_below(folder, own if events else own.with_suffix(""))
     return TrackedRun(
-        id=name or own.name, name=name, config=config, summary=summary, history=history, start=start
-    )
+        id=name or own.name, name=name, config=config, summary=last_values(history),
+        history=history, start=start, state=state,
+    )  # fmt: skip
 
 
 def _dump_folder(folder: Path, own: Path) -> Path:

@@ -22,10 +22,24 @@ class TrackedRun:
     start: float = 0.0
     """Time of its start, in seconds since 1970; 0 if unknown."""
     state: str = ""
-    """How it ended, in the tracker's word, such as 'finished'; 'unfinished' if it has no end; '' if
-    the tracker keeps no states."""
+    """How it ended, in the tracker's word, such as 'finished'; 'unfinished' if it has no end;
+    'unreadable' if its file is damaged; '' if the tracker keeps no states."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What it is filed under: project, group, experiment, ..."""
+
+
+def with_unreadable(runs: list[TrackedRun], errors: Mapping[str, str]) -> list[TrackedRun]:
+    """Return the runs, and an empty one for each {id: reason} of those that cannot be read.
+
+    Raises ValueError with the reasons if there is no other run.
+    """
+    if not runs:
+        raise ValueError("; ".join(errors.values()))
+    lost = [
+        TrackedRun(id=id, state="unreadable", labels={"problem": reason})
+        for id, reason in errors.items()
+    ]
+    return [*runs, *lost]
 
 
 def by_step(steps: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:

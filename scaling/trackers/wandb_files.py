@@ -7,17 +7,20 @@ length, type) and are split at the ends of blocks.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from scaling import files
-from scaling.trackers.tracked_run import TrackedRun
+from scaling.trackers.tracked_run import TrackedRun, with_unreadable
 from scaling.trackers.wire import double, fields, part, parts, signed, text
 
 _MAGIC = b":W&B"
 _HEADER, _BLOCK, _RECORD = 7, 1 << 15, 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_CRC = {kind: zlib.crc32(bytes([kind])) for kind in (_FULL, _FIRST, _MIDDLE, _LAST)}
+"""The checksum of a part is that of its type and its payload."""
 
 _HISTORY, _SUMMARY, _CONFIG, _RUN, _EXIT = 2, 3, 5, 17, 18
 """Fields of a Record."""
@@ -35,15 +38,18 @@ def is_run_file(path: Path) -> bool:
 
 def read(folder: Path, found: list[Path]) -> list[TrackedRun]:
     """Return the runs in some files. Raises ValueError if none of them can be read."""
-    runs, errors = [], []
+    runs: list[TrackedRun] = []
+    errors: dict[str, str] = {}
     for path in found:
         try:
             runs.append(_run(path))
         except (OSError, ValueError) as error:
-            errors.append(f"{path.name}: {error}")
-    if not runs:
-        raise ValueError("; ".join(errors))
-    return sorted(runs, key=lambda run: (run.start, run.id))
+            errors[_id(path)] = f"{path.name}: {error}"
+    return sorted(with_unreadable(runs, errors), key=lambda run: (run.start, run.id))
+
+
+def _id(path: Path) -> str:
+    return path.stem.removeprefix("run-")
 
 
 def _run(path: Path) -> TrackedRun:
@@ -53,11 +59,13 @@ def _run(path: Path) -> TrackedRun:
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     history: list[dict[str, Any]] = []
-    about = {"id": path.stem.removeprefix("run-"), "name": "", "state": "unfinished"}
+    about = {"id": _id(path), "name": "", "state": "unfinished"}
     labels: dict[str, str] = {}
-    start = 0.0
+    start, damaged = 0.0, 0
     for record in _records(data):
         try:
+            if record is None:
+                raise ValueError
             for number, value in fields(record):
                 if not isinstance(value, bytes):
                     continue
@@ -79,7 +87,9 @@ def _run(path: Path) -> TrackedRun:
                     for given in parts(value, 5):
                         summary |= _items(given, 1)
         except ValueError:
-            continue  # a damaged record loses only itself
+            damaged += 1  # a damaged record loses only itself
+    if damaged:
+        labels["problem"] = f"{damaged} damaged record{'s' if damaged > 1 else ''} left out"
     config, summary = _without_own(config), _without_own(summary)
     return TrackedRun(
         id=about["id"], name=about["name"], config=config, summary=summary, history=history,
@@ -87,8 +97,9 @@ def _run(path: Path) -> TrackedRun:
     )  # fmt: skip
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    """Yield the complete records of a log; the last one may still be written."""
+def _records(data: bytes) -> Iterator[bytes | None]:
+    """Yield the complete records of a log, None for a damaged part; the last one may still be
+    written."""
     at, whole = _HEADER, b""
     while at + _RECORD <= len(data):
         left = _BLOCK - at % _BLOCK
@@ -101,9 +112,18 @@ def _records(data: bytes) -> Iterator[bytes]:
         if kind == 0 and size == 0:  # padding
             at += left
             continue
+        if size > left - _RECORD:  # a damaged header: go on with the next block
+            at += left
+            yield None
+            continue
         if len(payload) < size:
             return
+        crc = int.from_bytes(data[at : at + 4], "little")
         at += _RECORD + size
+        if kind not in _CRC or zlib.crc32(payload, _CRC[kind]) != crc:
+            whole = b""
+            yield None
+            continue
         if kind == _FULL:
             yield payload
         elif kind == _FIRST:
