@@ -104,12 +104,10 @@ function draw() {
   quantity('D', found.D, count);
   quantity('ratio', found.ratio, general);
   quantity('L', found.L, loss, VAST_LOSS);
-  const {B, S, lr, beyond} = found.recipe;
+  const {B, S, lr} = found.recipe;
   for (const [name, value, write] of [['B', B, count], ['S', S, count], ['lr', lr, general]]) {
     put(name, write(value), {value});
-    if (!data.recipe.sources[name]) continue;
-    const far = beyond[name] > data.extrapolation.inside ? `; ${times(beyond[name])}x beyond the runs` : '';
-    put(name + '-interval', data.recipe.sources[name] + far);
+    if (name !== 'S') element(name + '-interval').innerHTML = origin(found, name);
   }
   deviation(found);
   put('command', command(found));

@@ -142,15 +142,15 @@ def section(summary: Summary) -> list[str]:
         '<div class="planner-play">',
         "<div>",
         *_controls(),
+        "</div><div>",
+        *_numbers(),
         '<p class="planner-command">'
         '<code id="planner-command"></code>'
         '<button type="button" id="planner-copy">Copy as command</button> '
         '<button type="button" id="planner-reset">Reset</button> '
         '<span id="planner-copied" role="status"></span></p>',
         f'<p class="planner-note">{_holds(data)}</p>',
-        "</div>",
-        *_numbers(),
-        "</div>",
+        "</div></div>",
         '<div id="planner-live" class="planner-hear" role="status" aria-live="polite"></div>',
         f'<script type="application/json" id="planner-data">{embedded(data)}</script>',
         "</section>",
@@ -264,10 +264,9 @@ def _numbers() -> Iterator[str]:
         for name, label, unit in rows
     )
     yield (
-        '<div><table class="planner-numbers">'
+        '<table class="planner-numbers">'
         f"<caption>The answer, with {LEVEL:.0%} intervals</caption><tbody>{body}</tbody></table>"
         '<p id="planner-deviation" class="planner-words"></p>'
-        "</div>"
     )
 
 
