@@ -140,7 +140,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "kin", "or, as the runs", _shape(plan.family_shape)
     memory = ""
     if plan.memory is not None:
-        gpus = ", ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
+        gpus = " or ".join(f"{n} {escape(gpu)}" for gpu, n in plan.memory["gpus"].items())
         memory = f"{units.data_size(plan.memory['states'])}: at least {gpus}"
     yield "memory", "weights and optimizer", memory
 

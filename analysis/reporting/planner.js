@@ -71,12 +71,15 @@ function put(name, text, values = {}) {
 }
 function quantity(name, q, write, vast = VAST) {
   put(name, write(q.value), q);
-  put(name + '-interval', q.low === q.high && name !== 'L' ? 'as asked' : interval(q, write, vast));
+  const exact = q.low === q.high && name !== 'L', asked = state.pins.includes(name);
+  put(name + '-interval', !exact ? interval(q, write, vast) : asked ? 'as asked'
+    : 'follows from the pins');
 }
 function deviation({best, excess}) {
+  const less = percent(Math.max(excess, 0) / (1 + excess)).replace(' ', NBSP);
   put('deviation', excess === undefined ? '' : `At this compute ${count(best.N)} parameters on `
     + `${count(best.D)} tokens are best, with a loss of ${loss(best.L)}. A run of the best size `
-    + `reaches the loss of yours with ${percent(Math.max(excess, 0) / (1 + excess))} less compute.`);
+    + `reaches the loss of yours with ${less} less compute.`);
 }
 function draw() {
   const found = answer();

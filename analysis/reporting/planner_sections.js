@@ -46,7 +46,7 @@ function drawCard(name, found) {
     B: `${count(recipe.B)} tokens`, S: count(recipe.S), lr: number(recipe.lr),
     shape: shape(shapes.model), kin: shape(shapes.kin),
     memory: memory ? `${bytes(memory.states)}: at least `
-      + memory.gpus.map(([gpu, count]) => `${count} ${gpu}`).join(', ') : '',
+      + memory.gpus.map(([gpu, count]) => `${count} ${gpu}`).join(' or ') : '',
   };
   for (const [key, markup] of Object.entries(markups)) fill(card, key, markup);
   tell(card, 'doubts', sentenceOf(doubts.map(each => each.text).join('; ')));
