@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.fitting.checks import FitError
 from analysis.in_words import times
-from analysis.planning.doubts import VAST, VAST_LOSS, WIDE_LOSS
+from analysis.planning.doubts import VAST, VAST_LOSS
 from analysis.planning.plan import Plan
 from analysis.planning.plans import plans
 from analysis.reporting.elements import (
@@ -56,7 +56,7 @@ class Beside:
             "name": self.name,
             "runs": {x: five_digits(runs[x].to_numpy(dtype=float, na_value=float("nan")))
                      for x in present},
-            "frontier": _without_wide_ends(frontier_values(self.second)),
+            "frontier": frontier_values(self.second),
         }  # fmt: skip
 
     def section(self) -> list[str]:
@@ -146,19 +146,6 @@ class Beside:
             apart = f"{b['value'] - a['value']:+.2g}".replace("-", "−")
             cells = (f"{number(r['value'])} {interval(r['low'], r['high'])}" for r in found)
             yield _row(f"exponent of {key}", *cells, apart)
-
-
-def _without_wide_ends(frontier: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a frontier without the ends of intervals that would cover the figure and say
-    nothing."""
-    if frontier is None:
-        return None
-    ends = list(zip(frontier["L_low"], frontier["L_high"], strict=True))
-    told = [None not in (a, b) and b <= WIDE_LOSS * a for a, b in ends]
-    return frontier | {
-        name: [x if ok else None for x, ok in zip(frontier[name], told, strict=True)]
-        for name in ("L_low", "L_high")
-    }
 
 
 def _row(*cells: str) -> tuple[str, ...]:
