@@ -139,6 +139,8 @@ def section(summary: Summary) -> list[str]:
         return [*lines, "</section>"]
     return [
         *lines,
+        '<noscript><p class="planner-trust">The figures, sliders and filters of this page need '
+        "JavaScript. The numbers below are those of this answer.</p></noscript>",
         '<div class="planner-play">',
         "<div>",
         *_controls(),
