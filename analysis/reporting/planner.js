@@ -81,6 +81,10 @@ function deviation({best, excess}) {
     + `${count(best.D)} tokens are best, with a loss of ${loss(best.L)}. A run of the best size `
     + `reaches the loss of yours with ${less} less compute.`);
 }
+function drawCommand(words) {  // an option stays on the line of its value
+  const parts = words.map(text => Object.assign(document.createElement('span'), {textContent: text}));
+  element('command').replaceChildren(...parts.flatMap((part, i) => i ? [' ', part] : [part]));
+}
 function draw() {
   const found = answer();
   const single = state.pins.length === 1;
@@ -113,7 +117,7 @@ function draw() {
     if (name !== 'S') element(name + '-interval').innerHTML = origin(found, name);
   }
   deviation(found);
-  put('command', command(found));
+  drawCommand(command(found));
   follow(found);
   const {C, N, D, L} = found;
   document.dispatchEvent(new CustomEvent('answer', {detail: {

@@ -107,6 +107,7 @@ STYLE = """
 .planner-command code { background: var(--paper); border: 1px solid var(--line);
   border-radius: .3rem; display: block; font-size: .85rem; margin: 0 0 .5rem;
   overflow-wrap: anywhere; padding: .5rem .7rem; }
+.planner-command span { display: inline-block; max-width: 100%; }
 .planner-play button { cursor: pointer; padding: .25rem .8rem; }
 .planner-hear { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute;
   white-space: nowrap; width: 1px; }
